@@ -1,0 +1,1 @@
+"""The machinery: limits, scheduling, dispatch. It knows no vendor."""

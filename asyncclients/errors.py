@@ -1,0 +1,264 @@
+"""Every error of the library: one tree, picklable, free of secrets.
+
+Rules:
+
+* Each error knows what happened, to which call, and what to do about it. The
+  facts are attributes; `str()` is made from them.
+* `pickle.loads(pickle.dumps(error)) == error` holds for every class, so errors
+  cross process pools and task queues.
+* An error holds plain values only: no request, no response, no exception of
+  the HTTP library, nothing that could carry a credential.
+* "No answer" and "an answer that says no" are different branches of the tree.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+EXCERPT_LIMIT = 200
+"""Characters of a vendor's body that an error may quote."""
+
+
+class AsyncClientsError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+    vendor: str | None = None
+    """Which vendor, as in `intouch`."""
+    operation: str | None = None
+    """Which call, as in `contacts.create`."""
+    method: str | None = None
+    path: str | None = None
+    """The path of the request, without the query string."""
+    status: int | None = None
+    """HTTP status, where there was an answer."""
+    attempts: int | None = None
+    """How many requests this call put on the wire or tried to, from 1."""
+    advice: str | None = None
+    """What to do next."""
+    excerpt: str | None = None
+    """The start of the vendor's body, at most 200 characters, credentials cut."""
+    request_id: str | None = None
+    """The vendor's own id of the exchange, where it sent one."""
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        for name, value in facts.items():
+            if name.startswith("_") or not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            setattr(self, name, value)
+
+    def _facts(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "message"}
+
+    def with_facts(self, **facts: Any) -> Self:
+        """The same error with *facts* filled in where they were unknown."""
+        return type(self)(self.message, **{**facts, **self._facts()})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self._facts())
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        assert isinstance(other, AsyncClientsError)
+        return self.message == other.message and self._facts() == other._facts()
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.message, self.operation, self.path))
+
+    def __str__(self) -> str:
+        parts = [self._call(), self.message or "failed"]
+        if self.attempts is not None and self.attempts > 1:
+            parts.append(f"(after {self.attempts} attempts)")
+        text = " ".join(part for part in parts if part)
+        if self.excerpt:
+            text += f": {self.excerpt}"
+        if self.request_id:
+            text += f" [request id {self.request_id}]"
+        if self.advice:
+            text += f". {self.advice}"
+        return text
+
+    def _call(self) -> str:
+        name = ".".join(part for part in (self.vendor, self.operation) if part)
+        wire = " ".join(part for part in (self.method, self.path) if part)
+        if name and wire:
+            return f"{name} ({wire})"
+        return name or wire
+
+    def __repr__(self) -> str:
+        facts = "".join(f", {name}={value!r}" for name, value in self._facts().items())
+        return f"{type(self).__name__}({self.message!r}{facts})"
+
+
+def _rebuild(
+    cls: type[AsyncClientsError], message: str, facts: dict[str, Any]
+) -> AsyncClientsError:
+    return cls(message, **facts)
+
+
+# --- The caller's own doing ---------------------------------------------------
+
+
+class ConfigurationError(AsyncClientsError, ValueError):
+    """A client, quota or pool was set up in a way that cannot work."""
+
+
+class ClientClosedError(AsyncClientsError):
+    """The pool was closed before or during the call."""
+
+
+class WrongEventLoopError(AsyncClientsError):
+    """The pool belongs to another event loop, or to another thread's."""
+
+
+# --- Time ---------------------------------------------------------------------
+
+
+class DeadlineExceededError(AsyncClientsError, TimeoutError):
+    """The call could not be done within its deadline.
+
+    Raised at once, with nothing sent, when the queue alone is longer than that.
+    """
+
+    eta: float | None = None
+    """Seconds until the call could have been sent, as far as it was known."""
+
+
+# --- Replies that cannot be used ------------------------------------------------
+
+
+class PaginationError(AsyncClientsError):
+    """A page came again, or the pages contradict each other."""
+
+
+class DecodeError(AsyncClientsError):
+    """The reply was not what its document says: wrong form, wrong type, cut short."""
+
+
+class ResponseTooLargeError(AsyncClientsError):
+    """The reply, decompressed, went over the pool's `max_response_bytes`."""
+
+
+class UnexpectedRedirectError(AsyncClientsError):
+    """The server answered with a redirect, which is never followed."""
+
+    location: str | None = None
+    """Where it pointed: scheme, host and path, without the query string."""
+
+
+# --- No answer ------------------------------------------------------------------
+
+
+class NoResponseError(AsyncClientsError):
+    """No answer arrived."""
+
+    sent: Literal["no", "maybe"] = "maybe"
+    """`no`: nothing left this machine. `maybe`: the vendor may have done it."""
+
+
+class ConnectError(NoResponseError):
+    """No connection could be made; nothing was sent."""
+
+    sent: Literal["no", "maybe"] = "no"
+
+
+class DisconnectedError(NoResponseError):
+    """The connection broke before the answer was complete."""
+
+
+class AttemptTimeoutError(NoResponseError, TimeoutError):
+    """One attempt took longer than its `timeout`."""
+
+
+class TLSError(NoResponseError):
+    """The server's certificate or TLS version was refused; nothing was sent."""
+
+    sent: Literal["no", "maybe"] = "no"
+
+
+class OutcomeUnknownError(AsyncClientsError):
+    """A call that must not be repeated may or may not have happened.
+
+    The request may have left, and no usable answer came back. Look at the
+    vendor's side before sending it again.
+    """
+
+
+# --- Tokens ---------------------------------------------------------------------
+
+
+class TokenError(AsyncClientsError):
+    """No access token could be had."""
+
+
+class TokenRejectedError(TokenError):
+    """The vendor refused a token that it had just issued, or the client itself."""
+
+
+class TokenEndpointError(TokenError):
+    """The token endpoint gave no usable answer."""
+
+
+# --- An answer that says no -----------------------------------------------------
+
+
+class StatusError(AsyncClientsError):
+    """The vendor answered with a status that is not a success."""
+
+
+class BadRequestError(StatusError):
+    """400: the vendor could not read the request."""
+
+
+class UnauthorizedError(StatusError):
+    """401: the credential is missing or wrong."""
+
+
+class ForbiddenError(StatusError):
+    """403: the credential is known and not permitted."""
+
+
+class NotFoundError(StatusError):
+    """404: there is no such thing, or no such path."""
+
+
+class ConflictError(StatusError):
+    """409: the request contradicts what the vendor holds."""
+
+
+class UnprocessableEntityError(StatusError):
+    """422: well formed, and refused by validation."""
+
+    errors: dict[str, Any] | list[Any] | None = None
+    """The vendor's words per field, where it gave any."""
+
+
+class RateLimitedError(StatusError):
+    """429, or the vendor's own spelling of it."""
+
+    retry_after: float | None = None
+    """Seconds the vendor asked us to wait, where it said."""
+
+
+class ServerError(StatusError):
+    """5xx: the vendor failed."""
+
+
+_BY_STATUS: dict[int, type[StatusError]] = {
+    400: BadRequestError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: UnprocessableEntityError,
+    429: RateLimitedError,
+}
+
+
+def status_error_class(status: int) -> type[StatusError]:
+    """The class that stands for HTTP *status*."""
+    if status >= 500:
+        return ServerError
+    return _BY_STATUS.get(status, StatusError)
