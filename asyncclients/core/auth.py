@@ -1,0 +1,146 @@
+"""Logging in, as values: which header carries the credential, how a token is asked for.
+
+Pure halves only. A fixed login is a header; a client-credentials login is a
+request to make and a reply to read. Who keeps the token, and when it is
+fetched again, is `tokens.py`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from asyncclients.core.secret import Secret
+
+DEFAULT_LIFETIME = 900.0
+"""Seconds a token is trusted whose lifetime is missing or absurd."""
+SHORTEST_LIFETIME = 30.0
+LONGEST_LIFETIME = 86_400.0
+
+
+class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential that is the same header on every request.
+
+    Attributes:
+        header: name of the header.
+        value: the whole value, prefix included.
+        secrets: every secret in it, to be cut from what vendors echo.
+    """
+
+    header: str
+    value: Secret
+    secrets: tuple[Secret, ...]
+
+
+class ClientCredentials(msgspec.Struct, frozen=True, kw_only=True):
+    """OAuth 2.0 client credentials, RFC 6749 §4.4.
+
+    Attributes:
+        path: of the token endpoint, relative to the vendor's base.
+        basic: client id and secret as HTTP Basic, RFC 6749 §2.3.1.
+        secrets: every secret in it.
+    """
+
+    path: str
+    basic: Secret
+    secrets: tuple[Secret, ...]
+
+
+Login = HeaderLogin | ClientCredentials
+
+TOKEN_BODY = b"grant_type=client_credentials"
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """An access token and the loop instant from which it is no longer used."""
+
+    authorization: Secret
+    expires_at: float
+
+
+def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
+    """The login of a vendor that wants *key* in *header*."""
+    return HeaderLogin(header=header, value=Secret(prefix + key.reveal()), secrets=(key,))
+
+
+def basic(user: Secret, password: Secret) -> HeaderLogin:
+    """HTTP Basic, RFC 7617."""
+    value = basic_value(user, password)
+    return HeaderLogin(header="Authorization", value=value, secrets=(user, password, value))
+
+
+def basic_value(user: Secret, password: Secret) -> Secret:
+    """The value of a Basic `Authorization` header."""
+    pair = Secret(f"{user.reveal()}:{password.reveal()}")
+    return Secret("Basic " + base64.b64encode(pair.reveal().encode()).decode())
+
+
+def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> ClientCredentials:
+    """The login of a vendor that issues tokens at *path*."""
+    value = basic_value(client_id, client_secret)
+    return ClientCredentials(path=path, basic=value, secrets=(client_secret, value))
+
+
+class TokenReplyError(ValueError):
+    """The token endpoint's reply holds no token; says why, without the reply."""
+
+
+def read_token(body: bytes, now: float) -> Token:
+    """The token in a reply of the token endpoint, RFC 6749 §5.1.
+
+    `expires_in` is read leniently (number, numeric text, missing, absurd): it is
+    advice about when to ask again, and the vendor's 401 has the last word.
+
+    Raises:
+        TokenReplyError: if there is no token in it.
+    """
+    reply: Any = None
+    try:
+        reply = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        reply = None
+    token = reply.get("access_token") if isinstance(reply, Mapping) else None
+    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+        raise TokenReplyError("the reply holds no access_token")
+    kind = reply.get("token_type", "Bearer")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise TokenReplyError("the reply holds a token that is not a Bearer token")
+    authorization, lifetime = Secret("Bearer " + token), _lifetime(reply.get("expires_in"))
+    return Token(authorization=authorization, expires_at=now + lifetime)
+
+
+def _lifetime(value: Any) -> float:
+    """Seconds to use a token, from a vendor's `expires_in`."""
+    try:
+        seconds = float(value) if isinstance(value, (int, float, str)) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if isinstance(value, bool) or not math.isfinite(seconds) or seconds <= 0:
+        return DEFAULT_LIFETIME
+    if seconds > LONGEST_LIFETIME:
+        return DEFAULT_LIFETIME
+    # Refreshed a little early, so that it does not expire between us and the vendor.
+    return seconds - min(60.0, seconds * 0.1)
+
+
+def names_invalid_token(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+    """Is this reply a 401 that says the token is no good (RFC 6750 §3.1)?
+
+    A 401 that names another error is not; one that names none, because its
+    body cannot be read, is taken for one: a refresh is cheap and asked for once.
+    """
+    if status != 401:
+        return False
+    if "invalid_token" in headers.get("WWW-Authenticate", ""):
+        return True
+    try:
+        reply = json.loads(body)
+    except (ValueError, RecursionError):
+        return 'error="' not in headers.get("WWW-Authenticate", "")
+    error = reply.get("error") if isinstance(reply, Mapping) else None
+    return error is None or error == "invalid_token"

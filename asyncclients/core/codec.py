@@ -1,0 +1,154 @@
+"""Bytes in, bytes out: JSON bodies, form bodies, query strings.
+
+There is one decode function, so that whatever a server sends, only
+`DecodeError` comes out. Types with their own wire form (an id that may be a
+number or a text, a time with a prefix) have `from_wire` and `to_wire`; all
+else is msgspec's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from types import NoneType
+from typing import Any, Protocol, Self, runtime_checkable
+from urllib.parse import urlencode
+
+import msgspec
+
+from asyncclients.errors import EXCERPT_LIMIT, DecodeError
+
+_HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
+@runtime_checkable
+class WireForm(Protocol):
+    """A type that says itself how it travels."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self: ...
+    def to_wire(self) -> Any: ...
+
+
+class JsonObject(dict[str, Any]):
+    """A free-form JSON object; `[]`, which PHP sends for an empty one, reads as `{}`."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """*value* as an object."""
+        if isinstance(value, Mapping):
+            return cls(value)
+        if value == []:
+            return cls()
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+
+
+class ExactId(str):
+    """An id that travels as a number or as a text and is the same id."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """*value* as text, every digit kept."""
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise ValueError(f"expected an id, got {type(value).__name__}")
+        return cls(value)
+
+    def to_wire(self) -> str:
+        """As text."""
+        return str.__str__(self)
+
+
+def _decode_custom(cls: type[Any], value: Any) -> Any:
+    return cls.from_wire(value)
+
+
+def _encode_custom(value: Any) -> Any:
+    if hasattr(value, "to_wire"):
+        return value.to_wire()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
+
+
+@lru_cache(maxsize=512)
+def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
+    """The decoder for *cls*, made once."""
+    return msgspec.json.Decoder(cls, dec_hook=_decode_custom)
+
+
+def decode(body: bytes, cls: Any) -> Any:
+    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body.
+
+    Raises:
+        DecodeError: for anything that is not JSON of that type.
+    """
+    if cls is NoneType:
+        return None
+    try:
+        return decoder(cls).decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
+        reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
+        if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
+            reason = str(bad)
+    raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
+
+
+def _describe(body: bytes, reason: str) -> str:
+    if not body:
+        return "answered with an empty body where JSON was expected"
+    if _HTML.match(body):
+        return "answered with a page of markup where JSON was expected"
+    return f"answered with something its document does not describe ({reason[:EXCERPT_LIMIT]})"
+
+
+def _decode_advice(body: bytes) -> str:
+    if _HTML.match(body):
+        return "A gateway, proxy or login page answers at this address; check base_url"
+    return "If the vendor changed its reply, use client.request(..., response_type=Any) meanwhile"
+
+
+def encode(body: Any) -> bytes:
+    """*body* as JSON."""
+    return _encoder.encode(body)
+
+
+def to_plain(value: Any) -> Any:
+    """*value* as plain dicts, lists, strings and numbers, in wire form."""
+    return msgspec.to_builtins(value, enc_hook=_encode_custom)
+
+
+def encode_form(body: Any) -> bytes:
+    """*body* as `application/x-www-form-urlencoded`; only flat objects have that form.
+
+    Raises:
+        ValueError: for lists and objects inside, which no vendor documents.
+    """
+    return urlencode(list(_pairs(to_plain(body)))).encode()
+
+
+def encode_query(params: Mapping[str, Any]) -> str:
+    """*params* as a query string without `?`; None and UNSET are left out."""
+    return urlencode(list(_pairs(params)))
+
+
+def _pairs(fields: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name, value in fields.items():
+        if value is None or value is msgspec.UNSET:
+            continue
+        if isinstance(value, bool):
+            yield name, "true" if value else "false"
+        elif isinstance(value, (str, int, float)):
+            yield name, str(value)
+        else:
+            raise ValueError(f"{name} has no form as a flat field: {type(value).__name__}")
+
+
+def excerpt(body: bytes) -> str:
+    """The start of *body* as one line of at most 200 characters."""
+    text = body[: EXCERPT_LIMIT * 8].decode("utf-8", "replace")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= EXCERPT_LIMIT else text[: EXCERPT_LIMIT - 1] + "…"

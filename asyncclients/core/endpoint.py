@@ -1,0 +1,267 @@
+"""The values that one call is made of.
+
+An [`Endpoint`][asyncclients.core.endpoint.Endpoint] is one row of a vendor's
+manual. `endpoint.request(...)` makes a `Request`, the transport makes an outcome of
+it: a `Response`, or a `NoResponse` that knows whether anything was sent. All
+are plain frozen values; nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from asyncclients.errors import AsyncClientsError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Priority(IntEnum):
+    """Who goes first when the quota is short. Strict: lower goes before higher."""
+
+    INTERACTIVE = 0
+    BACKGROUND = 1
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How calls are made, as opposed to what they say.
+
+    Attributes:
+        priority: strict class in the queue.
+        timeout: seconds for one attempt, from its permit to the end of its
+            reply; None takes the pool's.
+        deadline: seconds for the whole call, queueing and retries included;
+            None waits as long as it takes.
+        max_attempts: requests per call at the most, from 1; None takes the
+            retry policy's.
+        flow: calls of one flow share one turn in the queue with each other
+            flow of the same priority; None is a flow of its own.
+        retry_unsafe: repeat also operations whose repetition may do the thing twice.
+        headers: further request headers; they never replace the credential.
+    """
+
+    priority: Priority = Priority.INTERACTIVE
+    timeout: float | None = None
+    deadline: float | None = None
+    max_attempts: int | None = None
+    flow: str | None = None
+    retry_unsafe: bool = False
+    headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "deadline"):
+            seconds: float | None = getattr(self, name)
+            if seconds is not None and not 0 < seconds < float("inf"):
+                raise ConfigurationError(
+                    f"{name} must be a finite number of seconds above 0, not {seconds!r}",
+                    advice="Leave it out to wait as long as it takes",
+                )
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ConfigurationError(
+                f"max_attempts counts the first one too, so at least 1, not {self.max_attempts!r}",
+                advice="Use max_attempts=1 to never repeat",
+            )
+
+
+class Lane(NamedTuple):
+    """The priority and flow that surrounding code asks for."""
+
+    priority: Priority
+    flow: str | None
+
+
+_lane: ContextVar[Lane | None] = ContextVar("asyncclients_lane", default=None)
+current_lane = _lane.get
+
+
+@contextmanager
+def lane(priority: Priority, flow: str | None = None) -> Iterator[None]:
+    """Make every call inside the block at least as patient as *priority*.
+
+    Backfills run the caller's own coroutines this way: whatever client they
+    use, their calls wait behind interactive ones and share *flow*'s turn.
+    """
+    token = _lane.set(Lane(priority, flow))
+    try:
+        yield
+    finally:
+        _lane.reset(token)
+
+
+class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
+    """One call, ready to be sent.
+
+    Attributes:
+        endpoint: the row it came from.
+        path: relative to the vendor's base, each parameter encoded.
+        params: query parameters; None and UNSET values are left out.
+        body: the object that becomes the body, None for no body.
+        idempotent: may this very call be repeated?
+        headers: of this call alone.
+    """
+
+    endpoint: Endpoint[T_co]
+    path: str
+    params: Mapping[str, Any] | None = None
+    body: Any = None
+    idempotent: bool = False
+    headers: Mapping[str, str] | None = None
+
+
+class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
+    """One operation of a vendor, as its manual has it.
+
+    Attributes:
+        operation: `resource.method`, as in `contacts.create`.
+        method: HTTP method.
+        path: relative to the vendor's base, with `{placeholders}`.
+        returns: what the reply decodes to; `type(None)` where the reply
+            carries nothing.
+        idempotent: whether a repetition leaves the vendor in the same state.
+        why: the reason for `idempotent`, for the manual page.
+        form: how the body travels.
+        printed: whether the vendor's document prints this method and path.
+        manual: where the vendor describes it.
+    """
+
+    operation: str
+    method: Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
+    path: str
+    returns: type[T_co]
+    idempotent: bool
+    why: str = ""
+    form: Literal["json", "form"] = "json"
+    printed: bool = True
+    manual: str = ""
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        """The names that `request` wants as keywords, in path order."""
+        return tuple(_PLACEHOLDER.findall(self.path))
+
+    def request(
+        self,
+        *,
+        body: Any = None,
+        params: Mapping[str, Any] | None = None,
+        idempotent: bool | None = None,
+        headers: Mapping[str, str] | None = None,
+        **path: str,
+    ) -> Request[T_co]:
+        """A request of this endpoint.
+
+        Raises:
+            ValueError: a path parameter is empty, a dot segment, or has
+                control characters.
+            TypeError: a path parameter is missing or unknown.
+        """
+        if path or "{" in self.path:
+            filled = _fill(self.path, path)
+        else:
+            filled = self.path
+        return Request(
+            endpoint=self,
+            path=filled,
+            params=params,
+            body=body,
+            idempotent=self.idempotent if idempotent is None else idempotent,
+            headers=headers,
+        )
+
+
+def _fill(template: str, values: Mapping[str, str]) -> str:
+    names = _PLACEHOLDER.findall(template)
+    if set(names) != set(values):
+        raise TypeError(f"{template} takes {sorted(names)}, got {sorted(values)}")
+    return _PLACEHOLDER.sub(lambda match: encode_segment(values[match[1]], match[1]), template)
+
+
+def encode_segment(value: str, name: str = "id") -> str:
+    """*value* percent-encoded so that it is exactly one path segment.
+
+    Raises:
+        ValueError: for an empty value, `.`, `..`, or control characters.
+    """
+    text = str(value)
+    if text in ("", ".", ".."):
+        raise ValueError(f"{name} must not be {text!r}: it would change the path")
+    if _CONTROL.search(text):
+        raise ValueError(f"{name} must not contain control characters: {text!r}")
+    return quote(text, safe="")
+
+
+class Response(msgspec.Struct, frozen=True):
+    """An answer, whole: its status, its headers, its body (decompressed)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class NoResponse(msgspec.Struct, frozen=True):
+    """No usable answer.
+
+    Attributes:
+        sent: `no` only where it is certain that nothing left this machine.
+        error: the class that stands for what happened.
+        why: in words, free of credentials.
+        advice: what to do about it.
+        final: repeating cannot help.
+    """
+
+    sent: Literal["no", "maybe"]
+    error: type[AsyncClientsError]
+    why: str
+    advice: str = ""
+    final: bool = False
+
+
+Outcome = Response | NoResponse
+
+
+class Send(Protocol):
+    """What a resource needs of its client: a way to make one call."""
+
+    async def __call__(self, request: Request[T], /) -> T: ...
+
+
+class Resource:
+    """A group of operations of one vendor; holds a way to send, not the client."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+def operation(endpoint: Endpoint[Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Note on a method which endpoint it calls; the method itself is unchanged."""
+
+    def note(method: Callable[P, R]) -> Callable[P, R]:
+        method.endpoint = endpoint  # type: ignore[attr-defined]
+        return method
+
+    return note
+
+
+def endpoint_of(method: Callable[..., Any]) -> Endpoint[Any] | None:
+    """The endpoint that *method* was noted with, None for anything else."""
+    found = getattr(method, "endpoint", None)
+    return found if isinstance(found, Endpoint) else None

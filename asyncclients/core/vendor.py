@@ -1,0 +1,148 @@
+"""A vendor as data: where it is, what it allows, how it logs in, how it says no.
+
+Everything here is a value or a pure function of a reply. What differs between
+vendors is stated once, in the vendor's own room; the machinery only reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from asyncclients.core.endpoint import Response
+from asyncclients.core.quota import Quota
+from asyncclients.errors import ConfigurationError
+
+
+class Meaning(Enum):
+    """What an answer means for the call that got it."""
+
+    SUCCESS = "success"
+    RATE_LIMITED = "rate limited"
+    """Not carried out, because of the rate: may be repeated whatever it was."""
+    QUOTA_SPENT = "quota spent"
+    """Not carried out, and waiting seconds will not help."""
+    FAILURE = "failure"
+
+
+def standard_meaning(response: Response) -> Meaning:
+    """2xx is success and 429 a refusal by rate, as RFC 6585 has it.
+
+    A 429 that says `Limit Exceeded` is the usage-plan quota of an AWS API
+    Gateway (a day's or a month's), not its rate:
+    https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
+    """
+    if 200 <= response.status < 300:
+        return Meaning.SUCCESS
+    if response.status == 429:
+        if b"Limit Exceeded" in response.body[:2048]:
+            return Meaning.QUOTA_SPENT
+        return Meaning.RATE_LIMITED
+    return Meaning.FAILURE
+
+
+def standard_advice(response: Response) -> str:
+    """What to do about an answer that says no, by its status alone."""
+    return _ADVICE.get(response.status, "")
+
+
+_ADVICE: Mapping[int, str] = {
+    401: "Check the credential: it is missing, wrong, expired or was revoked",
+    403: "The credential is known but may not do this; ask the vendor's account admin",
+    404: "Check the id, and that base_url is the right one for this account",
+    409: "Read the vendor's current state and decide again",
+    422: "Correct the fields named in .errors and send again",
+    429: "The quota is used by others too; lower quotas= or wait .retry_after seconds",
+}
+
+
+class Vendor(msgspec.Struct, frozen=True, kw_only=True):
+    """One vendor.
+
+    Attributes:
+        name: as in `intouch`; also the name of its module.
+        base_url: where requests go when the user names no other.
+        quotas: what it allows by its published limits.
+        max_in_flight: requests at the same time, None for no limit of its own.
+        manual: address of its document.
+        environment: constructor argument -> variable that `from_env` reads.
+        meaning: what an answer means.
+        advice: what to do about an answer that says no.
+        request_id_headers: where it puts its own id of an exchange.
+    """
+
+    name: str
+    base_url: str
+    quotas: tuple[Quota, ...]
+    manual: str
+    environment: Mapping[str, str]
+    max_in_flight: int | None = None
+    meaning: Callable[[Response], Meaning] = standard_meaning
+    advice: Callable[[Response], str] = standard_advice
+    request_id_headers: tuple[str, ...] = ("x-request-id", "x-amzn-requestid", "x-amz-request-id")
+
+    def request_id(self, headers: Mapping[str, str]) -> str | None:
+        """The vendor's id of an exchange, None where it sent none."""
+        for name in self.request_id_headers:
+            if found := headers.get(name):
+                return found[:100]
+        return None
+
+
+def field_errors(body: bytes) -> dict[str, Any] | list[Any] | None:
+    """The `errors` of a 422 body, as Laravel and Phoenix write them."""
+    try:
+        reply = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    errors = reply.get("errors") if isinstance(reply, dict) else None
+    return errors if isinstance(errors, (dict, list)) else None
+
+
+def check_base_url(url: str, where: str = "base_url") -> str:
+    """*url* with exactly one slash at its end.
+
+    Raises:
+        ConfigurationError: unless it is https, or http to this very machine,
+            without user info, query or fragment: a key sent in the clear is lost.
+    """
+    problem = _base_url_problem(url)
+    if problem:
+        raise ConfigurationError(
+            f"{where} {problem}",
+            advice=f"Set {where} to an https:// address; http:// is for loopback addresses only",
+        )
+    return url.rstrip("/") + "/"
+
+
+def _base_url_problem(url: str) -> str | None:
+    """What is wrong with *url*; never quotes it, since it may hold a credential."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "is not a URL"
+    if not host or any(c.isspace() or not c.isprintable() for c in url):
+        return "is not a URL with a host"
+    if parts.username is not None or parts.password is not None:
+        return "holds user info, which would travel in places it should not"
+    if parts.query or parts.fragment:
+        return "has a query or fragment"
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
+        return None
+    return "is not https"
+
+
+def is_loopback(host: str) -> bool:
+    """Is *host* this very machine?"""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
