@@ -1,0 +1,82 @@
+"""What happens to calls, told to whoever listens.
+
+A listener is a callable that takes one event. It is called in the task of the
+call, between two awaits: it must be quick and must not raise (what it raises is
+logged and dropped). No event holds a credential, a body or a query string.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+logger = logging.getLogger("asyncclients")
+logger.addHandler(logging.NullHandler())
+
+
+class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """A call was made; *call* names it in the events that follow."""
+
+    call: int
+    vendor: str
+    operation: str
+    method: str
+    template: str
+    origin: str
+
+
+class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """A permit was granted after *waited* seconds; the request goes out now."""
+
+    call: int
+    attempt: int
+    waited: float
+
+
+class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt got an answer (*status*) or none (*error*, a class name)."""
+
+    call: int
+    attempt: int
+    status: int | None
+    error: str | None
+    request_id: str | None
+
+
+class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """The call returned, or raised *error* (a class name)."""
+
+    call: int
+    attempts: int
+    error: str | None
+
+
+class TokenRefreshed(msgspec.Struct, frozen=True, kw_only=True):
+    """An access token was asked for; *error* is a class name when none came."""
+
+    vendor: str
+    error: str | None
+
+
+class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
+    """The vendor refused by rate; nothing is sent for *seconds*."""
+
+    vendor: str
+    scope: str
+    seconds: float
+
+
+Event = CallStarted | AttemptStarted | AttemptEnded | CallEnded | TokenRefreshed | ScopePaused
+Listener = Callable[[Any], None]
+
+
+def tell(listeners: Sequence[Listener], event: Event) -> None:
+    """Give *event* to each listener."""
+    for listener in listeners:
+        try:
+            listener(event)
+        except Exception:
+            logger.exception("a listener failed on %s", type(event).__name__)

@@ -1,0 +1,132 @@
+"""May this call be repeated, and when.
+
+Three facts decide: was it sent, may the operation be repeated, is there budget
+left. The operation's answer stands in its endpoint, not in its HTTP verb.
+
+| outcome                                   | repeated                           |
+|-------------------------------------------|------------------------------------|
+| refused by rate (429 and vendors' spelling) | always: it was not carried out   |
+| not sent                                  | always                             |
+| maybe sent; 500, 502, 503, 504            | only if the operation is idempotent |
+| anything else                             | never                              |
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import backoff
+import msgspec
+
+from asyncclients.core.endpoint import NoResponse, Outcome, Request, Response
+from asyncclients.core.vendor import Meaning
+from asyncclients.errors import ConfigurationError
+
+_TRANSIENT = frozenset({500, 502, 503, 504})
+_ANSWER_LOST = frozenset({502, 504})
+"""A gateway's word that it lost the answer: the work may be done."""
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how long.
+
+    Attributes:
+        max_attempts: requests per call at the most, refusals by rate apart.
+        max_refusals: refusals by rate that one call sits out.
+        base: seconds; the first wait is drawn from [0, base].
+        cap: seconds; no single wait is drawn from more than [0, cap].
+        longest_retry_after: seconds; an interactive call that is told to wait
+            longer raises at once instead.
+    """
+
+    max_attempts: int = 4
+    max_refusals: int = 10
+    base: float = 0.5
+    cap: float = 30.0
+    longest_retry_after: float = 120.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.max_refusals < 0:
+            raise ConfigurationError(
+                "RetryPolicy needs max_attempts of at least 1 and max_refusals of at least 0",
+                advice="Use max_attempts=1 to never repeat",
+            )
+        if not (0 <= self.base <= self.cap < float("inf")):
+            raise ConfigurationError("RetryPolicy needs 0 <= base <= cap, in seconds")
+
+    def wait(self, failures: int) -> float:
+        """Seconds before the attempt that follows the *failures*-th failure.
+
+        Exponential with full jitter:
+        https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+        """
+        waits = backoff.expo(factor=self.base, max_value=self.cap)
+        next(waits)
+        value = next(waits)
+        # 2**n overflows long after the cap is reached; 64 doublings reach any cap.
+        for _ in range(min(failures - 1, 64)):
+            value = next(waits)
+        return backoff.full_jitter(value)
+
+
+class Verdict(Enum):
+    """What to do with an outcome."""
+
+    DONE = "done"
+    GONE = "done: the thing to delete is not there any more"
+    AGAIN = "again, after a wait"
+    REFUSED = "again, once the scope's pause is over"
+    FAIL = "raise"
+    UNKNOWN = "raise: it may or may not have happened"
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """What one call has been through so far.
+
+    Attributes:
+        sent: requests that may have left.
+        refusals: answers that were refusals by rate.
+        failures: outcomes of any other kind that were repeated.
+        doubtful: whether an earlier request may have been carried out.
+    """
+
+    sent: int = 0
+    refusals: int = 0
+    failures: int = 0
+    doubtful: bool = False
+
+
+def judge(
+    request: Request[object], outcome: Outcome, meaning: Meaning, tally: Tally, policy: RetryPolicy
+) -> Verdict:
+    """What to do with *outcome*; *meaning* is the vendor's reading of an answer."""
+    if isinstance(outcome, NoResponse):
+        return _judge_silence(request, outcome, tally, policy)
+    if meaning is Meaning.SUCCESS:
+        return Verdict.DONE
+    if meaning is Meaning.RATE_LIMITED:
+        return Verdict.REFUSED if tally.refusals < policy.max_refusals else Verdict.FAIL
+    return _judge_answer(request, outcome, tally, policy)
+
+
+def _judge_silence(
+    request: Request[object], outcome: NoResponse, tally: Tally, policy: RetryPolicy
+) -> Verdict:
+    repeatable = outcome.sent == "no" or request.idempotent
+    if not repeatable:
+        return Verdict.UNKNOWN
+    if outcome.final or tally.failures + 1 >= policy.max_attempts:
+        return Verdict.FAIL
+    return Verdict.AGAIN
+
+
+def _judge_answer(
+    request: Request[object], outcome: Response, tally: Tally, policy: RetryPolicy
+) -> Verdict:
+    if outcome.status == 404 and request.endpoint.method == "DELETE" and tally.doubtful:
+        return Verdict.GONE
+    if outcome.status not in _TRANSIENT:
+        return Verdict.FAIL
+    if not request.idempotent:
+        return Verdict.UNKNOWN if outcome.status in _ANSWER_LOST else Verdict.FAIL
+    return Verdict.AGAIN if tally.failures + 1 < policy.max_attempts else Verdict.FAIL
