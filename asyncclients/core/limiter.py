@@ -1,16 +1,40 @@
 """How many calls may be sent, and when: the limiter of one scope.
 
-One scope is one vendor's origin with one credential. Every decision is a plain
-function of (state, now); nothing here waits, reads a clock or knows a loop.
+A scope is one vendor's origin with one credential. Every decision is a plain
+function of (state, now): nothing here waits, reads a clock or knows a loop.
+`now` is the loop clock's seconds.
 
-Rules:
+The theory
+==========
 
-1. Window (safety): a slot of each quota is held from the send until *arrival
-   bound + period*. The instant at which the answer's headers came is such a
-   bound, whatever the latency.
-2. Pacing (shape): a token bucket, asked after the window, spaces the calls.
-3. Feedback: a refusal pauses the scope. The pause is an instant that only moves
-   forward, and an absurd one is cut to max(2 periods, 120 s).
+A vendor admits N calls in any W seconds, and counts a call when it *arrives*.
+The client decides when a call is *sent*. Latency is between the two, it varies,
+and so arrivals can lie closer together than sends. Three rules follow.
+
+1. **Window (safety).** A slot of each quota is held from the send until
+   *arrival bound + W*, where the bound is an instant by which the call has
+   arrived. A call is sent only while fewer than N slots are held. Suppose N+1
+   calls arrived within W: when the last-sent of them was sent, each of the N
+   others had either no bound yet, or a bound not before its arrival, hence less
+   than W ago. All N held a slot, and the last could not have been sent.
+   With the answer as the bound (`admission="exact"`) this is a proof. It costs
+   one round trip in each W: nothing in a minute, a tenth of a second. So where
+   W is short bolder bounds are used, see `arrival.py`, and a refusal makes them
+   more cautious.
+
+2. **Pacing (shape).** A token bucket, `pacing.py`, spreads the N over W. It is
+   asked for the call that is really sent, after the window: spacing decided
+   before it lets two calls bunch up while they wait for a slot.
+   Where a server turns out to hold a small bucket, spacing the sends is not
+   enough, since a late arrival shortens the gap to the next. There the next
+   call waits an interval from the *arrival* of the last: an answer that was
+   later than usual, by more than a tenth of an interval, pushes it back.
+
+3. **Feedback.** A refusal pauses the scope and is put down to a cause, see
+   `feedback.py`. What the vendor says remains is merged with our own count, and
+   the lower wins, see `foreign.py`.
+
+The order of waiting calls, deadlines and cancellation are the scheduler's.
 """
 
 from __future__ import annotations
@@ -20,7 +44,11 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from asyncclients.core.arrival import SLACK, RoundTrips
+from asyncclients.core.feedback import Feedback
+from asyncclients.core.foreign import Foreign
 from asyncclients.core.pacing import Pacer
+from asyncclients.core.permit import Permit
 from asyncclients.core.window import Window
 from asyncclients.errors import ConfigurationError
 
@@ -30,41 +58,66 @@ if TYPE_CHECKING:
     from asyncclients.core.quota import Quota
     from asyncclients.core.ratelimit_headers import Signal
 
-_LONGEST_PAUSE = 120.0
-_PACE = 0.998
-"""Share of limit/period at which calls are paced."""
+__all__ = ["Limiter", "LimiterState", "Permit"]
 
-
-class Permit:
-    """Leave to put one call on the wire."""
-
-    __slots__ = ("sent_at", "settled")
-
-    def __init__(self, sent_at: float) -> None:
-        self.sent_at = sent_at
-        self.settled = False
+_LATE = 0.1
+"""Share of an interval by which an answer may be later than usual before it counts."""
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
-    """What the limiter knew at one instant.
+    """What a limiter knew at one instant. Durations in seconds.
 
     Attributes:
         held: slots in use in the fullest quota.
-        in_flight: calls sent and not yet answered.
-        paused_for: seconds until the pause ends; 0 when there is none.
+        in_flight: calls sent and not yet settled.
+        paused_for: until the pause ends; 0 where there is none.
         foreign_rate: calls per second that others make on the same quota.
+        probing: calls go out one at a time, since refusals came in a row.
+        rate_share: share of the quota's rate in use; below 1 after refusals.
+        bursts: whether calls may follow each other faster than the rate.
+        round_trip: the usual round trip of an admitted call.
     """
 
     held: int
     in_flight: int
     paused_for: float
     foreign_rate: float
+    probing: bool
+    rate_share: float
+    bursts: bool
+    round_trip: float
 
 
 class Limiter:
-    """The quotas of one scope."""
+    """The quotas of one scope.
 
-    __slots__ = ("_longest_pause", "_pacers", "_paused_until", "_windows", "quotas")
+    Args:
+        quotas: all hold at once; none means no limit but the vendor's refusals.
+        admission: `exact` never sends more than a quota in any window, whatever
+            the latency; `adaptive` uses more of a short window, at about one
+            refusal in some thousands of calls.
+        cold_start: `empty` assumes that nothing was sent before *now*, `full`
+            that the windows are spent.
+        now: the loop clock at construction.
+
+    Raises:
+        ConfigurationError: for any other *admission* or *cold_start*.
+    """
+
+    __slots__ = (
+        "_exact",
+        "_feedback",
+        "_foreign",
+        "_in_flight",
+        "_last",
+        "_pacers",
+        "_probe",
+        "_sent",
+        "_spaced_until",
+        "_trips",
+        "_windows",
+        "quotas",
+    )
 
     def __init__(
         self,
@@ -74,84 +127,128 @@ class Limiter:
         cold_start: Literal["empty", "full"] = "empty",
         now: float = 0.0,
     ) -> None:
-        if admission not in ("adaptive", "exact"):
-            raise ConfigurationError(f"admission must be 'adaptive' or 'exact', not {admission!r}")
-        if cold_start not in ("empty", "full"):
-            raise ConfigurationError(f"cold_start must be 'empty' or 'full', not {cold_start!r}")
+        _one_of("admission", admission, ("adaptive", "exact"))
+        _one_of("cold_start", cold_start, ("empty", "full"))
         self.quotas = tuple(quotas)
+        self._exact = admission == "exact"
         self._windows = tuple(Window(quota) for quota in self.quotas)
-        self._pacers = tuple(Pacer(q.rate * _PACE, max(1.0, q.limit / 10), now) for q in quotas)
-        self._paused_until = -math.inf
-        self._longest_pause = max([_LONGEST_PAUSE, *(2 * quota.period for quota in self.quotas)])
+        self._pacers = tuple(Pacer(quota, now) for quota in self.quotas)
+        self._trips = RoundTrips()
+        self._feedback = Feedback(self.quotas)
+        self._foreign = Foreign()
+        self._sent = 0
+        self._in_flight = 0
+        self._last: Permit | None = None
+        self._probe: Permit | None = None
+        self._spaced_until = -math.inf
         if cold_start == "full":
             for window in self._windows:
-                for _ in range(window.limit):
-                    window.hold_until(now + window.period)
+                window.ends = [now + window.period] * window.limit
 
     @property
     def paused_until(self) -> float:
         """The instant before which nothing is sent; -inf before the first pause."""
-        return self._paused_until
+        return self._feedback.paused_until
 
     @property
     def foreign_rate(self) -> float:
         """Calls per second that others are seen to make on the same quota."""
-        return 0.0
+        return self._foreign.rate
 
     def ready_at(self, now: float, spare: int = 0) -> float:
         """The earliest instant, not before *now*, at which a permit may be taken.
 
-        *spare* slots are left free. `math.inf` means that only the answer of a
-        call in flight can free a slot: ask again when one is settled.
+        *spare* slots of each quota are left free. `math.inf` means that only
+        the answer to a call in flight can help: ask again when one is settled.
         """
-        at = max(now, self._paused_until)
+        if self._probe is not None:
+            return math.inf
+        at = max(now, self._feedback.paused_until)
         for window in self._windows:
-            at = max(at, window.free_at(at, min(spare, window.limit - 1)))
-        if at == math.inf:
-            return at
+            at = max(at, window.free_at(now, spare))
         for pacer in self._pacers:
             at = max(at, pacer.ready_at(now))
-        return at
+        return max(at, self._spaced_until)
 
     def take(self, now: float) -> Permit:
-        """Take one slot of every quota. Only when `ready_at(now) <= now`."""
-        for window in self._windows:
-            window.opened += 1
+        """Take a slot of each quota. Only when `ready_at(now) <= now`."""
+        self._sent = number = self._sent + 1
+        self._in_flight += 1
+        permit = Permit(number, now)
+        self._hold(permit, now)
         for pacer in self._pacers:
-            pacer.take(now)
-        return Permit(now)
+            if pacer.take(now) > 1.01:
+                permit.bunched = True
+        feedback = self._feedback
+        if feedback.probing:
+            self._probe = permit
+        if feedback.ease < 0.5 and self._trips.steady:
+            self._last = permit
+            self._spaced_until = now + self._interval() + SLACK
+        return permit
 
     def answered(self, permit: Permit, now: float, signal: Signal | None) -> None:
-        """The headers of the answer arrived at *now*."""
-        self._settle(permit, now)
+        """The headers of the answer came in at *now*, saying *signal* of the quota."""
+        if not self._settle(permit):
+            return
         if signal is not None and signal.refused:
+            self._rebind(permit, now, credit=False)  # refusals come back faster than work does
             self.refused(now, signal.retry_after, permit)
+            return
+        took = max(0.0, now - permit.sent_at)
+        late = took - self._trips.mean
+        self._trips.add(took)
+        self._rebind(permit, now, credit=not self._exact)
+        if permit is self._last:
+            self._respace(permit, late)
+        self._feedback.admitted(permit)
+        if signal is not None and signal.remaining is not None:
+            self._foreign.hear(self._windows, permit, now, signal, self._sent)
+        if self._feedback.learned or self._foreign.rate:
+            self._shape()
 
     def lost(self, permit: Permit, now: float) -> None:
-        """No answer will come, but the call may have arrived: the slot stays held."""
-        self._settle(permit, now)
+        """No answer will come, but the call may have arrived, as late as *now*."""
+        if self._settle(permit):
+            for window, end in zip(self._windows, permit.ends, strict=True):
+                window.release(end)
+                window.hold(now + window.period)
 
-    def returned(self, permit: Permit, now: float) -> None:  # noqa: ARG002
-        """The call was never sent: its slot is free again at once."""
-        if permit.settled:
+    def returned(self, permit: Permit, now: float) -> None:
+        """The call was never sent: its slots are free again at once, *now*."""
+        if not self._settle(permit):
             return
-        permit.settled = True
-        for window in self._windows:
-            window.opened -= 1
+        for window, end in zip(self._windows, permit.ends, strict=True):
+            window.release(end)
         for pacer in self._pacers:
             pacer.give_back()
+        if permit is self._last:
+            self._spaced_until = now
 
-    def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:  # noqa: ARG002
-        """The vendor said that the quota is spent; *retry_after* in seconds."""
-        wait = 1.0 if retry_after is None or not retry_after >= 0 else retry_after
-        self._paused_until = max(self._paused_until, now + min(wait, self._longest_pause))
+    def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
+        """The vendor said that the quota is spent, in whatever words.
+
+        *retry_after* is in seconds; None, negative and NaN count as not said.
+        `answered` calls this for a signal; call it for a refusal that is only
+        seen in the body, after `answered`.
+        """
+        self._feedback.refused(now, retry_after, permit, self._sent)
+        self._shape()
+        for pacer in self._pacers:
+            pacer.empty_until(self._feedback.paused_until)
 
     def earliest(self, calls: int, now: float) -> float:
-        """The instant by which *calls* more calls could have been sent."""
-        at = self.ready_at(now)
-        if at == math.inf:
-            at = now
-        return max([at, *(at + (calls - 1) / q.rate / _PACE - q.period for q in self.quotas)])
+        """The instant by which *calls* more calls could have been sent, one after another.
+
+        It supposes that answers go on to take as long as they did.
+        """
+        at = max(now, self._feedback.paused_until)
+        for window, pacer in zip(self._windows, self._pacers, strict=True):
+            lag = self._trips.mean
+            if not self._exact:
+                lag = self._trips.lag(window.period, self._feedback.caution)
+            at = max(at, window.nth_free_at(calls, now, lag), pacer.ready_at(now, calls))
+        return at
 
     def held(self, now: float) -> int:
         """Slots in use at *now*, in the fullest quota."""
@@ -159,17 +256,74 @@ class Limiter:
 
     def snapshot(self, now: float) -> LimiterState:
         """The state at *now*, as a value."""
+        feedback = self._feedback
         return LimiterState(
             held=self.held(now),
-            in_flight=max((window.opened for window in self._windows), default=0),
-            paused_for=max(0.0, self._paused_until - now),
-            foreign_rate=self.foreign_rate,
+            in_flight=self._in_flight,
+            paused_for=max(0.0, feedback.paused_until - now),
+            foreign_rate=self._foreign.rate,
+            probing=feedback.probing,
+            rate_share=feedback.share,
+            bursts=feedback.ease > 0,
+            round_trip=self._trips.mean,
         )
 
-    def _settle(self, permit: Permit, arrived_by: float) -> None:
-        if permit.settled:
-            return
-        permit.settled = True
+    def _hold(self, permit: Permit, now: float) -> None:
+        """Hold a slot of each quota, as long as is known at the send."""
+        ends: list[float] = []
+        held: list[int] = []
+        permit.rested = math.inf
         for window in self._windows:
-            window.opened -= 1
-            window.hold_until(arrived_by + window.period)
+            end = math.inf
+            if not self._exact:
+                end = now + window.period
+                end += self._trips.trusted(window.period, self._feedback.caution)
+            permit.rested = min(permit.rested, window.rested(now))
+            held.append(window.held(now) + 1)
+            window.hold(end)
+            ends.append(end)
+        permit.ends, permit.held = tuple(ends), tuple(held)
+
+    def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
+        """The answer came: each slot ends by it, or sooner if that was known already."""
+        for window, end in zip(self._windows, permit.ends, strict=True):
+            bound = now
+            if credit:
+                bound -= self._trips.credit(window.period, self._feedback.caution)
+            if bound + window.period < end:
+                window.release(end)
+                window.hold(bound + window.period)
+
+    def _settle(self, permit: Permit) -> bool:
+        """Mark the call's fate as known; False if it was before."""
+        if permit.settled:
+            return False
+        permit.settled = True
+        self._in_flight -= 1
+        if permit is self._probe:
+            self._probe = None
+        return True
+
+    def _respace(self, permit: Permit, late: float) -> None:
+        """The next call keeps an interval from the arrival of this, the last one."""
+        interval = self._interval()
+        push = max(0.0, late - _LATE * interval)
+        self._spaced_until = min(self._spaced_until, permit.sent_at + interval + push)
+
+    def _interval(self) -> float:
+        return max((pacer.interval for pacer in self._pacers), default=0.0)
+
+    def _shape(self) -> None:
+        """Pace by what was learned: less rate after refusals and for foreigners, no bursts."""
+        feedback = self._feedback
+        for pacer in self._pacers:
+            ours = 1 - self._foreign.rate / pacer.full_rate
+            pacer.shape(max(0.1, min(feedback.share, ours)), feedback.ease)
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigurationError(
+            f"{name} must be {' or '.join(map(repr, choices))}, not {value!r}",
+            advice=f"Leave {name} out for the default, {choices[0]!r}",
+        )

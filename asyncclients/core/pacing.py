@@ -3,7 +3,7 @@
 `aiolimiter.AsyncLimiter` does the arithmetic of the bucket; its waiting is
 never used, because here every decision is a function of (state, now). It reads
 its clock through the private property `_loop`, and that is where it is told the
-time instead. What is relied upon (`_loop`, `_level`, `_last_check`,
+time instead. What is relied upon (`_loop`, `_leak`, `_level`, `_last_check`,
 `_rate_per_sec`, `max_rate`) is pinned by `tests/core/test_pacing.py`.
 """
 
@@ -16,19 +16,29 @@ from aiolimiter import AsyncLimiter
 if TYPE_CHECKING:
     import asyncio
 
+    from asyncclients.core.quota import Quota
+
+PACE = 0.998
+"""Share of limit/period at which calls are paced. At 0.99 a percent is lost for good."""
 _ROUNDING = 1e-9
-"""Seconds. A bucket asked at the very instant it named must not say no."""
+"""Seconds. A bucket asked at the very instant that it named must not say no."""
 
 
 class Pacer(AsyncLimiter):
-    """A bucket of *burst* tokens, filled at *rate* a second, full at *now*."""
+    """The bucket of one quota, full at *now*.
 
-    __slots__ = ("_now",)
+    Its capacity, the *burst*, is a twentieth of the limit, at least two calls
+    and at most the limit: enough for a page's few calls, too little for a
+    backfill to eat the minute in its first second.
+    """
 
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        super().__init__(burst, burst / rate)
-        self._now = now
-        self._last_check = now
+    __slots__ = ("_now", "full_burst", "full_rate")
+
+    def __init__(self, quota: Quota, now: float) -> None:
+        self.full_burst = min(float(quota.limit), max(2.0, quota.limit / 20))
+        self.full_rate = PACE * quota.rate
+        super().__init__(self.full_burst, self.full_burst / self.full_rate)
+        self._now = self._last_check = now
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -39,20 +49,37 @@ class Pacer(AsyncLimiter):
         """The instant of the question that is being answered."""
         return self._now
 
-    def ready_at(self, now: float) -> float:
-        """The earliest instant, not before *now*, at which a token is there."""
-        self._now = now
-        if self.has_capacity():
-            return now
-        due = self._last_check + (self._level + 1 - self.max_rate) / self._rate_per_sec
+    @property
+    def interval(self) -> float:
+        """Seconds between two calls at the rate in force."""
+        return 1 / self._rate_per_sec
+
+    def shape(self, share: float, ease: float) -> None:
+        """Set the rate to *share* of the full one; the burst to 1 (*ease* 0) … full (1)."""
+        self._rate_per_sec = self.full_rate * share
+        self.max_rate = 1 + (self.full_burst - 1) * ease
+
+    def ready_at(self, now: float, calls: int = 1) -> float:
+        """The earliest instant, not before *now*, at which *calls* tokens were there."""
+        if now > self._last_check:  # never back: the bucket would fill by it
+            self._now = now
+            self._leak()
+        due = self._last_check + (self._level + calls - self.max_rate) / self._rate_per_sec
         return due if due > now + _ROUNDING else now
 
-    def take(self, now: float) -> None:
-        """Take one token; the caller has asked `ready_at`."""
-        self._now = now
-        self._leak()
+    def take(self, now: float) -> float:
+        """Take one token, after asking `ready_at`; return the level, 1 after a full rest."""
+        if now > self._last_check:
+            self._now = now
+            self._leak()
         self._level += 1
+        return self._level
 
     def give_back(self) -> None:
-        """Put a token back that was not used."""
+        """Put back a token that was not used."""
         self._level = max(0.0, self._level - 1)
+
+    def empty_until(self, until: float) -> None:
+        """Hold one token, and no more, at *until*: what follows a pause is paced."""
+        self._level = self.max_rate
+        self._last_check = max(self._last_check, until - self.interval)

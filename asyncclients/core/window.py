@@ -1,7 +1,7 @@
 """The window log of one quota: which slots are held, and until when.
 
-A slot is held from the send until *arrival bound + period*. While the call is
-in flight with no bound yet, the slot is *open*: held with no end in sight.
+A slot is held from the send until *arrival bound + period*, its *end*. While no
+bound is known the end is infinite: only an answer can free the slot.
 """
 
 from __future__ import annotations
@@ -14,46 +14,92 @@ if TYPE_CHECKING:
     from asyncclients.core.quota import Quota
 
 _TRIM = 256
-"""Dead entries kept at the head of the list before they are cut off at once."""
+"""Ends that are over are cut from the list this many at a time."""
 
 
 class Window:
-    """The slots of one quota. `ends` is sorted; entries before `head` are over."""
+    """The slots of one quota. `ends` is sorted; those before `head` are over.
 
-    __slots__ = ("ends", "head", "limit", "opened", "period")
+    Attributes:
+        foreign: slots that others hold, as far as the vendor's figures say so.
+        foreign_until: the instant until which that is believed.
+    """
+
+    __slots__ = ("ends", "foreign", "foreign_until", "head", "limit", "period")
 
     def __init__(self, quota: Quota) -> None:
         self.limit = quota.limit
         self.period = quota.period
-        self.opened = 0
         self.ends: list[float] = []
         self.head = 0
+        self.foreign = 0
+        self.foreign_until = -math.inf
 
     def held(self, now: float) -> int:
-        """Slots in use at *now*."""
+        """Slots in use at *now* by our own calls."""
         ends, head = self.ends, self.head
-        while head < len(ends) and ends[head] <= now:
+        size = len(ends)
+        while head < size and ends[head] <= now:
             head += 1
-        if head > _TRIM:
-            del ends[:head]
-            head = 0
+        if head > self.limit + _TRIM:
+            del ends[: head - self.limit]  # `rested` looks back over *limit* of them
+            size -= head - self.limit
+            head = self.limit
         self.head = head
-        return self.opened + len(ends) - head
+        return size - head
 
     def free_at(self, now: float, spare: int) -> float:
-        """When a slot can be taken that leaves *spare* others; inf if only an answer can free it."""
+        """The earliest instant at which a slot can be taken that leaves *spare* others.
+
+        `math.inf` if only an answer can free one.
+        """
+        spare = min(spare, self.limit - 1)
         missing = self.held(now) + spare - self.limit
+        if now >= self.foreign_until:
+            return self._opens(missing, now)
+        shared = self._opens(missing + self.foreign, now)
+        return min(shared, max(self.foreign_until, self._opens(missing, now)))
+
+    def _opens(self, missing: int, now: float) -> float:
         if missing < 0:
             return now
         index = self.head + missing
         return self.ends[index] if index < len(self.ends) else math.inf
 
-    def hold_until(self, end: float) -> None:
-        """Hold one slot until *end*."""
-        insort(self.ends, end, self.head)
+    def rested(self, now: float) -> float:
+        """For how long the slot that is next to be taken has been free; inf if never used."""
+        index = len(self.ends) - self.limit
+        return now - self.ends[index] if index >= 0 else math.inf
 
-    def drop(self, end: float) -> None:
-        """Free the slot that was held until *end*, if it still is."""
-        index = bisect_left(self.ends, end, self.head)
-        if index < len(self.ends) and self.ends[index] == end:
-            del self.ends[index]
+    def hold(self, end: float) -> None:
+        """Hold one more slot until *end*."""
+        ends = self.ends
+        if not ends or end >= ends[-1]:
+            ends.append(end)
+        else:
+            insort(ends, end, self.head)
+
+    def release(self, end: float) -> None:
+        """Free the slot that is held until *end*, unless it is over already."""
+        ends = self.ends
+        index = bisect_left(ends, end, self.head)
+        if index < len(ends) and ends[index] == end:
+            del ends[index]
+
+    def nth_free_at(self, calls: int, now: float, lag: float) -> float:
+        """The instant at which *calls* more slots could have been taken, one after another.
+
+        *lag* is what a slot is expected to be held beyond its period, seconds.
+        """
+        held = self.held(now)
+        missing = calls - 1 + held - self.limit
+        if now < self.foreign_until:
+            missing += self.foreign
+        if missing < 0:
+            return now
+        rounds, index = divmod(missing, self.limit)
+        index += self.head
+        end = self.ends[index] if index < len(self.ends) else now
+        if end == math.inf:
+            end = now + lag + self.period
+        return end + rounds * (self.period + lag)

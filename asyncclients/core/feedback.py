@@ -1,0 +1,147 @@
+"""What a refusal teaches. Feedback corrects the limiter's model; it does not replace it.
+
+A refusal belongs to the quota, not to the call that met it. It does two things.
+
+*It pauses the scope.* The pause is an instant that only moves forward. It is
+what the vendor asked for; a vendor that asks for nothing gets one slot
+interval, and each refusal in a row doubles that. An absurd request (a year) is
+cut to max(2 periods, 120 s). From the second refusal in a row on, and after an
+absurd one, calls go out one at a time until one is admitted: the *probe*.
+
+*It is put down to a cause*, and what it teaches fades with success:
+
+* *spacing*: the call was sent in a burst although the window was rested, so no
+  window can have been full. The server has a small bucket. Bursts stop
+  (`ease` 0), calls keep a full interval between their arrivals, and the burst
+  comes back over 5,000 calls.
+* *the window*: otherwise an arrival bound was too bold. `caution` grows by half.
+* *the rate*, in every case: the server may count in a way that admits less than
+  N (two counters do). `share` of the rate falls by 3 %. It climbs back at first
+  by 0.01 % a call, so that a server that really admits less refuses about one
+  call in 150, and ever faster the longer no refusal comes.
+
+Calls that were in flight when a refusal came in say nothing new.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncclients.core.permit import Permit
+    from asyncclients.core.quota import Quota
+
+LONGEST_PAUSE = 120.0
+_CAUTION_GROWTH = 1.5
+_CAUTION_FADE = 1 - 1 / 1500
+_LEAST_CAUTION, _MOST_CAUTION = 0.7, 8.0
+_CUT = 0.97
+_CLIMB = 0.0001
+_LEAST_SHARE = 0.1
+_EASE_STEP = 0.0002
+_SUSPECTED = 0.9
+_RESTED = 0.5
+"""A slot that was free for this share of its period cannot have been held by mistake."""
+
+
+class Feedback:
+    """What refusals have taught about one scope.
+
+    Attributes:
+        paused_until: nothing is sent before this instant.
+        probing: calls go out one at a time.
+        caution: factor on the arrival bounds' margins, 1 at first.
+        share: share of the full rate in use.
+        ease: 1 where bursts are allowed, 0 where calls are spaced evenly.
+    """
+
+    __slots__ = (
+        "_forgiven",
+        "_forgiven_by",
+        "_last_refused",
+        "_streak",
+        "_strikes",
+        "caution",
+        "ease",
+        "interval",
+        "longest_pause",
+        "paused_until",
+        "period",
+        "probing",
+        "share",
+    )
+
+    def __init__(self, quotas: Sequence[Quota]) -> None:
+        self.interval = max((quota.period / quota.limit for quota in quotas), default=1.0)
+        self.period = max((quota.period for quota in quotas), default=0.0)
+        self.longest_pause = max(LONGEST_PAUSE, 2 * self.period)
+        self.paused_until = -math.inf
+        self.probing = False
+        self.caution = 1.0
+        self.share = 1.0
+        self.ease = 1.0
+        self._strikes = 0  # refusals in a row
+        self._streak = 0  # admitted calls since the last refusal
+        self._last_refused = 0  # number of the last call sent when a refusal came in
+        self._forgiven = 0
+        self._forgiven_by = 0
+
+    @property
+    def learned(self) -> bool:
+        """The pace differs from that of a fresh limiter."""
+        return self.share < 1 or self.ease < 1
+
+    def admitted(self, permit: Permit) -> None:
+        """The call was let in."""
+        if permit.number <= self._last_refused:
+            return
+        if self._strikes:
+            self._forgiven, self._forgiven_by = self._strikes, permit.number
+            self._strikes = 0
+            self.probing = False
+        self._streak += 1
+        self.caution = max(_LEAST_CAUTION, self.caution * _CAUTION_FADE)
+        if self.share < 1:
+            self.share = min(1.0, self.share + _CLIMB * (1 + self._streak / 1000))
+        if self.ease < 1:
+            self.ease = min(1.0, self.ease + _EASE_STEP)
+
+    def refused(
+        self, now: float, retry_after: float | None, permit: Permit | None, sent: int
+    ) -> None:
+        """A call was refused. *sent* is the number of the latest call sent so far."""
+        news = now >= self.paused_until if permit is None else permit.number > self._last_refused
+        if news:
+            if permit is not None and permit.number == self._forgiven_by:
+                self._strikes = self._forgiven  # it was taken for admitted until its body was read
+            self._strikes += 1
+            self._streak = 0
+            self._last_refused = sent
+            self._blame(permit)
+        self._pause(now, retry_after)
+
+    def _pause(self, now: float, retry_after: float | None) -> None:
+        asked = 0.0
+        if retry_after is not None and retry_after > 0:  # False for NaN
+            asked = retry_after
+        backoff = 0.0
+        if self._strikes > 1 or not asked:
+            backoff = self.interval * 2.0 ** min(self._strikes - 1, 40)
+        self.probing = self.probing or self._strikes > 1 or asked > self.longest_pause
+        wait = min(max(asked, backoff), self.longest_pause)
+        self.paused_until = max(self.paused_until, now + wait)
+
+    def _blame(self, permit: Permit | None) -> None:
+        self.share = max(_LEAST_SHARE, self.share * _CUT)
+        if permit is not None and permit.rested > _RESTED * self.period:
+            self.ease = 0.0
+            return
+        if permit is not None and permit.bunched:
+            suspected = self.ease < _SUSPECTED
+            self.ease = self.ease / 2 if self.ease > 0.4 else 0.0
+            if suspected:
+                return
+        self.caution = min(_MOST_CAUTION, self.caution * _CAUTION_GROWTH)

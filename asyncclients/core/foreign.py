@@ -1,0 +1,74 @@
+"""Others who use the same quota, as the vendor's `remaining` betrays them.
+
+A vendor that says how many calls remain has counted everyone's. What it has
+counted beyond ours is foreign. Ours are never undercounted here: every slot
+held when the answered call was sent, and every call sent since, so a call of
+our own is never taken for a foreigner's, and the lower of the two views wins.
+
+What cannot be is not believed (more remaining than the limit), nor what is out
+of date (the answer to a call sent before one already heard), nor a vendor that
+says 0 and then admits the next call, three times over.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncclients.core.permit import Permit
+    from asyncclients.core.ratelimit_headers import Signal
+    from asyncclients.core.window import Window
+
+_SMOOTHING = 0.1
+_LIES = 3
+
+
+class Foreign:
+    """The foreign share of one scope's quotas; `rate` in calls per second."""
+
+    __slots__ = ("_heard", "_lies", "_zero_until", "rate")
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self._heard = 0
+        self._lies = 0
+        self._zero_until = -math.inf
+
+    def hear(
+        self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal, sent: int
+    ) -> None:
+        """Merge what the answer to *permit* says; *sent* is the latest call's number."""
+        index = _which(windows, signal.limit)
+        if index is None or permit.number <= self._heard or self._lies >= _LIES:
+            return
+        window, remaining = windows[index], signal.remaining
+        if remaining is None or remaining > min(window.limit, signal.limit or math.inf):
+            return
+        self._heard = permit.number
+        believed = window.period
+        if remaining == 0:
+            if now < self._zero_until:
+                self._lies += 1
+            if signal.reset is not None:
+                believed = min(believed, signal.reset)
+            self._zero_until = now + believed
+        ours = permit.held[index] + sent - permit.number
+        window.foreign = max(0, window.limit - remaining - ours)
+        window.foreign_until = now + believed if window.foreign else -math.inf
+        if self._lies >= _LIES:
+            window.foreign_until, self.rate = -math.inf, 0.0
+            return
+        self.rate += (window.foreign / window.period - self.rate) * _SMOOTHING
+        if self.rate * window.period < _SMOOTHING / 10:
+            self.rate = 0.0
+
+
+def _which(windows: Sequence[Window], limit: int | None) -> int | None:
+    """The quota that *limit* speaks of; the only one there is, where it fits none."""
+    for index, window in enumerate(windows):
+        if window.limit == limit:
+            return index
+    return 0 if len(windows) == 1 else None
