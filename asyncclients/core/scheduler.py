@@ -79,6 +79,9 @@ class FlowQueue:
         self._order = 0
         self.waiting = 0
 
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
     def push(self, flow: str | None, waiter: asyncio.Future[Permit], *, front: bool) -> None:
         """Add *waiter* at the end of its flow, or at its front."""
         line = self._flows.get(flow)
@@ -96,27 +99,24 @@ class FlowQueue:
         heappush(self._heap, (line.start, self._order, flow))
 
     def pop(self) -> asyncio.Future[Permit] | None:
-        """The next waiter that is still waiting, None when there is none."""
+        """The next waiter that still waits; None when there is none (and the queue is empty)."""
         while self._heap:
             start, _, flow = heappop(self._heap)
             line = self._flows[flow]
             line.queued = False
             waiter = self._next(line)
-            if waiter is not None:
-                self._turn = start
-                line.start = start + 1.0
-                self._keep(flow, line)
-                return waiter
-            del self._flows[flow]
-        self._flows.clear()
+            if waiter is None:
+                del self._flows[flow]
+                continue
+            self._turn, line.start = start, start + 1.0
+            if line.waiters:
+                self._enqueue(flow, line)
+            elif not self._heap:
+                # Nobody competes any more: turns taken so far are forgotten.
+                self._flows.clear()
+                self._turn = start + 1.0
+            return waiter
         return None
-
-    def _keep(self, flow: str | None, line: _Flow) -> None:
-        if line.waiters:
-            self._enqueue(flow, line)
-        elif line.start <= self._turn + 1.0 and len(self._flows) > 1024:
-            # An idle flow is remembered only while its last turn still counts.
-            del self._flows[flow]
 
     @staticmethod
     def _next(line: _Flow) -> asyncio.Future[Permit] | None:
@@ -195,7 +195,7 @@ class Scheduler:
     def try_take(self, ticket: Ticket) -> Permit | None:
         """A permit at once, if nobody who goes before *ticket* is waiting."""
         interactive, background = self._queues
-        if interactive.waiting or (ticket.priority and background.waiting) or self._full():
+        if interactive or (ticket.priority and background) or self._full():
             return None
         now = self._loop.time()
         if self.limiter.ready_at(now, self._reserve(ticket.priority, now)) > now:
@@ -249,11 +249,11 @@ class Scheduler:
 
     def _next_queue(self) -> FlowQueue | None:
         interactive, background = self._queues
-        if interactive.waiting > 0:
-            if background.waiting > 0 and self._grants_since_background >= _BACKGROUND_EVERY - 1:
+        if interactive:
+            if background and self._grants_since_background >= _BACKGROUND_EVERY - 1:
                 return background
             return interactive
-        return background if background.waiting > 0 else None
+        return background or None
 
     def _grant(self, priority: Priority, now: float) -> Permit:
         if priority is Priority.INTERACTIVE:

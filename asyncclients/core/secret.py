@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Iterable
 from hashlib import blake2b
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 CUT = "[credential]"
 _SHORTEST_TO_CUT = 4
@@ -26,7 +28,7 @@ class Secret:
     def __init__(self, value: str | Secret) -> None:
         # Held in a closure: vars(), __slots__ walkers and crash reporters see a function.
         plain = value.reveal() if isinstance(value, Secret) else value
-        self._reveal = lambda: plain
+        self._reveal: Callable[[], str] = lambda: plain
 
     def reveal(self) -> str:
         """The value itself."""

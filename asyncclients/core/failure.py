@@ -1,0 +1,125 @@
+"""From an outcome that cannot be used to the error that says so.
+
+The error quotes the start of the vendor's body, with every known credential
+cut out of it first, because vendors echo what they were sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from asyncclients.core.codec import excerpt
+from asyncclients.core.endpoint import NoResponse, Outcome, Response
+from asyncclients.core.ratelimit_headers import retry_after_seconds
+from asyncclients.core.secret import Secret, cut
+from asyncclients.core.vendor import Meaning, Vendor, field_errors
+from asyncclients.errors import (
+    AsyncClientsError,
+    NoResponseError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    StatusError,
+    UnexpectedRedirectError,
+    UnprocessableEntityError,
+    status_error_class,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_LOOK_FIRST = (
+    "It may have been carried out: look at the vendor's side before sending it again, "
+    "or use retry_unsafe=True where a duplicate does no harm"
+)
+
+
+def quoted(body: bytes, secrets: Iterable[Secret]) -> str:
+    """The start of *body* on one line, without credentials."""
+    text = cut(body[:4096].decode("utf-8", "replace"), secrets)
+    return excerpt(text.encode())
+
+
+def failure_of(
+    outcome: Outcome, meaning: Meaning, vendor: Vendor, secrets: Iterable[Secret]
+) -> AsyncClientsError:
+    """The error that *outcome* stands for."""
+    if isinstance(outcome, NoResponse):
+        return _silence(outcome)
+    facts: dict[str, Any] = {
+        "status": outcome.status,
+        "excerpt": quoted(outcome.body, secrets),
+        "request_id": vendor.request_id(outcome.headers),
+        "advice": vendor.advice(outcome),
+    }
+    if 300 <= outcome.status < 400:
+        return _redirect(outcome, facts)
+    if meaning in (Meaning.RATE_LIMITED, Meaning.QUOTA_SPENT):
+        return _refusal(outcome, meaning, facts)
+    return _status_error(outcome, facts, secrets)
+
+
+def unknown_outcome(
+    outcome: Outcome, vendor: Vendor, secrets: Iterable[Secret]
+) -> OutcomeUnknownError:
+    """The error for a call that must not be repeated and whose answer is lost."""
+    if isinstance(outcome, NoResponse):
+        return OutcomeUnknownError(
+            f"{outcome.why}, after the request may have left", advice=_LOOK_FIRST
+        )
+    return OutcomeUnknownError(
+        f"answered {outcome.status}: a gateway lost the vendor's answer",
+        status=outcome.status,
+        excerpt=quoted(outcome.body, secrets),
+        request_id=vendor.request_id(outcome.headers),
+        advice=_LOOK_FIRST,
+    )
+
+
+def _silence(outcome: NoResponse) -> AsyncClientsError:
+    facts: dict[str, Any] = {"advice": outcome.advice}
+    if issubclass(outcome.error, NoResponseError):
+        facts["sent"] = outcome.sent
+    return outcome.error(outcome.why, **facts)
+
+
+def _status_error(
+    outcome: Response, facts: dict[str, Any], secrets: Iterable[Secret]
+) -> StatusError:
+    cls = status_error_class(outcome.status)
+    error = cls(f"answered {outcome.status}", **facts)
+    if isinstance(error, UnprocessableEntityError):
+        clean = cut(outcome.body.decode("utf-8", "replace"), secrets).encode()
+        error.errors = field_errors(clean)
+    return error
+
+
+def _refusal(outcome: Response, meaning: Meaning, facts: dict[str, Any]) -> RateLimitedError:
+    headers: Any = outcome.headers
+    wait = retry_after_seconds(headers) if "Retry-After" in headers else None
+    if meaning is Meaning.QUOTA_SPENT:
+        facts["advice"] = "The plan's quota is spent: waiting seconds will not help; ask the vendor"
+        return RateLimitedError("said that the quota is spent", retry_after=wait, **facts)
+    asked = "" if wait is None else f" and asked to wait {wait:g} s"
+    return RateLimitedError(f"refused by rate{asked}", retry_after=wait, **facts)
+
+
+def _redirect(outcome: Response, facts: dict[str, Any]) -> UnexpectedRedirectError:
+    facts["advice"] = "Redirects are never followed, they would carry the credential; check base_url"
+    location = safe_location(outcome.headers.get("Location", ""))
+    message = f"answered {outcome.status}, a redirect to {location or 'nowhere'}"
+    return UnexpectedRedirectError(message, location=location, **facts)
+
+
+def safe_location(location: str) -> str | None:
+    """*location* without user info, query and fragment."""
+    try:
+        parts = urlsplit(location)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return None
+    if not location:
+        return None
+    scheme = f"{parts.scheme}://" if parts.scheme else ("//" if host else "")
+    return f"{scheme}{host}{port}{parts.path}"[:200]

@@ -1,0 +1,119 @@
+"""One access token, shared by all calls of one credential.
+
+Lazy: a token is asked for when a call needs one, and again when it has expired
+or the vendor said that *this very token* is invalid. One caller's need starts
+the request; it runs in a task of its own, so that a cancelled caller does not
+take down those who wait with it. A failure is remembered for a moment only, so
+that a thousand waiting calls fail once and not one after the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from asyncclients.core.auth import Token
+from asyncclients.errors import TokenError
+
+FAILURE_REMEMBERED = 5.0
+"""Seconds for which a failed refresh answers further calls as well."""
+
+Fetch = Callable[[], Awaitable[Token]]
+
+
+class TokenStore(Protocol):
+    """Where tokens are kept beyond this process. Failing must not stop a call."""
+
+    async def load(self, key: str, now: float) -> Token | None:
+        """The token kept under *key*, if it is still good at *now*."""
+        ...
+
+    async def save(self, key: str, token: Token, now: float) -> None:
+        """Keep *token* under *key* until it expires."""
+        ...
+
+    async def drop(self, key: str, token: Token) -> None:
+        """Forget *token* if it is the one kept under *key*."""
+        ...
+
+
+class TokenCache:
+    """The current token of one credential.
+
+    Args:
+        key: one-way name of the credential, for the store.
+        fetch: asks the vendor for a new token; raises `TokenError`.
+        store: shared with other processes, None for none.
+    """
+
+    def __init__(self, key: str, fetch: Fetch, store: TokenStore | None = None) -> None:
+        self._key, self._fetch, self._store = key, fetch, store
+        self._token: Token | None = None
+        self._task: asyncio.Task[Token] | None = None
+        self._failure: TokenError | None = None
+        self._failed_at = 0.0
+        self._rejected: Token | None = None
+        self.refreshes = 0
+
+    def current(self, now: float) -> Token | None:
+        """The token in hand, None if there is none that is good at *now*."""
+        token = self._token
+        return token if token is not None and now < token.expires_at else None
+
+    async def get(self, now: float) -> Token:
+        """A token that is good at *now*.
+
+        Raises:
+            TokenError: if none can be had.
+        """
+        token = self.current(now)
+        if token is not None:
+            return token
+        if self._task is None:
+            if self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED:
+                raise self._failure.with_traceback(None)
+            self._task = asyncio.create_task(self._refresh(now), name="asyncclients token")
+            self._task.add_done_callback(self._refreshed)
+        return await asyncio.shield(self._task)
+
+    async def forget(self, token: Token) -> None:
+        """The vendor refused *token*: drop it, unless another took its place already."""
+        if self._token is token:
+            self._token = None
+        if self._rejected is not token:
+            self._rejected = token
+            if self._store is not None:
+                await self._store.drop(self._key, token)
+
+    async def _refresh(self, now: float) -> Token:
+        if self._store is not None:
+            kept = await self._store.load(self._key, now)
+            if kept is not None and not self._is_rejected(kept):
+                return kept
+        self.refreshes += 1
+        token = await self._fetch()
+        if self._store is not None:
+            await self._store.save(self._key, token, now)
+        return token
+
+    def _is_rejected(self, token: Token) -> bool:
+        rejected = self._rejected
+        return rejected is not None and rejected.authorization == token.authorization
+
+    def _refreshed(self, task: asyncio.Task[Token]) -> None:
+        self._task = None
+        if task.cancelled():
+            return
+        failure = task.exception()
+        if failure is None:
+            self._token, self._failure = task.result(), None
+        elif isinstance(failure, TokenError):
+            self._failure = failure
+            self._failed_at = task.get_loop().time()
+
+    async def aclose(self) -> None:
+        """Stop a refresh under way; those who wait for it are cancelled with it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
