@@ -77,10 +77,9 @@ class RoundTrips:
         slack = SLACK * caution
         return slack if excess > slack and excess > _WORTH_SLACK * period else math.inf
 
-    @property
-    def steady(self) -> bool:
-        """An answer that is late tells of a late arrival, not of long work."""
-        return self.mean - self.floor < SLACK
+    def tells_arrival(self, interval: float) -> bool:
+        """An answer that is late means a late arrival, not long work, on the scale of *interval*."""
+        return self.mean - self.floor < min(SLACK, interval / 3)
 
     def lag(self, period: float, caution: float) -> float:
         """How long after its send a call is expected to be known to have arrived."""

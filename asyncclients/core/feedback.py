@@ -13,7 +13,7 @@ absurd one, calls go out one at a time until one is admitted: the *probe*.
 * *spacing*: the call was sent in a burst although the window was rested, so no
   window can have been full. The server has a small bucket. Bursts stop
   (`ease` 0), calls keep a full interval between their arrivals, and the burst
-  comes back over 5,000 calls.
+  comes back over 10,000 calls.
 * *the window*: otherwise an arrival bound was too bold. `caution` grows by half.
 * *the rate*, in every case: the server may count in a way that admits less than
   N (two counters do). `share` of the rate falls by 3 %. It climbs back at first
@@ -41,7 +41,7 @@ _LEAST_CAUTION, _MOST_CAUTION = 0.7, 8.0
 _CUT = 0.97
 _CLIMB = 0.0001
 _LEAST_SHARE = 0.1
-_EASE_STEP = 0.0002
+_EASE_STEP = 0.0001
 _SUSPECTED = 0.9
 _RESTED = 0.5
 """A slot that was free for this share of its period cannot have been held by mistake."""

@@ -62,6 +62,8 @@ __all__ = ["Limiter", "LimiterState", "Permit"]
 
 _LATE = 0.1
 """Share of an interval by which an answer may be later than usual before it counts."""
+_GAP = 0.97
+"""Share of an interval to keep between arrivals where bursts are not allowed."""
 
 
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,9 +184,8 @@ class Limiter:
         feedback = self._feedback
         if feedback.probing:
             self._probe = permit
-        if feedback.ease < 0.5 and self._trips.steady:
-            self._last = permit
-            self._spaced_until = now + self._interval() + SLACK
+        if feedback.ease < 0.5:
+            self._space(permit)
         return permit
 
     def answered(self, permit: Permit, now: float, signal: Signal | None) -> None:
@@ -304,9 +305,16 @@ class Limiter:
             self._probe = None
         return True
 
+    def _space(self, permit: Permit) -> None:
+        """The next call waits for the answer to this one, but not for ever."""
+        interval = self._interval()
+        if self._trips.tells_arrival(interval):
+            self._last = permit
+            self._spaced_until = permit.sent_at + _GAP * interval + SLACK
+
     def _respace(self, permit: Permit, late: float) -> None:
         """The next call keeps an interval from the arrival of this, the last one."""
-        interval = self._interval()
+        interval = _GAP * self._interval()
         push = max(0.0, late - _LATE * interval)
         self._spaced_until = min(self._spaced_until, permit.sent_at + interval + push)
 

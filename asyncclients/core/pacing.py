@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 PACE = 0.998
 """Share of limit/period at which calls are paced. At 0.99 a percent is lost for good."""
+_EVEN_BURST = 1.05
+"""The burst where bursts are not allowed: rounding and jitter must not cost a slot."""
 _ROUNDING = 1e-9
 """Seconds. A bucket asked at the very instant that it named must not say no."""
 
@@ -57,7 +59,7 @@ class Pacer(AsyncLimiter):
     def shape(self, share: float, ease: float) -> None:
         """Set the rate to *share* of the full one; the burst to 1 (*ease* 0) … full (1)."""
         self._rate_per_sec = self.full_rate * share
-        self.max_rate = 1 + (self.full_burst - 1) * ease
+        self.max_rate = _EVEN_BURST + (self.full_burst - _EVEN_BURST) * ease
 
     def ready_at(self, now: float, calls: int = 1) -> float:
         """The earliest instant, not before *now*, at which *calls* tokens were there."""
