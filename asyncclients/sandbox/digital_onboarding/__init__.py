@@ -1,0 +1,8 @@
+"""A pretend vendor: DigitalOnboarding."""
+
+from __future__ import annotations
+
+from .state import DigitalOnboardingState
+from .vendor import DigitalOnboarding
+
+__all__ = ["DigitalOnboarding", "DigitalOnboardingState"]

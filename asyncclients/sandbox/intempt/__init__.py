@@ -1,0 +1,8 @@
+"""A pretend vendor: Intempt."""
+
+from __future__ import annotations
+
+from .state import IntemptState
+from .vendor import Intempt
+
+__all__ = ["Intempt", "IntemptState"]

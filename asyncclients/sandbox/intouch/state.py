@@ -1,0 +1,127 @@
+"""What the pretend Intouch holds, and the ids and times that it gives out.
+
+Its manual calls ids "Version 4" and shows 29 of version 1: they are of version
+1 here. Times are ISO 8601 to the second with `+00:00`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from random import Random
+
+Row: TypeAlias = dict[str, object]
+T = TypeVar("T")
+
+_BORN = "2026-01-01T00:00:00+00:00"
+
+
+class Table(dict[str, Row]):
+    """Rows by uuid, in the order of their creation.
+
+    Remembers what was computed from the rows until a row is set or deleted;
+    change a row by setting a new one. *unique* names a field with an index that
+    takes no account of case.
+    """
+
+    def __init__(self, unique: str | None = None) -> None:
+        super().__init__()
+        self._unique = unique
+        self._index: dict[str, str] = {}
+        self._views: dict[object, object] = {}
+
+    def __setitem__(self, key: str, row: Row) -> None:
+        self._unindex(key)
+        super().__setitem__(key, row)
+        if self._unique:
+            self._index[str(row[self._unique]).lower()] = key
+        self._views.clear()
+
+    def __delitem__(self, key: str) -> None:
+        self._unindex(key)
+        super().__delitem__(key)
+        self._views.clear()
+
+    def owner(self, value: str) -> str | None:
+        """The uuid of the row that holds *value* in the unique field."""
+        return self._index.get(value.lower())
+
+    def view(self, key: object, build: Callable[[], T]) -> T:
+        """What *build* returns, computed once until a row changes."""
+        if key not in self._views:
+            if len(self._views) >= 32:
+                self._views.clear()
+            self._views[key] = build()
+        return self._views[key]  # type: ignore[return-value]  # *key* names what *build* returns
+
+    def _unindex(self, key: str) -> None:
+        if self._unique and key in self:
+            self._index.pop(str(self[key][self._unique]).lower(), None)
+
+
+class IntouchState:
+    """Tables of one Intouch account; `root_uuid` is the hierarchy that exists from the start."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._node = random.getrandbits(47) | 1 << 40
+        self._ticks = random.getrandbits(56)
+        self.keys: set[str] = set()
+        self.tags = Table()
+        self.hierarchies = Table()
+        self.contacts = Table(unique="email")
+        self.records: dict[str, dict[str, Row]] = {}
+        self.root_uuid = self._add_node("Organization", None)
+
+    def new_uuid(self) -> str:
+        """A fresh UUID of version 1."""
+        self._ticks += self._random.randrange(1, 1000)
+        low, mid, high = self._ticks & 0xFFFFFFFF, self._ticks >> 32 & 0xFFFF, self._ticks >> 48
+        fields = (low, mid, high & 0x0FFF, 0x87, 0x5C, self._node)
+        return str(uuid.UUID(fields=fields, version=1))
+
+    def new_code(self) -> str:
+        """A client code for a node that came without one."""
+        return f"{self._random.getrandbits(40):010X}"
+
+    def grow(self, *, tags: int = 0, hierarchies: int = 0, contacts: int = 0) -> None:
+        """Add that many made-up rows, as if they had been there before."""
+        for number in range(len(self.tags), len(self.tags) + tags):
+            self._add(self.tags, {"name": f"Tag {number:05}"})
+        for number in range(len(self.hierarchies), len(self.hierarchies) + hierarchies):
+            self._add_node(f"Node {number:05}", self.root_uuid)
+        for number in range(len(self.contacts), len(self.contacts) + contacts):
+            person = f"person.{number:05}@example.com"
+            self._add(self.contacts, contact_row({"email": person}))
+
+    def _add_node(self, name: str, parent: str | None) -> str:
+        row: Row = {"name": name, "client_code": self.new_code(), "type": "generic"}
+        row |= {"parent_uuid": parent, "attributes": [], "tags": []}
+        return self._add(self.hierarchies, row)
+
+    def _add(self, table: Table, row: Row) -> str:
+        key = self.new_uuid()
+        table[key] = {"uuid": key, **row, "created_at": _BORN, "updated_at": _BORN}
+        return key
+
+
+def contact_row(values: Row) -> Row:
+    """A contact as Intouch stores it, from the fields that were given."""
+    optional = ("first_name", "last_name", "phone_number", "language")
+    return {
+        **{name: values.get(name) for name in optional},
+        "email": values["email"],
+        "status": "subscribed",
+        "deliverable": True,
+        "contact_lists": values.get("contact_lists") or [],
+        "custom_fields": values.get("custom_fields") or [],
+    }
+
+
+def stamp(time: datetime) -> str:
+    """*time* the way Intouch writes it."""
+    return time.isoformat(timespec="seconds")

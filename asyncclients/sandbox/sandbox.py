@@ -1,0 +1,213 @@
+"""Five pretend vendors on loopback: real HTTP, strict limits, faults on order.
+
+Time is the running loop's `time()`, so a sandbox works in virtual time when
+server and client share a loop. Everything random comes from *seed*; the wall
+clock that vendors write into their answers starts at *epoch*: two runs alike
+give bodies alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
+
+from aiohttp import web
+
+from .digital_onboarding import DigitalOnboarding
+from .emma import Emma
+from .gate import Gate
+from .intempt import Intempt
+from .intouch import Intouch
+from .journal import Journal
+from .storage import Storage
+from .totango import Totango
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .digital_onboarding import DigitalOnboardingState
+    from .emma import EmmaState
+    from .faults import Fault, Match
+    from .gate import QuotaSpec
+    from .intempt import IntemptState
+    from .intouch import IntouchState
+    from .journal import Arrival, Summary
+    from .storage import StorageState
+    from .totango import TotangoState
+    from .vendor import Vendor
+
+VendorName: TypeAlias = Literal[
+    "intouch", "totango", "intempt", "emma", "digital_onboarding", "storage"
+]
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Sandbox:
+    """All five vendors, and the storage that Intempt's uploads go to.
+
+    *quotas* replaces limits: `{"intouch": (200, 1.0)}` is 200 requests per
+    second, counted as that vendor counts; a callable makes a `ServerLimit` of
+    your own for each credential. *latency* is (seconds, jitter): each answer
+    waits that long, plus an exponential time of mean *jitter*. With *port* the
+    vendors listen on port, port + 1 ... in the order intouch, totango, intempt,
+    emma, digital_onboarding, storage. *history* is how many requests of each
+    vendor are remembered in full.
+
+    Raises ValueError when *host* is not a loopback address or *quotas* names no
+    vendor of the sandbox.
+    """
+
+    def __init__(
+        self,
+        quotas: Mapping[str, QuotaSpec] | None = None,
+        seed: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        latency: tuple[float, float] = (0.0, 0.0),
+        history: int = 20_000,
+        epoch: datetime = EPOCH,
+    ) -> None:
+        if not ip_address(host).is_loopback:
+            msg = (
+                f"the sandbox answers to anyone who asks: it binds to loopback only, not to {host}"
+            )
+            raise ValueError(msg)
+        self.environ: dict[str, str] = {}
+        self._host, self._port, self._seed, self._epoch = host, port, seed, epoch
+        self._latency = latency
+        self._started_at = 0.0
+        self._servers: list[tuple[asyncio.Server, web.Server]] = []
+        self._urls: dict[str, str] = {}
+        self._gates = self._build(dict(quotas or {}), history)
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._started_at = loop.time()
+        try:
+            for offset, gate in enumerate(self._gates.values()):
+                await self._listen(gate, self._port + offset if self._port else 0)
+        except BaseException:
+            await self._stop()
+            raise
+        for name, gate in self._gates.items():
+            gate.vendor.listens_at(self._urls)
+            self.environ |= self.issue(name)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def _stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener, _ in self._servers:
+            for sock in listener.sockets:
+                loop.remove_reader(sock.fileno())
+        # asyncio leaks a connection that it is accepting when the listener closes (seen in
+        # 3.11): accept no more, let those under way become connections, and close then.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for listener, server in self._servers:
+            listener.close()
+            # Whoever still waits for an answer waits in vain; there is nothing to drain.
+            await server.shutdown(0.001)
+            await listener.wait_closed()
+        self._servers.clear()
+
+    def url(self, vendor: VendorName) -> str:
+        """The base URL of *vendor*, path prefix included."""
+        return self._urls[vendor]
+
+    def issue(self, vendor: str) -> dict[str, str]:
+        """One more credential for *vendor*, as the environment that `from_env` reads."""
+        gate = self._gates[vendor]
+        secret = gate.vendor.issue(gate.random)
+        base_url = {f"{vendor.upper()}_BASE_URL": self._urls[vendor]} if secret else {}
+        return secret | base_url
+
+    def requests(self, vendor: VendorName) -> tuple[Arrival, ...]:
+        """What arrived at *vendor*, oldest first: the last *history* requests."""
+        return self._gates[vendor].journal.recent()
+
+    def refused(self, vendor: VendorName) -> int:
+        """How many requests the rate limit of *vendor* refused."""
+        return self._gates[vendor].journal.refused
+
+    def summary(self, vendor: VendorName) -> Summary:
+        """Exact counts of everything that arrived at *vendor*."""
+        gate = self._gates[vendor]
+        return gate.journal.summary(gate.quota)
+
+    def fail(
+        self, vendor: VendorName, fault: Fault, times: int | None = 1, match: Match = None
+    ) -> None:
+        """Order *fault* for the next *times* calls of *vendor*; None: until `heal`.
+
+        *match* picks the calls: a text found in `METHOD /path`, or a function
+        of the `Call`. Calls that the limit or the login refuses meet no fault.
+        """
+        self._gates[vendor].faults.add(fault, times, match)
+
+    def heal(self, vendor: VendorName) -> None:
+        """Cancel the faults on order at *vendor*."""
+        self._gates[vendor].faults.clear()
+
+    @overload
+    def state(self, vendor: Literal["intouch"]) -> IntouchState: ...
+    @overload
+    def state(self, vendor: Literal["totango"]) -> TotangoState: ...
+    @overload
+    def state(self, vendor: Literal["intempt"]) -> IntemptState: ...
+    @overload
+    def state(self, vendor: Literal["emma"]) -> EmmaState: ...
+    @overload
+    def state(self, vendor: Literal["digital_onboarding"]) -> DigitalOnboardingState: ...
+    @overload
+    def state(self, vendor: Literal["storage"]) -> StorageState: ...
+    def state(self, vendor: VendorName) -> object:
+        """What *vendor* holds, as plain containers; change it to set a scene."""
+        return self._gates[vendor].vendor.state
+
+    def _build(self, quotas: dict[str, QuotaSpec], history: int) -> dict[str, Gate]:
+        storage = Storage()
+        vendors: list[Vendor[Any]] = [
+            Intouch(self._random("intouch")),
+            Totango(self._random("totango")),
+            Intempt(self._random("intempt"), storage.state),
+            Emma(self._random("emma")),
+            DigitalOnboarding(self._random("digital_onboarding")),
+            storage,
+        ]
+        gates: dict[str, Gate] = {}
+        for vendor in vendors:
+            gates[vendor.name] = Gate(
+                vendor,
+                Journal(vendor.name, history),
+                quota=quotas.pop(vendor.name, vendor.quota),
+                random=self._random(f"{vendor.name} gate"),
+                wall=self._wall,
+                latency=self._latency,
+            )
+        if quotas:
+            msg = f"quotas for {', '.join(quotas)}: the sandbox has {', '.join(gates)}"
+            raise ValueError(msg)
+        return gates
+
+    def _random(self, purpose: str) -> Random:
+        return Random(f"{self._seed} {purpose}")
+
+    def _wall(self, now: float) -> datetime:
+        return self._epoch + timedelta(seconds=now - self._started_at)
+
+    async def _listen(self, gate: Gate, port: int) -> None:
+        server = web.Server(gate.serve, access_log=None)
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(server, self._host, port, backlog=1024)
+        self._servers.append((listener, server))
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        bound = listener.sockets[0].getsockname()[1]
+        self._urls[gate.vendor.name] = f"http://{host}:{bound}{gate.vendor.prefix}"
