@@ -1,1 +1,113 @@
+"""Asyncio clients that use every request a vendor's rate limit allows, and not one more.
+
+```python
+import asyncio
+from asyncclients import IntouchClient, SessionPool
+from asyncclients.vendors.intouch import NewContact
+
+async def main():
+    async with SessionPool() as pool:
+        intouch = IntouchClient(pool, api_key="ii_...")
+        await intouch.contacts.create(NewContact(email="a@example.com"))
+        async for contact in intouch.contacts.list(sort_by="created_at"):
+            print(contact.uuid, contact.email)
+
+asyncio.run(main())
+```
+
+A vendor's module is loaded when its client is first named.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from asyncclients.core.endpoint import Options, Priority
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.core.retry import RetryPolicy
+from asyncclients.errors import (
+    AsyncClientsError,
+    AttemptTimeoutError,
+    BadRequestError,
+    ClientClosedError,
+    ConfigurationError,
+    ConflictError,
+    ConnectError,
+    DeadlineExceededError,
+    DecodeError,
+    DisconnectedError,
+    ForbiddenError,
+    NoResponseError,
+    NotFoundError,
+    OutcomeUnknownError,
+    PaginationError,
+    RateLimitedError,
+    ResponseTooLargeError,
+    ServerError,
+    StatusError,
+    TLSError,
+    TokenEndpointError,
+    TokenError,
+    TokenRejectedError,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+    UnprocessableEntityError,
+    WrongEventLoopError,
+)
+
+if TYPE_CHECKING:
+    from asyncclients.vendors.intouch import IntouchClient
+
 __version__ = "0.1.0"
+
+_LAZY = {
+    "IntouchClient": "asyncclients.vendors.intouch",
+}
+
+__all__ = [
+    "AsyncClientsError",
+    "AttemptTimeoutError",
+    "BadRequestError",
+    "ClientClosedError",
+    "ConfigurationError",
+    "ConflictError",
+    "ConnectError",
+    "DeadlineExceededError",
+    "DecodeError",
+    "DisconnectedError",
+    "ForbiddenError",
+    "IntouchClient",
+    "NoResponseError",
+    "NotFoundError",
+    "Options",
+    "OutcomeUnknownError",
+    "PaginationError",
+    "Priority",
+    "Quota",
+    "RateLimitedError",
+    "ResponseTooLargeError",
+    "RetryPolicy",
+    "ServerError",
+    "SessionPool",
+    "StatusError",
+    "TLSError",
+    "TokenEndpointError",
+    "TokenError",
+    "TokenRejectedError",
+    "UnauthorizedError",
+    "UnexpectedRedirectError",
+    "UnprocessableEntityError",
+    "WrongEventLoopError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -73,9 +73,10 @@ class RoundTrips:
 
     def trusted(self, period: float, caution: float) -> float:
         """Seconds after its send by which a call has arrived; inf: wait for the answer."""
-        excess = self.mean - self.floor
         slack = SLACK * caution
-        return slack if excess > slack and excess > _WORTH_SLACK * period else math.inf
+        if self.mean - self.floor <= slack or self.mean - self.floor <= _WORTH_SLACK * period:
+            return math.inf
+        return slack
 
     def tells_arrival(self, interval: float) -> bool:
         """An answer that is late means a late arrival, not long work, on the scale of *interval*."""

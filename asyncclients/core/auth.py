@@ -8,13 +8,13 @@ fetched again, is `tokens.py`.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from asyncclients.core.codec import read_object
 from asyncclients.core.secret import Secret
 
 DEFAULT_LIFETIME = 900.0
@@ -57,10 +57,28 @@ TOKEN_BODY = b"grant_type=client_credentials"
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """An access token and the loop instant from which it is no longer used."""
+    """An access token.
 
+    Attributes:
+        value: the token itself.
+        authorization: the whole header that carries it.
+        expires_at: loop instant from which it is no longer used.
+    """
+
+    value: Secret
     authorization: Secret
     expires_at: float
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """All that must be cut from what the vendor echoes."""
+        return self.value, self.authorization
+
+
+def bearer(value: Secret, expires_at: float) -> Token:
+    """The token *value*, sent as a Bearer token (RFC 6750)."""
+    authorization = Secret("Bearer " + value.reveal())
+    return Token(value=value, authorization=authorization, expires_at=expires_at)
 
 
 def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
@@ -99,19 +117,19 @@ def read_token(body: bytes, now: float) -> Token:
     Raises:
         TokenReplyError: if there is no token in it.
     """
-    reply: Any = None
-    try:
-        reply = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        reply = None
-    token = reply.get("access_token") if isinstance(reply, Mapping) else None
-    if not isinstance(token, str) or not token or not token.isascii() or not token.isprintable():
+    fields = read_object(body) or {}
+    value, kind = _token_text(fields.get("access_token")), fields.get("token_type", "Bearer")
+    if value is None:
         raise TokenReplyError("the reply holds no access_token")
-    kind = reply.get("token_type", "Bearer")
     if not isinstance(kind, str) or kind.lower() != "bearer":
         raise TokenReplyError("the reply holds a token that is not a Bearer token")
-    authorization, lifetime = Secret("Bearer " + token), _lifetime(reply.get("expires_in"))
-    return Token(authorization=authorization, expires_at=now + lifetime)
+    return bearer(value, now + _lifetime(fields.get("expires_in")))
+
+
+def _token_text(value: Any) -> Secret | None:
+    """*value* as a token; None unless it may travel in a header."""
+    usable = isinstance(value, str) and value and value.isascii() and value.isprintable()
+    return Secret(value) if usable else None
 
 
 def _lifetime(value: Any) -> float:
@@ -138,9 +156,7 @@ def names_invalid_token(status: int, headers: Mapping[str, str], body: bytes) ->
         return False
     if "invalid_token" in headers.get("WWW-Authenticate", ""):
         return True
-    try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError):
+    reply = read_object(body)
+    if reply is None:
         return 'error="' not in headers.get("WWW-Authenticate", "")
-    error = reply.get("error") if isinstance(reply, Mapping) else None
-    return error is None or error == "invalid_token"
+    return reply.get("error", "invalid_token") == "invalid_token"

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import NoneType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 from urllib.parse import urlencode
 
 import msgspec
@@ -37,8 +37,8 @@ class JsonObject(dict[str, Any]):
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """*value* as an object."""
-        if isinstance(value, Mapping):
-            return cls(value)
+        if isinstance(value, dict):
+            return cls(cast("dict[str, Any]", value))
         if value == []:
             return cls()
         raise ValueError(f"expected an object, got {type(value).__name__}")
@@ -109,6 +109,14 @@ def _decode_advice(body: bytes) -> str:
     if _HTML.match(body):
         return "A gateway, proxy or login page answers at this address; check base_url"
     return "If the vendor changed its reply, use client.request(..., response_type=Any) meanwhile"
+
+
+def read_object(body: bytes) -> dict[str, Any] | None:
+    """*body* as a JSON object if it is one, else None: for replies that may be anything."""
+    try:
+        return decoder(dict[str, Any]).decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        return None
 
 
 def encode(body: Any) -> bytes:

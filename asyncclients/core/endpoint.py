@@ -13,7 +13,17 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+)
 from urllib.parse import quote
 
 import msgspec
@@ -21,7 +31,7 @@ import msgspec
 from asyncclients.errors import AsyncClientsError, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -91,7 +101,7 @@ current_lane = _lane.get
 
 
 @contextmanager
-def lane(priority: Priority, flow: str | None = None) -> Iterator[None]:
+def lane(priority: Priority, flow: str | None = None) -> Generator[None]:
     """Make every call inside the block at least as patient as *priority*.
 
     Backfills run the caller's own coroutines this way: whatever client they
@@ -134,10 +144,10 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         returns: what the reply decodes to; `type(None)` where the reply
             carries nothing.
         idempotent: whether a repetition leaves the vendor in the same state.
-        why: the reason for `idempotent`, for the manual page.
+        why: the reason for `idempotent` where its method does not say it.
         form: how the body travels.
+        expects: the one status that means success; None for any 2xx.
         printed: whether the vendor's document prints this method and path.
-        manual: where the vendor describes it.
     """
 
     operation: str
@@ -147,8 +157,8 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     idempotent: bool
     why: str = ""
     form: Literal["json", "form"] = "json"
+    expects: int | None = None
     printed: bool = True
-    manual: str = ""
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -213,6 +223,10 @@ class Response(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
 
+    def __repr__(self) -> str:
+        # A body may echo a credential, and a traceback may print this value.
+        return f"<Response {self.status}, {len(self.body)} bytes>"
+
 
 class NoResponse(msgspec.Struct, frozen=True):
     """No usable answer.
@@ -264,4 +278,4 @@ def operation(endpoint: Endpoint[Any]) -> Callable[[Callable[P, R]], Callable[P,
 def endpoint_of(method: Callable[..., Any]) -> Endpoint[Any] | None:
     """The endpoint that *method* was noted with, None for anything else."""
     found = getattr(method, "endpoint", None)
-    return found if isinstance(found, Endpoint) else None
+    return cast("Endpoint[Any]", found) if isinstance(found, Endpoint) else None

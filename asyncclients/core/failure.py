@@ -105,7 +105,9 @@ def _refusal(outcome: Response, meaning: Meaning, facts: dict[str, Any]) -> Rate
 
 
 def _redirect(outcome: Response, facts: dict[str, Any]) -> UnexpectedRedirectError:
-    facts["advice"] = "Redirects are never followed, they would carry the credential; check base_url"
+    facts["advice"] = (
+        "Redirects are never followed, they would carry the credential; check base_url"
+    )
     location = safe_location(outcome.headers.get("Location", ""))
     message = f"answered {outcome.status}, a redirect to {location or 'nowhere'}"
     return UnexpectedRedirectError(message, location=location, **facts)

@@ -37,14 +37,11 @@ class Foreign:
         self._lies = 0
         self._zero_until = -math.inf
 
-    def hear(
-        self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal, sent: int
-    ) -> None:
-        """Merge what the answer to *permit* says; *sent* is the latest call's number."""
-        index = _which(windows, signal.limit)
-        if index is None or permit.number <= self._heard or self._lies >= _LIES:
+    def hear(self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal) -> None:
+        """Merge what the answer to *permit* says."""
+        window, remaining = _spoken_of(windows, signal.limit), signal.remaining
+        if window is None or permit.number <= self._heard or self._lies >= _LIES:
             return
-        window, remaining = windows[index], signal.remaining
         if remaining is None or remaining > min(window.limit, signal.limit or math.inf):
             return
         self._heard = permit.number
@@ -55,7 +52,7 @@ class Foreign:
             if signal.reset is not None:
                 believed = min(believed, signal.reset)
             self._zero_until = now + believed
-        ours = permit.held[index] + sent - permit.number
+        ours = window.held_since(permit.sent_at)
         window.foreign = max(0, window.limit - remaining - ours)
         window.foreign_until = now + believed if window.foreign else -math.inf
         if self._lies >= _LIES:
@@ -66,9 +63,9 @@ class Foreign:
             self.rate = 0.0
 
 
-def _which(windows: Sequence[Window], limit: int | None) -> int | None:
+def _spoken_of(windows: Sequence[Window], limit: int | None) -> Window | None:
     """The quota that *limit* speaks of; the only one there is, where it fits none."""
-    for index, window in enumerate(windows):
+    for window in windows:
         if window.limit == limit:
-            return index
-    return 0 if len(windows) == 1 else None
+            return window
+    return windows[0] if len(windows) == 1 else None

@@ -165,19 +165,20 @@ class Limiter:
         """
         if self._probe is not None:
             return math.inf
-        at = max(now, self._feedback.paused_until)
+        at = max(now, self._feedback.paused_until, self._spaced_until)
         for window in self._windows:
-            at = max(at, window.free_at(now, spare))
+            free = window.free_at(now, spare)
+            at = max(at, free)
         for pacer in self._pacers:
-            at = max(at, pacer.ready_at(now))
-        return max(at, self._spaced_until)
+            due = pacer.ready_at(now)
+            at = max(at, due)
+        return at
 
     def take(self, now: float) -> Permit:
         """Take a slot of each quota. Only when `ready_at(now) <= now`."""
-        self._sent = number = self._sent + 1
+        self._sent += 1
         self._in_flight += 1
-        permit = Permit(number, now)
-        self._hold(permit, now)
+        permit = self._hold(now)
         for pacer in self._pacers:
             if pacer.take(now) > 1.01:
                 permit.bunched = True
@@ -204,22 +205,21 @@ class Limiter:
             self._respace(permit, late)
         self._feedback.admitted(permit)
         if signal is not None and signal.remaining is not None:
-            self._foreign.hear(self._windows, permit, now, signal, self._sent)
+            self._foreign.hear(self._windows, permit, now, signal)
         if self._feedback.learned or self._foreign.rate:
             self._shape()
 
     def lost(self, permit: Permit, now: float) -> None:
         """No answer will come, but the call may have arrived, as late as *now*."""
         if self._settle(permit):
-            for window, end in zip(self._windows, permit.ends, strict=True):
-                window.release(end)
-                window.hold(now + window.period)
+            for window, end in permit.slots:
+                window.move(end, now + window.period)
 
     def returned(self, permit: Permit, now: float) -> None:
         """The call was never sent: its slots are free again at once, *now*."""
         if not self._settle(permit):
             return
-        for window, end in zip(self._windows, permit.ends, strict=True):
+        for window, end in permit.slots:
             window.release(end)
         for pacer in self._pacers:
             pacer.give_back()
@@ -269,31 +269,26 @@ class Limiter:
             round_trip=self._trips.mean,
         )
 
-    def _hold(self, permit: Permit, now: float) -> None:
+    def _hold(self, now: float) -> Permit:
         """Hold a slot of each quota, as long as is known at the send."""
-        ends: list[float] = []
-        held: list[int] = []
-        permit.rested = math.inf
+        slots: list[tuple[Window, float]] = []
+        rested = end = math.inf
         for window in self._windows:
-            end = math.inf
             if not self._exact:
-                end = now + window.period
-                end += self._trips.trusted(window.period, self._feedback.caution)
-            permit.rested = min(permit.rested, window.rested(now))
-            held.append(window.held(now) + 1)
-            window.hold(end)
-            ends.append(end)
-        permit.ends, permit.held = tuple(ends), tuple(held)
+                end = self._trips.trusted(window.period, self._feedback.caution)
+                end += now + window.period
+            rested = min(rested, window.take(now, end))
+            slots.append((window, end))
+        return Permit(self._sent, now, slots, rested)
 
     def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
         """The answer came: each slot ends by it, or sooner if that was known already."""
-        for window, end in zip(self._windows, permit.ends, strict=True):
-            bound = now
+        for window, end in permit.slots:
+            bound = now + window.period
             if credit:
                 bound -= self._trips.credit(window.period, self._feedback.caution)
-            if bound + window.period < end:
-                window.release(end)
-                window.hold(bound + window.period)
+            if bound < end:
+                window.move(end, bound)
 
     def _settle(self, permit: Permit) -> bool:
         """Mark the call's fate as known; False if it was before."""

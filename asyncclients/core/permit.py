@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncclients.core.window import Window
+
 
 class Permit:
     """One call's slots, from the take until it is settled.
@@ -9,20 +14,20 @@ class Permit:
     Attributes:
         number: 1 for the first call of the limiter, then ever higher.
         sent_at: the instant of the take, loop clock.
-        held: slots in use right after the take, per quota.
-        ends: until when the slots are held as far as was known at the take, per quota.
+        slots: each quota's window, and until when its slot is held as was known at the take.
+        rested: for how many seconds the scarcest of the slots had been free.
         bunched: the call went out sooner after another than the rate's interval.
-        rested: for how many seconds its scarcest slot had been free.
         settled: its fate is known to the limiter.
     """
 
-    __slots__ = ("bunched", "ends", "held", "number", "rested", "sent_at", "settled")
+    __slots__ = ("bunched", "number", "rested", "sent_at", "settled", "slots")
 
-    def __init__(self, number: int, sent_at: float) -> None:
+    def __init__(
+        self, number: int, sent_at: float, slots: list[tuple[Window, float]], rested: float
+    ) -> None:
         self.number = number
         self.sent_at = sent_at
-        self.held: tuple[int, ...] = ()
-        self.ends: tuple[float, ...] = ()
+        self.slots = slots
+        self.rested = rested
         self.bunched = False
-        self.rested = 0.0
         self.settled = False

@@ -37,6 +37,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         cap: seconds; no single wait is drawn from more than [0, cap].
         longest_retry_after: seconds; an interactive call that is told to wait
             longer raises at once instead.
+        max_requests: all requests of one call, refusals included; None for
+            no bound beyond the two above.
     """
 
     max_attempts: int = 4
@@ -44,6 +46,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     base: float = 0.5
     cap: float = 30.0
     longest_retry_after: float = 120.0
+    max_requests: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1 or self.max_refusals < 0:
@@ -84,16 +87,27 @@ class Tally(msgspec.Struct, kw_only=True):
     """What one call has been through so far.
 
     Attributes:
-        sent: requests that may have left.
-        refusals: answers that were refusals by rate.
+        attempts: requests that were put on the wire, or were to be.
+        refusals: refusals by rate that were sat out.
         failures: outcomes of any other kind that were repeated.
         doubtful: whether an earlier request may have been carried out.
     """
 
-    sent: int = 0
+    attempts: int = 0
     refusals: int = 0
     failures: int = 0
     doubtful: bool = False
+
+    def room(self, policy: RetryPolicy) -> bool:
+        """May a failure be followed by another attempt?"""
+        return self.failures + 1 < policy.max_attempts and self._requests_left(policy)
+
+    def patience(self, policy: RetryPolicy) -> bool:
+        """May a refusal by rate be sat out?"""
+        return self.refusals < policy.max_refusals and self._requests_left(policy)
+
+    def _requests_left(self, policy: RetryPolicy) -> bool:
+        return policy.max_requests is None or self.attempts < policy.max_requests
 
 
 def judge(
@@ -105,19 +119,16 @@ def judge(
     if meaning is Meaning.SUCCESS:
         return Verdict.DONE
     if meaning is Meaning.RATE_LIMITED:
-        return Verdict.REFUSED if tally.refusals < policy.max_refusals else Verdict.FAIL
+        return Verdict.REFUSED if tally.patience(policy) else Verdict.FAIL
     return _judge_answer(request, outcome, tally, policy)
 
 
 def _judge_silence(
     request: Request[object], outcome: NoResponse, tally: Tally, policy: RetryPolicy
 ) -> Verdict:
-    repeatable = outcome.sent == "no" or request.idempotent
-    if not repeatable:
+    if outcome.sent == "maybe" and not request.idempotent:
         return Verdict.UNKNOWN
-    if outcome.final or tally.failures + 1 >= policy.max_attempts:
-        return Verdict.FAIL
-    return Verdict.AGAIN
+    return Verdict.AGAIN if tally.room(policy) and not outcome.final else Verdict.FAIL
 
 
 def _judge_answer(
@@ -129,4 +140,4 @@ def _judge_answer(
         return Verdict.FAIL
     if not request.idempotent:
         return Verdict.UNKNOWN if outcome.status in _ANSWER_LOST else Verdict.FAIL
-    return Verdict.AGAIN if tally.failures + 1 < policy.max_attempts else Verdict.FAIL
+    return Verdict.AGAIN if tally.room(policy) else Verdict.FAIL

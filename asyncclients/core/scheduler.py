@@ -166,8 +166,8 @@ class Scheduler:
         "in_flight",
         "limiter",
         "max_in_flight",
-        "sent",
         "refused",
+        "sent",
     )
 
     def __init__(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 CUT = "[credential]"
 _SHORTEST_TO_CUT = 4
@@ -58,6 +58,29 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Secret cannot be pickled")
+
+
+class Environment:
+    """Environment variables, of which a traceback shows nothing."""
+
+    __slots__ = ("_get",)
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._get: Callable[[str], str | None] = variables.get
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self._get(name))
+
+    def secret(self, name: str) -> Secret:
+        """The value of *name*, wrapped."""
+        return Secret(self._get(name) or "")
+
+    def setting(self, name: str) -> str:
+        """The value of *name*, which is not a credential."""
+        return self._get(name) or ""
+
+    def __repr__(self) -> str:
+        return "Environment(...)"
 
 
 def cut(text: str, secrets: Iterable[Secret]) -> str:

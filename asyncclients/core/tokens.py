@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Protocol
 
 from asyncclients.core.auth import Token
-from asyncclients.errors import TokenError
+from asyncclients.errors import ClientClosedError, TokenError
 
 FAILURE_REMEMBERED = 5.0
 """Seconds for which a failed refresh answers further calls as well."""
@@ -72,10 +73,19 @@ class TokenCache:
             return token
         if self._task is None:
             if self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED:
-                raise self._failure.with_traceback(None)
-            self._task = asyncio.create_task(self._refresh(now), name="asyncclients token")
+                raise self._failure.with_facts()
+            # In a context of its own: it serves all, so it must not inherit one caller's lane.
+            self._task = asyncio.create_task(
+                self._refresh(now), name="asyncclients token", context=Context()
+            )
             self._task.add_done_callback(self._refreshed)
-        return await asyncio.shield(self._task)
+        task = self._task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+        raise ClientClosedError("the pool was closed while a token was asked for")
 
     async def forget(self, token: Token) -> None:
         """The vendor refused *token*: drop it, unless another took its place already."""

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import msgspec
-from yarl import URL  # noqa: TC002 - read at run time by Wire
+from aiohttp.http_exceptions import ContentEncodingError
+from yarl import URL
 
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
 from asyncclients.core.ratelimit_headers import read_signal
@@ -90,6 +91,9 @@ class Wire(msgspec.Struct, frozen=True):
     url: URL
     headers: Mapping[str, str]
     body: Body = None
+
+    def __repr__(self) -> str:
+        return f"<Wire {self.method} {self.url.origin()}>"
 
     def payload(self) -> Any:
         """The body as aiohttp likes it: large ones as a file, written piece by piece."""
@@ -266,7 +270,9 @@ def _never_sent(failure: BaseException) -> bool:
 
 def silence(failure: BaseException) -> NoResponse:
     """What *failure* of aiohttp means, by its class; its text may hold a credential."""
-    if isinstance(failure, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)):
+    if isinstance(
+        failure, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)
+    ):
         return NoResponse(
             "no",
             TLSError,
@@ -286,12 +292,14 @@ def silence(failure: BaseException) -> NoResponse:
 
 
 def _unconnected(why: str) -> NoResponse:
-    return NoResponse("no", ConnectError, why, "Check base_url, the network and the vendor's status")
+    return NoResponse(
+        "no", ConnectError, why, "Check base_url, the network and the vendor's status"
+    )
 
 
 def _broken(failure: BaseException) -> NoResponse:
     encoding = isinstance(failure, aiohttp.ClientPayloadError) and isinstance(
-        failure.__cause__ or failure.__context__, aiohttp.http_exceptions.ContentEncodingError
+        failure.__cause__ or failure.__context__, ContentEncodingError
     )
     # aiohttp reports its own parse errors as a response error with status 400.
     if encoding or isinstance(failure, aiohttp.ClientResponseError):

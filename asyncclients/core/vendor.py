@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import Enum
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
+from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
 from asyncclients.core.quota import Quota
 from asyncclients.errors import ConfigurationError
@@ -70,7 +71,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         quotas: what it allows by its published limits.
         max_in_flight: requests at the same time, None for no limit of its own.
         manual: address of its document.
-        environment: constructor argument -> variable that `from_env` reads.
+        environment: credential argument -> variable that `from_env` reads.
+        settings: argument that is no credential -> variable, which may be unset.
         meaning: what an answer means.
         advice: what to do about an answer that says no.
         request_id_headers: where it puts its own id of an exchange.
@@ -81,6 +83,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     quotas: tuple[Quota, ...]
     manual: str
     environment: Mapping[str, str]
+    settings: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     max_in_flight: int | None = None
     meaning: Callable[[Response], Meaning] = standard_meaning
     advice: Callable[[Response], str] = standard_advice
@@ -96,12 +99,10 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
 
 def field_errors(body: bytes) -> dict[str, Any] | list[Any] | None:
     """The `errors` of a 422 body, as Laravel and Phoenix write them."""
-    try:
-        reply = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    errors = reply.get("errors") if isinstance(reply, dict) else None
-    return errors if isinstance(errors, (dict, list)) else None
+    errors = (read_object(body) or {}).get("errors")
+    if isinstance(errors, dict):
+        return cast("dict[str, Any]", errors)
+    return cast("list[Any]", errors) if isinstance(errors, list) else None
 
 
 def check_base_url(url: str, where: str = "base_url") -> str:

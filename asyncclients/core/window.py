@@ -7,7 +7,7 @@ bound is known the end is infinite: only an answer can free the slot.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Window:
         while head < size and ends[head] <= now:
             head += 1
         if head > self.limit + _TRIM:
-            del ends[: head - self.limit]  # `rested` looks back over *limit* of them
+            del ends[: head - self.limit]  # `take` looks back over *limit* of them
             size -= head - self.limit
             head = self.limit
         self.head = head
@@ -53,10 +53,11 @@ class Window:
 
         `math.inf` if only an answer can free one.
         """
-        spare = min(spare, self.limit - 1)
-        missing = self.held(now) + spare - self.limit
+        missing = self.held(now) - self.limit
+        if spare:
+            missing += min(spare, self.limit - 1)
         if now >= self.foreign_until:
-            return self._opens(missing, now)
+            return now if missing < 0 else self._opens(missing, now)
         shared = self._opens(missing + self.foreign, now)
         return min(shared, max(self.foreign_until, self._opens(missing, now)))
 
@@ -66,18 +67,21 @@ class Window:
         index = self.head + missing
         return self.ends[index] if index < len(self.ends) else math.inf
 
-    def rested(self, now: float) -> float:
-        """For how long the slot that is next to be taken has been free; inf if never used."""
-        index = len(self.ends) - self.limit
-        return now - self.ends[index] if index >= 0 else math.inf
-
-    def hold(self, end: float) -> None:
-        """Hold one more slot until *end*."""
+    def take(self, now: float, end: float) -> float:
+        """Hold one more slot until *end*; return for how long it had been free, inf if ever."""
         ends = self.ends
+        index = len(ends) - self.limit
+        rested = now - ends[index] if index >= 0 else math.inf
         if not ends or end >= ends[-1]:
             ends.append(end)
         else:
             insort(ends, end, self.head)
+        return rested
+
+    def move(self, end: float, to: float) -> None:
+        """Hold the slot that is held until *end* until *to* instead."""
+        self.release(end)
+        insort(self.ends, to, self.head)
 
     def release(self, end: float) -> None:
         """Free the slot that is held until *end*, unless it is over already."""
@@ -85,6 +89,10 @@ class Window:
         index = bisect_left(ends, end, self.head)
         if index < len(ends) and ends[index] == end:
             del ends[index]
+
+    def held_since(self, instant: float) -> int:
+        """Slots that were in use at *instant*, of late, or have been taken since."""
+        return len(self.ends) - bisect_right(self.ends, instant)
 
     def nth_free_at(self, calls: int, now: float, lag: float) -> float:
         """The instant at which *calls* more slots could have been taken, one after another.

@@ -1,0 +1,227 @@
+"""What every vendor's client is: credentials and options around one dispatcher.
+
+Immutable. `with_options` makes a sibling that shares scope, quota and token.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
+
+import msgspec
+
+from asyncclients.core.dispatch import Dispatcher
+from asyncclients.core.endpoint import Endpoint, Options, Priority, Request
+from asyncclients.core.secret import Environment, Secret
+from asyncclients.core.vendor import Vendor, check_base_url
+from asyncclients.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from asyncclients.core.auth import Login
+    from asyncclients.core.pool import SessionPool
+    from asyncclients.core.quota import Quota
+    from asyncclients.core.scope import Scope, ScopeStats
+
+T = TypeVar("T")
+Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
+ANYTHING = cast("type[Any]", Any)
+_SAFE = frozenset({"GET", "PUT", "DELETE"})
+"""Methods that RFC 9110 §9.2.2 calls idempotent."""
+
+
+class VendorClient:
+    """Base of the five clients; a subclass says who the vendor is and adds resources.
+
+    Args:
+        pool: the pool whose sessions and quotas it uses.
+        login: the credential.
+        base_url: where requests go.
+        quotas: replaces the vendor's own; an empty sequence means no limit.
+        max_in_flight: requests at the same time; None takes the vendor's.
+    """
+
+    facts: ClassVar[Vendor]
+    """The vendor, as data."""
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        login: Login | None = None,
+        *,
+        base_url: str | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        if login is None:
+            raise TypeError(f"{type(self).__name__} needs its credential")
+        vendor = self.facts
+        self.base_url = check_base_url(base_url or vendor.base_url)
+        self._pool = pool
+        self._quotas = vendor.quotas if quotas is None else tuple(quotas)
+        self._max_in_flight = _check_in_flight(max_in_flight) or vendor.max_in_flight
+        self._login = login
+        self._options = Options()
+        self._attach(
+            Dispatcher(
+                self._scope,
+                vendor,
+                login,
+                self.base_url,
+                settings=pool.settings,
+                options=self._options,
+            )
+        )
+
+    @classmethod
+    def from_env(cls, pool: SessionPool, environ: Mapping[str, str] | None = None) -> Self:
+        """A client from environment variables; see the vendor's page for their names.
+
+        Raises:
+            ConfigurationError: naming each variable that is missing.
+        """
+        variables = Environment(os.environ if environ is None else environ)
+        environ = None
+        arguments: dict[str, Any] = dict(_read_environment(cls.facts, variables))
+        return cls(pool, **arguments)
+
+    def _attach(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._add_resources(dispatcher)
+
+    def _add_resources(self, dispatcher: Dispatcher) -> None:
+        """Make the resources, each with `dispatcher.send`."""
+        raise NotImplementedError
+
+    def _scope(self) -> Scope:
+        return self._pool.scope(
+            self.facts, self.base_url, self._login, self._quotas, self._max_in_flight
+        )
+
+    def with_options(self, **options: Any) -> Self:
+        """The same client with other defaults: any field of `Options`."""
+        sibling = copy.copy(self)
+        sibling._options = msgspec.structs.replace(self._options, **options)
+        sibling._attach(self._dispatcher.with_options(sibling._options))
+        return sibling
+
+    def eta(self, calls: int = 1) -> float:
+        """Seconds until *calls* more calls could have been sent.
+
+        Counts what is queued before them and, in a pool with a shared store,
+        what other processes hold.
+        """
+        return self._scope().eta(calls, Priority(self._options.priority))
+
+    def stats(self) -> ScopeStats:
+        """A snapshot of this client's scope."""
+        return self._scope().stats(self._pool.bind().time())
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        form: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        response_type: type[T] = ANYTHING,
+        idempotent: bool | None = None,
+    ) -> T:
+        """Call what has no method here yet, under the same quota, retry and errors.
+
+        Args:
+            method: HTTP method.
+            path: relative to the base, with or without a leading slash.
+            params: query parameters; None values are left out.
+            json: body as JSON.
+            form: body as a form.
+            headers: further request headers.
+            response_type: what the reply decodes to; `type(None)` ignores it.
+            idempotent: whether it may be repeated; by default as its method says.
+
+        Raises:
+            ValueError: for a path that leads elsewhere, or both *json* and *form*.
+        """
+        if json is not None and form is not None:
+            raise ValueError("give json= or form=, not both")
+        verb = cast("Method", method.upper())
+        if verb not in _METHODS:
+            raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
+        may_repeat = verb in _SAFE if idempotent is None else idempotent
+        endpoint: Endpoint[T] = Endpoint(
+            "request",
+            verb,
+            check_path(path),
+            response_type,
+            idempotent=may_repeat,
+            form="json" if form is None else "form",
+        )
+        body = json if form is None else form
+        call: Request[T] = Request(
+            endpoint=endpoint,
+            path=endpoint.path,
+            params=params,
+            body=body,
+            idempotent=may_repeat,
+            headers=headers,
+        )
+        return await self._dispatcher.send(call)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.base_url}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        raise TypeError(f"a {type(self).__name__} holds a credential and cannot be pickled")
+
+
+def check_path(path: str) -> str:
+    """*path* relative to the base.
+
+    Raises:
+        ValueError: for a URL, `//host`, dot segments, a query or control characters.
+    """
+    bare = path.removeprefix("/")
+    head = bare.split("/", 1)[0]
+    if bare.startswith("/") or ":" in head or "\\" in bare:
+        raise ValueError(f"path must be relative to the base, not {path!r}")
+    lowered = bare.lower().replace("%2e", ".")
+    if any(segment in (".", "..") for segment in lowered.split("/")):
+        raise ValueError(f"path must not hold dot segments: {path!r}")
+    if any(c.isspace() or not c.isprintable() or c in "?#" for c in bare):
+        raise ValueError(f"path must not hold a query, fragment, space or control: {path!r}")
+    return bare
+
+
+def _read_environment(vendor: Vendor, environ: Environment) -> dict[str, Secret | str]:
+    """Constructor arguments from the variables that *vendor* names."""
+    missing = [name for name in vendor.environment.values() if name not in environ]
+    if missing:
+        raise ConfigurationError(
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
+            vendor=vendor.name,
+            advice=f"Set {', '.join(missing)} in the environment",
+        )
+    found: dict[str, Secret | str] = {}
+    for argument, name in vendor.environment.items():
+        found[argument] = environ.secret(name)
+    for argument, name in vendor.settings.items():
+        if name in environ:
+            found[argument] = environ.setting(name)
+    name = f"{vendor.name.upper()}_BASE_URL"
+    if name in environ:
+        found["base_url"] = check_base_url(environ.setting(name), name)
+    return found
+
+
+def _check_in_flight(max_in_flight: int | None) -> int | None:
+    if max_in_flight is not None and max_in_flight < 1:
+        raise ConfigurationError(
+            f"max_in_flight must be at least 1, not {max_in_flight!r}",
+            advice="Leave it out for no limit of its own",
+        )
+    return max_in_flight

@@ -1,0 +1,190 @@
+"""The pool: one per program; sessions, scopes, tokens, and the end of all of them.
+
+It binds to the event loop of its first use and says so clearly when used from
+another. Scopes are made on first use and live until the pool is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+from urllib.parse import urlsplit
+
+from asyncclients.core.auth import ClientCredentials, Login
+from asyncclients.core.dispatch import Settings
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.oauth import TokenSource
+from asyncclients.core.retry import RetryPolicy
+from asyncclients.core.scheduler import Connections, Scheduler
+from asyncclients.core.scope import Scope, ScopeStats
+from asyncclients.core.secret import Secret
+from asyncclients.core.tokens import TokenCache, TokenStore
+from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import aiohttp
+
+    from asyncclients.core.events import Listener
+    from asyncclients.core.quota import Quota
+    from asyncclients.core.vendor import Vendor
+
+
+class SessionPool:
+    """Sends the calls of all clients, each scope within its quota.
+
+    Args:
+        session: an `aiohttp.ClientSession` to borrow; it is never closed here.
+            Without one, each credential gets a session of its own.
+        max_connections: requests in flight at the same time, over all scopes.
+        timeout: seconds for one attempt, from its permit to the end of its reply.
+        retry: how often and how long calls are repeated.
+        limits: shares quotas with other processes (`asyncclients.stores`).
+        tokens: shares access tokens with other processes (`asyncclients.stores`).
+        max_response_bytes: decompressed size above which a reply is refused.
+        admission: `adaptive` learns how tightly calls may follow each other;
+            `exact` never causes a 429 on a server that counts by window.
+        cold_start: `empty` assumes that nothing was sent before, `full` that
+            the window is spent.
+        listeners: callables that are given each event (`asyncclients.core.events`).
+    """
+
+    def __init__(
+        self,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        max_connections: int = 100,
+        timeout: float = 60.0,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        limits: object | None = None,
+        tokens: TokenStore | None = None,
+        max_response_bytes: int = 64 * 2**20,
+        admission: Literal["adaptive", "exact"] = "adaptive",
+        cold_start: Literal["empty", "full"] = "empty",
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        if max_connections < 1 or max_response_bytes < 1 or not 0 < timeout < float("inf"):
+            raise ConfigurationError(
+                "SessionPool needs max_connections and max_response_bytes of at least 1, "
+                "and a finite timeout above 0",
+                advice="Correct the argument; leave it out for the default",
+            )
+        Limiter((), admission=admission, cold_start=cold_start)  # refuses unknown words now
+        self.settings = Settings(
+            timeout=timeout,
+            retry=retry,
+            max_response_bytes=max_response_bytes,
+            listeners=tuple(listeners),
+        )
+        self._session, self._limits, self._tokens = session, limits, tokens
+        self._admission: Literal["adaptive", "exact"] = admission
+        self._cold_start: Literal["empty", "full"] = cold_start
+        self._connections = Connections(max_connections)
+        self._scopes: dict[str, Scope] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    # --- Life -----------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self.bind()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all sessions; waiting calls end with `ClientClosedError`. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for scope in self._scopes.values():
+            await scope.aclose()
+        # Sockets are closed by the loop in its next turns; give it those.
+        await asyncio.sleep(0)
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """The loop that this pool belongs to, from its first use on.
+
+        Raises:
+            ClientClosedError: after `aclose`.
+            WrongEventLoopError: from any other loop, or from none.
+        """
+        if self._closed:
+            raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
+        loop = _running_loop()
+        if loop is None:
+            raise WrongEventLoopError(
+                "the pool was used outside a running event loop",
+                advice="Use it inside a coroutine that asyncio.run() runs",
+            )
+        if self._loop is None:
+            self._loop = loop
+        elif loop is not self._loop:
+            raise WrongEventLoopError(
+                "the pool belongs to another event loop",
+                advice="Make one SessionPool per event loop: after a fork, in each thread, "
+                "and for each asyncio.run()",
+            )
+        return loop
+
+    # --- Scopes ---------------------------------------------------------------------
+
+    def scope(
+        self,
+        vendor: Vendor,
+        base_url: str,
+        login: Login | None,
+        quotas: tuple[Quota, ...],
+        max_in_flight: int | None,
+    ) -> Scope:
+        """The scope of *login* at the origin of *base_url*, made on first use."""
+        loop = self.bind()
+        key = scope_key(base_url, login)
+        found = self._scopes.get(key)
+        if found is not None:
+            found.restrict(quotas)
+            return found
+        limiter = Limiter(
+            quotas, admission=self._admission, cold_start=self._cold_start, now=loop.time()
+        )
+        scheduler = Scheduler(
+            limiter, loop, max_in_flight=max_in_flight, connections=self._connections
+        )
+        scope = Scope(vendor.name, key, scheduler, borrowed=self._session)
+        if isinstance(login, ClientCredentials):
+            source = TokenSource(scope, vendor, login, base_url, self.settings)
+            scope.tokens = TokenCache(key, source.fetch, self._tokens)
+        self._scopes[key] = scope
+        return scope
+
+    def stats(self) -> tuple[ScopeStats, ...]:
+        """A snapshot of every scope in use."""
+        if self._loop is None:
+            return ()
+        now = self._loop.time()
+        return tuple(scope.stats(now) for scope in self._scopes.values())
+
+
+def scope_key(base_url: str, login: Login | None) -> str:
+    """A one-way name for the origin of *base_url* with *login*, the same in every process."""
+    parts = urlsplit(base_url)
+    origin = f"{parts.scheme}://{parts.netloc.lower()}"
+    if login is None:
+        return Secret(origin).fingerprint()
+    secret = login.basic if isinstance(login, ClientCredentials) else login.value
+    return secret.fingerprint(origin)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -1,0 +1,128 @@
+"""One origin with one credential: its queue, its connections, its token.
+
+Clients built apart meet here when their origin and credential are the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asyncclients.core.endpoint import Priority
+from asyncclients.core.events import logger
+from asyncclients.core.transport import open_session
+from asyncclients.errors import ClientClosedError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from asyncclients.core.quota import Quota
+    from asyncclients.core.scheduler import Scheduler
+    from asyncclients.core.tokens import TokenCache
+
+
+class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What one scope was doing at one instant.
+
+    Attributes:
+        vendor: its name.
+        scope: one-way name of origin and credential.
+        quotas: the quotas in force.
+        held: slots in use in the fullest quota.
+        queued: waiting calls, by priority.
+        in_flight: requests on the wire.
+        sent: requests put on the wire so far.
+        rejected: refusals by rate so far.
+        paused_for: seconds until the scope may send again; 0 when not paused.
+        foreign_rate: calls per second that others make on the same quota.
+        token_refreshes: access tokens asked for so far.
+    """
+
+    vendor: str
+    scope: str
+    quotas: tuple[Quota, ...]
+    held: int
+    queued: dict[str, int]
+    in_flight: int
+    sent: int
+    rejected: int
+    paused_for: float
+    foreign_rate: float
+    token_refreshes: int = 0
+
+
+class Scope:
+    """What all clients of one credential share."""
+
+    def __init__(
+        self,
+        vendor: str,
+        key: str,
+        scheduler: Scheduler,
+        *,
+        borrowed: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self.vendor, self.key, self.scheduler = vendor, key, scheduler
+        self.tokens: TokenCache | None = None
+        self._borrowed = borrowed
+        self._own: aiohttp.ClientSession | None = None
+        self._closed = False
+
+    def session(self) -> aiohttp.ClientSession:
+        """The session, opened on first use inside the running loop.
+
+        Raises:
+            ClientClosedError: after `aclose`.
+        """
+        if self._closed:
+            raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
+        if self._borrowed is not None:
+            return self._borrowed
+        if self._own is None:
+            self._own = open_session()
+        return self._own
+
+    def restrict(self, quotas: tuple[Quota, ...]) -> None:
+        """Obey *quotas* as well: of two opinions about one key the stricter wins."""
+        news = [quota for quota in quotas if quota not in self.scheduler.limiter.quotas]
+        if news:
+            logger.warning(
+                "%s: two clients of one credential give different quotas; all are kept: %s",
+                self.vendor,
+                ", ".join(str(q) for q in (*self.scheduler.limiter.quotas, *news)),
+            )
+        for quota in news:
+            self.scheduler.limiter.add(quota, asyncio.get_running_loop().time())
+
+    def stats(self, now: float) -> ScopeStats:
+        """A snapshot at loop instant *now*."""
+        scheduler = self.scheduler
+        state = scheduler.limiter.snapshot(now)
+        return ScopeStats(
+            vendor=self.vendor,
+            scope=self.key,
+            quotas=scheduler.limiter.quotas,
+            held=state.held,
+            queued=scheduler.queued(),
+            in_flight=scheduler.in_flight,
+            sent=scheduler.sent,
+            rejected=scheduler.refused,
+            paused_for=state.paused_for,
+            foreign_rate=state.foreign_rate,
+            token_refreshes=self.tokens.refreshes if self.tokens else 0,
+        )
+
+    def eta(self, calls: int, priority: Priority) -> float:
+        """Seconds until *calls* more calls could have been sent."""
+        return self.scheduler.eta(calls, priority)
+
+    async def aclose(self) -> None:
+        """Close what is ours; waiting calls end with `ClientClosedError`."""
+        self._closed = True
+        self.scheduler.close()
+        if self.tokens is not None:
+            await self.tokens.aclose()
+        if self._own is not None:
+            await self._own.close()

@@ -1,0 +1,1 @@
+"""One room for each vendor; they never see each other."""

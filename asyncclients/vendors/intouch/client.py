@@ -1,0 +1,344 @@
+"""Intouch: the endpoint table, the resources, the client.
+
+Manual: https://docs.api.intouchinsight.com. The manual prints few paths and
+methods; those it leaves out are marked `printed=False` and follow the pattern
+of those it prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, TypeVar
+
+from msgspec import UNSET
+
+from asyncclients.core.auth import api_key as api_key_login
+from asyncclients.core.client import VendorClient
+from asyncclients.core.dispatch import Dispatcher
+from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.paging import Page, Paginator
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.core.secret import Secret
+from asyncclients.vendors.intouch.models import (
+    Contact,
+    ContactUpdate,
+    Envelope,
+    Hierarchy,
+    HierarchyUpdate,
+    NewContact,
+    NewHierarchy,
+    NewRecord,
+    NewTag,
+    Order,
+    Record,
+    Tag,
+)
+from asyncclients.vendors.intouch.vendor import INTOUCH
+
+T = TypeVar("T")
+
+
+_DUPLICATE = "a repetition would make a second one"
+_KEYED = "email is unique, so a repetition fails with 422 and hides that the first one worked"
+_STATE = "sets the same state again"
+
+
+LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag], idempotent=True)
+CREATE_TAG = Endpoint(
+    "tags.create", "POST", "tags", Tag, idempotent=False, why=_DUPLICATE, printed=False
+)
+GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, idempotent=True, printed=False)
+UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, idempotent=True, printed=False)
+DELETE_TAG = Endpoint(
+    "tags.delete", "DELETE", "tags/{uuid}", NoneType, idempotent=True, printed=False
+)
+
+LIST_HIERARCHIES = Endpoint(
+    "hierarchies.list", "GET", "hierarchies", Envelope[Hierarchy], idempotent=True
+)
+CREATE_HIERARCHY = Endpoint(
+    "hierarchies.create",
+    "POST",
+    "hierarchies",
+    Hierarchy,
+    idempotent=False,
+    why=_DUPLICATE,
+    printed=False,
+)
+GET_HIERARCHY = Endpoint(
+    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, idempotent=True, printed=False
+)
+UPDATE_HIERARCHY = Endpoint(
+    "hierarchies.update", "PUT", "hierarchies/{uuid}", Hierarchy, idempotent=True, printed=False
+)
+DELETE_HIERARCHY = Endpoint(
+    "hierarchies.delete", "DELETE", "hierarchies/{uuid}", NoneType, idempotent=True, printed=False
+)
+
+LIST_CONTACTS = Endpoint(
+    "contacts.list", "GET", "contacts", Envelope[Contact], idempotent=True, printed=False
+)
+CREATE_CONTACT = Endpoint(
+    "contacts.create", "POST", "contacts", Contact, idempotent=False, why=_KEYED, printed=False
+)
+GET_CONTACT = Endpoint(
+    "contacts.get", "GET", "contacts/{uuid}", Contact, idempotent=True, printed=False
+)
+UPDATE_CONTACT = Endpoint(
+    "contacts.update", "PUT", "contacts/{uuid}", Contact, idempotent=True, printed=False
+)
+DELETE_CONTACT = Endpoint(
+    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, idempotent=True, printed=False
+)
+SUBSCRIBE_CONTACT = Endpoint(
+    "contacts.subscribe",
+    "PUT",
+    "contacts/{uuid}/subscribe",
+    Contact,
+    idempotent=True,
+    why=_STATE,
+    printed=False,
+)
+UNSUBSCRIBE_CONTACT = Endpoint(
+    "contacts.unsubscribe",
+    "PUT",
+    "contacts/{uuid}/unsubscribe",
+    Contact,
+    idempotent=True,
+    why=_STATE,
+    printed=False,
+)
+
+ADD_RECORD = Endpoint(
+    "external_programs.add_record",
+    "POST",
+    "external-programs/{program_uuid}/records",
+    Record,
+    idempotent=False,
+    why=_DUPLICATE,
+)
+UPDATE_RECORD = Endpoint(
+    "external_programs.update_record",
+    "PUT",
+    "external-programs/{program_uuid}/records/{document_id}",
+    Record,
+    idempotent=True,
+    printed=False,
+)
+
+
+class PagedResource(Resource):
+    """A resource whose list comes in pages of at most 25."""
+
+    def _pages(
+        self, endpoint: Endpoint[Envelope[T]], page: int | None, query: Mapping[str, Any]
+    ) -> Paginator[T]:
+        async def fetch(number: int) -> Page[T]:
+            reply = await self._send(endpoint.request(params={**query, "page": number}))
+            return Page(
+                items=reply.data,
+                number=reply.current_page,
+                total=reply.total,
+                # The vendor may shrink the list while it is read: an empty page ends it too.
+                last=reply.current_page >= reply.last_page or not reply.data,
+            )
+
+        return Paginator(fetch, start=1 if page is None else page)
+
+
+class Tags(PagedResource):
+    """Labels on data and hierarchies."""
+
+    @operation(LIST_TAGS)
+    def list(
+        self,
+        *,
+        sort_by: str | None = None,
+        order: Order | None = None,
+        search: str | None = None,
+        page: int | None = None,
+        limit: int | None = None,
+    ) -> Paginator[Tag]:
+        """All tags from page *page* on; *sort_by* name, created_at or updated_at.
+
+        *limit* items a page, 1 to 25 (the vendor's default).
+        """
+        query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
+        return self._pages(LIST_TAGS, page, query)
+
+    @operation(CREATE_TAG)
+    async def create(self, name: str) -> Tag:
+        """Create a tag; *name* has at most 255 characters."""
+        return await self._send(CREATE_TAG.request(body=NewTag(name=name)))
+
+    @operation(GET_TAG)
+    async def get(self, uuid: str) -> Tag:
+        """One tag. Raises `NotFoundError` if there is none."""
+        return await self._send(GET_TAG.request(uuid=uuid))
+
+    @operation(UPDATE_TAG)
+    async def update(self, uuid: str, name: str) -> Tag:
+        """Rename a tag."""
+        return await self._send(UPDATE_TAG.request(uuid=uuid, body=NewTag(name=name)))
+
+    @operation(DELETE_TAG)
+    async def delete(self, uuid: str) -> None:
+        """Delete a tag; what carries it already keeps it."""
+        await self._send(DELETE_TAG.request(uuid=uuid))
+
+
+class Hierarchies(PagedResource):
+    """The tree of locations and groups."""
+
+    @operation(LIST_HIERARCHIES)
+    def list(
+        self,
+        *,
+        sort_by: str | None = None,
+        order: Order | None = None,
+        search: str | None = None,
+        page: int | None = None,
+        limit: int | None = None,
+    ) -> Paginator[Hierarchy]:
+        """All nodes; *sort_by* name, created_at, updated_at or client_code."""
+        query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
+        return self._pages(LIST_HIERARCHIES, page, query)
+
+    @operation(CREATE_HIERARCHY)
+    async def create(self, hierarchy: NewHierarchy) -> Hierarchy:
+        """Create a node.
+
+        Raises `UnprocessableEntityError` if the parent does not exist.
+        """
+        return await self._send(CREATE_HIERARCHY.request(body=hierarchy))
+
+    @operation(GET_HIERARCHY)
+    async def get(self, uuid: str) -> Hierarchy:
+        """One node. Raises `NotFoundError` if there is none."""
+        return await self._send(GET_HIERARCHY.request(uuid=uuid))
+
+    @operation(UPDATE_HIERARCHY)
+    async def update(self, uuid: str, hierarchy: HierarchyUpdate) -> Hierarchy:
+        """Change a node.
+
+        The manual does not say whether fields that are left out are kept; to be
+        sure, `get` the node and send all of it.
+        """
+        return await self._send(UPDATE_HIERARCHY.request(uuid=uuid, body=hierarchy))
+
+    @operation(DELETE_HIERARCHY)
+    async def delete(self, uuid: str) -> None:
+        """Delete a node."""
+        await self._send(DELETE_HIERARCHY.request(uuid=uuid))
+
+
+class Contacts(PagedResource):
+    """People who receive surveys."""
+
+    @operation(LIST_CONTACTS)
+    def list(
+        self,
+        *,
+        sort_by: str | None = None,
+        order: Order | None = None,
+        search: str | None = None,
+        page: int | None = None,
+        limit: int | None = None,
+    ) -> Paginator[Contact]:
+        """All contacts.
+
+        *sort_by* email, first_name, last_name, phone_number, language, status,
+        created_at or updated_at.
+        """
+        query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
+        return self._pages(LIST_CONTACTS, page, query)
+
+    @operation(CREATE_CONTACT)
+    async def create(self, contact: NewContact) -> Contact:
+        """Create *contact* and return it as Intouch stored it.
+
+        Raises `UnprocessableEntityError` if the email is taken or not sendable.
+        """
+        return await self._send(CREATE_CONTACT.request(body=contact))
+
+    @operation(GET_CONTACT)
+    async def get(self, uuid: str) -> Contact:
+        """One contact. Raises `NotFoundError` if there is none."""
+        return await self._send(GET_CONTACT.request(uuid=uuid))
+
+    @operation(UPDATE_CONTACT)
+    async def update(self, uuid: str, contact: ContactUpdate) -> Contact:
+        """Change a contact; see `hierarchies.update` about fields left out."""
+        return await self._send(UPDATE_CONTACT.request(uuid=uuid, body=contact))
+
+    @operation(DELETE_CONTACT)
+    async def delete(self, uuid: str) -> None:
+        """Delete a contact."""
+        await self._send(DELETE_CONTACT.request(uuid=uuid))
+
+    @operation(SUBSCRIBE_CONTACT)
+    async def subscribe(self, uuid: str) -> Contact:
+        """Let a contact who had unsubscribed receive surveys again."""
+        return await self._send(SUBSCRIBE_CONTACT.request(uuid=uuid))
+
+    @operation(UNSUBSCRIBE_CONTACT)
+    async def unsubscribe(self, uuid: str) -> Contact:
+        """Stop all delivery to a contact."""
+        return await self._send(UNSUBSCRIBE_CONTACT.request(uuid=uuid))
+
+
+class ExternalPrograms(Resource):
+    """Your own data, in the structure an admin gave the program."""
+
+    @operation(ADD_RECORD)
+    async def add_record(self, program_uuid: str, data: Mapping[str, Any]) -> Record:
+        """Add a record; the keys of *data* are the program's field names."""
+        body = NewRecord(data=dict(data))
+        return await self._send(ADD_RECORD.request(program_uuid=program_uuid, body=body))
+
+    @operation(UPDATE_RECORD)
+    async def update_record(
+        self,
+        program_uuid: str,
+        document_id: str,
+        data: Mapping[str, Any],
+        meta: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Replace the record *document_id*, which `add_record` returned in `meta`."""
+        body = NewRecord(data=dict(data), meta=UNSET if meta is None else dict(meta))
+        request = UPDATE_RECORD.request(
+            program_uuid=program_uuid, document_id=document_id, body=body
+        )
+        return await self._send(request)
+
+
+class IntouchClient(VendorClient):
+    """Intouch Insight. *api_key* is an admin's key, as in `ii_...`."""
+
+    facts = INTOUCH
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        *,
+        api_key: str | Secret,
+        base_url: str | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        api_key = Secret(api_key)
+        super().__init__(
+            pool,
+            api_key_login("x-api-key", api_key),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    def _add_resources(self, dispatcher: Dispatcher) -> None:
+        self.tags = Tags(dispatcher.send)
+        self.hierarchies = Hierarchies(dispatcher.send)
+        self.contacts = Contacts(dispatcher.send)
+        self.external_programs = ExternalPrograms(dispatcher.send)
