@@ -22,6 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asyncclients.core.endpoint import Options, Priority
+from asyncclients.core.middleware import quota_middleware
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.quota import Quota
 from asyncclients.core.retry import RetryPolicy
@@ -99,6 +100,7 @@ __all__ = [
     "UnprocessableEntityError",
     "WrongEventLoopError",
     "__version__",
+    "quota_middleware",
 ]
 
 

@@ -156,7 +156,7 @@ class Exchange:
             response = await handler(request)
         except BaseException as failure:
             self.failure = failure
-            if _never_sent(failure):
+            if never_sent(failure):
                 scheduler.returned(permit)
             else:
                 scheduler.lost(permit)
@@ -262,7 +262,8 @@ def _too_large(max_bytes: int) -> NoResponse:
     )
 
 
-def _never_sent(failure: BaseException) -> bool:
+def never_sent(failure: BaseException) -> bool:
+    """Is it certain that nothing left this machine?"""
     return isinstance(
         failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
     ) and not isinstance(failure, aiohttp.ServerDisconnectedError)

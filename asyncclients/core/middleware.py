@@ -1,0 +1,121 @@
+"""The scheduler for any aiohttp program, without our clients.
+
+```python
+aiohttp.ClientSession(middlewares=(quota_middleware(Quota(2, 1.0)),))
+```
+
+Each request on the wire takes a permit, aiohttp's own resends included. A
+request that waits holds no connection. Its bound is whatever bounds the
+request: `asyncio.timeout`, or the session's `ClientTimeout`, whose `total`
+counts the wait as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Literal
+
+from asyncclients.core.endpoint import Priority, current_lane
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.quota import Quota
+from asyncclients.core.ratelimit_headers import read_signal
+from asyncclients.core.scheduler import Scheduler, Ticket
+from asyncclients.core.transport import never_sent
+from asyncclients.errors import ConfigurationError, WrongEventLoopError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
+
+
+def quota_middleware(
+    *quotas: Quota,
+    scope: Callable[[aiohttp.ClientRequest], Hashable] | None = None,
+    priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
+    admission: Literal["adaptive", "exact"] = "adaptive",
+) -> QuotaMiddleware:
+    """A client middleware that keeps a session's requests inside *quotas*.
+
+    Args:
+        quotas: all of them hold, for each scope.
+        scope: which requests count together; by default those to one origin.
+        priority: of a request; by default that of the surrounding `lane`,
+            else interactive.
+        admission: as in `SessionPool`.
+
+    Raises:
+        ConfigurationError: without any quota.
+    """
+    if not quotas:
+        raise ConfigurationError(
+            "quota_middleware needs a quota", advice="As in quota_middleware(Quota(2, 1.0))"
+        )
+    return QuotaMiddleware(quotas, scope or _origin, priority or _lane_priority, admission)
+
+
+class QuotaMiddleware:
+    """What `quota_middleware` returns; one per session, used inside one event loop."""
+
+    def __init__(
+        self,
+        quotas: tuple[Quota, ...],
+        scope: Callable[[aiohttp.ClientRequest], Hashable],
+        priority: Callable[[aiohttp.ClientRequest], Priority],
+        admission: Literal["adaptive", "exact"],
+    ) -> None:
+        self._quotas, self._scope, self._priority = quotas, scope, priority
+        self._admission: Literal["adaptive", "exact"] = admission
+        self._schedulers: dict[Hashable, Scheduler] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: Handler
+    ) -> aiohttp.ClientResponse:
+        scheduler = self._scheduler(request)
+        lane = current_lane()
+        ticket = Ticket(self._priority(request), lane.flow if lane else None)
+        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        try:
+            response = await handler(request)
+        except BaseException as failure:
+            if never_sent(failure):
+                scheduler.returned(permit)
+            else:
+                scheduler.lost(permit)
+            raise
+        else:
+            scheduler.answered(permit, read_signal(response.status, response.headers))
+            return response
+        finally:
+            scheduler.finished()
+
+    def _scheduler(self, request: aiohttp.ClientRequest) -> Scheduler:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongEventLoopError(
+                    "this quota_middleware belongs to another event loop",
+                    advice="Make one for each ClientSession",
+                )
+            self._loop = loop
+        key = self._scope(request)
+        found = self._schedulers.get(key)
+        if found is None:
+            limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
+            found = self._schedulers[key] = Scheduler(limiter, loop)
+        return found
+
+    def __repr__(self) -> str:
+        quotas = ", ".join(str(quota) for quota in self._quotas)
+        return f"<quota_middleware {quotas}, {len(self._schedulers)} scopes>"
+
+
+def _origin(request: aiohttp.ClientRequest) -> Hashable:
+    return request.url.origin()
+
+
+def _lane_priority(request: aiohttp.ClientRequest) -> Priority:  # noqa: ARG001
+    lane = current_lane()
+    return Priority.INTERACTIVE if lane is None else lane.priority
