@@ -1,16 +1,72 @@
-"""What the pretend Emma holds."""
+"""What the pretend Emma holds, and how it writes times."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from random import Random
+
+Row: TypeAlias = dict[str, object]
+TimeForm: TypeAlias = Literal["@D", "iso"]
+DeleteReply: TypeAlias = Literal["true", "empty", "no content"]
+
+_TIME = re.compile(r"(?:@D:)?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\Z")
 
 
 class EmmaState:
-    """One Emma account."""
+    """One Emma account.
+
+    `members` are emails by member id; `types` and `touchpoints` rows by id,
+    times without their `@D:`. `time_form` is how times are answered: `@D:`
+    before them, or plain "iso". `delete_reply` is the body of a DELETE: a bare
+    "true", nothing with 200 ("empty"), or 204 ("no content").
+    """
 
     def __init__(self, random: Random) -> None:
         self.account_id = random.randrange(10**6, 10**7)
         self.keys: dict[str, str] = {}
+        self.types: dict[int, Row] = {}
+        self.touchpoints: dict[int, Row] = {}
+        self.members: dict[int, str] = {}
+        self.time_form: TimeForm = "@D"
+        self.delete_reply: DeleteReply = "true"
+        # Emma's ids have passed 2**31.
+        self._last_id = 2**31 + random.randrange(10**6)
+
+    def new_id(self) -> int:
+        """A fresh number, for whatever needs one."""
+        self._last_id += 1
+        return self._last_id
+
+    def add_member(self, email: str) -> int:
+        """The id of the member with *email*, who is added when new."""
+        for member_id, known in self.members.items():
+            if known.lower() == email.lower():
+                return member_id
+        member_id = self.new_id()
+        self.members[member_id] = email
+        return member_id
+
+    def shown(self, row: Row, *hidden: str) -> Row:
+        """*row* as it is answered: times in their form, *hidden* fields left out."""
+        mark = "@D:" if self.time_form == "@D" else ""
+        times = {"created_at", "inserted_at", "touchpoint_timestamp"}
+        return {
+            name: f"{mark}{value}" if name in times else value
+            for name, value in row.items()
+            if name not in hidden
+        }
+
+
+def stamp(time: datetime) -> str:
+    """*time* without zone, to the second."""
+    return time.replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def read_time(value: object) -> str | None:
+    """The time that *value* means, with or without `@D:`; None when it means none."""
+    found = _TIME.match(value) if isinstance(value, str) else None
+    return found[1] if found else None

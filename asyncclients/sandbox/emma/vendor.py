@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from asyncclients.sandbox.exchange import Call, RefusedError, Reply
 from asyncclients.sandbox.vendor import Vendor
 
+from . import touchpoints, types
 from .state import EmmaState
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Emma(Vendor[EmmaState]):
     quota: ClassVar[tuple[float, float] | None] = (180, 60.0)
 
     def __init__(self, random: Random) -> None:
-        super().__init__(EmmaState(random), [])
+        super().__init__(EmmaState(random), [*touchpoints.ROUTES, *types.ROUTES])
 
     def issue(self, random: Random) -> dict[str, str]:
         public, private = (f"{random.getrandbits(80):020x}" for _ in range(2))
