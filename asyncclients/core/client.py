@@ -77,16 +77,20 @@ class VendorClient:
         )
 
     @classmethod
-    def from_env(cls, pool: SessionPool, environ: Mapping[str, str] | None = None) -> Self:
+    def from_env(
+        cls, pool: SessionPool, environ: Mapping[str, str] | None = None, **arguments: Any
+    ) -> Self:
         """A client from environment variables; see the vendor's page for their names.
+
+        *arguments* are further ones of the constructor, such as `quotas`.
 
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
         variables = Environment(os.environ if environ is None else environ)
         environ = None
-        arguments: dict[str, Any] = dict(_read_environment(cls.facts, variables))
-        return cls(pool, **arguments)
+        found: dict[str, Any] = dict(_read_environment(cls.facts, variables))
+        return cls(pool, **(found | arguments))
 
     def _attach(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher

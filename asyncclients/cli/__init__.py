@@ -1,0 +1,66 @@
+"""The command line: one file per command, each loaded when it is called.
+
+Exit codes: 0 done, 1 failed while running or state in use, 2 usage or unusable
+input found before anything was sent, 3 done with failed or unknown rows, 130
+interrupted (state saved).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from asyncclients import __version__
+from asyncclients.errors import AsyncClientsError, ConfigurationError
+
+DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = App(
+    name="asyncclients",
+    version=__version__,
+    help="Move data through rate-limited vendor APIs, within every limit.",
+)
+app.command("asyncclients.cli.demo:demo", name="demo")
+app.command("asyncclients.cli.sandbox:sandbox", name="sandbox")
+app.command("asyncclients.cli.doctor:doctor", name="doctor")
+app.command("asyncclients.cli.simulate:simulate", name="simulate")
+app.register_install_completion_command(name="--install-completion")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code; errors are printed, not raised."""
+    errors = Console(stderr=True, soft_wrap=True)
+    try:
+        result: Any = _call(arguments, errors)
+    except CycloptsError:
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (ConfigurationError, ValueError) as error:
+        errors.print(str(error), style="red", markup=False, highlight=False)
+        return USAGE
+    except (AsyncClientsError, OSError) as error:
+        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        return FAILED
+    return result if isinstance(result, int) else DONE
+
+
+def _call(arguments: Sequence[str], errors: Console) -> Any:
+    command, bound, _ = app.parse_args(
+        list(arguments), exit_on_error=False, print_error=True, error_console=errors
+    )
+    result: Any = command(*bound.args, **bound.kwargs)
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    return result
+
+
+def is_terminal() -> bool:
+    """Does somebody watch standard output?"""
+    return sys.stdout.isatty()

@@ -1,0 +1,150 @@
+"""`asyncclients doctor`: is this machine fit, and is the environment set up?
+
+Sends nothing that would count against a quota: a base URL is only connected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import platform
+import ssl
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+import asyncclients
+from asyncclients.core.client import VendorClient
+from asyncclients.core.vendor import Vendor, check_base_url
+from asyncclients.errors import ConfigurationError
+
+_PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
+_EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
+           "dbos": "dbos", "plot": "matplotlib"}  # fmt: skip
+_CONNECT_TIMEOUT = 5.0
+_CLIENTS = (
+    "IntouchClient",
+    "TotangoClient",
+    "IntemptClient",
+    "EmmaClient",
+    "DigitalOnboardingClient",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `good` None is neither good nor bad."""
+
+    what: str
+    found: str
+    good: bool | None
+    advice: str = ""
+
+
+async def doctor(
+    *, connect: Annotated[bool, Parameter(help="connect to the base URLs that are set up")] = True
+) -> int:
+    """Check versions, the C parser, the CA store, the environment and the vendors' addresses.
+
+    Exits with 1 if anything is wrong.
+    """
+    findings = [*_versions(), _parser(), _ca_store()]
+    for vendor in _vendors():
+        findings.extend(await _vendor(vendor, connect=connect))
+    _print(findings)
+    return 1 if any(finding.good is False for finding in findings) else 0
+
+
+def _versions() -> list[Finding]:
+    python = platform.python_version()
+    found = [
+        Finding("asyncclients", asyncclients.__version__, True),
+        Finding("Python", python, True),
+    ]
+    found += [Finding(name, importlib.metadata.version(name), True) for name in _PACKAGES]
+    for extra, package in _EXTRAS.items():
+        try:
+            version = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            version = "not installed"
+        found.append(Finding(f"extra [{extra}]: {package}", version, None))
+    return found
+
+
+def _parser() -> Finding:
+    parser = import_module("aiohttp.http_parser").HttpResponseParser.__module__
+    compiled = parser == "aiohttp._http_parser"
+    return Finding(
+        "aiohttp's C parser",
+        "in use" if compiled else "absent",
+        compiled,
+        ""
+        if compiled
+        else "Install aiohttp from a wheel: the pure parser is slow and less hardened",
+    )
+
+
+def _ca_store() -> Finding:
+    count = len(ssl.create_default_context().get_ca_certs())
+    paths = ssl.get_default_verify_paths()
+    directory = Path(paths.capath or "")
+    filled = bool(paths.capath) and directory.is_dir() and any(directory.iterdir())
+    advice = "" if count or filled else "Install ca-certificates, or set SSL_CERT_FILE"
+    found = f"{count} certificates" if count else str(paths.capath or paths.openssl_cafile)
+    return Finding("CA store", found, not advice, advice)
+
+
+def _vendors() -> list[Vendor]:
+    clients: list[type[VendorClient]] = [getattr(asyncclients, name) for name in _CLIENTS]
+    return [client.facts for client in clients]
+
+
+async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
+    names = vendor.environment.values()
+    present = [name for name in names if os.environ.get(name)]
+    if not present:
+        return [Finding(vendor.name, "not set up", None, f"Set {', '.join(names)} to use it")]
+    missing = [name for name in names if name not in present]
+    if missing:
+        return [Finding(vendor.name, f"without {', '.join(missing)}", False, "Set it as well")]
+    variable = f"{vendor.name.upper()}_BASE_URL"
+    try:
+        url = check_base_url(os.environ.get(variable) or vendor.base_url, variable)
+    except ConfigurationError as error:
+        return [Finding(vendor.name, error.message, False, error.advice or "")]
+    found = [Finding(vendor.name, "credentials set", True)]
+    return [*found, await _reach(vendor.name, url)] if connect else found
+
+
+async def _reach(name: str, url: str) -> Finding:
+    """Connect (TLS included) and hang up: no request, so no quota is spent."""
+    parts = urlsplit(url)
+    host, tls = parts.hostname or "", parts.scheme == "https"
+    where = f"{name} at {host}"
+    try:
+        async with asyncio.timeout(_CONNECT_TIMEOUT):
+            _, writer = await asyncio.open_connection(
+                host, parts.port or (443 if tls else 80), ssl=tls or None
+            )
+            writer.close()
+            await writer.wait_closed()
+    except (OSError, ssl.SSLError) as error:
+        return Finding(where, type(error).__name__, False, "Check the address, the network and TLS")
+    return Finding(where, "reachable", True)
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table(box=None)
+    for column in ("", "what", "found", "advice"):
+        table.add_column(column, overflow="fold")
+    marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[dim]--[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.good], finding.what, finding.found, finding.advice)
+    Console().print(table)

@@ -1,0 +1,30 @@
+"""`asyncclients sandbox`: the pretend vendors, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from asyncclients.sandbox import Sandbox
+
+
+async def sandbox(*, port: Annotated[int, Parameter(help="first of six ports")] = 0) -> int:
+    """Start all five pretend vendors on 127.0.0.1 with their documented limits.
+
+    Prints the `export` lines that make every client use them; stops on Ctrl-C.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    async with Sandbox(port=port) as running:
+        for name, value in running.environ.items():
+            print(f"export {name}={shlex.quote(value)}")
+        sys.stdout.flush()
+        await stopped.wait()
+    return 0

@@ -1,0 +1,1 @@
+"""`asyncclients simulate`: prove a configuration in virtual time before it meets a vendor."""

@@ -1,0 +1,96 @@
+"""Every check of the project. `nox` runs the default ones; `nox -s sweep` the long ones."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["lint", "typing", "tests", "docs", "benchmarks"]
+
+EXTRAS = ".[cli,parquet,redis,otel,dbos,plot]"
+
+
+def _groups(session: nox.Session, *names: str) -> None:
+    session.install("-q", *nox.project.dependency_groups(nox.project.load_toml(), *names))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The default suite, on the installed wheel, with branch coverage."""
+    _groups(session, "test")
+    session.install("-q", EXTRAS)
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "report", "--skip-covered", "--fail-under=90")
+
+
+@nox.session
+def sweep(session: nox.Session) -> None:
+    """The long sweeps: crash points, seeds, memory."""
+    _groups(session, "test")
+    session.install("-q", EXTRAS)
+    session.run("pytest", "-m", "sweep", "--timeout=1800", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, with the rule set that pyproject.toml explains."""
+    _groups(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy --strict and pyright strict, on package and tests."""
+    _groups(session, "typing", "test")
+    session.install("-q", "-e", EXTRAS)
+    session.run("mypy")
+    session.run("pyright", "--pythonpath", session.virtualenv.location + "/bin/python")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, warnings as errors."""
+    _groups(session, "docs")
+    session.install("-q", EXTRAS)
+    session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Each benchmark once, small: they run and print what they promise."""
+    _groups(session, "benchmarks")
+    session.install("-q", EXTRAS)
+    session.run("python", "benchmarks/limits.py", "--quick", "--seeds", "1")
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The default suite on the lowest versions that pyproject.toml allows."""
+    _groups(session, "test")
+    session.install("-q", "uv")
+    session.run("uv", "pip", "install", "-q", "--resolution", "lowest-direct", EXTRAS)
+    session.run("pytest", "-q")
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities in what is installed; needs the network."""
+    session.install("-q", "pip-audit", EXTRAS)
+    session.run("pip-audit")
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Build from a plain copy of the tree, and check what was built."""
+    session.install("-q", "build", "twine", "check-wheel-contents")
+    out = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", out, ".")
+    session.run("twine", "check", "--strict", *_built(out, "*"))
+    session.run("check-wheel-contents", *_built(out, "*.whl"))
+
+
+def _built(folder: str, pattern: str) -> list[str]:
+    from pathlib import Path
+
+    return sorted(str(path) for path in Path(folder).glob(pattern))
