@@ -21,6 +21,7 @@ A vendor's module is loaded when its client is first named.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from asyncclients.core.capture import CapturedResponse, capture_responses
 from asyncclients.core.endpoint import Options, Priority
 from asyncclients.core.middleware import quota_middleware
 from asyncclients.core.pool import SessionPool
@@ -69,6 +70,7 @@ __all__ = [
     "AsyncClientsError",
     "AttemptTimeoutError",
     "BadRequestError",
+    "CapturedResponse",
     "ClientClosedError",
     "ConfigurationError",
     "ConflictError",
@@ -100,6 +102,7 @@ __all__ = [
     "UnprocessableEntityError",
     "WrongEventLoopError",
     "__version__",
+    "capture_responses",
     "quota_middleware",
 ]
 

@@ -17,6 +17,7 @@ from yarl import URL
 
 from asyncclients.core import codec
 from asyncclients.core.auth import ClientCredentials, Login, Token, names_invalid_token
+from asyncclients.core.capture import capture
 from asyncclients.core.endpoint import (
     NoResponse,
     Options,
@@ -32,6 +33,8 @@ from asyncclients.core.events import (
     CallEnded,
     CallStarted,
     Listener,
+    ScopePaused,
+    log_pause,
     logger,
     tell,
 )
@@ -120,11 +123,11 @@ class Dispatcher:
                 if verdict is Verdict.GONE:
                     return call.nothing()
                 if not await call.wait(verdict, outcome):
-                    raise call.failure(verdict, outcome)
+                    raise call.failure(verdict, outcome)  # noqa: TRY301 - for the line below
         except AsyncClientsError as raised:
             error = raised.with_facts(**call.facts())
-        except asyncio.CancelledError:
-            call.ended("CancelledError")
+        except BaseException as foreign:
+            call.ended(type(foreign).__name__)
             raise
         call.ended(type(error).__name__)
         raise error
@@ -235,6 +238,7 @@ class Call(Generic[T]):
         outcome = await exchange.run(session, self.wire, settings.max_response_bytes)
         self.tally.attempts += 1
         self.ticket.again = True
+        capture(outcome, dispatcher.vendor, self.request.endpoint.operation, self.tally.attempts)
         if settings.listeners:
             self._tell_outcome(outcome)
         return outcome
@@ -263,7 +267,8 @@ class Call(Generic[T]):
         dispatcher, request = self.dispatcher, self.request
         if isinstance(outcome, Response):
             self.meaning = self._meaning(outcome)
-            self._note_refusal(outcome)
+            if self.meaning is Meaning.RATE_LIMITED:
+                self._note_refusal(outcome)
         return judge(request, outcome, self.meaning, self.tally, dispatcher.policy)
 
     def _meaning(self, outcome: Response) -> Meaning:
@@ -276,10 +281,15 @@ class Call(Generic[T]):
         return Meaning.FAILURE if meaning is Meaning.SUCCESS else meaning
 
     def _note_refusal(self, outcome: Response) -> None:
-        if self.meaning is not Meaning.RATE_LIMITED or outcome.status == 429:
-            return  # a 429 was seen by the transport, at its headers
-        permit = self.exchanged.permit if self.exchanged else None
-        self.scope.scheduler.refuse(_retry_after(outcome), permit)
+        scope = self.scope
+        if outcome.status != 429:  # a 429 was seen by the transport, at its headers
+            permit = self.exchanged.permit if self.exchanged else None
+            scope.scheduler.refuse(_retry_after(outcome), permit)
+        seconds = scope.scheduler.limiter.paused_until - asyncio.get_running_loop().time()
+        if seconds > 0:
+            paused = ScopePaused(vendor=scope.vendor, scope=scope.key, seconds=seconds)
+            log_pause(paused)
+            tell(self.dispatcher.settings.listeners, paused)
 
     async def wait(self, verdict: Verdict, outcome: Outcome) -> bool:
         """Wait as *verdict* says; False where the call must not be repeated."""
@@ -373,7 +383,7 @@ class Call(Generic[T]):
                 vendor=self.dispatcher.vendor.name,
                 operation=endpoint.operation,
                 method=endpoint.method,
-                template=endpoint.path,
+                template=URL(self.dispatcher.base_url).path + endpoint.path,
                 origin=str(self.wire.url.origin()),
             )
             tell(listeners, event)

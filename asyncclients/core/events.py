@@ -2,7 +2,13 @@
 
 A listener is a callable that takes one event. It is called in the task of the
 call, between two awaits: it must be quick and must not raise (what it raises is
-logged and dropped). No event holds a credential, a body or a query string.
+logged and dropped). No event holds a credential, a body or a query string, and
+so events are what is logged, too: nothing else gets there.
+
+The logger is `asyncclients`. At DEBUG it has every event of pools that are made
+after the level was set; at INFO and above what an operator wants to know: a
+pause the vendor asked for (WARNING from ten seconds on), an access token that
+could not be had, two clients of one credential that disagree on its quotas.
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ import msgspec
 
 logger = logging.getLogger("asyncclients")
 logger.addHandler(logging.NullHandler())
+
+_LONG_PAUSE = 10.0
 
 
 class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,8 +77,45 @@ class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-Event = CallStarted | AttemptStarted | AttemptEnded | CallEnded | TokenRefreshed | ScopePaused
+class PoolOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool was bound to the running loop; *stats* reads its scopes, in that loop only."""
+
+    stats: Callable[[], tuple[Any, ...]]
+
+
+class PoolClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """The pool of that *stats* was closed."""
+
+    stats: Callable[[], tuple[Any, ...]]
+
+
+Event = (
+    CallStarted
+    | AttemptStarted
+    | AttemptEnded
+    | CallEnded
+    | TokenRefreshed
+    | ScopePaused
+    | PoolOpened
+    | PoolClosed
+)
 Listener = Callable[[Any], None]
+
+
+def log_event(event: object) -> None:
+    """The listener that writes every event to the log, at DEBUG."""
+    logger.debug("%r", event)
+
+
+def log_pause(event: ScopePaused) -> None:
+    """Tell the operator that nothing is sent for a while."""
+    level = logging.WARNING if event.seconds >= _LONG_PAUSE else logging.INFO
+    logger.log(
+        level,
+        "%s refused by rate: nothing is sent for %.1f s. Others may use the same quota",
+        event.vendor,
+        event.seconds,
+    )
 
 
 def tell(listeners: Sequence[Listener], event: Event) -> None:

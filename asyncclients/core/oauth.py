@@ -19,7 +19,7 @@ from asyncclients.core.auth import (
 )
 from asyncclients.core.dispatch import Dispatcher, Settings
 from asyncclients.core.endpoint import Endpoint, Options, Response
-from asyncclients.core.events import TokenRefreshed, tell
+from asyncclients.core.events import TokenRefreshed, logger, tell
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
@@ -74,6 +74,8 @@ class TokenSource:
         return token
 
     def _tell(self, error: str | None) -> None:
+        if error is not None:
+            logger.warning("%s gave no access token: %s", self._vendor.name, error)
         event = TokenRefreshed(vendor=self._vendor.name, error=error)
         tell(self._settings.listeners, event)
 

@@ -7,12 +7,14 @@ another. Scopes are made on first use and live until the pool is closed.
 from __future__ import annotations
 
 import asyncio
+from logging import DEBUG
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
 from asyncclients.core.dispatch import Settings
+from asyncclients.core.events import PoolClosed, PoolOpened, log_event, logger, tell
 from asyncclients.core.limiter import Limiter
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
@@ -76,7 +78,7 @@ class SessionPool:
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
-            listeners=tuple(listeners),
+            listeners=(*listeners, log_event) if logger.isEnabledFor(DEBUG) else tuple(listeners),
         )
         self._session, self._limits, self._tokens = session, limits, tokens
         self._admission: Literal["adaptive", "exact"] = admission
@@ -105,6 +107,8 @@ class SessionPool:
         if self._closed:
             return
         self._closed = True
+        if self._loop is not None:
+            tell(self.settings.listeners, PoolClosed(stats=self.stats))
         for scope in self._scopes.values():
             await scope.aclose()
         # Sockets are closed by the loop in its next turns; give it those.
@@ -127,6 +131,7 @@ class SessionPool:
             )
         if self._loop is None:
             self._loop = loop
+            tell(self.settings.listeners, PoolOpened(stats=self.stats))
         elif loop is not self._loop:
             raise WrongEventLoopError(
                 "the pool belongs to another event loop",
