@@ -1,0 +1,194 @@
+"""The limits over HTTP, and the faults on order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from asyncclients.sandbox import cut, delay, drop, html, redirect, status
+
+if TYPE_CHECKING:
+    from asyncclients.sandbox import Sandbox
+
+    from .conftest import Open
+
+
+async def answers(session: aiohttp.ClientSession, path: str, count: int) -> list[int]:
+    """The statuses of *count* GETs sent at once."""
+
+    async def one() -> int:
+        async with session.get(path) as response:
+            await response.read()
+            return response.status
+
+    return sorted(await asyncio.gather(*(one() for _ in range(count))))
+
+
+@pytest.mark.looptime
+async def test_intouch_lets_two_in_any_second(connect: Open) -> None:
+    """Two go in, the third is a 429 without Retry-After; one second later two more go in."""
+    session = await connect("intouch")
+    assert await answers(session, "tags", 2) == [200, 200]
+    await asyncio.sleep(0.9)
+    async with session.get("tags") as response:
+        assert response.status == 429
+        assert await response.json() == {"message": "Too Many Requests"}
+        assert "Retry-After" not in response.headers
+    await asyncio.sleep(0.11)
+    assert await answers(session, "tags", 3) == [200, 200, 429]
+
+
+@pytest.mark.looptime
+async def test_totango_counts_by_the_minute_and_tells(connect: Open) -> None:
+    """100 a minute of the clock; each answer tells limit, rest and seconds to the reset."""
+    session = await connect("totango")
+    await asyncio.sleep(60 - asyncio.get_running_loop().time() % 60 + 50)
+    async with session.get("api/v3/activity-types/") as response:
+        told = {name: response.headers[f"RateLimit-{name}"] for name in ("Limit", "Remaining")}
+        assert told == {"Limit": "100", "Remaining": "99"}
+        assert response.headers["RateLimit-Reset"] == "10"
+    assert await answers(session, "api/v3/activity-types/", 99) == [200] * 99
+    async with session.get("api/v3/activity-types/") as response:
+        assert (response.status, await response.text()) == (429, "Too many requests")
+        assert response.headers["RateLimit-Remaining"] == "0"
+        assert response.content_type == "application/json"
+    await asyncio.sleep(10)
+    assert await answers(session, "api/v3/activity-types/", 1) == [200]
+
+
+@pytest.mark.looptime
+async def test_intempt_refills_a_bucket_of_ten(connect: Open) -> None:
+    """Ten at once, then one each tenth of a second; the 429 tells how long to wait."""
+    session = await connect("intempt")
+    assert await answers(session, "", 11) == [200] * 10 + [429]
+    async with session.get("") as response:
+        assert (response.status, response.headers["Retry-After"]) == (429, "1")
+    await asyncio.sleep(0.2)
+    assert await answers(session, "", 3) == [200, 200, 429]
+
+
+@pytest.mark.looptime
+async def test_emma_says_403_beyond_180_a_minute(sandbox: Sandbox, connect: Open) -> None:
+    """The 181st within a minute is a 403 whose text says Rate Limit Exceeded."""
+    session = await connect("emma")
+    path = f"{sandbox.environ['EMMA_ACCOUNT_ID']}/touchpoints"
+    assert await answers(session, path, 180) == [200] * 180
+    await asyncio.sleep(59.9)
+    async with session.get(path) as response:
+        assert response.status == 403
+        assert "Rate Limit Exceeded" in await response.text()
+    await asyncio.sleep(0.2)
+    assert await answers(session, path, 1) == [200]
+    assert sandbox.refused("emma") == 1
+
+
+@pytest.mark.looptime
+async def test_digital_onboarding_counts_by_client_not_by_token(
+    sandbox: Sandbox, connect: Open
+) -> None:
+    """Ten at once for all the tokens of a client together; tokens themselves are not counted."""
+    first, second = [await connect("digital_onboarding") for _ in range(2)]
+    assert await answers(first, "v1/templates", 6) == [200] * 6
+    assert await answers(second, "v1/templates", 6) == [200] * 4 + [429] * 2
+    assert sandbox.state("digital_onboarding").token_requests == 2
+
+
+async def test_a_status_replaces_the_answer_and_the_work(sandbox: Sandbox, connect: Open) -> None:
+    """A 503 on order answers instead of the vendor, which does nothing; the next call is served."""
+    session = await connect("intouch")
+    sandbox.fail("intouch", status(503, "busy", {"Retry-After": "7"}))
+    async with session.post("tags", json={"name": "x"}) as response:
+        assert (response.status, await response.text()) == (503, "busy")
+        assert response.headers["Retry-After"] == "7"
+    assert not sandbox.state("intouch").tags
+    async with session.post("tags", json={"name": "x"}) as response:
+        assert response.status == 201
+
+
+@pytest.mark.parametrize("committed", [False, True])
+async def test_a_drop_is_silent_on_whether_it_worked(
+    sandbox: Sandbox, connect: Open, *, committed: bool
+) -> None:
+    """The client sees the same broken connection, the work done or not as ordered."""
+    session = await connect("intouch")
+    sandbox.fail("intouch", drop(committed=committed))
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await session.post("tags", json={"name": "x"})
+    assert len(sandbox.state("intouch").tags) == committed
+    assert sandbox.requests("intouch")[-1].status is None
+
+
+async def test_a_cut_sends_half_a_body(sandbox: Sandbox, connect: Open) -> None:
+    """Status and length arrive, half the body does not; the work was done."""
+    session = await connect("intouch")
+    sandbox.fail("intouch", cut())
+    async with session.post("tags", json={"name": "x"}) as response:
+        assert response.status == 201
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
+    assert len(sandbox.state("intouch").tags) == 1
+
+
+@pytest.mark.looptime
+async def test_a_delayed_call_has_been_served(sandbox: Sandbox, connect: Open) -> None:
+    """A client that gives up on a slow answer finds its work done."""
+    session = await connect("intouch")
+    sandbox.fail("intouch", delay(30))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await session.post("tags", json={"name": "x"})
+    assert len(sandbox.state("intouch").tags) == 1
+
+
+async def test_a_page_of_html_says_200(sandbox: Sandbox, connect: Open) -> None:
+    """The captive portal: 200, text/html, and no JSON."""
+    session = await connect("intouch")
+    sandbox.fail("intouch", html())
+    async with session.get("tags") as response:
+        assert (response.status, response.content_type) == (200, "text/html")
+        assert (await response.read()).startswith(b"<!DOCTYPE html>")
+
+
+async def test_a_redirect_points_where_it_is_told(sandbox: Sandbox, connect: Open) -> None:
+    """Status and Location are those ordered."""
+    session = await connect("intouch")
+    sandbox.fail("intouch", redirect("https://elsewhere.example/", 307))
+    async with session.get("tags", allow_redirects=False) as response:
+        assert (response.status, response.headers["Location"]) == (
+            307,
+            "https://elsewhere.example/",
+        )
+
+
+async def test_faults_pick_their_calls(sandbox: Sandbox, connect: Open) -> None:
+    """A match is a text of method and path or a function; `times` counts; `heal` ends."""
+    session = await connect("totango")
+    sandbox.fail("totango", status(500), times=2, match="GET /api/v3")
+    sandbox.fail("totango", status(502), times=None, match=lambda call: "account_id" in call.query)
+    paths = ["api/v3/touchpoint-tags/"] * 3 + ["api/v2/events/?account_id=1"] * 2
+    found = [(await answers(session, path, 1))[0] for path in paths]
+    assert found == [500, 500, 200, 502, 502]
+    sandbox.heal("totango")
+    assert await answers(session, "api/v2/events/?account_id=1", 1) == [200]
+
+
+async def test_a_fault_waits_for_a_call_that_is_let_in(sandbox: Sandbox, connect: Open) -> None:
+    """A call beyond the limit is a 429 and leaves the fault for the next one."""
+    session, stranger = await connect("intouch"), await connect("intouch", {"x-api-key": "no"})
+    assert await answers(session, "tags", 2) == [200, 200]
+    sandbox.fail("intouch", status(500))
+    assert await answers(session, "tags", 1) == [429]
+    assert await answers(stranger, "tags", 1) == [403]
+    other = {"x-api-key": sandbox.issue("intouch")["INTOUCH_API_KEY"]}
+    assert await answers(await connect("intouch", other), "tags", 1) == [500]
+
+
+def test_a_fault_for_no_call_is_a_mistake() -> None:
+    """`times` below one is refused where it is ordered."""
+    from asyncclients.sandbox.faults import Faults
+
+    with pytest.raises(ValueError, match="times is 0"):
+        Faults().add(drop(), 0, None)

@@ -1,0 +1,45 @@
+"""Paths into routes, as plain values."""
+
+from __future__ import annotations
+
+import pytest
+
+from asyncclients.sandbox.exchange import Call, Reply
+from asyncclients.sandbox.routing import Route, Router, segments_of
+
+
+@pytest.mark.parametrize(
+    ("path", "segments"),
+    [
+        ("/", ()),
+        ("/tags", ("tags",)),
+        ("/tags/", ("tags",)),
+        ("/tags//x", ("tags", "", "x")),
+        ("/tags/..%2Fadmin", ("tags", "../admin")),
+        ("/tags/a%20b", ("tags", "a b")),
+    ],
+)
+def test_segments_are_split_before_they_are_decoded(path: str, segments: tuple[str, ...]) -> None:
+    """An encoded slash does not divide; one trailing slash is nothing, a doubled one is."""
+    assert segments_of(path) == segments
+
+
+def _answer(state: object, call: Call) -> Reply:
+    del state, call
+    return Reply(200)
+
+
+@pytest.mark.parametrize(
+    ("path", "ids"),
+    [
+        ("/a/members", [(), ("members",)]),
+        ("/a/7", [("7",)]),
+        ("/a/", []),
+        ("/a//", []),
+        ("/b/7", []),
+    ],
+)
+def test_routes_match_in_their_order(path: str, ids: list[tuple[str, ...]]) -> None:
+    """Literals and placeholders match whole segments; an empty one is no id."""
+    router = Router([Route("GET", "/a/members", _answer), Route("GET", "/a/{id}", _answer)])
+    assert [match.ids for match in router.matches(segments_of(path))] == ids
