@@ -13,6 +13,7 @@ import msgspec
 
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Options, Priority, Request
+from asyncclients.core.explain import Explanation, explain
 from asyncclients.core.secret import Environment, Secret
 from asyncclients.core.vendor import Vendor, check_base_url
 from asyncclients.errors import ConfigurationError
@@ -64,6 +65,7 @@ class VendorClient:
         self._quotas = vendor.quotas if quotas is None else tuple(quotas)
         self._max_in_flight = _check_in_flight(max_in_flight) or vendor.max_in_flight
         self._login = login
+        self._found: Scope | None = None
         self._options = Options()
         self._attach(
             Dispatcher(
@@ -101,9 +103,14 @@ class VendorClient:
         raise NotImplementedError
 
     def _scope(self) -> Scope:
-        return self._pool.scope(
-            self.facts, self.base_url, self._login, self._quotas, self._max_in_flight
-        )
+        found = self._found
+        if found is None:
+            found = self._found = self._pool.scope(
+                self.facts, self.base_url, self._login, self._quotas, self._max_in_flight
+            )
+        else:
+            self._pool.bind()
+        return found
 
     def with_options(self, **options: Any) -> Self:
         """The same client with other defaults: any field of `Options`."""
@@ -119,6 +126,11 @@ class VendorClient:
         what other processes hold.
         """
         return self._scope().eta(calls, Priority(self._options.priority))
+
+    def explain(self) -> Explanation:
+        """Why a call made now would wait, and for how long; print it."""
+        now = self._pool.bind().time()
+        return explain(self._scope(), Priority(self._options.priority), now)
 
     def stats(self) -> ScopeStats:
         """A snapshot of this client's scope."""

@@ -71,6 +71,9 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         held: slots in use in the fullest quota.
+        holds: slots in use, by quota.
+        opens_in: until each quota has a free slot; inf where only an answer can free one.
+        paced_for: until the next call keeps its distance from the last one.
         in_flight: calls sent and not yet settled.
         paused_for: until the pause ends; 0 where there is none.
         foreign_rate: calls per second that others make on the same quota.
@@ -81,6 +84,9 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     held: int
+    holds: tuple[int, ...]
+    opens_in: tuple[float, ...]
+    paced_for: float
     in_flight: int
     paused_for: float
     foreign_rate: float
@@ -258,8 +264,12 @@ class Limiter:
     def snapshot(self, now: float) -> LimiterState:
         """The state at *now*, as a value."""
         feedback = self._feedback
+        paced_until = max((pacer.ready_at(now) for pacer in self._pacers), default=now)
         return LimiterState(
             held=self.held(now),
+            holds=tuple(window.held(now) for window in self._windows),
+            opens_in=tuple(window.free_at(now, 0) - now for window in self._windows),
+            paced_for=max(paced_until, self._spaced_until) - now,
             in_flight=self._in_flight,
             paused_for=max(0.0, feedback.paused_until - now),
             foreign_rate=self._foreign.rate,

@@ -157,12 +157,12 @@ class Scheduler:
     """Grants the permits of one scope."""
 
     __slots__ = (
-        "_connections",
         "_demand",
         "_grants_since_background",
         "_loop",
         "_queues",
         "_timer",
+        "connections",
         "in_flight",
         "limiter",
         "max_in_flight",
@@ -184,7 +184,7 @@ class Scheduler:
         self.sent = 0
         self.refused = 0
         self._loop = loop
-        self._connections = connections
+        self.connections = connections
         self._queues = (FlowQueue(), FlowQueue())
         self._grants_since_background = 0
         self._demand = Demand(max((quota.period for quota in limiter.quotas), default=1.0))
@@ -263,13 +263,13 @@ class Scheduler:
             self._grants_since_background = 0
         self.in_flight += 1
         self.sent += 1
-        if self._connections is not None:
-            self._connections.in_use += 1
+        if self.connections is not None:
+            self.connections.in_use += 1
         return self.limiter.take(now)
 
     def _full(self) -> bool:
         return self.in_flight >= self.max_in_flight or (
-            self._connections is not None and self._connections.full(self)
+            self.connections is not None and self.connections.full(self)
         )
 
     def _reserve(self, priority: Priority, now: float) -> int:
@@ -317,8 +317,8 @@ class Scheduler:
     def finished(self) -> None:
         """The exchange is over, body and all: it is not in flight any more."""
         self.in_flight -= 1
-        if self._connections is not None:
-            self._connections.release()
+        if self.connections is not None:
+            self.connections.release()
         self.pump()
 
     # --- Looking ----------------------------------------------------------------

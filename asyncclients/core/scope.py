@@ -31,6 +31,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         scope: one-way name of origin and credential.
         quotas: the quotas in force.
         held: slots in use in the fullest quota.
+        holds: slots in use, by quota, in the order of *quotas*.
         queued: waiting calls, by priority.
         in_flight: requests on the wire.
         sent: requests put on the wire so far.
@@ -51,6 +52,13 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     paused_for: float
     foreign_rate: float
     token_refreshes: int = 0
+    holds: tuple[int, ...] = ()
+
+    @property
+    def quota_use(self) -> float:
+        """Share of the quota in use, 0 to 1; of the scarcest one where there are several."""
+        shares = (held / q.limit for held, q in zip(self.holds, self.quotas, strict=False))
+        return max(shares, default=0.0)
 
 
 class Scope:
@@ -105,6 +113,7 @@ class Scope:
             scope=self.key,
             quotas=scheduler.limiter.quotas,
             held=state.held,
+            holds=state.holds,
             queued=scheduler.queued(),
             in_flight=scheduler.in_flight,
             sent=scheduler.sent,
