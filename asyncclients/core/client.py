@@ -5,7 +5,6 @@ Immutable. `with_options` makes a sibling that shares scope, quota and token.
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
 
@@ -114,7 +113,9 @@ class VendorClient:
 
     def with_options(self, **options: Any) -> Self:
         """The same client with other defaults: any field of `Options`."""
-        sibling = copy.copy(self)
+        # Not copy.copy: it goes by way of pickle, which a client refuses.
+        sibling = object.__new__(type(self))
+        vars(sibling).update(vars(self))
         sibling._options = msgspec.structs.replace(self._options, **options)
         sibling._attach(self._dispatcher.with_options(sibling._options))
         return sibling
