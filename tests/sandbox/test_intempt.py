@@ -1,0 +1,241 @@
+"""The pretend Intempt and its storage against the manual, over HTTP with plain aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from asyncclients.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from .conftest import Open
+
+BOOKING = {"id": 4, "guestId": 2, "roomId": 10}
+CSV = b"id,guestId,roomId\n1,2,10\n2,3,11\n"
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox({"intempt": (1000, 1.0)}) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def intempt(connect: Open) -> aiohttp.ClientSession:
+    return await connect("intempt")
+
+
+def data_path(sandbox: Sandbox, name: str = "bookings") -> str:
+    """The path of the data of a collection."""
+    state = sandbox.state("intempt")
+    return f"v1/{state.org}/collections/{state.collections[name].id}/data"
+
+
+async def read(call: Any) -> tuple[int, Any]:
+    """Status and decoded body of a call."""
+    async with call as response:
+        body = await response.read()
+        return response.status, json.loads(body) if body else None
+
+
+async def link(intempt: aiohttp.ClientSession, path: str) -> str:
+    """A fresh upload link."""
+    headers = {"Content-Type": "text/csv"}
+    async with intempt.post(path, headers=headers, allow_redirects=False) as response:
+        assert (response.status, await response.read()) == (307, b"")
+        return response.headers["Location"]
+
+
+async def put(url: str, data: Any, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Status and body of one upload, without any credential of ours."""
+    target = URL(url, encoded=True)
+    async with aiohttp.request("PUT", target, data=data, headers=headers) as response:
+        return response.status, await response.text()
+
+
+async def test_a_row_lives_its_life(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """Insert 201 and empty, list, get, delete answers the item, then 404."""
+    path = data_path(sandbox)
+    assert await read(intempt.post(path, json=BOOKING)) == (201, None)
+    _, listed = await read(intempt.get(path))
+    (item,) = listed["_embedded"]["dataItemList"]
+    assert item.keys() == {"collId", "id", "data", "matches", "_links"}
+    assert item["data"] == BOOKING
+    assert min(item["id"], item["collId"]) > 2**53
+    assert await read(intempt.get(f"{path}/{item['id']}")) == (200, item)
+    assert await read(intempt.delete(f"{path}/{item['id']}")) == (200, item)
+    assert (await read(intempt.get(f"{path}/{item['id']}")))[0] == 404
+
+
+async def test_the_primary_key_decides(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """The same key overwrites and keeps the id; no key is a 400; strange fields vanish."""
+    path = data_path(sandbox)
+    await read(intempt.post(path, json=BOOKING))
+    before = dict(sandbox.state("intempt").collections["bookings"].items)
+    await read(intempt.post(path, json={**BOOKING, "roomId": 11, "strange": 1}))
+    assert (await read(intempt.post(path, json={"roomId": 12})))[0] == 400
+    items = sandbox.state("intempt").collections["bookings"].items
+    assert [item["id"] for item in items.values()] == [item["id"] for item in before.values()]
+    assert [item["data"] for item in items.values()] == [{**BOOKING, "roomId": 11}]
+
+
+async def test_many_rows_into_many_collections(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """All rows of a call are stored, or, with one bad among them, none."""
+    state = sandbox.state("intempt")
+    path = f"v1/{state.org}/sources/{state.source_id}/data"
+    body = {"bookings": [BOOKING], "profile": [{"visitorId": "a"}, {"visitorId": "b"}]}
+    worse: list[dict[str, Any]] = [
+        {"profile": [{}]},
+        {"unknown": []},
+        {"profile": [5]},
+        {"profile": {}},
+    ]
+    for bad in worse:
+        assert (await read(intempt.post(path, json={"bookings": [BOOKING], **bad})))[0] == 400
+    assert not state.collections["bookings"].items
+    assert await read(intempt.post(path, json=body)) == (201, None)
+    assert [len(state.collections[name].items) for name in ("bookings", "profile")] == [1, 2]
+    assert (await read(intempt.post(f"v1/{state.org}/sources/1/data", json=body)))[0] == 404
+
+
+async def test_lists_and_inserts_come_in_each_form(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """An empty HAL list has no `_embedded`; arrays, ids as text and replies with the item exist."""
+    state, path = sandbox.state("intempt"), data_path(sandbox)
+    assert (await read(intempt.get(path)))[1].keys() == {"_links"}
+    state.insert_reply, state.ids_as_text = "item", True
+    status, item = await read(intempt.post(path, json=BOOKING))
+    assert status == 201
+    assert isinstance(item["id"], str)
+    state.wire_form = "array"
+    assert await read(intempt.get(path)) == (200, [item])
+    assert await read(intempt.get(f"{path}/{item['id']}")) == (200, [item])
+
+
+async def test_a_file_becomes_rows(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """307 to the storage; what is PUT there, with its length, lands in the collection."""
+    url = await link(intempt, data_path(sandbox))
+    assert url.startswith(sandbox.url("storage"))
+    assert await put(url, CSV) == (200, "")
+    items = sandbox.state("intempt").collections["bookings"].items
+    assert [item["data"] for item in items.values()] == [
+        {"id": "1", "guestId": "2", "roomId": "10"},
+        {"id": "2", "guestId": "3", "roomId": "11"},
+    ]
+    assert list(sandbox.state("storage").objects.values()) == [CSV]
+
+
+async def test_an_upload_link_is_asked_for_without_a_body(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """CSV sent to the API itself is a 400; another media type than JSON and CSV a 415."""
+    path = data_path(sandbox)
+    for media_type, status in (("text/csv", 400), ("text/plain", 415)):
+        headers = {"Content-Type": media_type}
+        found = await read(intempt.post(path, data=CSV, headers=headers, allow_redirects=False))
+        assert found[0] == status
+
+
+async def test_storage_takes_one_login_only(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """An Authorization header beside the presigned URL is a 400 in XML; nothing is stored."""
+    url = await link(intempt, data_path(sandbox))
+    status, body = await put(url, CSV, {"Authorization": "ApiKey x"})
+    assert status == 400
+    assert "<Code>InvalidArgument</Code>" in body
+    assert not sandbox.state("storage").objects
+
+
+async def test_storage_wants_the_length(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """A chunked body is a 501 in XML; nothing is stored."""
+    url = await link(intempt, data_path(sandbox))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield CSV
+
+    status, body = await put(url, chunks())
+    assert status == 501
+    assert "<Code>NotImplemented</Code>" in body
+    assert not sandbox.state("storage").objects
+
+
+@pytest.mark.looptime
+async def test_an_upload_link_expires(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """After its lifetime, and with another signature, the link is a 403."""
+    url = await link(intempt, data_path(sandbox))
+    assert (await put(f"{url}0", CSV))[0] == 403
+    await asyncio.sleep(901)
+    status, body = await put(url, CSV)
+    assert status == 403
+    assert "expired" in body
+
+
+async def test_a_file_without_keys_is_noted(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """The storage accepts any bytes; what cannot be read shows in the state alone."""
+    for file in (b"guestId\n1\n", b"\xff\xfe"):
+        assert (await put(await link(intempt, data_path(sandbox)), file))[0] == 200
+    assert sandbox.state("intempt").unread == ["bookings", "bookings"]
+    assert not sandbox.state("intempt").collections["bookings"].items
+
+
+async def test_users_are_found_by_each_id(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """Matches and segmentations by master or profile; numbers in one, text in the other."""
+    state = sandbox.state("intempt")
+    profile = state.profiles[0]
+    base = f"v1/{state.org}"
+    found: list[Any] = []
+    for query in ({"profileId": str(profile.profile_ids[1])}, {"masterId": str(profile.master_id)}):
+        found.append((await read(intempt.get(f"{base}/events/matches", params=query)))[1])
+        _, latest = await read(intempt.get(f"{base}/segmentations/latest", params=query))
+        (segmentation,) = latest["_embedded"]["segmentations"]
+        assert segmentation["profileIds"] == [str(number) for number in profile.profile_ids]
+        assert segmentation["masterId"] == str(profile.master_id)
+    assert found[0] == found[1]
+    assert found[0]["profileIds"] == profile.profile_ids
+    assert found[0]["matchedEvents"] == ["newtestevent"]
+
+
+async def test_users_are_found_by_what_they_are(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """`sourceId` with `profile`, a JSON object, finds segmentations; no match is an empty list."""
+    state = sandbox.state("intempt")
+    path = f"v1/{state.org}/segmentations/latest"
+
+    async def ask(profile: str) -> tuple[int, Any]:
+        query = {"sourceId": str(state.source_id), "profile": profile}
+        return await read(intempt.get(path, params=query))
+
+    assert "_embedded" in (await ask('{"visitorId": "194jso4nfja"}'))[1]
+    assert "_embedded" not in (await ask('{"visitorId": "other"}'))[1]
+    assert (await ask("194jso4nfja"))[0] == 400
+
+
+@pytest.mark.parametrize("query", [{}, {"profileId": "1", "masterId": "1"}])
+async def test_one_id_is_wanted(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession, query: dict[str, str]
+) -> None:
+    """None and both of the ids are a 400."""
+    org = sandbox.state("intempt").org
+    assert (await read(intempt.get(f"v1/{org}/events/matches", params=query)))[0] == 400
+
+
+async def test_the_root_tells_of_the_service(sandbox: Sandbox, connect: Open) -> None:
+    """GET / answers without a key; another organization's data is a 403 with one."""
+    async with aiohttp.request("GET", sandbox.environ["INTEMPT_BASE_URL"]) as response:
+        assert (await response.json())["service"] == "metadata"
+    session = await connect("intempt")
+    assert (await read(session.get("v1/other/collections/1/data")))[0] == 403
