@@ -58,12 +58,16 @@ from asyncclients.errors import (
 )
 
 if TYPE_CHECKING:
+    from asyncclients.vendors.emma import EmmaClient
     from asyncclients.vendors.intouch import IntouchClient
+    from asyncclients.vendors.totango import TotangoClient
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "EmmaClient": "asyncclients.vendors.emma",
     "IntouchClient": "asyncclients.vendors.intouch",
+    "TotangoClient": "asyncclients.vendors.totango",
 }
 
 __all__ = [
@@ -78,6 +82,7 @@ __all__ = [
     "DeadlineExceededError",
     "DecodeError",
     "DisconnectedError",
+    "EmmaClient",
     "ForbiddenError",
     "IntouchClient",
     "NoResponseError",
@@ -97,6 +102,7 @@ __all__ = [
     "TokenEndpointError",
     "TokenError",
     "TokenRejectedError",
+    "TotangoClient",
     "UnauthorizedError",
     "UnexpectedRedirectError",
     "UnprocessableEntityError",

@@ -1,0 +1,17 @@
+"""Emma (MyEmma) touchpoints: https://api.myemma.com/api/external/touchpoints.html."""
+
+from asyncclients.vendors.emma.client import EmmaClient
+from asyncclients.vendors.emma.models import (
+    NewTouchpoint,
+    Timestamp,
+    Touchpoint,
+    TouchpointType,
+)
+
+__all__ = [
+    "EmmaClient",
+    "NewTouchpoint",
+    "Timestamp",
+    "Touchpoint",
+    "TouchpointType",
+]

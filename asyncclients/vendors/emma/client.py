@@ -1,0 +1,296 @@
+"""Emma: the endpoint table, the resources, the client.
+
+Manual: https://api.myemma.com/api/external/touchpoints.html. All ids are
+integers, and are checked to be: `touchpoints/members` is another list than the
+touchpoint type `members` would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from itertools import islice
+from types import NoneType
+from typing import Any, TypeVar
+
+from asyncclients.core.auth import basic
+from asyncclients.core.client import VendorClient
+from asyncclients.core.dispatch import Dispatcher
+from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operation
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.core.secret import Secret
+from asyncclients.errors import ConfigurationError, DecodeError
+from asyncclients.vendors.emma.models import (
+    NewTouchpoint,
+    NewTouchpoints,
+    NewType,
+    Touchpoint,
+    TouchpointType,
+)
+from asyncclients.vendors.emma.vendor import EMMA
+
+T = TypeVar("T")
+
+MOST_AT_ONCE = 10
+"""Touchpoints in one create: "Create up to 10 touchpoints"."""
+
+_KEYED = "type_name is unique, so a repetition fails with 400 and hides that the first one worked"
+_DUPLICATE = "a repetition would make second ones"
+
+
+CREATE_TYPE = Endpoint(
+    "touchpoint_types.create",
+    "POST",
+    "{account_id}/touchpoints",
+    TouchpointType,
+    idempotent=False,
+    why=_KEYED,
+)
+LIST_TYPES = Endpoint(
+    "touchpoint_types.list",
+    "GET",
+    "{account_id}/touchpoints",
+    list[TouchpointType],
+    idempotent=True,
+)
+GET_TYPE = Endpoint(
+    "touchpoint_types.get",
+    "GET",
+    "{account_id}/touchpoints/{touchpoint_type_id}",
+    TouchpointType,
+    idempotent=True,
+)
+UPDATE_TYPE = Endpoint(
+    "touchpoint_types.update",
+    "PUT",
+    "{account_id}/touchpoints/{touchpoint_type_id}",
+    TouchpointType,
+    idempotent=True,
+)
+DELETE_TYPE = Endpoint(
+    "touchpoint_types.delete",
+    "DELETE",
+    "{account_id}/touchpoints/{touchpoint_type_id}",
+    NoneType,
+    idempotent=True,
+)
+
+CREATE_TOUCHPOINTS = Endpoint(
+    "touchpoints.create",
+    "POST",
+    "{account_id}/touchpoints/members",
+    list[Touchpoint],
+    idempotent=False,
+    why=_DUPLICATE,
+)
+LIST_TOUCHPOINTS = Endpoint(
+    "touchpoints.list",
+    "GET",
+    "{account_id}/touchpoints/members/{member_id}",
+    list[Touchpoint],
+    idempotent=True,
+)
+GET_TOUCHPOINT = Endpoint(
+    "touchpoints.get",
+    "GET",
+    "{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
+    Touchpoint,
+    idempotent=True,
+)
+DELETE_TOUCHPOINT = Endpoint(
+    "touchpoints.delete",
+    "DELETE",
+    "{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
+    NoneType,
+    idempotent=True,
+)
+
+
+class AccountResource(Resource):
+    """A resource of one account, whose id begins each path."""
+
+    def __init__(self, send: Send, account_id: str) -> None:
+        super().__init__(send)
+        self._account_id = account_id
+
+    def _request(self, endpoint: Endpoint[T], body: Any = None, **ids: int) -> Request[T]:
+        numbers: dict[str, Any] = {name: _number(name, value) for name, value in ids.items()}
+        return endpoint.request(account_id=self._account_id, body=body, **numbers)
+
+
+class TouchpointTypes(AccountResource):
+    """The kinds of touchpoints of the account."""
+
+    @operation(CREATE_TYPE)
+    async def create(self, type_name: str, display_name: str) -> TouchpointType:
+        """Create a type.
+
+        Raises `BadRequestError` if a name is empty; it may also mean that the
+        type exists already.
+        """
+        body = NewType(type_name=type_name, display_name=display_name)
+        return await self._send(self._request(CREATE_TYPE, body))
+
+    @operation(LIST_TYPES)
+    async def list(self) -> list[TouchpointType]:
+        """All types of the account, in one reply."""
+        return await self._send(self._request(LIST_TYPES))
+
+    @operation(GET_TYPE)
+    async def get(self, touchpoint_type_id: int) -> TouchpointType:
+        """One type. Raises `NotFoundError` if there is none."""
+        return await self._send(self._request(GET_TYPE, touchpoint_type_id=touchpoint_type_id))
+
+    @operation(UPDATE_TYPE)
+    async def update(
+        self, touchpoint_type_id: int, type_name: str, display_name: str
+    ) -> TouchpointType:
+        """Rename a type; both names are required.
+
+        Raises `NotFoundError` if there is none, `BadRequestError` if another
+        type has the name.
+        """
+        body = NewType(type_name=type_name, display_name=display_name)
+        request = self._request(UPDATE_TYPE, body, touchpoint_type_id=touchpoint_type_id)
+        return await self._send(request)
+
+    @operation(DELETE_TYPE)
+    async def delete(self, touchpoint_type_id: int) -> None:
+        """Delete a type and all touchpoints of it. This cannot be undone."""
+        await self._send(self._request(DELETE_TYPE, touchpoint_type_id=touchpoint_type_id))
+
+
+class Touchpoints(AccountResource):
+    """What members did, when, and what it was worth."""
+
+    @operation(CREATE_TOUCHPOINTS)
+    async def create(self, touchpoints: Sequence[NewTouchpoint]) -> list[Touchpoint]:
+        """Create up to ten touchpoints and return them in the same order.
+
+        Only this reply tells their `touchpoint_id`. Raises `ValueError` for
+        more than ten (see `create_many`), `BadRequestError` for none, and
+        `DecodeError` if the reply holds more or fewer than were sent.
+        """
+        if len(touchpoints) > MOST_AT_ONCE:
+            raise ValueError(
+                f"at most {MOST_AT_ONCE} touchpoints fit in one create, not {len(touchpoints)}; "
+                "create_many splits"
+            )
+        body = NewTouchpoints(touchpoints=[*touchpoints])
+        reply = await self._send(self._request(CREATE_TOUCHPOINTS, body))
+        if len(reply) != len(touchpoints):
+            raise DecodeError(
+                f"answered with {len(reply)} touchpoints where {len(touchpoints)} were sent",
+                vendor=EMMA.name,
+                operation=CREATE_TOUCHPOINTS.operation,
+                advice="Some may not be stored: list the members' touchpoints",
+            )
+        return reply
+
+    def create_many(self, touchpoints: Iterable[NewTouchpoint]) -> Creation:
+        """Create any number of touchpoints, ten a request, in order.
+
+        `async for touchpoint in ...create_many(...)` yields them as they are
+        created: when a request fails, those yielded are stored and none of the
+        rest was tried, save the ten of that request. `await` collects them in a
+        list, and does not tell how far it came.
+        """
+        return Creation(self, touchpoints)
+
+    @operation(LIST_TOUCHPOINTS)
+    async def list(self, member_id: int) -> list[Touchpoint]:
+        """The touchpoints of a member, without their ids.
+
+        Raises `NotFoundError` if there is no such member.
+        """
+        return await self._send(self._request(LIST_TOUCHPOINTS, member_id=member_id))
+
+    @operation(GET_TOUCHPOINT)
+    async def get(self, touchpoint_id: int) -> Touchpoint:
+        """One touchpoint. Raises `NotFoundError` if there is none."""
+        return await self._send(self._request(GET_TOUCHPOINT, touchpoint_id=touchpoint_id))
+
+    @operation(DELETE_TOUCHPOINT)
+    async def delete(self, touchpoint_id: int) -> None:
+        """Delete a touchpoint. This cannot be undone."""
+        await self._send(self._request(DELETE_TOUCHPOINT, touchpoint_id=touchpoint_id))
+
+
+class Creation:
+    """Touchpoints on their way to Emma, ten at a time; see `Touchpoints.create_many`."""
+
+    def __init__(self, resource: Touchpoints, touchpoints: Iterable[NewTouchpoint]) -> None:
+        self._resource = resource
+        self._touchpoints = iter(touchpoints)
+
+    async def __aiter__(self) -> AsyncIterator[Touchpoint]:
+        while batch := [*islice(self._touchpoints, MOST_AT_ONCE)]:
+            for touchpoint in await self._resource.create(batch):
+                yield touchpoint
+
+    def __await__(self) -> Generator[Any, None, list[Touchpoint]]:
+        return self._all().__await__()
+
+    async def _all(self) -> list[Touchpoint]:
+        return [touchpoint async for touchpoint in self]
+
+
+def _number(name: str, value: int) -> str:
+    """*value*, an integer or its digits, as a path segment."""
+    text = str(value)
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(f"{name} must be an integer, not {value!r}")
+    return text
+
+
+class EmmaClient(VendorClient):
+    """Emma (MyEmma).
+
+    Args:
+        pool: the pool whose sessions and quotas it uses.
+        account_id: number of the account, of the subaccount for HQ customers.
+            It is part of every path, and no secret.
+        public_key: the API key's public half.
+        private_key: the API key's private half.
+        base_url: where requests go, without the account.
+        quotas: replaces the vendor's own; an empty sequence means no limit.
+        max_in_flight: requests at the same time, 4 unless given.
+    """
+
+    facts = EMMA
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        *,
+        account_id: str | int | Secret,
+        public_key: str | Secret,
+        private_key: str | Secret,
+        base_url: str | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        public_key, private_key = Secret(public_key), Secret(private_key)
+        self._account_id = _account(account_id)
+        super().__init__(
+            pool,
+            basic(public_key, private_key),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    def _add_resources(self, dispatcher: Dispatcher) -> None:
+        self.touchpoint_types = TouchpointTypes(dispatcher.send, self._account_id)
+        self.touchpoints = Touchpoints(dispatcher.send, self._account_id)
+
+
+def _account(account_id: str | int | Secret) -> str:
+    text = account_id.reveal() if isinstance(account_id, Secret) else str(account_id)
+    if not text.strip():
+        raise ConfigurationError(
+            "account_id is empty",
+            vendor=EMMA.name,
+            advice="Set account_id= or EMMA_ACCOUNT_ID to the number in the account's settings",
+        )
+    return text

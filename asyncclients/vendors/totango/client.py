@@ -1,0 +1,253 @@
+"""Totango: the endpoint table, the resources, the client.
+
+Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API.
+A slash at the end of a path is there where the manual prints one. Bodies are
+forms, as in its samples; a body with a list, an object or a null, which have no
+documented form, is JSON, which "is supported".
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from asyncclients.core.auth import api_key as api_key_login
+from asyncclients.core.client import VendorClient
+from asyncclients.core.codec import ExactId, to_plain
+from asyncclients.core.dispatch import Dispatcher
+from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.core.secret import Secret
+from asyncclients.errors import ConfigurationError, NotFoundError
+from asyncclients.vendors.totango.models import (
+    Event,
+    NamedItem,
+    NamedItems,
+    NewTouchpoint,
+    Touchpoint,
+    TouchpointUpdate,
+)
+from asyncclients.vendors.totango.vendor import REGIONS, TOTANGO
+
+T = TypeVar("T")
+
+LONGEST_CONTENT = 12_000
+"""Characters: the manual says "up to 12K"."""
+
+
+CREATE_TOUCHPOINT = Endpoint(
+    "touchpoints.create",
+    "POST",
+    "api/v3/touchpoints/",
+    Touchpoint,
+    idempotent=False,
+    why="a repetition would make a second one",
+    form="form",
+)
+UPDATE_TOUCHPOINT = Endpoint(
+    "touchpoints.update",
+    "PUT",
+    "api/v3/touchpoints/{note_id}",
+    NoneType,
+    idempotent=True,
+    form="form",
+)
+DELETE_TOUCHPOINT = Endpoint(
+    "touchpoints.delete",
+    "DELETE",
+    "api/v3/touchpoints/{note_id}",
+    NoneType,
+    idempotent=True,
+    form="form",
+)
+LIST_TOUCHPOINTS = Endpoint(
+    "touchpoints.list", "GET", "api/v2/events/", list[Event], idempotent=True
+)
+LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", list[Event], idempotent=True)
+LIST_TOUCHPOINT_TYPES = Endpoint(
+    "touchpoint_types.list", "GET", "api/v3/touchpoint-types/", NamedItems, idempotent=True
+)
+LIST_TOUCHPOINT_TAGS = Endpoint(
+    "touchpoint_tags.list", "GET", "api/v3/touchpoint-tags/", NamedItems, idempotent=True
+)
+LIST_ACTIVITY_TYPES = Endpoint(
+    "activity_types.list", "GET", "api/v3/activity-types/", NamedItems, idempotent=True
+)
+
+
+class Touchpoints(Resource):
+    """Notes on accounts."""
+
+    @operation(CREATE_TOUCHPOINT)
+    async def create(self, touchpoint: NewTouchpoint) -> Touchpoint:
+        """Create *touchpoint* and return its `note_id`.
+
+        Content over 12,000 characters is sent as it is, with a `UserWarning`:
+        whether the manual's "12K" are 12,000 or 12,288 is not known.
+        Raises `BadRequestError` if there is no such account.
+        """
+        _warn_of_length(touchpoint.content)
+        body = to_plain(touchpoint)
+        return await self._send(_in_fitting_form(CREATE_TOUCHPOINT, body).request(body=body))
+
+    @operation(UPDATE_TOUCHPOINT)
+    async def update(self, note_id: str | int, touchpoint: TouchpointUpdate) -> Touchpoint:
+        """Change the touchpoint *note_id* and return its ids.
+
+        Without `event_id` this makes one call more, to find it among the
+        events of `account_id`. Raises `ValueError` with neither, and
+        `NotFoundError` if the account has no such touchpoint. What the vendor
+        does with fields left out is not documented.
+        """
+        _warn_of_length(touchpoint.content)
+        event_id = touchpoint.event_id or await self._event_id(
+            UPDATE_TOUCHPOINT, str(note_id), touchpoint.account_id
+        )
+        body = {"note_id": str(note_id), **to_plain(touchpoint), "event_id": event_id}
+        endpoint = _in_fitting_form(UPDATE_TOUCHPOINT, body)
+        await self._send(endpoint.request(note_id=str(note_id), body=body))
+        return Touchpoint(note_id=ExactId(note_id), event_id=ExactId(event_id))
+
+    @operation(DELETE_TOUCHPOINT)
+    async def delete(
+        self, note_id: str | int, event_id: str | None = None, account_id: str | None = None
+    ) -> None:
+        """Delete the touchpoint *note_id*.
+
+        Without *event_id* this makes one call more, to find it among the
+        events of *account_id*. Raises `ValueError` with neither, and
+        `NotFoundError` if there is no such touchpoint.
+        """
+        event_id = event_id or await self._event_id(DELETE_TOUCHPOINT, str(note_id), account_id)
+        body = {"event_id": event_id}
+        await self._send(DELETE_TOUCHPOINT.request(note_id=str(note_id), body=body))
+
+    @operation(LIST_TOUCHPOINTS)
+    async def list(self, account_id: str) -> list[Event]:
+        """The touchpoints of an account: its events of type `note`, in the vendor's order."""
+        events = await self._send(LIST_TOUCHPOINTS.request(params=_account(account_id)))
+        return [event for event in events if event.type == "note"]
+
+    async def _event_id(
+        self, endpoint: Endpoint[Any], note_id: str, account_id: str | UnsetType | None
+    ) -> str:
+        if not account_id:
+            raise ValueError(f"{endpoint.operation} needs event_id, or account_id to look it up")
+        for event in await self.list(account_id):
+            if event.note_content is not None and event.note_content.note_id == note_id:
+                return event.id
+        raise NotFoundError(
+            f"found no touchpoint {note_id} among the events of account {account_id}",
+            vendor=TOTANGO.name,
+            operation=endpoint.operation,
+            advice="It may be deleted already, or be another account's",
+        )
+
+
+class Events(Resource):
+    """Timelines of accounts."""
+
+    @operation(LIST_EVENTS)
+    async def list(self, account_id: str) -> list[Event]:
+        """All events of an account: touchpoints (`note`), tasks, alerts and more, in one reply."""
+        return await self._send(LIST_EVENTS.request(params=_account(account_id)))
+
+
+class TouchpointTypes(Resource):
+    """What `touchpoint_type` may be."""
+
+    @operation(LIST_TOUCHPOINT_TYPES)
+    async def list(self) -> list[NamedItem]:
+        """All touchpoint types."""
+        return await self._send(LIST_TOUCHPOINT_TYPES.request())
+
+
+class TouchpointTags(Resource):
+    """What `touchpoint_tags` may hold; Totango also calls them reasons."""
+
+    @operation(LIST_TOUCHPOINT_TAGS)
+    async def list(self) -> list[NamedItem]:
+        """All touchpoint tags."""
+        return await self._send(LIST_TOUCHPOINT_TAGS.request())
+
+
+class ActivityTypes(Resource):
+    """What `activity_type_id` may be; Totango also calls them flows."""
+
+    @operation(LIST_ACTIVITY_TYPES)
+    async def list(self) -> list[NamedItem]:
+        """All activity types, those with `fields["disabled"]` included."""
+        return await self._send(LIST_ACTIVITY_TYPES.request())
+
+
+def _in_fitting_form(endpoint: Endpoint[T], body: Mapping[str, Any]) -> Endpoint[T]:
+    """*endpoint* with its form, or with JSON where *body* has fields that no form has."""
+    if all(isinstance(value, str | int | float) for value in body.values()):
+        return endpoint
+    return msgspec.structs.replace(endpoint, form="json")
+
+
+def _warn_of_length(content: str | UnsetType) -> None:
+    if content is not UNSET and len(content) > LONGEST_CONTENT:
+        warnings.warn(
+            f"Totango takes touchpoints of up to 12K characters; this one has {len(content):,}",
+            stacklevel=3,
+        )
+
+
+def _account(account_id: str) -> dict[str, str]:
+    if not account_id:
+        raise ValueError("account_id must not be empty")
+    return {"account_id": account_id}
+
+
+class TotangoClient(VendorClient):
+    """Totango. *app_token* is a personal or service token; *base_url* overrides *region*.
+
+    Raises:
+        ConfigurationError: for a *region* that is neither `us` nor `eu`.
+    """
+
+    facts = TOTANGO
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        *,
+        app_token: str | Secret,
+        region: Literal["us", "eu"] = "us",
+        base_url: str | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        app_token = Secret(app_token)
+        super().__init__(
+            pool,
+            api_key_login("app-token", app_token),
+            base_url=base_url or _region_url(region),
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    def _add_resources(self, dispatcher: Dispatcher) -> None:
+        self.touchpoints = Touchpoints(dispatcher.send)
+        self.events = Events(dispatcher.send)
+        self.touchpoint_types = TouchpointTypes(dispatcher.send)
+        self.touchpoint_tags = TouchpointTags(dispatcher.send)
+        self.activity_types = ActivityTypes(dispatcher.send)
+
+
+def _region_url(region: str) -> str:
+    if region not in REGIONS:
+        raise ConfigurationError(
+            f"region must be one of {', '.join(REGIONS)}, not {region!r}",
+            vendor=TOTANGO.name,
+            advice="Set region= or TOTANGO_REGION to where the account was opened",
+        )
+    return REGIONS[region]

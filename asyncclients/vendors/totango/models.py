@@ -1,0 +1,223 @@
+"""What Totango sends and takes, field for field; `touchpointType` is `touchpoint_type`.
+
+Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API.
+Account ids are text, since `0000` is one. Note ids come as a number in JSON and
+as a text elsewhere, and are text here. The manual shows no reply to a create,
+update or delete.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from asyncclients.core.codec import ExactId, JsonObject
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class TouchpointFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The optional fields of a touchpoint.
+
+    Attributes:
+        activity_type_id: id of the flow, from `activity_types.list()`.
+        created_by: email of the author. Totango may show the owner of the
+            token instead: the manual says both.
+        create_date: when it happened: an aware datetime, or milliseconds since
+            1970 in UTC, which is what it is kept as; now when left out.
+        disable_sync: True keeps Totango from passing it on to Salesforce and others.
+        touchpoint_type: id from `touchpoint_types.list()`.
+        touchpoint_tags: ids from `touchpoint_tags.list()`.
+        participant_list: ids of Totango users; an object travels as it is.
+        subject: the subject line.
+        user_id: the author as the manual's samples, but not its list of
+            fields, have it; for services that do not know `created_by`.
+
+    Raises:
+        ValueError: for a `create_date` without a time zone.
+    """
+
+    activity_type_id: str | None | UnsetType = UNSET
+    created_by: str | None | UnsetType = UNSET
+    create_date: datetime | int | None | UnsetType = UNSET
+    disable_sync: bool | None | UnsetType = UNSET
+    touchpoint_type: str | None | UnsetType = msgspec.field(default=UNSET, name="touchpointType")
+    touchpoint_tags: list[str] | None | UnsetType = UNSET
+    participant_list: list[str | dict[str, Any]] | None | UnsetType = msgspec.field(
+        default=UNSET, name="participantList"
+    )
+    subject: str | None | UnsetType = UNSET
+    user_id: str | None | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if isinstance(self.create_date, datetime):
+            date = _milliseconds(self.create_date)
+            msgspec.structs.force_setattr(self, "create_date", date)
+        if self.participant_list is not None and self.participant_list is not UNSET:
+            people = [_participant(person) for person in self.participant_list]
+            msgspec.structs.force_setattr(self, "participant_list", people)
+
+
+def _milliseconds(time: datetime) -> int:
+    if time.tzinfo is None:
+        raise ValueError(
+            "create_date has no time zone; give an aware datetime, or milliseconds since 1970"
+        )
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _participant(person: str | dict[str, Any]) -> dict[str, Any]:
+    # The manual has `userId` in its text and `userid` in its sample; an object chooses itself.
+    return {"userId": person} if isinstance(person, str) else person
+
+
+class NewTouchpoint(TouchpointFields, frozen=True, kw_only=True, omit_defaults=True):
+    """A touchpoint to create; for the optional fields see `TouchpointFields`.
+
+    Attributes:
+        account_id: the account's id in Totango, as text.
+        content: the text, at most 12,000 characters.
+    """
+
+    account_id: str
+    content: str
+
+
+class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_defaults=True):
+    """Fields of a touchpoint to change; for the others see `TouchpointFields`.
+
+    Attributes:
+        account_id: the account it belongs to.
+        event_id: its id among the account's events; looked up by `account_id`
+            when left out.
+        content: the text, at most 12,000 characters.
+    """
+
+    account_id: str | UnsetType = UNSET
+    event_id: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class Touchpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A touchpoint, by its ids.
+
+    Attributes:
+        note_id: its id; the reply has it as `note_id`, or as the `id` of `note`.
+        event_id: its id among the account's events; a create does not tell it.
+        note: what the vendor said of it, free-form.
+    """
+
+    note_id: ExactId = ExactId()
+    event_id: ExactId | None = None
+    note: JsonObject | None = None
+
+    def __post_init__(self) -> None:
+        if self.note_id:
+            return
+        note: dict[str, Any] = self.note or {}
+        found = ExactId.from_wire(note.get("id", note.get("note_id")))
+        msgspec.structs.force_setattr(self, "note_id", found)
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """The account that an event belongs to."""
+
+    id: ExactId
+
+
+class Author(msgspec.Struct, frozen=True, kw_only=True):
+    """Who wrote a touchpoint: an email address as registered in Totango."""
+
+    user_name: str | None = None
+
+
+class NoteContent(msgspec.Struct, frozen=True, kw_only=True):
+    """The text of a touchpoint."""
+
+    text: str | None = None
+    totango_user: Author | None = None
+    note_id: ExactId | None = None
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of an account's timeline.
+
+    Attributes:
+        id: the event id.
+        type: `note` for a touchpoint, also `task`, `alert` and others.
+        timestamp: milliseconds since 1970.
+        account: whose timeline it is.
+        note_content: of a `note` only.
+        properties: free-form; holds `activity_type_id`, `subject`, `meeting_type`
+            (the touchpoint type), `touchpoint_tags` and more. The same property
+            comes as a boolean here and as a text there.
+        alert_content: of an `alert` only, free-form.
+    """
+
+    id: ExactId
+    type: str
+    timestamp: int | None = None
+    account: Account | None = None
+    is_new: Any = None
+    note_content: NoteContent | None = None
+    properties: JsonObject | None = None
+    alert_content: JsonObject | None = None
+
+    @property
+    def occurred_at(self) -> datetime | None:
+        """`timestamp` as an aware datetime."""
+        if self.timestamp is None:
+            return None
+        return _EPOCH + timedelta(milliseconds=self.timestamp)
+
+
+class NamedItem(msgspec.Struct, frozen=True, kw_only=True):
+    """A touchpoint type, touchpoint tag or activity type (flow).
+
+    Attributes:
+        id: what other calls want.
+        display_name: what people see; empty where the vendor gave none.
+        fields: all that the vendor sent, such as `disabled` of an activity type.
+    """
+
+    id: str
+    display_name: str
+    fields: dict[str, Any]
+
+
+class NamedItems(list[NamedItem]):
+    """A list in any of the forms it is sent in.
+
+    The manual says a map id -> name for types and tags and shows a map
+    id -> object for activity types; in reality types and tags come as an array
+    of objects (https://fivetran.com/docs/connectors/applications/totango/connector-schema).
+    """
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """*value* as items, in the vendor's order."""
+        if isinstance(value, list):
+            entries = cast("list[object]", value)
+            return cls(_item(_own_id(entry), entry) for entry in entries)
+        if isinstance(value, dict):
+            pairs = cast("dict[str, Any]", value)
+            return cls(_item(key, entry) for key, entry in pairs.items())
+        raise ValueError(f"expected a list or a map of items, got {type(value).__name__}")
+
+
+def _own_id(entry: object) -> Any:
+    if isinstance(entry, dict):
+        fields = cast("dict[str, Any]", entry)
+        return fields.get("id", fields.get("activity_type_id"))
+    return None
+
+
+def _item(key: Any, entry: object) -> NamedItem:
+    fields = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {"display_name": entry}
+    name = fields.get("display_name")
+    if not isinstance(name, str | None):
+        raise ValueError(f"expected the name of an item, got {type(name).__name__}")
+    return NamedItem(id=str(ExactId.from_wire(key)), display_name=name or "", fields=fields)

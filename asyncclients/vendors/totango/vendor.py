@@ -1,0 +1,47 @@
+"""Totango's Touchpoints API, as data.
+
+Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API
+Limit: https://support.totango.com/hc/en-us/articles/15312978301588-API-rate-limit
+"""
+
+from __future__ import annotations
+
+from asyncclients.core.endpoint import Response
+from asyncclients.core.quota import Quota
+from asyncclients.core.vendor import Vendor, standard_advice
+
+MANUAL = "https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API"
+
+REGIONS = {
+    "us": "https://api.totango.com/",
+    "eu": "https://api-eu1.totango.com/",
+}
+"""Region -> where its requests go, as the manual prints them."""
+
+
+def advice(response: Response) -> str:
+    """What to do about an answer that says no.
+
+    Tokens belong to a user and may expire:
+    https://support.totango.com/hc/en-us/articles/203036939-Personal-Access-Token-and-Service-ID
+    """
+    if response.status in (401, 403):
+        return (
+            "Check TOTANGO_APP_TOKEN: the token is wrong, expired or revoked, or belongs to "
+            "the other region (region=, TOTANGO_REGION)"
+        )
+    if response.status == 400:
+        return "Check the account id and the ids of types, tags and flows: all must exist already"
+    return standard_advice(response)
+
+
+TOTANGO = Vendor(
+    name="totango",
+    base_url=REGIONS["us"],
+    # "a global rate limit of 100 calls/minute for each token", all of Totango's APIs together
+    quotas=(Quota(100, 60.0),),
+    manual=MANUAL,
+    environment={"app_token": "TOTANGO_APP_TOKEN"},
+    settings={"region": "TOTANGO_REGION"},
+    advice=advice,
+)
