@@ -13,12 +13,13 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Protocol, Self, cast, runtime_checkable
-from urllib.parse import urlencode
+from urllib.parse import quote_plus, urlencode
 
 import msgspec
 
 from asyncclients.errors import EXCERPT_LIMIT, DecodeError
 
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+\Z").match
 _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
@@ -129,6 +130,15 @@ def to_plain(value: Any) -> Any:
     return msgspec.to_builtins(value, enc_hook=_encode_custom)
 
 
+def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:
+    """Plain dicts, lists, strings and numbers as *cls*; without *strict*, "2" is a number too.
+
+    Raises:
+        ValueError: (of msgspec) naming the field that does not fit.
+    """
+    return msgspec.convert(value, cls, strict=strict, dec_hook=_decode_custom)
+
+
 def encode_form(body: Any) -> bytes:
     """*body* as `application/x-www-form-urlencoded`; only flat objects have that form.
 
@@ -140,7 +150,12 @@ def encode_form(body: Any) -> bytes:
 
 def encode_query(params: Mapping[str, Any]) -> str:
     """*params* as a query string without `?`; None and UNSET are left out."""
-    return urlencode(list(_pairs(params)))
+    return "&".join([f"{_quote(name)}={_quote(value)}" for name, value in _pairs(params)])
+
+
+def _quote(text: str) -> str:
+    # Most names and values need no quoting, and finding that out is quicker than quoting.
+    return text if _PLAIN(text) else quote_plus(text)
 
 
 def _pairs(fields: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -33,6 +33,8 @@ from asyncclients.errors import AsyncClientsError, ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from asyncclients.core.quota import Quota
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
@@ -89,11 +91,36 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+class Sending(NamedTuple):
+    """A request that has its permit and is about to go out.
+
+    Attributes:
+        scope: one-way name of its origin and credential.
+        quotas: what its scope allows.
+        idempotent: may it be repeated?
+    """
+
+    scope: str
+    quotas: tuple[Quota, ...]
+    idempotent: bool
+
+
+class Watch(Protocol):
+    """Hears of each request that the code under it puts on the wire."""
+
+    async def sending(self, request: Sending, /) -> None:
+        """*request* goes out when this returns; if it raises, nothing is sent."""
+
+    def refused(self) -> None:
+        """The vendor refused the last one by rate."""
+
+
 class Lane(NamedTuple):
-    """The priority and flow that surrounding code asks for."""
+    """What surrounding code asks of the calls under it."""
 
     priority: Priority
     flow: str | None
+    watch: Watch | None = None
 
 
 _lane: ContextVar[Lane | None] = ContextVar("asyncclients_lane", default=None)
@@ -101,13 +128,16 @@ current_lane = _lane.get
 
 
 @contextmanager
-def lane(priority: Priority, flow: str | None = None) -> Generator[None]:
+def lane(
+    priority: Priority, flow: str | None = None, watch: Watch | None = None
+) -> Generator[None]:
     """Make every call inside the block at least as patient as *priority*.
 
     Backfills run the caller's own coroutines this way: whatever client they
-    use, their calls wait behind interactive ones and share *flow*'s turn.
+    use, their calls wait behind interactive ones, share *flow*'s turn, and
+    tell *watch* before anything leaves.
     """
-    token = _lane.set(Lane(priority, flow))
+    token = _lane.set(Lane(priority, flow, watch))
     try:
         yield
     finally:
@@ -148,6 +178,8 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         form: how the body travels.
         expects: the one status that means success; None for any 2xx.
         printed: whether the vendor's document prints this method and path.
+        batch: how many rows its method takes at most, as one list; 0 where it
+            takes one row.
     """
 
     operation: str
@@ -159,6 +191,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     form: Literal["json", "form"] = "json"
     expects: int | None = None
     printed: bool = True
+    batch: int = 0
 
     @property
     def placeholders(self) -> tuple[str, ...]:
