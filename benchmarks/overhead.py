@@ -1,0 +1,300 @@
+"""What one call costs beside a hand-written loop and other clients.
+
+    python benchmarks/overhead.py [--pairs 15] [--calls 2000] [--json FILE]
+
+A page of 25 contacts, from a server in another process that writes fixed bytes
+(asyncio.Protocol, several times faster than any client here). Every client
+does the same work: request, read, decode into typed objects. Rounds are finely
+interleaved, one client after the other, and the figure is the median of the
+ratios round by round, so that a machine that slows down slows both sides.
+
+Clients that are not installed are left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from asyncclients import IntouchClient, SessionPool
+from asyncclients.vendors.intouch.models import Contact, Envelope
+
+CONTACT = {
+    "uuid": "56b01b44-ba2e-11e5-875c-0a5a4bfb150c",
+    "first_name": "John",
+    "last_name": "Doe",
+    "email": "john.doe@example.com",
+    "phone_number": "5555555555",
+    "language": "en_US",
+    "status": "subscribed",
+    "deliverable": True,
+    "created_at": "2021-05-11T11:52:47+00:00",
+    "updated_at": "2021-08-11T11:52:47+00:00",
+    "contact_lists": [],
+    "custom_fields": {"member_since": "2020-02-02"},
+}
+PAGE = json.dumps(
+    {
+        "sort_by": "created_at",
+        "order": "asc",
+        "per_page": 25,
+        "current_page": 1,
+        "last_page": 1,
+        "total": 25,
+        "from": 1,
+        "to": 25,
+        "data": [CONTACT] * 25,
+    }
+).encode()
+REPLY = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(PAGE)
+    + PAGE
+)
+
+Call = Callable[[], Awaitable[object]]
+
+
+class Server(asyncio.Protocol):
+    """Answers every request head with the page."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.pending = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.pending += data
+        answers = self.pending.count(b"\r\n\r\n")
+        if answers:
+            self.pending = self.pending[self.pending.rfind(b"\r\n\r\n") + 4 :]
+            self.transport.write(REPLY * answers)  # type: ignore[attr-defined]
+
+
+def serve(port: multiprocessing.Queue) -> None:
+    async def main() -> None:
+        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
+        port.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+# --- The clients ------------------------------------------------------------------
+
+
+async def ours(stack: AsyncExitStack, url: str) -> Call:
+    pool = await stack.enter_async_context(SessionPool(max_connections=1000))
+    client = IntouchClient(pool, api_key="benchmark", base_url=url, quotas=())
+
+    async def call() -> object:
+        return [contact async for contact in client.contacts.list()]
+
+    return call
+
+
+async def ours_with_quota(stack: AsyncExitStack, url: str) -> Call:
+    from asyncclients import Quota
+
+    pool = await stack.enter_async_context(SessionPool(max_connections=1000))
+    quota = Quota(1_000_000, 1.0)
+    client = IntouchClient(pool, api_key="benchmark", base_url=url, quotas=(quota,))
+
+    async def call() -> object:
+        return [contact async for contact in client.contacts.list()]
+
+    return call
+
+
+async def by_hand(stack: AsyncExitStack, url: str) -> Call:
+    connector = aiohttp.TCPConnector(limit=0)
+    session = await stack.enter_async_context(
+        aiohttp.ClientSession(headers={"x-api-key": "benchmark"}, connector=connector)
+    )
+    decoder = msgspec.json.Decoder(Envelope[Contact])
+    address = url + "contacts"
+
+    async def call() -> object:
+        async with session.get(address, params={"page": "1"}) as response:
+            response.raise_for_status()
+            return decoder.decode(await response.read()).data
+
+    # The page has fields with a wire form of their own, which plain msgspec needs told.
+    from asyncclients.core.codec import decoder as told
+
+    decoder = told(Envelope[Contact])
+    return call
+
+
+@dataclass
+class PlainContact:
+    uuid: str
+    email: str
+    first_name: str
+    last_name: str
+    phone_number: str
+    language: str
+    status: str
+    deliverable: bool
+    created_at: datetime
+    updated_at: datetime
+    contact_lists: list[object]
+    custom_fields: dict[str, object]
+
+
+def plain(body: bytes) -> list[PlainContact]:
+    return [
+        PlainContact(
+            **{
+                **row,
+                "created_at": datetime.fromisoformat(row["created_at"]),
+                "updated_at": datetime.fromisoformat(row["updated_at"]),
+            }
+        )
+        for row in json.loads(body)["data"]
+    ]
+
+
+async def json_dataclass(stack: AsyncExitStack, url: str) -> Call:
+    session = await stack.enter_async_context(
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    )
+
+    async def call() -> object:
+        async with session.get(url + "contacts", params={"page": "1"}) as response:
+            return plain(await response.read())
+
+    return call
+
+
+async def _httpx_like(module: str, stack: AsyncExitStack, url: str) -> Call:
+    library = __import__(module)
+    client = await stack.enter_async_context(
+        library.AsyncClient(limits=library.Limits(max_connections=1000), timeout=60)
+    )
+
+    async def call() -> object:
+        return plain((await client.get(url + "contacts", params={"page": "1"})).content)
+
+    return call
+
+
+async def httpx(stack: AsyncExitStack, url: str) -> Call:
+    return await _httpx_like("httpx", stack, url)
+
+
+async def httpx2(stack: AsyncExitStack, url: str) -> Call:
+    return await _httpx_like("httpx2", stack, url)
+
+
+async def niquests(stack: AsyncExitStack, url: str) -> Call:
+    import niquests as library
+
+    session = await stack.enter_async_context(library.AsyncSession(pool_maxsize=200))
+
+    async def call() -> object:
+        response = await session.get(url + "contacts", params={"page": "1"})
+        return plain(response.content)
+
+    return call
+
+
+CLIENTS = {
+    "aiohttp + msgspec by hand": by_hand,
+    "asyncclients, no quota": ours,
+    "asyncclients": ours_with_quota,
+    "aiohttp + json + dataclass": json_dataclass,
+    "httpx": httpx,
+    "httpx2": httpx2,
+    "niquests": niquests,
+}
+BASE = "aiohttp + msgspec by hand"
+
+
+async def round_of(call: Call, calls: int, concurrency: int) -> float:
+    """Seconds for *calls* calls, *concurrency* at a time."""
+    left = iter(range(calls))
+
+    async def work() -> None:
+        for _ in left:
+            await call()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return time.perf_counter() - started
+
+
+async def measure(url: str, pairs: int, calls: int, concurrency: int) -> dict[str, object]:
+    async with AsyncExitStack() as stack:
+        ready: dict[str, Call] = {}
+        missing = []
+        for name, make in CLIENTS.items():
+            try:
+                ready[name] = await make(stack, url)
+            except ImportError:
+                missing.append(name)
+        for call in ready.values():
+            await round_of(call, max(20, calls // 10), concurrency)
+        times: dict[str, list[float]] = {name: [] for name in ready}
+        for pair in range(pairs):
+            # Every other round runs backwards, so that no client always follows the same one.
+            order = list(ready) if pair % 2 == 0 else list(reversed(ready))
+            for name in order:
+                slow = name in ("httpx", "httpx2", "niquests")
+                count = calls // 8 if slow else calls
+                times[name].append(await round_of(ready[name], count, concurrency) / count)
+        base = times[BASE]
+        rows = {
+            name: {
+                "microseconds": round(statistics.median(values) * 1e6, 1),
+                "ratio": round(
+                    statistics.median(v / b for v, b in zip(values, base, strict=True)), 3
+                ),
+            }
+            for name, values in times.items()
+        }
+    return {"concurrency": concurrency, "pairs": pairs, "calls": calls, "rows": rows,
+            "not installed": missing}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--calls", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", nargs="*", help="names of clients")
+    arguments = parser.parse_args()
+    if arguments.only:
+        for name in list(CLIENTS):
+            if name != BASE and name not in arguments.only:
+                del CLIENTS[name]
+    queue: multiprocessing.Queue = multiprocessing.Queue()
+    server = multiprocessing.Process(target=serve, args=(queue,), daemon=True)
+    server.start()
+    url = f"http://127.0.0.1:{queue.get(timeout=10)}/"
+    results = []
+    for concurrency in (1, 100):
+        result = asyncio.run(measure(url, arguments.pairs, arguments.calls, concurrency))
+        results.append(result)
+        print(f"\n{concurrency} at a time, {arguments.pairs} rounds of {arguments.calls} calls")
+        for name, row in result["rows"].items():
+            print(f"  {name:<28} {row['ratio']:>6.3f} x  {row['microseconds']:>8.1f} us")
+    server.terminate()
+    if arguments.json:
+        report = {"python": sys.version.split()[0], "results": results}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
