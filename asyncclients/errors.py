@@ -246,6 +246,48 @@ class ServerError(StatusError):
     """5xx: the vendor failed."""
 
 
+# --- Backfills --------------------------------------------------------------------
+
+
+class BackfillError(AsyncClientsError):
+    """A pull or push could not start, or stopped before its end; its state is saved."""
+
+
+class InputError(BackfillError, ValueError):
+    """The input cannot be used; found before anything was sent."""
+
+    file: str | None = None
+    line: int | None = None
+    """Where in *file*, from 1."""
+
+
+class StateError(BackfillError):
+    """The state file cannot be used."""
+
+    file: str | None = None
+
+
+class StateInUseError(StateError):
+    """Another run is working on the same state file."""
+
+    pid: int | None = None
+    """The process that has it."""
+
+
+class StateMismatchError(StateError, ValueError):
+    """The state file is of another job, another version, or no state file at all."""
+
+
+class BackfillStoppedError(BackfillError):
+    """The run gave up: too many bad rows, or a vendor that stayed away.
+
+    Nothing is lost: run again with the same state to go on.
+    """
+
+    report: Any = None
+    """The `Report` up to the stop."""
+
+
 _BY_STATUS: dict[int, type[StatusError]] = {
     400: BadRequestError,
     401: UnauthorizedError,
