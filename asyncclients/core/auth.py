@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,11 @@ from asyncclients.core.secret import Secret
 
 DEFAULT_LIFETIME = 900.0
 """Seconds a token is trusted whose lifetime is missing or absurd."""
-SHORTEST_LIFETIME = 30.0
+SHORTEST_LIFETIME = 1.0
+"""Seconds below which a lifetime is absurd: such a token could not be used once."""
 LONGEST_LIFETIME = 86_400.0
+"""Seconds after which a token is asked for again, however long it claims to live."""
+_CHALLENGE_ERROR = re.compile(r'\berror\s*=\s*"?([\w.-]+)', re.IGNORECASE)
 
 
 class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +67,13 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
         value: the token itself.
         authorization: the whole header that carries it.
         expires_at: loop instant from which it is no longer used.
+        refresh_at: loop instant from which a new one is asked for while this one still serves.
     """
 
     value: Secret
     authorization: Secret
     expires_at: float
+    refresh_at: float = math.inf
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
@@ -75,10 +81,12 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
         return self.value, self.authorization
 
 
-def bearer(value: Secret, expires_at: float) -> Token:
+def bearer(value: Secret, expires_at: float, refresh_at: float = math.inf) -> Token:
     """The token *value*, sent as a Bearer token (RFC 6750)."""
     authorization = Secret("Bearer " + value.reveal())
-    return Token(value=value, authorization=authorization, expires_at=expires_at)
+    return Token(
+        value=value, authorization=authorization, expires_at=expires_at, refresh_at=refresh_at
+    )
 
 
 def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
@@ -89,7 +97,7 @@ def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
 def basic(user: Secret, password: Secret) -> HeaderLogin:
     """HTTP Basic, RFC 7617."""
     value = basic_value(user, password)
-    return HeaderLogin(header="Authorization", value=value, secrets=(user, password, value))
+    return HeaderLogin(header="Authorization", value=value, secrets=(user, password, _bare(value)))
 
 
 def basic_value(user: Secret, password: Secret) -> Secret:
@@ -98,10 +106,15 @@ def basic_value(user: Secret, password: Secret) -> Secret:
     return Secret("Basic " + base64.b64encode(pair.reveal().encode()).decode())
 
 
+def _bare(value: Secret) -> Secret:
+    """*value* of a header without its scheme, as a vendor may echo it."""
+    return Secret(value.reveal().partition(" ")[2])
+
+
 def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> ClientCredentials:
     """The login of a vendor that issues tokens at *path*."""
     value = basic_value(client_id, client_secret)
-    return ClientCredentials(path=path, basic=value, secrets=(client_secret, value))
+    return ClientCredentials(path=path, basic=value, secrets=(client_secret, _bare(value)))
 
 
 class TokenReplyError(ValueError):
@@ -118,15 +131,19 @@ def read_token(body: bytes, now: float) -> Token:
         TokenReplyError: if there is no token in it.
     """
     fields = read_object(body) or {}
-    value, kind = _token_text(fields.get("access_token")), fields.get("token_type", "Bearer")
+    value, kind = token_text(fields.pop("access_token", None)), fields.get("token_type")
     if value is None:
         raise TokenReplyError("the reply holds no access_token")
-    if not isinstance(kind, str) or kind.lower() != "bearer":
+    if kind is not None and str(kind).lower() != "bearer":
         raise TokenReplyError("the reply holds a token that is not a Bearer token")
-    return bearer(value, now + _lifetime(fields.get("expires_in")))
+    lifetime = _lifetime(fields.get("expires_in"))
+    # Renewed a little early, so that it does not expire on its way, and in two steps, so
+    # that a token endpoint which is down for a moment fails no call.
+    early = min(60.0, lifetime * 0.1)
+    return bearer(value, now + lifetime - early / 2, now + lifetime - early)
 
 
-def _token_text(value: Any) -> Secret | None:
+def token_text(value: Any) -> Secret | None:
     """*value* as a token; None unless it may travel in a header."""
     usable = isinstance(value, str) and value and value.isascii() and value.isprintable()
     return Secret(value) if usable else None
@@ -138,25 +155,23 @@ def _lifetime(value: Any) -> float:
         seconds = float(value) if isinstance(value, (int, float, str)) else math.nan
     except (ValueError, OverflowError):
         seconds = math.nan
-    if isinstance(value, bool) or not math.isfinite(seconds) or seconds <= 0:
+    if isinstance(value, bool) or not math.isfinite(seconds) or seconds < SHORTEST_LIFETIME:
         return DEFAULT_LIFETIME
-    if seconds > LONGEST_LIFETIME:
-        return DEFAULT_LIFETIME
-    # Refreshed a little early, so that it does not expire between us and the vendor.
-    return seconds - min(60.0, seconds * 0.1)
+    return min(seconds, LONGEST_LIFETIME)
 
 
 def names_invalid_token(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     """Is this reply a 401 that says the token is no good (RFC 6750 §3.1)?
 
-    A 401 that names another error is not; one that names none, because its
-    body cannot be read, is taken for one: a refresh is cheap and asked for once.
+    A 401 that names another error is not; one that names none, or whose body
+    cannot be read, is taken for one: a refresh is cheap and asked for once.
     """
     if status != 401:
         return False
-    if "invalid_token" in headers.get("WWW-Authenticate", ""):
-        return True
-    reply = read_object(body)
-    if reply is None:
-        return 'error="' not in headers.get("WWW-Authenticate", "")
-    return reply.get("error", "invalid_token") == "invalid_token"
+    named: list[Any] = _CHALLENGE_ERROR.findall(headers.get("WWW-Authenticate", ""))
+    reply = read_object(body) or {}
+    if "error" in reply:
+        named.append(reply["error"])
+    if isinstance(reply.get("errors"), list):
+        named.append(reply["errors"])
+    return not named or any("invalid_token" in str(error) for error in named)

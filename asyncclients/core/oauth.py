@@ -35,6 +35,8 @@ from asyncclients.errors import (
 _RETRY = RetryPolicy(max_attempts=2, max_refusals=0)
 _TIMEOUT = 15.0
 """Seconds: an endpoint that only signs a few bytes, and that others wait for."""
+_FIRST = Options(flow="oauth2.token")
+"""A flow of its own: its turn comes before the next of those who queue, for they need it."""
 
 
 class TokenSource:
@@ -51,7 +53,7 @@ class TokenSource:
         basic = HeaderLogin(header="Authorization", value=login.basic, secrets=login.secrets)
         own = msgspec.structs.replace(settings, retry=_RETRY, timeout=_TIMEOUT)
         self._dispatcher = Dispatcher(
-            lambda: scope, vendor, basic, base_url, settings=own, options=Options()
+            lambda: scope, vendor, basic, base_url, settings=own, options=_FIRST
         )
         self._endpoint: Endpoint[Response] = Endpoint(
             "oauth2.token", "POST", login.path, Response, idempotent=True, form="form"

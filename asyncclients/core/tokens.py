@@ -1,10 +1,12 @@
 """One access token, shared by all calls of one credential.
 
 Lazy: a token is asked for when a call needs one, and again when it has expired
-or the vendor said that *this very token* is invalid. One caller's need starts
-the request; it runs in a task of its own, so that a cancelled caller does not
-take down those who wait with it. A failure is remembered for a moment only, so
-that a thousand waiting calls fail once and not one after the other.
+or the vendor said that *this very token* is invalid. In the last part of its
+life a call that uses it has the next one asked for, and does not wait for that.
+One caller's need starts the request; it runs in a task of its own, so that a
+cancelled caller does not take down those who wait with it. A failure is
+remembered for a moment only, so that a thousand waiting calls fail once and not
+one after the other.
 """
 
 from __future__ import annotations
@@ -60,7 +62,21 @@ class TokenCache:
     def current(self, now: float) -> Token | None:
         """The token in hand, None if there is none that is good at *now*."""
         token = self._token
-        return token if token is not None and now < token.expires_at else None
+        if token is None or now >= token.expires_at:
+            return None
+        if now >= token.refresh_at and self._task is None and not self._failed(now):
+            self._start()
+        return token
+
+    def _failed(self, now: float) -> bool:
+        return self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED
+
+    def _start(self) -> asyncio.Task[Token]:
+        # In a context of its own: it serves all, so it must not inherit one caller's lane.
+        task = asyncio.create_task(self._refresh(), name="asyncclients token", context=Context())
+        task.add_done_callback(self._refreshed)
+        self._task = task
+        return task
 
     async def get(self, now: float) -> Token:
         """A token that is good at *now*.
@@ -71,21 +87,19 @@ class TokenCache:
         token = self.current(now)
         if token is not None:
             return token
-        if self._task is None:
-            if self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED:
-                raise self._failure.with_facts()
-            # In a context of its own: it serves all, so it must not inherit one caller's lane.
-            self._task = asyncio.create_task(
-                self._refresh(now), name="asyncclients token", context=Context()
-            )
-            self._task.add_done_callback(self._refreshed)
-        task = self._task
+        if self._task is None and self._failure is not None and self._failed(now):
+            raise self._failure.with_facts()
+        task = self._task or self._start()
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.cancelled():
+            caller = asyncio.current_task()
+            if not task.cancelled() or (caller is not None and caller.cancelling()):
                 raise
-        raise ClientClosedError("the pool was closed while a token was asked for")
+        raise ClientClosedError(
+            "the pool was closed while a token was asked for",
+            advice="Close the pool after its last call",
+        )
 
     async def forget(self, token: Token) -> None:
         """The vendor refused *token*: drop it, unless another took its place already."""
@@ -96,20 +110,22 @@ class TokenCache:
             if self._store is not None:
                 await self._store.drop(self._key, token)
 
-    async def _refresh(self, now: float) -> Token:
+    async def _refresh(self) -> Token:
+        loop = asyncio.get_running_loop()
         if self._store is not None:
-            kept = await self._store.load(self._key, now)
-            if kept is not None and not self._is_rejected(kept):
+            kept = await self._store.load(self._key, loop.time())
+            if kept is not None and not self._is_old(kept):
                 return kept
         self.refreshes += 1
         token = await self._fetch()
         if self._store is not None:
-            await self._store.save(self._key, token, now)
+            await self._store.save(self._key, token, loop.time())
         return token
 
-    def _is_rejected(self, token: Token) -> bool:
-        rejected = self._rejected
-        return rejected is not None and rejected.authorization == token.authorization
+    def _is_old(self, token: Token) -> bool:
+        """Is it the one that was rejected, or the one that is to be replaced?"""
+        olds = (self._rejected, self._token)
+        return any(old is not None and old.value == token.value for old in olds)
 
     def _refreshed(self, task: asyncio.Task[Token]) -> None:
         self._task = None
