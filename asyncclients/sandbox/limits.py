@@ -170,15 +170,16 @@ class TwoCounter:
         return True
 
     def remaining(self, now: float) -> int:
-        return max(0, int(self.limit - self._estimate(now)))
+        return max(0, int(self.limit - self._estimate(now) + 1e-9))
 
     def reset_after(self, now: float) -> float:
-        estimate = self._estimate(now)
-        if estimate + 1 <= self.limit:
-            return 0.0
         over = self._roll(now)
-        if self._previous and self._current + 1 <= self.limit:
-            # previous·(1 − over') + current + 1 = limit, solved for over'.
+        if self.remaining(now):
+            return 0.0
+        # previous·(1 − over') + current + 1 = limit, solved for over' ...
+        if self._current + 1 <= self.limit:
             due = 1 - (self.limit - self._current - 1) / self._previous
             return max(0.0, (due - over) * self.period)
-        return (1 - over) * self.period
+        # ... or, where this window is full, the same in the next one, whose previous it is.
+        due = 1 - (self.limit - 1) / self._current
+        return (1 - over + max(0.0, due)) * self.period

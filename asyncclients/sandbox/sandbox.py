@@ -55,7 +55,8 @@ class Sandbox:
     waits that long, plus an exponential time of mean *jitter*. With *port* the
     vendors listen on port, port + 1 ... in the order intouch, totango, intempt,
     emma, digital_onboarding, storage. *history* is how many requests of each
-    vendor are remembered in full.
+    vendor are remembered in full; *keepalive* how many seconds a server keeps an
+    idle connection.
 
     Raises ValueError when *host* is not a loopback address or *quotas* names no
     vendor of the sandbox.
@@ -70,6 +71,7 @@ class Sandbox:
         port: int = 0,
         latency: tuple[float, float] = (0.0, 0.0),
         history: int = 20_000,
+        keepalive: float = 75.0,
         epoch: datetime = EPOCH,
     ) -> None:
         if not ip_address(host).is_loopback:
@@ -79,7 +81,7 @@ class Sandbox:
             raise ValueError(msg)
         self.environ: dict[str, str] = {}
         self._host, self._port, self._seed, self._epoch = host, port, seed, epoch
-        self._latency = latency
+        self._latency, self._keepalive = latency, keepalive
         self._started_at = 0.0
         self._servers: list[tuple[asyncio.Server, web.Server]] = []
         self._urls: dict[str, str] = {}
@@ -204,7 +206,7 @@ class Sandbox:
         return self._epoch + timedelta(seconds=now - self._started_at)
 
     async def _listen(self, gate: Gate, port: int) -> None:
-        server = web.Server(gate.serve, access_log=None)
+        server = web.Server(gate.serve, access_log=None, keepalive_timeout=self._keepalive)
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(server, self._host, port, backlog=1024)
         self._servers.append((listener, server))

@@ -169,6 +169,22 @@ async def test_latency_delays_the_answer_not_the_count() -> None:
         assert sandbox.requests("intouch")[0].at == pytest.approx(start, abs=0.01)
 
 
+@pytest.mark.looptime
+async def test_idle_connections_are_closed_after_keepalive() -> None:
+    """A connection idle for less than *keepalive* is used again; one idle for longer is gone."""
+    async with Sandbox(keepalive=5.0) as sandbox:
+        port = int(sandbox.url("intouch").split(":")[2].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(2):
+            await asyncio.sleep(4)
+            writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 401")
+        async with asyncio.timeout(6):
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
 async def test_ends_at_once_though_a_call_hangs() -> None:
     """Leaving ends calls that nobody answers and leaves no task behind."""
     async with Sandbox() as sandbox:

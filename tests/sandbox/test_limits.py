@@ -1,0 +1,116 @@
+"""The models of server limits, as plain values; instants are exact in binary."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncclients.sandbox.limits import (
+    FixedWindow,
+    ServerLimit,
+    SlidingLog,
+    TokenBucket,
+    TwoCounter,
+)
+
+# Gaps in eighths of a second: sums and differences of them are exact.
+GAPS = st.lists(st.integers(0, 12).map(lambda eighths: eighths / 8), max_size=60)
+
+
+def instants(gaps: list[float]) -> list[float]:
+    """The instants that lie *gaps* apart."""
+    now, found = 0.0, list[float]()
+    for gap in gaps:
+        now += gap
+        found.append(now)
+    return found
+
+
+def admitted(limit: ServerLimit, arrivals: list[float]) -> list[float]:
+    """Those of *arrivals* that are let in."""
+    return [now for now in arrivals if limit.admit(now)]
+
+
+@given(GAPS)
+def test_a_log_admits_all_that_fits_and_no_more(gaps: list[float]) -> None:
+    """An arrival is let in exactly when fewer than 3 were in the 2 seconds before it."""
+    let_in = list[float]()
+    limit = SlidingLog(3, 2.0)
+    for now in instants(gaps):
+        fits = sum(now - 2 < then for then in let_in) < 3
+        assert limit.admit(now) == fits
+        let_in += [now] if fits else []
+
+
+@given(GAPS)
+def test_a_log_that_counts_refusals_counts_all(gaps: list[float]) -> None:
+    """With *count_rejected*, all arrivals of the last 2 seconds fill the window."""
+    limit, seen = SlidingLog(3, 2.0, count_rejected=True), list[float]()
+    for now in instants(gaps):
+        assert limit.admit(now) == (sum(now - 2 < then for then in seen) < 3)
+        seen.append(now)
+
+
+@given(GAPS, st.integers(0, 15).map(lambda eighths: eighths / 8))
+def test_a_window_admits_its_first_three(gaps: list[float], phase: float) -> None:
+    """In each aligned window the first 3 arrivals are let in, wherever they lie."""
+    arrivals = instants(gaps)
+    expected = list[float]()
+    for now in arrivals:
+        same = [then for then in expected if (then - phase) // 2 == (now - phase) // 2]
+        expected += [now] if len(same) < 3 else []
+    assert admitted(FixedWindow(3, 2.0, phase=phase), arrivals) == expected
+
+
+def test_a_window_can_be_straddled() -> None:
+    """Twice the limit fits around the edge of two windows; a log lets in half of it."""
+    arrivals = [1.875] * 3 + [2.0] * 3
+    assert len(admitted(FixedWindow(3, 2.0), arrivals)) == 6
+    assert len(admitted(SlidingLog(3, 2.0), arrivals)) == 3
+
+
+def test_a_bucket_holds_its_capacity_and_refills() -> None:
+    """A full bucket of 2, refilled at 4 a second, lets in 2 at once and one each quarter."""
+    bucket = TokenBucket(4, 1.0, capacity=2)
+    assert [bucket.admit(now) for now in (0, 0, 0, 0.25, 0.25, 0.5)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert len(admitted(bucket, [10.0] * 5)) == 2
+
+
+def test_two_counters_weigh_the_window_before() -> None:
+    """4 at the end of a window leave room for 1 after a quarter of the next, not before."""
+    limit = TwoCounter(4, 8.0)
+    assert len(admitted(limit, [7.0] * 5)) == 4
+    assert not limit.admit(9.0)
+    assert limit.admit(10.0)
+    assert not limit.admit(10.0)
+
+
+def all_models() -> list[ServerLimit]:
+    """One of each."""
+    return [SlidingLog(3, 2.0), FixedWindow(3, 2.0), TokenBucket(4, 2.0), TwoCounter(4, 8.0)]
+
+
+@pytest.mark.parametrize("number", range(4))
+@given(gaps=GAPS)
+def test_remaining_and_reset_tell_the_truth(number: int, gaps: list[float]) -> None:
+    """What remains is let in and no more; after the reset one is let in, shortly before none."""
+    first, second = all_models()[number], all_models()[number]
+    arrivals = instants(gaps) or [0.0]
+    for model in (first, second):
+        admitted(model, arrivals)
+    now = arrivals[-1]
+    promised = first.remaining(now)
+    assert len(admitted(first, [now] * (promised + 1))) == promised
+    wait = second.reset_after(now)
+    assert (wait == 0) == (promised > 0)
+    if wait > 0.01:
+        assert not second.admit(now + wait - 0.01)
+    assert second.admit(now + wait + 1e-9)
