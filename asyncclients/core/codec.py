@@ -115,9 +115,10 @@ def _decode_advice(body: bytes) -> str:
 def read_object(body: bytes) -> dict[str, Any] | None:
     """*body* as a JSON object if it is one, else None: for replies that may be anything."""
     try:
-        return decoder(dict[str, Any]).decode(body)
+        found: dict[str, Any] = decoder(dict[str, Any]).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
         return None
+    return found
 
 
 def encode(body: Any) -> bytes:

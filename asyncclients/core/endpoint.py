@@ -22,7 +22,6 @@ from typing import (
     ParamSpec,
     Protocol,
     TypeVar,
-    cast,
 )
 from urllib.parse import quote
 
@@ -214,10 +213,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
                 control characters.
             TypeError: a path parameter is missing or unknown.
         """
-        if path or "{" in self.path:
-            filled = _fill(self.path, path)
-        else:
-            filled = self.path
+        filled = _fill(self.path, path) if path or "{" in self.path else self.path
         return Request(
             endpoint=self,
             path=filled,
@@ -310,5 +306,5 @@ def operation(endpoint: Endpoint[Any]) -> Callable[[Callable[P, R]], Callable[P,
 
 def endpoint_of(method: Callable[..., Any]) -> Endpoint[Any] | None:
     """The endpoint that *method* was noted with, None for anything else."""
-    found = getattr(method, "endpoint", None)
-    return cast("Endpoint[Any]", found) if isinstance(found, Endpoint) else None
+    found: Endpoint[Any] | None = getattr(method, "endpoint", None)
+    return found if isinstance(found, Endpoint) else None

@@ -40,6 +40,12 @@ def quoted(body: bytes, secrets: Iterable[Secret]) -> str:
     return excerpt(text.encode())
 
 
+def retry_after(outcome: Response) -> float | None:
+    """Seconds that *outcome* asks to wait, None where it does not say."""
+    headers: Any = outcome.headers
+    return retry_after_seconds(headers) if "Retry-After" in headers else None
+
+
 def failure_of(
     outcome: Outcome, meaning: Meaning, vendor: Vendor, secrets: Iterable[Secret]
 ) -> AsyncClientsError:
@@ -95,8 +101,7 @@ def _status_error(
 
 
 def _refusal(outcome: Response, meaning: Meaning, facts: dict[str, Any]) -> RateLimitedError:
-    headers: Any = outcome.headers
-    wait = retry_after_seconds(headers) if "Retry-After" in headers else None
+    wait = retry_after(outcome)
     if meaning is Meaning.QUOTA_SPENT:
         facts["advice"] = "The plan's quota is spent: waiting seconds will not help; ask the vendor"
         return RateLimitedError("said that the quota is spent", retry_after=wait, **facts)

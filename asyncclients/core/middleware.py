@@ -21,7 +21,7 @@ from asyncclients.core.limiter import Limiter
 from asyncclients.core.quota import Quota
 from asyncclients.core.ratelimit_headers import read_signal
 from asyncclients.core.scheduler import Scheduler, Ticket
-from asyncclients.core.transport import never_sent
+from asyncclients.core.silence import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from asyncclients.core.auth import (
     TokenReplyError,
     read_token,
 )
-from asyncclients.core.dispatch import Dispatcher, Settings
+from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Options, Response
 from asyncclients.core.events import TokenRefreshed, logger, tell
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
+from asyncclients.core.settings import Settings
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import (
     AsyncClientsError,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
-from asyncclients.core.dispatch import Settings
 from asyncclients.core.events import PoolClosed, PoolOpened, log_event, logger, tell
 from asyncclients.core.limiter import Limiter
 from asyncclients.core.oauth import TokenSource
@@ -21,6 +20,7 @@ from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scheduler import Connections, Scheduler
 from asyncclients.core.scope import Scope, ScopeStats
 from asyncclients.core.secret import Secret
+from asyncclients.core.settings import Settings
 from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 

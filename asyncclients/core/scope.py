@@ -6,19 +6,20 @@ Clients built apart meet here when their origin and credential are the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncclients.core.endpoint import Priority
 from asyncclients.core.events import logger
+from asyncclients.core.quota import Quota
 from asyncclients.core.transport import open_session
 from asyncclients.errors import ClientClosedError
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from asyncclients.core.quota import Quota
     from asyncclients.core.scheduler import Scheduler
     from asyncclients.core.tokens import TokenCache
 
@@ -76,7 +77,7 @@ class Scope:
         self.tokens: TokenCache | None = None
         self._borrowed = borrowed
         self._own: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._closing = asyncio.Event()
 
     def session(self) -> aiohttp.ClientSession:
         """The session, opened on first use inside the running loop.
@@ -84,8 +85,7 @@ class Scope:
         Raises:
             ClientClosedError: after `aclose`.
         """
-        if self._closed:
-            raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
+        self._check_open()
         if self._borrowed is not None:
             return self._borrowed
         if self._own is None:
@@ -127,9 +127,24 @@ class Scope:
         """Seconds until *calls* more calls could have been sent."""
         return self.scheduler.eta(calls, priority)
 
+    async def pause(self, seconds: float) -> None:
+        """Sleep for *seconds*.
+
+        Raises:
+            ClientClosedError: as soon as the scope is closed.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
+
     async def aclose(self) -> None:
         """Close what is ours; waiting calls end with `ClientClosedError`."""
-        self._closed = True
+        self._closing.set()
         self.scheduler.close()
         if self.tokens is not None:
             await self.tokens.aclose()

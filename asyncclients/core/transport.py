@@ -1,4 +1,4 @@
-"""The border to aiohttp: the only client-side import of it.
+"""The border to aiohttp: here requests go out, and `silence.py` reads its failures.
 
 One exchange is one request on the wire. Its permit is taken in a client
 middleware, after aiohttp has made the request and before a connection is taken:
@@ -14,43 +14,45 @@ without its traceback.
 from __future__ import annotations
 
 import asyncio
-import io
+import contextlib
 import math
-import ssl
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import msgspec
-from aiohttp.http_exceptions import ContentEncodingError
-from yarl import URL
 
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
 from asyncclients.core.ratelimit_headers import read_signal
+from asyncclients.core.silence import never_sent, silence, timed_out, too_large, too_late
 from asyncclients.errors import (
-    AttemptTimeoutError,
+    AsyncClientsError,
     ClientClosedError,
-    ConnectError,
     DeadlineExceededError,
-    DecodeError,
-    DisconnectedError,
-    ResponseTooLargeError,
-    TLSError,
+    TokenError,
 )
 
 if TYPE_CHECKING:
     from asyncclients.core.limiter import Permit
     from asyncclients.core.scheduler import Scheduler, Ticket
     from asyncclients.core.secret import Secret
+    from asyncclients.core.wire import Wire
 
 _CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS: nothing is sent before they are done."""
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT)
-_LARGE_BODY = 2**20
+_OURS = ("Content-Type",)
+"""Headers that are sent as we state them or not at all: a presigned address covers them."""
 _KEEPALIVE = 4.0
 """Seconds an idle connection is kept: below the 5 s at which common servers close theirs."""
 
-Body = bytes | AsyncIterable[bytes] | None
+Header = tuple[str, "Secret"]
+Credential = Header | Callable[[float], Header | None] | None
+"""The header that carries the credential; or what gives it at the instant of the send,
+None where it is not good any more by then."""
+
+STALE = NoResponse("no", TokenError, "had its access token expire while it waited")
+"""Nothing was sent, and the permit is free again: the credential is to be fetched anew."""
+
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
 
@@ -84,37 +86,26 @@ def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aioh
     )
 
 
-class Wire(msgspec.Struct, frozen=True):
-    """One request, down to its bytes; the credential is not in it."""
-
-    method: str
-    url: URL
-    headers: Mapping[str, str]
-    body: Body = None
-
-    def __repr__(self) -> str:
-        return f"<Wire {self.method} {self.url.origin()}>"
-
-    def payload(self) -> Any:
-        """The body as aiohttp likes it: large ones as a file, written piece by piece."""
-        if isinstance(self.body, bytes) and len(self.body) > _LARGE_BODY:
-            return io.BytesIO(self.body)
-        return self.body
+class _StaleError(Exception):
+    """The credential of a call is not good any more, now that it is its turn."""
 
 
 class Exchange:
     """One request on the wire: called by aiohttp as the middleware of that request."""
 
     __slots__ = (
+        "cookies",
         "credential",
         "failure",
         "loop",
         "on_sent",
         "permit",
         "scheduler",
+        "sent",
         "ticket",
         "timeout",
         "timer",
+        "watch",
     )
 
     def __init__(
@@ -123,14 +114,16 @@ class Exchange:
         ticket: Ticket,
         *,
         timeout: float,
-        credential: tuple[str, Secret] | None,
+        credential: Credential,
         on_sent: Callable[[float], None] | None = None,
+        watch: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.scheduler, self.ticket, self.timeout = scheduler, ticket, timeout
         self.credential = credential
-        self.on_sent = on_sent
+        self.on_sent, self.watch = on_sent, watch
         self.loop = asyncio.get_running_loop()
         self.permit: Permit | None = None
+        self.sent = self.cookies = False
         self.failure: BaseException | None = None
         deadline_at = None if ticket.deadline_at == math.inf else ticket.deadline_at
         self.timer = asyncio.timeout_at(deadline_at)
@@ -148,10 +141,17 @@ class Exchange:
         self.permit = permit
         now = self.loop.time()
         self.timer.reschedule(min(now + self.timeout, self.ticket.deadline_at))
-        if self.credential is not None:
-            request.headers[self.credential[0]] = self.credential[1].reveal()
+        try:
+            if self.watch is not None:
+                await self.watch()
+            self._sign(request)
+        except BaseException as failure:
+            self.failure = failure
+            scheduler.returned(permit)
+            raise
         if self.on_sent is not None:
             self.on_sent(now - asked_at)
+        self.sent = True
         try:
             response = await handler(request)
         except BaseException as failure:
@@ -164,41 +164,61 @@ class Exchange:
         scheduler.answered(permit, read_signal(response.status, response.headers))
         return response
 
+    def _sign(self, request: aiohttp.ClientRequest) -> None:
+        """Put the credential in, and what others left in a borrowed session's jar out."""
+        credential = self.credential
+        if callable(credential):
+            credential = credential(self.loop.time())
+            if credential is None:
+                raise _StaleError
+        if credential is not None:
+            request.headers[credential[0]] = credential[1].reveal()
+        if not self.cookies:
+            request.headers.pop("Cookie", None)
+
+    def progressed(self) -> None:
+        """A piece of a long body went out: the attempt has its whole timeout again."""
+        at = min(self.loop.time() + self.timeout, self.ticket.deadline_at)
+        with contextlib.suppress(RuntimeError):  # the attempt is over
+            self.timer.reschedule(at)
+
     async def run(self, session: aiohttp.ClientSession, wire: Wire, max_bytes: int) -> Outcome:
         """Put *wire* on the wire once; an `Outcome`, whatever happens there.
 
         Raises:
             DeadlineExceededError: before anything was sent.
-            ClientClosedError: the session was closed meanwhile.
+            ClientClosedError: the pool or its session was closed meanwhile.
         """
-        outcome: Outcome | None = None
-        late: DeadlineExceededError | None = None
+        ours: AsyncClientsError
+        self.cookies = "Cookie" in wire.headers
         try:
             async with self.timer:
-                outcome = await self._run(session, wire, max_bytes)
-        except asyncio.CancelledError as cancelled:
-            cancelled.__context__ = None
-            raise cancelled.with_traceback(None) from None
-        except DeadlineExceededError as refused:
-            late = refused
-        except TimeoutError:
-            outcome = None
+                return await self._run(session, wire, max_bytes)
+        except (TimeoutError, AsyncClientsError) as raised:
+            if not isinstance(raised, AsyncClientsError):
+                return self._late()
+            ours = raised
+        except _StaleError:
+            return STALE
+        except BaseException as foreign:  # noqa: BLE001 - raised again, without its frames
+            # Its frames are aiohttp's, and hold the request with its credential.
+            foreign.__context__ = None
+            raise foreign.with_traceback(None) from None
         finally:
+            self.failure = None
             if self.permit is not None:
                 self.scheduler.finished()
-        if outcome is not None:
-            return outcome
-        if self.permit is None:
-            raise self._late() if late is None else late.with_traceback(None)
-        return NoResponse(
-            "maybe", AttemptTimeoutError, "got no answer in time", "Raise timeout= if it is slow"
-        )
+        raise ours.with_facts()
 
-    def _late(self) -> DeadlineExceededError:
-        return DeadlineExceededError(
+    def _late(self) -> NoResponse:
+        """The time of the attempt or of the call is over."""
+        if self.sent:
+            over = self.loop.time() >= self.ticket.deadline_at
+            return too_late() if over else timed_out()
+        raise DeadlineExceededError(
             "did not get its turn before its deadline",
             eta=self.scheduler.eta(1, self.ticket.priority),
-            advice="Nothing was sent; allow a longer deadline or send less",
+            advice="Allow a longer deadline or send less",
         )
 
     async def _run(self, session: aiohttp.ClientSession, wire: Wire, max_bytes: int) -> Outcome:
@@ -211,30 +231,40 @@ class Exchange:
                 data=wire.payload(),
                 middlewares=(self,),
                 allow_redirects=False,
-                timeout=_NO_TIMEOUT,
+                raise_for_status=False,
+                auto_decompress=True,
+                skip_auto_headers=_OURS,
+                timeout=self._connecting(),
             )
             try:
                 content = await read_body(response, max_bytes)
             except BaseException:
                 response.close()
                 raise
-            if content is not None:
-                response.release()
-                return Response(response.status, response.headers, content)
-            response.close()
-            return _too_large(max_bytes)
-        except (aiohttp.ClientError, ssl.SSLError, OSError, RuntimeError) as caught:
-            foreign = isinstance(caught, (aiohttp.ClientError, ssl.SSLError))
-            if isinstance(caught, TimeoutError) and not foreign:
-                raise
-            if isinstance(caught, RuntimeError) and not (foreign or session.closed):
+            if content is None:
+                response.close()
+                return too_large(max_bytes)
+            response.release()
+            return Response(response.status, response.headers, content)
+        except (AsyncClientsError, _StaleError):
+            raise
+        except Exception as caught:
+            if not (isinstance(caught, (aiohttp.ClientError, OSError)) or session.closed):
                 raise
             failure = caught
         if session.closed:
             raise ClientClosedError(
-                "the pool was closed during the call", advice="Close the pool after its last call"
+                "the pool was closed during the call",
+                advice="Close the pool after its last call; this one may have been carried out",
             )
         return silence(failure)
+
+    def _connecting(self) -> aiohttp.ClientTimeout:
+        """Connecting ends before the attempt does, so that it is known that nothing was sent."""
+        left = min(self.timeout, self.ticket.deadline_at - self.loop.time())
+        if left * 0.9 >= _CONNECT_TIMEOUT:
+            return _NO_TIMEOUT
+        return aiohttp.ClientTimeout(total=None, connect=left * 0.9, ceil_threshold=math.inf)
 
 
 async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
@@ -250,65 +280,3 @@ async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes |
             return None
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _too_large(max_bytes: int) -> NoResponse:
-    return NoResponse(
-        "maybe",
-        ResponseTooLargeError,
-        f"answered with more than {max_bytes} bytes (decompressed)",
-        "Raise SessionPool(max_response_bytes=...) if that much is expected",
-        final=True,
-    )
-
-
-def never_sent(failure: BaseException) -> bool:
-    """Is it certain that nothing left this machine?"""
-    return isinstance(
-        failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-    ) and not isinstance(failure, aiohttp.ServerDisconnectedError)
-
-
-def silence(failure: BaseException) -> NoResponse:
-    """What *failure* of aiohttp means, by its class; its text may hold a credential."""
-    if isinstance(
-        failure, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)
-    ):
-        return NoResponse(
-            "no",
-            TLSError,
-            "could not trust the server's TLS certificate",
-            "Check the address and the CA store (SSL_CERT_FILE); never turn verification off",
-            final=True,
-        )
-    if isinstance(failure, aiohttp.ClientConnectorDNSError):
-        return _unconnected("could not resolve the server's name")
-    if isinstance(failure, aiohttp.ConnectionTimeoutError):
-        return _unconnected("could not connect in time")
-    if isinstance(failure, aiohttp.ClientConnectorError):
-        return _unconnected("could not connect to the server")
-    if isinstance(failure, TimeoutError):
-        return NoResponse("maybe", AttemptTimeoutError, "got no answer in time")
-    return _broken(failure)
-
-
-def _unconnected(why: str) -> NoResponse:
-    return NoResponse(
-        "no", ConnectError, why, "Check base_url, the network and the vendor's status"
-    )
-
-
-def _broken(failure: BaseException) -> NoResponse:
-    encoding = isinstance(failure, aiohttp.ClientPayloadError) and isinstance(
-        failure.__cause__ or failure.__context__, ContentEncodingError
-    )
-    # aiohttp reports its own parse errors as a response error with status 400.
-    if encoding or isinstance(failure, aiohttp.ClientResponseError):
-        return NoResponse(
-            "maybe",
-            DecodeError,
-            "answered with something that is not valid HTTP",
-            "Check what answers at base_url: a proxy or another service?",
-        )
-    sent: Literal["no", "maybe"] = "maybe"
-    return NoResponse(sent, DisconnectedError, "broke the connection before the answer was whole")

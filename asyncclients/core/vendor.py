@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import Enum
 from ipaddress import ip_address
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -99,10 +99,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
 
 def field_errors(body: bytes) -> dict[str, Any] | list[Any] | None:
     """The `errors` of a 422 body, as Laravel and Phoenix write them."""
-    errors = (read_object(body) or {}).get("errors")
-    if isinstance(errors, dict):
-        return cast("dict[str, Any]", errors)
-    return cast("list[Any]", errors) if isinstance(errors, list) else None
+    errors: dict[str, Any] | list[Any] | None = (read_object(body) or {}).get("errors")
+    return errors if isinstance(errors, (dict, list)) else None
 
 
 def check_base_url(url: str, where: str = "base_url") -> str:

@@ -1,0 +1,98 @@
+"""Tells the listeners what happens to one call.
+
+Facts only, in plain values; what no listener asked for is not put together.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
+
+from asyncclients.core.capture import capture
+from asyncclients.core.endpoint import NoResponse, Outcome, Request
+from asyncclients.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    CallStarted,
+    ScopePaused,
+    log_pause,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from asyncclients.core.scope import Scope
+    from asyncclients.core.settings import Terms
+
+_numbers = itertools.count(1)
+
+
+class Narrator:
+    """The story of one call, told by its steps."""
+
+    __slots__ = ("_listeners", "_number", "_operation", "_vendor", "attempts")
+
+    def __init__(self, terms: Terms, request: Request[Any]) -> None:
+        self._listeners = terms.settings.listeners
+        self._vendor, self._operation = terms.vendor, request.endpoint.operation
+        self._number = next(_numbers)
+        self.attempts = 0
+
+    @property
+    def listening(self) -> bool:
+        """Does anyone want to know?"""
+        return bool(self._listeners)
+
+    def started(self, base_url: str, request: Request[Any]) -> None:
+        """The call is about to take its place in the queue."""
+        if not self._listeners:
+            return
+        base, endpoint = URL(base_url), request.endpoint
+        event = CallStarted(
+            call=self._number,
+            vendor=self._vendor.name,
+            operation=self._operation,
+            method=endpoint.method,
+            template=base.path + endpoint.path,
+            origin=str(base.origin()),
+        )
+        tell(self._listeners, event)
+
+    def sent(self, waited: float) -> None:
+        """A permit was granted after *waited* seconds."""
+        attempt = self.attempts + 1
+        tell(self._listeners, AttemptStarted(call=self._number, attempt=attempt, waited=waited))
+
+    def outcome(self, outcome: Outcome, attempts: int) -> None:
+        """The attempt that makes it *attempts* ended with *outcome*."""
+        self.attempts = attempts
+        capture(outcome, self._vendor, self._operation, attempts)
+        if not self._listeners:
+            return
+        status: int | None = None
+        error: str | None = None
+        request_id: str | None = None
+        if isinstance(outcome, NoResponse):
+            error = outcome.error.__name__
+        else:
+            status, request_id = outcome.status, self._vendor.request_id(outcome.headers)
+        event = AttemptEnded(
+            call=self._number, attempt=attempts, status=status, error=error, request_id=request_id
+        )
+        tell(self._listeners, event)
+
+    def paused(self, scope: Scope, now: float) -> None:
+        """The vendor refused by rate."""
+        seconds = scope.scheduler.limiter.paused_until - now
+        if seconds > 0:
+            event = ScopePaused(vendor=scope.vendor, scope=scope.key, seconds=seconds)
+            log_pause(event)
+            tell(self._listeners, event)
+
+    def ended(self, error: BaseException | None) -> None:
+        """The call returned, or raised *error*."""
+        if self._listeners:
+            name = None if error is None else type(error).__name__
+            tell(self._listeners, CallEnded(call=self._number, attempts=self.attempts, error=name))

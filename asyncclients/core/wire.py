@@ -1,0 +1,81 @@
+"""One request, down to its bytes, without its credential."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import AsyncIterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from multidict import CIMultiDict
+from yarl import URL
+
+from asyncclients.core import codec
+from asyncclients.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from asyncclients.core.endpoint import Request
+
+_LARGE_BODY = 2**20
+_CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+Body = bytes | AsyncIterable[bytes] | None
+
+
+class Wire(msgspec.Struct, frozen=True):
+    """What goes on the wire; the credential is added there."""
+
+    method: str
+    url: URL
+    headers: Mapping[str, str]
+    body: Body = None
+
+    def __repr__(self) -> str:
+        return f"<Wire {self.method} {self.url.origin()}>"
+
+    def payload(self) -> Any:
+        """The body as aiohttp likes it: large ones as a file, written piece by piece."""
+        if isinstance(self.body, bytes) and len(self.body) > _LARGE_BODY:
+            return io.BytesIO(self.body)
+        return self.body
+
+
+def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | None) -> Wire:
+    """*request* under *base_url*; *headers* are the client's own.
+
+    Raises:
+        ConfigurationError: for a header that HTTP cannot carry.
+        ValueError: for a parameter or body that has no form on the wire.
+    """
+    endpoint = request.endpoint
+    url = base_url + request.path.lstrip("/")
+    if request.params and (query := codec.encode_query(request.params)):
+        url += "?" + query
+    fields = CIMultiDict({"Accept": "application/json"})
+    body: bytes | None = None
+    if request.body is not None:
+        encode = codec.encode if endpoint.form == "json" else codec.encode_form
+        body = encode(request.body)
+        fields["Content-Type"] = _CONTENT_TYPES[endpoint.form]
+    for extra in (headers, request.headers):
+        if extra:
+            check_headers(extra)
+            fields.update(extra)
+    return Wire(endpoint.method, URL(url, encoded=True), fields, body)
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """See that HTTP can carry *headers*.
+
+    Raises:
+        ConfigurationError: naming the header that it cannot; its value may be a secret.
+    """
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or _CONTROL.search(value):
+            raise ConfigurationError(
+                f"the header {name!r} has characters that no header may have",
+                advice="Look for a newline at the end, as from a file that was read whole",
+            )
