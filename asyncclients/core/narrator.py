@@ -85,7 +85,7 @@ class Narrator:
 
     def paused(self, scope: Scope, now: float) -> None:
         """The vendor refused by rate."""
-        seconds = scope.scheduler.limiter.paused_until - now
+        seconds = scope.scheduler.limiter.snapshot(now).paused_for
         if seconds > 0:
             event = ScopePaused(vendor=scope.vendor, scope=scope.key, seconds=seconds)
             log_pause(event)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
+from asyncclients.core.connections import Connections
 from asyncclients.core.events import PoolClosed, PoolOpened, log_event, logger, tell
 from asyncclients.core.limiter import Limiter
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.scheduler import Connections, Scheduler
+from asyncclients.core.scheduler import Scheduler
 from asyncclients.core.scope import Scope, ScopeStats
 from asyncclients.core.secret import Secret
 from asyncclients.core.settings import Settings

@@ -5,10 +5,8 @@ instant it opens, to whoever is first then (late binding). The order:
 
 * Strict classes: `INTERACTIVE` before `BACKGROUND`; but while both wait, every
   tenth grant is background's, so that a flood does not starve it.
-* Within a class, fair between flows by start-time fair queueing (Goyal, Vin
-  and Cheng, 1996): the flow whose turn began earliest goes first, each call
-  costs one turn, and a flow that was idle gets no credit for it.
-* FIFO within a flow.
+* Within a class, fair between flows (`flows.py`), and FIFO within a flow. A call
+  that is repeated has waited before, and goes to the front of its flow.
 
 Every decision is synchronous. Waiting is one future per waiter and one timer
 per scope. A waiter that is cancelled costs nothing, also when its permit was
@@ -19,12 +17,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
+from asyncclients.core.connections import Connections
 from asyncclients.core.endpoint import Priority
-from asyncclients.errors import DeadlineExceededError
+from asyncclients.core.flows import Demand, FlowQueue
+from asyncclients.errors import AsyncClientsError, ClientClosedError, DeadlineExceededError
 
 if TYPE_CHECKING:
     from asyncclients.core.limiter import Limiter, Permit
@@ -56,107 +54,11 @@ class Ticket:
         self.again = False
 
 
-class _Flow:
-    """Waiters of one flow, and when its next turn begins in virtual time."""
-
-    __slots__ = ("queued", "start", "waiters")
-
-    def __init__(self) -> None:
-        self.waiters: deque[asyncio.Future[Permit]] = deque()
-        self.start = 0.0
-        self.queued = False
-
-
-class FlowQueue:
-    """The waiters of one class, fair between flows. O(log flows) a call."""
-
-    __slots__ = ("_flows", "_heap", "_order", "_turn", "waiting")
-
-    def __init__(self) -> None:
-        self._flows: dict[str | None, _Flow] = {}
-        self._heap: list[tuple[float, int, str | None]] = []
-        self._turn = 0.0
-        self._order = 0
-        self.waiting = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._heap)
-
-    def push(self, flow: str | None, waiter: asyncio.Future[Permit], *, front: bool) -> None:
-        """Add *waiter* at the end of its flow, or at its front."""
-        line = self._flows.get(flow)
-        if line is None:
-            line = self._flows[flow] = _Flow()
-        (line.waiters.appendleft if front else line.waiters.append)(waiter)
-        self.waiting += 1
-        if not line.queued:
-            line.start = max(line.start, self._turn)
-            self._enqueue(flow, line)
-
-    def _enqueue(self, flow: str | None, line: _Flow) -> None:
-        line.queued = True
-        self._order += 1
-        heappush(self._heap, (line.start, self._order, flow))
-
-    def pop(self) -> asyncio.Future[Permit] | None:
-        """The next waiter that still waits; None when there is none (and the queue is empty)."""
-        while self._heap:
-            start, _, flow = heappop(self._heap)
-            line = self._flows[flow]
-            line.queued = False
-            waiter = self._next(line)
-            if waiter is None:
-                del self._flows[flow]
-                continue
-            self._turn, line.start = start, start + 1.0
-            if line.waiters:
-                self._enqueue(flow, line)
-            elif not self._heap:
-                # Nobody competes any more: turns taken so far are forgotten.
-                self._flows.clear()
-                self._turn = start + 1.0
-            return waiter
-        return None
-
-    @staticmethod
-    def _next(line: _Flow) -> asyncio.Future[Permit] | None:
-        while line.waiters:
-            waiter = line.waiters.popleft()
-            if not waiter.done():
-                return waiter
-        return None
-
-
-class Connections:
-    """How many requests the whole pool may have in flight, over all scopes."""
-
-    __slots__ = ("_blocked", "in_use", "limit")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_use = 0
-        self._blocked: dict[Scheduler, None] = {}
-
-    def full(self, scheduler: Scheduler) -> bool:
-        """Is there no room? If so, *scheduler* is told when there is."""
-        if self.in_use < self.limit:
-            return False
-        self._blocked[scheduler] = None
-        return True
-
-    def release(self) -> None:
-        """One request is over."""
-        self.in_use -= 1
-        if self._blocked:
-            scheduler = next(iter(self._blocked))
-            del self._blocked[scheduler]
-            scheduler.pump()
-
-
 class Scheduler:
     """Grants the permits of one scope."""
 
     __slots__ = (
+        "_closed",
         "_demand",
         "_grants_since_background",
         "_loop",
@@ -189,13 +91,16 @@ class Scheduler:
         self._grants_since_background = 0
         self._demand = Demand(max((quota.period for quota in limiter.quotas), default=1.0))
         self._timer: asyncio.TimerHandle | None = None
+        self._closed: ClientClosedError | None = None
 
     # --- Taking -----------------------------------------------------------------
 
     def try_take(self, ticket: Ticket) -> Permit | None:
         """A permit at once, if nobody who goes before *ticket* is waiting."""
         interactive, background = self._queues
-        if interactive or (ticket.priority and background) or self._full():
+        if interactive or (background and (ticket.priority or self._share_due())):
+            return None
+        if self._closed is not None or self._full():
             return None
         now = self._loop.time()
         if self.limiter.ready_at(now, self._reserve(ticket.priority, now)) > now:
@@ -207,15 +112,12 @@ class Scheduler:
 
         Raises:
             DeadlineExceededError: at once, if its turn cannot come in time.
+            ClientClosedError: if the scope is closed before its turn.
         """
-        eta = self.eta(1, ticket.priority)
-        now = self._loop.time()
-        if now + eta > ticket.deadline_at:
-            raise DeadlineExceededError(
-                f"would wait {eta:.1f} s for its turn, {ticket.deadline_at - now:.1f} s are left",
-                eta=eta,
-                advice="Nothing was sent; allow a longer deadline or send less",
-            )
+        if self._closed is not None:
+            raise self._closed.with_facts()
+        if ticket.deadline_at < math.inf:
+            self._check_deadline(ticket)
         waiter: asyncio.Future[Permit] = self._loop.create_future()
         queue = self._queues[ticket.priority]
         queue.push(ticket.flow, waiter, front=ticket.again)
@@ -223,12 +125,34 @@ class Scheduler:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
+            if not waiter.done() or waiter.cancelled():
+                queue.waiting -= 1
+            elif waiter.exception() is None:
                 self.returned(waiter.result())
                 self.finished()
-            else:
-                queue.waiting -= 1
             raise
+
+    def _check_deadline(self, ticket: Ticket) -> None:
+        now = self._loop.time()
+        left = ticket.deadline_at - now
+        if self.eta(1, ticket.priority) <= left:
+            return
+        eta = self._eta(1 + self._ahead(ticket), now)
+        if eta > left:
+            raise DeadlineExceededError(
+                f"would wait {eta:.1f} s for its turn, {max(0.0, left):.1f} s are left",
+                eta=eta,
+                advice="Allow a longer deadline or send less",
+            )
+
+    def _ahead(self, ticket: Ticket) -> int:
+        """Calls that go before *ticket*, by its flow's turns."""
+        if ticket.again:
+            return 0
+        interactive, background = self._queues
+        if ticket.priority:
+            return interactive.waiting + background.ahead(ticket.flow)
+        return interactive.ahead(ticket.flow)
 
     def pump(self) -> None:
         """Grant all permits that can be granted now; else set the timer."""
@@ -249,11 +173,13 @@ class Scheduler:
 
     def _next_queue(self) -> FlowQueue | None:
         interactive, background = self._queues
-        if interactive:
-            if background and self._grants_since_background >= _BACKGROUND_EVERY - 1:
-                return background
+        if interactive and not (background and self._share_due()):
             return interactive
         return background or None
+
+    def _share_due(self) -> bool:
+        """Is it background's turn, if any waits, whoever else does?"""
+        return self._grants_since_background >= _BACKGROUND_EVERY - 1
 
     def _grant(self, priority: Priority, now: float) -> Permit:
         if priority is Priority.INTERACTIVE:
@@ -269,12 +195,14 @@ class Scheduler:
 
     def _full(self) -> bool:
         return self.in_flight >= self.max_in_flight or (
-            self.connections is not None and self.connections.full(self)
+            self.connections is not None and self.connections.full(self.pump)
         )
 
     def _reserve(self, priority: Priority, now: float) -> int:
         """Slots that a background call leaves to interactive ones."""
-        return 0 if priority is Priority.INTERACTIVE else self._demand.expected(now)
+        if priority is Priority.INTERACTIVE or self._share_due():
+            return 0
+        return self._demand.expected(now)
 
     def _wake_at(self, at: float) -> None:
         if at == math.inf:
@@ -329,8 +257,10 @@ class Scheduler:
         ahead = interactive.waiting + (background.waiting if priority else 0)
         if not priority and background.waiting:
             ahead += (ahead + calls) // _BACKGROUND_EVERY
-        now = self._loop.time()
-        return max(0.0, self.limiter.earliest(ahead + calls, now) - now)
+        return self._eta(ahead + calls, self._loop.time())
+
+    def _eta(self, calls: int, now: float) -> float:
+        return max(0.0, self.limiter.earliest(calls, now) - now)
 
     def queued(self) -> dict[str, int]:
         """Waiters by class."""
@@ -339,39 +269,19 @@ class Scheduler:
             "background": self._queues[Priority.BACKGROUND].waiting,
         }
 
+    def fail(self, error: AsyncClientsError) -> None:
+        """End all who wait with *error*, each with one of its own."""
+        for queue in self._queues:
+            while (waiter := queue.pop()) is not None:
+                queue.waiting -= 1
+                waiter.set_exception(error.with_facts())
+
     def close(self) -> None:
-        """Wake nobody any more; waiters end with the tasks that wait."""
+        """Grant nothing any more; those who wait end with `ClientClosedError`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-class Demand:
-    """How many interactive calls to expect in what is left of this window.
-
-    As many as the last window had, less those that came already; nothing after
-    a window without any, so that a night's backfill gets the whole quota.
-    """
-
-    __slots__ = ("_current", "_index", "_period", "_previous")
-
-    def __init__(self, period: float) -> None:
-        self._period = period
-        self._index = 0
-        self._previous = self._current = 0
-
-    def _roll(self, now: float) -> None:
-        index = int(now // self._period)
-        if index != self._index:
-            self._previous = self._current if index == self._index + 1 else 0
-            self._index, self._current = index, 0
-
-    def count(self, now: float) -> None:
-        """An interactive call was granted at *now*."""
-        self._roll(now)
-        self._current += 1
-
-    def expected(self, now: float) -> int:
-        """Interactive calls that the last window leads one to expect after *now*."""
-        self._roll(now)
-        return max(0, self._previous - self._current)
+        self._closed = ClientClosedError(
+            "the pool was closed before its turn came", advice="Close the pool after its last call"
+        )
+        self.fail(self._closed)

@@ -1,0 +1,139 @@
+"""Who waits, fair between flows; and how many interactive calls to expect.
+
+Start-time fair queueing (Goyal, Vin and Cheng, 1996): the flow whose turn began
+earliest goes first, each call costs one turn, and a flow that was idle gets no
+credit for it. Arithmetic only; `scheduler.py` decides.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from asyncclients.core.permit import Permit
+
+_IDLE_FLOWS = 64
+"""How many flows without a waiter are remembered at least."""
+
+
+class _Flow:
+    """Waiters of one flow, and when its next turn begins in virtual time."""
+
+    __slots__ = ("queued", "start", "waiters")
+
+    def __init__(self) -> None:
+        self.waiters: deque[asyncio.Future[Permit]] = deque()
+        self.start = 0.0
+        self.queued = False
+
+
+class FlowQueue:
+    """The waiters of one class, fair between flows. O(log flows) a call."""
+
+    __slots__ = ("_flows", "_heap", "_order", "_turn", "waiting")
+
+    def __init__(self) -> None:
+        self._flows: dict[str | None, _Flow] = {}
+        self._heap: list[tuple[float, int, str | None]] = []
+        self._turn = 0.0
+        self._order = 0
+        self.waiting = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def push(self, flow: str | None, waiter: asyncio.Future[Permit], *, front: bool) -> None:
+        """Add *waiter* at the end of its flow, or at its front."""
+        line = self._flows.get(flow)
+        if line is None:
+            line = self._flows[flow] = _Flow()
+        (line.waiters.appendleft if front else line.waiters.append)(waiter)
+        self.waiting += 1
+        if len(self._flows) > 2 * len(self._heap) + _IDLE_FLOWS:
+            self._forget_idle()
+        if not line.queued:
+            line.start = max(line.start, self._turn)
+            self._enqueue(flow, line)
+
+    def _enqueue(self, flow: str | None, line: _Flow) -> None:
+        line.queued = True
+        self._order += 1
+        heappush(self._heap, (line.start, self._order, flow))
+
+    def pop(self) -> asyncio.Future[Permit] | None:
+        """The next waiter that still waits; None when there is none (and the queue is empty)."""
+        while self._heap:
+            start, _, flow = heappop(self._heap)
+            line = self._flows[flow]
+            line.queued = False
+            waiter = self._next(line)
+            if waiter is None:
+                del self._flows[flow]
+                continue
+            self._turn, line.start = start, start + 1.0
+            if line.waiters:
+                self._enqueue(flow, line)
+            elif not self._heap:
+                # Nobody competes any more: turns taken so far are forgotten.
+                self._flows.clear()
+                self._turn = start + 1.0
+            return waiter
+        return None
+
+    def ahead(self, flow: str | None) -> int:
+        """How many calls would go before one that *flow* added now."""
+        line = self._flows.get(flow)
+        own = len(line.waiters) if line is not None else 0
+        others = (len(other.waiters) for other in self._flows.values() if other is not line)
+        return own + sum(min(own + 1, count) for count in others)
+
+    def _forget_idle(self) -> None:
+        """Drop flows that have no waiter and no turn to make up for."""
+        self._flows = {
+            flow: line
+            for flow, line in self._flows.items()
+            if line.waiters or line.queued or line.start > self._turn
+        }
+
+    @staticmethod
+    def _next(line: _Flow) -> asyncio.Future[Permit] | None:
+        while line.waiters:
+            waiter = line.waiters.popleft()
+            if not waiter.done():
+                return waiter
+        return None
+
+
+class Demand:
+    """How many interactive calls to expect in what is left of this window.
+
+    As many as the last window had, less those that came already; nothing after
+    a window without any, so that a night's backfill gets the whole quota.
+    """
+
+    __slots__ = ("_current", "_index", "_period", "_previous")
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._index = 0
+        self._previous = self._current = 0
+
+    def _roll(self, now: float) -> None:
+        index = int(now // self._period)
+        if index != self._index:
+            self._previous = self._current if index == self._index + 1 else 0
+            self._index, self._current = index, 0
+
+    def count(self, now: float) -> None:
+        """An interactive call was granted at *now*."""
+        self._roll(now)
+        self._current += 1
+
+    def expected(self, now: float) -> int:
+        """Interactive calls that the last window leads one to expect after *now*."""
+        self._roll(now)
+        return max(0, self._previous - self._current)
