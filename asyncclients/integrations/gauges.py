@@ -116,7 +116,7 @@ _GAUGES: dict[str, tuple[str, str, Callable[[Stats], Iterator[Sample]]]] = {
         lambda stats: _sum(stats, lambda scope: scope.held),
     ),
     "asyncclients.quota.use": (
-        "1",
+        "{share}",
         "Share of the scarcest quota in use",
         lambda stats: _largest(stats, lambda scope: scope.quota_use),
     ),

@@ -191,6 +191,7 @@ def _labels(event: CallStarted) -> dict[str, str]:
 def _wire_labels(event: CallStarted) -> dict[str, str | int]:
     origin = urlsplit(event.origin)
     labels: dict[str, str | int] = {
+        "asyncclients.vendor": event.vendor,
         "http.request.method": event.method,
         "server.address": origin.hostname or "",
         "server.port": origin.port or (443 if origin.scheme == "https" else 80),
