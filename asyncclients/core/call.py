@@ -185,11 +185,11 @@ class Call(Generic[T]):
         tokens = self._scope.tokens
         assert tokens is not None
         await tokens.forget(token)
-        if not self._renewed:
+        if not self._renewed and self._tally.requests_left(self._policy):
             self._renewed = True
             return True
         raise TokenRejectedError(
-            "refused a token that it had just issued",
+            "refused a token that it had just issued" if self._renewed else "refused its token",
             status=401,
             excerpt=quoted(outcome.body, self._secrets()),
             advice="Check that the client is enabled for this API, and the clocks",

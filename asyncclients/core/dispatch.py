@@ -61,26 +61,30 @@ class Dispatcher:
         Raises:
             AsyncClientsError: with vendor, operation, method, path and attempts filled in.
         """
-        call: Call[T] = Call(self.terms, request)
-        error: AsyncClientsError
-        try:
-            call.open()
-            while True:
-                token = await call.token()
-                outcome = await call.exchange(token)
-                if await call.token_refused(outcome):
-                    continue
-                verdict = call.judge(outcome)
-                if verdict is Verdict.DONE:
-                    return await call.result(outcome)
-                if verdict is Verdict.GONE:
-                    return call.nothing()
-                if not await call.wait(verdict, outcome):
-                    raise call.failure(verdict, outcome)  # noqa: TRY301 - for the line below
-        except AsyncClientsError as raised:
-            error = raised.with_facts(**call.facts())
-        except BaseException as foreign:
-            call.narrator.ended(foreign)
-            raise
-        call.narrator.ended(error)
-        raise error
+        return await run(Call(self.terms, request))
+
+
+async def run(call: Call[T]) -> T:
+    """Take *call* from its first attempt to its end; see `Dispatcher.send`."""
+    error: AsyncClientsError
+    try:
+        call.open()
+        while True:
+            token = await call.token()
+            outcome = await call.exchange(token)
+            if await call.token_refused(outcome):
+                continue
+            verdict = call.judge(outcome)
+            if verdict is Verdict.DONE:
+                return await call.result(outcome)
+            if verdict is Verdict.GONE:
+                return call.nothing()
+            if not await call.wait(verdict, outcome):
+                raise call.failure(verdict, outcome)  # noqa: TRY301 - for the line below
+    except AsyncClientsError as raised:
+        error = raised.with_facts(**call.facts())
+    except BaseException as foreign:
+        call.narrator.ended(foreign)
+        raise
+    call.narrator.ended(error)
+    raise error

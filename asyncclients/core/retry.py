@@ -100,13 +100,14 @@ class Tally(msgspec.Struct, kw_only=True):
 
     def room(self, policy: RetryPolicy) -> bool:
         """May a failure be followed by another attempt?"""
-        return self.failures + 1 < policy.max_attempts and self._requests_left(policy)
+        return self.failures + 1 < policy.max_attempts and self.requests_left(policy)
 
     def patience(self, policy: RetryPolicy) -> bool:
         """May a refusal by rate be sat out?"""
-        return self.refusals < policy.max_refusals and self._requests_left(policy)
+        return self.refusals < policy.max_refusals and self.requests_left(policy)
 
-    def _requests_left(self, policy: RetryPolicy) -> bool:
+    def requests_left(self, policy: RetryPolicy) -> bool:
+        """May any other request be made?"""
         return policy.max_requests is None or self.attempts < policy.max_requests
 
 

@@ -177,7 +177,7 @@ class Exchange:
             request.headers.pop("Cookie", None)
 
     def progressed(self) -> None:
-        """A piece of a long body went out: the attempt has its whole timeout again."""
+        """A piece of a long body goes out: the attempt has its whole timeout again."""
         at = min(self.loop.time() + self.timeout, self.ticket.deadline_at)
         with contextlib.suppress(RuntimeError):  # the attempt is over
             self.timer.reschedule(at)
@@ -228,7 +228,7 @@ class Exchange:
                 wire.method,
                 wire.url,
                 headers=wire.headers,
-                data=wire.payload(),
+                data=wire.payload(self.progressed),
                 middlewares=(self,),
                 allow_redirects=False,
                 raise_for_status=False,

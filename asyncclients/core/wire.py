@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import AsyncIterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from multidict import CIMultiDict
@@ -36,11 +36,29 @@ class Wire(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"<Wire {self.method} {self.url.origin()}>"
 
-    def payload(self) -> Any:
-        """The body as aiohttp likes it: large ones as a file, written piece by piece."""
+    def payload(self, moved: Callable[[], None]) -> Any:
+        """The body as aiohttp likes it: large ones as a file, written piece by piece.
+
+        *moved* is called for each piece of a body that comes in pieces.
+        """
         if isinstance(self.body, bytes) and len(self.body) > _LARGE_BODY:
             return io.BytesIO(self.body)
-        return self.body
+        return Pieces(self.body, moved) if isinstance(self.body, AsyncIterable) else self.body
+
+
+class Pieces:
+    """A body in pieces, one pass; not a generator, which would need to be closed."""
+
+    def __init__(self, body: AsyncIterable[bytes], moved: Callable[[], None]) -> None:
+        self._pieces, self._moved = aiter(body), moved
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._pieces)
+        self._moved()
+        return piece
 
 
 def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | None) -> Wire:
