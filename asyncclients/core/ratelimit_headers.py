@@ -51,7 +51,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         refused: the reply is a refusal by rate (429, or the vendor's spelling).
-        retry_after: seconds to wait, at least 0.
+        retry_after: seconds to wait, at least 0; for a refusal without `Retry-After`
+            that says nothing remains, as Totango's does, until the reset.
         limit: requests per window.
         remaining: requests left in the window after this one.
         reset: seconds until the window is set back.
@@ -71,6 +72,8 @@ def read_signal(status: int, headers: Headers) -> Signal | None:
     limit, remaining, reset = _limit_fields(headers)
     if not refused and retry_after is None and limit is None and remaining is None:
         return None
+    if refused and retry_after is None and remaining == 0:
+        retry_after = reset
     return Signal(
         refused=refused, retry_after=retry_after, limit=limit, remaining=remaining, reset=reset
     )

@@ -1,0 +1,243 @@
+"""The client against the pretend Totango, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+
+import pytest
+
+from asyncclients import (
+    BadRequestError,
+    ConfigurationError,
+    ConflictError,
+    NotFoundError,
+    OutcomeUnknownError,
+    SessionPool,
+    StatusError,
+    TotangoClient,
+    UnauthorizedError,
+)
+from asyncclients.sandbox import Sandbox, drop, status
+from asyncclients.sandbox.totango.state import WireForm
+from asyncclients.vendors.totango import NewTouchpoint, TouchpointUpdate
+
+NEW = NewTouchpoint(account_id="0000", content="called", touchpoint_tags=None)
+JSON = {"Content-Type": "application/json"}
+CREATE, EVENTS, UPDATE, DELETE = "POST", "GET", "PUT", "DELETE"
+
+pytestmark = pytest.mark.looptime
+
+
+def arrived(sandbox: Sandbox) -> list[str]:
+    return [arrival.method for arrival in sandbox.requests("totango")]
+
+
+@pytest.mark.parametrize("form", ["note", "flat"])
+async def test_a_touchpoint_is_created(sandbox: Sandbox, totango: TotangoClient, form: str) -> None:
+    """The id returned is the stored one's, and the fields arrive, leading zeros included."""
+    state = sandbox.state("totango")
+    state.create_form = "flat" if form == "flat" else "note"
+    tag = next(iter(state.touchpoint_tags))
+    new = NewTouchpoint(account_id="0000", content="<b>called</b>", touchpoint_tags=[tag])
+    touchpoint = await totango.touchpoints.create(new)
+    stored = state.touchpoints[int(touchpoint.note_id)]
+    assert stored["account_id"] == "0000"
+    assert stored["content"] == "<b>called</b>"
+    assert stored["touchpoint_tags"] == [tag]
+
+
+async def test_touchpoints_are_the_notes_among_the_events(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """`touchpoints.list` leaves out tasks and alerts, `events.list` does not."""
+    sandbox.state("totango").other_events["0000"] = [
+        {"id": "t", "type": "task", "timestamp": 1, "account": {"id": 0}},
+        {"id": "a", "type": "alert", "alert_content": {"text": "!"}, "properties": []},
+    ]
+    created = await totango.touchpoints.create(NEW)
+    (note,) = await totango.touchpoints.list("0000")
+    assert note.note_content is not None
+    assert note.note_content.note_id == created.note_id
+    assert [event.type for event in await totango.events.list("0000")] == ["note", "task", "alert"]
+    assert await totango.touchpoints.list("other") == []
+
+
+async def test_an_update_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
+    """By `account_id` it takes one call more; with `event_id` none. Both change the note."""
+    created = await totango.touchpoints.create(NEW)
+    stored = sandbox.state("totango").touchpoints[int(created.note_id)]
+    update = TouchpointUpdate(account_id="0000", content="first")
+    updated = await totango.touchpoints.update(created.note_id, update)
+    assert (updated.note_id, updated.event_id) == (created.note_id, stored["event_id"])
+    assert {**stored, "content": "first"} == stored
+    again = TouchpointUpdate(event_id=str(stored["event_id"]), content="second")
+    assert await totango.touchpoints.update(int(created.note_id), again) == updated
+    assert {**stored, "content": "second"} == stored
+    assert arrived(sandbox) == [CREATE, EVENTS, UPDATE, UPDATE]
+
+
+async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
+    """By `account_id` it takes one call more; with `event_id` none. Both delete the note."""
+    first, second = await totango.touchpoints.create(NEW), await totango.touchpoints.create(NEW)
+    stored = sandbox.state("totango").touchpoints
+    await totango.touchpoints.delete(first.note_id, account_id="0000")
+    assert [*stored] == [int(second.note_id)]
+    await totango.touchpoints.delete(
+        second.note_id, event_id=str(stored[int(second.note_id)]["event_id"])
+    )
+    assert stored == {}
+    assert arrived(sandbox) == [CREATE, CREATE, EVENTS, DELETE, DELETE]
+
+
+async def test_without_event_or_account_nothing_is_sent(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """Update and delete with neither id, and a list of no account, are ValueErrors."""
+    with pytest.raises(ValueError, match="account_id"):
+        await totango.touchpoints.update("1", TouchpointUpdate(content="c"))
+    with pytest.raises(ValueError, match="account_id"):
+        await totango.touchpoints.delete("1")
+    with pytest.raises(ValueError, match="account_id"):
+        await totango.events.list("")
+    assert arrived(sandbox) == []
+
+
+async def test_a_touchpoint_of_another_account_is_not_found(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """The lookup ends in NotFoundError that names both ids, and nothing is deleted."""
+    created = await totango.touchpoints.create(NEW)
+    with pytest.raises(NotFoundError, match=rf"{created.note_id} .* account 7987") as caught:
+        await totango.touchpoints.delete(created.note_id, account_id="7987")
+    assert caught.value.operation == "touchpoints.delete"
+    assert arrived(sandbox) == [CREATE, EVENTS]
+
+
+async def test_a_create_whose_answer_is_lost_is_not_repeated(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """It may have happened, and did, once: OutcomeUnknownError."""
+    sandbox.fail("totango", drop(committed=True))
+    with pytest.raises(OutcomeUnknownError):
+        await totango.touchpoints.create(NEW)
+    assert len(sandbox.state("totango").touchpoints) == 1
+    assert arrived(sandbox) == [CREATE]
+
+
+async def test_an_update_and_a_delete_whose_answer_is_lost_are_repeated(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """Both end as if nothing had gone wrong; the delete's repetition meets a 404."""
+    created = await totango.touchpoints.create(NEW)
+    stored = sandbox.state("totango").touchpoints
+    event_id = str(stored[int(created.note_id)]["event_id"])
+    sandbox.fail("totango", drop(committed=True))
+    await totango.touchpoints.update(created.note_id, TouchpointUpdate(event_id=event_id))
+    sandbox.fail("totango", drop(committed=True))
+    await totango.touchpoints.delete(created.note_id, event_id)
+    assert stored == {}
+    assert arrived(sandbox) == [CREATE, UPDATE, UPDATE, DELETE, DELETE]
+
+
+@pytest.mark.parametrize("form", ["array", "map", "objects"])
+async def test_names_are_listed_in_every_form(
+    sandbox: Sandbox, totango: TotangoClient, form: WireForm
+) -> None:
+    """Types, tags and flows come as items with `id` and `display_name`, as the vendor has them."""
+    state = sandbox.state("totango")
+    state.wire_form = form
+    types = await totango.touchpoint_types.list()
+    tags = await totango.touchpoint_tags.list()
+    flows = await totango.activity_types.list()
+    assert {item.id: item.display_name for item in types} == state.touchpoint_types
+    assert {item.id: item.display_name for item in tags} == state.touchpoint_tags
+    assert [item.id for item in flows] == [*state.activity_types]
+    assert [item.id for item in flows if item.fields["disabled"]] == ["disabled_1576166402106"]
+
+
+async def test_long_content_is_warned_of_and_sent_unchanged(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """12,000 characters pass in silence; one more is a UserWarning here, and all of it leaves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        await totango.touchpoints.create(NewTouchpoint(account_id="1", content="x" * 12_000))
+    long = NewTouchpoint(account_id="1", content="x" * 12_001)
+    with pytest.warns(UserWarning, match="12,001") as warned, pytest.raises(BadRequestError):
+        await totango.touchpoints.create(long)
+    assert warned[0].filename == __file__
+    assert sandbox.requests("totango")[-1].body == b"account_id=1&content=" + b"x" * 12_001
+
+
+async def test_what_others_use_of_the_quota_is_left_to_them() -> None:
+    """The headers tell that five a minute are left, where a hundred are published: one 429 at most.
+
+    Twelve calls still all succeed.
+    """
+    async with Sandbox(quotas={"totango": (5, 60.0)}) as sandbox, SessionPool() as pool:
+        totango = TotangoClient.from_env(pool, sandbox.environ)
+        await asyncio.gather(*(totango.events.list("1") for _ in range(12)))
+        assert sandbox.summary("totango").by_status[200] == 12
+        assert sandbox.refused("totango") <= 1
+
+
+async def test_a_refusal_is_waited_out_and_the_create_repeated(sandbox: Sandbox) -> None:
+    """A 429 of bare text that claims to be JSON was no touchpoint: the repeat makes exactly one."""
+    async with SessionPool() as pool:
+        totango = TotangoClient.from_env(pool, sandbox.environ)
+        spent = {"RateLimit-Limit": "100", "RateLimit-Remaining": "0", "RateLimit-Reset": "7"}
+        sandbox.fail("totango", status(429, "Too many requests", JSON | spent))
+        started = asyncio.get_running_loop().time()
+        await totango.touchpoints.create(NEW)
+        assert asyncio.get_running_loop().time() - started >= 7
+    assert len(sandbox.state("totango").touchpoints) == 1
+    assert arrived(sandbox) == [CREATE, CREATE]
+
+
+ANSWERS = {
+    "JSON": (status(400, '{"message":"Account not found"}', JSON), BadRequestError),
+    "text that claims to be JSON": (status(409, "Not now", JSON), ConflictError),
+    "markup": (status(404, "<html><body>Nothing here</body></html>"), NotFoundError),
+    "nothing": (status(418), StatusError),
+}
+
+
+@pytest.mark.parametrize("body", ANSWERS)
+async def test_any_error_body_becomes_the_right_error(
+    sandbox: Sandbox, totango: TotangoClient, body: str
+) -> None:
+    """The class goes by the status, the excerpt is the vendor's words, the next call works."""
+    answer, error = ANSWERS[body]
+    sandbox.fail("totango", answer)
+    with pytest.raises(error) as caught:
+        await totango.touchpoint_types.list()
+    assert type(caught.value) is error
+    assert caught.value.status == answer.code
+    assert caught.value.excerpt == answer.body.decode()
+    assert len(await totango.touchpoint_types.list()) == 4
+
+
+async def test_a_wrong_token_says_where_to_look_and_not_what_it_is(sandbox: Sandbox) -> None:
+    """UnauthorizedError names the variable and the region; the token is nowhere in it."""
+    async with SessionPool() as pool:
+        base_url = sandbox.environ["TOTANGO_BASE_URL"]
+        totango = TotangoClient(pool, app_token="canary-token", base_url=base_url)
+        with pytest.raises(UnauthorizedError) as caught:
+            await totango.events.list("1")
+    assert "TOTANGO_APP_TOKEN" in str(caught.value)
+    assert "TOTANGO_REGION" in str(caught.value)
+    assert "canary" not in repr(caught.value)
+
+
+async def test_the_environment_sets_token_and_region() -> None:
+    """The region is optional and checked; a missing token is named."""
+    async with SessionPool() as pool:
+        token = {"TOTANGO_APP_TOKEN": "token"}
+        assert TotangoClient.from_env(pool, token).base_url == "https://api.totango.com/"
+        eu = TotangoClient.from_env(pool, {**token, "TOTANGO_REGION": "eu"})
+        assert eu.base_url == "https://api-eu1.totango.com/"
+        with pytest.raises(ConfigurationError, match="region must be one of us, eu, not 'asia'"):
+            TotangoClient.from_env(pool, {**token, "TOTANGO_REGION": "asia"})
+        with pytest.raises(ConfigurationError, match="TOTANGO_APP_TOKEN"):
+            TotangoClient.from_env(pool, {})
