@@ -104,9 +104,17 @@ class SessionPool:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all sessions; waiting calls end with `ClientClosedError`. Idempotent."""
+        """Close all sessions; waiting calls end with `ClientClosedError`. Idempotent.
+
+        Raises:
+            WrongEventLoopError: from another loop than the one it was used in. Nothing is
+                closed then: after a fork the sockets are also the parent's, and the
+                parent's selector would forget them.
+        """
         if self._closed:
             return
+        if self._loop is not None:
+            self.bind()
         self._closed = True
         if self._loop is not None:
             tell(self.settings.listeners, PoolClosed(stats=self.stats))
@@ -153,10 +161,11 @@ class SessionPool:
     ) -> Scope:
         """The scope of *login* at the origin of *base_url*, made on first use."""
         loop = self.bind()
+        self._check_session(loop)
         key = scope_key(base_url, login)
         found = self._scopes.get(key)
         if found is not None:
-            found.restrict(quotas)
+            found.restrict(quotas, max_in_flight)
             return found
         limiter = Limiter(
             quotas, admission=self._admission, cold_start=self._cold_start, now=loop.time()
@@ -171,6 +180,13 @@ class SessionPool:
         self._scopes[key] = scope
         return scope
 
+    def _check_session(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._session is not None and self._session._loop is not loop:
+            raise WrongEventLoopError(
+                "the session lent to the pool belongs to another event loop",
+                advice="Make the ClientSession inside the coroutine that asyncio.run() runs",
+            )
+
     def stats(self) -> tuple[ScopeStats, ...]:
         """A snapshot of every scope in use."""
         if self._loop is None:
@@ -182,7 +198,8 @@ class SessionPool:
 def scope_key(base_url: str, login: Login | None) -> str:
     """A one-way name for the origin of *base_url* with *login*, the same in every process."""
     parts = urlsplit(base_url)
-    origin = f"{parts.scheme}://{parts.netloc.lower()}"
+    port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    origin = f"{parts.scheme}://{parts.hostname}:{port}"
     if login is None:
         return Secret(origin).fingerprint()
     secret = login.basic if isinstance(login, ClientCredentials) else login.value
