@@ -19,6 +19,16 @@ EXCERPT_LIMIT = 200
 """Characters of a vendor's body that an error may quote."""
 
 
+def _facts_of(cls: type[AsyncClientsError]) -> frozenset[str]:
+    """The names of the fields that errors of *cls* have."""
+    return frozenset(
+        name
+        for base in cls.__mro__
+        if issubclass(base, AsyncClientsError)
+        for name in base.__annotations__
+    )
+
+
 class AsyncClientsError(Exception):
     """Base of every error that this library raises on purpose."""
 
@@ -44,19 +54,21 @@ class AsyncClientsError(Exception):
         super().__init__(message)
         self.message = message
         for name, value in facts.items():
-            if name.startswith("_") or not hasattr(type(self), name):
+            if name not in _facts_of(type(self)):
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
             setattr(self, name, value)
 
     def _facts(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "message"}
+        # What others hang on an exception (notes, their own marks) is not a fact.
+        return {name: value for name, value in vars(self).items() if name in _facts_of(type(self))}
 
     def with_facts(self, **facts: Any) -> Self:
         """The same error with *facts* filled in where they were unknown."""
         return type(self)(self.message, **{**facts, **self._facts()})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self._facts())
+        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else None
+        return _rebuild, (type(self), self.message, self._facts()), notes
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -124,6 +136,10 @@ class DeadlineExceededError(AsyncClientsError, TimeoutError):
 
     eta: float | None = None
     """Seconds until the call could have been sent, as far as it was known."""
+
+
+class UploadError(AsyncClientsError, ValueError):
+    """The source of an upload did not hold as many bytes as were announced."""
 
 
 # --- Replies that cannot be used ------------------------------------------------

@@ -57,6 +57,8 @@ class ClientCredentials(msgspec.Struct, frozen=True, kw_only=True):
 
 Login = HeaderLogin | ClientCredentials
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 TOKEN_BODY = b"grant_type=client_credentials"
 
 
@@ -91,7 +93,7 @@ def bearer(value: Secret, expires_at: float, refresh_at: float = math.inf) -> To
 
 def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
     """The login of a vendor that wants *key* in *header*."""
-    return HeaderLogin(header=header, value=Secret(prefix + key.reveal()), secrets=(key,))
+    return HeaderLogin(header=header, value=Secret(f"{prefix}{key.reveal()}"), secrets=(key,))
 
 
 def basic(user: Secret, password: Secret) -> HeaderLogin:
@@ -115,6 +117,18 @@ def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> C
     """The login of a vendor that issues tokens at *path*."""
     value = basic_value(client_id, client_secret)
     return ClientCredentials(path=path, basic=value, secrets=(client_secret, _bare(value)))
+
+
+def problem_of(login: Login) -> str | None:
+    """Why no request can carry *login*; None if one can. In words that do not quote it."""
+    header = login.value if isinstance(login, HeaderLogin) else login.basic
+    if not all(secret.reveal() for secret in login.secrets):
+        return "is empty"
+    if any(_CONTROL.search(secret.reveal()) for secret in (*login.secrets, header)):
+        return "holds a control character, often a newline at its end"
+    if not header.reveal().isascii() or header.reveal() != header.reveal().strip():
+        return "holds characters that no header can carry, or blanks around it"
+    return None
 
 
 class TokenReplyError(ValueError):

@@ -21,7 +21,7 @@ from asyncclients.core.endpoint import (
     current_lane,
 )
 from asyncclients.core.events import logger
-from asyncclients.core.failure import failure_of, quoted, retry_after, unknown_outcome
+from asyncclients.core.failure import failure_of, quoted, request_id, retry_after, unknown_outcome
 from asyncclients.core.narrator import Narrator
 from asyncclients.core.retry import Tally, Verdict, judge
 from asyncclients.core.scheduler import Ticket
@@ -260,7 +260,7 @@ class Call(Generic[T]):
                 cut(bad.message, secrets),
                 status=outcome.status,
                 excerpt=quoted(outcome.body, secrets),
-                request_id=self._terms.vendor.request_id(outcome.headers),
+                request_id=request_id(outcome, self._terms.vendor, secrets),
                 advice=bad.advice,
             ) from None
         self.narrator.ended(None)

@@ -6,10 +6,13 @@ Immutable. `with_options` makes a sibling that shares scope, quota and token.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
+from urllib.parse import quote, unquote
 
 import msgspec
 
+from asyncclients.core.auth import problem_of
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Options, Priority, Request
 from asyncclients.core.explain import Explanation, explain
@@ -59,6 +62,12 @@ class VendorClient:
         if login is None:
             raise TypeError(f"{type(self).__name__} needs its credential")
         vendor = self.facts
+        if problem := problem_of(login):
+            raise ConfigurationError(
+                f"the credential {problem}",
+                vendor=vendor.name,
+                advice=f"Look at {' and '.join(vendor.environment.values())}",
+            )
         self.base_url = check_base_url(base_url or vendor.base_url)
         self._pool = pool
         self._quotas = vendor.quotas if quotas is None else tuple(quotas)
@@ -206,12 +215,13 @@ def check_path(path: str) -> str:
     head = bare.split("/", 1)[0]
     if bare.startswith("/") or ":" in head or "\\" in bare:
         raise ValueError(f"path must be relative to the base, not {path!r}")
-    lowered = bare.lower().replace("%2e", ".")
-    if any(segment in (".", "..") for segment in lowered.split("/")):
+    if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(bare))):
         raise ValueError(f"path must not hold dot segments: {path!r}")
-    if any(c.isspace() or not c.isprintable() or c in "?#" for c in bare):
-        raise ValueError(f"path must not hold a query, fragment, space or control: {path!r}")
-    return bare
+    if any(c.isspace() or not c.isprintable() or c in "?#" for c in unquote(bare, errors="strict")):
+        raise ValueError(
+            f"path must not hold a query (use params=), fragment, space or control: {path!r}"
+        )
+    return quote(bare, safe="/%:@!$&'()*+,;=~")
 
 
 def _read_environment(vendor: Vendor, environ: Environment) -> dict[str, Secret | str]:

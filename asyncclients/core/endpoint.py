@@ -40,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Priority(IntEnum):
@@ -83,6 +83,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
                     f"{name} must be a finite number of seconds above 0, not {seconds!r}",
                     advice="Leave it out to wait as long as it takes",
                 )
+        if self.priority not in tuple(Priority):
+            raise ConfigurationError(
+                f"priority must be one of Priority, not {self.priority!r}",
+                advice="As in with_options(priority=Priority.BACKGROUND)",
+            )
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ConfigurationError(
                 f"max_attempts counts the first one too, so at least 1, not {self.max_attempts!r}",
@@ -255,6 +260,9 @@ class Response(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         # A body may echo a credential, and a traceback may print this value.
         return f"<Response {self.status}, {len(self.body)} bytes>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class NoResponse(msgspec.Struct, frozen=True):

@@ -36,8 +36,21 @@ _LOOK_FIRST = (
 
 def quoted(body: bytes, secrets: Iterable[Secret]) -> str:
     """The start of *body* on one line, without credentials."""
-    text = cut(body[:4096].decode("utf-8", "replace"), secrets)
+    secrets = tuple(secrets)
+    # Escaped, a credential is up to six times as long; one that is cut off by the end of what
+    # is looked at would not be recognised, and so as much is dropped there.
+    longest = 6 * max((len(secret.reveal()) for secret in secrets), default=0)
+    seen = body[: 4096 + longest]
+    text = cut(seen.decode("utf-8", "replace"), secrets)
+    if len(body) > len(seen):
+        text = text[: max(0, len(text) - longest)]
     return excerpt(text.encode())
+
+
+def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> str | None:
+    """The vendor's id of the exchange, without credentials."""
+    found = vendor.request_id(outcome.headers)
+    return None if found is None else cut(found, secrets)
 
 
 def retry_after(outcome: Response) -> float | None:
@@ -55,11 +68,11 @@ def failure_of(
     facts: dict[str, Any] = {
         "status": outcome.status,
         "excerpt": quoted(outcome.body, secrets),
-        "request_id": vendor.request_id(outcome.headers),
+        "request_id": request_id(outcome, vendor, secrets),
         "advice": vendor.advice(outcome),
     }
     if 300 <= outcome.status < 400:
-        return _redirect(outcome, facts)
+        return _redirect(outcome, facts, secrets)
     if meaning in (Meaning.RATE_LIMITED, Meaning.QUOTA_SPENT):
         return _refusal(outcome, meaning, facts)
     return _status_error(outcome, facts, secrets)
@@ -77,7 +90,7 @@ def unknown_outcome(
         f"answered {outcome.status}: a gateway lost the vendor's answer",
         status=outcome.status,
         excerpt=quoted(outcome.body, secrets),
-        request_id=vendor.request_id(outcome.headers),
+        request_id=request_id(outcome, vendor, secrets),
         advice=_LOOK_FIRST,
     )
 
@@ -109,11 +122,13 @@ def _refusal(outcome: Response, meaning: Meaning, facts: dict[str, Any]) -> Rate
     return RateLimitedError(f"refused by rate{asked}", retry_after=wait, **facts)
 
 
-def _redirect(outcome: Response, facts: dict[str, Any]) -> UnexpectedRedirectError:
+def _redirect(
+    outcome: Response, facts: dict[str, Any], secrets: Iterable[Secret]
+) -> UnexpectedRedirectError:
     facts["advice"] = (
         "Redirects are never followed, they would carry the credential; check base_url"
     )
-    location = safe_location(outcome.headers.get("Location", ""))
+    location = safe_location(cut(outcome.headers.get("Location", ""), secrets))
     message = f"answered {outcome.status}, a redirect to {location or 'nowhere'}"
     return UnexpectedRedirectError(message, location=location, **facts)
 

@@ -43,9 +43,16 @@ class Paginator(Generic[T_co]):
     `await paginator.first()`. Each loop starts anew, at page *start*.
     """
 
-    def __init__(self, fetch: Callable[[int], Awaitable[Page[T_co]]], start: int = 1) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[int], Awaitable[Page[T_co]]],
+        start: int = 1,
+        *,
+        operation: str | None = None,
+    ) -> None:
         self._fetch = fetch
         self.start = start
+        self.operation = operation
 
     def __aiter__(self) -> AsyncIterator[T_co]:
         return self._items()
@@ -86,11 +93,13 @@ class Paginator(Generic[T_co]):
         if page.number != number:
             raise PaginationError(
                 f"asked for page {number} and got page {page.number}",
+                operation=self.operation,
                 advice="The server repeats a page; nothing more was read",
             )
         if before is not None and page.items and page.items == before.items:
             raise PaginationError(
                 f"page {number} has the same items as page {before.number}",
+                operation=self.operation,
                 advice="The server repeats a page; nothing more was read",
             )
         return page

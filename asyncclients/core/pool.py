@@ -173,7 +173,9 @@ class SessionPool:
         scheduler = Scheduler(
             limiter, loop, max_in_flight=max_in_flight, connections=self._connections
         )
-        scope = Scope(vendor.name, key, scheduler, borrowed=self._session)
+        # A borrowed session may have headers of its own: without a login they are not wanted.
+        borrowed = None if login is None else self._session
+        scope = Scope(vendor.name, key, scheduler, borrowed=borrowed)
         if isinstance(login, ClientCredentials):
             source = TokenSource(scope, vendor, login, base_url, self.settings)
             scope.tokens = TokenCache(key, source.fetch, self._tokens)
@@ -181,7 +183,7 @@ class SessionPool:
         return scope
 
     def _check_session(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._session is not None and self._session._loop is not loop:
+        if self._session is not None and getattr(self._session, "_loop", loop) is not loop:
             raise WrongEventLoopError(
                 "the session lent to the pool belongs to another event loop",
                 advice="Make the ClientSession inside the coroutine that asyncio.run() runs",

@@ -92,8 +92,10 @@ class Scope:
             self._own = open_session()
         return self._own
 
-    def restrict(self, quotas: tuple[Quota, ...]) -> None:
-        """Obey *quotas* as well: of two opinions about one key the stricter wins."""
+    def restrict(self, quotas: tuple[Quota, ...], max_in_flight: int | None) -> None:
+        """Obey these as well: of two opinions about one key the stricter wins."""
+        if max_in_flight is not None:
+            self.scheduler.max_in_flight = min(self.scheduler.max_in_flight, max_in_flight)
         news = [quota for quota in quotas if quota not in self.scheduler.limiter.quotas]
         if news:
             logger.warning(

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import base64
 import hmac
+import json
+import re
 from hashlib import blake2b
+from html import escape
 from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 CUT = "[credential]"
 _SHORTEST_TO_CUT = 4
+_ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 class Secret:
@@ -83,12 +87,49 @@ class Environment:
         return "Environment(...)"
 
 
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _percent(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _percent_lower(text: str) -> str:
+    return _ESCAPE.sub(lambda found: found[0].lower(), _percent(text))
+
+
+def _json(text: str) -> str:
+    return json.dumps(text)[1:-1]
+
+
+def _json_php(text: str) -> str:
+    return _json(text).replace("/", "\\/")
+
+
+_ENCODERS: tuple[Callable[[str], str], ...] = (
+    str,
+    _base64,
+    _percent,
+    _percent_lower,
+    quote_plus,
+    _json,
+    _json_php,
+    escape,
+)
+
+
 def cut(text: str, secrets: Iterable[Secret]) -> str:
-    """*text* without any of *secrets*, plain, percent-encoded or in base64."""
+    """*text* without any of *secrets*, in whatever form servers echo what they were sent."""
     for secret in secrets:
-        plain = secret.reveal()
-        if len(plain) < _SHORTEST_TO_CUT:
-            continue
-        for form in (plain, quote(plain, safe=""), base64.b64encode(plain.encode()).decode()):
-            text = text.replace(form, CUT)
+        for form in _forms(secret):
+            text = text.replace(form.reveal(), CUT)
     return text
+
+
+def _forms(secret: Secret) -> Iterable[Secret]:
+    """*secret* as text, in base64, and escaped as URLs, JSON and HTML do; the longest first."""
+    if len(secret.reveal()) < _SHORTEST_TO_CUT:
+        return ()
+    forms = {Secret(encode(secret.reveal())) for encode in _ENCODERS}
+    return sorted(forms, key=lambda form: len(form.reveal()), reverse=True)

@@ -126,7 +126,7 @@ def _base_url_problem(url: str) -> str | None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         return "is not a URL"
-    if not host or any(c.isspace() or not c.isprintable() for c in url):
+    if not host or any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
         return "is not a URL with a host"
     if parts.username is not None or parts.password is not None:
         return "holds user info, which would travel in places it should not"

@@ -36,6 +36,9 @@ class Wire(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"<Wire {self.method} {self.url.origin()}>"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
     def payload(self, moved: Callable[[], None]) -> Any:
         """The body as aiohttp likes it: large ones as a file, written piece by piece.
 

@@ -145,7 +145,8 @@ class PagedResource(Resource):
                 last=reply.current_page >= reply.last_page or not reply.data,
             )
 
-        return Paginator(fetch, start=1 if page is None else page)
+        start = 1 if page is None else page
+        return Paginator(fetch, start, operation=endpoint.operation)
 
 
 class Tags(PagedResource):
