@@ -82,12 +82,13 @@ def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode(body: bytes, cls: Any) -> Any:
-    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body.
+    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body but markup.
 
     Raises:
-        DecodeError: for anything that is not JSON of that type.
+        DecodeError: for anything that is not JSON of that type, and for markup
+            in any case: it is a login page's word, not the vendor's.
     """
-    if cls is NoneType:
+    if cls is NoneType and not _HTML.match(body):
         return None
     try:
         return decoder(cls).decode(body)

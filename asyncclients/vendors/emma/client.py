@@ -82,6 +82,7 @@ CREATE_TOUCHPOINTS = Endpoint(
     list[Touchpoint],
     idempotent=False,
     why=_DUPLICATE,
+    batch=MOST_AT_ONCE,
 )
 LIST_TOUCHPOINTS = Endpoint(
     "touchpoints.list",

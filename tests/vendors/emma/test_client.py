@@ -1,0 +1,289 @@
+"""The client against the pretend Emma, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+
+import pytest
+
+from asyncclients import (
+    BadRequestError,
+    ConfigurationError,
+    DecodeError,
+    EmmaClient,
+    ForbiddenError,
+    NotFoundError,
+    OutcomeUnknownError,
+    Quota,
+    RateLimitedError,
+    ServerError,
+    SessionPool,
+    StatusError,
+    UnauthorizedError,
+)
+from asyncclients.sandbox import Sandbox, delay, drop, html, status
+from asyncclients.sandbox.emma.state import DeleteReply, TimeForm
+from asyncclients.vendors.emma import NewTouchpoint, Touchpoint
+
+JSON = {"Content-Type": "application/json"}
+
+pytestmark = pytest.mark.looptime
+
+
+def visits(count: int) -> list[NewTouchpoint]:
+    """Touchpoints that tell each other apart by their value."""
+    return [
+        NewTouchpoint(email="a@example.com", type_name="visit", touchpoint_monetary_value=value)
+        for value in range(count)
+    ]
+
+
+@pytest.mark.parametrize("form", ["@D", "iso"])
+async def test_a_type_lives_from_create_to_delete(
+    sandbox: Sandbox, emma: EmmaClient, form: TimeForm
+) -> None:
+    """Create, list, get, update and delete agree with what is stored, in both forms of time."""
+    state = sandbox.state("emma")
+    state.time_form = form
+    created = await emma.touchpoint_types.create("visit", "Visit")
+    number = created.touchpoint_type_id
+    assert number > 2**31
+    assert created.created_at is not None
+    assert created.created_at.isoformat() == state.types[number]["created_at"]
+    assert await emma.touchpoint_types.list() == [created]
+    assert await emma.touchpoint_types.get(number) == created
+    updated = await emma.touchpoint_types.update(number, "visited", "Visited")
+    assert (updated.type_name, updated.display_name) == ("visited", "Visited")
+    await emma.touchpoint_types.delete(number)
+    assert state.types == {}
+    with pytest.raises(NotFoundError):
+        await emma.touchpoint_types.get(number)
+
+
+async def test_touchpoints_live_from_create_to_delete(sandbox: Sandbox, emma: EmmaClient) -> None:
+    """Ten in one call, in order and with ids; listed and got without; deleted by id."""
+    await emma.touchpoint_types.create("visit", "Visit")
+    created = await emma.touchpoints.create(visits(10))
+    assert [touchpoint.touchpoint_monetary_value for touchpoint in created] == [*range(10)]
+    stored = sandbox.state("emma").touchpoints
+    assert [touchpoint.touchpoint_id for touchpoint in created] == [*stored]
+    number, member = created[0].touchpoint_id, created[0].member_id
+    assert number is not None
+    assert member is not None
+    listed = await emma.touchpoints.list(member)
+    assert [touchpoint.touchpoint_monetary_value for touchpoint in listed] == [*range(10)]
+    assert (await emma.touchpoints.get(number)) == listed[0]
+    assert listed[0].touchpoint_id is None
+    await emma.touchpoints.delete(number)
+    assert len(stored) == 9
+    with pytest.raises(NotFoundError):
+        await emma.touchpoints.delete(number)
+
+
+async def test_deleting_a_type_deletes_its_touchpoints(sandbox: Sandbox, emma: EmmaClient) -> None:
+    """As the docstring warns: the cascade is the vendor's."""
+    kind = await emma.touchpoint_types.create("visit", "Visit")
+    await emma.touchpoints.create(visits(2))
+    await emma.touchpoint_types.delete(kind.touchpoint_type_id)
+    assert sandbox.state("emma").touchpoints == {}
+
+
+@pytest.mark.parametrize("reply", ["true", "empty", "no content"])
+async def test_every_answer_to_a_delete_will_do(
+    sandbox: Sandbox, emma: EmmaClient, reply: DeleteReply
+) -> None:
+    """A bare `true`, an empty 200 and a 204 all mean that it is gone."""
+    sandbox.state("emma").delete_reply = reply
+    kind = await emma.touchpoint_types.create("visit", "Visit")
+    await emma.touchpoint_types.delete(kind.touchpoint_type_id)
+    assert sandbox.state("emma").types == {}
+
+
+async def test_eleven_are_too_many_for_one_create(sandbox: Sandbox, emma: EmmaClient) -> None:
+    """ValueError that names `create_many`, before anything is sent; none is the vendor's 400."""
+    with pytest.raises(ValueError, match=r"at most 10 .* not 11; create_many"):
+        await emma.touchpoints.create(visits(11))
+    assert sandbox.requests("emma") == ()
+    with pytest.raises(BadRequestError, match="No touchpoints provided"):
+        await emma.touchpoints.create([])
+
+
+async def test_many_are_split_in_tens(sandbox: Sandbox, emma: EmmaClient) -> None:
+    """25 from a generator are three requests; awaited, they come as a list in order."""
+    await emma.touchpoint_types.create("visit", "Visit")
+    created = await emma.touchpoints.create_many(visit for visit in visits(25))
+    assert [touchpoint.touchpoint_monetary_value for touchpoint in created] == [*range(25)]
+    assert len(sandbox.requests("emma")) == 1 + 3
+    assert await emma.touchpoints.create_many([]) == []
+    assert len(sandbox.requests("emma")) == 1 + 3
+
+
+async def test_many_tell_how_far_they_came(sandbox: Sandbox, emma: EmmaClient) -> None:
+    """When the second ten are refused, the first ten were yielded and the third never tried."""
+    await emma.touchpoint_types.create("visit", "Visit")
+    rows = visits(25)
+    rows[15] = NewTouchpoint(email="a@example.com", type_name="unknown")
+    yielded: list[Touchpoint] = []
+
+    async def read() -> None:
+        async for touchpoint in emma.touchpoints.create_many(rows):
+            yielded.append(touchpoint)  # noqa: PERF401  # what came before the error counts
+
+    with pytest.raises(BadRequestError):
+        await read()
+    assert [touchpoint.touchpoint_monetary_value for touchpoint in yielded] == [*range(10)]
+    assert len(sandbox.state("emma").touchpoints) == 10
+    assert len(sandbox.requests("emma")) == 1 + 2
+
+
+async def test_an_answer_of_another_length_is_no_success(
+    sandbox: Sandbox, emma: EmmaClient
+) -> None:
+    """Pairing by position would be wrong: DecodeError that says both numbers."""
+    sandbox.fail("emma", status(200, '[{"touchpoint_type_id": 300}]', JSON))
+    with pytest.raises(DecodeError, match="1 touchpoints where 2 were sent"):
+        await emma.touchpoints.create(visits(2))
+
+
+async def test_a_batch_whose_answer_is_lost_is_not_repeated(
+    sandbox: Sandbox, emma: EmmaClient
+) -> None:
+    """The ten may be stored, and are, once: OutcomeUnknownError, and nothing after it is tried."""
+    await emma.touchpoint_types.create("visit", "Visit")
+    sandbox.fail("emma", drop(committed=True))
+    with pytest.raises(OutcomeUnknownError):
+        await emma.touchpoints.create_many(visits(25))
+    assert len(sandbox.state("emma").touchpoints) == 10
+
+
+async def test_a_delete_whose_answer_is_lost_is_repeated(
+    sandbox: Sandbox, emma: EmmaClient
+) -> None:
+    """The 404 of the repetition means that it is gone: no error."""
+    kind = await emma.touchpoint_types.create("visit", "Visit")
+    sandbox.fail("emma", drop(committed=True))
+    await emma.touchpoint_types.delete(kind.touchpoint_type_id)
+    methods = [arrival.method for arrival in sandbox.requests("emma")]
+    assert methods == ["POST", "DELETE", "DELETE"]
+
+
+async def test_a_403_of_the_limit_is_waited_out_for_all(sandbox: Sandbox) -> None:
+    """The client's own view of the quota is too rosy; a 403 pauses the scope, and all succeed."""
+    async with Sandbox(quotas={"emma": (5, 10.0)}) as narrow, SessionPool() as pool:
+        emma = EmmaClient.from_env(pool, narrow.environ)
+        await asyncio.gather(*(emma.touchpoint_types.list() for _ in range(20)))
+        summary = narrow.summary("emma")
+        assert summary.by_status[200] == 20
+        assert summary.by_status[403] == summary.refused == emma.stats().rejected > 0
+
+
+async def test_a_create_refused_by_the_limit_is_repeated(
+    sandbox: Sandbox, emma: EmmaClient
+) -> None:
+    """A 403 that says rate limit was no create, so the one repetition makes exactly one type."""
+    sandbox.fail("emma", status(403, "Rate Limit Exceeded"))
+    await emma.touchpoint_types.create("visit", "Visit")
+    assert len(sandbox.state("emma").types) == 1
+    assert [arrival.status for arrival in sandbox.requests("emma")] == [403, 200]
+
+
+async def test_a_403_of_the_limit_that_stays_is_rate_limited(
+    sandbox: Sandbox, emma: EmmaClient
+) -> None:
+    """Told not to repeat, the caller gets RateLimitedError with the wait the vendor named."""
+    sandbox.fail("emma", status(403, "Rate Limit Exceeded", {"Retry-After": "9"}))
+    with pytest.raises(RateLimitedError) as caught:
+        await emma.with_options(max_attempts=1).touchpoint_types.list()
+    assert (caught.value.status, caught.value.retry_after) == (403, 9.0)
+
+
+async def test_another_403_names_both_causes_at_once(sandbox: Sandbox) -> None:
+    """A strange account is a ForbiddenError after one request, and the advice has both readings."""
+    async with SessionPool() as pool:
+        emma = EmmaClient.from_env(pool, {**sandbox.environ, "EMMA_ACCOUNT_ID": "1"})
+        with pytest.raises(ForbiddenError) as caught:
+            await emma.touchpoint_types.list()
+    assert caught.value.excerpt == '{"error":"Forbidden"}'
+    assert "EMMA_ACCOUNT_ID" in str(caught.value)
+    assert "refused by rate" in str(caught.value)
+    assert len(sandbox.requests("emma")) == 1
+
+
+async def test_four_are_in_flight_at_most(sandbox: Sandbox) -> None:
+    """Slow answers never have five requests out; `max_in_flight` changes that."""
+    for limit, given in ((4, None), (2, 2)):
+        async with SessionPool() as pool:
+            arguments = {
+                key.lower()[5:]: value
+                for key, value in sandbox.environ.items()
+                if key.startswith("EMMA_")
+            }
+            emma = EmmaClient(pool, **arguments, max_in_flight=given, quotas=[Quota(1000, 1.0)])
+            sandbox.fail("emma", delay(5.0), times=12)
+            before = len(sandbox.requests("emma"))
+            await asyncio.gather(*(emma.touchpoint_types.list() for _ in range(12)))
+        instants = sorted(arrival.at for arrival in sandbox.requests("emma")[before:])
+        assert max(sum(at <= other < at + 5 for other in instants) for at in instants) == limit
+
+
+ANSWERS = {
+    "JSON": (status(400, '{"error":"Bad names"}', JSON), BadRequestError),
+    "text that claims to be JSON": (status(404, "No such type", JSON), NotFoundError),
+    "markup": (status(401, "<html><body>Sign in</body></html>"), UnauthorizedError),
+    "nothing": (status(418), StatusError),
+    "a broken server": (status(500, "oops"), ServerError),
+}
+
+
+@pytest.mark.parametrize("body", ANSWERS)
+async def test_any_error_body_becomes_the_right_error(
+    sandbox: Sandbox, emma: EmmaClient, body: str
+) -> None:
+    """The class goes by the status, the excerpt is the vendor's words, the next call works."""
+    answer, error = ANSWERS[body]
+    sandbox.fail("emma", answer)
+    with pytest.raises(error) as caught:
+        await emma.touchpoint_types.create("visit", "Visit")
+    assert type(caught.value) is error
+    assert caught.value.status == answer.code
+    assert caught.value.excerpt == answer.body.decode()
+    assert await emma.touchpoint_types.list() == []
+
+
+async def test_a_page_of_markup_is_no_delete(sandbox: Sandbox, emma: EmmaClient) -> None:
+    """A login page with 200 is a DecodeError for a delete as well, and nothing is gone."""
+    kind = await emma.touchpoint_types.create("visit", "Visit")
+    sandbox.fail("emma", html())
+    with pytest.raises(DecodeError):
+        await emma.touchpoint_types.delete(kind.touchpoint_type_id)
+    assert await emma.touchpoint_types.list() == [kind]
+
+
+async def test_keys_travel_as_basic_and_are_quoted_nowhere(sandbox: Sandbox) -> None:
+    """User is the public key, password the private one; no error shows either."""
+    async with SessionPool() as pool:
+        emma = EmmaClient(
+            pool,
+            account_id="100",
+            public_key="canary-public",
+            private_key="canary-private",
+            base_url=sandbox.environ["EMMA_BASE_URL"],
+        )
+        with pytest.raises(UnauthorizedError) as caught:
+            await emma.touchpoint_types.list()
+    (arrival,) = sandbox.requests("emma")
+    login = b64encode(b"canary-public:canary-private").decode()
+    assert arrival.headers["Authorization"] == f"Basic {login}"
+    assert "EMMA_PRIVATE_KEY" in str(caught.value)
+    assert "canary" not in repr(caught.value) + repr(emma)
+    assert login not in repr(caught.value) + repr(emma)
+
+
+async def test_missing_settings_are_named() -> None:
+    """Each of the three variables is named when it is missing; an empty account is refused."""
+    async with SessionPool() as pool:
+        with pytest.raises(ConfigurationError, match="EMMA_PUBLIC_KEY and EMMA_PRIVATE_KEY"):
+            EmmaClient.from_env(pool, {"EMMA_ACCOUNT_ID": "100"})
+        with pytest.raises(ConfigurationError, match="EMMA_ACCOUNT_ID"):
+            EmmaClient(pool, account_id=" ", public_key="u", private_key="p")

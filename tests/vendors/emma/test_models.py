@@ -1,0 +1,89 @@
+"""Emma's values: its times above all."""
+
+from __future__ import annotations
+
+import pickle
+from datetime import UTC, datetime
+
+import pytest
+
+from asyncclients.core import codec
+from asyncclients.core.endpoint import Response
+from asyncclients.core.vendor import Meaning
+from asyncclients.errors import DecodeError
+from asyncclients.vendors.emma import NewTouchpoint, Touchpoint, TouchpointType
+from asyncclients.vendors.emma.vendor import EMMA
+
+NAIVE = datetime(2025, 11, 24, 10, 23, 10)  # noqa: DTZ001  # Emma's times have no zone
+
+
+@pytest.mark.parametrize(
+    "text", ["@D:2025-11-24T10:23:10", "2025-11-24T10:23:10", "2025-11-24 10:23:10.000000"]
+)
+def test_times_are_read_in_every_form_and_written_with_the_mark(text: str) -> None:
+    """Each form is the same naive datetime, and travels back as `@D:`."""
+    body = f'{{"touchpoint_type_id": 300, "type_name": "v", "created_at": "{text}"}}'
+    kind: TouchpointType = codec.decode(body.encode(), TouchpointType)
+    assert isinstance(kind.created_at, datetime)
+    assert kind.created_at == NAIVE
+    assert codec.to_plain(kind)["created_at"] == "@D:2025-11-24T10:23:10"
+    assert pickle.loads(pickle.dumps(kind)) == kind
+
+
+@pytest.mark.parametrize("value", ["3", '""', '"@D:"', '"@D:tomorrow"', "[]"])
+def test_what_is_no_time_is_a_decode_error(value: str) -> None:
+    """Nonsense ends in DecodeError and nothing else."""
+    body = f'{{"touchpoint_type_id": 300, "inserted_at": {value}}}'
+    with pytest.raises(DecodeError):
+        codec.decode(body.encode(), Touchpoint)
+
+
+def test_a_plain_datetime_is_written_with_the_mark() -> None:
+    """A datetime that the caller gives travels as `@D:`, to the second, in JSON and plain."""
+    new = NewTouchpoint(touchpoint_timestamp=NAIVE.replace(microsecond=999_999))
+    assert codec.to_plain(new) == {"touchpoint_timestamp": "@D:2025-11-24T10:23:10"}
+    assert codec.encode(new) == b'{"touchpoint_timestamp":"@D:2025-11-24T10:23:10"}'
+
+
+def test_a_timestamp_with_zone_is_refused() -> None:
+    """Emma has no form for a zone, and none is dropped silently: ValueError."""
+    with pytest.raises(ValueError, match="account's own time"):
+        NewTouchpoint(touchpoint_timestamp=NAIVE.replace(tzinfo=UTC))
+
+
+def test_the_manuals_touchpoint_is_read() -> None:
+    """A listed touchpoint has neither id nor attributes; a created one has both."""
+    listed = b"""{"account_id": 100, "touchpoint_timestamp": "@D:2025-12-02T11:23:47",
+        "touchpoint_type_id": 300, "touchpoint_monetary_value": 8.0,
+        "inserted_at": "@D:2025-12-02T11:23:47", "mailing_id": null, "member_id": 444}"""
+    touchpoint: Touchpoint = codec.decode(listed, Touchpoint)
+    assert touchpoint.touchpoint_id is None
+    assert touchpoint.attributes is None
+    assert (touchpoint.touchpoint_type_id, touchpoint.member_id) == (300, 444)
+    assert touchpoint.touchpoint_monetary_value == 8.0
+    created = b'{"touchpoint_id": 2169469051, "touchpoint_type_id": 300, "attributes": []}'
+    touchpoint = codec.decode(created, Touchpoint)
+    assert touchpoint.touchpoint_id == 2169469051
+    assert touchpoint.attributes == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "meaning"),
+    [
+        (403, b'{"error": "Rate Limit Exceeded"}', {}, Meaning.RATE_LIMITED),
+        (403, b"Rate limit exceeded", {}, Meaning.RATE_LIMITED),
+        (403, b"<html>RATE LIMIT EXCEEDED</html>", {}, Meaning.RATE_LIMITED),
+        (403, b'{"error": "rate_limit_exceeded"}', {}, Meaning.RATE_LIMITED),
+        (403, b"", {"Retry-After": "3"}, Meaning.RATE_LIMITED),
+        (403, b'{"error": "Forbidden"}', {}, Meaning.FAILURE),
+        (403, b"", {}, Meaning.FAILURE),
+        (429, b"", {}, Meaning.RATE_LIMITED),
+        (401, b"Rate Limit Exceeded", {}, Meaning.FAILURE),
+        (200, b"Rate Limit Exceeded", {"Retry-After": "3"}, Meaning.SUCCESS),
+    ],
+)
+def test_only_its_words_tell_a_refusal_by_rate(
+    status: int, body: bytes, headers: dict[str, str], meaning: Meaning
+) -> None:
+    """A 403 is one if it says so in any case, or asks to come back later; a 429 always."""
+    assert EMMA.meaning(Response(status, headers, body)) is meaning
