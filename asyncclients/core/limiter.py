@@ -25,10 +25,8 @@ and so arrivals can lie closer together than sends. Three rules follow.
 2. **Pacing (shape).** A token bucket, `pacing.py`, spreads the N over W. It is
    asked for the call that is really sent, after the window: spacing decided
    before it lets two calls bunch up while they wait for a slot.
-   Where a server turns out to hold a small bucket, spacing the sends is not
-   enough, since a late arrival shortens the gap to the next. There the next
-   call waits an interval from the *arrival* of the last: an answer that was
-   later than usual, by more than a tenth of an interval, pushes it back.
+   Where a server turns out to hold a small bucket, the *arrivals* are kept an
+   interval apart, see `spacing.py`.
 
 3. **Feedback.** A refusal pauses the scope and is put down to a cause, see
    `feedback.py`. What the vendor says remains is merged with our own count, and
@@ -42,13 +40,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-import msgspec
-
-from asyncclients.core.arrival import SLACK, RoundTrips
+from asyncclients.core.arrival import RoundTrips
 from asyncclients.core.feedback import Feedback
 from asyncclients.core.foreign import Foreign
+from asyncclients.core.limiter_state import LimiterState
 from asyncclients.core.pacing import Pacer
 from asyncclients.core.permit import Permit
+from asyncclients.core.spacing import Spacing
 from asyncclients.core.window import Window
 from asyncclients.errors import ConfigurationError
 
@@ -59,41 +57,6 @@ if TYPE_CHECKING:
     from asyncclients.core.ratelimit_headers import Signal
 
 __all__ = ["Limiter", "LimiterState", "Permit"]
-
-_LATE = 0.1
-"""Share of an interval by which an answer may be later than usual before it counts."""
-_GAP = 0.97
-"""Share of an interval to keep between arrivals where bursts are not allowed."""
-
-
-class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a limiter knew at one instant. Durations in seconds.
-
-    Attributes:
-        held: slots in use in the fullest quota.
-        holds: slots in use, by quota.
-        opens_in: until each quota has a free slot; inf where only an answer can free one.
-        paced_for: until the next call keeps its distance from the last one.
-        in_flight: calls sent and not yet settled.
-        paused_for: until the pause ends; 0 where there is none.
-        foreign_rate: calls per second that others make on the same quota.
-        probing: calls go out one at a time, since refusals came in a row.
-        rate_share: share of the quota's rate in use; below 1 after refusals.
-        bursts: whether calls may follow each other faster than the rate.
-        round_trip: the usual round trip of an admitted call.
-    """
-
-    held: int
-    holds: tuple[int, ...]
-    opens_in: tuple[float, ...]
-    paced_for: float
-    in_flight: int
-    paused_for: float
-    foreign_rate: float
-    probing: bool
-    rate_share: float
-    bursts: bool
-    round_trip: float
 
 
 class Limiter:
@@ -117,11 +80,10 @@ class Limiter:
         "_feedback",
         "_foreign",
         "_in_flight",
-        "_last",
         "_pacers",
         "_probe",
         "_sent",
-        "_spaced_until",
+        "_spacing",
         "_trips",
         "_windows",
         "quotas",
@@ -146,9 +108,8 @@ class Limiter:
         self._foreign = Foreign()
         self._sent = 0
         self._in_flight = 0
-        self._last: Permit | None = None
         self._probe: Permit | None = None
-        self._spaced_until = -math.inf
+        self._spacing = Spacing()
         if cold_start == "full":
             for window in self._windows:
                 window.ends = [now + window.period] * window.limit
@@ -171,13 +132,11 @@ class Limiter:
         """
         if self._probe is not None:
             return math.inf
-        at = max(now, self._feedback.paused_until, self._spaced_until)
+        at = max(now, self._feedback.paused_until, self._spacing.until)
         for window in self._windows:
-            free = window.free_at(now, spare)
-            at = max(at, free)
+            at = max(at, window.free_at(now, spare))
         for pacer in self._pacers:
-            due = pacer.ready_at(now)
-            at = max(at, due)
+            at = max(at, pacer.ready_at(now))
         return at
 
     def take(self, now: float) -> Permit:
@@ -192,7 +151,7 @@ class Limiter:
         if feedback.probing:
             self._probe = permit
         if feedback.ease < 0.5:
-            self._space(permit)
+            self._spacing.sent(permit, self._interval(), self._trips)
         return permit
 
     def answered(self, permit: Permit, now: float, signal: Signal | None) -> None:
@@ -207,8 +166,8 @@ class Limiter:
         late = took - self._trips.mean
         self._trips.add(took)
         self._rebind(permit, now, credit=not self._exact)
-        if permit is self._last:
-            self._respace(permit, late)
+        if permit is self._spacing.last:
+            self._spacing.answered(permit, self._interval(), late)
         self._feedback.admitted(permit)
         if signal is not None and signal.remaining is not None:
             self._foreign.hear(self._windows, permit, now, signal)
@@ -229,8 +188,8 @@ class Limiter:
             window.release(end)
         for pacer in self._pacers:
             pacer.give_back()
-        if permit is self._last:
-            self._spaced_until = now
+        if permit is self._spacing.last:
+            self._spacing.until = now
 
     def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
         """The vendor said that the quota is spent, in whatever words.
@@ -269,7 +228,7 @@ class Limiter:
             held=self.held(now),
             holds=tuple(window.held(now) for window in self._windows),
             opens_in=tuple(window.free_at(now, 0) - now for window in self._windows),
-            paced_for=max(paced_until, self._spaced_until) - now,
+            paced_for=max(paced_until, self._spacing.until) - now,
             in_flight=self._in_flight,
             paused_for=max(0.0, feedback.paused_until - now),
             foreign_rate=self._foreign.rate,
@@ -293,12 +252,13 @@ class Limiter:
 
     def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
         """The answer came: each slot ends by it, or sooner if that was known already."""
-        for window, end in permit.slots:
+        for index, (window, end) in enumerate(permit.slots):
             bound = now + window.period
             if credit:
                 bound -= self._trips.credit(window.period, self._feedback.caution)
             if bound < end:
                 window.move(end, bound)
+                permit.slots[index] = (window, bound)
 
     def _settle(self, permit: Permit) -> bool:
         """Mark the call's fate as known; False if it was before."""
@@ -309,19 +269,6 @@ class Limiter:
         if permit is self._probe:
             self._probe = None
         return True
-
-    def _space(self, permit: Permit) -> None:
-        """The next call waits for the answer to this one, but not for ever."""
-        interval = self._interval()
-        if self._trips.tells_arrival(interval):
-            self._last = permit
-            self._spaced_until = permit.sent_at + _GAP * interval + SLACK
-
-    def _respace(self, permit: Permit, late: float) -> None:
-        """The next call keeps an interval from the arrival of this, the last one."""
-        interval = _GAP * self._interval()
-        push = max(0.0, late - _LATE * interval)
-        self._spaced_until = min(self._spaced_until, permit.sent_at + interval + push)
 
     def _interval(self) -> float:
         return max((pacer.interval for pacer in self._pacers), default=0.0)

@@ -14,7 +14,7 @@ class Permit:
     Attributes:
         number: 1 for the first call of the limiter, then ever higher.
         sent_at: the instant of the take, loop clock.
-        slots: each quota's window, and until when its slot is held as was known at the take.
+        slots: each quota's window, and until when its slot is held, as far as is known.
         rested: for how many seconds the scarcest of the slots had been free.
         bunched: the call went out sooner after another than the rate's interval.
         settled: its fate is known to the limiter.
@@ -31,3 +31,8 @@ class Permit:
         self.rested = rested
         self.bunched = False
         self.settled = False
+
+    @property
+    def arrived_by(self) -> float:
+        """The instant by which the call has arrived at the vendor; inf while nobody knows."""
+        return min((end - window.period for window, end in self.slots), default=self.sent_at)

@@ -7,9 +7,10 @@ another. Scopes are made on first use and live until the pool is closed.
 from __future__ import annotations
 
 import asyncio
+from importlib import import_module
 from logging import DEBUG
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
@@ -26,13 +27,30 @@ from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import aiohttp
 
     from asyncclients.core.events import Listener
     from asyncclients.core.quota import Quota
+    from asyncclients.core.shared import LimitStore, SharedLimits
     from asyncclients.core.vendor import Vendor
+
+
+class Monitor(Protocol):
+    """A page that shows a pool at work (`asyncclients.integrations.monitor`)."""
+
+    @property
+    def url(self) -> str:
+        """Its address, once it is served."""
+        ...
+
+    def job(self, name: str, /) -> Callable[[Any], None]:
+        """What to give a backfill as `progress=`, to see it on the page as *name*."""
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 class SessionPool:
@@ -61,7 +79,7 @@ class SessionPool:
         max_connections: int = 100,
         timeout: float = 60.0,
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
-        limits: object | None = None,
+        limits: LimitStore | None = None,
         tokens: TokenStore | None = None,
         max_response_bytes: int = 64 * 2**20,
         admission: Literal["adaptive", "exact"] = "adaptive",
@@ -82,6 +100,7 @@ class SessionPool:
             listeners=(*listeners, log_event) if logger.isEnabledFor(DEBUG) else tuple(listeners),
         )
         self._session, self._limits, self._tokens = session, limits, tokens
+        self._shared: SharedLimits | None = None
         self._admission: Literal["adaptive", "exact"] = admission
         self._cold_start: Literal["empty", "full"] = cold_start
         self._connections = Connections(max_connections)
@@ -120,6 +139,8 @@ class SessionPool:
             tell(self.settings.listeners, PoolClosed(stats=self.stats))
         for scope in self._scopes.values():
             await scope.aclose()
+        if self._shared is not None:
+            await self._shared.aclose()
         # Sockets are closed by the loop in its next turns; give it those.
         await asyncio.sleep(0)
 
@@ -167,12 +188,7 @@ class SessionPool:
         if found is not None:
             found.restrict(quotas, max_in_flight)
             return found
-        limiter = Limiter(
-            quotas, admission=self._admission, cold_start=self._cold_start, now=loop.time()
-        )
-        scheduler = Scheduler(
-            limiter, loop, max_in_flight=max_in_flight, connections=self._connections
-        )
+        scheduler = self._scheduler(loop, key, quotas, max_in_flight)
         # A borrowed session may have headers of its own: without a login they are not wanted.
         borrowed = None if login is None else self._session
         scope = Scope(vendor.name, key, scheduler, borrowed=borrowed)
@@ -182,12 +198,47 @@ class SessionPool:
         self._scopes[key] = scope
         return scope
 
+    def _scheduler(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        key: str,
+        quotas: tuple[Quota, ...],
+        max_in_flight: int | None,
+    ) -> Scheduler:
+        # What a store remembers is better than any supposition about the time before the start.
+        cold = self._cold_start if self._limits is None else "empty"
+        local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
+        scheduler = Scheduler(
+            local, loop, max_in_flight=max_in_flight, connections=self._connections
+        )
+        if self._limits is not None:
+            if self._shared is None:
+                self._shared = self._limits.open(cold=self._cold_start == "full")
+            scheduler.limiter = self._shared.limiter(key, local, scheduler)
+        return scheduler
+
     def _check_session(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._session is not None and getattr(self._session, "_loop", loop) is not loop:
             raise WrongEventLoopError(
                 "the session lent to the pool belongs to another event loop",
                 advice="Make the ClientSession inside the coroutine that asyncio.run() runs",
             )
+
+    def serve_monitor(self, *, port: int = 0, host: str = "127.0.0.1") -> Monitor:
+        """A live page of this pool for a browser on this machine, served inside `async with`.
+
+        Args:
+            port: 0 takes any that is free; see the monitor's `url`.
+            host: a loopback address.
+
+        Raises:
+            ConfigurationError: for a *host* beyond this machine.
+        """
+        self.bind()
+        # By name: the page is on a floor above, and few programs ever serve it.
+        module = import_module("asyncclients.integrations.monitor")
+        monitor: Monitor = module.Monitor(self, port=port, host=host)
+        return monitor
 
     def stats(self) -> tuple[ScopeStats, ...]:
         """A snapshot of every scope in use."""

@@ -25,8 +25,9 @@ from asyncclients.core.flows import Demand, FlowQueue
 from asyncclients.errors import AsyncClientsError, ClientClosedError, DeadlineExceededError
 
 if TYPE_CHECKING:
-    from asyncclients.core.limiter import Limiter, Permit
+    from asyncclients.core.permit import Permit
     from asyncclients.core.ratelimit_headers import Signal
+    from asyncclients.core.shared import Admission
 
 _BACKGROUND_EVERY = 10
 """One grant in so many is background's while interactive calls wait as well."""
@@ -74,7 +75,7 @@ class Scheduler:
 
     def __init__(
         self,
-        limiter: Limiter,
+        limiter: Admission,
         loop: asyncio.AbstractEventLoop,
         *,
         max_in_flight: int | None = None,
@@ -268,6 +269,16 @@ class Scheduler:
             "interactive": self._queues[Priority.INTERACTIVE].waiting,
             "background": self._queues[Priority.BACKGROUND].waiting,
         }
+
+    def demand(self) -> tuple[int, Priority]:
+        """How many calls of the best waiting class could go by our own caps, and its class."""
+        interactive, background = self._queues
+        priority = Priority.INTERACTIVE if interactive.waiting else Priority.BACKGROUND
+        room = self.max_in_flight - self.in_flight
+        if self.connections is not None:
+            room = min(room, self.connections.limit - self.connections.in_use)
+        waiting = interactive.waiting or background.waiting
+        return max(0, int(min(waiting, room))), priority
 
     def fail(self, error: AsyncClientsError) -> None:
         """End all who wait with *error*, each with one of its own."""

@@ -1,0 +1,1 @@
+"""Quotas, tokens and state shared between processes."""

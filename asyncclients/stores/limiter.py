@@ -1,0 +1,161 @@
+"""The limiter of one scope whose slots come from a store.
+
+Rules:
+
+* It answers at once, from the slots that it holds. Where it holds none it asks
+  the store in the background, says "not yet" (infinity), and its queue is
+  pumped when the answer is in.
+* The local limiter stays in front: pacing, arrival bounds and what refusals
+  have taught are this process's own, and nothing is sent against them.
+* A refusal belongs to the quota: what one process is told, all learn.
+* What the vendor says remains was counted over all processes, so it is not
+  taken for a stranger's use of the quota here; refusals still are heeded.
+* Nothing here waits for the store without bound, see `outage.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from asyncclients.stores.clock import SECOND
+from asyncclients.stores.slots import Slots
+from asyncclients.stores.talk import Talk
+
+if TYPE_CHECKING:
+    from asyncclients.core.limiter import Limiter, LimiterState
+    from asyncclients.core.permit import Permit
+    from asyncclients.core.quota import Quota
+    from asyncclients.core.ratelimit_headers import Signal
+    from asyncclients.core.shared import Queue
+    from asyncclients.stores.ledger import Grant
+    from asyncclients.stores.terms import Backend, Terms
+
+
+class SharedLimiter:
+    """The quotas of one scope, over all processes.
+
+    Args:
+        key: one-way name of the scope, the same in every process.
+        local: this process's own limiter.
+        queue: who waits for permits.
+        backend: the store.
+        terms: how it is used.
+    """
+
+    def __init__(
+        self, key: str, local: Limiter, queue: Queue, backend: Backend, terms: Terms
+    ) -> None:
+        self._local, self._lease = local, terms.lease
+        self._slots = Slots()
+        self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
+        self._refusals = math.inf  # that the store spoke of; inf: it has not yet
+        self.talk = Talk(
+            key, local, self._slots, queue, backend=backend, terms=terms, heard=self._heard
+        )
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]:
+        """The quotas that this process obeys; others' hold as well."""
+        return self._local.quotas
+
+    def ready_at(self, now: float, spare: int = 0) -> float:
+        """The earliest instant at which a permit may be taken; inf until the store answers."""
+        at = self._local.ready_at(now, spare)
+        if at == math.inf:
+            return at
+        share = self.talk.share
+        if share is not None:
+            if self.talk.probed(now):
+                return max(at, share.ready_at(now))
+            self.talk.ask(now)
+            return math.inf
+        lease = self._slots.first(now)
+        if lease is not None and at <= lease.lapses_at:
+            return max(at, lease.usable_at)
+        if at > now + self._lease:
+            return at - self._lease
+        self.talk.ask(now)
+        return math.inf
+
+    def take(self, now: float) -> Permit:
+        """Take a slot. Only when `ready_at(now) <= now`."""
+        share = self.talk.share
+        permit = self._local.take(now)
+        number = self._numbers[permit.number] = self._slots.use()
+        self.talk.used(now, listed=share is None)
+        if share is not None:
+            share.take(permit, now)
+        self._slots.settle(number, permit.arrived_by)
+        self.talk.report(now)
+        return permit
+
+    def answered(self, permit: Permit, now: float, signal: Signal | None) -> None:
+        """The headers of the answer came in at *now*."""
+        if signal is not None and signal.remaining is not None:
+            signal = replace(signal, remaining=None)
+        self._local.answered(permit, now, signal)
+        self._settle(permit, now, min(now, permit.arrived_by))
+        if signal is not None and signal.refused:
+            self._report_refusal(now)
+
+    def lost(self, permit: Permit, now: float) -> None:
+        """No answer will come, but the call may have arrived, as late as *now*."""
+        self._local.lost(permit, now)
+        self._settle(permit, now, now)
+
+    def returned(self, permit: Permit, now: float) -> None:
+        """The call was never sent."""
+        self._local.returned(permit, now)
+        number = self._numbers.pop(permit.number, None)
+        if number is None:
+            return
+        self._slots.give_back(number)
+        if self.talk.share is not None:
+            self.talk.share.settle(permit, now, sent=False)
+        self.talk.report(now)
+
+    def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
+        """The vendor said that the quota is spent."""
+        self._local.refused(now, retry_after, permit)
+        self._report_refusal(now)
+
+    def earliest(self, calls: int, now: float) -> float:
+        """The instant by which *calls* more calls could have been sent; rivals take turns."""
+        at = self._local.earliest(calls, now)
+        if self.talk.share is not None:
+            alone = self.talk.share.ready_at(now)
+            return at if alone == math.inf else max(at, alone)
+        if not self._slots.leases:
+            at = max(at, self.talk.opens_at(now))
+        interval = max((1 / quota.rate for quota in self.quotas), default=0.0)
+        return at + max(0, calls - len(self._slots.leases)) * self.talk.rivals * interval
+
+    def add(self, quota: Quota, now: float) -> None:
+        """Obey *quota* as well."""
+        self._local.add(quota, now)
+
+    def snapshot(self, now: float) -> LimiterState:
+        """This process's own state."""
+        return self._local.snapshot(now)
+
+    def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
+        number = self._numbers.pop(permit.number, None)
+        if number is None:
+            return
+        self._slots.settle(number, arrived_by)
+        if self.talk.share is not None:
+            self.talk.share.settle(permit, now, sent=True)
+        self.talk.report(now)
+
+    def _report_refusal(self, now: float) -> None:
+        self.talk.refusals += 1
+        self.talk.report(now, urgent=True)
+
+    def _heard(self, grant: Grant, own_refusals: int, now: float) -> None:
+        others = grant.refusals - own_refusals - self._refusals
+        self._refusals = grant.refusals
+        if others > 0:
+            self._local.refused(now, grant.pause / SECOND)

@@ -1,0 +1,36 @@
+"""One pool's line to a store: the scopes that talk, and the end of all talks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from asyncclients.stores.limiter import SharedLimiter
+
+if TYPE_CHECKING:
+    from asyncclients.core.limiter import Limiter
+    from asyncclients.core.shared import Queue
+    from asyncclients.stores.terms import Backend, Terms
+
+
+class Line:
+    """Implements `asyncclients.core.shared.SharedLimits` over *backend*."""
+
+    def __init__(self, backend: Backend, terms: Terms) -> None:
+        self._backend, self._terms = backend, terms
+        self._limiters: list[SharedLimiter] = []
+        self._closed = False
+
+    def limiter(self, key: str, local: Limiter, queue: Queue) -> SharedLimiter:
+        """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
+        limiter = SharedLimiter(key, local, queue, self._backend, self._terms)
+        self._limiters.append(limiter)
+        return limiter
+
+    async def aclose(self) -> None:
+        """Give back what is held and close the line, in bounded time. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.gather(*(limiter.talk.aclose() for limiter in self._limiters))
+        await self._backend.aclose()

@@ -1,0 +1,84 @@
+"""What the parts of a shared limiter agree on: the store as they see it, and its terms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+from asyncclients.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from asyncclients.stores.ledger import Claim, Grant
+
+WhenDown = Literal["safe_share", "pause", "local"]
+
+BEAT = 1.0
+"""Seconds between two signs of life."""
+LIVE = 3.0
+"""Seconds after which a silent process is taken for dead."""
+PROBE = 1.0
+"""Seconds between two attempts to reach a silent store."""
+LINGER = 60.0
+"""Seconds after its last call for which a scope gives signs of life."""
+GRACE = 0.25
+"""Seconds after the latest send by which a call of a killed process has arrived."""
+
+
+class StoreSilentError(Exception):
+    """The store did not answer, or could not serve; says why."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How one pool uses a store.
+
+    Attributes:
+        me: this process, or rather this pool of it.
+        store: how a person knows the store, without credentials.
+        when_down: what is sent while it is silent.
+        lease: seconds for which a slot may be held before it is used.
+        timeout: seconds after which the store counts as silent.
+        cold: a new ledger begins with a spent window.
+    """
+
+    me: str
+    store: str
+    when_down: WhenDown
+    lease: float
+    timeout: float
+    cold: bool
+
+
+class Backend(Protocol):
+    """Where ledgers are kept."""
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        """Take *claim* in, once, in one transaction and in bounded time, and answer it.
+
+        Raises:
+            StoreSilentError: no answer, or none that helps; it may have been taken in.
+            ConfigurationError: this cannot work, now or later.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close what is open."""
+        ...
+
+
+def check_terms(when_down: str, lease: float) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    if when_down not in {"safe_share", "pause", "local"}:
+        raise ConfigurationError(
+            f"when_down must be 'safe_share', 'pause' or 'local', not {when_down!r}",
+            advice="Leave when_down out for the default, 'safe_share'",
+        )
+    if not 0 < lease <= 1:
+        raise ConfigurationError(
+            f"lease must be above 0 s and at most 1 s, not {lease!r}",
+            advice="Leave lease out for the default",
+        )
