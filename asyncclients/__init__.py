@@ -15,18 +15,12 @@ async def main():
 asyncio.run(main())
 ```
 
-A vendor's module is loaded when its client is first named.
+Each name is loaded when it is first used, so that importing the package costs next to nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from asyncclients.core.capture import CapturedResponse, capture_responses
-from asyncclients.core.endpoint import Options, Priority
-from asyncclients.core.middleware import quota_middleware
-from asyncclients.core.pool import SessionPool
-from asyncclients.core.quota import Quota
-from asyncclients.core.retry import RetryPolicy
 from asyncclients.errors import (
     AsyncClientsError,
     AttemptTimeoutError,
@@ -60,18 +54,37 @@ from asyncclients.errors import (
     UnauthorizedError,
     UnexpectedRedirectError,
     UnprocessableEntityError,
+    UploadError,
     WrongEventLoopError,
 )
 
 if TYPE_CHECKING:
+    from asyncclients.core.capture import CapturedResponse, capture_responses
+    from asyncclients.core.endpoint import Options, Priority
+    from asyncclients.core.middleware import quota_middleware
+    from asyncclients.core.pool import SessionPool
+    from asyncclients.core.quota import Quota
+    from asyncclients.core.retry import RetryPolicy
+    from asyncclients.vendors.digital_onboarding import DigitalOnboardingClient
     from asyncclients.vendors.emma import EmmaClient
+    from asyncclients.vendors.intempt import IntemptClient
     from asyncclients.vendors.intouch import IntouchClient
     from asyncclients.vendors.totango import TotangoClient
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "CapturedResponse": "asyncclients.core.capture",
+    "Options": "asyncclients.core.endpoint",
+    "Priority": "asyncclients.core.endpoint",
+    "Quota": "asyncclients.core.quota",
+    "RetryPolicy": "asyncclients.core.retry",
+    "SessionPool": "asyncclients.core.pool",
+    "capture_responses": "asyncclients.core.capture",
+    "quota_middleware": "asyncclients.core.middleware",
+    "DigitalOnboardingClient": "asyncclients.vendors.digital_onboarding",
     "EmmaClient": "asyncclients.vendors.emma",
+    "IntemptClient": "asyncclients.vendors.intempt",
     "IntouchClient": "asyncclients.vendors.intouch",
     "TotangoClient": "asyncclients.vendors.totango",
 }
@@ -89,10 +102,12 @@ __all__ = [
     "ConnectError",
     "DeadlineExceededError",
     "DecodeError",
+    "DigitalOnboardingClient",
     "DisconnectedError",
     "EmmaClient",
     "ForbiddenError",
     "InputError",
+    "IntemptClient",
     "IntouchClient",
     "NoResponseError",
     "NotFoundError",
@@ -118,6 +133,7 @@ __all__ = [
     "UnauthorizedError",
     "UnexpectedRedirectError",
     "UnprocessableEntityError",
+    "UploadError",
     "WrongEventLoopError",
     "__version__",
     "capture_responses",
@@ -129,7 +145,8 @@ def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(module), name)
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
 
 
 def __dir__() -> list[str]:

@@ -26,10 +26,18 @@ app = App(
     version=__version__,
     help="Move data through rate-limited vendor APIs, within every limit.",
 )
-app.command("asyncclients.cli.demo:demo", name="demo")
-app.command("asyncclients.cli.sandbox:sandbox", name="sandbox")
-app.command("asyncclients.cli.doctor:doctor", name="doctor")
-app.command("asyncclients.cli.simulate:simulate", name="simulate")
+_COMMANDS = {
+    "demo": ("demo:demo", "Run five rate-limited jobs against pretend vendors on this machine."),
+    "pull": ("backfill:pull", "Read all of a vendor's list into a file; go on where it stopped."),
+    "push": ("backfill:push", "Send each row of a file to a vendor; go on where it stopped."),
+    "status": ("backfill:status", "Say how far a pull or push is, and what is in doubt."),
+    "run": ("backfill:run", "Run many pulls and pushes side by side, from a TOML file."),
+    "simulate": ("simulate:simulate", "Prove a quota against a server's limiter in virtual time."),
+    "sandbox": ("sandbox:sandbox", "Start the pretend vendors and print what makes clients use them."),
+    "doctor": ("doctor:doctor", "Check versions, CA store, environment and the vendors' addresses."),
+}
+for _name, (_where, _help) in _COMMANDS.items():
+    app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
 app.register_install_completion_command(name="--install-completion")
 
 
