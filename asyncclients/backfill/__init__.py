@@ -1,0 +1,16 @@
+"""Backfills: many rows or pages, within the quota, that survive being killed.
+
+```python
+from asyncclients.backfill import pull, push
+
+report = await pull(intouch.contacts.list(sort_by="created_at"), "contacts.jsonl", state="pull.db")
+report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchpoint, state="q.db")
+```
+
+Run again with the same state, and they go on where they were.
+"""
+
+from asyncclients.backfill.push import push
+from asyncclients.backfill.report import Progress, Report
+
+__all__ = ["Progress", "Report", "push"]

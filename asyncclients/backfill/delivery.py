@@ -1,0 +1,190 @@
+"""Delivering rows: one call, its verdict, and what follows from it.
+
+A batch that is refused is halved until the row that poisons it stands alone;
+the others are delivered.
+"""
+
+from __future__ import annotations
+
+from asyncio import Task, current_task
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from asyncclients.backfill.flight import Flight
+from asyncclients.backfill.ledger import Ledger
+from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.shape import Shape
+from asyncclients.backfill.sources import Row
+from asyncclients.backfill.verdict import Verdict, is_everyones, judge
+from asyncclients.core.endpoint import Priority, lane
+from asyncclients.errors import BackfillStoppedError, ClientClosedError
+
+_TRIES = 3
+"""Tries of one call, each as often as the client repeats it, while other calls succeed."""
+_JUDGED_FROM = 50
+"""Rows after which the share of failed ones is looked at."""
+
+Parcel = tuple[Row, Any]
+"""A row, and what is sent for it."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How a push delivers.
+
+    Attributes:
+        target: the coroutine function that is called.
+        batch: rows a call, as one list; 0 for one row a call, as itself.
+        announces: its requests tell when they leave, as those of our clients do.
+        repeatable: whether a call may be repeated; None to learn it from its request.
+        flow: whose turn the calls take.
+        max_failed: share of failed rows above which the run stops.
+    """
+
+    target: Callable[[Any], Awaitable[Any]]
+    batch: int
+    announces: bool
+    repeatable: bool | None
+    flow: str
+    max_failed: float
+
+
+class _Trouble(NamedTuple):
+    """A call whose rows are still to do; *refused*: not as they are."""
+
+    error: Exception
+    refused: bool
+
+
+class Delivery:
+    """Brings rows to the vendor and notes in the ledger what became of them."""
+
+    def __init__(
+        self, terms: Terms, shape: Shape, ledger: Ledger, meter: Meter, outage: Outage
+    ) -> None:
+        self._terms, self._shape = terms, shape
+        self._ledger, self._meter, self._outage = ledger, meter, outage
+        self._tried = self._failed = 0
+        self.flights: dict[Task[Any] | None, Flight] = {}
+        self.stopping = False
+
+    # --- Rows -------------------------------------------------------------------------
+
+    async def rows(self, rows: Sequence[Row], *, lax: bool) -> None:
+        """Deliver *rows*, each to its end: done, failed, unknown or skipped.
+
+        Raises:
+            BackfillStoppedError: too many rows fail, or the vendor stays away.
+            AsyncClientsError: no row can be delivered, for a reason that is not in the rows.
+        """
+        parcels = [parcel for row in rows if (parcel := self._parcel(row, lax=lax))]
+        if parcels:
+            await self.parcels(parcels)
+
+    def _parcel(self, row: Row, *, lax: bool) -> Parcel | None:
+        failure: Exception
+        if row.complaint:
+            self._fail(row, ValueError(row.complaint))
+            return None
+        try:
+            value = self._shape.make(row.data, lax=lax)
+        except Exception as bad:  # noqa: BLE001 - the user's map may raise anything
+            failure = bad
+        else:
+            if value is not None:
+                return row, value
+            self._ledger.skip([row])
+            return None
+        self._fail(row, failure)
+        return None
+
+    def _fail(self, row: Row, failure: Exception) -> None:
+        self._ledger.fail(row, failure)
+        self._tried += 1
+        self._failed += 1
+        if self._tried < _JUDGED_FROM or self._failed <= self._terms.max_failed * self._tried:
+            return
+        raise BackfillStoppedError(
+            f"{self._failed} of {self._tried} rows of this run failed; "
+            f"the last one, line {row.line}: {failure}",
+            advice="See the file of failed rows; correct the input or its mapping. To go on all "
+            "the same, run again with a higher max_failed=",
+        )
+
+    # --- Calls ------------------------------------------------------------------------
+
+    async def parcels(self, parcels: Sequence[Parcel], since: int | None = None) -> None:
+        """Deliver *parcels* in one call, or in parts where the vendor refuses them together.
+
+        *since* is how many calls had succeeded when it was first refused.
+        """
+        outage, tries = self._outage, 0
+        while (trouble := await self._call(parcels)) is not None:
+            since = outage.successes if since is None else since
+            # A call that fails again and again while others succeed is itself the reason.
+            tries += outage.successes > since
+            if trouble.refused or tries >= _TRIES:
+                break
+            await outage.pause(tries + 1)
+        else:
+            return
+        if len(parcels) == 1:
+            self._fail(parcels[0][0], trouble.error)
+            return
+        middle = len(parcels) // 2
+        await self.parcels(parcels[:middle], since)
+        await self.parcels(parcels[middle:], since)
+
+    async def _call(self, parcels: Sequence[Parcel]) -> _Trouble | None:
+        """Call the target once; None where its rows are settled now."""
+        terms, rows = self._terms, [row for row, _ in parcels]
+        argument = [value for _, value in parcels] if terms.batch else parcels[0][1]
+        flight = Flight(rows, self._ledger, self._meter, terms.repeatable, self._is_stopping)
+        try:
+            async with self._outage.turn():
+                self.flights[current_task()] = flight
+                if not terms.announces:
+                    await flight.leave()
+                with lane(Priority.BACKGROUND, terms.flow, flight):
+                    await terms.target(argument)
+        except Exception as error:  # noqa: BLE001 - so may the target
+            return self._judge(error, flight, rows)
+        except BaseException:
+            self._settle_interrupted(flight, rows)
+            raise
+        finally:
+            self.flights.pop(current_task(), None)
+        self._outage.succeeded()
+        self._tried += len(rows)
+        self._ledger.complete(rows)
+        return None
+
+    def _judge(self, error: Exception, flight: Flight, rows: Sequence[Row]) -> _Trouble | None:
+        verdict = judge(error, sent=flight.sent, repeatable=bool(flight.repeatable))
+        if verdict is Verdict.STOP or (is_everyones(error) and not self._ledger.done):
+            if isinstance(error, ClientClosedError):
+                self._settle_interrupted(flight, rows)
+            self._ledger.unsent(rows)
+            raise error
+        if verdict is Verdict.UNKNOWN:
+            self._outage.failed(error)
+            self._tried += len(rows)
+            self._ledger.doubt(rows, str(error) or repr(error))
+            return None
+        self._ledger.unsent(rows)
+        if verdict is Verdict.REFUSED:
+            self._outage.succeeded()
+        else:
+            self._outage.failed(error)
+        return _Trouble(error, verdict is Verdict.REFUSED)
+
+    def _settle_interrupted(self, flight: Flight, rows: Sequence[Row]) -> None:
+        if flight.sent and not flight.repeatable:
+            self._ledger.doubt(rows, "the run was interrupted before its answer came")
+        else:
+            self._ledger.unsent(rows)
+
+    def _is_stopping(self) -> bool:
+        return self.stopping

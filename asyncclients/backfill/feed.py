@@ -1,0 +1,85 @@
+"""The rows that are still to do, in order.
+
+On a resumed job the rows that were read before are read again and compared, as
+a whole, by a digest: if the input is not the same up to there, nothing is sent.
+Those that are not settled then come first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import deque
+
+from asyncclients.backfill.ledger import Ledger, encode_row
+from asyncclients.backfill.sources import Row, Source
+from asyncclients.errors import StateMismatchError
+
+
+class Feed:
+    """Hands out rows of *source* that *ledger* has not settled."""
+
+    def __init__(self, source: Source, ledger: Ledger) -> None:
+        self._source, self._ledger = source, ledger
+        self._ready: deque[Row] = deque()
+        self._held: list[Row] = []
+        self._reading = asyncio.Lock()
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._known = ledger.read
+        self._read = 0
+        self._ended = False
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Hand out no more."""
+        self.stopped = True
+
+    async def take(self, most: int) -> list[Row]:
+        """At most *most* rows; none at the end.
+
+        Raises:
+            StateMismatchError: the input has changed since the job was begun.
+            InputError: the input cannot be read on.
+        """
+        while not self._ready and not self._ended and not self.stopped:
+            async with self._reading:
+                if not self._ready and not self._ended:
+                    await self._fill()
+        if self.stopped:
+            return []
+        ready = self._ready
+        return [ready.popleft() for _ in range(min(most, len(ready)))]
+
+    async def _fill(self) -> None:
+        rows = await self._source.chunk()
+        if not rows:
+            if self._read < self._known:
+                raise self._changed(f"it has {self._read} rows now, and {self._known} were read")
+            self._ended = True
+        for row in rows:
+            self._read += 1
+            self._digest.update(encode_row(row.data))
+            if self._read <= self._known:
+                self._again(row)
+            else:
+                self._ready.append(row)
+        if self._read > self._known:
+            self._ledger.reading(self._read, self._digest.hexdigest())
+
+    def _again(self, row: Row) -> None:
+        self._ledger.seen(row)
+        if row.number not in self._ledger.settled:
+            self._held.append(row)
+        if self._read == self._known:
+            if self._digest.hexdigest() != self._ledger.digest:
+                raise self._changed(f"its first {self._known} rows are not what they were")
+            self._ready.extend(self._held)
+            self._held.clear()
+
+    def _changed(self, how: str) -> StateMismatchError:
+        return StateMismatchError(
+            f"{self._source.name} has changed since this job was begun: {how}",
+            file=self._source.name,
+            advice="Give back the old input (rows may be added at its end), "
+            "or push the new one with a state file of its own",
+        )

@@ -1,0 +1,58 @@
+"""One call of a push: whose rows, whether it may be repeated, whether it has left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from asyncclients.backfill.ledger import Ledger
+from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.sources import Row
+from asyncclients.core.endpoint import Sending
+
+
+class Flight:
+    """The `Watch` of one call.
+
+    A request that must not be repeated leaves only after it is on the disk that
+    it does. That is asked for when its turn has come, so that after a crash only
+    what was really on the wire is unknown, and not all that stood in the queue.
+
+    Args:
+        rows: the rows in the call.
+        repeatable: None to learn it from the request.
+        stopping: whether the run is to send nothing more.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        ledger: Ledger,
+        meter: Meter,
+        repeatable: bool | None,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._rows, self._ledger, self._meter = rows, ledger, meter
+        self._stopping = stopping
+        self.repeatable = repeatable
+        self.sent = False
+
+    async def sending(self, request: Sending) -> None:
+        """Note that *request* goes out now; only then return."""
+        if self._stopping():
+            raise asyncio.CancelledError
+        if self.repeatable is None:
+            self.repeatable = request.idempotent
+        if not self.sent:
+            await self.leave()
+        self._meter.count(request)
+
+    async def leave(self) -> None:
+        """The rows go out now."""
+        if not self.repeatable:
+            await self._ledger.sending(self._rows)
+        self.sent = True
+
+    def refused(self) -> None:
+        """The request was refused by rate."""
+        self._meter.refused()

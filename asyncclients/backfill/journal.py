@@ -1,0 +1,293 @@
+"""The journal of one job: one SQLite file, one connection, one thread.
+
+* What is `saved()` survives the process and the machine: WAL with
+  `synchronous=FULL`, one fsync a commit.
+* Commits are grouped: whatever is noted while one commit is written goes into
+  the next, so the number of commits does not grow with the number of rows.
+* Nothing reads the file while the job runs. Its owner keeps the state in memory
+  and hands over what changed when a commit begins.
+* A failed commit is final: after a failed fsync nobody knows what is on the disk
+  (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
+
+Exactly one connection writes: SQLite below 3.51.3 can damage a WAL that two
+connections reset at once (https://sqlite.org/changes.html, 3.51.3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+
+from asyncclients.backfill.lock import Lock
+from asyncclients.errors import StateError, StateMismatchError
+
+VERSION = 1
+"""Of the format of the file. A newer one is refused."""
+_APPLICATION = 0x61636C69
+_SCHEMA = (
+    "CREATE TABLE job (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
+    "CREATE TABLE keys (pass INTEGER, page INTEGER, keys BLOB, PRIMARY KEY (pass, page))",
+)
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What a state file belongs to."""
+
+    kind: str
+    source: str
+    target: str
+    row_type: str = ""
+
+
+class Statement(NamedTuple):
+    """One SQL statement for each of *rows*."""
+
+    sql: str
+    rows: Sequence[Sequence[Any]]
+
+
+class Changes(NamedTuple):
+    """What one commit writes; *before* runs first, in the journal's thread."""
+
+    statements: Sequence[Statement]
+    before: Callable[[], None] | None = None
+
+
+class Journal:
+    """See the module's docstring; made by `open`."""
+
+    def __init__(self, path: Path, lock: Lock, thread: ThreadPoolExecutor) -> None:
+        self.path = path
+        self._lock, self._thread = lock, thread
+        self._loop = asyncio.get_running_loop()
+        self._database: sqlite3.Connection
+        self._collect: Callable[[], Changes] = _nothing
+        self._changed = False
+        self._writing: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[None] = self._loop.create_future()
+        self.failure: StateError | None = None
+
+    @classmethod
+    async def open(cls, path: str | os.PathLike[str], job: Job) -> Self:
+        """The journal of *job* at *path*, made if there is none; it is ours until `aclose`.
+
+        Raises:
+            StateInUseError: another run has it.
+            StateMismatchError: it is of another job or a newer version, or no journal.
+            StateError: it cannot be read or written.
+        """
+        path = Path(path)
+        try:
+            lock = Lock(path)
+        except OSError as refused:
+            raise unusable(path, refused) from None
+        thread = ThreadPoolExecutor(1, "asyncclients-journal")
+        journal = cls(path, lock, thread)
+        try:
+            journal._database = await journal.run(connect, path)
+            await journal.run(_check_job, journal._database, path, job)
+        except BaseException:
+            await journal.aclose()
+            raise
+        return journal
+
+    async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What *work* returns, done in the journal's thread.
+
+        Raises:
+            StateError: for what SQLite or the disk says.
+        """
+        try:
+            return await self._loop.run_in_executor(self._thread, work, *arguments)
+        except (sqlite3.Error, OSError) as failure:
+            raise unusable(self.path, failure) from None
+
+    async def read(self, sql: str, *parameters: Any) -> list[Any]:
+        """The rows that *sql* selects."""
+        rows: list[Any] = await self.run(lambda: self._database.execute(sql, parameters).fetchall())
+        return rows
+
+    def feed(self, collect: Callable[[], Changes]) -> None:
+        """Call *collect* on the loop, when a commit begins, for what has changed."""
+        self._collect = collect
+
+    def changed(self) -> None:
+        """There is something to save; it is saved soon."""
+        self._changed = True
+        if self._writing is None and self.failure is None:
+            self._writing = self._loop.create_task(self._write())
+
+    async def saved(self) -> None:
+        """Return when all that is noted up to now is on the disk.
+
+        Raises:
+            StateError: it could not be saved, and nothing will be any more.
+        """
+        if self.failure is not None:
+            raise self.failure
+        self.changed()
+        await asyncio.shield(self._next)
+
+    async def _write(self) -> None:
+        while self._changed and self.failure is None:
+            # Whoever became ready in this turn of the loop still gets into this commit.
+            await asyncio.sleep(0)
+            waiting, self._next = self._next, self._loop.create_future()
+            self._changed = False
+            try:
+                await self.run(_commit, self._database, self._collect())
+            except StateError as failure:
+                self._fail(failure, waiting)
+            else:
+                waiting.set_result(None)
+        self._writing = None
+
+    def _fail(self, failure: StateError, waiting: asyncio.Future[None]) -> None:
+        self.failure = failure
+        for future in (waiting, self._next):
+            future.set_exception(failure)
+            future.exception()  # nobody need wait for it
+
+    async def aclose(self) -> None:
+        """Save what is left and let go of the file. Idempotent; never raises."""
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+        if hasattr(self, "_database"):
+            await self._loop.run_in_executor(self._thread, self._database.close)
+        self._thread.shutdown(wait=False)
+        self._lock.release()
+
+
+def _nothing() -> Changes:
+    return Changes(())
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A checked connection to the journal at *path*, made if there is none."""
+    _check_file(path, read_only=read_only)
+    mode = "ro" if read_only else "rwc"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        _check_format(database, path, read_only=read_only)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _check_file(path: Path, *, read_only: bool) -> None:
+    if path.is_dir():
+        raise StateMismatchError(
+            f"{path} is a directory", file=str(path), advice="Give a file for the state"
+        )
+    if read_only and not path.exists():
+        raise StateMismatchError(f"{path} does not exist", file=str(path))
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise _foreign(path)
+
+
+def _foreign(path: Path) -> StateMismatchError:
+    return StateMismatchError(
+        f"{path} is not a state file of asyncclients",
+        file=str(path),
+        advice="Give another path for the state; this file was not touched",
+    )
+
+
+def _check_format(database: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    application = database.execute("PRAGMA application_id").fetchone()[0]
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    if application != _APPLICATION and not (empty and not application and not read_only):
+        raise _foreign(path)
+    if version > VERSION:
+        raise StateMismatchError(
+            f"{path} was written by a newer version of asyncclients "
+            f"(format {version}, this one knows {VERSION})",
+            file=str(path),
+            advice="Upgrade asyncclients; the file was not touched",
+        )
+    if not read_only:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+    if not empty:
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+
+
+def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
+    if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        database.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            database.execute(statement)
+        database.execute("INSERT INTO job VALUES ('job', ?)", (msgspec.json.encode(job),))
+        database.execute(f"PRAGMA application_id = {_APPLICATION}")
+        database.execute(f"PRAGMA user_version = {VERSION}")
+        database.execute("COMMIT")
+        return
+    found = read_job(database)
+    for field in Job.__struct_fields__:
+        theirs, ours = getattr(found, field), getattr(job, field)
+        if theirs != ours:
+            what = field.replace("_", " ")
+            raise StateMismatchError(
+                f"{path} belongs to another job: its {what} is {theirs!r}, not {ours!r}",
+                file=str(path),
+                advice="Give each job a state file of its own",
+            )
+
+
+def read_job(database: sqlite3.Connection) -> Job:
+    """The job that the journal belongs to."""
+    row = database.execute("SELECT value FROM job WHERE name = 'job'").fetchone()
+    try:
+        return msgspec.json.decode(row[0], type=Job)
+    except (TypeError, msgspec.MsgspecError) as bad:
+        raise sqlite3.DatabaseError("its job cannot be read") from bad
+
+
+def _commit(database: sqlite3.Connection, changes: Changes) -> None:
+    if changes.before is not None:
+        changes.before()
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in changes.statements:
+            database.executemany(statement.sql, statement.rows)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def unusable(path: Path, failure: Exception) -> StateError:
+    """The error for what SQLite or the disk said about *path*."""
+    words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+    damaged = isinstance(failure, sqlite3.DatabaseError) and not isinstance(
+        failure, sqlite3.OperationalError
+    )
+    if damaged:
+        return StateError(
+            f"{path} is damaged: {words}",
+            file=str(path),
+            advice="Restore it from a copy, or start again with another state file "
+            "after looking at what the vendor holds",
+        )
+    return StateError(
+        f"cannot keep the state in {path}: {words}",
+        file=str(path),
+        advice="Check the disk's space and the file's rights, then run again: "
+        "what was saved before is intact",
+    )

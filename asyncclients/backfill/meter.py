@@ -1,0 +1,52 @@
+"""Counts what one run puts on the wire, and what share of the quota that is."""
+
+from __future__ import annotations
+
+import asyncio
+
+from asyncclients.core.endpoint import Sending
+from asyncclients.core.quota import Quota
+
+
+class Meter:
+    """The requests of one run. It is a `Watch`, and the part of every other watch here."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._first_at = self._last_at = self._started_at
+        self._scopes: dict[str, tuple[Quota, ...]] = {}
+        self.requests = 0
+        self.rejected = 0
+
+    def count(self, request: Sending) -> None:
+        """One more goes out now."""
+        self._last_at = self._loop.time()
+        if not self.requests:
+            self._first_at = self._last_at
+        self.requests += 1
+        self._scopes[request.scope] = request.quotas
+
+    async def sending(self, request: Sending) -> None:
+        """One more goes out now."""
+        self.count(request)
+
+    def refused(self) -> None:
+        """One was refused by rate."""
+        self.rejected += 1
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the run began."""
+        return self._loop.time() - self._started_at
+
+    @property
+    def quota_use(self) -> float:
+        """Share of what was allowed between the first and the last request; 0 if unknown."""
+        span = self._last_at - self._first_at
+        allowed = [
+            min(quota.limit * (1 + span / quota.period) for quota in quotas)
+            for quotas in self._scopes.values()
+            if quotas
+        ]
+        return self.requests / sum(allowed) if allowed else 0.0

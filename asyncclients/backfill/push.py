@@ -1,0 +1,277 @@
+"""Push: rows from a file or an iterable into one operation of a vendor.
+
+The table of contents of one run: open the source and the state · read rows ·
+deliver them, so many at a time · settle what is unknown, if asked · report.
+
+A push may be killed at any instant and run again with the same state. Rows of
+operations that may be repeated arrive at least once and are the same after a
+second time; all others are sent at most once, and those of which nobody can say
+are listed as unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Literal
+
+from asyncclients.backfill.delivery import Delivery, Terms
+from asyncclients.backfill.feed import Feed
+from asyncclients.backfill.journal import Job, Journal
+from asyncclients.backfill.ledger import Ledger, Unknown
+from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.report import Progress, Report
+from asyncclients.backfill.shape import Map, Shape
+from asyncclients.backfill.sources import Row, Rows, Source, open_source
+from asyncclients.backfill.ticker import ticking
+from asyncclients.core.endpoint import Priority, endpoint_of, lane
+from asyncclients.errors import (
+    BackfillError,
+    BackfillStoppedError,
+    ConfigurationError,
+    InputError,
+)
+
+GRACE = 30.0
+"""Seconds that an interrupted run gives calls on the wire to end."""
+
+Reconcile = Callable[[Any], Awaitable[bool | None]]
+
+
+async def push(
+    source: Rows,
+    target: Callable[[Any], Awaitable[Any]],
+    *,
+    state: str | os.PathLike[str],
+    row_type: type[Any] | None = None,
+    map: Map | None = None,  # noqa: A002 - the word for it
+    batch: int | None = None,
+    idempotent: bool | None = None,
+    concurrency: int = 64,
+    flow: str | None = None,
+    unknown: Literal["keep", "resend", "drop"] = "keep",
+    reconcile: Reconcile | None = None,
+    max_failed: float = 0.1,
+    patience: float = 900.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Send each row of *source* to *target*; run again with the same *state* to resume.
+
+    Args:
+        source: a .csv, .jsonl or .parquet file (.csv and .jsonl also gzipped), or
+            any iterable or async iterable of rows.
+        target: an operation of a client, as `totango.touchpoints.create`, or any
+            coroutine function of one argument.
+        state: the file that remembers what was sent; `<state>.failed.jsonl` takes
+            the rows that are refused, and is itself good as a *source*.
+        row_type: struct that each row is converted to and checked against.
+        map: makes of a row what is converted, before anything else; None skips the row.
+        batch: rows a call, given to *target* as a list; by default what the operation
+            takes, else one row as itself.
+        idempotent: whether a call may be repeated; by default the operation's own
+            word, and False for a callable of your own.
+        concurrency: calls under way at the same time.
+        flow: calls share one turn in the queue with each other flow; by default the job's.
+        unknown: what to do at the end about rows whose outcome nobody knows: list
+            them, send them again, or count them as skipped.
+        reconcile: asked at the end about each unknown row (as *row_type*): True, it
+            was carried out; False, it was not and is sent; None, nobody can say.
+        max_failed: share of failed rows, of at least 50, above which the run stops.
+        patience: seconds without any usable answer after which the run stops.
+        progress: is given a `Progress` about once a second.
+
+    Raises:
+        InputError: the input cannot be used; nothing was sent.
+        StateInUseError: another run has the state file.
+        StateMismatchError: the state is of another job, another version or another input.
+        BackfillStoppedError: too many rows failed, or the vendor stayed away.
+        AsyncClientsError: what no row can be blamed for, as a refused credential.
+
+    When cancelled, it sends nothing more, waits up to 30 s for the answers to what
+    is on the wire, saves, and raises `CancelledError`. Every call waits behind
+    interactive ones.
+    """
+    _check(concurrency, batch, max_failed)
+    shape = Shape(row_type, map)
+    rows = await open_source(source)
+    try:
+        shape.check(rows)
+        job = Job(kind="push", source=rows.name, target=name_of(target), row_type=shape.name)
+        journal = await Journal.open(state, job)
+        try:
+            endpoint = endpoint_of(target)
+            own = False if idempotent is None else idempotent
+            terms = Terms(
+                target=target,
+                batch=(endpoint.batch if endpoint else 0) if batch is None else batch,
+                announces=endpoint is not None,
+                repeatable=idempotent if endpoint is not None else own,
+                flow=flow or f"push {job.target} {os.fspath(state)}",
+                max_failed=max_failed,
+            )
+            run = Push(rows, terms, shape, await Ledger.load(journal), patience)
+            async with ticking(run.progress, progress):
+                await run.work(concurrency, unknown, reconcile)
+            await journal.saved()
+            return run.report()
+        finally:
+            await asyncio.shield(journal.aclose())
+    finally:
+        await rows.aclose()
+
+
+def _check(concurrency: int, batch: int | None, max_failed: float) -> None:
+    if concurrency < 1 or (batch is not None and batch < 0) or not 0 <= max_failed <= 1:
+        raise ConfigurationError(
+            "push needs concurrency of at least 1, batch of at least 0 and max_failed from 0 to 1",
+            advice="Correct the argument; leave it out for the default",
+        )
+
+
+def name_of(target: Callable[..., Any]) -> str:
+    """What the state file calls *target*: its operation, or its own name."""
+    endpoint = endpoint_of(target)
+    module = getattr(target, "__module__", "")
+    name = endpoint.operation if endpoint else getattr(target, "__qualname__", repr(type(target)))
+    return f"{module}.{name}"
+
+
+class Push:
+    """One run."""
+
+    def __init__(
+        self, source: Source, terms: Terms, shape: Shape, ledger: Ledger, patience: float
+    ) -> None:
+        self._source, self._terms, self._ledger = source, terms, ledger
+        self._meter = Meter()
+        self._outage = Outage(patience)
+        self._feed = Feed(source, ledger)
+        self._delivery = Delivery(terms, shape, ledger, self._meter, self._outage)
+        self._shape = shape
+        self._done_before = ledger.done
+        self._fraction_before: float | None = None
+
+    async def work(
+        self, concurrency: int, unknown: Literal["keep", "resend", "drop"], ask: Reconcile | None
+    ) -> None:
+        """Deliver everything."""
+        stop: BackfillError
+        try:
+            await self._together([self._deliver_all() for _ in range(concurrency)])
+            await self._resolve(concurrency, unknown, ask)
+        except (BackfillStoppedError, InputError) as error:
+            if isinstance(error, InputError) and not self._meter.requests:
+                raise
+            stop = error
+        else:
+            self._ledger.finish()
+            return
+        raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
+
+    async def _deliver_all(self) -> None:
+        most = max(1, self._terms.batch)
+        while rows := await self._feed.take(most):
+            await self._delivery.rows(rows, lax=self._source.lax)
+
+    async def _together(self, work: list[Coroutine[Any, Any, None]]) -> None:
+        """Do all of *work* at the same time; on the first error, end the others softly."""
+        tasks = [asyncio.create_task(each) for each in work]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            await self._land(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()):
+                raise error
+
+    async def _land(self, tasks: list[asyncio.Task[None]]) -> None:
+        """End *tasks*: those with a call on the wire may finish it."""
+        running = [task for task in tasks if not task.done()]
+        if not running:
+            return
+        self._feed.stop()
+        self._delivery.stopping = True
+        flights = self._delivery.flights
+        for task in running:
+            if task not in flights or not flights[task].sent:
+                task.cancel()
+        try:
+            await asyncio.wait(running, timeout=GRACE)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    # --- Unknown rows -----------------------------------------------------------------
+
+    async def _resolve(
+        self, concurrency: int, unknown: Literal["keep", "resend", "drop"], ask: Reconcile | None
+    ) -> None:
+        ledger = self._ledger
+        if ask is not None and ledger.unknown:
+            waiting = iter(await ledger.unknowns())
+            await self._together([self._reconcile(waiting, ask) for _ in range(concurrency)])
+        if unknown == "drop":
+            ledger.drop(ledger.unknown)
+        elif unknown == "resend" and ledger.unknown:
+            waiting = iter(await ledger.unknowns())
+            await self._together([self._resend(waiting) for _ in range(concurrency)])
+
+    async def _reconcile(self, waiting: Iterator[Unknown], ask: Reconcile) -> None:
+        for unknown in waiting:
+            row = Row(unknown.number, unknown.line, unknown.row)
+            with lane(Priority.BACKGROUND, self._terms.flow, self._meter):
+                carried_out = await ask(self._shape.make(row.data, lax=True))
+            if carried_out is not None:
+                self._ledger.resolve(row, carried_out=carried_out)
+            if carried_out is False:
+                await self._delivery.rows([row], lax=True)
+
+    async def _resend(self, waiting: Iterator[Unknown]) -> None:
+        for unknown in waiting:
+            row = Row(unknown.number, unknown.line, unknown.row)
+            self._ledger.resolve(row, carried_out=False)
+            await self._delivery.rows([row], lax=True)
+
+    # --- Telling ----------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """What the job has come to."""
+        ledger, meter = self._ledger, self._meter
+        return Report(
+            done=ledger.done,
+            failed=ledger.failed,
+            unknown=len(ledger.unknown),
+            skipped=ledger.skipped,
+            requests=meter.requests,
+            rejected=meter.rejected,
+            seconds=meter.seconds,
+            quota_use=meter.quota_use,
+            failures=ledger.failures,
+        )
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        ledger, meter = self._ledger, self._meter
+        seconds = meter.seconds
+        return Progress(
+            done=ledger.done,
+            failed=ledger.failed,
+            unknown=len(ledger.unknown),
+            skipped=ledger.skipped,
+            rate=(ledger.done - self._done_before) / seconds if seconds else 0.0,
+            quota_use=meter.quota_use,
+            eta=self._eta(seconds),
+            waiting=self._outage.seconds,
+        )
+
+    def _eta(self, seconds: float) -> float | None:
+        fraction = self._source.fraction()
+        if fraction is None or not self._meter.requests:
+            return None
+        if self._fraction_before is None:
+            self._fraction_before = fraction
+        gained = fraction - self._fraction_before
+        return seconds * (1 - fraction) / gained if gained > 0 else None

@@ -1,0 +1,119 @@
+"""From a row of the input to what the operation takes.
+
+`map` first, if there is one; then dotted names become nested objects; then the
+row type, which says what is missing or of the wrong type. Nothing is sent for a
+row that does not fit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from asyncclients.backfill.sources import Source
+from asyncclients.core.codec import from_plain
+from asyncclients.errors import ConfigurationError, InputError
+
+_PLACE = re.compile(r"`\$\.([\w.-]+)")
+
+Map = Callable[[Any], Any]
+
+
+class Shape:
+    """Makes a *row_type* of a row; without one, whatever *map* makes of it."""
+
+    def __init__(self, row_type: type[Any] | None, map: Map | None) -> None:  # noqa: A002
+        self.name = "" if row_type is None else f"{row_type.__module__}.{row_type.__qualname__}"
+        self._type, self._map = row_type, map
+        self._wire_names: dict[str, str] = {}
+        self._required: tuple[str, ...] = ()
+        if row_type is not None:
+            fields = _fields(row_type)
+            self._wire_names = {field.name: field.encode_name for field in fields}
+            self._required = tuple(field.name for field in fields if field.required)
+
+    def check(self, source: Source) -> None:
+        """Raise `InputError` if no row of *source* can fit: a required column is missing."""
+        if source.columns is None or self._map is not None:
+            return
+        heads = {column.split(".", 1)[0] for column in source.columns}
+        missing = [
+            name
+            for name in self._required
+            if name not in heads and self._wire_names[name] not in heads
+        ]
+        if missing:
+            found = ", ".join(source.columns)
+            raise InputError(
+                f"{source.name} has no column {' and no column '.join(missing)}; it has: {found}",
+                file=source.name,
+                line=1,
+                advice="Rename the columns, or give map= (on the command line --map COLUMN=field)",
+            )
+
+    def make(self, data: Any, *, lax: bool) -> Any:
+        """What is sent for *data*; None for nothing.
+
+        Raises:
+            ValueError: saying which field does not fit.
+        """
+        if self._map is not None:
+            data = self._map(data)
+        if data is None or self._type is None or isinstance(data, self._type):
+            return data
+        if isinstance(data, Mapping):
+            data = self._renamed(nested(cast("Mapping[str, Any]", data)))
+        try:
+            return from_plain(data, self._type, strict=not lax)
+        except msgspec.ValidationError as bad:
+            raise ValueError(_words(bad, data)) from None
+
+    def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
+        names = self._wire_names
+        return {names.get(name, name): value for name, value in data.items()}
+
+
+def _fields(row_type: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    try:
+        return msgspec.structs.fields(row_type)
+    except TypeError:
+        raise ConfigurationError(
+            f"row_type must be a msgspec Struct, not {row_type!r}",
+            advice="Use the vendor's own, as in asyncclients.vendors.totango.NewTouchpoint",
+        ) from None
+
+
+def nested(data: Mapping[str, Any]) -> dict[str, Any]:
+    """*data* with `{"a.b": 1}` as `{"a": {"b": 1}}`."""
+    result: dict[str, Any] = {}
+    for name, value in data.items():
+        if "." not in name:
+            result[name] = value
+            continue
+        *path, last = name.split(".")
+        inner = result
+        for part in path:
+            deeper = inner.setdefault(part, {})
+            if not isinstance(deeper, dict):
+                raise ValueError(f"{name} contradicts {part}, which is a value already")
+            inner = cast("dict[str, Any]", deeper)
+        inner[last] = value
+    return result
+
+
+def _words(bad: msgspec.ValidationError, data: Any) -> str:
+    """What *bad* says, with the value that did not fit."""
+    words = str(bad)
+    place = _PLACE.search(words)
+    if place is None:
+        return words
+    value = data
+    for part in place[1].split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None:
+        return words
+    shown = repr(value)
+    return f"{words}, which is {shown if len(shown) <= 80 else shown[:79] + '…'}"

@@ -1,0 +1,172 @@
+"""Where the rows of a push come from: CSV, JSON lines, Parquet, any iterable.
+
+* Rows are numbered from 1 in reading order; `line` is where a person finds them.
+* Files are read in a thread, a bounded chunk at a time, gzip or not.
+* A row that cannot be read is a row with a complaint, and the reading goes on;
+  a file that cannot be read is an `InputError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from asyncclients.backfill import lines, parquet
+from asyncclients.errors import InputError
+
+_CHUNK_ROWS = 256
+_CHUNK_BYTES = 2**20
+
+Rows = str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]
+
+
+class Row(NamedTuple):
+    """One row of the input.
+
+    Attributes:
+        number: its place among all rows, from 1.
+        line: where it begins in the file, from 1; its number where there are no lines.
+        data: its values, or as much of an unreadable line as helps to find it.
+        complaint: why it could not be read, else empty.
+    """
+
+    number: int
+    line: int
+    data: Any
+    complaint: str = ""
+
+
+class Source(Protocol):
+    """Rows in order, a chunk at a time.
+
+    Attributes:
+        name: of the job's input, as its state file keeps it.
+        columns: the columns that every row has, None where rows name their own.
+        lax: values are texts that may mean numbers.
+    """
+
+    name: str
+    columns: tuple[str, ...] | None
+    lax: bool
+
+    async def chunk(self) -> list[Row]:
+        """The next rows; none at the end."""
+        ...
+
+    def fraction(self) -> float | None:
+        """The share that was read, None where that cannot be told."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        ...
+
+
+async def open_source(rows: Rows) -> Source:
+    """The source for *rows*: a path by its suffix, anything else by iterating.
+
+    Raises:
+        InputError: if the file cannot be used.
+    """
+    if isinstance(rows, (str, os.PathLike)):
+        path = Path(rows)
+        return await asyncio.to_thread(FileSource, path)
+    return IterableSource(rows)
+
+
+class FileSource:
+    """Rows of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        reader = _reader(path)
+        self.columns, self.lax = reader.columns, reader.lax
+        self._file = reader
+        self._numbers = itertools.count(1)
+        self._rows = iter(reader)
+
+    async def chunk(self) -> list[Row]:
+        """The next rows; none at the end."""
+        return await asyncio.to_thread(self._chunk)
+
+    def _chunk(self) -> list[Row]:
+        chunk: list[Row] = []
+        size = 0
+        for line, data, complaint, length in itertools.islice(self._rows, _CHUNK_ROWS):
+            chunk.append(Row(next(self._numbers), line, data, complaint))
+            size += length
+            if size > _CHUNK_BYTES:
+                break
+        return chunk
+
+    def fraction(self) -> float | None:
+        """The share of the file's bytes that was read."""
+        return self._file.fraction()
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        await asyncio.to_thread(self._file.close)
+
+
+def _reader(path: Path) -> lines.Reader:
+    check_file(path)
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    kind = suffixes[-1] if suffixes else ""
+    if kind == ".csv":
+        return lines.CsvReader(path)
+    if kind in (".jsonl", ".ndjson"):
+        return lines.JsonReader(path)
+    if kind == ".parquet":
+        return parquet.ParquetReader(path)
+    raise InputError(
+        f"cannot tell what {path} is from its name",
+        file=str(path),
+        advice="Name it .csv, .jsonl or .parquet (.csv.gz and .jsonl.gz work too)",
+    )
+
+
+def check_file(path: Path) -> None:
+    """Raise `InputError` unless *path* is a file."""
+    if path.is_dir():
+        raise InputError(f"{path} is a directory", file=str(path), advice="Give a file in it")
+    if not path.exists():
+        raise InputError(f"{path} does not exist", file=str(path), advice="Check the path")
+
+
+class IterableSource:
+    """Rows that a program makes."""
+
+    def __init__(self, rows: Iterable[Any] | AsyncIterable[Any]) -> None:
+        self.name = "iterable"
+        self.columns: tuple[str, ...] | None = None
+        self.lax = False
+        self._numbers = itertools.count(1)
+        self._rows = _iterate(rows)
+
+    async def chunk(self) -> list[Row]:
+        """The next rows; none at the end. A slow iterable gives them one by one."""
+        async for data in self._rows:
+            number = next(self._numbers)
+            return [Row(number, number, data)]
+        return []
+
+    def fraction(self) -> float | None:
+        """Not known."""
+        return None
+
+    async def aclose(self) -> None:
+        """Close the iterator."""
+        await self._rows.aclose()
+
+
+async def _iterate(rows: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    if isinstance(rows, AsyncIterable):
+        async for row in rows:
+            yield row
+    else:
+        for row in rows:
+            yield row

@@ -1,0 +1,90 @@
+"""What a call's error means for the rows in it. One table, two facts.
+
+*repeatable*: may the operation be repeated? *sent*: may a request have left?
+
+| error                                                       | rows are                        |
+|-------------------------------------------------------------|---------------------------------|
+| not carried out: refused by rate, no connection, no turn    | tried again                     |
+| outcome unknown, no answer, 5xx, an answer nobody can read  | tried again if repeatable, else unknown |
+| the vendor's no (4xx), or a value that the call refuses     | failed (a batch is halved first) |
+| no row's fault: credential, TLS, redirect, closed pool      | pending, and the run stops      |
+
+A 500 says that the vendor failed, not how far it got: a row that must not be
+repeated is unknown after it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from asyncclients.errors import (
+    AsyncClientsError,
+    BackfillError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    DeadlineExceededError,
+    DecodeError,
+    ForbiddenError,
+    NoResponseError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    ResponseTooLargeError,
+    ServerError,
+    TLSError,
+    TokenEndpointError,
+    TokenError,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+    WrongEventLoopError,
+)
+
+_STOPS = (
+    BackfillError,
+    ClientClosedError,
+    ConfigurationError,
+    TLSError,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+    WrongEventLoopError,
+)
+_NOT_CARRIED_OUT = (ConnectError, DeadlineExceededError, RateLimitedError, TokenEndpointError)
+_DOUBTFUL = (
+    DecodeError,
+    NoResponseError,
+    OutcomeUnknownError,
+    ResponseTooLargeError,
+    ServerError,
+)
+_BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+
+
+class Verdict(Enum):
+    """What becomes of the rows of a call that raised."""
+
+    AGAIN = "not done; try again"
+    UNKNOWN = "may or may not be done"
+    REFUSED = "not done, and never will be as they are"
+    STOP = "not their fault; stop"
+
+
+def judge(error: Exception, *, sent: bool, repeatable: bool) -> Verdict:
+    """What *error* means for the rows of the call that raised it."""
+    if not isinstance(error, AsyncClientsError):
+        if isinstance(error, _BAD_VALUE) or not sent:
+            return Verdict.REFUSED
+        return Verdict.AGAIN if repeatable else Verdict.UNKNOWN
+    if isinstance(error, _STOPS):
+        return Verdict.STOP
+    if isinstance(error, _NOT_CARRIED_OUT):
+        return Verdict.AGAIN
+    if isinstance(error, TokenError):
+        return Verdict.STOP
+    if isinstance(error, _DOUBTFUL):
+        return Verdict.AGAIN if repeatable or not sent else Verdict.UNKNOWN
+    return Verdict.REFUSED
+
+
+def is_everyones(error: Exception) -> bool:
+    """Does *error* say that nobody may do this, as long as nothing was done yet?"""
+    return isinstance(error, ForbiddenError)
