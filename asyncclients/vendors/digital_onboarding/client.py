@@ -1,0 +1,172 @@
+"""Digital Onboarding: the endpoint table, the resources, the client.
+
+Manual: https://docs.digitalonboarding.com/docs/api. One path takes a contact and
+a batch of them, told apart by the shape of the body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import UNSET
+
+from asyncclients.core.auth import client_credentials
+from asyncclients.core.client import VendorClient
+from asyncclients.core.dispatch import Dispatcher
+from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.events import logger
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.core.secret import Secret
+from asyncclients.vendors.digital_onboarding.models import (
+    BatchResult,
+    Contact,
+    Journey,
+    NewContact,
+    NewJourney,
+    Objective,
+    ObjectiveList,
+    Template,
+    TemplateList,
+    WireBatch,
+    WireContact,
+)
+from asyncclients.vendors.digital_onboarding.vendor import DIGITAL_ONBOARDING, TOKEN_PATH
+
+_KEYED = "updates the contact with its unique_id or email; one with neither is made anew each time"
+_NO_KEY = "a repetition would start a second journey"
+
+UPSERT = Endpoint(
+    "contacts.upsert", "POST", "v1/contacts", WireContact, idempotent=True, why=_KEYED
+)
+UPSERT_MANY = Endpoint(
+    "contacts.upsert_many", "POST", "v1/contacts", WireBatch, idempotent=True, why=_KEYED
+)
+CREATE_JOURNEY = Endpoint(
+    "journeys.create",
+    "POST",
+    "v1/templates/{template_id}/journeys",
+    Journey,
+    idempotent=False,
+    why=_NO_KEY,
+)
+LIST_TEMPLATES = Endpoint("templates.list", "GET", "v1/templates", TemplateList, idempotent=True)
+LIST_OBJECTIVES = Endpoint(
+    "objectives.list", "GET", "v1/objectives", ObjectiveList, idempotent=True
+)
+
+
+class Contacts(Resource):
+    """People who are onboarded."""
+
+    @operation(UPSERT)
+    async def upsert(self, contact: NewContact) -> Contact:
+        """Create *contact*, or update the one with its `unique_id` (or `email`).
+
+        With neither, the vendor makes up a `unique_id`: such a call makes a new contact
+        each time, and is not repeated where its answer was lost.
+        """
+        request = UPSERT.request(body=contact.to_wire(), idempotent=contact.key is not None)
+        return (await self._send(request)).contact
+
+    @operation(UPSERT_MANY)
+    async def upsert_many(self, contacts: Iterable[NewContact]) -> BatchResult:
+        """Create or update *contacts* in one call.
+
+        The manual names no largest batch; a hundred is a modest one. It shows no
+        errors for single contacts either: whom the vendor left out, `BatchResult.missing`
+        tells, and a warning is logged.
+        """
+        sent = list(contacts)
+        if not sent:
+            return BatchResult(new_contacts=[], existing_contacts=[])
+        request = UPSERT_MANY.request(
+            body={"contacts": [contact.to_wire() for contact in sent]},
+            idempotent=all(contact.key is not None for contact in sent),
+        )
+        result = (await self._send(request)).result
+        if missing := result.missing(sent):
+            count, total = len(missing), len(sent)
+            logger.warning("digital_onboarding: no answer for %d of %d contacts", count, total)
+        return result
+
+
+class Journeys(Resource):
+    """What a contact is led through."""
+
+    @operation(CREATE_JOURNEY)
+    async def create(
+        self,
+        template_id: str,
+        contact: NewContact,
+        *,
+        owner_id: str | None = None,
+        name: str | None = None,
+    ) -> Journey:
+        """Start a journey for *contact*, who is created or updated with it.
+
+        Args:
+            template_id: what it is made from, see `templates.list`.
+            contact: for whom.
+            owner_id: the user who owns it.
+            name: of the journey; by default the template's.
+        """
+        body = NewJourney(
+            contact=contact.to_wire(),
+            owner_id=UNSET if owner_id is None else owner_id,
+            name=UNSET if name is None else name,
+        )
+        return await self._send(CREATE_JOURNEY.request(template_id=template_id, body=body))
+
+
+class Templates(Resource):
+    """What journeys are made from."""
+
+    @operation(LIST_TEMPLATES)
+    async def list(self) -> list[Template]:
+        """The templates of your team."""
+        return await self._send(LIST_TEMPLATES.request())
+
+
+class Objectives(Resource):
+    """What contacts can complete."""
+
+    @operation(LIST_OBJECTIVES)
+    async def list(self) -> list[Objective]:
+        """The objectives of your team, and those of everybody."""
+        return await self._send(LIST_OBJECTIVES.request())
+
+
+class DigitalOnboardingClient(VendorClient):
+    """Digital Onboarding; *client_id* and *client_secret* are from its admin interface.
+
+    They travel in the header of the token request alone: the vendor revokes at once
+    those that it meets in a query string.
+    """
+
+    facts = DIGITAL_ONBOARDING
+
+    def __init__(
+        self,
+        pool: SessionPool,
+        *,
+        client_id: str | Secret,
+        client_secret: str | Secret,
+        base_url: str | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> None:
+        client_id, client_secret = Secret(client_id), Secret(client_secret)
+        super().__init__(
+            pool,
+            client_credentials(TOKEN_PATH, client_id, client_secret),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    def _add_resources(self, dispatcher: Dispatcher) -> None:
+        self.contacts = Contacts(dispatcher.send)
+        self.journeys = Journeys(dispatcher.send)
+        self.templates = Templates(dispatcher.send)
+        self.objectives = Objectives(dispatcher.send)

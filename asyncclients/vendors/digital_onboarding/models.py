@@ -1,0 +1,249 @@
+"""What Digital Onboarding sends and takes, field for field, under the vendor's names.
+
+Manual: https://docs.digitalonboarding.com/docs/api. A contact is an open object:
+beside its fields it has keys of the customer's own, and keys that complete an
+objective, such as `debit-card-activation`. Here these are in `extra`; on the wire
+they stand beside the others.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Self, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from asyncclients.core.codec import ExactId, JsonObject, from_plain, to_plain
+
+Text = str | None | UnsetType
+
+
+class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A contact to create or update.
+
+    What is left out stays as it is; None may blank a field.
+
+    Attributes:
+        unique_id: your own id of the contact; the vendor takes `email` where it is
+            left out, and makes one up where both are, so that each call makes a new contact.
+        meta_public: data for personalization. Anyone who looks at the source of a
+            journey's page can read it: nothing confidential belongs here.
+        journey_template_id: starts or updates a journey from this template.
+        extra: further top-level keys. The key of an objective completes it, at a
+            time (ISO 8601) or, with `True` or `"done"`, at the time of the call:
+            https://docs.digitalonboarding.com/docs/completing-objectives
+
+    Raises:
+        ValueError: a key in *extra* is that of a field, or one that means a batch.
+    """
+
+    unique_id: Text = UNSET
+    name_title: Text = UNSET
+    name_first: Text = UNSET
+    name_last: Text = UNSET
+    name_suffix: Text = UNSET
+    address: Text = UNSET
+    address2: Text = UNSET
+    city: Text = UNSET
+    state: Text = UNSET
+    county: Text = UNSET
+    country: Text = UNSET
+    post_code: Text = UNSET
+    timezone: Text = UNSET
+    email: Text = UNSET
+    phone_home: Text = UNSET
+    phone_mobile: Text = UNSET
+    phone_work: Text = UNSET
+    unsubscribe_email: bool | None | UnsetType = UNSET
+    unsubscribe_sms: bool | None | UnsetType = UNSET
+    meta_public: dict[str, Any] | None | UnsetType = UNSET
+    journey_template_id: str | UnsetType = UNSET
+    extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        taken = sorted(self.extra.keys() & _NOT_EXTRA)
+        if taken:
+            raise ValueError(f"extra must not hold {', '.join(taken)}: use the field of that name")
+
+    @property
+    def key(self) -> str | None:
+        """What the vendor knows the contact by; None where it will make something up."""
+        return self.unique_id or self.email or None
+
+    def to_wire(self) -> dict[str, Any]:
+        """The contact as it travels."""
+        fields: dict[str, Any] = to_plain(self)
+        extra, template = fields.pop("extra", {}), fields.pop("journey_template_id", None)
+        if template is not None:
+            fields["journey"] = {"template_id": template}
+        fields.update(extra)
+        return fields
+
+
+class Contact(msgspec.Struct, frozen=True, kw_only=True):
+    """A contact, as the vendor has it; `extra` holds the keys that are not fields."""
+
+    id: ExactId | None = None
+    unique_id: ExactId | None = None
+    name_title: str | None = None
+    name_first: str | None = None
+    name_last: str | None = None
+    name_suffix: str | None = None
+    address: str | None = None
+    address2: str | None = None
+    city: str | None = None
+    state: str | None = None
+    county: str | None = None
+    country: str | None = None
+    post_code: str | None = None
+    timezone: str | None = None
+    email: str | None = None
+    phone_home: str | None = None
+    phone_mobile: str | None = None
+    phone_work: str | None = None
+    unsubscribe_email: bool | None = None
+    unsubscribe_sms: bool | None = None
+    meta_public: JsonObject | None = None
+    journey_template_id: ExactId | None = None
+    inserted_at: datetime | None = None
+    updated_at: datetime | None = None
+    extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a batch.
+
+    The manual shows no errors for single contacts, so a contact that the vendor
+    left out shows only by its absence: see `missing`.
+    """
+
+    new_contacts: list[Contact]
+    existing_contacts: list[Contact]
+
+    def missing(self, sent: list[NewContact]) -> list[NewContact]:
+        """Those of *sent* that the vendor did not answer for, by `unique_id` or `email`.
+
+        Contacts with neither cannot be told apart and are not among them.
+        """
+        answered: set[str | None] = set()
+        for contact in (*self.new_contacts, *self.existing_contacts):
+            answered |= {contact.unique_id, contact.email}
+        return [contact for contact in sent if contact.key and contact.key not in answered]
+
+
+class Journey(msgspec.Struct, frozen=True, kw_only=True):
+    """A journey that was started: `web_client_url` is where the contact finds it."""
+
+    id: ExactId
+    slug: str | None = None
+    web_client_url: str | None = None
+
+
+class Template(msgspec.Struct, frozen=True, kw_only=True):
+    """What journeys are made from."""
+
+    id: ExactId
+    name: str | None = None
+
+
+class Objective(msgspec.Struct, frozen=True, kw_only=True):
+    """Something a contact can complete; `team_id` is None where it is everybody's."""
+
+    key: str
+    id: ExactId | None = None
+    name: str | None = None
+    team_id: ExactId | None = None
+
+
+_READ_ONLY = {"id", "inserted_at", "updated_at"}
+_NOT_EXTRA = {*NewContact.__struct_fields__, *_READ_ONLY, "journey", "contacts"}
+_FIELDS = {*Contact.__struct_fields__} - {"extra", "journey_template_id"}
+
+
+class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Body of a journey; its template stands in the path."""
+
+    contact: dict[str, Any]
+    owner_id: str | UnsetType = UNSET
+    name: str | UnsetType = UNSET
+
+
+def read_contact(value: Any) -> Contact:
+    """The contact in *value*; keys that are no fields land in `extra`.
+
+    Raises:
+        ValueError: if it is no object, or a field is of another type.
+    """
+    given = dict(JsonObject.from_wire(value))
+    fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
+    template = _template(given.get("journey"))
+    if template is not None:
+        fields["journey_template_id"] = template
+        del given["journey"]
+    contact: Contact = from_plain(fields | {"extra": given}, Contact)
+    return contact
+
+
+def _template(journey: Any) -> Any:
+    """The template in *journey*, where that is all there is in it."""
+    if isinstance(journey, dict) and set(cast("dict[str, Any]", journey)) == {"template_id"}:
+        return cast("dict[str, Any]", journey)["template_id"]
+    return None
+
+
+class WireContact:
+    """A contact in a reply."""
+
+    def __init__(self, contact: Contact) -> None:
+        self.contact = contact
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The contact in *value*."""
+        return cls(read_contact(value))
+
+
+class WireBatch:
+    """What became of a batch, in a reply."""
+
+    def __init__(self, result: BatchResult) -> None:
+        self.result = result
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The result in *value*; a list that is left out is empty, but not both."""
+        fields = JsonObject.from_wire(value)
+        if not fields.keys() & {"new_contacts", "existing_contacts"}:
+            raise ValueError("expected new_contacts and existing_contacts")
+        new, existing = (
+            [read_contact(contact) for contact in fields.get(name) or ()]
+            for name in ("new_contacts", "existing_contacts")
+        )
+        return cls(BatchResult(new_contacts=new, existing_contacts=existing))
+
+
+class TemplateList(list[Template]):
+    """Templates, wrapped as in the manual or as a bare array."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The templates in *value*."""
+        return cls(from_plain(_unwrapped(value, "templates"), list[Template]))
+
+
+class ObjectiveList(list[Objective]):
+    """Objectives, wrapped as in the manual or as a bare array."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The objectives in *value*."""
+        return cls(from_plain(_unwrapped(value, "objectives"), list[Objective]))
+
+
+def _unwrapped(value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        return value
+    if name not in value:
+        raise ValueError(f"expected {name}")
+    return cast("dict[str, Any]", value)[name]

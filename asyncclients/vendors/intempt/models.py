@@ -1,0 +1,132 @@
+"""What Intempt sends and takes, under the vendor's names in snake_case.
+
+Manual: https://dev.intempt.com. Ids are 64-bit numbers in some answers and text
+in others; here they are text, every digit kept. Lists come as HAL
+(https://datatracker.ietf.org/doc/html/draft-kelly-json-hal): under `_embedded`,
+which is absent when the list is empty. Links are never followed: the manual's
+own samples point to other hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Self, cast
+
+import msgspec
+
+from asyncclients.core.codec import ExactId, JsonObject, decode, from_plain
+from asyncclients.core.endpoint import Response
+from asyncclients.errors import DecodeError
+
+_AROUND_A_LIST = frozenset({"_links", "page"})
+"""What HAL may put beside `_embedded`, and so what stands alone where the list is empty."""
+
+
+class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the API says of itself at its root."""
+
+    service: str | None = None
+    version: str | None = None
+    status: str | None = None
+
+
+class DataItem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A row of a collection: `data` holds its fields, `id` is the platform's own."""
+
+    id: ExactId
+    coll_id: ExactId | None = None
+    data: JsonObject = msgspec.field(default_factory=JsonObject)
+    matches: list[Any] = msgspec.field(default_factory=list[Any])
+
+
+class EventMatches(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Which events a user matched."""
+
+    master_id: ExactId | None = None
+    profile_ids: list[ExactId] = msgspec.field(default_factory=list[ExactId])
+    matched_events: list[str] = msgspec.field(default_factory=list[str])
+    last_updated: datetime | None = None
+
+
+class Segmentation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A user's being sorted into segments, at one instant."""
+
+    id: ExactId
+    master_id: ExactId | None = None
+    profile_ids: list[ExactId] = msgspec.field(default_factory=list[ExactId])
+    created: datetime | None = None
+
+
+class DataItemList(list[DataItem]):
+    """A list of rows, from any of its wire forms."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The rows in *value*."""
+        return cls(from_plain(listed(value), list[DataItem]))
+
+
+class OneDataItem(DataItemList):
+    """A list of exactly one row: the manual promises an array and shows an object."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The row in *value*."""
+        items = super().from_wire(value)
+        if len(items) != 1:
+            raise ValueError(f"expected one item, got {len(items)}")
+        return items
+
+
+class SegmentationList(list[Segmentation]):
+    """A list of segmentations, from any of its wire forms."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The segmentations in *value*."""
+        return cls(from_plain(listed(value), list[Segmentation]))
+
+
+def listed(value: Any) -> list[Any]:
+    """The items in *value*: a HAL list under whatever name, a bare array, or one object.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    if isinstance(value, list):
+        return [*cast("Sequence[Any]", value)]
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a list, got {type(value).__name__}")
+    fields = cast("dict[str, Any]", value)
+    if "_embedded" in fields:
+        return _only_list(fields["_embedded"])
+    if "id" in fields:
+        return [fields]
+    if fields.keys() <= _AROUND_A_LIST:
+        return []
+    raise ValueError("expected a list, got an object of another kind")
+
+
+def _only_list(embedded: Any) -> list[Any]:
+    groups = [*JsonObject.from_wire(embedded).values()]
+    if not groups:
+        return []
+    if len(groups) > 1 or not isinstance(groups[0], list):
+        raise ValueError("expected one list under _embedded")
+    return [*cast("Sequence[Any]", groups[0])]
+
+
+def shown_items(reply: Response | None) -> DataItemList:
+    """The rows that *reply* shows, none where it shows something else or nothing.
+
+    For inserts and deletions, whose replies the manual does not describe: they are
+    done by their status, whatever the body.
+    """
+    if reply is None:
+        return DataItemList()
+    try:
+        items: DataItemList = decode(reply.body, DataItemList)
+    except DecodeError:
+        return DataItemList()
+    return items
