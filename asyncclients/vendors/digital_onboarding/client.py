@@ -40,7 +40,7 @@ UPSERT = Endpoint(
     "contacts.upsert", "POST", "v1/contacts", WireContact, idempotent=True, why=_KEYED
 )
 UPSERT_MANY = Endpoint(
-    "contacts.upsert_many", "POST", "v1/contacts", WireBatch, idempotent=True, why=_KEYED
+    "contacts.upsert_many", "POST", "v1/contacts", WireBatch, idempotent=True, why=_KEYED, batch=100
 )
 CREATE_JOURNEY = Endpoint(
     "journeys.create",
