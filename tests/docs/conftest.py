@@ -1,0 +1,53 @@
+"""Pretend vendors, and the five clients that talk to them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+import asyncclients
+from asyncclients import SessionPool
+from asyncclients.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from asyncclients.core.client import VendorClient
+    from asyncclients.sandbox.sandbox import VendorName
+
+CLIENTS: dict[VendorName, str] = {
+    "intouch": "IntouchClient",
+    "totango": "TotangoClient",
+    "intempt": "IntemptClient",
+    "emma": "EmmaClient",
+    "digital_onboarding": "DigitalOnboardingClient",
+}
+
+
+@pytest.fixture
+async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+    """The pretend vendors; every client that names no address reaches them, whatever its key."""
+    async with Sandbox() as opened:
+        for name, value in opened.environ.items():
+            monkeypatch.setenv(name, value)
+        for vendor, client in _clients().items():
+            here = msgspec.structs.replace(client.facts, base_url=opened.url(vendor))
+            monkeypatch.setattr(client, "facts", here)
+        opened.state("intouch").keys.add("ii_...")
+        yield opened
+
+
+@pytest.fixture
+async def clients(sandbox: Sandbox) -> AsyncIterator[dict[str, VendorClient]]:
+    """The five clients on one pool, by their usual names."""
+    async with SessionPool() as pool:
+        yield {
+            vendor: client.from_env(pool, sandbox.environ) for vendor, client in _clients().items()
+        }
+
+
+def _clients() -> dict[VendorName, type[VendorClient]]:
+    found = {vendor: getattr(asyncclients, name, None) for vendor, name in CLIENTS.items()}
+    return {vendor: client for vendor, client in found.items() if client is not None}

@@ -1,0 +1,80 @@
+"""The pages of the project and the code that stands on them.
+
+A block that opens with ```` ```python ```` is run. A page may keep one from being run by
+an HTML comment right before it, `<!-- not run: reason -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+_BLOCK = re.compile(
+    r"(?:<!-- not run: (?P<reason>[^>]+?) -->\s*)?^```python\n(?P<code>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+class Block(NamedTuple):
+    """One block of a page. *line* is where its code begins; *reason* why it is not run."""
+
+    page: Path
+    line: int
+    code: str
+    reason: str | None
+
+    def compiled(self) -> CodeType:
+        """The block as code that may await; `asyncio.run(x)` of a script becomes `await x`."""
+        tree = _Inside().visit(ast.parse(self.code, str(self.page)))
+        ast.increment_lineno(tree, self.line - 1)
+        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        code: CodeType = compile(tree, str(self.page), "exec", flags=flags, dont_inherit=True)
+        return code
+
+    async def run(self, namespace: dict[str, Any]) -> None:
+        """Run it as the next lines of a module whose globals are *namespace*."""
+        code = self.compiled()
+        result = eval(code, namespace)
+        if code.co_flags & inspect.CO_COROUTINE:
+            await result
+
+
+class _Inside(ast.NodeTransformer):
+    """A test runs inside a loop already, where `asyncio.run` cannot start another."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # type: ignore[assignment]
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if ast.unparse(node.func) == "asyncio.run":
+            return ast.copy_location(ast.Await(node.args[0]), node)
+        return node
+
+
+def pages() -> list[Path]:
+    """Every page: those of the documentation, and those at the root."""
+    found = [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("benchmarks/*.md")]
+    found += [page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts]
+    return sorted(found)
+
+
+def blocks(page: Path) -> list[Block]:
+    """The Python blocks of *page*, in order."""
+    text = page.read_text()
+    return [
+        Block(page, text.count("\n", 0, match.start("code")) + 1, match["code"], match["reason"])
+        for match in _BLOCK.finditer(text)
+    ]
+
+
+def name_of(page: Path) -> str:
+    """*page* as a test's id."""
+    return str(page.relative_to(ROOT))

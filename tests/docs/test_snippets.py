@@ -1,0 +1,61 @@
+"""What the pages show works: each Python block is run, against the pretend vendors."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .pages import ROOT, Block, blocks, name_of, pages
+
+if TYPE_CHECKING:
+    from asyncclients.core.client import VendorClient
+    from asyncclients.sandbox import Sandbox
+
+_LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
+_WITH_CODE = [page for page in pages() if blocks(page)]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("page", _WITH_CODE, ids=name_of)
+async def test_the_code_on_a_page_runs(
+    page: Path,
+    sandbox: Sandbox,
+    clients: dict[str, VendorClient],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The blocks of a page, run in order in one namespace, raise nothing."""
+    monkeypatch.chdir(tmp_path)
+    pool = next(iter(clients.values()))._pool
+    namespace: dict[str, Any] = {"__name__": "page", "sandbox": sandbox, "pool": pool, **clients}
+    for block in blocks(page):
+        if block.reason is None:
+            await block.run(namespace)
+
+
+async def test_a_wrong_block_is_noticed() -> None:
+    """A block that fails raises, with the page and the line in its traceback."""
+    with pytest.raises(NameError) as caught:
+        await Block(ROOT / "README.md", 7, "x = 1\nawait missing()\n", None).run({})
+    frame = caught.traceback[-1]
+    assert (frame.path, frame.lineno + 1) == (ROOT / "README.md", 8)
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_links_inside_the_tree_lead_somewhere(page: Path) -> None:
+    """Each relative link names a file that exists."""
+    targets = [target.partition("#")[0] for target in _LINK.findall(page.read_text())]
+    inside = [target for target in targets if target and "://" not in target]
+    inside = [target for target in inside if not target.startswith("mailto:")]
+    assert [target for target in inside if not (page.parent / target).exists()] == []
+
+
+def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
+    """The check of links finds a file that is not there."""
+    page = tmp_path / "page.md"
+    page.write_text("[gone](gone.md#part) [web](https://example.com) [here](page.md)")
+    with pytest.raises(AssertionError, match=r"gone\.md"):
+        test_links_inside_the_tree_lead_somewhere(page)

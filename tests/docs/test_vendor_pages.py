@@ -1,0 +1,53 @@
+"""Each vendor's page has the operations that its client has, in the words of its endpoints."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .pages import ROOT
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "generate_vendors", ROOT / "docs" / "generate_vendors.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATOR = _generator()
+
+
+@pytest.mark.parametrize("vendor", GENERATOR.VENDORS)
+def test_a_page_is_up_to_date(vendor: str) -> None:
+    """The committed page is what `python docs/generate_vendors.py` writes."""
+    assert GENERATOR.page_of(vendor).read_text() == GENERATOR.renewed(vendor)
+
+
+@pytest.mark.parametrize("vendor", GENERATOR.VENDORS)
+def test_a_page_names_every_operation_and_the_manual(vendor: str) -> None:
+    """No endpoint of the client is missing from the page, and the vendor's manual is linked."""
+    page = GENERATOR.page_of(vendor).read_text()
+    endpoints = GENERATOR.endpoints(vendor)
+    assert endpoints
+    assert [
+        e for e in endpoints if f"| `{e.operation}` | {e.method} | `{e.path or '/'}`" not in page
+    ] == []
+    manual = sys.modules[f"asyncclients.vendors.{vendor}.vendor"].MANUAL
+    assert f"<{manual}>" in page
+
+
+def test_an_outdated_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page whose generated part was edited by hand differs from the renewed one."""
+    edited = GENERATOR.page_of("emma").read_text().replace("180 per 60 s", "200 per 60 s")
+    (tmp_path / "emma.md").write_text(edited)
+    monkeypatch.setattr(GENERATOR, "PAGES", tmp_path)
+    assert GENERATOR.renewed("emma") != edited
