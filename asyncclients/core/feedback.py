@@ -89,25 +89,22 @@ class Feedback:
         self._forgiven = 0
         self._forgiven_by = 0
 
-    @property
-    def learned(self) -> bool:
-        """The pace differs from that of a fresh limiter."""
-        return self.share < 1 or self.ease < 1
-
-    def admitted(self, permit: Permit) -> None:
-        """The call was let in."""
+    def admitted(self, permit: Permit) -> bool:
+        """The call was let in. Returns whether the pace changes by it."""
         if permit.number <= self._last_refused:
-            return
+            return False
         if self._strikes:
             self._forgiven, self._forgiven_by = self._strikes, permit.number
             self._strikes = 0
             self.probing = False
         self._streak += 1
-        self.caution = max(_LEAST_CAUTION, self.caution * _CAUTION_FADE)
-        if self.share < 1:
-            self.share = min(1.0, self.share + _CLIMB * (1 + self._streak / 1000))
-        if self.ease < 1:
-            self.ease = min(1.0, self.ease + _EASE_STEP)
+        if self.caution > _LEAST_CAUTION:
+            self.caution *= _CAUTION_FADE
+        if self.share == self.ease == 1:
+            return False
+        self.share = min(1.0, self.share + _CLIMB * (1 + self._streak / 1000))
+        self.ease = min(1.0, self.ease + _EASE_STEP)
+        return True
 
     def refused(
         self, now: float, retry_after: float | None, permit: Permit | None, sent: int

@@ -134,9 +134,13 @@ class Limiter:
             return math.inf
         at = max(now, self._feedback.paused_until, self._spacing.until)
         for window in self._windows:
-            at = max(at, window.free_at(now, spare))
+            free_at = window.free_at(now, spare)
+            if free_at > now:
+                at = max(at, free_at)
         for pacer in self._pacers:
-            at = max(at, pacer.ready_at(now))
+            due = pacer.ready_at(now)
+            if due > now:
+                at = max(at, due)
         return at
 
     def take(self, now: float) -> Permit:
@@ -168,10 +172,10 @@ class Limiter:
         self._rebind(permit, now, credit=not self._exact)
         if permit is self._spacing.last:
             self._spacing.answered(permit, self._interval(), late)
-        self._feedback.admitted(permit)
+        learned = self._feedback.admitted(permit)
         if signal is not None and signal.remaining is not None:
             self._foreign.hear(self._windows, permit, now, signal)
-        if self._feedback.learned or self._foreign.rate:
+        if learned or self._foreign.rate:
             self._shape()
 
     def lost(self, permit: Permit, now: float) -> None:
@@ -241,11 +245,11 @@ class Limiter:
     def _hold(self, now: float) -> Permit:
         """Hold a slot of each quota, as long as is known at the send."""
         slots: list[tuple[Window, float]] = []
+        trips, caution = self._trips, self._feedback.caution
         rested = end = math.inf
         for window in self._windows:
             if not self._exact:
-                end = self._trips.trusted(window.period, self._feedback.caution)
-                end += now + window.period
+                end = trips.trusted(window.period, caution) + now + window.period
             rested = min(rested, window.take(now, end))
             slots.append((window, end))
         return Permit(self._sent, now, slots, rested)

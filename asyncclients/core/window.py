@@ -80,8 +80,12 @@ class Window:
 
     def move(self, end: float, to: float) -> None:
         """Hold the slot that is held until *end* until *to* instead."""
-        self.release(end)
-        insort(self.ends, to, self.head)
+        ends = self.ends
+        if len(ends) > self.head and ends[-1] == end:
+            ends.pop()
+        else:
+            self.release(end)
+        insort(ends, to, self.head)
 
     def release(self, end: float) -> None:
         """Free the slot that is held until *end*, unless it is over already."""

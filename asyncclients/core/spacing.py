@@ -1,0 +1,45 @@
+"""Calls an interval apart on arrival, for a server that holds a small bucket.
+
+Spacing the sends is not enough there, since a late arrival shortens the gap to
+the next. So the next call waits for the answer to the last one: an answer later
+than usual, by more than a tenth of the interval, pushes it back by the rest.
+Where answers vary more than a third of an interval they say nothing about
+arrivals on that scale, and the sends alone are spaced.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from asyncclients.core.arrival import SLACK
+
+if TYPE_CHECKING:
+    from asyncclients.core.arrival import RoundTrips
+    from asyncclients.core.permit import Permit
+
+_LATE = 0.1
+"""Share of an interval by which an answer may be later than usual before it counts."""
+_GAP = 0.97
+"""Share of an interval to keep between arrivals; the bucket sees to the rest."""
+
+
+class Spacing:
+    """The instant before which the next call would arrive too close to the last."""
+
+    __slots__ = ("last", "until")
+
+    def __init__(self) -> None:
+        self.last: Permit | None = None
+        self.until = -math.inf
+
+    def sent(self, permit: Permit, interval: float, trips: RoundTrips) -> None:
+        """The call went out: the next one waits for its answer, but not for ever."""
+        if trips.tells_arrival(interval):
+            self.last = permit
+            self.until = permit.sent_at + _GAP * interval + SLACK
+
+    def answered(self, permit: Permit, interval: float, late: float) -> None:
+        """The last call's answer came *late* seconds later than usual."""
+        push = max(0.0, late - _LATE * _GAP * interval)
+        self.until = min(self.until, permit.sent_at + _GAP * interval + push)
