@@ -1,1 +1,28 @@
-"""Quotas, tokens and state shared between processes."""
+"""Quotas, tokens and state shared between processes.
+
+Each store is loaded when it is first named: those on Redis need the extra `redis`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncclients.stores.files import FileTokens
+
+_LAZY = {
+    "FileTokens": "asyncclients.stores.files",
+}
+
+__all__ = ["FileTokens"]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,137 @@
+"""Access tokens in one small file, so that they outlive a process.
+
+Rules:
+
+* The file is its owner's alone (mode 0600) and is replaced whole: a reader sees the
+  old one or the new one. Of two processes that write at once the last wins, and the
+  other's token is asked for again.
+* Keys are one-way names of credentials. The tokens themselves stand in it in the
+  clear: whoever can read the file can use them until they expire.
+* Instants on disk are wall-clock seconds; in memory they are the loop's.
+* A file that is missing, torn, foreign or of a newer form is like an empty one. Failing
+  to read or write is logged and stops no call.
+* Nothing is read or written in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from asyncclients.core.auth import LONGEST_LIFETIME, Token, bearer, token_text
+from asyncclients.core.events import logger
+
+_VERSION = 1
+_LARGEST = 2**20
+"""Bytes from which the file is not one of ours."""
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """One token on disk; `expires_at` in seconds of the wall clock."""
+
+    token: str
+    expires_at: float
+
+    def __repr__(self) -> str:
+        return "<token>"
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    version: int = _VERSION
+    tokens: dict[str, _Kept] = msgspec.field(default_factory=dict[str, _Kept])
+
+
+class FileTokens:
+    """Keeps access tokens in the file *path*: `SessionPool(tokens=FileTokens(path))`.
+
+    Its folder is made where it is missing. *clock* gives seconds of the wall clock.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._path = Path(path)
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    async def load(self, key: str, now: float) -> Token | None:
+        """The token kept under *key*, if it is still good at loop instant *now*."""
+        kept = await asyncio.to_thread(self._find, key)
+        value = token_text(kept.token) if kept is not None else None
+        if kept is None or value is None:
+            return None
+        # A wall clock that was set back would make it live for ever.
+        left = min(kept.expires_at - self._clock(), LONGEST_LIFETIME)
+        return bearer(value, now + left) if left > 0 else None
+
+    async def save(self, key: str, token: Token, now: float) -> None:
+        """Keep *token* under *key* until it expires."""
+        expires_at = self._clock() + token.expires_at - now
+        kept = _Kept(token=token.value.reveal(), expires_at=expires_at)
+        await asyncio.to_thread(self._change, lambda tokens: tokens.update({key: kept}))
+
+    async def drop(self, key: str, token: Token) -> None:
+        """Forget *token* if it is the one kept under *key*."""
+
+        def forget(tokens: dict[str, _Kept]) -> None:
+            if key in tokens and tokens[key].token == token.value.reveal():
+                del tokens[key]
+
+        await asyncio.to_thread(self._change, forget)
+
+    # --- In a thread ----------------------------------------------------------------
+
+    def _find(self, key: str) -> _Kept | None:
+        with self._lock:
+            return self._read().get(key)
+
+    def _change(self, change: Callable[[dict[str, _Kept]], None]) -> None:
+        with self._lock:
+            before = self._read()
+            after, wall = dict(before), self._clock()
+            change(after)
+            after = {key: kept for key, kept in after.items() if kept.expires_at > wall}
+            if after != before:
+                self._write(after)
+
+    def _read(self) -> dict[str, _Kept]:
+        try:
+            with self._path.open("rb") as file:
+                page = msgspec.json.decode(file.read(_LARGEST), type=_Page)
+        except FileNotFoundError:
+            return {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            logger.warning("%s is not a token file: it counts as empty", self._path)
+            return {}
+        except OSError as failure:
+            logger.warning("tokens cannot be read from %s: %s", self._path, failure.strerror)
+            return {}
+        return page.tokens if page.version == _VERSION else {}
+
+    def _write(self, tokens: dict[str, _Kept]) -> None:
+        name: str | None = None
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # mkstemp gives mode 0600 whatever the umask.
+            handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.encode(_Page(tokens=tokens)))
+            os.replace(name, self._path)  # noqa: PTH105 - mkstemp gives a name
+        except OSError as failure:
+            logger.warning("tokens cannot be kept in %s: %s", self._path, failure.strerror)
+            if name is not None:
+                with suppress(OSError):
+                    os.unlink(name)  # noqa: PTH108
+
+    def __repr__(self) -> str:
+        return f"<FileTokens {self._path}>"
