@@ -29,7 +29,10 @@ class TokenStore(Protocol):
     """Where tokens are kept beyond this process. Failing must not stop a call."""
 
     async def load(self, key: str, now: float) -> Token | None:
-        """The token kept under *key*, if it is still good at *now*."""
+        """The token kept under *key*, if it is still good at *now*; None: ask for one.
+
+        While another process asks for one a store may wait for that, in bounded time.
+        """
         ...
 
     async def save(self, key: str, token: Token, now: float) -> None:
@@ -38,6 +41,10 @@ class TokenStore(Protocol):
 
     async def drop(self, key: str, token: Token) -> None:
         """Forget *token* if it is the one kept under *key*."""
+        ...
+
+    async def release(self, key: str) -> None:
+        """The token that `load` left to this process to ask for was not to be had."""
         ...
 
 
@@ -117,7 +124,12 @@ class TokenCache:
             if kept is not None and not self._is_old(kept):
                 return kept
         self.refreshes += 1
-        token = await self._fetch()
+        try:
+            token = await self._fetch()
+        except BaseException:
+            if self._store is not None:
+                await asyncio.shield(self._store.release(self._key))
+            raise
         if self._store is not None:
             await self._store.save(self._key, token, loop.time())
         return token
