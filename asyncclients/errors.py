@@ -15,9 +15,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-EXCERPT_LIMIT = 200
-"""Characters of a vendor's body that an error may quote."""
-
 
 def _facts_of(cls: type[AsyncClientsError]) -> frozenset[str]:
     """The names of the fields that errors of *cls* have."""
@@ -104,9 +101,7 @@ class AsyncClientsError(Exception):
         return f"{type(self).__name__}({self.message!r}{facts})"
 
 
-def _rebuild(
-    cls: type[AsyncClientsError], message: str, facts: dict[str, Any]
-) -> AsyncClientsError:
+def _rebuild(cls: type[AsyncClientsError], message: str, facts: dict[str, Any]) -> Any:
     return cls(message, **facts)
 
 
@@ -302,21 +297,3 @@ class BackfillStoppedError(BackfillError):
 
     report: Any = None
     """The `Report` up to the stop."""
-
-
-_BY_STATUS: dict[int, type[StatusError]] = {
-    400: BadRequestError,
-    401: UnauthorizedError,
-    403: ForbiddenError,
-    404: NotFoundError,
-    409: ConflictError,
-    422: UnprocessableEntityError,
-    429: RateLimitedError,
-}
-
-
-def status_error_class(status: int) -> type[StatusError]:
-    """The class that stands for HTTP *status*."""
-    if status >= 500:
-        return ServerError
-    return _BY_STATUS.get(status, StatusError)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
 
-from asyncclients.core import codec
 from asyncclients.core.auth import ClientCredentials, HeaderLogin, Token, names_invalid_token
+from asyncclients.core.decoding import decoded
 from asyncclients.core.endpoint import (
     NoResponse,
     Outcome,
@@ -21,18 +21,17 @@ from asyncclients.core.endpoint import (
     current_lane,
 )
 from asyncclients.core.events import logger
-from asyncclients.core.failure import failure_of, quoted, request_id, retry_after, unknown_outcome
+from asyncclients.core.failure import failure_of, quoted, retry_after, unknown_outcome
 from asyncclients.core.narrator import Narrator
 from asyncclients.core.retry import Tally, Verdict, judge
 from asyncclients.core.scheduler import Ticket
-from asyncclients.core.secret import Secret, cut
+from asyncclients.core.secret import Secret
 from asyncclients.core.transport import STALE, Exchange
 from asyncclients.core.vendor import Meaning
 from asyncclients.core.wire import Wire, wire_of
 from asyncclients.errors import (
     AsyncClientsError,
     DeadlineExceededError,
-    DecodeError,
     TokenRejectedError,
 )
 
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
     from asyncclients.core.transport import Credential, Header
 
 T = TypeVar("T")
-
-_DECODE_IN_THREAD = 2**20
-"""Bytes from which a body is decoded off the event loop."""
 
 
 class Call(Generic[T]):
@@ -246,25 +242,10 @@ class Call(Generic[T]):
     async def result(self, outcome: Outcome) -> T:
         """What the endpoint promises, decoded."""
         assert isinstance(outcome, Response)
-        returns: Any = self._request.endpoint.returns
-        result: Any = outcome
-        try:
-            if returns is not Response:
-                if len(outcome.body) > _DECODE_IN_THREAD:
-                    result = await asyncio.to_thread(codec.decode, outcome.body, returns)
-                else:
-                    result = codec.decode(outcome.body, returns)
-        except DecodeError as bad:
-            secrets = self._secrets()
-            raise DecodeError(
-                cut(bad.message, secrets),
-                status=outcome.status,
-                excerpt=quoted(outcome.body, secrets),
-                request_id=request_id(outcome, self._terms.vendor, secrets),
-                advice=bad.advice,
-            ) from None
+        returns = self._request.endpoint.returns
+        result = await decoded(outcome, returns, self._terms.vendor, self._secrets())
         self.narrator.ended(None)
-        return cast("T", result)
+        return result
 
     def nothing(self) -> T:
         """The result of a deletion that was done before."""

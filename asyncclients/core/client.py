@@ -6,16 +6,15 @@ Immutable. `with_options` makes a sibling that shares scope, quota and token.
 from __future__ import annotations
 
 import os
-import re
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, cast
-from urllib.parse import quote, unquote
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import msgspec
 
 from asyncclients.core.auth import problem_of
 from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Options, Priority, Request
+from asyncclients.core.endpoint import Options, Priority
 from asyncclients.core.explain import Explanation, explain
+from asyncclients.core.freeform import ANYTHING, free_request
 from asyncclients.core.secret import Environment, Secret
 from asyncclients.core.vendor import Vendor, check_base_url
 from asyncclients.errors import ConfigurationError
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
     from asyncclients.core.scope import Scope, ScopeStats
 
 T = TypeVar("T")
-Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
-_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
-ANYTHING = cast("type[Any]", Any)
-_SAFE = frozenset({"GET", "PUT", "DELETE"})
-"""Methods that RFC 9110 §9.2.2 calls idempotent."""
 
 
 class VendorClient:
@@ -173,28 +167,15 @@ class VendorClient:
         Raises:
             ValueError: for a path that leads elsewhere, or both *json* and *form*.
         """
-        if json is not None and form is not None:
-            raise ValueError("give json= or form=, not both")
-        verb = cast("Method", method.upper())
-        if verb not in _METHODS:
-            raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
-        may_repeat = verb in _SAFE if idempotent is None else idempotent
-        endpoint: Endpoint[T] = Endpoint(
-            "request",
-            verb,
-            check_path(path),
-            response_type,
-            idempotent=may_repeat,
-            form="json" if form is None else "form",
-        )
-        body = json if form is None else form
-        call: Request[T] = Request(
-            endpoint=endpoint,
-            path=endpoint.path,
+        call = free_request(
+            method,
+            path,
             params=params,
-            body=body,
-            idempotent=may_repeat,
+            json=json,
+            form=form,
             headers=headers,
+            returns=response_type,
+            idempotent=idempotent,
         )
         return await self._dispatcher.send(call)
 
@@ -203,25 +184,6 @@ class VendorClient:
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise TypeError(f"a {type(self).__name__} holds a credential and cannot be pickled")
-
-
-def check_path(path: str) -> str:
-    """*path* relative to the base.
-
-    Raises:
-        ValueError: for a URL, `//host`, dot segments, a query or control characters.
-    """
-    bare = path.removeprefix("/")
-    head = bare.split("/", 1)[0]
-    if bare.startswith("/") or ":" in head or "\\" in bare:
-        raise ValueError(f"path must be relative to the base, not {path!r}")
-    if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(bare))):
-        raise ValueError(f"path must not hold dot segments: {path!r}")
-    if any(c.isspace() or not c.isprintable() or c in "?#" for c in unquote(bare, errors="strict")):
-        raise ValueError(
-            f"path must not hold a query (use params=), fragment, space or control: {path!r}"
-        )
-    return quote(bare, safe="/%:@!$&'()*+,;=~")
 
 
 def _read_environment(vendor: Vendor, environ: Environment) -> dict[str, Secret | str]:

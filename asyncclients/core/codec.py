@@ -17,7 +17,10 @@ from urllib.parse import quote_plus, urlencode
 
 import msgspec
 
-from asyncclients.errors import EXCERPT_LIMIT, DecodeError
+from asyncclients.errors import DecodeError
+
+EXCERPT_LIMIT = 200
+"""Characters of a vendor's body that an error may quote."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]+\Z").match
 _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
@@ -125,6 +128,11 @@ def read_object(body: bytes) -> dict[str, Any] | None:
 def encode(body: Any) -> bytes:
     """*body* as JSON."""
     return _encoder.encode(body)
+
+
+def encode_lines(items: Iterable[Any]) -> bytes:
+    """*items* as JSON lines, each ended by a line break."""
+    return _encoder.encode_lines(items)
 
 
 def to_plain(value: Any) -> Any:

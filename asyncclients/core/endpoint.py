@@ -8,7 +8,6 @@ are plain frozen values; nothing here does anything.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,10 +22,10 @@ from typing import (
     Protocol,
     TypeVar,
 )
-from urllib.parse import quote
 
 import msgspec
 
+from asyncclients.core.segment import fill, placeholders
 from asyncclients.errors import AsyncClientsError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -38,9 +37,6 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Priority(IntEnum):
@@ -200,7 +196,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     @property
     def placeholders(self) -> tuple[str, ...]:
         """The names that `request` wants as keywords, in path order."""
-        return tuple(_PLACEHOLDER.findall(self.path))
+        return placeholders(self.path)
 
     def request(
         self,
@@ -218,7 +214,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
                 control characters.
             TypeError: a path parameter is missing or unknown.
         """
-        filled = _fill(self.path, path) if path or "{" in self.path else self.path
+        filled = fill(self.path, path) if path or "{" in self.path else self.path
         return Request(
             endpoint=self,
             path=filled,
@@ -227,27 +223,6 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
             idempotent=self.idempotent if idempotent is None else idempotent,
             headers=headers,
         )
-
-
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    names = _PLACEHOLDER.findall(template)
-    if set(names) != set(values):
-        raise TypeError(f"{template} takes {sorted(names)}, got {sorted(values)}")
-    return _PLACEHOLDER.sub(lambda match: encode_segment(values[match[1]], match[1]), template)
-
-
-def encode_segment(value: str, name: str = "id") -> str:
-    """*value* percent-encoded so that it is exactly one path segment.
-
-    Raises:
-        ValueError: for an empty value, `.`, `..`, or control characters.
-    """
-    text = str(value)
-    if text in ("", ".", ".."):
-        raise ValueError(f"{name} must not be {text!r}: it would change the path")
-    if _CONTROL.search(text):
-        raise ValueError(f"{name} must not contain control characters: {text!r}")
-    return quote(text, safe="")
 
 
 class Response(msgspec.Struct, frozen=True):

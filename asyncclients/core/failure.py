@@ -16,13 +16,18 @@ from asyncclients.core.secret import Secret, cut
 from asyncclients.core.vendor import Meaning, Vendor, field_errors
 from asyncclients.errors import (
     AsyncClientsError,
+    BadRequestError,
+    ConflictError,
+    ForbiddenError,
     NoResponseError,
+    NotFoundError,
     OutcomeUnknownError,
     RateLimitedError,
+    ServerError,
     StatusError,
+    UnauthorizedError,
     UnexpectedRedirectError,
     UnprocessableEntityError,
-    status_error_class,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +105,24 @@ def _silence(outcome: NoResponse) -> AsyncClientsError:
     if issubclass(outcome.error, NoResponseError):
         facts["sent"] = outcome.sent
     return outcome.error(outcome.why, **facts)
+
+
+_BY_STATUS: dict[int, type[StatusError]] = {
+    400: BadRequestError,
+    401: UnauthorizedError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    422: UnprocessableEntityError,
+    429: RateLimitedError,
+}
+
+
+def status_error_class(status: int) -> type[StatusError]:
+    """The class that stands for HTTP *status*."""
+    if status >= 500:
+        return ServerError
+    return _BY_STATUS.get(status, StatusError)
 
 
 def _status_error(

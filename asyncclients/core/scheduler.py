@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from asyncclients.core.connections import Connections
 from asyncclients.core.endpoint import Priority
 from asyncclients.core.flows import Demand, FlowQueue
-from asyncclients.errors import AsyncClientsError, ClientClosedError, DeadlineExceededError
+from asyncclients.errors import AsyncClientsError, DeadlineExceededError
 
 if TYPE_CHECKING:
     from asyncclients.core.permit import Permit
@@ -92,7 +92,7 @@ class Scheduler:
         self._grants_since_background = 0
         self._demand = Demand(max((quota.period for quota in limiter.quotas), default=1.0))
         self._timer: asyncio.TimerHandle | None = None
-        self._closed: ClientClosedError | None = None
+        self._closed: AsyncClientsError | None = None
 
     # --- Taking -----------------------------------------------------------------
 
@@ -280,19 +280,14 @@ class Scheduler:
         waiting = interactive.waiting or background.waiting
         return max(0, int(min(waiting, room))), priority
 
-    def fail(self, error: AsyncClientsError) -> None:
-        """End all who wait with *error*, each with one of its own."""
+    def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
+        """End all who wait with *error*, each with one of its own; *for_good* all to come, too."""
+        if for_good:
+            self._closed = error
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
         for queue in self._queues:
             while (waiter := queue.pop()) is not None:
                 queue.waiting -= 1
                 waiter.set_exception(error.with_facts())
-
-    def close(self) -> None:
-        """Grant nothing any more; those who wait end with `ClientClosedError`."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._closed = ClientClosedError(
-            "the pool was closed before its turn came", advice="Close the pool after its last call"
-        )
-        self.fail(self._closed)

@@ -147,7 +147,13 @@ class Scope:
     async def aclose(self) -> None:
         """Close what is ours; waiting calls end with `ClientClosedError`."""
         self._closing.set()
-        self.scheduler.close()
+        self.scheduler.fail(
+            ClientClosedError(
+                "the pool was closed before its turn came",
+                advice="Close the pool after its last call; this one was not sent",
+            ),
+            for_good=True,
+        )
         if self.tokens is not None:
             await self.tokens.aclose()
         if self._own is not None:

@@ -1,0 +1,47 @@
+"""From an answer to what its endpoint promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from asyncclients.core import codec
+from asyncclients.core.endpoint import Response
+from asyncclients.core.failure import quoted, request_id
+from asyncclients.core.secret import Secret, cut
+from asyncclients.errors import DecodeError
+
+if TYPE_CHECKING:
+    from asyncclients.core.vendor import Vendor
+
+T = TypeVar("T")
+
+_IN_THREAD = 2**20
+"""Bytes from which a body is decoded off the event loop."""
+
+
+async def decoded(
+    answer: Response, returns: type[T], vendor: Vendor, secrets: Sequence[Secret]
+) -> T:
+    """The body of *answer* as *returns*; the answer itself where that is `Response`.
+
+    Raises:
+        DecodeError: it is something else; quotes its start, without *secrets*.
+    """
+    cls: Any = returns
+    if cls is Response:
+        return cast("T", answer)
+    try:
+        if len(answer.body) > _IN_THREAD:
+            return cast("T", await asyncio.to_thread(codec.decode, answer.body, cls))
+        return cast("T", codec.decode(answer.body, cls))
+    except DecodeError as caught:
+        bad = caught
+    raise DecodeError(
+        cut(bad.message, secrets),
+        status=answer.status,
+        excerpt=quoted(answer.body, secrets),
+        request_id=request_id(answer, vendor, secrets),
+        advice=bad.advice,
+    )

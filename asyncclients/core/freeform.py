@@ -1,0 +1,78 @@
+"""Requests that have no method yet: `client.request(...)`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, cast
+from urllib.parse import quote, unquote
+
+from asyncclients.core.endpoint import Endpoint, Request
+
+T = TypeVar("T")
+Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
+_SAFE = frozenset({"GET", "PUT", "DELETE"})
+"""Methods that RFC 9110 §9.2.2 calls idempotent."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+ANYTHING = cast("type[Any]", Any)
+
+
+def free_request(
+    method: str,
+    path: str,
+    *,
+    params: Mapping[str, Any] | None,
+    json: Any,
+    form: Mapping[str, Any] | None,
+    headers: Mapping[str, str] | None,
+    returns: type[T],
+    idempotent: bool | None,
+) -> Request[T]:
+    """The request that `client.request` sends; see there."""
+    if json is not None and form is not None:
+        raise ValueError("give json= or form=, not both")
+    verb = cast("Method", method.upper())
+    if verb not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
+    may_repeat = verb in _SAFE if idempotent is None else idempotent
+    endpoint: Endpoint[T] = Endpoint(
+        "request",
+        verb,
+        check_path(path),
+        returns,
+        idempotent=may_repeat,
+        form="json" if form is None else "form",
+    )
+    body = json if form is None else form
+    return Request(
+        endpoint=endpoint,
+        path=endpoint.path,
+        params=params,
+        body=body,
+        idempotent=may_repeat,
+        headers=headers,
+    )
+
+
+def check_path(path: str) -> str:
+    """*path* relative to the base.
+
+    Raises:
+        ValueError: for a URL, `//host`, dot segments, a query or control characters.
+    """
+    bare = path.removeprefix("/")
+    head = bare.split("/", 1)[0]
+    if bare.startswith("/") or ":" in head or "\\" in bare:
+        raise ValueError(f"path must be relative to the base, not {path!r}")
+    if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(bare))):
+        raise ValueError(f"path must not hold dot segments: {path!r}")
+    if any(c.isspace() or not c.isprintable() or c in "?#" for c in bare):
+        raise ValueError(
+            f"path must not hold a query (use params=), fragment, space or control: {path!r}"
+        )
+    if _CONTROL.search(unquote(bare)):
+        raise ValueError(f"path must not hold encoded control characters: {path!r}")
+    return quote(bare, safe="/%:@!$&'()*+,;=~")
