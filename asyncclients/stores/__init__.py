@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from asyncclients.stores.files import FileTokens
+    from asyncclients.stores.redis import RedisLimits
+    from asyncclients.stores.redis_tokens import RedisTokens
+    from asyncclients.stores.sqlite import FileLimits
 
 _LAZY = {
+    "FileLimits": "asyncclients.stores.sqlite",
     "FileTokens": "asyncclients.stores.files",
+    "RedisLimits": "asyncclients.stores.redis",
+    "RedisTokens": "asyncclients.stores.redis_tokens",
 }
 
-__all__ = ["FileTokens"]
+__all__ = ["FileLimits", "FileTokens", "RedisLimits", "RedisTokens"]
 
 
 def __getattr__(name: str) -> Any:

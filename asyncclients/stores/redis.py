@@ -1,20 +1,14 @@
 """Quotas shared through Redis or Valkey; needs the extra `asyncclients[redis]`.
 
-The rules are in `ledger.py`, the script in `script.py`. Rules of this file:
-
-* No command is repeated by the library: a repeated script would count twice
-  (redis-py repeats by default). Every command has a bounded time.
-* After a timeout or a cancelled command its connection is closed, so that no
-  answer reaches the wrong question.
-* What cannot work, now or later, is a `ConfigurationError` at first use.
-  Everything else is a silent store, see `outage.py`.
+The rules are in `ledger.py`, the script in `script.py`. What cannot work, now or
+later, is a `ConfigurationError` at first use; everything else is a silent
+store, see `outage.py`. Tokens are in `redis_tokens.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import msgspec
@@ -23,32 +17,18 @@ from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.stores.ledger import Claim, Grant
 from asyncclients.stores.line import Line
+from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place
+from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.script import SCRIPT, keys
-from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown, check_terms
-
-try:
-    import redis.asyncio as redis
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import (
-        AuthenticationError,
-        AuthorizationError,
-        NoPermissionError,
-        RedisError,
-        ResponseError,
-    )
-except ImportError as missing:  # pragma: no cover - the test group has it
-    raise ImportError(
-        "asyncclients.stores.redis needs redis-py: install asyncclients[redis]"
-    ) from missing
+from asyncclients.stores.terms import Terms, WhenDown, check_terms
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    import redis.asyncio as redis
 
-_TIMEOUT = 0.5
+__all__ = ["RedisLimits", "RedisTokens"]
+
 _OLDEST = (6, 2)
 _encode = msgspec.json.Encoder().encode
-_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 
 class RedisLimits:
@@ -92,7 +72,7 @@ class RedisLimits:
             store=self._store,
             when_down=self._when_down,
             lease=self._lease,
-            timeout=_TIMEOUT,
+            timeout=TIMEOUT,
             cold=cold,
         )
         return Line(RedisLedgers(self._connect(), self._store, self._prefix), terms)
@@ -134,80 +114,13 @@ def _went_well(task: asyncio.Task[None]) -> bool:
     return not task.cancelled() and task.exception() is None
 
 
-def place(url: str) -> str:
-    """Where *url* points, without user, password and query."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
-
-
-def connector(url: str) -> Callable[[], redis.Redis]:
-    """Makes clients for *url* that repeat nothing and wait for nothing without bound.
-
-    Raises:
-        ConfigurationError: if *url* is none that redis-py understands.
-    """
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in {"redis", "rediss", "unix"} and (parts.hostname or parts.path)
-        _ = parts.port
-    except ValueError:
-        known = False
-    if not known:
-        raise ConfigurationError(
-            "the address of the shared store is no redis://, rediss:// or unix:// URL",
-            advice="Give it as redis://host:6379/0, or rediss:// for TLS",
-        )
-
-    def connect() -> redis.Redis:
-        return redis.Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            socket_timeout=_TIMEOUT,
-            socket_connect_timeout=_TIMEOUT,
-            health_check_interval=0,
-        )
-
-    return connect
-
-
-async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
-    """The answer to *command*, within the bound.
-
-    Raises:
-        StoreSilentError: none came, or none that helps.
-        ConfigurationError: the store refuses us.
-    """
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            return await command()
-    except _REFUSALS:
-        raise refused(store) from None
-    except ResponseError as refusal:
-        if str(refusal).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise refused(store) from None
-        raise StoreSilentError(str(refusal)[:120]) from None
-    except (RedisError, OSError, TimeoutError) as failure:
-        raise StoreSilentError(type(failure).__name__) from None
-
-
-def refused(store: str) -> ConfigurationError:
-    """The store wants another password, or gives this user too few rights."""
-    return ConfigurationError(
-        f"the shared store {store} refuses the login, or a command",
-        advice="Correct user and password in its URL; the user needs EVALSHA, EVAL, SCRIPT "
-        "LOAD and INFO, and the keys' prefix",
-    )
-
-
 async def greet(client: redis.Redis, store: str) -> None:
     """Look at the server once.
 
     Raises:
         ConfigurationError: if it is too old.
     """
-    facts = await client.info("server", "memory")
+    facts: dict[str, Any] = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
     version = str(facts.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < _OLDEST:

@@ -1,0 +1,105 @@
+"""redis-py, tamed: nothing is repeated, nothing takes longer than its bound.
+
+redis-py repeats commands by default, and a repeated script counts twice. After
+a timeout or a cancelled command it closes the connection, so that no answer
+reaches the wrong question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from asyncclients.errors import ConfigurationError
+from asyncclients.stores.terms import StoreSilentError
+
+try:
+    import redis.asyncio as redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import (
+        AuthenticationError,
+        AuthorizationError,
+        NoPermissionError,
+        RedisError,
+        ResponseError,
+    )
+except ImportError as missing:  # pragma: no cover - the test group has it
+    raise ImportError(
+        "asyncclients.stores.redis needs redis-py: install asyncclients[redis]"
+    ) from missing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+TIMEOUT = 0.5
+"""Seconds for one command, connecting included."""
+_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
+def place(url: str) -> str:
+    """Where *url* points, without user, password and query."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+
+
+def connector(url: str) -> Callable[[], redis.Redis]:
+    """Makes clients for *url* that repeat nothing and wait for nothing without bound.
+
+    Raises:
+        ConfigurationError: if *url* is none that redis-py understands.
+    """
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in {"redis", "rediss", "unix"} and (parts.hostname or parts.path)
+        _ = parts.port
+    except ValueError:
+        known = False
+    if not known:
+        raise ConfigurationError(
+            "the address of the shared store is no redis://, rediss:// or unix:// URL",
+            advice="Give it as redis://host:6379/0, or rediss:// for TLS",
+        )
+
+    def connect() -> redis.Redis:
+        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_timeout=False,
+            socket_timeout=TIMEOUT,
+            socket_connect_timeout=TIMEOUT,
+            health_check_interval=0,
+        )
+
+    return connect
+
+
+async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
+    """The answer to *command*, within the bound.
+
+    Raises:
+        StoreSilentError: none came, or none that helps.
+        ConfigurationError: the store refuses us.
+    """
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await command()
+    except _REFUSALS:
+        raise refused(store) from None
+    except ResponseError as refusal:
+        if str(refusal).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            raise refused(store) from None
+        raise StoreSilentError(str(refusal)[:120]) from None
+    except (RedisError, OSError, TimeoutError) as failure:
+        raise StoreSilentError(type(failure).__name__) from None
+
+
+def refused(store: str) -> ConfigurationError:
+    """The store wants another password, or gives this user too few rights."""
+    return ConfigurationError(
+        f"the shared store {store} refuses the login, or a command",
+        advice="Correct user and password in its URL; the user needs EVALSHA, EVAL, SCRIPT "
+        "LOAD and INFO, and the keys' prefix",
+    )
