@@ -89,6 +89,9 @@ class FileTokens:
 
         await asyncio.to_thread(self._change, forget)
 
+    async def release(self, key: str) -> None:
+        """Nothing to do: here nobody waits for another's token."""
+
     # --- In a thread ----------------------------------------------------------------
 
     def _find(self, key: str) -> _Kept | None:
