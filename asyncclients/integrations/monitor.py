@@ -1,0 +1,230 @@
+"""A live page of a pool at work, for a browser on this machine.
+
+```python
+async with pool.serve_monitor() as monitor:
+    print(monitor.url)
+    await pull(contacts, to="contacts.jsonl", progress=monitor.job("contacts"))
+```
+
+The page is one static file; what moves comes to it as server-sent events, four
+samples of `pool.stats()` a second and the progress of jobs. It is for loopback
+only: other addresses are refused, and so are requests that name another host
+(DNS rebinding). It shows vendors, quotas and counts; no credential, no path and
+no data of a call ever gets there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from importlib.resources import files
+from typing import TYPE_CHECKING, Self
+
+import msgspec
+from aiohttp import web
+
+from asyncclients.core.vendor import is_loopback
+from asyncclients.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from asyncclients.backfill.report import Progress
+    from asyncclients.core.pool import SessionPool
+    from asyncclients.core.scope import ScopeStats
+
+TICK = 0.25
+"""Seconds between two samples."""
+_REMEMBERED = 240
+"""Samples that a page is given when it opens: a minute."""
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Gauge(msgspec.Struct, frozen=True, kw_only=True):
+    """One quota of a scope: *held* of *limit* slots are in use."""
+
+    quota: str
+    limit: int
+    held: int
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One scope as the page shows it; the names are those of `ScopeStats`."""
+
+    name: str
+    gauges: tuple[Gauge, ...]
+    queued: dict[str, int]
+    in_flight: int
+    sent: int
+    rejected: int
+    paused_for: float
+    foreign_rate: float
+    token_refreshes: int
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as the page shows it; the names are those of `Progress`."""
+
+    name: str
+    done: int
+    failed: int
+    unknown: int
+    skipped: int
+    rate: float
+    quota_use: float
+    eta: float | None
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """All there is to see at one instant, *at* seconds after the first sample."""
+
+    at: float
+    scopes: tuple[Line, ...]
+    jobs: tuple[Job, ...]
+
+
+class Monitor:
+    """Serves the page of one pool, from `async with` or `start` on.
+
+    Attributes:
+        url: its address, once it is served.
+        jobs: the latest progress of each job, by name.
+
+    Raises:
+        ConfigurationError: for a *host* beyond this machine.
+    """
+
+    def __init__(self, pool: SessionPool, *, port: int = 0, host: str = "127.0.0.1") -> None:
+        if not is_loopback(host):
+            raise ConfigurationError(
+                f"the monitor answers to anyone who asks: it binds to loopback only, not to {host}",
+                advice="Leave host out; to look from elsewhere, forward the port by ssh",
+            )
+        self.url = ""
+        self.jobs: dict[str, Progress] = {}
+        self._pool, self._host, self._port = pool, host, port
+        self._hosts: frozenset[str] = frozenset()
+        self._samples: deque[tuple[int, Sample]] = deque(maxlen=_REMEMBERED)
+        self._news = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._sampler: asyncio.Task[None] | None = None
+
+    def job(self, name: str) -> Callable[[Progress], None]:
+        """What to give a backfill as `progress=`, to see it on the page as *name*."""
+
+        def progress(state: Progress) -> None:
+            self.jobs[name] = state
+
+        return progress
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def start(self) -> None:
+        """Serve the page."""
+        app = web.Application()
+        app.router.add_get("/", self._page)
+        app.router.add_get("/events", self._events)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port)
+        await site.start()
+        port: int = self._runner.addresses[0][1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self._hosts = frozenset({f"{host}:{port}", f"localhost:{port}"})
+        self.url = f"http://{host}:{port}/"
+        self._sampler = asyncio.create_task(self._sample(), name="asyncclients monitor")
+
+    async def aclose(self) -> None:
+        """Stop serving; idempotent."""
+        sampler, self._sampler = self._sampler, None
+        runner, self._runner = self._runner, None
+        if sampler is not None:
+            sampler.cancel()
+            await asyncio.wait([sampler])
+        self._news.set()  # the streams see that nothing more will come
+        if runner is not None:
+            await runner.cleanup()
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        started_at = loop.time()
+        number = 0
+        while True:
+            number += 1
+            jobs = tuple(_job(name, state) for name, state in self.jobs.items())
+            at = loop.time() - started_at
+            sample = Sample(at=at, scopes=tuple(_lines(self._pool.stats())), jobs=jobs)
+            self._samples.append((number, sample))
+            self._news.set()
+            self._news = asyncio.Event()
+            await asyncio.sleep(TICK)
+
+    async def _page(self, request: web.Request) -> web.Response:
+        self._check(request)
+        page = files("asyncclients.integrations").joinpath("monitor.html").read_bytes()
+        return web.Response(body=page, headers={**_HEADERS, "Content-Type": "text/html"})
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        self._check(request)
+        response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        seen = 0
+        while self._sampler is not None:
+            news = self._news
+            fresh = [(number, sample) for number, sample in self._samples if number > seen]
+            if fresh:
+                seen = fresh[-1][0]
+                samples = msgspec.json.encode([sample for _, sample in fresh])
+                await response.write(b"data: " + samples + b"\n\n")
+            await news.wait()
+        return response
+
+    def _check(self, request: web.Request) -> None:
+        """Refuse a page of elsewhere whose name was made to point here."""
+        if request.host not in self._hosts:
+            raise web.HTTPForbidden(text="this page is for a browser on its own machine\n")
+
+
+def _lines(stats: Iterable[ScopeStats]) -> Iterator[Line]:
+    names: Counter[str] = Counter()
+    for scope in stats:
+        names[scope.vendor] += 1
+        nth = names[scope.vendor]
+        yield Line(
+            name=scope.vendor if nth == 1 else f"{scope.vendor} {nth}",
+            gauges=tuple(
+                Gauge(quota=str(quota), limit=quota.limit, held=held)
+                for quota, held in zip(scope.quotas, scope.holds, strict=True)
+            ),
+            queued=scope.queued,
+            in_flight=scope.in_flight,
+            sent=scope.sent,
+            rejected=scope.rejected,
+            paused_for=scope.paused_for,
+            foreign_rate=scope.foreign_rate,
+            token_refreshes=scope.token_refreshes,
+        )
+
+
+def _job(name: str, state: Progress) -> Job:
+    return Job(
+        name=name,
+        done=state.done,
+        failed=state.failed,
+        unknown=state.unknown,
+        skipped=state.skipped,
+        rate=state.rate,
+        quota_use=state.quota_use,
+        eta=state.eta,
+    )

@@ -1,0 +1,232 @@
+"""The live page: what it serves, to whom, and what a browser shows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from asyncio.subprocess import PIPE
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from asyncclients import (
+    ClientClosedError,
+    ConfigurationError,
+    IntouchClient,
+    Priority,
+    Quota,
+    SessionPool,
+)
+from asyncclients.backfill.report import Progress
+from asyncclients.integrations.monitor import TICK, Monitor
+from asyncclients.sandbox import Sandbox
+
+from .browser import CHROMIUM, browser
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HALFWAY = Progress(
+    done=1200, failed=3, unknown=1, skipped=2, rate=19.94, quota_use=0.993, eta=3700.0
+)
+
+
+async def events(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
+    """The samples of the next message of a stream."""
+    data = await response.content.readuntil(b"\n\n")
+    assert data.startswith(b"data: ")
+    return json.loads(data.removeprefix(b"data: "))
+
+
+async def test_the_page_costs_nothing_until_it_is_served() -> None:
+    """`import asyncclients` loads neither the monitor nor aiohttp's server."""
+    script = (
+        "import sys, asyncclients;"
+        "print([m for m in ('aiohttp.web', 'asyncclients.integrations') if m in sys.modules])"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=PIPE)
+    said, _ = await process.communicate()
+    assert said.strip() == b"[]"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "example.com", "::"])
+async def test_it_binds_to_loopback_only(host: str) -> None:
+    """Any other host is refused when the monitor is made, with what to do instead."""
+    async with SessionPool() as pool:
+        with pytest.raises(ConfigurationError, match=f"not to {host}.*ssh"):
+            pool.serve_monitor(host=host)
+
+
+async def test_it_answers_only_to_its_own_name() -> None:
+    """A request that names another host is refused: a rebound name reads nothing."""
+    async with (
+        SessionPool() as pool,
+        pool.serve_monitor() as monitor,
+        aiohttp.ClientSession() as session,
+    ):
+        for path in ("", "events"):
+            stranger = {"Host": "evil.example"}
+            async with session.get(monitor.url + path, headers=stranger) as refused:
+                assert refused.status == 403
+        async with session.get(monitor.url) as page:
+            assert page.status == 200
+            assert page.headers["Content-Type"] == "text/html"
+            assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+            assert page.headers["Cache-Control"] == "no-store"
+            assert "src=" not in await page.text()
+
+
+async def test_a_port_and_an_ipv6_host_may_be_chosen() -> None:
+    """`port=` and `host="::1"` are taken, and make a URL that answers."""
+    async with SessionPool() as pool, aiohttp.ClientSession() as session:
+        async with pool.serve_monitor(host="::1") as monitor:
+            port = int(monitor.url.rsplit(":", 1)[1].rstrip("/"))
+            assert monitor.url == f"http://[::1]:{port}/"
+            async with session.get(monitor.url) as page:
+                assert page.status == 200
+        async with pool.serve_monitor(port=port) as monitor:
+            assert monitor.url == f"http://127.0.0.1:{port}/"
+
+
+async def test_a_closed_pool_serves_no_page() -> None:
+    """After `aclose` there is nothing to show."""
+    async with SessionPool() as pool:
+        pass
+    with pytest.raises(ClientClosedError):
+        pool.serve_monitor()
+
+
+@pytest.mark.looptime
+async def test_samples_are_what_the_pool_says() -> None:
+    """Each sample has the numbers of `pool.stats()` at that instant, and the jobs'."""
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        patient = intouch.with_options(priority=Priority.BACKGROUND)
+        async with pool.serve_monitor() as monitor, aiohttp.ClientSession() as session:
+            calls = [asyncio.create_task(intouch.tags.create(f"tag {n}")) for n in range(4)]
+            calls.append(asyncio.create_task(patient.tags.create("last")))
+            await asyncio.sleep(0.2)
+            monitor.job("tags")(HALFWAY)
+            async with session.get(monitor.url + "events") as stream:
+                await events(stream)
+                (sample,) = await events(stream)
+                (stats,) = pool.stats()
+            await asyncio.gather(*calls)
+    (scope,) = sample["scopes"]
+    assert scope["name"] == "intouch"
+    assert scope["gauges"] == [{"quota": "2 per 1 s", "limit": 2, "held": stats.held}]
+    assert (scope["sent"], stats.held) == (stats.sent, 2)
+    assert scope["queued"] == stats.queued == {"interactive": 2, "background": 1}
+    (job,) = sample["jobs"]
+    assert job == {
+        "name": "tags",
+        **{field: getattr(HALFWAY, field) for field in job if field != "name"},
+    }
+    assert job["eta"] == 3700.0
+
+
+@pytest.mark.looptime
+async def test_a_page_that_opens_late_sees_the_last_minute() -> None:
+    """The first message holds the samples so far, a minute's at most; then one at a time."""
+    async with SessionPool() as pool, pool.serve_monitor() as monitor:
+        await asyncio.sleep(100)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(monitor.url + "events") as stream,
+        ):
+            first = await events(stream)
+            second = await events(stream)
+    assert len(first) == 240
+    assert first[-1]["at"] - first[0]["at"] == pytest.approx(239 * TICK)
+    assert len(second) == 1
+    assert second[0]["at"] == pytest.approx(first[-1]["at"] + TICK)
+
+
+@pytest.mark.looptime
+async def test_closing_ends_the_streams() -> None:
+    """`aclose` ends open streams at once, and may be called twice."""
+    async with SessionPool() as pool, aiohttp.ClientSession() as session:
+        monitor = Monitor(pool)
+        await monitor.start()
+        async with session.get(monitor.url + "events") as stream:
+            await events(stream)
+            began = asyncio.get_running_loop().time()
+            await monitor.aclose()
+            await monitor.aclose()
+            assert asyncio.get_running_loop().time() - began < 0.5
+            assert await stream.content.read() == b""
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(monitor.url)
+
+
+@pytest.mark.looptime
+async def test_two_credentials_of_one_vendor_are_told_apart_without_showing_either() -> None:
+    """Scopes are numbered; neither a credential nor the scope's own name is served."""
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        environments = [sandbox.environ, sandbox.issue("intouch")]
+        for environ in environments:
+            await IntouchClient.from_env(pool, environ).tags.create("one")
+        async with (
+            pool.serve_monitor() as monitor,
+            aiohttp.ClientSession() as session,
+            session.get(monitor.url + "events") as stream,
+        ):
+            served = json.dumps(await events(stream))
+        scopes = [stats.scope for stats in pool.stats()]
+    assert '"intouch"' in served
+    assert '"intouch 2"' in served
+    canaries = [environ["INTOUCH_API_KEY"] for environ in environments] + scopes
+    assert [canary for canary in canaries if canary in served] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+async def test_a_browser_shows_the_numbers(tmp_path: Path) -> None:
+    """In Chromium: the counts on the page become the pool's, the picture moves, dark differs."""
+    quotas = [Quota(200, 1.0)]
+    async with Sandbox(quotas={"intouch": (200, 1.0)}) as sandbox, SessionPool() as pool:
+        url, key = sandbox.environ["INTOUCH_BASE_URL"], sandbox.environ["INTOUCH_API_KEY"]
+        intouch = IntouchClient(pool, api_key=key, base_url=url, quotas=quotas)
+        await asyncio.gather(*[intouch.tags.create(f"tag {n}") for n in range(25)])
+        async with pool.serve_monitor() as monitor, browser(tmp_path) as tab:
+            await tab.open(monitor.url)
+            fact = "document.querySelector('[data-scope=intouch] [data-fact=%s]')?.textContent"
+            assert await tab.when(f"{fact % 'sent'} === '25'", "true") is True
+            assert await tab.value("document.getElementById('state').textContent") == "live"
+            assert (await tab.value(fact % "held")).endswith(" of 200 slots in use")
+            assert await tab.value("document.getElementById('jobs').hidden") is True
+
+            monitor.job("tags")(HALFWAY)
+            job = "[...document.querySelectorAll('[data-job=tags] td')].map(td => td.textContent)"
+            shown = await tab.when(f"{job}.length", job)
+            assert shown == ["tags", "1200", "3", "1", "2", "19.9", "99.3 %", "62 min"]
+
+            picture = "document.querySelector('canvas').toDataURL()"
+            before = await tab.value(picture)
+            await asyncio.gather(*[intouch.tags.create(f"more {n}") for n in range(5)])
+            assert await tab.when(f"{fact % 'sent'} === '30'", picture) != before
+
+            shades = [await background(tab, scheme) for scheme in ("light", "dark")]
+            assert shades == ["rgb(251, 250, 247)", "rgb(22, 24, 28)"]
+            page = await tab.value("document.documentElement.outerHTML")
+            assert "<canvas" in page
+            assert key not in page
+
+
+async def background(tab: Any, scheme: str) -> str:
+    """The page's background for a reader who prefers *scheme*."""
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    await tab.command("Emulation.setEmulatedMedia", features=[feature])
+    return str(await tab.value("getComputedStyle(document.body).backgroundColor"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+async def test_a_browser_says_when_the_program_is_gone(tmp_path: Path) -> None:
+    """When the monitor ends, the open page says so instead of showing old numbers as live."""
+    async with browser(tmp_path) as tab:
+        async with SessionPool() as pool, pool.serve_monitor() as monitor:
+            await tab.open(monitor.url)
+            assert await tab.when("document.getElementById('state').textContent === 'live'")
+        said = "document.getElementById('state').textContent"
+        assert await tab.when(f"{said} !== 'live'", said) == "the program is gone or not answering"
