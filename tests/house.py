@@ -82,11 +82,8 @@ def floor_violations(root: Path) -> list[str]:
         floor, own = unit(name)
         for target in targets:
             below, other = unit(target)
-            if own == other or other == "":
-                down = own == other or FLOORS[floor] > FLOORS[""]
-            else:
-                down = FLOORS[below] < FLOORS[floor] and floor != "sandbox"
-            if not down:
+            down = FLOORS[below] < FLOORS[floor] and floor != "sandbox"
+            if own != other and not down:
                 found.append(f"{name} imports {target}")
     return found
 
@@ -163,9 +160,11 @@ def budget_violations(root: Path) -> list[str]:
         for node in functions(tree):
             lengths.append(length(node))
             found.extend(f"{name}.{node.name} {problem}" for problem in function_problems(node))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and len(public_methods(node)) > METHODS:
-                found.append(f"{name}.{node.name} has {len(public_methods(node))} public methods")
+        found.extend(
+            f"{name}.{node.name} has {len(public_methods(node))} public methods"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ClassDef) and len(public_methods(node)) > METHODS
+        )
     if lengths and median(lengths) > MEDIAN:
         found.append(f"the median function has {median(lengths)} lines")
     return found
@@ -206,9 +205,11 @@ def danger_violations(root: Path) -> list[str]:
     """Calls that run what they read: `eval`, `exec`, `pickle.load`, `yaml.load` and the like."""
     found: list[str] = []
     for name, _, tree in modules(root):
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and (call := _dangerous(node.func)):
-                found.append(f"{name}:{node.lineno} calls {call}")
+        found.extend(
+            f"{name}:{node.lineno} calls {call}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and (call := _dangerous(node.func))
+        )
     return found
 
 

@@ -1,0 +1,155 @@
+"""The house keeps its rules, and each rule would notice a breach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import asyncclients
+from asyncclients import errors
+from tests.house import (
+    PACKAGE,
+    budget_violations,
+    cycles,
+    danger_violations,
+    floor_violations,
+    name_violations,
+)
+
+HERE = Path(asyncclients.__file__).parent.parent
+
+RULES: list[Callable[[Path], list[str]]] = [
+    floor_violations,
+    cycles,
+    budget_violations,
+    name_violations,
+    danger_violations,
+]
+
+PROMISED = {
+    "SessionPool",
+    "IntouchClient",
+    "TotangoClient",
+    "IntemptClient",
+    "EmmaClient",
+    "DigitalOnboardingClient",
+    "Quota",
+    "Priority",
+    "Options",
+    "RetryPolicy",
+    "quota_middleware",
+    "__version__",
+}
+ADDED = {"CapturedResponse", "capture_responses"}
+"""Names beyond the promise; each stands here so that none slips out by accident."""
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_package_keeps(rule: Callable[[Path], list[str]]) -> None:
+    """No file of the package breaks the rule."""
+    assert rule(HERE) == []
+
+
+LONG = "def long() -> None:\n" + "    x = 1\n" * 40
+BRANCHY = "def f(x: int) -> None:\n" + "    if x:\n        pass\n" * 8
+CROWDED = "class C:\n" + "".join(f"    def m{n}(self): ...\n" for n in range(13))
+PLANTED: list[tuple[Callable[[Path], list[str]], dict[str, str], str]] = [
+    (
+        floor_violations,
+        {"core/a.py": "from asyncclients.vendors.emma import b", "vendors/emma/b.py": ""},
+        "asyncclients.core.a imports asyncclients.vendors.emma.b",
+    ),
+    (
+        floor_violations,
+        {
+            "core/a.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+            "    from asyncclients.backfill import b",
+            "backfill/b.py": "",
+        },
+        "asyncclients.core.a imports asyncclients.backfill.b",
+    ),
+    (
+        floor_violations,
+        {"core/a.py": "def f():\n    from asyncclients import cli", "cli/__init__.py": ""},
+        "asyncclients.core.a imports asyncclients.cli",
+    ),
+    (
+        floor_violations,
+        {"core/a.py": "import asyncclients"},
+        "asyncclients.core.a imports asyncclients",
+    ),
+    (
+        floor_violations,
+        {"vendors/emma/a.py": "from ..totango import b", "vendors/totango/b.py": ""},
+        "asyncclients.vendors.emma.a imports asyncclients.vendors.totango.b",
+    ),
+    (
+        floor_violations,
+        {"sandbox/a.py": "from asyncclients.errors import X", "errors.py": ""},
+        "asyncclients.sandbox.a imports asyncclients.errors",
+    ),
+    (
+        floor_violations,
+        {"backfill/a.py": "import asyncclients.vendors.emma", "vendors/emma/__init__.py": ""},
+        "asyncclients.backfill.a imports asyncclients.vendors.emma",
+    ),
+    (
+        cycles,
+        {
+            "core/a.py": "from . import b",
+            "core/b.py": "from asyncclients.core.c import x",
+            "core/c.py": "from asyncclients.core import a",
+        },
+        "asyncclients.core.a -> asyncclients.core.b -> asyncclients.core.c -> asyncclients.core.a",
+    ),
+    (budget_violations, {"a.py": "#\n" * 301}, "asyncclients.a has 301 lines"),
+    (budget_violations, {"a.py": LONG}, "asyncclients.a.long has 41 lines"),
+    (budget_violations, {"a.py": BRANCHY}, "asyncclients.a.f has complexity 9"),
+    (
+        budget_violations,
+        {"a.py": "class C:\n    def f(self, a, b, c, d, e, g): ..."},
+        "asyncclients.a.f has 6 positional parameters",
+    ),
+    (budget_violations, {"a.py": CROWDED}, "asyncclients.a.C has 13 public methods"),
+    (
+        budget_violations,
+        {"a.py": "def f() -> None:\n" + "    x = 1\n" * 8},
+        "the median function has 9 lines",
+    ),
+    (name_violations, {"core/utils.py": '"""."""'}, "asyncclients.core.utils is no noun"),
+    (name_violations, {"core/a.py": "x = 1"}, "asyncclients.core.a has no docstring"),
+    (danger_violations, {"a.py": "eval('1')"}, "asyncclients.a:1 calls eval"),
+    (danger_violations, {"a.py": "import pickle\npickle.loads(b'')"}, "calls pickle.loads"),
+    (danger_violations, {"a.py": "import yaml\nyaml.load('')"}, "calls yaml.load"),
+]
+
+
+@pytest.mark.parametrize(("rule", "files", "said"), PLANTED)
+def test_a_breach_is_noticed(
+    rule: Callable[[Path], list[str]], files: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    """A planted breach is named, and a tree without it is clean."""
+    (tmp_path / PACKAGE).mkdir()
+    (tmp_path / PACKAGE / "__init__.py").write_text('"""."""')
+    assert rule(tmp_path) == []
+    for name, text in files.items():
+        path = tmp_path / PACKAGE / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert any(said in violation for violation in rule(tmp_path)), rule(tmp_path)
+
+
+def test_the_public_names_are_those_promised() -> None:
+    """`__all__` is the contract's list, every error, and the additions named here; all resolve."""
+    tree = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.AsyncClientsError)
+    }
+    assert set(asyncclients.__all__) == PROMISED | ADDED | tree
+    for name in asyncclients.__all__:
+        assert getattr(asyncclients, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = asyncclients.Nonsense  # type: ignore[attr-defined, unused-ignore]
