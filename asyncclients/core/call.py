@@ -184,12 +184,15 @@ class Call(Generic[T]):
         if not self._renewed and self._tally.requests_left(self._policy):
             self._renewed = True
             return True
-        raise TokenRejectedError(
+        error = TokenRejectedError(
             "refused a token that it had just issued" if self._renewed else "refused its token",
             status=401,
             excerpt=quoted(outcome.body, self._secrets()),
             advice="Check that the client is enabled for this API, and the clocks",
         )
+        if self._renewed:
+            tokens.fail(error, asyncio.get_running_loop().time())
+        raise error
 
     def judge(self, outcome: Outcome) -> Verdict:
         """What to do with *outcome*."""

@@ -117,6 +117,10 @@ class TokenCache:
             if self._store is not None:
                 await self._store.drop(self._key, token)
 
+    def fail(self, failure: TokenError, now: float) -> None:
+        """A fresh token was refused: do not ask for the next one right away."""
+        self._failure, self._failed_at = failure, now
+
     async def _refresh(self) -> Token:
         loop = asyncio.get_running_loop()
         if self._store is not None:
@@ -147,8 +151,7 @@ class TokenCache:
         if failure is None:
             self._token, self._failure = task.result(), None
         elif isinstance(failure, TokenError):
-            self._failure = failure
-            self._failed_at = task.get_loop().time()
+            self.fail(failure, task.get_loop().time())
 
     async def aclose(self) -> None:
         """Stop a refresh under way; those who wait for it are cancelled with it."""
