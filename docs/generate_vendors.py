@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,10 @@ def renewed(vendor: str) -> str:
 
 
 def endpoints(vendor: str) -> list[Endpoint[Any]]:
-    """The endpoint table of *vendor*, in its order."""
-    module = vars(import_module(f"asyncclients.vendors.{vendor}.client"))
+    """The endpoint table of *vendor*, in its order: a file of its own, or atop the client's."""
+    room = f"asyncclients.vendors.{vendor}"
+    table = "endpoints" if find_spec(f"{room}.endpoints") else "client"
+    module = vars(import_module(f"{room}.{table}"))
     return [value for value in module.values() if isinstance(value, Endpoint)]
 
 

@@ -40,14 +40,25 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
 
 
 @pytest.fixture
-async def clients(sandbox: Sandbox) -> AsyncIterator[dict[str, VendorClient]]:
-    """The five clients on one pool, by their usual names."""
+async def pool(sandbox: Sandbox) -> AsyncIterator[SessionPool]:
+    """A pool, closed before the vendors are."""
     async with SessionPool() as pool:
-        yield {
-            vendor: client.from_env(pool, sandbox.environ) for vendor, client in _clients().items()
-        }
+        yield pool
+
+
+@pytest.fixture
+def clients(sandbox: Sandbox, pool: SessionPool) -> dict[VendorName, VendorClient]:
+    """The five clients on one pool, by their usual names."""
+    return {v: client.from_env(pool, sandbox.environ) for v, client in _clients().items()}
+
+
+@pytest.fixture
+def names(
+    sandbox: Sandbox, pool: SessionPool, clients: dict[VendorName, VendorClient]
+) -> dict[str, object]:
+    """What a page may use without making it."""
+    return {"sandbox": sandbox, "pool": pool} | {str(name): c for name, c in clients.items()}
 
 
 def _clients() -> dict[VendorName, type[VendorClient]]:
-    found = {vendor: getattr(asyncclients, name, None) for vendor, name in CLIENTS.items()}
-    return {vendor: client for vendor, client in found.items() if client is not None}
+    return {vendor: getattr(asyncclients, name) for vendor, name in CLIENTS.items()}

@@ -9,9 +9,13 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from pathlib import Path
-from types import CodeType
-from typing import Any, NamedTuple
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,3 +82,11 @@ def blocks(page: Path) -> list[Block]:
 def name_of(page: Path) -> str:
     """*page* as a test's id."""
     return str(page.relative_to(ROOT))
+
+
+def module_of(monkeypatch: pytest.MonkeyPatch, **names: object) -> dict[str, Any]:
+    """The globals of a new module with *names*, known to those who look annotations up."""
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    vars(module).update(names)
+    return vars(module)

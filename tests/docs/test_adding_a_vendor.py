@@ -24,7 +24,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))  # pyright: ignore[reportUnknownMemberType]
     for name in [name for name in sys.modules if name.split(".")[0] == "acme"]:
         monkeypatch.delitem(sys.modules, name)
     return blocks

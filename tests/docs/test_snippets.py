@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .pages import ROOT, Block, blocks, name_of, pages
-
-if TYPE_CHECKING:
-    from asyncclients.core.client import VendorClient
-    from asyncclients.sandbox import Sandbox
+from .pages import ROOT, Block, blocks, module_of, name_of, pages
 
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _WITH_CODE = [page for page in pages() if blocks(page)]
@@ -21,16 +16,11 @@ _WITH_CODE = [page for page in pages() if blocks(page)]
 @pytest.mark.looptime
 @pytest.mark.parametrize("page", _WITH_CODE, ids=name_of)
 async def test_the_code_on_a_page_runs(
-    page: Path,
-    sandbox: Sandbox,
-    clients: dict[str, VendorClient],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    page: Path, names: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blocks of a page, run in order in one namespace, raise nothing."""
     monkeypatch.chdir(tmp_path)
-    pool = next(iter(clients.values()))._pool
-    namespace: dict[str, Any] = {"__name__": "page", "sandbox": sandbox, "pool": pool, **clients}
+    namespace = module_of(monkeypatch, **names)
     for block in blocks(page):
         if block.reason is None:
             await block.run(namespace)
