@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import pytest
 
@@ -10,6 +13,8 @@ from asyncclients import DigitalOnboardingClient, Quota, SessionPool
 from asyncclients.sandbox import Sandbox
 
 FAST = 100_000
+DO: Final = "digital_onboarding"
+TOKEN = "/oauth2/token"
 
 
 @pytest.fixture
@@ -27,3 +32,25 @@ async def pool() -> AsyncIterator[SessionPool]:
 @pytest.fixture
 def client(sandbox: Sandbox, pool: SessionPool) -> DigitalOnboardingClient:
     return DigitalOnboardingClient.from_env(pool, sandbox.environ, quotas=[Quota(FAST, 1.0)])
+
+
+def counts(sandbox: Sandbox) -> tuple[int, int]:
+    """Requests that arrived: for tokens, and all others."""
+    paths = Counter(arrival.path == TOKEN for arrival in sandbox.requests(DO))
+    return paths[True], paths[False]
+
+
+def refused(sandbox: Sandbox) -> int:
+    """Calls that the vendor answered with 401."""
+    return sum(a.status == 401 for a in sandbox.requests(DO) if a.path != TOKEN)
+
+
+async def many(client: DigitalOnboardingClient, calls: int) -> list[Any]:
+    """What each of *calls* concurrent calls came to."""
+    started = [client.templates.list() for _ in range(calls)]
+    return await asyncio.gather(*started, return_exceptions=True)
+
+
+def names(results: list[Any]) -> Counter[str]:
+    """How many results of each type."""
+    return Counter(type(result).__name__ for result in results)
