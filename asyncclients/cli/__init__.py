@@ -33,8 +33,14 @@ _COMMANDS = {
     "status": ("backfill:status", "Say how far a pull or push is, and what is in doubt."),
     "run": ("backfill:run", "Run many pulls and pushes side by side, from a TOML file."),
     "simulate": ("simulate:simulate", "Prove a quota against a server's limiter in virtual time."),
-    "sandbox": ("sandbox:sandbox", "Start the pretend vendors and print what makes clients use them."),
-    "doctor": ("doctor:doctor", "Check versions, CA store, environment and the vendors' addresses."),
+    "sandbox": (
+        "sandbox:sandbox",
+        "Start the pretend vendors and print what makes clients use them.",
+    ),
+    "doctor": (
+        "doctor:doctor",
+        "Check versions, CA store, environment and the vendors' addresses.",
+    ),
 }
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)

@@ -109,8 +109,8 @@ def _eta(job: Job) -> str:
 
 def _closing(sandbox: Sandbox, pool: SessionPool, watched: list[Job], retries: Retries) -> Table:
     table = Table(title="As the servers recorded it", title_justify="left")
-    table.add_column("vendor")
-    for name in ("calls", "seconds", "quota used", "429s", "retries", "token refreshes"):
+    table.add_column("vendor", no_wrap=True)
+    for name in ("calls", "seconds", "quota used", "429s", "retries", "tokens"):
         table.add_column(name, justify="right")
     refreshes = {stats.vendor: stats.token_refreshes for stats in pool.stats()}
     for job in watched:
