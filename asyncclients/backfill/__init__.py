@@ -10,7 +10,9 @@ report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchp
 Run again with the same state, and they go on where they were.
 """
 
+from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
 from asyncclients.backfill.report import Progress, Report
+from asyncclients.backfill.sinks import Sink
 
-__all__ = ["Progress", "Report", "push"]
+__all__ = ["Progress", "Report", "Sink", "pull", "push"]

@@ -115,7 +115,8 @@ class CsvReader:
         self.columns: tuple[str, ...] | None = self._names
 
     def _header(self) -> tuple[str, ...]:
-        header = next(self._records(), (0, []))[1]
+        first = next(self._records(), None)
+        header = first[1] if first else []
         if not any(header):
             self._file.close()
             raise self._file.unusable("is empty", "Its first line must name the columns")

@@ -9,7 +9,7 @@ are not used up by an outage, and a vendor that comes back is not met by all at 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from random import random
 
@@ -57,7 +57,7 @@ class Outage:
             self._since = self._loop.time()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self) -> AsyncGenerator[None]:
         """Send inside the block: at once, or when the vendor is away, as its next probe.
 
         Raises:

@@ -110,9 +110,9 @@ def _words(bad: msgspec.ValidationError, data: Any) -> str:
     place = _PLACE.search(words)
     if place is None:
         return words
-    value = data
+    value: Any = data
     for part in place[1].split("."):
-        value = value.get(part) if isinstance(value, dict) else None
+        value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
     if value is None:
         return words
     shown = repr(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from asyncclients.backfill.report import Progress
@@ -14,7 +14,7 @@ _EVERY = 1.0
 @asynccontextmanager
 async def ticking(
     look: Callable[[], Progress], tell: Callable[[Progress], None] | None
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None]:
     """Give *tell* what *look* sees, every second and at the end of the block."""
     if tell is None:
         yield

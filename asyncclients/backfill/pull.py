@@ -1,0 +1,295 @@
+"""Pull: all pages of a list into a file or any other sink.
+
+The table of contents of one run: open the sink at the last checkpoint · read
+pages, some ahead · write what is new · make it durable, then note it · compare
+with the vendor's count · finish the sink.
+
+Pages by number shift while the list changes: an item that is added before the
+place that is read comes twice, one that is deleted there hides another. Items
+that come twice are told by their id and left out. A resumed run goes back until
+it meets items that it has. If the list shrank, or the count does not fit, it is
+read once more for what was hidden; what cannot be proved even then stands in
+the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from asyncclients.backfill.checkpoint import Checkpoint
+from asyncclients.backfill.journal import Job, Journal
+from asyncclients.backfill.ledger import encode_row
+from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.pages import PageReader, Pages, one_page, walk_iterable
+from asyncclients.backfill.report import Progress, Report
+from asyncclients.backfill.seen import digest_of
+from asyncclients.backfill.sinks import Sink, open_sink
+from asyncclients.backfill.ticker import ticking
+from asyncclients.core.paging import Page, Paginator
+from asyncclients.errors import BackfillStoppedError, ConfigurationError
+
+_CHECKPOINT_EVERY = 0.2
+"""Seconds between checkpoints at the least: what a crash costs in pages to read again."""
+_NO_ID = "the items have no uuid or id: an item that came twice could not be told; give key="
+
+Key = str | Callable[[Any], Any]
+
+
+async def pull(
+    source: Pages,
+    to: str | os.PathLike[str] | Sink,
+    *,
+    state: str | os.PathLike[str],
+    key: Key | None = None,
+    ahead: int = 8,
+    flow: str | None = None,
+    patience: float = 900.0,
+    progress: Callable[[Progress], None] | None = None,
+) -> Report:
+    """Write every item of *source* to *to*; run again with the same *state* to resume.
+
+    Args:
+        source: a paginator, as `intouch.contacts.list(sort_by="created_at")`; any
+            async iterable of `Page`; or an awaitable of a list. Sort by what does
+            not change, ascending: then pages shift least.
+        to: a .jsonl, .csv or .parquet file, which appears when it is whole, or a `Sink`.
+        state: the file that remembers how far it came. When the pull is complete,
+            another run with it does nothing; delete it to pull anew.
+        key: what tells an item from all others: the name of a field, or a function
+            of an item; by default its `uuid`, else its `id`.
+        ahead: pages under way at the same time beyond the one that is written.
+        flow: calls share one turn in the queue with each other flow; by default the job's.
+        patience: seconds without any usable answer after which the run stops.
+        progress: is given a `Progress` about once a second.
+
+    Raises:
+        InputError: *to* cannot be written; nothing was sent.
+        StateInUseError: another run has the state file.
+        StateMismatchError: the state is of another job or another version.
+        BackfillStoppedError: the vendor stayed away.
+        AsyncClientsError: what the vendor answered to a page.
+
+    When cancelled it saves and raises `CancelledError`. Every call waits behind
+    interactive ones.
+    """
+    if ahead < 0:
+        raise ConfigurationError(f"ahead must be at least 0, not {ahead}")
+    try:
+        sink, name = open_sink(to)
+        journal = await Journal.open(state, Job(kind="pull", source=_name(source), target=name))
+    except BaseException:
+        if inspect.iscoroutine(source):
+            source.close()
+        raise
+    try:
+        checkpoint = await Checkpoint.load(journal)
+        meter, outage = Meter(), Outage(patience)
+        flow = flow or f"pull {name} {os.fspath(state)}"
+        reader = (
+            PageReader(source, ahead, flow, meter, outage)
+            if isinstance(source, Paginator)
+            else None
+        )
+        run = Pull(sink, checkpoint, key, meter, outage)
+        async with ticking(run.progress, progress):
+            await run.work(reader, source)
+        return run.report()
+    finally:
+        if inspect.iscoroutine(source):
+            source.close()
+        await asyncio.shield(journal.aclose())
+
+
+def _name(source: Pages) -> str:
+    if isinstance(source, Paginator):
+        return source.operation or "paginator"
+    return "iterable"
+
+
+class Pull:
+    """One run."""
+
+    def __init__(
+        self, sink: Sink, checkpoint: Checkpoint, key: Key | None, meter: Meter, outage: Outage
+    ) -> None:
+        self._sink, self._checkpoint, self._key = sink, checkpoint, key
+        self._meter, self._outage = meter, outage
+        self._loop = asyncio.get_running_loop()
+        self._saved_at = self._loop.time()
+        self._broken = False
+        self._before = checkpoint.state.done
+
+    async def work(self, reader: PageReader | None, source: Pages) -> None:
+        """Read, write and finish; save what was reached on the way out."""
+        state = self._checkpoint.state
+        if state.complete:
+            return
+        stop: BackfillStoppedError
+        await self._sink.open(state.position)
+        try:
+            try:
+                if not state.read:
+                    await self._read(reader, source)
+            finally:
+                await self._save()
+            await self._sink.finish()
+            state.complete = True
+            await self._checkpoint.save()
+        except BackfillStoppedError as error:
+            stop = error
+        else:
+            return
+        finally:
+            await self._sink.close()
+        raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
+
+    async def _read(self, reader: PageReader | None, source: Pages) -> None:
+        state = self._checkpoint.state
+        if reader is None:
+            await self._walk(_walk_once(source, max(1, state.page)))
+        else:
+            await self._walk(reader.walk(await self._resume_at(reader)))
+            if state.walk == 1 and state.keyed and self._missing():
+                # What was hidden by a shift is found by reading once more.
+                state.walk, state.page, state.shrank = 2, 0, False
+                await self._walk(reader.walk(reader.start))
+        state.unproved = self._doubts()
+        state.read = True
+
+    async def _resume_at(self, reader: PageReader) -> int:
+        """The page to go on with: the first one back that has something we have."""
+        state = self._checkpoint.state
+        if not state.page:
+            return reader.start
+        if not state.keyed:
+            return state.page + 1
+        number = state.page
+        while number > reader.start:
+            page = await reader.page(number)
+            if any(self._digest(item) in self._checkpoint.seen for item in page.items):
+                break
+            number -= 1
+        return number
+
+    async def _walk(self, pages: AsyncGenerator[Page[Any]]) -> None:
+        state = self._checkpoint.state
+        async with aclosing(pages):
+            async for page in pages:
+                again = page.number <= state.page
+                if page.total is not None:
+                    state.shrank |= state.total is not None and page.total < state.total
+                    state.total = page.total
+                await self._write(page.items, again=again)
+                state.page = max(state.page, page.number)
+                if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
+                    await self._save()
+
+    async def _write(self, items: Sequence[Any], *, again: bool) -> None:
+        state = self._checkpoint.state
+        if state.keyed is None and items:
+            state.keyed = self._key_of(items[0]) is not None
+        new = items
+        if state.keyed:
+            new = [item for item in items if self._checkpoint.is_new(self._digest(item))]
+            if not again and state.walk == 1:
+                state.skipped += len(items) - len(new)
+        state.done += len(new)
+        if new:
+            await self._sure(self._sink.write(new))
+
+    async def _save(self) -> None:
+        if not self._broken:
+            self._checkpoint.state.position = await self._sure(self._sink.flush())
+            await self._checkpoint.save()
+            self._saved_at = self._loop.time()
+
+    async def _sure(self, step: Coroutine[Any, Any, Any]) -> Any:
+        """Await *step* of the sink. After one that failed nobody knows what the sink holds."""
+        self._broken = True
+        result = await step
+        self._broken = False
+        return result
+
+    # --- Items ------------------------------------------------------------------------
+
+    def _digest(self, item: Any) -> int:
+        key = self._key_of(item)
+        return digest_of(encode_row(item) if key is None else key)
+
+    def _key_of(self, item: Any) -> Any:
+        if callable(self._key):
+            return self._key(item)
+        names = (self._key,) if self._key else ("uuid", "id")
+        if isinstance(item, dict):
+            fields = cast("dict[str, Any]", item)
+            found = (fields.get(name) for name in names)
+        else:
+            found = (getattr(item, name, None) for name in names)
+        return next((value for value in found if value is not None), None)
+
+    # --- Proof ------------------------------------------------------------------------
+
+    def _missing(self) -> bool:
+        state = self._checkpoint.state
+        return state.shrank or (state.total is not None and state.done < state.total)
+
+    def _doubts(self) -> tuple[str, ...]:
+        state = self._checkpoint.state
+        doubts: list[str] = []
+        if state.keyed is False:
+            doubts.append(_NO_ID)
+        if state.total is None:
+            doubts.append("the vendor gives no count to compare with")
+        elif state.done < state.total:
+            doubts.append(f"the vendor counts {state.total} items, {state.done} were found")
+        elif state.done > state.total:
+            gone = state.done - state.total
+            doubts.append(f"{gone} of the {state.done} items were deleted while the list was read")
+        if state.shrank:
+            doubts.append("the list shrank while it was read: an item may have been hidden")
+        return tuple(doubts)
+
+    # --- Telling ----------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """What the job has come to."""
+        state, meter = self._checkpoint.state, self._meter
+        return Report(
+            done=state.done,
+            skipped=state.skipped,
+            requests=meter.requests,
+            rejected=meter.rejected,
+            seconds=meter.seconds,
+            quota_use=meter.quota_use,
+            total=state.total,
+            unproved=state.unproved,
+        )
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        state, meter = self._checkpoint.state, self._meter
+        seconds = meter.seconds
+        rate = (state.done - self._before) / seconds if seconds else 0.0
+        left = None if state.total is None else max(0, state.total - state.done)
+        return Progress(
+            done=state.done,
+            failed=0,
+            unknown=0,
+            skipped=state.skipped,
+            rate=rate,
+            quota_use=meter.quota_use,
+            eta=left / rate if left is not None and rate else None,
+            waiting=self._outage.seconds,
+        )
+
+
+def _walk_once(source: Any, number: int) -> AsyncGenerator[Page[Any]]:
+    if inspect.isawaitable(source):
+        return one_page(source)
+    return walk_iterable(source, number)

@@ -1,0 +1,172 @@
+"""Where the items of a pull go: a file by its suffix, or the user's own `Sink`.
+
+A file is written as JSON lines under `<name>.part`, fsynced before each
+checkpoint, and cut back to the checkpoint on resume. Under its own name it
+appears only when it is whole: renamed, or for .csv and .parquet, whose form
+depends on all items, converted first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
+
+from asyncclients.backfill import tables
+from asyncclients.backfill.parquet import pyarrow
+from asyncclients.core import codec
+from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchError
+
+T = TypeVar("T")
+
+_BUFFER = 2**18
+"""Bytes that wait in memory before they are given to the disk."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes the items of a pull. All calls come one after another."""
+
+    async def open(self, position: Any) -> None:
+        """Begin; or go on from *position*, which `flush` returned, and forget what came after."""
+
+    async def write(self, items: Sequence[Any]) -> None:
+        """Take *items*."""
+
+    async def flush(self) -> Any:
+        """Make everything durable, and return the position: any JSON value but None."""
+
+    async def finish(self) -> None:
+        """All is written and flushed: make it visible. May be called again after a crash."""
+
+    async def close(self) -> None:
+        """Let go; called at every end, good or bad."""
+
+
+class FileSink:
+    """JSON lines in a `.part` file, and at the end *path*."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(path.name + ".part")
+        self._suffix = path.suffix.lower()
+        self._buffer = bytearray()
+        self._file: BinaryIO | None = None
+        self._finished = False
+
+    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+        try:
+            return await asyncio.to_thread(work, *arguments)
+        except OSError as failure:
+            words = failure.strerror or str(failure)
+        raise BackfillStoppedError(
+            f"cannot write {self.path}: {words}",
+            advice="Make room or correct the rights, then run again with the same state: "
+            "what was saved before is intact",
+        )
+
+    async def open(self, position: Any) -> None:
+        """Begin, or cut the part file back to *position* bytes."""
+        await self._run(self._open, position)
+
+    def _open(self, position: int | None) -> None:
+        if position is None:
+            self._file = self.part.open("wb")
+            return
+        if not self.part.exists() and self._size(self.path) == position:
+            self.path.replace(self.part)  # the run before was killed just after its last step
+        if self._size(self.part) < position:
+            raise StateMismatchError(
+                f"{self.part} is gone or shorter than its state says ({position} bytes)",
+                file=str(self.part),
+                advice="Restore it, or delete the state file to pull anew",
+            )
+        self._file = self.part.open("rb+")
+        self._file.truncate(position)
+        self._file.seek(position)
+
+    @staticmethod
+    def _size(path: Path) -> int:
+        return path.stat().st_size if path.exists() else -1
+
+    async def write(self, items: Sequence[Any]) -> None:
+        """Take *items*; they reach the disk some hundred kilobytes at a time."""
+        self._buffer += codec.encode_lines(items)
+        if len(self._buffer) > _BUFFER:
+            await self._run(self._drain)
+
+    def _drain(self) -> BinaryIO:
+        assert self._file is not None
+        self._file.write(self._buffer)
+        self._buffer.clear()
+        return self._file
+
+    async def flush(self) -> int:
+        """Make all durable; the position is the number of bytes."""
+        return await self._run(self._flush)
+
+    def _flush(self) -> int:
+        file = self._drain()
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+    async def finish(self) -> None:
+        """Put the file in its place."""
+        await self._run(self._finish)
+
+    def _finish(self) -> None:
+        if self._suffix in _CONVERT:
+            _CONVERT[self._suffix](self.part, self.path)
+        else:
+            self.part.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        self._finished = True
+
+    async def close(self) -> None:
+        """Close the file; the part file stays unless all is done."""
+        if self._file is not None:
+            await asyncio.to_thread(_close, self._file)
+        if self._finished:
+            self.part.unlink(missing_ok=True)
+
+
+def _close(file: BinaryIO) -> None:
+    # What is still buffered was never counted; a full disk need not be told twice.
+    with suppress(OSError):
+        file.close()
+
+
+_CONVERT = {".csv": tables.write_csv, ".parquet": tables.write_parquet}
+
+
+def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
+    """The sink that *to* means, and its name.
+
+    Raises:
+        InputError: the file cannot be written, or its suffix says nothing.
+    """
+    if not isinstance(to, (str, os.PathLike)):
+        return to, type(to).__qualname__
+    path = Path(to)
+    problem = ""
+    if path.is_dir():
+        problem = "is a directory; give a file in it"
+    elif not path.parent.is_dir():
+        problem = "is in a directory that does not exist"
+    elif path.suffix.lower() not in (".jsonl", ".ndjson", *_CONVERT):
+        problem = "has no known suffix; name it .jsonl, .csv or .parquet"
+    elif not os.access(path.parent, os.W_OK):
+        problem = "is in a directory that cannot be written to"
+    if problem:
+        raise InputError(f"{path} {problem}", file=str(path))
+    if path.suffix.lower() == ".parquet":
+        pyarrow()
+    return FileSink(path), path.name

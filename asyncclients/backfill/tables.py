@@ -1,0 +1,136 @@
+"""From JSON lines to the forms that need to know all items: CSV and Parquet.
+
+Two passes over the file of lines: the first finds the columns, the second
+writes, a bounded number of rows at a time. The result is complete before it
+appears under its name.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from asyncclients.backfill.parquet import pyarrow
+
+_ROW_GROUP = 20_000
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
+
+Item = dict[str, Any]
+
+
+def write_csv(lines: Path, to: Path) -> None:
+    """Write the objects of *lines* as CSV: every key a column, null empty, lists as JSON."""
+    columns = list(_kinds(lines))
+    temporary = to.with_name(to.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for item in _items(lines):
+            writer.writerow([_cell(item.get(column)) for column in columns])
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(to)
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, (bool, list, dict)):
+        return msgspec.json.encode(value).decode()
+    return value
+
+
+def write_parquet(lines: Path, to: Path) -> None:
+    """Write the objects of *lines* as Parquet, in row groups.
+
+    A column of instants is a timestamp, a column of whole numbers int64; lists,
+    objects and columns of several kinds are text that holds JSON.
+    """
+    arrow, parquet = pyarrow("pyarrow"), pyarrow()
+    kinds = _kinds(lines)
+    types = {
+        "bool": arrow.bool_(),
+        "int": arrow.int64(),
+        "float": arrow.float64(),
+        "time": arrow.timestamp("us", tz="UTC"),
+    }
+    schema = arrow.schema([(name, types.get(kind, arrow.string())) for name, kind in kinds.items()])
+    temporary = to.with_name(to.name + ".tmp")
+    items = _items(lines)
+    with parquet.ParquetWriter(temporary, schema) as writer:
+        while group := list(itertools.islice(items, _ROW_GROUP)):
+            columns = {
+                name: [_plain(item.get(name), kind) for item in group]
+                for name, kind in kinds.items()
+            }
+            writer.write_table(arrow.Table.from_pydict(columns, schema=schema))
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(to)
+
+
+def _plain(value: Any, kind: str) -> Any:
+    if value is None or kind in ("bool", "int", "text"):
+        return value
+    if kind == "float":
+        return float(value)
+    if kind == "time":
+        return datetime.fromisoformat(value)
+    return msgspec.json.encode(value).decode()
+
+
+def _items(lines: Path) -> Iterator[Item]:
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    with lines.open("rb") as file:
+        for line in file:
+            yield decode(line)
+
+
+def _kinds(lines: Path) -> dict[str, str]:
+    """The columns, in order of appearance, and of what kind the values of each are."""
+    kinds: dict[str, str] = {}
+    for item in _items(lines):
+        for name, value in item.items():
+            before = kinds.get(name, "")
+            kinds[name] = before if value is None else _joined(before, _kind(value))
+    return {name: kind or "text" for name, kind in kinds.items()}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -(2**63) <= value < 2**63 else "mixed"
+    if isinstance(value, float):
+        return "float"
+    if isinstance(value, str):
+        return "time" if _is_time(value) else "text"
+    return "mixed"
+
+
+def _is_time(text: str) -> bool:
+    if not _TIME.match(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _joined(before: str, kind: str) -> str:
+    """The kind of a column that had *before* and now has *kind* too."""
+    if not before or before == kind:
+        return kind
+    both = {before, kind}
+    if both == {"int", "float"}:
+        return "float"
+    return "text" if both == {"time", "text"} else "mixed"

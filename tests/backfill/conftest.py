@@ -1,0 +1,66 @@
+"""Backfills in processes of their own, killed at random instants."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from asyncclients.backfill import Report
+
+WORKER = Path(__file__).with_name("worker.py")
+
+
+class Killer:
+    """Runs `worker.py` and kills it, again and again, then lets it end.
+
+    Attributes:
+        kills: how often it was killed at work.
+    """
+
+    def __init__(self, environ: Mapping[str, str], seed: int = 0) -> None:
+        self._environ = {**os.environ, **environ}
+        self._random = Random(seed)
+        self.kills = 0
+
+    async def run(self, *arguments: str, kills: int, longest: float) -> Report:
+        """The report of the last run, after *kills* kills, each within *longest* seconds."""
+        for _ in range(kills):
+            report = await self._once(arguments, self._random.uniform(0.0, longest))
+            if report is not None:
+                return report
+            self.kills += 1
+        report = await self._once(arguments, None)
+        assert report is not None
+        return report
+
+    async def _once(self, arguments: tuple[str, ...], seconds: float | None) -> Report | None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(WORKER),
+            *arguments,
+            env=self._environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"go\n"
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), seconds)
+        except TimeoutError:
+            process.kill()
+            await process.communicate()
+            return None
+        assert process.returncode == 0, err.decode()
+        return msgspec.json.decode(out, type=Report)
+
+
+@pytest.fixture
+def killer_of() -> type[Killer]:
+    return Killer

@@ -1,0 +1,156 @@
+"""A backfill that is killed at any instant loses nothing and sends nothing twice.
+
+The job runs in a process of its own and dies by SIGKILL; the vendors are a
+sandbox in this one. Real time: a kill is no matter of a clock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from asyncclients.backfill import Report
+from asyncclients.sandbox import Sandbox, drop
+
+from .conftest import Killer
+
+OPEN = {"intouch": (1_000_000, 1.0), "digital_onboarding": (1_000_000, 1.0)}
+LATENCY = (0.005, 0.005)
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> tuple[str, str]:
+    return str(tmp_path / "rows.csv"), str(tmp_path / "state.db")
+
+
+def unknown_rows(state: str) -> dict[int, dict[str, str]]:
+    """The unknown rows that the journal lists, by number."""
+    with closing(sqlite3.connect(state)) as database:
+        rows = database.execute("SELECT number, row FROM unknown").fetchall()
+    return {number: msgspec.json.decode(row) for number, row in rows}
+
+
+async def create(
+    paths: tuple[str, str], rows: int, kills: int, *, dropping: float = 0.0, seed: int = 0
+) -> tuple[Report, int, int]:
+    """Push *rows* nodes under fire; the last report, kills, and rows the server has."""
+    source, state = paths
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        held = sandbox.state("intouch")
+        lines = [f"node-{number},Node,generic,{held.root_uuid}\n" for number in range(rows)]
+        Path(source).write_text("client_code,name,type,parent_uuid\n" + "".join(lines))
+        random = Random(seed)
+        if dropping:
+            fault = drop(committed=True)
+            sandbox.fail("intouch", fault, None, lambda _: random.random() < dropping)
+        killer = Killer(sandbox.environ, seed)
+        report = await killer.run("create", source, state, kills=kills, longest=0.4)
+        codes = Counter(str(node["client_code"]) for node in held.hierarchies.values())
+        codes = Counter({code: n for code, n in codes.items() if code.startswith("node-")})
+    unknown = {row["client_code"] for row in unknown_rows(state).values()}
+    assert not [code for code, times in codes.items() if times > 1]
+    assert {f"node-{number}" for number in range(rows)} - unknown <= codes.keys()
+    assert report.unknown == len(unknown)
+    assert report.done + report.unknown == rows
+    assert report.failed == report.skipped == 0
+    return report, killer.kills, len(codes)
+
+
+async def test_a_killed_push_sends_no_row_twice(paths: tuple[str, str]) -> None:
+    """Rows that must not be repeated arrive exactly once, or are reported as unknown."""
+    report, kills, _ = await create(paths, 1500, 5)
+    assert kills == 5
+    assert report.unknown <= 5 * 8  # what was on the wire: eight calls at a time
+
+
+async def test_lost_answers_and_kills_together(paths: tuple[str, str]) -> None:
+    """Dropped answers make rows unknown, never double, also when the run is killed."""
+    report, kills, held = await create(paths, 1000, 3, dropping=0.02, seed=1)
+    assert kills == 3
+    assert report.unknown > 0
+    assert held >= report.done
+
+
+async def upsert(paths: tuple[str, str], rows: int, kills: int, *, dropping: float = 0.0) -> int:
+    """Push *rows* contacts that may be repeated under fire; how often it was killed."""
+    source, state = paths
+    lines = [f"u-{number},Name {number}\n" for number in range(rows)]
+    Path(source).write_text("unique_id,name_first\n" + "".join(lines))
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        random = Random(0)
+        if dropping:
+            fault = drop(committed=True)
+            match = "POST /v1/contacts"
+            sandbox.fail(
+                "digital_onboarding",
+                fault,
+                None,
+                lambda call: match.endswith(call.path) and random.random() < dropping,
+            )
+        killer = Killer(sandbox.environ)
+        report = await killer.run("upsert", source, state, kills=kills, longest=0.4)
+        held = Counter(
+            str(row["unique_id"]) for row in sandbox.state("digital_onboarding").contacts.values()
+        )
+    assert held == Counter(f"u-{number}" for number in range(rows))
+    assert (report.done, report.failed, report.unknown) == (rows, 0, 0)
+    return killer.kills
+
+
+async def test_a_killed_upsert_holds_every_row_once(paths: tuple[str, str]) -> None:
+    """Rows that may be repeated are all there, once each, and none is unknown."""
+    assert await upsert(paths, 1500, 4, dropping=0.01) == 4
+
+
+async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 0.0) -> int:
+    """Pull *contacts* under fire; how often it was killed."""
+    target, state = tmp_path / "contacts.jsonl", str(tmp_path / "pull.db")
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        held = sandbox.state("intouch")
+        held.grow(contacts=contacts)
+        random = Random(0)
+        if dropping:
+            sandbox.fail("intouch", drop(), None, lambda _: random.random() < dropping)
+        killer = Killer(sandbox.environ)
+        report = await killer.run("pull", str(target), state, kills=kills, longest=0.4)
+        expected = list(held.contacts)
+    found = [msgspec.json.decode(line)["uuid"] for line in target.read_bytes().splitlines()]
+    assert found == expected
+    assert (report.done, report.total, report.unproved) == (contacts, contacts, ())
+    assert not target.with_name("contacts.jsonl.part").exists()
+    return killer.kills
+
+
+async def test_a_killed_pull_has_exactly_the_servers_items(tmp_path: Path) -> None:
+    """The file holds every item of the server once, in the server's order."""
+    assert await fetch(tmp_path, 15_000, 4, dropping=0.01) == 4
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+async def test_two_hundred_kills_of_a_push(paths: tuple[str, str]) -> None:
+    """As above, at 200 random instants, with and without lost answers."""
+    _, kills, _ = await create(paths, 60_000, 100, seed=2)
+    Path(paths[1]).unlink()
+    _, more, _ = await create(paths, 60_000, 100, dropping=0.01, seed=3)
+    assert kills + more == 200
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+async def test_two_hundred_kills_of_an_upsert(paths: tuple[str, str]) -> None:
+    """As above, for rows that may be repeated."""
+    assert await upsert(paths, 60_000, 200, dropping=0.01) == 200
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+async def test_two_hundred_kills_of_a_pull(tmp_path: Path) -> None:
+    """As above, for a pull."""
+    assert await fetch(tmp_path, 500_000, 200, dropping=0.01) == 200

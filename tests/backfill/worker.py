@@ -1,0 +1,60 @@
+"""One backfill in a process of its own, to be killed: `worker.py KIND SOURCE STATE`.
+
+Says `go` when the job begins and prints its report as JSON at the end. The
+sandbox's environment comes in the environment.
+"""
+
+import asyncio
+import os
+import sys
+
+import msgspec
+
+from asyncclients import DigitalOnboardingClient, IntouchClient, Quota, SessionPool
+from asyncclients.backfill import Report, pull, push
+from asyncclients.vendors.digital_onboarding import NewContact
+from asyncclients.vendors.intouch import NewHierarchy
+
+ENOUGH = [Quota(100_000, 1.0)]
+
+
+async def work(kind: str, source: str, state: str) -> Report:
+    async with SessionPool() as pool:
+        if kind == "upsert":
+            onboarding = DigitalOnboardingClient(
+                pool,
+                client_id=os.environ["DIGITAL_ONBOARDING_CLIENT_ID"],
+                client_secret=os.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"],
+                base_url=os.environ["DIGITAL_ONBOARDING_BASE_URL"],
+                quotas=ENOUGH,
+            )
+            return await push(
+                source,
+                onboarding.contacts.upsert_many,
+                batch=3,
+                row_type=NewContact,
+                state=state,
+                concurrency=4,
+            )
+        intouch = IntouchClient(
+            pool,
+            api_key=os.environ["INTOUCH_API_KEY"],
+            base_url=os.environ["INTOUCH_BASE_URL"],
+            quotas=ENOUGH,
+        )
+        if kind == "create":
+            return await push(
+                source,
+                intouch.hierarchies.create,
+                row_type=NewHierarchy,
+                state=state,
+                concurrency=8,
+            )
+        return await pull(intouch.contacts.list(sort_by="created_at"), source, state=state)
+
+
+if __name__ == "__main__":
+    sys.stdout.write("go\n")
+    sys.stdout.flush()
+    report = asyncio.run(work(*sys.argv[1:4]))
+    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
