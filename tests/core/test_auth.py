@@ -1,0 +1,158 @@
+"""Login as values: headers, token replies, and what a 401 says."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncclients.core.auth import (
+    DEFAULT_LIFETIME,
+    LONGEST_LIFETIME,
+    TokenReplyError,
+    api_key,
+    basic,
+    client_credentials,
+    names_invalid_token,
+    read_token,
+)
+from asyncclients.core.secret import Secret, cut
+
+
+def reply(**fields: Any) -> bytes:
+    return json.dumps({"access_token": "abcdef", "token_type": "Bearer", **fields}).encode()
+
+
+def test_an_api_key_is_a_header_with_its_prefix() -> None:
+    """`ApiKey k` in Authorization, and k is what is to be cut from echoes."""
+    login = api_key("Authorization", Secret("k-secret"), prefix="ApiKey ")
+    assert (login.header, login.value.reveal()) == ("Authorization", "ApiKey k-secret")
+    assert cut("no ApiKey k-secret here", login.secrets) == "no ApiKey [credential] here"
+
+
+@pytest.mark.parametrize("echo", ["{secret}", "Basic {base64}", "{base64}"])
+def test_no_form_of_a_basic_login_survives_an_echo(echo: str) -> None:
+    """Password, header and bare base64 are cut, for a fixed login and for client credentials."""
+    user, password = "us-er-7", "pass-word-9"
+    encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+    text = echo.format(secret=password, base64=encoded)
+    logins = (
+        basic(Secret(user), Secret(password)),
+        client_credentials("oauth2/token", Secret(user), Secret(password)),
+    )
+    for login in logins:
+        shown = cut(text, login.secrets)
+        assert password not in shown
+        assert encoded not in shown
+
+
+def test_a_token_is_read() -> None:
+    """RFC 6749 §5.1: the token travels as Bearer, and is renewed before it ends."""
+    token = read_token(reply(expires_in=3600), 1000.0)
+    assert token.authorization.reveal() == "Bearer abcdef"
+    assert 1000 + 3500 < token.refresh_at < token.expires_at < 1000 + 3600
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "lifetime"),
+    [
+        (3600, 3600),
+        (3600.5, 3600.5),
+        ("3600", 3600),
+        (1, 1),
+        (86_400, 86_400),
+        (604_800, LONGEST_LIFETIME),
+        (3_600_000, LONGEST_LIFETIME),
+        (10**400, DEFAULT_LIFETIME),
+        (None, DEFAULT_LIFETIME),
+        (0, DEFAULT_LIFETIME),
+        (-1, DEFAULT_LIFETIME),
+        (0.001, DEFAULT_LIFETIME),
+        ("", DEFAULT_LIFETIME),
+        ("soon", DEFAULT_LIFETIME),
+        ("inf", DEFAULT_LIFETIME),
+        (True, DEFAULT_LIFETIME),
+        ([3600], DEFAULT_LIFETIME),
+    ],
+)
+def test_any_lifetime_is_read(expires_in: Any, lifetime: float) -> None:
+    """Numbers and numeric text count, within a day; all else is fifteen minutes."""
+    token = read_token(reply(expires_in=expires_in), 0.0)
+    early = min(60.0, lifetime * 0.1)
+    assert token.refresh_at == pytest.approx(lifetime - early)
+    assert token.expires_at == pytest.approx(lifetime - early / 2)
+
+
+def test_a_missing_lifetime_is_fifteen_minutes() -> None:
+    """No `expires_in` at all is like a strange one."""
+    token = read_token(b'{"access_token": "abcdef"}', 0.0)
+    assert 0 < token.expires_at < DEFAULT_LIFETIME
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"access_token": null}',
+        b'{"access_token": ""}',
+        b'{"access_token": 12}',
+        b'{"access_token": "with space\\n"}',
+        '{"access_token": "zażółć"}'.encode(),
+        reply(token_type="mac"),
+        reply(token_type=7),
+    ],
+)
+def test_what_is_no_token_is_refused(body: bytes) -> None:
+    """A reply without a token that a header can carry says so, and never quotes itself."""
+    with pytest.raises(TokenReplyError) as caught:
+        read_token(body, 0.0)
+    assert "abcdef" not in str(caught.value)
+
+
+@given(st.binary() | st.from_regex(r'\{"access_token": .{0,40}\}').map(str.encode))
+def test_any_reply_is_a_token_or_refused(body: bytes) -> None:
+    """Whatever a token endpoint sends, a token or TokenReplyError comes out."""
+    try:
+        token = read_token(body, 0.0)
+    except TokenReplyError:
+        return
+    value = token.value.reveal()
+    assert value
+    assert value.isascii()
+    assert value.isprintable()
+    assert token.refresh_at < token.expires_at
+
+
+@pytest.mark.parametrize(
+    ("challenge", "body", "invalid"),
+    [
+        ("", b'{"error": "invalid_token"}', True),
+        ("", b'{"errors": ["invalid_token"]}', True),
+        ('Bearer error="invalid_token"', b"", True),
+        ("Bearer realm=x, error=invalid_token", b"<html>", True),
+        ('Bearer error="invalid_token"', b'{"message": "no"}', True),
+        ("", b"", True),
+        ("", b"<html>Unauthorized</html>", True),
+        ("", b"{}", True),
+        ("Bearer", b'"Unauthorized"', True),
+        ("", b'{"error": "insufficient_scope"}', False),
+        ("", b'{"error": "unauthorized_client"}', False),
+        ("", b'{"errors": ["scope_missing"]}', False),
+        ('Bearer error="insufficient_scope"', b"", False),
+        ('Bearer error="insufficient_scope", error_description="invalid"', b"{}", False),
+    ],
+)
+def test_a_401_is_about_the_token_unless_it_names_something_else(
+    challenge: str, body: bytes, *, invalid: bool
+) -> None:
+    """RFC 6750 §3.1, in the header or the body; unreadable counts as an invalid token."""
+    headers = {"WWW-Authenticate": challenge} if challenge else {}
+    assert names_invalid_token(401, headers, body) is invalid
+    assert not names_invalid_token(403, headers, body)

@@ -1,0 +1,346 @@
+"""The token cache by itself: who asks, who waits, what is remembered, what a store adds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from asyncclients.core.auth import Token, bearer
+from asyncclients.core.endpoint import Priority, current_lane, lane
+from asyncclients.core.secret import Secret
+from asyncclients.core.tokens import FAILURE_REMEMBERED, TokenCache
+from asyncclients.errors import ClientClosedError, TokenEndpointError
+
+pytestmark = pytest.mark.looptime
+
+
+class Endpoint:
+    """Issues the tokens `t1`, `t2`, ... that live *lifetime* seconds, each after *delay*."""
+
+    def __init__(self, delay: float = 1.0, lifetime: float = 100.0) -> None:
+        self.delay, self.lifetime = delay, lifetime
+        self.asked = 0
+        self.failing = False
+        self.lanes: list[object] = []
+
+    async def fetch(self) -> Token:
+        self.asked += 1
+        number = self.asked
+        self.lanes.append(current_lane())
+        await asyncio.sleep(self.delay)
+        if self.failing:
+            raise TokenEndpointError("down")
+        now = asyncio.get_running_loop().time()
+        end = now + self.lifetime
+        return bearer(Secret(f"t{number}"), end, end - 10)
+
+
+class Store:
+    """Keeps tokens in a dict, each step after *delay*."""
+
+    def __init__(self, delay: float = 0.5) -> None:
+        self.kept: dict[str, Token] = {}
+        self.delay = delay
+        self.dropped = self.released = 0
+
+    async def load(self, key: str, now: float) -> Token | None:
+        await asyncio.sleep(self.delay)
+        token = self.kept.get(key)
+        return token if token is not None and now < token.expires_at else None
+
+    async def save(self, key: str, token: Token, now: float) -> None:
+        await asyncio.sleep(self.delay)
+        assert now < token.expires_at
+        self.kept[key] = token
+
+    async def drop(self, key: str, token: Token) -> None:
+        await asyncio.sleep(self.delay)
+        self.dropped += 1
+        if key in self.kept and self.kept[key].value == token.value:
+            del self.kept[key]
+
+    async def release(self, key: str) -> None:
+        self.released += 1
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def ask(cache: TokenCache) -> str:
+    """The text of the token that *cache* gives now."""
+    return (await cache.get(now())).value.reveal()
+
+
+async def all_of(*calls: Awaitable[str]) -> list[str | BaseException]:
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+async def test_nothing_is_asked_before_a_token_is_needed() -> None:
+    """A new cache holds no token and has asked for none."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    await asyncio.sleep(100)
+    assert cache.current(now()) is None
+    assert endpoint.asked == cache.refreshes == 0
+
+
+async def test_all_who_need_one_wait_for_the_same() -> None:
+    """1,000 concurrent needs: one request, one second, one token; then none at all."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    assert set(await all_of(*(ask(cache) for _ in range(1000)))) == {"t1"}
+    assert now() == pytest.approx(1.0)
+    assert await ask(cache) == "t1"
+    assert endpoint.asked == cache.refreshes == 1
+
+
+async def test_a_token_serves_until_it_expires() -> None:
+    """The token of 100 seconds is given at 99 and not at 100."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    await ask(cache)
+    began = now()
+    assert cache.current(began + 89) is not None
+    assert cache.current(began + 100) is None
+    assert endpoint.asked == 1
+
+
+async def test_late_in_its_life_a_token_serves_while_the_next_is_asked_for() -> None:
+    """In the last ten seconds use is not held up, one request goes out, and its token follows."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    await ask(cache)
+    await asyncio.sleep(95)
+    assert [await ask(cache) for _ in range(5)] == ["t1"] * 5
+    await asyncio.sleep(2)
+    assert await ask(cache) == "t2"
+    assert endpoint.asked == 2
+
+
+async def test_only_the_token_that_failed_is_forgotten() -> None:
+    """A late refusal of the old token leaves the new one alone."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    old = await cache.get(now())
+    await cache.forget(old)
+    assert await ask(cache) == "t2"
+    await cache.forget(old)
+    assert await ask(cache) == "t2"
+    assert endpoint.asked == 2
+
+
+async def test_five_hundred_refusals_of_one_token_cost_one_request() -> None:
+    """Each refused call forgets the token and asks again: one request for all."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    token = await cache.get(now())
+
+    async def refused() -> str:
+        await cache.forget(token)
+        return await ask(cache)
+
+    assert set(await all_of(*(refused() for _ in range(500)))) == {"t2"}
+    assert endpoint.asked == 2
+
+
+async def test_a_cancelled_leader_leaves_the_request_to_the_others() -> None:
+    """The first of three is cancelled while it waits: it alone is, and the request goes on."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    leader, *others = [asyncio.create_task(ask(cache)) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    leader.cancel()
+    assert await all_of(*others) == ["t1", "t1"]
+    assert leader.cancelled()
+    assert endpoint.asked == 1
+
+
+async def test_a_request_that_nobody_waits_for_any_more_is_of_use_all_the_same() -> None:
+    """All who waited are cancelled: the token arrives and serves the next."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    tasks = [asyncio.create_task(ask(cache)) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    for task in tasks:
+        task.cancel()
+    await asyncio.sleep(1)
+    assert await ask(cache) == "t1"
+    assert endpoint.asked == 1
+
+
+async def test_a_failure_fails_all_who_wait_at_once() -> None:
+    """100 waiters of a failing request: one request, 100 errors, after one second."""
+    endpoint = Endpoint()
+    endpoint.failing = True
+    cache = TokenCache("key", endpoint.fetch)
+    results = await all_of(*(ask(cache) for _ in range(100)))
+    assert {type(result) for result in results} == {TokenEndpointError}
+    assert now() == pytest.approx(1.0)
+    assert endpoint.asked == 1
+
+
+async def test_a_failure_is_remembered_for_seconds_only() -> None:
+    """Right after a failure nobody asks again; after at most ten seconds the next one does."""
+    endpoint = Endpoint()
+    endpoint.failing = True
+    cache = TokenCache("key", endpoint.fetch)
+    for _ in range(10):
+        with pytest.raises(TokenEndpointError):
+            await ask(cache)
+    assert endpoint.asked == 1
+    assert FAILURE_REMEMBERED <= 10
+    endpoint.failing = False
+    await asyncio.sleep(FAILURE_REMEMBERED)
+    assert await ask(cache) == "t2"
+
+
+async def test_a_failure_ahead_of_time_does_not_end_the_token() -> None:
+    """The endpoint fails late in a token's life: it serves to its end and nobody is told."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    await ask(cache)
+    endpoint.failing = True
+    await asyncio.sleep(91)
+    while now() < 100:
+        assert await ask(cache) == "t1"
+        await asyncio.sleep(0.5)
+    assert 2 <= endpoint.asked <= 4
+    await asyncio.sleep(2)
+    with pytest.raises(TokenEndpointError):
+        await ask(cache)
+
+
+async def test_a_fresh_token_that_was_refused_stops_the_asking_for_a_while() -> None:
+    """After `fail` nobody asks for a few seconds; then the next one does."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    cache.fail(TokenEndpointError("refused what it had issued"), now())
+    with pytest.raises(TokenEndpointError):
+        await ask(cache)
+    assert endpoint.asked == 0
+    await asyncio.sleep(FAILURE_REMEMBERED)
+    assert await ask(cache) == "t1"
+
+
+async def test_a_foreign_error_is_not_remembered() -> None:
+    """A fault in the fetching itself reaches those who wait, and the next one asks anew."""
+    calls: list[int] = []
+
+    async def fetch() -> Token:
+        calls.append(1)
+        if len(calls) == 1:
+            raise LookupError("a fault")
+        return bearer(Secret("good"), now() + 10)
+
+    cache = TokenCache("key", fetch)
+    with pytest.raises(LookupError):
+        await ask(cache)
+    assert await ask(cache) == "good"
+
+
+async def test_closing_ends_the_wait() -> None:
+    """Those who wait when the cache is closed get ClientClosedError; closing again is fine."""
+    endpoint = Endpoint(delay=1000)
+    cache = TokenCache("key", endpoint.fetch)
+    waiters = [asyncio.create_task(ask(cache)) for _ in range(3)]
+    await asyncio.sleep(1)
+    await cache.aclose()
+    results = await all_of(*waiters)
+    assert {type(result) for result in results} == {ClientClosedError}
+    await cache.aclose()
+
+
+async def test_the_request_runs_in_nobodys_lane() -> None:
+    """A backfill's need for a token does not make all others wait behind the backfill."""
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch)
+    with lane(Priority.BACKGROUND, "night"):
+        await ask(cache)
+    assert endpoint.lanes == [None]
+
+
+async def test_a_kept_token_is_used_before_a_new_one_is_asked_for() -> None:
+    """What another process kept serves; an expired one does not."""
+    store, endpoint = Store(), Endpoint()
+    store.kept["key"] = bearer(Secret("kept"), now() + 50)
+    cache = TokenCache("key", endpoint.fetch, store)
+    assert await ask(cache) == "kept"
+    assert endpoint.asked == 0
+    await asyncio.sleep(60)
+    assert await ask(cache) == "t1"
+    assert store.kept["key"].value.reveal() == "t1"
+
+
+async def test_a_refused_token_is_dropped_from_the_store_once() -> None:
+    """500 refusals of a kept token: dropped once, and not taken from a slow store again."""
+    store, endpoint = Store(), Endpoint()
+    store.kept["key"] = bearer(Secret("kept"), now() + 5000)
+    cache = TokenCache("key", endpoint.fetch, store)
+    token = await cache.get(now())
+
+    async def refused() -> str:
+        await cache.forget(token)
+        return await ask(cache)
+
+    assert set(await all_of(*(refused() for _ in range(500)))) == {"t1"}
+    assert (store.dropped, endpoint.asked) == (1, 1)
+    assert store.kept["key"].value.reveal() == "t1"
+
+
+async def test_a_newer_token_of_another_process_is_taken_over() -> None:
+    """Late in a token's life the store's newer one is used instead of asking."""
+    store, endpoint = Store(), Endpoint()
+    cache = TokenCache("key", endpoint.fetch, store)
+    assert await ask(cache) == "t1"
+    store.kept["key"] = bearer(Secret("newer"), now() + 5000)
+    await asyncio.sleep(95)
+    assert await ask(cache) == "t1"
+    await asyncio.sleep(2)
+    assert await ask(cache) == "newer"
+    assert endpoint.asked == 1
+
+
+async def test_the_own_kept_token_is_no_newer_one() -> None:
+    """Late in its life the token that we kept ourselves is not mistaken for its successor."""
+    store, endpoint = Store(), Endpoint()
+    cache = TokenCache("key", endpoint.fetch, store)
+    await ask(cache)
+    await asyncio.sleep(95)
+    await ask(cache)
+    await asyncio.sleep(3)
+    assert await ask(cache) == "t2"
+    assert endpoint.asked == 2
+
+
+async def test_a_slow_request_does_not_lengthen_the_kept_life() -> None:
+    """What is saved is saved with the instant at which it is saved."""
+    saved: list[tuple[float, float]] = []
+
+    class Noting(Store):
+        async def save(self, key: str, token: Token, now: float) -> None:
+            saved.append((now, token.expires_at))
+
+    cache = TokenCache("key", Endpoint(delay=7, lifetime=100).fetch, Noting())
+    await ask(cache)
+    saved_at, expires_at = saved[0]
+    assert saved_at == pytest.approx(7.5)
+    assert expires_at == pytest.approx(107.5)
+
+
+async def test_a_store_hears_that_no_token_came() -> None:
+    """When the request fails the store is told, so that another process may ask."""
+    store, endpoint = Store(), Endpoint()
+    endpoint.failing = True
+    cache = TokenCache("key", endpoint.fetch, store)
+    with pytest.raises(TokenEndpointError):
+        await ask(cache)
+    assert store.released == 1
+
+
+def test_the_cache_needs_no_loop_to_be_made() -> None:
+    """It is made where the scope is made, and binds to nothing."""
+    fetch: Callable[[], Awaitable[Token]] = Endpoint().fetch
+    assert TokenCache("key", fetch).current(0.0) is None
