@@ -17,7 +17,8 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
 3. **Lease.** A slot may be booked up to `lease` before it opens, and must be
    used no later than `lease` after. Hence no round trip between the opening
    and the send, and many slots in one round trip where many are open.
-4. **Pacing** is common as well: one virtual schedule (GCRA) for each quota.
+4. **Pacing** is common as well: one virtual schedule (GCRA) for each quota. Bursts
+   are for interactive calls; background work is spaced evenly.
 5. **Order.** A process says the best class that waits in it. While an
    interactive call waits anywhere, background gets every tenth slot only. Of
    one class, each process gets at most its share of what is open.
@@ -42,6 +43,8 @@ _CLAIM = 100_000
 _YIELD = 20_000
 """How much later than the better class the other one asks."""
 _BACKGROUND_EVERY = 10
+_EVEN = 1.2
+"""The burst of background work: evenly spaced, so that an interactive call is never far from a slot."""
 
 
 class PacedQuota(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -245,7 +248,7 @@ class Ledger(msgspec.Struct, kw_only=True):
         most = 0 if yields else self._share(claim, len(own))
         scores = sorted((score, slot) for slot, score in self.log.items())
         opens: list[int] = []
-        at, open_end = self._opening(scores, now)
+        at, open_end = self._opening(scores, claim.priority, now)
         while len(opens) < most and at <= now + claim.lease:
             slot = f"p:{claim.me}:{claim.first + len(opens)}"
             self.log[slot] = at + claim.lease + claim.grace
@@ -253,7 +256,7 @@ class Ledger(msgspec.Struct, kw_only=True):
             for paced in self.quotas.values():
                 paced.due = max(paced.due, at) + paced.quota.interval
             opens.append(at - now)
-            at, open_end = self._opening(scores, now)
+            at, open_end = self._opening(scores, claim.priority, now)
         self.since_background = (
             0 if opens and claim.priority else self.since_background + len(opens)
         )
@@ -274,7 +277,7 @@ class Ledger(msgspec.Struct, kw_only=True):
             else min(claim.wanted, max(1, int(room / (rivals + 1))))
         )
 
-    def _opening(self, scores: list[tuple[int, str]], now: int) -> tuple[int, bool]:
+    def _opening(self, scores: list[tuple[int, str]], priority: int, now: int) -> tuple[int, bool]:
         """When the next slot opens, and whether an answer may yet make that sooner."""
         at, open_end = max(now, self.spent, self.pause), False
         for paced in self.quotas.values():
@@ -283,7 +286,8 @@ class Ledger(msgspec.Struct, kw_only=True):
                 score, slot = scores[-quota.limit]
                 if score + quota.period > at:
                     at, open_end = score + quota.period, slot.startswith("p")
-            due = paced.due - int((quota.burst - 1) * quota.interval)
+            burst = min(quota.burst, _EVEN) if priority else quota.burst
+            due = paced.due - int((burst - 1) * quota.interval)
             if due > at:
                 at, open_end = due, False
         return at, open_end

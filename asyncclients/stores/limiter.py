@@ -61,9 +61,9 @@ class SharedLimiter:
         """The quotas that this process obeys; others' hold as well."""
         return self._local.quotas
 
-    def ready_at(self, now: float, spare: int = 0) -> float:
+    def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float:
         """The earliest instant at which a permit may be taken; inf until the store answers."""
-        at = self._local.ready_at(now, spare)
+        at = self._local.ready_at(now, spare, even=even)
         if at == math.inf:
             return at
         share = self.talk.share

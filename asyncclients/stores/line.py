@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 class Line:
-    """Implements `asyncclients.core.shared.SharedLimits` over *backend*."""
+    """Implements `asyncclients.core.shared.SharedLimits` over *backend*, on *terms*."""
 
     def __init__(self, backend: Backend, terms: Terms) -> None:
-        self._backend, self._terms = backend, terms
+        self._backend, self.terms = backend, terms
         self._limiters: list[SharedLimiter] = []
         self._closed = False
 
     def limiter(self, key: str, local: Limiter, queue: Queue) -> SharedLimiter:
         """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
-        limiter = SharedLimiter(key, local, queue, self._backend, self._terms)
+        limiter = SharedLimiter(key, local, queue, self._backend, self.terms)
         self._limiters.append(limiter)
         return limiter
 

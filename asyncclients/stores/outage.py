@@ -54,7 +54,9 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Share(Protocol):
-    """What a process may send while it cannot ask."""
+    """What a process may send while it cannot ask; *outlook* says it in words."""
+
+    outlook: str
 
     def ready_at(self, now: float) -> float: ...
     def take(self, permit: Permit, now: float) -> None: ...
@@ -63,6 +65,8 @@ class Share(Protocol):
 
 class Everything:
     """No limit beyond the local one."""
+
+    outlook = "each process obeys its own limit only (when_down='local')"
 
     def ready_at(self, now: float) -> float:
         """At once."""
@@ -78,6 +82,8 @@ class Everything:
 class Nothing(Everything):
     """Not until the store is back."""
 
+    outlook = "nothing is sent"
+
     def ready_at(self, now: float) -> float:
         """Never: the store's return changes that."""
         del now
@@ -86,6 +92,8 @@ class Nothing(Everything):
 
 class WindowShare:
     """So many slots of each window, beginning with a spent one."""
+
+    outlook = "this process sends its share of the quota"
 
     def __init__(self, quotas: Sequence[Quota], now: float) -> None:
         self._limiter = Limiter(quotas, admission="exact", cold_start="full", now=now)
@@ -108,6 +116,8 @@ class WindowShare:
 
 class Turns:
     """One call in each turn of one's own, on the store's clock."""
+
+    outlook = "this process sends one call in each of its turns"
 
     def __init__(self, quota: Quota, census: Census, clock: StoreClock, start: float) -> None:
         self.length = (quota.period + _TURN_SLACK) / quota.limit

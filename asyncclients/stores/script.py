@@ -115,7 +115,8 @@ local function opening()
     if found[2] and tonumber(found[2]) + quota.period > at then
       at, open_end = tonumber(found[2]) + quota.period, string.sub(found[1], 1, 1) == 'p'
     end
-    local due = quota.due - math.floor((quota.burst - 1) * quota.interval)
+    local burst = claim.priority == 1 and math.min(quota.burst, 1.2) or quota.burst
+    local due = quota.due - math.floor((burst - 1) * quota.interval)
     if due > at then at, open_end = due, false end
   end
   return at, open_end

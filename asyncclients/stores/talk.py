@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from contextvars import Context
 from itertools import islice
+from random import Random
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -68,6 +69,7 @@ class Talk:
         self._loop = asyncio.get_running_loop()
         self._clock = StoreClock()
         self._census = Census(live=0, rank=0, stable=0.0, heard_at=-math.inf)
+        self._random = Random(terms.me)  # noqa: S311 - a different one in each process
         self._epoch = ""
         self._strangers: frozenset[str] = frozenset()
         self._failures = 0
@@ -243,7 +245,7 @@ class Talk:
             logger.warning(
                 "the shared limit store is silent (%s); until it answers, %s",
                 why,
-                _OUTLOOK[type(self.share)],
+                self.share.outlook,
             )
 
     def _alone(self, now: float) -> Share:
@@ -262,6 +264,8 @@ class Talk:
             usable_at = base + opens / SECOND
             self._slots.leases.append(Lease(usable_at, usable_at + lease, claim.first + offset))
         self._ask_at = base + grant.wait / SECOND
+        if grant.rivals:  # not all at the same instant, nor always in the same order
+            self._ask_at += self._random.random() * lease / 2
         self.rivals = grant.rivals
         if claim.beat:
             self._census = Census(
@@ -305,12 +309,6 @@ class Talk:
         self._slots.drop_leases()
         if self._epoch and self.share is None:
             await self._exchange(leave=True)
-
-
-_OUTLOOK: dict[type, str] = {
-    Everything: "each process obeys its own limit only (when_down='local')",
-    Nothing: "nothing is sent",
-}
 
 
 def _pace(quota: Quota, share: float, bursts: bool) -> PacedQuota:

@@ -21,7 +21,7 @@ PROBE = 1.0
 """Seconds between two attempts to reach a silent store."""
 LINGER = 60.0
 """Seconds after its last call for which a scope gives signs of life."""
-GRACE = 0.25
+GRACE = 0.15
 """Seconds after the latest send by which a call of a killed process has arrived."""
 
 

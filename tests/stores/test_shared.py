@@ -1,0 +1,225 @@
+"""Many processes and one quota, in virtual time: use, refusals, order, comings and goings."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from asyncclients.core.endpoint import Priority
+from asyncclients.core.quota import Quota
+from asyncclients.core.ratelimit_headers import Signal
+from asyncclients.core.scheduler import Ticket
+from asyncclients.sandbox.limits import SlidingLog
+
+from .world import Latency, World, fast, loopback, most_in
+
+pytestmark = pytest.mark.looptime
+
+TWO = Quota(2, 1.0)
+HUNDRED = Quota(100, 60.0)
+
+
+def world_of(quota: Quota, latency: Latency = loopback) -> World:
+    return World(SlidingLog(quota.limit, quota.period), quota, latency=latency)
+
+
+async def use(
+    quota: Quota, latency: Latency, *, processes: int, seconds: float, shared: bool = True
+) -> tuple[float, int]:
+    """Share of the quota in use after a warm-up, and refusals."""
+    world = world_of(quota, latency)
+    for _ in range(processes):
+        world.start(shared=shared).work(4)
+    await asyncio.sleep(2 * quota.period)
+    since = asyncio.get_running_loop().time()
+    await asyncio.sleep(seconds)
+    await world.stop()
+    return world.admitted(since, since + seconds) / (quota.rate * seconds), len(world.refusals)
+
+
+@pytest.mark.parametrize("latency", [loopback, fast])
+@pytest.mark.parametrize(("quota", "seconds"), [(TWO, 120.0), (HUNDRED, 180.0)])
+async def test_four_processes_use_what_one_uses(
+    quota: Quota, seconds: float, latency: Latency
+) -> None:
+    """Four processes on one key: within 1 % of one process, and no more refusals than one."""
+    alone, refused_alone = await use(quota, latency, processes=1, seconds=seconds, shared=False)
+    used, refused = await use(quota, latency, processes=4, seconds=seconds)
+    assert used > 0.99 * alone
+    assert refused <= refused_alone
+    if latency is loopback:
+        assert refused == 0
+
+
+@pytest.mark.parametrize(
+    "quota", [TWO, Quota(10, 6.0), pytest.param(HUNDRED, marks=pytest.mark.sweep)]
+)
+async def test_processes_join_leave_and_are_killed(quota: Quota) -> None:
+    """Processes come, go and are killed all the time: 1 % lost at most, and no refusal."""
+    world, random = world_of(quota), Random(1)
+    for _ in range(3):
+        world.start().work(4)
+    await asyncio.sleep(quota.period)
+    since = asyncio.get_running_loop().time()
+    alive = list(world.processes)
+    for _ in range(6):
+        alive.append(world.start())
+        alive[-1].work(4)
+        await asyncio.sleep(quota.period * random.uniform(1, 3) + 4)
+        await alive.pop(random.randrange(len(alive))).kill()
+        await asyncio.sleep(quota.period * random.uniform(1, 3) + 4)
+        world.start().work(4)
+        alive.append(world.processes[-1])
+        await alive.pop(0).stop()
+    seconds = asyncio.get_running_loop().time() - since
+    used = world.admitted(since, since + seconds) / (quota.rate * seconds)
+    await world.stop()
+    assert len(world.refusals) == 0
+    assert used > 0.99
+
+
+async def test_from_two_to_twenty_to_three_processes() -> None:
+    """The number of processes changes at will, the vendor's rate does not."""
+    world = world_of(TWO)
+    for _ in range(2):
+        world.start().work(2)
+    await asyncio.sleep(10)
+    for _ in range(18):
+        world.start().work(2)
+    await asyncio.sleep(20)
+    for process in world.processes[3:]:
+        await process.stop()
+    since = asyncio.get_running_loop().time()
+    await asyncio.sleep(20)
+    assert world.refusals == []
+    assert world.admitted(since, since + 20) >= 39
+    await world.stop()
+
+
+async def test_all_processes_get_their_turn() -> None:
+    """Of equals that always have work, none gets less than half its share."""
+    world = world_of(TWO)
+    for _ in range(4):
+        world.start().work(4)
+    await asyncio.sleep(120)
+    await world.stop()
+    shares = [len(process.sent) for process in world.processes]
+    assert min(shares) > 240 / 4 / 2
+
+
+async def test_exact_admission_over_processes_is_never_refused() -> None:
+    """`exact`, wide-area latency, five seeds, four processes: the window is never overrun."""
+    for seed in range(5):
+        world = World(SlidingLog(2, 1.0), TWO, latency=fast, admission="exact", seed=seed)
+        for _ in range(4):
+            world.start().work(4)
+        await asyncio.sleep(60)
+        await world.stop()
+        assert world.refusals == []
+        assert most_in(1.0, world.arrivals) == 2
+
+
+async def test_an_interactive_call_goes_before_another_process_s_backfill() -> None:
+    """While three processes backfill, a fourth's interactive call waits a slot, not a queue."""
+    world = world_of(TWO)
+    for _ in range(3):
+        world.start().work(20)
+    web = world.start()
+    await asyncio.sleep(5)
+    waits: list[float] = []
+    loop = asyncio.get_running_loop()
+    for _ in range(30):
+        await asyncio.sleep(1.3)
+        before = loop.time()
+        await web.call(Priority.INTERACTIVE)
+        waits.append(loop.time() - before)
+    await world.stop()
+    assert max(waits) <= 0.5 + 0.1 + 0.05  # a slot's interval, a lease, and 50 ms
+
+
+async def test_background_gets_its_tenth_in_an_interactive_flood() -> None:
+    """One process floods with interactive calls; another's backfill gets a tenth."""
+    world = world_of(TWO)
+    world.start().work(20, Priority.INTERACTIVE)
+    backfill = world.start()
+    backfill.work(5, Priority.BACKGROUND)
+    await asyncio.sleep(100)
+    await world.stop()
+    assert 15 <= len(backfill.sent) <= 26
+
+
+async def test_a_refusal_is_heeded_by_all() -> None:
+    """One process is told to wait 10 s; no process sends in that time, but for what was under way."""
+    world = world_of(HUNDRED)
+    first, second = world.start(), world.start()
+    second.work(4)
+    await asyncio.sleep(3)
+    first.scheduler.refuse(10.0)
+    first.scheduler.pump()
+    told = asyncio.get_running_loop().time()
+    await asyncio.sleep(20)
+    await world.stop()
+    assert not [at for at in second.sent if told + 0.2 < at < told + 10.0]
+    assert [at for at in second.sent if at > told + 10.0]
+
+
+async def test_slots_that_are_not_used_are_given_back() -> None:
+    """A waiter that is cancelled costs no slot: another process has it at once."""
+    world = world_of(Quota(2, 60.0))
+    first, second = world.start(), world.start()
+    permit = await first.scheduler.take(Ticket())
+    first.scheduler.returned(permit)
+    first.scheduler.finished()
+    await asyncio.sleep(1)
+    assert await second.call()
+    assert await second.call()
+    assert asyncio.get_running_loop().time() < 3
+    await world.stop()
+
+
+async def test_busy_processes_ask_for_many_slots_at_once() -> None:
+    """Ten thousand calls in a second cost a twentieth as many round trips, or fewer."""
+    world = world_of(Quota(1000, 1.0))
+    for _ in range(4):
+        world.start().work(100)
+    await asyncio.sleep(3)
+    await world.stop()
+    calls = len(world.arrivals)
+    assert world.refusals == []
+    assert calls >= 2900
+    assert world.store.commands < calls / 5
+
+
+async def test_four_processes_on_a_quota_of_two_take_few_round_trips() -> None:
+    """At 2 per second and four waiting processes: a handful of round trips a call, not a flood."""
+    world = world_of(TWO)
+    for _ in range(4):
+        world.start().work(4)
+    await asyncio.sleep(60)
+    await world.stop()
+    assert world.store.commands < 12 * len(world.arrivals)
+
+
+async def test_the_vendor_s_remaining_is_not_taken_for_a_stranger() -> None:
+    """What other processes of ours used is no foreign use of the quota."""
+    world = world_of(HUNDRED)
+    process = world.start()
+    permit = await process.scheduler.take(Ticket())
+    process.scheduler.answered(permit, Signal(limit=100, remaining=3, reset=50.0))
+    process.scheduler.finished()
+    assert process.scheduler.limiter.snapshot(asyncio.get_running_loop().time()).foreign_rate == 0
+    await world.stop()
+
+
+async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture) -> None:
+    """Two programs, one key, different quotas: the stricter holds for both, and both say so."""
+    world = world_of(TWO)
+    world.start().work(4)
+    world.quotas = (Quota(1, 1.0),)
+    world.start().work(4)
+    await asyncio.sleep(30)
+    await world.stop()
+    assert most_in(1.0, [at for at in world.arrivals if at > 2]) == 1
+    assert len([r for r in caplog.records if "the stricter wins" in r.message]) == 2

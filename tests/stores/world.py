@@ -1,0 +1,205 @@
+"""A vendor, a store and processes that share one loop and its virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from typing import Literal
+
+from asyncclients.core.endpoint import Priority
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.quota import Quota
+from asyncclients.core.ratelimit_headers import Signal
+from asyncclients.core.scheduler import Scheduler, Ticket
+from asyncclients.errors import ClientClosedError
+from asyncclients.sandbox.limits import ServerLimit
+from asyncclients.stores.ledger import Claim, Grant, Ledger
+from asyncclients.stores.line import Line
+from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown
+
+EPOCH = 1_700_000_000_000_000
+KEY = "scope"
+
+
+class MemoryLedgers:
+    """A store in memory: `latency` each way, and faults on order.
+
+    Attributes:
+        down: every command fails after the timeout.
+        deaf: so many answers are lost after the claim was taken in.
+    """
+
+    def __init__(self, *, latency: float = 0.0005, timeout: float = 0.5) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+        self.latency, self.timeout = latency, timeout
+        self.down = False
+        self.deaf = 0
+        self.commands = 0
+        self.claims: list[Claim] = []
+        self.broken: set[str] = set()
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        self.commands += 1
+        self.claims.append(claim)
+        if self.down or claim.me in self.broken:
+            await asyncio.sleep(self.timeout)
+            raise StoreSilentError("down")
+        await asyncio.sleep(self.latency)
+        now = EPOCH + round(asyncio.get_running_loop().time() * 1e6)
+        grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
+        if self.deaf:
+            self.deaf -= 1
+            await asyncio.sleep(self.timeout)
+            raise StoreSilentError("deaf")
+        await asyncio.sleep(self.latency)
+        return grant
+
+    async def aclose(self) -> None:
+        pass
+
+
+Latency = Callable[[Random], tuple[float, float]]
+
+
+def loopback(random: Random) -> tuple[float, float]:
+    """0.5 ms each way, and a little."""
+    return 0.0005 + random.expovariate(2000), 0.0005 + random.expovariate(2000)
+
+
+def fast(random: Random) -> tuple[float, float]:
+    """Round trip 40 ms + exponential(20 ms), split at random; work 20 ms + exponential(30 ms)."""
+    trip = 0.04 + random.expovariate(50)
+    there = trip * random.random()
+    return there, trip - there + 0.02 + random.expovariate(1 / 0.03)
+
+
+class Process:
+    """One process: a scheduler with a shared limiter, and workers that call."""
+
+    def __init__(self, world: World, line: Line | None, name: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.world, self.line = world, line
+        local = Limiter(world.quotas, admission=world.admission, now=loop.time())
+        self.scheduler = Scheduler(local, loop)
+        if line is not None:
+            self.scheduler.limiter = line.limiter(KEY, local, self.scheduler)
+        self.random = Random(f"{world.seed} {name}")
+        self.tasks: list[asyncio.Task[None]] = []
+        self.sent: list[float] = []
+        self.dead = False
+
+    def work(self, workers: int = 10, priority: Priority = Priority.BACKGROUND) -> None:
+        """Call without end."""
+        for _ in range(workers):
+            self.tasks.append(asyncio.create_task(self._work(priority)))
+
+    async def _work(self, priority: Priority) -> None:
+        while True:
+            await self.call(priority)
+
+    async def call(self, priority: Priority = Priority.INTERACTIVE) -> bool:
+        """One call; was it admitted?"""
+        loop, scheduler = asyncio.get_running_loop(), self.scheduler
+        ticket = Ticket(priority)
+        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        self.sent.append(loop.time())
+        there, back = self.world.latency(self.random)
+        arrival = asyncio.create_task(self.world.arrive(there))
+        admitted = await asyncio.shield(arrival)
+        await asyncio.sleep(back)
+        scheduler.answered(permit, None if admitted else Signal(refused=True))
+        scheduler.finished()
+        return admitted
+
+    async def stop(self) -> None:
+        """Leave in good order."""
+        await self._cancel()
+        self.scheduler.fail(ClientClosedError("over"), for_good=True)
+        if self.line is not None:
+            await self.line.aclose()
+
+    async def kill(self) -> None:
+        """End as by SIGKILL: nothing more is said. What is on the wire arrives."""
+        self.world.store.broken.add(_terms(self).me)
+        await self._cancel()
+        self.scheduler.fail(ClientClosedError("over"), for_good=True)
+
+    async def _cancel(self) -> None:
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _terms(process: Process) -> Terms:
+    assert process.line is not None
+    return process.line.terms
+
+
+class World:
+    """One vendor with one quota, and whoever calls it."""
+
+    def __init__(
+        self,
+        server: ServerLimit,
+        quota: Quota,
+        *,
+        latency: Latency = loopback,
+        admission: Literal["adaptive", "exact"] = "adaptive",
+        when_down: WhenDown = "safe_share",
+        seed: int = 0,
+    ) -> None:
+        self.server, self.quotas, self.latency = server, (quota,), latency
+        self.admission: Literal["adaptive", "exact"] = admission
+        self.when_down: WhenDown = when_down
+        self.seed = seed
+        self.store = MemoryLedgers()
+        self.processes: list[Process] = []
+        self.arrivals: list[float] = []
+        self.refusals: list[float] = []
+
+    async def arrive(self, after: float) -> bool:
+        """A call arrives *after* so many seconds; is it admitted?"""
+        await asyncio.sleep(after)
+        now = asyncio.get_running_loop().time()
+        self.arrivals.append(now)
+        admitted = self.server.admit(now)
+        if not admitted:
+            self.refusals.append(now)
+        return admitted
+
+    def start(self, *, shared: bool = True, when_down: WhenDown | None = None) -> Process:
+        """One more process; idle until it is told to work."""
+        number = len(self.processes)
+        terms = Terms(
+            me=f"p{number:03}",
+            store="memory",
+            when_down=when_down or self.when_down,
+            lease=0.1,
+            timeout=self.store.timeout,
+            cold=False,
+        )
+        process = Process(self, Line(self.store, terms) if shared else None, number)
+        self.processes.append(process)
+        return process
+
+    def admitted(self, since: float, until: float) -> int:
+        """Calls admitted from *since* to *until*."""
+        refused = sum(since < at <= until for at in self.refusals)
+        return sum(since < at <= until for at in self.arrivals) - refused
+
+    async def stop(self) -> None:
+        """End every process."""
+        for process in self.processes:
+            await process.stop()
+
+
+def most_in(period: float, arrivals: list[float]) -> int:
+    """The most arrivals in any half-open interval of *period* seconds."""
+    most = head = 0
+    ordered = sorted(arrivals)
+    for index, at in enumerate(ordered):
+        while ordered[head] <= at - period:
+            head += 1
+        most = max(most, index - head + 1)
+    return most
