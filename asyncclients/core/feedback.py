@@ -75,9 +75,7 @@ class Feedback:
     )
 
     def __init__(self, quotas: Sequence[Quota]) -> None:
-        self.interval = max((quota.period / quota.limit for quota in quotas), default=1.0)
-        self.period = max((quota.period for quota in quotas), default=0.0)
-        self.longest_pause = max(LONGEST_PAUSE, 2 * self.period)
+        self.measure(quotas)
         self.paused_until = -math.inf
         self.probing = False
         self.caution = 1.0
@@ -88,6 +86,12 @@ class Feedback:
         self._last_refused = 0  # number of the last call sent when a refusal came in
         self._forgiven = 0
         self._forgiven_by = 0
+
+    def measure(self, quotas: Sequence[Quota]) -> None:
+        """Take the scale of pauses from *quotas*."""
+        self.interval = max((quota.period / quota.limit for quota in quotas), default=1.0)
+        self.period = max((quota.period for quota in quotas), default=0.0)
+        self.longest_pause = max(LONGEST_PAUSE, 2 * self.period)
 
     def admitted(self, permit: Permit) -> bool:
         """The call was let in. Returns whether the pace changes by it."""

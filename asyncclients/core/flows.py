@@ -7,6 +7,7 @@ credit for it. Arithmetic only; `scheduler.py` decides.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
@@ -113,14 +114,18 @@ class Demand:
 
     As many as the last window had, less those that came already; nothing after
     a window without any, so that a night's backfill gets the whole quota.
+
+    Attributes:
+        last_at: when the last interactive call was granted.
     """
 
-    __slots__ = ("_current", "_index", "_period", "_previous")
+    __slots__ = ("_current", "_index", "_period", "_previous", "last_at")
 
     def __init__(self, period: float) -> None:
         self._period = period
         self._index = 0
         self._previous = self._current = 0
+        self.last_at = -math.inf
 
     def _roll(self, now: float) -> None:
         index = int(now // self._period)
@@ -132,6 +137,7 @@ class Demand:
         """An interactive call was granted at *now*."""
         self._roll(now)
         self._current += 1
+        self.last_at = now
 
     def expected(self, now: float) -> int:
         """Interactive calls that the last window leads one to expect after *now*."""

@@ -124,11 +124,14 @@ class Limiter:
         """Calls per second that others are seen to make on the same quota."""
         return self._foreign.rate
 
-    def ready_at(self, now: float, spare: int = 0) -> float:
+    def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float:
         """The earliest instant, not before *now*, at which a permit may be taken.
 
-        *spare* slots of each quota are left free. `math.inf` means that only
-        the answer to a call in flight can help: ask again when one is settled.
+        *spare* slots of each quota are left free. *even* asks for a call that
+        can wait, while others cannot: it keeps its distance from the last one,
+        so that slots open one by one, and the burst is left to the others.
+        `math.inf` means that only the answer to a call in flight can help: ask
+        again when one is settled.
         """
         if self._probe is not None:
             return math.inf
@@ -141,11 +144,14 @@ class Limiter:
             due = pacer.ready_at(now)
             if due > now:
                 at = max(at, due)
+        if even:
+            at = max(at, self._spacing.even_at(self._windows, self._trips, self._feedback.caution))
         return at
 
     def take(self, now: float) -> Permit:
         """Take a slot of each quota. Only when `ready_at(now) <= now`."""
         self._sent += 1
+        self._spacing.sent_at = now
         self._in_flight += 1
         permit = self._hold(now)
         for pacer in self._pacers:
@@ -206,6 +212,17 @@ class Limiter:
         self._shape()
         for pacer in self._pacers:
             pacer.empty_until(self._feedback.paused_until)
+
+    def add(self, quota: Quota, now: float) -> None:
+        """Obey *quota* as well. What was sent so far counts, as far as it is known."""
+        window = Window(quota)
+        if self._windows:
+            window.follow(max(self._windows, key=lambda other: other.period), now)
+        self.quotas = (*self.quotas, quota)
+        self._windows = (*self._windows, window)
+        self._pacers = (*self._pacers, Pacer(quota, now))
+        self._feedback.measure(self.quotas)
+        self._shape()
 
     def earliest(self, calls: int, now: float) -> float:
         """The instant by which *calls* more calls could have been sent, one after another.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from asyncclients.core.ratelimit_headers import Signal
     from asyncclients.core.shared import Admission
 
+_ATTENTION = 300.0
+"""Seconds after an interactive call in which background goes evenly: no slots open in pairs."""
 _BACKGROUND_EVERY = 10
 """One grant in so many is background's while interactive calls wait as well."""
 
@@ -104,7 +106,7 @@ class Scheduler:
         if self._closed is not None or self._full():
             return None
         now = self._loop.time()
-        if self.limiter.ready_at(now, self._reserve(ticket.priority, now)) > now:
+        if self._ready_at(ticket.priority, now) > now:
             return None
         return self._grant(ticket.priority, now)
 
@@ -163,7 +165,7 @@ class Scheduler:
                 return
             now = self._loop.time()
             priority = Priority(self._queues.index(queue))
-            at = self.limiter.ready_at(now, self._reserve(priority, now))
+            at = self._ready_at(priority, now)
             if at > now:
                 self._wake_at(at)
                 return
@@ -198,6 +200,11 @@ class Scheduler:
         return self.in_flight >= self.max_in_flight or (
             self.connections is not None and self.connections.full(self.pump)
         )
+
+    def _ready_at(self, priority: Priority, now: float) -> float:
+        """When a call of *priority* may go. While users are about, background goes evenly."""
+        even = priority is Priority.BACKGROUND and now - self._demand.last_at < _ATTENTION
+        return self.limiter.ready_at(now, self._reserve(priority, now), even=even)
 
     def _reserve(self, priority: Priority, now: float) -> int:
         """Slots that a background call leaves to interactive ones."""

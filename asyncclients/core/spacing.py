@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 from asyncclients.core.arrival import SLACK
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from asyncclients.core.arrival import RoundTrips
     from asyncclients.core.permit import Permit
+    from asyncclients.core.window import Window
 
 _LATE = 0.1
 """Share of an interval by which an answer may be later than usual before it counts."""
@@ -25,13 +28,25 @@ _GAP = 0.97
 
 
 class Spacing:
-    """The instant before which the next call would arrive too close to the last."""
+    """Where the last call leaves the next one.
 
-    __slots__ = ("last", "until")
+    Attributes:
+        sent_at: when the last call was sent.
+        last: the last call, while its answer is waited for.
+        until: before this instant the next call would arrive too close to it.
+    """
+
+    __slots__ = ("last", "sent_at", "until")
 
     def __init__(self) -> None:
+        self.sent_at = -math.inf
         self.last: Permit | None = None
         self.until = -math.inf
+
+    def even_at(self, windows: Sequence[Window], trips: RoundTrips, caution: float) -> float:
+        """When a call that can wait may follow: as late as the windows, spread evenly, ask."""
+        gaps = ((w.period + trips.lag(w.period, caution)) / w.limit for w in windows)
+        return self.sent_at + max(gaps, default=0.0)
 
     def sent(self, permit: Permit, interval: float, trips: RoundTrips) -> None:
         """The call went out: the next one waits for its answer, but not for ever."""

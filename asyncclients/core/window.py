@@ -87,6 +87,11 @@ class Window:
             self.release(end)
         insort(ends, to, self.head)
 
+    def follow(self, other: Window, now: float) -> None:
+        """Hold slots for the calls that *other* remembers; those in flight arrive by *now*."""
+        arrivals = (min(end - other.period, now) for end in other.ends)
+        self.ends = [at + self.period for at in arrivals if at + self.period > now]
+
     def release(self, end: float) -> None:
         """Free the slot that is held until *end*, unless it is over already."""
         ends = self.ends
