@@ -103,6 +103,28 @@ def redirect(url: str, code: int = 302) -> Status:
     return Status(code, b"", {"Location": url})
 
 
+_NAMED: dict[str, Fault] = {
+    "drop": Drop(),
+    "drop after": Drop(committed=True),
+    "cut": Cut(),
+    "hang": Hang(),
+    "html": html(),
+}
+
+
+def named(name: str) -> Fault:
+    """The fault called *name*: `drop`, `drop after`, `cut`, `hang`, `html`, or a status: `503`.
+
+    Raises ValueError for any other name.
+    """
+    if name in _NAMED:
+        return _NAMED[name]
+    if name.isdecimal() and 200 <= int(name) <= 599:
+        return Status(int(name))
+    msg = f"no fault is called {name!r}: there are {', '.join(_NAMED)}, and statuses as in '503'"
+    raise ValueError(msg)
+
+
 Match: TypeAlias = "Callable[[Call], bool] | str | None"
 
 

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from .digital_onboarding import DigitalOnboarding
 from .emma import Emma
+from .faults import named
 from .gate import Gate
 from .intempt import Intempt
 from .intouch import Intouch
@@ -145,14 +146,16 @@ class Sandbox:
         return gate.journal.summary(gate.quota)
 
     def fail(
-        self, vendor: VendorName, fault: Fault, times: int | None = 1, match: Match = None
+        self, vendor: VendorName, fault: Fault | str, times: int | None = 1, match: Match = None
     ) -> None:
         """Order *fault* for the next *times* calls of *vendor*; None: until `heal`.
 
+        A fault may be given by its name, as in "drop" or "503" (`faults.named`).
         *match* picks the calls: a text found in `METHOD /path`, or a function
         of the `Call`. Calls that the limit or the login refuses meet no fault.
         """
-        self._gates[vendor].faults.add(fault, times, match)
+        what = named(fault) if isinstance(fault, str) else fault
+        self._gates[vendor].faults.add(what, times, match)
 
     def heal(self, vendor: VendorName) -> None:
         """Cancel the faults on order at *vendor*."""

@@ -51,7 +51,8 @@ class Tab:
             message: dict[str, Any] = await self._socket.receive_json()
             if message.get("id") == number:
                 assert "error" not in message, message
-                return message["result"]
+                result: dict[str, Any] = message["result"]
+                return result
 
     async def value(self, script: str) -> Any:
         """What *script* evaluates to in the page, once its promise is kept."""

@@ -37,7 +37,8 @@ async def events(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
     """The samples of the next message of a stream."""
     data = await response.content.readuntil(b"\n\n")
     assert data.startswith(b"data: ")
-    return json.loads(data.removeprefix(b"data: "))
+    samples: list[dict[str, Any]] = json.loads(data.removeprefix(b"data: "))
+    return samples
 
 
 async def test_the_page_costs_nothing_until_it_is_served() -> None:

@@ -1,0 +1,70 @@
+"""Keeps tests away from the real vendors.
+
+Their hosts cannot be looked up inside the block: not by `socket`, not by
+asyncio, not by either resolver of aiohttp. All other hosts can.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+VENDOR_DOMAINS = (
+    "intouchinsight.com",
+    "totango.com",
+    "intempt.com",
+    "e2ma.net",
+    "digitalonboarding.com",
+)
+
+
+class VendorNetworkError(RuntimeError):
+    """A test tried to reach a real vendor."""
+
+
+@contextmanager
+def no_vendor_network() -> Generator[None]:
+    """Refuse to look up the vendors' hosts inside the block.
+
+    Whoever tries gets `VendorNetworkError`, which no client takes for a network
+    failure: it is not repeated.
+    """
+    import aiohttp
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(socket, "getaddrinfo", _guarded(socket.getaddrinfo)))
+        for resolver in (aiohttp.ThreadedResolver, aiohttp.AsyncResolver):
+            guarded = _guarded_method(resolver.resolve)
+            stack.enter_context(patch.object(resolver, "resolve", guarded))
+        yield
+
+
+def _guarded(look_up: Callable[..., Any]) -> Callable[..., Any]:
+    def getaddrinfo(host: bytes | str | None, *args: Any, **options: Any) -> Any:
+        _check(host)
+        return look_up(host, *args, **options)
+
+    return getaddrinfo
+
+
+def _guarded_method(look_up: Callable[..., Any]) -> Callable[..., Any]:
+    async def resolve(self: object, host: str, *args: Any, **options: Any) -> Any:
+        _check(host)
+        return await look_up(self, host, *args, **options)
+
+    return resolve
+
+
+def _check(host: bytes | str | None) -> None:
+    name = host.decode() if isinstance(host, bytes) else host or ""
+    name = name.lower().rstrip(".")
+    if any(name == domain or name.endswith(f".{domain}") for domain in VENDOR_DOMAINS):
+        raise VendorNetworkError(
+            f"a test tried to reach {name}, a real vendor. Give the client the sandbox's "
+            "address: Client.from_env(pool, sandbox.environ)"
+        )
