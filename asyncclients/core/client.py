@@ -6,7 +6,7 @@ Immutable. `with_options` makes a sibling that shares scope, quota and token.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -14,8 +14,9 @@ from asyncclients.core.auth import problem_of
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Options, Priority
 from asyncclients.core.explain import Explanation, explain
-from asyncclients.core.freeform import ANYTHING, free_request
+from asyncclients.core.freeform import free_request
 from asyncclients.core.secret import Environment, Secret
+from asyncclients.core.settings import OptionFields
 from asyncclients.core.vendor import Vendor, check_base_url
 from asyncclients.errors import ConfigurationError
 
@@ -114,7 +115,7 @@ class VendorClient:
             self._pool.bind()
         return found
 
-    def with_options(self, **options: Any) -> Self:
+    def with_options(self, **options: Unpack[OptionFields]) -> Self:
         """The same client with other defaults: any field of `Options`."""
         # Not copy.copy: it goes by way of pickle, which a client refuses.
         sibling = object.__new__(type(self))
@@ -140,6 +141,7 @@ class VendorClient:
         """A snapshot of this client's scope."""
         return self._scope().stats(self._pool.bind().time())
 
+    @overload
     async def request(
         self,
         method: str,
@@ -149,9 +151,33 @@ class VendorClient:
         json: Any = None,
         form: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        response_type: type[T] = ANYTHING,
         idempotent: bool | None = None,
-    ) -> T:
+    ) -> Any: ...
+    @overload
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        form: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        response_type: type[T],
+        idempotent: bool | None = None,
+    ) -> T: ...
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        form: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        response_type: Any = Any,
+        idempotent: bool | None = None,
+    ) -> Any:
         """Call what has no method here yet, under the same quota, retry and errors.
 
         Args:

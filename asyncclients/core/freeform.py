@@ -17,8 +17,6 @@ _SAFE = frozenset({"GET", "PUT", "DELETE"})
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-ANYTHING = cast("type[Any]", Any)
-
 
 def free_request(
     method: str,

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypedDict
 
 import msgspec
 
 from asyncclients.core.auth import Login
-from asyncclients.core.endpoint import Options
+from asyncclients.core.endpoint import Options, Priority
 from asyncclients.core.events import Listener
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options`, for those who give some of them."""
+
+    priority: Priority
+    timeout: float | None
+    deadline: float | None
+    max_attempts: int | None
+    flow: str | None
+    retry_unsafe: bool
+    headers: Mapping[str, str] | None
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
