@@ -1,0 +1,55 @@
+"""What every test may ask for, and what none may leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from asyncclients import SessionPool
+from asyncclients.sandbox import Sandbox
+
+FAST = (10_000, 1.0)
+"""A quota that is not what the test is about."""
+
+
+def pytest_configure() -> None:
+    """Say that there is no loop yet: asked for one, Python 3.11 makes one that nobody closes."""
+    asyncio.set_event_loop(None)
+
+
+class _Complaints(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_unhandled() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] - autouse
+    """No task dies unheard, and no callback fails: what the loop complains of fails the test."""
+    complaints = _Complaints()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(complaints)
+    yield
+    logger.removeHandler(complaints)
+    assert complaints.said == []
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """The pretend vendors, with quotas out of the way."""
+    names = ("intouch", "totango", "intempt", "emma", "digital_onboarding")
+    async with Sandbox(quotas=dict.fromkeys(names, FAST)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[SessionPool]:
+    """A pool that waits little between attempts."""
+    async with SessionPool() as opened:
+        yield opened

@@ -1,0 +1,147 @@
+"""Bytes in and out: whatever a server sends, only `DecodeError` comes out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from types import NoneType
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from asyncclients.core import codec
+from asyncclients.core.codec import ExactId, JsonObject
+from asyncclients.errors import DecodeError
+
+
+class Thing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server might send."""
+
+    id: ExactId
+    made_at: datetime | None = None
+    meta: JsonObject = msgspec.field(default_factory=JsonObject)
+
+
+@pytest.mark.parametrize("cls", [Thing, list[Thing], dict[str, Any], Any, int])
+@given(st.binary())
+@example(b"\xff\xfe{}")
+@example(b"\xef\xbb\xbf{}")
+@example(b"[" * 100_000)
+@example(b"NaN")
+@example(b'{"id": 1e999}')
+@example(b'{"id": ' + b"9" * 5_000 + b"}")
+@example(b'"\\ud800"')
+@example(b'{"id": true}')
+@example(b"<html></html>")
+@example(b"")
+def test_any_bytes_are_a_value_or_a_decode_error(cls: Any, body: bytes) -> None:
+    """Nothing of msgspec, no UnicodeDecodeError and no RecursionError escapes."""
+    error: DecodeError | None = None
+    try:
+        codec.decode(body, cls)
+    except DecodeError as caught:
+        error = caught
+    if error is not None:
+        assert error.advice
+        assert error.__cause__ is None
+        assert len(error.message) < 400
+
+
+@given(st.binary())
+def test_reading_an_object_never_fails(body: bytes) -> None:
+    """`read_object` is an object or None."""
+    found = codec.read_object(body)
+    assert found is None or isinstance(found, dict)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "empty body"),
+        (b"  <!DOCTYPE html><p>", "page of markup"),
+        (b"<?xml version='1.0'?>", "page of markup"),
+        (b'{"id": []}', r"expected an id.*\$\.id"),
+        (b'{"id": 1, "made_at": "yesterday"}', "made_at"),
+        (b"{", "truncated"),
+    ],
+)
+def test_a_decode_error_says_what_came_instead(body: bytes, said: str) -> None:
+    """A person can tell a login page from a changed field from a cut body."""
+    with pytest.raises(DecodeError, match=said):
+        codec.decode(body, Thing)
+
+
+def test_no_body_is_no_value_where_none_is_meant() -> None:
+    """A deletion may be answered with anything but a page that some gateway put there."""
+    for body in (b"", b"{}", b"deleted", b'{"id": 1}'):
+        assert codec.decode(body, NoneType) is None
+    with pytest.raises(DecodeError, match="page of markup"):
+        codec.decode(b"<!doctype html>", NoneType)
+
+
+def test_unknown_fields_never_fail() -> None:
+    """A vendor may add a field any day."""
+    assert codec.decode(b'{"id": "a", "new": {"x": [1]}}', Thing) == Thing(id=ExactId("a"))
+
+
+@pytest.mark.parametrize("text", ["9007199254740993", "0012", "18446744073709551617"])
+def test_an_exact_id_keeps_every_digit(text: str) -> None:
+    """From a text always, from a number whenever it is one; both are the same id."""
+    found = codec.decode(f'{{"id": "{text}"}}'.encode(), Thing)
+    assert found.id == text
+    if not text.startswith("0"):
+        assert codec.decode(f'{{"id": {text}}}'.encode(), Thing).id == text
+    assert codec.encode(found.id) == f'"{text}"'.encode()
+
+
+def test_an_empty_list_reads_as_an_empty_object() -> None:
+    """PHP writes `[]` for an empty object; a list with something in it is an error."""
+    assert codec.decode(b'{"id": 1, "meta": []}', Thing).meta == {}
+    assert codec.decode(b'{"id": 1, "meta": {"a": 1}}', Thing).meta == {"a": 1}
+    with pytest.raises(DecodeError):
+        codec.decode(b'{"id": 1, "meta": [1]}', Thing)
+
+
+PLAIN = st.text(st.characters(exclude_categories=["Cs"]))
+FLAT = st.dictionaries(PLAIN, PLAIN | st.integers() | st.booleans() | st.none())
+
+
+@given(FLAT)
+def test_a_query_says_what_it_was_given(fields: dict[str, Any]) -> None:
+    """Encoded and parsed again it is the same; None is left out, booleans are in lower case."""
+    expected = [
+        (name, str(value).lower() if isinstance(value, bool) else str(value))
+        for name, value in fields.items()
+        if value is not None
+    ]
+    query = codec.encode_query(fields)
+    assert parse_qsl(query, keep_blank_values=True) == expected
+    assert codec.encode_form(fields).decode() == query or not expected
+    assert query.isascii()
+    assert not any(c.isspace() for c in query)
+
+
+def test_what_is_not_flat_has_no_form() -> None:
+    """Lists and objects are refused by name; UNSET is left out."""
+    for value in ([1], {"a": 1}, object()):
+        with pytest.raises((ValueError, TypeError)):
+            codec.encode_query({"tags": value})
+    with pytest.raises(ValueError, match="tags has no form"):
+        codec.encode_form({"tags": [1]})
+    assert codec.encode_query({"a": msgspec.UNSET, "b": 1}) == "b=1"
+
+
+def test_an_excerpt_is_one_short_line() -> None:
+    """At most 200 characters, no line breaks or control characters, whatever the bytes."""
+    assert codec.excerpt(b"  a\r\n\tb\x1b[31m\x00 c  ") == "a b [31m c"
+    assert len(codec.excerpt("ü".encode() * 10_000)) == 200
+    assert codec.excerpt(b"\xff\xfe") != ""
+
+
+def test_what_has_no_json_form_is_refused_by_type() -> None:
+    """The mistake is named at the caller's side."""
+    with pytest.raises(TypeError, match="object has no JSON form"):
+        codec.encode({"x": object()})

@@ -1,0 +1,135 @@
+"""Endpoints, path segments, options and lanes: the values of a call."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yarl import URL
+
+from asyncclients.core.codec import JsonObject
+from asyncclients.core.endpoint import (
+    Endpoint,
+    Options,
+    Priority,
+    Resource,
+    current_lane,
+    endpoint_of,
+    lane,
+    operation,
+)
+from asyncclients.core.segment import encode_segment
+from asyncclients.core.wire import wire_of
+from asyncclients.errors import ConfigurationError
+
+GET = Endpoint("things.get", "GET", "things/{uuid}/parts/{part}", JsonObject, idempotent=True)
+BASE = "https://api.example.com/v1/"
+
+
+@given(st.text())
+@example("../admin")
+@example("a/b?c#d%2e")
+@example("..%2f")
+@example("…")
+@example("\u2028")
+@example("%00")
+def test_an_id_is_refused_or_is_exactly_one_segment(text: str) -> None:
+    """Any text is a ValueError, or one segment of the URL sent, that decodes to the text."""
+    try:
+        request = GET.request(uuid=text, part="p")
+    except ValueError:
+        refused = text in ("", ".", "..") or any(_unwanted(c) for c in text)
+        assert refused
+        return
+    sent = wire_of(BASE, request, None).url.raw_path
+    assert sent.split("/")[:3] == ["", "v1", "things"]
+    assert sent.split("/")[4:] == ["parts", "p"]
+    assert unquote(sent.split("/")[3]) == text
+    assert sent == URL(BASE + request.path, encoded=True).raw_path
+
+
+def _unwanted(character: str) -> bool:
+    return ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0 or character in "\u2028\u2029"
+
+
+@pytest.mark.parametrize("text", ["", ".", "..", "a\x00", "a\nb", "\x7f", "a\x85b", "\ud800"])
+def test_an_id_that_would_change_the_path_is_refused(text: str) -> None:
+    """The message names the parameter and says why."""
+    with pytest.raises(ValueError, match="uuid must not"):
+        GET.request(uuid=text, part="p")
+
+
+def test_dots_in_a_longer_id_travel() -> None:
+    """Only whole dot segments mean anything in a path."""
+    assert encode_segment("../admin") == "..%2Fadmin"
+    assert encode_segment("...") == "..."
+    assert encode_segment("a.b") == "a.b"
+
+
+@pytest.mark.parametrize("given_", [{}, {"uuid": "a"}, {"uuid": "a", "part": "b", "more": "c"}])
+def test_a_missing_or_unknown_parameter_is_a_mistake(given_: dict[str, Any]) -> None:
+    """The template knows its placeholders, and says which it takes."""
+    with pytest.raises(TypeError, match=r"takes \['part', 'uuid'\]"):
+        GET.request(**given_)
+    assert GET.placeholders == ("uuid", "part")
+
+
+def test_a_request_may_be_said_to_be_repeatable() -> None:
+    """The endpoint decides, and one request may differ."""
+    create = Endpoint("things.create", "POST", "things", JsonObject, idempotent=False)
+    assert not create.request().idempotent
+    assert create.request(idempotent=True).idempotent
+
+
+def test_a_method_knows_its_endpoint() -> None:
+    """`@operation` notes the endpoint and leaves the method as it is."""
+
+    class Things(Resource):
+        @operation(GET)
+        async def get(self) -> str:
+            """Doc."""
+            return "got"
+
+    assert endpoint_of(Things.get) is GET
+    assert endpoint_of(Things.__init__) is None
+    assert endpoint_of(len) is None
+    assert Things.get.__doc__ == "Doc."
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1.0},
+        {"timeout": float("nan")},
+        {"deadline": float("inf")},
+        {"deadline": 0.0},
+        {"max_attempts": 0},
+        {"priority": 7},
+        {"priority": "background"},
+    ],
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+    """At once, naming the option and what to do."""
+    with pytest.raises(ConfigurationError, match=next(iter(options))) as caught:
+        Options(**options)
+    assert caught.value.advice
+
+
+async def test_a_lane_holds_for_what_runs_inside_it() -> None:
+    """Tasks started inside see it, those outside do not, and it ends with the block."""
+    seen: list[Any] = []
+
+    async def look() -> None:
+        seen.append(current_lane())
+
+    with lane(Priority.BACKGROUND, "job"):
+        inside = asyncio.create_task(look())
+    await asyncio.gather(inside, look())
+    assert seen[0].priority is Priority.BACKGROUND
+    assert seen[0].flow == "job"
+    assert seen[1] is None

@@ -1,0 +1,101 @@
+"""Lists in pages: lazy, restartable, and never endless."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from asyncclients.core.paging import Page, Paginator
+from asyncclients.errors import PaginationError
+
+PAGES = [["a", "b"], ["c"], ["d", "e"]]
+
+
+class Shelf:
+    """A server with pages; counts what is fetched."""
+
+    def __init__(self, pages: Sequence[Sequence[str]]) -> None:
+        self.pages, self.asked = pages, list[int]()
+
+    async def fetch(self, number: int) -> Page[str]:
+        self.asked.append(number)
+        items = self.pages[number - 1]
+        return Page(items=items, number=number, total=5, last=number == len(self.pages))
+
+
+async def test_all_items_come_in_order() -> None:
+    """Item by item or page by page, each page fetched once."""
+    shelf = Shelf(PAGES)
+    assert [item async for item in Paginator(shelf.fetch)] == list("abcde")
+    assert shelf.asked == [1, 2, 3]
+    pages = [page async for page in Paginator(shelf.fetch).pages()]
+    assert [(page.number, page.total, page.last) for page in pages] == [
+        (1, 5, False),
+        (2, 5, False),
+        (3, 5, True),
+    ]
+
+
+async def test_nothing_is_fetched_before_it_is_asked_for() -> None:
+    """Lazy: making one costs nothing, and a page is fetched when the one before is used up."""
+    shelf = Shelf(PAGES)
+    paginator = Paginator(shelf.fetch)
+    assert shelf.asked == []
+    async for item in paginator:
+        if item == "b":
+            break
+    assert shelf.asked == [1]
+
+
+async def test_each_loop_starts_anew() -> None:
+    """One paginator serves many loops, also side by side, from its own start."""
+    shelf = Shelf(PAGES)
+    paginator = Paginator(shelf.fetch, start=2)
+
+    async def read() -> list[str]:
+        return [item async for item in paginator]
+
+    one, other = await asyncio.gather(read(), read())
+    assert one == other == ["c", "d", "e"]
+
+
+async def test_first() -> None:
+    """The first item with one request, None of an empty list."""
+    shelf = Shelf(PAGES)
+    assert await Paginator(shelf.fetch).first() == "a"
+    assert shelf.asked == [1]
+    assert await Paginator(Shelf([[]]).fetch).first() is None
+    assert [item async for item in Paginator(Shelf([[]]).fetch)] == []
+
+
+async def test_a_server_that_ignores_the_page_is_an_error() -> None:
+    """Asked for page 2 and given page 1 again: an error at once, after one page of items."""
+    seen: list[str] = []
+
+    async def stuck(number: int) -> Page[str]:
+        del number
+        return Page(items=["a"], number=1)
+
+    async def read() -> None:
+        async for item in Paginator(stuck, operation="things.list"):
+            seen.append(item)  # noqa: PERF401 - what was seen before the error counts
+
+    with pytest.raises(PaginationError, match="asked for page 2 and got page 1") as caught:
+        await read()
+    assert seen == ["a"]
+    assert caught.value.operation == "things.list"
+    assert caught.value.advice
+
+
+async def test_a_page_that_repeats_is_an_error() -> None:
+    """The same items under a new number are not read for ever."""
+    with pytest.raises(PaginationError, match="page 2 has the same items as page 1"):
+        async for _ in Paginator(Shelf([["a"], ["a"], ["b"]]).fetch):
+            pass
+
+
+async def test_empty_pages_may_repeat() -> None:
+    """Two empty pages in a row prove nothing; the server's `last` ends them."""
+    assert [item async for item in Paginator(Shelf([[], [], ["a"]]).fetch)] == ["a"]
