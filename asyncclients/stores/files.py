@@ -92,9 +92,6 @@ class FileTokens:
     async def release(self, key: str) -> None:
         """Nothing to do: here nobody waits for another's token."""
 
-    async def release(self, key: str) -> None:
-        """Nothing is held: processes on one file do not wait for each other's requests."""
-
     # --- In a thread ----------------------------------------------------------------
 
     def _find(self, key: str) -> _Kept | None:

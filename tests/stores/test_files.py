@@ -1,0 +1,231 @@
+"""Tokens in a file: whose it is, what survives, and that nothing stops a call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from asyncclients import DigitalOnboardingClient, SessionPool
+from asyncclients.core.auth import LONGEST_LIFETIME, bearer
+from asyncclients.core.secret import Secret
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores import FileTokens
+from asyncclients.stores.files import FileTokens as Direct
+
+CANARY = "canary-token-5d1f"
+
+
+class Wall:
+    """A wall clock that is set by hand."""
+
+    def __init__(self, seconds: float = 1_700_000_000.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "tokens.json"
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture
+def tokens(path: Path, wall: Wall) -> FileTokens:
+    return FileTokens(path, clock=wall)
+
+
+def test_it_is_exported() -> None:
+    """It is found in `asyncclients.stores` and in its own module, and is the same."""
+    assert FileTokens is Direct
+
+
+async def test_a_token_is_kept_across_instances(path: Path, wall: Wall) -> None:
+    """What one instance saves another loads, with the life that is left of it."""
+    await FileTokens(path, clock=wall).save("key", bearer(Secret("t"), 600.0), 100.0)
+    wall.seconds += 200
+    # Another process: its loop's clock began elsewhere.
+    found = await FileTokens(path, clock=wall).load("key", 5000.0)
+    assert found is not None
+    assert found.value.reveal() == "t"
+    assert found.authorization.reveal() == "Bearer t"
+    assert found.expires_at == pytest.approx(5000.0 + 300.0)
+
+
+async def test_an_expired_token_is_none(tokens: FileTokens, wall: Wall) -> None:
+    """At its end a token is not given any more, and the next save takes it off the disk."""
+    await tokens.save("old", bearer(Secret(CANARY), 100.0), 0.0)
+    wall.seconds += 100
+    assert await tokens.load("old", 0.0) is None
+    await tokens.save("new", bearer(Secret("t"), 100.0), 0.0)
+    assert await tokens.load("new", 0.0) is not None
+
+
+async def test_expired_tokens_leave_the_disk(tokens: FileTokens, path: Path, wall: Wall) -> None:
+    """A save takes what has expired with it."""
+    await tokens.save("old", bearer(Secret(CANARY), 100.0), 0.0)
+    assert CANARY in path.read_text()
+    wall.seconds += 100
+    await tokens.save("new", bearer(Secret("t"), 100.0), 0.0)
+    assert CANARY not in path.read_text()
+
+
+async def test_a_clock_set_back_does_not_make_a_token_immortal(
+    tokens: FileTokens, wall: Wall
+) -> None:
+    """A wall clock that goes back a year leaves a token a day at most."""
+    await tokens.save("key", bearer(Secret("t"), 600.0), 0.0)
+    wall.seconds -= 365 * 86_400
+    found = await tokens.load("key", 0.0)
+    assert found is not None
+    assert found.expires_at == LONGEST_LIFETIME
+
+
+async def test_keys_do_not_mix(tokens: FileTokens) -> None:
+    """Each key has its own token, and none is given for an unknown one."""
+    await tokens.save("a", bearer(Secret("ta"), 100.0), 0.0)
+    await tokens.save("b", bearer(Secret("tb"), 100.0), 0.0)
+    found = [await tokens.load(key, 0.0) for key in ("a", "b", "c")]
+    assert [token and token.value.reveal() for token in found] == ["ta", "tb", None]
+
+
+async def test_only_the_token_that_failed_is_dropped(tokens: FileTokens) -> None:
+    """Dropping the old token leaves the new one; dropping the new one leaves none."""
+    old, new = bearer(Secret("old"), 100.0), bearer(Secret("new"), 100.0)
+    await tokens.save("key", new, 0.0)
+    await tokens.drop("key", old)
+    assert await tokens.load("key", 0.0) is not None
+    await tokens.drop("key", new)
+    assert await tokens.load("key", 0.0) is None
+    await tokens.drop("key", new)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+async def test_the_file_is_its_owners_alone(path: Path, tokens: FileTokens, umask: int) -> None:
+    """Mode 0600 from the first byte on, whatever the umask, also over a file that was open."""
+    path.parent.mkdir()
+    path.write_text("{}")
+    path.chmod(0o644)
+    before = os.umask(umask)
+    try:
+        await tokens.save("key", bearer(Secret("t"), 100.0), 0.0)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+async def test_the_file_names_no_credential(path: Path) -> None:
+    """Of the client's id and secret nothing is on disk: keys are one-way names."""
+    async with Sandbox() as sandbox, SessionPool(tokens=FileTokens(path)) as pool:
+        client = DigitalOnboardingClient.from_env(pool, sandbox.environ)
+        await client.templates.list()
+        text = path.read_text()
+        token = next(iter(sandbox.state("digital_onboarding").tokens))
+        names = ("CLIENT_ID", "CLIENT_SECRET")
+        secrets = [sandbox.environ[f"DIGITAL_ONBOARDING_{name}"] for name in names]
+    assert token in text
+    assert not any(secret in text for secret in secrets)
+    assert list(json.loads(text)["tokens"]) == [pool.stats()[0].scope]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"null",
+        b'{"version": 1, "tokens": {"key": 7}}',
+        b'{"version": 1, "tokens": {"key": {"token": "t"}}}',
+        b'{"version": 1, "tokens": {"key": {"token": "t", "expires_at": "soon"}}}',
+        b'{"version": 1, "tokens": {"key": {"token": "", "expires_at": 9e99}}}',
+        b'{"version": 1, "tokens": {"key": {"token": "a\\nb", "expires_at": 9e99}}}',
+        b'{"version": 99, "tokens": {"key": {"token": "t", "expires_at": 9e99}}}',
+        b'{"version": 1, "tokens": {"key": {"token": "t", "expi',
+        b"[" * 100_000,
+        b" " * 2**21 + b"{}",
+    ],
+    ids=lambda content: repr(content[:60]),
+)
+async def test_a_strange_file_is_an_empty_one(
+    path: Path, tokens: FileTokens, content: bytes
+) -> None:
+    """Missing, torn, foreign, too large or newer: no token, no error, and the next save works."""
+    assert await tokens.load("key", 0.0) is None
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert await tokens.load("key", 0.0) is None
+    await tokens.drop("key", bearer(Secret("t"), 100.0))
+    await tokens.save("key", bearer(Secret("good"), 100.0), 0.0)
+    found = await tokens.load("key", 0.0)
+    assert found is not None
+    assert found.value.reveal() == "good"
+
+
+async def test_a_path_that_cannot_be_used_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder in the file's place, or a file in the folder's: logged, without the token."""
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file" / "tokens.json"):
+        tokens = FileTokens(path)
+        token = bearer(Secret(CANARY), 100.0)
+        await tokens.save("key", token, 0.0)
+        assert await tokens.load("key", 0.0) is None
+        await tokens.drop("key", token)
+    assert "tokens cannot be kept in" in caplog.text
+    assert CANARY not in caplog.text
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+async def test_concurrent_saves_lose_nothing_within_a_process(tokens: FileTokens) -> None:
+    """50 saves at once under 50 keys: all are there."""
+    saves = [tokens.save(str(n), bearer(Secret(f"t{n}"), 100.0), 0.0) for n in range(50)]
+    await asyncio.gather(*saves)
+    found = [await tokens.load(str(n), 0.0) for n in range(50)]
+    assert [token and token.value.reveal() for token in found] == [f"t{n}" for n in range(50)]
+
+
+async def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path: Path) -> None:
+    """A file that does not open yet holds up the call that needs it, and nothing else."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    waiting = asyncio.create_task(FileTokens(pipe).load("key", 0.0))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await asyncio.to_thread(pipe.write_bytes, b"{}")
+    assert await waiting is None
+
+
+async def test_a_token_outlives_its_pool(path: Path) -> None:
+    """A second pool on the same file asks for no token; a revoked one is replaced in the file."""
+    async with Sandbox() as sandbox:
+        state = sandbox.state("digital_onboarding")
+        for _ in range(2):
+            async with SessionPool(tokens=FileTokens(path)) as pool:
+                await DigitalOnboardingClient.from_env(pool, sandbox.environ).templates.list()
+        assert state.token_requests == 1
+        state.revoke_tokens()
+        for _ in range(2):
+            async with SessionPool(tokens=FileTokens(path)) as pool:
+                await DigitalOnboardingClient.from_env(pool, sandbox.environ).templates.list()
+        assert state.token_requests == 2
+
+
+async def test_nothing_shows_a_token(tokens: FileTokens) -> None:
+    """Neither the store's repr nor that of what it gives."""
+    await tokens.save("key", bearer(Secret(CANARY), 100.0), 0.0)
+    assert CANARY not in repr(tokens) + repr(await tokens.load("key", 0.0))
