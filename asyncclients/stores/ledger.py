@@ -17,8 +17,8 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
 3. **Lease.** A slot may be booked up to `lease` before it opens, and must be
    used no later than `lease` after. Hence no round trip between the opening
    and the send, and many slots in one round trip where many are open.
-4. **Pacing** is common as well: one virtual schedule (GCRA) for each quota. Bursts
-   are for interactive calls; background work is spaced evenly.
+4. **Pacing** is common as well: one virtual schedule (GCRA) for each quota. Where
+   interactive calls come, bursts are theirs, and background work is spaced evenly.
 5. **Order.** A process says the best class that waits in it. While an
    interactive call waits anywhere, background gets every tenth slot only. Of
    one class, each process gets at most its share of what is open.
@@ -44,7 +44,9 @@ _YIELD = 20_000
 """How much later than the better class the other one asks."""
 _BACKGROUND_EVERY = 10
 _EVEN = 1.2
-"""The burst of background work: evenly spaced, so that an interactive call is never far from a slot."""
+"""The burst of background work while interactive calls come, so that a slot is never far."""
+_RECENT = 10
+"""For how many periods after an interactive call another is expected."""
 
 
 class PacedQuota(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -154,6 +156,7 @@ class Ledger(msgspec.Struct, kw_only=True):
     refusals: int = 0
     since_background: int = 0
     changed: int = 0
+    interactive_at: int = 0
     log: dict[str, int] = {}
     live: dict[str, int] = {}
     interactive: dict[str, int] = {}
@@ -242,6 +245,8 @@ class Ledger(msgspec.Struct, kw_only=True):
             waiting.pop(claim.me, None)
         if claim.wanted <= 0:
             return [], 0, 0
+        if claim.priority == 0:
+            self.interactive_at = now
         own, other = classes[claim.priority], classes[1 - claim.priority]
         overdue = self.since_background >= _BACKGROUND_EVERY - 1
         yields = bool(other) and overdue == (claim.priority == 0)
@@ -286,7 +291,8 @@ class Ledger(msgspec.Struct, kw_only=True):
                 score, slot = scores[-quota.limit]
                 if score + quota.period > at:
                     at, open_end = score + quota.period, slot.startswith("p")
-            burst = min(quota.burst, _EVEN) if priority else quota.burst
+            expected = self.interactive_at + _RECENT * quota.period > now
+            burst = min(quota.burst, _EVEN) if priority and expected else quota.burst
             due = paced.due - int((burst - 1) * quota.interval)
             if due > at:
                 at, open_end = due, False

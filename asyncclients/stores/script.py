@@ -115,7 +115,8 @@ local function opening()
     if found[2] and tonumber(found[2]) + quota.period > at then
       at, open_end = tonumber(found[2]) + quota.period, string.sub(found[1], 1, 1) == 'p'
     end
-    local burst = claim.priority == 1 and math.min(quota.burst, 1.2) or quota.burst
+    local expected = get('interactive_at') + 10 * quota.period > now
+    local burst = claim.priority == 1 and expected and math.min(quota.burst, 1.2) or quota.burst
     local due = quota.due - math.floor((burst - 1) * quota.interval)
     if due > at then at, open_end = due, false end
   end
@@ -128,6 +129,7 @@ for _, waiting in ipairs(WAITING) do
   redis.call('ZREM', waiting, me)
 end
 if claim.wanted > 0 then
+  if claim.priority == 0 then put('interactive_at', now) end
   local own, other = WAITING[claim.priority + 1], WAITING[2 - claim.priority]
   local since = get('since')
   local yields = redis.call('ZCARD', other) > 0 and (since >= 9) == (claim.priority == 0)

@@ -222,6 +222,8 @@ class Talk:
         longest = max(self._periods()) + GRACE
         if now - self._unlisted_at <= longest:
             return _UNLISTED
+        if self.share is not None and self._terms.when_down != "pause":
+            return _UNLISTED  # others may send right now, until they notice that it is back
         if self.share is None and now - self._heard_at > longest + self._terms.lease:
             return ""
         return self._epoch

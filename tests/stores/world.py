@@ -105,12 +105,16 @@ class Process:
         permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
         self.sent.append(loop.time())
         there, back = self.world.latency(self.random)
-        arrival = asyncio.create_task(self.world.arrive(there))
-        admitted = await asyncio.shield(arrival)
-        await asyncio.sleep(back)
-        scheduler.answered(permit, None if admitted else Signal(refused=True))
-        scheduler.finished()
-        return admitted
+        try:
+            admitted = await asyncio.shield(asyncio.create_task(self.world.arrive(there)))
+            await asyncio.sleep(back)
+            scheduler.answered(permit, None if admitted else Signal(refused=True))
+            return admitted
+        except asyncio.CancelledError:
+            scheduler.lost(permit)
+            raise
+        finally:
+            scheduler.finished()
 
     async def stop(self) -> None:
         """Leave in good order."""

@@ -1,0 +1,259 @@
+"""The store is silent, forgets, or loses answers: what may be sent then."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.permit import Permit
+from asyncclients.core.quota import Quota
+from asyncclients.errors import ConfigurationError
+from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.stores.clock import StoreClock
+from asyncclients.stores.outage import Census, Nothing, Turns, WindowShare, share_of
+from asyncclients.stores.terms import WhenDown
+
+from .world import EPOCH, World, most_in
+
+TWO = Quota(2, 1.0)
+TWENTY = Quota(20, 10.0)
+
+
+def world_of(quota: Quota, when_down: WhenDown, processes: int) -> World:
+    world = World(SlidingLog(quota.limit, quota.period), quota, when_down=when_down)
+    for _ in range(processes):
+        world.start().work(4)
+    return world
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("processes", [1, 3, 4])
+@pytest.mark.parametrize("quota", [TWO, TWENTY])
+async def test_safe_share_stays_inside_the_quota_and_goes_on(quota: Quota, processes: int) -> None:
+    """The store dies and comes back: never over the quota, never without sending for long."""
+    world = world_of(quota, "safe_share", processes)
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(15.3)
+    world.store.down = True
+    down = loop.time()
+    await asyncio.sleep(4 * quota.period + 20)
+    up = loop.time()
+    world.store.down = False
+    await asyncio.sleep(4 * quota.period + 10)
+    await world.stop()
+    assert most_in(quota.period, world.arrivals) <= quota.limit
+    begun = down + 2 * world.store.timeout + quota.period + 2
+    share = (quota.limit // processes) * processes / quota.limit or 0.8
+    used = world.admitted(begun, up) / (quota.rate * (up - begun))
+    assert used >= 0.9 * share
+    assert all([at for at in process.sent if begun < at < up] for process in world.processes)
+    back = up + quota.period + 4
+    assert world.admitted(back, loop.time()) >= 0.9 * quota.rate * (loop.time() - back)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("quota", [TWO, TWENTY])
+async def test_pause_sends_nothing_and_then_goes_on(quota: Quota) -> None:
+    """`pause`: silence until the store is back, and nothing lost from the log by it."""
+    world = world_of(quota, "pause", 4)
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(15.3)
+    world.store.down = True
+    down = loop.time()
+    await asyncio.sleep(30)
+    up = loop.time()
+    world.store.down = False
+    await asyncio.sleep(30)
+    await world.stop()
+    assert most_in(quota.period, world.arrivals) <= quota.limit
+    assert world.admitted(down + 0.3, up) == 0
+    assert world.admitted(up + 3, up + 29) >= 0.9 * quota.rate * 26
+
+
+@pytest.mark.looptime
+async def test_local_obeys_its_own_limit_only() -> None:
+    """`local`: each process goes on with the whole quota; on return the window counts as spent."""
+    world = world_of(TWO, "local", 1)
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(5.3)
+    world.store.down = True
+    down = loop.time()
+    await asyncio.sleep(20)
+    assert world.admitted(down, down + 20) >= 36
+    world.store.down = False
+    await asyncio.sleep(10)
+    await world.stop()
+    assert world.refusals == []
+
+
+@pytest.mark.looptime
+async def test_a_store_that_forgot_everything_counts_as_spent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """FLUSHALL with four processes at work: no call too many, and work goes on after a window."""
+    world = world_of(TWENTY, "safe_share", 4)
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        await asyncio.sleep(17.7)
+        world.store.ledgers.clear()
+    flushed = loop.time()
+    await asyncio.sleep(40)
+    await world.stop()
+    assert most_in(TWENTY.period, world.arrivals) <= TWENTY.limit
+    assert "lost its data" in caplog.text
+    assert world.admitted(flushed + 14, flushed + 39) >= 0.9 * TWENTY.rate * 25
+
+
+@pytest.mark.looptime
+async def test_a_store_that_comes_back_empty() -> None:
+    """Killed and restarted without its data, at any moment: never over the quota."""
+    world = world_of(TWO, "safe_share", 4)
+    for pause in (0.4, 1.1, 2.3, 5.0, 9.7):
+        await asyncio.sleep(7.3)
+        world.store.down = True
+        world.store.ledgers.clear()
+        await asyncio.sleep(pause)
+        world.store.down = False
+    await asyncio.sleep(10)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 2
+
+
+@pytest.mark.looptime
+async def test_lost_answers_count_once() -> None:
+    """Answers are lost now and then: no call too many, no outage, and the slots come back."""
+    world = world_of(TWO, "safe_share", 2)
+    world.start()
+    for _ in range(10):
+        await asyncio.sleep(6)
+        world.store.deaf = 1
+    await asyncio.sleep(5)
+    since = asyncio.get_running_loop().time()
+    await asyncio.sleep(10)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 2
+    assert world.admitted(since, since + 10) >= 19
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("when_down", ["safe_share", "pause", "local"])
+async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
+    """The bound: a first call with no store fails in 2.5 s, waits as told to, or goes alone."""
+    world = World(SlidingLog(2, 1.0), TWO, when_down=when_down)
+    world.store.down = True
+    process = world.start()
+    loop = asyncio.get_running_loop()
+    if when_down == "safe_share":
+        with pytest.raises(ConfigurationError, match="could not be reached"):
+            await process.call()
+        assert loop.time() <= 2.5
+        with pytest.raises(ConfigurationError, match="could not be reached"):
+            await process.call()
+        assert loop.time() <= 5
+    elif when_down == "local":
+        assert await process.call()
+        assert loop.time() <= 2.5
+    else:
+        call = asyncio.create_task(process.call())
+        await asyncio.sleep(60)
+        assert not call.done()
+        world.store.down = False
+        assert await call
+    await world.stop()
+
+
+@pytest.mark.looptime
+async def test_closing_is_bounded_with_a_silent_store() -> None:
+    """A pool whose store is gone closes within the commands' bound."""
+    world = world_of(TWO, "safe_share", 1)
+    await asyncio.sleep(3)
+    world.store.down = True
+    before = asyncio.get_running_loop().time()
+    await world.stop()
+    assert asyncio.get_running_loop().time() - before <= 2 * world.store.timeout + 0.1
+
+
+@pytest.mark.looptime
+async def test_one_failure_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """A stale connection costs one failed command: it is asked again at once, nobody is told."""
+    world = world_of(TWO, "pause", 1)
+    await asyncio.sleep(3)
+    world.store.timeout = 0.0
+    world.store.deaf = 1
+    await asyncio.sleep(10)
+    await world.stop()
+    assert "silent" not in caplog.text
+    assert world.refusals == []
+    assert world.admitted(1, 13) >= 22
+
+
+def clock_at(offset: float) -> StoreClock:
+    clock = StoreClock()
+    clock.hear(0.0, 0.0, EPOCH + round(offset * 1e6))
+    return clock
+
+
+def census(live: int, rank: int = 0, stable: float = 60.0, heard_at: float = 100.0) -> Census:
+    return Census(live=live, rank=rank, stable=stable, heard_at=heard_at)
+
+
+@pytest.mark.parametrize(
+    "unsure",
+    [census(0), census(4, stable=1.0), census(4, heard_at=90.0)],
+    ids=["never counted", "was changing", "long ago"],
+)
+def test_who_does_not_know_the_others_waits(unsure: Census) -> None:
+    """A process that cannot know the others' shares sends nothing."""
+    share = share_of([TWENTY], unsure, clock_at(0), 100.0, 100.3)
+    assert isinstance(share, Nothing)
+    assert share.ready_at(500.0) == math.inf
+
+
+def test_a_share_of_the_window() -> None:
+    """Twenty slots, three processes: six each, after one spent window."""
+    share = share_of([TWENTY], census(3), clock_at(0), 100.0, 100.3)
+    assert isinstance(share, WindowShare)
+    assert share.ready_at(100.0) >= 110.3
+    taken = 0
+    local = Limiter([TWENTY])
+    now = 110.3
+    while now < 120.3:
+        at = share.ready_at(now)
+        if at == math.inf or at > 120.3:
+            break
+        now = at
+        share.take(local.take(now), now)
+        taken += 1
+    assert taken == 6
+
+
+def test_turns_never_meet() -> None:
+    """Five processes, two slots a second: turns in order, none sends in another's turn."""
+    sends: list[tuple[float, int]] = []
+    for rank in range(5):
+        turns = share_of([TWO], census(5, rank), clock_at(3.21 + rank * 0.002), 100.0, 100.3)
+        assert isinstance(turns, Turns)
+        now = 100.0
+        while now < 160.0:
+            now = turns.ready_at(now)
+            turns.take(Permit(1, now, [], 0.0), now)
+            sends.append((now, rank))
+    sends = [(at, rank) for at, rank in sorted(sends) if 105.0 < at < 160.0]
+    assert most_in(1.0, [at for at, _ in sends]) == 2
+    assert {rank for _, rank in sends} == set(range(5))
+    assert len(sends) >= 0.8 * 2 * 55
+
+
+def test_the_clock_never_runs_ahead() -> None:
+    """Whatever the delays, the estimate lies between the true instant and the answer's."""
+    clock = StoreClock()
+    for asked, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
+        heard = asked + there + back
+        at = clock.hear(asked, heard, EPOCH + round((asked + there) * 1e6))
+        assert asked + there - 1e-5 <= at <= heard + 1e-5
+    # Set back by an hour: what was learned before is forgotten.
+    at = clock.hear(40.0, 40.1, EPOCH - 3_600_000_000)
+    assert at == pytest.approx(40.1)
