@@ -1,0 +1,161 @@
+"""Intempt's resources against the pretend vendor, and how a client is made."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from asyncclients import (
+    BadRequestError,
+    ConfigurationError,
+    ForbiddenError,
+    IntemptClient,
+    NotFoundError,
+    Quota,
+    SessionPool,
+    UnauthorizedError,
+)
+from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox.faults import drop, status
+
+
+@pytest.fixture
+def client(sandbox: Sandbox, pool: SessionPool) -> IntemptClient:
+    return IntemptClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
+
+
+def bookings(sandbox: Sandbox) -> str:
+    """The id of the collection of bookings."""
+    return str(sandbox.state("intempt").collections["bookings"].id)
+
+
+@pytest.mark.parametrize("wire_form", ["hal", "array"])
+@pytest.mark.parametrize("insert_reply", ["empty", "item"])
+@pytest.mark.parametrize("ids_as_text", [True, False])
+async def test_a_row_lives_and_dies(
+    sandbox: Sandbox,
+    client: IntemptClient,
+    wire_form: Literal["hal", "array"],
+    insert_reply: Literal["empty", "item"],
+    *,
+    ids_as_text: bool,
+) -> None:
+    """Insert, list, get, overwrite, delete, in each form the vendor may answer in."""
+    state = sandbox.state("intempt")
+    state.wire_form, state.insert_reply, state.ids_as_text = wire_form, insert_reply, ids_as_text
+    rows, collection = client.collections, bookings(sandbox)
+    assert await rows.list_items(collection) == []
+    told = await rows.insert(collection, {"id": 4, "guestId": 2, "unknown": True})
+    items = await rows.list_items(collection)
+    assert [item.data for item in items] == [{"id": 4, "guestId": 2}]
+    assert items[0].coll_id == collection
+    assert int(items[0].id) > 2**53
+    assert told == (None if insert_reply == "empty" else items[0])
+    await rows.insert(collection, {"id": 4, "guestId": 3})
+    assert (await rows.get_item(collection, items[0].id)).data == {"id": 4, "guestId": 3}
+    await rows.delete_item(collection, items[0].id)
+    assert await rows.list_items(collection) == []
+    with pytest.raises(NotFoundError):
+        await rows.delete_item(collection, items[0].id)
+
+
+async def test_many_rows_of_several_collections(sandbox: Sandbox, client: IntemptClient) -> None:
+    """One call fills two collections; what is wrong with a row is said in the vendor's words."""
+    source = str(sandbox.state("intempt").source_id)
+    bookings = [{"id": n} for n in range(3)]
+    await client.sources.insert(source, {"bookings": bookings, "profile": [{"visitorId": "v"}]})
+    held = sandbox.state("intempt").collections
+    assert (len(held["bookings"].items), len(held["profile"].items)) == (3, 1)
+    with pytest.raises(BadRequestError, match="Primary key 'id' is missing"):
+        await client.sources.insert(source, {"bookings": [{"guestId": 1}]})
+
+
+async def test_users_and_their_segments(sandbox: Sandbox, client: IntemptClient) -> None:
+    """Each way to name a user finds the same user, with the same ids."""
+    profile = sandbox.state("intempt").profiles[0]
+    master, (first, _) = str(profile.master_id), profile.profile_ids
+    source = str(profile.source_id)
+    by_profile = await client.events.matches(profile_id=str(first))
+    by_master = await client.events.matches(master_id=master)
+    assert by_profile == by_master
+    assert by_master.profile_ids == [str(number) for number in profile.profile_ids]
+    assert by_master.matched_events == ["newtestevent"]
+    latest = client.segmentations.latest
+    found = [
+        await latest(profile_id=str(first)),
+        await latest(master_id=master),
+        await latest(source_id=source, profile={"visitorId": "194jso4nfja"}),
+    ]
+    assert [segmentation.master_id for one in found for segmentation in one] == [master] * 3
+    assert await latest(source_id=source, profile={"visitorId": "nobody"}) == []
+
+
+async def test_a_lost_answer_is_repeated(sandbox: Sandbox, client: IntemptClient) -> None:
+    """Rows are overwritten by their key, so an insert whose answer is lost is sent again."""
+    sandbox.fail("intempt", drop(committed=True))
+    await client.collections.insert(bookings(sandbox), {"id": 1})
+    assert [a.method for a in sandbox.requests("intempt")] == ["POST", "POST"]
+    assert len(sandbox.state("intempt").collections["bookings"].items) == 1
+
+
+async def test_a_deletion_whose_answer_was_lost_is_done(
+    sandbox: Sandbox, client: IntemptClient
+) -> None:
+    """The repeat says 404: the row is gone, as was asked."""
+    collection = bookings(sandbox)
+    await client.collections.insert(collection, {"id": 1})
+    item = (await client.collections.list_items(collection))[0]
+    sandbox.fail("intempt", drop(committed=True))
+    assert await client.collections.delete_item(collection, item.id) is None
+    assert sandbox.state("intempt").collections["bookings"].items == {}
+
+
+async def test_what_to_do_about_a_no(
+    sandbox: Sandbox, pool: SessionPool, client: IntemptClient
+) -> None:
+    """Wrong key, foreign organization, unknown collection, too many rows: each says what to do."""
+    wrong = {**sandbox.environ, "INTEMPT_API_KEY": "wrong-key-4711"}
+    with pytest.raises(UnauthorizedError, match="INTEMPT_API_KEY") as caught:
+        await IntemptClient.from_env(pool, wrong).collections.list_items("1")
+    assert "wrong-key-4711" not in str(caught.value)
+    foreign = {**sandbox.environ, "INTEMPT_ORG": "other/org"}
+    with pytest.raises(ForbiddenError, match="INTEMPT_ORG"):
+        await IntemptClient.from_env(pool, foreign).collections.list_items("1")
+    assert "/v1/other%2Forg/" in sandbox.requests("intempt")[-1].path
+    with pytest.raises(NotFoundError, match="INTEMPT_ORG and the id"):
+        await client.collections.list_items("../admin")
+    sandbox.fail("intempt", status(413))
+    with pytest.raises(Exception, match="fewer rows") as caught_413:
+        await client.sources.insert("1", {"bookings": []})
+    assert getattr(caught_413.value, "status", None) == 413
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"org": ""},
+        {"org": ".."},
+        {"org": "a\nb"},
+        {"base_url": "http://api.intempt.com/"},
+        {"base_url": "https://user:pass@api.intempt.com/"},
+    ],
+)
+def test_a_client_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
+    """An organization that is no path segment, an address that loses the key."""
+    given: dict[str, Any] = {"api_key": "k", "org": "o"}
+    with pytest.raises(ConfigurationError):
+        IntemptClient(SessionPool(), **(given | arguments))
+
+
+def test_missing_variables_are_named() -> None:
+    """from_env names all that is missing."""
+    with pytest.raises(ConfigurationError, match="INTEMPT_API_KEY and INTEMPT_ORG"):
+        IntemptClient.from_env(SessionPool(), {})
+
+
+def test_the_default_is_modest() -> None:
+    """The vendor publishes no limit: ten a second, at its own address."""
+    client = IntemptClient(SessionPool(), api_key="k", org="o")
+    assert client.base_url == "https://api.intempt.com/"
+    assert client.facts.quotas == (Quota(10, 1.0),)
