@@ -13,6 +13,8 @@ Run again with the same state, and they go on where they were.
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
 from asyncclients.backfill.report import Progress, Report
+from asyncclients.backfill.shape import Renaming
 from asyncclients.backfill.sinks import Sink
+from asyncclients.backfill.status import Status, read_status
 
-__all__ = ["Progress", "Report", "Sink", "pull", "push"]
+__all__ = ["Progress", "Renaming", "Report", "Sink", "Status", "pull", "push", "read_status"]

@@ -14,6 +14,8 @@ import msgspec
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.seen import Seen
 
+_NO_ID = "the items have no uuid or id: an item that came twice could not be told; give key="
+
 
 class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each checkpoint replaces.
@@ -43,6 +45,27 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     read: bool = False
     complete: bool = False
     unproved: tuple[str, ...] = ()
+
+    @property
+    def is_missing_some(self) -> bool:
+        """Items may be there that were not seen."""
+        return self.shrank or (self.total is not None and self.done < self.total)
+
+    def doubts(self) -> tuple[str, ...]:
+        """In words, what could not be proved about a list that was read to its end."""
+        doubts: list[str] = []
+        if self.keyed is False:
+            doubts.append(_NO_ID)
+        if self.total is None:
+            doubts.append("the vendor gives no count to compare with")
+        elif self.done < self.total:
+            doubts.append(f"the vendor counts {self.total} items, {self.done} were found")
+        elif self.done > self.total:
+            gone = self.done - self.total
+            doubts.append(f"{gone} of the {self.done} items were deleted while the list was read")
+        if self.shrank:
+            doubts.append("the list shrank while it was read: an item may have been hidden")
+        return tuple(doubts)
 
 
 class Checkpoint:

@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 from collections import deque
 
-from asyncclients.backfill.ledger import Ledger, encode_row
+from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.ledger import Ledger
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.errors import StateMismatchError
 

@@ -21,7 +21,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -170,26 +170,25 @@ def _nothing() -> Changes:
     return Changes(())
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A checked connection to the journal at *path*, made if there is none."""
-    _check_file(path, read_only=read_only)
-    mode = "ro" if read_only else "rwc"
+def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:
+    """A checked connection to the journal at *path*; with `rwc`, made if there is none."""
+    _check_file(path, must_exist=mode != "rwc")
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
-        _check_format(database, path, read_only=read_only)
+        _check_format(database, path, mode)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _check_file(path: Path, *, read_only: bool) -> None:
+def _check_file(path: Path, *, must_exist: bool) -> None:
     if path.is_dir():
         raise StateMismatchError(
             f"{path} is a directory", file=str(path), advice="Give a file for the state"
         )
-    if read_only and not path.exists():
+    if must_exist and not path.exists():
         raise StateMismatchError(f"{path} does not exist", file=str(path))
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
@@ -205,11 +204,11 @@ def _foreign(path: Path) -> StateMismatchError:
     )
 
 
-def _check_format(database: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
     application = database.execute("PRAGMA application_id").fetchone()[0]
     version = database.execute("PRAGMA user_version").fetchone()[0]
     empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    if application != _APPLICATION and not (empty and not application and not read_only):
+    if application != _APPLICATION and not (empty and not application and mode == "rwc"):
         raise _foreign(path)
     if version > VERSION:
         raise StateMismatchError(
@@ -218,7 +217,7 @@ def _check_format(database: sqlite3.Connection, path: Path, *, read_only: bool) 
             file=str(path),
             advice="Upgrade asyncclients; the file was not touched",
         )
-    if not read_only:
+    if mode != "ro":
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
     if not empty:

@@ -19,19 +19,15 @@ killed: they become unknown.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from asyncclients.backfill.failures import Failure, Failures, describe, encode_row
 from asyncclients.backfill.journal import Changes, Journal, Statement
-from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.sources import Row
 from asyncclients.backfill.spans import Spans
-from asyncclients.core import codec
-from asyncclients.errors import AsyncClientsError
 
 _KILLED = "the run was killed before its answer came"
 
@@ -60,18 +56,6 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     digest: str = ""
     failures_size: int = 0
     complete: bool = False
-
-
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the file of failed rows."""
-
-    line: int
-    number: int
-    row: Any
-    reason: str
-    error: str = ""
-    attempts: int = 0
-    errors: Any = None
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +171,7 @@ class Ledger:
     def fail(self, row: Row, failure: BaseException) -> None:
         """*row* was refused."""
         self._state.failed += 1
-        self._failures.add(_describe(row, failure))
+        self._failures.add(describe(row, failure))
         self._settle([row])
 
     def doubt(self, rows: Sequence[Row], reason: str) -> None:
@@ -268,70 +252,8 @@ class Ledger:
         return Changes(news, failures.take())
 
 
-class Failures:
-    """The file of failed rows: appended and fsynced before the commit that counts them."""
-
-    def __init__(self, state: Path) -> None:
-        self.path = state.with_name(state.name + FAILED_SUFFIX)
-        self._waiting: list[bytes] = []
-        self.waiting = 0
-
-    def add(self, failure: Failure) -> None:
-        """Write *failure* with the next commit."""
-        line = codec.encode(failure) + b"\n"
-        self._waiting.append(line)
-        self.waiting += len(line)
-
-    def take(self) -> Any:
-        """What writes all that waits; None for nothing."""
-        lines, self._waiting, self.waiting = self._waiting, [], 0
-        return (lambda: self._append(b"".join(lines))) if lines else None
-
-    def _append(self, lines: bytes) -> None:
-        with self.path.open("ab") as file:
-            file.write(lines)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def recover(self, size: int) -> list[Failure]:
-        """Failures after the first *size* bytes; half a line at the end is cut off."""
-        if not self.path.exists() or self.path.stat().st_size <= size:
-            return []
-        with self.path.open("rb+") as file:
-            file.seek(size)
-            tail = file.read()
-            whole = tail[: tail.rfind(b"\n") + 1]
-            file.truncate(size + len(whole))
-        return [msgspec.json.decode(line, type=Failure) for line in whole.splitlines()]
-
-
-def encode_row(data: Any) -> bytes:
-    """*data* as JSON; what has no JSON form as its repr."""
-    try:
-        return codec.encode(data)
-    except (TypeError, ValueError, msgspec.MsgspecError, UnicodeError):
-        return codec.encode(repr(data))
-
-
 def read_unknown(record: tuple[int, int, bytes | None, str]) -> Unknown:
     """A row of the table of unknown rows."""
     number, line, row, reason = record
     data = None if row is None else msgspec.json.decode(row)
     return Unknown(number=number, line=line, row=data, reason=reason)
-
-
-def _describe(row: Row, failure: BaseException) -> Failure:
-    attempts, errors = 0, None
-    reason = str(failure) or repr(failure)
-    if isinstance(failure, AsyncClientsError):
-        attempts = failure.attempts or 0
-        errors = getattr(failure, "errors", None)
-    return Failure(
-        line=row.line,
-        number=row.number,
-        row=msgspec.json.decode(encode_row(row.data)),
-        reason=reason,
-        error=type(failure).__name__,
-        attempts=attempts,
-        errors=errors,
-    )

@@ -92,16 +92,32 @@ def _last_page(page: Page[Any]) -> int:
     return -(-page.total // len(page.items))
 
 
-async def walk_iterable(pages: AsyncIterable[Page[Any]], number: int) -> AsyncGenerator[Page[Any]]:
-    """The pages of *pages* from *number* on; it gives them from its start."""
-    async for page in pages:
-        if page.number >= number:
-            yield page
-        if page.last:
-            return
+class OnePass:
+    """Pages that can be read from their start only: an iterable, or a list that comes whole."""
+
+    def __init__(
+        self, source: AsyncIterable[Page[Any]] | Awaitable[Sequence[Any]], flow: str, meter: Meter
+    ) -> None:
+        self._source, self._flow, self._meter = source, flow, meter
+
+    async def walk(self, number: int) -> AsyncGenerator[Page[Any]]:
+        """The pages from *number* to the last."""
+        with lane(Priority.BACKGROUND, self._flow, self._meter):
+            if not isinstance(self._source, AsyncIterable):
+                found = await self._source
+                yield Page(items=found, number=1, total=len(found), last=True)
+                return
+            async for page in self._source:
+                if page.number >= number:
+                    yield page
+                if page.last:
+                    return
 
 
-async def one_page(items: Awaitable[Sequence[Any]]) -> AsyncGenerator[Page[Any]]:
-    """A list that comes whole, as one page."""
-    found = await items
-    yield Page(items=found, number=1, total=len(found), last=True)
+def reader_of(
+    source: Pages, ahead: int, flow: str, meter: Meter, outage: Outage
+) -> PageReader | OnePass:
+    """What reads *source*."""
+    if isinstance(source, Paginator):
+        return PageReader(source, ahead, flow, meter, outage)
+    return OnePass(source, flow, meter)

@@ -22,11 +22,11 @@ from contextlib import aclosing
 from typing import Any, cast
 
 from asyncclients.backfill.checkpoint import Checkpoint
+from asyncclients.backfill.failures import encode_row
 from asyncclients.backfill.journal import Job, Journal
-from asyncclients.backfill.ledger import encode_row
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
-from asyncclients.backfill.pages import PageReader, Pages, one_page, walk_iterable
+from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.seen import digest_of
 from asyncclients.backfill.sinks import Sink, open_sink
@@ -36,7 +36,6 @@ from asyncclients.errors import BackfillStoppedError, ConfigurationError
 
 _CHECKPOINT_EVERY = 0.2
 """Seconds between checkpoints at the least: what a crash costs in pages to read again."""
-_NO_ID = "the items have no uuid or id: an item that came twice could not be told; give key="
 
 Key = str | Callable[[Any], Any]
 
@@ -91,14 +90,10 @@ async def pull(
         checkpoint = await Checkpoint.load(journal)
         meter, outage = Meter(), Outage(patience)
         flow = flow or f"pull {name} {os.fspath(state)}"
-        reader = (
-            PageReader(source, ahead, flow, meter, outage)
-            if isinstance(source, Paginator)
-            else None
-        )
+        reader = reader_of(source, ahead, flow, meter, outage)
         run = Pull(sink, checkpoint, key, meter, outage)
         async with ticking(run.progress, progress):
-            await run.work(reader, source)
+            await run.work(reader)
         return run.report()
     finally:
         if inspect.iscoroutine(source):
@@ -125,7 +120,7 @@ class Pull:
         self._broken = False
         self._before = checkpoint.state.done
 
-    async def work(self, reader: PageReader | None, source: Pages) -> None:
+    async def work(self, reader: PageReader | OnePass) -> None:
         """Read, write and finish; save what was reached on the way out."""
         state = self._checkpoint.state
         if state.complete:
@@ -135,7 +130,7 @@ class Pull:
         try:
             try:
                 if not state.read:
-                    await self._read(reader, source)
+                    await self._read(reader)
             finally:
                 await self._save()
             await self._sink.finish()
@@ -149,17 +144,17 @@ class Pull:
             await self._sink.close()
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
-    async def _read(self, reader: PageReader | None, source: Pages) -> None:
+    async def _read(self, reader: PageReader | OnePass) -> None:
         state = self._checkpoint.state
-        if reader is None:
-            await self._walk(_walk_once(source, max(1, state.page)))
+        if isinstance(reader, OnePass):
+            await self._walk(reader.walk(state.page + (not state.keyed)))
         else:
             await self._walk(reader.walk(await self._resume_at(reader)))
-            if state.walk == 1 and state.keyed and self._missing():
+            if state.walk == 1 and state.keyed and state.is_missing_some:
                 # What was hidden by a shift is found by reading once more.
                 state.walk, state.page, state.shrank = 2, 0, False
                 await self._walk(reader.walk(reader.start))
-        state.unproved = self._doubts()
+        state.unproved = state.doubts()
         state.read = True
 
     async def _resume_at(self, reader: PageReader) -> int:
@@ -233,28 +228,6 @@ class Pull:
             found = (getattr(item, name, None) for name in names)
         return next((value for value in found if value is not None), None)
 
-    # --- Proof ------------------------------------------------------------------------
-
-    def _missing(self) -> bool:
-        state = self._checkpoint.state
-        return state.shrank or (state.total is not None and state.done < state.total)
-
-    def _doubts(self) -> tuple[str, ...]:
-        state = self._checkpoint.state
-        doubts: list[str] = []
-        if state.keyed is False:
-            doubts.append(_NO_ID)
-        if state.total is None:
-            doubts.append("the vendor gives no count to compare with")
-        elif state.done < state.total:
-            doubts.append(f"the vendor counts {state.total} items, {state.done} were found")
-        elif state.done > state.total:
-            gone = state.done - state.total
-            doubts.append(f"{gone} of the {state.done} items were deleted while the list was read")
-        if state.shrank:
-            doubts.append("the list shrank while it was read: an item may have been hidden")
-        return tuple(doubts)
-
     # --- Telling ----------------------------------------------------------------------
 
     def report(self) -> Report:
@@ -287,9 +260,3 @@ class Pull:
             eta=left / rate if left is not None and rate else None,
             waiting=self._outage.seconds,
         )
-
-
-def _walk_once(source: Any, number: int) -> AsyncGenerator[Page[Any]]:
-    if inspect.isawaitable(source):
-        return one_page(source)
-    return walk_iterable(source, number)

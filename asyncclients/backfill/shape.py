@@ -8,7 +8,7 @@ row that does not fit.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -20,6 +20,46 @@ from asyncclients.errors import ConfigurationError, InputError
 _PLACE = re.compile(r"`\$\.([\w.-]+)")
 
 Map = Callable[[Any], Any]
+
+
+class Renaming:
+    """A map by names: columns become fields, fixed values are added.
+
+    Args:
+        columns: column -> field; an empty field drops the column. Columns that
+            are not named keep their names.
+        fixed: field -> value, the same in each row.
+    """
+
+    def __init__(self, columns: Mapping[str, str], fixed: Mapping[str, Any] | None = None) -> None:
+        self._columns, self._fixed = dict(columns), dict(fixed or {})
+
+    def __call__(self, row: Any) -> dict[str, Any]:
+        """*row* under its new names.
+
+        Raises:
+            ValueError: *row* is no object.
+        """
+        if not isinstance(row, Mapping):
+            raise ValueError(f"a row must be an object with names, not {type(row).__name__}")
+        names = self._columns
+        fields = {
+            names.get(column, column): value
+            for column, value in cast("Mapping[str, Any]", row).items()
+        }
+        fields.pop("", None)
+        return {**self._fixed, **fields}
+
+    def fields(self, columns: Sequence[str]) -> set[str]:
+        """The fields that rows with *columns* get.
+
+        Raises:
+            ValueError: a column that is to be renamed is not there.
+        """
+        missing = sorted(self._columns.keys() - set(columns))
+        if missing:
+            raise ValueError(f"has no column {missing[0]!r}")
+        return {self._columns.get(column, column) for column in columns} | self._fixed.keys()
 
 
 class Shape:
@@ -37,22 +77,33 @@ class Shape:
 
     def check(self, source: Source) -> None:
         """Raise `InputError` if no row of *source* can fit: a required column is missing."""
-        if source.columns is None or self._map is not None:
+        columns = source.columns
+        if columns is None:
             return
-        heads = {column.split(".", 1)[0] for column in source.columns}
+        complaint = ""
+        if isinstance(self._map, Renaming):
+            try:
+                complaint = self._missing(self._map.fields(columns))
+            except ValueError as bad:
+                complaint = str(bad)
+        elif self._map is None:
+            complaint = self._missing(set(columns))
+        if complaint:
+            raise InputError(
+                f"{source.name} {complaint}; it has: {', '.join(columns)}",
+                file=source.name,
+                line=1,
+                advice="Rename the columns, or give map= (on the command line --map COLUMN=field)",
+            )
+
+    def _missing(self, fields: set[str]) -> str:
+        heads = {field.split(".", 1)[0] for field in fields}
         missing = [
             name
             for name in self._required
             if name not in heads and self._wire_names[name] not in heads
         ]
-        if missing:
-            found = ", ".join(source.columns)
-            raise InputError(
-                f"{source.name} has no column {' and no column '.join(missing)}; it has: {found}",
-                file=source.name,
-                line=1,
-                advice="Rename the columns, or give map= (on the command line --map COLUMN=field)",
-            )
+        return f"has no column {' and no column '.join(missing)}" if missing else ""
 
     def make(self, data: Any, *, lax: bool) -> Any:
         """What is sent for *data*; None for nothing.

@@ -1,0 +1,202 @@
+"""`asyncclients pull`, `push`, `status` and `run`.
+
+Progress goes to standard error, one line now and then where nobody watches; the
+result goes to standard output, with `--json` as JSON. Ctrl-C and SIGTERM save
+and exit with 130; a second one does not wait for the answers to what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from asyncclients.backfill import Report, read_status
+from asyncclients.cli.jobs import Job, read_jobs, state_path, work
+from asyncclients.cli.words import Ticker, report_text, show, status_text
+from asyncclients.core.pool import SessionPool
+from asyncclients.errors import AsyncClientsError
+
+DONE, FAILED, PARTLY, INTERRUPTED = 0, 1, 3, 130
+
+Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Switch = Annotated[bool, Parameter(negative="")]
+
+
+async def pull(
+    source: str,
+    /,
+    *,
+    to: Path,
+    state: Path | None = None,
+    query: Pairs = None,
+    key: str | None = None,
+    json: Json = False,
+) -> int:
+    """Read all of a vendor's list into a file; run it again and it goes on where it stopped.
+
+    Args:
+        source: VENDOR.RESOURCE, as in intouch.contacts.
+        to: a .jsonl, .csv or .parquet file.
+        state: the file that remembers how far it is; by default FILE.state.
+        query: NAME=VALUE, an argument of the list, as in sort_by=email.
+        key: the field that tells items apart; by default uuid or id.
+        json: print the report as JSON.
+    """
+    job = Job(pull=source, to=str(to), state=str(state or state_path(to)), key=key)
+    return await _run(msgspec.structs.replace(job, query=pairs(query)), as_json=json)
+
+
+async def push(
+    target: str,
+    file: Path,
+    /,
+    *,
+    state: Path | None = None,
+    map: Annotated[Pairs, Parameter(name="--map")] = None,  # noqa: A002
+    set: Annotated[Pairs, Parameter(name="--set")] = None,  # noqa: A002
+    with_: Annotated[Pairs, Parameter(name="--with")] = None,
+    concurrency: int = 64,
+    max_failed: float = 0.1,
+    resend_unknown: Switch = False,
+    drop_unknown: Switch = False,
+    json: Json = False,
+) -> int:
+    """Send each row of a file to a vendor; run it again and it goes on where it stopped.
+
+    Args:
+        target: VENDOR.RESOURCE or VENDOR.RESOURCE.METHOD, as in totango.touchpoints.
+        file: a .csv, .jsonl or .parquet file; .csv.gz and .jsonl.gz work too.
+        state: the file that remembers what was sent; by default FILE.state.
+        map: COLUMN=field renames a column, COLUMN= leaves it out, COLUMN=a.b nests it.
+        set: field=value, the same in each row.
+        with_: NAME=VALUE, an argument that the operation takes besides the row.
+        concurrency: calls under way at the same time.
+        max_failed: share of failed rows above which it stops.
+        resend_unknown: send rows again that may or may not have arrived.
+        drop_unknown: ask no more about rows that may or may not have arrived.
+        json: print the report as JSON.
+    """
+    if resend_unknown and drop_unknown:
+        raise ValueError("give --resend-unknown or --drop-unknown, not both")
+    unknown: Literal["keep", "resend", "drop"] = "resend" if resend_unknown else "keep"
+    job = Job(
+        push=target,
+        file=str(file),
+        state=str(state or state_path(file)),
+        map=pairs(map),
+        set=pairs(set),
+        with_=pairs(with_),
+        concurrency=concurrency,
+        max_failed=max_failed,
+        unknown="drop" if drop_unknown else unknown,
+    )
+    return await _run(job, as_json=json)
+
+
+def pairs(texts: list[str] | None) -> dict[str, str]:
+    """`["a=b"]` as `{"a": "b"}`.
+
+    Raises:
+        ValueError: one has no `=`.
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{text!r} is not NAME=VALUE")
+        found[name] = value
+    return found
+
+
+async def _run(job: Job, *, as_json: bool) -> int:
+    async def once() -> int:
+        async with SessionPool() as pool:
+            report = await work(job, pool, Ticker(job.name))
+        show(report, as_json=as_json, describe=report_text)
+        if job.pull is not None and not report.requests:
+            print(f"It was complete before; delete {job.state} to pull anew", file=sys.stderr)
+        return code_of(report)
+
+    return await _interruptible(once(), f"run the same command to go on ({job.state})")
+
+
+async def run(file: Path, /, *, json: Json = False) -> int:
+    """Run many pulls and pushes side by side, each with its fair share of its vendor's quota.
+
+    Args:
+        file: TOML with a table [jobs.NAME] for each job: `pull` and `to`, or `push` and
+            `file`, and the options of those commands.
+        json: print the reports as JSON.
+    """
+    jobs = read_jobs(file)
+
+    async def all_of_them() -> int:
+        async with SessionPool() as pool:
+            results = await asyncio.gather(
+                *(work(job, pool, Ticker(job.name)) for job in jobs), return_exceptions=True
+            )
+        return _print_all(dict(zip((job.name for job in jobs), results, strict=True)), json)
+
+    return await _interruptible(all_of_them(), "run the same command to go on")
+
+
+def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int:
+    codes = [DONE]
+    told: dict[str, Any] = {}
+    for name, result in results.items():
+        if isinstance(result, Report):
+            codes.append(code_of(result))
+            told[name] = result
+        elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
+            codes.append(FAILED)
+            told[name] = {"error": type(result).__name__, "reason": str(result)}
+        else:
+            raise result
+    if as_json:
+        show(told, as_json=True, describe=str)
+    else:
+        for name, result in told.items():
+            words = report_text(result) if isinstance(result, Report) else result["reason"]
+            print(f"{name}: {words}")
+    return FAILED if FAILED in codes else max(codes)
+
+
+def status(state: Path, /, *, json: Json = False) -> int:
+    """Say how far a pull or push is, and list each row that may or may not have arrived.
+
+    Args:
+        state: the state file.
+        json: print it as JSON.
+    """
+    found = read_status(state)
+    show(found, as_json=json, describe=status_text)
+    return PARTLY if found.failed or found.unknown or found.unproved else DONE
+
+
+def code_of(report: Report) -> int:
+    """The exit code for *report*."""
+    return PARTLY if report.failed or report.unknown else DONE
+
+
+async def _interruptible(command: Coroutine[Any, Any, int], advice: str) -> int:
+    """Run *command*; SIGINT and SIGTERM cancel it, and again if they come again."""
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(command)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        print(f"Interrupted; the state is saved: {advice}", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

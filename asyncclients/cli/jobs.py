@@ -1,0 +1,125 @@
+"""Pulls and pushes as data, from a command line or a TOML file, and how each is done."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from asyncclients import backfill
+from asyncclients.backfill import Progress, Renaming, Report
+from asyncclients.cli.operations import Clients, Write
+from asyncclients.core.pool import SessionPool
+from asyncclients.errors import InputError
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One pull or push; the fields are the options of those commands."""
+
+    pull: str | None = None
+    to: str = ""
+    query: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    key: str | None = None
+    push: str | None = None
+    file: str = ""
+    map: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    set: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    with_: dict[str, str] = msgspec.field(default_factory=dict[str, str], name="with")
+    concurrency: int = 64
+    max_failed: float = 0.1
+    unknown: Literal["keep", "resend", "drop"] = "keep"
+    state: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.pull is None) == (self.push is None):
+            raise ValueError("a job needs either `pull` or `push`")
+        if self.pull is not None and not self.to:
+            raise ValueError("a pull needs `to`")
+        if self.push is not None and not self.file:
+            raise ValueError("a push needs `file`")
+
+
+class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of jobs, by name."""
+
+    jobs: dict[str, Job]
+
+
+def state_path(file: Path) -> Path:
+    """Where the state of a job on *file* lies unless the user says otherwise."""
+    return file.with_name(file.name + ".state")
+
+
+def read_jobs(path: Path) -> list[Job]:
+    """The jobs in the TOML file at *path*; their paths are relative to it.
+
+    Raises:
+        InputError: it cannot be read, or is no file of jobs.
+    """
+    try:
+        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Jobs)
+    except (OSError, ValueError) as bad:  # TOML and msgspec errors are ValueErrors
+        words = bad.strerror if isinstance(bad, OSError) else str(bad)
+        raise InputError(
+            f"{path}: {words}", file=str(path), advice="See `asyncclients run --help`"
+        ) from None
+    jobs = [_placed(job, name, path.parent) for name, job in found.jobs.items()]
+    states = [job.state for job in jobs]
+    twice = sorted({state for state in states if states.count(state) > 1})
+    if twice:
+        raise InputError(
+            f"{path}: two jobs have the state {twice[0]}",
+            file=str(path),
+            advice="Give each job a `state` of its own",
+        )
+    return jobs
+
+
+def _placed(job: Job, name: str, directory: Path) -> Job:
+    file = directory / (job.file or job.to)
+    state = directory / job.state if job.state else state_path(file)
+    where = {"file": str(file)} if job.file else {"to": str(file)}
+    return msgspec.structs.replace(job, name=name, state=str(state), **where)
+
+
+async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
+    """Do *job* with clients of *pool*."""
+    clients = Clients(pool)
+    flow = job.name or None
+    if job.pull is not None:
+        source = clients.list_of(job.pull, job.query)
+        return await backfill.pull(
+            source, job.to, state=job.state, key=job.key, flow=flow, progress=progress
+        )
+    assert job.push is not None
+    write = clients.write(job.push, job.with_)
+    return await backfill.push(
+        job.file,
+        write.call,
+        state=job.state,
+        row_type=write.row_type,
+        map=_map(job, write),
+        concurrency=job.concurrency,
+        max_failed=job.max_failed,
+        unknown=job.unknown,
+        flow=flow,
+        progress=progress,
+    )
+
+
+def _map(job: Job, write: Write) -> Callable[[Any], Any] | None:
+    renaming = Renaming(job.map, job.set) if job.map or job.set else None
+    if not write.text:
+        return renaming
+
+    def text(row: Any) -> Any:
+        fields = renaming(row) if renaming else row
+        if not fields.get(write.name):
+            raise ValueError(f"has no {write.name}")
+        return fields[write.name]
+
+    return text

@@ -1,0 +1,104 @@
+"""What pulls and pushes say to a person."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from asyncclients.backfill import Progress, Report, Status
+
+_LINE_EVERY = 5.0
+"""Seconds between lines where nobody watches."""
+
+
+class Ticker:
+    """Prints progress: in place on a terminal, else a line every five seconds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._terminal = sys.stderr.isatty()
+        self._printed_at = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show *progress*, if it is time."""
+        now = time.monotonic()
+        if now - self._printed_at >= (0.9 if self._terminal else _LINE_EVERY):
+            self._printed_at = now
+            print(f"{self._name}: {line_of(progress)}", file=sys.stderr, flush=True)
+
+
+def line_of(progress: Progress) -> str:
+    """One line about *progress*."""
+    parts = [f"{progress.done:,} done"]
+    parts += [
+        f"{count:,} {what}"
+        for what in ("failed", "unknown", "skipped")
+        if (count := getattr(progress, what))
+    ]
+    parts.append(f"{progress.rate:.1f}/s")
+    if progress.quota_use:
+        parts.append(f"{progress.quota_use:.1%} of the quota")
+    if progress.eta is not None:
+        parts.append(f"{_duration(progress.eta)} left")
+    if progress.waiting:
+        parts.append(f"the vendor has not answered for {_duration(progress.waiting)}")
+    return ", ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def show(result: Any, *, as_json: bool, describe: Callable[[Any], str]) -> None:
+    """Print *result* as JSON, or what *describe* says about it."""
+    print(msgspec.json.encode(result).decode() if as_json else describe(result))
+
+
+def report_text(report: Report) -> str:
+    """A few lines about *report*."""
+    counts = (
+        f"{report.done:,} done, {report.failed:,} failed, {report.unknown:,} unknown, "
+        f"{report.skipped:,} skipped; {report.requests:,} requests, {report.rejected:,} rejected, "
+        f"{_duration(report.seconds)}, {report.quota_use:.1%} of the quota"
+    )
+    parts = [counts]
+    if report.failures:
+        parts.append(f"Failed rows, with the reason of each: {report.failures}")
+    if report.unknown:
+        parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
+    parts += [f"Not proved: {doubt}" for doubt in report.unproved]
+    return "\n".join(parts)
+
+
+def status_text(found: Status) -> str:
+    """A few lines about *found*, and one for each unknown row."""
+    job = found.job
+    doing = "complete" if found.complete else "not complete"
+    if found.running is not None:
+        doing = f"running (process {found.running})"
+    of = "" if found.total is None else f" of {found.total:,}"
+    counts = (
+        f"{found.done:,}{of} done, {found.failed:,} failed, {found.unknown:,} unknown, "
+        f"{found.skipped:,} skipped"
+    )
+    parts = [f"{job.kind} {job.source} -> {job.target}: {doing}", counts]
+    if found.failures:
+        parts.append(f"Failed rows, with the reason of each: {found.failures}")
+    for row in found.unknown_rows:
+        shown = msgspec.json.encode(row.row).decode() if row.row is not None else ""
+        parts.append(f"unknown: line {row.line}: {row.reason} {shown}".rstrip())
+    if found.unknown:
+        parts.append(
+            "Look for them on the vendor's side; then push again with --resend-unknown "
+            "or --drop-unknown"
+        )
+    parts += [f"Not proved: {doubt}" for doubt in found.unproved]
+    return "\n".join(parts)
