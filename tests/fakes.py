@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import pickle
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -204,15 +204,14 @@ def _repr(value: Any) -> str:
         return f"<unprintable: {type(broken).__name__}>"
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _parts(value: object) -> list[Any]:
+    whole: Any = value
     if isinstance(value, Mapping):
-        mapping: Mapping[Any, Any] = value
-        return [*mapping.keys(), *mapping.values()]
+        return [*whole.keys(), *whole.values()]
     if isinstance(value, (list, tuple, set, frozenset)):
-        items: Iterable[Any] = value
-        return list(items)
+        return [*whole]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [getattr(value, field.name) for field in dataclasses.fields(value)]
     if hasattr(value, "__rich_repr__") and not isinstance(value, type):
-        return list(value.__rich_repr__())
+        return list(whole.__rich_repr__())
     return []

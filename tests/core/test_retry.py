@@ -1,0 +1,144 @@
+"""May this call be repeated: the table, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from asyncclients.core.codec import JsonObject
+from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Request, Response
+from asyncclients.core.retry import RetryPolicy, Tally, Verdict, judge
+from asyncclients.core.vendor import Meaning, standard_meaning
+from asyncclients.errors import ConfigurationError, ConnectError, DisconnectedError, TLSError
+
+DONE, GONE, AGAIN = Verdict.DONE, Verdict.GONE, Verdict.AGAIN
+REFUSED, FAIL, UNKNOWN = Verdict.REFUSED, Verdict.FAIL, Verdict.UNKNOWN
+
+UNSENT = NoResponse("no", ConnectError, "no connection")
+LOST = NoResponse("maybe", DisconnectedError, "broke")
+UNTRUSTED = NoResponse("no", TLSError, "no trust", final=True)
+FINAL = NoResponse("maybe", DisconnectedError, "broke", final=True)
+
+
+def request(method: Any = "GET", *, idempotent: bool) -> Request[JsonObject]:
+    endpoint = Endpoint("things.do", method, "things", JsonObject, idempotent=idempotent)
+    return endpoint.request()
+
+
+def answer(status: int, body: bytes = b"") -> Response:
+    return Response(status, CIMultiDict[str](), body)
+
+
+def verdict(
+    outcome: Outcome,
+    *,
+    idempotent: bool,
+    method: str = "GET",
+    tally: Tally | None = None,
+    policy: RetryPolicy | None = None,
+) -> Verdict:
+    meaning = standard_meaning(outcome) if isinstance(outcome, Response) else Meaning.FAILURE
+    called = request(method, idempotent=idempotent)
+    return judge(called, outcome, meaning, tally or Tally(attempts=1), policy or RetryPolicy())
+
+
+@pytest.mark.parametrize(
+    ("outcome", "repeatable", "not_repeatable"),
+    [
+        (answer(200), DONE, DONE),
+        (answer(201), DONE, DONE),
+        (answer(204), DONE, DONE),
+        (answer(302), FAIL, FAIL),
+        (answer(400), FAIL, FAIL),
+        (answer(401), FAIL, FAIL),
+        (answer(403), FAIL, FAIL),
+        (answer(404), FAIL, FAIL),
+        (answer(409), FAIL, FAIL),
+        (answer(422), FAIL, FAIL),
+        (answer(429), REFUSED, REFUSED),
+        (answer(429, b'{"message":"Limit Exceeded"}'), FAIL, FAIL),
+        (answer(500), AGAIN, FAIL),
+        (answer(501), FAIL, FAIL),
+        (answer(502), AGAIN, UNKNOWN),
+        (answer(503), AGAIN, FAIL),
+        (answer(504), AGAIN, UNKNOWN),
+        (UNSENT, AGAIN, AGAIN),
+        (LOST, AGAIN, UNKNOWN),
+        (UNTRUSTED, FAIL, FAIL),
+        (FINAL, FAIL, UNKNOWN),
+    ],
+)
+def test_the_table(outcome: Outcome, repeatable: Verdict, not_repeatable: Verdict) -> None:
+    """What is done with each outcome, for operations that may be repeated and that may not."""
+    assert verdict(outcome, idempotent=True) is repeatable
+    assert verdict(outcome, idempotent=False, method="POST") is not_repeatable
+
+
+@pytest.mark.parametrize("outcome", [answer(503), UNSENT, LOST])
+def test_repetition_ends(outcome: Outcome) -> None:
+    """`max_attempts` counts the first one: the third failure of three is the last."""
+    policy = RetryPolicy(max_attempts=3)
+    verdicts = [
+        verdict(outcome, idempotent=True, tally=Tally(attempts=n + 1, failures=n), policy=policy)
+        for n in range(3)
+    ]
+    assert verdicts == [AGAIN, AGAIN, FAIL]
+
+
+def test_refusals_are_counted_apart() -> None:
+    """A refusal is no failure: both budgets hold, each for itself."""
+    policy = RetryPolicy(max_attempts=2, max_refusals=3)
+    many = Tally(attempts=3, refusals=3)
+    assert verdict(answer(429), idempotent=True, tally=many, policy=policy) is FAIL
+    assert verdict(answer(503), idempotent=True, tally=many, policy=policy) is AGAIN
+    spent = Tally(attempts=2, failures=1)
+    assert verdict(answer(503), idempotent=True, tally=spent, policy=policy) is FAIL
+    assert verdict(answer(429), idempotent=True, tally=spent, policy=policy) is REFUSED
+
+
+@pytest.mark.parametrize("outcome", [answer(429), answer(503), UNSENT, LOST])
+def test_one_attempt_never_repeats(outcome: Outcome) -> None:
+    """With one request allowed nothing is repeated, refusals included."""
+    policy = RetryPolicy(max_attempts=1, max_requests=1)
+    assert verdict(outcome, idempotent=True, policy=policy) is FAIL
+
+
+def test_a_deletion_that_was_done_before_is_done() -> None:
+    """404 after a doubtful attempt is success; a first 404, and one of a GET, is not."""
+    doubtful, sure = Tally(attempts=2, doubtful=True), Tally(attempts=2)
+    assert verdict(answer(404), idempotent=True, method="DELETE", tally=doubtful) is GONE
+    assert verdict(answer(404), idempotent=True, method="DELETE", tally=sure) is FAIL
+    assert verdict(answer(404), idempotent=True, method="GET", tally=doubtful) is FAIL
+
+
+def test_waits_grow_and_are_capped() -> None:
+    """Drawn from zero to twice as much each time, never over the cap, also after a million."""
+    policy = RetryPolicy(base=0.5, cap=30.0)
+    for failures, most in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (10**6, 30.0)):
+        waits = [policy.wait(failures) for _ in range(200)]
+        assert 0 <= min(waits) < most / 4
+        assert most * 3 / 4 < max(waits) <= most
+
+
+def test_waits_differ() -> None:
+    """Full jitter: a hundred callers do not come back together."""
+    assert len({RetryPolicy().wait(1) for _ in range(100)}) > 90
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_attempts": 0},
+        {"max_refusals": -1},
+        {"base": -1.0},
+        {"base": 2.0, "cap": 1.0},
+        {"cap": float("inf")},
+        {"base": float("nan")},
+    ],
+)
+def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:
+    """At once, as a ConfigurationError."""
+    with pytest.raises(ConfigurationError, match="RetryPolicy needs"):
+        RetryPolicy(**settings)
