@@ -86,7 +86,7 @@ def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     for quota, held, opens_in in quotas:
         if opens_in > 0:
             yield _full(quota, held, opens_in)
-    if state.paced_for > max(state.opens_in, default=0.0):
+    if state.paced_for > 0 and max(state.opens_in, default=0.0) <= 0:
         yield f"calls are spread over the period: the next may go in {_span(state.paced_for)}"
 
 

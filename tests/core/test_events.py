@@ -1,0 +1,113 @@
+"""What listeners and the log are told, and what neither ever hears."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from asyncclients import IntouchClient, NotFoundError, RetryPolicy, SessionPool
+from asyncclients.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    CallStarted,
+    PoolClosed,
+    PoolOpened,
+    ScopePaused,
+)
+from asyncclients.sandbox import Sandbox, drop, status
+
+
+@pytest.mark.looptime
+async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
+    """Pool, call, attempts with their outcomes, end; the call's number ties them together."""
+    events: list[object] = []
+    async with SessionPool(listeners=(events.append,)) as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        sandbox.fail("intouch", drop())
+        await intouch.tags.list().first()
+    kinds = [type(event) for event in events]
+    attempt = [AttemptStarted, AttemptEnded]
+    assert kinds == [PoolOpened, CallStarted, *attempt, *attempt, CallEnded, PoolClosed]
+    _, started, _, dropped, second, answered, ended, _ = events
+    assert isinstance(started, CallStarted)
+    assert (started.vendor, started.operation, started.method) == ("intouch", "tags.list", "GET")
+    assert started.template == "/public/v1/tags"
+    assert isinstance(dropped, AttemptEnded)
+    assert (dropped.attempt, dropped.status, dropped.error) == (1, None, "DisconnectedError")
+    assert isinstance(second, AttemptStarted)
+    assert (second.attempt, second.waited >= 0) == (2, True)
+    assert isinstance(answered, AttemptEnded)
+    assert (answered.status, answered.error) == (200, None)
+    assert isinstance(ended, CallEnded)
+    assert (ended.attempts, ended.error) == (2, None)
+    assert {e.call for e in (started, dropped, second, answered, ended)} == {started.call}
+
+
+@pytest.mark.looptime
+async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture) -> None:
+    """A 429 is a ScopePaused event; a short pause is logged as INFO, a long one as WARNING."""
+    caplog.set_level(logging.INFO, "asyncclients")
+    events: list[object] = []
+    async with Sandbox() as sandbox, SessionPool(listeners=(events.append,)) as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        sandbox.fail("intouch", status(429, "", {"Retry-After": "3"}))
+        await intouch.tags.list().first()
+        sandbox.fail("intouch", status(429, "", {"Retry-After": "30"}))
+        await intouch.tags.list().first()
+    paused = [event for event in events if isinstance(event, ScopePaused)]
+    assert [round(event.seconds) for event in paused] == [3, 30]
+    said = "intouch refused by rate: nothing is sent for %.1f s. Others may use the same quota"
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("INFO", said % 3),
+        ("WARNING", said % 30),
+    ]
+
+
+@pytest.mark.looptime
+async def test_the_log_has_every_event_and_nothing_else(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At DEBUG each event is a line; no credential, query, id or body is in any of them."""
+    caplog.set_level(logging.DEBUG, "asyncclients")
+    async with SessionPool(retry=RetryPolicy(max_attempts=1)) as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        await intouch.tags.create("canary-body")
+        await intouch.tags.list(search="canary-query").first()
+        with pytest.raises(NotFoundError):
+            await intouch.tags.get("canary-id")
+    lines = [r.getMessage() for r in caplog.records if r.name == "asyncclients"]
+    assert sum(line.startswith("CallStarted(") for line in lines) == 3
+    assert any("operation='tags.get'" in line for line in lines)
+    assert any("error='NotFoundError'" in line for line in lines)
+    text = "\n".join(lines)
+    canaries = ["canary", sandbox.environ["INTOUCH_API_KEY"]]
+    assert [canary for canary in canaries if canary in text] == []
+
+
+async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
+    """Above DEBUG nothing listens unless asked to, and the logger prints nothing by itself."""
+    logger = logging.getLogger("asyncclients")
+    assert not logger.isEnabledFor(logging.DEBUG)
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+    async with SessionPool() as pool:
+        assert pool.settings.listeners == ()
+
+
+async def test_a_listener_that_fails_harms_no_call(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it raises is logged; the call and the other listeners go on."""
+
+    def broken(event: object) -> None:
+        raise ValueError("mine")
+
+    events: list[object] = []
+    async with SessionPool(listeners=(broken, events.append)) as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        assert (await intouch.tags.create("one")).name == "one"
+    assert len(events) == 6
+    failures = [r for r in caplog.records if r.name == "asyncclients"]
+    assert [r.getMessage() for r in failures][1] == "a listener failed on CallStarted"
+    assert len(failures) == 6

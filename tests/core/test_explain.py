@@ -1,0 +1,117 @@
+"""Why a call waits, said in words."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from asyncclients import IntouchClient, Priority, Quota, SessionPool
+from asyncclients.core.explain import explain
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.ratelimit_headers import Signal
+from asyncclients.core.scheduler import Scheduler
+from asyncclients.core.scope import Scope
+from asyncclients.sandbox import Sandbox, hang
+
+
+def scope(limiter: Limiter, max_in_flight: int | None = None) -> Scope:
+    """A scope around *limiter* alone."""
+    loop = asyncio.get_running_loop()
+    return Scope("intouch", "key", Scheduler(limiter, loop, max_in_flight=max_in_flight))
+
+
+@pytest.mark.looptime
+async def test_a_call_that_need_not_wait() -> None:
+    """Nothing in the way: no reasons, no seconds."""
+    told = explain(scope(Limiter((Quota(2, 1.0),))), Priority.INTERACTIVE, 0.0)
+    assert (told.seconds, told.ahead, told.reasons) == (0.0, 0, ())
+    assert str(told) == "intouch: a call made now goes out at once"
+
+
+@pytest.mark.looptime
+async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None:
+    """Which quota, how many of its slots are whose, and when one opens."""
+    limiter = Limiter((Quota(1, 10.0), Quota(100, 60.0)))
+    permit = limiter.take(0.0)
+    limiter.answered(permit, 0.0, None)
+    told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
+    assert told.reasons == (
+        "the quota of 1 per 10 s is used up (1 by this pool); a slot opens in 10 s",
+    )
+    assert told.seconds == pytest.approx(10, abs=0.2)
+
+
+@pytest.mark.looptime
+async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> None:
+    """With exact admission no instant can be named: an answer has to come first."""
+    limiter = Limiter((Quota(1, 10.0),), admission="exact")
+    limiter.take(0.0)
+    (reason,) = explain(scope(limiter), Priority.INTERACTIVE, 0.0).reasons
+    assert reason.endswith("(1 by this pool); a slot opens when an answer comes in")
+
+
+@pytest.mark.looptime
+async def test_a_pause_and_its_cause_are_named() -> None:
+    """A refusal's pause is said with its length."""
+    limiter = Limiter((Quota(100, 60.0),))
+    permit = limiter.take(0.0)
+    limiter.answered(permit, 0.0, Signal(refused=True, retry_after=30.0))
+    told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
+    assert told.reasons[0] == "the vendor refused by rate, so nothing is sent for 30 s"
+    assert told.seconds >= 30
+    assert "goes out in about" in str(told)
+
+
+@pytest.mark.looptime
+async def test_others_on_the_same_quota_are_named() -> None:
+    """Slots that others hold, and how fast they call, are told apart from ours."""
+    limiter = Limiter((Quota(10, 60.0),))
+    permit = limiter.take(0.0)
+    limiter.answered(permit, 0.0, Signal(refused=False, limit=10, remaining=0, reset=60.0))
+    told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
+    full, others = told.reasons
+    assert full == (
+        "the quota of 10 per 60 s is used up (1 by this pool, 9 by others); a slot opens in 60 s"
+    )
+    assert others.startswith("others use the same quota, at ")
+
+
+@pytest.mark.looptime
+async def test_the_queue_is_counted_by_priority() -> None:
+    """An interactive call waits behind interactive ones, a background call behind all."""
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        patient = intouch.with_options(priority=Priority.BACKGROUND)
+        calls = [asyncio.create_task(intouch.tags.create(f"tag {n}")) for n in range(5)]
+        calls += [asyncio.create_task(patient.tags.create(f"late {n}")) for n in range(2)]
+        await asyncio.sleep(0.1)
+        told, later = intouch.explain(), patient.explain()
+        assert (told.ahead, later.ahead) == (3, 5)
+        assert told.reasons[0] == "3 calls wait before it (3 interactive)"
+        assert later.reasons[0] == "5 calls wait before it (3 interactive, 2 background)"
+        assert told.seconds == intouch.eta(1)
+        await asyncio.gather(*calls)
+
+
+@pytest.mark.looptime
+async def test_crowding_is_named_where_the_quota_has_room() -> None:
+    """`max_in_flight` of a client and `max_connections` of the pool each say so."""
+    async with (
+        Sandbox(quotas={"intouch": (100, 1.0)}) as sandbox,
+        SessionPool(max_connections=2) as pool,
+    ):
+        url, key = sandbox.environ["INTOUCH_BASE_URL"], sandbox.environ["INTOUCH_API_KEY"]
+        quotas = [Quota(100, 1.0)]
+        intouch = IntouchClient(pool, api_key=key, base_url=url, quotas=quotas, max_in_flight=2)
+        sandbox.fail("intouch", hang(), times=None)
+        calls = [asyncio.create_task(intouch.tags.list().first()) for _ in range(2)]
+        await asyncio.sleep(0.5)
+        reasons = intouch.explain().reasons
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+    assert reasons == (
+        "2 requests are in flight, as many as max_in_flight allows",
+        "the pool has 2 requests in flight, as many as max_connections allows",
+    )

@@ -1,0 +1,98 @@
+"""Virtual time for the tests of others: what jumps, what waits, what never goes back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import cast
+
+import pytest
+
+from asyncclients import IntouchClient, SessionPool
+from asyncclients.sandbox import Sandbox
+from asyncclients.testing import VirtualClock, virtual_time
+
+
+async def test_a_wait_costs_nothing_and_is_counted_exactly() -> None:
+    """An hour's sleep returns at once; the loop's clock and `elapsed` are an hour further."""
+    loop = asyncio.get_running_loop()
+    with virtual_time() as clock:
+        began = loop.time()
+        await asyncio.sleep(3600)
+        assert loop.time() - began == 3600
+        assert clock.elapsed == 3600
+
+
+async def test_waits_end_in_the_order_of_their_instants() -> None:
+    """Timers fire in order, each at its own instant."""
+    seen: list[tuple[str, float]] = []
+
+    async def wait(name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        seen.append((name, clock.elapsed))
+
+    with virtual_time() as clock:
+        await asyncio.gather(wait("late", 90), wait("soon", 0.25), wait("next", 60))
+    assert seen == [("soon", 0.25), ("next", 60), ("late", 90)]
+
+
+async def test_calls_over_real_sockets_take_their_quota_in_virtual_time() -> None:
+    """120 calls at 2 per second take a minute of it, none is refused, none times out."""
+    with virtual_time() as clock:
+        async with Sandbox() as sandbox, SessionPool(timeout=1.0) as pool:
+            intouch = IntouchClient.from_env(pool, sandbox.environ)
+            await asyncio.gather(*[intouch.tags.create(f"tag {n}") for n in range(120)])
+            summary = sandbox.summary("intouch")
+    assert summary.arrivals == 120
+    assert summary.refused == 0
+    assert 59 <= clock.elapsed <= 61
+
+
+async def test_time_waits_for_a_thread() -> None:
+    """Work in a thread takes no virtual time, so a timeout around it does not strike."""
+    with virtual_time() as clock:
+        async with asyncio.timeout(0.001):
+            key = await asyncio.to_thread(hashlib.pbkdf2_hmac, "sha256", b"a", b"b", 20_000)
+        assert len(key) == 32
+        assert clock.elapsed < 0.001
+
+
+async def test_a_thread_that_waits_for_the_loop_does_not_stop_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Time goes on when a thread shows no sign of life for as long as patience lasts."""
+    monkeypatch.setattr("asyncclients.testing.clock._PATIENCE", 0.001)
+    loop = asyncio.get_running_loop()
+
+    async def nap() -> float:
+        await asyncio.sleep(30)
+        return clock.elapsed
+
+    with virtual_time() as clock:
+        waiting = asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(nap(), loop).result(9))
+        assert await waiting == 30
+
+
+async def test_time_is_real_again_afterwards_and_never_goes_back() -> None:
+    """After the block the loop's clock goes on from where it was, at its own pace."""
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    with virtual_time():
+        assert loop.time() >= before
+        await asyncio.sleep(1000)
+        inside = loop.time()
+    after = loop.time()
+    assert inside <= after < inside + 100
+    await asyncio.sleep(0)
+    assert loop.time() >= after
+    with virtual_time() as again:
+        assert loop.time() >= after
+        assert again.elapsed == 0
+
+
+def test_it_needs_a_running_loop_of_asyncio() -> None:
+    """Without a loop, or with one whose waiting cannot be replaced, it says so."""
+    with pytest.raises(RuntimeError, match="no running event loop"), virtual_time():
+        pass
+    with pytest.raises(RuntimeError, match=r"needs asyncio's own event loop, not .*object"):
+        VirtualClock(cast("asyncio.AbstractEventLoop", object()))
