@@ -1,5 +1,11 @@
 """Sphinx: MyST pages, the Furo theme, warnings as errors."""
 
+from __future__ import annotations
+
+import re
+
+from sphinx.application import Sphinx
+
 import asyncclients
 
 project = "asyncclients"
@@ -16,6 +22,8 @@ html_theme = "furo"
 html_title = f"asyncclients {version}"
 exclude_patterns = ["_build"]
 nitpicky = False
+# A struct's field `type` and the builtin `type` are both meant by "type" in a signature.
+suppress_warnings = ["ref.python"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -24,3 +32,30 @@ autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+default_role = "code"  # docstrings write `code` as Markdown does
+
+_FENCE = re.compile(r"^```python$")
+_LINK = re.compile(r"\[`(\w+)`\]\[[\w.]+\]")
+
+
+def as_rst(
+    _app: Sphinx, _what: str, _name: str, _obj: object, _opt: object, lines: list[str]
+) -> None:
+    """Turn the code fences of a docstring into what Sphinx takes for code."""
+    found: list[str] = []
+    inside = False
+    for line in lines:
+        if _FENCE.match(line.strip()):
+            found += [".. code-block:: python", ""]
+            inside = True
+        elif inside and line.strip() == "```":
+            inside = False
+            found.append("")
+        else:
+            found.append(f"    {line}" if inside else _LINK.sub(r"`\1`", line))
+    lines[:] = found
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", as_rst)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -16,10 +17,15 @@ _WITH_CODE = [page for page in pages() if blocks(page)]
 @pytest.mark.looptime
 @pytest.mark.parametrize("page", _WITH_CODE, ids=name_of)
 async def test_the_code_on_a_page_runs(
-    page: Path, names: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    names: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The blocks of a page, run in order in one namespace, raise nothing."""
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.WARNING, "asyncclients")  # put back at the end, if a page sets it
     namespace = module_of(monkeypatch, **names)
     for block in blocks(page):
         if block.reason is None:
