@@ -156,11 +156,18 @@ def leaks(error: BaseException, *secrets: str) -> list[str]:
     for link in chain(error):
         texts += [("repr", repr(link)), ("str", str(link)), ("args", repr(link.args))]
         texts += [("attributes", repr(vars(link)))]
-        printed = traceback.TracebackException.from_exception(link, capture_locals=True)
-        texts.append(("traceback", "".join(printed.format())))
+        texts.append(("traceback", traceback_of(link)))
         texts += [(f"local {name}", text) for name, text in locals_of(link)]
     texts.append(("pickle", pickle.dumps(error).decode("latin-1")))
     return sorted({place for place, text in texts for secret in secrets if secret in text})
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback of *error* as printed with locals, without the tests' own frames."""
+    printed = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames = [frame for frame in printed.stack if "/tests/" not in frame.filename]
+    printed.stack = traceback.StackSummary.from_list(frames)
+    return "".join(printed.format(chain=False))
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,0 +1,398 @@
+"""What a call makes of every way in which a connection can go wrong: bytes on a real socket.
+
+Each case asserts the named error with what to do next, the number of requests that
+the server saw, no credential in the error, and that the next call works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+import tracemalloc
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trustme
+
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.retry import RetryPolicy
+from asyncclients.errors import (
+    AsyncClientsError,
+    AttemptTimeoutError,
+    ConnectError,
+    DeadlineExceededError,
+    DecodeError,
+    DisconnectedError,
+    OutcomeUnknownError,
+    ResponseTooLargeError,
+    TLSError,
+    UnexpectedRedirectError,
+)
+from tests.core.toy import QUICK, Thing, ToyClient
+from tests.fakes import (
+    CANARY,
+    ByteServer,
+    Connection,
+    Script,
+    answers,
+    byte_server,
+    hangs_up,
+    http,
+    leaks,
+)
+
+pytestmark = pytest.mark.looptime
+
+FINE = http(body=b'{"id": 1, "text": "fine"}')
+GOOD = Thing(id=1, text="fine")
+
+
+@asynccontextmanager
+async def serve(
+    *scripts: Script, max_bytes: int = 2**20
+) -> AsyncGenerator[tuple[ByteServer, ToyClient]]:
+    """A server that runs *scripts*, and a client of it that makes at most two attempts."""
+    policy = RetryPolicy(max_attempts=2, base=QUICK.base, cap=QUICK.cap)
+    async with (
+        byte_server(*scripts) as server,
+        SessionPool(retry=policy, timeout=5.0, max_response_bytes=max_bytes) as pool,
+    ):
+        yield server, ToyClient(pool, base_url=server.url)
+
+
+def sends(*pieces: bytes, pause: float = 0.0, then: bytes | None = None) -> Script:
+    """Read a request, send *pieces*, close; or answer the next requests with *then*."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        for piece in pieces:
+            await connection.send(piece)
+            await asyncio.sleep(pause)
+        while then is not None:
+            await connection.request()
+            await connection.send(then)
+
+    return script
+
+
+async def resets(connection: Connection) -> None:
+    """Read a request and reset the connection."""
+    await connection.request()
+    connection.abort()
+
+
+async def refuses_bytes(connection: Connection) -> None:
+    """Reset before anything is read."""
+    connection.abort()
+
+
+async def never_answers(connection: Connection) -> None:
+    """Read and wait for ever."""
+    await connection.request()
+    await asyncio.Event().wait()
+
+
+async def drips(connection: Connection) -> None:
+    """One byte each second: no gap is long, and the end never comes."""
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        await connection.send(b" ")
+        await asyncio.sleep(1.0)
+
+
+async def never_ends(connection: Connection) -> None:
+    """A body without end."""
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await connection.send(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
+
+
+def compressed(body: bytes, **fields: str) -> bytes:
+    return http(body=body, headers={"Content-Encoding": "gzip", **fields})
+
+
+BOMB = compressed(gzip.compress(b" " * 50_000_000))
+HTML = http(body=b"<html>Sign in</html>", headers={"Content-Type": "text/html"})
+CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b'{"id": 1'
+CHUNK_CUT = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n20\r\nabc"
+CLOSE_CUT = b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"id": 1'
+BAD_GZIP = compressed(b"this is no gzip at all")
+HALF_GZIP = compressed(gzip.compress(bytes(range(256)) * 400)[:300])
+MANY_HEADERS = b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 500 + b"Content-Length: 2\r\n\r\n{}"
+LONG_HEADER = b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 100_000 + b"\r\nContent-Length: 2\r\n\r\n{}"
+NOT_HTTP = b"SSH-2.0-OpenSSH_9.6\r\n\r\n"
+
+CASES: list[tuple[str, Script, type[AsyncClientsError], int]] = [
+    ("hangs up", hangs_up, DisconnectedError, 2),
+    ("resets", resets, DisconnectedError, 2),
+    ("cut body", sends(CUT), DisconnectedError, 2),
+    ("cut chunk", sends(CHUNK_CUT), DisconnectedError, 2),
+    ("never answers", never_answers, AttemptTimeoutError, 2),
+    ("drips", drips, AttemptTimeoutError, 2),
+    ("bomb", sends(BOMB), ResponseTooLargeError, 1),
+    ("never ends", never_ends, ResponseTooLargeError, 1),
+    ("too long", sends(http(body=b" " * 2**21)), ResponseTooLargeError, 1),
+    ("bad gzip", sends(BAD_GZIP), DecodeError, 2),
+    ("half gzip", sends(HALF_GZIP), DecodeError, 1),
+    ("not http", sends(NOT_HTTP), DecodeError, 2),
+    ("many headers", sends(MANY_HEADERS), DecodeError, 2),
+    ("long header", sends(LONG_HEADER), DecodeError, 2),
+    ("html", sends(HTML), DecodeError, 1),
+    ("cut at close", sends(CLOSE_CUT), DecodeError, 1),
+    ("empty", sends(http(body=b"")), DecodeError, 1),
+    (
+        "redirect",
+        sends(http(307, headers={"Location": "https://evil.example/?a=b"})),
+        UnexpectedRedirectError,
+        1,
+    ),
+    (
+        "redirect within",
+        sends(http(301, headers={"Location": "/v2/things"})),
+        UnexpectedRedirectError,
+        1,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "requests"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
+async def test_a_repeatable_call(
+    script: Script, error: type[AsyncClientsError], requests: int
+) -> None:
+    """GET: the named error after as many requests as the table says; then the next call works."""
+    good = answers(FINE)
+    async with serve(*[script] * requests, good) as (server, client):
+        with pytest.raises(error) as caught:
+            await client.things.get()
+        assert type(caught.value) is error
+        assert caught.value.attempts == requests == len(server.arrived)
+        assert (caught.value.vendor, caught.value.operation) == ("toy", "things.get")
+        assert (caught.value.method, caught.value.path) == ("GET", "/things/1")
+        assert caught.value.advice
+        assert leaks(caught.value, CANARY) == []
+        assert await client.things.get() == GOOD
+        assert client.stats().in_flight == 0
+
+
+LOST = [
+    "hangs up",
+    "resets",
+    "cut body",
+    "cut chunk",
+    "never answers",
+    "drips",
+    "bad gzip",
+    "not http",
+    "many headers",
+    "long header",
+]
+
+
+@pytest.mark.parametrize("name", LOST)
+async def test_a_call_that_must_not_be_repeated(name: str) -> None:
+    """POST: one request, `OutcomeUnknownError`, and the advice to look first."""
+    (script,) = [case[1] for case in CASES if case[0] == name]
+    async with serve(script, answers(FINE)) as (server, client):
+        with pytest.raises(OutcomeUnknownError) as caught:
+            await client.things.make()
+        assert len(server.arrived) == caught.value.attempts == 1
+        assert "look at the vendor's side" in str(caught.value)
+        assert leaks(caught.value, CANARY) == []
+        assert await client.things.make() == GOOD
+
+
+@pytest.mark.parametrize("method", ["get", "put", "delete", "make"])
+async def test_a_dropped_connection_costs_one_request_each(method: str) -> None:
+    """The HTTP library resends nothing by itself: permits, attempts and requests are as many."""
+    async with serve(hangs_up, answers(FINE)) as (server, client):
+        if method == "make":
+            with pytest.raises(OutcomeUnknownError):
+                await client.things.make()
+        else:
+            await getattr(client.things, method)()
+        expected = 1 if method == "make" else 2
+        assert len(server.arrived) == client.stats().sent == expected
+
+
+async def test_a_stale_connection_is_survived() -> None:
+    """The server closed while idle or as we wrote: repeatable calls do not notice."""
+    async with serve(sends(FINE, then=None), answers(FINE)) as (server, client):
+        assert await client.things.get() == GOOD
+        assert await client.things.get() == GOOD
+        assert server.connections == 2
+
+
+async def test_nobody_listens() -> None:
+    """Nothing was sent, so even a POST is repeated, and the error says `sent="no"`."""
+    async with byte_server(hangs_up) as server:
+        url = server.url
+    policy = RetryPolicy(max_attempts=3, base=0.01, cap=0.01)
+    async with SessionPool(retry=policy) as pool:
+        client = ToyClient(pool, base_url=url)
+        with pytest.raises(ConnectError, match="could not connect") as caught:
+            await client.things.make()
+        assert (caught.value.sent, caught.value.attempts) == ("no", 3)
+        assert caught.value.advice
+        assert leaks(caught.value, CANARY) == []
+        assert client.stats().held == 0
+
+
+async def test_a_name_that_does_not_resolve() -> None:
+    """Said so; nothing was sent."""
+    policy = RetryPolicy(max_attempts=1)
+    async with SessionPool(retry=policy) as pool:
+        client = ToyClient(pool, base_url="https://does-not-exist.invalid/")
+        with pytest.raises(ConnectError, match="could not resolve") as caught:
+            await client.things.make()
+        assert caught.value.sent == "no"
+        assert leaks(caught.value, CANARY) == []
+
+
+async def test_a_connection_that_never_comes_about() -> None:
+    """A timeout before the connection stands is not `maybe`: nothing was sent."""
+
+    async def deaf(connection: Connection) -> None:
+        await asyncio.Event().wait()
+
+    # A plain server never answers a TLS greeting.
+    async with byte_server(deaf) as server, SessionPool(retry=RetryPolicy(max_attempts=1)) as pool:
+        client = ToyClient(pool, base_url=server.url.replace("http://", "https://"))
+        with pytest.raises(ConnectError, match="could not connect in time") as caught:
+            await client.with_options(timeout=2.0).things.make()
+        assert caught.value.sent == "no"
+        assert leaks(caught.value, CANARY) == []
+
+
+async def test_a_certificate_that_nobody_vouches_for() -> None:
+    """One attempt, no repetition, and never the advice to turn verification off."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority: Any = trustme.CA()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with byte_server(answers(FINE), tls=context) as server, SessionPool(retry=QUICK) as pool:
+        with pytest.raises(TLSError, match="could not trust") as caught:
+            await ToyClient(pool, base_url=server.url).things.get()
+        assert (caught.value.attempts, caught.value.sent) == (1, "no")
+        assert "SSL_CERT_FILE" in str(caught.value)
+        assert leaks(caught.value, CANARY) == []
+        assert server.arrived == []
+
+
+async def test_a_bomb_is_not_unpacked() -> None:
+    """Reading stops at the cap: some chunks beyond it at most, of fifty megabytes."""
+    async with serve(sends(BOMB), answers(FINE), max_bytes=100_000) as (_, client):
+        tracemalloc.start()
+        with pytest.raises(ResponseTooLargeError, match="more than 100000 bytes"):
+            await client.things.get()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+async def test_an_answer_as_large_as_allowed_is_read() -> None:
+    """The cap itself is allowed, whether announced, chunked or compressed."""
+    body = b'{"id": 1}'.ljust(1000)
+    chunked = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + body + b"\r\n0\r\n\r\n"
+    )
+    replies = (http(body=body), chunked, compressed(gzip.compress(body)))
+    for reply in replies:
+        async with serve(sends(reply), max_bytes=1000) as (_, client):
+            assert await client.things.get() == Thing(id=1)
+    for reply in replies:
+        async with serve(sends(reply), max_bytes=999) as (_, client):
+            with pytest.raises(ResponseTooLargeError):
+                await client.things.get()
+
+
+async def test_a_second_answer_is_given_to_nobody() -> None:
+    """Whether it comes with the first or later, the next call gets its own answer."""
+    stale = http(body=b'{"id": 666, "text": "stale"}')
+
+    async def at_once(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(FINE + stale)
+        await connection.request()
+        await connection.send(FINE)
+
+    async def later(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(FINE)
+        await asyncio.sleep(0.5)
+        await connection.send(stale)
+        await connection.request()
+        await connection.send(FINE)
+
+    for script in (at_once, later):
+        async with serve(script, answers(FINE)) as (_, client):
+            for _ in range(5):
+                assert (await client.things.get()).text == "fine"
+                await asyncio.sleep(1.0)
+
+
+async def test_a_redirect_carries_nothing_away() -> None:
+    """The other server hears nothing, and the error tells where it pointed, without the query."""
+    async with byte_server(answers(FINE)) as other:
+        location = f"{other.url}steal?token={CANARY}"
+        for status in (301, 302, 303, 307, 308):
+            async with serve(answers(http(status, headers={"Location": location}))) as (_, client):
+                with pytest.raises(UnexpectedRedirectError) as caught:
+                    await client.things.make()
+            assert caught.value.location == f"{other.url}steal"
+            assert caught.value.status == status
+            assert leaks(caught.value, CANARY) == []
+        assert other.arrived == []
+
+
+async def test_a_deadline_ends_a_call_that_was_sent() -> None:
+    """A GET ends with DeadlineExceededError, a POST with OutcomeUnknownError, both in time."""
+    loop = asyncio.get_running_loop()
+    async with serve(never_answers) as (server, client):
+        soon, began = client.with_options(deadline=2.0), loop.time()
+        with pytest.raises(DeadlineExceededError, match="before its deadline") as late:
+            await soon.things.get()
+        assert late.value.attempts == 1
+        with pytest.raises(OutcomeUnknownError, match="before its deadline"):
+            await soon.things.make()
+        assert loop.time() - began == pytest.approx(4.0, abs=0.1)
+        assert len(server.arrived) == 2
+
+
+async def test_cancelling_gives_everything_back() -> None:
+    """Cancelled in the middle of a body, five times: no slot, connection or task is kept."""
+    async with serve(*[drips] * 5, answers(FINE)) as (_, client):
+        for _ in range(5):
+            task = asyncio.create_task(client.things.get())
+            await asyncio.sleep(0.5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            assert leaks(caught.value, CANARY) == []
+            assert client.stats().in_flight == 0
+        assert await client.things.get() == GOOD
+
+
+async def test_cancelling_at_every_step() -> None:
+    """Cancelled at the n-th turn of the loop, for each n until it is done: all is given back."""
+    async with serve(answers(FINE)) as (_, client):
+        for turns in range(200):
+            task = asyncio.create_task(client.things.get())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if task.done():
+                break
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert client.stats().in_flight == 0
+            assert client.stats().queued == {"interactive": 0, "background": 0}
+        else:
+            pytest.fail("a call never ended")
+        assert await task == GOOD
+        assert turns > 5
