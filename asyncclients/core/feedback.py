@@ -126,7 +126,7 @@ class Feedback:
 
     def _pause(self, now: float, retry_after: float | None) -> None:
         asked = 0.0
-        if retry_after is not None and retry_after > 0:  # False for NaN
+        if retry_after is not None and retry_after >= 0.001:  # no for NaN, and for no time at all
             asked = retry_after
         backoff = 0.0
         if self._strikes > 1 or not asked:

@@ -1,8 +1,7 @@
 """How many calls may be sent, and when: the limiter of one scope.
 
 A scope is one vendor's origin with one credential. Every decision is a plain
-function of (state, now): nothing here waits, reads a clock or knows a loop.
-`now` is the loop clock's seconds.
+function of (state, now), in loop seconds: nothing waits, reads a clock or knows a loop.
 
 The theory
 ==========
@@ -18,21 +17,17 @@ and so arrivals can lie closer together than sends. Three rules follow.
    others had either no bound yet, or a bound not before its arrival, hence less
    than W ago. All N held a slot, and the last could not have been sent.
    With the answer as the bound (`admission="exact"`) this is a proof. It costs
-   one round trip in each W: nothing in a minute, a tenth of a second. So where
-   W is short bolder bounds are used, see `arrival.py`, and a refusal makes them
-   more cautious.
+   one round trip in each W: nothing in a minute, a tenth of a second. Where W is
+   short bolder bounds are used, see `arrival.py`, and refusals teach caution.
 
 2. **Pacing (shape).** A token bucket, `pacing.py`, spreads the N over W. It is
-   asked for the call that is really sent, after the window: spacing decided
-   before it lets two calls bunch up while they wait for a slot.
+   asked after the window: spacing decided before lets calls bunch up behind it.
    Where a server turns out to hold a small bucket, the *arrivals* are kept an
    interval apart, see `spacing.py`.
 
 3. **Feedback.** A refusal pauses the scope and is put down to a cause, see
-   `feedback.py`. What the vendor says remains is merged with our own count, and
-   the lower wins, see `foreign.py`.
-
-The order of waiting calls, deadlines and cancellation are the scheduler's.
+   `feedback.py`. Of what the vendor says remains and our count the lower wins,
+   see `foreign.py`.
 """
 
 from __future__ import annotations
@@ -64,12 +59,10 @@ class Limiter:
 
     Args:
         quotas: all hold at once; none means no limit but the vendor's refusals.
-        admission: `exact` never sends more than a quota in any window, whatever
-            the latency; `adaptive` uses more of a short window, at about one
-            refusal in some thousands of calls.
+        admission: `exact` never exceeds a quota in any window; `adaptive` uses
+            more of a short one, at about one refusal in some thousands of calls.
         cold_start: `empty` assumes that nothing was sent before *now*, `full`
             that the windows are spent.
-        now: the loop clock at construction.
 
     Raises:
         ConfigurationError: for any other *admission* or *cold_start*.
@@ -127,11 +120,10 @@ class Limiter:
     def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float:
         """The earliest instant, not before *now*, at which a permit may be taken.
 
-        *spare* slots of each quota are left free. *even* asks for a call that
-        can wait, while others cannot: it keeps its distance from the last one,
-        so that slots open one by one, and the burst is left to the others.
-        `math.inf` means that only the answer to a call in flight can help: ask
-        again when one is settled.
+        *spare* slots of each quota are left free. *even* is for a call that can
+        wait where others cannot: it keeps its distance from the last one, so
+        that slots open one by one, and leaves the burst to the others.
+        `math.inf`: only an answer can help; ask again when one is settled.
         """
         if self._probe is not None:
             return math.inf
@@ -202,11 +194,9 @@ class Limiter:
             self._spacing.until = now
 
     def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
-        """The vendor said that the quota is spent, in whatever words.
+        """The vendor said that the quota is spent; where only the body shows it, after `answered`.
 
         *retry_after* is in seconds; None, negative and NaN count as not said.
-        `answered` calls this for a signal; call it for a refusal that is only
-        seen in the body, after `answered`.
         """
         self._feedback.refused(now, retry_after, permit, self._sent)
         self._shape()
@@ -225,16 +215,16 @@ class Limiter:
         self._shape()
 
     def earliest(self, calls: int, now: float) -> float:
-        """The instant by which *calls* more calls could have been sent, one after another.
-
-        It supposes that answers go on to take as long as they did.
-        """
+        """When *calls* more calls could have been sent, if answers take as long as they did."""
         at = max(now, self._feedback.paused_until)
         for window, pacer in zip(self._windows, self._pacers, strict=True):
             lag = self._trips.mean
             if not self._exact:
                 lag = self._trips.lag(window.period, self._feedback.caution)
-            at = max(at, window.nth_free_at(calls, now, lag), pacer.ready_at(now, calls))
+            rounds, before = divmod(calls - 1, window.limit)
+            first = window.nth_free_at(before + 1, now, lag)
+            first = max(first, pacer.ready_at(now, before + 1)) + rounds * (window.period + lag)
+            at = max(at, first, pacer.ready_at(now, calls))
         return at
 
     def held(self, now: float) -> int:

@@ -24,7 +24,7 @@ class Quota:
     period: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.limit, bool) or int(self.limit) != self.limit or self.limit < 1:
+        if type(self.limit) is not int or self.limit < 1:
             raise ConfigurationError(
                 f"a quota's limit must be a whole number of at least 1, not {self.limit!r}",
                 advice="Give the requests per period, as in Quota(2, 1.0)",

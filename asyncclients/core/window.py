@@ -103,20 +103,16 @@ class Window:
         """Slots that were in use at *instant*, of late, or have been taken since."""
         return len(self.ends) - bisect_right(self.ends, instant)
 
-    def nth_free_at(self, calls: int, now: float, lag: float) -> float:
-        """The instant at which *calls* more slots could have been taken, one after another.
+    def nth_free_at(self, nth: int, now: float, lag: float) -> float:
+        """When the *nth* of as many calls could take a slot; *nth* is at most the limit.
 
-        *lag* is what a slot is expected to be held beyond its period, seconds.
+        *lag* is for how many seconds a slot is expected to be held beyond its period.
         """
         held = self.held(now)
-        missing = calls - 1 + held - self.limit
+        missing = nth - 1 + held - self.limit
         if now < self.foreign_until:
             missing += self.foreign
         if missing < 0:
             return now
-        rounds, index = divmod(missing, self.limit)
-        index += self.head
-        end = self.ends[index] if index < len(self.ends) else now
-        if end == math.inf:
-            end = now + lag + self.period
-        return end + rounds * (self.period + lag)
+        end = self.ends[self.head + missing] if missing < held else self.foreign_until
+        return min(end, now + self.period + lag)

@@ -1,0 +1,29 @@
+"""What a configuration would do, found out in virtual time.
+
+    report = simulate(Quota(2, 1.0), server="sliding-log", latency="wan")
+    print(draw_text(report))
+
+The limiter is the one that real calls go through. Servers and networks are
+models: `SERVERS`, `LATENCIES`.
+"""
+
+from __future__ import annotations
+
+from asyncclients.simulator.clock import VirtualClockLoop, run_virtual
+from asyncclients.simulator.drawing import draw_image, draw_text
+from asyncclients.simulator.latency import LATENCIES, Latency
+from asyncclients.simulator.report import SimulationReport
+from asyncclients.simulator.servers import SERVERS
+from asyncclients.simulator.simulation import simulate
+
+__all__ = [
+    "LATENCIES",
+    "SERVERS",
+    "Latency",
+    "SimulationReport",
+    "VirtualClockLoop",
+    "draw_image",
+    "draw_text",
+    "run_virtual",
+    "simulate",
+]

@@ -1,0 +1,63 @@
+"""An event loop whose clock jumps: an hour of waiting passes in no time.
+
+For asyncio code that waits for timers and for itself, never for a socket of
+another process: where nothing is ready, time jumps to the next timer, exactly.
+Where nothing is scheduled either, the program would wait for ever, and that is
+raised as an error.
+
+A *tick* lets the clock creep at each turn of the loop. Code that waits for an
+instant, wakes, and then finds that it lacks the last bit of it by rounding
+(aiolimiter's own waiting does) would otherwise turn for ever at one instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+_T = TypeVar("_T")
+
+
+class _JumpingSelector(selectors.DefaultSelector):
+    """Never sleeps: asks what is ready, else tells its loop to jump."""
+
+    loop: VirtualClockLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout != 0:
+            self.loop.jump()
+        self.loop.now += self.loop.tick
+        return ready
+
+
+class VirtualClockLoop(asyncio.SelectorEventLoop):
+    """A loop that starts at second 0 and never sleeps."""
+
+    def __init__(self, tick: float = 0.0) -> None:
+        selector = _JumpingSelector()
+        selector.loop = self
+        self.now = 0.0
+        self.tick = tick
+        super().__init__(selector)
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self.now
+
+    def jump(self) -> None:
+        """Move the clock to the next timer."""
+        timers = cast("list[asyncio.TimerHandle]", self.__dict__["_scheduled"])
+        if not timers:
+            raise RuntimeError("nothing is ready and nothing is scheduled: this would never end")
+        self.now = max(self.now, timers[0].when())
+
+
+def run_virtual(main: Coroutine[Any, Any, _T], *, tick: float = 0.0) -> _T:
+    """Run *main* on a `VirtualClockLoop`, as `asyncio.run` would."""
+    with asyncio.Runner(loop_factory=lambda: VirtualClockLoop(tick)) as runner:
+        return runner.run(main)

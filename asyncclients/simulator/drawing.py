@@ -1,0 +1,115 @@
+"""A run as a picture: arrivals against the limit."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Any
+
+from asyncclients.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from asyncclients.simulator.report import SimulationReport
+
+_ROWS = 8
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+
+
+def draw_text(report: SimulationReport, *, width: int = 72) -> str:
+    """The fill of the rolling window over the run, *width* columns wide.
+
+    A column is as high as the fullest window that ended in its time; the line
+    on top is the limit. An `x` below marks a time in which calls were refused.
+    """
+    fills = _fullest(report, width)
+    lines = [f"{_label(report, row)}{_row(fills, row)}" for row in range(_ROWS, 0, -1)]
+    marks = "".join("x" if count else "·" for count in _refusals(report, width))
+    lines.insert(0, f"{report.quota.limit:>6} ┬{'─' * width} limit in {report.quota.period:g} s")
+    lines.append(f"{0:>6} ┴{'─' * width} {report.seconds:g} s")
+    lines.append(f"{'429':>6}  {marks} {report.refused} refused")
+    return "\n".join((_title(report), *lines, _figures(report)))
+
+
+def _title(report: SimulationReport) -> str:
+    return (
+        f"{report.quota} · {report.server} · {report.latency} latency · "
+        f"{report.workers} workers · seed {report.seed}"
+    )
+
+
+def _figures(report: SimulationReport) -> str:
+    text = (
+        f"{report.calls} calls, {report.refused_share:.3%} refused, "
+        f"{report.quota_use:.1%} of the quota used, "
+        f"at most {report.most_in_window} arrivals in any {report.quota.period:g} s"
+    )
+    if report.wait_p99 == report.wait_p99:  # NaN where no interactive call was made
+        text += f"\ninteractive calls waited {report.wait_p50:.3f} s (median), "
+        text += f"{report.wait_p99:.3f} s (99 of 100), {report.wait_max:.3f} s (longest)"
+    return text
+
+
+def _label(report: SimulationReport, row: int) -> str:
+    half = f"{report.quota.limit / 2:g}" if row == _ROWS // 2 else ""
+    return f"{half:>6} │"
+
+
+def _row(fills: list[float], row: int) -> str:
+    """One line of the bars: each of its cells is empty, full, or filled by eighths."""
+    eighths = (round((fill * _ROWS - row + 1) * 8) for fill in fills)
+    return "".join(_BLOCKS[max(0, min(8, count))] for count in eighths)
+
+
+def _fullest(report: SimulationReport, width: int) -> list[float]:
+    """The fullest window of admitted calls in each of *width* parts, as a share of the limit."""
+    step, at = report.seconds / width, report.admitted_at
+    fills = [0.0] * width
+    for index, instant in enumerate(at):
+        inside = index + 1 - bisect_right(at, instant - report.quota.period)
+        column = min(width - 1, int(instant / step))
+        fills[column] = max(fills[column], inside / report.quota.limit)
+    return fills
+
+
+def _refusals(report: SimulationReport, width: int) -> list[int]:
+    step, at = report.seconds / width, report.refused_at
+    edges = [bisect_left(at, step * column) for column in range(width)] + [len(at)]
+    return [edges[column + 1] - edges[column] for column in range(width)]
+
+
+def draw_image(report: SimulationReport, path: str | PathLike[str]) -> None:
+    """The same as an image; the suffix of *path* (`.png`, `.svg`, `.pdf`) is its kind.
+
+    Raises:
+        ConfigurationError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigurationError(
+            "drawing an image needs matplotlib, which is not installed",
+            advice="Install it with: pip install 'asyncclients[plot]'",
+        ) from None
+    figure: Any = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.add_subplot()
+    parts = 1000
+    times = [report.seconds * (part + 0.5) / parts for part in range(parts)]
+    fills = [fill * report.quota.limit for fill in _fullest(report, parts)]
+    axes.fill_between(times, fills, step="mid", alpha=0.6, label="fullest window")
+    axes.axhline(report.quota.limit, color="black", linewidth=1, label="limit")
+    axes.plot(
+        report.refused_at,
+        [report.quota.limit * 1.04] * report.refused,
+        "rx",
+        label=f"{report.refused} refused",
+    )
+    axes.set(
+        title=_title(report),
+        xlabel="seconds",
+        ylabel=f"calls in {report.quota.period:g} s",
+        xlim=(0, report.seconds),
+        ylim=(0, report.quota.limit * 1.15),
+    )
+    axes.legend(loc="lower right")
+    figure.savefig(path)
