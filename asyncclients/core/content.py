@@ -36,7 +36,7 @@ class Content:
         length: bytes in it, as announced.
         replayable: whether a second pass gives the same bytes.
         sent: bytes handed to the connection in the last pass.
-        failure: what the source, or the progress callback, raised.
+        failure: what the source, or the progress callback, raised in the last pass.
     """
 
     def __init__(
@@ -49,49 +49,59 @@ class Content:
     ) -> None:
         self.length, self.replayable = length, replayable
         self._passes, self._progress = passes, progress
+        self._last: Pass | None = None
         self.sent = 0
         self.failure: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
-        self.sent = 0
-        return _Sending(self, self._passes())
+        self.sent, self.failure = 0, None
+        self._last = Pass(self, self._passes())
+        return self._last
 
-    def moved(self, size: int) -> None:
-        """*size* more bytes are handed to the connection."""
-        self.sent += size
-        if self._progress is not None:
-            self._progress(self.sent)
+    def moved(self, by: Pass, sent: int) -> None:
+        """The pass *by* has handed *sent* bytes to the connection."""
+        if by is self._last:
+            self.sent = sent
+            if self._progress is not None:
+                self._progress(sent)
+
+    def failed(self, by: Pass, failure: Exception) -> None:
+        """The pass *by* ends with *failure*."""
+        if by is self._last:
+            self.failure = failure
 
 
 class _SourceFailedError(Exception):
     """Stops the request; what happened is in `Content.failure`."""
 
 
-class _Sending:
+class Pass:
     """One pass over a content, held to its length. No generator: nothing has to close it."""
 
     def __init__(self, content: Content, pieces: AsyncIterator[bytes]) -> None:
         self._content, self._pieces = content, pieces
+        self._sent = 0
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        content = self._content
         try:
             piece = await self._checked()
             if piece is not None:
-                content.moved(len(piece))
-                return piece
+                self._sent += len(piece)
+                self._content.moved(self, self._sent)
         except Exception as failure:  # noqa: BLE001 - raised again where aiohttp is not around
-            content.failure = failure
-        if content.failure is not None:
-            raise _SourceFailedError
-        raise StopAsyncIteration
+            self._content.failed(self, failure)
+        else:
+            if piece is None:
+                raise StopAsyncIteration
+            return piece
+        raise _SourceFailedError
 
     async def _checked(self) -> bytes | None:
         """The next piece, None at the end; the last is given only when it is the last."""
-        left = self._content.length - self._content.sent
+        left = self._content.length - self._sent
         piece = await self._read()
         if piece is None:
             if left:
