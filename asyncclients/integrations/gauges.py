@@ -59,7 +59,10 @@ class Gauges:
     def _read(self) -> Stats:
         found: list[ScopeStats] = []
         for stats, loop in list(self._pools.items()):
-            found += _read_in(loop, stats)
+            if loop.is_closed():
+                self.remove(stats)  # a pool that nobody closed
+            else:
+                found += _read_in(loop, stats)
         return tuple(found)
 
 

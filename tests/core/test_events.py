@@ -6,7 +6,14 @@ import logging
 
 import pytest
 
-from asyncclients import IntouchClient, NotFoundError, RetryPolicy, SessionPool
+from asyncclients import (
+    DigitalOnboardingClient,
+    IntouchClient,
+    NotFoundError,
+    RetryPolicy,
+    SessionPool,
+    TokenEndpointError,
+)
 from asyncclients.core.events import (
     AttemptEnded,
     AttemptStarted,
@@ -84,6 +91,19 @@ async def test_the_log_has_every_event_and_nothing_else(
     text = "\n".join(lines)
     canaries = ["canary", sandbox.environ["INTOUCH_API_KEY"]]
     assert [canary for canary in canaries if canary in text] == []
+
+
+@pytest.mark.looptime
+async def test_a_token_that_could_not_be_had_is_a_warning(
+    sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator reads which vendor gave none, and in what way; not the client's secret."""
+    onboarding = DigitalOnboardingClient.from_env(pool, sandbox.environ)
+    sandbox.fail("digital_onboarding", "503", times=None, match="/oauth2/token")
+    with pytest.raises(TokenEndpointError):
+        await onboarding.templates.list()
+    told = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "asyncclients"]
+    assert told == [("WARNING", "digital_onboarding gave no access token: TokenEndpointError")]
 
 
 async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:

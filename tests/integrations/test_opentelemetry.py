@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
+import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import REGISTRY, generate_latest
 
 from asyncclients import IntouchClient, NotFoundError, Quota, SessionPool
-from asyncclients.core.events import ScopePaused, TokenRefreshed
+from asyncclients.core.events import PoolOpened, ScopePaused, TokenRefreshed
 from asyncclients.core.scope import ScopeStats
 from asyncclients.integrations import gauges as gauges_module
 from asyncclients.integrations.gauges import Gauges
@@ -91,6 +94,7 @@ def telemetry() -> Iterator[Telemetry]:
     made.meters.shutdown()
 
 
+@pytest.mark.looptime
 async def test_a_call_is_a_span_and_each_request_on_the_wire_one_below_it(
     telemetry: Telemetry,
 ) -> None:
@@ -168,6 +172,7 @@ async def test_a_cancelled_call_ends_its_spans(telemetry: Telemetry) -> None:
     assert [facts(span)["error.type"] for span in spans] == ["CancelledError"] * 2
 
 
+@pytest.mark.looptime
 async def test_nothing_of_a_request_is_exported_but_what_is_allowed(telemetry: Telemetry) -> None:
     """No credential, query value, id or body is in any span or metric; raw paths neither."""
     canaries = ["canary-query", "canary-id", "canary-body", "canary-path"]
@@ -238,6 +243,41 @@ async def test_a_blocked_loop_does_not_hold_up_an_exporter(
     thread.join(10)  # blocks this very loop
     assert not thread.is_alive()
     assert [name for points in found for name in points if name.startswith("asyncclients.")] == []
+
+
+def test_a_pool_that_nobody_closed_is_forgotten_with_its_loop(telemetry: Telemetry) -> None:
+    """After its loop is closed a pool is neither read nor kept alive."""
+
+    class Pool:
+        def stats(self) -> tuple[ScopeStats, ...]:
+            return (STATS,)
+
+    async def use() -> weakref.ref[Pool]:
+        pool = Pool()
+        telemetry.listener(PoolOpened(stats=pool.stats))
+        assert "asyncclients.slots.held" in telemetry.points()
+        return weakref.ref(pool)
+
+    with asyncio.Runner() as runner:
+        left = runner.run(use())
+    assert "asyncclients.slots.held" not in telemetry.points()
+    gc.collect()
+    assert left() is None
+
+
+async def test_without_opentelemetry_the_import_says_what_to_install() -> None:
+    """Where the extra is missing, importing the listener names it."""
+    script = (
+        "import sys; sys.modules['opentelemetry'] = None;"
+        "import asyncclients.integrations.opentelemetry"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    assert said.strip().endswith(
+        b"OpenTelemetry is not installed: pip install 'asyncclients[otel]'"
+    )
 
 
 async def test_scopes_of_one_vendor_are_added_up(telemetry: Telemetry) -> None:
