@@ -25,8 +25,9 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
 6. **Quotas.** Every program's quotas hold, as long as it is heard of: the
    stricter wins.
 7. **Lost data.** The ledger has a name, its *epoch*. A process that knows
-   another one, or sent calls that are in no ledger, makes the window count as
-   spent. Two processes never take an empty store for an empty window.
+   another one makes the window count as spent: an empty store is no empty
+   window. A process that comes back after an outage lists what it sent
+   meanwhile, and nothing is granted until all the others have noticed as well.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ import math
 from bisect import insort
 
 import msgspec
+
+from asyncclients.stores.claim import Claim, Grant, PacedQuota
 
 _FORGET_QUOTA = 60_000_000
 """A quota of which nobody spoke for this long, plus its period, is no longer in force."""
@@ -47,96 +50,6 @@ _EVEN = 1.2
 """The burst of background work while interactive calls come, so that a slot is never far."""
 _RECENT = 10
 """For how many periods after an interactive call another is expected."""
-
-
-class PacedQuota(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A quota with the pace that its process has learned: `burst` calls, then one an `interval`."""
-
-    limit: int
-    period: int
-    interval: int
-    burst: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.limit}/{self.period}"
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process tells and asks. Numbers name its slots and are never used twice.
-
-    Attributes:
-        me: the process.
-        epoch: the ledger that it knows; empty for none; anything else: it has
-            sent calls that are in no ledger.
-        fresh: name of the ledger, if a new one has to be begun.
-        cold: a new ledger begins with a spent window.
-        quotas: what it obeys.
-        settled: number, and how long ago the call had arrived (may be negative).
-        renewed: slots in flight without an answer.
-        freed: slots that were not used and will not be.
-        first: number of the first slot that may be granted.
-        wanted: how many slots it could use at once.
-        priority: 0 interactive, 1 background.
-        refusals: refusals by the vendor since the last claim.
-        pause: for how long they say to wait.
-        beat: count me among the living.
-        leave: and now no longer.
-        lease, grace, live, poll, spent: durations that the rules speak of; *poll*
-            is when to ask again where an answer can change the outlook, *spent* how
-            long a ledger that lost its past grants nothing.
-    """
-
-    me: str
-    epoch: str
-    fresh: str
-    cold: bool
-    quotas: tuple[PacedQuota, ...]
-    settled: tuple[tuple[int, int], ...]
-    renewed: tuple[int, ...]
-    freed: tuple[int, ...]
-    first: int
-    wanted: int
-    priority: int
-    refusals: int
-    pause: int
-    beat: bool
-    leave: bool
-    lease: int
-    grace: int
-    live: int
-    poll: int
-    spent: int
-
-
-class Grant(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What the store answers.
-
-    Attributes:
-        now: the store's clock.
-        epoch: the name of the ledger.
-        opens: how long from *now* each granted slot opens; numbers count from `Claim.first`.
-        wait: how long from *now* it is worth while to ask again.
-        pause: how long the vendor wants nothing.
-        refusals: refusals so far, by whomever.
-        rivals: other processes that wait in the same class.
-        live: processes alive; 0 where the claim was no beat.
-        rank: how many of them come before the asker.
-        stable: how long since one came or went.
-        quotas: names of all quotas in force.
-    """
-
-    now: int
-    epoch: str
-    opens: tuple[int, ...]
-    wait: int
-    pause: int
-    refusals: int
-    rivals: int
-    live: int
-    rank: int
-    stable: int
-    quotas: tuple[str, ...]
 
 
 class Paced(msgspec.Struct, kw_only=True):
@@ -191,7 +104,9 @@ class Ledger(msgspec.Struct, kw_only=True):
             self.epoch = claim.fresh
             stranger = stranger or claim.cold
         if stranger:
-            self.spent = max(self.spent, now + claim.spent)
+            self.spent = max(self.spent, now + claim.spent + claim.notice)
+        elif claim.returns:
+            self.spent = max(self.spent, now + claim.notice)
 
     def _spoken(self, claim: Claim, now: int) -> None:
         for quota in claim.quotas:
@@ -227,12 +142,14 @@ class Ledger(msgspec.Struct, kw_only=True):
     def _count_living(self, claim: Claim, now: int) -> tuple[int, int]:
         if not (claim.beat or claim.leave):
             return 0, 0
-        before = self.live.keys()
         living = {name: until for name, until in self.live.items() if until > now}
-        living.pop(claim.me, None)
-        if not claim.leave:
+        changed = len(living) < len(self.live)
+        if claim.leave:
+            changed = living.pop(claim.me, None) is not None or changed
+        else:
+            changed = claim.me not in living or changed
             living[claim.me] = now + claim.live
-        if living.keys() != before:
+        if changed:
             self.changed = now
         self.live = living
         return len(living), sum(name < claim.me for name in living)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncclients.core.quota import Quota
     from asyncclients.core.ratelimit_headers import Signal
     from asyncclients.core.shared import Queue
-    from asyncclients.stores.ledger import Grant
+    from asyncclients.stores.claim import Grant
     from asyncclients.stores.terms import Backend, Terms
 
 
@@ -85,7 +85,7 @@ class SharedLimiter:
         share = self.talk.share
         permit = self._local.take(now)
         number = self._numbers[permit.number] = self._slots.use()
-        self.talk.used(now, listed=share is None)
+        self.talk.used(now)
         if share is not None:
             share.take(permit, now)
         self._slots.settle(number, permit.arrived_by)

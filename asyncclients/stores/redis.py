@@ -15,7 +15,7 @@ import msgspec
 
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
-from asyncclients.stores.ledger import Claim, Grant
+from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
 from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place
 from asyncclients.stores.redis_tokens import RedisTokens

@@ -41,7 +41,11 @@ if not state.epoch then
   redis.call('HSET', STATE, 'epoch', claim.fresh)
   stranger = stranger or claim.cold
 end
-if stranger then put('spent', math.max(get('spent'), now + claim.spent)) end
+if stranger then
+  put('spent', math.max(get('spent'), now + claim.spent + claim.notice))
+elseif claim.returns then
+  put('spent', math.max(get('spent'), now + claim.notice))
+end
 
 -- The quotas in force: everyone's.
 for _, quota in ipairs(claim.quotas) do

@@ -54,6 +54,12 @@ class Slots:
             self.freed.add(self.leases.popleft().number)
         return self.leases[0] if self.leases else None
 
+    def tidy(self, now: float, longest: float) -> None:
+        """Give up leases that lapsed, and forget calls that no window counts any more."""
+        self.first(now)
+        if len(self.settled) > MOST:
+            self.settled = {n: at for n, at in self.settled.items() if at > now - longest}
+
     def use(self) -> int:
         """The number of a slot that is used now: the first lease's, or one without a lease."""
         number = self.leases.popleft().number if self.leases else self.numbers(1)

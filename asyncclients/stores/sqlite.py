@@ -21,8 +21,9 @@ from uuid import uuid4
 import msgspec
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import micros
-from asyncclients.stores.ledger import Claim, Grant, Ledger
+from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.line import Line
 from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown, check_terms
 
@@ -168,12 +169,12 @@ def _read(row: tuple[int, bytes] | None, claim: Claim, now: int) -> Ledger:
         return Ledger()
     at, state = row
     if at > now:
-        return Ledger(spent=now + claim.spent)
+        return Ledger(spent=now + claim.spent + claim.notice)
     try:
         return _decode(state)
     except msgspec.DecodeError:
         # Written by another version: what it holds is unknown.
-        return Ledger(spent=now + claim.spent)
+        return Ledger(spent=now + claim.spent + claim.notice)
 
 
 def _unusable(path: Path, why: str) -> ConfigurationError:

@@ -20,8 +20,8 @@ from uuid import uuid4
 from asyncclients.core.events import logger
 from asyncclients.core.pacing import PACE, Pacer
 from asyncclients.errors import ConfigurationError
+from asyncclients.stores.claim import Claim, Grant, PacedQuota
 from asyncclients.stores.clock import SECOND, StoreClock, micros
-from asyncclients.stores.ledger import Claim, Grant, PacedQuota
 from asyncclients.stores.outage import Census, Everything, Nothing, Share, share_of
 from asyncclients.stores.slots import MOST, Lease, Slots
 from asyncclients.stores.terms import BEAT, GRACE, LINGER, LIVE, PROBE, StoreSilentError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from asyncclients.core.quota import Quota
     from asyncclients.core.shared import Queue
     from asyncclients.stores.terms import Backend, Terms
-
-_UNLISTED = "unlisted"
 
 
 class Talk:
@@ -73,7 +71,7 @@ class Talk:
         self._epoch = ""
         self._strangers: frozenset[str] = frozenset()
         self._failures = 0
-        self._heard_at = self._failed_at = self._unlisted_at = -math.inf
+        self._heard_at = self._failed_at = -math.inf
         self._ask_at = self._beat_at = -math.inf
         self._used_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -93,11 +91,9 @@ class Talk:
         """There is something to tell."""
         self._wake_at(now if urgent else now + self._flush(), now)
 
-    def used(self, now: float, *, listed: bool) -> None:
-        """A call is sent, in a slot that the store knows of or not."""
+    def used(self, now: float) -> None:
+        """A call is sent."""
         self._used_at = now
-        if not listed:
-            self._unlisted_at = now
 
     def probed(self, now: float) -> bool:
         """Was the store asked in vain a moment ago?"""
@@ -184,9 +180,11 @@ class Talk:
 
     def _claim(self, now: float, *, leave: bool) -> Claim:
         slots, terms = self._slots, self._terms
-        slots.first(now)  # gives up those that lapsed
-        wanted, priority = (0, 0) if leave else self._queue.demand()
+        slots.tidy(now, max(self._periods()))
+        wanted, priority = self._queue.demand()
         wanted = min(MOST, max(0, wanted - len(slots.leases)))
+        if leave or len(slots.settled) > MOST:
+            wanted = 0  # first tell all that was used
         beat = now >= self._beat_at and not leave
         if beat:
             renew = min(BEAT, *self._periods()) if slots.in_flight else BEAT
@@ -196,6 +194,7 @@ class Talk:
             me=terms.me,
             epoch=self._known_epoch(now),
             fresh=uuid4().hex[:12],
+            returns=self._returns(now),
             cold=terms.cold,
             quotas=self._paces(now),
             settled=tuple(
@@ -214,19 +213,22 @@ class Talk:
             grace=micros(GRACE),
             live=micros(LIVE),
             poll=micros(min(0.25, max(0.005, min(self._periods()) / 8))),
-            spent=micros(max(self._periods()) + PROBE + 2 * terms.timeout + terms.lease + GRACE),
+            spent=micros(max(self._periods())),
+            notice=micros(PROBE + 2 * terms.timeout + terms.lease + GRACE),
         )
 
     def _known_epoch(self, now: float) -> str:
         """The ledger in which this process's calls of the last period are."""
-        longest = max(self._periods()) + GRACE
-        if now - self._unlisted_at <= longest:
-            return _UNLISTED
-        if self.share is not None and self._terms.when_down != "pause":
-            return _UNLISTED  # others may send right now, until they notice that it is back
-        if self.share is None and now - self._heard_at > longest + self._terms.lease:
+        longest = max(self._periods()) + GRACE + self._terms.lease
+        if self.share is None and now - self._heard_at > longest:
             return ""
         return self._epoch
+
+    def _returns(self, now: float) -> bool:
+        """May others send right now, until they notice that the store is back?"""
+        if self.share is None or self._terms.when_down == "pause":
+            return False
+        return self._terms.when_down == "local" or now > self._heard_at + max(self._periods())
 
     def _paces(self, now: float) -> tuple[PacedQuota, ...]:
         state = self._local.snapshot(now)
@@ -288,7 +290,6 @@ class Talk:
         if epoch != self._epoch:
             self._beat_at = now  # list what is in flight, and this process
         self._epoch = epoch
-        self._unlisted_at = -math.inf
         self.share = None
         self._failures = 0
 

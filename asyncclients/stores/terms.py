@@ -9,7 +9,7 @@ import msgspec
 from asyncclients.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from asyncclients.stores.ledger import Claim, Grant
+    from asyncclients.stores.claim import Claim, Grant
 
 WhenDown = Literal["safe_share", "pause", "local"]
 

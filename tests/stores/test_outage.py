@@ -177,6 +177,23 @@ async def test_closing_is_bounded_with_a_silent_store() -> None:
 
 
 @pytest.mark.looptime
+async def test_a_hiccup_of_one_process_does_not_stop_the_others() -> None:
+    """One process is cut off for some seconds of a long window: the fleet loses no window."""
+    world = world_of(Quota(60, 60.0), "safe_share", 4)
+    await asyncio.sleep(70)
+    since = asyncio.get_running_loop().time()
+    for _ in range(3):
+        world.store.broken.add("p001")
+        await asyncio.sleep(4)
+        world.store.broken.clear()
+        await asyncio.sleep(6)
+    used = world.admitted(since, since + 30) / 30
+    await world.stop()
+    assert world.refusals == []
+    assert used > 0.9
+
+
+@pytest.mark.looptime
 async def test_one_failure_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
     """A stale connection costs one failed command: it is asked again at once, nobody is told."""
     world = world_of(TWO, "pause", 1)

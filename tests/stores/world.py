@@ -14,7 +14,8 @@ from asyncclients.core.ratelimit_headers import Signal
 from asyncclients.core.scheduler import Scheduler, Ticket
 from asyncclients.errors import ClientClosedError
 from asyncclients.sandbox.limits import ServerLimit
-from asyncclients.stores.ledger import Claim, Grant, Ledger
+from asyncclients.stores.claim import Claim, Grant
+from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.line import Line
 from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown
 

@@ -1,0 +1,33 @@
+"""One Valkey for the session, empty for each test; REDIS_URL names another server instead."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from .server import Server, command
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[str]:
+    if url := os.environ.get("REDIS_URL"):
+        yield url
+        return
+    with Server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def url(valkey: str) -> str:
+    """The URL of an empty server."""
+    command(valkey, "FLUSHALL")
+    return valkey
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server of one's own, to be killed."""
+    with Server() as started:
+        yield started
