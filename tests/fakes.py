@@ -158,8 +158,12 @@ def leaks(error: BaseException, *secrets: str) -> list[str]:
         texts += [("attributes", repr(vars(link)))]
         texts.append(("traceback", traceback_of(link)))
         texts += [(f"local {name}", text) for name, text in locals_of(link)]
-    texts.append(("pickle", pickle.dumps(error).decode("latin-1")))
-    return sorted({place for place, text in texts for secret in secrets if secret in text})
+    found = {place for place, text in texts for secret in secrets if secret in text}
+    try:
+        pickled = pickle.dumps(error).decode("latin-1")
+    except TypeError:
+        return sorted({*found, "no pickle"})
+    return sorted(found | {"pickle" for secret in secrets if secret in pickled})
 
 
 def traceback_of(error: BaseException) -> str:

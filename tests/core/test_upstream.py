@@ -1,0 +1,146 @@
+"""What we know of aiohttp and rely on or work around, so that an upgrade that changes it shows.
+
+Each test states aiohttp's own behaviour first and ours beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import inspect
+import pickle
+from collections.abc import Mapping
+
+import aiohttp
+import pytest
+from aiohttp.client_proto import ResponseHandler
+
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.transport import open_session
+from asyncclients.errors import AsyncClientsError, ResponseTooLargeError, UnexpectedRedirectError
+from tests.core.toy import QUICK, ToyClient
+from tests.fakes import CANARY, Connection, answers, byte_server, hangs_up, http, leaks
+
+pytestmark = pytest.mark.looptime
+
+HEADERS: Mapping[str, str] = {"x-api-key": CANARY, "Authorization": "Bearer " + CANARY}
+FINE = http(body=b'{"id": 1}')
+
+
+@pytest.mark.parametrize(("method", "hits"), [("GET", 2), ("PUT", 2), ("DELETE", 2), ("POST", 1)])
+async def test_aiohttp_resends_by_itself(method: str, hits: int) -> None:
+    """Upstream: a dropped GET, PUT or DELETE is sent twice, on a fresh connection even.
+
+    Ours: the middleware is asked again and refuses, so one permit is one request.
+    """
+    async with byte_server(hangs_up) as server, aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await session.request(method, server.url)
+        assert len(server.arrived) == hits
+    async with byte_server(hangs_up) as server, SessionPool(retry=QUICK) as pool:
+        client = ToyClient(pool, base_url=server.url).with_options(max_attempts=1)
+        with pytest.raises(AsyncClientsError):
+            await client.request(method, "things")
+        assert len(server.arrived) == client.stats().sent == 1
+
+
+async def test_aiohttp_carries_keys_to_another_origin() -> None:
+    """Upstream: a 307 takes the key and the body along, and drops `Authorization` alone.
+
+    Ours: no redirect is followed.
+    """
+    async with byte_server(answers(FINE)) as other:
+        moved = answers(http(307, headers={"Location": other.url + "steal"}))
+        async with byte_server(moved) as server, aiohttp.ClientSession() as session:
+            async with session.post(server.url, json={"a": 1}, headers=HEADERS):
+                pass
+            (stolen,) = other.arrived
+            assert stolen.headers["x-api-key"] == CANARY
+            assert stolen.body == b'{"a": 1}'
+            assert "authorization" not in stolen.headers
+        async with byte_server(moved) as server, SessionPool() as pool:
+            with pytest.raises(UnexpectedRedirectError):
+                await ToyClient(pool, base_url=server.url).things.make()
+        assert len(other.arrived) == 1
+
+
+async def test_aiohttp_has_no_cap_on_a_body() -> None:
+    """Upstream: a small compressed answer becomes whatever it unpacks to. Ours: an error."""
+    packed = gzip.compress(b" " * 30_000_000)
+    bomb = answers(http(body=packed, headers={"Content-Encoding": "gzip"}))
+    assert len(packed) < 50_000
+    async with (
+        byte_server(bomb) as server,
+        aiohttp.ClientSession() as session,
+        session.get(server.url) as response,
+    ):
+        assert len(await response.read()) == 30_000_000
+    async with byte_server(bomb) as server, SessionPool(max_response_bytes=10**6) as pool:
+        with pytest.raises(ResponseTooLargeError):
+            await ToyClient(pool, base_url=server.url).things.get()
+
+
+async def test_aiohttp_gives_a_stray_answer_to_the_next_request() -> None:
+    """Upstream (aio-libs/aiohttp#13656): what arrives while a connection idles is the next answer.
+
+    Ours: such a connection is closed and another one taken.
+    """
+
+    async def late(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(FINE)
+        await asyncio.sleep(0.5)
+        await connection.send(http(body=b'{"id": 666}'))
+        while True:
+            await connection.request()
+            await connection.send(FINE)
+
+    async def read(session: aiohttp.ClientSession, url: str) -> bytes:
+        async with session.get(url) as response:
+            body = await response.read()
+        await asyncio.sleep(1.0)
+        return body
+
+    async with byte_server(late) as server:
+        async with aiohttp.ClientSession() as session:
+            bodies = [await read(session, server.url) for _ in range(2)]
+            assert bodies == [b'{"id": 1}', b'{"id": 666}']
+        async with open_session() as session:
+            bodies = [await read(session, server.url) for _ in range(3)]
+            assert bodies == [b'{"id": 1}'] * 3
+
+
+async def test_aiohttp_errors_hold_the_request() -> None:
+    """Upstream: repr, args and frames of its errors show the headers, and some cannot be pickled.
+
+    Ours: none of it escapes. This also proves that the searcher for leaks finds them.
+    """
+    broken = answers(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 500 + b"\r\n")
+    async with byte_server(broken) as server, aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientResponseError) as theirs:
+            await session.get(server.url, headers=HEADERS)
+    assert theirs.value.status == 400  # made up: the server said 200
+    assert CANARY in repr(theirs.value.request_info)
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(theirs.value)
+    found = leaks(theirs.value, CANARY)
+    assert {"repr", "args", "attributes", "no pickle"} <= set(found)
+    assert any(place.startswith("local") for place in found)
+    async with byte_server(broken) as server, SessionPool(retry=QUICK) as pool:
+        with pytest.raises(AsyncClientsError) as ours:
+            await ToyClient(pool, base_url=server.url).things.get()
+    assert ours.value.status is None
+    assert leaks(ours.value, CANARY) == []
+
+
+async def test_what_we_use_of_aiohttp_s_own() -> None:
+    """The private names that are relied upon exist and mean what we think."""
+    async with open_session() as session:
+        assert session._loop is asyncio.get_running_loop()  # pyright: ignore[reportPrivateUsage]
+        connector = session.connector
+        assert connector is not None
+        upstream = aiohttp.TCPConnector._get  # pyright: ignore[reportPrivateUsage]
+        parameters = list(inspect.signature(upstream).parameters)
+        assert parameters == ["self", "key", "traces"]
+        assert inspect.signature(type(connector)._get).parameters.keys() == set(parameters)  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(ResponseHandler.should_close, property)
