@@ -1,24 +1,23 @@
 """A web app that answers from Intouch while a backfill runs on the same key."""
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
+from math import ceil
 
 from aiohttp import web
 
 from asyncclients import DeadlineExceededError, IntouchClient, SessionPool
-from asyncclients.backfill import pull
+from asyncclients.backfill import Report, pull
 
 INTOUCH = web.AppKey("intouch", IntouchClient)
-BACKFILL = web.AppKey("backfill", asyncio.Task)
+BACKFILL = web.AppKey("backfill", asyncio.Task[Report])
 
 
 async def vendors(app: web.Application) -> AsyncIterator[None]:
     async with SessionPool() as pool:
-        intouch = IntouchClient.from_env(pool)
-        app[INTOUCH] = intouch.with_options(deadline=5.0)
-        job = pull(intouch.tags.list(sort_by="created_at"), to="tags.jsonl", state="tags.db")
-        app[BACKFILL] = asyncio.create_task(job)
+        app[INTOUCH] = IntouchClient.from_env(pool).with_options(deadline=5.0)
+        tags = IntouchClient.from_env(pool).tags.list(sort_by="created_at")
+        app[BACKFILL] = asyncio.create_task(pull(tags, "tags.jsonl", state="tags.db"))
         yield
         app[BACKFILL].cancel()  # saves its state; the next start goes on from there
         await asyncio.wait([app[BACKFILL]])
@@ -28,8 +27,9 @@ async def create_tag(request: web.Request) -> web.Response:
     try:
         tag = await request.app[INTOUCH].tags.create(request.match_info["name"])
     except DeadlineExceededError as error:
-        wait = {"Retry-After": str(math.ceil(error.eta or 1))}
-        raise web.HTTPServiceUnavailable(headers=wait) from None
+        raise web.HTTPServiceUnavailable(
+            headers={"Retry-After": f"{ceil(error.eta or 1)}"}
+        ) from None
     return web.json_response({"uuid": tag.uuid})
 
 

@@ -57,7 +57,10 @@ def names(
     sandbox: Sandbox, pool: SessionPool, clients: dict[VendorName, VendorClient]
 ) -> dict[str, object]:
     """What a page may use without making it."""
-    return {"sandbox": sandbox, "pool": pool} | {str(name): c for name, c in clients.items()}
+    names: dict[str, object] = {"sandbox": sandbox, "pool": pool}
+    for vendor, client in clients.items():
+        names[vendor] = client
+    return names
 
 
 def _clients() -> dict[VendorName, type[VendorClient]]:

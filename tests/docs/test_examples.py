@@ -1,0 +1,150 @@
+"""The examples do what their first lines say, against the pretend vendors."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import importlib.util
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from asyncclients.sandbox import Sandbox
+from asyncclients.vendors.intouch import NewContact
+
+from .pages import ROOT
+
+if TYPE_CHECKING:
+    from asyncclients import IntouchClient
+
+EXAMPLES = ROOT / "examples"
+FILES = sorted(EXAMPLES.glob("*.py"))
+
+
+def load(name: str) -> Any:
+    """The example *name* as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction] - autouse
+    """What an example writes goes to a directory of the test's own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_an_example_is_short_and_listed(file: Path) -> None:
+    """An example has fewer than 40 lines, and the list of examples has a link to it."""
+    assert len(file.read_text().splitlines()) < 40
+    assert f"({file.name})" in (EXAMPLES / "README.md").read_text()
+
+
+@pytest.mark.looptime
+async def test_web_app(sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path) -> None:
+    """Browsers get their tags made while the pull runs; stopped and started, the pull ends whole."""
+    for number in range(200):
+        sandbox.state("intouch").tags[f"{number:036}"] = _tag(number)
+    module, loop = load("web_app"), asyncio.get_running_loop()
+    async with TestClient(TestServer(module.app)) as browser:
+        waits: list[float] = []
+        for number in range(3):
+            asked_at = loop.time()
+            answer = await browser.post(f"/tags/new-{number}")
+            waits.append(loop.time() - asked_at)
+            assert answer.status == 200
+        assert not module.app[module.BACKFILL].done()
+        assert max(waits) < 2.0
+    assert not (tmp_path / "tags.jsonl").exists()
+    await asyncio.sleep(1)  # a new process does not know what the old one sent last
+
+    module = load("web_app")
+    async with TestClient(TestServer(module.app)):
+        report = await module.app[module.BACKFILL]
+    assert report.done == 203
+    assert len((tmp_path / "tags.jsonl").read_text().splitlines()) == 203
+    assert sandbox.refused("intouch") == 0
+
+
+def _tag(number: int) -> dict[str, object]:
+    at = "2025-01-01T00:00:00+00:00"
+    return {"uuid": f"{number:036}", "name": f"old {number}", "created_at": at, "updated_at": at}
+
+
+@pytest.mark.looptime
+async def test_nightly_pull(
+    sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path
+) -> None:
+    """Every contact is in the Parquet file, and the report has no doubts."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    module = load("nightly_pull")
+    emails = [f"user{number}@example.com" for number in range(60)]
+    for email in emails:
+        await clients["intouch"].contacts.create(NewContact(email=email))
+    report = await module.main()
+    assert (report.done, report.unproved) == (60, ())
+    table = parquet.read_table(tmp_path / "contacts.parquet")
+    assert table.column("email").to_pylist() == emails
+
+
+@pytest.mark.looptime
+async def test_push_with_resume(sandbox: Sandbox) -> None:
+    """Stopped after five minutes and run again, each quake is noted once, and none is refused."""
+    module = load("push_with_resume")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(300):
+            await module.main()
+    noted = len(sandbox.state("totango").touchpoints)
+    report = await module.main()
+    notes = sandbox.state("totango").touchpoints
+    contents = Counter(note["content"] for note in notes.values())
+    assert 400 < noted < 700
+    assert (report.done, report.failed, report.unknown) == (len(notes), 0, 0)
+    assert report.done + report.skipped == 1707
+    assert set(contents.values()) == {1}
+    assert sandbox.refused("totango") == 0
+
+
+async def test_workers_share_quota_and_token(tmp_path: Path) -> None:
+    """Two workers at once stay inside one quota, and ask for one token between them."""
+    rows = 24
+    head = _head(EXAMPLES / "data" / "airports-us.csv.gz", rows)
+    (tmp_path / "airports.csv.gz").write_bytes(head)
+    async with Sandbox(quotas={"digital_onboarding": (10, 1.0)}) as sandbox:
+        workers = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, str(EXAMPLES / "worker.py"), "airports.csv.gz", str(n), "2"),
+                env=os.environ | sandbox.environ,
+            )
+            for n in range(2)
+        ]
+        async with asyncio.timeout(30):
+            codes = [await worker.wait() for worker in workers]
+        assert codes == [0, 0]
+        assert len(sandbox.state("digital_onboarding").contacts) == rows
+        assert sandbox.refused("digital_onboarding") == 0
+
+
+def _head(path: Path, rows: int) -> bytes:
+    lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    return gzip.compress(b"".join(lines[: rows + 1]))
+
+
+@pytest.mark.looptime
+async def test_plain_aiohttp(sandbox: Sandbox) -> None:
+    """Six requests of a plain session go out two a second, and none is refused."""
+    module, loop = load("plain_aiohttp"), asyncio.get_running_loop()
+    began_at = loop.time()
+    tags = await module.main([f"tag {number}" for number in range(6)])
+    assert [tag["name"] for tag in tags] == [f"tag {number}" for number in range(6)]
+    assert 2.0 <= loop.time() - began_at < 3.0
+    assert sandbox.refused("intouch") == 0
