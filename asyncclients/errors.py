@@ -256,6 +256,9 @@ class RateLimitedError(StatusError):
 class ServerError(StatusError):
     """5xx: the vendor failed."""
 
+    retry_after: float | None = None
+    """Seconds the vendor asked us to wait, where it said."""
+
 
 # --- Backfills --------------------------------------------------------------------
 

@@ -142,6 +142,8 @@ class Call(Generic[T]):
         if outcome is STALE:
             self._stale = True
             return outcome
+        # Test doubles of a session know no middleware: they send without a permit.
+        self._tally.attempts += not exchange.sent
         self.narrator.outcome(outcome, self._tally.attempts)
         return outcome
 
@@ -211,7 +213,8 @@ class Call(Generic[T]):
         return Meaning.FAILURE if unexpected else meaning
 
     def _note_refusal(self, outcome: Response) -> None:
-        if outcome.status != 429:  # a 429 was seen by the transport, at its headers
+        # With a permit, the transport saw a 429 at its headers.
+        if outcome.status != 429 or self._permit is None:
             self._scope.scheduler.refuse(retry_after(outcome), self._permit)
         if self._lane is not None and self._lane.watch is not None:
             self._lane.watch.refused()
@@ -228,8 +231,10 @@ class Call(Generic[T]):
         if asked is not None and (asked > longest or now + asked > deadline_at):
             return False
         if verdict is Verdict.REFUSED:
-            # The scope is paused: the queue is the place to wait.
+            # The scope is paused: the queue is the place to wait, for those who pass it.
             self._tally.refusals += 1
+            if self._permit is None:
+                await self._scope.pause(self._scope.scheduler.limiter.snapshot(now).paused_for)
             return True
         self._tally.failures += 1
         self._tally.doubtful |= isinstance(outcome, Response) or outcome.sent == "maybe"

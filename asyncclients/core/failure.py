@@ -130,6 +130,8 @@ def _status_error(
 ) -> StatusError:
     cls = status_error_class(outcome.status)
     error = cls(f"answered {outcome.status}", **facts)
+    if isinstance(error, ServerError):
+        error.retry_after = retry_after(outcome)
     if isinstance(error, UnprocessableEntityError):
         clean = cut(outcome.body.decode("utf-8", "replace"), secrets).encode()
         error.errors = field_errors(clean)

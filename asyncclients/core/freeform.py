@@ -26,7 +26,7 @@ def free_request(
     json: Any,
     form: Mapping[str, Any] | None,
     headers: Mapping[str, str] | None,
-    returns: type[T],
+    returns: type[T] | None,
     idempotent: bool | None,
 ) -> Request[T]:
     """The request that `client.request` sends; see there."""
@@ -40,7 +40,7 @@ def free_request(
         "request",
         verb,
         check_path(path),
-        returns,
+        cast("type[T]", type(None) if returns is None else returns),
         idempotent=may_repeat,
         form="json" if form is None else "form",
     )

@@ -48,11 +48,12 @@ class Paginator(Generic[T_co]):
         fetch: Callable[[int], Awaitable[Page[T_co]]],
         start: int = 1,
         *,
+        vendor: str | None = None,
         operation: str | None = None,
     ) -> None:
         self._fetch = fetch
         self.start = start
-        self.operation = operation
+        self.vendor, self.operation = vendor, operation
 
     def __aiter__(self) -> AsyncIterator[T_co]:
         return self._items()
@@ -93,12 +94,14 @@ class Paginator(Generic[T_co]):
         if page.number != number:
             raise PaginationError(
                 f"asked for page {number} and got page {page.number}",
+                vendor=self.vendor,
                 operation=self.operation,
                 advice="The server repeats a page; nothing more was read",
             )
         if before is not None and page.items and page.items == before.items:
             raise PaginationError(
                 f"page {number} has the same items as page {before.number}",
+                vendor=self.vendor,
                 operation=self.operation,
                 advice="The server repeats a page; nothing more was read",
             )

@@ -32,13 +32,13 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda match: encode_segment(values[match[1]], match[1]), template)
 
 
-def encode_segment(value: str, name: str = "id") -> str:
+def encode_segment(value: object, name: str = "id") -> str:
     """*value* percent-encoded so that it is exactly one path segment.
 
     Raises:
         ValueError: for an empty value, `.`, `..`, or control characters.
     """
-    text = str(value)
+    text = "" if value is None else str(value)
     if text in ("", ".", ".."):
         raise ValueError(f"{name} must not be {text!r}: it would change the path")
     if _CONTROL.search(text):

@@ -49,10 +49,13 @@ def standard_meaning(response: Response) -> Meaning:
 
 def standard_advice(response: Response) -> str:
     """What to do about an answer that says no, by its status alone."""
-    return _ADVICE.get(response.status, "")
+    if response.status >= 500:
+        return "The vendor failed: try again later, and look at its status page if it goes on"
+    return _ADVICE.get(response.status, "Compare what the vendor says here with its manual")
 
 
 _ADVICE: Mapping[int, str] = {
+    400: "Correct the request: what the vendor says of it is quoted here",
     401: "Check the credential: it is missing, wrong, expired or was revoked",
     403: "The credential is known but may not do this; ask the vendor's account admin",
     404: "Check the id, and that base_url is the right one for this account",

@@ -1,8 +1,8 @@
 """Emma: the endpoint table, the resources, the client.
 
 Manual: https://api.myemma.com/api/external/touchpoints.html. All ids are
-integers, and are checked to be: `touchpoints/members` is another list than the
-touchpoint type `members` would be.
+integers. An id that is one of the manual's own words is refused:
+`touchpoints/members` is another list than the touchpoint type `members` would be.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 MOST_AT_ONCE = 10
 """Touchpoints in one create: "Create up to 10 touchpoints"."""
+
+_WORDS = frozenset({"members", "touchpoints"})
+"""Fixed segments of its paths, where ids stand in others."""
 
 _KEYED = "type_name is unique, so a repetition fails with 400 and hides that the first one worked"
 _DUPLICATE = "a repetition would make second ones"
@@ -115,8 +118,8 @@ class AccountResource(Resource):
         self._account_id = account_id
 
     def _request(self, endpoint: Endpoint[T], body: Any = None, **ids: int) -> Request[T]:
-        numbers: dict[str, Any] = {name: _number(name, value) for name, value in ids.items()}
-        return endpoint.request(account_id=self._account_id, body=body, **numbers)
+        segments: dict[str, Any] = {name: _segment(name, value) for name, value in ids.items()}
+        return endpoint.request(account_id=self._account_id, body=body, **segments)
 
 
 class TouchpointTypes(AccountResource):
@@ -236,12 +239,12 @@ class Creation:
         return [touchpoint async for touchpoint in self]
 
 
-def _number(name: str, value: int) -> str:
-    """*value*, an integer or its digits, as a path segment."""
-    text = str(value)
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(f"{name} must be an integer, not {value!r}")
-    return text
+def _segment(name: str, value: Any) -> str:
+    """*value*, an integer or its digits, as text that stands for itself in a path."""
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if not (number or isinstance(value, str)) or value in _WORDS:
+        raise ValueError(f"{name} must be an id, an integer, not {value!r}")
+    return str(value)
 
 
 class EmmaClient(VendorClient):

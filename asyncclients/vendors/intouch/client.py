@@ -75,7 +75,7 @@ class PagedResource(Resource):
             )
 
         start = 1 if page is None else page
-        return Paginator(fetch, start, operation=endpoint.operation)
+        return Paginator(fetch, start, vendor=INTOUCH.name, operation=endpoint.operation)
 
 
 class Tags(PagedResource):
