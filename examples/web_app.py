@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from math import ceil
 
 from aiohttp import web
 
@@ -27,9 +26,8 @@ async def create_tag(request: web.Request) -> web.Response:
     try:
         tag = await request.app[INTOUCH].tags.create(request.match_info["name"])
     except DeadlineExceededError as error:
-        raise web.HTTPServiceUnavailable(
-            headers={"Retry-After": f"{ceil(error.eta or 1)}"}
-        ) from None
+        wait = {"Retry-After": f"{error.eta or 1:.0f}"}
+        raise web.HTTPServiceUnavailable(headers=wait) from None
     return web.json_response({"uuid": tag.uuid})
 
 

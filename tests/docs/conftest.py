@@ -12,7 +12,7 @@ from asyncclients import SessionPool
 from asyncclients.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from asyncclients.core.client import VendorClient
     from asyncclients.sandbox.sandbox import VendorName
@@ -54,13 +54,10 @@ def clients(sandbox: Sandbox, pool: SessionPool) -> dict[VendorName, VendorClien
 
 @pytest.fixture
 def names(
-    sandbox: Sandbox, pool: SessionPool, clients: dict[VendorName, VendorClient]
-) -> dict[str, object]:
+    sandbox: Sandbox, pool: SessionPool, clients: Mapping[str, VendorClient]
+) -> Mapping[str, object]:
     """What a page may use without making it."""
-    names: dict[str, object] = {"sandbox": sandbox, "pool": pool}
-    for vendor, client in clients.items():
-        names[vendor] = client
-    return names
+    return {"sandbox": sandbox, "pool": pool, **clients}
 
 
 def _clients() -> dict[VendorName, type[VendorClient]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ _WITH_CODE = [page for page in pages() if blocks(page)]
 @pytest.mark.parametrize("page", _WITH_CODE, ids=name_of)
 async def test_the_code_on_a_page_runs(
     page: Path,
-    names: dict[str, object],
+    names: Mapping[str, object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
