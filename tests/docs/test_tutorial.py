@@ -1,0 +1,102 @@
+"""The tutorial's commands, given to a shell as they stand on the page, with fewer rows."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyncclients.backfill import read_status
+from asyncclients.errors import StateError
+
+from .pages import ROOT
+
+ROWS = 8
+_SH = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the page is for a POSIX shell")
+
+
+def commands() -> list[str]:
+    """The shell blocks of the page, in order."""
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    return [block.replace("seq 60", f"seq {ROWS}") for block in _SH.findall(page)]
+
+
+async def start(command: str, where: Path) -> Process:
+    """Give *command* to a shell with the variables that the second terminal has."""
+    have = "[ -e sandbox.env ] && source sandbox.env\n"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return await asyncio.create_subprocess_exec(
+        *("bash", "-c", have + command),
+        cwd=where,
+        env={"PATH": path},
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=True,
+    )
+
+
+async def finish(command: str, where: Path) -> tuple[int | None, str]:
+    """Run *command* to its end: its exit code, and what it said."""
+    process = await start(command, where)
+    out, err = await process.communicate()
+    return process.returncode, f"{out.decode()}{err.decode()}"
+
+
+async def until(happens: Callable[[], bool]) -> None:
+    """Look again and again, for a process tells nobody when it has come so far."""
+    while not happens():
+        await asyncio.sleep(0.02)  # noqa: ASYNC110
+
+
+def says(file: Path, text: str) -> bool:
+    """Has *file* the words *text*?"""
+    return file.exists() and text in file.read_text()
+
+
+def done(state: Path) -> int:
+    """How many rows the job of *state* has behind it."""
+    try:
+        return read_status(state).done
+    except (StateError, OSError):
+        return 0  # not there yet
+
+
+@pytest.mark.timeout(60)
+async def test_the_commands_of_the_tutorial(tmp_path: Path) -> None:
+    """Interrupted and given again, the push delivers every person once, and the pull has them all."""
+    _, sandbox, people, push, status, push_again, pull = commands()
+    state = tmp_path / "people.csv.state"
+    vendors = await start(sandbox, tmp_path)
+    try:
+        await until(lambda: says(tmp_path / "sandbox.env", "DIGITAL_ONBOARDING_BASE_URL"))
+        assert await finish(people, tmp_path) == (0, "")
+
+        pushing = await start(push, tmp_path)
+        await until(lambda: done(state) >= 2)
+        os.killpg(pushing.pid, signal.SIGINT)
+        _, said = await pushing.communicate()
+        assert (pushing.returncode, b"the state is saved" in said) == (130, True)
+        assert done(state) < ROWS
+
+        assert push_again == push
+        assert "not complete" in (await finish(status, tmp_path))[1]
+        code, told = await finish(push_again, tmp_path)
+        assert (code, told.startswith(f"{ROWS} done, 0 failed, 0 unknown")) == (0, True), told
+        assert (await finish(pull, tmp_path))[0] == 0
+    finally:
+        os.killpg(vendors.pid, signal.SIGINT)
+        await vendors.communicate()
+
+    with (tmp_path / "contacts.csv").open(newline="") as file:
+        emails = sorted(row["email"] for row in csv.DictReader(file))
+    assert emails == [f"user{number}@example.com" for number in range(1, ROWS + 1)]
