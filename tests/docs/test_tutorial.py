@@ -54,8 +54,8 @@ async def finish(command: str, where: Path) -> tuple[int | None, str]:
 
 async def until(happens: Callable[[], bool]) -> None:
     """Look again and again, for a process tells nobody when it has come so far."""
-    while not happens():
-        await asyncio.sleep(0.02)  # noqa: ASYNC110
+    while not happens():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
 
 
 def says(file: Path, text: str) -> bool:
