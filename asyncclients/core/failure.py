@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from asyncclients.core.codec import excerpt
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
-from asyncclients.core.ratelimit_headers import retry_after_seconds
+from asyncclients.core.ratelimit_headers import read_signal
 from asyncclients.core.secret import Secret, cut
 from asyncclients.core.vendor import Meaning, Vendor, field_errors
 from asyncclients.errors import (
@@ -33,6 +33,8 @@ from asyncclients.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+_LOOKED_AT = 4096
+"""Bytes of a body in which an excerpt is sought."""
 _LOOK_FIRST = (
     "It may have been carried out: look at the vendor's side before sending it again, "
     "or use retry_unsafe=True where a duplicate does no harm"
@@ -41,15 +43,8 @@ _LOOK_FIRST = (
 
 def quoted(body: bytes, secrets: Iterable[Secret]) -> str:
     """The start of *body* on one line, without credentials."""
-    secrets = tuple(secrets)
-    # Escaped, a credential is up to six times as long; one that is cut off by the end of what
-    # is looked at would not be recognised, and so as much is dropped there.
-    longest = 6 * max((len(secret.reveal()) for secret in secrets), default=0)
-    seen = body[: 4096 + longest]
-    text = cut(seen.decode("utf-8", "replace"), secrets)
-    if len(body) > len(seen):
-        text = text[: max(0, len(text) - longest)]
-    return excerpt(text.encode())
+    text = body[:_LOOKED_AT].decode("utf-8", "replace")
+    return excerpt(cut(text, secrets, more=len(body) > _LOOKED_AT).encode())
 
 
 def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> str | None:
@@ -61,7 +56,8 @@ def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> 
 def retry_after(outcome: Response) -> float | None:
     """Seconds that *outcome* asks to wait, None where it does not say."""
     headers: Any = outcome.headers
-    return retry_after_seconds(headers) if "Retry-After" in headers else None
+    signal = read_signal(outcome.status, headers)
+    return None if signal is None else signal.retry_after
 
 
 def failure_of(

@@ -119,11 +119,26 @@ _ENCODERS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def cut(text: str, secrets: Iterable[Secret]) -> str:
-    """*text* without any of *secrets*, in whatever form servers echo what they were sent."""
-    for secret in secrets:
-        for form in _forms(secret):
-            text = text.replace(form.reveal(), CUT)
+def cut(text: str, secrets: Iterable[Secret], *, more: bool = False) -> str:
+    """*text* without any of *secrets*, in whatever form servers echo what they were sent.
+
+    Where there is *more* of the text, its end may be the start of a credential: cut as well.
+    """
+    forms = [form for secret in secrets for form in _forms(secret)]
+    for form in forms:
+        text = text.replace(form.reveal(), CUT)
+    if more:
+        text = text.rstrip("\ufffd")
+        for form in forms:
+            text = _without_start_of(form, text)
+    return text
+
+
+def _without_start_of(form: Secret, text: str) -> str:
+    """*text* without what it has of *form* at its end."""
+    for size in range(min(len(form.reveal()), len(text)), 0, -1):
+        if text.endswith(form.reveal()[:size]):
+            return text[:-size]
     return text
 
 

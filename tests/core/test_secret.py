@@ -105,3 +105,11 @@ def test_cut_leaves_no_plain_secret(secret: str, before: str, after: str) -> Non
 def test_what_is_too_short_is_left() -> None:
     """Three characters or fewer are in every text, and are no credential."""
     assert cut("a user abc", [Secret("abc"), Secret("")]) == "a user abc"
+
+
+@given(st.integers(1, 200))
+def test_a_secret_that_is_cut_off_is_cut(end: int) -> None:
+    """Of a text that goes on, the piece of a credential at its end goes as well."""
+    text = "ab " + CANARY * 10
+    left = cut(text[: 3 + end], [Secret(CANARY)], more=True)
+    assert left == "ab " + CUT * (end // len(CANARY))

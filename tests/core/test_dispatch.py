@@ -1,0 +1,448 @@
+"""One call from request to result: permits, retries, deadlines, errors, what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from asyncclients.core.auth import HeaderLogin
+from asyncclients.core.endpoint import Priority, lane
+from asyncclients.core.events import AttemptEnded, AttemptStarted, CallEnded, CallStarted
+from asyncclients.core.failure import quoted
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.core.retry import RetryPolicy
+from asyncclients.core.secret import Secret
+from asyncclients.errors import (
+    AsyncClientsError,
+    BadRequestError,
+    ConfigurationError,
+    ConflictError,
+    DeadlineExceededError,
+    DecodeError,
+    ForbiddenError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    ServerError,
+    StatusError,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+    UnprocessableEntityError,
+)
+from tests.core.toy import QUICK, Thing, ToyClient
+from tests.fakes import CANARY, ByteServer, Connection, byte_server, hangs_up, http, leaks
+
+pytestmark = pytest.mark.looptime
+
+FAST = Quota(1000, 1.0)
+FINE = http(body=b'{"id": 1}')
+
+
+@asynccontextmanager
+async def serve(
+    *replies: bytes, retry: RetryPolicy = QUICK, quota: Quota = FAST, **settings: Any
+) -> AsyncGenerator[tuple[ByteServer, ToyClient]]:
+    """A server that gives *replies* in turn, the last for ever, and a client of it."""
+    left = list(replies)
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(left.pop(0) if len(left) > 1 else left[0])
+
+    async with byte_server(script) as server, SessionPool(retry=retry, **settings) as pool:
+        yield server, ToyClient(pool, base_url=server.url, quotas=(quota,))
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# --- Answers that say no --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, BadRequestError),
+        (401, UnauthorizedError),
+        (403, ForbiddenError),
+        (404, NotFoundError),
+        (405, StatusError),
+        (409, ConflictError),
+        (418, StatusError),
+        (422, UnprocessableEntityError),
+        (500, ServerError),
+        (501, ServerError),
+        (503, ServerError),
+        (302, UnexpectedRedirectError),
+    ],
+)
+async def test_each_status_has_its_error(status: int, error: type[AsyncClientsError]) -> None:
+    """With status, call, excerpt and the vendor's id of the exchange; a POST is sent once."""
+    body = b'{"message": "no", "errors": {"email": ["taken"]}}'
+    reply = http(status, body, {"X-Request-Id": "r-7"})
+    async with serve(reply) as (server, client):
+        with pytest.raises(error) as caught:
+            await client.things.make()
+        problem = caught.value
+        assert type(problem) is error
+        assert (problem.status, problem.attempts, len(server.arrived)) == (status, 1, 1)
+        assert (problem.vendor, problem.operation, problem.path) == (
+            "toy",
+            "things.make",
+            "/things",
+        )
+        assert problem.request_id == "r-7"
+        assert problem.excerpt is not None
+        assert "taken" in problem.excerpt
+        if isinstance(problem, UnprocessableEntityError):
+            assert problem.errors == {"email": ["taken"]}
+        assert leaks(problem, CANARY) == []
+
+
+@pytest.mark.parametrize("where", ["body", "header", "location", "errors", "decode"])
+async def test_an_echoed_credential_is_cut(where: str) -> None:
+    """Wherever the vendor repeats it, it is in nothing that the error says."""
+    echo = CANARY.replace("/", "\\/")
+    reply = {
+        "body": http(400, f'{{"you": "{echo}"}}'.encode()),
+        "header": http(400, headers={"X-Request-Id": CANARY}),
+        "location": http(302, headers={"Location": f"https://x.example/{CANARY}/y"}),
+        "errors": http(422, f'{{"errors": {{"key": ["{echo} is bad"]}}}}'.encode()),
+        "decode": http(200, f'{{"id": "{echo}"}}'.encode()),
+    }[where]
+    async with serve(reply) as (_, client):
+        with pytest.raises(AsyncClientsError) as caught:
+            await client.things.make()
+        assert leaks(caught.value, CANARY, echo) == []
+        assert "[credential]" in repr(caught.value)
+
+
+def test_a_credential_at_the_end_of_what_is_looked_at_is_not_half_shown() -> None:
+    """A body that repeats a long credential is quoted without any piece of it."""
+    token = "".join(chr(65 + n % 26) for n in range(1000))
+    body = b"  ".join([token.encode()] * 20)
+    assert "ABCDEFGH" not in quoted(body, [Secret(token)])
+    assert quoted(body, [Secret(token)]).startswith("[credential]")
+
+
+# --- Repetition -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_failure_of_the_server_is_repeated(status: int) -> None:
+    """A repeatable call succeeds on the third attempt; the pauses hold no slot."""
+    async with serve(http(status), http(status), FINE) as (server, client):
+        assert await client.things.get() == Thing(id=1)
+        assert len(server.arrived) == 3
+        assert client.stats().in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (500, ServerError),
+        (502, OutcomeUnknownError),
+        (503, ServerError),
+        (504, OutcomeUnknownError),
+    ],
+)
+async def test_a_failure_of_the_server_is_not_repeated_blindly(
+    status: int, error: type[AsyncClientsError]
+) -> None:
+    """A POST is sent once; a gateway's word leaves the outcome open."""
+    async with serve(http(status), FINE) as (server, client):
+        with pytest.raises(error) as caught:
+            await client.things.make()
+        assert (caught.value.status, len(server.arrived)) == (status, 1)
+
+
+async def test_retry_unsafe_repeats_a_post() -> None:
+    """Whoever says that a duplicate does no harm gets it repeated."""
+    async with serve(http(502), FINE) as (server, client):
+        assert await client.with_options(retry_unsafe=True).things.make() == Thing(id=1)
+        assert len(server.arrived) == 2
+
+
+async def test_attempts_count_all_requests() -> None:
+    """Refusals and failures are both requests; the error says how many there were."""
+    policy = RetryPolicy(max_attempts=2, max_refusals=1, base=0.01, cap=0.01)
+    replies = (http(429), http(503), http(503))
+    async with serve(*replies, retry=policy) as (server, client):
+        with pytest.raises(ServerError, match="after 3 attempts") as caught:
+            await client.things.get()
+        assert caught.value.attempts == len(server.arrived) == client.stats().sent == 3
+
+
+@pytest.mark.parametrize("reply", [http(429), http(503), http(502)])
+async def test_one_attempt_means_one_request(reply: bytes) -> None:
+    """`max_attempts=1` never repeats, whatever came back."""
+    async with serve(reply, FINE) as (server, client):
+        with pytest.raises(AsyncClientsError) as caught:
+            await client.with_options(max_attempts=1).things.get()
+        assert caught.value.attempts == len(server.arrived) == 1
+
+
+async def test_a_deletion_done_before_is_done() -> None:
+    """The first answer is lost, the second says 404: the thing is gone, as was asked."""
+
+    async def gone(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(http(404))
+
+    async with byte_server(hangs_up, gone) as server, SessionPool(retry=QUICK) as pool:
+        await ToyClient(pool, base_url=server.url).things.delete()
+        assert len(server.arrived) == 2
+    async with serve(http(404)) as (_, client):
+        with pytest.raises(NotFoundError):
+            await client.things.delete()
+
+
+# --- Refusals by rate -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["get", "make"])
+async def test_a_refusal_is_sat_out(method: str) -> None:
+    """Whatever the operation: it was not carried out. Nothing is sent before the pause is over."""
+    async with serve(http(429, headers={"Retry-After": "7"}), FINE) as (server, client):
+        began = now()
+        await getattr(client.things, method)()
+        assert now() - began >= 7.0
+        assert len(server.arrived) == 2
+        assert client.stats().rejected == 1
+
+
+async def test_a_refusal_holds_back_everyone() -> None:
+    """A hundred calls and one refusal: no call of the scope is sent before the pause is over."""
+    sent: list[float] = []
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            sent.append(now())
+            refused = len(sent) == 1
+            await connection.send(http(429, headers={"Retry-After": "9"}) if refused else FINE)
+
+    quota = Quota(5, 1.0)
+    async with byte_server(script) as server, SessionPool() as pool:
+        client = ToyClient(pool, base_url=server.url, quotas=(quota,))
+        first = asyncio.create_task(client.things.get())
+        await asyncio.sleep(0.1)
+        assert len(sent) == 1
+        await asyncio.gather(first, *(client.things.get() for _ in range(20)))
+    assert min(sent[1:]) - sent[0] >= 9.0
+
+
+async def test_a_wait_beyond_patience_raises_at_once() -> None:
+    """An interactive call told to wait an hour raises with `.retry_after`; nothing sleeps."""
+    async with serve(http(429, headers={"Retry-After": "3600"})) as (server, client):
+        began = now()
+        with pytest.raises(RateLimitedError, match="asked to wait 3600 s") as caught:
+            await client.things.get()
+        assert now() - began < 1.0
+        assert (caught.value.retry_after, len(server.arrived)) == (3600.0, 1)
+
+
+async def test_a_wait_beyond_the_deadline_raises_at_once() -> None:
+    """Told to wait longer than is left: `.retry_after` is in the error, and no time is spent."""
+    async with serve(http(429, headers={"Retry-After": "60"})) as (_, client):
+        began = now()
+        with pytest.raises(RateLimitedError) as caught:
+            await client.with_options(deadline=10.0).things.get()
+        assert now() - began < 1.0
+        assert caught.value.retry_after == 60.0
+
+
+async def test_a_spent_quota_is_not_asked_again() -> None:
+    """Waiting seconds does not help: one request, and the advice says so."""
+    spent = http(429, b'{"message":"Limit Exceeded"}')
+    async with serve(spent) as (server, client):
+        with pytest.raises(RateLimitedError, match="quota is spent") as caught:
+            await client.things.get()
+        assert len(server.arrived) == 1
+        assert "waiting seconds will not help" in str(caught.value)
+
+
+# --- Deadlines ------------------------------------------------------------------------------
+
+
+async def test_a_deadline_that_the_queue_cannot_keep() -> None:
+    """Refused at once with its ETA and message, zero attempts, and nothing sent."""
+    async with serve(FINE, quota=Quota(1, 10.0)) as (server, client):
+        await client.things.get()
+        waiting = [asyncio.create_task(client.things.get()) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        began = now()
+        with pytest.raises(DeadlineExceededError, match=r"would wait .* for its turn") as caught:
+            await client.with_options(deadline=5.0).things.get()
+        assert now() == began
+        assert caught.value.eta == pytest.approx(40.0, abs=1.0)
+        assert (caught.value.attempts, caught.value.operation) == (0, "things.get")
+        assert len(server.arrived) == 1
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_deadline_while_others_overtake() -> None:
+    """A background call that was promised its turn and is overtaken ends at its deadline."""
+    async with serve(FINE, quota=Quota(1, 1.0)) as (_, client):
+        patient = client.with_options(priority=Priority.BACKGROUND, deadline=4.0)
+        await client.things.get()
+        late = asyncio.create_task(patient.things.get())
+        await asyncio.sleep(0)
+        flood = [asyncio.create_task(client.things.get()) for _ in range(8)]
+        with pytest.raises(DeadlineExceededError) as caught:
+            await late
+        assert now() == pytest.approx(4.0, abs=0.1)
+        assert caught.value.eta is not None
+        await asyncio.gather(*flood)
+
+
+async def test_a_deadline_bounds_the_whole_call() -> None:
+    """Attempts and pauses together: a server that always fails is given up in time."""
+    slow = RetryPolicy(max_attempts=100, base=1.0, cap=4.0)
+    async with serve(http(503), retry=slow) as (server, client):
+        began = now()
+        with pytest.raises(ServerError) as caught:
+            await client.with_options(deadline=20.0).things.get()
+        assert now() - began <= 20.0
+        assert caught.value.attempts == len(server.arrived) > 2
+
+
+# --- Lanes, headers, what is told -----------------------------------------------------------
+
+
+async def test_a_lane_makes_calls_patient() -> None:
+    """Inside the block an interactive client's calls wait behind other interactive ones."""
+    order: list[str] = []
+    async with serve(FINE, quota=Quota(1, 1.0)) as (_, client):
+
+        async def get(name: str) -> None:
+            await client.things.get()
+            order.append(name)
+
+        await client.things.get()
+        with lane(Priority.BACKGROUND, "job"):
+            job = [asyncio.create_task(get("job")) for _ in range(2)]
+        await asyncio.sleep(0)
+        web = [asyncio.create_task(get("web")) for _ in range(2)]
+        await asyncio.gather(*job, *web)
+    assert order == ["web", "web", "job", "job"]
+
+
+async def test_headers_of_options_and_calls() -> None:
+    """Both travel, the call's win, in any case; none replaces the credential."""
+    async with serve(FINE) as (server, client):
+        mine = client.with_options(headers={"X-A": "1", "accept": "text/x", "X-API-KEY": "no"})
+        await mine.request("GET", "things", headers={"x-a": "2"})
+        (seen,) = server.arrived
+        assert seen.headers["x-a"] == "2"
+        assert seen.headers["accept"] == "text/x"
+        assert seen.headers["x-api-key"] == CANARY
+        assert "cookie" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-A": "a\r\nX-Evil: 1"}, {"X-A\r\n": "a"}, {"X A": "a"}, {"": "a"}, {"X": "\0"}]
+)
+async def test_a_header_that_would_break_out_is_refused(headers: dict[str, str]) -> None:
+    """Before anything is sent, by name and not by value, and without foreign frames."""
+    async with serve(FINE) as (server, client):
+        with pytest.raises(ConfigurationError, match="no header may have") as caught:
+            await client.with_options(headers=headers).things.get()
+        assert caught.value.operation == "things.get"
+        assert leaks(caught.value, CANARY) == []
+        assert server.arrived == []
+
+
+async def test_what_a_listener_hears() -> None:
+    """Start, each attempt and its end, the end of the call; no credential, body or query."""
+    heard: list[Any] = []
+    async with serve(http(503), FINE, listeners=(heard.append,)) as (server, client):
+        await client.things.get()
+        port = server.url
+    calls = [event for event in heard if hasattr(event, "call")]
+    assert [type(event) for event in calls] == [
+        CallStarted,
+        AttemptStarted,
+        AttemptEnded,
+        AttemptStarted,
+        AttemptEnded,
+        CallEnded,
+    ]
+    started, _, first, _, second, ended = calls
+    assert (started.operation, started.method, started.template) == (
+        "things.get",
+        "GET",
+        "/things/{id}",
+    )
+    assert started.origin + "/" == port
+    assert (first.attempt, first.status, second.attempt, second.status) == (1, 503, 2, 200)
+    assert (ended.attempts, ended.error) == (2, None)
+    assert CANARY not in repr(heard)
+
+
+async def test_a_listener_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """What it raises is logged, and the call goes on."""
+
+    def broken(event: object) -> None:
+        raise ValueError(type(event).__name__)
+
+    async with serve(FINE, listeners=(broken,)) as (_, client):
+        assert await client.things.get() == Thing(id=1)
+    assert "a listener failed" in caplog.text
+
+
+async def test_the_log_holds_no_credential(caplog: pytest.LogCaptureFixture) -> None:
+    """At the lowest level, of every logger, through refusals, failures and successes."""
+    caplog.set_level(logging.DEBUG)
+    replies = (http(429), http(503), http(400, CANARY.encode()), FINE)
+    async with serve(*replies) as (_, client):
+        with pytest.raises(BadRequestError):
+            await client.things.get()
+        assert await client.things.get() == Thing(id=1)
+    assert CANARY not in caplog.text
+    assert caplog.records
+
+
+async def test_a_call_that_succeeds_after_all_kinds_of_failures() -> None:
+    """Nothing of one call stays with the next: a thousand mixed calls leave no trace."""
+    replies = [http(503), FINE, http(404), http(429, headers={"Retry-After": "1"}), http(200, b"[")]
+    async with serve(*replies, *[FINE] * 5) as (_, client):
+        outcomes = [
+            type(outcome).__name__
+            for outcome in await asyncio.gather(
+                *(client.things.get() for _ in range(5)), return_exceptions=True
+            )
+        ]
+        assert sorted(outcomes) == ["DecodeError", "NotFoundError", "Thing", "Thing", "Thing"]
+        assert client.stats().in_flight == 0
+        assert await client.things.get() == Thing(id=1)
+
+
+async def test_a_large_body_is_decoded_off_the_loop() -> None:
+    """Two megabytes: the result is right, and a broken one is a DecodeError with an excerpt."""
+    text = "x" * 2_000_000
+    async with serve(http(body=f'{{"id": 1, "text": "{text}"}}'.encode())) as (_, client):
+        assert (await client.things.get()).text == text
+    async with serve(http(body=f'{{"id": 1, "text": "{text}"'.encode())) as (_, client):
+        with pytest.raises(DecodeError) as caught:
+            await client.things.get()
+        assert caught.value.excerpt is not None
+        assert len(caught.value.excerpt) <= 200
+
+
+def test_the_login_of_the_toy_is_the_canary() -> None:
+    """Or else the searches for leaks would search for nothing."""
+    client = ToyClient(SessionPool())
+    login = client._login  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(login, HeaderLogin)
+    assert login.value.reveal() == CANARY
