@@ -28,7 +28,7 @@ from asyncclients import (
 )
 from asyncclients.core.content import PIECE
 from asyncclients.sandbox import Sandbox
-from asyncclients.sandbox.faults import Fault, cut, drop, hang, redirect, status
+from asyncclients.sandbox.faults import Fault, cut, delay, drop, hang, redirect, status
 from asyncclients.vendors.intempt import UploadReceipt
 from tests.fakes import CANARY, Connection, byte_server, http, leaks
 
@@ -235,6 +235,7 @@ async def test_a_slow_upload_is_no_stalled_one(sandbox: Sandbox, client: Intempt
 async def test_one_deadline_bounds_both_steps(sandbox: Sandbox, client: IntemptClient) -> None:
     """The link took its time: the file has only what is left of it."""
     loop = asyncio.get_running_loop()
+    sandbox.fail("intempt", delay(3.0))
     sandbox.fail("storage", hang(), times=None)
     began = loop.time()
     with pytest.raises((DeadlineExceededError, AttemptTimeoutError)):

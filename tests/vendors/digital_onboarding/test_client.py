@@ -1,0 +1,220 @@
+"""Digital Onboarding's resources against the pretend vendor, and the values they take."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import pytest
+
+from asyncclients import (
+    ConfigurationError,
+    DigitalOnboardingClient,
+    NotFoundError,
+    OutcomeUnknownError,
+    Quota,
+    SessionPool,
+    UnauthorizedError,
+    UnprocessableEntityError,
+)
+from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox.faults import drop, status
+from asyncclients.vendors.digital_onboarding import BatchResult, Contact, NewContact
+from tests.fakes import CANARY, leaks
+
+from .conftest import DO
+
+
+async def test_a_contact_is_made_and_changed(
+    sandbox: Sandbox, client: DigitalOnboardingClient
+) -> None:
+    """Made by its email, changed by it, an objective completed; what is left out stays."""
+    first = await client.contacts.upsert(NewContact(email="a@x.org", name_first="Ann"))
+    assert first.unique_id == first.email == "a@x.org"
+    objective = (await client.objectives.list())[0].key
+    second = await client.contacts.upsert(
+        NewContact(email="a@x.org", name_last="Lee", extra={objective: "done", "branch": "12"})
+    )
+    assert second.id == first.id
+    assert (second.name_first, second.name_last) == ("Ann", "Lee")
+    assert second.extra == {objective: "done", "branch": "12"}
+    assert sandbox.state(DO).completions == {"a@x.org": {objective: "done"}}
+
+
+async def test_a_batch_tells_the_new_from_the_known(client: DigitalOnboardingClient) -> None:
+    """One of two is known: one in each list, none missing."""
+    await client.contacts.upsert(NewContact(unique_id="1"))
+    sent = [NewContact(unique_id="1", name_first="A"), NewContact(email="b@x.org")]
+    result = await client.contacts.upsert_many(sent)
+    assert [contact.unique_id for contact in result.existing_contacts] == ["1"]
+    assert [contact.unique_id for contact in result.new_contacts] == ["b@x.org"]
+    assert result.missing(sent) == []
+
+
+async def test_who_is_left_out_of_a_batch_is_seen(
+    sandbox: Sandbox, client: DigitalOnboardingClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer answered than sent: no exception, a warning with numbers, and `missing` names them."""
+    sandbox.fail(DO, status(200, '{"new_contacts": [{"unique_id": "1"}]}'), match="/v1/contacts")
+    sent = [NewContact(unique_id="1"), NewContact(unique_id="2"), NewContact(email="c@x.org")]
+    with caplog.at_level(logging.WARNING, "asyncclients"):
+        result = await client.contacts.upsert_many(sent)
+    assert result.missing(sent) == sent[1:]
+    assert "no answer for 2 of 3 contacts" in caplog.text
+
+
+async def test_an_empty_batch_is_not_sent(
+    sandbox: Sandbox, client: DigitalOnboardingClient
+) -> None:
+    """Nothing to do is done without a request."""
+    empty = BatchResult(new_contacts=[], existing_contacts=[])
+    assert await client.contacts.upsert_many([]) == empty
+    assert sandbox.requests(DO) == ()
+
+
+async def test_a_journey_is_started(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
+    """By its template for one contact, or with the contact; an unknown template is NotFoundError."""
+    template = (await client.templates.list())[0]
+    journey = await client.journeys.create(template.id, NewContact(email="a@x.org"), name="N")
+    assert journey.web_client_url == f"https://journeys.example.com/{journey.slug}"
+    await client.contacts.upsert(NewContact(email="b@x.org", journey_template_id=template.id))
+    started = [journey["unique_id"] for journey in sandbox.state(DO).journeys.values()]
+    assert started == ["a@x.org", "b@x.org"]
+    with pytest.raises(NotFoundError):
+        await client.journeys.create("../contacts", NewContact(email="a@x.org"))
+    with pytest.raises(UnprocessableEntityError) as caught:
+        await client.contacts.upsert(NewContact(extra={"direct-deposit": "perhaps"}))
+    assert caught.value.errors == {"direct-deposit": ["must be a time or a word for done"]}
+
+
+@pytest.mark.parametrize("wire_form", ["wrapped", "array"])
+async def test_lists_come_wrapped_or_bare(
+    sandbox: Sandbox, client: DigitalOnboardingClient, wire_form: Literal["wrapped", "array"]
+) -> None:
+    """Templates and objectives are the same lists in either form."""
+    sandbox.state(DO).wire_form = wire_form
+    assert [template.name for template in await client.templates.list()] == [
+        "Welcome",
+        "Mobile Banking",
+    ]
+    objectives = await client.objectives.list()
+    assert objectives[0].key == "debit-card-activation"
+    assert objectives[0].team_id is None
+
+
+@pytest.mark.looptime
+async def test_a_lost_answer_is_repeated_only_for_a_contact_with_a_key(
+    sandbox: Sandbox, client: DigitalOnboardingClient
+) -> None:
+    """With unique_id or email: sent again, one contact. Without: unknown, and not sent again."""
+    keyed = (NewContact(email="a@x.org"), NewContact(unique_id="b"))
+    for contact in keyed:
+        sandbox.fail(DO, drop(committed=True), match="/v1/")
+        assert (await client.contacts.upsert(contact)).unique_id == contact.key
+    sandbox.fail(DO, drop(committed=True), match="/v1/")
+    assert len((await client.contacts.upsert_many(keyed)).existing_contacts) == 2
+    assert len(sandbox.state(DO).contacts) == 2
+    before = len(sandbox.requests(DO))
+    for contact in (NewContact(name_first="X"), NewContact(email="", unique_id=None)):
+        sandbox.fail(DO, drop(committed=True), match="/v1/")
+        with pytest.raises(OutcomeUnknownError):
+            await client.contacts.upsert(contact)
+        sandbox.fail(DO, drop(committed=True), match="/v1/")
+        with pytest.raises(OutcomeUnknownError):
+            await client.contacts.upsert_many([*keyed, contact])
+    sandbox.fail(DO, drop(committed=True), match="/v1/")
+    with pytest.raises(OutcomeUnknownError):
+        await client.journeys.create(sandbox_template(sandbox), NewContact(unique_id="b"))
+    assert len(sandbox.requests(DO)) == before + 5
+
+
+def sandbox_template(sandbox: Sandbox) -> str:
+    """The id of a template."""
+    return str(sandbox.state(DO).templates[0]["id"])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"email": "b@x.org"}, {"journey": {}}, {"contacts": []}, {"id": "1"}, {"updated_at": None}],
+)
+def test_extra_keys_do_not_shadow_fields(extra: dict[str, Any]) -> None:
+    """A key that is a field's, or that would turn the contact into a batch, is a ValueError."""
+    with pytest.raises(ValueError, match=next(iter(extra))):
+        NewContact(email="a@x.org", extra=extra)
+
+
+def test_unknown_shapes_land_in_extra() -> None:
+    """A journey that is more than a template stays whole, under its own key."""
+    assert Contact().extra == {}
+    assert NewContact(unique_id="", email="e").key == "e"
+    assert NewContact(unique_id="u", email="e").key == "u"
+    assert NewContact().key is None
+
+
+async def test_no_credential_shows_in_any_failure(
+    sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Client secret and token are in no error, log, event or repr, also when they are echoed."""
+    caplog.set_level(logging.DEBUG)
+    told = list[Any]()
+    async with SessionPool(listeners=[told.append]) as listening:
+        client = DigitalOnboardingClient(
+            listening,
+            client_id=sandbox.environ["DIGITAL_ONBOARDING_CLIENT_ID"],
+            client_secret=sandbox.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"],
+            base_url=sandbox.environ["DIGITAL_ONBOARDING_BASE_URL"],
+            quotas=[Quota(1000, 1.0)],
+        )
+        await client.templates.list()
+        token = next(iter(sandbox.state(DO).tokens))
+        sandbox.fail(DO, status(401, f'{{"error": "no {token}"}}'), match="/v1/")
+        with pytest.raises(UnauthorizedError, match="credential") as caught:
+            await client.templates.list()
+    secret = sandbox.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"]
+    assert leaks(caught.value, token, secret) == []
+    wrong = DigitalOnboardingClient(
+        pool,
+        client_id="i",
+        client_secret=CANARY,
+        base_url=sandbox.environ["DIGITAL_ONBOARDING_BASE_URL"],
+    )
+    basic = next(a for a in sandbox.requests(DO)).headers["Authorization"].partition(" ")[2]
+    sandbox.fail(DO, status(400, f"what is {CANARY}?"), match="/oauth2/")
+    with pytest.raises(Exception, match="client") as rejected:
+        await wrong.templates.list()
+    assert leaks(rejected.value, CANARY) == []
+    shown = caplog.text + repr(told) + repr(client) + repr(wrong) + repr(pool.stats())
+    assert not [text for text in (token, secret, CANARY, basic) if text in shown]
+
+
+async def test_the_secret_is_nowhere_but_in_its_header(
+    sandbox: Sandbox, client: DigitalOnboardingClient
+) -> None:
+    """In no path, query, body or other header of what was sent."""
+    await client.contacts.upsert(NewContact(email="a@x.org"))
+    token = next(iter(sandbox.state(DO).tokens))
+    for arrival in sandbox.requests(DO):
+        assert token not in f"{arrival.path}{arrival.query}{arrival.body!r}"
+        named = [name for name, value in arrival.headers.items() if token in value]
+        assert named == (["Authorization"] if arrival.path != "/oauth2/token" else [])
+        secret = sandbox.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"]
+        assert secret not in str(arrival)
+
+
+def test_a_client_that_cannot_work_is_refused() -> None:
+    """Missing variables are named together; an address that loses the secret is refused."""
+    names = "DIGITAL_ONBOARDING_CLIENT_ID and DIGITAL_ONBOARDING_CLIENT_SECRET"
+    with pytest.raises(ConfigurationError, match=names):
+        DigitalOnboardingClient.from_env(SessionPool(), {})
+    with pytest.raises(ConfigurationError, match="not https") as caught:
+        DigitalOnboardingClient(
+            SessionPool(), client_id="i", client_secret=CANARY, base_url="http://api.example/"
+        )
+    assert leaks(caught.value, CANARY) == []
+
+
+def test_the_default_is_modest() -> None:
+    """The vendor publishes no limit: ten a second, at its own address."""
+    client = DigitalOnboardingClient(SessionPool(), client_id="i", client_secret="s")
+    assert client.base_url == "https://api.digitalonboarding.com/"
+    assert client.facts.quotas == (Quota(10, 1.0),)
