@@ -14,10 +14,9 @@ from uuid import uuid4
 import msgspec
 
 from asyncclients.core.events import logger
-from asyncclients.errors import ConfigurationError
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
-from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place
+from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place, too_old
 from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.script import SCRIPT, keys
 from asyncclients.stores.terms import Terms, WhenDown, check_terms
@@ -124,10 +123,7 @@ async def greet(client: redis.Redis, store: str) -> None:
     version = str(facts.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < _OLDEST:
-        raise ConfigurationError(
-            f"the shared store {store} is version {version}, which is too old",
-            advice="Use Redis 6.2 or later, or Valkey",
-        )
+        raise too_old(store, version)
     policy = str(facts.get("maxmemory_policy", "noeviction"))
     if facts.get("maxmemory", 0) and policy != "noeviction":
         logger.warning(

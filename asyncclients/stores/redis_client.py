@@ -91,7 +91,9 @@ async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
     except ResponseError as refusal:
         if str(refusal).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             raise refused(store) from None
-        raise StoreSilentError(str(refusal)[:120]) from None
+        if "unknown command" in str(refusal):  # HELLO: servers know it from version 6 on
+            raise too_old(store, "5 or older") from None
+        raise StoreSilentError(f"{type(refusal).__name__}: {str(refusal)[:100]}") from None
     except (RedisError, OSError, TimeoutError) as failure:
         raise StoreSilentError(type(failure).__name__) from None
 
@@ -102,4 +104,12 @@ def refused(store: str) -> ConfigurationError:
         f"the shared store {store} refuses the login, or a command",
         advice="Correct user and password in its URL; the user needs EVALSHA, EVAL, SCRIPT "
         "LOAD and INFO, and the keys' prefix",
+    )
+
+
+def too_old(store: str, version: str) -> ConfigurationError:
+    """The server does not know what is needed."""
+    return ConfigurationError(
+        f"the shared store {store} is version {version}, which is too old",
+        advice="Use Redis 6.2 or later, or Valkey",
     )

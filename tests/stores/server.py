@@ -80,7 +80,8 @@ class Proxy:
 
     def __init__(self, port: int) -> None:
         self._target = port
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
         self.delay = 0.0
@@ -98,40 +99,34 @@ class Proxy:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+        await asyncio.sleep(0.01)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        self._writers.add(writer)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.close()
             return
-        pumps = [
-            asyncio.create_task(self._pump(reader, back, answers=False)),
-            asyncio.create_task(self._pump(there, writer, answers=True)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            back.close()
-            writer.close()
+        self._writers.add(back)
+        for source, sink, answers in ((reader, back, False), (there, writer, True)):
+            self._pumps.add(asyncio.create_task(self._pump(source, sink, answers=answers)))
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool
     ) -> None:
-        while data := await reader.read(65536):
-            if answers and self.delay:
-                await asyncio.sleep(self.delay)
-            if answers and self.drop:
-                continue
-            writer.write(data)
-            await writer.drain()
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if answers and self.delay:
+                    await asyncio.sleep(self.delay)
+                if answers and self.drop:
+                    continue
+                writer.write(data)
+                await writer.drain()
+        writer.close()

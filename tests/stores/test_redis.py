@@ -1,0 +1,330 @@
+"""Quotas shared through a real server: first use, faults on the wire, death and return."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+import redis
+
+from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores import RedisLimits
+from asyncclients.stores.claim import Claim
+from asyncclients.stores.redis import RedisLedgers
+from asyncclients.stores.redis_client import TIMEOUT, connector
+from asyncclients.stores.script import keys
+from asyncclients.stores.terms import StoreSilentError, WhenDown
+
+from .server import Proxy, Server, command, free_port
+from .test_ledger import QUIET, claim
+from .world import most_in
+
+FAST = {"intouch": (20, 1.0)}
+
+
+@asynccontextmanager
+async def at_work(
+    url: str, pools: int = 2, *, when_down: WhenDown = "safe_share"
+) -> AsyncIterator[Sandbox]:
+    """So many pools with a backlog on one key, against a strict sandbox."""
+    async with Sandbox(quotas=FAST) as sandbox:
+        opened = [SessionPool(limits=RedisLimits(url, when_down=when_down)) for _ in range(pools)]
+        clients = [
+            IntouchClient(
+                pool,
+                api_key=sandbox.environ["INTOUCH_API_KEY"],
+                base_url=sandbox.environ["INTOUCH_BASE_URL"],
+                quotas=[Quota(20, 1.0)],
+            )
+            for pool in opened
+        ]
+        tasks = [asyncio.create_task(_call(client)) for client in clients for _ in range(8)]
+        try:
+            yield sandbox
+            broken = [task for task in tasks if task.done()]
+            assert not broken, broken
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for pool in opened:
+                await pool.aclose()
+
+
+async def _call(client: IntouchClient) -> None:
+    while True:
+        await client.with_options(max_attempts=1).tags.list(limit=1).first()
+
+
+def sent_between(sandbox: Sandbox, since: float, until: float) -> int:
+    return sum(since < arrival.at <= until for arrival in sandbox.requests("intouch"))
+
+
+def within_quota(sandbox: Sandbox) -> bool:
+    arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
+    return sandbox.refused("intouch") == 0 and most_in(1.0, arrivals) <= 20
+
+
+# --- First use ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:6379", "http://localhost", "redis://", "redis://:secret@host:port/0"]
+)
+def test_a_wrong_url_is_refused_at_once(url: str) -> None:
+    """What is no Redis URL is a ConfigurationError at construction, without the password."""
+    with pytest.raises(ConfigurationError, match="redis://") as caught:
+        RedisLimits(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [{"when_down": "open"}, {"lease": 0}, {"lease": 60.0}])
+def test_wrong_words_are_refused_at_once(arguments: dict[str, object]) -> None:
+    """An unknown mode or an absurd lease is a ConfigurationError that names the argument."""
+    with pytest.raises(ConfigurationError, match=next(iter(arguments))):
+        RedisLimits("redis://localhost", **arguments)  # type: ignore[arg-type]
+
+
+async def first_call(url: str, when_down: WhenDown = "safe_share") -> None:
+    async with Sandbox() as sandbox, SessionPool(limits=RedisLimits(url, when_down=when_down)) as p:
+        await IntouchClient.from_env(p, sandbox.environ).tags.list(limit=1).first()
+
+
+async def test_a_store_that_nobody_answers_at() -> None:
+    """Nothing listens there: the first call says so, in bounded time."""
+    before = time.monotonic()
+    with pytest.raises(ConfigurationError, match="could not be reached"):
+        await first_call(f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
+    assert time.monotonic() - before < 3
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[Server]:
+    """A server that wants a password, and may evict keys."""
+    policy = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
+    with Server("--requirepass", "sesame", *policy) as server:
+        yield server
+
+
+@pytest.mark.parametrize("login", ["", ":wrong-word@"])
+async def test_a_refused_password(locked: Server, login: str) -> None:
+    """A missing or wrong password: an error with advice at first use, without the password."""
+    with pytest.raises(ConfigurationError, match="refuses the login") as caught:
+        await first_call(f"redis://{login}127.0.0.1:{locked.port}/0", "local")
+    assert "URL" in str(caught.value.advice)
+    assert "wrong-word" not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
+
+
+async def test_an_evicting_store_is_warned_of(
+    locked: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A maxmemory-policy that evicts is named in a warning, once, and works."""
+    await first_call(f"redis://:sesame@127.0.0.1:{locked.port}/0")
+    assert [r.message for r in caplog.records if "allkeys-lru" in r.message]
+    assert "sesame" not in caplog.text
+
+
+@pytest.mark.parametrize("version", ["5.0.14", "6.0.9"])
+async def test_a_server_that_is_too_old(version: str) -> None:
+    """A server that knows no HELLO, or says an old version, is refused with what is needed."""
+
+    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                await reader.readline()
+                words.append((await reader.readline()).strip().upper())
+            info = f"redis_version:{version}\r\n".encode()
+            if words[0] == b"HELLO":
+                knows = b"%1\r\n+proto\r\n:3\r\n"
+                writer.write(knows if version[0] == "6" else b"-ERR unknown command\r\n")
+            elif words[0] == b"INFO":
+                writer.write(b"$%d\r\n%s\r\n" % (len(info), info))
+            else:
+                writer.write(b"+OK\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(old, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server:
+        with pytest.raises(ConfigurationError, match="too old") as caught:
+            await first_call(f"redis://127.0.0.1:{port}/0")
+    assert "6.2" in str(caught.value.advice)
+
+
+async def test_what_is_kept_there(url: str) -> None:
+    """Keys share one hash tag, hold no credential, and end by themselves."""
+    async with Sandbox() as sandbox, SessionPool(limits=RedisLimits(url)) as pool:
+        await IntouchClient.from_env(pool, sandbox.environ).tags.list(limit=1).first()
+        with redis.Redis.from_url(url, decode_responses=True) as client:
+            names = [str(name) for name in client.scan_iter()]
+            assert names
+            assert len({name[name.index("{") : name.index("}")] for name in names}) == 1
+            assert all(0 < client.pttl(name) <= 200_000 for name in names)
+            secret = sandbox.environ["INTOUCH_API_KEY"]
+            assert secret not in " ".join(names)
+
+
+def test_all_keys_of_a_scope_live_in_one_slot_of_a_cluster() -> None:
+    """The hash tag is the scope, whatever the prefix."""
+    names = keys("my{odd", "0123abcd")
+    assert len(names) == len(set(names)) == 5
+    assert all("{0123abcd}" in name for name in keys("plain", "0123abcd"))
+
+
+async def test_one_object_serves_many_loops_and_pools(url: str) -> None:
+    """RedisLimits is bound to no loop: the same one works in a second asyncio.run()."""
+    limits = RedisLimits(url)
+
+    async def once() -> None:
+        async with Sandbox() as sandbox, SessionPool(limits=limits) as pool:
+            await IntouchClient.from_env(pool, sandbox.environ).tags.list(limit=1).first()
+
+    await once()
+    await asyncio.to_thread(asyncio.run, once())
+
+
+# --- The wire -----------------------------------------------------------------------
+
+
+def executed(url: str) -> int:
+    """How many scripts the server has run."""
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
+
+
+def asking(me: str) -> Claim:
+    return claim(me=me, fresh=f"epoch-{me}", wanted=1)
+
+
+async def test_a_lost_answer_is_not_asked_again_by_the_library(url: str) -> None:
+    """redis-py repeats nothing: a claim whose answer is lost was carried out exactly once."""
+    async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
+        backend = RedisLedgers(connector(proxy.url)(), "store", "t")
+        await backend.exchange("s", asking("a"))
+        before = executed(url)
+        proxy.drop = True
+        with pytest.raises(StoreSilentError):
+            await backend.exchange("s", asking("b"))
+        proxy.drop = False
+        await asyncio.sleep(0.3)
+        assert executed(url) == before + 1
+        await backend.aclose()
+
+
+async def test_a_cancelled_command_does_not_shift_the_answers(url: str) -> None:
+    """CVE-2023-28858: the answer to a cancelled claim never reaches another claim."""
+    async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
+        backend = RedisLedgers(connector(proxy.url)(), "store", "t")
+        await backend.exchange("warm", asking("w"))
+        proxy.delay = 0.04
+        cancelled = asyncio.create_task(backend.exchange("one", asking("one")))
+        await asyncio.sleep(0.02)
+        cancelled.cancel()
+        grants = await asyncio.gather(
+            *(backend.exchange(me, asking(me)) for me in ("two", "three", "four"))
+        )
+        assert [g.epoch for g in grants] == ["epoch-two", "epoch-three", "epoch-four"]
+        await backend.aclose()
+
+
+async def test_every_command_has_its_bound(url: str) -> None:
+    """Answers that come after the bound count as silence, at the bound."""
+    async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
+        backend = RedisLedgers(connector(proxy.url)(), "store", "t")
+        proxy.delay = 3 * TIMEOUT
+        before = time.monotonic()
+        with pytest.raises(StoreSilentError):
+            await backend.exchange("s", QUIET)
+        assert time.monotonic() - before < TIMEOUT + 0.3
+        await backend.aclose()
+
+
+async def test_a_slow_store_costs_little(url: str) -> None:
+    """20 ms to the store and back: slots are booked ahead, so the quota is used all the same."""
+    async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
+        proxy.delay = 0.02
+        async with at_work(proxy.url) as sandbox:
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(1.5)
+            since = loop.time()
+            await asyncio.sleep(2)
+            assert sent_between(sandbox, since, since + 2) >= 36
+            assert within_quota(sandbox)
+
+
+# --- Death and return ---------------------------------------------------------------
+
+
+async def test_forgotten_scripts_are_nobody_s_trouble(url: str) -> None:
+    """SCRIPT FLUSH between calls: no error, no pause."""
+    async with at_work(url) as sandbox:
+        for _ in range(5):
+            await asyncio.sleep(0.3)
+            command(url, "SCRIPT", "FLUSH")
+        await asyncio.sleep(0.5)
+        assert within_quota(sandbox)
+        assert len(sandbox.requests("intouch")) >= 36
+
+
+async def test_flushall_counts_as_a_spent_window(url: str) -> None:
+    """FLUSHALL at work: no call too many; after a window and the notice it goes on."""
+    async with at_work(url) as sandbox:
+        await asyncio.sleep(1.2)
+        command(url, "FLUSHALL")
+        await asyncio.sleep(4.8)
+        loop = asyncio.get_running_loop()
+        assert within_quota(sandbox)
+        assert sent_between(sandbox, loop.time() - 1, loop.time()) >= 10
+
+
+@pytest.mark.parametrize(
+    "when_down", ["safe_share", pytest.param("pause", marks=pytest.mark.sweep)]
+)
+async def test_killed_and_started_again(server: Server, when_down: WhenDown) -> None:
+    """SIGKILL at work, empty on return: never over the quota, no error, and it goes on."""
+    async with at_work(server.url, when_down=when_down) as sandbox:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(4)  # long enough for the processes to have counted each other
+        await asyncio.to_thread(server.kill)
+        killed = loop.time()
+        await asyncio.sleep(4)
+        meanwhile = sent_between(sandbox, killed + 0.3, killed + 4)
+        assert meanwhile >= 20 if when_down == "safe_share" else meanwhile == 0
+        await asyncio.to_thread(server.start)
+        await asyncio.sleep(6)
+        assert sent_between(sandbox, loop.time() - 1, loop.time()) >= 10
+        assert within_quota(sandbox)
+
+
+@pytest.mark.sweep
+async def test_paused_by_the_system(server: Server) -> None:
+    """SIGSTOP for three seconds: no hang, no call too many, and it goes on."""
+    async with at_work(server.url) as sandbox:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(1)
+        server.signal(signal.SIGSTOP)
+        await asyncio.sleep(3)
+        server.signal(signal.SIGCONT)
+        await asyncio.sleep(4.5)
+        assert sent_between(sandbox, loop.time() - 1, loop.time()) >= 10
+        assert within_quota(sandbox)
+
+
+async def test_out_of_memory(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """OOM is a silent store: it is said once, and when there is memory again it goes on."""
+    async with at_work(server.url) as sandbox:
+        await asyncio.sleep(0.8)
+        command(server.url, "CONFIG", "SET", "maxmemory", "1")
+        await asyncio.sleep(1.2)
+        assert caplog.text.count("OutOfMemoryError") == 2  # once for each pool
+        command(server.url, "CONFIG", "SET", "maxmemory", "0")
+        await asyncio.sleep(4.5)
+        loop = asyncio.get_running_loop()
+        assert sent_between(sandbox, loop.time() - 1, loop.time()) >= 10
+        assert within_quota(sandbox)
