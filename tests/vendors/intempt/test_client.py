@@ -19,15 +19,7 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.faults import drop, status
 
-
-@pytest.fixture
-def client(sandbox: Sandbox, pool: SessionPool) -> IntemptClient:
-    return IntemptClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
-
-
-def bookings(sandbox: Sandbox) -> str:
-    """The id of the collection of bookings."""
-    return str(sandbox.state("intempt").collections["bookings"].id)
+from .conftest import bookings
 
 
 @pytest.mark.parametrize("wire_form", ["hal", "array"])
@@ -63,8 +55,8 @@ async def test_a_row_lives_and_dies(
 async def test_many_rows_of_several_collections(sandbox: Sandbox, client: IntemptClient) -> None:
     """One call fills two collections; what is wrong with a row is said in the vendor's words."""
     source = str(sandbox.state("intempt").source_id)
-    bookings = [{"id": n} for n in range(3)]
-    await client.sources.insert(source, {"bookings": bookings, "profile": [{"visitorId": "v"}]})
+    rooms = [{"id": n} for n in range(3)]
+    await client.sources.insert(source, {"bookings": rooms, "profile": [{"visitorId": "v"}]})
     held = sandbox.state("intempt").collections
     assert (len(held["bookings"].items), len(held["profile"].items)) == (3, 1)
     with pytest.raises(BadRequestError, match="Primary key 'id' is missing"):

@@ -1,0 +1,195 @@
+"""A CSV file that does not get through: what is sent again, what is said, what is not shown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from asyncclients import (
+    AsyncClientsError,
+    AttemptTimeoutError,
+    BadRequestError,
+    DeadlineExceededError,
+    ForbiddenError,
+    IntemptClient,
+    OutcomeUnknownError,
+    ServerError,
+    SessionPool,
+    StatusError,
+    UnexpectedRedirectError,
+)
+from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox.faults import Fault, cut, delay, drop, hang, redirect, status
+from tests.fakes import CANARY, Connection, byte_server, http, leaks
+
+from .conftest import FILE, SIGNATURE, bookings, pieces, stored
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("fault", [drop(), drop(committed=True), status(503), cut()], ids=repr)
+async def test_a_file_is_sent_again_where_that_does_no_harm(
+    sandbox: Sandbox, client: IntemptClient, fault: Fault
+) -> None:
+    """The link stands for one object, so bytes are put again after a lost answer or a 503."""
+    sandbox.fail("storage", fault)
+    receipt = await client.collections.upload_csv(bookings(sandbox), FILE)
+    assert receipt.bytes_sent == len(FILE)
+    assert stored(sandbox) == [FILE]
+    assert len(sandbox.requests("storage")) == 2
+    assert len(sandbox.requests("intempt")) == 1
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(drop(), OutcomeUnknownError), (status(503), ServerError), (hang(), OutcomeUnknownError)],
+    ids=repr,
+)
+async def test_a_stream_is_not_sent_twice(
+    sandbox: Sandbox, client: IntemptClient, fault: Fault, error: type[AsyncClientsError]
+) -> None:
+    """What was read cannot be read again: an error says what is known, after one PUT."""
+    sandbox.fail("storage", fault)
+    with pytest.raises(error):
+        await client.collections.upload_csv(bookings(sandbox), pieces(FILE), length=len(FILE))
+    assert len(sandbox.requests("storage")) == 1
+
+
+@pytest.mark.looptime
+async def test_a_slow_upload_is_no_stalled_one(sandbox: Sandbox, client: IntemptClient) -> None:
+    """`timeout` bounds the time without a piece, not the whole: 250 s in steps of 50 are fine."""
+    parts = [FILE[n : n + 6] for n in range(0, len(FILE), 6)]
+    receipt = await client.with_options(timeout=60).collections.upload_csv(
+        bookings(sandbox), pieces(*parts, pause=50), length=len(FILE)
+    )
+    assert receipt.bytes_sent == len(FILE)
+    with pytest.raises((AttemptTimeoutError, OutcomeUnknownError)):
+        await client.with_options(timeout=60).collections.upload_csv(
+            bookings(sandbox), pieces(FILE[:5], FILE[5:], pause=70), length=len(FILE)
+        )
+    assert len(stored(sandbox)) == 1
+
+
+@pytest.mark.looptime
+async def test_one_deadline_bounds_both_steps(sandbox: Sandbox, client: IntemptClient) -> None:
+    """The link took its time: the file has only what is left of it."""
+    loop = asyncio.get_running_loop()
+    sandbox.fail("intempt", delay(3.0))
+    sandbox.fail("storage", hang(), times=None)
+    began = loop.time()
+    with pytest.raises((DeadlineExceededError, AttemptTimeoutError)):
+        await client.with_options(deadline=5.0).collections.upload_csv(bookings(sandbox), FILE)
+    assert loop.time() - began == pytest.approx(5.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "answer", [status(200), status(201, "{}"), status(204), redirect("https://x.example/", 302)]
+)
+async def test_any_other_answer_than_a_link_is_an_error(
+    sandbox: Sandbox, client: IntemptClient, answer: Fault
+) -> None:
+    """2xx or another redirect instead of 307: an error, and no file leaves."""
+    sandbox.fail("intempt", answer)
+    with pytest.raises((StatusError, UnexpectedRedirectError)):
+        await client.collections.upload_csv(bookings(sandbox), FILE)
+    assert sandbox.requests("storage") == ()
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        f"http://bucket.example/b.csv?X-Amz-Signature={SIGNATURE}",
+        f"https://user:{SIGNATURE}@bucket.example/b.csv",
+        f"//bucket.example/b.csv?sig={SIGNATURE}",
+        f"/uploads/b.csv?sig={SIGNATURE}",
+        f"ftp://127.0.0.1/b.csv?sig={SIGNATURE}",
+        "",
+    ],
+)
+async def test_a_link_that_is_not_https_gets_no_file(
+    sandbox: Sandbox, client: IntemptClient, location: str
+) -> None:
+    """UnexpectedRedirectError names the call and the host, not the signature."""
+    sandbox.fail("intempt", redirect(location, 307))
+    with pytest.raises(UnexpectedRedirectError) as caught:
+        await client.collections.upload_csv(bookings(sandbox), FILE)
+    assert caught.value.operation == "collections.upload_csv"
+    assert leaks(caught.value, SIGNATURE, sandbox.environ["INTEMPT_API_KEY"]) == []
+
+
+async def test_the_storages_words_are_told(sandbox: Sandbox, client: IntemptClient) -> None:
+    """An expired link: ForbiddenError with the storage's own words and what to do next."""
+    sandbox.state("storage").lifetime = -1
+    with pytest.raises(ForbiddenError) as caught:
+        await client.collections.upload_csv(bookings(sandbox), FILE)
+    assert "Request has expired" in str(caught.value)
+    assert "upload_csv again" in str(caught.value)
+    assert caught.value.method == "PUT"
+
+
+async def test_a_redirect_of_the_storage_is_not_followed(
+    sandbox: Sandbox, client: IntemptClient
+) -> None:
+    """The file goes where the vendor's link leads and nowhere else."""
+    sandbox.fail("storage", redirect("https://elsewhere.example/", 307))
+    with pytest.raises(UnexpectedRedirectError):
+        await client.collections.upload_csv(bookings(sandbox), FILE)
+    assert stored(sandbox) == []
+
+
+async def test_an_early_no_is_heard_while_the_file_is_still_going(pool: SessionPool) -> None:
+    """The storage refuses on the headers alone: its words come out, not a broken connection."""
+
+    async def link(connection: Connection) -> None:
+        await connection.request()
+        there = f"{server.url}b.csv?X-Amz-Signature={SIGNATURE}"
+        await connection.send(http(307, b"", {"Location": there}))
+
+    async def refuse(connection: Connection) -> None:
+        xml = f"<Error><Code>AccessDenied</Code><Sent>{SIGNATURE}</Sent></Error>".encode()
+        await connection.send(http(403, xml, {"Content-Type": "application/xml"}))
+        await asyncio.sleep(0.2)
+
+    async with byte_server(link, refuse) as server:
+        client = IntemptClient(pool, api_key=CANARY, org="o", base_url=server.url)
+        with pytest.raises(ForbiddenError, match="AccessDenied") as caught:
+            await client.collections.upload_csv("1", b"x" * 2**24)
+    assert leaks(caught.value, SIGNATURE, CANARY) == []
+
+
+@pytest.mark.looptime
+async def test_no_credential_shows_in_any_failure(
+    sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Through each failure of the upload neither key nor signature is told, logged or pickled."""
+    caplog.set_level(logging.DEBUG)
+    key, told = sandbox.environ["INTEMPT_API_KEY"], list[Any]()
+    async with SessionPool(listeners=[told.append]) as pool:
+        client = IntemptClient.from_env(pool, sandbox.environ)
+        faults: list[Fault] = [
+            drop(),
+            hang(),
+            cut(),
+            status(403, "<Error>denied</Error>"),
+            status(307, "", {"Location": "https://x.example/?a=b"}),
+        ]
+        for fault in faults:
+            sandbox.fail("storage", fault, times=None)
+            with pytest.raises(AsyncClientsError) as caught:
+                await client.with_options(max_attempts=2, timeout=1).collections.upload_csv(
+                    bookings(sandbox), pieces(FILE), length=len(FILE)
+                )
+            sandbox.heal("storage")
+            signatures = [dict(a.query)["X-Amz-Signature"] for a in sandbox.requests("storage")]
+            assert leaks(caught.value, key, *signatures) == []
+        sandbox.fail("intempt", status(400, f'{{"message": "bad key {key}"}}'))
+        with pytest.raises(BadRequestError, match="bad key") as caught_400:
+            await client.collections.upload_csv(bookings(sandbox), FILE)
+        assert leaks(caught_400.value, key) == []
+    assert len(sandbox.requests("storage")) == len(faults)
+    for signature in [dict(a.query)["X-Amz-Signature"] for a in sandbox.requests("storage")]:
+        assert signature not in caplog.text + repr(told)
+    assert key not in caplog.text + repr(told)
