@@ -64,8 +64,8 @@ class AsyncClientsError(Exception):
         return type(self)(self.message, **{**facts, **self._facts()})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else None
-        return _rebuild, (type(self), self.message, self._facts()), notes
+        notes = {"__notes__": self.__notes__} if hasattr(self, "__notes__") else {}
+        return type(self), (self.message,), {**self._facts(), **notes}
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -90,7 +90,8 @@ class AsyncClientsError(Exception):
         return text
 
     def _call(self) -> str:
-        name = ".".join(part for part in (self.vendor, self.operation) if part)
+        name = f"{self.vendor}." if self.vendor and self.operation else ""
+        name += self.operation or (f"{self.vendor}:" if self.vendor else "")
         wire = " ".join(part for part in (self.method, self.path) if part)
         if name and wire:
             return f"{name} ({wire})"
@@ -99,10 +100,6 @@ class AsyncClientsError(Exception):
     def __repr__(self) -> str:
         facts = "".join(f", {name}={value!r}" for name, value in self._facts().items())
         return f"{type(self).__name__}({self.message!r}{facts})"
-
-
-def _rebuild(cls: type[AsyncClientsError], message: str, facts: dict[str, Any]) -> Any:
-    return cls(message, **facts)
 
 
 # --- The caller's own doing ---------------------------------------------------

@@ -1,0 +1,233 @@
+"""What every client is: credentials, environment, options, and calls without a method."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Mapping
+from types import NoneType
+from typing import Any
+
+import pytest
+
+from asyncclients.core.endpoint import Priority
+from asyncclients.core.pool import SessionPool
+from asyncclients.core.quota import Quota
+from asyncclients.errors import ConfigurationError, DecodeError, OutcomeUnknownError
+from tests.core.toy import QUICK, Thing, ToyClient
+from tests.fakes import CANARY, answers, byte_server, hangs_up, http, leaks
+
+FINE = http(body=b'{"id": 1}')
+pytestmark = pytest.mark.looptime
+
+
+# --- From the environment -------------------------------------------------------------
+
+
+async def test_from_env(pool: SessionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and address from a mapping, or from the process's environment."""
+    async with byte_server(answers(FINE)) as server:
+        environ = {"TOY_KEY": CANARY, "TOY_BASE_URL": server.url, "OTHER": "x"}
+        client = ToyClient.from_env(pool, environ)
+        assert client.base_url == server.url
+        assert await client.things.get() == Thing(id=1)
+        assert server.arrived[0].headers["x-api-key"] == CANARY
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        assert ToyClient.from_env(pool).base_url == server.url
+
+
+@pytest.mark.parametrize("environ", [{}, {"TOY_KEY": ""}, {"toy_key": "lower"}])
+def test_a_missing_variable_is_named(environ: Mapping[str, str]) -> None:
+    """Absent or empty: the error names the variable and says to set it."""
+    with pytest.raises(ConfigurationError, match=r"^toy: TOY_KEY is not set") as caught:
+        ToyClient.from_env(SessionPool(), environ)
+    assert "Set TOY_KEY" in str(caught.value)
+    assert caught.value.vendor == "toy"
+
+
+@pytest.mark.parametrize("url", ["http://api.example.com/", "https://u:p@api.example.com/", "x"])
+def test_an_address_that_gives_the_key_away_is_refused(url: str) -> None:
+    """By the constructor and from the environment, which names its variable."""
+    with pytest.raises(ConfigurationError, match=r"^base_url") as caught:
+        ToyClient(SessionPool(), base_url=url)
+    assert leaks(caught.value, CANARY) == []
+    with pytest.raises(ConfigurationError, match=r"^TOY_BASE_URL") as caught:
+        ToyClient.from_env(SessionPool(), {"TOY_KEY": CANARY, "TOY_BASE_URL": url})
+    assert leaks(caught.value, CANARY) == []
+
+
+@pytest.mark.parametrize(
+    "key", ["", CANARY + "\n", CANARY + "\r\nX-Evil: 1", f" {CANARY}", f"{CANARY}é", "\0" + CANARY]
+)
+def test_a_credential_that_cannot_travel_is_refused(key: str) -> None:
+    """When the client is made, without quoting it."""
+    with pytest.raises(ConfigurationError, match=r"toy: the credential") as caught:
+        ToyClient(SessionPool(), key=key)
+    assert "TOY_KEY" in str(caught.value)
+    assert leaks(caught.value, CANARY) == []
+
+
+@pytest.mark.parametrize("settings", [{"max_in_flight": 0}, {"max_in_flight": -1}])
+def test_caps_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+    """At construction."""
+    with pytest.raises(ConfigurationError, match="max_in_flight"):
+        ToyClient(SessionPool(), **settings)
+
+
+# --- What it gives away -----------------------------------------------------------------
+
+
+def test_a_client_shows_no_credential() -> None:
+    """repr, str and what hangs on it; it cannot be pickled, and says why without the key."""
+    client = ToyClient(SessionPool())
+    shown = [repr(client), str(client), repr(vars(client)), repr(vars(client.things))]
+    assert not any(CANARY in text for text in shown)
+    assert "toy.example.com" in repr(client)
+    with pytest.raises(TypeError, match="holds a credential") as caught:
+        pickle.dumps(client)
+    assert CANARY not in str(caught.value)
+    assert copy.copy(client.things) is not client.things
+
+
+# --- Options ------------------------------------------------------------------------------
+
+
+async def test_with_options_is_a_sibling(pool: SessionPool) -> None:
+    """Other defaults, same quota; the first client is as it was; options add up."""
+    async with byte_server(answers(FINE)) as server:
+        client = ToyClient(pool, base_url=server.url, quotas=(Quota(3, 60.0),))
+        patient = client.with_options(priority=Priority.BACKGROUND, max_attempts=1)
+        both = patient.with_options(headers={"X-A": "1"})
+        await both.things.get()
+        await client.things.get()
+        assert [("x-a" in seen.headers) for seen in server.arrived] == [True, False]
+        assert client.stats() == patient.stats() == both.stats()
+        assert type(both) is ToyClient
+        options = both._options  # pyright: ignore[reportPrivateUsage]
+        assert (options.priority, options.max_attempts) == (Priority.BACKGROUND, 1)
+
+
+@pytest.mark.parametrize("options", [{"timeout": -1}, {"deadline": 0}, {"max_attempts": 0}])
+def test_options_that_cannot_work(options: dict[str, Any]) -> None:
+    """Refused where they are given, not in the call that meets them."""
+    with pytest.raises(ConfigurationError):
+        ToyClient(SessionPool()).with_options(**options)
+
+
+def test_an_option_that_does_not_exist() -> None:
+    """A misspelled option is a TypeError."""
+    misspelled: dict[str, Any] = {"timout": 1.0}
+    with pytest.raises(TypeError, match="timout"):
+        ToyClient(SessionPool()).with_options(**misspelled)
+
+
+# --- request() --------------------------------------------------------------------------------
+
+
+async def test_request_speaks_for_what_has_no_method(pool: SessionPool) -> None:
+    """Path, query, bodies, headers and types, with and without a leading slash."""
+    async with byte_server(answers(FINE)) as server:
+        client = ToyClient(pool, base_url=server.url + "v1")
+        assert await client.request("GET", "/things/1", params={"a": 1, "b": None}) == {"id": 1}
+        made = await client.request("post", "things", json={"x": 1}, response_type=Thing)
+        assert made == Thing(id=1)
+        await client.request("PUT", "things/2", form={"x": "a b"}, headers={"X-A": "1"})
+        gone: Any = await client.request("DELETE", "things/3", response_type=NoneType)
+        assert gone is None
+        await client.request("GET", "wörter/%20/a%2Fb")
+        read, post, put, delete, odd = server.arrived
+        assert (read.method, read.target) == ("GET", "/v1/things/1?a=1")
+        assert (post.target, post.body) == ("/v1/things", b'{"x":1}')
+        assert post.headers["content-type"] == "application/json"
+        assert (put.body, put.headers["x-a"]) == (b"x=a+b", "1")
+        assert put.headers["content-type"] == "application/x-www-form-urlencoded"
+        assert delete.method == "DELETE"
+        assert odd.target == "/v1/w%C3%B6rter/%20/a%2Fb"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://evil.example/",
+        "http://127.0.0.1/",
+        "//evil.example/x",
+        "///x",
+        "/\\evil.example",
+        "\\\\evil",
+        "..",
+        "/../admin",
+        "things/../../admin",
+        "things/%2e%2e/admin",
+        "things/%2E./admin",
+        "things/..%2fadmin",
+        "things/..%5cadmin",
+        "./x",
+        "things?a=1",
+        "things#a",
+        "a b",
+        "a\nb",
+        "a%0d%0ab",
+        "javascript:x",
+    ],
+)
+async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: str) -> None:
+    """A ValueError before anything is sent."""
+    async with byte_server(answers(FINE)) as server:
+        client = ToyClient(pool, base_url=server.url)
+        with pytest.raises(ValueError, match="path must"):
+            await client.request("GET", path)
+        assert server.arrived == []
+
+
+async def test_request_refuses_what_makes_no_sense(pool: SessionPool) -> None:
+    """Two bodies, or a method that HTTP APIs do not use."""
+    client = ToyClient(pool)
+    with pytest.raises(ValueError, match="not both"):
+        await client.request("POST", "x", json={}, form={})
+    with pytest.raises(ValueError, match="method must be one of"):
+        await client.request("CONNECT", "x")
+    with pytest.raises(ValueError, match="method must be one of"):
+        await client.request("GET\r\n", "x")
+
+
+async def test_request_knows_what_may_be_repeated() -> None:
+    """GET, PUT and DELETE are repeated, POST and PATCH are not, unless it is said otherwise."""
+    async with SessionPool(retry=QUICK) as pool:
+        for method, idempotent, requests in (
+            ("GET", None, 2),
+            ("PUT", None, 2),
+            ("POST", True, 2),
+            ("POST", None, 1),
+            ("PATCH", None, 1),
+            ("PUT", False, 1),
+        ):
+            async with byte_server(hangs_up, answers(FINE)) as server:
+                client = ToyClient(pool, base_url=server.url)
+                try:
+                    await client.request(method, "things", idempotent=idempotent)
+                except OutcomeUnknownError:
+                    assert requests == 1
+                assert len(server.arrived) == requests, (method, idempotent)
+
+
+async def test_request_decodes_as_told(pool: SessionPool) -> None:
+    """A reply of another type is a DecodeError of this call."""
+    async with byte_server(answers(http(body=b"[1, 2]"))) as server:
+        client = ToyClient(pool, base_url=server.url)
+        assert await client.request("GET", "x", response_type=list[int]) == [1, 2]
+        with pytest.raises(DecodeError) as caught:
+            await client.request("GET", "x", response_type=Thing)
+        assert (caught.value.operation, caught.value.path) == ("request", "/x")
+
+
+async def test_a_body_that_has_no_form_is_the_caller_s_mistake(pool: SessionPool) -> None:
+    """TypeError or ValueError as Python has them, nothing sent, and the next call works."""
+    async with byte_server(answers(FINE)) as server:
+        client = ToyClient(pool, base_url=server.url)
+        with pytest.raises(TypeError):
+            await client.request("POST", "x", json={"a": object()})
+        with pytest.raises(ValueError, match="no form as a flat field"):
+            await client.request("POST", "x", form={"a": [1]})
+        assert server.arrived == []
+        assert await client.request("POST", "x", json={}) == {"id": 1}

@@ -1,0 +1,356 @@
+"""The pool: one loop, shared scopes, borrowed sessions, and the end of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import aiohttp
+import pytest
+
+from asyncclients.core.auth import api_key
+from asyncclients.core.pool import SessionPool, scope_key
+from asyncclients.core.quota import Quota
+from asyncclients.core.retry import RetryPolicy
+from asyncclients.core.secret import Secret
+from asyncclients.errors import (
+    AsyncClientsError,
+    ClientClosedError,
+    ConfigurationError,
+    NotFoundError,
+    OutcomeUnknownError,
+    WrongEventLoopError,
+)
+from tests.core.toy import QUICK, Thing, ToyClient
+from tests.fakes import CANARY, Connection, answers, byte_server, http, leaks
+
+pytestmark = pytest.mark.looptime
+
+FINE = http(body=b'{"id": 1}')
+
+
+async def hangs(connection: Connection) -> None:
+    """Answer the first request and no other."""
+    await connection.request()
+    await connection.send(FINE)
+    await connection.request()
+    await asyncio.Event().wait()
+
+
+async def answers_never(connection: Connection) -> None:
+    """Read and say nothing."""
+    await connection.request()
+    await asyncio.Event().wait()
+
+
+# --- Loops ------------------------------------------------------------------------
+
+
+def test_a_pool_belongs_to_the_loop_of_its_first_use() -> None:
+    """In a second `asyncio.run` it says so, at once and in words; also when closing."""
+    pool = SessionPool()
+    client = ToyClient(pool)
+
+    async def use() -> float:
+        return client.eta()
+
+    assert asyncio.run(use()) == 0.0
+    with pytest.raises(WrongEventLoopError, match="another event loop") as caught:
+        asyncio.run(use())
+    assert "one SessionPool per event loop" in str(caught.value)
+    with pytest.raises(WrongEventLoopError):
+        asyncio.run(pool.aclose())
+
+
+def test_a_call_in_another_loop_names_the_call() -> None:
+    """The error of a call knows which call it was."""
+    pool = SessionPool()
+    client = ToyClient(pool)
+
+    async def bind() -> None:
+        client.stats()
+
+    asyncio.run(bind())
+    with pytest.raises(WrongEventLoopError) as caught:
+        asyncio.run(client.things.get())
+    assert (caught.value.operation, caught.value.attempts) == ("things.get", 0)
+    assert leaks(caught.value, CANARY) == []
+
+
+async def test_another_thread_is_told_at_once() -> None:
+    """A call from a thread with a loop of its own fails, and does not hang."""
+    errors: list[BaseException] = []
+    async with SessionPool() as pool:
+        client = ToyClient(pool)
+
+        def other() -> None:
+            try:
+                asyncio.run(client.things.get())
+            except AsyncClientsError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(10)
+        assert not thread.is_alive()
+    assert [type(error) for error in errors] == [WrongEventLoopError]
+
+
+def test_outside_a_loop() -> None:
+    """Clients are made anywhere; what needs a loop says so without one."""
+    client = ToyClient(SessionPool())
+    with pytest.raises(WrongEventLoopError, match="outside a running event loop"):
+        client.eta()
+    assert SessionPool().stats() == ()
+
+
+# --- The end ------------------------------------------------------------------------
+
+
+async def test_after_the_end() -> None:
+    """Calls, stats and looks ahead all end with ClientClosedError; closing again is fine."""
+    pool = SessionPool()
+    client = ToyClient(pool)
+    await pool.aclose()
+    await pool.aclose()
+    for attempt in (client.things.get(), client.request("GET", "x")):
+        with pytest.raises(ClientClosedError, match="closed") as caught:
+            await attempt
+        assert caught.value.advice
+    with pytest.raises(ClientClosedError):
+        client.eta()
+
+
+@pytest.mark.parametrize("waits_for", ["turn", "answer", "retry", "connection"])
+async def test_closing_ends_waiting_calls(waits_for: str) -> None:
+    """Whatever a call waits for, it ends at once with ClientClosedError."""
+    policy = RetryPolicy(base=20.0, cap=20.0) if waits_for == "retry" else QUICK
+    quota = Quota(1, 60.0) if waits_for == "turn" else Quota(1000, 1.0)
+    fails, silent = answers(http(503)), answers_never
+    first, others = (answers(FINE, http(503)), fails) if waits_for == "retry" else (hangs, silent)
+    connections = 1 if waits_for == "connection" else 10
+    async with byte_server(first, others) as server:
+        pool = SessionPool(retry=policy, max_connections=connections)
+        client = ToyClient(pool, base_url=server.url, quotas=(quota,))
+        await client.things.get()
+        waiting = [asyncio.create_task(client.things.get()) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        began = asyncio.get_running_loop().time()
+        await pool.aclose()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - began < 0.1
+        for error in ended:
+            assert isinstance(error, ClientClosedError), error
+            assert error.operation == "things.get"
+            assert leaks(error, CANARY) == []
+
+
+async def test_closing_leaves_no_task_or_socket() -> None:
+    """What the pool opened, it closes: the server sees the connection end."""
+    before = asyncio.all_tasks()
+    ended = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        try:
+            while True:
+                await connection.request()
+                await connection.send(FINE)
+        finally:
+            ended.set()
+
+    async with byte_server(script) as server:
+        async with SessionPool() as pool:
+            await ToyClient(pool, base_url=server.url).things.get()
+        await asyncio.wait_for(ended.wait(), 1.0)
+    assert asyncio.all_tasks() == before
+
+
+# --- Scopes --------------------------------------------------------------------------
+
+
+async def test_one_credential_is_one_scope() -> None:
+    """Built apart, two clients share quota and session; other keys and origins do not."""
+    async with (
+        byte_server(answers(FINE)) as server,
+        byte_server(answers(FINE)) as other,
+        SessionPool() as pool,
+    ):
+        quota = (Quota(2, 60.0),)
+        one = ToyClient(pool, base_url=server.url, quotas=quota)
+        two = ToyClient(pool, base_url=server.url + "v2", quotas=quota)
+        key = ToyClient(pool, base_url=server.url, key="another-key", quotas=quota)
+        far = ToyClient(pool, base_url=other.url, quotas=quota)
+        await one.things.get()
+        await two.things.get()
+        assert one.stats() == two.stats()
+        assert one.stats().held == 2
+        assert one.eta() > 50
+        assert one.with_options(flow="x").eta() > 50
+        assert key.eta() == far.eta() == 0.0
+        assert server.connections == 1
+        await key.things.get()
+        assert server.connections == 2
+        assert len(pool.stats()) == 3
+
+
+async def test_the_stricter_opinion_wins() -> None:
+    """Two clients of one key with different quotas and caps: all of them hold."""
+    async with SessionPool() as pool:
+        one = ToyClient(pool, quotas=(Quota(10, 1.0),), max_in_flight=8)
+        assert one.eta(2) < 1.0
+        ToyClient(pool, quotas=(Quota(1, 60.0),), max_in_flight=2).stats()
+        assert one.eta(2) >= 60.0
+        assert set(one.stats().quotas) == {Quota(10, 1.0), Quota(1, 60.0)}
+        scope = one._scope()  # pyright: ignore[reportPrivateUsage]
+        assert scope.scheduler.max_in_flight == 2
+
+
+def test_a_scope_s_name_tells_nothing() -> None:
+    """The same for the same origin and key, however written, other for others; one way."""
+    key = api_key("x-api-key", Secret(CANARY))
+    name = scope_key("https://api.example.com/v1/", key)
+    assert name == scope_key("https://API.example.com:443/v2/", key)
+    assert name != scope_key("https://api.example.com:8443/v1/", key)
+    assert name != scope_key("https://api.example.com/v1/", api_key("x-api-key", Secret("other")))
+    assert name != scope_key("https://api.example.com/v1/", None)
+    assert CANARY not in name
+
+
+async def test_stats_are_a_snapshot() -> None:
+    """Frozen values; the next call does not change what was read."""
+    async with byte_server(answers(FINE)) as server, SessionPool() as pool:
+        client = ToyClient(pool, base_url=server.url)
+        await client.things.get()
+        before = client.stats()
+        await client.things.get()
+        assert (before.sent, client.stats().sent) == (1, 2)
+        assert (before.vendor, before.in_flight, before.rejected) == ("toy", 0, 0)
+        with pytest.raises(AttributeError):
+            before.sent = 9  # type: ignore[misc]
+
+
+# --- Borrowed sessions ------------------------------------------------------------------
+
+
+async def test_a_borrowed_session_is_left_open() -> None:
+    """It is used, it is never closed, and its own settings do not change what calls mean."""
+    async with (
+        byte_server(
+            answers(FINE, http(404), http(302, headers={"Location": "/x"}), FINE)
+        ) as server,
+        aiohttp.ClientSession(raise_for_status=True, auto_decompress=False) as session,
+    ):
+        async with SessionPool(session=session, retry=QUICK) as pool:
+            client = ToyClient(pool, base_url=server.url)
+            assert await client.things.get() == Thing(id=1)
+            with pytest.raises(NotFoundError):
+                await client.things.get()
+            with pytest.raises(AsyncClientsError, match="redirect"):
+                await client.things.get()
+        assert not session.closed
+        async with session.get(server.url) as response:
+            assert response.status == 200
+
+
+async def test_a_borrowed_session_that_is_closed() -> None:
+    """Said so, as an error of ours, before and during a call."""
+    async with byte_server(hangs) as server:
+        session = aiohttp.ClientSession()
+        async with SessionPool(session=session) as pool:
+            client = ToyClient(pool, base_url=server.url)
+            await client.things.get()
+            task = asyncio.create_task(client.things.make())
+            await asyncio.sleep(0.1)
+            await session.close()
+            with pytest.raises((ClientClosedError, OutcomeUnknownError)):
+                await task
+            with pytest.raises(ClientClosedError) as caught:
+                await client.things.get()
+            assert leaks(caught.value, CANARY) == []
+
+
+def test_a_borrowed_session_of_another_loop() -> None:
+    """A session made in a loop that is over is refused in words."""
+
+    async def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def use(session: aiohttp.ClientSession) -> None:
+        await ToyClient(SessionPool(session=session)).things.get()
+
+    loop = asyncio.new_event_loop()
+    session = loop.run_until_complete(make())
+    with pytest.raises(WrongEventLoopError, match="lent to the pool"):
+        asyncio.run(use(session))
+    loop.run_until_complete(session.close())
+    loop.close()
+
+
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_cookies_never_cross(borrowed: bool) -> None:
+    """What a vendor sets for one credential is sent with none, also in a borrowed session."""
+    sets = http(body=b'{"id": 1}', headers={"Set-Cookie": "session=of-one; Path=/"})
+    async with byte_server(answers(sets)) as server:
+        jar = aiohttp.CookieJar(unsafe=True)
+        session = aiohttp.ClientSession(cookie_jar=jar)
+        async with session, SessionPool(session=session if borrowed else None) as pool:
+            for key in ("key-of-one", "key-of-two", "key-of-one"):
+                await ToyClient(pool, base_url=server.url, key=key).things.get()
+        assert ["cookie" in seen.headers for seen in server.arrived] == [False] * 3
+        assert [seen.headers["x-api-key"] for seen in server.arrived][:2] == [
+            "key-of-one",
+            "key-of-two",
+        ]
+
+
+async def test_answers_never_cross_credentials() -> None:
+    """A second answer pushed to one credential's connection reaches no call of another."""
+
+    async def pushes(connection: Connection) -> None:
+        while True:
+            request = await connection.request()
+            key = request.headers["x-api-key"]
+            body = f'{{"id": 1, "text": "{key}"}}'.encode()
+            await connection.send(http(body=body))
+            await asyncio.sleep(0.01)
+            await connection.send(http(body=body))
+
+    async with byte_server(pushes) as server, SessionPool(retry=QUICK) as pool:
+        keys = [f"key-number-{n}" for n in range(4)]
+        clients = [ToyClient(pool, base_url=server.url, key=key) for key in keys]
+
+        async def read(key: str, client: ToyClient) -> None:
+            for _ in range(10):
+                assert (await client.things.get()).text == key
+                await asyncio.sleep(0.1)
+
+        await asyncio.gather(*(read(*pair) for pair in zip(keys, clients, strict=True)))
+
+
+# --- Settings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_connections": 0},
+        {"max_response_bytes": 0},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"timeout": float("nan")},
+        {"admission": "bold"},
+        {"cold_start": "warm"},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+    """When the pool is made, with a remedy."""
+    with pytest.raises(ConfigurationError) as caught:
+        SessionPool(**settings)
+    assert caught.value.advice
+
+
+async def test_a_cold_start_may_be_full() -> None:
+    """`cold_start="full"` assumes a spent window: the first call waits for one."""
+    async with SessionPool(cold_start="full") as pool:
+        assert ToyClient(pool, quotas=(Quota(2, 30.0),)).eta() == pytest.approx(30.0)
