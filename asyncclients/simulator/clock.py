@@ -17,7 +17,7 @@ import selectors
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 _T = TypeVar("_T")
 
@@ -55,6 +55,20 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         if not timers:
             raise RuntimeError("nothing is ready and nothing is scheduled: this would never end")
         self.now = max(self.now, timers[0].when())
+
+    def run_in_executor(  # type: ignore[override]
+        self,
+        executor: Any,  # noqa: ARG002
+        func: Callable[..., _T],
+        *args: Any,
+    ) -> asyncio.Future[_T]:
+        """Run *func* here and now: a thread would take real time."""
+        future: asyncio.Future[_T] = self.create_future()
+        try:
+            future.set_result(func(*args))
+        except Exception as error:  # noqa: BLE001  (it is the awaiting task's)
+            future.set_exception(error)
+        return future
 
 
 def run_virtual(main: Coroutine[Any, Any, _T], *, tick: float = 0.0) -> _T:
