@@ -144,7 +144,7 @@ class Call(Generic[T]):
             return outcome
         # Test doubles of a session know no middleware: they send without a permit.
         self._tally.attempts += not exchange.sent
-        self.narrator.outcome(outcome, self._tally.attempts)
+        self.narrator.outcome(outcome, self._tally.attempts, self._secrets)
         return outcome
 
     def _credential(self, token: Token | None) -> Credential:

@@ -50,7 +50,7 @@ class VendorClient:
         pool: SessionPool,
         login: Login | None = None,
         *,
-        base_url: str | None = None,
+        base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
@@ -206,7 +206,8 @@ class VendorClient:
         return await self._dispatcher.send(call)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.base_url}>"
+        # A traceback with locals shows also a client whose constructor failed.
+        return f"<{type(self).__name__} {vars(self).get('base_url', 'not set up')}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise TypeError(f"a {type(self).__name__} holds a credential and cannot be pickled")
@@ -229,7 +230,7 @@ def _read_environment(vendor: Vendor, environ: Environment) -> dict[str, Secret 
             found[argument] = environ.setting(name)
     name = f"{vendor.name.upper()}_BASE_URL"
     if name in environ:
-        found["base_url"] = check_base_url(environ.setting(name), name)
+        found["base_url"] = check_base_url(environ.secret(name), name)
     return found
 
 

@@ -21,10 +21,16 @@ from asyncclients.core.events import (
     log_pause,
     tell,
 )
+from asyncclients.core.failure import request_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncclients.core.scope import Scope
+    from asyncclients.core.secret import Secret
     from asyncclients.core.settings import Terms
+
+    Secrets = Callable[[], tuple[Secret, ...]]
 
 _numbers = itertools.count(1)
 
@@ -65,21 +71,21 @@ class Narrator:
         attempt = self.attempts + 1
         tell(self._listeners, AttemptStarted(call=self._number, attempt=attempt, waited=waited))
 
-    def outcome(self, outcome: Outcome, attempts: int) -> None:
-        """The attempt that makes it *attempts* ended with *outcome*."""
+    def outcome(self, outcome: Outcome, attempts: int, secrets: Secrets) -> None:
+        """The attempt that makes it *attempts* ended with *outcome*; *secrets* are cut from it."""
         self.attempts = attempts
         capture(outcome, self._vendor, self._operation, attempts)
         if not self._listeners:
             return
         status: int | None = None
         error: str | None = None
-        request_id: str | None = None
+        vendors_id: str | None = None
         if isinstance(outcome, NoResponse):
             error = outcome.error.__name__
         else:
-            status, request_id = outcome.status, self._vendor.request_id(outcome.headers)
+            status, vendors_id = outcome.status, request_id(outcome, self._vendor, secrets())
         event = AttemptEnded(
-            call=self._number, attempt=attempts, status=status, error=error, request_id=request_id
+            call=self._number, attempt=attempts, status=status, error=error, request_id=vendors_id
         )
         tell(self._listeners, event)
 

@@ -93,8 +93,17 @@ class TokenSource:
         except AsyncClientsError as error:
             failure = error
         except TokenReplyError as error:
-            failure = AsyncClientsError(str(error), status=200)
-        raise _token_error(failure)
+            failure = AsyncClientsError(str(error), status=200, attempts=1)
+        raise _token_error(failure.with_facts(**self._facts()))
+
+    def _facts(self) -> dict[str, str]:
+        endpoint = self._endpoint
+        return {
+            "vendor": self._vendor.name,
+            "operation": endpoint.operation,
+            "method": endpoint.method,
+            "path": "/" + endpoint.path,
+        }
 
 
 def _token_error(failure: AsyncClientsError) -> TokenError:

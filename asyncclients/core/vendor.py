@@ -17,6 +17,7 @@ import msgspec
 from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
 from asyncclients.core.quota import Quota
+from asyncclients.core.secret import Secret
 from asyncclients.errors import ConfigurationError
 
 
@@ -106,15 +107,21 @@ def field_errors(body: bytes) -> dict[str, Any] | list[Any] | None:
     return errors if isinstance(errors, (dict, list)) else None
 
 
-def check_base_url(url: str, where: str = "base_url") -> str:
+def guarded(url: str | Secret | None) -> str | Secret | None:
+    """*url*, wrapped where it may hold user info, which a traceback would show."""
+    return Secret(url) if isinstance(url, str) and "@" in url else url
+
+
+def check_base_url(url: str | Secret, where: str = "base_url") -> str:
     """*url* with exactly one slash at its end.
 
     Raises:
         ConfigurationError: unless it is https, or http to this very machine,
             without user info, query or fragment: a key sent in the clear is lost.
     """
-    problem = _base_url_problem(url)
-    if problem:
+    url = url if isinstance(url, str) else url.reveal()
+    if problem := _base_url_problem(url):
+        url = ""
         raise ConfigurationError(
             f"{where} {problem}",
             advice=f"Set {where} to an https:// address; http:// is for loopback addresses only",

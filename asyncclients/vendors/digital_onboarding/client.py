@@ -18,6 +18,7 @@ from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.quota import Quota
 from asyncclients.core.secret import Secret
+from asyncclients.core.vendor import guarded
 from asyncclients.vendors.digital_onboarding.models import (
     BatchResult,
     Contact,
@@ -152,11 +153,12 @@ class DigitalOnboardingClient(VendorClient):
         *,
         client_id: str | Secret,
         client_secret: str | Secret,
-        base_url: str | None = None,
+        base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
         client_id, client_secret = Secret(client_id), Secret(client_secret)
+        base_url = guarded(base_url)
         super().__init__(
             pool,
             client_credentials(TOKEN_PATH, client_id, client_secret),

@@ -19,6 +19,7 @@ from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operat
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.quota import Quota
 from asyncclients.core.secret import Secret
+from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.vendors.emma.models import (
     NewTouchpoint,
@@ -34,11 +35,9 @@ T = TypeVar("T")
 MOST_AT_ONCE = 10
 """Touchpoints in one create: "Create up to 10 touchpoints"."""
 
-_WORDS = frozenset({"members", "touchpoints"})
-"""Fixed segments of its paths, where ids stand in others."""
-
 _KEYED = "type_name is unique, so a repetition fails with 400 and hides that the first one worked"
 _DUPLICATE = "a repetition would make second ones"
+_WORDS = ("members", "touchpoints")  # of its paths, where others have an id
 
 
 CREATE_TYPE = Endpoint(
@@ -241,8 +240,7 @@ class Creation:
 
 def _segment(name: str, value: Any) -> str:
     """*value*, an integer or its digits, as text that stands for itself in a path."""
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if not (number or isinstance(value, str)) or value in _WORDS:
+    if isinstance(value, bool) or not isinstance(value, str | int) or value in _WORDS:
         raise ValueError(f"{name} must be an id, an integer, not {value!r}")
     return str(value)
 
@@ -270,11 +268,12 @@ class EmmaClient(VendorClient):
         account_id: str | int | Secret,
         public_key: str | Secret,
         private_key: str | Secret,
-        base_url: str | None = None,
+        base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
         public_key, private_key = Secret(public_key), Secret(private_key)
+        base_url = guarded(base_url)
         self._account_id = _account(account_id)
         super().__init__(
             pool,

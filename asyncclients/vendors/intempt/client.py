@@ -20,6 +20,7 @@ from asyncclients.core.quota import Quota
 from asyncclients.core.secret import Secret
 from asyncclients.core.segment import encode_segment
 from asyncclients.core.upload import Uploader, UploadReceipt
+from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError
 from asyncclients.vendors.intempt.models import (
     DataItem,
@@ -252,11 +253,11 @@ class IntemptClient(VendorClient):
         *,
         api_key: str | Secret,
         org: str | Secret,
-        base_url: str | None = None,
+        base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        api_key = Secret(api_key)
+        api_key, base_url = Secret(api_key), guarded(base_url)
         self.org = _check_org(org.reveal() if isinstance(org, Secret) else org)
         super().__init__(
             pool,

@@ -18,6 +18,7 @@ from asyncclients.core.paging import Page, Paginator
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.quota import Quota
 from asyncclients.core.secret import Secret
+from asyncclients.core.vendor import guarded
 from asyncclients.vendors.intouch.endpoints import (
     ADD_RECORD,
     CREATE_CONTACT,
@@ -254,11 +255,11 @@ class IntouchClient(VendorClient):
         pool: SessionPool,
         *,
         api_key: str | Secret,
-        base_url: str | None = None,
+        base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        api_key = Secret(api_key)
+        api_key, base_url = Secret(api_key), guarded(base_url)
         super().__init__(
             pool,
             api_key_login("x-api-key", api_key),

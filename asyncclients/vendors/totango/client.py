@@ -24,6 +24,7 @@ from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.quota import Quota
 from asyncclients.core.secret import Secret
+from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.vendors.totango.models import (
     Event,
@@ -222,11 +223,11 @@ class TotangoClient(VendorClient):
         *,
         app_token: str | Secret,
         region: Literal["us", "eu"] = "us",
-        base_url: str | None = None,
+        base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        app_token = Secret(app_token)
+        app_token, base_url = Secret(app_token), guarded(base_url)
         super().__init__(
             pool,
             api_key_login("app-token", app_token),
