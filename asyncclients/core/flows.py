@@ -113,7 +113,8 @@ class Demand:
     """How many interactive calls to expect in what is left of this window.
 
     As many as the last window had, less those that came already; nothing after
-    a window without any, so that a night's backfill gets the whole quota.
+    a window without any, so that a night's backfill gets the whole quota, nor
+    after one with a single call, which is no burst: the next slot is soon enough.
 
     Attributes:
         last_at: when the last interactive call was granted.
@@ -142,4 +143,4 @@ class Demand:
     def expected(self, now: float) -> int:
         """Interactive calls that the last window leads one to expect after *now*."""
         self._roll(now)
-        return max(0, self._previous - self._current)
+        return max(0, self._previous - self._current) if self._previous > 1 else 0

@@ -4,7 +4,8 @@ The limiter is driven directly, with no event loop between: a heap of events is
 all there is, and a virtual hour takes a fraction of a second. What the client
 does is what the scheduler does: it gives a slot at the instant it opens, to an
 interactive call if one waits, and asks again after each answer. For some minutes after an
-interactive call the backlog leaves its slots open one by one.
+interactive call the backlog goes evenly, and leaves as many slots as the last
+window's interactive calls took.
 
 A refused call comes back without having been worked on, its `Retry-After` in
 whole seconds, rounded up, as HTTP has it. The worker then tries again: the
@@ -18,6 +19,7 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
+from asyncclients.core.flows import Demand
 from asyncclients.core.ratelimit_headers import Signal
 from asyncclients.simulator.report import Record
 
@@ -70,7 +72,7 @@ class World:
         self.workers, self.interactive = workers, interactive
         self.retry_after = retry_after
         self.random = random
-        self._last_wanted = -math.inf
+        self._demand = Demand(server.period)
         self.split = random.random()
         self.record = Record()
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -100,14 +102,13 @@ class World:
     def _wanted(self, now: float) -> None:
         """Someone waits for an answer."""
         self._waiting.append(now)
-        self._last_wanted = now
         self._later(now + self._lull(), self._wanted)
         self._pump(now)
 
     def _pump(self, now: float) -> None:
         """Send what may be sent now; else wake when it may."""
         while self._in_flight < self.workers or self._waiting:
-            at = self.client.ready_at(now, even=self._attentive(now))
+            at = self._ready_at(now)
             if at > now:
                 if at < self._wake_at:
                     self._wake_at = at
@@ -115,9 +116,11 @@ class World:
                 return
             self._send(now)
 
-    def _attentive(self, now: float) -> bool:
-        """The next call is the backlog's, and someone else may want to go before it soon."""
-        return not self._waiting and now - self._last_wanted < ATTENTION
+    def _ready_at(self, now: float) -> float:
+        """When the next call may go: a user's, if one waits, else the backlog's."""
+        if self._waiting or now - self._demand.last_at > ATTENTION:
+            return self.client.ready_at(now)
+        return self.client.ready_at(now, self._demand.expected(now), even=True)
 
     def _woken(self, now: float) -> None:
         if now >= self._wake_at:
@@ -127,6 +130,7 @@ class World:
     def _send(self, now: float) -> None:
         if self._waiting:
             self.record.waits.append(now - self._waiting.popleft())
+            self._demand.count(now)
         permit = self.client.take(now)
         self._in_flight += 1
         up, work, down = self.latency.draw(self.random, self.split)

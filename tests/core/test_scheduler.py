@@ -417,13 +417,16 @@ async def test_flows_that_are_over_are_forgotten() -> None:
 
 
 def test_demand_expects_what_was_before() -> None:
-    """As many interactive calls as in the last window, less those that came; nothing after a pause."""
+    """As many as in the last window, less those that came; none after a pause or a single call."""
     demand = Demand(1.0)
     for _ in range(5):
         demand.count(10.5)
     assert demand.expected(10.9) == 0
     assert demand.expected(11.1) == 5
     demand.count(11.2)
-    assert demand.expected(11.3) == 4
-    assert demand.expected(12.3) == 1
+    demand.count(11.3)
+    assert demand.expected(11.4) == 3
+    assert demand.expected(12.3) == 2
+    demand.count(12.4)
+    assert demand.expected(13.3) == 0
     assert demand.expected(14.0) == 0
