@@ -69,6 +69,7 @@ class Delivery:
         self._tried = self._failed = 0
         self.flights: dict[Task[Any] | None, Flight] = {}
         self.stopping = False
+        self.called = False
 
     # --- Rows -------------------------------------------------------------------------
 
@@ -145,6 +146,7 @@ class Delivery:
         try:
             async with self._outage.turn():
                 self.flights[current_task()] = flight
+                self.called = True
                 if not terms.announces:
                     await flight.leave()
                 with lane(Priority.BACKGROUND, terms.flow, flight):

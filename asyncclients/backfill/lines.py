@@ -71,6 +71,7 @@ class _File:
             ) from None
         magic = self._raw.peek(3)[:3]
         if magic[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            self.close()
             raise self.unusable("is UTF-16", "Save it as UTF-8")
         packed = magic[:2] == b"\x1f\x8b"
         self.stream = cast("BinaryIO", gzip.GzipFile(fileobj=self._raw)) if packed else self._raw
@@ -111,14 +112,17 @@ class CsvReader:
             file.stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
         )
         self._cells = csv.reader(text)
-        self._names = self._header()
+        try:
+            self._names = self._header()
+        except InputError:
+            self.close()
+            raise
         self.columns: tuple[str, ...] | None = self._names
 
     def _header(self) -> tuple[str, ...]:
         first = next(self._records(), None)
         header = first[1] if first else []
         if not any(header):
-            self._file.close()
             raise self._file.unusable("is empty", "Its first line must name the columns")
         names = [name.strip() for name in header]
         complaint = _undecodable(names)
@@ -126,7 +130,6 @@ class CsvReader:
         if twice:
             complaint = f"names the column {twice[0]!r} twice"
         if complaint:
-            self._file.close()
             raise self._file.unusable(complaint, "Correct its first line", 1)
         return tuple(names)
 

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from asyncclients.errors import StateInUseError
+
+_TRIES = 3
+_PAUSE = 0.02
+"""Seconds: who only looks at the state holds the lock for a moment, too."""
 
 
 class Lock:
@@ -25,6 +30,7 @@ class Lock:
         self._descriptor = self._take(state)
 
     def _take(self, state: Path) -> int:
+        tries = _TRIES
         while True:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -32,7 +38,11 @@ class Lock:
             except OSError:
                 pid = _read_pid(descriptor)
                 os.close(descriptor)
-                raise _in_use(state, pid) from None
+                tries -= 1
+                if not tries:
+                    raise _in_use(state, pid) from None
+                time.sleep(_PAUSE)
+                continue
             if self._is_current(descriptor):
                 break
             os.close(descriptor)  # the one before us removed it in between

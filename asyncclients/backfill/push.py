@@ -162,7 +162,7 @@ class Push:
             await self._together([self._deliver_all() for _ in range(concurrency)])
             await self._resolve(concurrency, unknown, ask)
         except (BackfillStoppedError, InputError) as error:
-            if isinstance(error, InputError) and not self._meter.requests:
+            if isinstance(error, InputError) and not self._delivery.called:
                 raise
             stop = error
         else:
@@ -181,14 +181,15 @@ class Push:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            await self._land(tasks)
-        for task in tasks:
-            if not task.cancelled() and (error := task.exception()):
-                raise error
+            await self._land([task for task in tasks if not task.done()])
+            errors = [
+                error for task in tasks if not task.cancelled() and (error := task.exception())
+            ]
+        if errors:
+            raise errors[0]
 
-    async def _land(self, tasks: list[asyncio.Task[None]]) -> None:
-        """End *tasks*: those with a call on the wire may finish it."""
-        running = [task for task in tasks if not task.done()]
+    async def _land(self, running: list[asyncio.Task[None]]) -> None:
+        """End the *running* tasks: those with a call on the wire may finish it."""
         if not running:
             return
         self._feed.stop()

@@ -1,0 +1,155 @@
+"""The journal: one owner, one job, and what is saved is saved."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from asyncclients import StateError, StateInUseError, StateMismatchError
+from asyncclients.backfill.journal import VERSION, Changes, Job, Journal, Statement
+
+JOB = Job(kind="push", source="a.csv", target="things.create", row_type="Thing")
+
+
+async def fill(journal: Journal, value: bytes) -> None:
+    statement = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])
+    journal.feed(lambda: Changes([statement]))
+    await journal.saved()
+
+
+async def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
+    """After `saved()` the value is in the file, for the next one that opens it."""
+    path = tmp_path / "s.db"
+    journal = await Journal.open(path, JOB)
+    await fill(journal, b"x")
+    await journal.aclose()
+    journal = await Journal.open(path, JOB)
+    try:
+        rows = await journal.read("SELECT value FROM job WHERE name = 'state'")
+    finally:
+        await journal.aclose()
+    assert rows == [(b"x",)]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.db"]
+
+
+async def test_many_who_wait_share_a_commit(tmp_path: Path) -> None:
+    """A hundred callers of `saved()` at once cost a few commits, not a hundred."""
+    journal = await Journal.open(tmp_path / "s.db", JOB)
+    collected: list[int] = []
+
+    def collect() -> Changes:
+        collected.append(1)
+        return Changes(())
+
+    journal.feed(collect)
+    await asyncio.gather(*(journal.saved() for _ in range(100)))
+    await journal.aclose()
+    assert 1 <= len(collected) <= 3
+
+
+async def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
+    """A state file in use raises, names the process, and is free again afterwards."""
+    path = tmp_path / "s.db"
+    journal = await Journal.open(path, JOB)
+    with pytest.raises(StateInUseError, match=str(os.getpid())) as caught:
+        await Journal.open(path, JOB)
+    assert caught.value.pid == os.getpid()
+    await journal.aclose()
+    await (await Journal.open(path, JOB)).aclose()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Job(kind="pull", source="a.csv", target="things.create", row_type="Thing"),
+        Job(kind="push", source="b.csv", target="things.create", row_type="Thing"),
+        Job(kind="push", source="a.csv", target="things.update", row_type="Thing"),
+        Job(kind="push", source="a.csv", target="things.create", row_type="Other"),
+    ],
+)
+async def test_another_job_is_refused(tmp_path: Path, other: Job) -> None:
+    """A state file serves one job; another one is told which."""
+    path = tmp_path / "s.db"
+    await (await Journal.open(path, JOB)).aclose()
+    with pytest.raises(StateMismatchError, match="belongs to another job"):
+        await Journal.open(path, other)
+
+
+async def test_a_newer_format_is_refused_untouched(tmp_path: Path) -> None:
+    """A file of a newer version is not read, not written, and the remedy is named."""
+    path = tmp_path / "s.db"
+    await (await Journal.open(path, JOB)).aclose()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(StateMismatchError, match="Upgrade"):
+        await Journal.open(path, JOB)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"hello", b"SQLite format 3\0" + b"x" * 500])
+async def test_what_is_no_state_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    """Any other file is refused and keeps its bytes."""
+    path = tmp_path / "s.db"
+    path.write_bytes(content)
+    with pytest.raises(StateError):
+        await Journal.open(path, JOB)
+    assert path.read_bytes() == content
+
+
+async def test_anothers_database_is_left_alone(tmp_path: Path) -> None:
+    """A database of another program is refused and keeps its bytes."""
+    path = tmp_path / "s.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE t (x)")
+    before = path.read_bytes()
+    with pytest.raises(StateMismatchError, match="not a state file"):
+        await Journal.open(path, JOB)
+    assert path.read_bytes() == before
+
+
+async def test_damage_is_told(tmp_path: Path) -> None:
+    """A state file with pages overwritten is refused, not read as far as it goes."""
+    path = tmp_path / "s.db"
+    journal = await Journal.open(path, JOB)
+    await fill(journal, b"x" * 50_000)
+    await journal.aclose()
+    content = bytearray(path.read_bytes())
+    content[4096:8192] = os.urandom(4096)
+    path.write_bytes(content)
+    with pytest.raises(StateError, match=r"damaged|malformed"):
+        await Journal.open(path, JOB)
+
+
+async def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
+    """What a run that was killed at its first step leaves behind is no hindrance."""
+    path = tmp_path / "s.db"
+    path.touch()
+    await (await Journal.open(path, JOB)).aclose()
+    with pytest.raises(StateMismatchError):
+        await Journal.open(path, Job(kind="pull", source="", target=""))
+
+
+async def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    """A directory, and a directory that is not there, are told as such."""
+    with pytest.raises(StateError):
+        await Journal.open(tmp_path, JOB)
+    with pytest.raises(StateError, match="No such file"):
+        await Journal.open(tmp_path / "no" / "s.db", JOB)
+
+
+async def test_a_full_disk_ends_it(tmp_path: Path) -> None:
+    """After a commit that failed everybody who waits is told, now and later; nothing hangs."""
+    journal = await Journal.open(tmp_path / "s.db", JOB)
+    await journal.read("PRAGMA max_page_count = 6")
+    with pytest.raises(StateError, match="full"):
+        await fill(journal, b"x" * 100_000)
+    with pytest.raises(StateError, match="full"):
+        await journal.saved()
+    await journal.aclose()
+    await (await Journal.open(tmp_path / "s.db", JOB)).aclose()

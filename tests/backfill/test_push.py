@@ -1,0 +1,527 @@
+"""Push: each row is done, failed, unknown or skipped, once, however the run goes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from asyncclients import (
+    BackfillStoppedError,
+    ConnectError,
+    DisconnectedError,
+    ForbiddenError,
+    InputError,
+    IntouchClient,
+    Priority,
+    Quota,
+    ServerError,
+    SessionPool,
+    StateError,
+    StateMismatchError,
+    UnauthorizedError,
+    UnprocessableEntityError,
+)
+from asyncclients.backfill import Progress, Report, push, read_status
+from asyncclients.core.endpoint import current_lane
+from asyncclients.sandbox import Sandbox, drop, status
+from asyncclients.sandbox.exchange import Call
+from asyncclients.vendors.intouch import NewContact, NewHierarchy
+
+Batch = list[int]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "push.db"
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    return tmp_path / "rows.csv"
+
+
+def no_fault(_: Any) -> None:
+    """Everything is fine."""
+
+
+class Vendor:
+    """A target that keeps what it is given, and raises what *fault* makes of it."""
+
+    def __init__(self) -> None:
+        self.held: list[Any] = []
+        self.calls = 0
+        self.fault: Callable[[Any], Exception | None] = no_fault
+
+    async def take(self, value: Any) -> None:
+        self.calls += 1
+        await asyncio.sleep(0.1)
+        if error := self.fault(value):
+            raise error
+        self.held.append(value)
+
+
+def failures(state: Path) -> list[dict[str, Any]]:
+    lines = Path(f"{state}.failed.jsonl").read_bytes().splitlines()
+    return [msgspec.json.decode(line) for line in lines]
+
+
+# --- Good rows and bad ones -----------------------------------------------------------
+
+
+async def test_bad_rows_are_written_down_and_the_rest_goes_on(
+    sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """A refused row and one that does not fit are listed with line, row, reason and attempts."""
+    lines = [f"p{number}@example.com," for number in range(60)]
+    lines[9] = "not an address,"
+    lines[19] = ","
+    csv.write_text("email,phone_number\n" + "\n".join(lines))
+    async with SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
+        report = await push(csv, intouch.contacts.create, row_type=NewContact, state=state)
+    assert (report.done, report.failed, report.unknown, report.skipped) == (58, 2, 0, 0)
+    assert (report.requests, report.rejected) == (59, 0)
+    assert report.failures == f"{state}.failed.jsonl"
+    refused, misfit = sorted(failures(state), key=lambda failure: -failure["attempts"])
+    assert (refused["line"], refused["attempts"]) == (11, 1)
+    assert refused["row"] == {"email": "not an address"}
+    assert "must be a valid email address" in refused["reason"]
+    assert refused["errors"] == {"email": ["The email must be a valid email address."]}
+    assert (misfit["line"], misfit["attempts"], misfit["row"]) == (21, 0, {})
+    assert "email" in misfit["reason"]
+    assert len(sandbox.state("intouch").contacts) == 58
+
+
+async def test_failed_rows_are_good_as_input(sandbox: Sandbox, csv: Path, state: Path) -> None:
+    """Once its cause is gone, the file of failed rows is pushed like any other."""
+    csv.write_text("email,first_name\na@example.com,Ann\n")
+    sandbox.fail("intouch", status(422, b'{"message": "closed"}'))
+    async with SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        create = intouch.contacts.create
+        report = await push(csv, create, row_type=NewContact, state=state)
+        assert (report.done, report.failed) == (0, 1)
+        again = state.with_name("again.db")
+        report = await push(f"{state}.failed.jsonl", create, row_type=NewContact, state=again)
+    assert (report.done, report.failed) == (1, 0)
+    (contact,) = sandbox.state("intouch").contacts.values()
+    assert (contact["email"], contact["first_name"]) == ("a@example.com", "Ann")
+
+
+async def test_a_wrong_type_far_down_is_one_rows_fault(csv: Path, state: Path) -> None:
+    """Line 40,000 with a text for a number fails alone, and says which line and value."""
+    lines = [f"{number},x" for number in range(2, 40_002)]
+    lines[39_998] = "many,x"
+    csv.write_text("count,name\n" + "\n".join(lines))
+
+    class Thing(msgspec.Struct, frozen=True, kw_only=True):
+        count: int
+        name: str
+
+    async def target(_: Thing) -> None:
+        pass
+
+    report = await push(csv, target, row_type=Thing, state=state, idempotent=True)
+    assert (report.done, report.failed) == (39_999, 1)
+    (failure,) = failures(state)
+    assert failure["line"] == 40_000
+    assert "'many'" in failure["reason"]
+    assert state.stat().st_size < 40_000
+
+
+@pytest.mark.looptime
+async def test_too_many_failures_stop_the_run_early(state: Path) -> None:
+    """More than a tenth of at least fifty rows: the run stops, says why, and can go on."""
+    vendor = Vendor()
+    vendor.fault = lambda value: ValueError("no") if value % 5 == 0 else None
+
+    async def run(max_failed: float = 0.1) -> Report:
+        return await push(
+            range(1000),
+            vendor.take,
+            idempotent=True,
+            state=state,
+            concurrency=1,
+            max_failed=max_failed,
+        )
+
+    with pytest.raises(BackfillStoppedError, match=r"\d+ of 5\d rows of this run failed") as caught:
+        await run()
+    assert caught.value.report.failed <= 11
+    report = await run(1.0)
+    assert (report.done, report.failed) == (800, 200)
+    assert Counter(vendor.held) == Counter(value for value in range(1000) if value % 5)
+
+
+async def test_a_refused_credential_stops_at_once(state: Path) -> None:
+    """A 401 is no row's fault: nothing fails, and the next run delivers all."""
+    vendor = Vendor()
+    vendor.fault = lambda _: UnauthorizedError("answered 401")
+    with pytest.raises(UnauthorizedError):
+        await push(range(100), vendor.take, state=state, concurrency=4)
+    assert vendor.calls <= 4
+    assert not Path(f"{state}.failed.jsonl").exists()
+    vendor.fault = no_fault
+    report = await push(range(100), vendor.take, state=state)
+    assert (report.done, report.unknown) == (100, 0)
+
+
+async def test_forbidden_from_the_start_stops_and_later_fails_the_row(state: Path) -> None:
+    """403 to the first row is a matter of rights; among rows that work it is the row's."""
+    vendor = Vendor()
+    vendor.fault = lambda _: ForbiddenError()
+    with pytest.raises(ForbiddenError):
+        await push(range(20), vendor.take, state=state, concurrency=1)
+    vendor.fault = lambda value: ForbiddenError() if value == 7 else None
+    report = await push(range(20), vendor.take, state=state)
+    assert (report.done, report.failed) == (19, 1)
+
+
+async def test_map_may_skip(state: Path) -> None:
+    """A row that `map` makes nothing of is counted, and not sent."""
+    vendor = Vendor()
+    report = await push(range(10), vendor.take, map=lambda n: n if n % 2 else None, state=state)
+    assert (report.done, report.skipped, sorted(vendor.held)) == (5, 5, [1, 3, 5, 7, 9])
+
+
+async def test_a_missing_column_is_found_before_anything(csv: Path, state: Path) -> None:
+    """Unusable input makes no state file and no call."""
+    csv.write_text("mail\na@example.com\n")
+    vendor = Vendor()
+    with pytest.raises(InputError, match="no column email"):
+        await push(csv, vendor.take, row_type=NewContact, state=state)
+    assert (vendor.calls, state.exists()) == (0, False)
+
+
+# --- Batches --------------------------------------------------------------------------
+
+
+async def test_a_poisoned_batch_is_halved(state: Path) -> None:
+    """Three bad rows of two hundred are found; the others are delivered once each."""
+    vendor, bad = Vendor(), {17, 18, 150}
+
+    def fault(batch: Batch) -> Exception | None:
+        return UnprocessableEntityError("no") if bad & set(batch) else None
+
+    vendor.fault = fault
+    report = await push(range(200), vendor.take, batch=100, state=state)
+    assert (report.done, report.failed, report.unknown) == (197, 3, 0)
+    assert {failure["row"] for failure in failures(state)} == bad
+    delivered = Counter(value for batch in vendor.held for value in batch)
+    assert delivered == Counter(set(range(200)) - bad)
+
+
+@pytest.mark.looptime
+async def test_a_row_that_always_breaks_the_vendor_is_isolated(state: Path) -> None:
+    """One row that gets a 500 each time ends among the failed; its batch is delivered."""
+    vendor = Vendor()
+    vendor.fault = lambda batch: ServerError("500") if 42 in batch else None
+    report = await push(range(300), vendor.take, batch=100, idempotent=True, state=state)
+    assert (report.done, report.failed, report.unknown) == (299, 1, 0)
+    assert failures(state)[0]["row"] == 42
+
+
+# --- Vendors that are away ------------------------------------------------------------
+
+
+class Outage:
+    """Between two instants every call raises *error*."""
+
+    def __init__(self, error: Exception, start: float, end: float) -> None:
+        self._error, self._loop = error, asyncio.get_running_loop()
+        self._start, self._end = self._loop.time() + start, self._loop.time() + end
+
+    def __call__(self, _: object) -> Exception | None:
+        return self._error if self._start < self._loop.time() < self._end else None
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("error", [ConnectError("away"), ServerError("503"), DisconnectedError()])
+async def test_ten_minutes_away_cost_no_row(state: Path, error: Exception) -> None:
+    """A vendor that is down for ten minutes pauses the job; no row fails, few calls are made."""
+    vendor = Vendor()
+    vendor.fault = Outage(error, 2.0, 602.0)
+    report = await push(range(1000), vendor.take, idempotent=True, concurrency=8, state=state)
+    assert (report.done, report.failed, report.unknown) == (1000, 0, 0)
+    assert Counter(vendor.held) == Counter(range(1000))
+    assert vendor.calls - 1000 < 50
+    assert 600 < report.seconds < 700
+
+
+@pytest.mark.looptime
+async def test_an_outage_uses_up_few_rows_that_must_not_be_repeated(state: Path) -> None:
+    """Where each probe costs a row, there are few probes: the rest waits."""
+    vendor = Vendor()
+    vendor.fault = Outage(DisconnectedError("cut"), 2.0, 602.0)
+    report = await push(range(1000), vendor.take, concurrency=8, state=state)
+    assert report.done + report.unknown == 1000
+    assert 8 <= report.unknown < 40
+    assert Counter(vendor.held).most_common(1)[0][1] == 1
+
+
+@pytest.mark.looptime
+async def test_patience_ends(state: Path) -> None:
+    """A vendor away for longer than the patience stops the run; the next one ends the job."""
+    vendor = Vendor()
+    vendor.fault = Outage(ConnectError("away"), 1.0, 1e9)
+    with pytest.raises(BackfillStoppedError, match="no usable answer") as caught:
+        await push(range(100), vendor.take, concurrency=4, patience=60, state=state)
+    before = caught.value.report.done
+    assert caught.value.report.failed == caught.value.report.unknown == 0
+    assert 0 < before < 100
+    vendor.fault = no_fault
+    report = await push(range(100), vendor.take, concurrency=4, state=state)
+    assert report.done == 100
+    assert Counter(vendor.held) == Counter(range(100))
+
+
+# --- Unknown rows ---------------------------------------------------------------------
+
+
+async def lose_some(sandbox: Sandbox, state: Path, csv: Path, **options: Any) -> Any:
+    """Push 30 nodes of which three answers are lost, two of them after the work was done."""
+    root = sandbox.state("intouch").root_uuid
+    csv.write_text(
+        "client_code,name,type,parent_uuid\n"
+        + "".join(f"n{number},Node,generic,{root}\n" for number in range(30))
+    )
+    if not state.exists():
+        for committed, code in ((True, "n3"), (False, "n4"), (True, "n5")):
+            sandbox.fail("intouch", drop(committed=committed), 1, holding(code))
+    async with SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
+        create = intouch.hierarchies.create
+        return await push(csv, create, row_type=NewHierarchy, state=state, **options)
+
+
+def holding(code: str) -> Callable[[Call], bool]:
+    quoted = f'"{code}"'.encode()
+    return lambda call: quoted in call.body
+
+
+def codes(sandbox: Sandbox) -> Counter[str]:
+    held = sandbox.state("intouch").hierarchies.values()
+    return Counter(str(node["client_code"]) for node in held if node["name"] == "Node")
+
+
+async def test_lost_answers_are_listed_and_left(sandbox: Sandbox, csv: Path, state: Path) -> None:
+    """Rows without an answer are unknown, listed with their content, and not sent again."""
+    report = await lose_some(sandbox, state, csv)
+    assert (report.done, report.unknown) == (27, 3)
+    again = await lose_some(sandbox, state, csv)
+    assert (again.done, again.unknown, again.requests) == (27, 3, 0)
+    assert set(codes(sandbox)) == {f"n{number}" for number in range(30)} - {"n4"}
+    listed = read_status(state).unknown_rows
+    assert [(row.line, row.row["client_code"]) for row in listed] == [
+        (5, "n3"),
+        (6, "n4"),
+        (7, "n5"),
+    ]
+
+
+async def test_unknown_rows_are_sent_again_when_asked(
+    sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """`resend` sends them, doubles and all; `drop` counts them as skipped."""
+    await lose_some(sandbox, state, csv)
+    report = await lose_some(sandbox, state, csv, unknown="resend")
+    assert (report.done, report.unknown, report.requests) == (30, 0, 3)
+    assert codes(sandbox)["n4"] == 1
+    assert codes(sandbox)["n3"] == 2
+
+
+async def test_unknown_rows_are_dropped_when_asked(
+    sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """`drop` sends nothing."""
+    await lose_some(sandbox, state, csv)
+    report = await lose_some(sandbox, state, csv, unknown="drop")
+    assert (report.done, report.unknown, report.skipped, report.requests) == (27, 0, 3, 0)
+
+
+async def test_reconcile_sends_only_what_is_not_there(
+    sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """Asked about each unknown row: what is there is done, what is not is sent, the rest stays."""
+    asked: list[str] = []
+
+    async def ask(node: NewHierarchy) -> bool | None:
+        asked.append(str(node.client_code))
+        return None if node.client_code == "n5" else node.client_code in codes(sandbox)
+
+    report = await lose_some(sandbox, state, csv, reconcile=ask)
+    assert sorted(asked) == ["n3", "n4", "n5"]
+    assert (report.done, report.unknown) == (29, 1)
+    assert codes(sandbox) == Counter(f"n{number}" for number in range(30))
+
+
+async def test_what_waits_in_the_queue_is_not_on_the_wire(csv: Path, state: Path) -> None:
+    """Only requests that have left are marked as sent: a crash leaves no queued row unknown."""
+    csv.write_text("email\n" + "".join(f"p{number}@example.com\n" for number in range(40)))
+    async with Sandbox({"intouch": (100, 1.0)}) as sandbox, SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(3, 3600.0)])
+        create = intouch.contacts.create
+        work = asyncio.create_task(push(csv, create, row_type=NewContact, state=state))
+        async with asyncio.timeout(30):
+            # Nobody tells when they all wait.
+            while (stats := intouch.stats()).in_flight or stats.queued["background"] < 38:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            while (found := read_status(state)).done < stats.sent:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert (found.unknown, found.unknown_rows) == (0, ())
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+    found = read_status(state)
+    assert (found.done, found.unknown, found.running) == (2, 0, None)
+
+
+# --- Stopping and going on ------------------------------------------------------------
+
+
+@pytest.mark.looptime
+async def test_cancelled_it_lands_what_flies(state: Path) -> None:
+    """On cancellation calls on the wire end and are counted; no more are made; the rest is left."""
+    vendor = Vendor()
+    work = asyncio.create_task(push(range(100), vendor.take, concurrency=5, state=state))
+    await asyncio.sleep(0.25)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (len(vendor.held), vendor.calls) == (15, 15)
+    found = read_status(state)
+    assert (found.done, found.unknown, found.complete) == (15, 0, False)
+    report = await push(range(100), vendor.take, state=state)
+    assert report.done == 100
+    assert Counter(vendor.held) == Counter(range(100))
+
+
+@pytest.mark.looptime
+async def test_cancelled_twice_it_does_not_wait(state: Path) -> None:
+    """A second cancellation ends at once; what must not be repeated is unknown then."""
+
+    async def hang(_: int) -> None:
+        await asyncio.sleep(1e6)
+
+    work = asyncio.create_task(push(range(100), hang, concurrency=5, state=state))
+    await asyncio.sleep(1)
+    work.cancel()
+    await asyncio.sleep(1)
+    work.cancel()
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert asyncio.get_running_loop().time() - started < 1
+    assert read_status(state).unknown == 5
+
+
+@pytest.mark.looptime
+async def test_one_that_never_answers_is_not_waited_for_for_ever(state: Path) -> None:
+    """After thirty seconds of grace an interrupted run ends all the same."""
+
+    async def hang(_: int) -> None:
+        await asyncio.sleep(1e6)
+
+    work = asyncio.create_task(push(range(10), hang, state=state))
+    await asyncio.sleep(1)
+    started = asyncio.get_running_loop().time()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert 29 < asyncio.get_running_loop().time() - started < 32
+
+
+async def test_rows_added_at_the_end_are_pushed(csv: Path, state: Path) -> None:
+    """The same file with more rows goes on with the new ones."""
+    vendor = Vendor()
+    csv.write_text("n\n1\n2\n")
+    await push(csv, vendor.take, state=state)
+    csv.write_text("n\n1\n2\n3\n")
+    report = await push(csv, vendor.take, state=state)
+    assert (report.done, vendor.held[2:]) == (3, [{"n": "3"}])
+
+
+@pytest.mark.parametrize("text", ["n\n1\n9\n3\n", "n\n1\n"])
+async def test_a_changed_input_is_refused(csv: Path, state: Path, text: str) -> None:
+    """If rows that were read before differ or are gone, nothing is sent."""
+    vendor = Vendor()
+    csv.write_text("n\n1\n2\n")
+    await push(csv, vendor.take, state=state)
+    csv.write_text(text)
+    with pytest.raises(StateMismatchError, match="has changed since"):
+        await push(csv, vendor.take, state=state)
+    assert vendor.calls == 2
+
+
+@pytest.mark.looptime
+async def test_a_file_that_ends_in_the_middle_stops_the_run(tmp_path: Path, state: Path) -> None:
+    """Damage far down is told with file and line; what came before is delivered and saved."""
+    path = tmp_path / "rows.csv.gz"
+    whole = gzip.compress("\n".join(["n", *map(str, range(50_000))]).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+    vendor = Vendor()
+    with pytest.raises(BackfillStoppedError, match=r"rows\.csv\.gz, line \d+: ends in the middle"):
+        await push(path, vendor.take, state=state, concurrency=2000)
+    path.write_bytes(whole)
+    report = await push(path, vendor.take, state=state, concurrency=2000)
+    assert report.done == 50_000
+    assert len(vendor.held) == len({row["n"] for row in vendor.held}) == 50_000
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 40,000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_files")
+async def test_a_full_disk_stops_before_the_next_send(state: Path) -> None:
+    """When the journal cannot be written, nothing more is sent, and the state is good."""
+    vendor = Vendor()
+    with pytest.raises(StateError, match="cannot keep the state"):
+        await push(range(1000), vendor.take, state=state, concurrency=4)
+    sent = len(vendor.held)
+    assert 0 < sent < 1000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+    report = await push(range(1000), vendor.take, state=state)
+    assert report.done + report.unknown == 1000
+    assert report.unknown <= 8
+    assert Counter(vendor.held).most_common(1)[0][1] == 1
+
+
+# --- Manners --------------------------------------------------------------------------
+
+
+@pytest.mark.looptime
+async def test_it_works_in_the_background_and_tells_how_it_goes(state: Path) -> None:
+    """Calls are background ones of the job's flow; progress comes every second, and at the end."""
+    told: list[Progress] = []
+    lanes: set[tuple[Priority, str | None]] = set()
+
+    async def target(_: int) -> None:
+        lane = current_lane()
+        assert lane is not None
+        lanes.add((lane.priority, lane.flow))
+        await asyncio.sleep(0.1)
+
+    report = await push(
+        range(100), target, state=state, concurrency=2, progress=told.append, flow="mine"
+    )
+    assert lanes == {(Priority.BACKGROUND, "mine")}
+    assert 4.9 < report.seconds < 5.5
+    assert 5 <= len(told) <= 6
+    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
+    assert told[-1].done == 100
+    assert 18 < told[-1].rate < 21

@@ -1,0 +1,103 @@
+"""Rows become what an operation takes, or say which field does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import UNSET, UnsetType
+
+from asyncclients import ConfigurationError, InputError
+from asyncclients.backfill import Renaming
+from asyncclients.backfill.shape import Map, Shape, nested
+from asyncclients.backfill.sources import open_source
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    place_name: str
+    height: float
+    extra: dict[str, Any] | UnsetType = UNSET
+    is_open: bool | UnsetType = UNSET
+
+
+def test_texts_become_what_the_row_type_says() -> None:
+    """CSV texts become numbers and booleans; Python's names and the wire's are both good."""
+    shape = Shape(Place, None)
+    expected = Place(place_name="x", height=1.5, is_open=True)
+    row = {"place_name": "x", "height": "1.5", "is_open": "true"}
+    assert shape.make(row, lax=True) == expected
+    row = {"placeName": "x", "height": "1.5", "isOpen": "true"}
+    assert shape.make(row, lax=True) == expected
+    assert shape.make(expected, lax=False) is expected
+
+
+def test_types_are_strict_where_the_source_has_types() -> None:
+    """In JSON a text is not a number."""
+    with pytest.raises(ValueError, match="height"):
+        Shape(Place, None).make({"place_name": "x", "height": "1"}, lax=False)
+
+
+def test_a_complaint_quotes_the_value() -> None:
+    """A wrong value is named with its field."""
+    with pytest.raises(ValueError, match=r"height.*'tall'"):
+        Shape(Place, None).make({"place_name": "x", "height": "tall"}, lax=True)
+
+
+def test_dotted_names_nest() -> None:
+    """`a.b` is `b` in `a`; a contradiction is refused."""
+    assert nested({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
+    with pytest.raises(ValueError, match="contradicts"):
+        nested({"a": 1, "a.b": 2})
+
+
+def test_a_map_comes_first_and_may_skip() -> None:
+    """What `map` makes is converted; None skips the row; without a type it is sent as it is."""
+    shape = Shape(Place, lambda row: {"place_name": row["n"], "height": 1} if row["n"] else None)
+    assert shape.make({"n": "x"}, lax=True) == Place(place_name="x", height=1.0)
+    assert shape.make({"n": ""}, lax=True) is None
+    assert Shape(None, lambda row: row["n"]).make({"n": 7}, lax=True) == 7
+
+
+def test_renaming() -> None:
+    """Columns are renamed, dropped and kept; fixed values are added below them."""
+    renaming = Renaming({"Name": "place_name", "junk": ""}, {"height": "3", "x": 1})
+    assert renaming({"Name": "a", "junk": 1, "height": "4"}) == {
+        "place_name": "a",
+        "height": "4",
+        "x": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("map_", "words"),
+    [
+        (None, "no column height"),
+        (Renaming({"nome": "place_name"}), "no column 'nome'"),
+        (Renaming({"name": "place_name"}), "no column height"),
+        (Renaming({"name": "place_name"}, {"height": 1}), ""),
+        (dict, ""),
+    ],
+)
+async def test_a_missing_column_is_found_in_the_header(
+    tmp_path: Path, map_: Map | None, words: str
+) -> None:
+    """No row is read, and nothing sent, where the header shows that no row can fit."""
+    path = tmp_path / "x.csv"
+    path.write_text("name,placeName\n")
+    source = await open_source(path)
+    try:
+        if words:
+            with pytest.raises(InputError, match=words):
+                Shape(Place, map_).check(source)
+        else:
+            Shape(Place, map_).check(source)
+    finally:
+        await source.aclose()
+
+
+def test_a_row_type_is_a_struct() -> None:
+    """Anything else is refused at once, with the remedy."""
+    with pytest.raises(ConfigurationError, match="msgspec Struct"):
+        Shape(dict, None)
