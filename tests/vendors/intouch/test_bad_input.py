@@ -1,0 +1,184 @@
+"""Bad input and bad answers: each ends in its named error, says what to do, and nothing leaks.
+
+No call hangs, no output holds the credential, and the next call works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from asyncclients import (
+    AsyncClientsError,
+    AttemptTimeoutError,
+    ConfigurationError,
+    DecodeError,
+    DisconnectedError,
+    ForbiddenError,
+    IntouchClient,
+    NotFoundError,
+    OutcomeUnknownError,
+    PaginationError,
+    RateLimitedError,
+    ResponseTooLargeError,
+    SessionPool,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+)
+from asyncclients.sandbox import Sandbox, cut, drop, hang, html, redirect, status
+from asyncclients.sandbox.faults import Fault
+from asyncclients.vendors.intouch import NewContact
+from tests.fakes import answers, byte_server, http, leaks
+
+pytestmark = pytest.mark.looptime
+
+BOMB = status(200, gzip.compress(b" " * 100_000_000), {"Content-Encoding": "gzip"})
+REPEATED = status(
+    200,
+    b'{"data": [{"uuid": "u", "name": "n"}], "current_page": 1, "last_page": 9, "total": 9}',
+    {"Content-Type": "application/json"},
+)
+WRONG_KEY = status(401, b'{"message": "Missing Authentication Token"}')
+
+
+async def read(client: IntouchClient) -> None:
+    """A call that may be repeated."""
+    await client.tags.get("u")
+
+
+async def write(client: IntouchClient) -> None:
+    """A call that must not be."""
+    await client.tags.create("t")
+
+
+async def walk(client: IntouchClient) -> None:
+    """A list, to its end."""
+    async for _ in client.tags.list():
+        pass
+
+
+Call = Callable[[IntouchClient], Awaitable[None]]
+CASES: dict[str, tuple[Fault, Call, type[AsyncClientsError], str]] = {
+    "no key": (WRONG_KEY, read, UnauthorizedError, "Check INTOUCH_API_KEY"),
+    "html": (html(), read, DecodeError, "check base_url"),
+    "html, written": (html(), write, DecodeError, "check base_url"),
+    "cut": (cut(), walk, DisconnectedError, "network"),
+    "cut, written": (cut(), write, OutcomeUnknownError, "look at the vendor's side"),
+    "bomb": (BOMB, read, ResponseTooLargeError, "max_response_bytes"),
+    "redirect": (
+        redirect("https://evil.example/x", 307),
+        read,
+        UnexpectedRedirectError,
+        "never followed",
+    ),
+    "redirect, written": (
+        redirect("https://evil.example/x", 307),
+        write,
+        UnexpectedRedirectError,
+        "never followed",
+    ),
+    "dropped": (drop(), read, DisconnectedError, "network"),
+    "dropped, written": (drop(), write, OutcomeUnknownError, "look at the vendor's side"),
+    "silent": (hang(), read, AttemptTimeoutError, "timeout="),
+    "silent, written": (hang(), write, OutcomeUnknownError, "look at the vendor's side"),
+    "repeats": (REPEATED, walk, PaginationError, "repeats a page"),
+    "spent": (
+        status(429, b'{"message": "Limit Exceeded"}'),
+        read,
+        RateLimitedError,
+        "waiting seconds will not help",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_a_bad_answer(
+    name: str, sandbox: Sandbox, intouch: IntouchClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The named error, its advice, no credential anywhere, in bounded time; then it works again."""
+    caplog.set_level(logging.DEBUG)
+    fault, call, expected, remedy = CASES[name]
+    key = sandbox.environ["INTOUCH_API_KEY"]
+    sandbox.fail("intouch", fault, times=None)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(expected, match=re.escape(remedy)) as caught:
+        await call(intouch)
+    assert type(caught.value) is expected
+    assert asyncio.get_running_loop().time() - began < 300
+    assert caught.value.operation
+    assert caught.value.vendor == "intouch"
+    assert leaks(caught.value, key) == []
+    assert key not in caplog.text
+    sandbox.heal("intouch")
+    assert (await intouch.tags.create("next")).name == "next"
+    assert intouch.stats().in_flight == 0
+
+
+async def test_a_wrong_key(sandbox: Sandbox) -> None:
+    """403 as API Gateway has it: the advice names both causes, the key and the path."""
+    environ = sandbox.environ | {"INTOUCH_API_KEY": "ii_wrong-and-secret-key"}
+    async with SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, environ)
+        with pytest.raises(ForbiddenError, match="check INTOUCH_API_KEY and base_url") as caught:
+            await intouch.tags.create("x")
+        assert caught.value.attempts == 1
+        assert leaks(caught.value, "ii_wrong-and-secret-key") == []
+    async with SessionPool() as pool:
+        assert await IntouchClient.from_env(pool, sandbox.environ).tags.list().first() is None
+
+
+def test_a_missing_variable() -> None:
+    """Named, with what to do."""
+    with pytest.raises(ConfigurationError, match="INTOUCH_API_KEY is not set") as caught:
+        IntouchClient.from_env(SessionPool(), {})
+    assert "Set INTOUCH_API_KEY" in str(caught.value)
+
+
+def test_an_address_in_the_clear() -> None:
+    """http:// beyond loopback is refused: the key would travel readable."""
+    with pytest.raises(ConfigurationError, match="https") as caught:
+        IntouchClient(SessionPool(), api_key="ii_secret_key", base_url="http://api.example.com/")
+    assert leaks(caught.value, "ii_secret_key") == []
+    environ = {"INTOUCH_API_KEY": "ii_secret_key", "INTOUCH_BASE_URL": "http://api.example.com/"}
+    with pytest.raises(ConfigurationError, match="INTOUCH_BASE_URL is not https"):
+        IntouchClient.from_env(SessionPool(), environ)
+
+
+async def test_an_id_that_climbs(sandbox: Sandbox, intouch: IntouchClient) -> None:
+    """`../admin` travels as one segment and is not found; a bare `..` is refused here."""
+    with pytest.raises(NotFoundError):
+        await intouch.contacts.get("../admin")
+    assert sandbox.requests("intouch")[-1].path == "/public/v1/contacts/..%2Fadmin"
+    before = len(sandbox.requests("intouch"))
+    missing: Any = None
+    for uuid in ("..", ".", "", "a\nb", missing):
+        for call in (intouch.contacts.get, intouch.contacts.delete, intouch.contacts.subscribe):
+            with pytest.raises(ValueError, match="uuid must not"):
+                await call(uuid)
+    assert len(sandbox.requests("intouch")) == before
+
+
+async def test_the_key_goes_nowhere_else() -> None:
+    """A 307 with the body of a creation: the other server hears nothing."""
+    async with byte_server(answers(http())) as other:
+        moved = http(307, headers={"Location": other.url + "public/v1/contacts"})
+        async with byte_server(answers(moved)) as server, SessionPool() as pool:
+            intouch = IntouchClient(pool, api_key="ii_secret_key", base_url=server.url)
+            with pytest.raises(UnexpectedRedirectError) as caught:
+                await intouch.contacts.create(NewContact(email="a@example.com"))
+            assert caught.value.location == other.url + "public/v1/contacts"
+            assert leaks(caught.value, "ii_secret_key") == []
+        assert other.arrived == []
+
+
+async def test_a_file_that_was_read_whole() -> None:
+    """A key with its newline is refused when the client is made, not when it is used."""
+    with pytest.raises(ConfigurationError, match="newline at its end") as caught:
+        IntouchClient(SessionPool(), api_key="ii_secret_key\n")
+    assert leaks(caught.value, "ii_secret_key") == []

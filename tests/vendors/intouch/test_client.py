@@ -1,0 +1,144 @@
+"""The client against the pretend Intouch, strict limit and all, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid1
+
+import pytest
+
+from asyncclients import (
+    IntouchClient,
+    NotFoundError,
+    OutcomeUnknownError,
+    SessionPool,
+    UnprocessableEntityError,
+)
+from asyncclients.sandbox import Sandbox, drop, status
+from asyncclients.vendors.intouch import (
+    ContactUpdate,
+    HierarchyUpdate,
+    NewContact,
+    NewHierarchy,
+)
+
+pytestmark = pytest.mark.looptime
+
+
+async def test_tags(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """Made, read, renamed, listed, deleted; a second deletion finds nothing."""
+    tag = await intouch.tags.create("a")
+    assert (await intouch.tags.update(tag.uuid, "b")).name == "b"
+    assert (await intouch.tags.get(tag.uuid)).name == "b"
+    assert [found.name async for found in intouch.tags.list()] == ["b"]
+    await intouch.tags.delete(tag.uuid)
+    assert sandbox.state("intouch").tags == {}
+    with pytest.raises(NotFoundError):
+        await intouch.tags.delete(tag.uuid)
+
+
+async def test_hierarchies(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """A node under the root, moved under another, and deleted; a parent must exist."""
+    root = sandbox.state("intouch").root_uuid
+    new = NewHierarchy(name="Ottawa", type="generic", parent_uuid=root)
+    one, two = await intouch.hierarchies.create(new), await intouch.hierarchies.create(new)
+    assert one.client_code
+    moved = await intouch.hierarchies.update(two.uuid, HierarchyUpdate(parent_uuid=one.uuid))
+    assert moved.parent_uuid == one.uuid
+    assert (await intouch.hierarchies.get(two.uuid)) == moved
+    assert {n.uuid async for n in intouch.hierarchies.list(search="Ottawa")} == {one.uuid, two.uuid}
+    await intouch.hierarchies.delete(two.uuid)
+    orphan = NewHierarchy(name="x", type="generic", parent_uuid=str(uuid1()))
+    with pytest.raises(UnprocessableEntityError) as caught:
+        await intouch.hierarchies.create(orphan)
+    assert isinstance(caught.value.errors, dict)
+    assert "parent_uuid" in caught.value.errors
+
+
+async def test_contacts(intouch: IntouchClient) -> None:
+    """Made, read, changed, unsubscribed and back, deleted; an email is taken once."""
+    new = NewContact(email="a@example.com", first_name="A", custom_fields={"visits": 3})
+    contact = await intouch.contacts.create(new)
+    assert (contact.custom_fields, contact.last_name) == ({"visits": 3}, None)
+    changed = await intouch.contacts.update(contact.uuid, ContactUpdate(first_name=None))
+    assert (changed.first_name, changed.email) == (None, "a@example.com")
+    assert (await intouch.contacts.unsubscribe(contact.uuid)).status == "unsubscribed"
+    assert (await intouch.contacts.subscribe(contact.uuid)).status == "subscribed"
+    assert (await intouch.contacts.get(contact.uuid)).email == "a@example.com"
+    with pytest.raises(UnprocessableEntityError) as caught:
+        await intouch.contacts.create(new)
+    assert caught.value.errors == {"email": ["The email has already been taken."]}
+    await intouch.contacts.delete(contact.uuid)
+    assert await intouch.contacts.list().first() is None
+
+
+async def test_external_programs(intouch: IntouchClient) -> None:
+    """A record is added, and replaced under the id that its meta holds."""
+    program = str(uuid1())
+    record = await intouch.external_programs.add_record(program, {"book_name": "The Shining"})
+    document = record.meta["document_id"]
+    again = await intouch.external_programs.update_record(program, document, {"book_name": "It"})
+    assert (again.data, again.meta["document_id"]) == ({"book_name": "It"}, document)
+
+
+async def test_pages(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """Sixty contacts are three pages and three requests, each item once, in order."""
+    state = sandbox.state("intouch")
+    tags = [await intouch.tags.create(f"tag {n:02}") for n in range(60)]
+    before = len(sandbox.requests("intouch"))
+    listed = [tag async for tag in intouch.tags.list(sort_by="name")]
+    assert [tag.uuid for tag in listed] == [tag.uuid for tag in tags] == list(state.tags)
+    assert len(sandbox.requests("intouch")) - before == 3
+    pages = [page async for page in intouch.tags.list(limit=20).pages()]
+    assert [(page.number, len(page.items), page.total, page.last) for page in pages] == [
+        (1, 20, 60, False),
+        (2, 20, 60, False),
+        (3, 20, 60, True),
+    ]
+    assert [tag.name async for tag in intouch.tags.list(page=3, order="desc")] == [
+        f"tag {n:02}" for n in range(9, -1, -1)
+    ]
+
+
+async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """A hundred calls at once against 2 per second: none refused, and little of it unused."""
+    began = asyncio.get_running_loop().time()
+    await asyncio.gather(*(intouch.tags.create(f"{n}") for n in range(100)))
+    assert sandbox.refused("intouch") == 0
+    assert asyncio.get_running_loop().time() - began <= 52.0
+    assert intouch.stats().sent == 100
+
+
+async def test_two_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
+    """Built apart, used together: still nothing refused."""
+    async with SessionPool() as pool:
+        one, two = (IntouchClient.from_env(pool, sandbox.environ) for _ in range(2))
+        await asyncio.gather(*(client.tags.create("x") for client in (one, two) * 10))
+    assert sandbox.refused("intouch") == 0
+
+
+async def test_a_lost_creation_is_not_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """The vendor did it and the answer was lost: one tag, and an error that says to look."""
+    sandbox.fail("intouch", drop(committed=True))
+    with pytest.raises(OutcomeUnknownError, match="look at the vendor's side"):
+        await intouch.tags.create("once")
+    assert len(sandbox.state("intouch").tags) == 1
+    sandbox.fail("intouch", status(502, committed=True))
+    with pytest.raises(OutcomeUnknownError):
+        await intouch.tags.create("twice")
+    assert len(sandbox.state("intouch").tags) == 2
+
+
+async def test_a_lost_deletion_is_done(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """Deleted, the answer lost, repeated, 404: that is what was asked."""
+    tag = await intouch.tags.create("a")
+    sandbox.fail("intouch", drop(committed=True))
+    await intouch.tags.delete(tag.uuid)
+    assert [arrival.status for arrival in sandbox.requests("intouch")][-2:] == [None, 404]
+
+
+async def test_a_lost_change_is_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """PUT sets the same state again."""
+    tag = await intouch.tags.create("a")
+    sandbox.fail("intouch", drop(committed=True))
+    assert (await intouch.tags.update(tag.uuid, "b")).name == "b"
