@@ -1,0 +1,167 @@
+"""Access tokens shared through a real server: one request for all, and never an old one back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+import redis
+
+from asyncclients import DigitalOnboardingClient, SessionPool
+from asyncclients.core.auth import Token, bearer
+from asyncclients.core.secret import Secret
+from asyncclients.core.tokens import TokenCache
+from asyncclients.errors import ConfigurationError, TokenEndpointError
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores import RedisTokens
+
+from .server import command, free_port
+
+
+class Vendor:
+    """Gives out numbered tokens after *takes* seconds, or fails."""
+
+    def __init__(self, *, takes: float = 0.05, lives: float = 100.0) -> None:
+        self.takes, self.lives = takes, lives
+        self.refresh = math.inf
+        self.asked = 0
+        self.failing = False
+
+    async def fetch(self) -> Token:
+        self.asked += 1
+        number = self.asked
+        await asyncio.sleep(self.takes)
+        if self.failing:
+            raise TokenEndpointError("down")
+        now = asyncio.get_running_loop().time()
+        return bearer(Secret(f"canary-{number}"), now + self.lives, now + self.refresh)
+
+    def process(self, url: str) -> TokenCache:
+        return TokenCache("scope", self.fetch, RedisTokens(url))
+
+
+@pytest.fixture
+def vendor() -> Vendor:
+    return Vendor()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_one_token_request_for_eight_processes(url: str, vendor: Vendor) -> None:
+    """Eight processes need a token at the same time: one asks, all have the same."""
+    processes = [vendor.process(url) for _ in range(8)]
+    tokens = await asyncio.gather(*(process.get(now()) for process in processes))
+    assert vendor.asked == 1
+    assert {token.value.reveal() for token in tokens} == {"canary-1"}
+    assert all(90 < token.expires_at - now() <= 100.1 for token in tokens)
+
+
+async def test_a_refused_token_is_renewed_once(url: str, vendor: Vendor) -> None:
+    """The vendor refuses the token of all eight: one asks for the next."""
+    processes = [vendor.process(url) for _ in range(8)]
+    olds = await asyncio.gather(*(process.get(now()) for process in processes))
+
+    async def renew(process: TokenCache, old: Token) -> Token:
+        await process.forget(old)
+        return await process.get(now())
+
+    tokens = await asyncio.gather(*map(renew, processes, olds))
+    assert vendor.asked == 2
+    assert {token.value.reveal() for token in tokens} == {"canary-2"}
+
+
+async def test_a_token_near_its_end_is_renewed_once(url: str, vendor: Vendor) -> None:
+    """All eight see that the token is to be renewed: one asks, nobody waits, all get the next."""
+    vendor.refresh = 0.2
+    processes = [vendor.process(url) for _ in range(8)]
+    await asyncio.gather(*(process.get(now()) for process in processes))
+    await asyncio.sleep(0.25)
+    vendor.refresh = math.inf
+    used = [process.current(now()) for process in processes]
+    assert all(token is not None for token in used)
+    await asyncio.sleep(0.4)
+    assert vendor.asked == 2
+    for process in processes:
+        token = process.current(now())
+        assert token is not None
+        assert token.value.reveal() == "canary-2"
+
+
+async def test_a_failure_lets_the_next_try_at_once(url: str, vendor: Vendor) -> None:
+    """The one that asked got none: the lock is given back, and another process asks."""
+    vendor.failing = True
+    with pytest.raises(TokenEndpointError):
+        await vendor.process(url).get(now())
+    vendor.failing = False
+    before = now()
+    await vendor.process(url).get(now())
+    assert now() - before < 1
+
+
+async def test_a_late_process_overwrites_nothing(url: str) -> None:
+    """A process that lost its lock comes back late: its older token is not kept."""
+    late, early = RedisTokens(url), RedisTokens(url)
+    assert await late.load("scope", now()) is None
+    command(url, "DEL", "asyncclients:{scope}:lock")  # as if it had expired
+    assert await early.load("scope", now()) is None
+    await early.save("scope", bearer(Secret("second"), now() + 50), now())
+    await late.save("scope", bearer(Secret("first"), now() + 50), now())
+    kept = await RedisTokens(url).load("scope", now())
+    assert kept is not None
+    assert kept.value.reveal() == "second"
+
+
+async def test_only_the_token_that_failed_is_dropped(url: str) -> None:
+    """A process that still holds an old token does not drop the new one."""
+    tokens = RedisTokens(url)
+    assert await tokens.load("scope", now()) is None
+    new = bearer(Secret("new"), now() + 50)
+    await tokens.save("scope", new, now())
+    await tokens.drop("scope", bearer(Secret("old"), now() + 50))
+    kept = await tokens.load("scope", now())
+    assert kept is not None
+    await tokens.drop("scope", new)
+    assert await tokens.load("scope", now()) is None
+
+
+async def test_it_leaves_with_the_token(url: str) -> None:
+    """What is kept expires when the token does, under a name without a credential."""
+    tokens = RedisTokens(url)
+    await tokens.load("scope", now())
+    await tokens.save("scope", bearer(Secret("canary"), now() + 30), now())
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        assert 29_000 < client.pttl("asyncclients:{scope}:token") <= 30_000
+        assert not [name for name in client.scan_iter() if "canary" in name]
+    assert "canary" not in repr(tokens)
+
+
+async def test_a_silent_store_stops_no_call(
+    vendor: Vendor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No store: each process asks for a token of its own, and says so in the log."""
+    token = await vendor.process(f"redis://127.0.0.1:{free_port()}/0").get(now())
+    assert token.value.reveal() == "canary-1"
+    assert "alone" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_a_wrong_url_is_refused_at_once() -> None:
+    """What is no Redis URL is a ConfigurationError at construction."""
+    with pytest.raises(ConfigurationError):
+        RedisTokens("memcached://localhost")
+
+
+async def test_eight_pools_log_in_once(url: str) -> None:
+    """The whole way: eight pools call Digital Onboarding, its token endpoint is asked once."""
+    async with Sandbox(quotas={"digital_onboarding": (1000, 1.0)}) as sandbox:
+        pools = [SessionPool(tokens=RedisTokens(url)) for _ in range(8)]
+        clients = [DigitalOnboardingClient.from_env(pool, sandbox.environ) for pool in pools]
+        await asyncio.gather(*(client.templates.list() for client in clients))
+        for pool in pools:
+            await pool.aclose()
+        paths = [arrival.path for arrival in sandbox.requests("digital_onboarding")]
+        assert len([path for path in paths if path.endswith("/oauth2/token")]) == 1
+        assert len(paths) == 9

@@ -1,0 +1,150 @@
+"""Quotas shared through one file: the same rules, and what may happen to a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from asyncclients import ConfigurationError, IntouchClient, SessionPool
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores import FileLimits
+from asyncclients.stores.ledger import Ledger
+from asyncclients.stores.sqlite import FileLedgers
+from asyncclients.stores.terms import StoreSilentError
+
+from .test_ledger import SECOND, claim
+
+
+async def test_two_lines_share_one_window(tmp_path: Path) -> None:
+    """Two processes, one file, two slots: the third claim gets none."""
+    ours, theirs = (FileLedgers(tmp_path / "limits.db") for _ in range(2))
+    assert len((await ours.exchange("s", claim(me="a", wanted=1))).opens) == 1
+    assert len((await theirs.exchange("s", claim(me="b", wanted=1))).opens) == 1
+    assert (await ours.exchange("s", claim(me="a", wanted=1, first=2))).opens == ()
+    assert len((await ours.exchange("other", claim(me="a", wanted=1))).opens) == 1
+    await ours.aclose()
+    await theirs.aclose()
+
+
+async def test_the_window_outlives_the_process(tmp_path: Path) -> None:
+    """A process that starts anew finds what the last one used."""
+    path = tmp_path / "limits.db"
+    first = FileLedgers(path)
+    await first.exchange("s", claim(me="a", wanted=2))
+    await first.aclose()
+    second = FileLedgers(path)
+    assert (await second.exchange("s", claim(me="b", wanted=1))).opens == ()
+    await second.aclose()
+
+
+async def test_it_is_its_owner_s_alone(tmp_path: Path) -> None:
+    """The file is made with mode 0600, whatever the umask."""
+    before = os.umask(0)
+    try:
+        ledgers = FileLedgers(tmp_path / "limits.db")
+        await ledgers.exchange("s", claim())
+        await ledgers.aclose()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "limits.db").stat().st_mode) == 0o600
+
+
+async def test_a_file_that_is_removed_counts_as_spent(tmp_path: Path) -> None:
+    """Removed under a process at work: a new one is made, and its window counts as spent."""
+    path = tmp_path / "limits.db"
+    ledgers = FileLedgers(path)
+    epoch = (await ledgers.exchange("s", claim(wanted=1))).epoch
+    for name in tmp_path.iterdir():
+        name.unlink()
+    lost = await ledgers.exchange("s", claim(epoch=epoch, fresh="e2", wanted=1))
+    assert (lost.opens, lost.epoch) == ((), "e2")
+    assert path.exists()
+    await ledgers.aclose()
+
+
+async def test_a_ledger_from_before_the_host_s_start(tmp_path: Path) -> None:
+    """A ledger of the clock's future is of another boot: the window counts as spent."""
+    path = tmp_path / "limits.db"
+    ledgers = FileLedgers(path)
+    await ledgers.exchange("s", claim(wanted=1))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE ledger SET at = at + ?", (10**15,))
+    connection.close()
+    assert (await ledgers.exchange("s", claim(me="b", wanted=1))).opens == ()
+    await ledgers.aclose()
+
+
+async def test_what_another_version_wrote_counts_as_spent(tmp_path: Path) -> None:
+    """A state that cannot be read is no error and no free window."""
+    path = tmp_path / "limits.db"
+    ledgers = FileLedgers(path)
+    await ledgers.exchange("s", claim())
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE ledger SET state = ?", (b"\xc1",))
+    connection.close()
+    assert (await ledgers.exchange("s", claim(wanted=1))).opens == ()
+    await ledgers.aclose()
+
+
+async def test_a_locked_file_is_a_silent_store(tmp_path: Path) -> None:
+    """Somebody holds the file: silence, in bounded time, and no claim taken in."""
+    path = tmp_path / "limits.db"
+    ledgers = FileLedgers(path)
+    await ledgers.exchange("s", claim())
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    with pytest.raises(StoreSilentError, match="locked"):
+        await ledgers.exchange("s", claim(wanted=1))
+    assert loop.time() - before < 2
+    holder.rollback()
+    holder.close()
+    assert len((await ledgers.exchange("s", claim(wanted=2, first=2))).opens) == 2
+    await ledgers.aclose()
+
+
+@pytest.mark.parametrize("kind", ["a text", "a directory", "nowhere"])
+async def test_an_unusable_path_is_said_at_the_first_call(tmp_path: Path, kind: str) -> None:
+    """No SQLite file, no file, no directory: a ConfigurationError that names the path."""
+    path = tmp_path / "limits.db"
+    if kind == "a text":
+        path.write_text("dear diary, " * 100)
+    elif kind == "a directory":
+        path.mkdir()
+    else:
+        path = tmp_path / "missing" / "limits.db"
+    async with Sandbox() as sandbox, SessionPool(limits=FileLimits(path)) as pool:
+        client = IntouchClient.from_env(pool, sandbox.environ)
+        with pytest.raises(ConfigurationError, match=r"limits\.db"):
+            await client.tags.list(limit=1).first()
+
+
+async def test_old_ledgers_are_swept(tmp_path: Path) -> None:
+    """A scope that nobody used for long leaves the file when it is next opened."""
+    path = tmp_path / "limits.db"
+    ledgers = FileLedgers(path)
+    await ledgers.exchange("old", claim())
+    await ledgers.aclose()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE ledger SET at = at - ?", (3600 * SECOND,))
+    connection.close()
+    again = FileLedgers(path)
+    await again.exchange("new", claim())
+    await again.aclose()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT scope FROM ledger").fetchall() == [("new",)]
+    connection.close()
+
+
+def test_a_ledger_survives_its_encoding() -> None:
+    """What is written is read back whole."""
+    ledger = Ledger()
+    ledger.exchange(claim(wanted=2, beat=True), 10**12)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=Ledger) == ledger
