@@ -1,0 +1,145 @@
+"""Every operation of every vendor, from its row in the endpoint table to the wire.
+
+The operations are found in the code, not listed here: a method without an endpoint, an
+endpoint without a method, or either without a call in `operations.py` fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+import asyncclients
+from asyncclients import Quota, SessionPool
+from asyncclients.core.client import VendorClient
+from asyncclients.core.endpoint import Endpoint, Resource, endpoint_of
+from asyncclients.sandbox import Sandbox
+from tests.vendors.operations import CALLS
+
+CLIENTS: Final = {
+    "intouch": "IntouchClient",
+    "totango": "TotangoClient",
+    "intempt": "IntemptClient",
+    "emma": "EmmaClient",
+    "digital_onboarding": "DigitalOnboardingClient",
+}
+NOT_OPERATIONS: Final = {"create_many"}
+"""Public methods of resources that call operations, and are none themselves."""
+
+
+def table(vendor: str) -> list[Endpoint[Any]]:
+    """The endpoints that stand in the vendor's client module."""
+    module = import_module(f"asyncclients.vendors.{vendor}.client")
+    return [value for value in vars(module).values() if isinstance(value, Endpoint)]
+
+
+def second_step(endpoint: Endpoint[Any]) -> bool:
+    """Does it go to where an answer led, instead of to the vendor?"""
+    return endpoint.path == "{link}"
+
+
+def client_of(vendor: str, pool: SessionPool, environ: dict[str, str]) -> VendorClient:
+    cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
+    return cls.from_env(pool, environ, quotas=[Quota(10_000, 1.0)])
+
+
+def methods(client: VendorClient) -> Iterator[tuple[str, Any]]:
+    """Public methods by name, as in `contacts.create`: the resources', and the client's own."""
+    for resource, held in vars(client).items():
+        if isinstance(held, Resource):
+            for name, method in inspect.getmembers(held, callable):
+                if not name.startswith("_"):
+                    yield f"{resource}.{name}", method
+    for name, method in inspect.getmembers(client, callable):
+        if not name.startswith("_") and name not in dir(VendorClient):
+            yield name, method
+
+
+@pytest.mark.parametrize("vendor", CLIENTS)
+async def test_each_method_has_its_endpoint_and_each_endpoint_its_method(
+    vendor: str, sandbox: Sandbox, pool: SessionPool
+) -> None:
+    """Methods, endpoints and the calls tried here are the same, each by the same name."""
+    found = {
+        name: endpoint_of(method)
+        for name, method in methods(client_of(vendor, pool, sandbox.environ))
+        if name.rpartition(".")[2] not in NOT_OPERATIONS
+    }
+    endpoints = {e.operation: e for e in table(vendor) if not second_step(e)}
+    assert found == endpoints
+    assert CALLS[vendor].keys() == endpoints.keys()
+
+
+def test_there_are_51_operations() -> None:
+    """What the five manuals describe: 50 in the tables, and the request for a token.
+
+    Touchpoints of Totango are events of one type: two methods, one operation of the manual.
+    """
+    distinct = [
+        {msgspec.structs.replace(endpoint, operation="") for endpoint in table(vendor)}
+        for vendor in CLIENTS
+    ]
+    token = 1
+    assert [len(found) for found in distinct] == [19, 7, 10, 9, 5]
+    assert sum(len(found) for found in distinct) + token == 51
+
+
+@pytest.mark.parametrize(
+    ("vendor", "operation"), [(vendor, name) for vendor, calls in CALLS.items() for name in calls]
+)
+async def test_an_operation_arrives_as_its_endpoint_says(
+    vendor: Any, operation: str, sandbox: Sandbox, pool: SessionPool
+) -> None:
+    """Method and path at the vendor are those of the endpoint, and the vendor takes the call."""
+    client = client_of(vendor, pool, sandbox.environ)
+    await CALLS[vendor][operation](client, sandbox.state(vendor))
+    (endpoint,) = (e for e in table(vendor) if e.operation == operation and not second_step(e))
+    arrival = sandbox.requests(vendor)[-1]
+    assert arrival.method == endpoint.method
+    path = below_the_base(arrival.path, sandbox.url(vendor))
+    assert re.fullmatch(pattern(endpoint), path), path
+    assert arrival.status is not None
+    assert arrival.status < 400
+    assert not {found.status for found in sandbox.requests(vendor)} & {401, 404, 405, 429}
+
+
+def below_the_base(path: str, base_url: str) -> str:
+    return path.removeprefix(urlsplit(base_url).path)
+
+
+def pattern(endpoint: Endpoint[Any]) -> str:
+    """The paths that an endpoint's template stands for: one segment for each placeholder."""
+    return re.sub(r"\\{\w+\\}", "[^/]+", re.escape(endpoint.path))
+
+
+async def test_an_upload_puts_the_file_where_the_answer_led(
+    sandbox: Sandbox, pool: SessionPool
+) -> None:
+    """The second step of an upload, to another host, with nothing of ours but the bytes."""
+    (endpoint,) = (e for e in table("intempt") if second_step(e))
+    client = client_of("intempt", pool, sandbox.environ)
+    await CALLS["intempt"]["collections.upload_csv"](client, sandbox.state("intempt"))
+    (asked,) = sandbox.requests("intempt")
+    (put,) = sandbox.requests("storage")
+    assert (asked.method, asked.status, asked.body) == ("POST", 307, b"")
+    assert (put.method, put.status, put.body) == (endpoint.method, 200, b"id,name\n1,blue\n")
+    assert put.headers["Content-Length"] == "15"
+    assert sandbox.environ["INTEMPT_API_KEY"] not in str(put.headers)
+
+
+async def test_a_token_is_asked_for_as_oauth_has_it(sandbox: Sandbox, pool: SessionPool) -> None:
+    """One POST with a form and HTTP Basic, and nothing in the query string."""
+    client = client_of("digital_onboarding", pool, sandbox.environ)
+    await CALLS["digital_onboarding"]["templates.list"](client, None)
+    token, _ = sandbox.requests("digital_onboarding")
+    assert (token.method, token.path, token.status) == ("POST", "/oauth2/token", 200)
+    assert (token.query, token.body) == ((), b"grant_type=client_credentials")
+    assert token.headers["Content-Type"] == "application/x-www-form-urlencoded"
+    assert token.headers["Authorization"].startswith("Basic ")
