@@ -1,0 +1,470 @@
+"""Pull: the file is the vendor's list, or the report says what is not proved."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from asyncclients import (
+    BackfillStoppedError,
+    ConnectError,
+    DecodeError,
+    InputError,
+    IntouchClient,
+    PaginationError,
+    Quota,
+    SessionPool,
+    StateMismatchError,
+)
+from asyncclients.backfill import Progress, pull, read_status
+from asyncclients.backfill.checkpoint import Checkpoint
+from asyncclients.backfill.parquet import pyarrow
+from asyncclients.core.paging import Page, Paginator
+from asyncclients.sandbox import Sandbox
+
+
+class Item(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    name: str = "x"
+    at: datetime | None = None
+    tags: list[str] | None = None
+
+
+class Server:
+    """A list in pages of ten; *before* a page is answered, the list may change."""
+
+    def __init__(self, items: int, *, total: bool = True) -> None:
+        self.items: list[Any] = [Item(id=number) for number in range(items)]
+        self.asked: list[int] = []
+        self.before: Callable[[int], None] = lambda _: None
+        self._total = total
+        self.under_way = self.most_under_way = 0
+
+    async def page(self, number: int) -> Page[Any]:
+        self.asked.append(number)
+        self.under_way += 1
+        self.most_under_way = max(self.under_way, self.most_under_way)
+        await asyncio.sleep(0.01)
+        self.under_way -= 1
+        self.before(number)
+        items = self.items[10 * number - 10 : 10 * number]
+        last = 10 * number >= len(self.items)
+        total = len(self.items) if self._total else None
+        return Page(items=items, number=number, total=total, last=last)
+
+    def list(self) -> Paginator[Any]:
+        return Paginator(self.page)
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "pull.db"
+
+
+def ids(path: Path) -> list[int]:
+    return [msgspec.json.decode(line)["id"] for line in path.read_bytes().splitlines()]
+
+
+# --- The list as it is ----------------------------------------------------------------
+
+
+async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) -> None:
+    """Every contact, once, in order; the counts are the vendor's; a second run does nothing."""
+    sandbox.state("intouch").grow(contacts=260)
+    async with SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
+        listed = intouch.contacts.list(sort_by="created_at")
+        report = await pull(listed, to, state=state)
+        again = await pull(listed, to, state=state)
+    uuids = [msgspec.json.decode(line)["uuid"] for line in to.read_bytes().splitlines()]
+    assert uuids == list(sandbox.state("intouch").contacts)
+    assert (report.done, report.total, report.unproved, report.skipped) == (260, 260, (), 0)
+    assert (report.requests, report.rejected) == (11, 0)
+    assert 0 < report.quota_use < 1
+    assert (again.done, again.requests) == (260, 0)
+    assert read_status(state).complete
+
+
+@pytest.mark.looptime
+async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) -> None:
+    """Up to *ahead* pages more are under way; none is asked for twice, none beyond the last."""
+    server = Server(1000)
+    report = await pull(server.list(), to, state=state, ahead=4)
+    assert ids(to) == list(range(1000))
+    assert server.most_under_way == 4
+    assert sorted(server.asked) == list(range(1, 101))
+    assert report.seconds < 0.4
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("items", [0, 1, 10, 11])
+async def test_short_lists(to: Path, state: Path, items: int) -> None:
+    """Empty lists and lists that just fill a page are read like others."""
+    report = await pull(Server(items).list(), to, state=state)
+    assert ids(to) == list(range(items))
+    assert (report.done, report.unproved) == (items, ())
+
+
+@pytest.mark.looptime
+async def test_without_a_count_the_report_says_so(to: Path, state: Path) -> None:
+    """A vendor that gives no total leaves the pull unproved, and it is read page by page."""
+    server = Server(35, total=False)
+    report = await pull(server.list(), to, state=state)
+    assert ids(to) == list(range(35))
+    assert server.most_under_way == 1
+    assert report.unproved == ("the vendor gives no count to compare with",)
+
+
+async def test_other_sources(to: Path, state: Path) -> None:
+    """Any async iterable of pages, and any awaitable of a list, can be pulled."""
+
+    async def pages() -> AsyncIterator[Page[Any]]:
+        yield Page(items=[Item(id=1)], number=1)
+        yield Page(items=[Item(id=2)], number=2, total=2, last=True)
+
+    async def whole() -> Sequence[Any]:
+        return [{"id": 1}, {"id": 2}]
+
+    report = await pull(pages(), to, state=state)
+    assert (ids(to), report.unproved) == ([1, 2], ())
+    report = await pull(whole(), to, state=state.with_name("other.db"))
+    assert (ids(to), report.unproved) == ([1, 2], ())
+
+
+# --- Lists that change ----------------------------------------------------------------
+
+
+def at_page(server: Server, number: int, change: Callable[[], None]) -> None:
+    """Make *change* once, before page *number* is answered."""
+
+    def before(page: int) -> None:
+        if page == number:
+            server.before = lambda _: None
+            change()
+
+    server.before = before
+
+
+@pytest.mark.looptime
+async def test_what_a_deletion_hides_is_found(to: Path, state: Path) -> None:
+    """Items deleted before the place that is read shift others out of sight: read once more."""
+    server = Server(200)
+    at_page(server, 10, lambda: server.items.__delitem__(slice(0, 15)))
+    report = await pull(server.list(), to, state=state, ahead=2)
+    found = ids(to)
+    assert len(found) == len(set(found))
+    assert set(range(15, 200)) <= set(found)
+    assert any("deleted while" in doubt for doubt in report.unproved)
+
+
+@pytest.mark.looptime
+async def test_what_comes_twice_is_written_once(to: Path, state: Path) -> None:
+    """Items added at the front push others onto the next page: they are left out there."""
+    server = Server(100)
+    new = [Item(id=number) for number in range(1000, 1005)]
+    at_page(server, 5, lambda: server.items.__setitem__(slice(0, 0), new))
+    report = await pull(server.list(), to, state=state, ahead=0)
+    assert sorted(ids(to)) == [item.id for item in sorted(server.items, key=lambda item: item.id)]
+    assert report.skipped == 5
+    assert (report.done, report.total, report.unproved) == (105, 105, ())
+
+
+@pytest.mark.looptime
+async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -> None:
+    """Deletions between two runs hide nothing: the second goes back until it meets what it has."""
+    server = Server(300)
+
+    def fail() -> None:
+        raise DecodeError("broken")
+
+    at_page(server, 20, fail)
+    with pytest.raises(DecodeError):
+        await pull(server.list(), to, state=state, ahead=0)
+    assert not to.exists()
+    del server.items[50:85]
+    server.asked.clear()
+    await pull(server.list(), to, state=state)
+    assert set(ids(to)) >= {item.id for item in server.items}
+    assert server.asked[:4] == [19, 18, 17, 16]
+
+
+@pytest.mark.looptime
+async def test_items_without_ids(to: Path, state: Path) -> None:
+    """Without an id nothing is told apart and nothing is dropped; the report says so."""
+    server = Server(0)
+    server.items = [{"name": "same"}] * 25
+    with pytest.raises(PaginationError):
+        await pull(server.list(), to, state=state)
+    server.items = [{"name": "same", "n": number // 2} for number in range(25)]
+    report = await pull(server.list(), to, state=state.with_name("b.db"))
+    assert (report.done, report.total) == (25, 25)
+    assert len(report.unproved) == 1
+    assert "give key=" in report.unproved[0]
+    report = await pull(server.list(), to, state=state.with_name("c.db"), key="n")
+    assert (report.done, report.skipped) == (13, 12)
+
+
+@pytest.mark.looptime
+async def test_a_page_that_repeats_ends_the_pull(to: Path, state: Path) -> None:
+    """A server that gives the same items for every page is not read for ever."""
+    server = Server(10)
+
+    async def page(number: int) -> Page[Any]:
+        return Page(items=server.items, number=number, total=1000)
+
+    with pytest.raises(PaginationError, match="same items"):
+        await pull(Paginator(page), to, state=state)
+
+
+# --- Stopping and going on ------------------------------------------------------------
+
+
+@pytest.mark.looptime
+async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> None:
+    """Ten minutes without an answer cost nothing; longer than the patience stops the run."""
+    server = Server(200)
+    loop = asyncio.get_running_loop()
+    back_at = loop.time() + 600
+
+    def away(number: int) -> None:
+        if number >= 10 and loop.time() < back_at:
+            raise ConnectError("away")
+
+    server.before = away
+    with pytest.raises(BackfillStoppedError, match="no usable answer") as caught:
+        await pull(server.list(), to, state=state, patience=60)
+    assert caught.value.report.done == 90
+    report = await pull(server.list(), to, state=state)
+    assert (ids(to), report.unproved) == (list(range(200)), ())
+    assert len(server.asked) < 100
+
+
+@pytest.mark.looptime
+async def test_cancelled_it_saves(to: Path, state: Path) -> None:
+    """What was read is kept, and not read again but for one page."""
+    server = Server(1000)
+    work = asyncio.create_task(pull(server.list(), to, state=state, ahead=0))
+    await asyncio.sleep(0.505)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert read_status(state).done == 500
+    server.asked.clear()
+    await pull(server.list(), to, state=state)
+    assert (ids(to), server.asked[0]) == (list(range(1000)), 50)
+
+
+class Shaky:
+    """A sink in memory that fails at some write; what was not flushed is lost then."""
+
+    def __init__(self) -> None:
+        self.kept: list[Any] = []
+        self.written: list[Any] = []
+        self.fails_at: int | None = None
+        self.finished = self.closed = 0
+
+    async def open(self, position: Any) -> None:
+        self.written = self.kept[: position or 0]
+
+    async def write(self, items: Sequence[Any]) -> None:
+        self.written += items[:5]
+        if self.fails_at is not None and len(self.written) > self.fails_at:
+            raise RuntimeError("the sink is full")
+        self.written += items[5:]
+
+    async def flush(self) -> int:
+        self.kept = list(self.written)
+        return len(self.kept)
+
+    async def finish(self) -> None:
+        self.finished += 1
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.looptime
+async def test_a_sink_that_fails_midway(state: Path) -> None:
+    """The sink's error comes out, it is closed and not flushed; the next run is exact."""
+    sink, server = Shaky(), Server(500)
+    sink.fails_at = 230
+    with pytest.raises(RuntimeError, match="full"):
+        await pull(server.list(), sink, state=state)
+    assert (sink.finished, sink.closed) == (0, 1)
+    sink.fails_at = None
+    report = await pull(server.list(), sink, state=state)
+    assert [item.id for item in sink.kept] == list(range(500))
+    assert (report.done, report.unproved) == (500, ())
+    assert (sink.finished, sink.closed) == (1, 2)
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[], None]]:
+    """No file may grow beyond 60,000 bytes; a call lifts that."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.looptime
+async def test_a_full_disk(to: Path, state: Path, small_files: Callable[[], None]) -> None:
+    """When the file cannot grow the run stops with the reason; with room it is completed."""
+    server = Server(5000)
+    server.items = [Item(id=number, name="long " * 5) for number in range(5000)]
+    with pytest.raises(BackfillStoppedError, match="cannot write"):
+        await pull(server.list(), to, state=state)
+    small_files()
+    report = await pull(server.list(), to, state=state)
+    assert ids(to) == list(range(5000))
+    assert report.unproved == ()
+
+
+@pytest.mark.looptime
+async def test_killed_between_the_last_two_steps(
+    to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the file was put in its place and the state does not know, the next run ends well."""
+    save = Checkpoint.save
+
+    async def die(checkpoint: Checkpoint) -> None:
+        if checkpoint.state.complete:
+            checkpoint.state.complete = False
+            raise KeyError("killed")
+        await save(checkpoint)
+
+    server = Server(100)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", die)
+        with pytest.raises(KeyError):
+            await pull(server.list(), to, state=state)
+    assert ids(to) == list(range(100))
+    report = await pull(server.list(), to, state=state)
+    assert (ids(to), report.done, len(server.asked)) == (list(range(100)), 100, 10)
+    assert {path.name for path in to.parent.iterdir()} == {"out.jsonl", "pull.db"}
+
+
+@pytest.mark.looptime
+async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
+    """A state whose data file is missing is refused; nothing is sent."""
+    server = Server(100)
+
+    def fail() -> None:
+        raise DecodeError("broken")
+
+    at_page(server, 5, fail)
+    with pytest.raises(DecodeError):
+        await pull(server.list(), to, state=state, ahead=0)
+    to.with_name("out.jsonl.part").unlink()
+    server.asked.clear()
+    with pytest.raises(StateMismatchError, match=r"out\.jsonl\.part is gone"):
+        await pull(server.list(), to, state=state)
+    assert server.asked == []
+
+
+# --- Files ----------------------------------------------------------------------------
+
+RICH = [
+    {"id": 1, "name": "a,b", "at": "2026-01-01T00:00:00Z", "n": 1, "tags": ["x"], "ok": True},
+    {"id": 2, "name": None, "at": None, "n": 2.5, "tags": [], "ok": None, "late": "Zürich\n"},
+]
+
+
+async def rich() -> list[dict[str, Any]]:
+    return RICH
+
+
+async def test_csv(tmp_path: Path, state: Path) -> None:
+    """CSV has every key as a column, null as nothing, lists as JSON; no other file is left."""
+    to = tmp_path / "out.csv"
+    await pull(rich(), to, state=state)
+    with to.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["id", "name", "at", "n", "tags", "ok", "late"],
+        ["1", "a,b", "2026-01-01T00:00:00Z", "1", '["x"]', "true", ""],
+        ["2", "", "", "2.5", "[]", "", "Zürich\n"],
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.csv", "pull.db"}
+
+
+async def test_parquet(tmp_path: Path, state: Path) -> None:
+    """Parquet columns have the types of their values."""
+    to = tmp_path / "out.parquet"
+    await pull(rich(), to, state=state)
+    table = pyarrow().read_table(to)
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types == {
+        "id": "int64",
+        "name": "string",
+        "at": "timestamp[us, tz=UTC]",
+        "n": "double",
+        "tags": "string",
+        "ok": "bool",
+        "late": "string",
+    }
+    first, second = table.to_pylist()
+    assert first["at"] == datetime(2026, 1, 1, tzinfo=UTC)
+    assert (first["tags"], second["late"], second["n"]) == ('["x"]', "Zürich\n", 2.5)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", "pull.db"}
+
+
+@pytest.mark.looptime
+async def test_an_older_file_stays_until_the_new_one_is_whole(to: Path, state: Path) -> None:
+    """Under its own name the file is whole or the one before."""
+    to.write_text("old")
+    server = Server(100)
+
+    def fail() -> None:
+        assert to.read_text() == "old"
+        raise DecodeError("broken")
+
+    at_page(server, 5, fail)
+    with pytest.raises(DecodeError):
+        await pull(server.list(), to, state=state)
+    assert to.read_text() == "old"
+    await pull(server.list(), to, state=state)
+    assert ids(to) == list(range(100))
+
+
+@pytest.mark.parametrize("name", ["out.xml", "no/out.jsonl", "."])
+async def test_a_target_that_cannot_be(tmp_path: Path, state: Path, name: str) -> None:
+    """A file that cannot be written is told before anything is sent."""
+    server = Server(10)
+    with pytest.raises(InputError):
+        await pull(server.list(), tmp_path / name, state=state)
+    assert (server.asked, state.exists()) == ([], False)
+
+
+async def test_another_list_is_another_job(sandbox: Sandbox, to: Path, state: Path) -> None:
+    """A state of contacts does not go on with tags, nor into another file."""
+    async with SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        await pull(intouch.contacts.list(), to, state=state)
+        with pytest.raises(StateMismatchError, match=r"contacts\.list"):
+            await pull(intouch.tags.list(), to, state=state)
+        with pytest.raises(StateMismatchError, match=r"out\.jsonl"):
+            await pull(intouch.contacts.list(), to.with_name("other.jsonl"), state=state)
+
+
+@pytest.mark.looptime
+async def test_progress(to: Path, state: Path) -> None:
+    """Progress tells items, rate and the time that is left."""
+    told: list[Progress] = []
+    await pull(Server(5000).list(), to, state=state, ahead=0, progress=told.append)
+    assert [progress.done for progress in told] == sorted(progress.done for progress in told)
+    assert told[-1].done == 5000
+    assert told[0].eta == pytest.approx(4.0, rel=0.1)
