@@ -44,8 +44,13 @@ class Spacing:
         self.until = -math.inf
 
     def even_at(self, windows: Sequence[Window], trips: RoundTrips, caution: float) -> float:
-        """When a call that can wait may follow: as late as the windows, spread evenly, ask."""
-        gaps = ((w.period + trips.lag(w.period, caution)) / w.limit for w in windows)
+        """When a call that can wait may follow, so that slots open one by one for others.
+
+        A window is worth a call each (period + lag) / limit, and its slots open
+        late by about as much again: what is sent at that pace leaves a slot
+        open, or about to, whenever one of the others comes.
+        """
+        gaps = ((w.period + 2 * trips.lag(w.period, caution)) / w.limit for w in windows)
         return self.sent_at + max(gaps, default=0.0)
 
     def sent(self, permit: Permit, interval: float, trips: RoundTrips) -> None:
