@@ -377,7 +377,7 @@ async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
 
 # --- Files ----------------------------------------------------------------------------
 
-RICH = [
+RICH: list[dict[str, Any]] = [
     {"id": 1, "name": "a,b", "at": "2026-01-01T00:00:00Z", "n": 1, "tags": ["x"], "ok": True},
     {"id": 2, "name": None, "at": None, "n": 2.5, "tags": [], "ok": None, "late": "Zürich\n"},
 ]
