@@ -51,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are printed, not raised."""
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        result: Any = _call(arguments, errors)
+        result: Any = _call(arguments)
     except CycloptsError:
         return USAGE
     except KeyboardInterrupt:
@@ -65,9 +65,9 @@ def run(arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else DONE
 
 
-def _call(arguments: Sequence[str], errors: Console) -> Any:
+def _call(arguments: Sequence[str]) -> Any:
     command, bound, _ = app.parse_args(
-        list(arguments), exit_on_error=False, print_error=True, error_console=errors
+        list(arguments), exit_on_error=False, print_error=True, error_console=Console(stderr=True)
     )
     result: Any = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import asyncclients
@@ -146,5 +147,6 @@ def _print(findings: list[Finding]) -> None:
         table.add_column(column, overflow="fold")
     marks = {True: "[green]ok[/]", False: "[red]no[/]", None: "[dim]--[/]"}
     for finding in findings:
-        table.add_row(marks[finding.good], finding.what, finding.found, finding.advice)
+        words = (finding.what, finding.found, finding.advice)
+        table.add_row(marks[finding.good], *(escape(word) for word in words))
     Console().print(table)

@@ -8,12 +8,15 @@ import signal
 import sys
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from asyncclients.sandbox import Sandbox
 
 
-async def sandbox(*, port: Annotated[int, Parameter(help="first of six ports")] = 0) -> int:
+_PORT = Parameter(help="first of six ports", validator=validators.Number(gte=0, lte=65_530))
+
+
+async def sandbox(*, port: Annotated[int, _PORT] = 0) -> int:
     """Start all five pretend vendors on 127.0.0.1 with their documented limits.
 
     Prints the `export` lines that make every client use them; stops on Ctrl-C.
