@@ -99,7 +99,7 @@ class SharedLimiter:
         self._local.answered(permit, now, signal)
         self._settle(permit, now, min(now, permit.arrived_by))
         if signal is not None and signal.refused:
-            self._report_refusal(now)
+            self.talk.refused(now)
 
     def lost(self, permit: Permit, now: float) -> None:
         """No answer will come, but the call may have arrived, as late as *now*."""
@@ -120,7 +120,7 @@ class SharedLimiter:
     def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
         """The vendor said that the quota is spent."""
         self._local.refused(now, retry_after, permit)
-        self._report_refusal(now)
+        self.talk.refused(now)
 
     def earliest(self, calls: int, now: float) -> float:
         """The instant by which *calls* more calls could have been sent; rivals take turns."""
@@ -149,10 +149,6 @@ class SharedLimiter:
         if self.talk.share is not None:
             self.talk.share.settle(permit, now, sent=True)
         self.talk.report(now)
-
-    def _report_refusal(self, now: float) -> None:
-        self.talk.refusals += 1
-        self.talk.report(now, urgent=True)
 
     def _heard(self, grant: Grant, own_refusals: int, now: float) -> None:
         others = grant.refusals - own_refusals - self._refusals

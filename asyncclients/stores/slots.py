@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 MOST = 512
@@ -86,6 +87,10 @@ class Slots:
     def news(self) -> bool:
         """Is there anything that the store has not heard?"""
         return bool(self.settled or self.freed)
+
+    def snapshot(self, settled: Iterable[tuple[int, int]]) -> dict[int, float]:
+        """What is known now of the slots that a claim settles."""
+        return {number: self.settled[number] for number, _ in settled}
 
     def told(self, settled: dict[int, float], freed: set[int]) -> None:
         """The store has heard that; what changed since stays."""

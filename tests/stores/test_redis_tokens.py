@@ -6,7 +6,6 @@ import asyncio
 import math
 
 import pytest
-import redis
 
 from asyncclients import DigitalOnboardingClient, SessionPool
 from asyncclients.core.auth import Token, bearer
@@ -16,7 +15,7 @@ from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import RedisTokens
 
-from .server import command, free_port
+from .server import command, connect, free_port
 
 
 class Vendor:
@@ -132,7 +131,7 @@ async def test_it_leaves_with_the_token(url: str) -> None:
     tokens = RedisTokens(url)
     await tokens.load("scope", now())
     await tokens.save("scope", bearer(Secret("canary"), now() + 30), now())
-    with redis.Redis.from_url(url, decode_responses=True) as client:
+    with connect(url) as client:
         assert 29_000 < client.pttl("asyncclients:{scope}:token") <= 30_000
         assert not [name for name in client.scan_iter() if "canary" in name]
     assert "canary" not in repr(tokens)

@@ -1,4 +1,4 @@
-"""One process with a backlog on one key: `python worker.py STORE LIMIT PERIOD [ADMISSION]`.
+"""One process with a backlog on one key: `python worker.py STORE LIMIT PERIOD ADMISSION`.
 
 STORE is a Redis URL, the path of a file, or `none`. The vendor is in the environment.
 It prints `ready` after each call and, at SIGTERM, `rejected N`.
@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Literal
 
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.core.shared import LimitStore
@@ -31,12 +30,12 @@ async def call(client: IntouchClient) -> None:
         print("ready", flush=True)  # noqa: T201 - the parent reads it
 
 
-async def main(
-    name: str, limit: str, period: str, admission: Literal["adaptive", "exact"] = "adaptive"
-) -> None:
+async def main(name: str, limit: str, period: str, admission: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with SessionPool(limits=store(name), admission=admission) as pool:
+    async with SessionPool(
+        limits=store(name), admission="exact" if admission == "exact" else "adaptive"
+    ) as pool:
         client = IntouchClient(
             pool,
             api_key=os.environ["INTOUCH_API_KEY"],
