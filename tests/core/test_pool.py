@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import threading
 from typing import Any
 
@@ -235,9 +236,10 @@ async def test_stats_are_a_snapshot() -> None:
 
 async def test_a_borrowed_session_is_left_open() -> None:
     """It is used, it is never closed, and its own settings do not change what calls mean."""
+    packed = http(body=gzip.compress(b'{"id": 1}'), headers={"Content-Encoding": "gzip"})
     async with (
         byte_server(
-            answers(FINE, http(404), http(302, headers={"Location": "/x"}), FINE)
+            answers(packed, http(404), http(302, headers={"Location": "/x"}), FINE)
         ) as server,
         aiohttp.ClientSession(raise_for_status=True, auto_decompress=False) as session,
     ):

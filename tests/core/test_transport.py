@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
+import traceback
 import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +41,7 @@ from tests.fakes import (
     Script,
     answers,
     byte_server,
+    chain,
     hangs_up,
     http,
     leaks,
@@ -396,3 +399,48 @@ async def test_cancelling_at_every_step() -> None:
             pytest.fail("a call never ended")
         assert await task == GOOD
         assert turns > 5
+
+
+class FailingSession:
+    """A session that holds the key in a local variable when it fails, or hangs."""
+
+    closed = False
+
+    def __init__(self, failure: Exception | None) -> None:
+        self.failure = failure
+
+    async def request(self, *args: Any, middlewares: Any, **settings: Any) -> None:
+        """Do what aiohttp does as far as the middleware, and fail."""
+        del args, settings
+
+        async def handler(request: Any) -> None:
+            headers = dict(request.headers)
+            if self.failure is not None:
+                raise self.failure
+            await asyncio.Event().wait()
+            del headers
+
+        await middlewares[0](SimpleNamespace(headers={}), handler)
+
+
+def frames(error: BaseException) -> list[str]:
+    """The functions that the traceback of *error* and of all it came from goes through."""
+    return [
+        frame.name for link in chain(error) for frame in traceback.extract_tb(link.__traceback__)
+    ]
+
+
+async def test_no_frame_of_the_http_library_escapes() -> None:
+    """A cancellation and a failure nobody foresaw pass on without the frames that hold the key."""
+    for failure in (ValueError("odd"), None):
+        session: Any = FailingSession(failure)
+        async with SessionPool(session=session) as pool:
+            session._loop = asyncio.get_running_loop()
+            task = asyncio.create_task(ToyClient(pool).things.get())
+            await asyncio.sleep(0.1)
+            task.cancel()
+            expected = asyncio.CancelledError if failure is None else ValueError
+            with pytest.raises(expected) as caught:
+                await task
+            assert "exchange" in frames(caught.value)
+            assert not {"handler", "request", "__call__", "_run"} & set(frames(caught.value))
