@@ -35,7 +35,12 @@ class Flight:
         self._rows, self._ledger, self._meter = rows, ledger, meter
         self._stopping = stopping
         self.repeatable = repeatable
-        self.sent = False
+        self._out = 0
+
+    @property
+    def sent(self) -> bool:
+        """A request has left that was not refused by rate: it may have been carried out."""
+        return self._out > 0
 
     async def sending(self, request: Sending) -> None:
         """Note that *request* goes out now; only then return."""
@@ -43,7 +48,9 @@ class Flight:
             raise asyncio.CancelledError
         if self.repeatable is None:
             self.repeatable = request.idempotent
-        if not self.sent:
+        if self.sent:
+            self._out += 1
+        else:
             await self.leave()
         self._meter.count(request)
 
@@ -51,8 +58,11 @@ class Flight:
         """The rows go out now."""
         if not self.repeatable:
             await self._ledger.sending(self._rows)
-        self.sent = True
+        self._out += 1
 
     def refused(self) -> None:
-        """The request was refused by rate."""
+        """The last request was refused by rate."""
         self._meter.refused()
+        self._out -= 1
+        if not self.sent:
+            self._ledger.unsent(self._rows)

@@ -36,6 +36,7 @@ from asyncclients.sandbox.exchange import Call
 from asyncclients.vendors.intouch import NewContact, NewHierarchy
 
 Batch = list[int]
+OPEN = {"intouch": (100, 1.0)}
 
 
 @pytest.fixture
@@ -366,7 +367,7 @@ async def test_reconcile_sends_only_what_is_not_there(
 async def test_what_waits_in_the_queue_is_not_on_the_wire(csv: Path, state: Path) -> None:
     """Only requests that have left are marked as sent: a crash leaves no queued row unknown."""
     csv.write_text("email\n" + "".join(f"p{number}@example.com\n" for number in range(40)))
-    async with Sandbox({"intouch": (100, 1.0)}) as sandbox, SessionPool() as pool:
+    async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(3, 3600.0)])
         create = intouch.contacts.create
         work = asyncio.create_task(push(csv, create, row_type=NewContact, state=state))
@@ -402,6 +403,27 @@ async def test_cancelled_it_lands_what_flies(state: Path) -> None:
     report = await push(range(100), vendor.take, state=state)
     assert report.done == 100
     assert Counter(vendor.held) == Counter(range(100))
+
+
+@pytest.mark.looptime
+async def test_cancelled_it_repeats_nothing(csv: Path, state: Path) -> None:
+    """A call that was refused by rate and waits for its next attempt is given up, and pending."""
+    csv.write_text("email\na@example.com\n")
+    async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
+        sandbox.fail("intouch", status(429, headers={"Retry-After": "10"}), 2)
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(100, 1.0)])
+        create = intouch.contacts.create
+        work = asyncio.create_task(push(csv, create, row_type=NewContact, state=state))
+        await asyncio.sleep(5)
+        assert read_status(state).unknown == 0
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert len(sandbox.requests("intouch")) == 1
+        found = read_status(state)
+        assert (found.done, found.unknown) == (0, 0)
+        report = await push(csv, create, row_type=NewContact, state=state)
+    assert (report.done, report.requests, report.rejected) == (1, 2, 1)
 
 
 @pytest.mark.looptime
