@@ -1,0 +1,158 @@
+"""`quota_middleware`: the scheduler in anyone's aiohttp session."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
+from asyncclients.core.endpoint import lane
+from asyncclients.sandbox import Sandbox
+from tests.fakes import Connection, answers, byte_server, hangs_up, http
+
+pytestmark = pytest.mark.looptime
+
+FINE = http()
+
+
+async def read(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as response:
+        await response.read()
+        return response.status
+
+
+async def test_a_session_keeps_the_quota() -> None:
+    """Fifty requests at once against a strict 2 per second: none refused, nearly none unused."""
+    async with Sandbox() as sandbox:
+        headers = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
+        base, middleware = sandbox.environ["INTOUCH_BASE_URL"], quota_middleware(Quota(2, 1.0))
+        async with aiohttp.ClientSession(
+            base, headers=headers, middlewares=(middleware,)
+        ) as session:
+            began = asyncio.get_running_loop().time()
+            statuses = await asyncio.gather(*(read(session, "tags") for _ in range(50)))
+            assert asyncio.get_running_loop().time() - began < 27.0
+        assert set(statuses) == {200}
+        assert sandbox.refused("intouch") == 0
+
+
+async def test_a_resend_is_counted() -> None:
+    """Aiohttp sends a dropped GET twice by itself: both are held against the quota."""
+    async with byte_server(hangs_up, answers(FINE)) as server:
+        middleware = quota_middleware(Quota(1, 10.0))
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+            began = asyncio.get_running_loop().time()
+            assert await read(session, server.url) == 200
+            assert asyncio.get_running_loop().time() - began >= 10.0
+        assert len(server.arrived) == 2
+
+
+async def test_who_waits_holds_no_connection() -> None:
+    """Five requests wait for their turn: the server sees one connection."""
+    async with byte_server(answers(FINE)) as server:
+        middleware = quota_middleware(Quota(1, 60.0))
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+            tasks = [asyncio.create_task(read(session, server.url)) for _ in range(5)]
+            await asyncio.sleep(30.0)
+            assert server.connections == 1
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_each_origin_counts_for_itself_unless_told_otherwise() -> None:
+    """By default the origin is the scope; a callable may say that all count together."""
+    async with byte_server(answers(FINE)) as one, byte_server(answers(FINE)) as two:
+        for together in (False, True):
+            middleware = quota_middleware(
+                Quota(1, 60.0), scope=(lambda _: "all") if together else None
+            )
+            async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+                began = asyncio.get_running_loop().time()
+                await asyncio.gather(*(read(session, server.url) for server in (one, two)))
+                took = asyncio.get_running_loop().time() - began
+                assert (took >= 60.0) is together
+
+
+@pytest.mark.parametrize("told_by", ["callable", "lane"])
+async def test_patient_requests_wait(told_by: str) -> None:
+    """Background by a callable or by the surrounding lane: interactive ones go first."""
+    order: list[str] = []
+
+    def priority(request: aiohttp.ClientRequest) -> Priority:
+        return Priority.BACKGROUND if request.url.path == "/job" else Priority.INTERACTIVE
+
+    async with byte_server(answers(FINE)) as server:
+        middleware = quota_middleware(
+            Quota(1, 1.0), priority=priority if told_by == "callable" else None
+        )
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+
+            async def get(name: str) -> None:
+                await read(session, server.url + name)
+                order.append(name)
+
+            await get("first")
+            with lane(Priority.BACKGROUND if told_by == "lane" else Priority.INTERACTIVE):
+                jobs = [asyncio.create_task(get("job")) for _ in range(3)]
+            await asyncio.sleep(0)
+            web = [asyncio.create_task(get("web")) for _ in range(3)]
+            await asyncio.gather(*jobs, *web)
+    assert order == ["first", "web", "web", "web", "job", "job", "job"]
+
+
+async def test_a_refusal_pauses_the_session() -> None:
+    """A 429 with Retry-After is handed to the caller, and holds back the next request."""
+    refused = http(429, headers={"Retry-After": "20"})
+    async with byte_server(answers(refused, FINE)) as server:
+        middleware = quota_middleware(Quota(10, 1.0))
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+            began = asyncio.get_running_loop().time()
+            assert await read(session, server.url) == 429
+            assert await read(session, server.url) == 200
+            assert asyncio.get_running_loop().time() - began >= 20.0
+
+
+async def test_a_cancelled_request_gives_its_place_back() -> None:
+    """Cancelled while it waits or while it hangs: the next one gets its turn."""
+
+    async def hangs(connection: Connection) -> None:
+        await connection.request()
+        await asyncio.Event().wait()
+
+    async with byte_server(hangs, answers(FINE)) as server:
+        middleware = quota_middleware(Quota(1, 1.0))
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+            tasks = [asyncio.create_task(read(session, server.url)) for _ in range(2)]
+            await asyncio.sleep(0.5)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            began = asyncio.get_running_loop().time()
+            assert await read(session, server.url) == 200
+            assert asyncio.get_running_loop().time() - began <= 1.1
+
+
+def test_one_middleware_belongs_to_one_loop() -> None:
+    """In another loop it says so."""
+    middleware = quota_middleware(Quota(1, 1.0))
+
+    async def use() -> None:
+        async with (
+            byte_server(answers(FINE)) as server,
+            aiohttp.ClientSession(middlewares=(middleware,)) as session,
+        ):
+            await read(session, server.url)
+
+    asyncio.run(use())
+    with pytest.raises(WrongEventLoopError, match="another event loop"):
+        asyncio.run(use())
+
+
+def test_it_needs_a_quota() -> None:
+    """Without one it would do nothing; its repr tells what it does."""
+    with pytest.raises(ConfigurationError, match="needs a quota"):
+        quota_middleware()
+    assert repr(quota_middleware(Quota(2, 1.0))) == "<quota_middleware 2 per 1 s, 0 scopes>"
