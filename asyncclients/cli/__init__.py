@@ -44,7 +44,7 @@ _COMMANDS = {
 }
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
-app.register_install_completion_command(name="--install-completion")
+app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -12,7 +12,6 @@ from cyclopts import Parameter, validators
 
 from asyncclients.sandbox import Sandbox
 
-
 _PORT = Parameter(help="first of six ports", validator=validators.Number(gte=0, lte=65_530))
 
 

@@ -1,0 +1,103 @@
+"""`asyncclients doctor`: what is wrong here, and what to do, without a single request."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from importlib.metadata import version
+
+import pytest
+
+from asyncclients.cli import run
+from asyncclients.cli.doctor import doctor
+from asyncclients.sandbox import Sandbox
+
+KEY = "ii_canary_4711"
+
+
+@pytest.fixture(autouse=True)
+def _no_vendor_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction] - autouse
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in os.environ:
+        if name.startswith(("INTOUCH_", "TOTANGO_", "INTEMPT_", "EMMA_", "DIGITAL_ONBOARDING_")):
+            monkeypatch.delenv(name)
+
+
+def lines(printed: str) -> dict[str, str]:
+    """The report's marks, by what they are about."""
+    found: dict[str, str] = {}
+    for line in printed.splitlines()[1:]:
+        mark, _, rest = line.strip().partition(" ")
+        found[re.split(r"\s{2,}", rest.strip())[0]] = mark
+    return found
+
+
+def test_a_machine_that_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Versions, parser and CA store are named; vendors that are not set up are no fault."""
+    assert run(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    report = lines(printed)
+    for good in ("asyncclients", "Python", "aiohttp", "msgspec", "aiohttp's C parser", "CA store"):
+        assert report[good] == "ok", printed
+    assert report["extra [cli]: cyclopts"] == "--"
+    assert version("aiohttp") in printed
+    for vendor in ("intouch", "totango", "intempt", "emma", "digital_onboarding"):
+        assert report[vendor] == "--"
+    assert "Set INTEMPT_API_KEY, INTEMPT_ORG to use it" in printed
+
+
+def test_half_a_credential_is_a_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The missing variables are named, the exit code is 1, and no value is shown."""
+    monkeypatch.setenv("EMMA_PRIVATE_KEY", KEY)
+    assert run(["doctor", "--no-connect"]) == 1
+    printed = capsys.readouterr().out
+    assert lines(printed)["emma"] == "no"
+    assert "without EMMA_ACCOUNT_ID, EMMA_PUBLIC_KEY" in printed
+    assert KEY not in printed
+
+
+@pytest.mark.parametrize("address", ["http://example.com/", f"https://u:{KEY}@example.com/"])
+def test_an_address_that_clients_refuse_is_a_fault(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same words as a client's, naming the variable and not its value."""
+    monkeypatch.setenv("INTOUCH_API_KEY", KEY)
+    monkeypatch.setenv("INTOUCH_BASE_URL", address)
+    assert run(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert lines(printed)["intouch"] == "no"
+    assert "INTOUCH_BASE_URL" in printed
+    assert KEY not in printed
+
+
+async def test_addresses_are_connected_to_and_asked_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All five vendors are reachable, and none has got a request: no quota was spent."""
+    async with Sandbox() as sandbox:
+        for name, value in sandbox.environ.items():
+            monkeypatch.setenv(name, value)
+        assert await doctor() == 0
+        report = lines(capsys.readouterr().out)
+        for vendor in ("intouch", "totango", "intempt", "emma", "digital_onboarding"):
+            assert report[vendor] == "ok"
+            assert report[f"{vendor} at 127.0.0.1"] == "ok"
+            assert sandbox.requests(vendor) == ()
+
+
+async def test_an_address_where_nobody_listens_is_a_fault(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named with its host and the kind of failure; `--no-connect` leaves it out."""
+    with socket.create_server(("127.0.0.1", 0)) as closed_again:
+        port = closed_again.getsockname()[1]
+    monkeypatch.setenv("INTOUCH_API_KEY", KEY)
+    monkeypatch.setenv("INTOUCH_BASE_URL", f"http://127.0.0.1:{port}/")
+    assert await doctor() == 1
+    printed = capsys.readouterr().out
+    assert lines(printed)["intouch at 127.0.0.1"] == "no"
+    assert "ConnectionRefusedError" in printed
+    assert await doctor(connect=False) == 0

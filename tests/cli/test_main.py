@@ -1,0 +1,80 @@
+"""The command line as a whole: what it says and with which exit code, whatever it is given."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import asyncclients
+from asyncclients.cli import run
+
+COMMANDS = ("demo", "pull", "push", "status", "run", "simulate", "sandbox", "doctor")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help`, and no argument at all, list the commands and succeed."""
+    for arguments in ([], ["--help"]):
+        assert run(arguments) == 0
+        printed = capsys.readouterr().out
+        assert [name for name in COMMANDS if f" {name} " not in printed] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`COMMAND --help` loads the command, shows its usage, and succeeds."""
+    assert run([command, "--help"]) == 0
+    assert f"asyncclients {command}" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the version of the library and nothing else."""
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == asyncclients.__version__
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["frobnicate"], 'Unknown command "frobnicate"'),
+        (["sandbox", "--frobnicate"], "Unknown option: --frobnicate"),
+        (["sandbox", "--port", "many"], 'unable to convert "many" into int'),
+        (["sandbox", "--port", "70000"], "Must be <= 65530"),
+        (["sandbox", "--port", "-1"], "Must be >= 0"),
+        (["demo", "--slow"], "Unknown option: --slow"),
+        (["doctor", "now"], "Unused Tokens"),
+        (["pull"], "requires an argument"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_wrong(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unknown commands and options, and values that cannot be: exit code 2, on stderr alone."""
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert said in " ".join(printed.err.replace("│", " ").split())
+
+
+def test_a_missing_variable_is_usage_and_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot work is found before anything is sent: 2, naming the variable."""
+    monkeypatch.delenv("INTOUCH_API_KEY", raising=False)
+    assert run(["pull", "intouch.tags", "--to", "tags.jsonl"]) == 2
+    assert "INTOUCH_API_KEY is not set" in capsys.readouterr().err
+
+
+def test_without_its_extra_the_command_says_what_to_install() -> None:
+    """The library installs without the command line's packages; the command asks for them."""
+    program = (
+        "import sys; sys.modules['cyclopts'] = None; from asyncclients.__main__ import main; main()"
+    )
+    arguments = [sys.executable, "-c", program]
+    ran = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert ran.stderr == (
+        "The asyncclients command needs an extra: pip install 'asyncclients[cli]'\n"
+    )
