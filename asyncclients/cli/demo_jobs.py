@@ -88,7 +88,7 @@ def _data() -> Path:
 def jobs(sandbox: Sandbox, pool: SessionPool, *, fast: bool) -> list[tuple[Job, Run]]:
     """The jobs, each with the coroutine function that does it."""
     made: dict[str, Any] = {}
-    for name, client in _CLIENTS.items():
+    for name, client in CLIENTS.items():
         quotas = (faster(name),) if fast else None
         made[name] = client.from_env(pool, sandbox.environ, quotas=quotas)
     return [
@@ -109,7 +109,7 @@ QUOTAS: dict[str, tuple[int, float]] = {
 }
 
 
-_CLIENTS: dict[str, type[VendorClient]] = {
+CLIENTS: dict[str, type[VendorClient]] = {
     "intouch": IntouchClient,
     "totango": TotangoClient,
     "intempt": IntemptClient,

@@ -78,7 +78,7 @@ def test_the_data_files_are_there_and_are_what_the_jobs_expect() -> None:
 @pytest.mark.parametrize("name", QUOTAS)
 def test_quotas_are_the_vendors_own_and_fast_is_a_hundredfold(name: str) -> None:
     """The demo runs at the limits that the clients know, or at a hundred times those."""
-    client = demo_jobs._CLIENTS[name]
+    client = demo_jobs.CLIENTS[name]
     limit, period = QUOTAS[name]
     assert client.facts.quotas == (Quota(limit, period),)
     assert faster(name) == Quota(limit * 100, period)
