@@ -22,6 +22,7 @@ from asyncclients import (
     IntouchClient,
     Priority,
     Quota,
+    RetryPolicy,
     ServerError,
     SessionPool,
     StateError,
@@ -424,6 +425,23 @@ async def test_cancelled_it_repeats_nothing(csv: Path, state: Path) -> None:
         assert (found.done, found.unknown) == (0, 0)
         report = await push(csv, create, row_type=NewContact, state=state)
     assert (report.done, report.requests, report.rejected) == (1, 2, 1)
+
+
+@pytest.mark.looptime
+async def test_cancelled_it_makes_no_further_attempt(state: Path) -> None:
+    """A call that may be repeated, and is between two attempts, makes no other one."""
+    async with Sandbox(OPEN) as sandbox, SessionPool(retry=RetryPolicy(base=60, cap=60)) as pool:
+        sandbox.fail("intouch", drop(), None)
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(100, 1.0)])
+        work = asyncio.create_task(push(["some-uuid"], intouch.contacts.delete, state=state))
+        while not sandbox.requests("intouch"):
+            await asyncio.sleep(0.1)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        await asyncio.sleep(300)
+        assert len(sandbox.requests("intouch")) == 1
+    assert (read_status(state).done, read_status(state).unknown) == (0, 0)
 
 
 @pytest.mark.looptime
