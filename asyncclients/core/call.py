@@ -125,6 +125,7 @@ class Call(Generic[T]):
         session = self._scope.session()
         exchange = Exchange(
             self._scope.scheduler,
+            self._scope.alarm,
             self._ticket,
             timeout=self._terms.timeout,
             credential=self._credential(token),

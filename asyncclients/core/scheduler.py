@@ -64,12 +64,12 @@ class Scheduler:
         "_closed",
         "_demand",
         "_grants_since_background",
-        "_loop",
         "_queues",
         "_timer",
         "connections",
         "in_flight",
         "limiter",
+        "loop",
         "max_in_flight",
         "refused",
         "sent",
@@ -88,7 +88,7 @@ class Scheduler:
         self.in_flight = 0
         self.sent = 0
         self.refused = 0
-        self._loop = loop
+        self.loop = loop
         self.connections = connections
         self._queues = (FlowQueue(), FlowQueue())
         self._grants_since_background = 0
@@ -101,11 +101,11 @@ class Scheduler:
     def try_take(self, ticket: Ticket) -> Permit | None:
         """A permit at once, if nobody who goes before *ticket* is waiting."""
         interactive, background = self._queues
-        if interactive or (background and (ticket.priority or self._share_due())):
+        if interactive or (ticket.priority and background):
             return None
         if self._closed is not None or self._full():
             return None
-        now = self._loop.time()
+        now = self.loop.time()
         if self._ready_at(ticket.priority, now) > now:
             return None
         return self._grant(ticket.priority, now)
@@ -121,7 +121,7 @@ class Scheduler:
             raise self._closed.with_facts()
         if ticket.deadline_at < math.inf:
             self._check_deadline(ticket)
-        waiter: asyncio.Future[Permit] = self._loop.create_future()
+        waiter: asyncio.Future[Permit] = self.loop.create_future()
         queue = self._queues[ticket.priority]
         queue.push(ticket.flow, waiter, front=ticket.again)
         self.pump()
@@ -136,7 +136,7 @@ class Scheduler:
             raise
 
     def _check_deadline(self, ticket: Ticket) -> None:
-        now = self._loop.time()
+        now = self.loop.time()
         left = ticket.deadline_at - now
         if self.eta(1, ticket.priority) <= left:
             return
@@ -163,7 +163,7 @@ class Scheduler:
             queue = self._next_queue()
             if queue is None or self._full():
                 return
-            now = self._loop.time()
+            now = self.loop.time()
             priority = Priority(self._queues.index(queue))
             at = self._ready_at(priority, now)
             if at > now:
@@ -219,7 +219,7 @@ class Scheduler:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._wake)
+        self._timer = self.loop.call_at(at, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
@@ -231,24 +231,24 @@ class Scheduler:
         """The headers of the answer are here."""
         if signal is not None and signal.refused:
             self.refused += 1
-        self.limiter.answered(permit, self._loop.time(), signal)
+        self.limiter.answered(permit, self.loop.time(), signal)
         self.pump()
 
     def lost(self, permit: Permit) -> None:
         """No answer will come, and the request may have arrived."""
-        self.limiter.lost(permit, self._loop.time())
+        self.limiter.lost(permit, self.loop.time())
         self.pump()
 
     def returned(self, permit: Permit) -> None:
         """The request never left; the slot is free again."""
         self.sent -= 1
-        self.limiter.returned(permit, self._loop.time())
+        self.limiter.returned(permit, self.loop.time())
         self.pump()
 
     def refuse(self, retry_after: float | None, permit: Permit | None = None) -> None:
         """A reply whose body turned out to be a refusal by rate."""
         self.refused += 1
-        self.limiter.refused(self._loop.time(), retry_after, permit)
+        self.limiter.refused(self.loop.time(), retry_after, permit)
 
     def finished(self) -> None:
         """The exchange is over, body and all: it is not in flight any more."""
@@ -265,7 +265,7 @@ class Scheduler:
         ahead = interactive.waiting + (background.waiting if priority else 0)
         if not priority and background.waiting:
             ahead += (ahead + calls) // _BACKGROUND_EVERY
-        return self._eta(ahead + calls, self._loop.time())
+        return self._eta(ahead + calls, self.loop.time())
 
     def _eta(self, calls: int, now: float) -> float:
         return max(0.0, self.limiter.earliest(calls, now) - now)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncclients.core.alarm import Alarm
 from asyncclients.core.endpoint import Priority
 from asyncclients.core.events import logger
 from asyncclients.core.quota import Quota
@@ -75,6 +76,7 @@ class Scope:
     ) -> None:
         self.vendor, self.key, self.scheduler = vendor, key, scheduler
         self.tokens: TokenCache | None = None
+        self.alarm = Alarm()
         self._borrowed = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()

@@ -14,13 +14,13 @@ without its traceback.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from asyncclients.core.alarm import Timed
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
 from asyncclients.core.ratelimit_headers import read_signal
 from asyncclients.core.silence import never_sent, silence, timed_out, too_large, too_late
@@ -32,6 +32,7 @@ from asyncclients.errors import (
 )
 
 if TYPE_CHECKING:
+    from asyncclients.core.alarm import Alarm
     from asyncclients.core.limiter import Permit
     from asyncclients.core.scheduler import Scheduler, Ticket
     from asyncclients.core.secret import Secret
@@ -90,10 +91,11 @@ class _StaleError(Exception):
     """The credential of a call is not good any more, now that it is its turn."""
 
 
-class Exchange:
+class Exchange(Timed):
     """One request on the wire: called by aiohttp as the middleware of that request."""
 
     __slots__ = (
+        "alarm",
         "cookies",
         "credential",
         "failure",
@@ -104,13 +106,13 @@ class Exchange:
         "sent",
         "ticket",
         "timeout",
-        "timer",
         "watch",
     )
 
     def __init__(
         self,
         scheduler: Scheduler,
+        alarm: Alarm,
         ticket: Ticket,
         *,
         timeout: float,
@@ -118,15 +120,14 @@ class Exchange:
         on_sent: Callable[[float], None] | None = None,
         watch: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self.scheduler, self.ticket, self.timeout = scheduler, ticket, timeout
-        self.credential = credential
+        super().__init__()
+        self.scheduler, self.alarm, self.ticket = scheduler, alarm, ticket
+        self.timeout, self.credential = timeout, credential
         self.on_sent, self.watch = on_sent, watch
-        self.loop = asyncio.get_running_loop()
+        self.loop = scheduler.loop
         self.permit: Permit | None = None
         self.sent = self.cookies = False
         self.failure: BaseException | None = None
-        deadline_at = None if ticket.deadline_at == math.inf else ticket.deadline_at
-        self.timer = asyncio.timeout_at(deadline_at)
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
@@ -140,7 +141,7 @@ class Exchange:
             permit = await scheduler.take(self.ticket)
         self.permit = permit
         now = self.loop.time()
-        self.timer.reschedule(min(now + self.timeout, self.ticket.deadline_at))
+        self.alarm.set(self, now + self.timeout)
         try:
             if self.watch is not None:
                 await self.watch()
@@ -178,9 +179,8 @@ class Exchange:
 
     def progressed(self) -> None:
         """A piece of a long body goes out: the attempt has its whole timeout again."""
-        at = min(self.loop.time() + self.timeout, self.ticket.deadline_at)
-        with contextlib.suppress(RuntimeError):  # the attempt is over
-            self.timer.reschedule(at)
+        if self.under_way:
+            self.alarm.set(self, self.loop.time() + self.timeout)
 
     async def run(self, session: aiohttp.ClientSession, wire: Wire, max_bytes: int) -> Outcome:
         """Put *wire* on the wire once; an `Outcome`, whatever happens there.
@@ -189,40 +189,9 @@ class Exchange:
             DeadlineExceededError: before anything was sent.
             ClientClosedError: the pool or its session was closed meanwhile.
         """
-        ours: AsyncClientsError
         self.cookies = "Cookie" in wire.headers
-        try:
-            async with self.timer:
-                return await self._run(session, wire, max_bytes)
-        except (TimeoutError, AsyncClientsError) as raised:
-            if not isinstance(raised, AsyncClientsError):
-                return self._late()
-            ours = raised
-        except _StaleError:
-            return STALE
-        except BaseException as foreign:  # noqa: BLE001 - raised again, without its frames
-            # Its frames are aiohttp's, and hold the request with its credential.
-            foreign.__context__ = None
-            raise foreign.with_traceback(None) from None
-        finally:
-            self.failure = None
-            if self.permit is not None:
-                self.scheduler.finished()
-        raise ours.with_facts()
-
-    def _late(self) -> NoResponse:
-        """The time of the attempt or of the call is over."""
-        if self.sent:
-            over = self.loop.time() >= self.ticket.deadline_at
-            return too_late() if over else timed_out()
-        raise DeadlineExceededError(
-            "did not get its turn before its deadline",
-            eta=self.scheduler.eta(1, self.ticket.priority),
-            advice="Allow a longer deadline or send less",
-        )
-
-    async def _run(self, session: aiohttp.ClientSession, wire: Wire, max_bytes: int) -> Outcome:
-        failure: BaseException
+        deadline = self._deadline()
+        response: aiohttp.ClientResponse | None = None
         try:
             response = await session.request(
                 wire.method,
@@ -233,31 +202,77 @@ class Exchange:
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
-                skip_auto_headers=_OURS,
+                skip_auto_headers=None if wire.body is None else _OURS,
                 timeout=self._connecting(),
             )
-            try:
-                content = await read_body(response, max_bytes)
-            except BaseException:
+            content = await read_body(response, max_bytes)
+            if content is not None:
+                response.release()
+                outcome: Outcome | BaseException = Response(
+                    response.status, response.headers, content
+                )
+            else:
                 response.close()
-                raise
-            if content is None:
+                outcome = too_large(max_bytes)
+            self.over()
+        except BaseException as failure:  # noqa: BLE001 - all but our own timeout goes on
+            if response is not None:
                 response.close()
-                return too_large(max_bytes)
-            response.release()
-            return Response(response.status, response.headers, content)
-        except (AsyncClientsError, _StaleError):
-            raise
-        except Exception as caught:
-            if not (isinstance(caught, (aiohttp.ClientError, OSError)) or session.closed):
-                raise
-            failure = caught
+            outcome = self._outcome_of(failure, session)
+        finally:
+            self._end(deadline)
+        # What is raised has no frames of aiohttp's, and this one keeps no request of its.
+        response = None
+        if isinstance(outcome, BaseException):
+            raise outcome from None
+        return outcome
+
+    def _deadline(self) -> asyncio.TimerHandle | None:
+        """What ends the call at its deadline, queueing included."""
+        at = self.ticket.deadline_at
+        return None if at == math.inf else self.loop.call_at(at, self.ring)
+
+    def _end(self, deadline: asyncio.TimerHandle | None) -> None:
+        """It is over: nothing rings any more, nothing is in flight."""
+        if deadline is not None:
+            deadline.cancel()
+        self.alarm.drop(self)
+        self.failure = None
+        if self.permit is not None:
+            self.scheduler.finished()
+
+    def _outcome_of(
+        self, failure: BaseException, session: aiohttp.ClientSession
+    ) -> Outcome | BaseException:
+        """What *failure* comes to: an outcome, or what is to be raised."""
+        if self.over() and isinstance(failure, asyncio.CancelledError):
+            return self._late()
+        if isinstance(failure, AsyncClientsError):
+            return failure.with_facts()
+        if isinstance(failure, _StaleError):
+            return STALE
+        expected = isinstance(failure, (aiohttp.ClientError, OSError)) or session.closed
+        if not (isinstance(failure, Exception) and expected):
+            # Its frames are aiohttp's, and hold the request with its credential.
+            failure.__context__ = None
+            return failure.with_traceback(None)
         if session.closed:
-            raise ClientClosedError(
+            return ClientClosedError(
                 "the pool was closed during the call",
                 advice="Close the pool after its last call; this one may have been carried out",
             )
         return silence(failure)
+
+    def _late(self) -> NoResponse | DeadlineExceededError:
+        """The time of the attempt or of the call is over."""
+        if self.sent:
+            over = self.loop.time() >= self.ticket.deadline_at
+            return too_late() if over else timed_out()
+        return DeadlineExceededError(
+            "did not get its turn before its deadline",
+            eta=self.scheduler.eta(1, self.ticket.priority),
+            advice="Allow a longer deadline or send less",
+        )
 
     def _connecting(self) -> aiohttp.ClientTimeout:
         """Connecting ends before the attempt does, so that it is known that nothing was sent."""

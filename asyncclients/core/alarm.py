@@ -1,0 +1,80 @@
+"""The time of attempts: one timer for all that are under way in a scope.
+
+An attempt whose time is over is cancelled, and reads that cancellation as a
+timeout, by the rules of `asyncio.timeout`: a cancellation by anyone else passes
+on. A timer for each attempt, nearly always cancelled unused, would cost more
+than taking its permit does. The attempts are as few as connections; calls that
+wait are many, and their deadlines have timers of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Alarm:
+    """Rings for each attempt that is under way when its time is over."""
+
+    __slots__ = ("_due", "_timer")
+
+    def __init__(self) -> None:
+        self._due: dict[Timed, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, timed: Timed, at: float) -> None:
+        """Ring for *timed* at loop instant *at*, instead of any instant set before."""
+        self._due[timed] = at
+        if self._timer is None or at < self._timer.when():
+            self._arm(at)
+
+    def drop(self, timed: Timed) -> None:
+        """Do not ring for *timed*."""
+        # The timer is left alone: it finds nothing due, and is set for the next one then.
+        self._due.pop(timed, None)
+
+    def _arm(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(at, self._ring, at)
+
+    def _ring(self, due_by: float) -> None:
+        self._timer = None
+        for timed in [timed for timed, at in self._due.items() if at <= due_by]:
+            del self._due[timed]
+            timed.ring()
+        if self._due:
+            self._arm(min(self._due.values()))
+
+
+class Timed:
+    """What the current task does until `over`, or until its time is over.
+
+    Attributes:
+        rung: its time was over before it was.
+    """
+
+    __slots__ = ("_cancelling", "_task", "rung")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task: asyncio.Task[object] | None = task
+        self._cancelling = task.cancelling()
+        self.rung = False
+
+    @property
+    def under_way(self) -> bool:
+        """Is it not over yet?"""
+        return self._task is not None
+
+    def ring(self) -> None:
+        """Its time is over: cancel the task, unless it got to the end meanwhile."""
+        if self._task is not None and not self.rung:
+            self.rung = True
+            self._task.cancel()
+
+    def over(self) -> bool:
+        """It is over. True if the task's cancellation, if there is one, was ours alone."""
+        task, self._task = self._task, None
+        assert task is not None
+        return self.rung and task.uncancel() <= self._cancelling

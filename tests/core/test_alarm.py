@@ -1,0 +1,108 @@
+"""The time of an attempt ends it, by the rules of `asyncio.timeout`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from asyncclients.core.alarm import Alarm, Timed
+
+pytestmark = pytest.mark.looptime
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def attempt(alarm: Alarm, allowed: float, needed: float) -> str:
+    """Work for *needed* seconds, of which *allowed* are allowed; how and when it ended."""
+    began, how = now(), "done"
+    timed = Timed()
+    alarm.set(timed, began + allowed)
+    try:
+        await asyncio.sleep(needed)
+        timed.over()
+    except asyncio.CancelledError:
+        if not timed.over():
+            raise
+        how = "late"
+    finally:
+        alarm.drop(timed)
+    return f"{how} after {now() - began:g}"
+
+
+def timers() -> int:
+    """Timers that the loop has still to fire."""
+    return sum(not timer.cancelled() for timer in vars(asyncio.get_running_loop())["_scheduled"])
+
+
+async def test_each_attempt_has_its_own_time() -> None:
+    """Each one ends when its own time is over, in whatever order they began."""
+    alarm = Alarm()
+    works = [(5.0, 9.0), (2.0, 9.0), (3.0, 1.0), (2.0, 9.0), (7.0, 6.5)]
+    ends = await asyncio.gather(*(attempt(alarm, *work) for work in works))
+    assert ends == [
+        "late after 5",
+        "late after 2",
+        "done after 1",
+        "late after 2",
+        "done after 6.5",
+    ]
+
+
+async def test_one_timer_serves_all() -> None:
+    """A thousand attempts under way are one timer, and none once the last due one is past."""
+    alarm = Alarm()
+    before = timers()
+    alarmed = [Timed() for _ in range(1000)]
+    for timed in alarmed:
+        alarm.set(timed, now() + 10)
+    assert timers() == before + 1
+    for timed in alarmed:
+        alarm.drop(timed)
+    await asyncio.sleep(11)
+    assert timers() == before
+
+
+async def test_time_that_was_given_anew() -> None:
+    """The last instant that was set is the one that counts, earlier or later."""
+    alarm, timed = Alarm(), Timed()
+    began = now()
+    alarm.set(timed, began + 1)
+    alarm.set(timed, began + 5)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(9)
+    assert (timed.over(), now() - began) == (True, 5)
+
+
+async def test_what_is_over_is_not_cancelled() -> None:
+    """An attempt that is over is never rung, even if nobody said so to the alarm."""
+    alarm, timed = Alarm(), Timed()
+    alarm.set(timed, now() + 1)
+    assert timed.over() is False
+    await asyncio.sleep(2)
+    assert timed.rung is False
+
+
+async def test_a_callers_cancellation_passes() -> None:
+    """Who cancels the task gets its cancellation, also in the instant of the timeout."""
+    alarm = Alarm()
+    for at in (0.5, 1.0):
+        task = asyncio.create_task(attempt(alarm, 1.0, 9.0))
+        asyncio.get_running_loop().call_later(at, task.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_callers_timeout_passes() -> None:
+    """A shorter `asyncio.timeout` around it is the caller's, and nothing is left cancelled."""
+    alarm = Alarm()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1):
+            await attempt(alarm, 2.0, 9.0)
+    async with asyncio.timeout(3):
+        assert await attempt(alarm, 2.0, 9.0) == "late after 2"
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
