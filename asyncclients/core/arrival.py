@@ -30,7 +30,10 @@ _MARGIN = 0.05
 """Share of the usual excess over the floor by which the floor is not believed."""
 _GENERATION = 512
 """Calls after which the memory of the floor moves on by one half."""
+_EXPERIENCE = 32
+"""Calls before any floor is believed."""
 _SMOOTHING = 0.02
+_TAIL = 2.5
 _WORTH_FLOOR = 0.005
 _WORTH_SLACK = 0.01
 """A bolder bound is used where the surer one costs this share of the period."""
@@ -55,6 +58,8 @@ class RoundTrips:
         if seconds < self._second:
             self._lowest, self._second = sorted((self._lowest, seconds))
             self._estimate()
+        if count == _EXPERIENCE:
+            self._estimate()
         if count % _GENERATION == 0:
             self._before = (self._lowest, self._second)
             self._lowest = self._second = math.inf
@@ -63,7 +68,7 @@ class RoundTrips:
     def _estimate(self) -> None:
         """The floor, from the two shortest: as far below the one as the other is above."""
         first, second = sorted((self._lowest, self._second, *self._before))[:2]
-        self.floor = max(0.0, first - (second - first)) if second < math.inf else 0.0
+        self.floor = max(0.0, first - (second - first)) if self._count >= _EXPERIENCE else 0.0
 
     def credit(self, period: float, caution: float) -> float:
         """Seconds before its answer by which a call has surely arrived."""
@@ -74,7 +79,7 @@ class RoundTrips:
     def trusted(self, period: float, caution: float) -> float:
         """Seconds after its send by which a call has arrived; inf: wait for the answer."""
         slack = SLACK * caution
-        if self.mean - self.floor <= slack or self.mean - self.floor <= _WORTH_SLACK * period:
+        if self.mean - self.floor <= max(2 * slack, _WORTH_SLACK * period):
             return math.inf
         return slack
 
@@ -85,4 +90,9 @@ class RoundTrips:
     def lag(self, period: float, caution: float) -> float:
         """How long after its send a call is expected to be known to have arrived."""
         known = self.mean - self.credit(period, caution)
-        return max(0.0, min(known, self.trusted(period, caution)))
+        return min(known, self.trusted(period, caution))
+
+    def latest(self, period: float, caution: float) -> float:
+        """The same for nearly every call: latencies have long tails."""
+        known = self.mean - self.credit(period, caution)
+        return min(_TAIL * known, self.trusted(period, caution))

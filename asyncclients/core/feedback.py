@@ -13,7 +13,7 @@ absurd one, calls go out one at a time until one is admitted: the *probe*.
 * *spacing*: the call was sent in a burst although the window was rested, so no
   window can have been full. The server has a small bucket. Bursts stop
   (`ease` 0), calls keep a full interval between their arrivals, and the burst
-  comes back over 10,000 calls.
+  comes back over 5,000 calls, slowly at first.
 * *the window*: otherwise an arrival bound was too bold. `caution` grows by half.
 * *the rate*, in every case: the server may count in a way that admits less than
   N (two counters do). `share` of the rate falls by 3 %. It climbs back at first
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LONGEST_PAUSE = 120.0
 _CAUTION_GROWTH = 1.5
+_DOUBTFUL_GROWTH = 1.1
+"""Where spacing is suspected already."""
 _CAUTION_FADE = 1 - 1 / 1500
 _LEAST_CAUTION, _MOST_CAUTION = 0.7, 8.0
 _CUT = 0.97
@@ -107,7 +109,7 @@ class Feedback:
         if self.share == self.ease == 1:
             return False
         self.share = min(1.0, self.share + _CLIMB * (1 + self._streak / 1000))
-        self.ease = min(1.0, self.ease + _EASE_STEP)
+        self.ease = min(1.0, self.ease + (_EASE_STEP if self.ease < 0.4 else 5 * _EASE_STEP))
         return True
 
     def refused(
@@ -140,9 +142,7 @@ class Feedback:
         if permit is not None and permit.rested > _RESTED * self.period:
             self.ease = 0.0
             return
+        growth = _CAUTION_GROWTH if self.ease > _SUSPECTED else _DOUBTFUL_GROWTH
         if permit is not None and permit.bunched:
-            suspected = self.ease < _SUSPECTED
             self.ease = self.ease / 2 if self.ease > 0.4 else 0.0
-            if suspected:
-                return
-        self.caution = min(_MOST_CAUTION, self.caution * _CAUTION_GROWTH)
+        self.caution = min(_MOST_CAUTION, self.caution * growth)

@@ -46,11 +46,11 @@ class Spacing:
     def even_at(self, windows: Sequence[Window], trips: RoundTrips, caution: float) -> float:
         """When a call that can wait may follow, so that slots open one by one for others.
 
-        A window is worth a call each (period + lag) / limit, and its slots open
-        late by about as much again: what is sent at that pace leaves a slot
-        open, or about to, whenever one of the others comes.
+        Calls one Nth of the period apart would find each slot still held about
+        every other time, since it is held until its call is known to have
+        arrived, and that varies. So the distance allows for late ones.
         """
-        gaps = ((w.period + 2 * trips.lag(w.period, caution)) / w.limit for w in windows)
+        gaps = ((w.period + trips.latest(w.period, caution)) / w.limit for w in windows)
         return self.sent_at + max(gaps, default=0.0)
 
     def sent(self, permit: Permit, interval: float, trips: RoundTrips) -> None:

@@ -80,8 +80,11 @@ def test_refusals_without_a_time_do_no_harm() -> None:
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
 @pytest.mark.parametrize("quota", [TWO, HUNDRED])
 def test_an_interactive_call_waits_one_slot(quota: Quota, latency: str) -> None:
-    """Under a saturating backlog 99 of 100 wait for at most one slot interval and 80 ms."""
-    report = simulate(quota, latency=latency, seconds=1800.0, interactive=0.1)
+    """Under a saturating backlog 99 of 100 wait for at most one slot interval and 80 ms.
+
+    The target is 50 ms, and met in the mean over seeds (`benchmarks/limits.py`).
+    """
+    report = simulate(quota, latency=latency, seconds=7200.0, interactive=0.1)
     assert report.wait_p99 <= quota.period / quota.limit + 0.08
     assert report.quota_use >= 0.84
 
