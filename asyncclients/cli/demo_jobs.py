@@ -6,7 +6,7 @@ import asyncio
 import csv
 import gzip
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -248,7 +248,7 @@ def _digital_onboarding(
 @asynccontextmanager
 async def stage(
     *, fast: bool, listeners: Sequence[Listener]
-) -> AsyncIterator[tuple[Sandbox, SessionPool]]:
+) -> AsyncGenerator[tuple[Sandbox, SessionPool]]:
     """A sandbox and a pool, for as long as the demo runs."""
     quotas = {name: (faster(name).limit, faster(name).period) for name in QUOTAS}
     async with (

@@ -1,0 +1,348 @@
+"""The names that programs are written with: what may be called, and with which words.
+
+A change that breaks a test here breaks the programs of users.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any, Final
+
+import pytest
+
+import asyncclients
+from asyncclients import (
+    AsyncClientsError,
+    DeadlineExceededError,
+    DigitalOnboardingClient,
+    EmmaClient,
+    IntemptClient,
+    IntouchClient,
+    Options,
+    Priority,
+    Quota,
+    RateLimitedError,
+    SessionPool,
+    TotangoClient,
+    UnprocessableEntityError,
+)
+from asyncclients.core.client import VendorClient
+from asyncclients.sandbox import Sandbox
+
+ERRORS: Final = {
+    "ConfigurationError": "AsyncClientsError",
+    "ClientClosedError": "AsyncClientsError",
+    "WrongEventLoopError": "AsyncClientsError",
+    "DeadlineExceededError": "AsyncClientsError",
+    "PaginationError": "AsyncClientsError",
+    "DecodeError": "AsyncClientsError",
+    "ResponseTooLargeError": "AsyncClientsError",
+    "UnexpectedRedirectError": "AsyncClientsError",
+    "NoResponseError": "AsyncClientsError",
+    "ConnectError": "NoResponseError",
+    "DisconnectedError": "NoResponseError",
+    "AttemptTimeoutError": "NoResponseError",
+    "TLSError": "NoResponseError",
+    "OutcomeUnknownError": "AsyncClientsError",
+    "TokenError": "AsyncClientsError",
+    "TokenRejectedError": "TokenError",
+    "TokenEndpointError": "TokenError",
+    "StatusError": "AsyncClientsError",
+    "BadRequestError": "StatusError",
+    "UnauthorizedError": "StatusError",
+    "ForbiddenError": "StatusError",
+    "NotFoundError": "StatusError",
+    "ConflictError": "StatusError",
+    "UnprocessableEntityError": "StatusError",
+    "RateLimitedError": "StatusError",
+    "ServerError": "StatusError",
+}
+
+CLIENTS: Final[dict[type[VendorClient], dict[str, Any]]] = {
+    IntouchClient: {"api_key": "key-4711"},
+    TotangoClient: {"app_token": "key-4711"},
+    IntemptClient: {"api_key": "key-4711", "org": "acme"},
+    EmmaClient: {"account_id": "100", "public_key": "pub-4711", "private_key": "key-4711"},
+    DigitalOnboardingClient: {"client_id": "id-4711", "client_secret": "key-4711"},
+}
+
+LISTING = "*, sort_by, order, search, page, limit"
+CALLS: Final[dict[type[VendorClient], dict[str, str]]] = {
+    IntouchClient: {
+        "tags.list": LISTING,
+        "tags.create": "name",
+        "tags.get": "uuid",
+        "tags.update": "uuid, name",
+        "tags.delete": "uuid",
+        "hierarchies.list": LISTING,
+        "hierarchies.create": "hierarchy",
+        "hierarchies.get": "uuid",
+        "hierarchies.update": "uuid, hierarchy",
+        "hierarchies.delete": "uuid",
+        "contacts.list": LISTING,
+        "contacts.create": "contact",
+        "contacts.get": "uuid",
+        "contacts.update": "uuid, contact",
+        "contacts.delete": "uuid",
+        "contacts.subscribe": "uuid",
+        "contacts.unsubscribe": "uuid",
+        "external_programs.add_record": "program_uuid, data",
+        "external_programs.update_record": "program_uuid, document_id, data, meta=None",
+    },
+    TotangoClient: {
+        "touchpoints.create": "touchpoint",
+        "touchpoints.update": "note_id, touchpoint",
+        "touchpoints.delete": "note_id, event_id=None, account_id=None",
+        "touchpoints.list": "account_id",
+        "events.list": "account_id",
+        "touchpoint_types.list": "",
+        "touchpoint_tags.list": "",
+        "activity_types.list": "",
+    },
+    IntemptClient: {
+        "info": "",
+        "collections.get_item": "collection_id, item_id",
+        "collections.delete_item": "collection_id, item_id",
+        "collections.list_items": "collection_id",
+        "collections.insert": "collection_id, data",
+        "collections.upload_csv": "collection_id, source, *, length, progress",
+        "sources.insert": "source_id, rows",
+        "events.matches": "*, profile_id, master_id",
+        "segmentations.latest": "*, profile_id, master_id, source_id, profile",
+    },
+    EmmaClient: {
+        "touchpoint_types.create": "type_name, display_name",
+        "touchpoint_types.list": "",
+        "touchpoint_types.get": "touchpoint_type_id",
+        "touchpoint_types.update": "touchpoint_type_id, type_name, display_name",
+        "touchpoint_types.delete": "touchpoint_type_id",
+        "touchpoints.create": "touchpoints",
+        "touchpoints.create_many": "touchpoints",
+        "touchpoints.list": "member_id",
+        "touchpoints.get": "touchpoint_id",
+        "touchpoints.delete": "touchpoint_id",
+    },
+    DigitalOnboardingClient: {
+        "contacts.upsert": "contact",
+        "contacts.upsert_many": "contacts",
+        "journeys.create": "template_id, contact, *, owner_id, name",
+        "templates.list": "",
+        "objectives.list": "",
+    },
+}
+STRUCTS: Final = {
+    "intouch": "Tag Hierarchy NewHierarchy HierarchyUpdate Contact NewContact ContactUpdate Record",
+    "totango": "NewTouchpoint TouchpointUpdate Touchpoint Event",
+    "intempt": "ServiceInfo DataItem EventMatches Segmentation UploadReceipt",
+    "emma": "TouchpointType NewTouchpoint Touchpoint",
+    "digital_onboarding": "NewContact Contact BatchResult Journey Template Objective",
+}
+
+
+def words(function: Any) -> str:
+    """The parameters as a reader would list them; defaults only where one may be passed over."""
+    said: list[str] = []
+    starred = False
+    for parameter in inspect.signature(function).parameters.values():
+        keyword = parameter.kind is parameter.KEYWORD_ONLY
+        if keyword and not starred:
+            said.append("*")
+            starred = True
+        optional = parameter.default is not parameter.empty and not keyword
+        said.append(f"{parameter.name}={parameter.default}" if optional else parameter.name)
+    return ", ".join(said)
+
+
+def defaults(function: Any) -> dict[str, Any]:
+    """Keyword-only parameters with their defaults; what has none is left out."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+    }
+
+
+def test_the_top_level_has_what_programs_import() -> None:
+    """Pool, clients, values, the middleware, every error and the version; `dir` lists them."""
+    names = {client.__name__ for client in CLIENTS} | ERRORS.keys()
+    names |= {"SessionPool", "Quota", "Priority", "Options", "RetryPolicy", "quota_middleware"}
+    assert [name for name in sorted(names) if not hasattr(asyncclients, name)] == []
+    assert names <= set(dir(asyncclients)) & set(asyncclients.__all__)
+    assert asyncclients.__version__[0].isdigit()
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        _ = asyncclients.Nonsense
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_each_error_has_its_place_in_one_tree(name: str) -> None:
+    """Its base is the one that is documented, so an `except` catches what it says."""
+    cls = getattr(asyncclients, name)
+    assert cls.__bases__[0].__name__ == ERRORS[name]
+    assert issubclass(cls, AsyncClientsError)
+
+
+def test_errors_say_what_is_documented_of_them() -> None:
+    """Every error has the facts of its call; some have one of their own."""
+    error = AsyncClientsError("no")
+    for fact in ("vendor", "operation", "method", "path", "status", "attempts", "advice"):
+        assert getattr(error, fact) is None
+    assert DeadlineExceededError(eta=2.0).eta == 2.0
+    assert RateLimitedError(retry_after=3.0).retry_after == 3.0
+    assert UnprocessableEntityError(errors={"a": ["b"]}).errors == {"a": ["b"]}
+    assert asyncclients.ConnectError().sent == "no"
+    assert asyncclients.DisconnectedError().sent == "maybe"
+    assert issubclass(asyncclients.AttemptTimeoutError, TimeoutError)
+    assert issubclass(asyncclients.DeadlineExceededError, TimeoutError)
+
+
+@pytest.mark.parametrize("vendor", STRUCTS)
+def test_structs_come_from_the_vendors_module(vendor: str) -> None:
+    """All that calls take and return can be imported from `asyncclients.vendors.<vendor>`."""
+    module = import_module(f"asyncclients.vendors.{vendor}")
+    assert [name for name in STRUCTS[vendor].split() if not hasattr(module, name)] == []
+
+
+def test_the_pool_takes_what_is_documented() -> None:
+    """By keyword alone, with the documented defaults."""
+    found = defaults(SessionPool)
+    assert found.pop("retry") == asyncclients.RetryPolicy()
+    assert found == {
+        "session": None,
+        "max_connections": 100,
+        "timeout": 60.0,
+        "limits": None,
+        "tokens": None,
+        "max_response_bytes": 64 * 2**20,
+        "admission": "adaptive",
+        "cold_start": "empty",
+        "listeners": (),
+    }
+
+
+def test_options_are_what_is_documented() -> None:
+    """Each has a default, and `with_options` takes the same names."""
+    assert defaults(Options) == {
+        "priority": Priority.INTERACTIVE,
+        "timeout": None,
+        "deadline": None,
+        "max_attempts": None,
+        "flow": None,
+        "retry_unsafe": False,
+        "headers": None,
+    }
+    assert [priority.name for priority in Priority] == ["INTERACTIVE", "BACKGROUND"]
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda cls: cls.__name__)
+def test_clients_are_made_alike(client: type[VendorClient]) -> None:
+    """`Client(pool, *, credentials, base_url, quotas, max_in_flight)`, and the same methods."""
+    parameters = inspect.signature(client).parameters
+    positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert positional == ["pool"]
+    assert CLIENTS[client].keys() <= parameters.keys()
+    assert {n: parameters[n].default for n in ("base_url", "quotas", "max_in_flight")} == {
+        "base_url": None,
+        "quotas": None,
+        "max_in_flight": None,
+    }
+    assert list(inspect.signature(client.from_env).parameters)[:2] == ["pool", "environ"]
+    assert words(client.request) == (
+        "self, method, path, *, params, json, form, headers, response_type, idempotent"
+    )
+    assert words(client.eta) == "self, calls=1"
+
+
+@pytest.mark.parametrize("client", CALLS, ids=lambda cls: cls.__name__)
+async def test_calls_have_the_documented_words(client: type[VendorClient]) -> None:
+    """Every resource, every method of it, and the names of its parameters in their order."""
+    made: Any = client(SessionPool(), **CLIENTS[client])
+    for name, documented in CALLS[client].items():
+        method = made
+        for part in name.split("."):
+            method = getattr(method, part)
+        assert words(method) == documented, name
+
+
+VENDORS: Final[dict[type[VendorClient], tuple[str, tuple[Quota, ...], int | None]]] = {
+    IntouchClient: ("https://api.intouchinsight.com/public/v1/", (Quota(2, 1.0),), None),
+    TotangoClient: ("https://api.totango.com/", (Quota(100, 60.0),), None),
+    IntemptClient: ("https://api.intempt.com/", (Quota(10, 1.0),), None),
+    EmmaClient: ("https://api.e2ma.net/", (Quota(180, 60.0),), 4),
+    DigitalOnboardingClient: ("https://api.digitalonboarding.com/", (Quota(10, 1.0),), None),
+}
+
+
+@pytest.mark.parametrize("client", VENDORS, ids=lambda cls: cls.__name__)
+async def test_each_client_knows_its_vendors_address_and_limits(client: type[VendorClient]) -> None:
+    """By default the production address and the published quota; `quotas` replaces it."""
+    base_url, quotas, in_flight = VENDORS[client]
+    made = client(SessionPool(), **CLIENTS[client])
+    assert made.base_url == base_url
+    assert made.stats().quotas == quotas
+    assert made.facts.max_in_flight == in_flight
+    other: Any = client
+    replaced = other(SessionPool(), **CLIENTS[client], quotas=[Quota(7, 3.0)])
+    assert replaced.stats().quotas == (Quota(7, 3.0),)
+
+
+def test_totango_has_two_regions() -> None:
+    """`region="eu"` is another host; `TOTANGO_REGION` says the same in the environment."""
+    pool = SessionPool()
+    environ = {"TOTANGO_APP_TOKEN": "key-4711", "TOTANGO_REGION": "eu"}
+    for client in (
+        TotangoClient(pool, app_token="key-4711", region="eu"),
+        TotangoClient.from_env(pool, environ),
+    ):
+        assert client.base_url == "https://api-eu1.totango.com/"
+
+
+ENVIRONMENT: Final[dict[type[VendorClient], str]] = {
+    IntouchClient: "INTOUCH_API_KEY",
+    TotangoClient: "TOTANGO_APP_TOKEN",
+    IntemptClient: "INTEMPT_API_KEY INTEMPT_ORG",
+    EmmaClient: "EMMA_ACCOUNT_ID EMMA_PUBLIC_KEY EMMA_PRIVATE_KEY",
+    DigitalOnboardingClient: "DIGITAL_ONBOARDING_CLIENT_ID DIGITAL_ONBOARDING_CLIENT_SECRET",
+}
+
+
+@pytest.mark.parametrize("client", ENVIRONMENT, ids=lambda cls: cls.__name__)
+def test_clients_are_made_from_the_documented_variables(client: type[VendorClient]) -> None:
+    """With all of them a client is made, `<VENDOR>_BASE_URL` included; without one it is named."""
+    names = ENVIRONMENT[client].split()
+    environ = dict.fromkeys(names, "value-4711")
+    address = f"{client.facts.name.upper()}_BASE_URL"
+    made = client.from_env(SessionPool(), {**environ, address: "http://127.0.0.1:8080/x"})
+    assert made.base_url == "http://127.0.0.1:8080/x/"
+    for name in names:
+        without = {other: value for other, value in environ.items() if other != name}
+        with pytest.raises(asyncclients.ConfigurationError, match=name):
+            client.from_env(SessionPool(), without)
+    for bad in ("http://example.com", "https://user:pass@example.com", "ftp://example.com"):
+        with pytest.raises(asyncclients.ConfigurationError, match=address):
+            client.from_env(SessionPool(), {**environ, address: bad})
+
+
+async def test_stats_have_the_documented_fields() -> None:
+    """A tuple of frozen values, one for each scope in use."""
+    pool = SessionPool()
+    assert pool.stats() == ()
+    IntouchClient(pool, api_key="key-4711").eta()
+    (stats,) = pool.stats()
+    assert (stats.vendor, stats.quotas, stats.held) == ("intouch", (Quota(2, 1.0),), 0)
+    assert stats.queued == {"interactive": 0, "background": 0}
+    assert (stats.in_flight, stats.sent, stats.rejected) == (0, 0, 0)
+    assert (stats.paused_for, stats.foreign_rate) == (0.0, 0.0)
+    assert "key-4711" not in stats.scope
+    writable: Any = stats
+    with pytest.raises(AttributeError):
+        writable.sent = 1
+
+
+def test_the_sandbox_takes_quotas_and_seed() -> None:
+    """Both by position or by name, and refuses to be seen beyond this machine."""
+    parameters = inspect.signature(Sandbox).parameters
+    assert list(parameters)[:2] == ["quotas", "seed"]
+    assert (parameters["quotas"].default, parameters["seed"].default) == (None, 0)
+    with pytest.raises(ValueError, match="loopback only"):
+        Sandbox(host="0.0.0.0")
