@@ -146,7 +146,8 @@ class _File:
     """A file that threads read; a straggler of an abandoned pass does no harm."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path, self._lock = path, threading.Lock()
+        # A bare number would be read, and closed, as somebody's file descriptor.
+        self._path, self._lock = os.fspath(path), threading.Lock()
         self._file: BinaryIO | None = None
         self._closed = False
 
@@ -154,9 +155,9 @@ class _File:
         if self._closed:
             raise ValueError("the upload is over")
         if self._file is None:
-            if not stat.S_ISREG(os.stat(self._path).st_mode):  # noqa: PTH116 - fd or path alike
+            if not stat.S_ISREG(os.stat(self._path).st_mode):  # noqa: PTH116
                 raise ValueError(
-                    f"{os.fspath(self._path)!r} is not a regular file: give a stream and its length"
+                    f"{self._path!r} is not a regular file: give a stream and its length"
                 )
             self._file = open(self._path, "rb")  # noqa: SIM115, PTH123 - closed in `close`
         return self._file

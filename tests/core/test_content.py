@@ -164,7 +164,8 @@ async def test_what_cannot_be_uploaded_is_refused_at_once(tmp_path: Path) -> Non
     """A stream without length, a wrong length, a missing file, a folder, a pipe, no source."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    wrong: Any = 7
+    regular = (tmp_path / "regular").open("wb")
+    wrong: Any = regular.fileno()  # a number is no path, though the system would take it for one
     for source, length, error in (
         (Stream(b"a"), None, ValueError),
         (Stream(b"a"), -1, ValueError),
@@ -176,6 +177,7 @@ async def test_what_cannot_be_uploaded_is_refused_at_once(tmp_path: Path) -> Non
     ):
         with pytest.raises(error):
             await passes(source, length)
+    regular.close()  # nobody else has closed it
 
 
 async def test_the_file_is_closed_whatever_happens(tmp_path: Path) -> None:
