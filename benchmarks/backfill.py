@@ -1,0 +1,300 @@
+"""What a backfill costs beside a hand-written loop, and how much of a quota it uses.
+
+    python benchmarks/backfill.py [--rounds 7] [--rows 6000] [--seconds 30] [--json FILE]
+
+* cost: rows a second with quotas out of the way, against a server in another
+  process that writes fixed bytes. The hand-written loop is aiohttp and msgspec
+  with as many workers: it reads the same CSV into the same structs, decodes the
+  same answers, writes the same lines, and remembers nothing. Rounds alternate;
+  the figure is the median of the ratios, round by round.
+* quota: calls that a strict sandbox (sliding window) let in, as a share of what
+  it allowed, after the first window, in real time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from asyncclients import IntouchClient, Quota, SessionPool
+from asyncclients.backfill import pull, push
+from asyncclients.sandbox import Sandbox
+from asyncclients.vendors.intouch import NewContact
+
+WORKERS = 32
+AHEAD = 8
+PAGE = 25
+CONTACT: dict[str, Any] = {
+    "uuid": "56b01b44-ba2e-11e5-875c-0a5a4bfb150c",
+    "first_name": "John",
+    "last_name": "Doe",
+    "email": "john.doe@example.com",
+    "status": "subscribed",
+    "deliverable": True,
+    "created_at": "2021-05-11T11:52:47+00:00",
+    "updated_at": "2021-08-11T11:52:47+00:00",
+    "contact_lists": [],
+    "custom_fields": {"member_since": "2020-02-02"},
+}
+Round = Callable[[Path], Awaitable[int]]
+
+
+class Plain(msgspec.Struct, frozen=True, kw_only=True):
+    """A contact, as somebody would write it who needs these fields."""
+
+    uuid: str
+    email: str
+    first_name: str | None = None
+    last_name: str | None = None
+    phone_number: str | None = None
+    language: str | None = None
+    status: str | None = None
+    deliverable: bool | None = None
+    contact_lists: list[Any] | None = None
+    custom_fields: dict[str, Any] | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+
+
+class PlainPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of them."""
+
+    data: list[Plain]
+    current_page: int
+    last_page: int
+    total: int
+
+
+class Fixed(asyncio.Protocol):
+    """Answers a POST with a contact and a GET with the page it asks for, of *pages*."""
+
+    def __init__(self, pages: int) -> None:
+        self._pages = pages
+        self._created = answer(201, msgspec.json.encode(CONTACT))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        # A client here writes a request whole and waits for its answer.
+        if data.startswith(b"POST"):
+            if data.endswith(b"}"):
+                self._transport.write(self._created)
+            return
+        number = int(data.split(b"page=", 1)[1].split(b" ", 1)[0].split(b"&")[0])
+        self._transport.write(answer(200, page(number, self._pages)))
+
+
+def page(number: int, pages: int) -> bytes:
+    contact = msgspec.json.encode(CONTACT)
+    head = b"%08d-" % number
+    items = b",".join(contact.replace(b"56b01b44-ba2e", head + b"%04d" % i) for i in range(PAGE))
+    return b'{"current_page":%d,"last_page":%d,"total":%d,"data":[%b]}' % (
+        number,
+        pages,
+        pages * PAGE,
+        items,
+    )
+
+
+def answer(status: int, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+def serve(pages: int, port: multiprocessing.Queue[int]) -> None:
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Fixed(pages), "127.0.0.1", 0)
+        port.put(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+# --- By hand --------------------------------------------------------------------------
+
+
+async def push_by_hand(session: aiohttp.ClientSession, source: Path) -> int:
+    with source.open(newline="") as file:
+        rows = csv.DictReader(file)
+        decode = msgspec.json.Decoder(Plain).decode
+        encode = msgspec.json.Encoder().encode
+
+        async def work() -> int:
+            done = 0
+            for row in rows:
+                contact = msgspec.convert(row, NewContact, strict=False)
+                async with session.post("contacts", data=encode(contact)) as reply:
+                    decode(await reply.read())
+                    assert reply.status == 201
+                done += 1
+            return done
+
+        return sum(await asyncio.gather(*(work() for _ in range(WORKERS))))
+
+
+async def pull_by_hand(session: aiohttp.ClientSession, pages: int, to: Path) -> int:
+    numbers = iter(range(1, pages + 1))
+    found: dict[int, list[Plain]] = {}
+    decoder = msgspec.json.Decoder(PlainPage)
+    encoder = msgspec.json.Encoder()
+
+    async def work() -> None:
+        for number in numbers:
+            async with session.get("contacts", params={"page": number}) as reply:
+                found[number] = decoder.decode(await reply.read()).data
+
+    await asyncio.gather(*(work() for _ in range(AHEAD + 1)))
+    with to.open("wb") as file:
+        for number in range(1, pages + 1):
+            file.write(encoder.encode_lines(found[number]))
+    return sum(map(len, found.values()))
+
+
+# --- Cost -----------------------------------------------------------------------------
+
+
+async def cost(rounds: int, rows: int) -> dict[str, Any]:
+    """Rows a second, by hand and by us, and the ratio."""
+    pages = rows // PAGE
+    context = multiprocessing.get_context("spawn")
+    port: multiprocessing.Queue[int] = context.Queue()
+    server = context.Process(target=serve, args=(pages, port), daemon=True)
+    server.start()
+    base_url = f"http://127.0.0.1:{port.get()}/"
+    try:
+        async with AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(SessionPool())
+            session = await stack.enter_async_context(aiohttp.ClientSession(base_url))
+            client = IntouchClient(pool, api_key="ii_benchmark", base_url=base_url, quotas=[])
+
+            async def push_ours(folder: Path) -> int:
+                create = client.contacts.create
+                report = await push(
+                    folder / "rows.csv",
+                    create,
+                    row_type=NewContact,
+                    state=folder / "push.db",
+                    concurrency=WORKERS,
+                )
+                return report.done
+
+            async def pull_ours(folder: Path) -> int:
+                listed = client.contacts.list()
+                report = await pull(
+                    listed, folder / "b.jsonl", state=folder / "pull.db", ahead=AHEAD
+                )
+                return report.done
+
+            return {
+                "push": await compare(
+                    lambda folder: push_by_hand(session, folder / "rows.csv"),
+                    push_ours,
+                    rounds,
+                    rows,
+                ),
+                "pull": await compare(
+                    lambda folder: pull_by_hand(session, pages, folder / "a.jsonl"),
+                    pull_ours,
+                    rounds,
+                    pages * PAGE,
+                ),
+            }
+    finally:
+        server.terminate()
+        server.join()
+
+
+async def compare(by_hand: Round, ours: Round, rounds: int, rows: int) -> dict[str, float]:
+    """Both, round by round, each round in a folder of its own."""
+    rates: dict[str, list[float]] = {"by_hand": [], "ours": []}
+    for _ in range(rounds + 1):
+        for name, work in (("by_hand", by_hand), ("ours", ours)):
+            with tempfile.TemporaryDirectory() as folder:
+                write_rows(Path(folder) / "rows.csv", rows)
+                started = time.perf_counter()
+                done = await work(Path(folder))
+                rates[name].append(rows / (time.perf_counter() - started))
+                assert done == rows
+    first = slice(1, None)  # the first round warms up
+    pairs = zip(rates["ours"][first], rates["by_hand"][first], strict=True)
+    return {
+        "rows": rows,
+        "by_hand": statistics.median(rates["by_hand"][first]),
+        "ours": statistics.median(rates["ours"][first]),
+        "ratio": statistics.median(ours / hand for ours, hand in pairs),
+    }
+
+
+def write_rows(path: Path, rows: int) -> None:
+    with path.open("w") as file:
+        file.write("email,first_name,last_name\n")
+        for number in range(rows):
+            file.write(f"person.{number}@example.com,Jo{number},Doe\n")
+
+
+# --- Quota ----------------------------------------------------------------------------
+
+
+async def quota(limit: int, period: float, seconds: float) -> dict[str, Any]:
+    """Push for about *seconds* against a strict server; what share of its limit was used."""
+    rows = int(limit / period * seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "rows.csv"
+        write_rows(source, rows)
+        async with Sandbox({"intouch": (limit, period)}) as sandbox, SessionPool() as pool:
+            client = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(limit, period)])
+            create = client.contacts.create
+            report = await push(source, create, row_type=NewContact, state=Path(folder) / "push.db")
+            arrivals = sandbox.requests("intouch")
+    counted = [arrival.at for arrival in arrivals if arrival.admitted]
+    steady = [at for at in counted if at >= counted[0] + period]
+    share = (len(steady) - 1) / (limit / period * (steady[-1] - steady[0]))
+    return {
+        "limit": f"{limit} per {period:g} s",
+        "rows": report.done,
+        "seconds": report.seconds,
+        "rejected": report.rejected,
+        "share": share,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    costs = asyncio.run(cost(given.rounds, given.rows))
+    print("rows/s        by hand     ours   ratio")
+    for name, found in costs.items():
+        print(f"{name:10} {found['by_hand']:10,.0f} {found['ours']:8,.0f} {found['ratio']:7.1%}")
+    quotas: list[dict[str, Any]] = []
+    for limit, period in ((2, 1.0), (50, 1.0), (100, 60.0)):
+        seconds = max(given.seconds, 3 * period)
+        quotas.append(asyncio.run(quota(limit, period, seconds)))
+        print("{limit:14} {rows} rows in {seconds:.1f} s, {rejected} rejected, {share:.2%} of it"
+              .format(**quotas[-1]))  # fmt: skip
+    if given.json:
+        given.json.write_text(json.dumps({"cost": costs, "quota": quotas}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
