@@ -22,7 +22,7 @@ from asyncclients.errors import DecodeError
 EXCERPT_LIMIT = 200
 """Characters of a vendor's body that an error may quote."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+\Z").match
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*\Z").match
 _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
@@ -160,12 +160,13 @@ def encode_form(body: Any) -> bytes:
 
 def encode_query(params: Mapping[str, Any]) -> str:
     """*params* as a query string without `?`; None and UNSET are left out."""
-    return "&".join([f"{_quote(name)}={_quote(value)}" for name, value in _pairs(params)])
-
-
-def _quote(text: str) -> str:
     # Most names and values need no quoting, and finding that out is quicker than quoting.
-    return text if _PLAIN(text) else quote_plus(text)
+    return "&".join(
+        [
+            pair if _PLAIN(pair := f"{name}={value}") else f"{quote_plus(name)}={quote_plus(value)}"
+            for name, value in _pairs(params)
+        ]
+    )
 
 
 def _pairs(fields: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

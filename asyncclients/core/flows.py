@@ -33,19 +33,21 @@ class _Flow:
 
 
 class FlowQueue:
-    """The waiters of one class, fair between flows. O(log flows) a call."""
+    """The waiters of one class, fair between flows. O(log flows) a call.
 
-    __slots__ = ("_flows", "_heap", "_order", "_turn", "waiting")
+    Attributes:
+        heap: the flows that have someone in line, the one whose turn is next first.
+        waiting: calls that still wait.
+    """
+
+    __slots__ = ("_flows", "_order", "_turn", "heap", "waiting")
 
     def __init__(self) -> None:
         self._flows: dict[str | None, _Flow] = {}
-        self._heap: list[tuple[float, int, str | None]] = []
+        self.heap: list[tuple[float, int, str | None]] = []
         self._turn = 0.0
         self._order = 0
         self.waiting = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._heap)
 
     def push(self, flow: str | None, waiter: asyncio.Future[Permit], *, front: bool) -> None:
         """Add *waiter* at the end of its flow, or at its front."""
@@ -54,7 +56,7 @@ class FlowQueue:
             line = self._flows[flow] = _Flow()
         (line.waiters.appendleft if front else line.waiters.append)(waiter)
         self.waiting += 1
-        if len(self._flows) > 2 * len(self._heap) + _IDLE_FLOWS:
+        if len(self._flows) > 2 * len(self.heap) + _IDLE_FLOWS:
             self._forget_idle()
         if not line.queued:
             line.start = max(line.start, self._turn)
@@ -63,12 +65,12 @@ class FlowQueue:
     def _enqueue(self, flow: str | None, line: _Flow) -> None:
         line.queued = True
         self._order += 1
-        heappush(self._heap, (line.start, self._order, flow))
+        heappush(self.heap, (line.start, self._order, flow))
 
     def pop(self) -> asyncio.Future[Permit] | None:
         """The next waiter that still waits; None when there is none (and the queue is empty)."""
-        while self._heap:
-            start, _, flow = heappop(self._heap)
+        while self.heap:
+            start, _, flow = heappop(self.heap)
             line = self._flows[flow]
             line.queued = False
             waiter = self._next(line)
@@ -78,7 +80,7 @@ class FlowQueue:
             self._turn, line.start = start, start + 1.0
             if line.waiters:
                 self._enqueue(flow, line)
-            elif not self._heap:
+            elif not self.heap:
                 # Nobody competes any more: turns taken so far are forgotten.
                 self._flows.clear()
                 self._turn = start + 1.0

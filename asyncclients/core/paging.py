@@ -61,7 +61,7 @@ class Paginator(Generic[T_co]):
     async def _items(self) -> AsyncIterator[T_co]:
         number, before = self.start, None
         while True:
-            page = await self.page(number, before)
+            page = self._checked(await self._fetch(number), number, before)
             for item in page.items:
                 yield item
             if page.last:
@@ -90,7 +90,9 @@ class Paginator(Generic[T_co]):
             PaginationError: if the server answered with another page, or with
                 the same items again.
         """
-        page = await self._fetch(number)
+        return self._checked(await self._fetch(number), number, before)
+
+    def _checked(self, page: Page[T_co], number: int, before: Page[T_co] | None) -> Page[T_co]:
         if page.number != number:
             raise PaginationError(
                 f"asked for page {number} and got page {page.number}",

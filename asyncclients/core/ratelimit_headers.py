@@ -24,6 +24,7 @@ from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 import msgspec
+from multidict import istr
 
 _DIGITS = re.compile(r"[0-9]{1,12}\Z", re.ASCII)
 _DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,9})?\Z", re.ASCII)
@@ -34,6 +35,15 @@ _HTTP_DATE = re.compile(
     re.ASCII,
 )
 _PARAMETER = re.compile(r";\s*([rtqw])=([0-9]{1,12})(?=\s*(?:;|,|\Z))", re.ASCII)
+_TELLING = (
+    istr("Retry-After"),
+    istr("RateLimit-Remaining"),
+    istr("RateLimit-Limit"),
+    istr("X-RateLimit-Remaining"),
+    istr("X-RateLimit-Limit"),
+    istr("RateLimit"),
+)
+"""A reply without any of these says nothing."""
 _EPOCH = 1_000_000_000.0
 """A reset this large is an instant in Unix seconds, not a duration."""
 
@@ -68,6 +78,8 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 def read_signal(status: int, headers: Headers) -> Signal | None:
     """The signal in a reply, or None where it says nothing about limits."""
     refused = status == 429
+    if not refused and not any(map(headers.__contains__, _TELLING)):
+        return None
     retry_after = retry_after_seconds(headers) if "Retry-After" in headers else None
     limit, remaining, reset = _limit_fields(headers)
     if not refused and retry_after is None and limit is None and remaining is None:

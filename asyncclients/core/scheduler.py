@@ -101,7 +101,7 @@ class Scheduler:
     def try_take(self, ticket: Ticket) -> Permit | None:
         """A permit at once, if nobody who goes before *ticket* is waiting."""
         interactive, background = self._queues
-        if interactive or (ticket.priority and background):
+        if interactive.heap or (ticket.priority and background.heap):
             return None
         if self._closed is not None or self._full():
             return None
@@ -159,9 +159,8 @@ class Scheduler:
 
     def pump(self) -> None:
         """Grant all permits that can be granted now; else set the timer."""
-        while True:
-            queue = self._next_queue()
-            if queue is None or self._full():
+        while (queue := self._next_queue()) is not None:
+            if self._full():
                 return
             now = self.loop.time()
             priority = Priority(self._queues.index(queue))
@@ -176,9 +175,9 @@ class Scheduler:
 
     def _next_queue(self) -> FlowQueue | None:
         interactive, background = self._queues
-        if interactive and not (background and self._share_due()):
+        if interactive.heap and not (background.heap and self._share_due()):
             return interactive
-        return background or None
+        return background if background.heap else None
 
     def _share_due(self) -> bool:
         """Is it background's turn, if any waits, whoever else does?"""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from asyncclients.core import codec
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LARGE_BODY = 2**20
 _CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
+_PLAIN = CIMultiDictProxy(CIMultiDict({"Accept": "application/json"}))
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -75,7 +76,10 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
     url = base_url + request.path.lstrip("/")
     if request.params and (query := codec.encode_query(request.params)):
         url += "?" + query
-    fields = CIMultiDict({"Accept": "application/json"})
+    address = URL(url, encoded=True)
+    if request.body is None and not headers and not request.headers:
+        return Wire(endpoint.method, address, _PLAIN)
+    fields = CIMultiDict(_PLAIN)
     body: bytes | None = None
     if request.body is not None:
         encode = codec.encode if endpoint.form == "json" else codec.encode_form
@@ -85,7 +89,7 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
         if extra:
             check_headers(extra)
             fields.update(extra)
-    return Wire(endpoint.method, URL(url, encoded=True), fields, body)
+    return Wire(endpoint.method, address, fields, body)
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
