@@ -39,13 +39,16 @@ class Connection:
     ) -> None:
         self._reader, self._writer, self._server = reader, writer, server
 
-    async def request(self) -> RawRequest:
-        """The next request; EOFError when the client hangs up instead."""
+    async def head(self) -> str:
+        """The next request without its body; EOFError when the client hangs up instead."""
         try:
-            head = await self._reader.readuntil(b"\r\n\r\n")
+            return (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         except asyncio.IncompleteReadError as gone:
             raise EOFError from gone
-        first, *lines = head.decode("latin-1").split("\r\n")
+
+    async def request(self) -> RawRequest:
+        """The next request; EOFError when the client hangs up instead."""
+        first, *lines = (await self.head()).split("\r\n")
         method, target, _ = first.split(" ")
         fields = (line.partition(":") for line in lines if line)
         headers = {name.lower(): value.strip() for name, _, value in fields}

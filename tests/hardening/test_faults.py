@@ -1,0 +1,206 @@
+"""Every client against every way in which a server can misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import trustme
+
+from asyncclients import (
+    RetryPolicy,
+    SessionPool,
+    StatusError,
+    TLSError,
+    TokenEndpointError,
+)
+from tests.fakes import ByteServer, Connection, Script, byte_server, http, leaks
+
+from .fault_server import CAP, Behaviour, met_by, promised
+from .subjects import SUBJECTS, Subject
+
+pytestmark = pytest.mark.looptime
+
+POLICY = RetryPolicy(max_attempts=2, max_refusals=2, base=0.01, cap=0.02)
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+def descriptors() -> int:
+    """Open files and sockets of this process; 0 where the system does not tell."""
+    return len(os.listdir(_DESCRIPTORS)) if _DESCRIPTORS.exists() else 0  # noqa: PTH208
+
+
+CASES = [
+    pytest.param(vendor, kind, behaviour, id=f"{vendor}-{kind}-{behaviour.name}")
+    for vendor in SUBJECTS
+    for behaviour in met_by(vendor)
+    for kind in ("read", "write")
+]
+PASSING = [case for case in CASES if promised(case.values[2], case.values[1]).requests > 1]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] - autouse
+    """No socket is left behind."""
+    before = descriptors()
+    yield
+    assert descriptors() <= before
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """All that is logged, down to the last detail."""
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+@asynccontextmanager
+async def serve(subject: Subject, *scripts: Script) -> AsyncGenerator[tuple[ByteServer, Any]]:
+    """A server that is right once, then runs *scripts*; and a client that knows it by then."""
+    pool = SessionPool(retry=POLICY, timeout=5.0, max_response_bytes=CAP)
+    async with byte_server(subject.serves_once, *scripts) as server:
+        async with pool:
+            client = subject.client(pool, server.url)
+            await subject.read(client)
+            yield server, client
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def calm(client: Any) -> bool:
+    """Is nothing in flight, and nobody waiting?"""
+    stats = client.stats()
+    return stats.in_flight == 0 and not any(stats.queued.values())
+
+
+@pytest.mark.parametrize(("vendor", "kind", "behaviour"), CASES)
+async def test_a_fault(
+    vendor: str, kind: str, behaviour: Behaviour, logged: pytest.LogCaptureFixture
+) -> None:
+    """The promised error after the promised requests, no credential, and the next call is right."""
+    subject = SUBJECTS[vendor]
+    promise, call = promised(behaviour, kind), getattr(subject, kind)
+    async with serve(subject, *[behaviour.script] * promise.requests, subject.serves) as (
+        server,
+        client,
+    ):
+        sent, connections = client.stats().sent, server.connections
+        with pytest.raises(promise.error) as caught:
+            await call(client)
+        error = caught.value
+        assert type(error) is promise.error
+        assert error.attempts == client.stats().sent - sent == promise.requests
+        assert server.connections - connections == promise.requests
+        assert error.vendor == vendor
+        assert error.operation
+        assert error.advice
+        assert calm(client)
+        assert leaks(error, *subject.canaries) == []
+        assert await subject.read(client) is not None
+        assert server.connections - connections == promise.requests + 1
+    assert not [canary for canary in subject.canaries if canary in logged.text]
+
+
+@pytest.mark.parametrize(("vendor", "kind", "behaviour"), PASSING)
+async def test_a_fault_that_passes(vendor: str, kind: str, behaviour: Behaviour) -> None:
+    """What may be repeated succeeds with the next request, which is the only further one."""
+    subject = SUBJECTS[vendor]
+    async with serve(subject, behaviour.script, subject.serves) as (server, client):
+        connections = server.connections
+        await getattr(subject, kind)(client)
+        assert server.connections - connections == 2
+        assert calm(client)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("vendor", SUBJECTS)
+async def test_a_second_answer(vendor: str, late: bool) -> None:
+    """It is given to nobody, whether it comes with the first or while the connection rests."""
+    subject = SUBJECTS[vendor]
+    stale = http(418, b'{"stale": true}')
+
+    async def twice(connection: Connection) -> None:
+        fine = http(body=subject.reply(await connection.request()))
+        if late:
+            await connection.send(fine)
+            await asyncio.sleep(0.5)
+            await connection.send(stale)
+        else:
+            await connection.send(fine + stale)
+        await connection.request()
+        await connection.send(fine)
+
+    async with serve(subject, twice, subject.serves) as (_, client):
+        expected = await subject.read(client)
+        for _ in range(3):
+            await asyncio.sleep(1.0)
+            assert await subject.read(client) == expected
+        assert calm(client)
+
+
+@pytest.mark.parametrize("vendor", SUBJECTS)
+async def test_an_early_answer(vendor: str) -> None:
+    """Told in the middle of a long body that it is too long, a call says just that, once."""
+    subject = SUBJECTS[vendor]
+
+    async def early(connection: Connection) -> None:
+        await connection.head()
+        await connection.send(http(413, b"too long", {"Connection": "close"}))
+        await asyncio.sleep(1.0)
+
+    async with serve(subject, early, subject.serves) as (server, client):
+        with pytest.raises(StatusError) as caught:
+            await client.request("POST", "x", json={"long": "x" * 5_000_000})
+        assert caught.value.status == 413
+        assert server.connections == 2
+        assert leaks(caught.value, *subject.canaries) == []
+        assert calm(client)
+
+
+AUTHORITY: Any = trustme.CA()
+STRANGER: Any = trustme.CA()
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+CERTIFICATES: dict[str, Any] = {
+    "expired": AUTHORITY.issue_cert("127.0.0.1", not_after=YESTERDAY),
+    "of another host": AUTHORITY.issue_cert("other.example.com"),
+    "of nobody": STRANGER.issue_cert("127.0.0.1"),
+    "good": AUTHORITY.issue_cert("127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("certificate", CERTIFICATES)
+@pytest.mark.parametrize("vendor", SUBJECTS)
+async def test_a_certificate(vendor: str, certificate: str) -> None:
+    """One that is no good ends the call before anything is sent; with a good one it works."""
+    subject = SUBJECTS[vendor]
+    theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    CERTIFICATES[certificate].configure_cert(theirs)
+    AUTHORITY.configure_trust(ours)
+    connector = aiohttp.TCPConnector(ssl=ours)
+    async with (
+        byte_server(subject.serves, tls=theirs) as server,
+        aiohttp.ClientSession(connector=connector) as session,
+        SessionPool(session=session, retry=POLICY) as pool,
+    ):
+        client = subject.client(pool, server.url)
+        if certificate == "good":
+            await subject.read(client)
+            return
+        by_token = vendor == "digital_onboarding"
+        with pytest.raises(TokenEndpointError if by_token else TLSError) as caught:
+            await subject.read(client)
+        assert "could not trust the server's TLS certificate" in str(caught.value)
+        assert caught.value.attempts == 1 or by_token
+        assert (server.arrived, server.connections) == ([], 0)
+        assert leaks(caught.value, *subject.canaries) == []
+        assert calm(client)
