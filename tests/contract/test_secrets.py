@@ -1,0 +1,151 @@
+"""Credentials appear nowhere: five clients, on servers that echo all they were sent.
+
+Looked at is all that a program, a log or a crash reporter may see: texts, pickles,
+tracebacks with locals, events, the log, and the values that are handed out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from asyncclients import (
+    AsyncClientsError,
+    ConfigurationError,
+    DigitalOnboardingClient,
+    EmmaClient,
+    IntemptClient,
+    IntouchClient,
+    Quota,
+    SessionPool,
+    TotangoClient,
+)
+from asyncclients.core.client import VendorClient
+from tests.fakes import CANARY, Connection, RawRequest, Script, byte_server, hangs_up, http, leaks
+
+TOKEN = "token/Canary+4711=="
+
+
+def _basic(user: str) -> str:
+    return base64.b64encode(f"{user}:{CANARY}".encode()).decode()
+
+
+SECRETS = (CANARY, TOKEN, _basic("public-4711"), _basic("client-4711"))
+
+CREDENTIALS: dict[type[VendorClient], dict[str, str]] = {
+    IntouchClient: {"api_key": CANARY},
+    TotangoClient: {"app_token": CANARY},
+    IntemptClient: {"api_key": CANARY, "org": "acme"},
+    EmmaClient: {"account_id": "100", "public_key": "public-4711", "private_key": CANARY},
+    DigitalOnboardingClient: {"client_id": "client-4711", "client_secret": CANARY},
+}
+CALLS: dict[type[VendorClient], Callable[[Any], Awaitable[object]]] = {
+    IntouchClient: lambda client: client.tags.get("a"),
+    TotangoClient: lambda client: client.events.list("a"),
+    IntemptClient: lambda client: client.collections.list_items("1"),
+    EmmaClient: lambda client: client.touchpoint_types.list(),
+    DigitalOnboardingClient: lambda client: client.templates.list(),
+}
+each_client = pytest.mark.parametrize("client", CREDENTIALS, ids=lambda cls: cls.__name__)
+
+
+def _login(request: RawRequest) -> str:
+    names = ("authorization", "x-api-key", "app-token")
+    return next(request.headers[name] for name in names if name in request.headers)
+
+
+def _headers(request: RawRequest) -> bytes:
+    return json.dumps(dict(request.headers)).encode()
+
+
+ECHOES: dict[str, Callable[[RawRequest], bytes]] = {
+    "in the body": lambda r: http(400, _headers(r)),
+    "in the fields of a 422": lambda r: http(422, b'{"errors":' + _headers(r) + b"}"),
+    "in a 500 and its id": lambda r: http(500, _headers(r), {"X-Request-Id": _login(r)}),
+    "where JSON is expected": lambda r: http(200, _headers(r)),
+    "in a redirect": lambda r: http(302, b"", {"Location": f"https://x.com/{_login(r)}"}),
+    "in a header that breaks HTTP": lambda r: http(200, b"", {_login(r): _login(r), "a b": ""}),
+    "in a refusal": lambda r: http(429, _headers(r), {"Retry-After": "999"}),
+}
+
+
+def echoing(reply: Callable[[RawRequest], bytes], *, token: bool) -> Script:
+    """Answers with what was sent; with *token* only after having granted one."""
+
+    async def script(connection: Connection) -> None:
+        while True:
+            request = await connection.request()
+            granted = token and request.target == "/oauth2/token"
+            body = json.dumps({"access_token": TOKEN}).encode()
+            await connection.send(http(200, body) if granted else reply(request))
+
+    return script
+
+
+@pytest.mark.parametrize("token", [False, True], ids=["login", "token"])
+@pytest.mark.parametrize("echo", ECHOES)
+@each_client
+async def test_an_echo_shows_nothing(
+    client: type[VendorClient], echo: str, token: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not in the error, its pickle or its traceback, not in events, log, stats or reprs."""
+    caplog.set_level(logging.DEBUG)
+    heard: list[object] = []
+    async with (
+        byte_server(echoing(ECHOES[echo], token=token)) as server,
+        SessionPool(listeners=[heard.append]) as pool,
+    ):
+        made: Any = client
+        quotas = [Quota(10_000, 1.0)]
+        whole: VendorClient = made(pool, **CREDENTIALS[client], base_url=server.url, quotas=quotas)
+        speaker = whole.with_options(max_attempts=1)
+        with pytest.raises(AsyncClientsError) as raised:
+            await CALLS[client](speaker)
+        seen = [repr(heard), caplog.text, repr(pool.stats()), repr(speaker), repr(vars(speaker))]
+    assert leaks(raised.value, *SECRETS) == []
+    assert heard
+    assert [text for text in seen for secret in SECRETS if secret in text] == []
+
+
+@each_client
+async def test_silence_shows_nothing(client: type[VendorClient], pool: SessionPool) -> None:
+    """Nor does the error of a connection that breaks, with aiohttp's own behind it."""
+    async with byte_server(hangs_up) as server:
+        made: Any = client
+        speaker = made(pool, **CREDENTIALS[client], base_url=server.url)
+        with pytest.raises(AsyncClientsError) as raised:
+            await CALLS[client](speaker.with_options(max_attempts=1))
+    assert leaks(raised.value, *SECRETS) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["http://example.com", f"https://user:{CANARY}@example.com", f"ftp://{CANARY}@x"]
+)
+@each_client
+def test_a_client_that_cannot_be_made_shows_nothing(
+    client: type[VendorClient], address: str
+) -> None:
+    """Neither its credential, nor a password in its address, by constructor or environment."""
+    pool = SessionPool()
+    made: Any = client
+    with pytest.raises(ConfigurationError) as raised:
+        made(pool, **CREDENTIALS[client], base_url=address)
+    assert leaks(raised.value, *SECRETS) == []
+    environ = dict.fromkeys(client.facts.environment.values(), CANARY)
+    environ[f"{client.facts.name.upper()}_BASE_URL"] = address
+    with pytest.raises(ConfigurationError) as raised:
+        client.from_env(pool, environ)
+    assert leaks(raised.value, *SECRETS) == []
+
+
+@each_client
+def test_a_client_cannot_be_pickled(client: type[VendorClient]) -> None:
+    """It would carry its credential along."""
+    made: Any = client
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        made(SessionPool(), **CREDENTIALS[client]).__reduce__()
