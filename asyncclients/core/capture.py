@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -49,6 +49,9 @@ class CapturedResponse(msgspec.Struct, frozen=True, kw_only=True):
         name = f"{self.vendor}.{self.operation}"
         return f"<CapturedResponse {name} {self.status}, {len(self.body)} bytes>"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
+
 
 _captures: ContextVar[tuple[list[CapturedResponse], ...]] = ContextVar(
     "asyncclients_captures", default=()
@@ -73,6 +76,11 @@ def capture_responses() -> Generator[list[CapturedResponse]]:
         yield responses
     finally:
         _captures.reset(token)
+
+
+def capturing() -> bool:
+    """Does anyone around capture?"""
+    return bool(_captures.get())
 
 
 def capture(outcome: Outcome, vendor: Vendor, operation: str, attempt: int) -> None:

@@ -6,18 +6,23 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
+from yarl import URL
 
 from asyncclients.core.auth import HeaderLogin
-from asyncclients.core.endpoint import Priority, lane
+from asyncclients.core.capture import CapturedResponse
+from asyncclients.core.endpoint import Priority, Response, lane
 from asyncclients.core.events import AttemptEnded, AttemptStarted, CallEnded, CallStarted
 from asyncclients.core.failure import quoted
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.quota import Quota
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.secret import Secret
+from asyncclients.core.wire import Wire
 from asyncclients.errors import (
     AsyncClientsError,
     BadRequestError,
@@ -446,3 +451,42 @@ def test_the_login_of_the_toy_is_the_canary() -> None:
     login = client._login  # pyright: ignore[reportPrivateUsage]
     assert isinstance(login, HeaderLogin)
     assert login.value.reveal() == CANARY
+
+
+def test_values_that_hold_an_answer_show_none_of_it() -> None:
+    """A vendor may echo anything: neither `repr` nor what crash reporters ask for has the body."""
+    echo = f'{{"you": "{CANARY}"}}'.encode()
+    answer = Response(400, CIMultiDict({"X-Echo": CANARY}), echo)
+    captured = CapturedResponse(
+        vendor="toy",
+        operation="things.get",
+        attempt=1,
+        status=400,
+        headers=answer.headers,
+        body=echo,
+        request_id=None,
+    )
+    wire = Wire("POST", URL(f"https://x.example/a?b={CANARY}"), {}, echo)
+    for value in (answer, captured, wire):
+        assert CANARY not in repr(value)
+        assert CANARY not in repr(value.__rich_repr__())
+
+
+async def test_each_call_runs_in_its_caller_s_context() -> None:
+    """A thousand interleaved calls of two tenants: a listener sees the tenant of its own call."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+    seen: dict[int, set[str]] = {}
+
+    def listener(event: Any) -> None:
+        if hasattr(event, "call"):
+            seen.setdefault(event.call, set()).add(tenant.get())
+
+    async with serve(FINE, listeners=(listener,)) as (_, client):
+
+        async def run(name: str) -> None:
+            tenant.set(name)
+            await client.things.get()
+
+        await asyncio.gather(*(run("ab"[n % 2]) for n in range(1000)))
+    assert all(len(names) == 1 for names in seen.values())
+    assert sum(names == {"a"} for names in seen.values()) == 500

@@ -356,3 +356,20 @@ async def test_a_cold_start_may_be_full() -> None:
     """`cold_start="full"` assumes a spent window: the first call waits for one."""
     async with SessionPool(cold_start="full") as pool:
         assert ToyClient(pool, quotas=(Quota(2, 30.0),)).eta() == pytest.approx(30.0)
+
+
+async def test_a_crowd_times_out_nowhere() -> None:
+    """Five hundred calls of ten seconds each, fifty connections, a timeout of thirty: all done."""
+
+    async def slow(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await asyncio.sleep(10.0)
+            await connection.send(FINE)
+
+    async with byte_server(slow) as server, SessionPool(max_connections=50, timeout=30.0) as pool:
+        client = ToyClient(pool, base_url=server.url)
+        things = await asyncio.gather(*(client.things.get() for _ in range(500)))
+        assert things == [Thing(id=1)] * 500
+        assert asyncio.get_running_loop().time() == pytest.approx(100.0, abs=1.0)
+        assert server.connections == 50

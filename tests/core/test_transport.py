@@ -401,6 +401,15 @@ async def test_cancelling_at_every_step() -> None:
         assert turns > 5
 
 
+async def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that some other program needs does not send the key through a proxy."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9/")
+    async with serve(answers(FINE)) as (server, client):
+        assert await client.things.get() == GOOD
+        assert server.arrived[0].target == "/things/1"
+
+
 class FailingSession:
     """A session that holds the key in a local variable when it fails, or hangs."""
 
