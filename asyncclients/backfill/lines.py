@@ -15,7 +15,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
@@ -98,6 +98,21 @@ class _File:
 _DAMAGE = (EOFError, OSError, zlib.error)
 
 
+class Cells(dict[str, str]):
+    """The cells of a row by column. An empty one is not in it, and reads as an empty text."""
+
+    __slots__ = ("_columns",)
+
+    def __init__(self, columns: Sequence[str], filled: Iterable[tuple[str, str]]) -> None:
+        super().__init__(filled)
+        self._columns = columns
+
+    def __missing__(self, column: str) -> str:
+        if column in self._columns:
+            return ""
+        raise KeyError(column)
+
+
 class CsvReader:
     """Rows of a CSV file as dicts of texts, empty cells left out."""
 
@@ -160,7 +175,7 @@ class CsvReader:
             if complaint:
                 record = [_printable(cell) for cell in record]
             pairs = zip(columns, record, strict=False)
-            data = {name: cell for name, cell in pairs if cell and name}
+            data = Cells(columns, ((name, cell) for name, cell in pairs if cell and name))
             yield Line(line, data, complaint, sum(map(len, record)))
 
 

@@ -70,6 +70,15 @@ async def test_bytes_that_are_not_utf8_are_one_rows_fault(tmp_path: Path) -> Non
     assert rows[1] == Row(2, 3, {"a": "K", "b": "2"})
 
 
+async def test_an_empty_cell_reads_as_an_empty_text(tmp_path: Path) -> None:
+    """A map may ask for any column of the header, filled or not, and for no other."""
+    (row,) = await read(write(tmp_path / "x.csv", "a,b\n1,\n"))
+    assert row.data == {"a": "1"}
+    assert (row.data["b"], row.data.get("b")) == ("", None)
+    with pytest.raises(KeyError, match="c"):
+        _ = row.data["c"]
+
+
 async def test_a_row_of_another_width_is_a_complaint(tmp_path: Path) -> None:
     """Half a line is not taken for a row with empty cells."""
     rows = await read(write(tmp_path / "x.csv", "a,b\n1\n1,2,3\n"))
