@@ -116,7 +116,8 @@ def _bare(value: Secret) -> Secret:
 def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> ClientCredentials:
     """The login of a vendor that issues tokens at *path*."""
     value = basic_value(client_id, client_secret)
-    return ClientCredentials(path=path, basic=value, secrets=(client_secret, _bare(value)))
+    secrets = (client_id, client_secret, _bare(value))
+    return ClientCredentials(path=path, basic=value, secrets=secrets)
 
 
 def problem_of(login: Login) -> str | None:

@@ -35,7 +35,8 @@ def _basic(user: str) -> str:
     return base64.b64encode(f"{user}:{CANARY}".encode()).decode()
 
 
-SECRETS = (CANARY, TOKEN, _basic("public-4711"), _basic("client-4711"))
+USERS = ("public-4711", "client-4711")
+SECRETS = (CANARY, TOKEN, *USERS, *map(_basic, USERS))
 
 CREDENTIALS: dict[type[VendorClient], dict[str, str]] = {
     IntouchClient: {"api_key": CANARY},
@@ -59,12 +60,19 @@ def _login(request: RawRequest) -> str:
     return next(request.headers[name] for name in names if name in request.headers)
 
 
+def _plain(request: RawRequest) -> bytes:
+    """The login as a server may log it: user and password, or whatever it is."""
+    scheme, _, rest = _login(request).partition(" ")
+    return base64.b64decode(rest) if scheme == "Basic" else _login(request).encode()
+
+
 def _headers(request: RawRequest) -> bytes:
     return json.dumps(dict(request.headers)).encode()
 
 
 ECHOES: dict[str, Callable[[RawRequest], bytes]] = {
     "in the body": lambda r: http(400, _headers(r)),
+    "in plain words": lambda r: http(403, b"<p>Who is " + _plain(r) + b"?</p>"),
     "in the fields of a 422": lambda r: http(422, b'{"errors":' + _headers(r) + b"}"),
     "in a 500 and its id": lambda r: http(500, _headers(r), {"X-Request-Id": _login(r)}),
     "where JSON is expected": lambda r: http(200, _headers(r)),
