@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from asyncclients.core.auth import ClientCredentials, HeaderLogin, Token, names_invalid_token
-from asyncclients.core.decoding import decoded
+from asyncclients.core.decoding import decoded, is_long
 from asyncclients.core.endpoint import (
     NoResponse,
     Outcome,
@@ -22,7 +22,7 @@ from asyncclients.core.endpoint import (
 )
 from asyncclients.core.events import logger
 from asyncclients.core.failure import failure_of, quoted, retry_after, unknown_outcome
-from asyncclients.core.narrator import Narrator
+from asyncclients.core.narrator import narrator_of
 from asyncclients.core.retry import Tally, Verdict, judge
 from asyncclients.core.scheduler import Ticket
 from asyncclients.core.secret import Secret
@@ -81,7 +81,7 @@ class Call(Generic[T]):
         self._permit: Permit | None = None
         self._used: Token | None = None
         self._renewed = self._stale = False
-        self.narrator = Narrator(terms, request)
+        self.narrator = narrator_of(terms, request)
 
     def open(self) -> None:
         """Find the scope and put the request together; nothing is sent.
@@ -98,11 +98,16 @@ class Call(Generic[T]):
 
     # --- The steps of one attempt -------------------------------------------------
 
-    async def token(self) -> Token | None:
-        """The access token, where the login is by token."""
+    @property
+    def by_token(self) -> bool:
+        """Does the login go by an access token?"""
+        tokens, login = self._scope.tokens, self._terms.login
+        return tokens is not None and isinstance(login, ClientCredentials)
+
+    async def token(self) -> Token:
+        """The access token, for a login that goes by one."""
         tokens = self._scope.tokens
-        if tokens is None or not isinstance(self._terms.login, ClientCredentials):
-            return None
+        assert tokens is not None
         now = asyncio.get_running_loop().time()
         found = tokens.current(now)
         if found is not None:
@@ -201,6 +206,8 @@ class Call(Generic[T]):
         """What to do with *outcome*."""
         if isinstance(outcome, Response):
             self._meaning = self._read(outcome)
+            if self._meaning is Meaning.SUCCESS:
+                return Verdict.DONE
             if self._meaning is Meaning.RATE_LIMITED:
                 self._note_refusal(outcome)
         return judge(self._request, outcome, self._meaning, self._tally, self._policy)
@@ -252,7 +259,11 @@ class Call(Generic[T]):
         """What the endpoint promises, decoded."""
         assert isinstance(outcome, Response)
         returns = self._request.endpoint.returns
-        result = await decoded(outcome, returns, self._terms.vendor, self._secrets())
+        vendor, secrets = self._terms.vendor, self._secrets()
+        if is_long(outcome):
+            result = await asyncio.to_thread(decoded, outcome, returns, vendor, secrets)
+        else:
+            result = decoded(outcome, returns, vendor, secrets)
         self.narrator.ended(None)
         return result
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,9 +20,12 @@ _IN_THREAD = 2**20
 """Bytes from which a body is decoded off the event loop."""
 
 
-async def decoded(
-    answer: Response, returns: type[T], vendor: Vendor, secrets: Sequence[Secret]
-) -> T:
+def is_long(answer: Response) -> bool:
+    """Would decoding *answer* hold up the event loop?"""
+    return len(answer.body) > _IN_THREAD
+
+
+def decoded(answer: Response, returns: type[T], vendor: Vendor, secrets: Sequence[Secret]) -> T:
     """The body of *answer* as *returns*; the answer itself where that is `Response`.
 
     Raises:
@@ -33,8 +35,6 @@ async def decoded(
     if cls is Response:
         return cast("T", answer)
     try:
-        if len(answer.body) > _IN_THREAD:
-            return cast("T", await asyncio.to_thread(codec.decode, answer.body, cls))
         return cast("T", codec.decode(answer.body, cls))
     except DecodeError as caught:
         bad = caught

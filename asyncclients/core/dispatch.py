@@ -70,9 +70,9 @@ async def run(call: Call[T]) -> T:
     try:
         call.open()
         while True:
-            token = await call.token()
+            token = await call.token() if call.by_token else None
             outcome = await call.exchange(token)
-            if await call.token_refused(outcome):
+            if token is not None and await call.token_refused(outcome):
                 continue
             verdict = call.judge(outcome)
             if verdict is Verdict.DONE:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from asyncclients.core.capture import capture
+from asyncclients.core.capture import capture, capturing
 from asyncclients.core.endpoint import NoResponse, Outcome, Request
 from asyncclients.core.events import (
     AttemptEnded,
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     Secrets = Callable[[], tuple[Secret, ...]]
 
 _numbers = itertools.count(1)
+
+
+def narrator_of(terms: Terms, request: Request[Any]) -> Narrator:
+    """Who tells the story of a call: nobody, where nobody listens."""
+    if terms.settings.listeners or capturing():
+        return Narrator(terms, request)
+    return _SILENT
 
 
 class Narrator:
@@ -102,3 +109,19 @@ class Narrator:
         if self._listeners:
             name = None if error is None else type(error).__name__
             tell(self._listeners, CallEnded(call=self._number, attempts=self.attempts, error=name))
+
+
+class _Silent(Narrator):
+    """Tells nobody; one for all calls."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._listeners = ()
+
+    def started(self, base_url: str, request: Request[Any]) -> None: ...
+    def outcome(self, outcome: Outcome, attempts: int, secrets: Secrets) -> None: ...
+    def ended(self, error: BaseException | None) -> None: ...
+
+
+_SILENT = _Silent()
