@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 
+from asyncclients.backfill.completion import completed
 from asyncclients.backfill.lock import Lock
 from asyncclients.errors import StateError, StateMismatchError
 
@@ -69,7 +70,7 @@ class Journal:
         self._lock, self._thread = lock, thread
         self._loop = asyncio.get_running_loop()
         self._database: sqlite3.Connection
-        self._collect: Callable[[], Changes] = _nothing
+        self._collect: Callable[[], Changes] = lambda: Changes(())
         self._changed = False
         self._writing: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] = self._loop.create_future()
@@ -89,10 +90,9 @@ class Journal:
             lock = Lock(path)
         except OSError as refused:
             raise unusable(path, refused) from None
-        thread = ThreadPoolExecutor(1, "asyncclients-journal")
-        journal = cls(path, lock, thread)
+        journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
-            journal._database = await journal.run(connect, path)
+            await journal.run(journal._connect)
             await journal.run(_check_job, journal._database, path, job)
         except BaseException:
             await journal.aclose()
@@ -109,6 +109,13 @@ class Journal:
             return await self._loop.run_in_executor(self._thread, work, *arguments)
         except (sqlite3.Error, OSError) as failure:
             raise unusable(self.path, failure) from None
+
+    def _connect(self) -> None:
+        self._database = connect(self.path)  # kept here: a cancelled `open` has it to close
+
+    def _disconnect(self) -> None:
+        if hasattr(self, "_database"):
+            self._database.close()
 
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
         """The rows that *sql* selects."""
@@ -157,17 +164,15 @@ class Journal:
             future.exception()  # nobody need wait for it
 
     async def aclose(self) -> None:
-        """Save what is left and let go of the file. Idempotent; never raises."""
+        """Save what is left and let go of the file, also when cancelled. Idempotent."""
+        await completed(self._close())
+
+    async def _close(self) -> None:
         while self._writing is not None:
             await asyncio.wait([self._writing])
-        if hasattr(self, "_database"):
-            await self._loop.run_in_executor(self._thread, self._database.close)
+        await self._loop.run_in_executor(self._thread, self._disconnect)
         self._thread.shutdown(wait=False)
         self._lock.release()
-
-
-def _nothing() -> Changes:
-    return Changes(())
 
 
 def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:

@@ -98,7 +98,7 @@ async def pull(
     finally:
         if inspect.iscoroutine(source):
             source.close()
-        await asyncio.shield(journal.aclose())
+        await journal.aclose()
 
 
 def _name(source: Pages) -> str:

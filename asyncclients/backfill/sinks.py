@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 from asyncclients.backfill import tables
+from asyncclients.backfill.completion import completed
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.core import codec
 from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchError
@@ -59,7 +60,7 @@ class FileSink:
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         try:
-            return await asyncio.to_thread(work, *arguments)
+            return await completed(asyncio.to_thread(work, *arguments))
         except OSError as failure:
             words = failure.strerror or str(failure)
         raise BackfillStoppedError(
@@ -70,7 +71,11 @@ class FileSink:
 
     async def open(self, position: Any) -> None:
         """Begin, or cut the part file back to *position* bytes."""
-        await self._run(self._open, position)
+        try:
+            await self._run(self._open, position)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
 
     def _open(self, position: int | None) -> None:
         if position is None:
@@ -133,7 +138,7 @@ class FileSink:
     async def close(self) -> None:
         """Close the file; the part file stays unless all is done."""
         if self._file is not None:
-            await asyncio.to_thread(_close, self._file)
+            await completed(asyncio.to_thread(_close, self._file))
         if self._finished:
             self.part.unlink(missing_ok=True)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,18 +25,11 @@ from tests.fakes import ByteServer, Connection, Script, byte_server, http, leaks
 
 from .fault_server import CAP, Behaviour, met_by, promised
 from .subjects import SUBJECTS, Subject
+from .traces import descriptors
 
 pytestmark = pytest.mark.looptime
 
 POLICY = RetryPolicy(max_attempts=2, max_refusals=2, base=0.01, cap=0.02)
-_DESCRIPTORS = Path("/proc/self/fd")
-
-
-def descriptors() -> int:
-    """Open files and sockets of this process; 0 where the system does not tell."""
-    return len(os.listdir(_DESCRIPTORS)) if _DESCRIPTORS.exists() else 0  # noqa: PTH208
-
-
 CASES = [
     pytest.param(vendor, kind, behaviour, id=f"{vendor}-{kind}-{behaviour.name}")
     for vendor in SUBJECTS
@@ -51,9 +42,9 @@ PASSING = [case for case in CASES if promised(case.values[2], case.values[1]).re
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] - autouse
     """No socket is left behind."""
-    before = descriptors()
+    before = {*descriptors().values()}
     yield
-    assert descriptors() <= before
+    assert {*descriptors().values()} - before == set()
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""What a client might leave behind: tasks, and open files or sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Final
+
+_DESCRIPTORS: Final = Path("/proc/self/fd")
+
+
+def descriptors() -> dict[str, str]:
+    """What is open in this process, by number; nothing where the system does not tell."""
+    found: dict[str, str] = {}
+    for entry in _DESCRIPTORS.iterdir() if _DESCRIPTORS.exists() else ():
+        with contextlib.suppress(OSError):  # that of this very listing
+            found[entry.name] = str(entry.readlink())
+    return found
+
+
+class Traces:
+    """The tasks, files and sockets of one instant."""
+
+    def __init__(self) -> None:
+        self._tasks, self._open = asyncio.all_tasks(), set(descriptors().values())
+
+    async def gone(self) -> None:
+        """Assert that nothing came on top, once the loop had its turns."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await asyncio.sleep(1.0)
+        tasks = asyncio.all_tasks() - self._tasks
+        assert not tasks, tasks
+        left = set(descriptors().values()) - self._open
+        assert not left, left
