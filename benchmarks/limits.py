@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from limits_peers import PEERS, run_peer
 
@@ -233,11 +234,12 @@ def main() -> int:
     exact_seeds = 20 if options.quick else options.exact_seeds
     seconds = HOUR / 3 if options.quick else HOUR
     started = time.perf_counter()
-    result = {
+    result: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
+        "seconds": seconds,
         "adaptive": [asdict(row) for row in show(ours(seeds, seconds))],
         "exact": [asdict(row) for row in show(exact(exact_seeds, 120.0))],
-        "peers": [asdict(row) for row in show(peers(1 if options.quick else 3, 300.0))],
+        "peers": [asdict(row) for row in show(peers(1 if options.quick else 2, 300.0))],
         "interactive": show_waits(interactive(max(1, seeds // 4), seconds)),
     }
     missed = sum(

@@ -23,6 +23,10 @@ surest to the boldest:
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncclients.core.feedback import Feedback
 
 SLACK = 0.125
 """Seconds by which one-way latency is trusted to vary, before any experience."""
@@ -76,23 +80,26 @@ class RoundTrips:
             return 0.0
         return max(0.0, self.floor - _MARGIN * caution * (self.mean - self.floor))
 
-    def trusted(self, period: float, caution: float) -> float:
+    def trusted(self, period: float, lessons: Feedback) -> float:
         """Seconds after its send by which a call has arrived; inf: wait for the answer."""
-        slack = SLACK * caution
+        slack = SLACK * lessons.caution
         if self.mean - self.floor <= max(2 * slack, _WORTH_SLACK * period):
             return math.inf
-        return slack
+        return slack * (1 - lessons.boldness)
 
     def tells_arrival(self, interval: float) -> bool:
         """An answer that is late means a late arrival, not long work, on the scale of *interval*."""
         return self.mean - self.floor < min(SLACK, interval / 3)
 
-    def lag(self, period: float, caution: float) -> float:
+    def lag(self, period: float, lessons: Feedback) -> float:
         """How long after its send a call is expected to be known to have arrived."""
-        known = self.mean - self.credit(period, caution)
-        return min(known, self.trusted(period, caution))
+        return min(self._known(period, lessons), self.trusted(period, lessons))
 
-    def latest(self, period: float, caution: float) -> float:
+    def latest(self, period: float, lessons: Feedback) -> float:
         """The same for nearly every call: latencies have long tails."""
-        known = self.mean - self.credit(period, caution)
-        return min(_TAIL * known, self.trusted(period, caution))
+        return min(_TAIL * self._known(period, lessons), self.trusted(period, lessons))
+
+    def _known(self, period: float, lessons: Feedback) -> float:
+        """How long after its send its answer tells that a call has arrived."""
+        credit = self.credit(period, lessons.caution)
+        return (self.mean - credit) * (1 - lessons.boldness if credit else 1)

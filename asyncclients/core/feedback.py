@@ -21,6 +21,13 @@ absurd one, calls go out one at a time until one is admitted: the *probe*.
   call in 150, and ever faster the longer no refusal comes.
 
 Calls that were in flight when a refusal came in say nothing new.
+
+A long time without any refusal teaches as well. Many servers count by a bucket
+of N or by fixed windows; there the arrival bounds are more than is needed, and
+cost some per cent of a short window. After 1,500 calls without a refusal
+`boldness` moves the bounds towards the send, over 300 calls, and spaces the
+calls evenly. A refusal then is put down to that alone: boldness ends, and the
+next attempt waits for twice as many calls.
 """
 
 from __future__ import annotations
@@ -40,6 +47,7 @@ _DOUBTFUL_GROWTH = 1.1
 """Where spacing is suspected already."""
 _CAUTION_FADE = 1 - 1 / 1500
 _LEAST_CAUTION, _MOST_CAUTION = 0.7, 8.0
+_PATIENCE, _DARING = 1500, 300
 _CUT = 0.97
 _CLIMB = 0.0001
 _LEAST_SHARE = 0.1
@@ -55,6 +63,7 @@ class Feedback:
     Attributes:
         paused_until: nothing is sent before this instant.
         probing: calls go out one at a time.
+        boldness: 0 where the arrival bounds hold, 1 where the sends are counted.
         caution: factor on the arrival bounds' margins, 1 at first.
         share: share of the full rate in use.
         ease: 1 where bursts are allowed, 0 where calls are spaced evenly.
@@ -64,8 +73,10 @@ class Feedback:
         "_forgiven",
         "_forgiven_by",
         "_last_refused",
+        "_patience",
         "_streak",
         "_strikes",
+        "boldness",
         "caution",
         "ease",
         "interval",
@@ -76,15 +87,17 @@ class Feedback:
         "share",
     )
 
-    def __init__(self, quotas: Sequence[Quota]) -> None:
+    def __init__(self, quotas: Sequence[Quota], *, daring: bool = True) -> None:
         self.measure(quotas)
         self.paused_until = -math.inf
         self.probing = False
+        self.boldness = 0.0
         self.caution = 1.0
         self.share = 1.0
         self.ease = 1.0
         self._strikes = 0  # refusals in a row
         self._streak = 0  # admitted calls since the last refusal
+        self._patience = _PATIENCE if daring else math.inf  # a streak this long makes bold
         self._last_refused = 0  # number of the last call sent when a refusal came in
         self._forgiven = 0
         self._forgiven_by = 0
@@ -104,10 +117,13 @@ class Feedback:
             self._strikes = 0
             self.probing = False
         self._streak += 1
+        bolder = self._streak > self._patience and self.boldness < 1
+        if bolder:
+            self.boldness = min(1.0, (self._streak - self._patience) / _DARING)
         if self.caution > _LEAST_CAUTION:
             self.caution *= _CAUTION_FADE
         if self.share == self.ease == 1:
-            return False
+            return bolder
         self.share = min(1.0, self.share + _CLIMB * (1 + self._streak / 1000))
         self.ease = min(1.0, self.ease + (_EASE_STEP if self.ease < 0.4 else 5 * _EASE_STEP))
         return True
@@ -138,6 +154,10 @@ class Feedback:
         self.paused_until = max(self.paused_until, now + wait)
 
     def _blame(self, permit: Permit | None) -> None:
+        if self.boldness:
+            self.boldness = 0.0
+            self._patience *= 2
+            return
         self.share = max(_LEAST_SHARE, self.share * _CUT)
         if permit is not None and permit.rested > _RESTED * self.period:
             self.ease = 0.0

@@ -97,7 +97,7 @@ class Limiter:
         self._windows = tuple(Window(quota) for quota in self.quotas)
         self._pacers = tuple(Pacer(quota, now) for quota in self.quotas)
         self._trips = RoundTrips()
-        self._feedback = Feedback(self.quotas)
+        self._feedback = Feedback(self.quotas, daring=not self._exact)
         self._foreign = Foreign()
         self._sent = 0
         self._in_flight = 0
@@ -137,7 +137,7 @@ class Limiter:
             if due > now:
                 at = max(at, due)
         if even:
-            at = max(at, self._spacing.even_at(self._windows, self._trips, self._feedback.caution))
+            at = max(at, self._spacing.even_at(self._windows, self._trips, self._feedback))
         return at
 
     def take(self, now: float) -> Permit:
@@ -218,9 +218,8 @@ class Limiter:
         """When *calls* more calls could have been sent, if answers take as long as they did."""
         at = max(now, self._feedback.paused_until)
         for window, pacer in zip(self._windows, self._pacers, strict=True):
-            lag = self._trips.mean
-            if not self._exact:
-                lag = self._trips.lag(window.period, self._feedback.caution)
+            trips = self._trips
+            lag = trips.mean if self._exact else trips.lag(window.period, self._feedback)
             rounds, before = divmod(calls - 1, window.limit)
             first = window.nth_free_at(before + 1, now, lag)
             first = max(first, pacer.ready_at(now, before + 1)) + rounds * (window.period + lag)
@@ -252,24 +251,24 @@ class Limiter:
     def _hold(self, now: float) -> Permit:
         """Hold a slot of each quota, as long as is known at the send."""
         slots: list[tuple[Window, float]] = []
-        trips, caution = self._trips, self._feedback.caution
         rested = end = math.inf
         for window in self._windows:
             if not self._exact:
-                end = trips.trusted(window.period, caution) + now + window.period
+                end = now + window.period + self._trips.trusted(window.period, self._feedback)
             rested = min(rested, window.take(now, end))
             slots.append((window, end))
         return Permit(self._sent, now, slots, rested)
 
     def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
         """The answer came: each slot ends by it, or sooner if that was known already."""
+        trips, feedback = self._trips, self._feedback
         for index, (window, end) in enumerate(permit.slots):
-            bound = now + window.period
-            if credit:
-                bound -= self._trips.credit(window.period, self._feedback.caution)
-            if bound < end:
-                window.move(end, bound)
-                permit.slots[index] = (window, bound)
+            bound = now
+            if credit and (known := trips.credit(window.period, feedback.caution)):
+                bound -= known + feedback.boldness * (now - known - permit.sent_at)
+            if bound + window.period < end:
+                window.move(end, bound + window.period)
+                permit.slots[index] = (window, bound + window.period)
 
     def _settle(self, permit: Permit) -> bool:
         """Mark the call's fate as known; False if it was before."""
@@ -287,9 +286,10 @@ class Limiter:
     def _shape(self) -> None:
         """Pace by what was learned: less rate after refusals and for foreigners, no bursts."""
         feedback = self._feedback
-        for pacer in self._pacers:
+        for window, pacer in zip(self._windows, self._pacers, strict=True):
             ours = 1 - self._foreign.rate / pacer.full_rate
-            pacer.shape(max(0.1, min(feedback.share, ours)), feedback.ease)
+            bold = self._trips.credit(window.period, feedback.caution) and feedback.boldness
+            pacer.shape(max(0.1, min(feedback.share, ours)), min(feedback.ease, 1 - bold))
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncclients.core.arrival import RoundTrips
+    from asyncclients.core.feedback import Feedback
     from asyncclients.core.permit import Permit
     from asyncclients.core.window import Window
 
@@ -43,14 +44,14 @@ class Spacing:
         self.last: Permit | None = None
         self.until = -math.inf
 
-    def even_at(self, windows: Sequence[Window], trips: RoundTrips, caution: float) -> float:
+    def even_at(self, windows: Sequence[Window], trips: RoundTrips, lessons: Feedback) -> float:
         """When a call that can wait may follow, so that slots open one by one for others.
 
         Calls one Nth of the period apart would find each slot still held about
         every other time, since it is held until its call is known to have
         arrived, and that varies. So the distance allows for late ones.
         """
-        gaps = ((w.period + trips.latest(w.period, caution)) / w.limit for w in windows)
+        gaps = ((w.period + trips.latest(w.period, lessons)) / w.limit for w in windows)
         return self.sent_at + max(gaps, default=0.0)
 
     def sent(self, permit: Permit, interval: float, trips: RoundTrips) -> None:

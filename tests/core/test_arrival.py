@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from asyncclients.core.arrival import SLACK, RoundTrips
+from asyncclients.core.feedback import Feedback
 from asyncclients.core.limiter import Limiter
 from asyncclients.core.quota import Quota
 from asyncclients.core.ratelimit_headers import Signal
@@ -69,10 +70,12 @@ def test_caution_takes_credit_away() -> None:
 def test_the_way_there_is_trusted_only_where_answers_come_late_and_unevenly() -> None:
     """Slow, varied work: a slot ends by the send; steady answers, or a long window: it waits."""
     slow, steady = trips_of(*[0.2, 1.4] * 50), trips_of(*[0.10, 0.16] * 50)
-    assert slow.trusted(1.0, 1.0) == SLACK
-    assert slow.trusted(1.0, 2.0) == 2 * SLACK
-    assert slow.trusted(600.0, 1.0) == math.inf
-    assert steady.trusted(1.0, 1.0) == math.inf
+    lessons = Feedback([Quota(2, 1.0)])
+    assert slow.trusted(1.0, lessons) == SLACK
+    assert slow.trusted(600.0, lessons) == math.inf
+    assert steady.trusted(1.0, lessons) == math.inf
+    lessons.caution = 2.0
+    assert slow.trusted(1.0, lessons) == 2 * SLACK
 
 
 def test_a_small_bucket_is_recognised_at_the_first_call() -> None:

@@ -19,6 +19,7 @@ from asyncclients.errors import ConfigurationError
 
 TWO = Quota(2, 1.0)
 HUNDRED = Quota(100, 60.0)
+EITHER: tuple[Literal["adaptive", "exact"], ...] = ("adaptive", "exact")
 
 quotas = st.builds(
     Quota, limit=st.integers(1, 12), period=st.sampled_from([0.1, 1.0, 7.3, 60.0, 3600.0])
@@ -374,6 +375,20 @@ def test_refusals_lower_the_rate_and_success_restores_it() -> None:
         limiter.answered(limiter.take(now), now, None)
     state = limiter.snapshot(now)
     assert (state.rate_share, state.bursts, state.probing) == (1.0, True, False)
+
+
+def test_exact_is_never_bold() -> None:
+    """However long nothing is refused, `exact` frees a slot one period after the answer."""
+    opened: list[float] = []
+    for admission in EITHER:
+        limiter = Limiter([TWO], admission=admission)
+        first = _send_many(limiter, 3000, 0.2, 0.0) + 10.0
+        limiter.answered(limiter.take(first), first + 0.2, None)
+        second = limiter.ready_at(first + 0.6)
+        limiter.answered(limiter.take(second), second + 0.2, None)
+        opened.append(limiter.ready_at(second + 0.2) - first)
+    assert opened[0] < 1.1, "adaptive is held by its pace alone"
+    assert opened[1] == pytest.approx(1.2)
 
 
 # --- What the vendor says remains ----------------------------------------------------

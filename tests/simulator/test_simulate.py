@@ -70,6 +70,22 @@ def test_adaptive_uses_the_quota(
     assert report.refused_late <= refused
 
 
+@pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
+def test_a_bucket_is_used_to_the_full_in_time(latency: str) -> None:
+    """Before a server that counts by a bucket of N the sends come to be counted: 99 % and more."""
+    report = simulate(TWO, server="token-bucket", latency=latency, seconds=3600.0)
+    assert report.refused == 0
+    late = sum(at >= 1800.0 for at in report.admitted_at)
+    assert late >= 0.99 * 2 * 1800
+
+
+def test_boldness_costs_a_log_next_to_nothing() -> None:
+    """Before a log it is refused once, then tried again after twice as long: three in an hour."""
+    report = simulate(TWO, server="sliding-log", latency="fast", seconds=3600.0)
+    assert report.refused <= 4
+    assert report.quota_use >= 0.949
+
+
 def test_refusals_without_a_time_do_no_harm() -> None:
     """A server whose 429 names no time: the same use, no more refusals."""
     report = simulate(TWO, server="two-counter", seconds=900.0, retry_after=False)

@@ -1,0 +1,123 @@
+"""Turn the figures of `limits.py` into the page `limits.md`.
+
+python benchmarks/limits_page.py benchmarks/results/limits.json > benchmarks/limits.md
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+INTRO = """# Staying inside a rate limit, measured
+
+    pip install asyncclients --group benchmarks   # the peers
+    python benchmarks/limits.py --json benchmarks/results/limits.json
+    python benchmarks/limits_page.py benchmarks/results/limits.json > benchmarks/limits.md
+
+Everything here is virtual time, drawn from seeds: the same command gives the same figures on any machine, in about half
+an hour. A backlog with 50 workers sends for {hours}, {seeds} seeds, before six kinds of server. The servers are
+`asyncclients/sandbox/limits.py`, written from the definitions, and share no line with the client; the client learns of
+them by their answers alone. The networks are `asyncclients/simulator/latency.py`:
+
+* *fast*: round trip 40 ms + exponential(20 ms), work 20 ms + exponential(30 ms)
+* *wan*: round trip 80 ms + log-normal(median 30 ms, σ 0.8), the same work
+* *slow*: *fast*'s route, work 200 ms + exponential(400 ms)
+
+The floor of the round trip is split between the directions in one random proportion per run, the excess in a new one per
+call. Refusals carry `Retry-After` in whole seconds and come back without having been worked on.
+
+**Use** is the mean fill of the rolling window of admitted calls, as a share of the limit, after the first minute or two
+windows. **Refused** is 429s of all calls, from the first; before a two-counter server *after learning*, which is the last
+four fifths. Targets were set before the limiter was written.
+
+How to doubt it: `asyncclients simulate` draws any single run. A client that obeys nothing is in the tests
+(`tests/simulator/test_simulate.py`): the servers do refuse. The oracle's bound is derived in `docs/limits.md`; where
+*slow* is above it, the slot was given again while its call was still in flight.
+"""
+
+
+def percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def main(path: Path) -> None:
+    result: dict[str, Any] = json.loads(path.read_text())
+    adaptive = result["adaptive"]
+    hours = f"{result['seconds'] / 3600:g} h"
+    print(INTRO.format(hours=hours, seeds=adaptive[0]["seeds"]))
+    print('## Ours, `admission="adaptive"` (the default)\n')
+    print("| quota | server | network | use | target | refused | target | |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in adaptive:
+        print(
+            f"| {row['quota']} | {row['server']} | {row['latency']}"
+            f" | {percent(row['use'], 2)} | ≥ {percent(row['target_use'])}"
+            f" | {percent(row['refused'], 3)} | ≤ {percent(row['target_refused'], 2)}"
+            f" | {'met' if row['met'] else '**missed**'} |"
+        )
+    show_exact(result["exact"])
+    show_peers(adaptive, result["peers"])
+    show_waits(result["interactive"])
+
+
+def show_exact(rows: list[dict[str, Any]]) -> None:
+    print('\n## Ours, `admission="exact"`\n')
+    print(f"{rows[0]['seeds']:,} seeds in every cell, runs of two and six minutes.\n")
+    print("| quota | server | network | use | refused | most in a window |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        print(
+            f"| {row['quota']} | {row['server']} | {row['latency']} | {percent(row['use'])}"
+            f" | {'0' if row['refused'] == 0 else percent(row['refused'], 4)}"
+            f" | {row['most_in_window']} |"
+        )
+
+
+def show_peers(ours: list[dict[str, Any]], peers: list[dict[str, Any]]) -> None:
+    print("\n## The others, before the same servers\n")
+    print(
+        f"{peers[0]['seeds']} seeds, runs of five minutes (2 per 1 s) and fifteen. Each caller obeys its own"
+    )
+    print("`Retry-After`. How each is used: `limits_peers.py`. A cell is *use / refused*.\n")
+    names = list(dict.fromkeys(row["client"] for row in peers))
+    servers = list(dict.fromkeys(row["server"] for row in peers))
+    for quota in dict.fromkeys(row["quota"] for row in peers):
+        for latency in ("fast", "wan", "slow"):
+            print(f"\n### {quota}, *{latency}*\n")
+            print(f"| client | {' | '.join(servers)} |")
+            print(f"|---|{'---|' * len(servers)}")
+            for name in ["**asyncclients**", *names]:
+                rows = ours if name == "**asyncclients**" else peers
+                found = {
+                    row["server"]: f"{percent(row['use'])} / {percent(row['refused'], 2)}"
+                    for row in rows
+                    if row["quota"] == quota
+                    and row["latency"] == latency
+                    and row["client"] in (name, "asyncclients adaptive")
+                }
+                print(f"| {name} | {' | '.join(found[server] for server in servers)} |")
+
+
+def show_waits(rows: list[dict[str, Any]]) -> None:
+    print("\n## An interactive call beside the backlog\n")
+    print(
+        "One every ten seconds. What 99 of 100 wait for their permit, before a sliding log; *use* is"
+    )
+    print(
+        "backlog and interactive calls together. The others serve first come, first served, with 50 workers waiting.\n"
+    )
+    peers = list(rows[0]["peers"])
+    print(f"| quota | network | ours | target | | use | {' | '.join(peers)} |")
+    print(f"|---|---|---|---|---|---|{'---|' * len(peers)}")
+    for row in rows:
+        others = " | ".join(f"{row['peers'][peer]:.1f} s" for peer in peers)
+        print(
+            f"| {row['quota']} | {row['latency']} | {row['p99']:.3f} s | ≤ {row['target']:.2f} s"
+            f" | {'met' if row['met'] else '**missed**'} | {percent(row['use'])} | {others} |"
+        )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
