@@ -9,18 +9,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from asyncclients.cli.demo_jobs import Job, jobs, stage
+from asyncclients.backfill.report import Progress
+from asyncclients.cli.demo_jobs import Job, Run, jobs, stage
 from asyncclients.core.events import AttemptStarted, CallStarted
 from asyncclients.core.pool import SessionPool
+from asyncclients.integrations.monitor import Monitor
 from asyncclients.sandbox import Sandbox
 
 _REFRESH = 0.25
@@ -43,7 +48,9 @@ class Retries:
 
 
 async def demo(
-    *, fast: Annotated[bool, Parameter(help="quotas a hundredfold, whole files")] = False
+    *,
+    fast: Annotated[bool, Parameter(help="quotas a hundredfold, whole files")] = False,
+    web: Annotated[bool, Parameter(help="show quotas and jobs on a page on this machine")] = False,
 ) -> int:
     """Run five jobs at their vendors' limits against pretend vendors on this machine.
 
@@ -51,27 +58,69 @@ async def demo(
     """
     console = Console()
     retries = Retries()
-    started = time.monotonic()
-    async with stage(fast=fast, listeners=(retries,)) as (sandbox, pool):
+    async with AsyncExitStack() as stack:
+        sandbox, pool = await stack.enter_async_context(stage(fast=fast, listeners=(retries,)))
         running = jobs(sandbox, pool, fast=fast)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_run(run)) for _, run in running]
-            watch = _watch_live if console.is_terminal else _watch_lines
-            await watch(console, [job for job, _ in running], tasks)
-        console.print(_closing(sandbox, pool, [job for job, _ in running], retries))
-        console.print(f"{time.monotonic() - started:.1f} s in all.")
-        refused = sum(sandbox.refused(cast("Any", job.vendor)) for job, _ in running)
+        watched = [job for job, _ in running]
+        if web:
+            await stack.enter_async_context(_page(console, pool, watched))
+        await _work(console, running)
+        console.print(_closing(sandbox, pool, watched, retries))
+        if web:
+            console.print("The page stays until Ctrl-C.")
+            await asyncio.Event().wait()
+        refused = sum(sandbox.refused(cast("Any", job.vendor)) for job in watched)
     return 0 if refused == 0 else 1
 
 
-async def _run(run: Any) -> None:
+async def _work(console: Console, running: list[tuple[Job, Run]]) -> None:
+    started = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_run(run)) for _, run in running]
+        watch = _watch_live if console.is_terminal else _watch_lines
+        await watch(console, [job for job, _ in running], tasks)
+    console.print(f"Done in {time.monotonic() - started:.1f} s.")
+
+
+@asynccontextmanager
+async def _page(console: Console, pool: SessionPool, watched: list[Job]) -> AsyncIterator[None]:
+    """The live page of *pool*, told of the demo's jobs four times a second."""
+    async with pool.serve_monitor() as monitor:
+        console.print(f"Live page: {monitor.url}", soft_wrap=True, highlight=False)
+        feeding = asyncio.create_task(_feed(monitor, watched))
+        try:
+            yield
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(monitor: Monitor, watched: list[Job]) -> None:
+    started = time.monotonic()
+    while True:
+        for job in watched:
+            stats = job.client.stats()
+            progress = Progress(
+                done=job.done,
+                failed=0,
+                unknown=0,
+                skipped=0,
+                rate=job.done / max(_REFRESH, time.monotonic() - started),
+                quota_use=stats.quota_use,
+                eta=0.0 if job.done >= job.total else job.eta(),
+            )
+            monitor.job(f"{job.vendor}: {job.what}")(progress)
+        await asyncio.sleep(_REFRESH)
+
+
+async def _run(run: Run) -> None:
     await run()
 
 
 async def _watch_live(
     console: Console, watched: list[Job], tasks: list[asyncio.Task[None]]
 ) -> None:
-    progress = Progress(
+    bars_shown = Bars(
         TextColumn("{task.fields[vendor]:<18}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
@@ -80,13 +129,13 @@ async def _watch_live(
         console=console,
     )
     bars: list[TaskID] = [
-        progress.add_task(job.what, total=job.total, vendor=job.vendor, eta="") for job in watched
+        bars_shown.add_task(job.what, total=job.total, vendor=job.vendor, eta="") for job in watched
     ]
     head = Text("steps done, seconds left by the scheduler", style="dim")
-    with Live(Group(head, progress), console=console, refresh_per_second=8):
+    with Live(Group(head, bars_shown), console=console, refresh_per_second=8):
         while True:
             for bar, job in zip(bars, watched, strict=True):
-                progress.update(bar, completed=job.done, eta=_eta(job))
+                bars_shown.update(bar, completed=job.done, eta=_eta(job))
             if all(task.done() for task in tasks):
                 return
             await asyncio.sleep(_REFRESH)

@@ -224,7 +224,7 @@ class SessionPool:
                 advice="Make the ClientSession inside the coroutine that asyncio.run() runs",
             )
 
-    def serve_monitor(self, *, port: int = 0, host: str = "127.0.0.1") -> Monitor:
+    def serve_monitor(self, port: int = 0, *, host: str = "127.0.0.1") -> Monitor:
         """A live page of this pool for a browser on this machine, served inside `async with`.
 
         Args:
