@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, cast
 
@@ -24,8 +24,7 @@ from rich.text import Text
 from asyncclients.backfill.report import Progress
 from asyncclients.cli.demo_jobs import Job, Run, jobs, stage
 from asyncclients.core.events import AttemptStarted, CallStarted
-from asyncclients.core.pool import SessionPool
-from asyncclients.integrations.monitor import Monitor
+from asyncclients.core.pool import Monitor, SessionPool
 from asyncclients.sandbox import Sandbox
 
 _REFRESH = 0.25
@@ -83,7 +82,7 @@ async def _work(console: Console, running: list[tuple[Job, Run]]) -> None:
 
 
 @asynccontextmanager
-async def _page(console: Console, pool: SessionPool, watched: list[Job]) -> AsyncIterator[None]:
+async def _page(console: Console, pool: SessionPool, watched: list[Job]) -> AsyncGenerator[None]:
     """The live page of *pool*, told of the demo's jobs four times a second."""
     async with pool.serve_monitor() as monitor:
         console.print(f"Live page: {monitor.url}", soft_wrap=True, highlight=False)

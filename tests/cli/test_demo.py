@@ -49,7 +49,7 @@ def test_the_jobs_arrive_whole_and_nothing_is_refused(capsys: pytest.CaptureFixt
     }
     refused = [line.split("│")[5].strip() for line in table.splitlines() if line.startswith("│")]
     assert set(refused) == {"0"}
-    assert re.search(r"\d+\.\d s in all\.", printed)
+    assert re.search(r"Done in \d+\.\d s\.", printed)
 
 
 def test_a_line_tells_how_far_every_job_is(
