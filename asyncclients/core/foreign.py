@@ -7,7 +7,7 @@ our own is never taken for a foreigner's, and the lower of the two views wins.
 
 What cannot be is not believed (more remaining than the limit), nor what is out
 of date (the answer to a call sent before one already heard), nor a vendor that
-says 0 and then admits the next call, three times over.
+says 0 until a reset and admits a call long before that, three times over.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _SMOOTHING = 0.1
 _LIES = 3
+_ROUNDED = 1.0
+"""Seconds by which a reset may be rounded up."""
 
 
 class Foreign:
@@ -46,13 +48,13 @@ class Foreign:
             return
         self._heard = permit.number
         believed = window.period
-        if remaining == 0:
-            if now < self._zero_until:
+        if remaining == 0 and signal.reset is not None:
+            if now < self._zero_until - _ROUNDED:
                 self._lies += 1
-            if signal.reset is not None:
-                believed = min(believed, signal.reset)
+            believed = min(believed, signal.reset)
             self._zero_until = now + believed
-        ours = window.held_since(permit.sent_at)
+        # A bold bound may have freed a slot that the vendor still counted: by a round trip.
+        ours = window.held_since(permit.sent_at - (now - permit.sent_at))
         window.foreign = max(0, window.limit - remaining - ours)
         window.foreign_until = now + believed if window.foreign else -math.inf
         if self._lies >= _LIES:
