@@ -81,9 +81,7 @@ class Checkpoint:
     async def load(cls, journal: Journal) -> Checkpoint:
         """What *journal* holds."""
         checkpoint = cls(journal)
-        rows = await journal.read("SELECT value FROM job WHERE name = 'state'")
-        if rows:
-            checkpoint.state = msgspec.json.decode(rows[0][0], type=PullState)
+        checkpoint.state = await journal.state(PullState) or PullState()
         for (keys,) in await journal.read("SELECT keys FROM keys"):
             for digest in array("Q", keys):
                 checkpoint.seen.add(digest)

@@ -21,17 +21,22 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 
 import msgspec
 
 from asyncclients.backfill.completion import completed
 from asyncclients.backfill.lock import Lock
+from asyncclients.backfill.seal import read_state, read_value, sealed, select
 from asyncclients.errors import StateError, StateMismatchError
+
+T = TypeVar("T")
 
 VERSION = 1
 """Of the format of the file. A newer one is refused."""
 _APPLICATION = 0x61636C69
+_SOON = 0.05
+"""Seconds for which changes that may be lost wait for others."""
 _SCHEMA = (
     "CREATE TABLE job (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
@@ -73,7 +78,8 @@ class Journal:
         self._collect: Callable[[], Changes] = lambda: Changes(())
         self._changed = False
         self._writing: asyncio.Task[None] | None = None
-        self._next: asyncio.Future[None] = self._loop.create_future()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self.failure: StateError | None = None
 
     @classmethod
@@ -119,18 +125,27 @@ class Journal:
 
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
         """The rows that *sql* selects."""
-        rows: list[Any] = await self.run(lambda: self._database.execute(sql, parameters).fetchall())
-        return rows
+        return cast("list[Any]", await self.run(select, self._database, sql, parameters))
+
+    async def state(self, cls: type[T]) -> T | None:
+        """The value that each commit replaces, None in a new journal."""
+        return cast("T | None", await self.run(read_state, self._database, cls))
 
     def feed(self, collect: Callable[[], Changes]) -> None:
         """Call *collect* on the loop, when a commit begins, for what has changed."""
         self._collect = collect
 
     def changed(self) -> None:
-        """There is something to save; it is saved soon."""
+        """There is something to save; it is saved at once."""
         self._changed = True
         if self._writing is None and self.failure is None:
             self._writing = self._loop.create_task(self._write())
+
+    def changes_later(self) -> None:
+        """There is something to save, and no harm if a crash takes it: it is saved soon."""
+        if not self._changed:
+            self._changed = True
+            self._timer = self._loop.call_later(_SOON, self.changed)
 
     async def saved(self) -> None:
         """Return when all that is noted up to now is on the disk.
@@ -141,33 +156,37 @@ class Journal:
         if self.failure is not None:
             raise self.failure
         self.changed()
-        await asyncio.shield(self._next)
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        await waiter
 
     async def _write(self) -> None:
         while self._changed and self.failure is None:
             # Whoever became ready in this turn of the loop still gets into this commit.
             await asyncio.sleep(0)
-            waiting, self._next = self._next, self._loop.create_future()
+            waiting, self._waiting = self._waiting, []
             self._changed = False
             try:
                 await self.run(_commit, self._database, self._collect())
             except StateError as failure:
-                self._fail(failure, waiting)
-            else:
-                waiting.set_result(None)
+                self.failure = failure
+                waiting += self._waiting
+            for waiter in waiting:
+                if self.failure is not None and not waiter.done():
+                    waiter.set_exception(self.failure)
+                elif not waiter.done():
+                    waiter.set_result(None)
         self._writing = None
-
-    def _fail(self, failure: StateError, waiting: asyncio.Future[None]) -> None:
-        self.failure = failure
-        for future in (waiting, self._next):
-            future.set_exception(failure)
-            future.exception()  # nobody need wait for it
 
     async def aclose(self) -> None:
         """Save what is left and let go of the file, also when cancelled. Idempotent."""
         await completed(self._close())
 
     async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._changed:
+            self.changed()
         while self._writing is not None:
             await asyncio.wait([self._writing])
         await self._loop.run_in_executor(self._thread, self._disconnect)
@@ -202,11 +221,9 @@ def _check_file(path: Path, *, must_exist: bool) -> None:
 
 
 def _foreign(path: Path) -> StateMismatchError:
-    return StateMismatchError(
-        f"{path} is not a state file of asyncclients",
-        file=str(path),
-        advice="Give another path for the state; this file was not touched",
-    )
+    what = f"{path} is not a state file of asyncclients"
+    advice = "Give another path for the state; this file was not touched"
+    return StateMismatchError(what, file=str(path), advice=advice)
 
 
 def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
@@ -236,7 +253,7 @@ def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
         database.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA:
             database.execute(statement)
-        database.execute("INSERT INTO job VALUES ('job', ?)", (msgspec.json.encode(job),))
+        database.execute("INSERT INTO job VALUES ('job', ?)", sealed([msgspec.json.encode(job)]))
         database.execute(f"PRAGMA application_id = {_APPLICATION}")
         database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
@@ -255,20 +272,24 @@ def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
 
 def read_job(database: sqlite3.Connection) -> Job:
     """The job that the journal belongs to."""
-    row = database.execute("SELECT value FROM job WHERE name = 'job'").fetchone()
-    try:
-        return msgspec.json.decode(row[0], type=Job)
-    except (TypeError, msgspec.MsgspecError) as bad:
-        raise sqlite3.DatabaseError("its job cannot be read") from bad
+    job = read_value(database, "job", Job)
+    if job is None:
+        raise sqlite3.DatabaseError("its job is gone")
+    return job
 
 
 def _commit(database: sqlite3.Connection, changes: Changes) -> None:
     if changes.before is not None:
         changes.before()
+    statement = changes.statements[0] if len(changes.statements) == 1 else None
+    if statement is not None and len(statement.rows) == 1:
+        # Each call into SQLite waits for the interpreter's lock again: one is best.
+        database.execute(statement.sql, sealed(statement.rows[0]))
+        return
     database.execute("BEGIN IMMEDIATE")
     try:
         for statement in changes.statements:
-            database.executemany(statement.sql, statement.rows)
+            database.executemany(statement.sql, map(sealed, statement.rows))
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:

@@ -84,10 +84,7 @@ class Ledger:
     async def load(cls, journal: Journal) -> Ledger:
         """The ledger that *journal* holds, an empty one for a new job."""
         ledger = cls(journal)
-        rows = await journal.read("SELECT value FROM job WHERE name = 'state'")
-        if rows:
-            ledger._state = msgspec.json.decode(rows[0][0], type=State)
-        state = ledger._state
+        state = ledger._state = await journal.state(State) or State()
         ledger.settled = Spans(state.settled)
         for number, row in await journal.read("SELECT number, row FROM unknown"):
             ledger.unknown.add(number)
@@ -232,10 +229,15 @@ class Ledger:
     # --- Saving -----------------------------------------------------------------------
 
     def _settle(self, rows: Iterable[Row]) -> None:
+        marked = False
         for row in rows:
             self.settled.add(row.number)
-            self._sent.pop(row.number, None)
-        self._journal.changed()
+            marked |= self._sent.pop(row.number, None) is not None
+        if marked:
+            self._journal.changed()
+        else:
+            # To repeat them after a crash costs a little and does no harm.
+            self._journal.changes_later()
 
     def _note(self, sql: str, parameters: Sequence[Any]) -> None:
         self._news.append(Statement(sql, [parameters]))

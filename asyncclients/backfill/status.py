@@ -14,6 +14,7 @@ from asyncclients.backfill.journal import Job, connect, read_job, unusable
 from asyncclients.backfill.ledger import State, Unknown, read_unknown
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import Lock
+from asyncclients.backfill.seal import read_state, select
 from asyncclients.errors import StateInUseError
 
 _ON_THE_WIRE = "on the wire when the state was last saved"
@@ -77,9 +78,8 @@ def read_status(path: str | os.PathLike[str]) -> Status:
 
 def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Status:
     job = read_job(database)
-    found = database.execute("SELECT value FROM job WHERE name = 'state'").fetchone()
     if job.kind == "pull":
-        pull = msgspec.json.decode(found[0], type=PullState) if found else PullState()
+        pull = read_state(database, PullState) or PullState()
         return Status(
             job=job,
             done=pull.done,
@@ -89,8 +89,8 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
             running=running,
             unproved=pull.unproved,
         )
-    push = msgspec.json.decode(found[0], type=State) if found else State()
-    unknown = [read_unknown(row) for row in database.execute("SELECT * FROM unknown")]
+    push = read_state(database, State) or State()
+    unknown = [read_unknown(row) for row in select(database, "SELECT * FROM unknown")]
     known = {row.number for row in unknown}
     if running is None:
         unknown += [

@@ -6,16 +6,14 @@ sandbox in this one. Real time: a kill is no matter of a clock.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import msgspec
 import pytest
 
-from asyncclients.backfill import Report
+from asyncclients.backfill import Report, read_status
 from asyncclients.sandbox import Sandbox, drop
 
 from .conftest import Killer
@@ -31,9 +29,7 @@ def paths(tmp_path: Path) -> tuple[str, str]:
 
 def unknown_rows(state: str) -> dict[int, dict[str, str]]:
     """The unknown rows that the journal lists, by number."""
-    with closing(sqlite3.connect(state)) as database:
-        rows = database.execute("SELECT number, row FROM unknown").fetchall()
-    return {number: msgspec.json.decode(row) for number, row in rows}
+    return {row.number: row.row for row in read_status(state).unknown_rows}
 
 
 async def create(

@@ -1,0 +1,66 @@
+"""State files that something else damaged: refused in clear words, never believed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import pytest
+
+from asyncclients import StateError
+from asyncclients.backfill import push
+
+ROWS: Final = 30
+FLIPS: Final = 400
+
+
+async def pushed(state: Path) -> list[dict[str, Any]]:
+    """What a push sends."""
+    sent: list[dict[str, Any]] = []
+
+    async def target(row: dict[str, Any]) -> None:
+        sent.append(row)
+
+    rows = [{"id": number} for number in range(ROWS)]
+    await push(rows, target, state=state)
+    return sent
+
+
+async def once_more(state: Path) -> tuple[list[dict[str, Any]], StateError | None]:
+    """What the push sends that finds *state*, or what it says of that."""
+    try:
+        return await pushed(state), None
+    except StateError as refusal:
+        return [], refusal
+
+
+def damaged(content: bytes, random: Random) -> bytes:
+    """*content* with one byte changed, every other time where the state stands, or cut off."""
+    at = random.randrange(1, len(content))  # of an empty file nobody can tell
+    if random.random() < 0.5:
+        at = content.rindex(b'"settled"') + random.randrange(-40, 60)
+    elif random.random() < 0.4:
+        return content[:at]
+    changed = content[at] ^ (1 << random.randrange(8))
+    return content[:at] + bytes((changed,)) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_damaged_state_file(tmp_path: Path, seed: int) -> None:
+    """A bit flipped or the end cut off: StateError, or all is as it was and nothing is sent."""
+    state = tmp_path / "push.db"
+    assert len(await pushed(state)) == ROWS
+    whole, random = state.read_bytes(), Random(seed)
+    refused = 0
+    for _ in range(FLIPS // 4):
+        state.write_bytes(damaged(whole, random))
+        sent, refusal = await once_more(state)
+        assert sent == []
+        if refusal is not None:
+            refused += 1
+            assert str(state) in str(refusal)
+            assert refusal.advice
+        for rest in tmp_path.glob("push.db?*"):
+            rest.unlink()
+    assert refused > FLIPS // 100
