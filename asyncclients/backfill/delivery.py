@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from asyncio import Task, current_task
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
 from asyncclients.backfill.flight import Flight
-from asyncclients.backfill.ledger import Ledger
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.records import Records
 from asyncclients.backfill.shape import Shape
 from asyncclients.backfill.sources import Row
 from asyncclients.backfill.verdict import Verdict, is_everyones, judge
-from asyncclients.core.endpoint import Priority, lane
+from asyncclients.core.endpoint import Priority, endpoint_of, lane
 from asyncclients.errors import BackfillStoppedError, ClientClosedError
 
 _TRIES = 3
@@ -50,6 +50,28 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     flow: str
     max_failed: float
 
+    @classmethod
+    def of(
+        cls,
+        target: Callable[[Any], Awaitable[Any]],
+        *,
+        batch: int | None,
+        idempotent: bool | None,
+        flow: str,
+        max_failed: float,
+    ) -> Self:
+        """Terms for *target*; None for what its operation says, if it is one of a client."""
+        endpoint = endpoint_of(target)
+        own = False if idempotent is None else idempotent
+        return cls(
+            target=target,
+            batch=(endpoint.batch if endpoint else 0) if batch is None else batch,
+            announces=endpoint is not None,
+            repeatable=idempotent if endpoint is not None else own,
+            flow=flow,
+            max_failed=max_failed,
+        )
+
 
 class _Trouble(NamedTuple):
     """A call whose rows are still to do; *refused*: not as they are."""
@@ -62,7 +84,7 @@ class Delivery:
     """Brings rows to the vendor and notes in the ledger what became of them."""
 
     def __init__(
-        self, terms: Terms, shape: Shape, ledger: Ledger, meter: Meter, outage: Outage
+        self, terms: Terms, shape: Shape, ledger: Records, meter: Meter, outage: Outage
     ) -> None:
         self._terms, self._shape = terms, shape
         self._ledger, self._meter, self._outage = ledger, meter, outage

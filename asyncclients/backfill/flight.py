@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from asyncclients.backfill.ledger import Ledger
 from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.records import Records
 from asyncclients.backfill.sources import Row
 from asyncclients.core.endpoint import Sending
 
@@ -27,7 +27,7 @@ class Flight:
     def __init__(
         self,
         rows: Sequence[Row],
-        ledger: Ledger,
+        ledger: Records,
         meter: Meter,
         repeatable: bool | None,
         stopping: Callable[[], bool],

@@ -16,6 +16,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Literal
 
+from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
 from asyncclients.backfill.feed import Feed
 from asyncclients.backfill.journal import Job, Journal
@@ -33,9 +34,6 @@ from asyncclients.errors import (
     ConfigurationError,
     InputError,
 )
-
-GRACE = 30.0
-"""Seconds that an interrupted run gives calls on the wire to end."""
 
 Reconcile = Callable[[Any], Awaitable[bool | None]]
 
@@ -101,13 +99,10 @@ async def push(
         job = Job(kind="push", source=rows.name, target=name_of(target), row_type=shape.name)
         journal = await Journal.open(state, job)
         try:
-            endpoint = endpoint_of(target)
-            own = False if idempotent is None else idempotent
-            terms = Terms(
-                target=target,
-                batch=(endpoint.batch if endpoint else 0) if batch is None else batch,
-                announces=endpoint is not None,
-                repeatable=idempotent if endpoint is not None else own,
+            terms = Terms.of(
+                target,
+                batch=batch,
+                idempotent=idempotent,
                 flow=flow or f"push {job.target} {os.fspath(state)}",
                 max_failed=max_failed,
             )
@@ -117,7 +112,7 @@ async def push(
             await journal.saved()
             return run.report()
         finally:
-            await asyncio.shield(journal.aclose())
+            await journal.aclose()
     finally:
         await rows.aclose()
 
@@ -176,34 +171,7 @@ class Push:
             await self._delivery.rows(rows, lax=self._source.lax)
 
     async def _together(self, work: list[Coroutine[Any, Any, None]]) -> None:
-        """Do all of *work* at the same time; on the first error, end the others softly."""
-        tasks = [asyncio.create_task(each) for each in work]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            await self._land([task for task in tasks if not task.done()])
-            errors = [
-                error for task in tasks if not task.cancelled() and (error := task.exception())
-            ]
-        if errors:
-            raise errors[0]
-
-    async def _land(self, running: list[asyncio.Task[None]]) -> None:
-        """End the *running* tasks: those with a call on the wire may finish it."""
-        if not running:
-            return
-        self._feed.stop()
-        self._delivery.stopping = True
-        flights = self._delivery.flights
-        for task in running:
-            if task not in flights or not flights[task].sent:
-                task.cancel()
-        try:
-            await asyncio.wait(running, timeout=GRACE)
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        await together(work, self._delivery, self._feed.stop)
 
     # --- Unknown rows -----------------------------------------------------------------
 

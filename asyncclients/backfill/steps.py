@@ -1,0 +1,199 @@
+"""Backfills cut into steps, for any engine that runs coroutines durably.
+
+A step is a plain coroutine: rows in, counts out, safe to run again at any time
+and on any machine, because what it must remember lies in a `Book` or a `Shelf`
+that the workers share, not in the engine. The engine decides when and where.
+
+A step is a batch of rows or pages, never a single request: a durable step costs
+milliseconds, and the end of a batch waits for its last answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from asyncclients.backfill.batch import BatchRecords, Book
+from asyncclients.backfill.crew import together
+from asyncclients.backfill.delivery import Delivery, Terms
+from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.pages import PageReader
+from asyncclients.backfill.seen import digest_of
+from asyncclients.backfill.shape import Map, Shape
+from asyncclients.backfill.sources import Row
+from asyncclients.core import codec
+from asyncclients.core.paging import Page, Paginator
+from asyncclients.errors import PaginationError, StateInUseError
+
+
+class Destination(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the rows of a push go; each attribute is the argument of `push` by that name.
+
+    Attributes:
+        target: the operation, or a coroutine function of one argument.
+        row_type: struct that each row is converted to.
+        map: makes of a row what is converted; None skips it.
+        batch: rows a call.
+        idempotent: whether a call may be repeated.
+        concurrency: calls under way at the same time, in each step.
+        max_failed: share of failed rows, of at least 50 of the job, above which it stops.
+        patience: seconds without any usable answer after which a step raises.
+    """
+
+    target: Callable[[Any], Awaitable[Any]]
+    row_type: type[Any] | None = None
+    map: Map | None = None
+    batch: int | None = None
+    idempotent: bool | None = None
+    concurrency: int = 64
+    max_failed: float = 0.1
+    patience: float = 900.0
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step put on the wire.
+
+    Attributes:
+        requests: put on the wire.
+        rejected: refusals by rate.
+    """
+
+    requests: int = 0
+    rejected: int = 0
+
+
+async def push_step(
+    rows: Sequence[Row], to: Destination, book: Book, *, flow: str, lax: bool = False
+) -> Tally:
+    """Deliver those of *rows* that *book* does not hold as settled, each to its end.
+
+    Args:
+        rows: one batch of the job, numbered uniquely in it.
+        to: where they go.
+        book: opened for this run; a run that is repeated opens it anew.
+        flow: the job: its calls share one turn in the queue with each other flow.
+        lax: values are texts that may mean numbers, as in CSV.
+
+    Raises:
+        BackfillStoppedError: the vendor stayed away for longer than the patience.
+        AsyncClientsError: what no row can be blamed for, as a refused credential.
+
+    When cancelled, it sends nothing more, waits up to 30 s for the answers to what
+    is on the wire, and notes them.
+    """
+    meter, outage = Meter(), Outage(to.patience)
+    # A batch is too small to judge by; the share of failed rows is the job's to watch.
+    terms = Terms.of(to.target, batch=to.batch, idempotent=to.idempotent, flow=flow, max_failed=1.0)
+    shape = Shape(to.row_type, to.map)
+    numbers = [row.number for row in rows]
+    while True:
+        standing = await book.begin(numbers)
+        left = deque(row for row in rows if row.number not in standing.settled)
+        if not left:
+            return Tally(requests=meter.requests, rejected=meter.rejected)
+        records = BatchRecords(book, standing.done)
+        delivery = Delivery(terms, shape, records, meter, outage)
+        most = max(1, terms.batch)
+        workers = min(to.concurrency, -(-len(left) // most))
+        try:
+            work = [_deliver(left, delivery, most, lax) for _ in range(workers)]
+            await together(work, delivery, left.clear)
+        except StateInUseError:
+            continue  # another run of this batch is alive: look again at what is left
+        finally:
+            await asyncio.shield(records.saved())
+
+
+async def _deliver(left: deque[Row], delivery: Delivery, most: int, lax: bool) -> None:
+    while left:
+        await delivery.rows([left.popleft() for _ in range(min(most, len(left)))], lax=lax)
+
+
+class Shelf(Protocol):
+    """Where the pages of one pull are kept until they become a file."""
+
+    async def put(self, page: Page[Any]) -> None:
+        """Keep *page*; one with the same number is replaced."""
+        ...
+
+
+class Reached(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a pull has come.
+
+    Attributes:
+        page: the last one on the shelf.
+        last: there are no more.
+        pages: how many there are, as far as the vendor tells; 0 where it does not.
+        items: digest of that page's items, to tell one that comes again.
+        tally: what the step put on the wire.
+    """
+
+    page: int
+    last: bool
+    pages: int
+    items: int
+    tally: Tally
+
+
+async def pull_step(
+    source: Paginator[Any],
+    shelf: Shelf,
+    *,
+    after: Reached | None,
+    flow: str,
+    most: int = 10,
+    patience: float = 900.0,
+) -> Reached:
+    """Put the next pages of *source* on *shelf*, at most *most*, at the same time where it can.
+
+    Args:
+        source: the list, sorted by what does not change.
+        shelf: where they go.
+        after: what the step before returned; None for the first.
+        flow: the job, as for a push.
+        most: pages of one step.
+        patience: seconds without any usable answer after which it raises.
+
+    Raises:
+        BackfillStoppedError: the vendor stayed away.
+        AsyncClientsError: what the vendor answered to a page.
+    """
+    meter, outage = Meter(), Outage(patience)
+    reader = PageReader(source, 0, flow, meter, outage)
+    first = source.start if after is None else after.page + 1
+    # How many there are is known from the first page on; beyond that, one by one.
+    known = after.pages if after else 0
+    count = max(1, min(most, known - first + 1))
+    pages = await asyncio.gather(*(reader.page(first + index) for index in range(count)))
+    before = after.items if after else None
+    for page in pages:
+        before = _checked(page, before)
+        await shelf.put(page)
+        if page.last:
+            break
+    if not known and page.total and page.items:
+        known = -(-page.total // len(page.items)) + source.start - 1
+    tally = Tally(requests=meter.requests, rejected=meter.rejected)
+    return Reached(page=page.number, last=page.last, pages=known, items=before or 0, tally=tally)
+
+
+def _checked(page: Page[Any], before: int | None) -> int:
+    """The digest of *page*; it must not have the items of the page *before* it."""
+    digest = digest_of(codec.encode(page.items))
+    if page.items and digest == before:
+        raise PaginationError(
+            f"page {page.number} has the same items as page {page.number - 1}",
+            advice="The server repeats a page; what came before is saved",
+        )
+    return digest
+
+
+def plain(page: Page[Any]) -> Page[Any]:
+    """*page* with its items as plain JSON objects, as a file holds them."""
+    items = [codec.to_plain(item) for item in page.items]
+    return Page(items=items, number=page.number, total=page.total, last=page.last)

@@ -1,0 +1,226 @@
+"""What is to be done: the jobs that workers share, and their batches and pages.
+
+The rows of a push are copied into the database once, in batches, since a worker
+on another machine cannot read the file; a batch is emptied when it is finished.
+A job is known by its name; the same name with another input, or another target,
+is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from asyncclients.backfill import Report
+from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.ledger import Unknown
+from asyncclients.backfill.sources import Row, Source
+from asyncclients.backfill.steps import Tally, plain
+from asyncclients.core.paging import Page
+from asyncclients.errors import StateMismatchError
+from asyncclients.integrations.database import Connection, Database, counts
+from asyncclients.integrations.tables import BATCHES, JOBS, PAGES, ROWS
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One job.
+
+    Attributes:
+        kind: `push` or `pull`.
+        spec: what the workers make its target or its list from.
+        digest: of its input; empty for a pull.
+        lax: the input's values are texts that may mean numbers.
+    """
+
+    kind: str
+    spec: str
+    digest: str = ""
+    lax: bool = False
+
+
+class Backlog:
+    """The jobs in *database*."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # --- Jobs -------------------------------------------------------------------------
+
+    async def find(self, job: str) -> Task | None:
+        """The job *job*, if it was submitted."""
+        row = await self._database.work(
+            lambda connection: connection.execute(
+                sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.digest, JOBS.c.lax).where(
+                    JOBS.c.job == job
+                )
+            ).one_or_none()
+        )
+        return Task(kind=row[0], spec=row[1], digest=row[2], lax=row[3]) if row else None
+
+    async def submit(self, job: str, spec: str, source: Source, batch: int) -> None:
+        """Copy the rows of *source* in, *batch* at a time, unless that was done before.
+
+        Raises:
+            StateMismatchError: *job* is there with another spec or another input.
+            InputError: *source* cannot be read.
+        """
+        rows: list[Row] = []
+        while chunk := await source.chunk():
+            rows += chunk
+        lines = [encode_row(row.data) for row in rows]
+        digest = hashlib.blake2b(b"\n".join(lines), digest_size=16).hexdigest()
+        await self.add(
+            job, Task(kind="push", spec=spec, digest=digest, lax=source.lax), rows, batch
+        )
+
+    async def add(self, job: str, task: Task, rows: Sequence[Row] = (), batch: int = 1) -> None:
+        """Add *task* as *job*, with its *rows*; nothing, if it is there.
+
+        Raises:
+            StateMismatchError: it is there and is another one.
+        """
+        batches = [
+            {"job": job, "number": number, "rows": _pack(part), "requests": 0, "rejected": 0}
+            for number, part in enumerate(_parts(rows, batch))
+        ]
+
+        def put(connection: Connection) -> bool:
+            known = sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.digest).where(JOBS.c.job == job)
+            found = connection.execute(known).one_or_none()
+            if found is not None:
+                return tuple(found) == (task.kind, task.spec, task.digest)
+            connection.execute(sa.insert(JOBS), {"job": job, **msgspec.structs.asdict(task)})
+            if batches:
+                connection.execute(sa.insert(BATCHES), batches)
+            return True
+
+        if not await self._database.work(put):
+            raise StateMismatchError(
+                f"the job {job!r} is in the database already, with another target or input",
+                advice="Give back the old ones, or give the new job a name of its own",
+            )
+
+    # --- Batches ----------------------------------------------------------------------
+
+    async def left(self, job: str) -> list[int]:
+        """The numbers of the batches of *job* that are not finished."""
+        query = sa.select(BATCHES.c.number).where(BATCHES.c.job == job, BATCHES.c.rows.is_not(None))
+        return await self._database.work(
+            lambda connection: list(connection.execute(query.order_by(BATCHES.c.number)).scalars())
+        )
+
+    async def rows(self, job: str, number: int) -> list[Row]:
+        """The rows of batch *number* of *job*; none if it is finished."""
+        query = sa.select(BATCHES.c.rows).where(BATCHES.c.job == job, BATCHES.c.number == number)
+        packed = await self._database.work(lambda connection: connection.execute(query).scalar())
+        return [] if packed is None else _unpack(packed)
+
+    async def finish(self, job: str, number: int, tally: Tally) -> None:
+        """Batch *number* of *job* is finished, and took *tally*: it is emptied."""
+        this = sa.and_(BATCHES.c.job == job, BATCHES.c.number == number)
+        update = sa.update(BATCHES).where(this).values(rows=None, **msgspec.structs.asdict(tally))
+        await self._database.work(lambda connection: connection.execute(update))
+
+    # --- What has come of it ----------------------------------------------------------
+
+    async def report(self, job: str, seconds: float = 0.0) -> Report:
+        """What *job* has come to; its requests are those of its finished batches."""
+
+        def read(connection: Connection) -> Report:
+            fates = counts(connection, job)
+            wire = sa.select(
+                sa.func.coalesce(sa.func.sum(BATCHES.c.requests), 0),
+                sa.func.coalesce(sa.func.sum(BATCHES.c.rejected), 0),
+            ).where(BATCHES.c.job == job)
+            requests, rejected = connection.execute(wire).one()
+            return Report(
+                done=fates.get("done", 0),
+                failed=fates.get("failed", 0),
+                unknown=fates.get("unknown", 0),
+                skipped=fates.get("skipped", 0),
+                requests=requests,
+                rejected=rejected,
+                seconds=seconds,
+            )
+
+        return await self._database.work(read)
+
+    async def unknown(self, job: str) -> list[Unknown]:
+        """Each row of *job* of which nobody can say whether it was carried out."""
+        query = (
+            sa.select(ROWS.c.number, ROWS.c.line, ROWS.c.row, ROWS.c.reason)
+            .where(ROWS.c.job == job, ROWS.c.fate == "unknown")
+            .order_by(ROWS.c.number)
+        )
+        found = await self._database.work(lambda connection: connection.execute(query).all())
+        return [
+            Unknown(number=number, line=line, row=msgspec.json.decode(row), reason=reason)
+            for number, line, row, reason in found
+        ]
+
+    async def failures(self, job: str) -> list[bytes]:
+        """Each failed row of *job*, as a line of a file of failed rows."""
+        query = (
+            sa.select(ROWS.c.reason)
+            .where(ROWS.c.job == job, ROWS.c.fate == "failed")
+            .order_by(ROWS.c.number)
+        )
+        found = await self._database.work(
+            lambda connection: connection.execute(query).scalars().all()
+        )
+        return [reason.encode() for reason in found]
+
+
+class SharedShelf:
+    """The `Shelf` of the pull *job* in *database*."""
+
+    def __init__(self, database: Database, job: str) -> None:
+        self._database, self._job = database, job
+
+    async def put(self, page: Page[Any]) -> None:
+        """See `Shelf`."""
+        packed = msgspec.msgpack.encode(plain(page))
+        values = {"job": self._job, "number": page.number, "page": packed}
+        upsert = self._database.upsert(PAGES)
+        await self._database.work(lambda connection: connection.execute(upsert, values))
+
+    async def pages(self) -> AsyncGenerator[Page[Any]]:
+        """The pages that are kept, in order."""
+        number = -1
+        while True:
+            found = await self._database.work(partial(self._next, number))
+            if found is None:
+                return
+            number = found.number
+            yield found
+
+    def _next(self, number: int, connection: Connection) -> Page[Any] | None:
+        query = (
+            sa.select(PAGES.c.page)
+            .where(PAGES.c.job == self._job, PAGES.c.number > number)
+            .order_by(PAGES.c.number)
+            .limit(1)
+        )
+        packed = connection.execute(query).scalar()
+        return None if packed is None else msgspec.msgpack.decode(packed, type=Page[Any])
+
+
+def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def _pack(rows: Sequence[Row]) -> bytes:
+    return msgspec.json.encode(
+        [(row.number, row.line, msgspec.Raw(encode_row(row.data)), row.complaint) for row in rows]
+    )
+
+
+def _unpack(packed: bytes) -> list[Row]:
+    found = msgspec.json.decode(packed, type=list[tuple[int, int, Any, str]])
+    return [Row(*each) for each in found]

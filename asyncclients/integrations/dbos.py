@@ -1,0 +1,289 @@
+"""Backfills on DBOS: many workers, one database, no other server. Extra `[dbos]`.
+
+* A push is cut into shards by ranges of its rows, a shard into batches. A shard
+  is a durable workflow on a queue, and a batch a step of it (`push_step`). Any
+  worker of any machine takes the next shard.
+* A pull is one workflow, and some pages a step (`pull_step`); the file is
+  written by who asked for it, from the pages in the database.
+* What DBOS keeps is which steps are finished. What became of the rows inside a
+  step is in our own table, by the rules in `asyncclients.backfill.batch`: so a
+  step that runs again, or twice at the same time, sends no row twice.
+* Workers show that they live by a counter (`heartbeat`). The shards of one that
+  died are put back on the queue by the others, about one lease later.
+* DBOS's own limiter is not used: the quota is the pool's. Give each worker's
+  pool `RedisLimits`, or `FileLimits` on one host, and they share it.
+
+DBOS is one per process, and so is `Backfills` while it is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self
+from uuid import uuid4
+
+import msgspec
+from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
+
+from asyncclients import backfill
+from asyncclients.backfill import Report, Sink
+from asyncclients.backfill.sources import Rows, open_source
+from asyncclients.backfill.steps import Reached, Tally
+from asyncclients.errors import BackfillStoppedError, ConfigurationError
+from asyncclients.integrations.backlog import Backlog, SharedShelf, Task
+from asyncclients.integrations.database import Database
+from asyncclients.integrations.heartbeat import LOOKS, Watcher, beat, forget
+from asyncclients.integrations.worker import Resolve, Worker
+
+_log = logging.getLogger("asyncclients.backfill")
+
+_QUEUE = "asyncclients"
+_VERSION = "asyncclients-1"
+"""Of the workflows below: workers of another version leave them alone."""
+_LIVE = ("ENQUEUED", "PENDING", "DELAYED")
+_POLL = 0.5
+_SHARDS = 4
+"""That one worker delivers at the same time; the queue holds it, so it is the same for all."""
+
+
+class Backfills:
+    """A worker, while its `async with` block is open; inside it, jobs can be added.
+
+    Args:
+        database_url: `sqlite:///FILE` for the processes of one host, or
+            `postgresql://...` for many.
+        resolve: makes of a job's spec where its rows go, or the list it pulls;
+            called in each worker, inside the running loop.
+        lease: seconds after which a silent worker is taken for dead.
+        works: False for a process that only adds jobs and waits for them.
+    """
+
+    def __init__(
+        self, database_url: str, resolve: Resolve, *, lease: float = 15.0, works: bool = True
+    ) -> None:
+        self._url, self._lease, self._works = database_url, lease, works
+        self._database = Database(database_url)
+        self.backlog = Backlog(self._database)
+        self.worker = Worker(self._database, resolve)
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._heart: asyncio.Task[None] | None = None
+
+    # --- Life -------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        global _open  # noqa: PLW0603 - DBOS is one per process, and its workflows find us here
+        if _open is not None:
+            raise ConfigurationError("this process has an open Backfills already")
+        await self._database.create()
+        await beat(self._database, self.name)
+        _open = self
+        try:
+            await self._launch()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        self._heart = asyncio.create_task(self._live())
+        return self
+
+    async def _launch(self) -> None:
+        config = DBOSConfig(
+            name="asyncclients",
+            system_database_url=self._url,
+            executor_id=self.name,
+            application_version=_VERSION,
+            log_level="WARNING",
+        )
+        DBOS(config=config)
+        DBOS.listen_queues([_QUEUE] if self._works else [])
+        DBOS.launch()
+        await DBOS.register_queue_async(
+            _QUEUE, worker_concurrency=_SHARDS, polling_interval_sec=_POLL
+        )
+
+    async def __aexit__(self, *_: object) -> None:
+        """Land what is on the wire, and leave; other workers go on with the rest."""
+        global _open  # noqa: PLW0603
+        if self._heart is not None:
+            self._heart.cancel()
+        await self.worker.leave()
+        # DBOS made its own threads the loop's, and ends them; the loop goes on.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
+        await asyncio.to_thread(DBOS.destroy)
+        _open = None
+        await forget(self._database, [self.name])
+        await self._database.aclose()
+
+    async def _live(self) -> None:
+        watcher = Watcher()
+        while True:
+            try:
+                await self._look(watcher)
+            except Exception as failure:  # noqa: BLE001 - DBOS's and its database's, of any class
+                _log.warning("This worker could not show that it lives: %s", failure)
+            await asyncio.sleep(self._lease / LOOKS)
+
+    async def _look(self, watcher: Watcher) -> None:
+        beats = await beat(self._database, self.name)
+        working = await DBOS.list_workflows_async(
+            status="PENDING", queue_name=_QUEUE, load_input=False, load_output=False
+        )
+        names = {found.executor_id for found in working if found.executor_id} | beats.keys()
+        dead = watcher.look(names - {self.name}, beats)
+        if dead:
+            # Puts back what a dead one had; what another worker has taken since is not touched.
+            await asyncio.to_thread(DBOS._recover_pending_workflows, dead)
+            await forget(self._database, dead)
+
+    # --- Jobs -------------------------------------------------------------------------
+
+    async def push(
+        self, job: str, source: Rows, *, spec: str = "", batch: int = 100, shards: int = 16
+    ) -> Report:
+        """Send each row of *source*, by all workers; ask again with the same *job* to resume.
+
+        Args:
+            job: its name in the database.
+            source: a file or an iterable of plain rows, as for `push`; read at once, and copied.
+            spec: what `resolve` is given; the job's name by default.
+            batch: rows of one step.
+            shards: parts that workers take.
+
+        Raises:
+            StateMismatchError: *job* has another spec or other rows.
+            BackfillStoppedError: too many rows failed, or the vendor stayed away.
+            AsyncClientsError: what no row can be blamed for.
+        """
+        rows = await open_source(source)
+        try:
+            await self.backlog.submit(_checked(job), spec or job, rows, batch)
+        finally:
+            await rows.aclose()
+        started = asyncio.get_running_loop().time()
+        await self._enqueue(job, shards)
+        await self._ended(job)
+        seconds = asyncio.get_running_loop().time() - started
+        report = await self.backlog.report(job, seconds)
+        if await self.backlog.left(job):
+            await self._raise_what_stopped(job, report)
+        return report
+
+    async def pull(
+        self,
+        job: str,
+        to: str | os.PathLike[str] | Sink,
+        *,
+        state: str | os.PathLike[str],
+        spec: str = "",
+        key: str | None = None,
+    ) -> Report:
+        """Pull a list into the database, by any worker, and from there into *to*.
+
+        Args:
+            job: its name in the database; a complete one is not pulled again.
+            to: as for `asyncclients.backfill.pull`, as are *state* and *key*.
+            state: the file that remembers how much of the file is written.
+            spec: what `resolve` is given; the job's name by default.
+            key: what tells an item from all others.
+
+        Raises:
+            StateMismatchError: *job* has another spec.
+            AsyncClientsError: as for `asyncclients.backfill.pull`.
+        """
+        await self.backlog.add(_checked(job), Task(kind="pull", spec=spec or job))
+        found = await self._workflows(job)
+        if not any(each.status in (*_LIVE, "SUCCESS") for each in found):
+            with SetWorkflowID(f"{job}/{len(found)}"):
+                await DBOS.enqueue_workflow_async(_QUEUE, _pull_pages, job)
+        await self._ended(job)
+        done = [each for each in await self._workflows(job) if each.status == "SUCCESS"]
+        if not done:
+            await self._raise_what_stopped(job, Report())
+        pages = SharedShelf(self._database, job).pages()
+        report = await backfill.pull(pages, to, state=state, key=key)
+        tally = await DBOS.get_result_async(done[0].workflow_id)
+        assert isinstance(tally, Tally)
+        return msgspec.structs.replace(report, **msgspec.structs.asdict(tally))
+
+    # --- Workflows --------------------------------------------------------------------
+
+    async def _workflows(self, job: str, *, load: bool = False) -> list[WorkflowStatus]:
+        return await DBOS.list_workflows_async(
+            workflow_id_prefix=f"{job}/", load_input=load, load_output=load
+        )
+
+    async def _enqueue(self, job: str, shards: int) -> None:
+        """Put what is left of *job*, and not on the queue, on the queue."""
+        found = await self._workflows(job, load=True)
+        queued: set[int] = set()
+        for each in found:
+            if each.status in _LIVE and each.input is not None:
+                queued.update(each.input["args"][1])
+        left = [number for number in await self.backlog.left(job) if number not in queued]
+        size = -(-len(left) // shards) or 1
+        for first in range(0, len(left), size):
+            # Who asks at the same time makes the same ids, and they mean the same workflows.
+            with SetWorkflowID(f"{job}/{len(found)}/{first}"):
+                await DBOS.enqueue_workflow_async(
+                    _QUEUE, _push_batches, job, left[first : first + size]
+                )
+
+    async def _ended(self, job: str) -> None:
+        """Return when no workflow of *job* is to do any more."""
+        while any(each.status in _LIVE for each in await self._workflows(job)):  # noqa: ASYNC110
+            await asyncio.sleep(_POLL)  # they end in other processes
+
+    async def _raise_what_stopped(self, job: str, report: Report) -> None:
+        found = await self._workflows(job, load=True)
+        error = next((each.error for each in reversed(found) if each.error), None)
+        if error is None:
+            error = BackfillStoppedError(
+                f"the workflows of {job!r} were ended from outside", advice="Run the job again"
+            )
+        if isinstance(error, BackfillStoppedError):
+            error.report = report
+        raise error
+
+
+_open: Backfills | None = None
+
+
+def _worker() -> Worker:
+    assert _open is not None, "DBOS runs while a Backfills is open"
+    return _open.worker
+
+
+def _checked(job: str) -> str:
+    if not job or "/" in job:
+        raise ConfigurationError(f"a job needs a name without '/', not {job!r}")
+    return job
+
+
+@DBOS.step(name="asyncclients.push_batch")
+async def _push_batch(job: str, number: int) -> None:
+    await _worker().deliver(job, number)
+
+
+@DBOS.step(name="asyncclients.pull_pages")
+async def _pull_some(job: str, after: Reached | None) -> Reached:
+    return await _worker().fetch(job, after)
+
+
+@DBOS.workflow(name="asyncclients.push", max_recovery_attempts=None)
+async def _push_batches(job: str, numbers: list[int]) -> None:
+    for number in numbers:
+        await _push_batch(job, number)
+
+
+@DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
+async def _pull_pages(job: str) -> Tally:
+    reached = await _pull_some(job, None)
+    requests, rejected = reached.tally.requests, reached.tally.rejected
+    while not reached.last:
+        reached = await _pull_some(job, reached)
+        requests += reached.tally.requests
+        rejected += reached.tally.rejected
+    return Tally(requests=requests, rejected=rejected)

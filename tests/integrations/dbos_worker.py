@@ -1,0 +1,63 @@
+"""A worker in a process of its own, to be killed: `dbos_worker.py URL`. Says `go` when it is up.
+
+The sandbox's environment comes in the environment.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+
+from asyncclients import DigitalOnboardingClient, IntouchClient, Quota, SessionPool
+from asyncclients.backfill.steps import Destination
+from asyncclients.core.paging import Paginator
+from asyncclients.integrations.dbos import Backfills
+from asyncclients.vendors.digital_onboarding import NewContact
+from asyncclients.vendors.intouch import NewHierarchy
+
+ENOUGH = [Quota(100_000, 1.0)]
+LEASE = 1.5
+
+
+def resolve_with(pool: SessionPool, spec: str) -> Destination | Paginator[object]:
+    """What the jobs of the tests are."""
+    intouch = IntouchClient(
+        pool,
+        api_key=os.environ["INTOUCH_API_KEY"],
+        base_url=os.environ["INTOUCH_BASE_URL"],
+        quotas=ENOUGH,
+    )
+    if spec == "create":
+        return Destination(
+            target=intouch.hierarchies.create, row_type=NewHierarchy, concurrency=4, patience=60.0
+        )
+    if spec == "list":
+        return intouch.contacts.list(sort_by="created_at", limit=5)
+    if spec == "nodes":
+        return intouch.hierarchies.list(sort_by="created_at", limit=5)
+    onboarding = DigitalOnboardingClient(
+        pool,
+        client_id=os.environ["DIGITAL_ONBOARDING_CLIENT_ID"],
+        client_secret=os.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"],
+        base_url=os.environ["DIGITAL_ONBOARDING_BASE_URL"],
+        quotas=ENOUGH,
+    )
+    return Destination(
+        target=onboarding.contacts.upsert_many, batch=3, row_type=NewContact, concurrency=4
+    )
+
+
+async def work(url: str) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with (
+        SessionPool() as pool,
+        Backfills(url, lambda spec: resolve_with(pool, spec), lease=LEASE),
+    ):
+        sys.stdout.write("go\n")
+        sys.stdout.flush()
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(work(sys.argv[1]))

