@@ -21,7 +21,7 @@ _LARGE_BODY = 2**20
 _CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
 _PLAIN = CIMultiDictProxy(CIMultiDict({"Accept": "application/json"}))
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 Body = bytes | AsyncIterable[bytes] | None
 

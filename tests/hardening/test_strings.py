@@ -1,0 +1,96 @@
+"""Whatever text a caller gives, the request says that text and nothing else, or is refused."""
+
+from __future__ import annotations
+
+from typing import Final, get_args
+from urllib.parse import unquote
+
+import msgspec
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from asyncclients.core.codec import JsonObject
+from asyncclients.core.endpoint import Endpoint, Request
+from asyncclients.core.freeform import Method, free_request
+from asyncclients.core.wire import Wire, wire_of
+from asyncclients.errors import ConfigurationError
+
+BASE: Final = "https://api.example.com/v1/"
+POST: Final = Endpoint("things.make", "POST", "things", JsonObject, idempotent=False)
+TEXT: Final = st.text(st.characters(max_codepoint=0x2FF) | st.characters())
+NAME: Final = st.text(st.sampled_from("abcX-_ :\r\n\x00\u00e9")) | TEXT
+
+
+@given(NAME, TEXT)
+@example("X-A", "a\r\nX-Evil: 1")
+@example("X-A\r\nX-Evil", "1")
+@example("X-A", "\x00")
+@example("X-A", "\ud800")
+@example("", "a")
+def test_a_header(name: str, value: str) -> None:
+    """Refused, or exactly one header more, of that name and value, with no control character."""
+    request: Request[JsonObject] = POST.request(body={})
+    try:
+        sent = dict(wire_of(BASE, request, {name: value}).headers)
+    except (ValueError, ConfigurationError):
+        return
+    plain = dict(wire_of(BASE, request, None).headers)
+    assert sent[name] == value
+    assert sent.keys() - plain.keys() <= {name}
+    assert name.isascii()
+    assert name.isprintable()
+    assert not set(name) & set(" :\r\n")
+    assert not any(ord(c) < 0x20 and c != "\t" for c in value)
+    assert value.encode() or not value
+
+
+@given(TEXT | st.text(st.sampled_from("./%2eEfFab:?#\\@ ")))
+@example("a/../../admin")
+@example("%2e%2e/admin")
+@example("//evil.example/")
+@example("https://evil.example/")
+@example("a\\..\\b")
+@example("a%0d%0aX: 1")
+def test_a_path_of_the_callers_own(path: str) -> None:
+    """Refused, or below the base, at the same host, without dots, query or fragment."""
+    try:
+        url = free_wire("GET", path).url
+    except ValueError:
+        return
+    assert str(url.origin()) == "https://api.example.com"
+    assert url.raw_path.startswith("/v1/")
+    assert not {".", ".."} & set(unquote(url.raw_path).split("/"))
+    assert (url.raw_query_string, url.raw_fragment, url.user) == ("", "", None)
+    assert str(url).isascii()
+    assert unquote(url.raw_path) == unquote("/v1/" + path.removeprefix("/"))
+
+
+@given(TEXT)
+@example("GET /evil HTTP/1.1\r\n")
+def test_a_method(method: str) -> None:
+    """Refused, or one of the methods there are."""
+    try:
+        sent = free_wire(method, "things").method
+    except ValueError:
+        return
+    assert sent in get_args(Method)
+
+
+@given(TEXT)
+def test_text_in_json(text: str) -> None:
+    """It arrives as it was given, or has no form in UTF-8 and is refused."""
+    try:
+        body = wire_of(BASE, POST.request(body={"text": text}), None).body
+    except (ValueError, ConfigurationError):
+        assert any(0xD800 <= ord(c) <= 0xDFFF for c in text)
+        return
+    assert isinstance(body, bytes)
+    assert msgspec.json.decode(body) == {"text": text}
+
+
+def free_wire(method: str, path: str) -> Wire:
+    """What `client.request(method, path)` puts on the wire."""
+    request: Request[None] = free_request(
+        method, path, params=None, json=None, form=None, headers=None, returns=None, idempotent=None
+    )
+    return wire_of(BASE, request, None)
