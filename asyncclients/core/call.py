@@ -24,7 +24,6 @@ from asyncclients.core.events import logger
 from asyncclients.core.failure import failure_of, quoted, retry_after, unknown_outcome
 from asyncclients.core.narrator import narrator_of
 from asyncclients.core.retry import Tally, Verdict, judge
-from asyncclients.core.scheduler import Ticket
 from asyncclients.core.secret import Secret
 from asyncclients.core.transport import STALE, Exchange
 from asyncclients.core.vendor import Meaning
@@ -38,7 +37,6 @@ from asyncclients.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from asyncclients.core.endpoint import Lane
     from asyncclients.core.permit import Permit
     from asyncclients.core.scope import Scope
     from asyncclients.core.settings import Terms
@@ -75,7 +73,7 @@ class Call(Generic[T]):
             request = msgspec.structs.replace(request, idempotent=True)
         self._terms, self._request, self._policy = terms, request, terms.policy
         self._lane = current_lane()
-        self._ticket = _ticket(terms, self._lane)
+        self._ticket = terms.ticket(self._lane)
         self._tally = Tally()
         self._meaning = Meaning.FAILURE
         self._permit: Permit | None = None
@@ -298,14 +296,3 @@ class Call(Generic[T]):
 
     def _name(self) -> str:
         return f"{self._terms.vendor.name}.{self._request.endpoint.operation}"
-
-
-def _ticket(terms: Terms, lane: Lane | None) -> Ticket:
-    """The place in the queue that the client's options and the surrounding lane ask for."""
-    options = terms.options
-    priority, flow, deadline_at = options.priority, options.flow, math.inf
-    if options.deadline is not None:
-        deadline_at = asyncio.get_running_loop().time() + options.deadline
-    if lane is not None:
-        priority, flow = max(priority, lane.priority), flow or lane.flow
-    return Ticket(priority, flow, deadline_at)

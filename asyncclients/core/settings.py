@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 import msgspec
 
 from asyncclients.core.auth import Login
-from asyncclients.core.endpoint import Options, Priority
+from asyncclients.core.endpoint import Lane, Options, Priority
 from asyncclients.core.events import Listener
 from asyncclients.core.retry import RetryPolicy
+from asyncclients.core.scheduler import Ticket
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
 
@@ -67,3 +70,13 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     def timeout(self) -> float:
         """Seconds for one attempt."""
         return self.options.timeout or self.settings.timeout
+
+    def ticket(self, lane: Lane | None) -> Ticket:
+        """The place in the queue that the options and the surrounding *lane* ask for."""
+        options = self.options
+        priority, flow, deadline_at = options.priority, options.flow, math.inf
+        if options.deadline is not None:
+            deadline_at = asyncio.get_running_loop().time() + options.deadline
+        if lane is not None:
+            priority, flow = max(priority, lane.priority), flow or lane.flow
+        return Ticket(priority, flow, deadline_at)
