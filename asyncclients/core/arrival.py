@@ -82,8 +82,8 @@ class RoundTrips:
 
     def trusted(self, period: float, lessons: Feedback) -> float:
         """Seconds after its send by which a call has arrived; inf: wait for the answer."""
-        slack = SLACK * lessons.caution
-        if self.mean - self.floor <= max(2 * slack, _WORTH_SLACK * period):
+        excess, slack = self.mean - self.floor, SLACK * lessons.caution
+        if excess <= 2 * slack or excess <= _WORTH_SLACK * period:
             return math.inf
         return slack * (1 - lessons.boldness)
 

@@ -70,7 +70,6 @@ class Limiter:
 
     __slots__ = (
         "_exact",
-        "_feedback",
         "_foreign",
         "_in_flight",
         "_pacers",
@@ -79,6 +78,7 @@ class Limiter:
         "_spacing",
         "_trips",
         "_windows",
+        "feedback",
         "quotas",
     )
 
@@ -97,7 +97,7 @@ class Limiter:
         self._windows = tuple(Window(quota) for quota in self.quotas)
         self._pacers = tuple(Pacer(quota, now) for quota in self.quotas)
         self._trips = RoundTrips()
-        self._feedback = Feedback(self.quotas, daring=not self._exact)
+        self.feedback = Feedback(self.quotas, daring=not self._exact)
         self._foreign = Foreign()
         self._sent = 0
         self._in_flight = 0
@@ -110,7 +110,7 @@ class Limiter:
     @property
     def paused_until(self) -> float:
         """The instant before which nothing is sent; -inf before the first pause."""
-        return self._feedback.paused_until
+        return self.feedback.paused_until
 
     @property
     def foreign_rate(self) -> float:
@@ -127,7 +127,7 @@ class Limiter:
         """
         if self._probe is not None:
             return math.inf
-        at = max(now, self._feedback.paused_until, self._spacing.until)
+        at = max(now, self.feedback.paused_until, self._spacing.until)
         for window in self._windows:
             free_at = window.free_at(now, spare)
             if free_at > now:
@@ -137,7 +137,7 @@ class Limiter:
             if due > now:
                 at = max(at, due)
         if even:
-            at = max(at, self._spacing.even_at(self._windows, self._trips, self._feedback))
+            at = max(at, self._spacing.even_at(self._windows, self._trips, self.feedback))
         return at
 
     def take(self, now: float) -> Permit:
@@ -149,7 +149,7 @@ class Limiter:
         for pacer in self._pacers:
             if pacer.take(now) > 1.01:
                 permit.bunched = True
-        feedback = self._feedback
+        feedback = self.feedback
         if feedback.probing:
             self._probe = permit
         if feedback.ease < 0.5:
@@ -164,13 +164,12 @@ class Limiter:
             self._rebind(permit, now, credit=False)  # refusals come back faster than work does
             self.refused(now, signal.retry_after, permit)
             return
-        took = max(0.0, now - permit.sent_at)
-        late = took - self._trips.mean
+        took = now - permit.sent_at
+        if permit is self._spacing.last:
+            self._spacing.answered(permit, self._interval(), took - self._trips.mean)
         self._trips.add(took)
         self._rebind(permit, now, credit=not self._exact)
-        if permit is self._spacing.last:
-            self._spacing.answered(permit, self._interval(), late)
-        learned = self._feedback.admitted(permit)
+        learned = self.feedback.admitted(permit)
         if signal is not None and signal.remaining is not None:
             self._foreign.hear(self._windows, permit, now, signal)
         if learned or self._foreign.rate:
@@ -198,10 +197,10 @@ class Limiter:
 
         *retry_after* is in seconds; None, negative and NaN count as not said.
         """
-        self._feedback.refused(now, retry_after, permit, self._sent)
+        self.feedback.refused(now, retry_after, permit, self._sent)
         self._shape()
         for pacer in self._pacers:
-            pacer.empty_until(self._feedback.paused_until)
+            pacer.empty_until(self.feedback.paused_until)
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. What was sent so far counts, as far as it is known."""
@@ -211,15 +210,15 @@ class Limiter:
         self.quotas = (*self.quotas, quota)
         self._windows = (*self._windows, window)
         self._pacers = (*self._pacers, Pacer(quota, now))
-        self._feedback.measure(self.quotas)
+        self.feedback.measure(self.quotas)
         self._shape()
 
     def earliest(self, calls: int, now: float) -> float:
         """When *calls* more calls could have been sent, if answers take as long as they did."""
-        at = max(now, self._feedback.paused_until)
+        at = max(now, self.feedback.paused_until)
         for window, pacer in zip(self._windows, self._pacers, strict=True):
             trips = self._trips
-            lag = trips.mean if self._exact else trips.lag(window.period, self._feedback)
+            lag = trips.mean if self._exact else trips.lag(window.period, self.feedback)
             rounds, before = divmod(calls - 1, window.limit)
             first = window.nth_free_at(before + 1, now, lag)
             first = max(first, pacer.ready_at(now, before + 1)) + rounds * (window.period + lag)
@@ -232,7 +231,7 @@ class Limiter:
 
     def snapshot(self, now: float) -> LimiterState:
         """The state at *now*, as a value."""
-        feedback = self._feedback
+        feedback = self.feedback
         paced_until = max((pacer.ready_at(now) for pacer in self._pacers), default=now)
         return LimiterState(
             held=self.held(now),
@@ -254,14 +253,14 @@ class Limiter:
         rested = end = math.inf
         for window in self._windows:
             if not self._exact:
-                end = now + window.period + self._trips.trusted(window.period, self._feedback)
+                end = now + window.period + self._trips.trusted(window.period, self.feedback)
             rested = min(rested, window.take(now, end))
             slots.append((window, end))
         return Permit(self._sent, now, slots, rested)
 
     def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
         """The answer came: each slot ends by it, or sooner if that was known already."""
-        trips, feedback = self._trips, self._feedback
+        trips, feedback = self._trips, self.feedback
         for index, (window, end) in enumerate(permit.slots):
             bound = now
             if credit and (known := trips.credit(window.period, feedback.caution)):
@@ -285,7 +284,7 @@ class Limiter:
 
     def _shape(self) -> None:
         """Pace by what was learned: less rate after refusals and for foreigners, no bursts."""
-        feedback = self._feedback
+        feedback = self.feedback
         for window, pacer in zip(self._windows, self._pacers, strict=True):
             ours = 1 - self._foreign.rate / pacer.full_rate
             bold = self._trips.credit(window.period, feedback.caution) and feedback.boldness
