@@ -143,8 +143,7 @@ class Journal:
 
     def changes_later(self) -> None:
         """There is something to save, and no harm if a crash takes it: it is saved soon."""
-        if not self._changed:
-            self._changed = True
+        if self._timer is None:
             self._timer = self._loop.call_later(_SOON, self.changed)
 
     async def saved(self) -> None:
@@ -166,6 +165,7 @@ class Journal:
             await asyncio.sleep(0)
             waiting, self._waiting = self._waiting, []
             self._changed = False
+            self._stop_timer()
             try:
                 await self.run(_commit, self._database, self._collect())
             except StateError as failure:
@@ -178,14 +178,18 @@ class Journal:
                     waiter.set_result(None)
         self._writing = None
 
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def aclose(self) -> None:
         """Save what is left and let go of the file, also when cancelled. Idempotent."""
         await completed(self._close())
 
     async def _close(self) -> None:
         if self._timer is not None:
-            self._timer.cancel()
-        if self._changed:
+            self._stop_timer()
             self.changed()
         while self._writing is not None:
             await asyncio.wait([self._writing])
