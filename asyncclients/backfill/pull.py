@@ -19,7 +19,7 @@ import inspect
 import os
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.failures import encode_row
@@ -167,7 +167,7 @@ class Pull:
         number = state.page
         while number > reader.start:
             page = await reader.page(number)
-            if any(self._digest(item) in self._checkpoint.seen for item in page.items):
+            if any(digest in self._checkpoint.seen for digest in self._digests(page.items)):
                 break
             number -= 1
         return number
@@ -188,10 +188,11 @@ class Pull:
     async def _write(self, items: Sequence[Any], *, again: bool) -> None:
         state = self._checkpoint.state
         if state.keyed is None and items:
-            state.keyed = self._key_of(items[0]) is not None
+            state.keyed = self._keys(items)[0] is not None
         new = items
         if state.keyed:
-            new = [item for item in items if self._checkpoint.is_new(self._digest(item))]
+            fresh = map(self._checkpoint.is_new, self._digests(items))
+            new = [item for item, is_new in zip(items, fresh, strict=True) if is_new]
             if not again and state.walk == 1:
                 state.skipped += len(items) - len(new)
         state.done += len(new)
@@ -213,20 +214,27 @@ class Pull:
 
     # --- Items ------------------------------------------------------------------------
 
-    def _digest(self, item: Any) -> int:
-        key = self._key_of(item)
-        return digest_of(encode_row(item) if key is None else key)
+    def _digests(self, items: Sequence[Any]) -> list[int]:
+        keys = self._keys(items)
+        if None in keys:
+            pairs = zip(items, keys, strict=True)
+            keys = [encode_row(item) if key is None else key for item, key in pairs]
+        return [digest_of(key) for key in keys]
 
-    def _key_of(self, item: Any) -> Any:
-        if callable(self._key):
-            return self._key(item)
-        names = (self._key,) if self._key else ("uuid", "id")
-        if isinstance(item, dict):
-            fields = cast("dict[str, Any]", item)
-            found = (fields.get(name) for name in names)
-        else:
-            found = (getattr(item, name, None) for name in names)
-        return next((value for value in found if value is not None), None)
+    def _keys(self, items: Sequence[Any]) -> list[Any]:
+        """What tells each of *items* from the others; None for one that has nothing such."""
+        key = self._key
+        if callable(key):
+            return [key(item) for item in items]
+        keys: list[Any] = []
+        for name in (key,) if key else ("uuid", "id"):
+            if items and isinstance(items[0], dict):
+                keys = [item.get(name) for item in items]
+            else:
+                keys = [getattr(item, name, None) for item in items]
+            if any(found is not None for found in keys):
+                break
+        return keys
 
     # --- Telling ----------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ _FULL = 0.6
 
 def digest_of(key: object) -> int:
     """The digest that stands for *key*; never 0."""
-    data = key.encode() if isinstance(key, str) else repr(key).encode()
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little") or 1
+    text = key if isinstance(key, str) else repr(key)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
 class Seen:
@@ -41,10 +41,13 @@ class Seen:
 
     def add(self, digest: int) -> bool:
         """Add *digest*; False if it was in already."""
-        index = self._find(digest)
-        if self._slots[index] == digest:
-            return False
-        self._slots[index] = digest
+        slots, mask = self._slots, self._mask
+        index = digest & mask
+        while (found := slots[index]) != _EMPTY:
+            if found == digest:
+                return False
+            index = (index + 1) & mask
+        slots[index] = digest
         self._count += 1
         if self._count > self._limit:
             self._resize(2 * (self._mask + 1))
