@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from random import random
 
 from asyncclients.errors import BackfillStoppedError
@@ -18,6 +18,7 @@ from asyncclients.errors import BackfillStoppedError
 _STREAK = 5
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+_AT_ONCE = nullcontext()
 
 
 class Outage:
@@ -56,13 +57,16 @@ class Outage:
         if self._since is None:
             self._since = self._loop.time()
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncGenerator[None]:
+    def turn(self) -> AbstractAsyncContextManager[None]:
         """Send inside the block: at once, or when the vendor is away, as its next probe.
 
         Raises:
             BackfillStoppedError: it has been away for longer than the patience.
         """
+        return _AT_ONCE if self._streak < _STREAK else self._probe()
+
+    @asynccontextmanager
+    async def _probe(self) -> AsyncGenerator[None]:
         while self._streak >= _STREAK:
             async with self._probing:
                 if self._streak < _STREAK:
