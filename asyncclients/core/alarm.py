@@ -55,8 +55,8 @@ class Timed:
 
     __slots__ = ("_cancelling", "_task", "rung")
 
-    def __init__(self) -> None:
-        task = asyncio.current_task()
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        task = asyncio.current_task(loop)
         assert task is not None
         self._task: asyncio.Task[object] | None = task
         self._cancelling = task.cancelling()

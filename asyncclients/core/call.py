@@ -37,6 +37,7 @@ from asyncclients.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from asyncclients.core.endpoint import Watch
     from asyncclients.core.permit import Permit
     from asyncclients.core.scope import Scope
     from asyncclients.core.settings import Terms
@@ -52,7 +53,6 @@ class Call(Generic[T]):
         "_lane",
         "_meaning",
         "_permit",
-        "_policy",
         "_renewed",
         "_request",
         "_scope",
@@ -71,7 +71,7 @@ class Call(Generic[T]):
     def __init__(self, terms: Terms, request: Request[T]) -> None:
         if terms.options.retry_unsafe and not request.idempotent:
             request = msgspec.structs.replace(request, idempotent=True)
-        self._terms, self._request, self._policy = terms, request, terms.policy
+        self._terms, self._request = terms, request
         self._lane = current_lane()
         self._ticket = terms.ticket(self._lane)
         self._tally = Tally()
@@ -132,9 +132,11 @@ class Call(Generic[T]):
             self._ticket,
             timeout=self._terms.timeout,
             credential=self._credential(token),
-            on_sent=self.narrator.sent if self.narrator.listening else None,
-            watch=self._watch(),
         )
+        if self.narrator.listening:
+            exchange.on_sent = self.narrator.sent
+        if self._lane is not None:
+            exchange.watch = self._watch(self._lane.watch)
         try:
             outcome = await exchange.run(
                 session, self._wire, self._terms.settings.max_response_bytes
@@ -167,9 +169,8 @@ class Call(Generic[T]):
         self._used = found
         return None if found is None else ("Authorization", found.authorization)
 
-    def _watch(self) -> Callable[[], Awaitable[None]] | None:
-        """Tells surrounding code that the request is about to go out."""
-        watch = None if self._lane is None else self._lane.watch
+    def _watch(self, watch: Watch | None) -> Callable[[], Awaitable[None]] | None:
+        """Tells *watch* that the request is about to go out."""
         if watch is None:
             return None
         quotas = self._scope.scheduler.limiter.quotas
@@ -187,7 +188,7 @@ class Call(Generic[T]):
         tokens = self._scope.tokens
         assert tokens is not None
         await tokens.forget(token)
-        if not self._renewed and self._tally.requests_left(self._policy):
+        if not self._renewed and self._tally.requests_left(self._terms.policy):
             self._renewed = True
             return True
         error = TokenRejectedError(
@@ -208,15 +209,16 @@ class Call(Generic[T]):
                 return Verdict.DONE
             if self._meaning is Meaning.RATE_LIMITED:
                 self._note_refusal(outcome)
-        return judge(self._request, outcome, self._meaning, self._tally, self._policy)
+        return judge(self._request, outcome, self._meaning, self._tally, self._terms.policy)
 
     def _read(self, outcome: Response) -> Meaning:
-        expects, vendor = self._request.endpoint.expects, self._terms.vendor
-        if expects is not None and outcome.status == expects:
+        expects = self._request.endpoint.expects
+        if expects is None:
+            return self._terms.vendor.meaning(outcome)
+        if outcome.status == expects:
             return Meaning.SUCCESS
-        meaning = vendor.meaning(outcome)
-        unexpected = expects is not None and meaning is Meaning.SUCCESS
-        return Meaning.FAILURE if unexpected else meaning
+        meaning = self._terms.vendor.meaning(outcome)
+        return Meaning.FAILURE if meaning is Meaning.SUCCESS else meaning
 
     def _note_refusal(self, outcome: Response) -> None:
         # With a permit, the transport saw a 429 at its headers.
@@ -233,7 +235,7 @@ class Call(Generic[T]):
         asked = retry_after(outcome) if isinstance(outcome, Response) else None
         now, deadline_at = asyncio.get_running_loop().time(), self._ticket.deadline_at
         interactive = self._ticket.priority is Priority.INTERACTIVE
-        longest = self._policy.longest_retry_after if interactive else math.inf
+        longest = self._terms.policy.longest_retry_after if interactive else math.inf
         if asked is not None and (asked > longest or now + asked > deadline_at):
             return False
         if verdict is Verdict.REFUSED:
@@ -244,7 +246,7 @@ class Call(Generic[T]):
             return True
         self._tally.failures += 1
         self._tally.doubtful |= isinstance(outcome, Response) or outcome.sent == "maybe"
-        pause = max(self._policy.wait(self._tally.failures), asked or 0.0)
+        pause = max(self._terms.policy.wait(self._tally.failures), asked or 0.0)
         if now + pause > deadline_at:
             return False
         logger.debug("%s: %d attempts, again in %.2f s", self._name(), self._tally.attempts, pause)
@@ -257,11 +259,11 @@ class Call(Generic[T]):
         """What the endpoint promises, decoded."""
         assert isinstance(outcome, Response)
         returns = self._request.endpoint.returns
-        vendor, secrets = self._terms.vendor, self._secrets()
+        vendor = self._terms.vendor
         if is_long(outcome):
-            result = await asyncio.to_thread(decoded, outcome, returns, vendor, secrets)
+            result = await asyncio.to_thread(decoded, outcome, returns, vendor, self._secrets)
         else:
-            result = decoded(outcome, returns, vendor, secrets)
+            result = decoded(outcome, returns, vendor, self._secrets)
         self.narrator.ended(None)
         return result
 

@@ -155,7 +155,7 @@ def encode_form(body: Any) -> bytes:
     Raises:
         ValueError: for lists and objects inside, which no vendor documents.
     """
-    return urlencode(list(_pairs(to_plain(body)))).encode()
+    return urlencode(_pairs(to_plain(body))).encode()
 
 
 def encode_query(params: Mapping[str, Any]) -> str:
@@ -169,16 +169,20 @@ def encode_query(params: Mapping[str, Any]) -> str:
     )
 
 
-def _pairs(fields: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for name, value in fields.items():
-        if value is None or value is msgspec.UNSET:
-            continue
-        if isinstance(value, bool):
-            yield name, "true" if value else "false"
-        elif isinstance(value, (str, int, float)):
-            yield name, str(value)
-        else:
-            raise ValueError(f"{name} has no form as a flat field: {type(value).__name__}")
+def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, _flat(name, value))
+        for name, value in fields.items()
+        if value is not None and value is not msgspec.UNSET
+    ]
+
+
+def _flat(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError(f"{name} has no form as a flat field: {type(value).__name__}")
 
 
 def excerpt(body: bytes) -> str:

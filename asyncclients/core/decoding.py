@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncclients.core import codec
@@ -25,7 +25,9 @@ def is_long(answer: Response) -> bool:
     return len(answer.body) > _IN_THREAD
 
 
-def decoded(answer: Response, returns: type[T], vendor: Vendor, secrets: Sequence[Secret]) -> T:
+def decoded(
+    answer: Response, returns: type[T], vendor: Vendor, secrets: Callable[[], Sequence[Secret]]
+) -> T:
     """The body of *answer* as *returns*; the answer itself where that is `Response`.
 
     Raises:
@@ -38,10 +40,11 @@ def decoded(answer: Response, returns: type[T], vendor: Vendor, secrets: Sequenc
         return cast("T", codec.decode(answer.body, cls))
     except DecodeError as caught:
         bad = caught
+    known = secrets()
     raise DecodeError(
-        cut(bad.message, secrets),
+        cut(bad.message, known),
         status=answer.status,
-        excerpt=quoted(answer.body, secrets),
-        request_id=request_id(answer, vendor, secrets),
+        excerpt=quoted(answer.body, known),
+        request_id=request_id(answer, vendor, known),
         advice=bad.advice,
     )

@@ -159,7 +159,9 @@ class Scheduler:
 
     def pump(self) -> None:
         """Grant all permits that can be granted now; else set the timer."""
-        while (queue := self._next_queue()) is not None:
+        interactive, background = self._queues
+        while interactive.heap or background.heap:
+            queue = self._next_queue()
             if self._full():
                 return
             now = self.loop.time()
@@ -173,11 +175,11 @@ class Scheduler:
                 queue.waiting -= 1
                 waiter.set_result(self._grant(priority, now))
 
-    def _next_queue(self) -> FlowQueue | None:
+    def _next_queue(self) -> FlowQueue:
         interactive, background = self._queues
         if interactive.heap and not (background.heap and self._share_due()):
             return interactive
-        return background if background.heap else None
+        return background
 
     def _share_due(self) -> bool:
         """Is it background's turn, if any waits, whoever else does?"""

@@ -92,7 +92,10 @@ class _StaleError(Exception):
 
 
 class Exchange(Timed):
-    """One request on the wire: called by aiohttp as the middleware of that request."""
+    """One request on the wire: called by aiohttp as the middleware of that request.
+
+    *on_sent* is told how long the permit took, *watch* waited for before anything leaves.
+    """
 
     __slots__ = (
         "alarm",
@@ -117,14 +120,13 @@ class Exchange(Timed):
         *,
         timeout: float,
         credential: Credential,
-        on_sent: Callable[[float], None] | None = None,
-        watch: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        super().__init__()
+        self.loop = scheduler.loop
+        super().__init__(self.loop)
         self.scheduler, self.alarm, self.ticket = scheduler, alarm, ticket
         self.timeout, self.credential = timeout, credential
-        self.on_sent, self.watch = on_sent, watch
-        self.loop = scheduler.loop
+        self.on_sent: Callable[[float], None] | None = None
+        self.watch: Callable[[], Awaitable[None]] | None = None
         self.permit: Permit | None = None
         self.sent = self.cookies = False
         self.failure: BaseException | None = None
@@ -193,14 +195,16 @@ class Exchange(Timed):
             ClientClosedError: the pool or its session was closed meanwhile.
         """
         self.cookies = "Cookie" in wire.headers
-        deadline = self._deadline()
+        at = self.ticket.deadline_at  # queueing included, unlike the timeout
+        deadline = None if at == math.inf else self.loop.call_at(at, self.ring)
         response: aiohttp.ClientResponse | None = None
+        outcome: Outcome | BaseException
         try:
             response = await session.request(
                 wire.method,
                 wire.url,
                 headers=wire.headers,
-                data=wire.payload(self.progressed),
+                data=None if wire.body is None else wire.payload(self.progressed),
                 middlewares=(self,),
                 allow_redirects=False,
                 raise_for_status=False,
@@ -211,9 +215,7 @@ class Exchange(Timed):
             content = await read_body(response, max_bytes)
             if content is not None:
                 response.release()
-                outcome: Outcome | BaseException = Response(
-                    response.status, response.headers, content
-                )
+                outcome = Response(response.status, response.headers, content)
             else:
                 response.close()
                 outcome = too_large(max_bytes)
@@ -224,16 +226,10 @@ class Exchange(Timed):
             outcome = self._outcome_of(failure, session)
         finally:
             self._end(deadline)
-        # What is raised has no frames of aiohttp's, and this one keeps no request of its.
-        response = None
+        response = None  # it holds the request, and what is raised here this frame
         if isinstance(outcome, BaseException):
             raise outcome from None
         return outcome
-
-    def _deadline(self) -> asyncio.TimerHandle | None:
-        """What ends the call at its deadline, queueing included."""
-        at = self.ticket.deadline_at
-        return None if at == math.inf else self.loop.call_at(at, self.ring)
 
     def _end(self, deadline: asyncio.TimerHandle | None) -> None:
         """It is over: nothing rings any more, nothing is in flight."""
@@ -279,7 +275,9 @@ class Exchange(Timed):
 
     def _connecting(self) -> aiohttp.ClientTimeout:
         """Connecting ends before the attempt does, so that it is known that nothing was sent."""
-        left = min(self.timeout, self.ticket.deadline_at - self.loop.time())
+        left = self.timeout
+        if self.ticket.deadline_at < math.inf:
+            left = min(left, self.ticket.deadline_at - self.loop.time())
         if left * 0.9 >= _CONNECT_TIMEOUT:
             return _NO_TIMEOUT
         return aiohttp.ClientTimeout(total=None, connect=left * 0.9, ceil_threshold=math.inf)
