@@ -116,6 +116,10 @@ class Feedback:
             self._forgiven, self._forgiven_by = self._strikes, permit.number
             self._strikes = 0
             self.probing = False
+        return self.succeed()
+
+    def succeed(self) -> bool:
+        """One more call of this quota was let in, here or elsewhere. As `admitted`."""
         self._streak += 1
         bolder = self._streak > self._patience and self.boldness < 1
         if bolder:

@@ -11,6 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from asyncclients.core.events import logger
 from asyncclients.core.pacing import PACE, Pacer
 from asyncclients.stores.claim import Claim, Grant, PacedQuota
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from asyncclients.core.quota import Quota
     from asyncclients.stores.terms import Terms
 
+_EVEN = 1.25
+"""The burst where calls are spaced evenly: a slot that is late by a little is made up for."""
+
 
 class Account:
     """One scope's standing with the store.
@@ -33,7 +38,9 @@ class Account:
         census: who lives, as was last heard.
         heard_at: loop instant of the last answer; -inf before the first.
         beat_at: loop instant of the next sign of life.
-        refusals: refusals by the vendor that the store has not heard of.
+        admitted, refused: our calls that the vendor let in, or did not, of which the
+            store has not heard.
+        others_admitted, others_refused: those of other processes, by the last answer.
     """
 
     def __init__(self, local: Limiter, slots: Slots, terms: Terms) -> None:
@@ -43,7 +50,9 @@ class Account:
         self.clock = StoreClock()
         self.census = Census(live=0, rank=0, stable=0.0, heard_at=-math.inf)
         self.heard_at = self.beat_at = -math.inf
-        self.refusals = 0
+        self.admitted = self.refused = 0
+        self.others_admitted = self.others_refused = 0
+        self._seen: tuple[int, int] | None = None  # the ledger's counts
 
     def periods(self) -> list[float]:
         """The periods of the quotas, in seconds; never empty."""
@@ -56,7 +65,6 @@ class Account:
         if leave or len(slots.settled) > MOST:
             wanted = 0  # first tell all that was used
         beat = self._beats(now, leave=leave)
-        pause = self._local.paused_until - now
         return Claim(
             me=terms.me,
             epoch=self._known_epoch(now, returns=returns),
@@ -72,8 +80,9 @@ class Account:
             first=slots.numbers(wanted),
             wanted=wanted,
             priority=int(priority),
-            refusals=self.refusals,
-            pause=micros(pause) if self.refusals and pause > 0 else 0,
+            admitted=self.admitted,
+            refused=self.refused,
+            pause=micros(max(0.0, self._local.paused_until - now)) if self.refused else 0,
             beat=beat,
             leave=leave,
             lease=micros(min(terms.lease, shortest / 4)),
@@ -107,7 +116,7 @@ class Account:
     def hear(self, claim: Claim, grant: Grant, asked_at: float, heard_at: float) -> float:
         """Take in the answer to *claim*; return the loop instant at which it was written."""
         self.heard_at = heard_at
-        self.refusals -= claim.refusals
+        self._count(claim, grant)
         if claim.beat:
             self.census = Census(
                 live=grant.live,
@@ -118,6 +127,17 @@ class Account:
         self._recognise(claim.epoch, grant.epoch, heard_at)
         self._note_strangers(claim, grant)
         return self.clock.hear(asked_at, heard_at, grant.now)
+
+    def _count(self, claim: Claim, grant: Grant) -> None:
+        self.admitted -= claim.admitted
+        self.refused -= claim.refused
+        if self._seen is None or grant.epoch != self._epoch:
+            self._seen = (grant.admitted, grant.refused)
+            claim = replace(claim, admitted=0, refused=0)
+        admitted, refused = self._seen
+        self._seen = (grant.admitted, grant.refused)
+        self.others_admitted = max(0, grant.admitted - admitted - claim.admitted)
+        self.others_refused = max(0, grant.refused - refused - claim.refused)
 
     def _recognise(self, known: str, epoch: str, now: float) -> None:
         if known not in {"", epoch}:
@@ -142,5 +162,5 @@ def _pace(quota: Quota, share: float, *, bursts: bool) -> PacedQuota:
         limit=quota.limit,
         period=micros(quota.period),
         interval=micros(quota.period / quota.limit / PACE / share),
-        burst=Pacer(quota, 0.0).full_burst if bursts else 1.0,
+        burst=Pacer(quota, 0.0).full_burst if bursts else _EVEN,
     )

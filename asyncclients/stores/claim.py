@@ -37,12 +37,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         first: number of the first slot that may be granted.
         wanted: how many slots it could use at once.
         priority: 0 interactive, 1 background.
-        refusals: refusals by the vendor since the last claim.
-        pause: for how long they say to wait.
+        admitted, refused: its calls that the vendor let in, and did not, since the last claim.
+        pause: how long the vendor, which refused a call since the last claim, wants
+            nothing; 0 where it did not.
         beat: count me among the living.
         leave: and now no longer.
         lease, grace, live, poll, spent, notice: durations that the rules speak of;
-            *poll* is when to ask again where an answer can change the outlook,
+            *poll* is when, at the soonest, to ask again where an answer can change the outlook,
             *notice* is how long others may take to find the store back, and
             *spent* how long, beyond that, a ledger that lost its past grants nothing.
     """
@@ -59,7 +60,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     first: int
     wanted: int
     priority: int
-    refusals: int
+    admitted: int
+    refused: int
     pause: int
     beat: bool
     leave: bool
@@ -80,7 +82,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         opens: how long from *now* each granted slot opens; numbers count from `Claim.first`.
         wait: how long from *now* it is worth while to ask again.
         pause: how long the vendor wants nothing.
-        refusals: refusals so far, by whomever.
+        admitted, refused: the same of all processes, ever.
         rivals: other processes that wait in the same class.
         live: processes alive; 0 where the claim was no beat.
         rank: how many of them come before the asker.
@@ -93,7 +95,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     opens: tuple[int, ...]
     wait: int
     pause: int
-    refusals: int
+    admitted: int
+    refused: int
     rivals: int
     live: int
     rank: int

@@ -66,7 +66,8 @@ class Ledger(msgspec.Struct, kw_only=True):
     epoch: str = ""
     spent: int = 0
     pause: int = 0
-    refusals: int = 0
+    admitted: int = 0
+    refused: int = 0
     since_background: int = 0
     changed: int = 0
     interactive_at: int = 0
@@ -81,7 +82,7 @@ class Ledger(msgspec.Struct, kw_only=True):
         self._recognise(claim, now)
         self._spoken(claim, now)
         self._account(claim, now)
-        self._hear_refusals(claim, now)
+        self._hear_refusal(claim, now)
         live, rank = self._count_living(claim, now)
         opens, wait, rivals = self._grant(claim, now)
         return Grant(
@@ -90,7 +91,8 @@ class Ledger(msgspec.Struct, kw_only=True):
             opens=tuple(opens),
             wait=wait,
             pause=max(0, self.pause - now),
-            refusals=self.refusals,
+            admitted=self.admitted,
+            refused=self.refused,
             rivals=rivals,
             live=live,
             rank=rank,
@@ -130,10 +132,11 @@ class Ledger(msgspec.Struct, kw_only=True):
         longest = max((paced.quota.period for paced in self.quotas.values()), default=0)
         self.log = {slot: score for slot, score in self.log.items() if score > now - longest}
 
-    def _hear_refusals(self, claim: Claim, now: int) -> None:
-        if not claim.refusals:
+    def _hear_refusal(self, claim: Claim, now: int) -> None:
+        self.admitted += claim.admitted
+        self.refused += claim.refused
+        if not claim.pause:
             return
-        self.refusals += claim.refusals
         self.pause = max(self.pause, now + claim.pause)
         for paced in self.quotas.values():
             quota = paced.quota
@@ -183,7 +186,9 @@ class Ledger(msgspec.Struct, kw_only=True):
             0 if opens and claim.priority else self.since_background + len(opens)
         )
         wait = 0 if 0 < most == len(opens) else max(0, at - claim.lease - now)
-        wait = min(wait, claim.poll) if open_end else wait
+        if open_end:  # it may open sooner, by what the reservation was taken to the safe side
+            soonest = at - claim.grace - 2 * claim.lease - now
+            wait = min(wait, max(claim.poll, soonest))
         wait += _YIELD if yields else 0
         if len(opens) < claim.wanted:
             own[claim.me] = max(at, now + wait) + _CLAIM

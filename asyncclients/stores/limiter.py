@@ -7,7 +7,7 @@ Rules:
   pumped when the answer is in.
 * The local limiter stays in front: pacing, arrival bounds and what refusals
   have taught are this process's own, and nothing is sent against them.
-* A refusal belongs to the quota: what one process is told, all learn.
+* Refusals and admitted calls belong to the quota: all processes pause, and all learn.
 * What the vendor says remains was counted over all processes, so it is not
   taken for a stranger's use of the quota here; refusals still are heeded.
 * Nothing here waits for the store without bound, see `outage.py`.
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from asyncclients.stores.clock import SECOND
 from asyncclients.stores.slots import Slots
 from asyncclients.stores.talk import Talk
 
@@ -30,8 +29,10 @@ if TYPE_CHECKING:
     from asyncclients.core.quota import Quota
     from asyncclients.core.ratelimit_headers import Signal
     from asyncclients.core.shared import Queue
-    from asyncclients.stores.claim import Grant
     from asyncclients.stores.terms import Backend, Terms
+
+_ROUNDING = 2e-6
+"""Seconds: the store counts in microseconds."""
 
 
 class SharedLimiter:
@@ -51,10 +52,7 @@ class SharedLimiter:
         self._local, self._lease = local, terms.lease
         self._slots = Slots()
         self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
-        self._refusals = math.inf  # that the store spoke of; inf: it has not yet
-        self.talk = Talk(
-            key, local, self._slots, queue, backend=backend, terms=terms, heard=self._heard
-        )
+        self.talk = Talk(key, local, self._slots, queue, backend=backend, terms=terms)
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
@@ -69,13 +67,13 @@ class SharedLimiter:
         share = self.talk.share
         if share is not None:
             if self.talk.probed(now):
-                return max(at, share.ready_at(now))
+                return max(at, _due(share.ready_at(now), now))
             self.talk.ask(now)
             return math.inf
         lease = self._slots.first(now)
         if lease is not None and at <= lease.lapses_at:
-            return max(at, lease.usable_at)
-        if at > now + self._lease:
+            return max(at, _due(lease.usable_at, now))
+        if at - self._lease > now:
             return at - self._lease
         self.talk.ask(now)
         return math.inf
@@ -100,6 +98,8 @@ class SharedLimiter:
         self._settle(permit, now, min(now, permit.arrived_by))
         if signal is not None and signal.refused:
             self.talk.refused(now)
+        else:
+            self.talk.admitted()
 
     def lost(self, permit: Permit, now: float) -> None:
         """No answer will come, but the call may have arrived, as late as *now*."""
@@ -150,8 +150,7 @@ class SharedLimiter:
             self.talk.share.settle(permit, now, sent=True)
         self.talk.report(now)
 
-    def _heard(self, grant: Grant, own_refusals: int, now: float) -> None:
-        others = grant.refusals - own_refusals - self._refusals
-        self._refusals = grant.refusals
-        if others > 0:
-            self._local.refused(now, grant.pause / SECOND)
+
+def _due(at: float, now: float) -> float:
+    """*at*, or *now* where rounding alone is between them: a clock may stand still that long."""
+    return at if at > now + _ROUNDING else now

@@ -86,8 +86,9 @@ for _, number in ipairs(claim.freed) do
 end
 redis.call('ZREMRANGEBYSCORE', LOG, '-inf', text(now - longest))
 
-if claim.refusals > 0 then
-  put('refusals', get('refusals') + claim.refusals)
+put('admitted', get('admitted') + claim.admitted)
+put('refused', get('refused') + claim.refused)
+if claim.pause > 0 then
   put('pause', math.max(get('pause'), now + claim.pause))
   for _, quota in ipairs(quotas) do
     quota.due = math.max(quota.due, get('pause') + math.floor((quota.burst - 1) * quota.interval))
@@ -156,7 +157,9 @@ if claim.wanted > 0 then
   end
   put('since', (#opens > 0 and claim.priority == 1) and 0 or since + #opens)
   if most == 0 or #opens < most then wait = math.max(0, at - claim.lease - now) end
-  if open_end then wait = math.min(wait, claim.poll) end
+  if open_end then
+    wait = math.min(wait, math.max(claim.poll, at - claim.grace - 2 * claim.lease - now))
+  end
   if yields then wait = wait + 20000 end
   if #opens < claim.wanted then
     redis.call('ZADD', own, text(math.max(at, now + wait) + 100000), me)
@@ -166,6 +169,6 @@ for _, quota in ipairs(quotas) do put('due:' .. quota.name, quota.due) end
 
 local keep = text(math.ceil(longest / 500) + 120000)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
-return {now, state.epoch, opens, wait, math.max(0, pause - now), get('refusals'), rivals,
-  live, rank, now - get('changed'), names}
+return {now, state.epoch, opens, wait, math.max(0, pause - now),
+  get('admitted'), get('refused'), rivals, live, rank, now - get('changed'), names}
 """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from contextvars import Context
 from random import Random
 from typing import TYPE_CHECKING
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     from asyncclients.core.shared import Queue
     from asyncclients.stores.terms import Backend, Terms
 
+_MOST_LESSONS = 5000
+"""Calls of others from which one answer teaches: more teach nothing new."""
+
 
 class Talk:
     """What is said to the store, and heard from it, for one scope.
@@ -40,7 +42,6 @@ class Talk:
         local: this process's limiter: its quotas, and the pace it has learned.
         slots: what is held and what is to be told.
         queue: who waits.
-        heard: called with each answer, before the queue is pumped.
 
     Attributes:
         share: what may be sent without the store; None while it answers.
@@ -56,10 +57,9 @@ class Talk:
         *,
         backend: Backend,
         terms: Terms,
-        heard: Callable[[Grant, int, float], None],
     ) -> None:
         self._key, self._local, self._slots, self._queue = key, local, slots, queue
-        self._backend, self._terms, self._on_heard = backend, terms, heard
+        self._backend, self._terms = backend, terms
         self._loop = asyncio.get_running_loop()
         self._account = Account(local, slots, terms)
         self._random = Random(terms.me)  # noqa: S311 - a different one in each process
@@ -88,8 +88,12 @@ class Talk:
 
     def refused(self, now: float) -> None:
         """The vendor refused a call: that concerns all."""
-        self._account.refusals += 1
+        self._account.refused += 1
         self.report(now, urgent=True)
+
+    def admitted(self) -> None:
+        """The vendor let a call in: that teaches all."""
+        self._account.admitted += 1
 
     def probed(self, now: float) -> bool:
         """Was the store asked in vain a moment ago?"""
@@ -136,7 +140,7 @@ class Talk:
         if self.share is not None or self._failures:
             at = self._failed_at + (PROBE if self._failures > 1 else 0.0)
         else:
-            if slots.news() or self._account.refusals:
+            if slots.news() or self._account.refused:
                 at = now + self._flush()
             if slots.leases:
                 at = min(at, slots.leases[-1].lapses_at)
@@ -223,7 +227,15 @@ class Talk:
             logger.warning("the shared limit store answers again")
         self.share = None
         self._failures = 0
-        self._on_heard(grant, claim.refusals, heard_at)
+        self._learn(heard_at, grant.pause / SECOND)
+
+    def _learn(self, now: float, pause: float) -> None:
+        """What other processes met belongs to the quota, so to all."""
+        feedback, account = self._local.feedback, self._account
+        for _ in range(min(account.others_admitted, _MOST_LESSONS)):
+            feedback.succeed()
+        if account.others_refused:
+            self._local.refused(now, pause or None)
 
     async def aclose(self) -> None:
         """Tell the last news and leave; in bounded time, whatever the store does."""

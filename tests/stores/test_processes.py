@@ -148,7 +148,7 @@ async def test_the_store_dies_under_four_processes() -> None:
                 server.kill()
                 await asyncio.sleep(8)
                 server.start()
-            await asyncio.sleep(6)
+            await asyncio.sleep(10)
             loop = asyncio.get_running_loop()
             since = loop.time()
             await asyncio.sleep(10)
