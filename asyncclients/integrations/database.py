@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -63,9 +63,15 @@ class Database:
             sa.event.listen(self._engine, "connect", _prepare)
 
     async def work(self, piece: Callable[[Connection], T], patience: float = _PATIENCE) -> T:
-        """What *piece* returns, done in one transaction; repeated while the database is away.
+        """What *piece* returns, done in one transaction; repeated as `patiently` does.
 
-        That is for *patience* seconds at most.
+        Raises:
+            StateError: see `patiently`.
+        """
+        return await self.patiently(lambda: asyncio.to_thread(self._work, piece), patience)
+
+    async def patiently(self, use: Callable[[], Awaitable[T]], patience: float = _PATIENCE) -> T:
+        """What *use* of the database returns; repeated while it is away, for *patience* seconds.
 
         Raises:
             StateError: it stayed away, or refuses the work.
@@ -74,7 +80,7 @@ class Database:
         ends_at, pause = loop.time() + patience, 0.05
         while True:
             try:
-                return await asyncio.to_thread(self._work, piece)
+                return await use()
             except sa.exc.SQLAlchemyError as failure:
                 words = _words(failure)
                 if not isinstance(failure, _AWAY) or loop.time() + pause > ends_at:

@@ -22,8 +22,9 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self
+from typing import Any, Self
 from uuid import uuid4
 
 import msgspec
@@ -196,8 +197,7 @@ class Backfills:
         await self.backlog.add(_checked(job), Task(kind="pull", spec=spec or job))
         found = await self._workflows(job)
         if not any(each.status in (*_LIVE, "SUCCESS") for each in found):
-            with SetWorkflowID(f"{job}/{len(found)}"):
-                await DBOS.enqueue_workflow_async(_QUEUE, _pull_pages, job)
+            await self._put(f"{job}/{len(found)}", _pull_pages, job)
         await self._ended(job)
         done = [each for each in await self._workflows(job) if each.status == "SUCCESS"]
         if not done:
@@ -211,8 +211,10 @@ class Backfills:
     # --- Workflows --------------------------------------------------------------------
 
     async def _workflows(self, job: str, *, load: bool = False) -> list[WorkflowStatus]:
-        return await DBOS.list_workflows_async(
-            workflow_id_prefix=f"{job}/", load_input=load, load_output=load
+        return await self._database.patiently(
+            lambda: DBOS.list_workflows_async(
+                workflow_id_prefix=f"{job}/", load_input=load, load_output=load
+            )
         )
 
     async def _enqueue(self, job: str, shards: int) -> None:
@@ -226,10 +228,17 @@ class Backfills:
         size = -(-len(left) // shards) or 1
         for first in range(0, len(left), size):
             # Who asks at the same time makes the same ids, and they mean the same workflows.
-            with SetWorkflowID(f"{job}/{len(found)}/{first}"):
-                await DBOS.enqueue_workflow_async(
-                    _QUEUE, _push_batches, job, left[first : first + size]
-                )
+            name = f"{job}/{len(found)}/{first}"
+            await self._put(name, _push_batches, job, left[first : first + size])
+
+    async def _put(self, name: str, workflow: Callable[..., Any], *arguments: Any) -> None:
+        """Put *workflow* on the queue; under the same *name* it is there once."""
+
+        async def put() -> None:
+            with SetWorkflowID(name):
+                await DBOS.enqueue_workflow_async(_QUEUE, workflow, *arguments)
+
+        await self._database.patiently(put)
 
     async def _ended(self, job: str) -> None:
         """Return when no workflow of *job* is to do any more."""

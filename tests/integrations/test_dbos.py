@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -96,11 +97,18 @@ class Postgres:
             )
         self._server = server.get_server(directory, cleanup_mode="stop")
         self.url = str(self._server.get_uri())
+        self._killed = 0
 
     def kill(self) -> None:
-        os.kill(self._server.get_pid(), signal.SIGKILL)
+        self._killed = self._server.get_pid()
+        os.kill(self._killed, signal.SIGKILL)
 
     def start(self) -> None:
+        """Start it again; its lock file counts until nobody has its process number any more."""
+        with suppress(ProcessLookupError):
+            while True:
+                os.kill(self._killed, 0)
+                time.sleep(0.05)
         self._server.ensure_postgres_running()
 
     def close(self) -> None:
