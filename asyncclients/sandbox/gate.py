@@ -16,6 +16,7 @@ Work is done at step 4, so a client that gives up waiting has been served.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -72,6 +73,7 @@ class Gate:
         self.vendor = vendor
         self.journal = journal
         self.faults = Faults()
+        self.closing = asyncio.Event()
         self.random = random
         self.quota = _numbers(quota)
         self._spec = quota
@@ -90,8 +92,16 @@ class Gate:
         answer = self._decide(replace(verdict, call=replace(verdict.call, body=body)))
         wait = self._wait(answer)
         if wait > 0:
-            await asyncio.sleep(wait)
+            await self._pause(wait)
+        if isinstance(answer.fault, Hang):
+            await self._pause(None)
         return await _send(request, answer)
+
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait; not beyond the end of the sandbox, where nobody waits any more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.closing.wait()
 
     def _wait(self, answer: _Answer) -> float:
         seconds, jitter = self._latency
@@ -162,8 +172,6 @@ def _numbers(spec: QuotaSpec | None) -> tuple[float, float] | None:
 async def _send(request: web.BaseRequest, answer: _Answer) -> web.StreamResponse:
     reply = answer.reply
     if reply is None:
-        if isinstance(answer.fault, Hang):
-            await asyncio.Event().wait()
         _close(request)
         return web.Response()
     if isinstance(answer.fault, Cut):

@@ -107,6 +107,8 @@ class Sandbox:
 
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
+        for gate in self._gates.values():
+            gate.closing.set()
         for listener, _ in self._servers:
             for sock in listener.sockets:
                 loop.remove_reader(sock.fileno())

@@ -1,0 +1,66 @@
+"""The page of hazards is complete, up to date, and names tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+from .hazards import SECTIONS
+
+TESTS: Final = Path(__file__).parent.parent
+HAZARDS: Final = [hazard for section in SECTIONS.values() for hazard in section]
+
+
+def _generator() -> ModuleType:
+    path = TESTS.parent / "docs" / "generate_hazards.py"
+    spec = importlib.util.spec_from_file_location("generate_hazards", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def functions(file: str) -> frozenset[str]:
+    """The functions at the top of *file*, none if there is no such file."""
+    path = TESTS / file
+    tree = ast.parse(path.read_text()) if path.exists() else ast.Module([], [])
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return frozenset(node.name for node in tree.body if isinstance(node, kinds))
+
+
+def is_there(test: str) -> bool:
+    """Is *test* one that pytest finds?"""
+    file, _, name = test.partition("::")
+    return name.startswith("test_") and name in functions(file)
+
+
+def test_every_hazard_is_there_once() -> None:
+    """H1 to H98, in order."""
+    assert [hazard.number for hazard in HAZARDS] == list(range(1, 99))
+
+
+def test_every_test_named_exists() -> None:
+    """And a name with a slip in it is noticed."""
+    missing = [test for hazard in HAZARDS for test in hazard.tests if not is_there(test)]
+    assert missing == []
+    assert not is_there("hardening/test_hazards.py::test_of_nothing")
+    assert not is_there("hardening/test_nothing.py::test_every_hazard_is_there_once")
+
+
+def test_a_hazard_without_a_test_says_why() -> None:
+    """Few have none, and each of those has more than a word to say."""
+    untested = [hazard for hazard in HAZARDS if not hazard.tests]
+    assert len(untested) <= 6
+    assert all(len(hazard.promise) > 40 for hazard in untested)
+
+
+def test_the_page_is_up_to_date() -> None:
+    """The committed page is what `python docs/generate_hazards.py` writes."""
+    generator = _generator()
+    assert generator.PAGE.read_text() == generator.renewed()

@@ -1,0 +1,120 @@
+"""Seeds of trouble, and bugs that they find."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from asyncclients.core import call
+from asyncclients.core.auth import Token
+from asyncclients.core.events import logger
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.oauth import TokenSource
+from asyncclients.core.permit import Permit
+from asyncclients.core.retry import judge
+from asyncclients.core.scheduler import Scheduler
+from asyncclients.testing import virtual_time
+
+from .simulation import Simulation
+
+SEEDS: Final = 4
+MANY: Final = int(os.environ.get("ASYNCCLIENTS_SEEDS", "50"))
+
+
+async def violations(seed: int) -> list[str]:
+    """What the world of *seed* found broken."""
+    simulation = Simulation(seed)
+    with virtual_time():
+        await simulation.run()
+    assert simulation.errors, f"seed {seed}: nothing went wrong, so nothing was tried"
+    return [f"seed {seed}: {violation}" for violation in simulation.violations]
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_seed(seed: int) -> None:
+    """Quota kept, rows once, unknown where lost, all given back, progress, nothing shown."""
+    assert await violations(seed) == []
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("seed", range(SEEDS, SEEDS + MANY))
+async def test_many_seeds(seed: int) -> None:
+    """The same for as many seeds as `ASYNCCLIENTS_SEEDS` says."""
+    assert await violations(seed) == []
+
+
+# --- Bugs that are planted, and found ---------------------------------------------------
+
+
+def forgets_a_cancelled_slot(patch: pytest.MonkeyPatch) -> None:
+    """A call that is cancelled on the wire stays in flight for ever."""
+    finished = Scheduler.finished
+
+    def finish(self: Scheduler) -> None:
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            finished(self)
+
+    patch.setattr(Scheduler, "finished", finish)
+
+
+def repeats_whatever_it_is(patch: pytest.MonkeyPatch) -> None:
+    """A creation whose answer was lost is sent again."""
+
+    def judge_all_alike(request: Any, *rest: Any) -> Any:
+        return judge(msgspec.structs.replace(request, idempotent=True), *rest)
+
+    patch.setattr(call, "judge", judge_all_alike)
+
+
+def counts_at_the_send(patch: pytest.MonkeyPatch) -> None:
+    """A slot is free one period after the send, however long the request is on its way."""
+
+    def hold(self: Any, now: float) -> Permit:
+        slots = [(window, now + window.period) for window in self._windows]
+        for window, end in slots:
+            window.take(now, end)
+        return Permit(self._sent, now, slots, 0.0)
+
+    patch.setattr(Limiter, "_hold", hold)
+
+
+def logs_the_token(patch: pytest.MonkeyPatch) -> None:
+    """Each new token stands in the log."""
+    fetch = TokenSource.fetch
+
+    async def fetch_and_tell(self: TokenSource) -> Token:
+        token = await fetch(self)
+        logger.info("got %s", token.value.reveal())
+        return token
+
+    patch.setattr(TokenSource, "fetch", fetch_and_tell)
+
+
+PLANTED: Final = [
+    (forgets_a_cancelled_slot, 0, "permits are not back"),
+    (repeats_whatever_it_is, 0, "times"),
+    (counts_at_the_send, 0, "within 1.0 s"),
+    (logs_the_token, 0, "a credential is in the log"),
+]
+"""Each bug, a seed that finds it, and what it is found by."""
+
+
+@pytest.mark.parametrize(
+    ("plant", "seed", "said"), PLANTED, ids=[planted[0].__name__ for planted in PLANTED]
+)
+async def test_a_planted_bug(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    seed: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is found by a seed that finds nothing without it."""
+    assert await violations(seed) == []
+    plant(monkeypatch)
+    assert any(said in violation for violation in await violations(seed))
