@@ -77,7 +77,8 @@ class Server:
         self._process.wait()
 
     def info(self, section: str) -> dict[str, Any]:
-        with redis.Redis.from_url(self.url) as client:
+        client: Any = redis.Redis.from_url(self.url)  # pyright: ignore[reportUnknownMemberType]
+        with client:
             return dict(client.info(section))
 
     def claims(self) -> int:
@@ -316,7 +317,7 @@ if __name__ == "__main__":
         mode: Any = when_down
         asyncio.run(work(name, int(limit), float(period), mode))
         raise SystemExit
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)

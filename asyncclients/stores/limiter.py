@@ -138,8 +138,14 @@ class SharedLimiter:
         self._local.add(quota, now)
 
     def snapshot(self, now: float) -> LimiterState:
-        """This process's own state."""
-        return self._local.snapshot(now)
+        """This process's own state; a slot opens when the store may give one."""
+        state, share = self._local.snapshot(now), self.talk.share
+        opens = 0.0
+        if share is not None:
+            opens = share.ready_at(now) - now
+        elif not self._slots.leases:
+            opens = self.talk.opens_at(now) - now
+        return replace(state, opens_in=tuple(max(opens, own) for own in state.opens_in))
 
     def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
         number = self._numbers.pop(permit.number, None)

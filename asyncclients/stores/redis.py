@@ -19,7 +19,7 @@ from asyncclients.stores.line import Line
 from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place, too_old
 from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.script import SCRIPT, keys
-from asyncclients.stores.terms import Terms, WhenDown, check_terms
+from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown, check_terms
 
 if TYPE_CHECKING:
     import redis.asyncio as redis
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["RedisLimits", "RedisTokens"]
 
 _OLDEST = (6, 2)
+_AT_ONCE = 16
+"""Commands on their way at a time: ten thousand scopes take turns."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -84,12 +86,22 @@ class RedisLedgers:
         self._client, self._store, self._prefix = client, store, prefix
         self._script = client.register_script(SCRIPT)
         self._greeting: asyncio.Task[None] | None = None
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._failures = 0
 
     async def exchange(self, key: str, claim: Claim) -> Grant:
-        """See `Backend.exchange`."""
+        """See `Backend.exchange`. Who waits behind a command that fails fails with it."""
         names = keys(self._prefix, key)
         payload = _encode(claim)
-        answer = await bounded(self._store, lambda: self._ask(names, payload))
+        failures = self._failures
+        async with self._turns:
+            if failures != self._failures:
+                raise StoreSilentError("a command before this one got no answer")
+            try:
+                answer = await bounded(self._store, lambda: self._ask(names, payload))
+            except StoreSilentError:
+                self._failures += 1
+                raise
         now, epoch, *rest, quotas = answer
         return msgspec.convert(
             (now, epoch.decode(), *rest, [name.decode() for name in quotas]), Grant

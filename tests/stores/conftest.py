@@ -1,4 +1,7 @@
-"""One Valkey for the session, empty for each test; REDIS_URL names another server instead."""
+"""One Valkey for the session, empty for each test; REDIS_URL names another server instead.
+
+Whatever that server holds is deleted.
+"""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
+from asyncclients.core.limiter import Limiter
+from asyncclients.core.scheduler import Scheduler, Ticket
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import RedisLimits
 from asyncclients.stores.claim import Claim
@@ -186,6 +188,25 @@ async def test_one_object_serves_many_loops_and_pools(url: str) -> None:
 
     await once()
     await asyncio.to_thread(asyncio.run, once())
+
+
+async def test_many_scopes_take_turns(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Three hundred scopes at the same instant: a few connections, and none takes it for silence."""
+    line = RedisLimits(url).open()
+    loop = asyncio.get_running_loop()
+
+    async def call(name: str) -> None:
+        local = Limiter((Quota(2, 1.0),), now=loop.time())
+        scheduler = Scheduler(local, loop)
+        scheduler.limiter = line.limiter(name, local, scheduler)
+        scheduler.answered(await scheduler.take(Ticket()), None)
+        scheduler.finished()
+
+    await asyncio.gather(*(call(f"scope-{number}") for number in range(300)))
+    with connect(url) as client:
+        assert len(client.client_list()) <= 20
+    await line.aclose()
+    assert "silent" not in caplog.text
 
 
 # --- The wire -----------------------------------------------------------------------

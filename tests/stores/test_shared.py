@@ -226,6 +226,23 @@ async def test_the_vendor_s_remaining_is_not_taken_for_a_stranger() -> None:
     await world.stop()
 
 
+async def test_why_a_call_waits_for_others_is_said() -> None:
+    """Another process has the slots: the state says that none is ours, and when one opens."""
+    world = world_of(Quota(2, 10.0))
+    first, second = world.start(), world.start()
+    await first.call()
+    await first.call()
+    waiting = asyncio.create_task(second.call())
+    await asyncio.sleep(2)
+    now = asyncio.get_running_loop().time()
+    state = second.scheduler.limiter.snapshot(now)
+    assert state.holds == (0,)
+    assert 7.5 < state.opens_in[0] < 8.5
+    assert 7.5 < second.scheduler.eta(1) < 8.5
+    await waiting
+    await world.stop()
+
+
 async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture) -> None:
     """Two programs, one key, different quotas: the stricter holds for both, and both say so."""
     world = world_of(TWO)
