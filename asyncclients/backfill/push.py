@@ -11,10 +11,10 @@ are listed as unknown.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
@@ -24,7 +24,7 @@ from asyncclients.backfill.ledger import Ledger, Unknown
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.shape import Map, Shape
+from asyncclients.backfill.shape import Map, Shape, row_type_of
 from asyncclients.backfill.sources import Row, Rows, Source, open_source
 from asyncclients.backfill.ticker import ticking
 from asyncclients.core.endpoint import Priority, endpoint_of, lane
@@ -64,7 +64,8 @@ async def push(
             coroutine function of one argument.
         state: the file that remembers what was sent; `<state>.failed.jsonl` takes
             the rows that are refused, and is itself good as a *source*.
-        row_type: struct that each row is converted to and checked against.
+        row_type: struct that each row is converted to and checked against; by default the
+            one that the operation takes.
         map: makes of a row what is converted, before anything else; None skips the row.
         batch: rows a call, given to *target* as a list; by default what the operation
             takes, else one row as itself.
@@ -92,7 +93,7 @@ async def push(
     interactive ones.
     """
     _check(concurrency, batch, max_failed)
-    shape = Shape(row_type, map)
+    shape = Shape(row_type_of(target) if row_type is None else row_type, map)
     rows = await open_source(source)
     try:
         shape.check(rows)
@@ -128,6 +129,7 @@ def _check(concurrency: int, batch: int | None, max_failed: float) -> None:
 def name_of(target: Callable[..., Any]) -> str:
     """What the state file calls *target*: its operation, or its own name."""
     endpoint = endpoint_of(target)
+    target = cast("partial[Any]", target).func if isinstance(target, partial) else target
     module = getattr(target, "__module__", "")
     name = endpoint.operation if endpoint else getattr(target, "__qualname__", repr(type(target)))
     return f"{module}.{name}"

@@ -7,16 +7,20 @@ row that does not fit.
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from asyncclients.backfill.sources import Source
 from asyncclients.core.codec import from_plain
+from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError
 
+_MANY = (list, Iterable, Sequence)
 _PLACE = re.compile(r"`\$\.([\w.-]+)")
 
 Map = Callable[[Any], Any]
@@ -135,6 +139,22 @@ def _fields(row_type: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:
             f"row_type must be a msgspec Struct, not {row_type!r}",
             advice="Use the vendor's own, as in asyncclients.vendors.totango.NewTouchpoint",
         ) from None
+
+
+def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
+    """The struct that an operation takes, or takes a list of; None for any other callable."""
+    if endpoint_of(target) is None:
+        return None
+    parameters = inspect.signature(target).parameters
+    function = cast("partial[Any]", target).func if isinstance(target, partial) else target
+    hints = get_type_hints(function)
+    for parameter in parameters.values():
+        if parameter.default is parameter.empty:
+            hint = hints.get(parameter.name)
+            if get_origin(hint) in _MANY:
+                hint = get_args(hint)[0]
+            return hint if hasattr(hint, "__struct_fields__") else None
+    return None
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:

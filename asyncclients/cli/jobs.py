@@ -101,7 +101,6 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
         job.file,
         write.call,
         state=job.state,
-        row_type=write.row_type,
         map=_map(job, write),
         concurrency=job.concurrency,
         max_failed=job.max_failed,

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import asyncclients
 from asyncclients.core.client import VendorClient
@@ -24,7 +24,6 @@ CLIENTS = {
     "digital_onboarding": "DigitalOnboardingClient",
 }
 _WRITES = ("create", "upsert_many", "upsert", "insert", "add_record")
-_MANY = (list, Iterable, Sequence)
 
 
 class Clients:
@@ -84,10 +83,8 @@ class Clients:
             names = ", ".join(parameter.name for parameter in free[:-1])
             raise ValueError(f"{name} also takes {names}: give --with NAME=VALUE for each")
         plain = method.func if isinstance(method, partial) else method
-        hint = get_type_hints(plain)[free[0].name]
-        if get_origin(hint) in _MANY:
-            hint = get_args(hint)[0]
-        return Write(method, hint if _is_struct(hint) else None, free[0].name, hint is str)
+        name = free[0].name
+        return Write(method, name, text=get_type_hints(plain)[name] is str)
 
 
 class Write(NamedTuple):
@@ -95,13 +92,11 @@ class Write(NamedTuple):
 
     Attributes:
         call: the operation.
-        row_type: the struct it takes; None where it takes any object.
         name: of the argument.
         text: it takes a text: the column of that name.
     """
 
     call: Callable[[Any], Any]
-    row_type: type[Any] | None
     name: str
     text: bool
 
@@ -113,17 +108,11 @@ def _bind(method: Callable[..., Any], arguments: Mapping[str, str]) -> Callable[
             raise ValueError(f"there is no argument {name!r}; there are: {', '.join(parameters)}")
     if not arguments:
         return method
-    bound = partial(method, **{name: _value(text) for name, text in arguments.items()})
-    bound.endpoint = endpoint_of(method)  # type: ignore[attr-defined]
-    return bound
+    return partial(method, **{name: _value(text) for name, text in arguments.items()})
 
 
 def _value(text: str) -> Any:
     return int(text) if text.isdecimal() and len(text) < 10 else text
-
-
-def _is_struct(hint: Any) -> bool:
-    return hasattr(hint, "__struct_fields__")
 
 
 def _operations(resource: Resource) -> list[str]:

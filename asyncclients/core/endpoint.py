@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import IntEnum
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -288,6 +289,8 @@ def operation(endpoint: Endpoint[Any]) -> Callable[[Callable[P, R]], Callable[P,
 
 
 def endpoint_of(method: Callable[..., Any]) -> Endpoint[Any] | None:
-    """The endpoint that *method* was noted with, None for anything else."""
+    """The endpoint that *method* was noted with, also where arguments are bound by `partial`."""
+    while isinstance(method, partial):
+        method = method.func
     found: Endpoint[Any] | None = getattr(method, "endpoint", None)
     return found if isinstance(found, Endpoint) else None

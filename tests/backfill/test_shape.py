@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,18 @@ import msgspec
 import pytest
 from msgspec import UNSET, UnsetType
 
-from asyncclients import ConfigurationError, InputError
+from asyncclients import (
+    ConfigurationError,
+    EmmaClient,
+    InputError,
+    IntouchClient,
+    SessionPool,
+)
 from asyncclients.backfill import Renaming
-from asyncclients.backfill.shape import Map, Shape, nested
+from asyncclients.backfill.shape import Map, Shape, nested, row_type_of
 from asyncclients.backfill.sources import open_source
+from asyncclients.vendors.emma import NewTouchpoint
+from asyncclients.vendors.intouch import ContactUpdate, NewContact
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -101,3 +110,16 @@ def test_a_row_type_is_a_struct() -> None:
     """Anything else is refused at once, with the remedy."""
     with pytest.raises(ConfigurationError, match="msgspec Struct"):
         Shape(dict, None)
+
+
+async def test_the_row_type_is_what_the_operation_takes() -> None:
+    """One row, a list of rows, and an operation with other arguments bound; else there is none."""
+    async with SessionPool() as pool:
+        intouch = IntouchClient(pool, api_key="ii_x")
+        emma = EmmaClient(pool, account_id="1", public_key="p", private_key="s")
+        assert row_type_of(intouch.contacts.create) is NewContact
+        assert row_type_of(emma.touchpoints.create) is NewTouchpoint
+        assert row_type_of(intouch.tags.create) is None
+        assert row_type_of(intouch.contacts.update) is None
+        assert row_type_of(partial(intouch.contacts.update, "a-uuid")) is ContactUpdate
+        assert row_type_of(partial(intouch.contacts.update, uuid="a-uuid")) is ContactUpdate

@@ -1,0 +1,45 @@
+"""Finding out whether a contact or node whose answer was lost was created: `push(reconcile=...)`.
+
+Both have a key of the caller's, which `search` finds: a contact its email, a
+node its `client_code`. Tags and records have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from asyncclients.vendors.intouch.client import Contacts, Hierarchies
+from asyncclients.vendors.intouch.models import NewContact, NewHierarchy
+
+
+def by_email(contacts: Contacts) -> Callable[[NewContact], Awaitable[bool]]:
+    """Searches for a contact's email; one call a row, rarely more.
+
+    ```python
+    await push(..., intouch.contacts.create, reconcile=by_email(intouch.contacts))
+    ```
+    """
+
+    async def is_there(contact: NewContact) -> bool:
+        email = contact.email.casefold()
+        async for found in contacts.list(search=contact.email):
+            if found.email.casefold() == email:
+                return True
+        return False
+
+    return is_there
+
+
+def by_client_code(hierarchies: Hierarchies) -> Callable[[NewHierarchy], Awaitable[bool | None]]:
+    """Searches for a node's `client_code`; a node without one cannot be told."""
+
+    async def is_there(node: NewHierarchy) -> bool | None:
+        code = node.client_code
+        if not isinstance(code, str) or not code:
+            return None
+        async for found in hierarchies.list(search=code):
+            if found.client_code == code:
+                return True
+        return False
+
+    return is_there
