@@ -22,8 +22,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Self
 from uuid import uuid4
 
@@ -71,6 +72,7 @@ class Backfills:
         self.backlog = Backlog(self._database)
         self.worker = Worker(self._database, resolve)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self.running: set[str] = set()
         self._heart: asyncio.Task[None] | None = None
 
     # --- Life -------------------------------------------------------------------------
@@ -133,7 +135,12 @@ class Backfills:
             status="PENDING", queue_name=_QUEUE, load_input=False, load_output=False
         )
         names = {found.executor_id for found in working if found.executor_id} | beats.keys()
-        dead = watcher.look(names - {self.name}, beats)
+        mine = {found.workflow_id for found in working if found.executor_id == self.name}
+        still = watcher.look((names - {self.name}) | (mine - self.running), beats)
+        for workflow in mine.intersection(still):
+            # It was given to this worker while the database died, and never came here.
+            await DBOS.resume_workflow_async(workflow, queue_name=_QUEUE)
+        dead = [name for name in still if name not in mine]
         if dead:
             # Puts back what a dead one had; what another worker has taken since is not touched.
             await asyncio.to_thread(DBOS._recover_pending_workflows, dead)
@@ -260,6 +267,17 @@ class Backfills:
 _open: Backfills | None = None
 
 
+@contextmanager
+def _running() -> Iterator[None]:
+    """The workflow of this context runs in this process."""
+    running, name = (_open.running if _open else set[str]()), DBOS.workflow_id or ""
+    running.add(name)
+    try:
+        yield
+    finally:
+        running.discard(name)
+
+
 def _worker() -> Worker:
     assert _open is not None, "DBOS runs while a Backfills is open"
     return _open.worker
@@ -283,16 +301,18 @@ async def _pull_some(job: str, after: Reached | None) -> Reached:
 
 @DBOS.workflow(name="asyncclients.push", max_recovery_attempts=None)
 async def _push_batches(job: str, numbers: list[int]) -> None:
-    for number in numbers:
-        await _push_batch(job, number)
+    with _running():
+        for number in numbers:
+            await _push_batch(job, number)
 
 
 @DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
 async def _pull_pages(job: str) -> Tally:
-    reached = await _pull_some(job, None)
-    requests, rejected = reached.tally.requests, reached.tally.rejected
-    while not reached.last:
-        reached = await _pull_some(job, reached)
-        requests += reached.tally.requests
-        rejected += reached.tally.rejected
+    with _running():
+        reached = await _pull_some(job, None)
+        requests, rejected = reached.tally.requests, reached.tally.rejected
+        while not reached.last:
+            reached = await _pull_some(job, reached)
+            requests += reached.tally.requests
+            rejected += reached.tally.rejected
     return Tally(requests=requests, rejected=rejected)

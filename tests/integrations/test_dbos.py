@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -104,12 +105,17 @@ class Postgres:
         os.kill(self._killed, signal.SIGKILL)
 
     def start(self) -> None:
-        """Start it again; its lock file counts until nobody has its process number any more."""
+        """Start it again, which it refuses until all its processes are gone."""
         with suppress(ProcessLookupError):
             while True:
                 os.kill(self._killed, 0)
                 time.sleep(0.05)
-        self._server.ensure_postgres_running()
+        for _ in range(20):
+            with suppress(subprocess.SubprocessError):
+                self._server.ensure_postgres_running()
+                return
+            time.sleep(0.25)
+        raise AssertionError("Postgres does not start again")
 
     def close(self) -> None:
         self._server.cleanup()
