@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from asyncclients import (
     AsyncClientsError,
@@ -38,7 +38,10 @@ from .relay import relay
 from .traces import Traces
 
 QUOTAS: Final = {"intouch": (4, 1.0), "digital_onboarding": (8, 1.0)}
-VENDORS: Final = ("intouch", "digital_onboarding")
+VENDORS: Final[tuple[Literal["intouch", "digital_onboarding"], ...]] = (
+    "intouch",
+    "digital_onboarding",
+)
 TROUBLE: Final = 20.0
 """Seconds for which things go wrong."""
 FLOWS: Final = 4
