@@ -21,20 +21,18 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import msgspec
 
 from asyncclients.backfill.completion import completed
+from asyncclients.backfill.database import APPLICATION, VERSION, connect, unusable
 from asyncclients.backfill.lock import Lock
 from asyncclients.backfill.seal import read_state, read_value, sealed, select
 from asyncclients.errors import StateError, StateMismatchError
 
 T = TypeVar("T")
 
-VERSION = 1
-"""Of the format of the file. A newer one is refused."""
-_APPLICATION = 0x61636C69
 _SOON = 0.05
 """Seconds for which changes that may be lost wait for others."""
 _SCHEMA = (
@@ -198,67 +196,13 @@ class Journal:
         self._lock.release()
 
 
-def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:
-    """A checked connection to the journal at *path*; with `rwc`, made if there is none."""
-    _check_file(path, must_exist=mode != "rwc")
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    try:
-        _check_format(database, path, mode)
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-def _check_file(path: Path, *, must_exist: bool) -> None:
-    if path.is_dir():
-        raise StateMismatchError(
-            f"{path} is a directory", file=str(path), advice="Give a file for the state"
-        )
-    if must_exist and not path.exists():
-        raise StateMismatchError(f"{path} does not exist", file=str(path))
-    if path.exists() and path.stat().st_size:
-        with path.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
-                raise _foreign(path)
-
-
-def _foreign(path: Path) -> StateMismatchError:
-    what = f"{path} is not a state file of asyncclients"
-    advice = "Give another path for the state; this file was not touched"
-    return StateMismatchError(what, file=str(path), advice=advice)
-
-
-def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
-    application = database.execute("PRAGMA application_id").fetchone()[0]
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    if application != _APPLICATION and not (empty and not application and mode == "rwc"):
-        raise _foreign(path)
-    if version > VERSION:
-        raise StateMismatchError(
-            f"{path} was written by a newer version of asyncclients "
-            f"(format {version}, this one knows {VERSION})",
-            file=str(path),
-            advice="Upgrade asyncclients; the file was not touched",
-        )
-    if mode != "ro":
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-    if not empty:
-        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
-
-
 def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
     if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         database.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA:
             database.execute(statement)
         database.execute("INSERT INTO job VALUES ('job', ?)", sealed([msgspec.json.encode(job)]))
-        database.execute(f"PRAGMA application_id = {_APPLICATION}")
+        database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
         return
@@ -299,24 +243,3 @@ def _commit(database: sqlite3.Connection, changes: Changes) -> None:
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
-
-
-def unusable(path: Path, failure: Exception) -> StateError:
-    """The error for what SQLite or the disk said about *path*."""
-    words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
-    damaged = isinstance(failure, sqlite3.DatabaseError) and not isinstance(
-        failure, sqlite3.OperationalError
-    )
-    if damaged:
-        return StateError(
-            f"{path} is damaged: {words}",
-            file=str(path),
-            advice="Restore it from a copy, or start again with another state file "
-            "after looking at what the vendor holds",
-        )
-    return StateError(
-        f"cannot keep the state in {path}: {words}",
-        file=str(path),
-        advice="Check the disk's space and the file's rights, then run again: "
-        "what was saved before is intact",
-    )

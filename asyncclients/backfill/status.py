@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from asyncclients.backfill.checkpoint import PullState
-from asyncclients.backfill.journal import Job, connect, read_job, unusable
+from asyncclients.backfill.database import connect, unusable
+from asyncclients.backfill.journal import Job, read_job
 from asyncclients.backfill.ledger import State, Unknown, read_unknown
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import Lock

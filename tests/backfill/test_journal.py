@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from asyncclients import StateError, StateInUseError, StateMismatchError
-from asyncclients.backfill.journal import VERSION, Changes, Job, Journal, Statement
+from asyncclients.backfill.database import VERSION
+from asyncclients.backfill.journal import Changes, Job, Journal, Statement
 
 JOB = Job(kind="push", source="a.csv", target="things.create", row_type="Thing")
 
