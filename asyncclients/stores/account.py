@@ -62,7 +62,7 @@ class Account:
         """What is to be said at *now*, by one who could use *demand* slots."""
         slots, terms, shortest = self._slots, self._terms, min(self.periods())
         wanted = min(MOST, max(0, demand - len(slots.leases)))
-        if leave or len(slots.settled) > MOST:
+        if len(slots.settled) > MOST:
             wanted = 0  # first tell all that was used
         beat = self._beats(now, leave=leave)
         return Claim(

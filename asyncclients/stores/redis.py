@@ -102,10 +102,12 @@ class RedisLedgers:
             except StoreSilentError:
                 self._failures += 1
                 raise
-        now, epoch, *rest, quotas = answer
-        return msgspec.convert(
-            (now, epoch.decode(), *rest, [name.decode() for name in quotas]), Grant
-        )
+        try:
+            now, epoch, *rest, quotas = answer
+            fields = (now, epoch.decode(), *rest, [name.decode() for name in quotas])
+            return msgspec.convert(fields, Grant)
+        except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
+            raise StoreSilentError("it answered nonsense") from None
 
     async def _ask(self, names: list[str], payload: bytes) -> Any:
         if self._greeting is None or (self._greeting.done() and not _went_well(self._greeting)):

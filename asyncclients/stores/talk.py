@@ -163,8 +163,11 @@ class Talk:
         asked_at = self._loop.time()
         account, slots = self._account, self._slots
         slots.tidy(asked_at, max(account.periods()))
+        demand, priority = self._queue.demand()
+        if leave or self.share is not None:
+            demand = 0  # a silent store is asked for a sign of life only
         claim = account.claim(
-            asked_at, *self._queue.demand(), returns=self._returns(asked_at), leave=leave
+            asked_at, demand, priority, returns=self._returns(asked_at), leave=leave
         )
         told = slots.snapshot(claim.settled)
         try:

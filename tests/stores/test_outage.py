@@ -13,6 +13,7 @@ from asyncclients.core.quota import Quota
 from asyncclients.errors import ConfigurationError
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
+from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.outage import Census, Nothing, Turns, WindowShare, share_of
 from asyncclients.stores.terms import WhenDown
 
@@ -162,6 +163,21 @@ async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
         assert not call.done()
         world.store.down = False
         assert await call
+    await world.stop()
+
+
+@pytest.mark.looptime
+async def test_a_long_outage_gathers_nothing() -> None:
+    """A quarter of an hour without the store, with a backlog: what is remembered stays small."""
+    world = world_of(TWENTY, "safe_share", 1)
+    await asyncio.sleep(10)
+    world.store.down = True
+    await asyncio.sleep(900)
+    limiter = world.processes[0].scheduler.limiter
+    assert isinstance(limiter, SharedLimiter)
+    assert len(world.processes[0].sent) > 1500
+    assert len(limiter._slots.settled) <= 600
+    assert len(limiter._slots.freed) <= 50
     await world.stop()
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -263,6 +264,35 @@ async def test_every_command_has_its_bound(url: str) -> None:
             await backend.exchange("s", QUIET)
         assert time.monotonic() - before < TIMEOUT + 0.3
         await backend.aclose()
+
+
+class Parrot:
+    """A client whose scripts answer *nonsense*."""
+
+    def __init__(self, nonsense: object) -> None:
+        self._nonsense = nonsense
+
+    def register_script(self, script: str) -> Parrot:
+        return self
+
+    async def __call__(self, keys: list[str], args: list[bytes]) -> object:
+        return self._nonsense
+
+    async def info(self, *sections: str) -> dict[str, str]:
+        return {}
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("nonsense", [7, None, [], [1, b"e", b"x"], [1, 2, 3, 4, 5, 6, 7]])
+async def test_nonsense_is_silence(nonsense: object) -> None:
+    """Whatever a script answers, a caller waits or goes alone; nothing breaks."""
+    client: Any = Parrot(nonsense)
+    backend = RedisLedgers(client, "store", "t")
+    with pytest.raises(StoreSilentError):
+        await backend.exchange("s", QUIET)
+    await backend.aclose()
 
 
 async def test_a_slow_store_costs_little(url: str) -> None:
