@@ -24,7 +24,7 @@ from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import PageReader
 from asyncclients.backfill.seen import digest_of
-from asyncclients.backfill.shape import Map, Shape
+from asyncclients.backfill.shape import Map, Shape, row_type_of
 from asyncclients.backfill.sources import Row
 from asyncclients.core import codec
 from asyncclients.core.paging import Page, Paginator
@@ -36,7 +36,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         target: the operation, or a coroutine function of one argument.
-        row_type: struct that each row is converted to.
+        row_type: struct that each row is converted to; by default the operation's.
         map: makes of a row what is converted; None skips it.
         batch: rows a call.
         idempotent: whether a call may be repeated.
@@ -89,7 +89,8 @@ async def push_step(
     meter, outage = Meter(), Outage(to.patience)
     # A batch is too small to judge by; the share of failed rows is the job's to watch.
     terms = Terms.of(to.target, batch=to.batch, idempotent=to.idempotent, flow=flow, max_failed=1.0)
-    shape = Shape(to.row_type, to.map)
+    row_type = row_type_of(to.target) if to.row_type is None else to.row_type
+    shape = Shape(row_type, to.map)
     numbers = [row.number for row in rows]
     while True:
         standing = await book.begin(numbers)

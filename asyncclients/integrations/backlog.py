@@ -33,7 +33,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         kind: `push` or `pull`.
         spec: what the workers make its target or its list from.
-        digest: of its input; empty for a pull.
+        digest: of what it is: its target and its input. A spec may change, this may not.
         lax: the input's values are texts that may mean numbers.
     """
 
@@ -62,21 +62,19 @@ class Backlog:
         )
         return Task(kind=row[0], spec=row[1], digest=row[2], lax=row[3]) if row else None
 
-    async def submit(self, job: str, spec: str, source: Source, batch: int) -> None:
+    async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> None:
         """Copy the rows of *source* in, *batch* at a time, unless that was done before.
 
         Raises:
-            StateMismatchError: *job* is there with another spec or another input.
+            StateMismatchError: *job* is there with another target or another input.
             InputError: *source* cannot be read.
         """
         rows: list[Row] = []
         while chunk := await source.chunk():
             rows += chunk
-        lines = [encode_row(row.data) for row in rows]
-        digest = hashlib.blake2b(b"\n".join(lines), digest_size=16).hexdigest()
-        await self.add(
-            job, Task(kind="push", spec=spec, digest=digest, lax=source.lax), rows, batch
-        )
+        digest = digest_of(target, *(encode_row(row.data) for row in rows))
+        task = Task(kind="push", spec=spec, digest=digest, lax=source.lax)
+        await self.add(job, task, rows, batch)
 
     async def add(self, job: str, task: Task, rows: Sequence[Row] = (), batch: int = 1) -> None:
         """Add *task* as *job*, with its *rows*; nothing, if it is there.
@@ -90,10 +88,13 @@ class Backlog:
         ]
 
         def put(connection: Connection) -> bool:
-            known = sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.digest).where(JOBS.c.job == job)
-            found = connection.execute(known).one_or_none()
-            if found is not None:
-                return tuple(found) == (task.kind, task.spec, task.digest)
+            this = JOBS.c.job == job
+            found = connection.execute(sa.select(JOBS.c.kind, JOBS.c.digest).where(this))
+            if (known := found.one_or_none()) is not None:
+                same = tuple(known) == (task.kind, task.digest)
+                if same:
+                    connection.execute(sa.update(JOBS).where(this).values(spec=task.spec))
+                return same
             connection.execute(sa.insert(JOBS), {"job": job, **msgspec.structs.asdict(task)})
             if batches:
                 connection.execute(sa.insert(BATCHES), batches)
@@ -208,6 +209,14 @@ class SharedShelf:
         )
         packed = connection.execute(query).scalar()
         return None if packed is None else msgspec.msgpack.decode(packed, type=Page[Any])
+
+
+def digest_of(target: str, *rows: bytes) -> str:
+    """What tells the job that sends *rows* to *target* from all others."""
+    digest = hashlib.blake2b(target.encode(), digest_size=16)
+    for row in rows:
+        digest.update(b"\n" + row)
+    return digest.hexdigest()
 
 
 def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:

@@ -22,9 +22,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, Self
 from uuid import uuid4
 
@@ -34,12 +33,13 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 from asyncclients import backfill
 from asyncclients.backfill import Report, Sink
 from asyncclients.backfill.sources import Rows, open_source
-from asyncclients.backfill.steps import Reached, Tally
+from asyncclients.backfill.steps import Tally
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
-from asyncclients.integrations.backlog import Backlog, SharedShelf, Task
+from asyncclients.integrations.backlog import Backlog, SharedShelf, Task, digest_of
 from asyncclients.integrations.database import Database
 from asyncclients.integrations.heartbeat import LOOKS, Watcher, beat, forget
 from asyncclients.integrations.worker import Resolve, Worker
+from asyncclients.integrations.workflows import enter, leave, pull_pages, push_batches
 
 _log = logging.getLogger("asyncclients.backfill")
 
@@ -72,19 +72,15 @@ class Backfills:
         self.backlog = Backlog(self._database)
         self.worker = Worker(self._database, resolve)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
-        self.running: set[str] = set()
         self._heart: asyncio.Task[None] | None = None
 
     # --- Life -------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        global _open  # noqa: PLW0603 - DBOS is one per process, and its workflows find us here
-        if _open is not None:
-            raise ConfigurationError("this process has an open Backfills already")
-        await self._database.create()
-        await beat(self._database, self.name)
-        _open = self
+        enter(self.worker)
         try:
+            await self._database.create()
+            await beat(self._database, self.name)
             await self._launch()
         except BaseException:
             await self.__aexit__()
@@ -109,16 +105,17 @@ class Backfills:
 
     async def __aexit__(self, *_: object) -> None:
         """Land what is on the wire, and leave; other workers go on with the rest."""
-        global _open  # noqa: PLW0603
         if self._heart is not None:
             self._heart.cancel()
         await self.worker.leave()
         # DBOS made its own threads the loop's, and ends them; the loop goes on.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
         await asyncio.to_thread(DBOS.destroy)
-        _open = None
-        await forget(self._database, [self.name])
-        await self._database.aclose()
+        leave()
+        try:
+            await forget(self._database, [self.name])
+        finally:
+            await self._database.aclose()
 
     async def _live(self) -> None:
         watcher = Watcher()
@@ -136,7 +133,7 @@ class Backfills:
         )
         names = {found.executor_id for found in working if found.executor_id} | beats.keys()
         mine = {found.workflow_id for found in working if found.executor_id == self.name}
-        still = watcher.look((names - {self.name}) | (mine - self.running), beats)
+        still = watcher.look((names - {self.name}) | (mine - self.worker.running), beats)
         for workflow in mine.intersection(still):
             # It was given to this worker while the database died, and never came here.
             await DBOS.resume_workflow_async(workflow, queue_name=_QUEUE)
@@ -149,7 +146,14 @@ class Backfills:
     # --- Jobs -------------------------------------------------------------------------
 
     async def push(
-        self, job: str, source: Rows, *, spec: str = "", batch: int = 100, shards: int = 16
+        self,
+        job: str,
+        source: Rows,
+        *,
+        spec: str = "",
+        target: str = "",
+        batch: int = 100,
+        shards: int = 16,
     ) -> Report:
         """Send each row of *source*, by all workers; ask again with the same *job* to resume.
 
@@ -157,17 +161,20 @@ class Backfills:
             job: its name in the database.
             source: a file or an iterable of plain rows, as for `push`; read at once, and copied.
             spec: what `resolve` is given; the job's name by default.
+            target: what the job is, for a spec that says more, and may change; the spec by default.
             batch: rows of one step.
             shards: parts that workers take.
 
         Raises:
-            StateMismatchError: *job* has another spec or other rows.
+            StateMismatchError: *job* has another target or other rows.
             BackfillStoppedError: too many rows failed, or the vendor stayed away.
             AsyncClientsError: what no row can be blamed for.
         """
+        _check_name(job)
+        spec = spec or job
         rows = await open_source(source)
         try:
-            await self.backlog.submit(_checked(job), spec or job, rows, batch)
+            await self.backlog.submit(job, rows, spec=spec, target=target or spec, batch=batch)
         finally:
             await rows.aclose()
         started = asyncio.get_running_loop().time()
@@ -201,10 +208,12 @@ class Backfills:
             StateMismatchError: *job* has another spec.
             AsyncClientsError: as for `asyncclients.backfill.pull`.
         """
-        await self.backlog.add(_checked(job), Task(kind="pull", spec=spec or job))
+        _check_name(job)
+        spec = spec or job
+        await self.backlog.add(job, Task(kind="pull", spec=spec, digest=digest_of(spec)))
         found = await self._workflows(job)
         if not any(each.status in (*_LIVE, "SUCCESS") for each in found):
-            await self._put(f"{job}/{len(found)}", _pull_pages, job)
+            await self._put(f"{job}/{len(found)}", pull_pages, job)
         await self._ended(job)
         done = [each for each in await self._workflows(job) if each.status == "SUCCESS"]
         if not done:
@@ -236,7 +245,7 @@ class Backfills:
         for first in range(0, len(left), size):
             # Who asks at the same time makes the same ids, and they mean the same workflows.
             name = f"{job}/{len(found)}/{first}"
-            await self._put(name, _push_batches, job, left[first : first + size])
+            await self._put(name, push_batches, job, left[first : first + size])
 
     async def _put(self, name: str, workflow: Callable[..., Any], *arguments: Any) -> None:
         """Put *workflow* on the queue; under the same *name* it is there once."""
@@ -264,55 +273,6 @@ class Backfills:
         raise error
 
 
-_open: Backfills | None = None
-
-
-@contextmanager
-def _running() -> Iterator[None]:
-    """The workflow of this context runs in this process."""
-    running, name = (_open.running if _open else set[str]()), DBOS.workflow_id or ""
-    running.add(name)
-    try:
-        yield
-    finally:
-        running.discard(name)
-
-
-def _worker() -> Worker:
-    assert _open is not None, "DBOS runs while a Backfills is open"
-    return _open.worker
-
-
-def _checked(job: str) -> str:
+def _check_name(job: str) -> None:
     if not job or "/" in job:
         raise ConfigurationError(f"a job needs a name without '/', not {job!r}")
-    return job
-
-
-@DBOS.step(name="asyncclients.push_batch")
-async def _push_batch(job: str, number: int) -> None:
-    await _worker().deliver(job, number)
-
-
-@DBOS.step(name="asyncclients.pull_pages")
-async def _pull_some(job: str, after: Reached | None) -> Reached:
-    return await _worker().fetch(job, after)
-
-
-@DBOS.workflow(name="asyncclients.push", max_recovery_attempts=None)
-async def _push_batches(job: str, numbers: list[int]) -> None:
-    with _running():
-        for number in numbers:
-            await _push_batch(job, number)
-
-
-@DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
-async def _pull_pages(job: str) -> Tally:
-    with _running():
-        reached = await _pull_some(job, None)
-        requests, rejected = reached.tally.requests, reached.tally.rejected
-        while not reached.last:
-            reached = await _pull_some(job, reached)
-            requests += reached.tally.requests
-            rejected += reached.tally.rejected
-    return Tally(requests=requests, rejected=rejected)

@@ -29,14 +29,18 @@ class Worker:
     Args:
         database: what the workers share.
         resolve: makes of a job's spec where its rows go, or the list it pulls.
+
+    Attributes:
+        running: the workflows that run in this process, by their ids.
     """
 
     def __init__(self, database: Database, resolve: Resolve) -> None:
         self._database, self._resolve = database, resolve
         self._backlog = Backlog(database)
-        self._resolved: dict[str, tuple[Task, Destination | Paginator[Any]]] = {}
+        self._resolved: dict[str, Destination | Paginator[Any]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
         self._leaving = False
+        self.running: set[str] = set()
 
     async def leave(self) -> None:
         """End all steps: nothing more is sent, calls on the wire may finish, within 30 s."""
@@ -68,11 +72,11 @@ class Worker:
         return await self._until_left(step)
 
     async def _resolved_of(self, job: str) -> tuple[Task, Destination | Paginator[Any]]:
-        if job not in self._resolved:
-            task = await self._backlog.find(job)
-            assert task is not None, "a workflow is begun after its job is in the table"
-            self._resolved[job] = task, self._resolve(task.spec)
-        return self._resolved[job]
+        task = await self._backlog.find(job)
+        assert task is not None, "a step is asked for after its job is in the table"
+        if task.spec not in self._resolved:
+            self._resolved[task.spec] = self._resolve(task.spec)
+        return task, self._resolved[task.spec]
 
     async def _check_failures(self, job: str, max_failed: float) -> None:
         report = await self._backlog.report(job)
