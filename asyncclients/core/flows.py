@@ -122,12 +122,13 @@ class Demand:
         last_at: when the last interactive call was granted.
     """
 
-    __slots__ = ("_current", "_index", "_period", "_previous", "last_at")
+    __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
 
     def __init__(self, period: float) -> None:
         self._period = period
         self._index = 0
         self._previous = self._current = 0
+        self._until = 0.0
         self.last_at = -math.inf
 
     def _roll(self, now: float) -> None:
@@ -135,10 +136,12 @@ class Demand:
         if index != self._index:
             self._previous = self._current if index == self._index + 1 else 0
             self._index, self._current = index, 0
+        self._until = (index + 1) * self._period
 
     def count(self, now: float) -> None:
         """An interactive call was granted at *now*."""
-        self._roll(now)
+        if now >= self._until:
+            self._roll(now)
         self._current += 1
         self.last_at = now
 

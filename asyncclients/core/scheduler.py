@@ -160,11 +160,8 @@ class Scheduler:
     def pump(self) -> None:
         """Grant all permits that can be granted now; else set the timer."""
         interactive, background = self._queues
-        while interactive.heap or background.heap:
-            queue = self._next_queue()
-            if self._full():
-                return
-            now = self.loop.time()
+        while (interactive.heap or background.heap) and not self._full():
+            queue, now = self._next_queue(), self.loop.time()
             priority = Priority(self._queues.index(queue))
             at = self._ready_at(priority, now)
             if at > now:
@@ -198,8 +195,9 @@ class Scheduler:
         return self.limiter.take(now)
 
     def _full(self) -> bool:
+        shared = self.connections
         return self.in_flight >= self.max_in_flight or (
-            self.connections is not None and self.connections.full(self.pump)
+            shared is not None and shared.in_use >= shared.limit and shared.full(self.pump)
         )
 
     def _ready_at(self, priority: Priority, now: float) -> float:
