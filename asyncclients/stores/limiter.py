@@ -44,15 +44,19 @@ class SharedLimiter:
         queue: who waits for permits.
         backend: the store.
         terms: how it is used.
+
+    Attributes:
+        slots: what this process holds, and what the store has yet to hear.
+        talk: the talk with the store.
     """
 
     def __init__(
         self, key: str, local: Limiter, queue: Queue, backend: Backend, terms: Terms
     ) -> None:
         self._local, self._lease = local, terms.lease
-        self._slots = Slots()
+        self.slots = Slots()
         self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
-        self.talk = Talk(key, local, self._slots, queue, backend=backend, terms=terms)
+        self.talk = Talk(key, local, self.slots, queue, backend=backend, terms=terms)
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
@@ -70,7 +74,7 @@ class SharedLimiter:
                 return max(at, _due(share.ready_at(now), now))
             self.talk.ask(now)
             return math.inf
-        lease = self._slots.first(now)
+        lease = self.slots.first(now)
         if lease is not None and at <= lease.lapses_at:
             return max(at, _due(lease.usable_at, now))
         if at - self._lease > now:
@@ -82,11 +86,11 @@ class SharedLimiter:
         """Take a slot. Only when `ready_at(now) <= now`."""
         share = self.talk.share
         permit = self._local.take(now)
-        number = self._numbers[permit.number] = self._slots.use()
+        number = self._numbers[permit.number] = self.slots.use()
         self.talk.used(now)
         if share is not None:
             share.take(permit, now)
-        self._slots.settle(number, permit.arrived_by)
+        self.slots.settle(number, permit.arrived_by)
         self.talk.report(now)
         return permit
 
@@ -112,7 +116,7 @@ class SharedLimiter:
         number = self._numbers.pop(permit.number, None)
         if number is None:
             return
-        self._slots.give_back(number)
+        self.slots.give_back(number)
         if self.talk.share is not None:
             self.talk.share.settle(permit, now, sent=False)
         self.talk.report(now)
@@ -128,10 +132,10 @@ class SharedLimiter:
         if self.talk.share is not None:
             alone = self.talk.share.ready_at(now)
             return at if alone == math.inf else max(at, alone)
-        if not self._slots.leases:
+        if not self.slots.leases:
             at = max(at, self.talk.opens_at(now))
         interval = max((1 / quota.rate for quota in self.quotas), default=0.0)
-        return at + max(0, calls - len(self._slots.leases)) * self.talk.rivals * interval
+        return at + max(0, calls - len(self.slots.leases)) * self.talk.rivals * interval
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well."""
@@ -143,7 +147,7 @@ class SharedLimiter:
         opens = 0.0
         if share is not None:
             opens = share.ready_at(now) - now
-        elif not self._slots.leases:
+        elif not self.slots.leases:
             opens = self.talk.opens_at(now) - now
         return replace(state, opens_in=tuple(max(opens, own) for own in state.opens_in))
 
@@ -151,7 +155,7 @@ class SharedLimiter:
         number = self._numbers.pop(permit.number, None)
         if number is None:
             return
-        self._slots.settle(number, arrived_by)
+        self.slots.settle(number, arrived_by)
         if self.talk.share is not None:
             self.talk.share.settle(permit, now, sent=True)
         self.talk.report(now)

@@ -176,8 +176,8 @@ async def test_a_long_outage_gathers_nothing() -> None:
     limiter = world.processes[0].scheduler.limiter
     assert isinstance(limiter, SharedLimiter)
     assert len(world.processes[0].sent) > 1500
-    assert len(limiter._slots.settled) <= 600
-    assert len(limiter._slots.freed) <= 50
+    assert len(limiter.slots.settled) <= 600
+    assert len(limiter.slots.freed) <= 50
     await world.stop()
 
 
