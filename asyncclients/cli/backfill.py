@@ -18,6 +18,7 @@ import msgspec
 from cyclopts import Parameter
 
 from asyncclients.backfill import Report, read_status
+from asyncclients.cli.engine import run_jobs
 from asyncclients.cli.jobs import Job, read_jobs, state_path, work
 from asyncclients.cli.words import Ticker, report_text, show, status_text
 from asyncclients.core.pool import SessionPool
@@ -128,21 +129,37 @@ async def _run(job: Job, *, as_json: bool) -> int:
     return await _interruptible(once(), f"run the same command to go on ({job.state})")
 
 
-async def run(file: Path, /, *, json: Json = False) -> int:
+async def run(
+    file: Path,
+    /,
+    *,
+    engine: Literal["local", "dbos"] = "local",
+    database_url: str = "",
+    limits: str = "",
+    json: Json = False,
+) -> int:
     """Run many pulls and pushes side by side, each with its fair share of its vendor's quota.
 
     Args:
         file: TOML with a table [jobs.NAME] for each job: `pull` and `to`, or `push` and
             `file`, and the options of those commands.
+        engine: local for this process alone; dbos for all workers of a database.
+        database_url: of dbos: see `asyncclients worker --help`, as for *limits*.
+        limits: what shares the quotas between the workers.
         json: print the reports as JSON.
     """
     jobs = read_jobs(file)
+    if (engine == "dbos") != bool(database_url):
+        raise ValueError("give --engine dbos and --database-url together, or neither")
 
     async def all_of_them() -> int:
-        async with SessionPool() as pool:
-            results = await asyncio.gather(
-                *(work(job, pool, Ticker(job.name)) for job in jobs), return_exceptions=True
-            )
+        if engine == "dbos":
+            results = await run_jobs(jobs, database_url, limits)
+        else:
+            async with SessionPool() as pool:
+                results = await asyncio.gather(
+                    *(work(job, pool, Ticker(job.name)) for job in jobs), return_exceptions=True
+                )
         return _print_all(dict(zip((job.name for job in jobs), results, strict=True)), json)
 
     return await _interruptible(all_of_them(), "run the same command to go on")

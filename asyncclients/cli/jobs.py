@@ -101,7 +101,7 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
         job.file,
         write.call,
         state=job.state,
-        map=_map(job, write),
+        map=map_of(job, write),
         concurrency=job.concurrency,
         max_failed=job.max_failed,
         unknown=job.unknown,
@@ -110,7 +110,8 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
     )
 
 
-def _map(job: Job, write: Write) -> Callable[[Any], Any] | None:
+def map_of(job: Job, write: Write) -> Callable[[Any], Any] | None:
+    """What makes of a row of *job* what *write* takes; None for the row as it is."""
     renaming = Renaming(job.map, job.set) if job.map or job.set else None
     if not write.text:
         return renaming

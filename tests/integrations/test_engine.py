@@ -1,0 +1,97 @@
+"""`asyncclients run --engine dbos` and `asyncclients worker`, as a user starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dbos", reason="needs the extra [dbos]")
+
+from asyncclients.sandbox import Sandbox
+
+JOBS = """
+[jobs.people]
+push = "digital_onboarding.contacts"
+file = "people.csv"
+
+[jobs.nodes]
+push = "intouch.hierarchies"
+file = "nodes.csv"
+
+[jobs.tags]
+pull = "intouch.hierarchies"
+to = "all.jsonl"
+"""
+
+
+async def start(environ: dict[str, str], *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "asyncclients",
+        *arguments,
+        env=environ,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def write_inputs(directory: Path, root: str) -> None:
+    nodes = [f"node-{n},Node,generic,{root}" for n in range(24)]
+    (directory / "nodes.csv").write_text(
+        "\n".join(["client_code,name,type,parent_uuid", *nodes, "bad,,,"]) + "\n"
+    )
+    people = [f"p{n}@example.com,P" for n in range(90)]
+    (directory / "people.csv").write_text("\n".join(["email,first_name", *people]) + "\n")
+    (directory / "jobs.toml").write_text(JOBS)
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(120)
+async def test_run_and_a_worker_share_the_jobs_and_the_quota(tmp_path: Path) -> None:
+    """All jobs are done once, by two processes that together stay within each strict quota."""
+    async with Sandbox() as sandbox:
+        write_inputs(tmp_path, sandbox.state("intouch").root_uuid)
+        environ = {**os.environ, **sandbox.environ}
+        where = ("--database-url", f"sqlite:///{tmp_path}/jobs.sqlite")
+        worker = await start(environ, "worker", *where)
+        assert worker.stderr is not None
+        assert b"At work" in await worker.stderr.readline()
+        run = ("run", str(tmp_path / "jobs.toml"), "--engine", "dbos", *where, "--json")
+        first = await start(environ, *run)
+        out, err = await first.communicate()
+        assert first.returncode == 3, err.decode()
+        reports = json.loads(out)
+        sent = len(sandbox.requests("intouch"))
+        again = await start(environ, *run)
+        await again.communicate()
+        worker.terminate()
+        assert await worker.wait() == 0
+        assert len(sandbox.requests("intouch")) == sent, "all was done before"
+        codes = [str(n["client_code"]) for n in sandbox.state("intouch").hierarchies.values()]
+        assert sandbox.summary("intouch").refused == 0
+    assert (reports["nodes"]["done"], reports["nodes"]["failed"]) == (24, 1)
+    assert (reports["people"]["done"], reports["people"]["unknown"]) == (90, 0)
+    assert sorted(c for c in codes if c.startswith("node-")) == sorted(
+        f"node-{n}" for n in range(24)
+    )
+    assert b'"line":26' in (tmp_path / "nodes.csv.state.failed.jsonl").read_bytes()
+    assert reports["tags"]["done"] == len((tmp_path / "all.jsonl").read_bytes().splitlines())
+
+
+async def test_usage_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
+    """An engine without a database, and Postgres without a shared quota, are usage errors."""
+    (tmp_path / "jobs.toml").write_text(JOBS)
+    jobs = str(tmp_path / "jobs.toml")
+    environ = dict(os.environ)
+    alone = await start(environ, "run", jobs, "--engine", "dbos")
+    unshared = await start(environ, "worker", "--database-url", "postgresql://host/db")
+    (_, first), (_, second) = await asyncio.gather(alone.communicate(), unshared.communicate())
+    assert (alone.returncode, unshared.returncode) == (2, 2)
+    assert b"--database-url" in first
+    assert b"--limits" in second
