@@ -1,0 +1,92 @@
+"""A step may be called again, and twice at once, as engines do that deliver at least once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason="needs the extra [dbos]")
+
+from asyncclients.backfill.sources import open_source
+from asyncclients.backfill.steps import Destination
+from asyncclients.integrations.backlog import Backlog
+from asyncclients.integrations.database import Database
+from asyncclients.integrations.worker import Worker
+
+ROWS = [{"n": number} for number in range(40)]
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/jobs.sqlite"
+
+
+class Vendor:
+    """Takes a while for each row, and remembers it."""
+
+    def __init__(self) -> None:
+        self.arrived: Counter[int] = Counter()
+
+    async def create(self, row: dict[str, Any]) -> None:
+        self.arrived[row["n"]] += 1
+        await asyncio.sleep(0.02)
+
+
+async def open_job(url: str) -> tuple[Database, Backlog]:
+    database = Database(url)
+    await database.create()
+    backlog = Backlog(database)
+    source = await open_source(ROWS)
+    await backlog.submit("job", source, spec="job", target="job", batch=len(ROWS))
+    return database, backlog
+
+
+def worker_for(database: Database, vendor: Vendor) -> Worker:
+    to = Destination(target=vendor.create, concurrency=4)
+    return Worker(database, {"job": to}.__getitem__)
+
+
+async def test_twice_at_once_sends_no_row_twice(url: str) -> None:
+    """Two workers that run one batch at the same time send each row once between them."""
+    database, backlog = await open_job(url)
+    vendor = Vendor()
+    await asyncio.gather(*(worker_for(database, vendor).deliver("job", 0) for _ in range(2)))
+    report = await backlog.report("job")
+    await database.aclose()
+    assert vendor.arrived == Counter(range(len(ROWS)))
+    assert (report.done, report.unknown) == (len(ROWS), 0), "both lived to settle what they had"
+
+
+async def test_called_again_it_does_nothing(url: str) -> None:
+    """A finished batch is not sent again."""
+    database, backlog = await open_job(url)
+    vendor = Vendor()
+    worker = worker_for(database, vendor)
+    await worker.deliver("job", 0)
+    await worker.deliver("job", 0)
+    assert await backlog.left("job") == []
+    await database.aclose()
+    assert vendor.arrived == Counter(range(len(ROWS)))
+
+
+async def test_a_step_that_is_left_lands_its_calls(url: str) -> None:
+    """A worker that leaves in the middle settles what it sent; the next one sends only the rest."""
+    database, backlog = await open_job(url)
+    vendor = Vendor()
+    worker = worker_for(database, vendor)
+    step = asyncio.create_task(worker.deliver("job", 0))
+    while len(vendor.arrived) < 8:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    await worker.leave()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert len(vendor.arrived) < len(ROWS)
+    await worker_for(database, vendor).deliver("job", 0)
+    report = await backlog.report("job")
+    await database.aclose()
+    assert vendor.arrived == Counter(range(len(ROWS)))
+    assert (report.done, report.unknown) == (len(ROWS), 0)
