@@ -3,6 +3,9 @@
 For a while everything goes wrong that can: lost answers, cut ones, refusals, delays,
 calls that are cancelled, requests that are long on their way. Then the vendors heal. What
 must hold all the same is checked by `violations`, in words.
+
+The seed decides all that is drawn. In which order the kernel hands over what arrives at
+the same instant is not drawn: runs of one seed are alike, not the same to the last call.
 """
 
 from __future__ import annotations
@@ -96,7 +99,9 @@ class Simulation:
             environs = [sandbox.environ, {**sandbox.environ, **sandbox.issue("intouch")}]
             for name in ("INTOUCH", "DIGITAL_ONBOARDING"):
                 url = sandbox.environ[f"{name}_BASE_URL"]
-                way = await stack.enter_async_context(relay(url, self.random, 0.3))
+                way = await stack.enter_async_context(
+                    relay(url, Random(f"{self.seed} {name}"), 0.3)
+                )
                 environs = [{**environ, f"{name}_BASE_URL": way} for environ in environs]
             policy = RetryPolicy(max_attempts=3, base=0.2, cap=2.0)
             pool = await stack.enter_async_context(
@@ -148,38 +153,32 @@ class Simulation:
 
     async def _creates(self, client: IntouchClient, name: str) -> None:
         """Rows that must not be repeated, each tried once."""
-        mine = client.with_options(**self._options(name))
+        draw = Random(f"{self.seed} {name}")
+        mine = client.with_options(**_options(draw, name))
         for row in range(ROWS):
-            await self._pause()
+            await asyncio.sleep(draw.expovariate(5.0))
             label = f"{name}-{row}"
-            self.outcomes[label] = await self._try(partial(mine.tags.create, label))
-        await self._until_done(lambda: mine.tags.list().first())
+            self.outcomes[label] = await self._try(draw, partial(mine.tags.create, label))
+        await self._until_done(draw, lambda: mine.tags.list().first())
 
     async def _upserts(self, client: DigitalOnboardingClient, name: str) -> None:
         """Rows that may be repeated, each until it is there."""
-        mine = client.with_options(**self._options(name))
+        draw = Random(f"{self.seed} {name}")
+        mine = client.with_options(**_options(draw, name))
         for row in range(ROWS):
-            await self._pause()
+            await asyncio.sleep(draw.expovariate(5.0))
             contact = NewContact(unique_id=f"{name}-{row}", email=f"{name}{row}@example.com")
-            await self._until_done(partial(mine.contacts.upsert, contact))
+            await self._until_done(draw, partial(mine.contacts.upsert, contact))
 
-    def _options(self, flow: str) -> dict[str, Any]:
-        deadline = self.random.choice([None, 15.0])
-        priority = self.random.choice([*Priority])
-        return {"flow": flow, "priority": priority, "deadline": deadline}
-
-    async def _pause(self) -> None:
-        await asyncio.sleep(self.random.expovariate(5.0))
-
-    async def _until_done(self, call: Callable[[], Awaitable[Any]]) -> None:
+    async def _until_done(self, draw: Random, call: Callable[[], Awaitable[Any]]) -> None:
         while True:
-            if await self._try(call) == "done":
+            if await self._try(draw, call) == "done":
                 return
             await asyncio.sleep(1.0)
 
-    async def _try(self, call: Callable[[], Awaitable[Any]]) -> str:
+    async def _try(self, draw: Random, call: Callable[[], Awaitable[Any]]) -> str:
         """Make *call*, now and then not to its end; in a word, what came of it."""
-        patience = self.random.choice([None, None, None, self.random.uniform(0.0, 2.0)])
+        patience = draw.choice([None, None, None, draw.uniform(0.0, 2.0)])
         try:
             async with asyncio.timeout(patience):
                 await call()
@@ -241,6 +240,14 @@ class Simulation:
         for error in self.errors:
             if found := leaks(error, *self._secrets):
                 self.violations.append(f"a credential is in {type(error).__name__}: {found}")
+
+
+def _options(draw: Random, flow: str) -> dict[str, Any]:
+    return {
+        "flow": flow,
+        "priority": draw.choice([*Priority]),
+        "deadline": draw.choice([None, 15.0]),
+    }
 
 
 class _Log(logging.Handler):
