@@ -26,7 +26,7 @@ class Feed:
         self._held: list[Row] = []
         self._reading = asyncio.Lock()
         self._digest = hashlib.blake2b(digest_size=16)
-        self._known = ledger.read
+        self._known = ledger.state.read
         self._read = 0
         self._ended = False
         self.stopped = False
@@ -68,11 +68,11 @@ class Feed:
             self._ledger.reading(self._read, self._digest.hexdigest())
 
     def _again(self, row: Row) -> None:
-        self._ledger.seen(row)
+        self._ledger.unknown.seen(row)
         if row.number not in self._ledger.settled:
             self._held.append(row)
         if self._read == self._known:
-            if self._digest.hexdigest() != self._ledger.digest:
+            if self._digest.hexdigest() != self._ledger.state.digest:
                 raise self._changed(f"its first {self._known} rows are not what they were")
             self._ready.extend(self._held)
             self._held.clear()

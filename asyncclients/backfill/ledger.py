@@ -20,14 +20,17 @@ killed: they become unknown.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Literal
 
 import msgspec
 
-from asyncclients.backfill.failures import Failure, Failures, describe, encode_row
+from asyncclients.backfill.failures import Failure, Failures, describe
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.sources import Row
 from asyncclients.backfill.spans import Spans
+from asyncclients.backfill.unknowns import Unknowns
+
+Fate = Literal["done", "pending", "skipped"]
 
 _KILLED = "the run was killed before its answer came"
 
@@ -58,44 +61,31 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     complete: bool = False
 
 
-class Unknown(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that may or may not have been carried out; *row* is None until it is read again."""
-
-    number: int
-    line: int
-    row: Any
-    reason: str
-
-
 class Ledger:
     """The rows of one push. Every method that settles rows is synchronous."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._state = State()
+        self.state = State()
         self.settled = Spans()
+        self.unknown = Unknowns(journal)
         self._sent: dict[int, int] = {}
-        self.unknown: set[int] = set()
-        self._unread: set[int] = set()
-        self._news: list[Statement] = []
         self._failures = Failures(journal.path)
 
     @classmethod
     async def load(cls, journal: Journal) -> Ledger:
         """The ledger that *journal* holds, an empty one for a new job."""
         ledger = cls(journal)
-        state = ledger._state = await journal.state(State) or State()
+        state = ledger.state = await journal.state(State) or State()
         ledger.settled = Spans(state.settled)
-        for number, row in await journal.read("SELECT number, row FROM unknown"):
-            ledger.unknown.add(number)
-            if row is None:
-                ledger._unread.add(number)
+        await ledger.unknown.load()
         journal.feed(ledger._changes)
         for failure in await journal.run(ledger._failures.recover, state.failures_size):
             ledger._fail_again(failure)
         lost = {number: line for number, line in state.sent if number not in ledger.settled}
         for number, line in lost.items():
-            ledger._add_unknown(number, line, None, _KILLED)
+            ledger.settled.add(number)
+            ledger.unknown.add(number, line, None, _KILLED)
         await journal.saved()
         return ledger
 
@@ -103,45 +93,25 @@ class Ledger:
         """Note a failure that was written down when the commit after it was not."""
         if failure.number not in self.settled:
             self.settled.add(failure.number)
-            self._state.failed += 1
+            self.state.failed += 1
 
     # --- Counts ---------------------------------------------------------------------
 
     @property
     def done(self) -> int:
         """Rows carried out."""
-        return self._state.done
-
-    @property
-    def failed(self) -> int:
-        """Rows refused."""
-        return self._state.failed
-
-    @property
-    def skipped(self) -> int:
-        """Rows for which nothing was sent."""
-        return self._state.skipped
-
-    @property
-    def read(self) -> int:
-        """Rows read from the input so far, and the digest of them."""
-        return self._state.read
-
-    @property
-    def digest(self) -> str:
-        """Of the rows read so far."""
-        return self._state.digest
+        return self.state.done
 
     @property
     def failures(self) -> str | None:
         """The file of failed rows, None while there are none."""
-        return str(self._failures.path) if self._state.failed else None
+        return str(self._failures.path) if self.state.failed else None
 
     # --- What becomes of rows ---------------------------------------------------------
 
     def reading(self, read: int, digest: str) -> None:
         """*read* rows have been read, with *digest*; saved with the next commit."""
-        self._state.read, self._state.digest = read, digest
+        self.state.read, self.state.digest = read, digest
 
     async def sending(self, rows: Iterable[Row]) -> None:
         """Return when it is on the disk that *rows* go out now."""
@@ -157,17 +127,17 @@ class Ledger:
 
     def complete(self, rows: Sequence[Row]) -> None:
         """*rows* were carried out."""
-        self._state.done += len(rows)
+        self.state.done += len(rows)
         self._settle(rows)
 
     def skip(self, rows: Sequence[Row]) -> None:
         """There is nothing to send for *rows*."""
-        self._state.skipped += len(rows)
+        self.state.skipped += len(rows)
         self._settle(rows)
 
     def fail(self, row: Row, failure: BaseException) -> None:
         """*row* was refused."""
-        self._state.failed += 1
+        self.state.failed += 1
         self._failures.add(describe(row, failure))
         self._settle([row])
 
@@ -175,56 +145,23 @@ class Ledger:
         """*rows* may or may not have been carried out."""
         for row in rows:
             self._sent.pop(row.number, None)
-            self._add_unknown(row.number, row.line, row.data, reason)
+            self.settled.add(row.number)
+            self.unknown.add(row.number, row.line, row.data, reason)
 
-    def _add_unknown(self, number: int, line: int, data: Any, reason: str) -> None:
-        self.unknown.add(number)
-        self.settled.add(number)
-        if data is None:
-            self._unread.add(number)
-        self._note(
-            "INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)",
-            (number, line, None if data is None else encode_row(data), reason),
-        )
-
-    def resolve(self, row: Row, *, carried_out: bool) -> None:
-        """It turned out whether the unknown *row* was carried out; if not, it is pending."""
-        self._forget(row.number)
-        if carried_out:
-            self._state.done += 1
+    def resolve(self, number: int, fate: Fate) -> None:
+        """It was found out, or decided, what became of the unknown row *number*."""
+        self.unknown.remove(number)
+        if fate == "done":
+            self.state.done += 1
+        elif fate == "skipped":
+            self.state.skipped += 1
         else:
-            self.settled.discard(row.number)
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        """Ask no more about the unknown rows *numbers*."""
-        for number in list(numbers):
-            self._forget(number)
-            self._state.skipped += 1
-
-    def _forget(self, number: int) -> None:
-        self.unknown.discard(number)
-        self._unread.discard(number)
-        self._note("DELETE FROM unknown WHERE number = ?", (number,))
-
-    def seen(self, row: Row) -> None:
-        """*row* was read again: an unknown one has its content now."""
-        if row.number in self._unread:
-            self._unread.discard(row.number)
-            self._note(
-                "UPDATE unknown SET line = ?, row = ? WHERE number = ?",
-                (row.line, encode_row(row.data), row.number),
-            )
+            self.settled.discard(number)
 
     def finish(self) -> None:
         """Nothing is pending any more."""
-        self._state.complete = True
+        self.state.complete = True
         self._journal.changed()
-
-    async def unknowns(self) -> list[Unknown]:
-        """All unknown rows, by number."""
-        await self._journal.saved()
-        found = await self._journal.read("SELECT * FROM unknown ORDER BY number")
-        return [read_unknown(record) for record in found]
 
     # --- Saving -----------------------------------------------------------------------
 
@@ -239,23 +176,11 @@ class Ledger:
             # To repeat them after a crash costs a little and does no harm.
             self._journal.changes_later()
 
-    def _note(self, sql: str, parameters: Sequence[Any]) -> None:
-        self._news.append(Statement(sql, [parameters]))
-        self._journal.changed()
-
     def _changes(self) -> Changes:
-        state, failures = self._state, self._failures
+        state, failures = self.state, self._failures
         state.settled = list(self.settled)
         state.sent = list(self._sent.items())
         state.failures_size += failures.waiting
-        news, self._news = self._news, []
         value = msgspec.json.encode(state)
-        news.append(Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)]))
-        return Changes(news, failures.take())
-
-
-def read_unknown(record: tuple[int, int, bytes | None, str]) -> Unknown:
-    """A row of the table of unknown rows."""
-    number, line, row, reason = record
-    data = None if row is None else msgspec.json.decode(row)
-    return Unknown(number=number, line=line, row=data, reason=reason)
+        replaced = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])
+        return Changes([*self.unknown.take(), replaced], failures.take())

@@ -228,10 +228,7 @@ class Pull:
             return [key(item) for item in items]
         keys: list[Any] = []
         for name in (key,) if key else ("uuid", "id"):
-            if items and isinstance(items[0], dict):
-                keys = [item.get(name) for item in items]
-            else:
-                keys = [getattr(item, name, None) for item in items]
+            keys = _fields(items, name)
             if any(found is not None for found in keys):
                 break
         return keys
@@ -268,3 +265,9 @@ class Pull:
             eta=left / rate if left is not None and rate else None,
             waiting=self._outage.seconds,
         )
+
+
+def _fields(items: Sequence[Any], name: str) -> list[Any]:
+    if items and isinstance(items[0], dict):
+        return [item.get(name) for item in items]
+    return [getattr(item, name, None) for item in items]

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
 from asyncclients.backfill.feed import Feed
 from asyncclients.backfill.journal import Job, Journal
-from asyncclients.backfill.ledger import Ledger, Unknown
+from asyncclients.backfill.ledger import Ledger
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.shape import Map, Shape, row_type_of
+from asyncclients.backfill.shape import Map, Shape, row_type_of, unbound
 from asyncclients.backfill.sources import Row, Rows, Source, open_source
 from asyncclients.backfill.ticker import ticking
+from asyncclients.backfill.unknowns import Unknown
 from asyncclients.core.endpoint import Priority, endpoint_of, lane
 from asyncclients.errors import (
     BackfillError,
@@ -100,12 +100,9 @@ async def push(
         job = Job(kind="push", source=rows.name, target=name_of(target), row_type=shape.name)
         journal = await Journal.open(state, job)
         try:
+            flow = flow or f"push {job.target} {os.fspath(state)}"
             terms = Terms.of(
-                target,
-                batch=batch,
-                idempotent=idempotent,
-                flow=flow or f"push {job.target} {os.fspath(state)}",
-                max_failed=max_failed,
+                target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
             )
             run = Push(rows, terms, shape, await Ledger.load(journal), patience)
             async with ticking(run.progress, progress):
@@ -129,7 +126,7 @@ def _check(concurrency: int, batch: int | None, max_failed: float) -> None:
 def name_of(target: Callable[..., Any]) -> str:
     """What the state file calls *target*: its operation, or its own name."""
     endpoint = endpoint_of(target)
-    target = cast("partial[Any]", target).func if isinstance(target, partial) else target
+    target = unbound(target)
     module = getattr(target, "__module__", "")
     name = endpoint.operation if endpoint else getattr(target, "__qualname__", repr(type(target)))
     return f"{module}.{name}"
@@ -182,12 +179,13 @@ class Push:
     ) -> None:
         ledger = self._ledger
         if ask is not None and ledger.unknown:
-            waiting = iter(await ledger.unknowns())
+            waiting = iter(await ledger.unknown.all())
             await self._together([self._reconcile(waiting, ask) for _ in range(concurrency)])
         if unknown == "drop":
-            ledger.drop(ledger.unknown)
+            for number in ledger.unknown:
+                ledger.resolve(number, "skipped")
         elif unknown == "resend" and ledger.unknown:
-            waiting = iter(await ledger.unknowns())
+            waiting = iter(await ledger.unknown.all())
             await self._together([self._resend(waiting) for _ in range(concurrency)])
 
     async def _reconcile(self, waiting: Iterator[Unknown], ask: Reconcile) -> None:
@@ -196,14 +194,14 @@ class Push:
             with lane(Priority.BACKGROUND, self._terms.flow, self._meter):
                 carried_out = await ask(self._shape.make(row.data, lax=True))
             if carried_out is not None:
-                self._ledger.resolve(row, carried_out=carried_out)
+                self._ledger.resolve(row.number, "done" if carried_out else "pending")
             if carried_out is False:
                 await self._delivery.rows([row], lax=True)
 
     async def _resend(self, waiting: Iterator[Unknown]) -> None:
         for unknown in waiting:
             row = Row(unknown.number, unknown.line, unknown.row)
-            self._ledger.resolve(row, carried_out=False)
+            self._ledger.resolve(row.number, "pending")
             await self._delivery.rows([row], lax=True)
 
     # --- Telling ----------------------------------------------------------------------
@@ -213,9 +211,9 @@ class Push:
         ledger, meter = self._ledger, self._meter
         return Report(
             done=ledger.done,
-            failed=ledger.failed,
+            failed=ledger.state.failed,
             unknown=len(ledger.unknown),
-            skipped=ledger.skipped,
+            skipped=ledger.state.skipped,
             requests=meter.requests,
             rejected=meter.rejected,
             seconds=meter.seconds,
@@ -229,9 +227,9 @@ class Push:
         seconds = meter.seconds
         return Progress(
             done=ledger.done,
-            failed=ledger.failed,
+            failed=ledger.state.failed,
             unknown=len(ledger.unknown),
-            skipped=ledger.skipped,
+            skipped=ledger.state.skipped,
             rate=(ledger.done - self._done_before) / seconds if seconds else 0.0,
             quota_use=meter.quota_use,
             eta=self._eta(seconds),

@@ -146,8 +146,7 @@ def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
     if endpoint_of(target) is None:
         return None
     parameters = inspect.signature(target).parameters
-    function = cast("partial[Any]", target).func if isinstance(target, partial) else target
-    hints = get_type_hints(function)
+    hints = get_type_hints(unbound(target))
     for parameter in parameters.values():
         if parameter.default is parameter.empty:
             hint = hints.get(parameter.name)
@@ -155,6 +154,11 @@ def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
                 hint = get_args(hint)[0]
             return hint if hasattr(hint, "__struct_fields__") else None
     return None
+
+
+def unbound(target: Any) -> Any:
+    """*target* without the arguments that `partial` bound."""
+    return target.func if isinstance(target, partial) else target
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:

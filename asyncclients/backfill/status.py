@@ -12,10 +12,11 @@ import msgspec
 from asyncclients.backfill.checkpoint import PullState
 from asyncclients.backfill.database import connect, unusable
 from asyncclients.backfill.journal import Job, read_job
-from asyncclients.backfill.ledger import State, Unknown, read_unknown
+from asyncclients.backfill.ledger import State
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import Lock
 from asyncclients.backfill.seal import read_state, select
+from asyncclients.backfill.unknowns import Unknown, read_unknown
 from asyncclients.errors import StateInUseError
 
 _ON_THE_WIRE = "on the wire when the state was last saved"

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 
 from asyncclients.backfill import Report
 from asyncclients.backfill.failures import encode_row
-from asyncclients.backfill.ledger import Unknown
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.backfill.steps import Tally, plain
+from asyncclients.backfill.unknowns import Unknown
 from asyncclients.core.paging import Page
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.database import Connection, Database, counts
