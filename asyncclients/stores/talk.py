@@ -75,8 +75,8 @@ class Talk:
     # --- What the limiter asks ------------------------------------------------------
 
     def ask(self, now: float) -> None:
-        """Slots are wanted."""
-        self._wake_at(max(now, self._ask_at), now)
+        """Slots are wanted. Those that we give back may be ours again at once."""
+        self._wake_at(now if self._slots.freed else max(now, self._ask_at), now)
 
     def report(self, now: float, *, urgent: bool = False) -> None:
         """There is something to tell."""
