@@ -1,0 +1,28 @@
+"""A backfill's memory does not grow with what it moves."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+HOARDER = Path(__file__).with_name("hoarder.py")
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(900)
+async def test_a_million_items_into_a_slow_sink(tmp_path: Path) -> None:
+    """The process that pulls them never takes 150 MB, and every one arrives."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(HOARDER),
+        str(tmp_path / "pull.db"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert int(out) < 150 * 2**20
+    assert (tmp_path / "pull.db").stat().st_size < 20 * 2**20
