@@ -28,67 +28,12 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+from overhead_server import serve
 
 from asyncclients import IntouchClient, SessionPool
 from asyncclients.vendors.intouch.models import Contact, Envelope
 
-CONTACT = {
-    "uuid": "56b01b44-ba2e-11e5-875c-0a5a4bfb150c",
-    "first_name": "John",
-    "last_name": "Doe",
-    "email": "john.doe@example.com",
-    "phone_number": "5555555555",
-    "language": "en_US",
-    "status": "subscribed",
-    "deliverable": True,
-    "created_at": "2021-05-11T11:52:47+00:00",
-    "updated_at": "2021-08-11T11:52:47+00:00",
-    "contact_lists": [],
-    "custom_fields": {"member_since": "2020-02-02"},
-}
-PAGE = json.dumps(
-    {
-        "sort_by": "created_at",
-        "order": "asc",
-        "per_page": 25,
-        "current_page": 1,
-        "last_page": 1,
-        "total": 25,
-        "from": 1,
-        "to": 25,
-        "data": [CONTACT] * 25,
-    }
-).encode()
-REPLY = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(PAGE)
-    + PAGE
-)
-
 Call = Callable[[], Awaitable[object]]
-
-
-class Server(asyncio.Protocol):
-    """Answers every request head with the page."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.pending = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.pending += data
-        answers = self.pending.count(b"\r\n\r\n")
-        if answers:
-            self.pending = self.pending[self.pending.rfind(b"\r\n\r\n") + 4 :]
-            self.transport.write(REPLY * answers)  # type: ignore[attr-defined]
-
-
-def serve(port: multiprocessing.Queue) -> None:
-    async def main() -> None:
-        server = await asyncio.get_running_loop().create_server(Server, "127.0.0.1", 0)
-        port.put(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(main())
 
 
 # --- The clients ------------------------------------------------------------------
@@ -210,6 +155,26 @@ async def niquests(stack: AsyncExitStack, url: str) -> Call:
     return call
 
 
+async def _vendors_sdk(module: str, name: str, stack: AsyncExitStack, url: str) -> Call:
+    """A generated SDK asked for the same page, decoded into plain objects."""
+    library = __import__(module)
+    client = getattr(library, name)(api_key="benchmark", base_url=url, max_retries=0)
+    await stack.enter_async_context(client)
+
+    async def call() -> object:
+        return await client.get("contacts", cast_to=object, options={"params": {"page": "1"}})
+
+    return call
+
+
+async def openai(stack: AsyncExitStack, url: str) -> Call:
+    return await _vendors_sdk("openai", "AsyncOpenAI", stack, url)
+
+
+async def anthropic(stack: AsyncExitStack, url: str) -> Call:
+    return await _vendors_sdk("anthropic", "AsyncAnthropic", stack, url)
+
+
 CLIENTS = {
     "aiohttp + msgspec by hand": by_hand,
     "asyncclients, no quota": ours,
@@ -218,8 +183,12 @@ CLIENTS = {
     "httpx": httpx,
     "httpx2": httpx2,
     "niquests": niquests,
+    "openai SDK": openai,
+    "anthropic SDK": anthropic,
 }
 BASE = "aiohttp + msgspec by hand"
+SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK")
+"""Clients that make an eighth of the calls, to keep rounds finely interleaved."""
 
 
 async def round_of(call: Call, calls: int, concurrency: int) -> float:
@@ -251,7 +220,7 @@ async def measure(url: str, pairs: int, calls: int, concurrency: int) -> dict[st
             # Every other round runs backwards, so that no client always follows the same one.
             order = list(ready) if pair % 2 == 0 else list(reversed(ready))
             for name in order:
-                slow = name in ("httpx", "httpx2", "niquests")
+                slow = name in SLOW
                 count = calls // 8 if slow else calls
                 times[name].append(await round_of(ready[name], count, concurrency) / count)
         base = times[BASE]
