@@ -171,7 +171,7 @@ async def pull_step(
     known = after.pages if after else 0
     count = max(1, min(most, known - first + 1))
     pages = await asyncio.gather(*(reader.page(first + index) for index in range(count)))
-    before = after.items if after else None
+    page, before = pages[0], after.items if after else None
     for page in pages:
         before = _checked(page, before)
         await shelf.put(page)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import sqlalchemy as sa
+from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
 from asyncclients.backfill.batch import Entry, Fate, Standing
@@ -26,7 +27,7 @@ Connection = sa.engine.Connection
 _PATIENCE = 900.0
 _LONGEST_PAUSE = 2.0
 _KILLED = "its worker was last heard of before the answer came"
-_AWAY = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+_AWAY = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)
 
 _log = logging.getLogger("asyncclients.backfill")
 
@@ -44,7 +45,7 @@ class Database:
     def __init__(self, url: str) -> None:
         try:
             parsed = sa.make_url(url)
-        except sa.exc.ArgumentError:
+        except exc.ArgumentError:
             raise ConfigurationError(
                 "the database URL cannot be read",
                 advice="Give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE",
@@ -60,7 +61,7 @@ class Database:
             parsed = parsed.set(drivername="postgresql+psycopg")
         self._engine = sa.create_engine(parsed, hide_parameters=True)
         if not self._postgres:
-            sa.event.listen(self._engine, "connect", _prepare)
+            event.listen(self._engine, "connect", _prepare)
 
     async def work(self, piece: Callable[[Connection], T], patience: float = _PATIENCE) -> T:
         """What *piece* returns, done in one transaction; repeated as `patiently` does.
@@ -81,7 +82,7 @@ class Database:
         while True:
             try:
                 return await use()
-            except sa.exc.SQLAlchemyError as failure:
+            except exc.SQLAlchemyError as failure:
                 words = _words(failure)
                 if not isinstance(failure, _AWAY) or loop.time() + pause > ends_at:
                     raise StateError(
@@ -130,7 +131,7 @@ def _prepare(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA busy_timeout = 30000")
 
 
-def _words(failure: sa.exc.SQLAlchemyError) -> str:
+def _words(failure: exc.SQLAlchemyError) -> str:
     """The first line of what the database said; SQL and its parameters are left out."""
     said = getattr(failure, "orig", None) or failure
     return (str(said).strip() or type(said).__name__).splitlines()[0]

@@ -140,7 +140,8 @@ class Backfills:
         dead = [name for name in still if name not in mine]
         if dead:
             # Puts back what a dead one had; what another worker has taken since is not touched.
-            await asyncio.to_thread(DBOS._recover_pending_workflows, dead)
+            put_back = DBOS._recover_pending_workflows  # pyright: ignore[reportPrivateUsage]
+            await asyncio.to_thread(put_back, dead)
             await forget(self._database, dead)
 
     # --- Jobs -------------------------------------------------------------------------

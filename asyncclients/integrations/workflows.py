@@ -6,7 +6,7 @@ the queue; there the one `Worker` of the process does their steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from dbos import DBOS
@@ -42,7 +42,7 @@ def _worker() -> Worker:
 
 
 @contextmanager
-def _running() -> Iterator[None]:
+def _running() -> Generator[None]:
     """The workflow of this context runs in this process."""
     running, name = _worker().running, DBOS.workflow_id or ""
     running.add(name)

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -129,7 +129,7 @@ def postgres(tmp_path: Path) -> Iterator[Postgres]:
 
 
 @asynccontextmanager
-async def here(url: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+async def here(url: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Any]:
     """A worker in this process."""
     for name, value in sandbox.environ.items():
         monkeypatch.setenv(name, value)
