@@ -220,8 +220,8 @@ async def test_a_process_that_stood_still_costs_little() -> None:
     since = loop.time()
     for _ in range(10):
         await asyncio.sleep(1.5)
-        while not (leases := held(world)):
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 - in virtual time
+        while not (leases := held(world)):  # noqa: ASYNC110 - in virtual time
+            await asyncio.sleep(0.01)
         late = [lease._replace(lapses_at=loop.time() - 1e-3) for lease in leases]
         leases.clear()
         leases.extend(late)
