@@ -63,6 +63,7 @@ def benchmarks(session: nox.Session) -> None:
     _groups(session, "benchmarks")
     session.install("-q", EXTRAS)
     session.run("python", "benchmarks/limits.py", "--quick", "--seeds", "1")
+    session.run("python", "benchmarks/overhead.py", "--pairs", "1", "--calls", "50")
 
 
 @nox.session
