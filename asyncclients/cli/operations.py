@@ -79,7 +79,9 @@ class Clients:
             for parameter in inspect.signature(method).parameters.values()
             if parameter.default is parameter.empty and parameter.name not in bound
         ]
-        if len(free) != 1:
+        if not free:
+            raise ValueError(f"{name} takes nothing that a row could be")
+        if len(free) > 1:
             names = ", ".join(parameter.name for parameter in free[:-1])
             raise ValueError(f"{name} also takes {names}: give --with NAME=VALUE for each")
         plain = method.func if isinstance(method, partial) else method

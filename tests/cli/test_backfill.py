@@ -1,0 +1,209 @@
+"""`pull`, `push`, `status` and `run` as a user's shell sees them: output and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from asyncclients.cli.backfill import pairs
+from asyncclients.sandbox import Sandbox, drop
+
+
+class Ended(NamedTuple):
+    code: int | None
+    out: str
+    err: str
+
+
+class Shell:
+    """Runs `asyncclients` in a directory, with the sandbox in its environment."""
+
+    def __init__(self, sandbox: Sandbox, directory: Path) -> None:
+        self._environ, self._directory = {**os.environ, **sandbox.environ}, directory
+        self._secrets = [value for name, value in sandbox.environ.items() if "KEY" in name]
+
+    async def start(self, *arguments: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "asyncclients",
+            *arguments,
+            cwd=self._directory,
+            env=self._environ,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+
+    async def end(self, process: Process) -> Ended:
+        out, err = (text.decode() for text in await process.communicate())
+        assert not [secret for secret in self._secrets if secret in out + err]
+        return Ended(process.returncode, out, err)
+
+    async def run(self, *arguments: str) -> Ended:
+        return await self.end(await self.start(*arguments))
+
+    async def json(self, code: int, *arguments: str) -> Any:
+        """What the command prints as JSON; it must end with *code*."""
+        ended = await self.run(*arguments, "--json")
+        assert ended.code == code, ended.err
+        return msgspec.json.decode(ended.out)
+
+
+@pytest.fixture
+def shell(sandbox: Sandbox, tmp_path: Path) -> Shell:
+    return Shell(sandbox, tmp_path)
+
+
+async def test_push_with_names_of_ones_own(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+    """Columns are mapped and values set; bad rows make it 3; again it does nothing; status agrees."""
+    (tmp_path / "people.csv").write_text("mail,first\na@example.com,Ann\nnobody,Bob\n")
+    names = ("--map", "mail=email", "--map", "first=first_name", "--set", "language=en")
+    report = await shell.json(3, "push", "intouch.contacts", "people.csv", *names)
+    counts = ("done", "failed", "unknown", "skipped", "requests", "rejected")
+    assert [report[name] for name in counts] == [1, 1, 0, 0, 2, 0]
+    (contact,) = sandbox.state("intouch").contacts.values()
+    assert (contact["first_name"], contact["language"]) == ("Ann", "en")
+    again = await shell.run("push", "intouch.contacts", "people.csv", *names)
+    assert (again.code, "0 requests" in again.out) == (3, True)
+    assert "people.csv.state.failed.jsonl" in again.out
+    found = await shell.json(3, "status", "people.csv.state")
+    assert (found["done"], found["failed"], found["complete"]) == (1, 1, True)
+
+
+async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+    """A list becomes a CSV file, with 0; a second run says that it was complete."""
+    sandbox.state("intouch").grow(contacts=30)
+    ended = await shell.run("pull", "intouch.contacts", "--to", "out.csv")
+    assert (ended.code, ended.out.startswith("30 done, 0 failed")) == (0, True)
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 31
+    again = await shell.run("pull", "intouch.contacts", "--to", "out.csv")
+    assert (again.code, "delete out.csv.state to pull anew" in again.err) == (0, True)
+    found = await shell.run("status", "out.csv.state")
+    assert (found.code, "30 of 30 done" in found.out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["push", "intouch.contacts", "no.csv"], "no.csv does not exist"),
+        (["push", "intouch.contacts", "x.csv"], "has no column email"),
+        (["push", "intouch.contacts", "x.csv", "--map", "nome=email"], "no column 'nome'"),
+        (["push", "intouch.contacts", "x.csv", "--map", "name"], "'name' is not NAME=VALUE"),
+        (["push", "intouch.contracts", "x.csv"], "it has: contacts, "),
+        (["push", "intouch.contacts.list", "x.csv"], "takes nothing"),
+        (["push", "intuch.contacts", "x.csv"], "there is no vendor 'intuch'"),
+        (["push", "intouch.external_programs", "x.csv"], "--with NAME=VALUE"),
+        (["push", "intouch.tags", "x.csv", "--state", "x.csv"], "is not a state file"),
+        (["pull", "intouch.contacts", "--to", "x.pdf"], "name it .jsonl, .csv or .parquet"),
+        (["pull", "intouch.contacts", "--to", "x.csv", "--query", "color=red"], "'color'"),
+        (["status", "x.csv"], "is not a state file"),
+        (["status", "none"], "does not exist"),
+        (["run", "x.csv"], "x.csv"),
+        (["run", "bad.toml"], "needs either `pull` or `push`"),
+    ],
+)
+async def test_what_cannot_work_is_2_and_sends_nothing(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    """Unusable input is named with the remedy, before anything is sent; no traceback."""
+    (tmp_path / "x.csv").write_text("name\nx\n")
+    (tmp_path / "bad.toml").write_text("[jobs.a]\nto = 'x.jsonl'\n")
+    ended = await shell.run(*arguments)
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert sandbox.requests("intouch") == ()
+    assert (tmp_path / "x.csv").read_text() == "name\nx\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_it_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end with 130; meanwhile a second one gets 1; the next run ends the job."""
+    (tmp_path / "tags.csv").write_text("name\n" + "".join(f"t{n}\n" for n in range(9)))
+    async with Sandbox({"intouch": (4, 1.0)}) as sandbox:
+        shell = Shell(sandbox, tmp_path)
+        push = ("push", "intouch.tags", "tags.csv")
+        process = await shell.start(*push)
+        async with asyncio.timeout(30):
+            while not sandbox.requests("intouch"):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
+        second = await shell.run(*push)
+        assert second.code == 1
+        assert f"in use by process {process.pid}" in second.err
+        process.send_signal(number)
+        first = await shell.end(process)
+        assert first.code == 130
+        assert "tags.csv.state" in first.err
+        assert len(sandbox.state("intouch").tags) < 9
+        report = await shell.json(0, *push)
+        names = sorted(str(tag["name"]) for tag in sandbox.state("intouch").tags.values())
+    assert (report["done"], report["unknown"]) == (9, 0)
+    assert names == [f"t{n}" for n in range(9)]
+
+
+async def test_unknown_rows_are_listed_sent_and_dropped(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """Each unknown row stands in `status` with its line; the user says what becomes of it."""
+    (tmp_path / "tags.csv").write_text("name\nred\ngreen\n")
+    sandbox.fail("intouch", drop(), 2)
+    push = ("push", "intouch.tags", "tags.csv")
+    assert (await shell.json(3, *push))["unknown"] == 2
+    listed = await shell.run("status", "tags.csv.state")
+    assert listed.code == 3
+    assert "unknown: line 2: " in listed.out
+    assert '{"name":"green"}' in listed.out
+    both = await shell.run(*push, "--resend-unknown", "--drop-unknown")
+    assert both.code == 2
+    sent = await shell.json(0, *push, "--resend-unknown")
+    assert (sent["done"], sent["unknown"]) == (2, 0)
+    sandbox.fail("intouch", drop(), 2)
+    other = (*push, "--state", "other")
+    await shell.json(3, *other)
+    dropped = await shell.json(0, *other, "--drop-unknown")
+    assert (dropped["skipped"], dropped["unknown"], dropped["requests"]) == (2, 0, 0)
+
+
+async def test_many_jobs_side_by_side(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+    """Jobs of a file run together; one that cannot leaves the others alone and makes it 1."""
+    sandbox.state("intouch").grow(contacts=30)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "tags.csv").write_text("name\nred\n")
+    (tmp_path / "jobs" / "all.toml").write_text(
+        """
+        [jobs.contacts]
+        pull = "intouch.contacts"
+        to = "contacts.jsonl"
+        query = { sort_by = "email" }
+        [jobs.tags]
+        push = "intouch.tags"
+        file = "tags.csv"
+        [jobs.nothing]
+        push = "intouch.tags"
+        file = "nothing.csv"
+        """
+    )
+    told = await shell.json(1, "run", "jobs/all.toml")
+    assert (told["contacts"]["done"], told["tags"]["done"]) == (30, 1)
+    assert told["nothing"]["error"] == "InputError"
+    assert (tmp_path / "jobs" / "contacts.jsonl").exists()
+    (tmp_path / "jobs" / "nothing.csv").write_text("name\nblue\n")
+    again = await shell.run("run", "jobs/all.toml")
+    assert (again.code, "nothing: 1 done" in again.out) == (0, True)
+
+
+def test_pairs() -> None:
+    """NAME=VALUE; the value may be empty and hold more of them."""
+    assert pairs(["a=b", "c=", "d=e=f"]) == {"a": "b", "c": "", "d": "e=f"}
+    assert pairs(None) == {}
+    for text in ("a", "=b"):
+        with pytest.raises(ValueError, match="NAME=VALUE"):
+            pairs([text])
