@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncio import Task, current_task
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -71,6 +71,15 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             flow=flow,
             max_failed=max_failed,
         )
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """The answer to a batch that can tell which rows it leaves out."""
+
+    def missing(self, sent: list[Any], /) -> list[Any]:
+        """Those of *sent*, the very objects, that were not answered for."""
+        ...
 
 
 class _Trouble(NamedTuple):
@@ -172,7 +181,7 @@ class Delivery:
                 if not terms.announces:
                     await flight.leave()
                 with lane(Priority.BACKGROUND, terms.flow, flight):
-                    await terms.target(argument)
+                    result = await terms.target(argument)
         except Exception as error:  # noqa: BLE001 - so may the target
             return self._judge(error, flight, rows)
         except BaseException:
@@ -181,9 +190,20 @@ class Delivery:
         finally:
             self.flights.pop(current_task(), None)
         self._outage.succeeded()
-        self._tried += len(rows)
-        self._ledger.complete(rows)
+        self._settle(parcels, result)
         return None
+
+    def _settle(self, parcels: Sequence[Parcel], result: Any) -> None:
+        left_out: list[Any] = []
+        if self._terms.batch and isinstance(result, Partial):
+            left_out = result.missing([value for _, value in parcels])
+        ids = {id(value) for value in left_out}
+        done = [row for row, value in parcels if id(value) not in ids]
+        self._tried += len(done)
+        self._ledger.complete(done)
+        for row, value in parcels:
+            if id(value) in ids:
+                self._fail(row, ValueError("the vendor answered for its batch and not for it"))
 
     def _judge(self, error: Exception, flight: Flight, rows: Sequence[Row]) -> _Trouble | None:
         verdict = judge(error, sent=flight.sent, repeatable=bool(flight.repeatable))

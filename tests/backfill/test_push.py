@@ -221,6 +221,24 @@ async def test_a_poisoned_batch_is_halved(state: Path) -> None:
     assert delivered == Counter(set(range(200)) - bad)
 
 
+async def test_rows_that_a_batch_leaves_out_have_failed(state: Path) -> None:
+    """Where the answer tells that rows of a batch are missing, those failed; the others are done."""
+
+    class Answer:
+        def __init__(self, taken: Batch) -> None:
+            self._taken = taken
+
+        def missing(self, sent: Batch) -> Batch:
+            return [value for value in sent if value not in self._taken]
+
+    async def target(batch: Batch) -> Answer:
+        return Answer([value for value in batch if value != 1000])
+
+    report = await push(range(990, 1010), target, batch=20, state=state)
+    assert (report.done, report.failed, report.unknown) == (19, 1, 0)
+    assert failures(state)[0]["row"] == 1000
+
+
 @pytest.mark.looptime
 async def test_a_row_that_always_breaks_the_vendor_is_isolated(state: Path) -> None:
     """One row that gets a 500 each time ends among the failed; its batch is delivered."""
