@@ -6,8 +6,8 @@ Three tables:
 
 * fleet: 1 process without a store, then 1, 2, 4 and 8 processes on one key
   through Valkey and through a file, with a backlog each, against one strict
-  sandbox (sliding log) in this process. Share of the quota used after a warm-up
-  of one period, 429s, most arrivals in any period, claims to the store per call.
+  sandbox (sliding log) in this process. Mean fill of the rolling window after a
+  warm-up of one period, 429s, most arrivals in any period, claims to the store per call.
 * store: claims a second that one core of the server carries out, from its own
   CPU time, with 1 and with 16 slots a claim; and the script's latency.
 * kill: the store is killed by SIGKILL and comes back empty, three times, under
@@ -158,6 +158,13 @@ def most_in(period: float, arrivals: Sequence[float]) -> int:
     return most
 
 
+def fill(arrivals: Sequence[float], quota: tuple[int, float], since: float, until: float) -> float:
+    """Mean fill of the rolling window from *since* to *until*, as a share of the quota."""
+    limit, period = quota
+    inside = (min(at + period, until) - max(at, since) for at in arrivals)
+    return sum(seconds for seconds in inside if seconds > 0) / (limit * (until - since))
+
+
 async def fleet(
     kind: str, quota: tuple[int, float], count: int, seconds: float
 ) -> dict[str, float | str]:
@@ -178,16 +185,16 @@ async def fleet(
         refused = sandbox.refused("intouch")
     server.stop()
     directory.cleanup()
-    calls = sum(since < at <= until for at in arrivals)
+    calls = [at for at in arrivals if since < at <= until]
     return {
         "store": kind,
         "quota": f"{limit}/{period:g} s",
         "processes": count,
-        "use": round(calls * period / limit / (until - since), 4),
+        "use": round(fill(arrivals, quota, since, until), 4),
         "calls": len(arrivals),
         "refused": refused,
         "most": most_in(period, arrivals),
-        "claims per call": round(claims / max(1, calls), 1) if kind == "redis" else "",
+        "claims per call": round(claims / len(calls), 1) if kind == "redis" else "",
     }
 
 

@@ -72,9 +72,11 @@ class Fleet:
 
 
 def fill(sandbox: Sandbox, quota: tuple[float, float], since: float, until: float) -> float:
-    """Share of the quota that was used from *since* to *until*."""
-    sent = sum(since < arrival.at <= until for arrival in sandbox.requests("intouch"))
-    return sent / (quota[0] / quota[1] * (until - since))
+    """Mean fill of the rolling window from *since* to *until*, as a share of the quota."""
+    limit, period = quota
+    arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
+    inside = (min(at + period, until) - max(at, since) for at in arrivals)
+    return sum(seconds for seconds in inside if seconds > 0) / (limit * (until - since))
 
 
 def in_order(sandbox: Sandbox, quota: tuple[float, float]) -> bool:
