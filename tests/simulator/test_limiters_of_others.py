@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import socket
-import subprocess
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -103,19 +102,22 @@ http {{
 
 @asynccontextmanager
 async def nginx(folder: Path) -> AsyncGenerator[str]:
-    """nginx with `limit_req`: 20 a second, and a burst of four."""
+    """A server with `limit_req`: 20 a second, and a burst of four."""
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(folder=folder, port=port))
-    with subprocess.Popen([program, "-p", str(folder), "-c", str(configuration)]) as process:
-        try:
-            await listening(port)
-            yield f"http://127.0.0.1:{port}/"
-        finally:
-            process.terminate()
+    process = await asyncio.create_subprocess_exec(
+        program, "-p", str(folder), "-c", str(configuration)
+    )
+    try:
+        await listening(port)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 async def listening(port: int) -> None:
