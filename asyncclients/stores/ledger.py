@@ -158,15 +158,12 @@ class Ledger(msgspec.Struct, kw_only=True):
         return len(living), sum(name < claim.me for name in living)
 
     def _grant(self, claim: Claim, now: int) -> tuple[list[int], int, int]:
-        classes = self.interactive, self.background
-        for waiting in classes:
-            for name in [name for name, until in waiting.items() if until <= now]:
-                del waiting[name]
-            waiting.pop(claim.me, None)
+        self._forget_claims(claim.me, now)
         if claim.wanted <= 0:
             return [], 0, 0
         if claim.priority == 0:
             self.interactive_at = now
+        classes = self.interactive, self.background
         own, other = classes[claim.priority], classes[1 - claim.priority]
         overdue = self.since_background >= _BACKGROUND_EVERY - 1
         yields = bool(other) and overdue == (claim.priority == 0)
@@ -193,6 +190,13 @@ class Ledger(msgspec.Struct, kw_only=True):
         if len(opens) < claim.wanted:
             own[claim.me] = max(at, now + wait) + _CLAIM
         return opens, wait, len(own.keys() - {claim.me})
+
+    def _forget_claims(self, me: str, now: int) -> None:
+        """Drop the claims that have run out, and those of *me*, who claims anew."""
+        for waiting in (self.interactive, self.background):
+            for name in [name for name, until in waiting.items() if until <= now]:
+                del waiting[name]
+            waiting.pop(me, None)
 
     def _share(self, claim: Claim, rivals: int) -> int:
         room = math.inf
