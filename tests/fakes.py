@@ -8,12 +8,15 @@ import pickle
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import ssl
     from types import FrameType
 
+HERE = str(Path(__file__).parent)
+"""Where the tests' own frames are; an environment may be called `tests` as well."""
 CANARY = "ii_Canary/Secret+4711=="
 """A credential with every character that some encoding changes."""
 
@@ -172,7 +175,7 @@ def leaks(error: BaseException, *secrets: str) -> list[str]:
 def traceback_of(error: BaseException) -> str:
     """The traceback of *error* as printed with locals, without the tests' own frames."""
     printed = traceback.TracebackException.from_exception(error, capture_locals=True)
-    frames = [frame for frame in printed.stack if "/tests/" not in frame.filename]
+    frames = [frame for frame in printed.stack if not frame.filename.startswith(HERE)]
     printed.stack = traceback.StackSummary.from_list(frames)
     return "".join(printed.format(chain=False))
 
@@ -195,7 +198,7 @@ def locals_of(error: BaseException) -> Iterator[tuple[str, str]]:
     while trace is not None:
         frame: FrameType = trace.tb_frame
         trace = trace.tb_next
-        if "/tests/" not in frame.f_code.co_filename:
+        if not frame.f_code.co_filename.startswith(HERE):
             for name, value in frame.f_locals.items():
                 yield from ((f"{frame.f_code.co_name}.{name}", text) for text in _look(value, 4))
 
