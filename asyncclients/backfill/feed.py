@@ -42,9 +42,9 @@ class Feed:
             StateMismatchError: the input has changed since the job was begun.
             InputError: the input cannot be read on.
         """
-        while not self._ready and not self._ended and not self.stopped:
+        while len(self._ready) < most and not self._ended and not self.stopped:
             async with self._reading:
-                if not self._ready and not self._ended:
+                if len(self._ready) < most and not self._ended:
                     await self._fill()
         if self.stopped:
             return []

@@ -216,9 +216,19 @@ async def test_a_poisoned_batch_is_halved(state: Path) -> None:
     vendor.fault = fault
     report = await push(range(200), vendor.take, batch=100, state=state)
     assert (report.done, report.failed, report.unknown) == (197, 3, 0)
+    assert vendor.calls < 40
     assert {failure["row"] for failure in failures(state)} == bad
     delivered = Counter(value for batch in vendor.held for value in batch)
     assert delivered == Counter(set(range(200)) - bad)
+
+
+async def test_batches_are_full(csv: Path, state: Path) -> None:
+    """Rows are grouped as many as the operation takes, whatever they come from."""
+    csv.write_text("n\n" + "".join(f"{number}\n" for number in range(1005)))
+    for source in (csv, range(1005)):
+        vendor = Vendor()
+        await push(source, vendor.take, batch=10, state=state.with_name(f"{type(source)}.db"))
+        assert sorted(map(len, vendor.held)) == [5] + [10] * 100
 
 
 async def test_rows_that_a_batch_leaves_out_have_failed(state: Path) -> None:
