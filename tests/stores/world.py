@@ -69,10 +69,13 @@ def loopback(random: Random) -> tuple[float, float]:
 
 
 def fast(random: Random) -> tuple[float, float]:
-    """Round trip 40 ms + exponential(20 ms), split at random; work 20 ms + exponential(30 ms)."""
-    trip = 0.04 + random.expovariate(50)
-    there = trip * random.random()
-    return there, trip - there + 0.02 + random.expovariate(1 / 0.03)
+    """Round trip 40 ms, half each way, + exponential(20 ms), split at random.
+
+    The vendor works 20 ms + exponential(30 ms).
+    """
+    excess, share = random.expovariate(50), random.random()
+    work = 0.02 + random.expovariate(1 / 0.03)
+    return 0.02 + excess * share, 0.02 + excess * (1 - share) + work
 
 
 class Process:
