@@ -286,7 +286,7 @@ class StateInUseError(StateError):
 
 
 class StateMismatchError(StateError, ValueError):
-    """The state file is of another job, another version, or no state file at all."""
+    """The state file is of another job or version, damaged, or cannot be one at all."""
 
 
 class BackfillStoppedError(BackfillError):

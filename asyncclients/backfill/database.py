@@ -78,7 +78,7 @@ def unusable(path: Path, failure: Exception) -> StateError:
         failure, sqlite3.OperationalError
     )
     if damaged:
-        return StateError(
+        return StateMismatchError(
             f"{path} is damaged: {words}",
             file=str(path),
             advice="Restore it from a copy, or start again with another state file "

@@ -86,14 +86,18 @@ class Journal:
 
         Raises:
             StateInUseError: another run has it.
-            StateMismatchError: it is of another job or a newer version, or no journal.
-            StateError: it cannot be read or written.
+            StateMismatchError: it is of another job or a newer version, damaged, or no journal.
+            StateError: the disk refuses.
         """
         path = Path(path)
         try:
             lock = Lock(path)
         except OSError as refused:
-            raise unusable(path, refused) from None
+            raise StateMismatchError(
+                f"cannot keep a state in {path}: {refused.strerror}",
+                file=str(path),
+                advice="Give a file in a directory that is there and can be written to",
+            ) from None
         journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
             await journal.run(journal._connect)
