@@ -60,14 +60,14 @@ async def create(
 
 async def test_a_killed_push_sends_no_row_twice(paths: tuple[str, str]) -> None:
     """Rows that must not be repeated arrive exactly once, or are reported as unknown."""
-    report, kills, _ = await create(paths, 1500, 5)
+    report, kills, _ = await create(paths, 2500, 5)
     assert kills == 5
     assert report.unknown <= 5 * 8  # what was on the wire: eight calls at a time
 
 
 async def test_lost_answers_and_kills_together(paths: tuple[str, str]) -> None:
     """Dropped answers make rows unknown, never double, also when the run is killed."""
-    report, kills, held = await create(paths, 1000, 3, dropping=0.02, seed=1)
+    report, kills, held = await create(paths, 1500, 3, dropping=0.02, seed=1)
     assert kills == 3
     assert report.unknown > 0
     assert held >= report.done
@@ -101,7 +101,7 @@ async def upsert(paths: tuple[str, str], rows: int, kills: int, *, dropping: flo
 
 async def test_a_killed_upsert_holds_every_row_once(paths: tuple[str, str]) -> None:
     """Rows that may be repeated are all there, once each, and none is unknown."""
-    assert await upsert(paths, 1500, 4, dropping=0.01) == 4
+    assert await upsert(paths, 3000, 4, dropping=0.01) == 4
 
 
 async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 0.0) -> int:
@@ -125,7 +125,7 @@ async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 
 
 async def test_a_killed_pull_has_exactly_the_servers_items(tmp_path: Path) -> None:
     """The file holds every item of the server once, in the server's order."""
-    assert await fetch(tmp_path, 15_000, 4, dropping=0.01) == 4
+    assert await fetch(tmp_path, 40_000, 4, dropping=0.01) == 4
 
 
 @pytest.mark.sweep
