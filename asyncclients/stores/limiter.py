@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from asyncclients.stores.slots import Slots
 from asyncclients.stores.talk import Talk
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from asyncclients.core.permit import Permit
     from asyncclients.core.quota import Quota
     from asyncclients.core.ratelimit_headers import Signal
-    from asyncclients.core.shared import Queue
-    from asyncclients.stores.terms import Backend, Terms
 
 _ROUNDING = 2e-6
 """Seconds: the store counts in microseconds."""
@@ -39,24 +36,19 @@ class SharedLimiter:
     """The quotas of one scope, over all processes.
 
     Args:
-        key: one-way name of the scope, the same in every process.
         local: this process's own limiter.
-        queue: who waits for permits.
-        backend: the store.
-        terms: how it is used.
+        talk: the talk with the store.
+        lease: seconds for which a slot may be held before it is used.
 
     Attributes:
         slots: what this process holds, and what the store has yet to hear.
         talk: the talk with the store.
     """
 
-    def __init__(
-        self, key: str, local: Limiter, queue: Queue, backend: Backend, terms: Terms
-    ) -> None:
-        self._local, self._lease = local, terms.lease
-        self.slots = Slots()
+    def __init__(self, local: Limiter, talk: Talk, lease: float) -> None:
+        self._local, self._lease = local, lease
         self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
-        self.talk = Talk(key, local, self.slots, queue, backend=backend, terms=terms)
+        self.talk, self.slots = talk, talk.slots
 
     @property
     def quotas(self) -> tuple[Quota, ...]:

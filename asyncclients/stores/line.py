@@ -6,6 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from asyncclients.stores.limiter import SharedLimiter
+from asyncclients.stores.talk import Talk
+from asyncclients.stores.terms import Crowd
 
 if TYPE_CHECKING:
     from asyncclients.core.limiter import Limiter
@@ -19,11 +21,14 @@ class Line:
     def __init__(self, backend: Backend, terms: Terms) -> None:
         self._backend, self.terms = backend, terms
         self._limiters: list[SharedLimiter] = []
+        self._crowd = Crowd()
         self._closed = False
 
     def limiter(self, key: str, local: Limiter, queue: Queue) -> SharedLimiter:
         """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
-        limiter = SharedLimiter(key, local, queue, self._backend, self.terms)
+        self._crowd.scopes += 1
+        talk = Talk(key, local, queue, backend=self._backend, terms=self.terms, crowd=self._crowd)
+        limiter = SharedLimiter(local, talk, self.terms.lease)
         self._limiters.append(limiter)
         return limiter
 

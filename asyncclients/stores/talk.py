@@ -21,12 +21,12 @@ from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import SECOND
 from asyncclients.stores.outage import Everything, Nothing, Share, share_of
 from asyncclients.stores.slots import Lease, Slots
-from asyncclients.stores.terms import GRACE, LINGER, PROBE, StoreSilentError
+from asyncclients.stores.terms import GRACE, PROBE, StoreSilentError
 
 if TYPE_CHECKING:
     from asyncclients.core.limiter import Limiter
     from asyncclients.core.shared import Queue
-    from asyncclients.stores.terms import Backend, Terms
+    from asyncclients.stores.terms import Backend, Crowd, Terms
 
 _MOST_LESSONS = 5000
 """Calls of others from which one answer teaches: more teach nothing new."""
@@ -40,10 +40,10 @@ class Talk:
         backend: the store.
         terms: how it is used.
         local: this process's limiter: its quotas, and the pace it has learned.
-        slots: what is held and what is to be told.
         queue: who waits.
 
     Attributes:
+        slots: what is held, and what the store has yet to hear.
         share: what may be sent without the store; None while it answers.
         rivals: other processes that waited in the same class, lately.
     """
@@ -52,16 +52,17 @@ class Talk:
         self,
         key: str,
         local: Limiter,
-        slots: Slots,
         queue: Queue,
         *,
         backend: Backend,
         terms: Terms,
+        crowd: Crowd,
     ) -> None:
-        self._key, self._local, self._slots, self._queue = key, local, slots, queue
-        self._backend, self._terms = backend, terms
+        self._key, self._local, self._queue = key, local, queue
+        self._backend, self._terms, self._crowd = backend, terms, crowd
+        self.slots = Slots()
         self._loop = asyncio.get_running_loop()
-        self._account = Account(local, slots, terms)
+        self._account = Account(local, self.slots, terms)
         self._random = Random(terms.me)  # noqa: S311 - a different one in each process
         self._failures = 0
         self._failed_at = self._ask_at = -math.inf
@@ -76,7 +77,7 @@ class Talk:
 
     def ask(self, now: float) -> None:
         """Slots are wanted. Those that we give back may be ours again at once."""
-        self._wake_at(now if self._slots.freed else max(now, self._ask_at), now)
+        self._wake_at(now if self.slots.freed else max(now, self._ask_at), now)
 
     def report(self, now: float, *, urgent: bool = False) -> None:
         """There is something to tell."""
@@ -110,7 +111,9 @@ class Talk:
 
     def _active(self, now: float) -> bool:
         return bool(
-            self._slots.in_flight or self._queue.demand()[0] or now < self._used_at + LINGER
+            self.slots.in_flight
+            or self._queue.demand()[0]
+            or now < self._used_at + self._crowd.linger()
         )
 
     def _wake_at(self, at: float, now: float) -> None:
@@ -135,7 +138,7 @@ class Talk:
 
     def _plan(self, now: float) -> None:
         """Set the timer for what has to be said next, if nobody asks for more."""
-        slots = self._slots
+        slots = self.slots
         at = math.inf
         if self.share is not None or self._failures:
             at = self._failed_at + (PROBE if self._failures > 1 else 0.0)
@@ -161,7 +164,7 @@ class Talk:
 
     async def _exchange(self, *, leave: bool = False) -> None:
         asked_at = self._loop.time()
-        account, slots = self._account, self._slots
+        account, slots = self._account, self.slots
         slots.tidy(asked_at, max(account.periods()))
         demand, priority = self._queue.demand()
         if leave or self.share is not None:
@@ -191,14 +194,14 @@ class Talk:
     def _missed(self, claim: Claim, why: StoreSilentError) -> None:
         now = self._failed_at = self._loop.time()
         self._failures += 1
-        self._slots.freed.update(range(claim.first, claim.first + claim.wanted))
+        self.slots.freed.update(range(claim.first, claim.first + claim.wanted))
         self._account.beat_at = now
         if self._failures == 1:
             return
         if self._account.heard_at == -math.inf and self._terms.when_down == "safe_share":
             self._queue.fail(_unreachable(self._terms.store, why))
         if self.share is None:
-            self._slots.drop_leases()
+            self.slots.drop_leases()
             self.share = self._alone(now)
             logger.warning(
                 "the shared limit store is silent (%s); until it answers, %s",
@@ -221,7 +224,7 @@ class Talk:
         lease = claim.lease / SECOND
         for offset, opens in enumerate(grant.opens):
             usable_at = base + opens / SECOND
-            self._slots.leases.append(Lease(usable_at, usable_at + lease, claim.first + offset))
+            self.slots.leases.append(Lease(usable_at, usable_at + lease, claim.first + offset))
         self._ask_at = base + grant.wait / SECOND
         if grant.rivals:  # not all at the same instant, nor always in the same order
             self._ask_at += self._random.random() * lease / 2
@@ -246,7 +249,7 @@ class Talk:
         self._stop_timer()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
-        self._slots.drop_leases()
+        self.slots.drop_leases()
         if self._account.heard_at > -math.inf and self.share is None:
             await self._exchange(leave=True)
 

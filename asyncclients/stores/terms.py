@@ -19,8 +19,8 @@ LIVE = 3.0
 """Seconds after which a silent process is taken for dead."""
 PROBE = 1.0
 """Seconds between two attempts to reach a silent store."""
-LINGER = 60.0
-"""Seconds after its last call for which a scope gives signs of life."""
+_LINGER = 60.0
+_CROWD = 100
 GRACE = 0.15
 """Seconds after the latest send by which a call of a killed process has arrived."""
 
@@ -47,6 +47,23 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     lease: float
     timeout: float
     cold: bool
+
+
+class Crowd:
+    """How many scopes one pool shares, and how long an idle one gives signs of life.
+
+    A minute, so that a worker that calls now and then keeps its share in an
+    outage; less where there are more than a hundred, for the store's sake.
+    """
+
+    __slots__ = ("scopes",)
+
+    def __init__(self) -> None:
+        self.scopes = 0
+
+    def linger(self) -> float:
+        """Seconds after its last call."""
+        return _LINGER * min(1.0, _CROWD / max(1, self.scopes))
 
 
 class Backend(Protocol):

@@ -9,14 +9,17 @@ from random import Random
 import pytest
 
 from asyncclients.core.endpoint import Priority
+from asyncclients.core.limiter import Limiter
 from asyncclients.core.quota import Quota
 from asyncclients.core.ratelimit_headers import Signal
-from asyncclients.core.scheduler import Ticket
+from asyncclients.core.scheduler import Scheduler, Ticket
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.limiter import SharedLimiter
+from asyncclients.stores.line import Line
 from asyncclients.stores.slots import Lease
+from asyncclients.stores.terms import Terms
 
-from .world import Latency, World, fast, loopback, most_in
+from .world import Latency, MemoryLedgers, World, fast, loopback, most_in
 
 pytestmark = pytest.mark.looptime
 
@@ -224,6 +227,25 @@ async def test_a_process_that_stood_still_costs_little() -> None:
     await world.stop()
     assert used > 0.9
     assert world.refusals == []
+
+
+async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
+    """A thousand scopes, one call each: a few claims a scope in a minute, not one a second."""
+    loop, store = asyncio.get_running_loop(), MemoryLedgers()
+    terms = Terms(me="one", store="memory", when_down="pause", lease=0.1, timeout=0.5, cold=False)
+    line = Line(store, terms)
+
+    async def call(name: str) -> None:
+        local = Limiter((TWO,), now=loop.time())
+        scheduler = Scheduler(local, loop)
+        scheduler.limiter = line.limiter(name, local, scheduler)
+        scheduler.answered(await scheduler.take(Ticket()), None)
+        scheduler.finished()
+
+    await asyncio.gather(*(call(f"scope-{number}") for number in range(1000)))
+    await asyncio.sleep(60)
+    assert store.commands <= 10_000
+    await line.aclose()
 
 
 async def test_busy_processes_ask_for_many_slots_at_once() -> None:
