@@ -60,11 +60,12 @@ from asyncclients.errors import (
 
 if TYPE_CHECKING:
     from asyncclients.core.capture import CapturedResponse, capture_responses
-    from asyncclients.core.endpoint import Options, Priority
-    from asyncclients.core.middleware import quota_middleware
+    from asyncclients.core.endpoint import Options
     from asyncclients.core.pool import SessionPool
-    from asyncclients.core.quota import Quota
     from asyncclients.core.retry import RetryPolicy
+    from asyncclients.limits.priority import Priority
+    from asyncclients.limits.quota import Quota
+    from asyncclients.middleware import quota_middleware
     from asyncclients.vendors.digital_onboarding import DigitalOnboardingClient
     from asyncclients.vendors.emma import EmmaClient
     from asyncclients.vendors.intempt import IntemptClient
@@ -76,12 +77,12 @@ __version__ = "0.1.0"
 _LAZY = {
     "CapturedResponse": "asyncclients.core.capture",
     "Options": "asyncclients.core.endpoint",
-    "Priority": "asyncclients.core.endpoint",
-    "Quota": "asyncclients.core.quota",
+    "Priority": "asyncclients.limits.priority",
+    "Quota": "asyncclients.limits.quota",
     "RetryPolicy": "asyncclients.core.retry",
     "SessionPool": "asyncclients.core.pool",
     "capture_responses": "asyncclients.core.capture",
-    "quota_middleware": "asyncclients.core.middleware",
+    "quota_middleware": "asyncclients.middleware",
     "DigitalOnboardingClient": "asyncclients.vendors.digital_onboarding",
     "EmmaClient": "asyncclients.vendors.emma",
     "IntemptClient": "asyncclients.vendors.intempt",

@@ -28,8 +28,8 @@ import tracemalloc
 from pathlib import Path
 
 from asyncclients import Quota
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.scheduler import Scheduler, Ticket
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.scheduler import Scheduler, Ticket
 
 WAITERS = 100_000
 SCOPES = 10_000

@@ -11,17 +11,20 @@ PACKAGE = "asyncclients"
 
 FLOORS = {
     "errors": 0,
-    "core": 1,
-    "stores": 2,
-    "vendors": 3,
-    "backfill": 3,
-    "sandbox": 3,
-    "simulator": 4,
-    "": 5,  # the package itself: names only
-    "integrations": 6,
-    "testing": 6,
-    "cli": 7,
-    "__main__": 8,
+    "limits": 1,
+    "core": 2,
+    "stores": 3,
+    "uploads": 3,
+    "middleware": 3,
+    "vendors": 4,
+    "backfill": 4,
+    "sandbox": 4,
+    "simulator": 5,
+    "": 6,  # the package itself: names only
+    "integrations": 7,
+    "testing": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 """A unit imports from lower floors and from itself. Each vendor is a unit of its own."""
 

@@ -19,8 +19,9 @@ from asyncclients.backfill.records import Records
 from asyncclients.backfill.shape import Shape
 from asyncclients.backfill.sources import Row
 from asyncclients.backfill.verdict import Verdict, is_everyones, judge
-from asyncclients.core.endpoint import Priority, endpoint_of, lane
+from asyncclients.core.endpoint import endpoint_of, lane
 from asyncclients.errors import BackfillStoppedError, ClientClosedError
+from asyncclients.limits.priority import Priority
 
 _TRIES = 3
 """Tries of one call, each as often as the client repeats it, while other calls succeed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from asyncclients.core.endpoint import Sending
-from asyncclients.core.quota import Quota
+from asyncclients.limits.quota import Quota
 
 
 class Meter:

@@ -15,9 +15,10 @@ from typing import Any
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.verdict import Verdict, judge
-from asyncclients.core.endpoint import Priority, lane
+from asyncclients.core.endpoint import lane
 from asyncclients.core.paging import Page, Paginator
 from asyncclients.errors import DecodeError, PaginationError
+from asyncclients.limits.priority import Priority
 
 Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Awaitable[Sequence[Any]]
 

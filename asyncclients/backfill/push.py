@@ -27,13 +27,14 @@ from asyncclients.backfill.shape import Map, Shape, row_type_of, unbound
 from asyncclients.backfill.sources import Row, Rows, Source, open_source
 from asyncclients.backfill.ticker import ticking
 from asyncclients.backfill.unknowns import Unknown
-from asyncclients.core.endpoint import Priority, endpoint_of, lane
+from asyncclients.core.endpoint import endpoint_of, lane
 from asyncclients.errors import (
     BackfillError,
     BackfillStoppedError,
     ConfigurationError,
     InputError,
 )
+from asyncclients.limits.priority import Priority
 
 Reconcile = Callable[[Any], Awaitable[bool | None]]
 

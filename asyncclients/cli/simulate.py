@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import msgspec
 from cyclopts import Parameter
 
-from asyncclients.core.quota import Quota
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text
 from asyncclients.simulator import simulate as run
 

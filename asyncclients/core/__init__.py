@@ -1,1 +1,1 @@
-"""The machinery: limits, scheduling, dispatch. It knows no vendor."""
+"""The machinery of one call: request, token, wire, judgement, result. It knows no vendor."""

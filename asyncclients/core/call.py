@@ -14,7 +14,6 @@ from asyncclients.core.decoding import decoded, is_long
 from asyncclients.core.endpoint import (
     NoResponse,
     Outcome,
-    Priority,
     Request,
     Response,
     Sending,
@@ -33,15 +32,16 @@ from asyncclients.errors import (
     DeadlineExceededError,
     TokenRejectedError,
 )
+from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from asyncclients.core.endpoint import Watch
-    from asyncclients.core.permit import Permit
     from asyncclients.core.scope import Scope
     from asyncclients.core.settings import Terms
     from asyncclients.core.transport import Credential, Header
+    from asyncclients.limits.permit import Permit
 
 T = TypeVar("T")
 

@@ -12,21 +12,22 @@ import msgspec
 
 from asyncclients.core.auth import problem_of
 from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Options, Priority
+from asyncclients.core.endpoint import Options
 from asyncclients.core.explain import Explanation, explain
 from asyncclients.core.freeform import free_request
 from asyncclients.core.secret import Environment, Secret
 from asyncclients.core.settings import OptionFields
 from asyncclients.core.vendor import Vendor, check_base_url
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from asyncclients.core.auth import Login
     from asyncclients.core.pool import SessionPool
-    from asyncclients.core.quota import Quota
     from asyncclients.core.scope import Scope, ScopeStats
+    from asyncclients.limits.quota import Quota
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from enum import IntEnum
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -28,23 +27,17 @@ import msgspec
 
 from asyncclients.core.segment import fill, placeholders
 from asyncclients.errors import AsyncClientsError, ConfigurationError
+from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from asyncclients.core.quota import Quota
+    from asyncclients.limits.quota import Quota
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class Priority(IntEnum):
-    """Who goes first when the quota is short. Strict: lower goes before higher."""
-
-    INTERACTIVE = 0
-    BACKGROUND = 1
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncclients.core.endpoint import Priority
+from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncclients.core.limiter import LimiterState
-    from asyncclients.core.quota import Quota
-    from asyncclients.core.scheduler import Scheduler
     from asyncclients.core.scope import Scope
+    from asyncclients.limits.limiter import LimiterState
+    from asyncclients.limits.quota import Quota
+    from asyncclients.limits.scheduler import Scheduler
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
-from asyncclients.core.connections import Connections
 from asyncclients.core.events import PoolClosed, PoolOpened, log_event, logger, tell
-from asyncclients.core.limiter import Limiter
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.scheduler import Scheduler
 from asyncclients.core.scope import Scope, ScopeStats
 from asyncclients.core.secret import Secret
 from asyncclients.core.settings import Settings
 from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
+from asyncclients.limits.connections import Connections
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     import aiohttp
 
     from asyncclients.core.events import Listener
-    from asyncclients.core.quota import Quota
-    from asyncclients.core.shared import LimitStore, SharedLimits
     from asyncclients.core.vendor import Vendor
+    from asyncclients.limits.quota import Quota
+    from asyncclients.limits.shared import LimitStore, SharedLimits
 
 
 class Monitor(Protocol):

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from asyncclients.core.alarm import Alarm
-from asyncclients.core.endpoint import Priority
 from asyncclients.core.events import logger
-from asyncclients.core.quota import Quota
 from asyncclients.core.transport import open_session
 from asyncclients.errors import ClientClosedError
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from asyncclients.core.scheduler import Scheduler
     from asyncclients.core.tokens import TokenCache
+    from asyncclients.limits.scheduler import Scheduler
 
 
 class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,12 +10,13 @@ from typing import TypedDict
 import msgspec
 
 from asyncclients.core.auth import Login
-from asyncclients.core.endpoint import Lane, Options, Priority
+from asyncclients.core.endpoint import Lane, Options
 from asyncclients.core.events import Listener
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.scheduler import Ticket
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.scheduler import Ticket
 
 
 class OptionFields(TypedDict, total=False):

@@ -22,7 +22,6 @@ import aiohttp
 
 from asyncclients.core.alarm import Timed
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
-from asyncclients.core.ratelimit_headers import read_signal
 from asyncclients.core.silence import never_sent, silence, timed_out, too_large, too_late
 from asyncclients.errors import (
     AsyncClientsError,
@@ -30,13 +29,14 @@ from asyncclients.errors import (
     DeadlineExceededError,
     TokenError,
 )
+from asyncclients.limits.ratelimit_headers import read_signal
 
 if TYPE_CHECKING:
     from asyncclients.core.alarm import Alarm
-    from asyncclients.core.limiter import Permit
-    from asyncclients.core.scheduler import Scheduler, Ticket
     from asyncclients.core.secret import Secret
     from asyncclients.core.wire import Wire
+    from asyncclients.limits.limiter import Permit
+    from asyncclients.limits.scheduler import Scheduler, Ticket
 
 _CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS: nothing is sent before they are done."""

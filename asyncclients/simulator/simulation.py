@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from asyncclients.core.limiter import Limiter
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.limiter import Limiter
 from asyncclients.simulator.latency import LATENCIES
 from asyncclients.simulator.servers import SERVERS
 from asyncclients.simulator.world import World
@@ -14,7 +14,7 @@ from asyncclients.simulator.world import World
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncclients.core.quota import Quota
+    from asyncclients.limits.quota import Quota
     from asyncclients.simulator.report import SimulationReport
     from asyncclients.simulator.world import Client
 

@@ -19,8 +19,8 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Protocol
 
-from asyncclients.core.flows import Demand
-from asyncclients.core.ratelimit_headers import Signal
+from asyncclients.limits.flows import Demand
+from asyncclients.limits.ratelimit_headers import Signal
 from asyncclients.simulator.report import Record
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ ATTENTION = 300.0
 
 
 class Client(Protocol):
-    """What a simulation asks of a limiter; see `core/limiter.py`."""
+    """What a simulation asks of a limiter; see `limits/limiter.py`."""
 
     def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float: ...
     def take(self, now: float) -> Any: ...

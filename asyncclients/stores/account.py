@@ -14,7 +14,7 @@ from uuid import uuid4
 from msgspec.structs import replace
 
 from asyncclients.core.events import logger
-from asyncclients.core.pacing import PACE, Pacer
+from asyncclients.limits.pacing import PACE, Pacer
 from asyncclients.stores.claim import Claim, Grant, PacedQuota
 from asyncclients.stores.clock import SECOND, StoreClock, micros
 from asyncclients.stores.outage import Census
@@ -22,8 +22,8 @@ from asyncclients.stores.slots import MOST, Slots
 from asyncclients.stores.terms import BEAT, GRACE, LIVE, PROBE
 
 if TYPE_CHECKING:
-    from asyncclients.core.limiter import Limiter
-    from asyncclients.core.quota import Quota
+    from asyncclients.limits.limiter import Limiter
+    from asyncclients.limits.quota import Quota
     from asyncclients.stores.terms import Terms
 
 _EVEN = 1.25

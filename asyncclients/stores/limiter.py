@@ -23,10 +23,10 @@ from msgspec.structs import replace
 from asyncclients.stores.talk import Talk
 
 if TYPE_CHECKING:
-    from asyncclients.core.limiter import Limiter, LimiterState
-    from asyncclients.core.permit import Permit
-    from asyncclients.core.quota import Quota
-    from asyncclients.core.ratelimit_headers import Signal
+    from asyncclients.limits.limiter import Limiter, LimiterState
+    from asyncclients.limits.permit import Permit
+    from asyncclients.limits.quota import Quota
+    from asyncclients.limits.ratelimit_headers import Signal
 
 _ROUNDING = 2e-6
 """Seconds: the store counts in microseconds."""

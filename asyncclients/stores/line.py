@@ -10,13 +10,13 @@ from asyncclients.stores.talk import Talk
 from asyncclients.stores.terms import Crowd
 
 if TYPE_CHECKING:
-    from asyncclients.core.limiter import Limiter
-    from asyncclients.core.shared import Queue
+    from asyncclients.limits.limiter import Limiter
+    from asyncclients.limits.shared import Queue
     from asyncclients.stores.terms import Backend, Terms
 
 
 class Line:
-    """Implements `asyncclients.core.shared.SharedLimits` over *backend*, on *terms*."""
+    """Implements `asyncclients.limits.shared.SharedLimits` over *backend*, on *terms*."""
 
     def __init__(self, backend: Backend, terms: Terms) -> None:
         self._backend, self.terms = backend, terms

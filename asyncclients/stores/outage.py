@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.quota import Quota
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.quota import Quota
 from asyncclients.stores.terms import BEAT, LIVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.core.permit import Permit
+    from asyncclients.limits.permit import Permit
     from asyncclients.stores.clock import StoreClock
 
 AGREED = 2 * BEAT + 0.5

@@ -24,8 +24,8 @@ from asyncclients.stores.slots import Lease, Slots
 from asyncclients.stores.terms import GRACE, PROBE, StoreSilentError
 
 if TYPE_CHECKING:
-    from asyncclients.core.limiter import Limiter
-    from asyncclients.core.shared import Queue
+    from asyncclients.limits.limiter import Limiter
+    from asyncclients.limits.shared import Queue
     from asyncclients.stores.terms import Backend, Crowd, Terms
 
 _MOST_LESSONS = 5000

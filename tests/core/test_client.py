@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from asyncclients.core.endpoint import Priority
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.quota import Quota
 from asyncclients.errors import ConfigurationError, DecodeError, OutcomeUnknownError
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, answers, byte_server, hangs_up, http, leaks
 

@@ -15,11 +15,10 @@ from yarl import URL
 
 from asyncclients.core.auth import HeaderLogin
 from asyncclients.core.capture import CapturedResponse
-from asyncclients.core.endpoint import Priority, Response, lane
+from asyncclients.core.endpoint import Response, lane
 from asyncclients.core.events import AttemptEnded, AttemptStarted, CallEnded, CallStarted
 from asyncclients.core.failure import quoted
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.quota import Quota
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.secret import Secret
 from asyncclients.core.wire import Wire
@@ -40,6 +39,8 @@ from asyncclients.errors import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, ByteServer, Connection, byte_server, hangs_up, http, leaks
 

@@ -15,7 +15,6 @@ from asyncclients.core.codec import JsonObject
 from asyncclients.core.endpoint import (
     Endpoint,
     Options,
-    Priority,
     Resource,
     current_lane,
     endpoint_of,
@@ -25,6 +24,7 @@ from asyncclients.core.endpoint import (
 from asyncclients.core.segment import encode_segment
 from asyncclients.core.wire import wire_of
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.priority import Priority
 
 GET = Endpoint("things.get", "GET", "things/{uuid}/parts/{part}", JsonObject, idempotent=True)
 BASE = "https://api.example.com/v1/"

@@ -8,10 +8,10 @@ import pytest
 
 from asyncclients import IntouchClient, Priority, Quota, SessionPool
 from asyncclients.core.explain import explain
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.ratelimit_headers import Signal
-from asyncclients.core.scheduler import Scheduler
 from asyncclients.core.scope import Scope
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.limits.scheduler import Scheduler
 from asyncclients.sandbox import Sandbox, hang
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from asyncclients.core.auth import api_key
 from asyncclients.core.pool import SessionPool, scope_key
-from asyncclients.core.quota import Quota
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.secret import Secret
 from asyncclients.errors import (
@@ -23,6 +22,7 @@ from asyncclients.errors import (
     OutcomeUnknownError,
     WrongEventLoopError,
 )
+from asyncclients.limits.quota import Quota
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, Connection, answers, byte_server, http, leaks
 

@@ -10,8 +10,8 @@ import pytest
 
 from asyncclients import AsyncClientsError
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.quota import Quota
 from asyncclients.errors import AttemptTimeoutError, DeadlineExceededError, OutcomeUnknownError
+from asyncclients.limits.quota import Quota
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import Connection, answers, byte_server, http
 

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from asyncclients.core.auth import Token, bearer
-from asyncclients.core.endpoint import Priority, current_lane, lane
+from asyncclients.core.endpoint import current_lane, lane
 from asyncclients.core.secret import Secret
 from asyncclients.core.tokens import FAILURE_REMEMBERED, TokenCache
 from asyncclients.errors import ClientClosedError, TokenEndpointError
+from asyncclients.limits.priority import Priority
 
 pytestmark = pytest.mark.looptime
 

@@ -12,10 +12,10 @@ from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.quota import Quota
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import Vendor
+from asyncclients.limits.quota import Quota
 from tests.fakes import CANARY
 
 TOY = Vendor(

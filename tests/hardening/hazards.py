@@ -23,8 +23,8 @@ PASSES: Final = "hardening/test_faults.py::test_a_fault_that_passes"
 CUTS: Final = "hardening/test_interruptions.py::test_an_interrupted_call"
 CUT_JOBS: Final = "hardening/test_interruptions.py::test_an_interrupted_job"
 TRANSPORT: Final = "core/test_transport.py::test_"
-LIMITER: Final = "core/test_limiter.py::test_"
-SCHEDULER: Final = "core/test_scheduler.py::test_"
+LIMITER: Final = "limits/test_limiter.py::test_"
+SCHEDULER: Final = "limits/test_scheduler.py::test_"
 DISPATCH: Final = "core/test_dispatch.py::test_"
 TOKENS: Final = "core/test_tokens.py::test_"
 UPSTREAM: Final = "core/test_upstream.py::test_"
@@ -106,7 +106,7 @@ CONNECTION: Final = (
 LIMITS: Final = (
     Hazard(21, "Absurd Retry-After",
            "A strict grammar: any text is a finite wait or none; a long one raises at once.",
-           (FAULTS, *tests("core/test_ratelimit_headers.py::test_", "retry_after",
+           (FAULTS, *tests("limits/test_ratelimit_headers.py::test_", "retry_after",
                            "any_text_is_a_finite_wait_or_none"))),
     Hazard(22, "Refusals that name no time", "The server is asked ever less.",
            tests(LIMITER, "a_server_that_always_refuses_is_asked_ever_less")),
@@ -121,12 +121,12 @@ LIMITS: Final = (
            "One owner: the library's resend is refused, and `attempts` counts all requests.",
            tests(DISPATCH, "attempts_count_all_requests", "one_attempt_means_one_request")),
     Hazard(26, "Waiting with a slot or lock in hand", "Nothing is held between attempts.",
-           (*tests("core/test_middleware.py::test_", "who_waits_holds_no_connection"),
+           (*tests("test_middleware.py::test_", "who_waits_holds_no_connection"),
             "hardening/test_simulation.py::test_a_seed")),
     Hazard(27, "The wall clock jumps",
            "Durations are of the loop's clock; a date counts against the answer's own date.",
            (*tests(LIMITER, "a_clock_that_stands_still_or_jumps"),
-            *tests("core/test_ratelimit_headers.py::test_", "a_date_needs_the_reply_s_own_date"),
+            *tests("limits/test_ratelimit_headers.py::test_", "a_date_needs_the_reply_s_own_date"),
             *tests("stores/test_files.py::test_",
                    "a_clock_set_back_does_not_make_a_token_immortal"))),
     Hazard(28, "The machine sleeps while a token expires", "A 401 renews it, once.",

@@ -13,11 +13,11 @@ import pytest
 from asyncclients.core import call
 from asyncclients.core.auth import Token
 from asyncclients.core.events import logger
-from asyncclients.core.limiter import Limiter
 from asyncclients.core.oauth import TokenSource
-from asyncclients.core.permit import Permit
 from asyncclients.core.retry import judge
-from asyncclients.core.scheduler import Scheduler
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.permit import Permit
+from asyncclients.limits.scheduler import Scheduler
 from asyncclients.testing import virtual_time
 
 from .simulation import Simulation

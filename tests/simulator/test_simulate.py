@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from asyncclients.core.quota import Quota
-from asyncclients.core.ratelimit_headers import Signal
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
 from asyncclients.simulator import draw_image, draw_text, simulate
 
 TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)

@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.permit import Permit
-from asyncclients.core.quota import Quota
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.permit import Permit
+from asyncclients.limits.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.limiter import SharedLimiter

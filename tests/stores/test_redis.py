@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.scheduler import Scheduler, Ticket
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.scheduler import Scheduler, Ticket
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import RedisLimits
 from asyncclients.stores.claim import Claim

@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from asyncclients.core.endpoint import Priority
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.quota import Quota
-from asyncclients.core.ratelimit_headers import Signal
-from asyncclients.core.scheduler import Scheduler, Ticket
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.limits.scheduler import Scheduler, Ticket
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.line import Line

@@ -12,7 +12,7 @@ import signal
 import sys
 
 from asyncclients import IntouchClient, Quota, SessionPool
-from asyncclients.core.shared import LimitStore
+from asyncclients.limits.shared import LimitStore
 from asyncclients.stores import FileLimits, RedisLimits
 
 WORKERS = 8

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Literal
 
-from asyncclients.core.endpoint import Priority
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.quota import Quota
-from asyncclients.core.ratelimit_headers import Signal
-from asyncclients.core.scheduler import Scheduler, Ticket
 from asyncclients.errors import ClientClosedError
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.limits.scheduler import Scheduler, Ticket
 from asyncclients.sandbox.limits import ServerLimit
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.ledger import Ledger

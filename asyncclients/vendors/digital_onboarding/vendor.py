@@ -6,8 +6,8 @@ Manual: https://docs.digitalonboarding.com/docs/api
 from __future__ import annotations
 
 from asyncclients.core.endpoint import Response
-from asyncclients.core.quota import Quota
 from asyncclients.core.vendor import Vendor, standard_advice
+from asyncclients.limits.quota import Quota
 
 MANUAL = "https://docs.digitalonboarding.com/docs/api"
 

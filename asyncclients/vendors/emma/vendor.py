@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 from asyncclients.core.endpoint import Response
-from asyncclients.core.quota import Quota
 from asyncclients.core.vendor import Meaning, Vendor, standard_advice, standard_meaning
+from asyncclients.limits.quota import Quota
 
 MANUAL = "https://api.myemma.com/api/external/touchpoints.html"
 

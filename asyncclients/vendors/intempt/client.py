@@ -12,16 +12,16 @@ from typing import Any
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient
-from asyncclients.core.content import Progress, Source, open_content
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.quota import Quota
 from asyncclients.core.secret import Secret
 from asyncclients.core.segment import encode_segment
-from asyncclients.core.upload import Uploader, UploadReceipt
 from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.quota import Quota
+from asyncclients.uploads.content import Progress, Source, open_content
+from asyncclients.uploads.upload import Uploader, UploadReceipt
 from asyncclients.vendors.intempt.models import (
     DataItem,
     DataItemList,

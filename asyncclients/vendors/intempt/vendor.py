@@ -8,8 +8,8 @@ from __future__ import annotations
 import msgspec
 
 from asyncclients.core.endpoint import Response
-from asyncclients.core.quota import Quota
 from asyncclients.core.vendor import Vendor, standard_advice
+from asyncclients.limits.quota import Quota
 
 MANUAL = "https://dev.intempt.com"
 

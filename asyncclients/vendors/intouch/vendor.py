@@ -6,8 +6,8 @@ Manual: https://docs.api.intouchinsight.com
 from __future__ import annotations
 
 from asyncclients.core.endpoint import Response
-from asyncclients.core.quota import Quota
 from asyncclients.core.vendor import Vendor, standard_advice
+from asyncclients.limits.quota import Quota
 
 MANUAL = "https://docs.api.intouchinsight.com"
 

@@ -7,8 +7,8 @@ Limit: https://support.totango.com/hc/en-us/articles/15312978301588-API-rate-lim
 from __future__ import annotations
 
 from asyncclients.core.endpoint import Response
-from asyncclients.core.quota import Quota
 from asyncclients.core.vendor import Vendor, standard_advice
+from asyncclients.limits.quota import Quota
 
 MANUAL = "https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API"
 

@@ -15,8 +15,8 @@ from asyncclients import (
     SessionPool,
     UploadError,
 )
-from asyncclients.core.content import PIECE
 from asyncclients.sandbox import Sandbox
+from asyncclients.uploads.content import PIECE
 from asyncclients.vendors.intempt import UploadReceipt
 from tests.fakes import CANARY
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.core.connections import Connections
-from asyncclients.core.endpoint import Priority
-from asyncclients.core.flows import Demand, FlowQueue
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.permit import Permit
-from asyncclients.core.quota import Quota
-from asyncclients.core.scheduler import Scheduler, Ticket
 from asyncclients.errors import ClientClosedError, DeadlineExceededError
+from asyncclients.limits.connections import Connections
+from asyncclients.limits.flows import Demand, FlowQueue
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.permit import Permit
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.scheduler import Scheduler, Ticket
 
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 pytestmark = pytest.mark.looptime

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncclients.core.quota import Quota
+    from asyncclients.limits.quota import Quota
 
 _TRIM = 256
 """Ends that are over are cut from the list this many at a time."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from asyncclients.core.content import open_content
 from asyncclients.core.secret import Secret, cut
-from asyncclients.core.upload import Link
+from asyncclients.uploads.content import open_content
+from asyncclients.uploads.upload import Link
 
 SIGNATURE = "5d1f0c1e9a7b"
 QUERY = (

@@ -1,7 +1,7 @@
 """What a reply's headers say about the limit, read by a strict grammar.
 
 Vendors write limits in several dialects; this reads them all into one
-[`Signal`][asyncclients.core.ratelimit_headers.Signal]:
+[`Signal`][asyncclients.limits.ratelimit_headers.Signal]:
 
 * `Retry-After`, RFC 9110 §10.2.3: whole seconds, or an HTTP date, which is
   compared with the reply's own `Date` and never with our clock.

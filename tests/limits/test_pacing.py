@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 from aiolimiter import AsyncLimiter
 
-from asyncclients.core.pacing import PACE, Pacer
-from asyncclients.core.quota import Quota
+from asyncclients.limits.pacing import PACE, Pacer
+from asyncclients.limits.quota import Quota
 
 
 class _Clock:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from asyncclients.core.permit import Permit
+    from asyncclients.limits.permit import Permit
 
 _IDLE_FLOWS = 64
 """How many flows without a waiter are remembered at least."""

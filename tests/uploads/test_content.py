@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.core.content import PIECE, Content, Source, open_content
 from asyncclients.errors import UploadError
+from asyncclients.uploads.content import PIECE, Content, Source, open_content
 
 
 class Stream:

@@ -4,7 +4,7 @@
 never used, because here every decision is a function of (state, now). It reads
 its clock through the private property `_loop`, and that is where it is told the
 time instead. What is relied upon (`_loop`, `_leak`, `_level`, `_last_check`,
-`_rate_per_sec`, `max_rate`) is pinned by `tests/core/test_pacing.py`.
+`_rate_per_sec`, `max_rate`) is pinned by `tests/limits/test_pacing.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiolimiter import AsyncLimiter
 if TYPE_CHECKING:
     import asyncio
 
-    from asyncclients.core.quota import Quota
+    from asyncclients.limits.quota import Quota
 
 PACE = 0.998
 """Share of limit/period at which calls are paced. At 0.99 a percent is lost for good."""

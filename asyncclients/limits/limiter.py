@@ -35,21 +35,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-from asyncclients.core.arrival import RoundTrips
-from asyncclients.core.feedback import Feedback
-from asyncclients.core.foreign import Foreign
-from asyncclients.core.limiter_state import LimiterState
-from asyncclients.core.pacing import Pacer
-from asyncclients.core.permit import Permit
-from asyncclients.core.spacing import Spacing
-from asyncclients.core.window import Window
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.arrival import RoundTrips
+from asyncclients.limits.feedback import Feedback
+from asyncclients.limits.foreign import Foreign
+from asyncclients.limits.limiter_state import LimiterState
+from asyncclients.limits.pacing import Pacer
+from asyncclients.limits.permit import Permit
+from asyncclients.limits.spacing import Spacing
+from asyncclients.limits.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.core.quota import Quota
-    from asyncclients.core.ratelimit_headers import Signal
+    from asyncclients.limits.quota import Quota
+    from asyncclients.limits.ratelimit_headers import Signal
 
 __all__ = ["Limiter", "LimiterState", "Permit"]
 

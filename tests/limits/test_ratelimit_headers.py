@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from asyncclients.core.ratelimit_headers import read_signal, retry_after_seconds
+from asyncclients.limits.ratelimit_headers import read_signal, retry_after_seconds
 
 DATE = "Sat, 21 Nov 2026 12:00:00 GMT"
 

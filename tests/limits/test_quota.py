@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from asyncclients.core.quota import Quota
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.quota import Quota
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1.5, True, math.nan, math.inf])

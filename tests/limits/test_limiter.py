@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.core.limiter import Limiter, Permit
-from asyncclients.core.quota import Quota
-from asyncclients.core.ratelimit_headers import Signal
-from asyncclients.core.window import Window
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.limiter import Limiter, Permit
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.limits.window import Window
 
 TWO = Quota(2, 1.0)
 HUNDRED = Quota(100, 60.0)

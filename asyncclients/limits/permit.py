@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncclients.core.window import Window
+    from asyncclients.limits.window import Window
 
 
 class Permit:

@@ -8,11 +8,11 @@ from random import Random
 
 import pytest
 
-from asyncclients.core.arrival import SLACK, RoundTrips
-from asyncclients.core.feedback import Feedback
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.quota import Quota
-from asyncclients.core.ratelimit_headers import Signal
+from asyncclients.limits.arrival import SLACK, RoundTrips
+from asyncclients.limits.feedback import Feedback
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
 
 
 def trips_of(*seconds: float) -> RoundTrips:

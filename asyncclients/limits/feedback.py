@@ -38,8 +38,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.core.permit import Permit
-    from asyncclients.core.quota import Quota
+    from asyncclients.limits.permit import Permit
+    from asyncclients.limits.quota import Quota
 
 LONGEST_PAUSE = 120.0
 _CAUTION_GROWTH = 1.5

@@ -24,10 +24,10 @@ from asyncclients.core.wire import Wire
 from asyncclients.errors import UnexpectedRedirectError
 
 if TYPE_CHECKING:
-    from asyncclients.core.content import Content
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.settings import Terms
     from asyncclients.core.vendor import Vendor
+    from asyncclients.uploads.content import Content
 
 _PUBLIC = frozenset(
     {"x-amz-algorithm", "x-amz-date", "x-amz-expires", "x-amz-signedheaders", "x-id"}

@@ -16,13 +16,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Literal
 
-from asyncclients.core.endpoint import Priority, current_lane
-from asyncclients.core.limiter import Limiter
-from asyncclients.core.quota import Quota
-from asyncclients.core.ratelimit_headers import read_signal
-from asyncclients.core.scheduler import Scheduler, Ticket
+from asyncclients.core.endpoint import current_lane
 from asyncclients.core.silence import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import read_signal
+from asyncclients.limits.scheduler import Scheduler, Ticket
 
 if TYPE_CHECKING:
     import aiohttp

@@ -19,15 +19,15 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from asyncclients.core.connections import Connections
-from asyncclients.core.endpoint import Priority
-from asyncclients.core.flows import Demand, FlowQueue
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
+from asyncclients.limits.connections import Connections
+from asyncclients.limits.flows import Demand, FlowQueue
+from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
-    from asyncclients.core.permit import Permit
-    from asyncclients.core.ratelimit_headers import Signal
-    from asyncclients.core.shared import Admission
+    from asyncclients.limits.permit import Permit
+    from asyncclients.limits.ratelimit_headers import Signal
+    from asyncclients.limits.shared import Admission
 
 _ATTENTION = 300.0
 """Seconds after an interactive call in which background goes evenly: no slots open in pairs."""

@@ -12,15 +12,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from asyncclients.core.arrival import SLACK
+from asyncclients.limits.arrival import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.core.arrival import RoundTrips
-    from asyncclients.core.feedback import Feedback
-    from asyncclients.core.permit import Permit
-    from asyncclients.core.window import Window
+    from asyncclients.limits.arrival import RoundTrips
+    from asyncclients.limits.feedback import Feedback
+    from asyncclients.limits.permit import Permit
+    from asyncclients.limits.window import Window
 
 _LATE = 0.1
 """Share of an interval by which an answer may be later than usual before it counts."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from asyncclients.core.endpoint import Priority
-    from asyncclients.core.limiter import Limiter, LimiterState
-    from asyncclients.core.permit import Permit
-    from asyncclients.core.quota import Quota
-    from asyncclients.core.ratelimit_headers import Signal
     from asyncclients.errors import AsyncClientsError
+    from asyncclients.limits.limiter import Limiter, LimiterState
+    from asyncclients.limits.permit import Permit
+    from asyncclients.limits.priority import Priority
+    from asyncclients.limits.quota import Quota
+    from asyncclients.limits.ratelimit_headers import Signal
 
 
 class Admission(Protocol):

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.core.permit import Permit
-    from asyncclients.core.ratelimit_headers import Signal
-    from asyncclients.core.window import Window
+    from asyncclients.limits.permit import Permit
+    from asyncclients.limits.ratelimit_headers import Signal
+    from asyncclients.limits.window import Window
 
 _SMOOTHING = 0.1
 _LIES = 3

@@ -26,7 +26,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncclients.core.feedback import Feedback
+    from asyncclients.limits.feedback import Feedback
 
 SLACK = 0.125
 """Seconds by which one-way latency is trusted to vary, before any experience."""

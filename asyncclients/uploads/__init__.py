@@ -1,0 +1,1 @@
+"""Bodies that are streamed to a storage, of an announced length."""
