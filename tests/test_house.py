@@ -118,6 +118,11 @@ PLANTED: list[tuple[Callable[[Path], list[str]], dict[str, str], str]] = [
         {"a.py": "def f() -> None:\n" + "    x = 1\n" * 8},
         "the median function has 9 lines",
     ),
+    (
+        budget_violations,
+        {f"core/m{n}.py": '"""A rule."""\n# why\n' + "x = 1\n" * 251 for n in range(10)},
+        "core has 2510 lines of code",
+    ),
     (name_violations, {"core/utils.py": '"""."""'}, "asyncclients.core.utils is no noun"),
     (name_violations, {"core/a.py": "x = 1"}, "asyncclients.core.a has no docstring"),
     (danger_violations, {"a.py": "eval('1')"}, "asyncclients.a:1 calls eval"),

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asyncclients.core.codec import read_object
-from asyncclients.core.secret import Secret
+from asyncclients.secret import Secret
 
 DEFAULT_LIFETIME = 900.0
 """Seconds a token is trusted whose lifetime is missing or absurd."""

@@ -23,7 +23,6 @@ from asyncclients.core.events import logger
 from asyncclients.core.failure import failure_of, quoted, retry_after, unknown_outcome
 from asyncclients.core.narrator import narrator_of
 from asyncclients.core.retry import Tally, Verdict, judge
-from asyncclients.core.secret import Secret
 from asyncclients.core.transport import STALE, Exchange
 from asyncclients.core.vendor import Meaning
 from asyncclients.core.wire import Wire, wire_of
@@ -33,6 +32,7 @@ from asyncclients.errors import (
     TokenRejectedError,
 )
 from asyncclients.limits.priority import Priority
+from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

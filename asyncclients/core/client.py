@@ -15,11 +15,11 @@ from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Options
 from asyncclients.core.explain import Explanation, explain
 from asyncclients.core.freeform import free_request
-from asyncclients.core.secret import Environment, Secret
 from asyncclients.core.settings import OptionFields
 from asyncclients.core.vendor import Vendor, check_base_url
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.priority import Priority
+from asyncclients.secret import Environment, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

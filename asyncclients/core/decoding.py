@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from asyncclients.core import codec
 from asyncclients.core.endpoint import Response
 from asyncclients.core.failure import quoted, request_id
-from asyncclients.core.secret import Secret, cut
 from asyncclients.errors import DecodeError
+from asyncclients.secret import Secret, cut
 
 if TYPE_CHECKING:
     from asyncclients.core.vendor import Vendor

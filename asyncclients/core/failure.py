@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from asyncclients.core.codec import excerpt
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
-from asyncclients.core.secret import Secret, cut
 from asyncclients.core.vendor import Meaning, Vendor, field_errors
 from asyncclients.errors import (
     AsyncClientsError,
@@ -29,6 +28,7 @@ from asyncclients.errors import (
     UnprocessableEntityError,
 )
 from asyncclients.limits.ratelimit_headers import read_signal
+from asyncclients.secret import Secret, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

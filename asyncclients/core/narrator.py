@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asyncclients.core.scope import Scope
-    from asyncclients.core.secret import Secret
     from asyncclients.core.settings import Terms
+    from asyncclients.secret import Secret
 
     Secrets = Callable[[], tuple[Secret, ...]]
 

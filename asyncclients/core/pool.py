@@ -18,13 +18,13 @@ from asyncclients.core.events import PoolClosed, PoolOpened, log_event, logger, 
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope, ScopeStats
-from asyncclients.core.secret import Secret
 from asyncclients.core.settings import Settings
 from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 from asyncclients.limits.connections import Connections
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.scheduler import Scheduler
+from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -33,10 +33,10 @@ from asyncclients.limits.ratelimit_headers import read_signal
 
 if TYPE_CHECKING:
     from asyncclients.core.alarm import Alarm
-    from asyncclients.core.secret import Secret
     from asyncclients.core.wire import Wire
     from asyncclients.limits.limiter import Permit
     from asyncclients.limits.scheduler import Scheduler, Ticket
+    from asyncclients.secret import Secret
 
 _CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS: nothing is sent before they are done."""

@@ -16,9 +16,9 @@ import msgspec
 
 from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
-from asyncclients.core.secret import Secret
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 
 
 class Meaning(Enum):

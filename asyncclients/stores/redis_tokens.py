@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from asyncclients.core.auth import Token, bearer
 from asyncclients.core.events import logger
-from asyncclients.core.secret import Secret
+from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND, micros
 from asyncclients.stores.redis_client import bounded, connector, place
 from asyncclients.stores.terms import StoreSilentError

@@ -18,10 +18,10 @@ from asyncclients.core.call import Call
 from asyncclients.core.dispatch import run
 from asyncclients.core.endpoint import Endpoint, Request, Response
 from asyncclients.core.failure import safe_location
-from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import is_loopback
 from asyncclients.core.wire import Wire
 from asyncclients.errors import UnexpectedRedirectError
+from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
     from asyncclients.core.pool import SessionPool

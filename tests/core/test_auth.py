@@ -20,7 +20,7 @@ from asyncclients.core.auth import (
     names_invalid_token,
     read_token,
 )
-from asyncclients.core.secret import Secret, cut
+from asyncclients.secret import Secret, cut
 
 
 def reply(**fields: Any) -> bytes:

@@ -20,7 +20,6 @@ from asyncclients.core.events import AttemptEnded, AttemptStarted, CallEnded, Ca
 from asyncclients.core.failure import quoted
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.secret import Secret
 from asyncclients.core.wire import Wire
 from asyncclients.errors import (
     AsyncClientsError,
@@ -41,6 +40,7 @@ from asyncclients.errors import (
 )
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, ByteServer, Connection, byte_server, hangs_up, http, leaks
 

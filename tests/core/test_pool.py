@@ -13,7 +13,6 @@ import pytest
 from asyncclients.core.auth import api_key
 from asyncclients.core.pool import SessionPool, scope_key
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.secret import Secret
 from asyncclients.errors import (
     AsyncClientsError,
     ClientClosedError,
@@ -23,6 +22,7 @@ from asyncclients.errors import (
     WrongEventLoopError,
 )
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, Connection, answers, byte_server, http, leaks
 

@@ -9,10 +9,10 @@ import pytest
 
 from asyncclients.core.auth import Token, bearer
 from asyncclients.core.endpoint import current_lane, lane
-from asyncclients.core.secret import Secret
 from asyncclients.core.tokens import FAILURE_REMEMBERED, TokenCache
 from asyncclients.errors import ClientClosedError, TokenEndpointError
 from asyncclients.limits.priority import Priority
+from asyncclients.secret import Secret
 
 pytestmark = pytest.mark.looptime
 

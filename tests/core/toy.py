@@ -13,9 +13,9 @@ from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import Vendor
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from tests.fakes import CANARY
 
 TOY = Vendor(

@@ -12,8 +12,8 @@ import pytest
 
 from asyncclients import DigitalOnboardingClient, SessionPool
 from asyncclients.core.auth import LONGEST_LIFETIME, bearer
-from asyncclients.core.secret import Secret
 from asyncclients.sandbox import Sandbox
+from asyncclients.secret import Secret
 from asyncclients.stores import FileTokens
 from asyncclients.stores.files import FileTokens as Direct
 

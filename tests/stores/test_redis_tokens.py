@@ -9,10 +9,10 @@ import pytest
 
 from asyncclients import DigitalOnboardingClient, SessionPool
 from asyncclients.core.auth import Token, bearer
-from asyncclients.core.secret import Secret
 from asyncclients.core.tokens import TokenCache
 from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.sandbox import Sandbox
+from asyncclients.secret import Secret
 from asyncclients.stores import RedisTokens
 
 from .server import command, connect, free_port

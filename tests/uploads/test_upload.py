@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncclients.core.secret import Secret, cut
+from asyncclients.secret import Secret, cut
 from asyncclients.uploads.content import open_content
 from asyncclients.uploads.upload import Link
 

@@ -16,9 +16,9 @@ from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import guarded
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from asyncclients.vendors.digital_onboarding.models import (
     BatchResult,
     Contact,

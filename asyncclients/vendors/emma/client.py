@@ -17,10 +17,10 @@ from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from asyncclients.vendors.emma.models import (
     NewTouchpoint,
     NewTouchpoints,

@@ -15,11 +15,11 @@ from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.secret import Secret
 from asyncclients.core.segment import encode_segment
 from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from asyncclients.uploads.content import Progress, Source, open_content
 from asyncclients.uploads.upload import Uploader, UploadReceipt
 from asyncclients.vendors.intempt.models import (

@@ -16,9 +16,9 @@ from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.paging import Page, Paginator
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import guarded
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from asyncclients.vendors.intouch.endpoints import (
     ADD_RECORD,
     CREATE_CONTACT,

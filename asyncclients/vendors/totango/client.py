@@ -22,10 +22,10 @@ from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.secret import Secret
 from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.limits.quota import Quota
+from asyncclients.secret import Secret
 from asyncclients.vendors.totango.models import (
     Event,
     NamedItem,

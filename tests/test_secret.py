@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.core.secret import CUT, Environment, Secret, cut
+from asyncclients.secret import CUT, Environment, Secret, cut
 from tests.fakes import CANARY, leaks
 
 
