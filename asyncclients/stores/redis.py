@@ -14,6 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from asyncclients.core.events import logger
+from asyncclients.secret import Secret
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
 from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place, too_old
@@ -51,16 +52,17 @@ class RedisLimits:
 
     def __init__(
         self,
-        url: str,
+        url: str | Secret,
         *,
         when_down: WhenDown = "safe_share",
         lease: float = 0.1,
         prefix: str = "asyncclients",
     ) -> None:
-        check_terms(when_down, lease)
-        self._connect = connector(url)
+        url = Secret(url)
         self._store = place(url)
         self._when_down: WhenDown = when_down
+        check_terms(when_down, lease)
+        self._connect = connector(url)
         self._lease, self._prefix = lease, prefix
 
     def __repr__(self) -> str:

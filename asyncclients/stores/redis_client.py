@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.secret import Secret
 from asyncclients.stores.terms import StoreSilentError
 
 try:
@@ -38,26 +39,24 @@ TIMEOUT = 0.5
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 
-def place(url: str) -> str:
+def place(url: Secret) -> str:
     """Where *url* points, without user, password and query."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
+    try:
+        parts = urlsplit(url.reveal())
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "at an unreadable address"
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
-def connector(url: str) -> Callable[[], redis.Redis]:
+def connector(url: str | Secret) -> Callable[[], redis.Redis]:
     """Makes clients for *url* that repeat nothing and wait for nothing without bound.
 
     Raises:
         ConfigurationError: if *url* is none that redis-py understands.
     """
-    try:
-        parts = urlsplit(url)
-        known = parts.scheme in {"redis", "rediss", "unix"} and (parts.hostname or parts.path)
-        _ = parts.port
-    except ValueError:
-        known = False
-    if not known:
+    url = Secret(url)
+    if not _known(url):
         raise ConfigurationError(
             "the address of the shared store is no redis://, rediss:// or unix:// URL",
             advice="Give it as redis://host:6379/0, or rediss:// for TLS",
@@ -65,7 +64,7 @@ def connector(url: str) -> Callable[[], redis.Redis]:
 
     def connect() -> redis.Redis:
         return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url,
+            url.reveal(),
             retry=Retry(NoBackoff(), 0),
             retry_on_timeout=False,
             socket_timeout=TIMEOUT,
@@ -73,7 +72,38 @@ def connector(url: str) -> Callable[[], redis.Redis]:
             health_check_interval=0,
         )
 
+    if not _makes(connect):
+        raise ConfigurationError(
+            f"the address of the shared store {place(url)} has a query that redis-py cannot use",
+            advice="Leave out what follows the question mark, or see redis-py's `from_url`",
+        )
     return connect
+
+
+def _makes(connect: Callable[[], redis.Redis]) -> bool:
+    """Can a connection be made, not opened? An unknown option in the query shows only then."""
+    try:
+        connect().connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, RedisError):
+        return False
+    return True
+
+
+def _known(url: Secret) -> bool:
+    """Is *url* of a form that leads somewhere? redis-py takes a name for database 0."""
+    try:
+        parts = urlsplit(url.reveal())
+        _ = parts.port
+    except ValueError:
+        return False
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    number = parts.path.strip("/")
+    return (
+        parts.scheme in {"redis", "rediss"}
+        and bool(parts.hostname or number)
+        and (not number or number.isdecimal())
+    )
 
 
 async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:

@@ -83,8 +83,10 @@ class RedisTokens:
         ConfigurationError: for an unusable URL, and at first use where the login is refused.
     """
 
-    def __init__(self, url: str, *, prefix: str = "asyncclients") -> None:
-        self._connect, self._store, self._prefix = connector(url), place(url), prefix
+    def __init__(self, url: str | Secret, *, prefix: str = "asyncclients") -> None:
+        url = Secret(url)
+        self._store, self._prefix = place(url), prefix
+        self._connect = connector(url)
         self._fences: dict[str, str] = {}
 
     def __repr__(self) -> str:

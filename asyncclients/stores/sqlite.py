@@ -55,9 +55,9 @@ class FileLimits:
         when_down: WhenDown = "safe_share",
         lease: float = 0.1,
     ) -> None:
-        check_terms(when_down, lease)
         self._path = Path(path)
         self._when_down: WhenDown = when_down
+        check_terms(when_down, lease)
         self._lease = lease
 
     def __repr__(self) -> str:

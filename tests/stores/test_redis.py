@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from traceback import TracebackException
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.scheduler import Scheduler, Ticket
 from asyncclients.sandbox import Sandbox
-from asyncclients.stores import RedisLimits
+from asyncclients.secret import Secret
+from asyncclients.stores import RedisLimits, RedisTokens
 from asyncclients.stores.claim import Claim
 from asyncclients.stores.redis import RedisLedgers
 from asyncclients.stores.redis_client import TIMEOUT, connector
@@ -76,13 +78,35 @@ def within_quota(sandbox: Sandbox) -> bool:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:6379", "http://localhost", "redis://", "redis://:secret@host:port/0"]
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://localhost",
+        "redis://",
+        "redis://:canary@host:port/0",
+        "redis://:canary@host:99999/0",
+        "redis://:canary@[::1/0",
+        "redis://:canary@localhost/cache",
+        "redis://:canary@localhost/0?nonsense=1",
+        "redis://:canary@localhost/0?socket_timeout=soon",
+        "redis://:canary@localhost/0?protocol=9",
+    ],
 )
-def test_a_wrong_url_is_refused_at_once(url: str) -> None:
-    """What is no Redis URL is a ConfigurationError at construction, without the password."""
+@pytest.mark.parametrize("store", [RedisLimits, RedisTokens])
+def test_a_wrong_url_is_refused_at_once(
+    store: type[RedisLimits | RedisTokens], url: str
+) -> None:
+    """What cannot be used is a ConfigurationError at construction, without the password.
+
+    A traceback that is printed with its local variables does not show it either.
+    """
+    secret = Secret(url) if url else url
+    del url
     with pytest.raises(ConfigurationError, match="redis://") as caught:
-        RedisLimits(url)
-    assert "secret" not in str(caught.value)
+        store(secret)
+    shown = TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "canary" not in f"{caught.value!r} {''.join(shown.format())}"
 
 
 @pytest.mark.parametrize("arguments", [{"when_down": "open"}, {"lease": 0}, {"lease": 60.0}])
