@@ -82,8 +82,8 @@ class RoundTrips:
 
     def trusted(self, period: float, lessons: Feedback) -> float:
         """Seconds after its send by which a call has arrived; inf: wait for the answer."""
-        excess, slack = self.mean - self.floor, SLACK * lessons.caution
-        if excess <= 2 * slack or excess <= _WORTH_SLACK * period:
+        excess = self.mean - self.floor
+        if excess <= _WORTH_SLACK * period or excess <= 2 * (slack := SLACK * lessons.caution):
             return math.inf
         return slack * (1 - lessons.boldness)
 

@@ -127,15 +127,19 @@ class Limiter:
         """
         if self._probe is not None:
             return math.inf
-        at = max(now, self.feedback.paused_until, self._spacing.until)
+        at = now
+        if self.feedback.paused_until > at:
+            at = self.feedback.paused_until
+        if self._spacing.until > at:
+            at = self._spacing.until
         for window in self._windows:
             free_at = window.free_at(now, spare)
-            if free_at > now:
-                at = max(at, free_at)
+            if free_at > at:
+                at = free_at
         for pacer in self._pacers:
             due = pacer.ready_at(now)
-            if due > now:
-                at = max(at, due)
+            if due > at:
+                at = due
         if even:
             at = max(at, self._spacing.even_at(self._windows, self._trips, self.feedback))
         return at
@@ -265,9 +269,10 @@ class Limiter:
             bound = now
             if credit and (known := trips.credit(window.period, feedback.caution)):
                 bound -= known + feedback.boldness * (now - known - permit.sent_at)
-            if bound + window.period < end:
-                window.move(end, bound + window.period)
-                permit.slots[index] = (window, bound + window.period)
+            until = bound + window.period
+            if until < end:
+                window.move(end, until)
+                permit.slots[index] = (window, until)
 
     def _settle(self, permit: Permit) -> bool:
         """Mark the call's fate as known; False if it was before."""

@@ -2,20 +2,18 @@
 
 `aiolimiter.AsyncLimiter` does the arithmetic of the bucket; its waiting is
 never used, because here every decision is a function of (state, now). It reads
-its clock through the private property `_loop`, and that is where it is told the
-time instead. What is relied upon (`_loop`, `_leak`, `_level`, `_last_check`,
+its clock through the private property `_loop`, and a slot of that name is where
+it is told the time instead. What is relied upon (`_loop`, `_leak`, `_level`, `_last_check`,
 `_rate_per_sec`, `max_rate`) is pinned by `tests/limits/test_pacing.py`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aiolimiter import AsyncLimiter
 
 if TYPE_CHECKING:
-    import asyncio
-
     from asyncclients.limits.quota import Quota
 
 PACE = 0.998
@@ -26,6 +24,18 @@ _ROUNDING = 1e-9
 """Seconds. A bucket asked at the very instant that it named must not say no."""
 
 
+class _Clock:
+    """All that upstream asks of its loop, outside of waiting: the instant of the question."""
+
+    __slots__ = ("now",)
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+
 class Pacer(AsyncLimiter):
     """The bucket of one quota, full at *now*.
 
@@ -34,22 +44,15 @@ class Pacer(AsyncLimiter):
     backfill to eat the minute in its first second.
     """
 
-    __slots__ = ("_now", "full_burst", "full_rate")
+    __slots__ = ("_clock", "_loop", "full_burst", "full_rate")
 
     def __init__(self, quota: Quota, now: float) -> None:
         self.full_burst = min(float(quota.limit), max(2.0, quota.limit / 20))
         self.full_rate = PACE * quota.rate
         super().__init__(self.full_burst, self.full_burst / self.full_rate)
-        self._now = self._last_check = now
-
-    @property
-    def _loop(self) -> asyncio.AbstractEventLoop:
-        """All that upstream asks of its loop, outside of waiting, is `time()`."""
-        return cast("asyncio.AbstractEventLoop", self)
-
-    def time(self) -> float:
-        """The instant of the question that is being answered."""
-        return self._now
+        self._clock = _Clock(now)
+        self._loop = self._clock  # type: ignore[misc,assignment]  # our slot hides the property
+        self._last_check = now
 
     @property
     def interval(self) -> float:
@@ -64,15 +67,18 @@ class Pacer(AsyncLimiter):
     def ready_at(self, now: float, calls: int = 1) -> float:
         """The earliest instant, not before *now*, at which *calls* tokens were there."""
         if now > self._last_check:  # never back: the bucket would fill by it
-            self._now = now
+            self._clock.now = now
             self._leak()
-        due = self._last_check + (self._level + calls - self.max_rate) / self._rate_per_sec
+        short = self._level + calls - self.max_rate
+        if short <= 0 and self._last_check <= now:
+            return now
+        due = self._last_check + short / self._rate_per_sec
         return due if due > now + _ROUNDING else now
 
     def take(self, now: float) -> float:
         """Take one token, after asking `ready_at`; return the level, 1 after a full rest."""
         if now > self._last_check:
-            self._now = now
+            self._clock.now = now
             self._leak()
         self._level += 1
         return self._level

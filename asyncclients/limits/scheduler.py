@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from asyncclients.limits.ratelimit_headers import Signal
     from asyncclients.limits.shared import Admission
 
+_INTERACTIVE = Priority.INTERACTIVE
 _ATTENTION = 300.0
 """Seconds after an interactive call in which background goes evenly: no slots open in pairs."""
 _BACKGROUND_EVERY = 10
@@ -61,10 +62,11 @@ class Scheduler:
     """Grants the permits of one scope."""
 
     __slots__ = (
+        "_background",
         "_closed",
         "_demand",
         "_grants_since_background",
-        "_queues",
+        "_interactive",
         "_timer",
         "connections",
         "in_flight",
@@ -90,7 +92,8 @@ class Scheduler:
         self.refused = 0
         self.loop = loop
         self.connections = connections
-        self._queues = (FlowQueue(), FlowQueue())
+        self._interactive = FlowQueue()
+        self._background = FlowQueue()
         self._grants_since_background = 0
         self._demand = Demand(max((quota.period for quota in limiter.quotas), default=1.0))
         self._timer: asyncio.TimerHandle | None = None
@@ -100,15 +103,15 @@ class Scheduler:
 
     def try_take(self, ticket: Ticket) -> Permit | None:
         """A permit at once, if nobody who goes before *ticket* is waiting."""
-        interactive, background = self._queues
-        if interactive.heap or (ticket.priority and background.heap):
+        priority = ticket.priority
+        if self._interactive.heap or (priority and self._background.heap):
             return None
         if self._closed is not None or self._full():
             return None
         now = self.loop.time()
-        if self._ready_at(ticket.priority, now) > now:
+        if self._ready_at(priority, now) > now:
             return None
-        return self._grant(ticket.priority, now)
+        return self._grant(priority, now)
 
     async def take(self, ticket: Ticket) -> Permit:
         """A permit, as soon as it is *ticket*'s turn.
@@ -122,7 +125,7 @@ class Scheduler:
         if ticket.deadline_at < math.inf:
             self._check_deadline(ticket)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
-        queue = self._queues[ticket.priority]
+        queue = self._background if ticket.priority else self._interactive
         queue.push(ticket.flow, waiter, front=ticket.again)
         self.pump()
         try:
@@ -152,17 +155,17 @@ class Scheduler:
         """Calls that go before *ticket*, by its flow's turns."""
         if ticket.again:
             return 0
-        interactive, background = self._queues
+        interactive, background = self._interactive, self._background
         if ticket.priority:
             return interactive.waiting + background.ahead(ticket.flow)
         return interactive.ahead(ticket.flow)
 
     def pump(self) -> None:
         """Grant all permits that can be granted now; else set the timer."""
-        interactive, background = self._queues
+        interactive, background = self._interactive, self._background
         while (interactive.heap or background.heap) and not self._full():
             queue, now = self._next_queue(), self.loop.time()
-            priority = Priority(self._queues.index(queue))
+            priority = _INTERACTIVE if queue is interactive else Priority.BACKGROUND
             at = self._ready_at(priority, now)
             if at > now:
                 self._wake_at(at)
@@ -173,17 +176,15 @@ class Scheduler:
                 waiter.set_result(self._grant(priority, now))
 
     def _next_queue(self) -> FlowQueue:
-        interactive, background = self._queues
-        if interactive.heap and not (background.heap and self._share_due()):
-            return interactive
-        return background
+        if self._interactive.heap and not (self._background.heap and self._share_due()):
+            return self._interactive
+        return self._background
 
     def _share_due(self) -> bool:
-        """Is it background's turn, if any waits, whoever else does?"""
         return self._grants_since_background >= _BACKGROUND_EVERY - 1
 
     def _grant(self, priority: Priority, now: float) -> Permit:
-        if priority is Priority.INTERACTIVE:
+        if priority is _INTERACTIVE:
             self._grants_since_background += 1
             self._demand.count(now)
         else:
@@ -195,21 +196,19 @@ class Scheduler:
         return self.limiter.take(now)
 
     def _full(self) -> bool:
+        if self.in_flight >= self.max_in_flight:
+            return True
         shared = self.connections
-        return self.in_flight >= self.max_in_flight or (
-            shared is not None and shared.in_use >= shared.limit and shared.full(self.pump)
-        )
+        return shared is not None and shared.in_use >= shared.limit and shared.full(self.pump)
 
     def _ready_at(self, priority: Priority, now: float) -> float:
         """When a call of *priority* may go. While users are about, background goes evenly."""
-        even = priority is Priority.BACKGROUND and now - self._demand.last_at < _ATTENTION
-        return self.limiter.ready_at(now, self._reserve(priority, now), even=even)
-
-    def _reserve(self, priority: Priority, now: float) -> int:
-        """Slots that a background call leaves to interactive ones."""
-        if priority is Priority.INTERACTIVE or self._share_due():
-            return 0
-        return self._demand.expected(now)
+        if priority is _INTERACTIVE:
+            return self.limiter.ready_at(now)
+        # A background call leaves slots to interactive ones, unless its own share is due.
+        spare = 0 if self._share_due() else self._demand.expected(now)
+        even = now - self._demand.last_at < _ATTENTION
+        return self.limiter.ready_at(now, spare, even=even)
 
     def _wake_at(self, at: float) -> None:
         if at == math.inf:
@@ -231,7 +230,8 @@ class Scheduler:
         if signal is not None and signal.refused:
             self.refused += 1
         self.limiter.answered(permit, self.loop.time(), signal)
-        self.pump()
+        if self._interactive.heap or self._background.heap:
+            self.pump()
 
     def lost(self, permit: Permit) -> None:
         """No answer will come, and the request may have arrived."""
@@ -254,13 +254,14 @@ class Scheduler:
         self.in_flight -= 1
         if self.connections is not None:
             self.connections.release()
-        self.pump()
+        if self._interactive.heap or self._background.heap:
+            self.pump()
 
     # --- Looking ----------------------------------------------------------------
 
     def eta(self, calls: int, priority: Priority = Priority.INTERACTIVE) -> float:
         """Seconds until *calls* more calls of *priority* could have been sent."""
-        interactive, background = self._queues
+        interactive, background = self._interactive, self._background
         ahead = interactive.waiting + (background.waiting if priority else 0)
         if not priority and background.waiting:
             ahead += (ahead + calls) // _BACKGROUND_EVERY
@@ -272,13 +273,13 @@ class Scheduler:
     def queued(self) -> dict[str, int]:
         """Waiters by class."""
         return {
-            "interactive": self._queues[Priority.INTERACTIVE].waiting,
-            "background": self._queues[Priority.BACKGROUND].waiting,
+            "interactive": self._interactive.waiting,
+            "background": self._background.waiting,
         }
 
     def demand(self) -> tuple[int, Priority]:
         """How many calls of the best waiting class could go by our own caps, and its class."""
-        interactive, background = self._queues
+        interactive, background = self._interactive, self._background
         priority = Priority.INTERACTIVE if interactive.waiting else Priority.BACKGROUND
         room = self.max_in_flight - self.in_flight
         if self.connections is not None:
@@ -293,7 +294,7 @@ class Scheduler:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
-        for queue in self._queues:
+        for queue in (self._interactive, self._background):
             while (waiter := queue.pop()) is not None:
                 queue.waiting -= 1
                 waiter.set_exception(error.with_facts())

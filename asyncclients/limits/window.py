@@ -53,7 +53,11 @@ class Window:
 
         `math.inf` if only an answer can free one.
         """
-        missing = self.held(now) - self.limit
+        ends, head = self.ends, self.head
+        held = len(ends) - head
+        if held and ends[head] <= now:
+            held = self.held(now)
+        missing = held - self.limit
         if spare:
             missing += min(spare, self.limit - 1)
         if now >= self.foreign_until:
@@ -80,12 +84,12 @@ class Window:
 
     def move(self, end: float, to: float) -> None:
         """Hold the slot that is held until *end* until *to* instead."""
-        ends = self.ends
-        if len(ends) > self.head and ends[-1] == end:
+        ends, head = self.ends, self.head
+        if len(ends) > head and ends[-1] == end:
             ends.pop()
         else:
             self.release(end)
-        insort(ends, to, self.head)
+        insort(ends, to, head)
 
     def follow(self, other: Window, now: float) -> None:
         """Hold slots for the calls that *other* remembers; those in flight arrive by *now*."""

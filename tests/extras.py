@@ -1,0 +1,197 @@
+"""What a user gets who installs one extra and no other: `python -P tests/extras.py redis`.
+
+Run by `nox -s extras`, each time in an environment with the wheel and that extra alone. What the
+extra is for must work, and whatever else is asked for must say which extra it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from asyncclients import AsyncClientsError, IntouchClient, Quota, SessionPool
+from asyncclients.backfill import Report, pull
+from asyncclients.backfill.steps import Destination
+from asyncclients.sandbox import Sandbox
+from asyncclients.simulator import draw_image, simulate
+from asyncclients.vendors.intouch import NewHierarchy
+
+NEEDS = {
+    "cli": "cyclopts",
+    "parquet": "pyarrow",
+    "redis": "redis",
+    "otel": "opentelemetry",
+    "dbos": "dbos",
+    "plot": "matplotlib",
+}
+"""The package by which it is known whether an extra is there."""
+NOBODY = "redis://127.0.0.1:1"
+TWO = Quota(2, 1.0)
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    """What the command prints; it must end with *code*."""
+    command = [sys.executable, "-m", "asyncclients", *arguments]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    said = ran.stdout + ran.stderr
+    assert ran.returncode == code, f"{arguments} ended with {ran.returncode}:\n{said}"
+    return said
+
+
+def complaint(ask: Callable[[], Any]) -> str:
+    """What *ask* raises, in words."""
+    try:
+        ask()
+    except (AsyncClientsError, ImportError) as error:
+        return str(error)
+    raise AssertionError("nobody complains")
+
+
+async def pulled(to: Path, **options: Any) -> Report:
+    """Pull the sandbox's tags into the file *to*, by a pool with *options*."""
+    async with Sandbox({"intouch": (1000, 1.0)}) as sandbox, SessionPool(**options) as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        for name in ("one", "two", "three"):
+            await intouch.tags.create(name)
+        return await pull(intouch.tags.list(), to, state=f"{to}.db")
+
+
+# --- What works without any, and with each ----------------------------------------------
+
+
+def use_base(folder: Path) -> None:
+    """Calls, a backfill and a simulation."""
+    report = asyncio.run(pulled(folder / "tags.jsonl"))
+    assert report.done == len((folder / "tags.jsonl").read_text().splitlines()) == 3
+    assert len(simulate(TWO, seconds=60.0).admitted_at) > 100
+
+
+def use_cli(folder: Path) -> None:
+    """Every command explains itself; a simulation runs; what it lacks is said in one line."""
+    said = run("--help")
+    for command in ("demo", "pull", "push", "status", "run", "worker", "sandbox", "doctor"):
+        assert f" {command} " in said
+        assert f"asyncclients {command}" in run(command, "--help")
+    assert "refused" in run("simulate", "--hours", "0.01")
+    run("doctor", "--no-connect")
+    said = run("simulate", "--hours", "0.01", "--image", str(folder / "run.png"), code=2)
+    assert "asyncclients[plot]" in said
+    said = run("worker", "--database-url", f"sqlite:///{folder}/jobs.db", code=2)
+    assert "asyncclients[dbos]" in said
+
+
+def use_parquet(folder: Path) -> None:
+    """A pull ends as one row group that reads back."""
+    from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
+
+    assert asyncio.run(pulled(folder / "tags.parquet")).done == 3
+    file: Any = parquet.ParquetFile(folder / "tags.parquet")
+    assert (file.num_row_groups, file.metadata.num_rows) == (1, 3)
+
+
+def use_redis(folder: Path) -> None:
+    """A wrong address is refused, a server that never answered named, and `local` goes on."""
+    from asyncclients.stores import RedisLimits, RedisTokens
+
+    for store in (RedisLimits, RedisTokens):
+        assert "redis://" in complaint(partial(store, "http://127.0.0.1"))
+    assert NOBODY in complaint(lambda: _pulled_through(RedisLimits(NOBODY), folder))
+    assert _pulled_through(RedisLimits(NOBODY, when_down="local"), folder).done == 3
+
+
+def _pulled_through(limits: Any, folder: Path) -> Report:
+    return asyncio.run(pulled(folder / "shared.jsonl", limits=limits))
+
+
+def use_otel(folder: Path) -> None:
+    """A pool with the listener works, with OpenTelemetry's API and no SDK."""
+    from asyncclients.integrations.opentelemetry import OpenTelemetryListener
+
+    report = asyncio.run(pulled(folder / "spans.jsonl", listeners=(OpenTelemetryListener(),)))
+    assert report.done == 3
+
+
+def use_dbos(folder: Path) -> None:
+    """A push through an SQLite file."""
+    assert asyncio.run(_pushed(f"sqlite:///{folder}/jobs.db")).done == 2
+
+
+async def _pushed(url: str) -> Report:
+    from asyncclients.integrations.dbos import Backfills
+
+    async with Sandbox({"intouch": (1000, 1.0)}) as sandbox, SessionPool() as pool:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        to = Destination(target=intouch.hierarchies.create, row_type=NewHierarchy)
+        root = sandbox.state("intouch").root_uuid
+        rows = [
+            {"client_code": code, "name": code, "type": "generic", "parent_uuid": root}
+            for code in ("north", "south")
+        ]
+        async with Backfills(url, lambda _: to) as backfills:
+            return await backfills.push("nodes", rows)
+
+
+def use_plot(folder: Path) -> None:
+    """A simulation as a picture."""
+    draw_image(simulate(TWO, seconds=60.0), folder / "run.png")
+    assert (folder / "run.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- What is said of those that are not there -------------------------------------------
+
+
+def _redis() -> None:
+    from asyncclients.stores import RedisLimits
+
+    RedisLimits(NOBODY)
+
+
+def _otel() -> None:
+    __import__("asyncclients.integrations.opentelemetry")
+
+
+def _dbos() -> None:
+    __import__("asyncclients.integrations.dbos")
+
+
+ASKED: dict[str, Callable[[], Any]] = {
+    "cli": lambda: _raise(run(code=1)),
+    "parquet": lambda: asyncio.run(pulled(Path("tags.parquet"))),
+    "redis": _redis,
+    "otel": _otel,
+    "dbos": _dbos,
+    "plot": lambda: draw_image(simulate(TWO, seconds=10.0), "run.png"),
+}
+
+
+def _raise(said: str) -> None:
+    raise ImportError(said)
+
+
+def main(extra: str) -> None:
+    """Check the installation with *extra* alone; `base` is that without any."""
+    uses: dict[str, Callable[[Path], None]] = {
+        "base": use_base, "cli": use_cli, "parquet": use_parquet, "redis": use_redis,
+        "otel": use_otel, "dbos": use_dbos, "plot": use_plot,
+    }  # fmt: skip
+    assert NEEDS.keys() | {"base"} == uses.keys()
+    there = {name for name, package in NEEDS.items() if find_spec(package)}
+    assert there == {extra} - {"base"}, f"with {extra} alone there are {there}"
+    with TemporaryDirectory() as folder:
+        use_base(Path(folder))
+        uses[extra](Path(folder))
+    for name in NEEDS.keys() - there:
+        said = complaint(ASKED[name])
+        assert f"asyncclients[{name}]" in said, f"{name} is not there, and what is said is: {said}"
+    print(f"{extra} alone: works; {', '.join(sorted(NEEDS.keys() - there))}: say what they need")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
