@@ -8,6 +8,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "typing", "tests", "docs", "benchmarks"]
 
 EXTRAS = ".[cli,parquet,redis,otel,dbos,plot]"
+EACH = ["base", *nox.project.load_toml()["project"]["optional-dependencies"]]
 
 
 def _groups(session: nox.Session, *names: str) -> None:
@@ -64,6 +65,15 @@ def benchmarks(session: nox.Session) -> None:
     session.install("-q", EXTRAS)
     session.run("python", "benchmarks/limits.py", "--quick", "--seeds", "1")
     session.run("python", "benchmarks/overhead.py", "--pairs", "1", "--calls", "50")
+
+
+@nox.session
+@nox.parametrize("extra", EACH, ids=EACH)
+def extras(session: nox.Session, extra: str) -> None:
+    """The wheel with one extra and no other: it works, and says what the others need."""
+    session.install("-q", "." if extra == "base" else f".[{extra}]")
+    # -P: the checkout must not stand before the installed wheel.
+    session.run("python", "-P", "tests/extras.py", extra)
 
 
 @nox.session

@@ -18,7 +18,7 @@ from asyncclients.cli.jobs import Job, map_of
 from asyncclients.cli.operations import Clients
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
-from asyncclients.stores import FileLimits, RedisLimits
+from asyncclients.stores import FileLimits
 
 _SQLITE = "sqlite:///"
 
@@ -67,11 +67,24 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
             "workers on many machines must share the quotas",
             advice="Give --limits redis://HOST, or --limits FILE if all are on this host",
         )
-    shared = RedisLimits(limits) if "://" in limits else FileLimits(limits)
-    async with SessionPool(limits=shared) as pool:
+    async with SessionPool(limits=_shared(limits)) as pool:
         clients = Clients(pool)
         async with Backfills(database_url, lambda spec: _resolve(clients, spec)) as backfills:
             yield backfills
+
+
+def _shared(limits: str) -> Any:
+    """The store that *limits* means; redis-py is an extra of its own."""
+    if "://" not in limits:
+        return FileLimits(limits)
+    try:
+        from asyncclients.stores import RedisLimits
+    except ImportError:
+        raise ConfigurationError(
+            "sharing quotas through Redis needs redis-py, which is not installed",
+            advice="pip install 'asyncclients[redis]', or give --limits FILE",
+        ) from None
+    return RedisLimits(limits)
 
 
 def _resolve(clients: Clients, spec: str) -> Any:

@@ -28,7 +28,11 @@ from typing import Any, Self
 from uuid import uuid4
 
 import msgspec
-from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
+
+try:
+    from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
+except ImportError:
+    raise ImportError("DBOS is not installed: pip install 'asyncclients[dbos]'") from None
 
 from asyncclients import backfill
 from asyncclients.backfill import Report, Sink

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,32 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     assert ran.stderr == (
         "The asyncclients command needs an extra: pip install 'asyncclients[cli]'\n"
     )
+
+
+def test_each_command_explains_itself_without_the_other_extras() -> None:
+    """`asyncclients[cli]` alone is enough for the help of every command."""
+    others = ("redis", "dbos", "opentelemetry", "pyarrow", "matplotlib")
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
+        "from asyncclients.cli import run\n"
+        f"sys.exit(any([run([command, '--help']) for command in {(*COMMANDS, 'worker')}]))"
+    )
+    arguments = [sys.executable, "-c", program]
+    ran = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "asyncclients worker" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("missing", "limits", "extra"), [("dbos", "limits.db", "dbos"), ("redis", "redis://x", "redis")]
+)
+def test_a_worker_says_which_extra_it_lacks(
+    missing: str, limits: str, extra: str, tmp_path: Path
+) -> None:
+    """The engine and the shared store are extras: exit code 2, naming the one to install."""
+    program = f"import sys; sys.modules['{missing}'] = None\nfrom asyncclients.cli import run\n"
+    where = ["worker", "--database-url", "sqlite:///jobs.db", "--limits", limits]
+    arguments = [sys.executable, "-c", program + f"sys.exit(run({where}))"]
+    ran = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 2, ran.stderr
+    assert f"asyncclients[{extra}]" in ran.stderr
