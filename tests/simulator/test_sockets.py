@@ -1,0 +1,93 @@
+"""The matrix over real sockets: what the simulator says is what a pool does.
+
+`benchmarks/limits_sockets.py` holds the whole table beside its targets.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from asyncclients.limits.quota import Quota
+from asyncclients.simulator import LATENCIES, SERVERS, SimulationReport, run_virtual, simulate
+
+from .sockets import SocketWorld
+
+TWO, HUNDRED, HUNDRED_EIGHTY = Quota(2, 1.0), Quota(100, 60.0), Quota(180, 60.0)
+LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")
+CELLS = tuple(itertools.product((TWO, HUNDRED, HUNDRED_EIGHTY), SERVERS, LATENCIES))
+
+
+def over_sockets(
+    quota: Quota, server: str, latency: str, seconds: float, **how: Any
+) -> SimulationReport:
+    """One run: pool, client, aiohttp, a server."""
+    return run_virtual(SocketWorld(quota, server=server, latency=latency, **how).run(seconds))
+
+
+def same_luck(quota: Quota, server: str, latency: str, seconds: float) -> None:
+    """Assert that sockets and simulator come to the same, with the same luck."""
+    real = over_sockets(quota, server, latency, seconds)
+    model = simulate(quota, server=server, latency=latency, seconds=seconds)
+    # Who comes first of two at one instant is not drawn, and changes what follows.
+    assert real.quota_use == pytest.approx(model.quota_use, abs=0.01)
+    assert real.refused_share == pytest.approx(model.refused_share, abs=0.005)
+    assert real.calls == pytest.approx(model.calls, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("quota", "server", "latency"),
+    [
+        (TWO, "sliding-log", "wan"),
+        (TWO, "small-bucket", "fast"),
+        (TWO, "two-counter", "slow"),
+        (HUNDRED, "fixed-window", "slow"),
+        (HUNDRED_EIGHTY, "counting-log", "fast"),
+    ],
+)
+def test_a_pool_does_what_the_simulator_says(quota: Quota, server: str, latency: str) -> None:
+    """Ten minutes: use of the quota, refusals and calls are those of the simulator."""
+    same_luck(quota, server, latency, 600.0)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(("quota", "server", "latency"), CELLS)
+def test_a_pool_does_in_every_cell_what_the_simulator_says(
+    quota: Quota, server: str, latency: str
+) -> None:
+    """The same for an hour, in all of the matrix."""
+    same_luck(quota, server, latency, 3600.0)
+
+
+@pytest.mark.parametrize("server", LOGS)
+def test_a_pool_that_is_exact_is_never_refused(server: str) -> None:
+    """`exact` over sockets: no refusal by a server that counts by window, nor a window overfull."""
+    report = over_sockets(TWO, server, "wan", 120.0, admission="exact")
+    assert report.refused == 0
+    assert report.most_in_window <= TWO.limit
+    assert report.calls > 150
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(
+    ("quota", "server", "latency"), [cell for cell in CELLS if cell[1] in LOGS]
+)
+def test_a_pool_that_is_exact_is_never_refused_by_any_chance(
+    quota: Quota, server: str, latency: str
+) -> None:
+    """The same in all of the matrix, over 20 seeds."""
+    for seed in range(20):
+        report = over_sockets(
+            quota, server, latency, 3 * quota.period + 60, admission="exact", seed=seed
+        )
+        assert report.refused == 0, f"seed {seed}"
+
+
+@pytest.mark.parametrize("quota", [TWO, HUNDRED])
+def test_an_interactive_call_waits_one_slot(quota: Quota) -> None:
+    """Beside a saturating backlog 99 of 100 wait for one slot interval and 80 ms at most."""
+    report = over_sockets(quota, "sliding-log", "slow", 2400.0, interactive=0.1)
+    assert len(report.admitted_at) > 0.8 * quota.rate * 2400.0
+    assert report.wait_p99 <= quota.period / quota.limit + 0.08
