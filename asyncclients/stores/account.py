@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from asyncclients.limits.quota import Quota
     from asyncclients.stores.terms import Terms
 
+_DOUBT = "?"
+"""No ledger's name: what is in the log of the one that answered is older than it seems."""
 _EVEN = 1.25
 """The burst where calls are spaced evenly: a slot that is late by a little is made up for."""
 
@@ -41,6 +43,7 @@ class Account:
         admitted, refused: our calls that the vendor let in, or did not, of which the
             store has not heard.
         others_admitted, others_refused: those of other processes, by the last answer.
+        doubts: the store's clock was set; what it granted meanwhile is not to be used.
     """
 
     def __init__(self, local: Limiter, slots: Slots, terms: Terms) -> None:
@@ -52,6 +55,7 @@ class Account:
         self.heard_at = self.beat_at = -math.inf
         self.admitted = self.refused = 0
         self.others_admitted = self.others_refused = 0
+        self.doubts = False
         self._seen: tuple[int, int] | None = None  # the ledger's counts
 
     def periods(self) -> list[float]:
@@ -102,6 +106,8 @@ class Account:
 
     def _known_epoch(self, now: float, *, returns: bool) -> str:
         """The ledger in which this process's calls of the last period are."""
+        if self.doubts:
+            return _DOUBT
         longest = max(self.periods()) + GRACE + self._terms.lease
         if not returns and now - self.heard_at > longest:
             return ""
@@ -126,7 +132,15 @@ class Account:
             )
         self._recognise(claim.epoch, grant.epoch, heard_at)
         self._note_strangers(claim, grant)
+        self._doubt(claim, leapt=self.clock.leapt(asked_at, heard_at, grant.now))
         return self.clock.hear(asked_at, heard_at, grant.now)
+
+    def _doubt(self, claim: Claim, *, leapt: bool) -> None:
+        self.doubts = leapt or (self.doubts and claim.epoch != _DOUBT)
+        if leapt:
+            logger.warning(
+                "the shared limit store's clock was set forward; the window counts as spent"
+            )
 
     def _count(self, claim: Claim, grant: Grant) -> None:
         self.admitted -= claim.admitted
@@ -140,7 +154,7 @@ class Account:
         self.others_refused = max(0, grant.refused - refused - claim.refused)
 
     def _recognise(self, known: str, epoch: str, now: float) -> None:
-        if known not in {"", epoch}:
+        if known not in {"", epoch, _DOUBT}:
             logger.warning("the shared limit store lost its data; the window counts as spent")
         if epoch != self._epoch:
             self.beat_at = now  # list what is in flight, and this process

@@ -3,16 +3,21 @@
 Each answer carries the store's time. It was read before the answer came in and
 after the question went out; of the last answers the quickest tells most. The
 estimate never runs ahead of the truth by more than clocks drift in a few
-answers, so a slot is never used before it opens.
+answers, so a slot is never used before it opens. The process's own wall clock
+is never looked at.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 SECOND = 1_000_000
 """Microseconds: the store counts in whole ones."""
 _MEMORY = 16
+_LEAP = 1.0
+"""Seconds by which a clock was surely set: less is drift, or another server of a cluster."""
+_LATELY = 60.0
 
 
 def micros(seconds: float) -> int:
@@ -23,10 +28,22 @@ def micros(seconds: float) -> int:
 class StoreClock:
     """Which loop instant an instant of the store is."""
 
-    __slots__ = ("_offsets",)
+    __slots__ = ("_heard_at", "_least", "_offsets")
 
     def __init__(self) -> None:
         self._offsets: deque[float] = deque(maxlen=_MEMORY)
+        self._least = self._heard_at = -math.inf
+
+    def leapt(self, asked_at: float, heard_at: float, store_now: int) -> bool:
+        """Was the store's clock set forward since an answer that came lately?
+
+        Then its log looks older than it is. A process that was put to sleep with its
+        host, unlike the store, cannot tell that from this.
+        """
+        stamp = store_now / SECOND
+        leapt = heard_at - stamp < self._least - _LEAP and heard_at < self._heard_at + _LATELY
+        self._least, self._heard_at = asked_at - stamp, heard_at
+        return leapt
 
     def hear(self, asked_at: float, heard_at: float, store_now: int) -> float:
         """The loop instant of *store_now*, which the answer carried. At most *heard_at*."""

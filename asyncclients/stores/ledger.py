@@ -28,6 +28,9 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
    another one makes the window count as spent: an empty store is no empty
    window. A process that comes back after an outage lists what it sent
    meanwhile, and nothing is granted until all the others have noticed as well.
+8. **Clocks.** Only the store's own counts. Where it was set back, what is in the
+   log lies in its future: the ledger begins anew with a spent window. Where it was
+   set forward the processes notice, and name no ledger that there is.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ from asyncclients.stores.claim import Claim, Grant, PacedQuota
 
 _FORGET_QUOTA = 60_000_000
 """A quota of which nobody spoke for this long, plus its period, is no longer in force."""
+_SLIP = 1_000_000
+"""A clock that goes back by less than this was not set: it is another server's of a cluster."""
 _CLAIM = 100_000
 """How long past its opening a slot is left to the process that waits for it first."""
 _YIELD = 20_000
@@ -61,8 +66,9 @@ class Paced(msgspec.Struct, kw_only=True):
 
 
 class Ledger(msgspec.Struct, kw_only=True):
-    """The state of one scope. `log` maps a slot to its score."""
+    """The state of one scope at instant `at`. `log` maps a slot to its score."""
 
+    at: int = 0
     epoch: str = ""
     spent: int = 0
     pause: int = 0
@@ -79,6 +85,7 @@ class Ledger(msgspec.Struct, kw_only=True):
 
     def exchange(self, claim: Claim, now: int) -> Grant:
         """Take *claim* in and answer it. Costs O(log n) a slot beside the load and save."""
+        self._keep_time(claim, now)
         self._recognise(claim, now)
         self._spoken(claim, now)
         self._account(claim, now)
@@ -99,6 +106,13 @@ class Ledger(msgspec.Struct, kw_only=True):
             stable=now - self.changed,
             quotas=tuple(sorted(self.quotas)),
         )
+
+    def _keep_time(self, claim: Claim, now: int) -> None:
+        if now + _SLIP < self.at:
+            fresh = Ledger(spent=now + claim.spent + claim.notice)
+            for field in self.__struct_fields__:
+                setattr(self, field, getattr(fresh, field))
+        self.at = now
 
     def _recognise(self, claim: Claim, now: int) -> None:
         stranger = claim.epoch not in {"", self.epoch}

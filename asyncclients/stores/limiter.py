@@ -48,7 +48,7 @@ class SharedLimiter:
     def __init__(self, local: Limiter, talk: Talk, lease: float) -> None:
         self._local, self._lease = local, lease
         self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
-        self.talk, self.slots = talk, talk.slots
+        self.talk, self.slots, self._silence = talk, talk.slots, talk.silence
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
@@ -60,9 +60,9 @@ class SharedLimiter:
         at = self._local.ready_at(now, spare, even=even)
         if at == math.inf:
             return at
-        share = self.talk.share
+        share = self._silence.share
         if share is not None:
-            if self.talk.probed(now):
+            if self._silence.probed(now):
                 return max(at, _due(share.ready_at(now), now))
             self.talk.ask(now)
             return math.inf
@@ -76,7 +76,7 @@ class SharedLimiter:
 
     def take(self, now: float) -> Permit:
         """Take a slot. Only when `ready_at(now) <= now`."""
-        share = self.talk.share
+        share = self._silence.share
         permit = self._local.take(now)
         number = self._numbers[permit.number] = self.slots.use()
         self.talk.used(now)
@@ -109,8 +109,8 @@ class SharedLimiter:
         if number is None:
             return
         self.slots.give_back(number)
-        if self.talk.share is not None:
-            self.talk.share.settle(permit, now, sent=False)
+        if self._silence.share is not None:
+            self._silence.share.settle(permit, now, sent=False)
         self.talk.report(now)
 
     def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
@@ -121,8 +121,8 @@ class SharedLimiter:
     def earliest(self, calls: int, now: float) -> float:
         """The instant by which *calls* more calls could have been sent; rivals take turns."""
         at = self._local.earliest(calls, now)
-        if self.talk.share is not None:
-            alone = self.talk.share.ready_at(now)
+        if self._silence.share is not None:
+            alone = self._silence.share.ready_at(now)
             return at if alone == math.inf else max(at, alone)
         if not self.slots.leases:
             at = max(at, self.talk.opens_at(now))
@@ -135,7 +135,7 @@ class SharedLimiter:
 
     def snapshot(self, now: float) -> LimiterState:
         """This process's own state; a slot opens when the store may give one."""
-        state, share = self._local.snapshot(now), self.talk.share
+        state, share = self._local.snapshot(now), self._silence.share
         opens = 0.0
         if share is not None:
             opens = share.ready_at(now) - now
@@ -148,8 +148,8 @@ class SharedLimiter:
         if number is None:
             return
         self.slots.settle(number, arrived_by)
-        if self.talk.share is not None:
-            self.talk.share.settle(permit, now, sent=True)
+        if self._silence.share is not None:
+            self._silence.share.settle(permit, now, sent=True)
         self.talk.report(now)
 
 

@@ -34,6 +34,14 @@ local function put(field, number)
   redis.call('HSET', STATE, field, state[field])
 end
 
+-- Was the clock set back?
+if now + 1000000 < get('at') then
+  redis.call('DEL', unpack(KEYS))
+  state = {}
+  put('spent', now + claim.spent + claim.notice)
+end
+put('at', now)
+
 -- Is this the ledger that the process knows?
 local stranger = claim.epoch ~= '' and claim.epoch ~= state.epoch
 if not state.epoch then

@@ -3,7 +3,7 @@
 The rules are in `ledger.py`; each scope's ledger is one row, read and written in
 one IMMEDIATE transaction, in a thread. The clock is the host's monotonic one,
 the same in all its processes; it starts again with the host, so a ledger from
-its future is from before the start, and begins anew with a spent window.
+its future is from before the start.
 
 For processes of one host only: the locks of network file systems are not to be trusted.
 """
@@ -105,9 +105,7 @@ class FileLedgers:
         connection.execute("BEGIN IMMEDIATE")
         try:
             now = micros(time.monotonic())
-            row = connection.execute(
-                "SELECT at, state FROM ledger WHERE scope = ?", (key,)
-            ).fetchone()
+            row = connection.execute("SELECT state FROM ledger WHERE scope = ?", (key,)).fetchone()
             ledger = _read(row, claim, now)
             grant = ledger.exchange(claim, now)
             connection.execute(
@@ -164,14 +162,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _read(row: tuple[int, bytes] | None, claim: Claim, now: int) -> Ledger:
+def _read(row: tuple[bytes] | None, claim: Claim, now: int) -> Ledger:
     if row is None:
         return Ledger()
-    at, state = row
-    if at > now:
-        return Ledger(spent=now + claim.spent + claim.notice)
     try:
-        return _decode(state)
+        return _decode(row[0])
     except msgspec.DecodeError:
         # Written by another version: what it holds is unknown.
         return Ledger(spent=now + claim.spent + claim.notice)

@@ -1,9 +1,8 @@
 """The talk of one scope with the store: one claim at a time, in the background.
 
 A claim goes out when slots are wanted, when there is news that others wait for,
-and as a sign of life. The first failure is asked again at once, since it may be
-a stale connection; the second begins an outage, which ends with the first
-answer. A claim may be repeated: numbers that were asked for in vain are freed.
+and as a sign of life. A claim may be repeated: numbers that were asked for in
+vain are freed. Whatever a store raises, no call hangs on it: see `silence.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.stores.account import Account
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import SECOND
-from asyncclients.stores.outage import Everything, Nothing, Share, share_of
+from asyncclients.stores.silence import Silence
 from asyncclients.stores.slots import Lease, Slots
-from asyncclients.stores.terms import GRACE, PROBE, StoreSilentError
+from asyncclients.stores.terms import StoreSilentError
 
 if TYPE_CHECKING:
     from asyncclients.limits.limiter import Limiter
@@ -44,7 +43,7 @@ class Talk:
 
     Attributes:
         slots: what is held, and what the store has yet to hear.
-        share: what may be sent without the store; None while it answers.
+        silence: what may be sent without the store.
         rivals: other processes that waited in the same class, lately.
     """
 
@@ -63,14 +62,13 @@ class Talk:
         self.slots = Slots()
         self._loop = asyncio.get_running_loop()
         self._account = Account(local, self.slots, terms)
+        self.silence = Silence(self._account, terms)
         self._random = Random(terms.me)  # noqa: S311 - a different one in each process
-        self._failures = 0
-        self._failed_at = self._ask_at = -math.inf
+        self._ask_at = -math.inf
         self._used_at = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self.share: Share | None = None
         self.rivals = 0
 
     # --- What the limiter asks ------------------------------------------------------
@@ -95,10 +93,6 @@ class Talk:
     def admitted(self) -> None:
         """The vendor let a call in: that teaches all."""
         self._account.admitted += 1
-
-    def probed(self, now: float) -> bool:
-        """Was the store asked in vain a moment ago?"""
-        return now < self._failed_at + PROBE + 2 * self._terms.timeout
 
     def opens_at(self, now: float) -> float:
         """The earliest instant at which the store may give another slot."""
@@ -139,11 +133,9 @@ class Talk:
     def _plan(self, now: float) -> None:
         """Set the timer for what has to be said next, if nobody asks for more."""
         slots = self.slots
-        at = math.inf
-        if self.share is not None or self._failures:
-            at = self._failed_at + (PROBE if self._failures > 1 else 0.0)
-        else:
-            if slots.news() or self._account.refused:
+        at = self.silence.probe_at()
+        if at == math.inf:
+            if slots.news() or self._account.refused or self._account.doubts:
                 at = now + self._flush()
             if slots.leases:
                 at = min(at, slots.leases[-1].lapses_at)
@@ -167,56 +159,38 @@ class Talk:
         account, slots = self._account, self.slots
         slots.tidy(asked_at, max(account.periods()))
         demand, priority = self._queue.demand()
-        if leave or self.share is not None:
+        if leave or self.silence.share is not None:
             demand = 0  # a silent store is asked for a sign of life only
-        claim = account.claim(
-            asked_at, demand, priority, returns=self._returns(asked_at), leave=leave
-        )
+        returns = self.silence.returns(asked_at)
+        claim = account.claim(asked_at, demand, priority, returns=returns, leave=leave)
         told = slots.snapshot(claim.settled)
         try:
             grant = await self._backend.exchange(self._key, claim)
-        except StoreSilentError as why:
-            self._missed(claim, why)
         except ConfigurationError as error:
             slots.freed.clear()
             self._queue.fail(error)
+        except StoreSilentError as why:
+            self._missed(claim, str(why))
+        except Exception as failure:  # noqa: BLE001 - of a driver, or of ours: no call may hang on it
+            self._missed(claim, f"{type(failure).__name__}: {failure}"[:200])
         else:
             slots.told(told, set(claim.freed))
             self._hear(claim, grant, asked_at)
 
-    def _returns(self, now: float) -> bool:
-        """May others send right now, until they notice that the store is back?"""
-        if self.share is None or self._terms.when_down == "pause":
-            return False
-        begun = self._account.heard_at + max(self._account.periods())
-        return self._terms.when_down == "local" or now > begun
-
-    def _missed(self, claim: Claim, why: StoreSilentError) -> None:
-        now = self._failed_at = self._loop.time()
-        self._failures += 1
+    def _missed(self, claim: Claim, why: str) -> None:
+        now = self._loop.time()
         self.slots.freed.update(range(claim.first, claim.first + claim.wanted))
         self._account.beat_at = now
-        if self._failures == 1:
+        if not self.silence.missed(now):
             return
         if self._account.heard_at == -math.inf and self._terms.when_down == "safe_share":
             self._queue.fail(_unreachable(self._terms.store, why))
-        if self.share is None:
+        if self.silence.share is None:
             self.slots.drop_leases()
-            self.share = self._alone(now)
+            share = self.silence.begin(self._local.quotas, now)
             logger.warning(
-                "the shared limit store is silent (%s); until it answers, %s",
-                why,
-                self.share.outlook,
+                "the shared limit store is silent (%s); until it answers, %s", why, share.outlook
             )
-
-    def _alone(self, now: float) -> Share:
-        if self._terms.when_down == "local":
-            return Everything()
-        if self._terms.when_down == "pause":
-            return Nothing()
-        over_by = now + self._terms.lease + GRACE
-        account = self._account
-        return share_of(self._local.quotas, account.census, account.clock, now, over_by)
 
     def _hear(self, claim: Claim, grant: Grant, asked_at: float) -> None:
         heard_at = self._loop.time()
@@ -225,14 +199,14 @@ class Talk:
         for offset, opens in enumerate(grant.opens):
             usable_at = base + opens / SECOND
             self.slots.leases.append(Lease(usable_at, usable_at + lease, claim.first + offset))
+        if self._account.doubts:
+            self.slots.drop_leases()
         self._ask_at = base + grant.wait / SECOND
         if grant.rivals:  # not all at the same instant, nor always in the same order
             self._ask_at += self._random.random() * lease / 2
         self.rivals = grant.rivals
-        if self.share is not None:
+        if self.silence.end():
             logger.warning("the shared limit store answers again")
-        self.share = None
-        self._failures = 0
         self._learn(heard_at, grant.pause / SECOND)
 
     def _learn(self, now: float, pause: float) -> None:
@@ -250,11 +224,11 @@ class Talk:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         self.slots.drop_leases()
-        if self._account.heard_at > -math.inf and self.share is None:
+        if self._account.heard_at > -math.inf and self.silence.share is None:
             await self._exchange(leave=True)
 
 
-def _unreachable(store: str, why: StoreSilentError) -> ConfigurationError:
+def _unreachable(store: str, why: str) -> ConfigurationError:
     """The store never answered: nobody knows what others send."""
     return ConfigurationError(
         f"the shared limit store {store} could not be reached: {why}",

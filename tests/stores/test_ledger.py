@@ -170,6 +170,17 @@ def test_a_new_ledger(known: str, cold: bool, waits: int) -> None:
     assert ledger.exchange(claim(epoch="e1", wanted=1, first=2), START + waits).opens
 
 
+def test_a_clock_that_is_set_back_counts_as_a_spent_window() -> None:
+    """The store's clock goes back by a day: no call too many, and it goes on in three seconds."""
+    ledger = Ledger()
+    ledger.exchange(claim(wanted=2, pause=5 * SECOND), START)
+    at = START - 86_400 * SECOND
+    grant = ledger.exchange(claim(epoch="e1", fresh="e2", wanted=2, first=3), at)
+    assert (grant.opens, grant.epoch) == ((), "e2")
+    at += 3 * SECOND
+    assert ledger.exchange(claim(epoch="e2", wanted=2, first=5), at).opens == (0, 0)
+
+
 def test_the_living_are_counted() -> None:
     """Who beats counts; who leaves or is silent for `live` does not."""
     ledger = Ledger()
@@ -210,6 +221,7 @@ def random_claims(random: Random, steps: int) -> list[tuple[Claim, int]]:
     quotas = [TWO, PacedQuota(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)]
     for _ in range(steps):
         now += random.choice([0, 1000, 50_000, 300_000, 1_500_000, 70 * SECOND])
+        now -= random.choice([0] * 40 + [900_000, 30 * SECOND])
         me = random.choice("abcd")
         known = range(max(1, number[me] - 4), number[me])
         pick = {n: random.choice(["settled", "freed", "renewed", ""]) for n in known}

@@ -94,9 +94,7 @@ def within_quota(sandbox: Sandbox) -> bool:
     ],
 )
 @pytest.mark.parametrize("store", [RedisLimits, RedisTokens])
-def test_a_wrong_url_is_refused_at_once(
-    store: type[RedisLimits | RedisTokens], url: str
-) -> None:
+def test_a_wrong_url_is_refused_at_once(store: type[RedisLimits | RedisTokens], url: str) -> None:
     """What cannot be used is a ConfigurationError at construction, without the password.
 
     A traceback that is printed with its local variables does not show it either.

@@ -74,7 +74,10 @@ async def test_a_ledger_from_before_the_host_s_start(tmp_path: Path) -> None:
     ledgers = FileLedgers(path)
     await ledgers.exchange("s", claim(wanted=1))
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE ledger SET at = at + ?", (10**15,))
+        (state,) = connection.execute("SELECT state FROM ledger").fetchone()
+        later = msgspec.msgpack.decode(state, type=Ledger)
+        later.at += 10**15
+        connection.execute("UPDATE ledger SET state = ?", (msgspec.msgpack.encode(later),))
     connection.close()
     assert (await ledgers.exchange("s", claim(me="b", wanted=1))).opens == ()
     await ledgers.aclose()

@@ -28,6 +28,8 @@ class MemoryLedgers:
 
     Attributes:
         down: every command fails after the timeout.
+        fault: every command fails with it at once.
+        ahead: seconds by which its clock was set forward.
         deaf: so many answers are lost after the claim was taken in.
     """
 
@@ -35,6 +37,8 @@ class MemoryLedgers:
         self.ledgers: dict[str, Ledger] = {}
         self.latency, self.timeout = latency, timeout
         self.down = False
+        self.fault: Exception | None = None
+        self.ahead = 0.0
         self.deaf = 0
         self.commands = 0
         self.claims: list[Claim] = []
@@ -46,8 +50,10 @@ class MemoryLedgers:
         if self.down or claim.me in self.broken:
             await asyncio.sleep(self.timeout)
             raise StoreSilentError("down")
+        if self.fault is not None:
+            raise self.fault
         await asyncio.sleep(self.latency)
-        now = EPOCH + round(asyncio.get_running_loop().time() * 1e6)
+        now = EPOCH + round((asyncio.get_running_loop().time() + self.ahead) * 1e6)
         grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
         if self.deaf:
             self.deaf -= 1

@@ -1,0 +1,79 @@
+"""One scope's outage: how long the store has been silent, and what is sent meanwhile.
+
+The first failure is no outage, since it may be a stale connection: it is asked
+again at once. The second begins one, which ends with the first answer. What may
+be sent is said in `outage.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from asyncclients.stores.outage import Everything, Nothing, Share, share_of
+from asyncclients.stores.terms import GRACE, PROBE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncclients.limits.quota import Quota
+    from asyncclients.stores.account import Account
+    from asyncclients.stores.terms import Terms
+
+
+class Silence:
+    """How the store has failed to answer one scope.
+
+    Attributes:
+        failures: claims in a row that were not answered.
+        share: what may be sent without the store; None while there is no outage.
+    """
+
+    def __init__(self, account: Account, terms: Terms) -> None:
+        self._account, self._terms = account, terms
+        self._failed_at = -math.inf
+        self.failures = 0
+        self.share: Share | None = None
+
+    def probed(self, now: float) -> bool:
+        """Was the store asked in vain a moment ago?"""
+        return now < self._failed_at + PROBE + 2 * self._terms.timeout
+
+    def probe_at(self) -> float:
+        """When to ask again; inf while it answers."""
+        if not self.failures:
+            return math.inf
+        return self._failed_at + (PROBE if self.failures > 1 else 0.0)
+
+    def missed(self, now: float) -> bool:
+        """One more claim was not answered; is it an outage?"""
+        self._failed_at = now
+        self.failures += 1
+        return self.failures > 1
+
+    def begin(self, quotas: Sequence[Quota], now: float) -> Share:
+        """The outage begins: what may be sent of *quotas*."""
+        self.share = self._alone(quotas, now)
+        return self.share
+
+    def end(self) -> bool:
+        """The store has answered; was that the end of an outage?"""
+        ended = self.share is not None
+        self.share = None
+        self.failures = 0
+        return ended
+
+    def returns(self, now: float) -> bool:
+        """May others send right now, until they notice that the store is back?"""
+        if self.share is None or self._terms.when_down == "pause":
+            return False
+        begun = self._account.heard_at + max(self._account.periods())
+        return self._terms.when_down == "local" or now > begun
+
+    def _alone(self, quotas: Sequence[Quota], now: float) -> Share:
+        if self._terms.when_down == "local":
+            return Everything()
+        if self._terms.when_down == "pause":
+            return Nothing()
+        over_by = now + self._terms.lease + GRACE
+        return share_of(quotas, self._account.census, self._account.clock, now, over_by)

@@ -1,0 +1,50 @@
+"""Only the store's clock counts; what the others say, and what happens when that one is set."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from asyncclients.limits.quota import Quota
+from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.stores.clock import StoreClock
+
+from .world import EPOCH, World, most_in
+
+TWO = Quota(2, 1.0)
+TWENTY = Quota(20, 10.0)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("step", [-86_400.0, -30.0, 30.0, 86_400.0])
+@pytest.mark.parametrize("quota", [TWO, TWENTY])
+async def test_the_store_s_clock_is_set(
+    quota: Quota, step: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Forward or back, by half a minute or a day: no call too many, said, and a window later on."""
+    world = World(SlidingLog(quota.limit, quota.period), quota)
+    for _ in range(4):
+        world.start().work(4)
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(3.5 * quota.period + 7.7)
+    world.store.ahead = step
+    since = loop.time() + quota.period + 4
+    await asyncio.sleep(5 * quota.period + 10)
+    used = world.admitted(since, loop.time()) / (quota.rate * (loop.time() - since))
+    await world.stop()
+    assert most_in(quota.period, world.arrivals) <= quota.limit
+    assert used >= 0.9
+    assert "the window counts as spent" in caplog.text
+
+
+def test_the_clock_never_runs_ahead() -> None:
+    """Whatever the delays, the estimate lies between the true instant and the answer's."""
+    clock = StoreClock()
+    for asked, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
+        heard = asked + there + back
+        at = clock.hear(asked, heard, EPOCH + round((asked + there) * 1e6))
+        assert asked + there - 1e-5 <= at <= heard + 1e-5
+    # Set back by an hour: what was learned before is forgotten.
+    at = clock.hear(40.0, 40.1, EPOCH - 3_600_000_000)
+    assert at == pytest.approx(40.1)
