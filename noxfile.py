@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.options.default_venv_backend = "venv"
@@ -79,17 +81,26 @@ def extras(session: nox.Session, extra: str) -> None:
 @nox.session
 def lowest(session: nox.Session) -> None:
     """The default suite on the lowest versions that pyproject.toml allows."""
-    _groups(session, "test")
     session.install("-q", "uv")
-    session.run("uv", "pip", "install", "-q", "--resolution", "lowest-direct", EXTRAS)
-    session.run("pytest", "-q")
+    # Everything at once: what stands in an environment already is not lowered.
+    group = nox.project.dependency_groups(nox.project.load_toml(), "test")
+    session.run("uv", "pip", "install", "-q", "--resolution", "lowest-direct", EXTRAS, *group)
+    session.run("pytest", "-q", *session.posargs)
 
 
 @nox.session
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities in what is installed; needs the network."""
-    session.install("-q", "pip-audit", EXTRAS)
-    session.run("pip-audit")
+    """Known vulnerabilities in what users install; needs the network.
+
+    Strict: a package that could not be looked up fails the session, so that no answer from
+    the index is not taken for a clean bill.
+    """
+    session.install("-q", EXTRAS)
+    installed = session.run("pip", "freeze", "--exclude", "asyncclients", silent=True)
+    listed = session.create_tmp() + "/installed.txt"
+    Path(listed).write_text(str(installed))
+    session.install("-q", "pip-audit")
+    session.run("pip-audit", "--strict", "--no-deps", "--disable-pip", "-r", listed)
 
 
 @nox.session
@@ -103,6 +114,4 @@ def package(session: nox.Session) -> None:
 
 
 def _built(folder: str, pattern: str) -> list[str]:
-    from pathlib import Path
-
     return sorted(str(path) for path in Path(folder).glob(pattern))
