@@ -27,6 +27,9 @@ LONGEST_LIFETIME = 86_400.0
 _CHALLENGE_ERROR = re.compile(r'\berror\s*=\s*"?([\w.-]+)', re.IGNORECASE)
 
 
+Header = tuple[str, Secret]
+
+
 class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True):
     """A credential that is the same header on every request.
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from asyncclients.core.auth import ClientCredentials, HeaderLogin, Token, names_invalid_token
-from asyncclients.core.decoding import decoded, is_long
+from asyncclients.core.auth import ClientCredentials, HeaderLogin
+from asyncclients.core.bearer import STALE, Bearer
+from asyncclients.core.decoding import DECODED_IN_THREAD, decoded
 from asyncclients.core.endpoint import (
-    NoResponse,
     Outcome,
     Request,
     Response,
@@ -20,16 +20,14 @@ from asyncclients.core.endpoint import (
     current_lane,
 )
 from asyncclients.core.events import logger
-from asyncclients.core.failure import failure_of, quoted, retry_after, unknown_outcome
-from asyncclients.core.narrator import narrator_of
+from asyncclients.core.failure import failure_of, retry_after, unknown_outcome
+from asyncclients.core.narrator import narrator_of, tell_pause
 from asyncclients.core.retry import Tally, Verdict, judge
-from asyncclients.core.transport import STALE, Exchange
+from asyncclients.core.transport import Exchange
 from asyncclients.core.vendor import Meaning
 from asyncclients.core.wire import Wire, wire_of
 from asyncclients.errors import (
     AsyncClientsError,
-    DeadlineExceededError,
-    TokenRejectedError,
 )
 from asyncclients.limits.priority import Priority
 from asyncclients.secret import Secret
@@ -40,33 +38,38 @@ if TYPE_CHECKING:
     from asyncclients.core.endpoint import Watch
     from asyncclients.core.scope import Scope
     from asyncclients.core.settings import Terms
-    from asyncclients.core.transport import Credential, Header
-    from asyncclients.limits.permit import Permit
+    from asyncclients.core.transport import Credential
+    from asyncclients.errors import AsyncClientsError
 
 T = TypeVar("T")
 
 
 class Call(Generic[T]):
-    """The state of one call."""
+    """The state of one call.
+
+    Attributes:
+        bearer: its access token; None where the login goes without.
+    """
 
     __slots__ = (
+        "_answer",
+        "_exchange",
         "_lane",
         "_meaning",
-        "_permit",
-        "_renewed",
+        "_narrator",
         "_request",
         "_scope",
-        "_stale",
         "_tally",
         "_terms",
         "_ticket",
-        "_used",
         "_wire",
-        "narrator",
+        "bearer",
     )
 
     _scope: Scope
     _wire: Wire
+    _exchange: Exchange
+    _answer: Response
 
     def __init__(self, terms: Terms, request: Request[T]) -> None:
         if terms.options.retry_unsafe and not request.idempotent:
@@ -76,10 +79,8 @@ class Call(Generic[T]):
         self._ticket = terms.ticket(self._lane)
         self._tally = Tally()
         self._meaning = Meaning.FAILURE
-        self._permit: Permit | None = None
-        self._used: Token | None = None
-        self._renewed = self._stale = False
-        self.narrator = narrator_of(terms, request)
+        self._narrator = narrator_of(terms, request)
+        self.bearer: Bearer | None = None
 
     def open(self) -> None:
         """Find the scope and put the request together; nothing is sent.
@@ -90,84 +91,39 @@ class Call(Generic[T]):
             ValueError: the request has no form on the wire.
         """
         terms, request = self._terms, self._request
-        self._scope = terms.scope()
+        self._scope = scope = terms.scope()
         self._wire = wire_of(terms.base_url, request, terms.options.headers)
-        self.narrator.started(terms.base_url, request)
+        if scope.tokens is not None and isinstance(terms.login, ClientCredentials):
+            self.bearer = Bearer(scope.tokens, self._ticket.deadline_at)
+        if self._narrator is not None:
+            self._narrator.started(terms.base_url, request)
 
     # --- The steps of one attempt -------------------------------------------------
 
-    @property
-    def by_token(self) -> bool:
-        """Does the login go by an access token?"""
-        tokens, login = self._scope.tokens, self._terms.login
-        return tokens is not None and isinstance(login, ClientCredentials)
-
-    async def token(self) -> Token:
-        """The access token, for a login that goes by one."""
-        tokens = self._scope.tokens
-        assert tokens is not None
-        now = asyncio.get_running_loop().time()
-        found = tokens.current(now)
-        if found is not None:
-            return found
-        deadline_at = self._ticket.deadline_at
-        try:
-            async with asyncio.timeout_at(None if deadline_at == math.inf else deadline_at):
-                return await tokens.get(now)
-        except AsyncClientsError:
-            raise
-        except TimeoutError:
-            pass
-        raise DeadlineExceededError(
-            "got no access token before its deadline",
-            advice="Allow a longer deadline: asking for a token is a request of its own",
-        )
-
-    async def exchange(self, token: Token | None) -> Outcome:
+    def exchange(self) -> Awaitable[Outcome]:
         """One request on the wire, once its permit is granted."""
-        session = self._scope.session()
-        exchange = Exchange(
-            self._scope.scheduler,
-            self._scope.alarm,
+        scope, terms = self._scope, self._terms
+        session = scope.session()
+        self._exchange = exchange = Exchange(
+            scope.scheduler,
+            scope.alarm,
             self._ticket,
-            timeout=self._terms.timeout,
-            credential=self._credential(token),
+            self._tally,
+            timeout=terms.timeout,
+            credential=self._credential(),
         )
-        if self.narrator.listening:
-            exchange.on_sent = self.narrator.sent
+        if self._narrator is not None:
+            exchange.on_sent = self._narrator.sent
         if self._lane is not None:
             exchange.watch = self._watch(self._lane.watch)
-        try:
-            outcome = await exchange.run(
-                session, self._wire, self._terms.settings.max_response_bytes
-            )
-        finally:
-            self._permit = exchange.permit
-            self._tally.attempts += exchange.sent
-        self._ticket.again = True
-        if outcome is STALE:
-            self._stale = True
-            return outcome
-        # Test doubles of a session know no middleware: they send without a permit.
-        self._tally.attempts += not exchange.sent
-        self.narrator.outcome(outcome, self._tally.attempts, self._secrets)
-        return outcome
+        return exchange.run(session, self._wire, terms.settings.max_response_bytes)
 
-    def _credential(self, token: Token | None) -> Credential:
+    def _credential(self) -> Credential:
         """The header that carries the credential, or what gives it when the turn has come."""
+        if self.bearer is not None:
+            return self.bearer.header
         login = self._terms.login
-        if token is not None:
-            self._used = token
-            return self._fresh
         return (login.header, login.value) if isinstance(login, HeaderLogin) else None
-
-    def _fresh(self, now: float) -> Header | None:
-        """The access token at *now*, which may be another's by then; an old one only once."""
-        tokens = self._scope.tokens
-        assert tokens is not None
-        found = tokens.current(now) or (self._used if self._stale else None)
-        self._used = found
-        return None if found is None else ("Authorization", found.authorization)
 
     def _watch(self, watch: Watch | None) -> Callable[[], Awaitable[None]] | None:
         """Tells *watch* that the request is about to go out."""
@@ -176,36 +132,32 @@ class Call(Generic[T]):
         quotas = self._scope.scheduler.limiter.quotas
         return partial(watch.sending, Sending(self._scope.key, quotas, self._request.idempotent))
 
-    async def token_refused(self, outcome: Outcome) -> bool:
-        """Is the access token no good, and is it worth one more try with a new one?"""
+    def note(self, outcome: Outcome) -> Outcome:
+        """The exchange is over."""
+        self._ticket.again = True
         if outcome is STALE:
-            return True
-        token = self._used
-        if token is None or isinstance(outcome, NoResponse) or outcome.status != 401:
-            return False
-        if not names_invalid_token(outcome.status, outcome.headers, outcome.body):
-            return False
-        tokens = self._scope.tokens
-        assert tokens is not None
-        await tokens.forget(token)
-        if not self._renewed and self._tally.requests_left(self._terms.policy):
-            self._renewed = True
-            return True
-        error = TokenRejectedError(
-            "refused a token that it had just issued" if self._renewed else "refused its token",
-            status=401,
-            excerpt=quoted(outcome.body, self._secrets()),
-            advice="Check that the client is enabled for this API, and the clocks",
-        )
-        if self._renewed:
-            tokens.fail(error, asyncio.get_running_loop().time())
-        raise error
+            return outcome
+        if not self._exchange.sent:
+            # Test doubles of a session know no middleware: they send without a permit.
+            self._tally.attempts += 1
+        if self._narrator is not None:
+            self._narrator.outcome(outcome, self._tally.attempts, self._secrets)
+        return outcome
+
+    async def judge_token(self, outcome: Outcome) -> Verdict:
+        """As `judge`, for a call that goes by an access token."""
+        assert self.bearer is not None
+        again = self._tally.requests_left(self._terms.policy)
+        if await self.bearer.refused(outcome, self._secrets, again=again):
+            return Verdict.RENEWED
+        return self.judge(outcome)
 
     def judge(self, outcome: Outcome) -> Verdict:
         """What to do with *outcome*."""
         if isinstance(outcome, Response):
             self._meaning = self._read(outcome)
             if self._meaning is Meaning.SUCCESS:
+                self._answer = outcome
                 return Verdict.DONE
             if self._meaning is Meaning.RATE_LIMITED:
                 self._note_refusal(outcome)
@@ -222,14 +174,17 @@ class Call(Generic[T]):
 
     def _note_refusal(self, outcome: Response) -> None:
         # With a permit, the transport saw a 429 at its headers.
-        if outcome.status != 429 or self._permit is None:
-            self._scope.scheduler.refuse(retry_after(outcome), self._permit)
+        permit = self._exchange.permit
+        if outcome.status != 429 or permit is None:
+            self._scope.scheduler.refuse(retry_after(outcome), permit)
         if self._lane is not None and self._lane.watch is not None:
             self._lane.watch.refused()
-        self.narrator.paused(self._scope, asyncio.get_running_loop().time())
+        tell_pause(self._terms, self._scope, asyncio.get_running_loop().time())
 
     async def wait(self, verdict: Verdict, outcome: Outcome) -> bool:
         """Wait as *verdict* says; False where the call must not be repeated."""
+        if verdict is Verdict.RENEWED:
+            return True
         if verdict not in (Verdict.AGAIN, Verdict.REFUSED):
             return False
         asked = retry_after(outcome) if isinstance(outcome, Response) else None
@@ -241,7 +196,7 @@ class Call(Generic[T]):
         if verdict is Verdict.REFUSED:
             # The scope is paused: the queue is the place to wait, for those who pass it.
             self._tally.refusals += 1
-            if self._permit is None:
+            if self._exchange.permit is None:
                 await self._scope.pause(self._scope.scheduler.limiter.snapshot(now).paused_for)
             return True
         self._tally.failures += 1
@@ -255,22 +210,32 @@ class Call(Generic[T]):
 
     # --- The end --------------------------------------------------------------------
 
-    async def result(self, outcome: Outcome) -> T:
-        """What the endpoint promises, decoded."""
-        assert isinstance(outcome, Response)
-        returns = self._request.endpoint.returns
-        vendor = self._terms.vendor
-        if is_long(outcome):
-            result = await asyncio.to_thread(decoded, outcome, returns, vendor, self._secrets)
-        else:
-            result = decoded(outcome, returns, vendor, self._secrets)
-        self.narrator.ended(None)
+    @property
+    def is_long(self) -> bool:
+        """Would decoding the answer hold up the event loop?"""
+        return len(self._answer.body) > DECODED_IN_THREAD
+
+    async def long_result(self) -> T:
+        """As `result`, decoded off the event loop."""
+        result = await asyncio.to_thread(self._decoded)
+        self.ended(None)
         return result
 
-    def nothing(self) -> T:
-        """The result of a deletion that was done before."""
-        self.narrator.ended(None)
-        return cast("T", None)
+    def result(self) -> T:
+        """What the endpoint promises, decoded."""
+        result = self._decoded()
+        if self._narrator is not None:
+            self._narrator.ended(None)
+        return result
+
+    def _decoded(self) -> T:
+        returns = self._request.endpoint.returns
+        return decoded(self._answer, returns, self._terms.vendor, self._secrets)
+
+    def ended(self, error: BaseException | None) -> None:
+        """The call returns, or raises *error*."""
+        if self._narrator is not None:
+            self._narrator.ended(error)
 
     def failure(self, verdict: Verdict, outcome: Outcome) -> AsyncClientsError:
         """The error that ends the call."""
@@ -294,7 +259,8 @@ class Call(Generic[T]):
         """All that must be cut from what the vendor echoes."""
         login = self._terms.login
         secrets = () if login is None else login.secrets
-        return secrets if self._used is None else (*secrets, *self._used.secrets)
+        used = None if self.bearer is None else self.bearer.used
+        return secrets if used is None else (*secrets, *used.secrets)
 
     def _name(self) -> str:
         return f"{self._terms.vendor.name}.{self._request.endpoint.operation}"

@@ -78,9 +78,24 @@ def _encode_custom(value: Any) -> Any:
 _encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
 
 
-@lru_cache(maxsize=512)
+_MOST_DECODERS = 512
+_decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
+"""By identity: to hash a type like `Envelope[Contact]` costs as much as to decode a small body."""
+
+
 def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
     """The decoder for *cls*, made once."""
+    known = _decoders.get(id(cls))
+    if known is not None:
+        return known[1]
+    made = _make_decoder(cls)
+    if len(_decoders) < _MOST_DECODERS:
+        _decoders[id(cls)] = (cls, made)  # the type is kept, so that its id stays its own
+    return made
+
+
+@lru_cache(maxsize=_MOST_DECODERS)
+def _make_decoder(cls: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(cls, dec_hook=_decode_custom)
 
 
@@ -160,13 +175,15 @@ def encode_form(body: Any) -> bytes:
 
 def encode_query(params: Mapping[str, Any]) -> str:
     """*params* as a query string without `?`; None and UNSET are left out."""
-    # Most names and values need no quoting, and finding that out is quicker than quoting.
-    return "&".join(
-        [
-            pair if _PLAIN(pair := f"{name}={value}") else f"{quote_plus(name)}={quote_plus(value)}"
-            for name, value in _pairs(params)
-        ]
-    )
+    pairs: list[str] = []
+    for name, value in params.items():
+        if value is None or value is msgspec.UNSET:
+            continue
+        text = value if type(value) is str else _flat(name, value)
+        # Most names and values need no quoting, and finding that out is quicker than quoting.
+        pair = f"{name}={text}"
+        pairs.append(pair if _PLAIN(pair) else f"{quote_plus(name)}={quote_plus(text)}")
+    return "&".join(pairs)
 
 
 def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -178,7 +195,7 @@ def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _flat(name: str, value: Any) -> str:
-    if isinstance(value, bool):
+    if value is True or value is False:
         return "true" if value else "false"
     if isinstance(value, (str, int, float)):
         return str(value)

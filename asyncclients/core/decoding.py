@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncclients.core import codec
@@ -16,13 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_IN_THREAD = 2**20
+DECODED_IN_THREAD = 2**20
 """Bytes from which a body is decoded off the event loop."""
-
-
-def is_long(answer: Response) -> bool:
-    """Would decoding *answer* hold up the event loop?"""
-    return len(answer.body) > _IN_THREAD
 
 
 def decoded(
@@ -31,13 +27,16 @@ def decoded(
     """The body of *answer* as *returns*; the answer itself where that is `Response`.
 
     Raises:
-        DecodeError: it is something else; quotes its start, without *secrets*.
+        DecodeError: it is something else, or markup that says it went well; quotes its
+            start, without *secrets*.
     """
     cls: Any = returns
-    if cls is Response:
+    whole = cls is Response
+    if whole and answer.status >= 300:
         return cast("T", answer)
     try:
-        return cast("T", codec.decode(answer.body, cls))
+        body = codec.decode(answer.body, NoneType if whole else cls)
+        return cast("T", answer if whole else body)
     except DecodeError as caught:
         bad = caught
     known = secrets()

@@ -7,7 +7,7 @@ repeat, or raise. What each step knows is in `call.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -18,7 +18,7 @@ from asyncclients.core.settings import Settings, Terms
 from asyncclients.errors import AsyncClientsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from asyncclients.core.auth import Login
     from asyncclients.core.scope import Scope
@@ -55,13 +55,13 @@ class Dispatcher:
         sibling.terms = msgspec.structs.replace(self.terms, options=options)
         return sibling
 
-    async def send(self, request: Request[T]) -> T:
+    def send(self, request: Request[T]) -> Coroutine[Any, Any, T]:
         """Make one call and return what its endpoint promises.
 
         Raises:
             AsyncClientsError: with vendor, operation, method, path and attempts filled in.
         """
-        return await run(Call(self.terms, request))
+        return run(Call(self.terms, request))
 
 
 async def run(call: Call[T]) -> T:
@@ -70,21 +70,21 @@ async def run(call: Call[T]) -> T:
     try:
         call.open()
         while True:
-            token = await call.token() if call.by_token else None
-            outcome = await call.exchange(token)
-            if token is not None and await call.token_refused(outcome):
-                continue
-            verdict = call.judge(outcome)
+            if call.bearer is not None:
+                await call.bearer.take()
+            outcome = call.note(await call.exchange())
+            verdict = await call.judge_token(outcome) if call.bearer else call.judge(outcome)
             if verdict is Verdict.DONE:
-                return await call.result(outcome)
+                return await call.long_result() if call.is_long else call.result()
             if verdict is Verdict.GONE:
-                return call.nothing()
+                call.ended(None)
+                return cast("T", None)
             if not await call.wait(verdict, outcome):
                 raise call.failure(verdict, outcome)  # noqa: TRY301 - for the line below
     except AsyncClientsError as raised:
         error = raised.with_facts(**call.facts())
     except BaseException as foreign:
-        call.narrator.ended(foreign)
+        call.ended(foreign)
         raise
-    call.narrator.ended(error)
+    call.ended(error)
     raise error

@@ -35,11 +35,20 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
-def narrator_of(terms: Terms, request: Request[Any]) -> Narrator:
+def narrator_of(terms: Terms, request: Request[Any]) -> Narrator | None:
     """Who tells the story of a call: nobody, where nobody listens."""
     if terms.settings.listeners or capturing():
         return Narrator(terms, request)
-    return _SILENT
+    return None
+
+
+def tell_pause(terms: Terms, scope: Scope, now: float) -> None:
+    """The vendor refused by rate: tell the log in any case."""
+    seconds = scope.scheduler.limiter.snapshot(now).paused_for
+    if seconds > 0:
+        event = ScopePaused(vendor=scope.vendor, scope=scope.key, seconds=seconds)
+        log_pause(event)
+        tell(terms.settings.listeners, event)
 
 
 class Narrator:
@@ -52,11 +61,6 @@ class Narrator:
         self._vendor, self._operation = terms.vendor, request.endpoint.operation
         self._number = next(_numbers)
         self.attempts = 0
-
-    @property
-    def listening(self) -> bool:
-        """Does anyone want to know?"""
-        return bool(self._listeners)
 
     def started(self, base_url: str, request: Request[Any]) -> None:
         """The call is about to take its place in the queue."""
@@ -96,32 +100,8 @@ class Narrator:
         )
         tell(self._listeners, event)
 
-    def paused(self, scope: Scope, now: float) -> None:
-        """The vendor refused by rate."""
-        seconds = scope.scheduler.limiter.snapshot(now).paused_for
-        if seconds > 0:
-            event = ScopePaused(vendor=scope.vendor, scope=scope.key, seconds=seconds)
-            log_pause(event)
-            tell(self._listeners, event)
-
     def ended(self, error: BaseException | None) -> None:
         """The call returned, or raised *error*."""
         if self._listeners:
             name = None if error is None else type(error).__name__
             tell(self._listeners, CallEnded(call=self._number, attempts=self.attempts, error=name))
-
-
-class _Silent(Narrator):
-    """Tells nobody; one for all calls."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self._listeners = ()
-
-    def started(self, base_url: str, request: Request[Any]) -> None: ...
-    def outcome(self, outcome: Outcome, attempts: int, secrets: Secrets) -> None: ...
-    def ended(self, error: BaseException | None) -> None: ...
-
-
-_SILENT = _Silent()

@@ -77,6 +77,7 @@ class Verdict(Enum):
 
     DONE = "done"
     GONE = "done: the thing to delete is not there any more"
+    RENEWED = "again at once, with another token"
     AGAIN = "again, after a wait"
     REFUSED = "again, once the scope's pause is over"
     FAIL = "raise"

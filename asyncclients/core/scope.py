@@ -13,7 +13,7 @@ import msgspec
 
 from asyncclients.core.alarm import Alarm
 from asyncclients.core.events import logger
-from asyncclients.core.transport import open_session
+from asyncclients.core.session import open_session
 from asyncclients.errors import ClientClosedError
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota

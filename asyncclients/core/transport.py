@@ -16,75 +16,42 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
+from aiohttp import hdrs
 
 from asyncclients.core.alarm import Timed
+from asyncclients.core.auth import Header
+from asyncclients.core.bearer import STALE
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
+from asyncclients.core.session import CONNECT_TIMEOUT, NO_TIMEOUT
 from asyncclients.core.silence import never_sent, silence, timed_out, too_large, too_late
+from asyncclients.core.wire import JSON, PLAIN, Wire
 from asyncclients.errors import (
     AsyncClientsError,
     ClientClosedError,
     DeadlineExceededError,
-    TokenError,
 )
 from asyncclients.limits.ratelimit_headers import read_signal
 
 if TYPE_CHECKING:
+    from multidict import CIMultiDict
+
     from asyncclients.core.alarm import Alarm
-    from asyncclients.core.wire import Wire
+    from asyncclients.core.retry import Tally
     from asyncclients.limits.limiter import Permit
     from asyncclients.limits.scheduler import Scheduler, Ticket
-    from asyncclients.secret import Secret
 
-_CONNECT_TIMEOUT = 15.0
-"""Seconds for name resolution, connection and TLS: nothing is sent before they are done."""
-_NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=_CONNECT_TIMEOUT)
-_OURS = ("Content-Type",)
+_ENCODING = hdrs.CONTENT_ENCODING
+_OURS = (hdrs.CONTENT_TYPE,)
 """Headers that are sent as we state them or not at all: a presigned address covers them."""
-_KEEPALIVE = 4.0
-"""Seconds an idle connection is kept: below the 5 s at which common servers close theirs."""
 
-Header = tuple[str, "Secret"]
 Credential = Header | Callable[[float], Header | None] | None
 """The header that carries the credential; or what gives it at the instant of the send,
 None where it is not good any more by then."""
 
-STALE = NoResponse("no", TokenError, "had its access token expire while it waited")
-"""Nothing was sent, and the permit is free again: the credential is to be fetched anew."""
-
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
-
-
-class _QuietConnector(aiohttp.TCPConnector):
-    """Does not reuse a connection on which something arrived while it idled.
-
-    Such bytes are an answer nobody asked for; the next request would get it.
-    aio-libs/aiohttp#13656.
-    """
-
-    async def _get(self, key: Any, traces: Any) -> Any:
-        while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                return connection
-            connection.close()
-        return None
-
-
-def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aiohttp.ClientSession:
-    """A session for one credential: no cookies, no proxies, no redirects, no limits of its own.
-
-    One each, so that a stray answer cannot cross credentials.
-    """
-    return aiohttp.ClientSession(
-        connector=_QuietConnector(limit=0, keepalive_timeout=_KEEPALIVE),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=_NO_TIMEOUT,
-        trust_env=False,
-        trace_configs=trace_configs,
-    )
 
 
 class _StaleError(Exception):
@@ -99,7 +66,6 @@ class Exchange(Timed):
 
     __slots__ = (
         "alarm",
-        "cookies",
         "credential",
         "failure",
         "loop",
@@ -107,28 +73,33 @@ class Exchange(Timed):
         "permit",
         "scheduler",
         "sent",
+        "tally",
         "ticket",
         "timeout",
         "watch",
+        "wire",
     )
+
+    wire: Wire
 
     def __init__(
         self,
         scheduler: Scheduler,
         alarm: Alarm,
         ticket: Ticket,
+        tally: Tally,
         *,
         timeout: float,
         credential: Credential,
     ) -> None:
-        self.loop = scheduler.loop
-        super().__init__(self.loop)
-        self.scheduler, self.alarm, self.ticket = scheduler, alarm, ticket
+        self.loop = loop = scheduler.loop
+        Timed.__init__(self, loop)
+        self.scheduler, self.alarm, self.ticket, self.tally = scheduler, alarm, ticket, tally
         self.timeout, self.credential = timeout, credential
         self.on_sent: Callable[[float], None] | None = None
         self.watch: Callable[[], Awaitable[None]] | None = None
         self.permit: Permit | None = None
-        self.sent = self.cookies = False
+        self.sent = False
         self.failure: BaseException | None = None
 
     async def __call__(
@@ -142,19 +113,19 @@ class Exchange(Timed):
         if permit is None:
             permit = await scheduler.take(self.ticket)
         self.permit = permit
-        now = self.loop.time()
-        self.alarm.set(self, now + self.timeout)
+        self.alarm.set(self, permit.sent_at + self.timeout)
         try:
             if self.watch is not None:
                 await self.watch()
-            self._sign(request)
+            self._sign(request.headers)
         except BaseException as failure:
             self.failure = failure
             scheduler.returned(permit)
             raise
         if self.on_sent is not None:
-            self.on_sent(now - asked_at)
+            self.on_sent(self.loop.time() - asked_at)
         self.sent = True
+        self.tally.attempts += 1
         try:
             response = await handler(request)
         except BaseException as failure:
@@ -167,7 +138,7 @@ class Exchange(Timed):
         scheduler.answered(permit, read_signal(response.status, response.headers))
         return response
 
-    def _sign(self, request: aiohttp.ClientRequest) -> None:
+    def _sign(self, headers: CIMultiDict[str]) -> None:
         """Put the credential in, and what others left in a borrowed session's jar out."""
         credential = self.credential
         if callable(credential):
@@ -175,9 +146,12 @@ class Exchange(Timed):
             if credential is None:
                 raise _StaleError
         if credential is not None:
-            request.headers[credential[0]] = credential[1].reveal()
-        if not self.cookies:
-            request.headers.pop("Cookie", None)
+            headers[credential[0]] = credential[1].reveal()
+        ours = self.wire.headers
+        if ours is PLAIN:
+            headers[hdrs.ACCEPT] = JSON
+        if hdrs.COOKIE in headers and hdrs.COOKIE not in ours:
+            del headers[hdrs.COOKIE]
 
     def __deepcopy__(self, memo: object) -> Exchange:
         return self  # test doubles of a session copy what they are called with
@@ -194,7 +168,7 @@ class Exchange(Timed):
             DeadlineExceededError: before anything was sent.
             ClientClosedError: the pool or its session was closed meanwhile.
         """
-        self.cookies = "Cookie" in wire.headers
+        self.wire = wire
         at = self.ticket.deadline_at  # queueing included, unlike the timeout
         deadline = None if at == math.inf else self.loop.call_at(at, self.ring)
         response: aiohttp.ClientResponse | None = None
@@ -203,18 +177,20 @@ class Exchange(Timed):
             response = await session.request(
                 wire.method,
                 wire.url,
-                headers=wire.headers,
+                # What has no headers of its own is spared two copies of them.
+                headers=None if wire.headers is PLAIN else wire.headers,
                 data=None if wire.body is None else wire.payload(self.progressed),
                 middlewares=(self,),
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
-                skip_auto_headers=None if wire.body is None else _OURS,
+                skip_auto_headers=None if wire.body is None or wire.typed else _OURS,
                 timeout=self._connecting(),
             )
             content = await read_body(response, max_bytes)
             if content is not None:
-                response.release()
+                if not response.closed:
+                    response.release()
                 outcome = Response(response.status, response.headers, content)
             else:
                 response.close()
@@ -278,15 +254,15 @@ class Exchange(Timed):
         left = self.timeout
         if self.ticket.deadline_at < math.inf:
             left = min(left, self.ticket.deadline_at - self.loop.time())
-        if left * 0.9 >= _CONNECT_TIMEOUT:
-            return _NO_TIMEOUT
+        if left * 0.9 >= CONNECT_TIMEOUT:
+            return NO_TIMEOUT
         return aiohttp.ClientTimeout(total=None, connect=left * 0.9, ceil_threshold=math.inf)
 
 
 async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
     """The decompressed body; None as soon as it is longer than *max_bytes*."""
     length = response.content_length
-    if length is not None and length <= max_bytes and "Content-Encoding" not in response.headers:
+    if length is not None and length <= max_bytes and _ENCODING not in response.headers:
         return await response.read()
     chunks: list[bytes] = []
     size = 0

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from asyncclients.core.endpoint import Request
 
 _LARGE_BODY = 2**20
-_CONTENT_TYPES = {"json": "application/json", "form": "application/x-www-form-urlencoded"}
-_PLAIN = CIMultiDictProxy(CIMultiDict({"Accept": "application/json"}))
+JSON = "application/json"
+PLAIN = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
+"""The headers of a request that has no body and none of its own."""
+_WITH_JSON = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}))
+_WITH_FORM = CIMultiDictProxy(
+    CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
+)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
@@ -33,6 +38,8 @@ class Wire(msgspec.Struct, frozen=True):
     url: URL
     headers: Mapping[str, str]
     body: Body = None
+    typed: bool = False
+    """Do the headers say of what type the body is?"""
 
     def __repr__(self) -> str:
         return f"<Wire {self.method} {self.url.origin()}>"
@@ -77,19 +84,23 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
     if request.params and (query := codec.encode_query(request.params)):
         url += "?" + query
     address = URL(url, encoded=True)
-    if request.body is None and not headers and not request.headers:
-        return Wire(endpoint.method, address, _PLAIN)
-    fields = CIMultiDict(_PLAIN)
-    body: bytes | None = None
-    if request.body is not None:
-        encode = codec.encode if endpoint.form == "json" else codec.encode_form
-        body = encode(request.body)
-        fields["Content-Type"] = _CONTENT_TYPES[endpoint.form]
-    for extra in (headers, request.headers):
-        if extra:
-            check_headers(extra)
-            fields.update(extra)
-    return Wire(endpoint.method, address, fields, body)
+    body, fields = _body_of(request)
+    if headers or request.headers:
+        fields = CIMultiDict(fields)
+        for extra in (headers, request.headers):
+            if extra:
+                check_headers(extra)
+                fields.update(extra)
+    return Wire(endpoint.method, address, fields, body, typed=body is not None)
+
+
+def _body_of(request: Request[Any]) -> tuple[bytes | None, Mapping[str, str]]:
+    """The body of *request*, and the headers that go with it."""
+    if request.body is None:
+        return None, PLAIN
+    if request.endpoint.form == "json":
+        return codec.encode(request.body), _WITH_JSON
+    return codec.encode_form(request.body), _WITH_FORM
 
 
 def check_headers(headers: Mapping[str, str]) -> None:

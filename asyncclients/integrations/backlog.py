@@ -21,10 +21,10 @@ from asyncclients.backfill.failures import encode_row
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.backfill.steps import Tally, plain
 from asyncclients.backfill.unknowns import Unknown
-from asyncclients.core.paging import Page
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.database import Connection, Database, counts
 from asyncclients.integrations.tables import BATCHES, JOBS, PAGES, ROWS
+from asyncclients.paging import Page
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from asyncclients.backfill.steps import Destination, Reached, pull_step, push_step
-from asyncclients.core.paging import Paginator
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.integrations.backlog import Backlog, SharedShelf, Task
 from asyncclients.integrations.database import Database, SharedBook
+from asyncclients.paging import Paginator
 
 T = TypeVar("T")
 Resolve = Callable[[str], Destination | Paginator[Any]]

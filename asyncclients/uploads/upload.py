@@ -106,11 +106,12 @@ class UploadCall(Call[Response]):
         """Find the scope and put the request together; nothing is sent."""
         self._scope = self._terms.scope()
         self._wire = self._link.wire(self._content)
-        self.narrator.started(self._terms.base_url, self._request)
+        if self._narrator is not None:
+            self._narrator.started(self._terms.base_url, self._request)
 
-    async def exchange(self, token: Any) -> Any:
+    async def exchange(self) -> Any:
         """One request on the wire; what the source raises meanwhile is raised here."""
-        outcome = await super().exchange(token)
+        outcome = await super().exchange()
         if self._content.failure is not None:
             raise self._content.failure
         return outcome

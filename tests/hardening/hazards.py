@@ -259,7 +259,7 @@ BACKFILL: Final = (
     Hazard(75, "Ties in the order", "Items are told apart by their ids, not by their order.",
            tests(PULL, "what_comes_twice_is_written_once")),
     Hazard(76, "A listing that repeats", "`PaginationError` at the page that repeats.",
-           tests("core/test_paging.py::test_", "a_page_that_repeats_is_an_error")),
+           tests("test_paging.py::test_", "a_page_that_repeats_is_an_error")),
     Hazard(77, "A listing that ends early", "Compared with the vendor's count, or said so.",
            tests(PULL, "short_lists", "without_a_count_the_report_says_so")),
     Hazard(78, "Killed at any instant", "Nothing is lost, nothing sent or written twice.",

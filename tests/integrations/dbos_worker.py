@@ -10,8 +10,8 @@ import sys
 
 from asyncclients import DigitalOnboardingClient, IntouchClient, Quota, SessionPool
 from asyncclients.backfill.steps import Destination
-from asyncclients.core.paging import Paginator
 from asyncclients.integrations.dbos import Backfills
+from asyncclients.paging import Paginator
 from asyncclients.vendors.digital_onboarding import NewContact
 from asyncclients.vendors.intouch import NewHierarchy
 

@@ -17,8 +17,8 @@ from asyncclients import (
     capture_responses,
 )
 from asyncclients.core.explain import Explanation
-from asyncclients.core.paging import Page, Paginator
 from asyncclients.core.scope import ScopeStats
+from asyncclients.paging import Page, Paginator
 from asyncclients.vendors import digital_onboarding as do
 from asyncclients.vendors import emma, intempt, intouch, totango
 

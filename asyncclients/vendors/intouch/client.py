@@ -14,10 +14,10 @@ from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
-from asyncclients.core.paging import Page, Paginator
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.vendor import guarded
 from asyncclients.limits.quota import Quota
+from asyncclients.paging import Page, Paginator
 from asyncclients.secret import Secret
 from asyncclients.vendors.intouch.endpoints import (
     ADD_RECORD,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from asyncclients.core.paging import Page, Paginator
 from asyncclients.errors import PaginationError
+from asyncclients.paging import Page, Paginator
 
 PAGES = [["a", "b"], ["c"], ["d", "e"]]
 
