@@ -1,6 +1,7 @@
 """What we know of aiohttp and rely on or work around, so that an upgrade that changes it shows.
 
-Each test states aiohttp's own behaviour first and ours beside it.
+Each test states aiohttp's own behaviour first and ours beside it. Those of other libraries
+are in `test_upstream_parsers.py`, `tests/limits/test_pacing.py`, `tests/stores/test_upstream.py`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.transport import open_session
-from asyncclients.errors import AsyncClientsError, ResponseTooLargeError, UnexpectedRedirectError
+from asyncclients.core.session import open_session
+from asyncclients.errors import (
+    AsyncClientsError,
+    AttemptTimeoutError,
+    ConnectError,
+    DecodeError,
+    ResponseTooLargeError,
+    UnexpectedRedirectError,
+)
 from tests.core.toy import QUICK, ToyClient
 from tests.fakes import CANARY, Connection, answers, byte_server, hangs_up, http, leaks
 
@@ -144,3 +152,156 @@ async def test_what_we_use_of_aiohttp_s_own() -> None:
         assert parameters == ["self", "key", "traces"]
         assert inspect.signature(type(connector)._get).parameters.keys() == set(parameters)  # pyright: ignore[reportPrivateUsage]
     assert isinstance(ResponseHandler.should_close, property)
+
+
+async def test_aiohttp_gives_a_session_s_cookies_to_every_host() -> None:
+    """Upstream: cookies that a session is made with go wherever it is asked. Ours: no jar."""
+    async with byte_server(answers(FINE)) as one, byte_server(answers(FINE)) as other:
+        jar = aiohttp.CookieJar(unsafe=True)  # hosts that are numbers have cookies too
+        async with aiohttp.ClientSession(cookies={"login": CANARY}, cookie_jar=jar) as session:
+            for server in (one, other):
+                async with session.get(server.url):
+                    pass
+                assert CANARY in server.arrived[0].headers["cookie"]
+    async with open_session() as session:
+        assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
+
+
+CUT = (
+    http(body=gzip.compress(bytes(range(256)) * 400)[:300], headers={"Content-Encoding": "gzip"}),
+    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"id": 1',
+)
+
+
+@pytest.mark.parametrize("reply", CUT, ids=["compressed", "until the end of the connection"])
+async def test_aiohttp_takes_a_cut_body_for_a_whole_one(reply: bytes) -> None:
+    """Upstream: a compressed stream without its end is no error, nor one that ends with the line.
+
+    Ours: what JSON does not end is a `DecodeError`.
+    """
+
+    async def cut(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(reply)
+
+    async with byte_server(cut) as server:
+        async with aiohttp.ClientSession() as session, session.get(server.url) as response:
+            assert await response.read()
+        async with SessionPool(retry=QUICK) as pool:
+            with pytest.raises(DecodeError):
+                await ToyClient(pool, base_url=server.url).things.get()
+
+
+async def test_aiohttp_s_frames_hold_the_request_where_nobody_listens() -> None:
+    """Upstream: a traceback with locals of a failed connection shows the headers.
+
+    Ours: its frames are cut off.
+    """
+    async with byte_server(answers(FINE)) as server:
+        url = server.url
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError) as theirs:
+            await session.post(url, json={}, headers=HEADERS)
+    assert "traceback" in leaks(theirs.value, CANARY)
+    async with SessionPool(retry=QUICK) as pool:
+        with pytest.raises(ConnectError) as ours:
+            await ToyClient(pool, base_url=url).things.make()
+    assert leaks(ours.value, CANARY) == []
+
+
+async def test_aiohttp_s_read_timeout_is_between_two_bytes() -> None:
+    """Upstream: `sock_read` never fires while bytes drip. Ours: an attempt ends at its time."""
+
+    async def drip(connection: Connection) -> None:
+        await connection.request()
+        whole = http(body=b" " * 90 + b'{"id": 1}')
+        for byte in whole:
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0.05)
+
+    async with byte_server(drip) as server:
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=0.2)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(server.url) as response,
+        ):
+            assert len(await response.read()) == 99
+        async with SessionPool(retry=QUICK, timeout=1.0) as pool:
+            with pytest.raises(AttemptTimeoutError):
+                await ToyClient(pool, base_url=server.url).things.get()
+
+
+@pytest.mark.parametrize(
+    ("timeout", "ends"),
+    [
+        (aiohttp.ClientTimeout(total=3.0), True),
+        (aiohttp.ClientTimeout(total=None, connect=1.0), True),
+        (aiohttp.ClientTimeout(total=None, sock_connect=1.0), False),
+    ],
+    ids=["total", "connect", "sock_connect"],
+)
+async def test_aiohttp_s_timers_run_while_a_call_waits_for_a_connection(
+    timeout: aiohttp.ClientTimeout, ends: bool
+) -> None:
+    """Upstream: `total` and `connect` count the wait for one of the pool's connections.
+
+    `sock_connect` does not. Ours: the connector has no limit, so that there is no such wait.
+    """
+
+    async def slow(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await asyncio.sleep(2.0)
+            await connection.send(FINE)
+
+    async def read(session: aiohttp.ClientSession, url: str) -> bytes:
+        async with session.get(url) as response:
+            return await response.read()
+
+    async with byte_server(slow) as server:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            calls = (read(session, server.url) for _ in range(2))
+            first, second = await asyncio.gather(*calls, return_exceptions=True)
+    assert first == b'{"id": 1}'
+    assert isinstance(second, TimeoutError) == ends
+    async with open_session() as session:
+        assert session.connector is not None
+        assert session.connector.limit == 0
+
+
+def test_aiohttp_does_not_say_that_a_session_is_of_another_loop() -> None:
+    """Upstream: a `RuntimeError` about something else. Ours: `WrongEventLoopError`, by the pool."""
+
+    async def make() -> aiohttp.ClientSession:
+        return aiohttp.ClientSession()
+
+    async def use(session: aiohttp.ClientSession) -> None:
+        async with session, byte_server(answers(FINE)) as server:
+            with pytest.raises(RuntimeError, match=r"inside a task|is closed"):
+                await session.get(server.url)
+
+    asyncio.run(use(asyncio.run(make())))
+
+
+async def test_aiohttp_takes_a_connection_of_a_cancelled_call_off_its_pool() -> None:
+    """Upstream: calls that are cancelled in the middle of a body leave no connection taken.
+
+    Relied upon: the next call gets one of its own, and no answer of another's.
+    """
+
+    async def half(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(http(body=b'{"id": 666}')[:-5])
+        await asyncio.sleep(3600.0)
+
+    async with byte_server(half, half, half, answers(FINE)) as server:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(1.0), session.get(server.url) as response:
+                        await response.read()
+            async with session.get(server.url) as response:
+                assert await response.read() == b'{"id": 1}'
+        assert server.connections == 4
