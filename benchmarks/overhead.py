@@ -175,6 +175,40 @@ async def anthropic(stack: AsyncExitStack, url: str) -> Call:
     return await _vendors_sdk("anthropic", "AsyncAnthropic", stack, url)
 
 
+async def stripe(stack: AsyncExitStack, url: str) -> Call:
+    """Its list of customers, of which it makes objects of its own, page and rows."""
+    from stripe import HTTPXClient, StripeClient
+
+    transport = HTTPXClient(timeout=60)  # what it takes by itself where httpx is installed
+    stack.push_async_callback(transport.close_async)
+    client = StripeClient(
+        "benchmark",
+        base_addresses={"api": url.rstrip("/")},
+        http_client=transport,
+        max_network_retries=0,
+    )
+
+    async def call() -> object:
+        return await client.v1.customers.list_async({"limit": 25})
+
+    return call
+
+
+async def slack(stack: AsyncExitStack, url: str) -> Call:
+    """Its list of users, of which it makes a dictionary. Without a session it opens one a call."""
+    from slack_sdk.web.async_client import AsyncWebClient
+
+    session = await stack.enter_async_context(
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    )
+    client = AsyncWebClient("benchmark", base_url=url, session=session, retry_handlers=[])
+
+    async def call() -> object:
+        return (await client.users_list(limit=25)).data
+
+    return call
+
+
 CLIENTS = {
     "aiohttp + msgspec by hand": by_hand,
     "asyncclients, no quota": ours,
@@ -185,9 +219,11 @@ CLIENTS = {
     "niquests": niquests,
     "openai SDK": openai,
     "anthropic SDK": anthropic,
+    "stripe SDK": stripe,
+    "slack SDK": slack,
 }
 BASE = "aiohttp + msgspec by hand"
-SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK")
+SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK", "stripe SDK")
 """Clients that make an eighth of the calls, to keep rounds finely interleaved."""
 
 

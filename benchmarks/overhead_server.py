@@ -22,6 +22,7 @@ CONTACT = {
 }
 PAGE = json.dumps(
     {
+        "ok": True,  # Slack's client wants it
         "sort_by": "created_at",
         "order": "asc",
         "per_page": 25,
