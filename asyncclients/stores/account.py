@@ -74,7 +74,8 @@ class Account:
             epoch=self._known_epoch(now, returns=returns),
             fresh=uuid4().hex[:12],
             returns=returns,
-            cold=terms.cold,
+            # Who has spoken before, however long ago, knows that an empty store has forgotten.
+            cold=terms.cold or self._epoch != "",
             quotas=self._paces(now),
             settled=tuple(
                 (number, micros(now - at)) for number, at in islice(slots.settled.items(), MOST)

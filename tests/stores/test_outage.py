@@ -112,6 +112,21 @@ async def test_a_store_that_forgot_everything_counts_as_spent(
 
 
 @pytest.mark.looptime
+async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
+    """It spoke to it once, a minute ago: that others may have been sending since is enough."""
+    world = World(SlidingLog(20, 10.0), TWENTY, admission="exact")
+    busy, idle = world.start(), world.start()
+    await idle.call()
+    await asyncio.sleep(60)
+    busy.work()
+    await asyncio.sleep(25)
+    world.store.ledgers.clear()
+    await asyncio.gather(*(idle.call() for _ in range(20)))
+    await world.stop()
+    assert most_in(TWENTY.period, world.arrivals) <= TWENTY.limit
+
+
+@pytest.mark.looptime
 async def test_a_store_that_comes_back_empty() -> None:
     """Killed and restarted without its data, at any moment: never over the quota."""
     world = world_of(TWO, "safe_share", 4)
