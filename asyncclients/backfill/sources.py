@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from asyncclients.backfill import lines, parquet
+from asyncclients.backfill.completion import completed
 from asyncclients.errors import InputError
 
 _CHUNK_ROWS = 256
@@ -73,9 +74,18 @@ async def open_source(rows: Rows) -> Source:
         InputError: if the file cannot be used.
     """
     if isinstance(rows, (str, os.PathLike)):
-        path = Path(rows)
-        return await asyncio.to_thread(FileSource, path)
+        return await _open_file(Path(rows))
     return IterableSource(rows)
+
+
+async def _open_file(path: Path) -> FileSource:
+    opening = asyncio.ensure_future(asyncio.to_thread(FileSource, path))
+    try:
+        return await completed(opening)
+    except asyncio.CancelledError:
+        if not opening.cancelled() and opening.exception() is None:
+            await completed(opening.result().aclose())
+        raise
 
 
 class FileSource:

@@ -182,8 +182,9 @@ async def _send(request: web.BaseRequest, answer: _Answer) -> web.StreamResponse
 async def _send_half(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.status, headers=reply.headers)
     response.content_length = len(reply.body) or 1
-    await response.prepare(request)
-    await response.write(reply.body[: len(reply.body) // 2])
+    with contextlib.suppress(ConnectionError):  # whoever asked may have left
+        await response.prepare(request)
+        await response.write(reply.body[: len(reply.body) // 2])
     _close(request)
     return response
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from asyncclients import InputError
+from asyncclients.backfill import sources
 from asyncclients.backfill.parquet import pyarrow
-from asyncclients.backfill.sources import Row, Rows, open_source
+from asyncclients.backfill.sources import FileSource, Row, Rows, open_source
 
 
 async def read(rows: Rows) -> list[Row]:
@@ -152,6 +154,27 @@ async def test_failed_rows_are_input(tmp_path: Path) -> None:
     rows = await read(path)
     assert rows[0] == Row(1, 1, {"a": "1"})
     assert rows[1].complaint
+
+
+async def test_a_cancelled_opening_closes_what_it_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that opens a file cannot be cancelled: its file is closed when it is there."""
+    opened: list[FileSource] = []
+
+    class Noted(FileSource):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(self)
+
+    monkeypatch.setattr(sources, "FileSource", Noted)
+    opening = asyncio.create_task(open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n')))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    with pytest.raises(ValueError, match="closed file"):
+        opened[0].fraction()
 
 
 async def test_parquet(tmp_path: Path) -> None:

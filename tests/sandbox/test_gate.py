@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 import pytest
 
-from asyncclients.sandbox import cut, delay, drop, html, redirect, status
+from asyncclients.sandbox import Sandbox, cut, delay, drop, html, redirect, status
+
+from .conftest import basic
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox import Sandbox
-
     from .conftest import Open
 
 
@@ -130,6 +130,21 @@ async def test_a_cut_sends_half_a_body(sandbox: Sandbox, connect: Open) -> None:
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
     assert len(sandbox.state("intouch").tags) == 1
+
+
+@pytest.mark.looptime
+async def test_a_cut_meets_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Who has left before half of the answer is sent is no error of the server's."""
+    async with Sandbox(latency=(1.0, 0.0)) as sandbox:
+        sandbox.fail("emma", cut())
+        login = basic(sandbox.environ["EMMA_PUBLIC_KEY"], sandbox.environ["EMMA_PRIVATE_KEY"])
+        url = f"{sandbox.url('emma')}{sandbox.environ['EMMA_ACCOUNT_ID']}/touchpoints"
+        async with aiohttp.ClientSession(headers=login) as session:
+            with pytest.raises(TimeoutError):
+                await session.get(url, timeout=aiohttp.ClientTimeout(total=0.5))
+            await asyncio.sleep(5)
+        assert len(sandbox.requests("emma")) == 1
+    assert caplog.text == ""
 
 
 @pytest.mark.looptime

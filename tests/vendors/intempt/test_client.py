@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from asyncclients import (
     BadRequestError,
     ConfigurationError,
+    DecodeError,
     ForbiddenError,
     IntemptClient,
     NotFoundError,
@@ -17,7 +19,7 @@ from asyncclients import (
     UnauthorizedError,
 )
 from asyncclients.sandbox import Sandbox
-from asyncclients.sandbox.faults import drop, status
+from asyncclients.sandbox.faults import drop, html, status
 
 from .conftest import bookings
 
@@ -61,6 +63,23 @@ async def test_many_rows_of_several_collections(sandbox: Sandbox, client: Intemp
     assert (len(held["bookings"].items), len(held["profile"].items)) == (3, 1)
     with pytest.raises(BadRequestError, match="Primary key 'id' is missing"):
         await client.sources.insert(source, {"bookings": [{"guestId": 1}]})
+
+
+async def test_a_page_of_markup_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
+    """A login page with 200 is a DecodeError wherever a row is said to be stored or gone."""
+    source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
+    await client.collections.insert(collection, {"id": 1})
+    (item,) = await client.collections.list_items(collection)
+    calls: tuple[Callable[[], Awaitable[Any]], ...] = (
+        lambda: client.collections.insert(collection, {"id": 2}),
+        lambda: client.sources.insert(source, {"bookings": [{"id": 3}]}),
+        lambda: client.collections.delete_item(collection, item.id),
+    )
+    for call in calls:
+        sandbox.fail("intempt", html())
+        with pytest.raises(DecodeError, match="markup"):
+            await call()
+    assert await client.collections.list_items(collection) == [item]
 
 
 async def test_users_and_their_segments(sandbox: Sandbox, client: IntemptClient) -> None:
