@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from asyncclients.core.endpoint import current_lane
+from asyncclients.core.events import tell_foreign
 from asyncclients.core.silence import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
 from asyncclients.limits.limiter import Limiter
@@ -105,6 +107,8 @@ class QuotaMiddleware:
         found = self._schedulers.get(key)
         if found is None:
             limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
+            # The scope's name may hold a credential: it is not for the log.
+            limiter.foreign.watch = partial(tell_foreign, (), repr(self), "")
             found = self._schedulers[key] = Scheduler(limiter, loop)
         return found
 

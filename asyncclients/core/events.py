@@ -7,8 +7,9 @@ so events are what is logged, too: nothing else gets there.
 
 The logger is `asyncclients`. At DEBUG it has every event of pools that are made
 after the level was set; at INFO and above what an operator wants to know: a
-pause the vendor asked for (WARNING from ten seconds on), an access token that
-could not be had, two clients of one credential that disagree on its quotas.
+pause the vendor asked for (WARNING from ten seconds on), others who use the same
+quota (WARNING), an access token that could not be had, two clients of one
+credential that disagree on its quotas.
 """
 
 from __future__ import annotations
@@ -77,6 +78,14 @@ class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
+class ForeignUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Others use the same quota, at *rate* calls per second, which are left to them; 0: no more."""
+
+    vendor: str
+    scope: str
+    rate: float
+
+
 class PoolOpened(msgspec.Struct, frozen=True, kw_only=True):
     """A pool was bound to the running loop; *stats* reads its scopes, in that loop only."""
 
@@ -96,6 +105,7 @@ Event = (
     | CallEnded
     | TokenRefreshed
     | ScopePaused
+    | ForeignUse
     | PoolOpened
     | PoolClosed
 )
@@ -116,6 +126,20 @@ def log_pause(event: ScopePaused) -> None:
         event.vendor,
         event.seconds,
     )
+
+
+def tell_foreign(listeners: Sequence[Listener], vendor: str, scope: str, rate: float) -> None:
+    """Others are seen to use the quota of *scope*, at *rate*, or are gone, at 0."""
+    if rate:
+        words = (
+            "%s: others use the same quota, at about %.2g calls per second, which are left to them. "
+            "Give this program a credential of its own, or share the quota with other processes "
+            "of yours: SessionPool(limits=...)"
+        )
+        logger.warning(words, vendor, rate)
+    else:
+        logger.info("%s: nobody else uses the same quota any more", vendor)
+    tell(listeners, ForeignUse(vendor=vendor, scope=scope, rate=rate))
 
 
 def tell(listeners: Sequence[Listener], event: Event) -> None:

@@ -7,6 +7,7 @@ another. Scopes are made on first use and live until the pool is closed.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from importlib import import_module
 from logging import DEBUG
 from types import TracebackType
@@ -14,7 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
-from asyncclients.core.events import PoolClosed, PoolOpened, log_event, logger, tell
+from asyncclients.core.events import (
+    PoolClosed,
+    PoolOpened,
+    log_event,
+    logger,
+    tell,
+    tell_foreign,
+)
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope, ScopeStats
@@ -188,7 +196,7 @@ class SessionPool:
         if found is not None:
             found.restrict(quotas, max_in_flight)
             return found
-        scheduler = self._scheduler(loop, key, quotas, max_in_flight)
+        scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
         # A borrowed session may have headers of its own: without a login they are not wanted.
         borrowed = None if login is None else self._session
         scope = Scope(vendor.name, key, scheduler, borrowed=borrowed)
@@ -201,6 +209,7 @@ class SessionPool:
     def _scheduler(
         self,
         loop: asyncio.AbstractEventLoop,
+        vendor: str,
         key: str,
         quotas: tuple[Quota, ...],
         max_in_flight: int | None,
@@ -208,6 +217,7 @@ class SessionPool:
         # What a store remembers is better than any supposition about the time before the start.
         cold = self._cold_start if self._limits is None else "empty"
         local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
+        local.foreign.watch = partial(tell_foreign, self.settings.listeners, vendor, key)
         scheduler = Scheduler(
             local, loop, max_in_flight=max_in_flight, connections=self._connections
         )

@@ -1,13 +1,27 @@
 """Others who use the same quota, as the vendor's `remaining` betrays them.
 
 A vendor that says how many calls remain has counted everyone's. What it has
-counted beyond ours is foreign. Ours are never undercounted here: every slot
-held when the answered call was sent, and every call sent since, so a call of
-our own is never taken for a foreigner's, and the lower of the two views wins.
+counted beyond ours is foreign. There are two ways to see it, and neither ever
+sees too much: ours are counted too high rather than too low, each call included
+that can have arrived by any chance, so none of ours is taken for a foreigner's.
+
+* *What stands.* Limit − remaining − ours of one period back. It is all there is
+  to see where calls are forgotten one by one, a period after each. Where the
+  vendor sets its count back at fixed instants, ours of one period back are more
+  than it still counts, and hide foreigners until shortly before the next one.
+* *What drains.* What `remaining` lost from one answer to a later one, − ours in
+  between. It is all there is to see where nothing comes back until the count is
+  set back. Where calls are forgotten one by one, what comes back hides it.
+
+The greater of the two is the foreign rate. The first also bounds the slots that
+are left: of the vendor's view and ours the lower wins.
 
 What cannot be is not believed (more remaining than the limit), nor what is out
 of date (the answer to a call sent before one already heard), nor a vendor that
 says 0 until a reset and admits a call long before that, three times over.
+
+Others are told of once they are seen for two periods: until then they
+may be nobody but this program before it was started again.
 """
 
 from __future__ import annotations
@@ -16,7 +30,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from asyncclients.limits.permit import Permit
     from asyncclients.limits.ratelimit_headers import Signal
@@ -26,43 +40,165 @@ _SMOOTHING = 0.1
 _LIES = 3
 _ROUNDED = 1.0
 """Seconds by which a reset may be rounded up."""
+_MEMORY = 60.0
+"""Seconds, or one period where that is longer, in which what was counted fades by half."""
+_INSTANT = 1e-6
+"""Seconds: calls so close together are sent at once."""
+_ENOUGH = 15.0
+"""Seconds of draining that say something."""
+_LEAST = 0.5
+"""Foreign calls in the time remembered that are no more than a trace of former ones."""
+_CROWDED = 0.05
+"""Share of the quota from which on foreign use is worth telling."""
 
 
 class Foreign:
-    """The foreign share of one scope's quotas; `rate` in calls per second."""
+    """The foreign share of one scope's quotas.
 
-    __slots__ = ("_heard", "_lies", "_zero_until", "rate")
+    Attributes:
+        rate: calls per second that others make.
+        watch: told the rate once others make enough to be told of, and 0 once they are gone.
+    """
+
+    __slots__ = (
+        "_came_at",
+        "_crowded",
+        "_drain",
+        "_heard",
+        "_lies",
+        "_seen_at",
+        "_standing",
+        "_zero_until",
+        "rate",
+        "watch",
+    )
 
     def __init__(self) -> None:
         self.rate = 0.0
+        self.watch: Callable[[float], None] | None = None
+        self._crowded = False
+        self._standing = 0.0
+        self._drain = Drain()
         self._heard = 0
         self._lies = 0
         self._zero_until = -math.inf
+        self._came_at = self._seen_at = -math.inf
 
-    def hear(self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal) -> None:
-        """Merge what the answer to *permit* says."""
+    def hear(self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal) -> bool:
+        """Merge what the answer to *permit* says. Returns whether the rate changed."""
         window, remaining = _spoken_of(windows, signal.limit), signal.remaining
         if window is None or permit.number <= self._heard or self._lies >= _LIES:
-            return
+            return False
         if remaining is None or remaining > min(window.limit, signal.limit or math.inf):
-            return
+            return False
         self._heard = permit.number
-        believed = window.period
-        if remaining == 0 and signal.reset is not None:
-            if now < self._zero_until - _ROUNDED:
-                self._lies += 1
-            believed = min(believed, signal.reset)
-            self._zero_until = now + believed
+        before = self.rate
+        believed = self._believed(window, now, signal)
         # A bold bound may have freed a slot that the vendor still counted: by a round trip.
-        ours = window.held_since(permit.sent_at - (now - permit.sent_at))
-        window.foreign = max(0, window.limit - remaining - ours)
+        since = permit.sent_at - (now - permit.sent_at)
+        window.foreign = max(0, window.limit - remaining - window.held_since(since))
         window.foreign_until = now + believed if window.foreign else -math.inf
+        self._standing += (window.foreign / window.period - self._standing) * _SMOOTHING
+        if self._standing * window.period < _SMOOTHING / 10:
+            self._standing = 0.0
+        self._drain.hear(window, permit, now, remaining)
+        self._conclude(window, now)
+        return self.rate != before
+
+    def _believed(self, window: Window, now: float, signal: Signal) -> float:
+        """For how many seconds the figure holds; 0 remaining that was not true is a lie."""
+        if signal.remaining or signal.reset is None:
+            return window.period
+        if now < self._zero_until - _ROUNDED:
+            self._lies += 1
+        believed = min(window.period, signal.reset)
+        self._zero_until = now + believed
+        return believed
+
+    def _conclude(self, window: Window, now: float) -> None:
+        self.rate = max(self._standing, self._drain.rate)
         if self._lies >= _LIES:
-            window.foreign_until, self.rate = -math.inf, 0.0
+            window.foreign_until, self.rate, self._seen_at = -math.inf, 0.0, -math.inf
+        memory = _memory(window)
+        if self.rate:
+            if now - self._seen_at > memory:
+                self._came_at = now
+            self._seen_at = now
+        if self._crowded:
+            crowded = now - self._seen_at <= memory
+        else:
+            much = self.rate * window.period > _CROWDED * window.limit
+            crowded = much and now - self._came_at >= 2 * memory
+        if crowded is not self._crowded:
+            self._crowded = crowded
+            if self.watch is not None:
+                self.watch(self.rate)
+
+
+class Drain:
+    """How fast `remaining` falls beyond our own calls.
+
+    A *stretch* is a row of answers, each to a call sent after the last answer,
+    so that their order is the vendor's, in which less and less remains. The
+    rate is all foreign calls of the stretches by all their seconds, both fading
+    with time: a short stretch says little, and what was long ago nothing.
+
+    Attributes:
+        rate: calls per second.
+    """
+
+    __slots__ = (
+        "_answered_at",
+        "_began",
+        "_calls",
+        "_ended_at",
+        "_lost",
+        "_low",
+        "_seconds",
+        "_span",
+        "_window",
+        "rate",
+    )
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        self._calls = self._seconds = 0.0  # of the stretches before, as of the last one's end
+        self._began = (-math.inf, 0.0, 0)  # this stretch: sent at, took, remaining
+        self._low = -1
+        self._lost, self._span = 0, 0.0
+        self._answered_at = self._ended_at = -math.inf
+        self._window: Window | None = None
+
+    def hear(self, window: Window, permit: Permit, now: float, remaining: int) -> None:
+        """*remaining* were left when the call of *permit* had arrived; its answer is here *now*."""
+        sent_at = permit.sent_at
+        if sent_at < self._answered_at:
             return
-        self.rate += (window.foreign / window.period - self.rate) * _SMOOTHING
-        if self.rate * window.period < _SMOOTHING / 10:
-            self.rate = 0.0
+        self._answered_at = now
+        if remaining >= self._low or window is not self._window:
+            self._end(window, now)
+            self._window = window
+            self._began = (sent_at, now - sent_at, remaining)
+        began, took, full = self._began
+        # A bold bound may have freed a slot before its call arrived: by a round trip.
+        ours = window.held_since(began - took + window.period - _INSTANT)
+        self._lost, self._span = max(0, full - remaining - ours), sent_at - began
+        self._low = remaining
+        calls, seconds = self._calls + self._lost, self._seconds + self._span
+        self.rate = calls / seconds if calls >= _LEAST and seconds >= _ENOUGH else 0.0
+
+    def _end(self, window: Window, now: float) -> None:
+        """The stretch is over; what it counted begins to fade."""
+        self._calls += self._lost
+        self._seconds += self._span
+        faded = 0.5 ** ((now - self._ended_at) / _memory(window))
+        self._calls, self._seconds = self._calls * faded, self._seconds * faded
+        self._ended_at = now
+        self._lost, self._span = 0, 0.0
+
+
+def _memory(window: Window) -> float:
+    return max(_MEMORY, window.period)
 
 
 def _spoken_of(windows: Sequence[Window], limit: int | None) -> Window | None:

@@ -70,7 +70,6 @@ class Limiter:
 
     __slots__ = (
         "_exact",
-        "_foreign",
         "_in_flight",
         "_pacers",
         "_probe",
@@ -79,6 +78,7 @@ class Limiter:
         "_trips",
         "_windows",
         "feedback",
+        "foreign",
         "quotas",
     )
 
@@ -98,7 +98,7 @@ class Limiter:
         self._pacers = tuple(Pacer(quota, now) for quota in self.quotas)
         self._trips = RoundTrips()
         self.feedback = Feedback(self.quotas, daring=not self._exact)
-        self._foreign = Foreign()
+        self.foreign = Foreign()
         self._sent = 0
         self._in_flight = 0
         self._probe: Permit | None = None
@@ -115,7 +115,7 @@ class Limiter:
     @property
     def foreign_rate(self) -> float:
         """Calls per second that others are seen to make on the same quota."""
-        return self._foreign.rate
+        return self.foreign.rate
 
     def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float:
         """The earliest instant, not before *now*, at which a permit may be taken.
@@ -127,11 +127,7 @@ class Limiter:
         """
         if self._probe is not None:
             return math.inf
-        at = now
-        if self.feedback.paused_until > at:
-            at = self.feedback.paused_until
-        if self._spacing.until > at:
-            at = self._spacing.until
+        at = max(now, self.feedback.paused_until, self._spacing.until)
         for window in self._windows:
             free_at = window.free_at(now, spare)
             if free_at > at:
@@ -175,8 +171,8 @@ class Limiter:
         self._rebind(permit, now, credit=not self._exact)
         learned = self.feedback.admitted(permit)
         if signal is not None and signal.remaining is not None:
-            self._foreign.hear(self._windows, permit, now, signal)
-        if learned or self._foreign.rate:
+            learned |= self.foreign.hear(self._windows, permit, now, signal)
+        if learned:
             self._shape()
 
     def lost(self, permit: Permit, now: float) -> None:
@@ -244,7 +240,7 @@ class Limiter:
             paced_for=max(paced_until, self._spacing.until) - now,
             in_flight=self._in_flight,
             paused_for=max(0.0, feedback.paused_until - now),
-            foreign_rate=self._foreign.rate,
+            foreign_rate=self.foreign.rate,
             probing=feedback.probing,
             rate_share=feedback.share,
             bursts=feedback.ease > 0,
@@ -291,7 +287,7 @@ class Limiter:
         """Pace by what was learned: less rate after refusals and for foreigners, no bursts."""
         feedback = self.feedback
         for window, pacer in zip(self._windows, self._pacers, strict=True):
-            ours = 1 - self._foreign.rate / pacer.full_rate
+            ours = 1 - self.foreign.rate / pacer.full_rate
             bold = self._trips.credit(window.period, feedback.caution) and feedback.boldness
             pacer.shape(max(0.1, min(feedback.share, ours)), min(feedback.ease, 1 - bold))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
+import aiohttp
 import pytest
 
 from asyncclients import (
@@ -13,12 +15,14 @@ from asyncclients import (
     RetryPolicy,
     SessionPool,
     TokenEndpointError,
+    TotangoClient,
 )
 from asyncclients.core.events import (
     AttemptEnded,
     AttemptStarted,
     CallEnded,
     CallStarted,
+    ForeignUse,
     PoolClosed,
     PoolOpened,
     ScopePaused,
@@ -70,6 +74,44 @@ async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture
         ("INFO", said % 3),
         ("WARNING", said % 30),
     ]
+
+
+@pytest.mark.looptime
+async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Someone else makes 0.5 calls a second, then none: a ForeignUse each, a WARNING, an INFO."""
+    caplog.set_level(logging.INFO, "asyncclients")
+    events: list[object] = []
+    async with Sandbox() as sandbox, SessionPool(listeners=(events.append,)) as pool:
+        totango = TotangoClient.from_env(pool, sandbox.environ)
+        others = asyncio.create_task(_others(sandbox, calls=120, every=2.0))
+        for _ in range(800):
+            await totango.touchpoint_tags.list()
+            await asyncio.sleep(1.0)
+        await others
+        scope = totango.stats().scope
+    came, went = [event for event in events if isinstance(event, ForeignUse)]
+    assert (came.vendor, came.scope) == ("totango", scope)
+    assert 0.08 < came.rate < 0.55
+    assert went == ForeignUse(vendor="totango", scope=scope, rate=0.0)
+    (level, warned), (quieter, gone) = [(r.levelname, r.getMessage()) for r in caplog.records]
+    assert (level, quieter) == ("WARNING", "INFO")
+    assert warned.startswith(
+        f"totango: others use the same quota, at about {came.rate:.2g} calls per second"
+    )
+    assert "a credential of its own" in warned
+    assert "SessionPool(limits=...)" in warned
+    assert gone == "totango: nobody else uses the same quota any more"
+
+
+async def _others(sandbox: Sandbox, *, calls: int, every: float) -> None:
+    """A program with the same credential that is none of ours."""
+    url = f"{sandbox.environ['TOTANGO_BASE_URL']}api/v3/touchpoint-tags/"
+    headers = {"app-token": sandbox.environ["TOTANGO_APP_TOKEN"]}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for _ in range(calls):
+            async with session.get(url) as response:
+                assert response.status in {200, 429}
+            await asyncio.sleep(every)
 
 
 @pytest.mark.looptime

@@ -1,0 +1,87 @@
+"""What the limiter makes of others who use the same quota, where latencies are as they are."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import Any
+
+import pytest
+
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.simulator import LATENCIES, SERVERS
+from asyncclients.simulator.world import World
+
+HUNDRED = Quota(100, 60.0)
+RATE = 0.8
+SECONDS, LEARNED = 1800.0, 600.0
+
+
+class Shared(World):
+    """A world in which others use the quota at random instants, and answers say what remains."""
+
+    def __init__(self, limiter: Limiter, server: str, latency: str, rate: float) -> None:
+        random = Random(f"{server} {latency}")
+        super().__init__(
+            limiter,
+            SERVERS[server](HUNDRED, random),
+            LATENCIES[latency],
+            workers=50,
+            interactive=0.0,
+            retry_after=True,
+            random=random,
+        )
+        self.limiter, self.rate = limiter, rate
+        self.let_in = self.refused = 0
+        self.seen: list[float] = []
+        if rate:
+            self._later(0.0, self._other)
+
+    def _other(self, now: float) -> None:
+        admitted = self.server.admit(now)
+        if now > LEARNED:
+            self.let_in += admitted
+            self.refused += not admitted
+        self._later(now + self.random.expovariate(self.rate), self._other)
+
+    def _arrive(self, now: float, permit: Any, work: float, down: float) -> None:
+        if not self.server.admit(now):
+            self.record.refused_at.append(now)
+            wait = math.ceil(self.server.reset_after(now))
+            signal = Signal(refused=True, retry_after=wait, limit=HUNDRED.limit, remaining=0)
+        else:
+            self.record.admitted_at.append(now)
+            remaining, reset = self.server.remaining(now), math.ceil(self.server.reset_after(now))
+            signal = Signal(limit=HUNDRED.limit, remaining=remaining, reset=reset)
+        self._later(now + (0.0 if signal.refused else work) + down, self._answer, permit, signal)
+
+    def _answer(self, now: float, permit: Any, signal: Signal | None) -> None:
+        super()._answer(now, permit, signal)
+        if now > LEARNED:
+            self.seen.append(self.limiter.foreign_rate)
+
+
+@pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "two-counter"])
+@pytest.mark.parametrize("latency", ["wan", "slow"])
+def test_others_are_seen_and_left_their_share(server: str, latency: str) -> None:
+    """0.8 calls a second of others: seen to 15 %, less than a tenth of theirs refused."""
+    world = Shared(Limiter([HUNDRED]), server, latency, RATE)
+    record = world.run(SECONDS)
+    truth = world.let_in / (SECONDS - LEARNED)
+    assert sum(world.seen) / len(world.seen) == pytest.approx(truth, rel=0.15)
+    assert world.refused < 0.1 * (world.let_in + world.refused)
+    ours = sum(at > LEARNED for at in record.admitted_at) / (SECONDS - LEARNED)
+    assert ours + truth > 0.85 * HUNDRED.rate
+
+
+@pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "token-bucket", "small-bucket"])
+@pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
+def test_nobody_is_seen_where_nobody_is(server: str, latency: str) -> None:
+    """Answers that say what remains cost nothing: no foreign call, the quota used as without them."""
+    world = Shared(Limiter([HUNDRED]), server, latency, 0.0)
+    record = world.run(SECONDS)
+    assert set(world.seen) == {0.0}
+    ours = sum(at > LEARNED for at in record.admitted_at) / (SECONDS - LEARNED)
+    assert ours > 0.985 * HUNDRED.rate
