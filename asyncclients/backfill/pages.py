@@ -16,9 +16,9 @@ from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.verdict import Verdict, judge
 from asyncclients.core.endpoint import lane
-from asyncclients.core.paging import Page, Paginator
 from asyncclients.errors import DecodeError, PaginationError
 from asyncclients.limits.priority import Priority
+from asyncclients.paging import Page, Paginator
 
 Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Awaitable[Sequence[Any]]
 

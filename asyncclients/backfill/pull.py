@@ -31,8 +31,8 @@ from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.seen import digest_of
 from asyncclients.backfill.sinks import Sink, open_sink
 from asyncclients.backfill.ticker import ticking
-from asyncclients.core.paging import Page, Paginator
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
+from asyncclients.paging import Page, Paginator
 
 _CHECKPOINT_EVERY = 0.2
 """Seconds between checkpoints at the least: what a crash costs in pages to read again."""

@@ -27,8 +27,8 @@ from asyncclients.backfill.seen import digest_of
 from asyncclients.backfill.shape import Map, Shape, row_type_of
 from asyncclients.backfill.sources import Row
 from asyncclients.core import codec
-from asyncclients.core.paging import Page, Paginator
 from asyncclients.errors import PaginationError, StateInUseError
+from asyncclients.paging import Page, Paginator
 
 
 class Destination(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncclients.backfill import pull
-from asyncclients.core.paging import Page, Paginator
+from asyncclients.paging import Page, Paginator
 from asyncclients.vendors.intouch import Contact
 
 ITEMS, PAGE = 1_000_000, 100

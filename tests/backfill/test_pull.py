@@ -27,7 +27,7 @@ from asyncclients import (
 from asyncclients.backfill import Progress, pull, read_status
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.parquet import pyarrow
-from asyncclients.core.paging import Page, Paginator
+from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 
 
