@@ -107,14 +107,18 @@ class QuotaMiddleware:
         found = self._schedulers.get(key)
         if found is None:
             limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
-            # The scope's name may hold a credential: it is not for the log.
-            limiter.foreign.watch = partial(tell_foreign, (), repr(self), "")
+            # By its quotas: the scope's key may hold a credential, which is not for the log.
+            limiter.foreign.watch = partial(
+                tell_foreign, (), f"quota_middleware {self._names()}", ""
+            )
             found = self._schedulers[key] = Scheduler(limiter, loop)
         return found
 
     def __repr__(self) -> str:
-        quotas = ", ".join(str(quota) for quota in self._quotas)
-        return f"<quota_middleware {quotas}, {len(self._schedulers)} scopes>"
+        return f"<quota_middleware {self._names()}, {len(self._schedulers)} scopes>"
+
+    def _names(self) -> str:
+        return ", ".join(str(quota) for quota in self._quotas)
 
 
 def _origin(request: aiohttp.ClientRequest) -> Hashable:

@@ -38,6 +38,25 @@ async def test_a_session_keeps_the_quota() -> None:
         assert sandbox.refused("intouch") == 0
 
 
+async def test_others_on_the_same_quota_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Answers say that others use it: after two minutes the log has it, once, by its quota."""
+    async with Sandbox() as sandbox:
+        url = f"{sandbox.environ['TOTANGO_BASE_URL']}api/v3/touchpoint-tags/"
+        headers = {"app-token": sandbox.environ["TOTANGO_APP_TOKEN"]}
+        limited = quota_middleware(Quota(100, 60.0))
+        async with (
+            aiohttp.ClientSession(headers=headers, middlewares=(limited,)) as ours,
+            aiohttp.ClientSession(headers=headers) as theirs,
+        ):
+            for _ in range(200):
+                await read(theirs, url)
+                await read(ours, url)
+                await asyncio.sleep(1.5)
+    (said,) = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said[0] == "WARNING"
+    assert said[1].startswith("quota_middleware 100 per 60 s: others use the same quota, at about")
+
+
 async def test_a_resend_is_counted() -> None:
     """Aiohttp sends a dropped GET twice by itself: both are held against the quota."""
     async with byte_server(hangs_up, answers(FINE)) as server:
