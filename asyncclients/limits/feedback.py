@@ -20,7 +20,8 @@ absurd one, calls go out one at a time until one is admitted: the *probe*.
   by 0.01 % a call, so that a server that really admits less refuses about one
   call in 150, and ever faster the longer no refusal comes.
 
-Calls that were in flight when a refusal came in say nothing new.
+Calls that were in flight when a refusal came in say nothing new. Refusals while
+others use the quota teach how to live with them; it is forgotten when they go.
 
 A long time without any refusal teaches as well. Many servers count by a bucket
 of N or by fixed windows; there the arrival bounds are more than is needed, and
@@ -70,6 +71,7 @@ class Feedback:
     """
 
     __slots__ = (
+        "_alone",
         "_forgiven",
         "_forgiven_by",
         "_last_refused",
@@ -101,6 +103,7 @@ class Feedback:
         self._last_refused = 0  # number of the last call sent when a refusal came in
         self._forgiven = 0
         self._forgiven_by = 0
+        self._alone = (self.share, self.ease, self.caution)
 
     def measure(self, quotas: Sequence[Quota]) -> None:
         """Take the scale of pauses from *quotas*."""
@@ -145,6 +148,16 @@ class Feedback:
             self._last_refused = sent
             self._blame(permit)
         self._pause(now, retry_after)
+
+    def others_came(self) -> None:
+        """Others are seen to use the quota: refusals may be theirs from now on."""
+        self._alone = (self.share, self.ease, self.caution)
+
+    def others_left(self) -> None:
+        """They are gone: what was learned since they came was about them."""
+        share, ease, caution = self._alone
+        self.share, self.ease = max(self.share, share), max(self.ease, ease)
+        self.caution = min(self.caution, caution)
 
     def _pause(self, now: float, retry_after: float | None) -> None:
         asked = 0.0

@@ -20,8 +20,9 @@ What cannot be is not believed (more remaining than the limit), nor what is out
 of date (the answer to a call sent before one already heard), nor a vendor that
 says 0 until a reset and admits a call long before that, three times over.
 
-Others are told of once they are seen for two periods: until then they
-may be nobody but this program before it was started again.
+Others are told of once they are seen for two periods: until then they may be
+nobody but this program before it was started again. Once they are gone, so is
+what refusals taught in their time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from asyncclients.limits.feedback import Feedback
     from asyncclients.limits.permit import Permit
     from asyncclients.limits.ratelimit_headers import Signal
     from asyncclients.limits.window import Window
@@ -53,7 +55,7 @@ _CROWDED = 0.05
 
 
 class Foreign:
-    """The foreign share of one scope's quotas.
+    """The foreign share of one scope's quotas; *lessons* are what refusals teach about it.
 
     Attributes:
         rate: calls per second that others make.
@@ -65,6 +67,7 @@ class Foreign:
         "_crowded",
         "_drain",
         "_heard",
+        "_lessons",
         "_lies",
         "_seen_at",
         "_standing",
@@ -73,10 +76,11 @@ class Foreign:
         "watch",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, lessons: Feedback) -> None:
         self.rate = 0.0
         self.watch: Callable[[float], None] | None = None
         self._crowded = False
+        self._lessons = lessons
         self._standing = 0.0
         self._drain = Drain()
         self._heard = 0
@@ -92,7 +96,7 @@ class Foreign:
         if remaining is None or remaining > min(window.limit, signal.limit or math.inf):
             return False
         self._heard = permit.number
-        before = self.rate
+        before = (self.rate, self._crowded)
         believed = self._believed(window, now, signal)
         # A bold bound may have freed a slot that the vendor still counted: by a round trip.
         since = permit.sent_at - (now - permit.sent_at)
@@ -103,7 +107,7 @@ class Foreign:
             self._standing = 0.0
         self._drain.hear(window, permit, now, remaining)
         self._conclude(window, now)
-        return self.rate != before
+        return (self.rate, self._crowded) != before
 
     def _believed(self, window: Window, now: float, signal: Signal) -> float:
         """For how many seconds the figure holds; 0 remaining that was not true is a lie."""
@@ -123,6 +127,7 @@ class Foreign:
         if self.rate:
             if now - self._seen_at > memory:
                 self._came_at = now
+                self._lessons.others_came()
             self._seen_at = now
         if self._crowded:
             crowded = now - self._seen_at <= memory
@@ -130,9 +135,15 @@ class Foreign:
             much = self.rate * window.period > _CROWDED * window.limit
             crowded = much and now - self._came_at >= 2 * memory
         if crowded is not self._crowded:
-            self._crowded = crowded
-            if self.watch is not None:
-                self.watch(self.rate)
+            self._turn(crowded=crowded)
+
+    def _turn(self, *, crowded: bool) -> None:
+        """Others are here to stay, or are gone."""
+        self._crowded = crowded
+        if not crowded:
+            self._lessons.others_left()
+        if self.watch is not None:
+            self.watch(self.rate)
 
 
 class Drain:

@@ -98,7 +98,7 @@ class Limiter:
         self._pacers = tuple(Pacer(quota, now) for quota in self.quotas)
         self._trips = RoundTrips()
         self.feedback = Feedback(self.quotas, daring=not self._exact)
-        self.foreign = Foreign()
+        self.foreign = Foreign(self.feedback)
         self._sent = 0
         self._in_flight = 0
         self._probe: Permit | None = None

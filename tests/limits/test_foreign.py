@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from asyncclients.limits.feedback import Feedback
 from asyncclients.limits.foreign import Foreign
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.permit import Permit
@@ -114,7 +115,7 @@ class Heard:
 
     def __init__(self, *quotas: Quota) -> None:
         self.windows = [Window(quota) for quota in quotas]
-        self.foreign = Foreign()
+        self.foreign = Foreign(Feedback(quotas))
         self.sent = 0
 
     def hear(self, now: float, remaining: int, limit: int = 100) -> float:
@@ -141,7 +142,7 @@ def test_what_drains_is_seen_while_old_calls_of_ours_hide_what_stands() -> None:
 
 def test_answers_that_crossed_do_not_count() -> None:
     """The order of calls on the way together is not known: their difference says nothing."""
-    window, foreign = Window(HUNDRED), Foreign()
+    window, foreign = Window(HUNDRED), Foreign(Feedback([HUNDRED]))
     for number, sent_at, remaining in ((1, 0.0, 90), (2, 18.0, 60), (3, 19.0, 30)):
         window.take(sent_at, sent_at + 60.0)
         permit = Permit(number, sent_at, [(window, sent_at + 60.0)], 0.0)

@@ -22,7 +22,9 @@ SECONDS, LEARNED = 1800.0, 600.0
 class Shared(World):
     """A world in which others use the quota at random instants, and answers say what remains."""
 
-    def __init__(self, limiter: Limiter, server: str, latency: str, rate: float) -> None:
+    def __init__(
+        self, limiter: Limiter, server: str, latency: str, rate: float, until: float = SECONDS
+    ) -> None:
         random = Random(f"{server} {latency}")
         super().__init__(
             limiter,
@@ -33,13 +35,15 @@ class Shared(World):
             retry_after=True,
             random=random,
         )
-        self.limiter, self.rate = limiter, rate
+        self.limiter, self.rate, self.until = limiter, rate, until
         self.let_in = self.refused = 0
         self.seen: list[float] = []
         if rate:
             self._later(0.0, self._other)
 
     def _other(self, now: float) -> None:
+        if now > self.until:
+            return
         admitted = self.server.admit(now)
         if now > LEARNED:
             self.let_in += admitted
@@ -85,3 +89,13 @@ def test_nobody_is_seen_where_nobody_is(server: str, latency: str) -> None:
     assert set(world.seen) == {0.0}
     ours = sum(at > LEARNED for at in record.admitted_at) / (SECONDS - LEARNED)
     assert ours > 0.985 * HUNDRED.rate
+
+
+@pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "token-bucket"])
+def test_the_quota_is_ours_again_once_they_left(server: str) -> None:
+    """Twenty minutes of others, and ten more: from then on nothing is left unused any more."""
+    world = Shared(Limiter([HUNDRED]), server, "wan", RATE, until=1200.0)
+    record = world.run(2400.0)
+    ours = sum(at > 1800.0 for at in record.admitted_at) / 600.0
+    assert ours > 0.985 * HUNDRED.rate
+    assert sum(at > 1800.0 for at in record.refused_at) <= 2
