@@ -25,32 +25,32 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 class Secret:
-    """Wraps *value*, a non-empty string."""
+    """Wraps *value*, a non-empty string.
 
-    __slots__ = ("_reveal",)
+    Attributes:
+        reveal: gives the value itself.
+    """
+
+    __slots__ = ("reveal",)
 
     def __init__(self, value: str | Secret) -> None:
         # Held in a closure: vars(), __slots__ walkers and crash reporters see a function.
         plain = value.reveal() if isinstance(value, Secret) else value
-        self._reveal: Callable[[], str] = lambda: plain
-
-    def reveal(self) -> str:
-        """The value itself."""
-        return self._reveal()
+        self.reveal: Callable[[], str] = lambda: plain
 
     def fingerprint(self, context: str = "") -> str:
         """A one-way name for this secret, the same in every process (32 hex digits)."""
-        digest = blake2b(self._reveal().encode(), digest_size=16, person=b"asyncclients")
+        digest = blake2b(self.reveal().encode(), digest_size=16, person=b"asyncclients")
         digest.update(context.encode())
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._reveal().encode(), other.reveal().encode())
+        return hmac.compare_digest(self.reveal().encode(), other.reveal().encode())
 
     def __hash__(self) -> int:
-        return hash(self._reveal())
+        return hash(self.reveal())
 
     def __repr__(self) -> str:
         return "Secret(...)"

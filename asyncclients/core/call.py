@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
-from asyncclients.core.auth import ClientCredentials, HeaderLogin
+from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.bearer import STALE, Bearer
-from asyncclients.core.decoding import DECODED_IN_THREAD, decoded
+from asyncclients.core.capture import captures
+from asyncclients.core.decoding import decoded
 from asyncclients.core.endpoint import (
     Outcome,
     Request,
@@ -21,7 +22,7 @@ from asyncclients.core.endpoint import (
 )
 from asyncclients.core.events import logger
 from asyncclients.core.failure import failure_of, retry_after, unknown_outcome
-from asyncclients.core.narrator import narrator_of, tell_pause
+from asyncclients.core.narrator import Narrator, tell_pause
 from asyncclients.core.retry import Tally, Verdict, judge
 from asyncclients.core.transport import Exchange
 from asyncclients.core.vendor import Meaning
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from asyncclients.core.endpoint import Watch
     from asyncclients.core.scope import Scope
     from asyncclients.core.settings import Terms
-    from asyncclients.core.transport import Credential
     from asyncclients.errors import AsyncClientsError
 
 T = TypeVar("T")
@@ -49,10 +49,10 @@ class Call(Generic[T]):
 
     Attributes:
         bearer: its access token; None where the login goes without.
+        answer: what says that it is done.
     """
 
     __slots__ = (
-        "_answer",
         "_exchange",
         "_lane",
         "_meaning",
@@ -63,23 +63,26 @@ class Call(Generic[T]):
         "_terms",
         "_ticket",
         "_wire",
+        "answer",
         "bearer",
     )
 
     _scope: Scope
     _wire: Wire
     _exchange: Exchange
-    _answer: Response
+    answer: Response
 
     def __init__(self, terms: Terms, request: Request[T]) -> None:
         if terms.options.retry_unsafe and not request.idempotent:
             request = msgspec.structs.replace(request, idempotent=True)
         self._terms, self._request = terms, request
-        self._lane = current_lane()
-        self._ticket = terms.ticket(self._lane)
+        self._lane = lane = current_lane()
+        self._ticket = terms.ticket(lane)
         self._tally = Tally()
         self._meaning = Meaning.FAILURE
-        self._narrator = narrator_of(terms, request)
+        self._narrator: Narrator | None = None
+        if terms.settings.listeners or captures():
+            self._narrator = Narrator(terms, request)
         self.bearer: Bearer | None = None
 
     def open(self) -> None:
@@ -110,20 +113,13 @@ class Call(Generic[T]):
             self._ticket,
             self._tally,
             timeout=terms.timeout,
-            credential=self._credential(),
+            credential=terms.credential if self.bearer is None else self.bearer.header,
         )
         if self._narrator is not None:
             exchange.on_sent = self._narrator.sent
         if self._lane is not None:
             exchange.watch = self._watch(self._lane.watch)
         return exchange.run(session, self._wire, terms.settings.max_response_bytes)
-
-    def _credential(self) -> Credential:
-        """The header that carries the credential, or what gives it when the turn has come."""
-        if self.bearer is not None:
-            return self.bearer.header
-        login = self._terms.login
-        return (login.header, login.value) if isinstance(login, HeaderLogin) else None
 
     def _watch(self, watch: Watch | None) -> Callable[[], Awaitable[None]] | None:
         """Tells *watch* that the request is about to go out."""
@@ -134,13 +130,10 @@ class Call(Generic[T]):
 
     def note(self, outcome: Outcome) -> Outcome:
         """The exchange is over."""
-        self._ticket.again = True
-        if outcome is STALE:
-            return outcome
-        if not self._exchange.sent:
+        if not self._exchange.sent and outcome is not STALE:
             # Test doubles of a session know no middleware: they send without a permit.
             self._tally.attempts += 1
-        if self._narrator is not None:
+        if self._narrator is not None and outcome is not STALE:
             self._narrator.outcome(outcome, self._tally.attempts, self._secrets)
         return outcome
 
@@ -155,22 +148,16 @@ class Call(Generic[T]):
     def judge(self, outcome: Outcome) -> Verdict:
         """What to do with *outcome*."""
         if isinstance(outcome, Response):
-            self._meaning = self._read(outcome)
+            expects, vendor = self._request.endpoint.expects, self._terms.vendor
+            self._meaning = meaning = vendor.meaning(outcome)
+            if expects is not None and (meaning is Meaning.SUCCESS) != (outcome.status == expects):
+                self._meaning = Meaning.SUCCESS if outcome.status == expects else Meaning.FAILURE
             if self._meaning is Meaning.SUCCESS:
-                self._answer = outcome
+                self.answer = outcome
                 return Verdict.DONE
             if self._meaning is Meaning.RATE_LIMITED:
                 self._note_refusal(outcome)
         return judge(self._request, outcome, self._meaning, self._tally, self._terms.policy)
-
-    def _read(self, outcome: Response) -> Meaning:
-        expects = self._request.endpoint.expects
-        if expects is None:
-            return self._terms.vendor.meaning(outcome)
-        if outcome.status == expects:
-            return Meaning.SUCCESS
-        meaning = self._terms.vendor.meaning(outcome)
-        return Meaning.FAILURE if meaning is Meaning.SUCCESS else meaning
 
     def _note_refusal(self, outcome: Response) -> None:
         # With a permit, the transport saw a 429 at its headers.
@@ -183,6 +170,7 @@ class Call(Generic[T]):
 
     async def wait(self, verdict: Verdict, outcome: Outcome) -> bool:
         """Wait as *verdict* says; False where the call must not be repeated."""
+        self._ticket = self._ticket.repeated()
         if verdict is Verdict.RENEWED:
             return True
         if verdict not in (Verdict.AGAIN, Verdict.REFUSED):
@@ -210,11 +198,6 @@ class Call(Generic[T]):
 
     # --- The end --------------------------------------------------------------------
 
-    @property
-    def is_long(self) -> bool:
-        """Would decoding the answer hold up the event loop?"""
-        return len(self._answer.body) > DECODED_IN_THREAD
-
     async def long_result(self) -> T:
         """As `result`, decoded off the event loop."""
         result = await asyncio.to_thread(self._decoded)
@@ -230,7 +213,7 @@ class Call(Generic[T]):
 
     def _decoded(self) -> T:
         returns = self._request.endpoint.returns
-        return decoded(self._answer, returns, self._terms.vendor, self._secrets)
+        return decoded(self.answer, returns, self._terms.vendor, self._secrets)
 
     def ended(self, error: BaseException | None) -> None:
         """The call returns, or raises *error*."""

@@ -56,6 +56,8 @@ class CapturedResponse(msgspec.Struct, frozen=True, kw_only=True):
 _captures: ContextVar[tuple[list[CapturedResponse], ...]] = ContextVar(
     "asyncclients_captures", default=()
 )
+captures = _captures.get
+"""The lists of all who capture around the running code."""
 
 
 @contextmanager
@@ -71,22 +73,17 @@ def capture_responses() -> Generator[list[CapturedResponse]]:
     The list keeps whole bodies: leave the block before a long listing.
     """
     responses: list[CapturedResponse] = []
-    token = _captures.set((*_captures.get(), responses))
+    token = _captures.set((*captures(), responses))
     try:
         yield responses
     finally:
         _captures.reset(token)
 
 
-def capturing() -> bool:
-    """Does anyone around capture?"""
-    return bool(_captures.get())
-
-
 def capture(outcome: Outcome, vendor: Vendor, operation: str, attempt: int) -> None:
     """Give *outcome* to whoever captures, if it is an answer."""
-    captures = _captures.get()
-    if not captures or not isinstance(outcome, Response):
+    lists = captures()
+    if not lists or not isinstance(outcome, Response):
         return
     answer = CapturedResponse(
         vendor=vendor.name,
@@ -97,5 +94,5 @@ def capture(outcome: Outcome, vendor: Vendor, operation: str, attempt: int) -> N
         body=outcome.body,
         request_id=vendor.request_id(outcome.headers),
     )
-    for responses in captures:
+    for responses in lists:
         responses.append(answer)

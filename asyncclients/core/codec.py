@@ -78,6 +78,7 @@ def _encode_custom(value: Any) -> Any:
 _encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
 
 
+_PLAIN_TYPES = (str, int)
 _MOST_DECODERS = 512
 _decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
 """By identity: to hash a type like `Envelope[Contact]` costs as much as to decode a small body."""
@@ -108,8 +109,9 @@ def decode(body: bytes, cls: Any) -> Any:
     """
     if cls is NoneType and not _HTML.match(body):
         return None
+    known = _decoders.get(id(cls))
     try:
-        return decoder(cls).decode(body)
+        return (decoder(cls) if known is None else known[1]).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
         reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
         if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
@@ -179,10 +181,10 @@ def encode_query(params: Mapping[str, Any]) -> str:
     for name, value in params.items():
         if value is None or value is msgspec.UNSET:
             continue
-        text = value if type(value) is str else _flat(name, value)
+        text = value if type(value) in _PLAIN_TYPES else _flat(name, value)
         # Most names and values need no quoting, and finding that out is quicker than quoting.
         pair = f"{name}={text}"
-        pairs.append(pair if _PLAIN(pair) else f"{quote_plus(name)}={quote_plus(text)}")
+        pairs.append(pair if _PLAIN(pair) else f"{quote_plus(name)}={quote_plus(str(text))}")
     return "&".join(pairs)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 
 from asyncclients.core.call import Call
+from asyncclients.core.decoding import DECODED_IN_THREAD
 from asyncclients.core.endpoint import Options, Request
 from asyncclients.core.retry import Verdict
 from asyncclients.core.settings import Settings, Terms
@@ -75,7 +76,8 @@ async def run(call: Call[T]) -> T:
             outcome = call.note(await call.exchange())
             verdict = await call.judge_token(outcome) if call.bearer else call.judge(outcome)
             if verdict is Verdict.DONE:
-                return await call.long_result() if call.is_long else call.result()
+                long = len(call.answer.body) > DECODED_IN_THREAD
+                return await call.long_result() if long else call.result()
             if verdict is Verdict.GONE:
                 call.ended(None)
                 return cast("T", None)

@@ -73,7 +73,7 @@ def _crowding(scheduler: Scheduler) -> Iterator[str]:
     if scheduler.in_flight >= scheduler.max_in_flight:
         yield f"{scheduler.in_flight} requests are in flight, as many as max_in_flight allows"
     pool = scheduler.connections
-    if pool is not None and pool.in_use >= pool.limit:
+    if pool.in_use >= pool.limit:
         yield f"the pool has {pool.in_use} requests in flight, as many as max_connections allows"
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
-from asyncclients.core.capture import capture, capturing
+from asyncclients.core.capture import capture
 from asyncclients.core.endpoint import NoResponse, Outcome, Request
 from asyncclients.core.events import (
     AttemptEnded,
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
     Secrets = Callable[[], tuple[Secret, ...]]
 
 _numbers = itertools.count(1)
-
-
-def narrator_of(terms: Terms, request: Request[Any]) -> Narrator | None:
-    """Who tells the story of a call: nobody, where nobody listens."""
-    if terms.settings.listeners or capturing():
-        return Narrator(terms, request)
-    return None
 
 
 def tell_pause(terms: Terms, scope: Scope, now: float) -> None:

@@ -161,7 +161,7 @@ class SessionPool:
         """
         if self._closed:
             raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
-        loop = _running_loop()
+        loop = asyncio._get_running_loop()
         if loop is None:
             raise WrongEventLoopError(
                 "the pool was used outside a running event loop",
@@ -267,10 +267,3 @@ def scope_key(base_url: str, login: Login | None) -> str:
         return Secret(origin).fingerprint()
     secret = login.basic if isinstance(login, ClientCredentials) else login.value
     return secret.fingerprint(origin)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

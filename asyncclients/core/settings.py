@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import TypedDict
 
 import msgspec
+from msgspec.structs import force_setattr
 
-from asyncclients.core.auth import Login
+from asyncclients.core.auth import Header, HeaderLogin, Login
 from asyncclients.core.endpoint import Lane, Options
 from asyncclients.core.events import Listener
 from asyncclients.core.retry import RetryPolicy
@@ -50,6 +51,9 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         base_url: where requests go, with a slash at its end.
         settings: the pool's.
         options: the client's.
+        timeout: seconds for one attempt.
+        credential: the header that carries the login; None where none does.
+        usual: the place in the queue of a call without a deadline and a lane.
     """
 
     scope: Callable[[], Scope]
@@ -58,6 +62,18 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     settings: Settings
     options: Options
+    timeout: float = 0.0
+    credential: Header | None = None
+    usual: Ticket | None = None
+
+    def __post_init__(self) -> None:
+        # What follows from the rest is found out here and not by each call.
+        login, options = self.login, self.options
+        force_setattr(self, "timeout", options.timeout or self.settings.timeout)
+        header = (login.header, login.value) if isinstance(login, HeaderLogin) else None
+        force_setattr(self, "credential", header)  # also None: a copy may have another login
+        usual = Ticket(options.priority, options.flow) if options.deadline is None else None
+        force_setattr(self, "usual", usual)
 
     @property
     def policy(self) -> RetryPolicy:
@@ -67,13 +83,10 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             return policy
         return msgspec.structs.replace(policy, max_attempts=most, max_requests=most)
 
-    @property
-    def timeout(self) -> float:
-        """Seconds for one attempt."""
-        return self.options.timeout or self.settings.timeout
-
     def ticket(self, lane: Lane | None) -> Ticket:
         """The place in the queue that the options and the surrounding *lane* ask for."""
+        if lane is None and self.usual is not None:
+            return self.usual
         options = self.options
         priority, flow, deadline_at = options.priority, options.flow, math.inf
         if options.deadline is not None:

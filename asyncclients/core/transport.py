@@ -259,11 +259,15 @@ class Exchange(Timed):
         return aiohttp.ClientTimeout(total=None, connect=left * 0.9, ceil_threshold=math.inf)
 
 
-async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:
     """The decompressed body; None as soon as it is longer than *max_bytes*."""
     length = response.content_length
-    if length is not None and length <= max_bytes and _ENCODING not in response.headers:
-        return await response.read()
+    if length is None or length > max_bytes or _ENCODING in response.headers:
+        return _read_counted(response, max_bytes)
+    return response.read()
+
+
+async def _read_counted(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():

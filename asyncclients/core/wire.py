@@ -84,7 +84,7 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
     if request.params and (query := codec.encode_query(request.params)):
         url += "?" + query
     address = URL(url, encoded=True)
-    body, fields = _body_of(request)
+    body, fields = (None, PLAIN) if request.body is None else _body_of(request)
     if headers or request.headers:
         fields = CIMultiDict(fields)
         for extra in (headers, request.headers):
@@ -96,8 +96,6 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
 
 def _body_of(request: Request[Any]) -> tuple[bytes | None, Mapping[str, str]]:
     """The body of *request*, and the headers that go with it."""
-    if request.body is None:
-        return None, PLAIN
     if request.endpoint.form == "json":
         return codec.encode(request.body), _WITH_JSON
     return codec.encode_form(request.body), _WITH_FORM

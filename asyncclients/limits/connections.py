@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 
@@ -10,7 +11,7 @@ class Connections:
 
     __slots__ = ("_blocked", "in_use", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit
         self.in_use = 0
         self._blocked: dict[Callable[[], None], None] = {}

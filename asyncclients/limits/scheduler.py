@@ -44,6 +44,8 @@ class Ticket:
         flow: whose turn it takes.
         deadline_at: loop instant after which it is of no use; inf for none.
         again: it has waited before, and goes to the front of its flow.
+
+    Nobody changes one, so calls may share it.
     """
 
     __slots__ = ("again", "deadline_at", "flow", "priority")
@@ -53,9 +55,15 @@ class Ticket:
         priority: Priority = Priority.INTERACTIVE,
         flow: str | None = None,
         deadline_at: float = math.inf,
+        *,
+        again: bool = False,
     ) -> None:
         self.priority, self.flow, self.deadline_at = priority, flow, deadline_at
-        self.again = False
+        self.again = again
+
+    def repeated(self) -> Ticket:
+        """The same, for a call that has waited before."""
+        return Ticket(self.priority, self.flow, self.deadline_at, again=True)
 
 
 class Scheduler:
@@ -91,7 +99,7 @@ class Scheduler:
         self.sent = 0
         self.refused = 0
         self.loop = loop
-        self.connections = connections
+        self.connections = Connections() if connections is None else connections
         self._interactive = FlowQueue()
         self._background = FlowQueue()
         self._grants_since_background = 0
@@ -106,12 +114,12 @@ class Scheduler:
         priority = ticket.priority
         if self._interactive.heap or (priority and self._background.heap):
             return None
-        if self._closed is not None or self._full():
+        shared = self.connections
+        if self.in_flight >= self.max_in_flight or shared.in_use >= shared.limit:
             return None
         now = self.loop.time()
-        if self._ready_at(priority, now) > now:
-            return None
-        return self._grant(priority, now)
+        at = self._background_at(now) if priority else self.limiter.ready_at(now)
+        return self._grant(priority, now) if at <= now and self._closed is None else None
 
     async def take(self, ticket: Ticket) -> Permit:
         """A permit, as soon as it is *ticket*'s turn.
@@ -166,7 +174,7 @@ class Scheduler:
         while (interactive.heap or background.heap) and not self._full():
             queue, now = self._next_queue(), self.loop.time()
             priority = _INTERACTIVE if queue is interactive else Priority.BACKGROUND
-            at = self._ready_at(priority, now)
+            at = self._background_at(now) if priority else self.limiter.ready_at(now)
             if at > now:
                 self._wake_at(at)
                 return
@@ -191,21 +199,15 @@ class Scheduler:
             self._grants_since_background = 0
         self.in_flight += 1
         self.sent += 1
-        if self.connections is not None:
-            self.connections.in_use += 1
+        self.connections.in_use += 1
         return self.limiter.take(now)
 
     def _full(self) -> bool:
-        if self.in_flight >= self.max_in_flight:
-            return True
-        shared = self.connections
-        return shared is not None and shared.in_use >= shared.limit and shared.full(self.pump)
+        return self.in_flight >= self.max_in_flight or self.connections.full(self.pump)
 
-    def _ready_at(self, priority: Priority, now: float) -> float:
-        """When a call of *priority* may go. While users are about, background goes evenly."""
-        if priority is _INTERACTIVE:
-            return self.limiter.ready_at(now)
-        # A background call leaves slots to interactive ones, unless its own share is due.
+    def _background_at(self, now: float) -> float:
+        """When a background call may go: evenly, while users are about."""
+        # It leaves slots to interactive ones, unless its own share is due.
         spare = 0 if self._share_due() else self._demand.expected(now)
         even = now - self._demand.last_at < _ATTENTION
         return self.limiter.ready_at(now, spare, even=even)
@@ -252,8 +254,7 @@ class Scheduler:
     def finished(self) -> None:
         """The exchange is over, body and all: it is not in flight any more."""
         self.in_flight -= 1
-        if self.connections is not None:
-            self.connections.release()
+        self.connections.release()
         if self._interactive.heap or self._background.heap:
             self.pump()
 
@@ -281,9 +282,8 @@ class Scheduler:
         """How many calls of the best waiting class could go by our own caps, and its class."""
         interactive, background = self._interactive, self._background
         priority = Priority.INTERACTIVE if interactive.waiting else Priority.BACKGROUND
-        room = self.max_in_flight - self.in_flight
-        if self.connections is not None:
-            room = min(room, self.connections.limit - self.connections.in_use)
+        shared = self.connections
+        room = min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
         waiting = interactive.waiting or background.waiting
         return max(0, int(min(waiting, room))), priority
 

@@ -166,7 +166,7 @@ async def test_a_repeated_call_goes_to_the_front_of_its_flow() -> None:
     """It has waited before."""
     queue, order = scheduler(Quota(1, 1.0)), list[int]()
     again = Ticket()
-    again.again = True
+    again = again.repeated()
     tasks = start(queue, [Ticket(), Ticket(), Ticket(), again], order)
     await asyncio.gather(*tasks)
     assert order == [0, 3, 1, 2]
