@@ -20,14 +20,21 @@ async def together(
     work: Sequence[Coroutine[Any, Any, None]], delivery: Delivery, stop: Callable[[], None]
 ) -> None:
     """Do all of *work*, which calls *delivery*; *stop* ends the rows that it is fed."""
-    tasks = [asyncio.create_task(each) for each in work]
+    tasks = [asyncio.create_task(_aboard(each, delivery)) for each in work]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     finally:
         await _land([task for task in tasks if not task.done()], delivery, stop)
+        for each in work:
+            each.close()  # one that was cancelled before it began
         errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
     if errors:
         raise errors[0]
+
+
+async def _aboard(work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+    with delivery.aboard():
+        await work
 
 
 async def _land(

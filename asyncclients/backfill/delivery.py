@@ -7,7 +7,8 @@ the others are delivered.
 from __future__ import annotations
 
 from asyncio import Task, current_task
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import msgspec
@@ -148,21 +149,42 @@ class Delivery:
 
     # --- Calls ------------------------------------------------------------------------
 
+    @contextmanager
+    def aboard(self) -> Generator[None]:
+        """Deliver inside the block, one call after another."""
+        flight = self._flight()
+        with lane(Priority.BACKGROUND, self._terms.flow, flight):
+            try:
+                yield
+            finally:
+                self.flights.pop(current_task(), None)
+
+    def _flight(self) -> Flight:
+        repeatable = self._terms.repeatable
+        flight = Flight(self._ledger, self._meter, repeatable, self._is_stopping)
+        self.flights[current_task()] = flight
+        return flight
+
     async def parcels(self, parcels: Sequence[Parcel], since: int | None = None) -> None:
         """Deliver *parcels* in one call, or in parts where the vendor refuses them together.
 
         *since* is how many calls had succeeded when it was first refused.
         """
         outage, tries = self._outage, 0
-        while (trouble := await self._call(parcels)) is not None:
+        while True:
+            if outage.is_away:
+                async with outage.turn():
+                    trouble = await self._call(parcels)
+            else:
+                trouble = await self._call(parcels)
+            if trouble is None:
+                return
             since = outage.successes if since is None else since
             # A call that fails again and again while others succeed is itself the reason.
             tries += outage.successes > since
             if trouble.refused or tries >= _TRIES:
                 break
             await outage.pause(tries + 1)
-        else:
-            return
         if len(parcels) == 1:
             self._fail(parcels[0][0], trouble.error)
             return
@@ -172,33 +194,40 @@ class Delivery:
 
     async def _call(self, parcels: Sequence[Parcel]) -> _Trouble | None:
         """Call the target once; None where its rows are settled now."""
-        terms, rows = self._terms, [row for row, _ in parcels]
+        terms = self._terms
+        rows = [row for row, _ in parcels]
         argument = [value for _, value in parcels] if terms.batch else parcels[0][1]
-        flight = Flight(rows, self._ledger, self._meter, terms.repeatable, self._is_stopping)
+        flight = self.flights[current_task()] if terms.announces else self._flight()
+        flight.board(rows)
+        self.called = True
         try:
-            async with self._outage.turn():
-                self.flights[current_task()] = flight
-                self.called = True
-                if not terms.announces:
-                    await flight.leave()
-                with lane(Priority.BACKGROUND, terms.flow, flight):
-                    result = await terms.target(argument)
-        except Exception as error:  # noqa: BLE001 - so may the target
+            if terms.announces:
+                result = await terms.target(argument)
+            else:
+                result = await self._call_unannounced(argument, flight)
+        except Exception as error:  # noqa: BLE001 - the target may raise anything
             return self._judge(error, flight, rows)
         except BaseException:
             self._settle_interrupted(flight, rows)
             raise
         finally:
-            self.flights.pop(current_task(), None)
+            flight.board(())
         self._outage.succeeded()
-        self._settle(parcels, result)
+        if terms.batch and isinstance(result, Partial):
+            self._settle(parcels, result)
+        else:
+            self._tried += len(rows)
+            self._ledger.complete(rows)
         return None
 
-    def _settle(self, parcels: Sequence[Parcel], result: Any) -> None:
-        left_out: list[Any] = []
-        if self._terms.batch and isinstance(result, Partial):
-            left_out = result.missing([value for _, value in parcels])
-        ids = {id(value) for value in left_out}
+    async def _call_unannounced(self, argument: Any, flight: Flight) -> Any:
+        """Call the user's own function. What it leaves running does not speak for later rows."""
+        await flight.leave()
+        with lane(Priority.BACKGROUND, self._terms.flow, flight):
+            return await self._terms.target(argument)
+
+    def _settle(self, parcels: Sequence[Parcel], result: Partial) -> None:
+        ids = {id(value) for value in result.missing([value for _, value in parcels])}
         done = [row for row, value in parcels if id(value) not in ids]
         self._tried += len(done)
         self._ledger.complete(done)

@@ -35,6 +35,13 @@ class Feed:
         """Hand out no more."""
         self.stopped = True
 
+    def ready(self, most: int) -> list[Row]:
+        """At most *most* rows, of those that are read; none while so many are not."""
+        ready = self._ready
+        if len(ready) < most or self.stopped:
+            return []
+        return [ready.popleft() for _ in range(most)]
+
     async def take(self, most: int) -> list[Row]:
         """At most *most* rows; none at the end.
 
@@ -46,10 +53,7 @@ class Feed:
             async with self._reading:
                 if len(self._ready) < most and not self._ended:
                     await self._fill()
-        if self.stopped:
-            return []
-        ready = self._ready
-        return [ready.popleft() for _ in range(min(most, len(ready)))]
+        return self.ready(min(most, len(self._ready)))
 
     async def _fill(self) -> None:
         rows = await self._source.chunk()
@@ -57,22 +61,29 @@ class Feed:
             if self._read < self._known:
                 raise self._changed(f"it has {self._read} rows now, and {self._known} were read")
             self._ended = True
-        for row in rows:
-            self._read += 1
-            self._digest.update(encode_row(row.data))
-            if self._read <= self._known:
-                self._again(row)
-            else:
-                self._ready.append(row)
-        if self._read > self._known:
+            return
+        again = rows[: max(0, self._known - self._read)]
+        if again:
+            self._again(again)
+            rows = rows[len(again) :]
+        if rows:
+            self._note(rows)
+            self._ready.extend(rows)
             self._ledger.reading(self._read, self._digest.hexdigest())
 
-    def _again(self, row: Row) -> None:
-        self._ledger.unknown.seen(row)
-        if row.number not in self._ledger.settled:
-            self._held.append(row)
+    def _note(self, rows: list[Row]) -> None:
+        self._read += len(rows)
+        self._digest.update(b"".join([encode_row(row.data) for row in rows]))
+
+    def _again(self, rows: list[Row]) -> None:
+        """*rows* were read before."""
+        self._note(rows)
+        ledger = self._ledger
+        for row in rows:
+            ledger.unknown.seen(row)
+        self._held += [row for row in rows if row.number not in ledger.settled]
         if self._read == self._known:
-            if self._digest.hexdigest() != self._ledger.state.digest:
+            if self._digest.hexdigest() != ledger.state.digest:
                 raise self._changed(f"its first {self._known} rows are not what they were")
             self._ready.extend(self._held)
             self._held.clear()

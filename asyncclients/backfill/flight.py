@@ -1,4 +1,4 @@
-"""One call of a push: whose rows, whether it may be repeated, whether it has left."""
+"""The calls of a push: whose rows, whether they may be repeated, whether they have left."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from asyncclients.core.endpoint import Sending
 
 
 class Flight:
-    """The `Watch` of one call.
+    """The `Watch` of one call after another.
 
     A request that must not be repeated leaves only after it is on the disk that
     it does. That is asked for when its turn has come, so that after a crash only
     what was really on the wire is unknown, and not all that stood in the queue.
 
     Args:
-        rows: the rows in the call.
-        repeatable: None to learn it from the request.
+        told: whether calls may be repeated, None to learn it from each request.
         stopping: whether the run is to send nothing more.
     """
 
+    __slots__ = ("_ledger", "_meter", "_out", "_rows", "_stopping", "_told", "repeatable")
+
     def __init__(
-        self,
-        rows: Sequence[Row],
-        ledger: Records,
-        meter: Meter,
-        repeatable: bool | None,
-        stopping: Callable[[], bool],
+        self, ledger: Records, meter: Meter, told: bool | None, stopping: Callable[[], bool]
     ) -> None:
-        self._rows, self._ledger, self._meter = rows, ledger, meter
+        self._ledger, self._meter, self._told = ledger, meter, told
         self._stopping = stopping
-        self.repeatable = repeatable
+        self.board(())
+
+    def board(self, rows: Sequence[Row]) -> None:
+        """The next call has *rows*; none between two calls."""
+        self._rows = rows
+        self.repeatable = self._told
         self._out = 0
 
     @property
@@ -48,14 +49,13 @@ class Flight:
             raise asyncio.CancelledError
         if self.repeatable is None:
             self.repeatable = request.idempotent
-        if self.sent:
-            self._out += 1
-        else:
-            await self.leave()
+        if not (self._out or self.repeatable):
+            await self._ledger.sending(self._rows)
+        self._out += 1
         self._meter.count(request)
 
     async def leave(self) -> None:
-        """The rows go out now."""
+        """The rows go out now, nobody tells how."""
         if not self.repeatable:
             await self._ledger.sending(self._rows)
         self._out += 1

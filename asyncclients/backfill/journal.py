@@ -148,8 +148,8 @@ class Journal:
         if self._timer is None:
             self._timer = self._loop.call_later(_SOON, self.changed)
 
-    async def saved(self) -> None:
-        """Return when all that is noted up to now is on the disk.
+    def saved(self) -> asyncio.Future[None]:
+        """Done when all that is noted up to now is on the disk.
 
         Raises:
             StateError: it could not be saved, and nothing will be any more.
@@ -159,7 +159,7 @@ class Journal:
         self.changed()
         waiter = self._loop.create_future()
         self._waiting.append(waiter)
-        await waiter
+        return waiter
 
     async def _write(self) -> None:
         while self._changed and self.failure is None:

@@ -19,7 +19,7 @@ killed: they become unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -113,11 +113,11 @@ class Ledger:
         """*read* rows have been read, with *digest*; saved with the next commit."""
         self.state.read, self.state.digest = read, digest
 
-    async def sending(self, rows: Iterable[Row]) -> None:
-        """Return when it is on the disk that *rows* go out now."""
+    def sending(self, rows: Iterable[Row]) -> Awaitable[None]:
+        """Done when it is on the disk that *rows* go out now."""
         for row in rows:
             self._sent[row.number] = row.line
-        await self._journal.saved()
+        return self._journal.saved()
 
     def unsent(self, rows: Iterable[Row]) -> None:
         """*rows* were certainly not carried out; they are pending again."""

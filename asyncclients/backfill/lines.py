@@ -1,6 +1,6 @@
 """Reading files of lines: CSV and JSON lines, plain or gzip, UTF-8 with or without BOM.
 
-Readers run in a thread and yield `(line, data, complaint, size)`.
+Readers run in a thread and yield a `Line` for each row.
 
 CSV: the first line names the columns; an empty cell is left out of its row; a
 row with more or fewer cells than columns is a row with a complaint, because it
@@ -15,9 +15,9 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import msgspec
 
@@ -30,7 +30,7 @@ _SHOWN = 200
 FAILED_SUFFIX = ".failed.jsonl"
 
 
-class Line(NamedTuple):
+class Line(msgspec.Struct, frozen=True, gc=False):
     """One row as read; *size* is about how many bytes it takes."""
 
     line: int
@@ -101,14 +101,12 @@ _DAMAGE = (EOFError, OSError, zlib.error)
 class Cells(dict[str, str]):
     """The cells of a row by column. An empty one is not in it, and reads as an empty text."""
 
-    __slots__ = ("_columns",)
+    __slots__ = ("columns",)
 
-    def __init__(self, columns: Sequence[str], filled: Iterable[tuple[str, str]]) -> None:
-        super().__init__(filled)
-        self._columns = columns
+    columns: Sequence[str]
 
     def __missing__(self, column: str) -> str:
-        if column in self._columns:
+        if column in self.columns:
             return ""
         raise KeyError(column)
 
@@ -135,12 +133,11 @@ class CsvReader:
         self.columns: tuple[str, ...] | None = self._names
 
     def _header(self) -> tuple[str, ...]:
-        first = next(self._records(), None)
-        header = first[1] if first else []
+        header = next(self._records(), [])
         if not any(header):
             raise self._file.unusable("is empty", "Its first line must name the columns")
         names = [name.strip() for name in header]
-        complaint = _undecodable(names)
+        complaint = _undecodable("".join(names))
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             complaint = f"names the column {twice[0]!r} twice"
@@ -148,7 +145,7 @@ class CsvReader:
             raise self._file.unusable(complaint, "Correct its first line", 1)
         return tuple(names)
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
+    def _records(self) -> Iterator[list[str]]:
         cells = self._cells
         while True:
             try:
@@ -164,24 +161,29 @@ class CsvReader:
             except _DAMAGE as failure:
                 raise self._file.damaged(failure, cells.line_num) from None
             if record:
-                yield cells.line_num - sum(cell.count("\n") for cell in record), record
+                yield record
 
     def __iter__(self) -> Iterator[Line]:
-        columns = self._names
-        for line, record in self._records():
-            complaint = _undecodable(record)
+        cells, columns = self._cells, self._names
+        all_named = all(columns)
+        for record in self._records():
+            text = "".join(record)
+            complaint = _undecodable(text)
             if len(record) != len(columns):
                 complaint = f"has {len(record)} cells where the header has {len(columns)}"
             if complaint:
                 record = [_printable(cell) for cell in record]
             pairs = zip(columns, record, strict=False)
-            data = Cells(columns, ((name, cell) for name, cell in pairs if cell and name))
-            yield Line(line, data, complaint, sum(map(len, record)))
+            if all_named and all(record):
+                data = Cells(pairs)
+            else:
+                data = Cells((name, cell) for name, cell in pairs if cell and name)
+            data.columns = columns
+            yield Line(cells.line_num - text.count("\n"), data, complaint, len(text))
 
 
-def _undecodable(cells: list[str]) -> str:
-    """The complaint about the first byte in *cells* that is not UTF-8, if there is one."""
-    text = "".join(cells)
+def _undecodable(text: str) -> str:
+    """The complaint about the first byte in *text* that is not UTF-8, if there is one."""
     if text.isascii():
         return ""
     try:

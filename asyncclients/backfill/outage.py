@@ -44,6 +44,11 @@ class Outage:
             return 0.0
         return self._loop.time() - self._since
 
+    @property
+    def is_away(self) -> bool:
+        """So many calls have failed, with no success between, that `turn` has to be waited for."""
+        return self._streak >= _STREAK
+
     def succeeded(self) -> None:
         """A call was answered: with success, or with a no that means the row."""
         self.successes += 1

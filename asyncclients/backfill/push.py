@@ -166,9 +166,10 @@ class Push:
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _deliver_all(self) -> None:
-        most = max(1, self._terms.batch)
-        while rows := await self._feed.take(most):
-            await self._delivery.rows(rows, lax=self._source.lax)
+        most, lax = max(1, self._terms.batch), self._source.lax
+        feed, deliver = self._feed, self._delivery.rows
+        while rows := feed.ready(most) or await feed.take(most):
+            await deliver(rows, lax=lax)
 
     async def _together(self, work: list[Coroutine[Any, Any, None]]) -> None:
         await together(work, self._delivery, self._feed.stop)

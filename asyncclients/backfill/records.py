@@ -6,22 +6,22 @@ worker may take over notes in a book that all of them share (`batch`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Protocol
 
 from asyncclients.backfill.sources import Row
 
 
 class Records(Protocol):
-    """Where delivery notes what happens. All but `sending` return at once."""
+    """Where delivery notes what happens. All but `sending` is done at once."""
 
     @property
     def done(self) -> int:
         """Rows carried out, as far as this run knows."""
         ...
 
-    async def sending(self, rows: Iterable[Row]) -> None:
-        """Return when it is kept for good that *rows* go out now."""
+    def sending(self, rows: Iterable[Row]) -> Awaitable[None]:
+        """Done when it is kept for good that *rows* go out now."""
         ...
 
     def unsent(self, rows: Iterable[Row]) -> None:

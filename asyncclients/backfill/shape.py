@@ -74,16 +74,24 @@ class Shape:
         self._type, self._map = row_type, map
         self._wire_names: dict[str, str] = {}
         self._required: tuple[str, ...] = ()
+        self._as_they_are: frozenset[str] = frozenset()
         if row_type is not None:
             fields = _fields(row_type)
             self._wire_names = {field.name: field.encode_name for field in fields}
             self._required = tuple(field.name for field in fields if field.required)
+            self._note(self._wire_names)
+
+    def _note(self, names: Iterable[str]) -> None:
+        """Rows with these *names* alone may be taken as they are, if none is nested or renamed."""
+        same = {name for name in names if "." not in name}
+        self._as_they_are |= {name for name in same if self._wire_names.get(name, name) == name}
 
     def check(self, source: Source) -> None:
         """Raise `InputError` if no row of *source* can fit: a required column is missing."""
         columns = source.columns
         if columns is None:
             return
+        self._note(columns)
         complaint = ""
         if isinstance(self._map, Renaming):
             try:
@@ -119,7 +127,8 @@ class Shape:
             data = self._map(data)
         if data is None or self._type is None or isinstance(data, self._type):
             return data
-        if isinstance(data, Mapping):
+        plain = isinstance(data, dict) and self._as_they_are.issuperset(cast("Any", data))
+        if not plain and isinstance(data, Mapping):
             data = self._renamed(nested(cast("Mapping[str, Any]", data)))
         try:
             return from_plain(data, self._type, strict=not lax)

@@ -13,7 +13,9 @@ import itertools
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from asyncclients.backfill import lines, parquet
 from asyncclients.backfill.completion import completed
@@ -25,7 +27,7 @@ _CHUNK_BYTES = 2**20
 Rows = str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]
 
 
-class Row(NamedTuple):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One row of the input.
 
     Attributes:
@@ -106,9 +108,10 @@ class FileSource:
     def _chunk(self) -> list[Row]:
         chunk: list[Row] = []
         size = 0
-        for line, data, complaint, length in itertools.islice(self._rows, _CHUNK_ROWS):
-            chunk.append(Row(next(self._numbers), line, data, complaint))
-            size += length
+        numbers = self._numbers
+        for read in itertools.islice(self._rows, _CHUNK_ROWS):
+            chunk.append(Row(next(numbers), read.line, read.data, read.complaint))
+            size += read.size
             if size > _CHUNK_BYTES:
                 break
         return chunk

@@ -1,6 +1,8 @@
 """A set of whole numbers as spans, for row numbers that fill up from below.
 
 A million rows done in order are one span; a row that is stuck splits one in two.
+Numbers that are added one by one wait in a list until somebody asks: they come
+nearly in order, and a run of neighbours is put in its place at once.
 """
 
 from __future__ import annotations
@@ -8,23 +10,29 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
+_MANY = 1024
+"""Numbers that wait at the most."""
+
 
 class Spans:
     """A mutable set of whole numbers, stored as sorted spans that never touch."""
 
-    __slots__ = ("_firsts", "_lasts")
+    __slots__ = ("_firsts", "_lasts", "_new")
 
     def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
+        self._new: list[int] = []
         for first, last in spans:
-            self.add(first, last)
+            self._insert(first, last)
 
     def __contains__(self, number: int) -> bool:
+        self._settle()
         index = bisect_right(self._firsts, number) - 1
         return index >= 0 and number <= self._lasts[index]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        self._settle()
         return iter(list(zip(self._firsts, self._lasts, strict=True)))
 
     def __len__(self) -> int:
@@ -32,7 +40,27 @@ class Spans:
 
     def add(self, first: int, last: int | None = None) -> None:
         """Add the numbers from *first* to *last*, or *first* alone."""
-        last = first if last is None else last
+        if last is not None:
+            self._insert(first, last)
+            return
+        self._new.append(first)
+        if len(self._new) >= _MANY:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Put what waits in its place."""
+        if not self._new:
+            return
+        new, self._new = sorted(self._new), []
+        first = last = new[0]
+        for number in new:
+            if number > last + 1:
+                self._insert(first, last)
+                first = number
+            last = number
+        self._insert(first, last)
+
+    def _insert(self, first: int, last: int) -> None:
         firsts, lasts = self._firsts, self._lasts
         start = bisect_right(firsts, first - 1)
         if start and lasts[start - 1] >= first - 1:
