@@ -55,10 +55,7 @@ class Paginator(Generic[T_co]):
         self.start = start
         self.vendor, self.operation = vendor, operation
 
-    def __aiter__(self) -> AsyncIterator[T_co]:
-        return self._items()
-
-    async def _items(self) -> AsyncIterator[T_co]:
+    async def __aiter__(self) -> AsyncIterator[T_co]:
         number, before = self.start, None
         while True:
             page = self._checked(await self._fetch(number), number, before)

@@ -7,27 +7,32 @@ from collections.abc import Callable
 
 
 class Connections:
-    """How many requests the whole pool may have in flight, over all scopes."""
+    """How many requests the whole pool may have in flight, over all scopes.
 
-    __slots__ = ("_blocked", "in_use", "limit")
+    Attributes:
+        in_use: how many it has.
+        limit: how many it may have.
+        blocked: the pumps of the scopes that were told that it is full.
+    """
+
+    __slots__ = ("blocked", "in_use", "limit")
 
     def __init__(self, limit: float = math.inf) -> None:
         self.limit = limit
         self.in_use = 0
-        self._blocked: dict[Callable[[], None], None] = {}
+        self.blocked: dict[Callable[[], None], None] = {}
 
     def full(self, pump: Callable[[], None]) -> bool:
         """Is there no room? If so, *pump* is called when there is."""
         if self.in_use < self.limit:
             return False
-        self._blocked[pump] = None
+        self.blocked[pump] = None
         return True
 
-    def release(self) -> None:
-        """One request is over."""
-        self.in_use -= 1
-        # Those who were told that it was full may not want it any more: ask on.
-        while self._blocked and self.in_use < self.limit:
-            pump = next(iter(self._blocked))
-            del self._blocked[pump]
+    def wake(self) -> None:
+        """A request is over: let those in who were told that it was full."""
+        # They may not want it any more: ask on.
+        while self.blocked and self.in_use < self.limit:
+            pump = next(iter(self.blocked))
+            del self.blocked[pump]
             pump()

@@ -254,7 +254,10 @@ class Scheduler:
     def finished(self) -> None:
         """The exchange is over, body and all: it is not in flight any more."""
         self.in_flight -= 1
-        self.connections.release()
+        shared = self.connections
+        shared.in_use -= 1
+        if shared.blocked:
+            shared.wake()
         if self._interactive.heap or self._background.heap:
             self.pump()
 
@@ -273,10 +276,7 @@ class Scheduler:
 
     def queued(self) -> dict[str, int]:
         """Waiters by class."""
-        return {
-            "interactive": self._interactive.waiting,
-            "background": self._background.waiting,
-        }
+        return {"interactive": self._interactive.waiting, "background": self._background.waiting}
 
     def demand(self) -> tuple[int, Priority]:
         """How many calls of the best waiting class could go by our own caps, and its class."""
