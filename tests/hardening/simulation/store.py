@@ -1,0 +1,104 @@
+"""The store of limits that processes share: in memory, lost now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from asyncclients.stores.claim import Claim, Grant
+from asyncclients.stores.line import Line
+from asyncclients.stores.terms import Terms
+from tests.stores.world import MemoryLedgers
+
+from .plan import StorePlan
+
+
+class Names:
+    """What scopes are called, whatever the address at which a process reaches the vendor."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def know(self, scope: str, name: str) -> None:
+        """*scope* is a process's word for *name*."""
+        self._known[scope] = name
+
+    def __getitem__(self, scope: str) -> str:
+        return self._known[scope]
+
+
+class _Backend(Protocol):
+    async def exchange(self, key: str, claim: Claim) -> Grant: ...
+    async def aclose(self) -> None: ...
+
+
+class _Named:
+    def __init__(self, ledgers: _Backend, names: Names) -> None:
+        self._ledgers, self._names = ledgers, names
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        return await self._ledgers.exchange(self._names[key], claim)
+
+    async def aclose(self) -> None:
+        await self._ledgers.aclose()
+
+
+class Store:
+    """One store for all processes of a world."""
+
+    def __init__(self, plan: StorePlan, names: Names) -> None:
+        self._plan, self._names = plan, names
+        self._ledgers = MemoryLedgers()
+        self.losses = 0
+
+    def seen_by(self, process: str) -> SeenStore:
+        """What *process* gives its pool."""
+        terms = Terms(
+            me=process,
+            store="memory",
+            when_down=self._plan.when_down,
+            lease=0.1,
+            timeout=self._ledgers.timeout,
+            cold=False,
+        )
+        return SeenStore(_Named(self._ledgers, self._names), terms)
+
+    def bury(self, process: str) -> None:
+        """*process* says nothing more."""
+        self._ledgers.broken.add(process)
+
+    async def be_lost(self) -> None:
+        """Go through the losses of the plan, one after another."""
+        began = asyncio.get_running_loop().time()
+        for loss in sorted(self._plan.losses, key=lambda loss: loss.at):
+            await asyncio.sleep(began + loss.at - asyncio.get_running_loop().time())
+            self.losses += 1
+            self._ledgers.down = loss.seconds > 0
+            await asyncio.sleep(loss.seconds)
+            if loss.forgets:
+                self._ledgers.ledgers.clear()
+            self._ledgers.down = False
+
+    def reserved(self, process: str) -> list[str]:
+        """The slots that *process* still holds unused."""
+        slots = [slot for ledger in self._ledgers.ledgers.values() for slot in ledger.log]
+        return [slot for slot in slots if slot.startswith(f"p:{process}:")]
+
+
+class SeenStore:
+    """Implements `asyncclients.limits.shared.LimitStore`."""
+
+    def __init__(self, backend: _Backend, terms: Terms) -> None:
+        self._backend, self._terms = backend, terms
+
+    def open(self, *, cold: bool) -> Line:
+        """A line for one pool."""
+        terms = Terms(
+            me=self._terms.me,
+            store=self._terms.store,
+            when_down=self._terms.when_down,
+            lease=self._terms.lease,
+            timeout=self._terms.timeout,
+            cold=cold,
+        )
+        return Line(self._backend, terms)
