@@ -66,6 +66,7 @@ def benchmarks(session: nox.Session) -> None:
     _groups(session, "benchmarks")
     session.install("-q", EXTRAS)
     session.run("python", "benchmarks/limits.py", "--quick", "--seeds", "1")
+    session.run("python", "benchmarks/limits_sockets.py", "--quick")
     session.run("python", "benchmarks/overhead.py", "--pairs", "1", "--calls", "50")
 
 

@@ -142,7 +142,7 @@ def main() -> int:
         "adaptive": [asdict(row) for row in show(ours(seeds, seconds))],
         "exact": [asdict(row) for row in show(exact(exact_seeds, 120.0))],
         "peers": [asdict(row) for row in show(peers(1 if options.quick else 2, 300.0))],
-        "interactive": show_waits(interactive(max(1, seeds // 4), seconds)),
+        "interactive": show_waits(interactive(seeds, seconds)),
     }
     missed = sum(
         row["met"] is False for part in ("adaptive", "exact", "interactive") for row in result[part]

@@ -1,6 +1,6 @@
-"""Turn the figures of `limits.py` into the page `limits.md`.
+"""Turn the figures of `limits.py` and `limits_sockets.py` into the page `limits.md`.
 
-python benchmarks/limits_page.py benchmarks/results/limits.json > benchmarks/limits.md
+cd benchmarks && python limits_page.py results/limits.json results/limits-sockets.json > limits.md
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ INTRO = """# Staying inside a rate limit, measured
 
     pip install asyncclients --group benchmarks   # the peers
     python benchmarks/limits.py --json benchmarks/results/limits.json
-    python benchmarks/limits_page.py benchmarks/results/limits.json > benchmarks/limits.md
+    python benchmarks/limits_sockets.py --json benchmarks/results/limits-sockets.json
+    cd benchmarks && python limits_page.py results/limits.json results/limits-sockets.json > limits.md
 
 Everything here is virtual time, drawn from seeds: the same command gives the same figures on any machine, in about
-twenty minutes. A backlog with 50 workers sends for {hours}, {seeds} seeds, before six kinds of server. The servers are
+twenty minutes (and fifteen over sockets). A backlog with 50 workers sends for {hours}, {seeds} seeds, before six kinds of server. The servers are
 `asyncclients/sandbox/limits.py`, written from the definitions, and share no line with the client; the client learns of
 them by their answers alone. The networks are `asyncclients/simulator/latency.py`:
 
@@ -45,11 +46,28 @@ How to doubt it: `asyncclients simulate` draws any single run. A client that obe
 """
 
 
+SOCKETS = """
+## The same over real sockets
+
+    python benchmarks/limits_sockets.py --json benchmarks/results/limits-sockets.json
+
+The tables above are the limiter's alone. Here is all of the library before the same servers: a `SessionPool`, a client,
+aiohttp on both ends of TCP connections on 127.0.0.1, in one event loop whose time is virtual. The latencies are slept
+through at the client's end of the wire, the work at the server (`tests/simulator/sockets.py`). {seeds} seeds at 2 per
+1 s, {long_seeds} at the other quotas, {hours} each; {exact_seeds} seeds of two and six minutes for `exact`:
+{calls:,} calls in {minutes:.0f} minutes of one core.
+
+*Simulated* is what the simulator has for the same seeds. {agree} of {runs} runs agree with it in every arrival, to the
+millisecond. The others part from it where rounding decides which of two calls comes first, and are another draw of the
+same lot. {late} of these calls took virtual time in the kernel.
+"""
+
+
 def percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f} %"
 
 
-def main(path: Path) -> None:
+def main(path: Path, sockets: Path) -> None:
     result: dict[str, Any] = json.loads(path.read_text())
     adaptive = result["adaptive"]
     hours = f"{result['seconds'] / 3600:g} h"
@@ -67,6 +85,7 @@ def main(path: Path) -> None:
     show_exact(result["exact"])
     show_peers(adaptive, result["peers"])
     show_waits(result["interactive"])
+    show_sockets(json.loads(sockets.read_text()))
 
 
 def show_exact(rows: list[dict[str, Any]]) -> None:
@@ -126,5 +145,53 @@ def show_waits(rows: list[dict[str, Any]]) -> None:
         )
 
 
+def show_sockets(result: dict[str, Any]) -> None:
+    adaptive, exact = result["adaptive"], result["exact"]
+    print(
+        SOCKETS.format(
+            seeds=adaptive[0]["seeds"],
+            long_seeds=adaptive[-1]["seeds"],
+            exact_seeds=exact[0]["seeds"],
+            hours=f"{result['seconds'] / 3600:g} h",
+            minutes=result["took"] / 60,
+            **{name: result[name] for name in ("calls", "runs", "agree", "late")},
+        )
+    )
+    print(
+        "| quota | server | network | use | simulated | target | refused | simulated | target | |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for row in adaptive:
+        print(
+            f"| {row['quota']} | {row['server']} | {row['latency']}"
+            f" | {percent(row['use'], 2)} | {percent(row['simulated_use'], 2)}"
+            f" | ≥ {percent(row['target_use'])} | {percent(row['refused'], 3)}"
+            f" | {percent(row['simulated_refused'], 3)} | ≤ {percent(row['target_refused'], 2)}"
+            f" | {'met' if row['met'] else '**missed**'} |"
+        )
+    print('\n`admission="exact"`, use of the quota; in each cell the refusals are in brackets.\n')
+    servers = list(dict.fromkeys(row["server"] for row in exact))
+    print(f"| quota | network | {' | '.join(servers)} |")
+    print(f"|---|---|{'---|' * len(servers)}")
+    for quota in dict.fromkeys(row["quota"] for row in exact):
+        for latency in ("fast", "wan", "slow"):
+            found = {
+                row["server"]: f"{percent(row['use'])} ({100 * row['refused']:g} %)"
+                for row in exact
+                if row["quota"] == quota and row["latency"] == latency
+            }
+            cells = " | ".join(found[server] for server in servers)
+            print(f"| {quota} | {latency} | {cells} |")
+    print("\nAn interactive call beside the backlog, as above:\n")
+    print("| quota | network | 99 of 100 wait at most | simulated | target | | use |")
+    print("|---|---|---|---|---|---|---|")
+    for row in result["interactive"]:
+        print(
+            f"| {row['quota']} | {row['latency']} | {row['p99']:.3f} s"
+            f" | {row['simulated_p99']:.3f} s | ≤ {row['target']:.2f} s"
+            f" | {'met' if row['met'] else '**missed**'} | {percent(row['use'])} |"
+        )
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -44,7 +44,7 @@ from limits_matrix import (
     target_of,
 )
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from asyncclients import Quota
 from asyncclients.simulator import SimulationReport, run_virtual, simulate

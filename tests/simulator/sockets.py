@@ -110,6 +110,7 @@ class SocketWorld:
                 await backlog.request("GET", "backlog")
 
     async def _users(self, client: IntouchClient) -> None:
+        await asyncio.sleep(PUNCTUAL)  # the backlog's first calls draw first
         async with asyncio.TaskGroup() as calls:
             for number in itertools.count():
                 await asyncio.sleep((0.5 + self.random.random()) / self.interactive)
