@@ -4,8 +4,49 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from asyncclients.core.endpoint import Sending
 from asyncclients.limits.quota import Quota
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """What was put on the wire.
+
+    Attributes:
+        requests: put on the wire.
+        rejected: refusals by rate.
+        quotas: those of each scope that was used, by its one-way name.
+    """
+
+    requests: int = 0
+    rejected: int = 0
+    quotas: dict[str, tuple[Quota, ...]] = {}
+
+    def plus(self, other: Tally) -> Tally:
+        """This and *other*."""
+        return Tally(
+            requests=self.requests + other.requests,
+            rejected=self.rejected + other.rejected,
+            quotas={**self.quotas, **other.quotas},
+        )
+
+    def since(self, before: Tally) -> Tally:
+        """What has come to this since it was *before*."""
+        return Tally(
+            requests=self.requests - before.requests,
+            rejected=self.rejected - before.rejected,
+            quotas=self.quotas,
+        )
+
+    def quota_use(self, span: float) -> float:
+        """Share of what was allowed in *span* seconds, one full window included; 0 if unknown."""
+        allowed = [
+            min(quota.limit * (1 + span / quota.period) for quota in quotas)
+            for quotas in self.quotas.values()
+            if quotas
+        ]
+        return self.requests / sum(allowed) if allowed else 0.0
 
 
 class Meter:
@@ -41,12 +82,11 @@ class Meter:
         return self._loop.time() - self._started_at
 
     @property
+    def tally(self) -> Tally:
+        """What was put on the wire so far."""
+        return Tally(requests=self.requests, rejected=self.rejected, quotas={**self._scopes})
+
+    @property
     def quota_use(self) -> float:
         """Share of what was allowed between the first and the last request; 0 if unknown."""
-        span = self._last_at - self._first_at
-        allowed = [
-            min(quota.limit * (1 + span / quota.period) for quota in quotas)
-            for quotas in self._scopes.values()
-            if quotas
-        ]
-        return self.requests / sum(allowed) if allowed else 0.0
+        return self.tally.quota_use(self._last_at - self._first_at)

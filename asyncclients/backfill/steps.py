@@ -20,7 +20,7 @@ import msgspec
 from asyncclients.backfill.batch import BatchRecords, Book
 from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
-from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.meter import Meter, Tally
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import PageReader
 from asyncclients.backfill.seen import digest_of
@@ -55,18 +55,6 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     patience: float = 900.0
 
 
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step put on the wire.
-
-    Attributes:
-        requests: put on the wire.
-        rejected: refusals by rate.
-    """
-
-    requests: int = 0
-    rejected: int = 0
-
-
 async def push_step(
     rows: Sequence[Row], to: Destination, book: Book, *, flow: str, lax: bool = False
 ) -> Tally:
@@ -96,7 +84,7 @@ async def push_step(
         standing = await book.begin(numbers)
         left = deque(row for row in rows if row.number not in standing.settled)
         if not left:
-            return Tally(requests=meter.requests, rejected=meter.rejected)
+            return meter.tally
         records = BatchRecords(book, standing.done)
         delivery = Delivery(terms, shape, records, meter, outage)
         most = max(1, terms.batch)
@@ -179,8 +167,9 @@ async def pull_step(
             break
     if not known and page.total and page.items:
         known = -(-page.total // len(page.items)) + source.start - 1
-    tally = Tally(requests=meter.requests, rejected=meter.rejected)
-    return Reached(page=page.number, last=page.last, pages=known, items=before or 0, tally=tally)
+    return Reached(
+        page=page.number, last=page.last, pages=known, items=before or 0, tally=meter.tally
+    )
 
 
 def _checked(page: Page[Any], before: int | None) -> int:

@@ -16,6 +16,7 @@ from asyncclients.backfill import Report
 from asyncclients.backfill.steps import Destination
 from asyncclients.cli.jobs import Job, map_of
 from asyncclients.cli.operations import Clients
+from asyncclients.cli.words import Ticker
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
 from asyncclients.stores import FileLimits
@@ -114,13 +115,20 @@ async def _work(job: Job, backfills: Any) -> Report:
     spec = msgspec.json.encode(bare).decode()
     if job.pull is not None:
         pulled: Report = await backfills.pull(
-            job.name, job.to, state=job.state, spec=spec, key=job.key
+            job.name,
+            job.to,
+            state=job.state,
+            spec=spec,
+            key=job.key,
+            progress=Ticker(job.name),
         )
         return pulled
     # How fast, and how many may fail, may change; what is sent where may not.
     same = msgspec.structs.replace(bare, concurrency=64, max_failed=0.1)
     target = msgspec.json.encode(same).decode()
-    report: Report = await backfills.push(job.name, job.file, spec=spec, target=target)
+    report: Report = await backfills.push(
+        job.name, job.file, spec=spec, target=target, progress=Ticker(job.name)
+    )
     backlog = backfills.backlog
     failed = await backlog.failures(job.name)
     unknown = [msgspec.json.encode(row) for row in await backlog.unknown(job.name)]

@@ -18,12 +18,14 @@ import sqlalchemy as sa
 
 from asyncclients.backfill import Report
 from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Row, Source
-from asyncclients.backfill.steps import Tally, plain
+from asyncclients.backfill.steps import plain
 from asyncclients.backfill.unknowns import Unknown
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.database import Connection, Database, counts
 from asyncclients.integrations.tables import BATCHES, JOBS, PAGES, ROWS
+from asyncclients.limits.quota import Quota
 from asyncclients.paging import Page
 
 
@@ -62,8 +64,10 @@ class Backlog:
         )
         return Task(kind=row[0], spec=row[1], digest=row[2], lax=row[3]) if row else None
 
-    async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> None:
+    async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> int:
         """Copy the rows of *source* in, *batch* at a time, unless that was done before.
+
+        Returns how many there are.
 
         Raises:
             StateMismatchError: *job* is there with another target or another input.
@@ -75,6 +79,7 @@ class Backlog:
         digest = digest_of(target, *(encode_row(row.data) for row in rows))
         task = Task(kind="push", spec=spec, digest=digest, lax=source.lax)
         await self.add(job, task, rows, batch)
+        return len(rows)
 
     async def add(self, job: str, task: Task, rows: Sequence[Row] = (), batch: int = 1) -> None:
         """Add *task* as *job*, with its *rows*; nothing, if it is there.
@@ -124,32 +129,55 @@ class Backlog:
     async def finish(self, job: str, number: int, tally: Tally) -> None:
         """Batch *number* of *job* is finished, and took *tally*: it is emptied."""
         this = sa.and_(BATCHES.c.job == job, BATCHES.c.number == number)
-        update = sa.update(BATCHES).where(this).values(rows=None, **msgspec.structs.asdict(tally))
+        values = {
+            "rows": None,
+            "requests": tally.requests,
+            "rejected": tally.rejected,
+            "quotas": msgspec.json.encode(tally.quotas).decode(),
+        }
+        update = sa.update(BATCHES).where(this).values(values)
         await self._database.work(lambda connection: connection.execute(update))
 
     # --- What has come of it ----------------------------------------------------------
 
-    async def report(self, job: str, seconds: float = 0.0) -> Report:
+    async def report(self, job: str) -> Report:
         """What *job* has come to; its requests are those of its finished batches."""
+        fates = await self._database.work(lambda connection: counts(connection, job))
+        tally = await self.tally(job)
+        return Report(
+            done=fates.get("done", 0),
+            failed=fates.get("failed", 0),
+            unknown=fates.get("unknown", 0),
+            skipped=fates.get("skipped", 0),
+            requests=tally.requests,
+            rejected=tally.rejected,
+        )
 
-        def read(connection: Connection) -> Report:
-            fates = counts(connection, job)
-            wire = sa.select(
-                sa.func.coalesce(sa.func.sum(BATCHES.c.requests), 0),
-                sa.func.coalesce(sa.func.sum(BATCHES.c.rejected), 0),
-            ).where(BATCHES.c.job == job)
+    async def tally(self, job: str) -> Tally:
+        """What the finished batches of *job* have put on the wire."""
+        these = BATCHES.c.job == job
+        wire = sa.select(
+            sa.func.coalesce(sa.func.sum(BATCHES.c.requests), 0),
+            sa.func.coalesce(sa.func.sum(BATCHES.c.rejected), 0),
+        ).where(these)
+        kinds = sa.select(BATCHES.c.quotas).where(these, BATCHES.c.quotas.is_not(None)).distinct()
+
+        def read(connection: Connection) -> Tally:
             requests, rejected = connection.execute(wire).one()
-            return Report(
-                done=fates.get("done", 0),
-                failed=fates.get("failed", 0),
-                unknown=fates.get("unknown", 0),
-                skipped=fates.get("skipped", 0),
-                requests=requests,
-                rejected=rejected,
-                seconds=seconds,
-            )
+            quotas: dict[str, tuple[Quota, ...]] = {}
+            for found in connection.execute(kinds).scalars():
+                quotas |= msgspec.json.decode(found, type=dict[str, tuple[Quota, ...]])
+            return Tally(requests=requests, rejected=rejected, quotas=quotas)
 
         return await self._database.work(read)
+
+    async def pulled(self, job: str) -> int:
+        """Items of *job* that are in the database."""
+        query = sa.select(sa.func.coalesce(sa.func.sum(PAGES.c.length), 0))
+        count = await self._database.work(
+            lambda connection: connection.execute(query.where(PAGES.c.job == job)).scalar()
+        )
+        return int(count or 0)
 
     async def unknown(self, job: str) -> list[Unknown]:
         """Each row of *job* of which nobody can say whether it was carried out."""
@@ -186,7 +214,12 @@ class SharedShelf:
     async def put(self, page: Page[Any]) -> None:
         """See `Shelf`."""
         packed = msgspec.msgpack.encode(plain(page))
-        values = {"job": self._job, "number": page.number, "page": packed}
+        values = {
+            "job": self._job,
+            "number": page.number,
+            "length": len(page.items),
+            "page": packed,
+        }
         upsert = self._database.upsert(PAGES)
         await self._database.work(lambda connection: connection.execute(upsert, values))
 

@@ -12,8 +12,7 @@
   died are put back on the queue by the others, about one lease later.
 * DBOS's own limiter is not used: the quota is the pool's. Give each worker's
   pool `RedisLimits`, or `FileLimits` on one host, and they share it.
-
-DBOS is one per process, and so is `Backfills` while it is open.
+* DBOS is one per process, and so is `Backfills` while it is open.
 """
 
 from __future__ import annotations
@@ -24,10 +23,9 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Self
 from uuid import uuid4
-
-import msgspec
 
 try:
     from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
@@ -35,13 +33,14 @@ except ImportError:
     raise ImportError("DBOS is not installed: pip install 'asyncclients[dbos]'") from None
 
 from asyncclients import backfill
-from asyncclients.backfill import Report, Sink
+from asyncclients.backfill import Progress, Report, Sink
+from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Rows, open_source
-from asyncclients.backfill.steps import Tally
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.integrations.backlog import Backlog, SharedShelf, Task, digest_of
 from asyncclients.integrations.database import Database
 from asyncclients.integrations.heartbeat import LOOKS, Watcher, beat, forget
+from asyncclients.integrations.onlooker import Onlooker
 from asyncclients.integrations.worker import Resolve, Worker
 from asyncclients.integrations.workflows import enter, leave, pull_pages, push_batches
 
@@ -50,6 +49,7 @@ _log = logging.getLogger("asyncclients.backfill")
 _QUEUE = "asyncclients"
 _VERSION = "asyncclients-1"
 """Of the workflows below: workers of another version leave them alone."""
+Tell = Callable[[Progress], None]
 _LIVE = ("ENQUEUED", "PENDING", "DELAYED")
 _POLL = 0.5
 _SHARDS = 4
@@ -159,6 +159,7 @@ class Backfills:
         target: str = "",
         batch: int = 100,
         shards: int = 16,
+        progress: Tell | None = None,
     ) -> Report:
         """Send each row of *source*, by all workers; ask again with the same *job* to resume.
 
@@ -169,6 +170,9 @@ class Backfills:
             target: what the job is, for a spec that says more, and may change; the spec by default.
             batch: rows of one step.
             shards: parts that workers take.
+            progress: called about every two seconds, while this process waits.
+
+        The report's quota use is that of all workers, over the seconds of this run.
 
         Raises:
             StateMismatchError: *job* has another target or other rows.
@@ -179,14 +183,18 @@ class Backfills:
         spec = spec or job
         rows = await open_source(source)
         try:
-            await self.backlog.submit(job, rows, spec=spec, target=target or spec, batch=batch)
+            total = await self.backlog.submit(
+                job, rows, spec=spec, target=target or spec, batch=batch
+            )
         finally:
             await rows.aclose()
-        started = asyncio.get_running_loop().time()
+        before = await self.backlog.tally(job)
+        onlooker = Onlooker(partial(self.backlog.report, job), progress, total)
+        await onlooker.begin()
         await self._enqueue(job, shards)
-        await self._ended(job)
-        seconds = asyncio.get_running_loop().time() - started
-        report = await self.backlog.report(job, seconds)
+        await self._ended(job, onlooker)
+        tally = (await self.backlog.tally(job)).since(before)
+        report = onlooker.report(await self.backlog.report(job), tally)
         if await self.backlog.left(job):
             await self._raise_what_stopped(job, report)
         return report
@@ -199,6 +207,7 @@ class Backfills:
         state: str | os.PathLike[str],
         spec: str = "",
         key: str | None = None,
+        progress: Tell | None = None,
     ) -> Report:
         """Pull a list into the database, by any worker, and from there into *to*.
 
@@ -208,6 +217,7 @@ class Backfills:
             state: the file that remembers how much of the file is written.
             spec: what `resolve` is given; the job's name by default.
             key: what tells an item from all others.
+            progress: as for `push`, while pages come and while the file is written.
 
         Raises:
             StateMismatchError: *job* has another spec.
@@ -216,18 +226,23 @@ class Backfills:
         _check_name(job)
         spec = spec or job
         await self.backlog.add(job, Task(kind="pull", spec=spec, digest=digest_of(spec)))
+        onlooker = Onlooker(partial(self._pulled, job), progress)
+        await onlooker.begin()
         found = await self._workflows(job)
         if not any(each.status in (*_LIVE, "SUCCESS") for each in found):
             await self._put(f"{job}/{len(found)}", pull_pages, job)
-        await self._ended(job)
+        await self._ended(job, onlooker)
         done = [each for each in await self._workflows(job) if each.status == "SUCCESS"]
         if not done:
             await self._raise_what_stopped(job, Report())
         pages = SharedShelf(self._database, job).pages()
-        report = await backfill.pull(pages, to, state=state, key=key)
-        tally = await DBOS.get_result_async(done[0].workflow_id)
-        assert isinstance(tally, Tally)
-        return msgspec.structs.replace(report, **msgspec.structs.asdict(tally))
+        report = await backfill.pull(pages, to, state=state, key=key, progress=progress)
+        before = any(each.status == "SUCCESS" for each in found)
+        tally = None if before else await DBOS.get_result_async(done[0].workflow_id)
+        return onlooker.report(report, tally if isinstance(tally, Tally) else Tally())
+
+    async def _pulled(self, job: str) -> Report:
+        return Report(done=await self.backlog.pulled(job))
 
     # --- Workflows --------------------------------------------------------------------
 
@@ -261,10 +276,12 @@ class Backfills:
 
         await self._database.patiently(put)
 
-    async def _ended(self, job: str) -> None:
-        """Return when no workflow of *job* is to do any more."""
-        while any(each.status in _LIVE for each in await self._workflows(job)):  # noqa: ASYNC110
+    async def _ended(self, job: str, onlooker: Onlooker) -> None:
+        """Return when no workflow of *job* is left to do."""
+        while any(each.status in _LIVE for each in await self._workflows(job)):
+            await onlooker.look()
             await asyncio.sleep(_POLL)  # they end in other processes
+        await onlooker.look(last=True)
 
     async def _raise_what_stopped(self, job: str, report: Report) -> None:
         found = await self._workflows(job, load=True)

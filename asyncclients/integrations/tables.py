@@ -32,6 +32,7 @@ BATCHES = sa.Table(
     sa.Column("rows", sa.LargeBinary),
     sa.Column("requests", sa.Integer, nullable=False, default=0),
     sa.Column("rejected", sa.Integer, nullable=False, default=0),
+    sa.Column("quotas", sa.Text),
 )
 ROWS = sa.Table(
     "asyncclients_rows",
@@ -50,6 +51,7 @@ PAGES = sa.Table(
     METADATA,
     sa.Column("job", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("length", sa.Integer, nullable=False),
     sa.Column("page", sa.LargeBinary, nullable=False),
 )
 WORKERS = sa.Table(

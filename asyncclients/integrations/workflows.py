@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 from dbos import DBOS
 
-from asyncclients.backfill.steps import Reached, Tally
+from asyncclients.backfill.meter import Tally
+from asyncclients.backfill.steps import Reached
 from asyncclients.errors import ConfigurationError
 from asyncclients.integrations.worker import Worker
 
@@ -73,9 +74,8 @@ async def push_batches(job: str, numbers: list[int]) -> None:
 async def pull_pages(job: str) -> Tally:
     with _running():
         reached = await _pull_some(job, None)
-        requests, rejected = reached.tally.requests, reached.tally.rejected
+        tally = reached.tally
         while not reached.last:
             reached = await _pull_some(job, reached)
-            requests += reached.tally.requests
-            rejected += reached.tally.rejected
-    return Tally(requests=requests, rejected=rejected)
+            tally = tally.plus(reached.tally)
+    return tally

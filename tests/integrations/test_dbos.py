@@ -25,7 +25,7 @@ import pytest
 pytest.importorskip("dbos", reason="needs the extra [dbos]")
 
 from asyncclients import SessionPool
-from asyncclients.backfill import Report
+from asyncclients.backfill import Progress, Report
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateMismatchError
 from asyncclients.integrations.dbos import Backfills
 from asyncclients.sandbox import Sandbox, drop
@@ -245,14 +245,17 @@ async def test_a_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
         rows = [*nodes(sandbox, 60), {"client_code": "node-bad", "name": "No parent"}]
-        report = await backfills.push("nodes", rows, spec="create", batch=10)
+        seen: list[Progress] = []
+        report = await backfills.push("nodes", rows, spec="create", batch=10, progress=seen.append)
         assert (report.done, report.failed, report.requests) == (60, 1, 60)
+        assert (seen[-1].done, seen[-1].failed, seen[-1].eta) == (60, 1, 0.0)
+        assert report.quota_use == pytest.approx(60 / (100_000 * (1 + report.seconds)))
         assert codes_of(sandbox) == Counter(f"node-{n}" for n in range(60))
         (failure,) = await backfills.backlog.failures("nodes")
         assert b"node-bad" in failure
         sent = len(sandbox.requests("intouch"))
         again = await backfills.push("nodes", rows, spec="create", batch=10)
-        assert again.done == 60
+        assert (again.done, again.requests, again.quota_use) == (60, 0, 0.0)
         assert len(sandbox.requests("intouch")) == sent
         with pytest.raises(StateMismatchError, match="nodes"):
             await backfills.push("nodes", rows[:5], spec="create")
@@ -267,9 +270,14 @@ async def test_a_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             source = resolve_with(pool, "create")
             for row in nodes(sandbox, 23):
                 await source.target(source.row_type(**row))  # type: ignore[union-attr,misc]
-        report = await backfills.pull("all", to, state=tmp_path / "all.state", spec="nodes")
+        seen: list[Progress] = []
+        report = await backfills.pull(
+            "all", to, state=tmp_path / "all.state", spec="nodes", progress=seen.append
+        )
     assert report.done == len(to.read_bytes().splitlines()) == 24
     assert (report.unproved, report.requests) == ((), 5)
+    assert 0 < report.quota_use < 5 / 100_000
+    assert {each.done for each in seen} >= {24}
 
 
 async def test_a_lost_answer_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
