@@ -166,16 +166,23 @@ class Talk:
         told = slots.snapshot(claim.settled)
         try:
             grant = await self._backend.exchange(self._key, claim)
-        except ConfigurationError as error:
-            slots.freed.clear()
-            self._queue.fail(error)
         except StoreSilentError as why:
             self._missed(claim, str(why))
+        except ConfigurationError as error:
+            self._refused(claim, error)
         except Exception as failure:  # noqa: BLE001 - of a driver, or of ours: no call may hang on it
             self._missed(claim, f"{type(failure).__name__}: {failure}"[:200])
         else:
             slots.told(told, set(claim.freed))
             self._hear(claim, grant, asked_at)
+
+    def _refused(self, claim: Claim, error: ConfigurationError) -> None:
+        """It cannot work. Where it worked before, as before a password was changed, it may again."""
+        if self._account.heard_at > -math.inf:
+            self._missed(claim, str(error))
+            return
+        self.slots.freed.clear()
+        self._queue.fail(error)
 
     def _missed(self, claim: Claim, why: str) -> None:
         now = self._loop.time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from traceback import TracebackException
 from typing import Any
@@ -58,6 +58,13 @@ async def at_work(
             await asyncio.gather(*tasks, return_exceptions=True)
             for pool in opened:
                 await pool.aclose()
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """Wait until it has *happened*."""
+    async with asyncio.timeout(30):
+        while not happened():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
 
 
 async def _call(client: IntouchClient) -> None:
@@ -142,6 +149,31 @@ async def test_a_refused_password(locked: Server, login: str) -> None:
         await first_call(f"redis://{login}127.0.0.1:{locked.port}/0", "local")
     assert "URL" in str(caught.value.advice)
     assert "wrong-word" not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
+
+
+async def test_too_few_rights(locked: Server) -> None:
+    """A user who may not run scripts: an error at first use that names the rights."""
+    admin = f"redis://:sesame@127.0.0.1:{locked.port}/0"
+    command(admin, "ACL", "SETUSER", "guest", "on", ">canary", "~*", "+info", "+hello")
+    with pytest.raises(ConfigurationError, match="refuses the login, or a command") as caught:
+        await first_call(f"redis://guest:canary@127.0.0.1:{locked.port}/0", "pause")
+    assert "EVALSHA" in str(caught.value.advice)
+
+
+async def test_a_password_that_is_changed_at_work_is_silence(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused after it worked: no call fails; said; and with the old password back it goes on."""
+    async with at_work(server.url, when_down="pause") as sandbox:
+        await asyncio.sleep(0.5)
+        command(server.url, "ACL", "SETUSER", "default", "resetpass", ">other")
+        changed = f"redis://:other@127.0.0.1:{server.port}/0"
+        command(changed, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await until(lambda: "refuses the login" in caplog.text)
+        begun = len(sandbox.requests("intouch"))
+        command(changed, "ACL", "SETUSER", "default", "nopass")
+        await until(lambda: len(sandbox.requests("intouch")) >= begun + 20)
+        assert within_quota(sandbox)
 
 
 async def test_an_evicting_store_is_warned_of(
