@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
 
 import pytest
 
@@ -164,3 +168,31 @@ async def test_eight_pools_log_in_once(url: str) -> None:
         paths = [arrival.path for arrival in sandbox.requests("digital_onboarding")]
         assert len([path for path in paths if path.endswith("/oauth2/token")]) == 1
         assert len(paths) == 9
+
+
+async def _needs_a_token(url: str, environ: dict[str, str]) -> Process:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("token_worker.py")),
+        url,
+        stdin=PIPE,
+        stdout=PIPE,
+        env={**os.environ, **environ},
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"ready\n"
+    return process
+
+
+@pytest.mark.sweep
+async def test_eight_processes_log_in_once(url: str) -> None:
+    """Eight programs start calling at the same instant: one token request, and all are answered."""
+    async with Sandbox(quotas={"digital_onboarding": (1000, 1.0)}) as sandbox:
+        environ = dict(sandbox.environ)
+        processes = await asyncio.gather(*(_needs_a_token(url, environ) for _ in range(8)))
+        await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+        arrivals = sandbox.requests("digital_onboarding")
+    asked = [arrival for arrival in arrivals if arrival.path.endswith("/oauth2/token")]
+    assert [process.returncode for process in processes] == [0] * 8
+    assert len(asked) == 1
+    assert [arrival.status for arrival in arrivals] == [200] * 9
