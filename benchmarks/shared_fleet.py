@@ -156,14 +156,9 @@ async def fleet(kind: str, quota: TwoNumbers, count: int, seconds: float) -> Row
 
 
 async def fleets(quota: TwoNumbers, seconds: float, counts: Sequence[int]) -> list[Row]:
-    """The rows of one quota. Fleets of one store run beside each other: they are idle mostly."""
-    rows: list[Row] = []
-    for cases in (
-        [("none", 1), *(("redis", count) for count in counts)],
-        [("file", count) for count in counts],
-    ):
-        rows += await asyncio.gather(*(fleet(kind, quota, n, seconds) for kind, n in cases))
-    return rows
+    """The rows of one quota. The fleets run beside each other: they are idle mostly."""
+    cases = [("none", 1), *((kind, count) for kind in ("redis", "file") for count in counts)]
+    return list(await asyncio.gather(*(fleet(kind, quota, n, seconds) for kind, n in cases)))
 
 
 async def kill(when_down: Mode, seconds: float) -> Row:
