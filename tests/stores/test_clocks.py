@@ -8,9 +8,8 @@ import pytest
 
 from asyncclients.limits.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
-from asyncclients.stores.clock import StoreClock
 
-from .world import EPOCH, World, most_in
+from .world import World, most_in
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)
@@ -36,15 +35,3 @@ async def test_the_store_s_clock_is_set(
     assert most_in(quota.period, world.arrivals) <= quota.limit
     assert used >= 0.9
     assert "the window counts as spent" in caplog.text
-
-
-def test_the_clock_never_runs_ahead() -> None:
-    """Whatever the delays, the estimate lies between the true instant and the answer's."""
-    clock = StoreClock()
-    for asked, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
-        heard = asked + there + back
-        at = clock.hear(asked, heard, EPOCH + round((asked + there) * 1e6))
-        assert asked + there - 1e-5 <= at <= heard + 1e-5
-    # Set back by an hour: what was learned before is forgotten.
-    at = clock.hear(40.0, 40.1, EPOCH - 3_600_000_000)
-    assert at == pytest.approx(40.1)

@@ -355,3 +355,15 @@ def test_turns_never_meet() -> None:
     assert most_in(1.0, [at for at, _ in sends]) == 2
     assert {rank for _, rank in sends} == set(range(5))
     assert len(sends) >= 0.8 * 2 * 55
+
+
+def test_the_clock_never_runs_ahead() -> None:
+    """Whatever the delays, the estimate lies between the true instant and the answer's."""
+    clock = StoreClock()
+    for asked, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
+        heard = asked + there + back
+        at = clock.hear(asked, heard, EPOCH + round((asked + there) * 1e6))
+        assert asked + there - 1e-5 <= at <= heard + 1e-5
+    # Set back by an hour: what was learned before is forgotten.
+    at = clock.hear(40.0, 40.1, EPOCH - 3_600_000_000)
+    assert at == pytest.approx(40.1)
