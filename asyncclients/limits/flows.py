@@ -87,6 +87,13 @@ class FlowQueue:
             return waiter
         return None
 
+    def leave(self) -> None:
+        """A waiter gave up: where it was the last, nobody is in line any more."""
+        self.waiting -= 1
+        if not self.waiting:
+            self.heap.clear()
+            self._flows.clear()
+
     def ahead(self, flow: str | None) -> int:
         """How many calls would go before one that *flow* added now."""
         line = self._flows.get(flow)

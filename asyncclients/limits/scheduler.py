@@ -23,6 +23,7 @@ from asyncclients.errors import AsyncClientsError, DeadlineExceededError
 from asyncclients.limits.connections import Connections
 from asyncclients.limits.flows import Demand, FlowQueue
 from asyncclients.limits.priority import Priority
+from asyncclients.limits.ticket import Ticket
 
 if TYPE_CHECKING:
     from asyncclients.limits.permit import Permit
@@ -32,38 +33,10 @@ if TYPE_CHECKING:
 _INTERACTIVE = Priority.INTERACTIVE
 _ATTENTION = 300.0
 """Seconds after an interactive call in which background goes evenly: no slots open in pairs."""
+_TURN = 64
+"""Permits granted in one turn of the event loop: a large burst must not hold up everything else."""
 _BACKGROUND_EVERY = 10
 """One grant in so many is background's while interactive calls wait as well."""
-
-
-class Ticket:
-    """What a call asks of the scheduler.
-
-    Attributes:
-        priority: its class.
-        flow: whose turn it takes.
-        deadline_at: loop instant after which it is of no use; inf for none.
-        again: it has waited before, and goes to the front of its flow.
-
-    Nobody changes one, so calls may share it.
-    """
-
-    __slots__ = ("again", "deadline_at", "flow", "priority")
-
-    def __init__(
-        self,
-        priority: Priority = Priority.INTERACTIVE,
-        flow: str | None = None,
-        deadline_at: float = math.inf,
-        *,
-        again: bool = False,
-    ) -> None:
-        self.priority, self.flow, self.deadline_at = priority, flow, deadline_at
-        self.again = again
-
-    def repeated(self) -> Ticket:
-        """The same, for a call that has waited before."""
-        return Ticket(self.priority, self.flow, self.deadline_at, again=True)
 
 
 class Scheduler:
@@ -75,6 +48,7 @@ class Scheduler:
         "_demand",
         "_grants_since_background",
         "_interactive",
+        "_resuming",
         "_timer",
         "connections",
         "in_flight",
@@ -104,6 +78,7 @@ class Scheduler:
         self._background = FlowQueue()
         self._grants_since_background = 0
         self._demand = Demand(max((quota.period for quota in limiter.quotas), default=1.0))
+        self._resuming = False
         self._timer: asyncio.TimerHandle | None = None
         self._closed: AsyncClientsError | None = None
 
@@ -140,7 +115,7 @@ class Scheduler:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.done() or waiter.cancelled():
-                queue.waiting -= 1
+                queue.leave()
             elif waiter.exception() is None:
                 self.returned(waiter.result())
                 self.finished()
@@ -169,9 +144,10 @@ class Scheduler:
         return interactive.ahead(ticket.flow)
 
     def pump(self) -> None:
-        """Grant all permits that can be granted now; else set the timer."""
+        """Grant the permits that can be granted now; if more could, go on in the next turn."""
         interactive, background = self._interactive, self._background
-        while (interactive.heap or background.heap) and not self._full():
+        left = 0 if self._resuming else _TURN
+        while left and (interactive.heap or background.heap) and not self._full():
             queue, now = self._next_queue(), self.loop.time()
             priority = _INTERACTIVE if queue is interactive else Priority.BACKGROUND
             at = self._background_at(now) if priority else self.limiter.ready_at(now)
@@ -182,6 +158,14 @@ class Scheduler:
             if waiter is not None:
                 queue.waiting -= 1
                 waiter.set_result(self._grant(priority, now))
+                left -= 1
+        if not left and not self._resuming:
+            self._resuming = True
+            self.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._resuming = False
+        self.pump()
 
     def _next_queue(self) -> FlowQueue:
         if self._interactive.heap and not (self._background.heap and self._share_due()):

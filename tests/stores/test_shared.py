@@ -12,7 +12,8 @@ from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.line import Line
@@ -309,3 +310,20 @@ async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture)
     await world.stop()
     assert most_in(1.0, [at for at in world.arrivals if at > 2]) == 1
     assert len([r for r in caplog.records if "the stricter wins" in r.message]) == 2
+
+
+@pytest.mark.parametrize("priority", Priority)
+async def test_a_caller_who_gave_up_asks_the_store_for_nothing(priority: Priority) -> None:
+    """The only call in line is cancelled: the store hears signs of life, a few a second."""
+    world = world_of(TWO)
+    process = world.start()
+    calls = [asyncio.create_task(process.call(priority)) for _ in range(6)]
+    await asyncio.sleep(0.2)
+    for task in calls:
+        task.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    before = world.store.commands
+    await asyncio.sleep(10.0)
+    assert world.store.commands - before < 40
+    assert await process.call(priority)
+    await world.stop()
