@@ -1,7 +1,6 @@
 """What can go wrong for a client of an HTTP API, what we promise, and the tests that show it.
 
-`docs/hazards.md` is made from this table (`docs/generate_hazards.py`). A hazard without a
-test says in `promise` why it is none of ours, or what is left to the reader.
+`docs/hazards.md` is made from this table (`docs/generate_hazards.py`).
 """
 
 from __future__ import annotations
@@ -36,6 +35,9 @@ JOURNAL: Final = "backfill/test_journal.py::test_"
 REDIS: Final = "stores/test_redis.py::test_"
 SHARED: Final = "stores/test_shared.py::test_"
 OUTAGE: Final = "stores/test_outage.py::test_"
+NOT_HERE: Final = "hardening/test_not_here.py::test_"
+SUPPLY: Final = "hardening/test_supply.py::test_"
+SEEDS: Final = "hardening/test_simulation.py::test_a_seed"
 DO_TOKENS: Final = "vendors/digital_onboarding/test_tokens.py::test_"
 DO_ENDPOINT: Final = "vendors/digital_onboarding/test_token_endpoint.py::test_"
 
@@ -97,7 +99,8 @@ CONNECTION: Final = (
     Hazard(17, "A compressed body cut short", "It is no JSON: `DecodeError`.", (FAULTS,)),
     Hazard(18, "A page of HTML with status 200",
            "`DecodeError` with its first words, also where no body is expected.",
-           (FAULTS, *tests("vendors/emma/test_client.py::test_", "a_page_of_markup_is_no_delete"))),
+           (FAULTS, *tests("vendors/emma/test_client.py::test_", "a_page_of_markup_is_no_delete"),
+            *tests("vendors/intempt/test_client.py::test_", "a_page_of_markup_is_no_insert"))),
     Hazard(19, "Bad encodings and hostile JSON", "Any bytes are a value or `DecodeError`.",
            (FAULTS, "core/test_codec.py::test_any_bytes_are_a_value_or_a_decode_error")),
     Hazard(20, "Huge answers block the loop", "What is long is decoded in a thread.",
@@ -122,22 +125,26 @@ LIMITS: Final = (
            tests(DISPATCH, "attempts_count_all_requests", "one_attempt_means_one_request")),
     Hazard(26, "Waiting with a slot or lock in hand", "Nothing is held between attempts.",
            (*tests("test_middleware.py::test_", "who_waits_holds_no_connection"),
-            "hardening/test_simulation.py::test_a_seed")),
+            SEEDS)),
     Hazard(27, "The wall clock jumps",
            "Durations are of the loop's clock; a date counts against the answer's own date.",
-           (*tests(LIMITER, "a_clock_that_stands_still_or_jumps"),
+           (SEEDS, *tests(LIMITER, "a_clock_that_stands_still_or_jumps"),
             *tests("limits/test_ratelimit_headers.py::test_", "a_date_needs_the_reply_s_own_date"),
             *tests("stores/test_files.py::test_",
                    "a_clock_set_back_does_not_make_a_token_immortal"))),
     Hazard(28, "The machine sleeps while a token expires", "A 401 renews it, once.",
            tests(DO_TOKENS, "a_thousand_calls_on_a_revoked_token_ask_for_one")),
-    Hazard(29, "Workers whose clocks differ", "Shared windows are kept by the store's clock.",
-           tests(OUTAGE, "the_clock_never_runs_ahead")),
+    Hazard(29, "Workers whose clocks differ",
+           "Shared windows are kept by the store's clock; where that one is set, the window "
+           "counts as spent.",
+           (*tests(OUTAGE, "the_clock_never_runs_ahead"),
+            "stores/test_clocks.py::test_the_store_s_clock_is_set",
+            "stores/test_processes.py::test_four_processes_on_two_a_second")),
     Hazard(30, "Windows whose edges nobody knows",
            "No more than the limit arrives in any window, wherever it begins.",
            (*tests(LIMITER, "exact_never_lets_more_than_n_arrive_in_any_window"),
             "simulator/test_simulate.py::test_exact_is_never_refused_by_any_chance",
-            "hardening/test_simulation.py::test_a_seed")),
+            SEEDS)),
     Hazard(31, "A cancelled waiter keeps its slot", "It costs nothing, at any instant.",
            (*tests(SCHEDULER, "a_cancelled_waiter_costs_nothing", "nothing_is_lost_in_any_order"),
             "hardening/test_interruptions.py::test_an_interrupted_call_in_a_queue")),
@@ -154,12 +161,14 @@ LIMITS: Final = (
 WRITES: Final = (
     Hazard(36, "A creation whose answer is lost",
            "`OutcomeUnknownError`, never a second request; a push lists the row as unknown.",
-           (FAULTS, *tests(PUSH, "lost_answers_are_listed_and_left"))),
+           (FAULTS, SEEDS, *tests(PUSH, "lost_answers_are_listed_and_left"))),
     Hazard(37, "A key for each attempt instead of each operation",
            "None of the five vendors takes idempotency keys: the endpoint says what may be "
            "repeated, and the journal what was sent.",
            tests(CRASH, "a_killed_push_sends_no_row_twice")),
-    Hazard(38, "A key used for two bodies", "None of the five vendors takes such keys."),
+    Hazard(38, "A key used for two bodies",
+           "None of the five vendors takes such keys, and no operation sends one.",
+           tests(NOT_HERE, "no_call_carries_a_key")),
     Hazard(39, "A gateway's 502 or 504 after the work was done",
            "Read as maybe sent: unknown for what must not be repeated.", (FAULTS,)),
     Hazard(40, "A write is cancelled",
@@ -171,7 +180,10 @@ WRITES: Final = (
             "vendors/digital_onboarding/test_client.py::test_who_is_left_out_of_a_batch_is_seen")),
     Hazard(42, "One row that always fails", "It is written down, and the run goes on.",
            tests(PUSH, "a_row_that_always_breaks_the_vendor_is_isolated")),
-    Hazard(43, "Jobs to be polled", "None of the five vendors answers with a job."),
+    Hazard(43, "Jobs to be polled",
+           "None of the five vendors answers with a job; a 202 that names one is told, not "
+           "taken for done, and not polled.",
+           tests(NOT_HERE, "a_job_is_no_row")),
     Hazard(44, "Two processes do one job", "The second is told who has the state file.",
            tests(JOURNAL, "the_second_is_told_who_the_first_is")),
 )
@@ -197,8 +209,9 @@ LOGIN: Final = (
                  "the_file_names_no_credential")),
     Hazard(54, "Credentials in logs, errors and tracebacks",
            "In none of them, on any way to fail: canaries are searched for.",
-           (FAULTS, *tests("contract/test_secrets.py::test_", "an_echo_shows_nothing",
-                           "silence_shows_nothing"),
+           (FAULTS, SEEDS,
+            *tests("contract/test_secrets.py::test_", "an_echo_shows_nothing",
+                   "silence_shows_nothing"),
             *tests("integrations/test_opentelemetry.py::test_",
                    "nothing_of_a_request_is_exported_but_what_is_allowed"))),
     Hazard(55, "A redirect takes the credential along", "Redirects are not followed.",
@@ -222,7 +235,9 @@ INPUT: Final = (
     Hazard(61, "What the vendor holds is hostile",
            "Values are passed on unchanged, and none becomes a path or a statement. A CSV file "
            "for a spreadsheet may hold a formula that a customer typed: that is the reader's to "
-           "know."),
+           "know.",
+           tests("hardening/test_hostile.py::test_", "what_a_vendor_holds_is_written_as_it_is",
+                 "what_a_file_holds_is_sent_as_it_is")),
     Hazard(62, "Reading state runs code", "No pickle, no eval: state is JSON and SQLite.",
            ("test_house.py::test_the_package_keeps",)),
 )
@@ -250,7 +265,9 @@ LIFE: Final = (
            (*tests(DISPATCH, "each_call_runs_in_its_caller_s_context"),
             *tests(TOKENS, "the_request_runs_in_nobodys_lane"))),
     Hazard(73, "Other loops and builds of Python",
-           "Nothing but the virtual clock looks into asyncio's own loop. Tested on CPython 3.11."),
+           "Nothing but the virtual clock looks into asyncio's own loop; uvloop and other selectors "
+           "do all of the work. Tested on CPython 3.11.",
+           tests("hardening/test_loops.py::test_", "a_loop_of_another_kind")),
 )
 BACKFILL: Final = (
     Hazard(74, "Pages shift while data changes",
@@ -263,8 +280,8 @@ BACKFILL: Final = (
     Hazard(77, "A listing that ends early", "Compared with the vendor's count, or said so.",
            tests(PULL, "short_lists", "without_a_count_the_report_says_so")),
     Hazard(78, "Killed at any instant", "Nothing is lost, nothing sent or written twice.",
-           tests(CRASH, "a_killed_push_sends_no_row_twice",
-                 "a_killed_pull_has_exactly_the_servers_items")),
+           (SEEDS, *tests(CRASH, "a_killed_push_sends_no_row_twice",
+                          "a_killed_pull_has_exactly_the_servers_items"))),
     Hazard(79, "State that did not reach the disk, or was damaged there",
            "Each commit is synced, by one connection; blobs carry checksums.",
            ("hardening/test_damage.py::test_a_damaged_state_file",
@@ -286,8 +303,10 @@ BACKFILL: Final = (
 )
 STORE: Final = (
     Hazard(85, "The shared store is down", "A safe share of the quota, a pause, or local: yours.",
-           tests(OUTAGE, "safe_share_stays_inside_the_quota_and_goes_on",
-                 "pause_sends_nothing_and_then_goes_on")),
+           (SEEDS, *tests(OUTAGE, "safe_share_stays_inside_the_quota_and_goes_on",
+                          "pause_sends_nothing_and_then_goes_on",
+                          "a_deadline_holds_while_the_store_is_silent"),
+            "stores/test_processes.py::test_the_store_dies_under_four_processes")),
     Hazard(86, "The store's library asks twice", "A claim counts once.",
            (*tests(REDIS, "a_lost_answer_is_not_asked_again_by_the_library"),
             *tests(OUTAGE, "lost_answers_count_once"))),
@@ -295,7 +314,9 @@ STORE: Final = (
            tests(REDIS, "a_cancelled_command_does_not_shift_the_answers")),
     Hazard(88, "The store forgets", "What is gone counts as spent.",
            (*tests(REDIS, "flushall_counts_as_a_spent_window", "an_evicting_store_is_warned_of"),
-            *tests(OUTAGE, "a_store_that_forgot_everything_counts_as_spent"))),
+            *tests(OUTAGE, "a_store_that_forgot_everything_counts_as_spent",
+                   "an_idle_process_is_the_first_to_meet_an_empty_store"),
+            SEEDS)),
     Hazard(89, "Scripts are gone, keys in other slots", "Nobody's trouble.",
            tests(REDIS, "forgotten_scripts_are_nobody_s_trouble",
                  "all_keys_of_a_scope_live_in_one_slot_of_a_cluster")),
@@ -305,12 +326,14 @@ STORE: Final = (
            "A worker that was only asleep sends nothing twice.",
            ("integrations/test_dbos.py::test_a_worker_that_was_only_asleep_sends_nothing_twice",)),
     Hazard(92, "Workers come and go", "Their shares follow.",
-           tests(SHARED, "from_two_to_twenty_to_three_processes")),
+           (*tests(SHARED, "from_two_to_twenty_to_three_processes"),
+            "stores/test_processes.py::test_they_use_it_also_while_they_join_leave_and_die")),
 )
-SUPPLY: Final = (
+OPERATION: Final = (
     Hazard(93, "Dependencies with known holes",
            "aiohttp 3.14.5 at least; `nox -s audit` asks for advisories, `nox -s lowest` "
-           "tests the lowest versions."),
+           "tests the lowest versions.",
+           tests(SUPPLY, "no_version_below_its_known_holes", "every_dependency_has_a_lower_bound")),
     Hazard(94, "The slow parser of the HTTP library", "`asyncclients doctor` looks.",
            tests("cli/test_doctor.py::test_", "a_machine_that_is_fit")),
     Hazard(95, "The parser is lenient with answers",
@@ -324,7 +347,8 @@ SUPPLY: Final = (
            (*tests("sandbox/test_sandbox.py::test_", "binds_to_loopback_only"),
             *tests("testing/test_network.py::test_", "no_vendors_host_can_be_looked_up"))),
     Hazard(98, "More dependencies than needed",
-           "Four, each said why in `pyproject.toml`; all else is an extra."),
+           "Four, each of them used; all else is an extra.",
+           tests(SUPPLY, "no_more_is_depended_upon_than_is_imported")),
 )
 # fmt: on
 SECTIONS: Final = {
@@ -336,5 +360,5 @@ SECTIONS: Final = {
     "Life in an event loop": LIFE,
     "Listings and backfills": BACKFILL,
     "Quotas shared by processes": STORE,
-    "Dependencies and operation": SUPPLY,
+    "Dependencies and operation": OPERATION,
 }

@@ -1,0 +1,57 @@
+"""What other vendors have and these five have not: keys of idempotency, and jobs to be polled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+from asyncclients import DecodeError, Quota, SessionPool
+from asyncclients.sandbox import Sandbox
+from tests.conftest import FAST
+from tests.fakes import Connection, byte_server, http
+from tests.vendors.operations import CALLS
+
+from .simulation.plan import VENDORS, VendorName
+from .simulation.trades import TRADES
+from .subjects import SUBJECTS
+
+JOB: Final = b'{"job": "/jobs/1", "status": "accepted"}'
+
+
+@pytest.mark.parametrize(
+    ("vendor", "operation"),
+    [(vendor, operation) for vendor in VENDORS for operation in CALLS[vendor]],
+)
+async def test_no_call_carries_a_key(
+    sandbox: Sandbox, pool: SessionPool, vendor: VendorName, operation: str
+) -> None:
+    """No header or field of any operation is one, so none can be used for two bodies."""
+    client = TRADES[vendor].client.from_env(pool, sandbox.environ, quotas=[Quota(*FAST)])
+    await CALLS[vendor][operation](client, sandbox.state(vendor))
+    sent = sandbox.requests(vendor)
+    assert sent
+    for request in sent:
+        names = " ".join((*request.headers, *(name for name, _ in request.query)))
+        assert "idempot" not in f"{names} {request.body!r}".lower()
+
+
+@pytest.mark.parametrize("vendor", SUBJECTS)
+async def test_a_job_is_no_row(pool: SessionPool, vendor: str) -> None:
+    """A 202 that names a job is told after one request: neither done, nor polled, nor repeated."""
+    subject = SUBJECTS[vendor]
+
+    async def accepts(connection: Connection) -> None:
+        while True:
+            request = await connection.request()
+            if request.target == "/oauth2/token":
+                await connection.send(http(body=subject.reply(request)))
+            else:
+                await connection.send(http(202, JOB, {"Location": "/jobs/1"}))
+
+    async with byte_server(accepts) as server:
+        with pytest.raises(DecodeError, match="its document does not describe"):
+            await subject.write(subject.client(pool, server.url))
+        calls = [request for request in server.arrived if request.target != "/oauth2/token"]
+        assert [call.method for call in calls] == ["POST"]
+        await pool.aclose()

@@ -1,0 +1,82 @@
+"""What is depended upon: no more than is used, and nothing below its known holes."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+import asyncclients
+
+PACKAGE: Final = Path(asyncclients.__file__).parent
+PROJECT: Final = Path(__file__).parent.parent.parent / "pyproject.toml"
+BASE: Final = {"aiohttp", "aiolimiter", "msgspec", "python-backoff"}
+MODULES: Final = {"python-backoff": "backoff"}
+"""What a package is called in `import`, where that is another name."""
+HOLES: Final = {"aiohttp": "3.14.5", "redis": "5.0.0"}
+"""The first version without known advisories that concern a client.
+
+aiohttp: CVE-2026-128131 among others, https://github.com/aio-libs/aiohttp/security ; redis:
+CVE-2023-28858 and -28859, https://github.com/redis/redis-py/issues/2665 .
+"""
+
+
+@cache
+def project() -> dict[str, Any]:
+    """The project's table of `pyproject.toml`."""
+    found: dict[str, Any] = tomllib.loads(PROJECT.read_text())["project"]
+    return found
+
+
+def requirements() -> list[Requirement]:
+    """Of the base and of all extras."""
+    extras = [text for extra in project()["optional-dependencies"].values() for text in extra]
+    return [Requirement(text) for text in (*project()["dependencies"], *extras)]
+
+
+def imported() -> set[str]:
+    """The top names of all that the package imports and that is neither ours nor Python's."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"asyncclients"}
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_no_version_below_its_known_holes(name: str) -> None:
+    """Neither allowed by `pyproject.toml` nor installed here."""
+    floors = [
+        Version(bound.version)
+        for requirement in requirements()
+        if requirement.name == name
+        for bound in requirement.specifier
+        if bound.operator == ">="
+    ]
+    assert floors
+    assert min(floors) >= Version(HOLES[name])
+    assert Version(version(name)) >= Version(HOLES[name])
+
+
+def test_every_dependency_has_a_lower_bound() -> None:
+    """Without one an installer may take a version of which nobody has heard."""
+    for requirement in requirements():
+        assert any(bound.operator == ">=" for bound in requirement.specifier), requirement
+
+
+def test_no_more_is_depended_upon_than_is_imported() -> None:
+    """The base needs four packages, and uses each."""
+    base = {Requirement(text).name for text in project()["dependencies"]}
+    assert base == BASE
+    assert {MODULES.get(name, name) for name in base} <= imported()
