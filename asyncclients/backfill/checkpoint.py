@@ -7,6 +7,7 @@ the checkpoint that says so. After a crash the sink is cut back to the checkpoin
 from __future__ import annotations
 
 from array import array
+from itertools import compress
 from typing import Any
 
 import msgspec
@@ -83,17 +84,15 @@ class Checkpoint:
         checkpoint = cls(journal)
         checkpoint.state = await journal.state(PullState) or PullState()
         for (keys,) in await journal.read("SELECT keys FROM keys"):
-            for digest in array("Q", keys):
-                checkpoint.seen.add(digest)
+            checkpoint.seen.add(array("Q", keys))
         journal.feed(checkpoint._changes)
         return checkpoint
 
-    def is_new(self, digest: int) -> bool:
-        """Note the item with *digest*; False if it is there already."""
-        if not self.seen.add(digest):
-            return False
-        self._news.append(digest)
-        return True
+    def note(self, digests: array[int]) -> list[bool]:
+        """Note the items with *digests*; of each, whether it was not there yet."""
+        new = self.seen.add(digests)
+        self._news.extend(digests if all(new) else compress(digests, new))
+        return new
 
     async def save(self) -> None:
         """Return when the state is on the disk."""

@@ -17,8 +17,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from array import array
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from itertools import compress
 from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
@@ -28,7 +30,7 @@ from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.seen import digest_of
+from asyncclients.backfill.seen import digests_of
 from asyncclients.backfill.sinks import Sink, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
@@ -191,8 +193,9 @@ class Pull:
             state.keyed = self._keys(items)[0] is not None
         new = items
         if state.keyed:
-            fresh = map(self._checkpoint.is_new, self._digests(items))
-            new = [item for item, is_new in zip(items, fresh, strict=True) if is_new]
+            is_new = self._checkpoint.note(self._digests(items))
+            if not all(is_new):
+                new = list(compress(items, is_new))
             if not again and state.walk == 1:
                 state.skipped += len(items) - len(new)
         state.done += len(new)
@@ -214,12 +217,12 @@ class Pull:
 
     # --- Items ------------------------------------------------------------------------
 
-    def _digests(self, items: Sequence[Any]) -> list[int]:
+    def _digests(self, items: Sequence[Any]) -> array[int]:
         keys = self._keys(items)
         if None in keys:
             pairs = zip(items, keys, strict=True)
             keys = [encode_row(item) if key is None else key for item, key in pairs]
-        return [digest_of(key) for key in keys]
+        return digests_of(keys)
 
     def _keys(self, items: Sequence[Any]) -> list[Any]:
         """What tells each of *items* from the others; None for one that has nothing such."""
