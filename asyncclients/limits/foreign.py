@@ -20,9 +20,9 @@ What cannot be is not believed (more remaining than the limit), nor what is out
 of date (the answer to a call sent before one already heard), nor a vendor that
 says 0 until a reset and admits a call long before that, three times over.
 
-Others are told of once they are seen for two periods: until then they may be
-nobody but this program before it was started again. Once they are gone, so is
-what refusals taught in their time.
+Others are told of once they take a tenth of the quota and are seen for two
+periods: until then they may be nobody but this program before it was started
+again. Once they are gone, so is what refusals taught in their time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ENOUGH = 15.0
 """Seconds of draining that say something."""
 _LEAST = 0.5
 """Foreign calls in the time remembered that are no more than a trace of former ones."""
-_CROWDED = 0.05
+_CROWDED = 0.1
 """Share of the quota from which on foreign use is worth telling."""
 
 
@@ -59,11 +59,12 @@ class Foreign:
 
     Attributes:
         rate: calls per second that others make.
-        watch: told the rate once others make enough to be told of, and 0 once they are gone.
+        watch: told the usual rate once others make enough to be told of, and 0 once they are gone.
     """
 
     __slots__ = (
         "_came_at",
+        "_concluded_at",
         "_crowded",
         "_drain",
         "_heard",
@@ -71,6 +72,7 @@ class Foreign:
         "_lies",
         "_seen_at",
         "_standing",
+        "_usual",
         "_zero_until",
         "rate",
         "watch",
@@ -86,7 +88,8 @@ class Foreign:
         self._heard = 0
         self._lies = 0
         self._zero_until = -math.inf
-        self._came_at = self._seen_at = -math.inf
+        self._came_at = self._seen_at = self._concluded_at = -math.inf
+        self._usual = 0.0
 
     def hear(self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal) -> bool:
         """Merge what the answer to *permit* says. Returns whether the rate changed."""
@@ -124,6 +127,9 @@ class Foreign:
         if self._lies >= _LIES:
             window.foreign_until, self.rate, self._seen_at = -math.inf, 0.0, -math.inf
         memory = _memory(window)
+        faded = 0.5 ** ((now - self._concluded_at) / memory)
+        self._usual = self._usual * faded + self.rate * (1 - faded)
+        self._concluded_at = now
         if self.rate:
             if now - self._seen_at > memory:
                 self._came_at = now
@@ -132,7 +138,7 @@ class Foreign:
         if self._crowded:
             crowded = now - self._seen_at <= memory
         else:
-            much = self.rate * window.period > _CROWDED * window.limit
+            much = min(self.rate, self._usual) * window.period > _CROWDED * window.limit
             crowded = much and now - self._came_at >= 2 * memory
         if crowded is not self._crowded:
             self._turn(crowded=crowded)
@@ -143,7 +149,7 @@ class Foreign:
         if not crowded:
             self._lessons.others_left()
         if self.watch is not None:
-            self.watch(self.rate)
+            self.watch(self._usual if crowded else 0.0)
 
 
 class Drain:
