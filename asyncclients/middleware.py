@@ -25,7 +25,8 @@ from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import read_signal
-from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 
 if TYPE_CHECKING:
     import aiohttp

@@ -4,7 +4,8 @@
 
 In virtual time, with the code that real processes run (`Line`, `Talk`,
 `Limiter`, `Scheduler`), against ledgers in memory that count their claims. The
-vendor is one strict sliding log for each key. Who works on what:
+vendor is one strict sliding log for each key, on the simulator's `fast`
+network. Who works on what:
 
 * `backlog, N workers a key`: each key's work never ends, and is on N workers.
 * `anywhere`: calls come at random, half as many as the quota allows, and each
@@ -29,15 +30,16 @@ from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox.limits import SlidingLog
-from asyncclients.simulator import run_virtual
+from asyncclients.simulator import LATENCIES, run_virtual
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.line import Line
 from asyncclients.stores.terms import Terms
 
-ROUND_TRIP = 0.04
+NETWORK = LATENCIES["fast"]
 STORE = 0.0005
 """Seconds to the store, and back."""
 WAITERS = 2
@@ -110,11 +112,11 @@ class Crowd:
         scheduler = self.scheduler(worker, key)
         ticket = Ticket(priority)
         permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
-        there = ROUND_TRIP / 2 * self.random.uniform(0.9, 1.1)
+        there, worked, back = NETWORK.draw(self.random, 0.5)
         await asyncio.sleep(there)
         admitted = self.vendor[key].admit(asyncio.get_running_loop().time())
         self.answers[admitted] += 1
-        await asyncio.sleep(ROUND_TRIP - there)
+        await asyncio.sleep(worked + back)
         scheduler.answered(permit, None if admitted else Signal(refused=True))
         scheduler.finished()
 
@@ -158,11 +160,11 @@ async def run(
     seconds: float,
     record: list[Asked] | None = None,
 ) -> dict[str, float | str]:
-    """One row: what *keys* keys cost in *seconds* after a warm-up of two periods and a second."""
+    """One row: what *keys* keys cost in *seconds* after a warm-up of two periods and 10 s."""
     scopes = FULL if not spread else round(FULL * spread / workers)
     crowd = Crowd(quota, keys, workers, Ledgers(record), scopes=scopes)
     crowd.begin(spread)
-    await asyncio.sleep(2 * quota.period + 1)
+    await asyncio.sleep(2 * quota.period + 10)
     claims, calls = crowd.store.claims, crowd.answers[True]
     await asyncio.sleep(seconds)
     claims, calls = crowd.store.claims - claims, crowd.answers[True] - calls
@@ -182,9 +184,9 @@ async def run(
 
 
 def rows(keys: int, workers: int) -> list[dict[str, float | str]]:
-    """The table; a minute's quota is watched for longer, on a twentieth of the keys."""
+    """The table; a minute's quota is watched for longer, on a tenth of the keys."""
     found: list[dict[str, float | str]] = []
-    for quota, seconds, share in ((Quota(2, 1.0), 5.0, 1), (Quota(100, 60.0), 120.0, 20)):
+    for quota, seconds, share in ((Quota(2, 1.0), 20.0, 1), (Quota(100, 60.0), 120.0, 10)):
         for spread in (1, 2, 4, 8, 0):
             row = run_virtual(run(quota, max(1, keys // share), workers, spread, seconds=seconds))
             print(row, file=sys.stderr, flush=True)
@@ -194,7 +196,7 @@ def rows(keys: int, workers: int) -> list[dict[str, float | str]]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keys", type=int, default=500)
+    parser.add_argument("--keys", type=int, default=200)
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -17,7 +17,7 @@ from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
 from asyncclients.limits.priority import Priority
-from asyncclients.limits.scheduler import Ticket
+from asyncclients.limits.ticket import Ticket
 
 
 class OptionFields(TypedDict, total=False):

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from asyncclients.core.alarm import Alarm
     from asyncclients.core.retry import Tally
     from asyncclients.limits.limiter import Permit
-    from asyncclients.limits.scheduler import Scheduler, Ticket
+    from asyncclients.limits.scheduler import Scheduler
+    from asyncclients.limits.ticket import Ticket
 
 _ENCODING = hdrs.CONTENT_ENCODING
 _OURS = (hdrs.CONTENT_TYPE,)

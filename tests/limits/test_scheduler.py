@@ -19,7 +19,8 @@ from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.permit import Permit
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
-from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 pytestmark = pytest.mark.looptime

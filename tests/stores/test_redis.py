@@ -14,7 +14,8 @@ import pytest
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisLimits, RedisTokens

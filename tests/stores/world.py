@@ -12,7 +12,8 @@ from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler, Ticket
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox.limits import ServerLimit
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.ledger import Ledger
