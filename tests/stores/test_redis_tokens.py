@@ -92,7 +92,7 @@ async def test_a_token_near_its_end_is_renewed_once(url: str, vendor: Vendor) ->
     used = [process.current(now()) for process in processes]
     assert all(token is not None for token in used)
     async with asyncio.timeout(30.0):  # however slow the machine is
-        while {held(process) for process in processes} != {"canary-2"}:
+        while {held(process) for process in processes} != {"canary-2"}:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     assert vendor.asked == 2
 
