@@ -1,0 +1,276 @@
+"""What the soak lives through: a web app and two backfills on one key, and all that goes wrong.
+
+Two programs share each vendor's quota through a store, as two processes would: a web app, whose
+visitors come and go with the hour and whose clients are made anew for each of them, and a worker
+with two backfills, a push and a pull, each begun anew, with a new journal, as soon as it is done.
+Meanwhile vendors fail now and then, access tokens expire and are revoked, and the store dies and
+comes back empty.
+
+Everything that the world itself keeps is bounded, so that what grows is the library's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+from asyncclients import (
+    AsyncClientsError,
+    DigitalOnboardingClient,
+    IntouchClient,
+    Quota,
+    SessionPool,
+    TotangoClient,
+)
+from asyncclients.backfill import Report, pull, push
+from asyncclients.sandbox import Sandbox, cut, delay, drop, status
+from asyncclients.stores.claim import Claim, Grant
+from asyncclients.stores.ledger import Ledger
+from asyncclients.stores.line import Line
+from asyncclients.stores.terms import StoreSilentError, Terms
+from asyncclients.vendors.digital_onboarding import NewContact
+from asyncclients.vendors.intouch import NewContact as Person
+
+T = TypeVar("T", bound=Any)
+STARTS = 23.0
+"""The hour of the day at which a run begins: its last three quarters lie around the peak."""
+PEAK, TROUGH, BUSIEST = 0.4, 0.04, 14.0
+"""Visitors a second at the busiest hour and twelve hours later, and that hour."""
+QUOTAS = {"intouch": (30, 60.0), "totango": (30, 60.0), "digital_onboarding": (10, 1.0)}
+"""Calls per seconds: small ones, so that a day of them is soon computed."""
+VISITORS, ACCOUNTS, CONTACTS, ROWS = 2_000, 100, 10_000, 1_000
+FAULT_EVERY, REVOKE_EVERY, RESTART_EVERY = 300.0, 10_000.0, 7_200.0
+FAULTS = (
+    drop(),
+    drop(committed=True),
+    cut(),
+    delay(3.0),
+    status(429, "", {"Retry-After": "1"}),
+    status(502, "", committed=True),
+    status(503),
+)
+VENDORS: tuple[Any, ...] = tuple(QUOTAS)
+
+
+class Store:
+    """A shared store in this process's memory, that can die and come back without its memory."""
+
+    def __init__(self) -> None:
+        self.ledgers: dict[str, Ledger] = {}
+        self.down = False
+        self.restarts = self.lines = 0
+
+    def open(self, *, cold: bool) -> Line:
+        """A line for one pool."""
+        self.lines += 1
+        terms = Terms(
+            me=f"program-{self.lines}",
+            store="memory",
+            when_down="safe_share",
+            lease=0.1,
+            timeout=0.5,
+            cold=cold,
+        )
+        return Line(self, terms)
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        """As a server on the same network: half a millisecond each way, or silence."""
+        if self.down:
+            await asyncio.sleep(0.5)
+            raise StoreSilentError("down")
+        await asyncio.sleep(0.0005)
+        now = round(asyncio.get_running_loop().time() * 1e6)
+        grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
+        await asyncio.sleep(0.0005)
+        return grant
+
+    async def restart(self, seconds: float) -> None:
+        """Be away for *seconds*, and remember nothing."""
+        self.down = True
+        self.ledgers.clear()
+        await asyncio.sleep(seconds)
+        self.down = False
+        self.restarts += 1
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class World:
+    """One run; `live` until it is cancelled."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.random = folder, Random(seed)
+        self.store = Store()
+        self.sandbox = Sandbox(QUOTAS, seed=seed, latency=(0.03, 0.03), history=200)
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self._visits: set[asyncio.Task[None]] = set()
+
+    async def live(self) -> None:
+        """Everything at once, for ever."""
+        async with (
+            self.sandbox,
+            SessionPool(limits=self.store) as app,
+            SessionPool(limits=self.store) as worker,
+        ):
+            await self._populate()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._visitors(app))
+                    tasks.create_task(self._again(self._push, worker))
+                    tasks.create_task(self._again(self._pull, worker))
+                    tasks.create_task(self._every(FAULT_EVERY, self._fault))
+                    tasks.create_task(self._every(REVOKE_EVERY, self._revoke))
+                    tasks.create_task(self._every(RESTART_EVERY, self._restart))
+            finally:
+                await asyncio.gather(*self._visits, return_exceptions=True)
+
+    def figures(self) -> dict[str, Any]:
+        """What came of it."""
+        vendors = {name: self.sandbox.summary(name) for name in VENDORS}
+        return {
+            "requests": {name: found.arrivals for name, found in vendors.items()},
+            "refused": {name: found.refused for name, found in vendors.items()},
+            "quota_use": {name: round(found.quota_use, 4) for name, found in vendors.items()},
+            "tokens": self.sandbox.state("digital_onboarding").token_requests,
+            "store_restarts": self.store.restarts,
+            **dict(sorted(self.counts.items())),
+        }
+
+    @property
+    def requests(self) -> int:
+        """That arrived at any vendor."""
+        return sum(self.sandbox.summary(name).arrivals for name in VENDORS)
+
+    def _client(self, kind: type[T], pool: SessionPool) -> T:
+        """A client anew, as each request of a web app makes one."""
+        name = str(kind.facts.name)
+        return kind.from_env(pool, self.sandbox.environ, quotas=[Quota(*QUOTAS[name])])
+
+    async def _populate(self) -> None:
+        """Contacts for the pull: one that the vendor made, and others like it."""
+        table = self.sandbox.state("intouch").contacts
+        async with SessionPool() as pool:
+            intouch = self._client(IntouchClient, pool)
+            first = await intouch.contacts.create(Person(email="c0@example.com"))
+        row = table[first.uuid]
+        for number in range(1, CONTACTS):
+            uuid = self.sandbox.state("intouch").new_uuid()
+            table[uuid] = {**row, "uuid": uuid, "email": f"c{number}@example.com"}
+
+    # --- The web app ------------------------------------------------------------------
+
+    async def _visitors(self, pool: SessionPool) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            await asyncio.sleep(self.random.expovariate(PEAK))
+            hour = STARTS + (loop.time() - began) / 3600
+            swing = (1 + math.cos((hour - BUSIEST) / 12 * math.pi)) / 2
+            if self.random.random() < (TROUGH + (PEAK - TROUGH) * swing) / PEAK:
+                visit = asyncio.create_task(self._visit(pool))
+                self._visits.add(visit)
+                visit.add_done_callback(self._visits.discard)
+
+    async def _visit(self, pool: SessionPool) -> None:
+        """One request of a visitor, who is not always patient."""
+        self.counts["visits"] += 1
+        patience = self.random.uniform(0.0, 0.3) if self.random.random() < 0.02 else None
+        options = {"deadline": 30.0, "flow": f"visit {self.counts['visits']}"}
+        try:
+            async with asyncio.timeout(patience):
+                await self._call(pool, options)
+        except TimeoutError:
+            self.counts["visits_left"] += 1
+        except AsyncClientsError as error:
+            self.counts[f"visits_{type(error).__name__}"] += 1
+
+    async def _call(self, pool: SessionPool, options: dict[str, Any]) -> None:
+        kind = self.random.random()
+        if kind < 0.6:
+            onboarding = self._client(DigitalOnboardingClient, pool).with_options(**options)
+            name = f"visitor-{self.random.randrange(VISITORS)}"
+            await onboarding.contacts.upsert(NewContact(unique_id=name))
+        elif kind < 0.8:
+            intouch = self._client(IntouchClient, pool).with_options(**options)
+            await intouch.contacts.get(next(iter(self.sandbox.state("intouch").contacts)))
+        else:
+            totango = self._client(TotangoClient, pool).with_options(**options)
+            await totango.touchpoint_types.list()
+
+    # --- The worker -------------------------------------------------------------------
+
+    async def _again(
+        self, job: Callable[[SessionPool, int], Awaitable[None]], pool: SessionPool
+    ) -> None:
+        number = 0
+        while True:
+            number += 1
+            await job(pool, number)
+
+    async def _push(self, pool: SessionPool, number: int) -> None:
+        """Notes into Totango: each once, but for those of which nobody can say."""
+        totango = self._client(TotangoClient, pool)
+        kind = next(iter(self.sandbox.state("totango").touchpoint_types))
+        rows = (
+            {"account_id": f"a-{row % ACCOUNTS}", "content": f"{row}", "touchpointType": kind}
+            for row in range(ROWS)
+        )
+        state = self.folder / f"push-{number}.db"
+        report = await push(rows, totango.touchpoints.create, state=state)
+        held = self.sandbox.state("totango").touchpoints
+        self._check(report, Counter(str(note["content"]) for note in held.values()))
+        held.clear()
+        self.counts["pushes"] += 1
+        self._remove(state)
+
+    def _check(self, report: Report, notes: Counter[str]) -> None:
+        twice = sum(count > 1 for count in notes.values())
+        sent = report.done + report.unknown + report.failed
+        if sent != ROWS or twice or not report.done <= len(notes) <= report.done + report.unknown:
+            self.wrong.append(
+                f"push {self.counts['pushes']}: {report}, {len(notes)}, {twice} twice"
+            )
+        self.counts["rows_unknown"] += report.unknown
+        self.counts["rows_failed"] += report.failed
+        self.counts["rows_done"] += report.done
+
+    async def _pull(self, pool: SessionPool, number: int) -> None:
+        """All contacts of Intouch into a file."""
+        intouch = self._client(IntouchClient, pool)
+        to, state = self.folder / f"pull-{number}.jsonl", self.folder / f"pull-{number}.db"
+        report = await pull(intouch.contacts.list(sort_by="created_at"), to, state=state)
+        if report.done != CONTACTS:
+            self.wrong.append(f"pull {number}: {report}")
+        self.counts["pulls"] += 1
+        self._remove(to, state)
+
+    def _remove(self, *paths: Path) -> None:
+        for path in paths:
+            for file in self.folder.glob(path.name + "*"):
+                file.unlink()
+
+    # --- What goes wrong --------------------------------------------------------------
+
+    async def _every(self, seconds: float, happen: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(self.random.uniform(0.5, 1.5) * seconds)
+            await happen()
+
+    async def _fault(self) -> None:
+        vendor: Any = self.random.choice(VENDORS)
+        self.sandbox.fail(vendor, self.random.choice(FAULTS))
+        self.counts["faults"] += 1
+
+    async def _revoke(self) -> None:
+        self.sandbox.state("digital_onboarding").revoke_tokens()
+        self.counts["tokens_revoked"] += 1
+
+    async def _restart(self) -> None:
+        await self.store.restart(self.random.uniform(5.0, 60.0))
