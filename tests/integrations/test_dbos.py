@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
 import pytest
@@ -61,16 +62,19 @@ class Gang:
         self.kills = 0
 
     async def hire(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(WORKER),
-            self._url,
-            env=self._environ,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"go\n"
+        with TemporaryFile() as words:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                str(WORKER),
+                self._url,
+                env=self._environ,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=words,
+            )
+            assert process.stdout is not None
+            said = await process.stdout.readline()
+            words.seek(0)
+            assert said == b"go\n", words.read().decode()
         self.workers.append(process)
 
     async def kill(self, number: int) -> None:
@@ -122,10 +126,15 @@ class Postgres:
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[Postgres]:
-    server = Postgres(tmp_path / "pg")
-    yield server
-    server.close()
+def postgres() -> Iterator[Postgres]:
+    """A server whose user can reach its directory.
+
+    Each pytest that starts closes the directory of all tests to other users.
+    """
+    with TemporaryDirectory(prefix="asyncclients-", ignore_cleanup_errors=True) as directory:
+        server = Postgres(Path(directory) / "pg")
+        yield server
+        server.close()
 
 
 @asynccontextmanager
