@@ -57,7 +57,7 @@ def table(name: str, *, quick: bool) -> list[Row]:
     if name == "kill":
         return asyncio.run(kills(4.0 if quick else 12.0))
     if name == "crowd":
-        return shared_crowd.rows(20 if quick else 500, 1000)
+        return shared_crowd.rows(20 if quick else 200, 1000)
     quota = QUOTAS[name == "fleet-100"]
     return asyncio.run(fleets(quota, 5.0 if quick else 60.0, counts))
 
