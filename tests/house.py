@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "secret": 0,
     "limits": 1,
+    "http": 1,
     "paging": 1,
     "core": 2,
     "stores": 3,

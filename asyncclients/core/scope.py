@@ -13,8 +13,8 @@ import msgspec
 
 from asyncclients.core.alarm import Alarm
 from asyncclients.core.events import logger
-from asyncclients.core.session import open_session
 from asyncclients.errors import ClientClosedError
+from asyncclients.http.session import open_session
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 

@@ -25,14 +25,14 @@ from asyncclients.core.alarm import Timed
 from asyncclients.core.auth import Header
 from asyncclients.core.bearer import STALE
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
-from asyncclients.core.session import CONNECT_TIMEOUT, NO_TIMEOUT
 from asyncclients.core.silence import never_sent, silence, timed_out, too_large, too_late
-from asyncclients.core.wire import JSON, PLAIN, Wire
+from asyncclients.core.wire import JSON, NONE, PLAIN, Wire
 from asyncclients.errors import (
     AsyncClientsError,
     ClientClosedError,
     DeadlineExceededError,
 )
+from asyncclients.http.session import CONNECT_TIMEOUT, NO_TIMEOUT
 from asyncclients.limits.ratelimit_headers import read_signal
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Exchange(Timed):
                 wire.method,
                 wire.url,
                 # What has no headers of its own is spared two copies of them.
-                headers=None if wire.headers is PLAIN else wire.headers,
+                headers=NONE if wire.headers is PLAIN else wire.headers,
                 data=None if wire.body is None else wire.payload(self.progressed),
                 middlewares=(self,),
                 allow_redirects=False,

@@ -21,6 +21,7 @@ _LARGE_BODY = 2**20
 JSON = "application/json"
 PLAIN = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
 """The headers of a request that has no body and none of its own."""
+NONE = CIMultiDictProxy(CIMultiDict[str]())
 _WITH_JSON = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}))
 _WITH_FORM = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})

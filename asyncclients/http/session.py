@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import aiohttp
+
+from asyncclients.http.plain_request import PlainRequest
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS: nothing is sent before they are done."""
@@ -39,5 +42,6 @@ def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aioh
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=NO_TIMEOUT,
         trust_env=False,
+        request_class=cast("type[aiohttp.ClientRequest]", partial(PlainRequest, {})),
         trace_configs=trace_configs,
     )
