@@ -5,19 +5,36 @@ page is fetched only when the one before it is used up. Between two pages no
 connection, permit or lock is held, so leaving the loop early releases all.
 
 A page that comes again is an error, not a longer list: a server that repeats
-pages would otherwise be read for ever.
+pages, one or several in turn, would otherwise be read for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from asyncclients.errors import PaginationError
+from asyncclients.errors import DecodeError, PaginationError
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+class Spoiled(msgspec.Struct, frozen=True, kw_only=True):
+    """Items that are not what their document says.
+
+    Attributes:
+        raw: as they came.
+        reason: what is wrong with them.
+        items: how many they are, at least about.
+    """
+
+    raw: bytes
+    reason: str
+    items: int = 1
+
+    def __repr__(self) -> str:
+        return f"<Spoiled, {len(self.raw)} bytes: {self.reason}>"
 
 
 class Page(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
@@ -28,12 +45,14 @@ class Page(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
         number: which page it is, from 1, as the server says.
         total: items on all pages, None where the server does not say.
         last: whether it is the last one.
+        spoiled: items that nobody can read, of a page that was mended.
     """
 
     items: Sequence[T_co]
     number: int
     total: int | None = None
     last: bool = False
+    spoiled: Sequence[Spoiled] = ()
 
 
 class Paginator(Generic[T_co]):
@@ -41,6 +60,14 @@ class Paginator(Generic[T_co]):
 
     `async for item in paginator` · `async for page in paginator.pages()` ·
     `await paginator.first()`. Each loop starts anew, at page *start*.
+
+    Args:
+        fetch: gets a page by its number.
+        start: the number of the first one.
+        vendor: whose list it is.
+        operation: the operation that lists.
+        mend: makes a page of the body of one that could not be decoded, its items
+            sorted into good and spoiled; raises DecodeError where that is not possible.
     """
 
     def __init__(
@@ -50,56 +77,65 @@ class Paginator(Generic[T_co]):
         *,
         vendor: str | None = None,
         operation: str | None = None,
+        mend: Callable[[bytes], Page[T_co]] | None = None,
     ) -> None:
-        self._fetch = fetch
+        self._fetch, self._mend = fetch, mend
         self.start = start
         self.vendor, self.operation = vendor, operation
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
-        number, before = self.start, None
+        number, path = self.start, Path(self.vendor, self.operation)
         while True:
-            page = self._checked(await self._fetch(number), number, before)
+            page = self._checked(await self._fetch(number), number)
+            path.go_on(page)
             for item in page.items:
                 yield item
             if page.last:
                 return
-            number, before = number + 1, page
+            number += 1
 
     async def pages(self) -> AsyncIterator[Page[T_co]]:
         """The pages, from the first one on."""
-        number, before = self.start, None
+        number, path = self.start, Path(self.vendor, self.operation)
         while True:
-            page = await self.page(number, before)
+            page = await self.page(number)
+            path.go_on(page)
             yield page
             if page.last:
                 return
-            number, before = number + 1, page
+            number += 1
 
     async def first(self) -> T_co | None:
         """The first item, None when there is none."""
         page = await self.page(self.start)
         return page.items[0] if page.items else None
 
-    async def page(self, number: int, before: Page[T_co] | None = None) -> Page[T_co]:
-        """Page *number*, checked against the page *before* it.
+    async def page(self, number: int) -> Page[T_co]:
+        """Page *number*.
 
         Raises:
-            PaginationError: if the server answered with another page, or with
-                the same items again.
+            PaginationError: the server answered with another page.
         """
-        return self._checked(await self._fetch(number), number, before)
+        return self._checked(await self._fetch(number), number)
 
-    def _checked(self, page: Page[T_co], number: int, before: Page[T_co] | None) -> Page[T_co]:
+    def mended(self, number: int, body: bytes) -> Page[T_co] | None:
+        """What can be read of page *number*, of which *body* could not be decoded; None: nothing.
+
+        Raises:
+            PaginationError: it is another page.
+        """
+        if self._mend is None:
+            return None
+        try:
+            page = self._mend(body)
+        except DecodeError:
+            return None
+        return self._checked(page, number)
+
+    def _checked(self, page: Page[T_co], number: int) -> Page[T_co]:
         if page.number != number:
             raise PaginationError(
                 f"asked for page {number} and got page {page.number}",
-                vendor=self.vendor,
-                operation=self.operation,
-                advice="The server repeats a page; nothing more was read",
-            )
-        if before is not None and page.items and page.items == before.items:
-            raise PaginationError(
-                f"page {number} has the same items as page {before.number}",
                 vendor=self.vendor,
                 operation=self.operation,
                 advice="The server repeats a page; nothing more was read",
@@ -108,3 +144,41 @@ class Paginator(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<Paginator from page {self.start}>"
+
+
+class Path:
+    """The way through a list: sees when pages come again, one or several in turn.
+
+    Each page is compared with the one before it and with one that is kept, which is
+    replaced after 1, 2, 4, 8 ... pages: so a circle of any length is seen before it was
+    gone round three times (Brent, "An improved Monte Carlo factorization algorithm",
+    1980), and two pages are all the memory that it takes. Empty pages prove nothing.
+    """
+
+    def __init__(self, vendor: str | None = None, operation: str | None = None) -> None:
+        self._vendor, self._operation = vendor, operation
+        self._before: Page[Any] | None = None
+        self._kept: Page[Any] | None = None
+        self._kept_for, self._left = 1, 0
+
+    def go_on(self, page: Page[Any]) -> None:
+        """*page* is the next one.
+
+        Raises:
+            PaginationError: its items were there before.
+        """
+        if not page.items:
+            return
+        for earlier in (self._before, self._kept):
+            if earlier is not None and page.items == earlier.items:
+                raise PaginationError(
+                    f"page {page.number} has the same items as page {earlier.number}",
+                    vendor=self._vendor,
+                    operation=self._operation,
+                    advice="The server repeats pages; what came before is good",
+                )
+        self._before = page
+        if not self._left:
+            self._kept = page
+            self._left, self._kept_for = self._kept_for, 2 * self._kept_for
+        self._left -= 1

@@ -96,6 +96,23 @@ async def test_a_page_that_repeats_is_an_error() -> None:
             pass
 
 
+@pytest.mark.parametrize("lead", [0, 1, 2, 5])
+@pytest.mark.parametrize("circle", [1, 2, 3, 7])
+async def test_pages_that_go_round_are_an_error(lead: int, circle: int) -> None:
+    """A circle of any length, entered anywhere, ends before its third round is over."""
+    asked: list[int] = []
+
+    async def fetch(number: int) -> Page[str]:
+        asked.append(number)
+        place = number if number <= lead else lead + (number - lead) % circle
+        return Page(items=[f"item {place}"], number=number)
+
+    with pytest.raises(PaginationError, match="the same items as page"):
+        async for _ in Paginator(fetch):
+            pass
+    assert len(asked) <= 3 * (lead + circle)
+
+
 async def test_empty_pages_may_repeat() -> None:
     """Two empty pages in a row prove nothing; the server's `last` ends them."""
     assert [item async for item in Paginator(Shelf([[], [], ["a"]]).fetch)] == ["a"]

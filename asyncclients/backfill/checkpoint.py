@@ -12,9 +12,14 @@ from typing import Any
 
 import msgspec
 
+from asyncclients.backfill.failures import Failure, Failures
 from asyncclients.backfill.journal import Changes, Journal, Statement
-from asyncclients.backfill.seen import Seen
+from asyncclients.backfill.seen import Seen, digests_of
+from asyncclients.errors import BackfillStoppedError, DecodeError
+from asyncclients.paging import Page
 
+_JUDGED_FROM = 500
+"""Items from which the share of unreadable ones counts: one bad page is no reason to stop."""
 _NO_ID = "the items have no uuid or id: an item that came twice could not be told; give key="
 
 
@@ -27,6 +32,8 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         position: where the sink was then.
         done: items in the sink.
         skipped: items that came again and were left out.
+        failed: items that nobody can read, in the file of failures.
+        failures_size: bytes of that file that are accounted for.
         total: items there are, as the vendor last said.
         shrank: the vendor's total went down during this walk.
         keyed: the items have ids; None before the first item.
@@ -40,6 +47,8 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     position: Any = None
     done: int = 0
     skipped: int = 0
+    failed: int = 0
+    failures_size: int = 0
     total: int | None = None
     shrank: bool = False
     keyed: bool | None = None
@@ -50,20 +59,24 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     @property
     def is_missing_some(self) -> bool:
         """Items may be there that were not seen."""
-        return self.shrank or (self.total is not None and self.done < self.total)
+        found = self.done + self.failed
+        return self.shrank or (self.total is not None and found < self.total)
 
     def doubts(self) -> tuple[str, ...]:
         """In words, what could not be proved about a list that was read to its end."""
         doubts: list[str] = []
         if self.keyed is False:
             doubts.append(_NO_ID)
+        found = self.done + self.failed
+        if self.failed:
+            doubts.append(f"{self.failed} items are not what the vendor's document says")
         if self.total is None:
             doubts.append("the vendor gives no count to compare with")
-        elif self.done < self.total:
-            doubts.append(f"the vendor counts {self.total} items, {self.done} were found")
-        elif self.done > self.total:
-            gone = self.done - self.total
-            doubts.append(f"{gone} of the {self.done} items were deleted while the list was read")
+        elif found < self.total:
+            doubts.append(f"the vendor counts {self.total} items, {found} were found")
+        elif found > self.total:
+            gone = found - self.total
+            doubts.append(f"{gone} of the {found} items were deleted while the list was read")
         if self.shrank:
             doubts.append("the list shrank while it was read: an item may have been hidden")
         return tuple(doubts)
@@ -77,6 +90,7 @@ class Checkpoint:
         self.state = PullState()
         self.seen = Seen()
         self._news = array("Q")
+        self._failures = Failures(journal.path)
 
     @classmethod
     async def load(cls, journal: Journal) -> Checkpoint:
@@ -85,6 +99,7 @@ class Checkpoint:
         checkpoint.state = await journal.state(PullState) or PullState()
         for (keys,) in await journal.read("SELECT keys FROM keys"):
             checkpoint.seen.add(array("Q", keys))
+        await journal.run(checkpoint._failures.cut, checkpoint.state.failures_size)
         journal.feed(checkpoint._changes)
         return checkpoint
 
@@ -94,15 +109,54 @@ class Checkpoint:
         self._news.extend(digests if all(new) else compress(digests, new))
         return new
 
+    @property
+    def failures(self) -> str | None:
+        """The file of items that nobody can read, None while there are none."""
+        return str(self._failures.path) if self.state.failed else None
+
+    def set_aside(self, page: Page[Any], max_failed: float) -> None:
+        """Write down what nobody can read of *page*, once.
+
+        Raises:
+            BackfillStoppedError: its share is above *max_failed*; nothing of it is noted.
+        """
+        state = self.state
+        # A page that is lost whole is told by its number: a gateway says the same for each.
+        where = "" if page.items else f" {page.number}"
+        digests = digests_of([spoiled.raw.hex() + where for spoiled in page.spoiled])
+        new = [digest not in self.seen for digest in digests]
+        failed = state.failed + sum(each.items for each in compress(page.spoiled, new))
+        found = state.done + failed
+        if failed > max_failed * max(found, _JUDGED_FROM):
+            raise BackfillStoppedError(
+                f"{failed} of {found} items are not what the vendor's document says; the last, "
+                f"on page {page.number}: {page.spoiled[-1].reason}",
+                advice="The vendor may have changed its replies; what was read is saved. To go on "
+                "all the same, run again with a higher max_failed=",
+            )
+        self.note(digests)
+        for place, spoiled in compress(enumerate(page.spoiled, 1), new):
+            self._failures.add(
+                Failure(
+                    line=page.number,
+                    number=place,
+                    row=spoiled.raw.decode("utf-8", "backslashreplace"),
+                    reason=spoiled.reason,
+                    error=DecodeError.__name__,
+                )
+            )
+        state.failed = failed
+
     async def save(self) -> None:
         """Return when the state is on the disk."""
         await self._journal.saved()
 
     def _changes(self) -> Changes:
+        self.state.failures_size += self._failures.waiting
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
         if self._news:
             keys = (self.state.walk, self.state.page, self._news.tobytes())
             statements.append(Statement("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", [keys]))
             self._news = array("Q")
-        return Changes(statements)
+        return Changes(statements, self._failures.take())

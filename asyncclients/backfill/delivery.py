@@ -26,6 +26,7 @@ from asyncclients.limits.priority import Priority
 
 _TRIES = 3
 """Tries of one call, each as often as the client repeats it, while other calls succeed."""
+
 _JUDGED_FROM = 50
 """Rows after which the share of failed ones is looked at."""
 

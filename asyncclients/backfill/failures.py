@@ -54,6 +54,11 @@ class Failures:
             file.flush()
             os.fsync(file.fileno())
 
+    def cut(self, size: int) -> None:
+        """Forget what comes after the first *size* bytes."""
+        if self.path.exists() and self.path.stat().st_size > size:
+            os.truncate(self.path, size)
+
     def recover(self, size: int) -> list[Failure]:
         """Failures after the first *size* bytes; half a line at the end is cut off."""
         if not self.path.exists() or self.path.stat().st_size <= size:

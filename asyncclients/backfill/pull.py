@@ -50,6 +50,7 @@ async def pull(
     key: Key | None = None,
     ahead: int = 8,
     flow: str | None = None,
+    max_failed: float = 0.1,
     patience: float = 900.0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
@@ -66,6 +67,8 @@ async def pull(
             of an item; by default its `uuid`, else its `id`.
         ahead: pages under way at the same time beyond the one that is written.
         flow: calls share one turn in the queue with each other flow; by default the job's.
+        max_failed: share of items that cannot be read, of at least 500, above which the
+            run stops. Such items go to `<state>.failed.jsonl`, as they came.
         patience: seconds without any usable answer after which the run stops.
         progress: is given a `Progress` about once a second.
 
@@ -73,7 +76,7 @@ async def pull(
         InputError: *to* cannot be written; nothing was sent.
         StateInUseError: another run has the state file.
         StateMismatchError: the state is of another job or another version.
-        BackfillStoppedError: the vendor stayed away.
+        BackfillStoppedError: the vendor stayed away, or too many items cannot be read.
         AsyncClientsError: what the vendor answered to a page.
 
     When cancelled it saves and raises `CancelledError`. Every call waits behind
@@ -93,7 +96,7 @@ async def pull(
         meter, outage = Meter(), Outage(patience)
         flow = flow or f"pull {name} {os.fspath(state)}"
         reader = reader_of(source, ahead, flow, meter, outage)
-        run = Pull(sink, checkpoint, key, meter, outage)
+        run = Pull(sink, checkpoint, key, meter, outage, max_failed=max_failed)
         async with ticking(run.progress, progress):
             await run.work(reader)
         return run.report()
@@ -113,10 +116,17 @@ class Pull:
     """One run."""
 
     def __init__(
-        self, sink: Sink, checkpoint: Checkpoint, key: Key | None, meter: Meter, outage: Outage
+        self,
+        sink: Sink,
+        checkpoint: Checkpoint,
+        key: Key | None,
+        meter: Meter,
+        outage: Outage,
+        *,
+        max_failed: float,
     ) -> None:
         self._sink, self._checkpoint, self._key = sink, checkpoint, key
-        self._meter, self._outage = meter, outage
+        self._meter, self._outage, self._max_failed = meter, outage, max_failed
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._broken = False
@@ -182,6 +192,8 @@ class Pull:
                 if page.total is not None:
                     state.shrank |= state.total is not None and page.total < state.total
                     state.total = page.total
+                if page.spoiled:
+                    self._checkpoint.set_aside(page, self._max_failed)
                 await self._write(page.items, again=again)
                 state.page = max(state.page, page.number)
                 if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
@@ -243,6 +255,7 @@ class Pull:
         state, meter = self._checkpoint.state, self._meter
         return Report(
             done=state.done,
+            failed=state.failed,
             skipped=state.skipped,
             requests=meter.requests,
             rejected=meter.rejected,
@@ -250,6 +263,7 @@ class Pull:
             quota_use=meter.quota_use,
             total=state.total,
             unproved=state.unproved,
+            failures=self._checkpoint.failures,
         )
 
     def progress(self) -> Progress:
@@ -257,10 +271,10 @@ class Pull:
         state, meter = self._checkpoint.state, self._meter
         seconds = meter.seconds
         rate = (state.done - self._before) / seconds if seconds else 0.0
-        left = None if state.total is None else max(0, state.total - state.done)
+        left = None if state.total is None else max(0, state.total - state.done - state.failed)
         return Progress(
             done=state.done,
-            failed=0,
+            failed=state.failed,
             unknown=0,
             skipped=state.skipped,
             rate=rate,

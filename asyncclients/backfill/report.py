@@ -10,7 +10,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         done: rows delivered, or items written; of the whole job so far.
-        failed: rows the vendor or the row type refused; of the whole job.
+        failed: rows the vendor or the row type refused, or items that nobody can
+            read; of the whole job.
         unknown: rows that may or may not have been carried out; of the whole job.
         skipped: rows that `map` or the user dropped, or items that came twice; of
             the whole job.
@@ -23,7 +24,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         total: what the vendor says there is; pulls only.
         unproved: in words, what could not be proved of a pull; empty when the
             file is the vendor's list and the vendor's own count says so.
-        failures: the file that holds the failed rows, None when there are none.
+        failures: the file that holds the failed rows or items, None when there are none.
     """
 
     done: int = 0

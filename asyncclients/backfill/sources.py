@@ -121,8 +121,8 @@ class FileSource:
         return self._file.fraction()
 
     async def aclose(self) -> None:
-        """Close the file."""
-        await asyncio.to_thread(self._file.close)
+        """Close the file, also when cancelled."""
+        await completed(asyncio.to_thread(self._file.close))
 
 
 def _reader(path: Path) -> lines.Reader:

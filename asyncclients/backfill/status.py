@@ -85,10 +85,12 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
         return Status(
             job=job,
             done=pull.done,
+            failed=pull.failed,
             skipped=pull.skipped,
             total=pull.total,
             complete=pull.complete,
             running=running,
+            failures=str(path) + FAILED_SUFFIX if pull.failed else None,
             unproved=pull.unproved,
         )
     push = read_state(database, State) or State()

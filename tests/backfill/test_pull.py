@@ -16,9 +16,9 @@ import pytest
 from asyncclients import (
     BackfillStoppedError,
     ConnectError,
-    DecodeError,
     InputError,
     IntouchClient,
+    NotFoundError,
     PaginationError,
     Quota,
     SessionPool,
@@ -188,10 +188,10 @@ async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -
     server = Server(300)
 
     def fail() -> None:
-        raise DecodeError("broken")
+        raise NotFoundError("gone")
 
     at_page(server, 20, fail)
-    with pytest.raises(DecodeError):
+    with pytest.raises(NotFoundError):
         await pull(server.list(), to, state=state, ahead=0)
     assert not to.exists()
     del server.items[50:85]
@@ -363,10 +363,10 @@ async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
     server = Server(100)
 
     def fail() -> None:
-        raise DecodeError("broken")
+        raise NotFoundError("gone")
 
     at_page(server, 5, fail)
-    with pytest.raises(DecodeError):
+    with pytest.raises(NotFoundError):
         await pull(server.list(), to, state=state, ahead=0)
     to.with_name("out.jsonl.part").unlink()
     server.asked.clear()
@@ -430,10 +430,10 @@ async def test_an_older_file_stays_until_the_new_one_is_whole(to: Path, state: P
 
     def fail() -> None:
         assert to.read_text() == "old"
-        raise DecodeError("broken")
+        raise NotFoundError("gone")
 
     at_page(server, 5, fail)
-    with pytest.raises(DecodeError):
+    with pytest.raises(NotFoundError):
         await pull(server.list(), to, state=state)
     assert to.read_text() == "old"
     await pull(server.list(), to, state=state)

@@ -6,18 +6,18 @@ Manual: https://docs.api.intouchinsight.com; its rows are in `endpoints.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import UNSET
 
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.endpoint import Resource, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.vendor import guarded
 from asyncclients.limits.quota import Quota
-from asyncclients.paging import Page, Paginator
+from asyncclients.paging import Paginator
 from asyncclients.secret import Secret
 from asyncclients.vendors.intouch.endpoints import (
     ADD_RECORD,
@@ -40,10 +40,10 @@ from asyncclients.vendors.intouch.endpoints import (
     UPDATE_RECORD,
     UPDATE_TAG,
 )
+from asyncclients.vendors.intouch.listing import PagedResource
 from asyncclients.vendors.intouch.models import (
     Contact,
     ContactUpdate,
-    Envelope,
     Hierarchy,
     HierarchyUpdate,
     NewContact,
@@ -55,28 +55,6 @@ from asyncclients.vendors.intouch.models import (
     Tag,
 )
 from asyncclients.vendors.intouch.vendor import INTOUCH
-
-T = TypeVar("T")
-
-
-class PagedResource(Resource):
-    """A resource whose list comes in pages of at most 25."""
-
-    def _pages(
-        self, endpoint: Endpoint[Envelope[T]], page: int | None, query: Mapping[str, Any]
-    ) -> Paginator[T]:
-        async def fetch(number: int) -> Page[T]:
-            reply = await self._send(endpoint.request(params={**query, "page": number}))
-            return Page(
-                items=reply.data,
-                number=reply.current_page,
-                total=reply.total,
-                # The vendor may shrink the list while it is read: an empty page ends it too.
-                last=reply.current_page >= reply.last_page or not reply.data,
-            )
-
-        start = 1 if page is None else page
-        return Paginator(fetch, start, vendor=INTOUCH.name, operation=endpoint.operation)
 
 
 class Tags(PagedResource):

@@ -1,0 +1,63 @@
+"""Lists of Intouch: pages of at most 25, by number ("Pagination" in the manual)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+import msgspec
+
+from asyncclients.core import codec
+from asyncclients.core.endpoint import Endpoint, Resource
+from asyncclients.errors import DecodeError
+from asyncclients.paging import Page, Paginator, Spoiled
+from asyncclients.vendors.intouch.models import Envelope
+from asyncclients.vendors.intouch.vendor import INTOUCH
+
+T = TypeVar("T")
+
+
+class PagedResource(Resource):
+    """A resource whose list comes in pages of at most 25."""
+
+    def _pages(
+        self, endpoint: Endpoint[Envelope[T]], page: int | None, query: Mapping[str, Any]
+    ) -> Paginator[T]:
+        async def fetch(number: int) -> Page[T]:
+            reply = await self._send(endpoint.request(params={**query, "page": number}))
+            return _page(reply)
+
+        def mend(body: bytes) -> Page[T]:
+            return mended(body, *get_args(endpoint.returns))
+
+        start = 1 if page is None else page
+        name, operation = INTOUCH.name, endpoint.operation
+        return Paginator(fetch, start, vendor=name, operation=operation, mend=mend)
+
+
+def _page(reply: Envelope[Any]) -> Page[Any]:
+    return Page(
+        items=reply.data,
+        number=reply.current_page,
+        total=reply.total,
+        # The vendor may shrink the list while it is read: an empty page ends it too.
+        last=reply.current_page >= reply.last_page or not reply.data,
+    )
+
+
+def mended(body: bytes, cls: type[T]) -> Page[T]:
+    """The page in *body*, with those of its items that are no *cls* set aside.
+
+    Raises:
+        DecodeError: it is no page.
+    """
+    reply: Envelope[msgspec.Raw] = codec.decode(body, Envelope[msgspec.Raw])
+    items: list[T] = []
+    spoiled: list[Spoiled] = []
+    for item in reply.data:
+        raw = bytes(item)
+        try:
+            items.append(codec.decode(raw, cls))
+        except DecodeError as bad:
+            spoiled.append(Spoiled(raw=raw, reason=bad.message))
+    return msgspec.structs.replace(_page(reply), items=items, spoiled=spoiled)

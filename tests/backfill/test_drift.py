@@ -1,0 +1,179 @@
+"""Pages that are not what their document says: what cannot be read is set aside, with its bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from asyncclients import (
+    BackfillStoppedError,
+    DecodeError,
+    IntouchClient,
+    NotFoundError,
+    Quota,
+    SessionPool,
+)
+from asyncclients.backfill import pull, read_status
+from asyncclients.paging import Page, Paginator
+from asyncclients.sandbox import Sandbox, html
+from asyncclients.sandbox.faults import HTML
+
+OPEN = {"intouch": (1_000_000, 1.0)}
+PAGE = 10
+
+
+class Drift:
+    """A list of numbers in pages of ten; *broken* says what happens to a page instead."""
+
+    def __init__(self, items: int) -> None:
+        self.items = items
+        self.broken: dict[int, Exception] = {}
+        self.times: dict[int, int] = {}
+        self.asked: list[int] = []
+
+    async def page(self, number: int) -> Page[Any]:
+        self.asked.append(number)
+        if self.times.get(number, 1_000_000) > 0 and number in self.broken:
+            self.times[number] = self.times.get(number, 1_000_000) - 1
+            raise self.broken[number]
+        found = range(PAGE * number - PAGE, min(self.items, PAGE * number))
+        items = [{"id": item} for item in found]
+        last = PAGE * number >= self.items
+        return Page(items=items, number=number, total=self.items, last=last)
+
+    def list(self) -> Paginator[Any]:
+        return Paginator(self.page)
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "pull.db"
+
+
+def ids(to: Path, name: str = "id") -> list[Any]:
+    return [json.loads(line)[name] for line in to.read_bytes().splitlines()]
+
+
+def failures(state: Path) -> list[dict[str, Any]]:
+    lines = state.with_name("pull.db.failed.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.looptime
+async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Path) -> None:
+    """The others of its page are written; its bytes, place and reason stand in the file beside."""
+    async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
+        held = sandbox.state("intouch")
+        held.grow(contacts=100)
+        bad = list(held.contacts)[60]
+        held.contacts[bad]["email"] = {"address": "é"}
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(1000, 1.0)])
+        report = await pull(intouch.contacts.list(sort_by="created_at"), to, state=state)
+        requests = len(sandbox.requests("intouch"))
+    assert ids(to, "uuid") == [uuid for uuid in held.contacts if uuid != bad]
+    assert (report.done, report.failed, report.total) == (99, 1, 100)
+    assert requests == 4 + 1, "the page was asked for once more, the list was not read again"
+    assert report.unproved == ("1 items are not what the vendor's document says",)
+    found = failures(state)
+    assert [(each["line"], each["error"]) for each in found] == [(3, "DecodeError")]
+    assert "email" in found[0]["reason"]
+    assert msgspec.json.decode(found[0]["row"])["email"] == {"address": "é"}
+    assert msgspec.json.decode(found[0]["row"])["uuid"] == bad
+    status = read_status(state)
+    assert (status.done, status.failed, status.complete) == (99, 1, True)
+    assert status.failures == report.failures == f"{state}.failed.jsonl"
+
+
+@pytest.mark.looptime
+async def test_a_page_that_is_unreadable_for_a_moment_costs_nothing(to: Path, state: Path) -> None:
+    """A gateway's page of markup, twice, is asked for again until the list's own comes."""
+    drift = Drift(100)
+    drift.broken, drift.times = {4: DecodeError("markup")}, {4: 2}
+    report = await pull(drift.list(), to, state=state)
+    assert ids(to) == list(range(100))
+    assert (report.done, report.failed, report.unproved) == (100, 0, ())
+    assert drift.asked.count(4) == 3
+
+
+@pytest.mark.looptime
+async def test_a_page_of_which_nothing_can_be_read_is_set_aside(to: Path, state: Path) -> None:
+    """The pages after it are written; it counts as many items as a page has."""
+    drift = Drift(200)
+    drift.broken = {4: DecodeError("broken")}
+    report = await pull(drift.list(), to, state=state)
+    assert ids(to) == [*range(30), *range(40, 200)]
+    assert (report.done, report.failed, report.total) == (190, 10, 200)
+    assert [(each["line"], each["reason"]) for each in failures(state)] == [(4, "broken")]
+
+
+@pytest.mark.looptime
+async def test_the_bytes_of_an_unreadable_page_are_kept(to: Path, state: Path) -> None:
+    """What came in its place is in the file of failures, whole, also where it is no JSON."""
+    async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
+        held = sandbox.state("intouch")
+        held.grow(contacts=500)
+        expected = list(held.contacts)
+        sandbox.fail("intouch", html(), None, lambda call: call.query.get("page") == "3")
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(1000, 1.0)])
+        report = await pull(intouch.contacts.list(sort_by="created_at"), to, state=state)
+    assert ids(to, "uuid") == expected[:50] + expected[75:]
+    assert (report.done, report.failed) == (475, 25)
+    assert [each["row"] for each in failures(state)] == [HTML.decode()]
+
+
+@pytest.mark.looptime
+async def test_a_list_that_begins_unreadable_is_an_error(to: Path, state: Path) -> None:
+    """Of a first page nobody can say whether it belongs to a list at all."""
+    drift = Drift(100)
+    drift.broken = {1: DecodeError("markup")}
+    with pytest.raises(DecodeError, match="markup"):
+        await pull(drift.list(), to, state=state)
+    assert set(drift.asked) == {1}
+
+
+@pytest.mark.looptime
+async def test_too_many_stop_it_and_nothing_is_lost(to: Path, state: Path) -> None:
+    """Above the share it stops, before more is set aside; another run goes on from there."""
+    drift = Drift(200)
+    drift.broken = {number: DecodeError("broken") for number in range(8, 15)}
+    with pytest.raises(BackfillStoppedError, match="10 of 80 items") as caught:
+        await pull(drift.list(), to, state=state, max_failed=0.01)
+    assert caught.value.report is not None
+    assert (caught.value.report.done, caught.value.report.failed) == (70, 0)
+    drift.broken.clear()
+    report = await pull(drift.list(), to, state=state)
+    assert ids(to) == list(range(200))
+    assert (report.done, report.failed, report.unproved) == (200, 0, ())
+
+
+@pytest.mark.looptime
+async def test_a_tenth_is_too_much(to: Path, state: Path) -> None:
+    """By default it bears fifty items, and above five hundred a tenth."""
+    drift = Drift(2000)
+    drift.broken = {number: DecodeError("broken") for number in range(101, 200, 2)}
+    with pytest.raises(BackfillStoppedError, match="130 of 1250 items"):
+        await pull(drift.list(), to, state=state)
+    assert len(failures(state)) == 12
+
+
+@pytest.mark.looptime
+async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> None:
+    """A run that ends and is resumed across the same page counts and writes it once."""
+    drift = Drift(200)
+    drift.broken = {4: DecodeError("broken"), 9: NotFoundError("gone")}
+    with pytest.raises(NotFoundError):
+        await pull(drift.list(), to, state=state, ahead=0)
+    with state.with_name("pull.db.failed.jsonl").open("ab") as file:
+        file.write(b'{"what a crash":"left')
+    del drift.broken[9]
+    report = await pull(drift.list(), to, state=state)
+    assert (report.done, report.failed, len(failures(state))) == (190, 10, 1)
