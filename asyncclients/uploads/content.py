@@ -210,7 +210,8 @@ async def open_content(
 
             yield Content(size, lambda: _Ranges(read), replayable=True, progress=progress)
         finally:
-            await asyncio.to_thread(file.close)
+            # Also when cancelled: a thread that is not free yet would never get to it.
+            await asyncio.shield(asyncio.to_thread(file.close))
 
 
 def _of_bytes(data: bytes, length: int | None, progress: Progress | None) -> Content:

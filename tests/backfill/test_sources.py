@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,25 @@ async def test_a_cancelled_opening_closes_what_it_opened(
         await opening
     with pytest.raises(ValueError, match="closed file"):
         opened[0].fraction()
+
+
+async def test_a_cancelled_close_closes(tmp_path: Path) -> None:
+    """Also where no thread was free for it yet."""
+    source = await open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n'))
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as only:
+        asyncio.get_running_loop().set_default_executor(only)
+        working = asyncio.create_task(asyncio.to_thread(busy.wait))
+        closing = asyncio.create_task(source.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.sleep(0)
+        busy.set()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await working
+    with pytest.raises(ValueError, match="closed file"):
+        source.fraction()
 
 
 async def test_parquet(tmp_path: Path) -> None:

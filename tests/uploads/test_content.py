@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import UploadError
 from asyncclients.uploads.content import PIECE, Content, Source, open_content
+from tests.hardening.traces import descriptors
 
 
 class Stream:
@@ -53,6 +56,28 @@ async def test_bytes_are_given_in_pieces(tmp_path: Path) -> None:
     async with open_content(Stream(data[:5], b"", data[5:]), len(data), None) as content:
         assert await read(content) == [data[:5], data[5:]]
         assert not content.replayable
+
+
+async def test_a_cancelled_end_closes_the_file(tmp_path: Path) -> None:
+    """Also where no thread was free for it yet."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"abc")
+    content = open_content(path, None, None)
+    await content.__aenter__()
+    assert str(path) in descriptors().values()
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as only:
+        asyncio.get_running_loop().set_default_executor(only)
+        working = asyncio.create_task(asyncio.to_thread(busy.wait))
+        closing = asyncio.create_task(content.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.sleep(0)
+        busy.set()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await working
+    assert str(path) not in descriptors().values()
 
 
 async def test_each_pass_starts_anew(tmp_path: Path) -> None:
