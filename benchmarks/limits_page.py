@@ -17,8 +17,8 @@ INTRO = """# Staying inside a rate limit, measured
     python benchmarks/limits_sockets.py --json benchmarks/results/limits-sockets.json
     cd benchmarks && python limits_page.py results/limits.json results/limits-sockets.json > limits.md
 
-Everything here is virtual time, drawn from seeds: the same command gives the same figures on any machine, in about
-twenty minutes (and fifteen over sockets). A backlog with 50 workers sends for {hours}, {seeds} seeds, before six kinds of server. The servers are
+Everything here is virtual time, drawn from seeds: the same command gives the same figures on any machine (pyrate-limiter's
+vary a little, since a thread of its own goes by the real clock), in about twenty minutes, and fifteen over sockets. A backlog with 50 workers sends for {hours}, {seeds} seeds, before six kinds of server. The servers are
 `asyncclients/sandbox/limits.py`, written from the definitions, and share no line with the client; the client learns of
 them by their answers alone. The networks are `asyncclients/simulator/latency.py`:
 
@@ -55,11 +55,12 @@ The tables above are the limiter's alone. Here is all of the library before the 
 aiohttp on both ends of TCP connections on 127.0.0.1, in one event loop whose time is virtual. The latencies are slept
 through at the client's end of the wire, the work at the server (`tests/simulator/sockets.py`). {seeds} seeds at 2 per
 1 s, {long_seeds} at the other quotas, {hours} each; {exact_seeds} seeds of two and six minutes for `exact`:
-{calls:,} calls in {minutes:.0f} minutes of one core.
+{calls:.1f} million calls in {minutes:.0f} minutes of one core.
 
 *Simulated* is what the simulator has for the same seeds. {agree} of {runs} runs agree with it in every arrival, to the
 millisecond. The others part from it where rounding decides which of two calls comes first, and are another draw of the
-same lot. {late} of these calls took virtual time in the kernel.
+same lot; all of them are before two-counter servers and small buckets. {late} of these calls took virtual time in the
+kernel.
 """
 
 
@@ -129,7 +130,7 @@ def show_peers(ours: list[dict[str, Any]], peers: list[dict[str, Any]]) -> None:
 def show_waits(rows: list[dict[str, Any]]) -> None:
     print("\n## An interactive call beside the backlog\n")
     print(
-        "One every ten seconds. What 99 of 100 wait for their permit, before a sliding log; *use* is"
+        "One every ten seconds, the mean over the seeds. What 99 of 100 wait for their permit, before a sliding log; *use* is"
     )
     print(
         "backlog and interactive calls together. The others serve first come, first served, with 50 workers waiting.\n"
@@ -154,7 +155,8 @@ def show_sockets(result: dict[str, Any]) -> None:
             exact_seeds=exact[0]["seeds"],
             hours=f"{result['seconds'] / 3600:g} h",
             minutes=result["took"] / 60,
-            **{name: result[name] for name in ("calls", "runs", "agree", "late")},
+            calls=result["calls"] / 1e6,
+            **{name: result[name] for name in ("runs", "agree", "late")},
         )
     )
     print(
