@@ -58,8 +58,9 @@ through at the client's end of the wire, the work at the server (`tests/simulato
 {calls:.1f} million calls in {minutes:.0f} minutes of one core.
 
 *Simulated* is what the simulator has for the same seeds. {agree} of {runs} runs agree with it in every arrival, to the
-millisecond. The others part from it where rounding decides which of two calls comes first, and are another draw of the
-same lot; all of them are before two-counter servers and small buckets. {late} of these calls took virtual time in the
+millisecond. The others are before two-counter servers, and one before a small bucket. There the pace changes with each
+answer, and how often the limiter asks its bucket between two calls shifts a send by microseconds; sooner or later that
+has another call refused, and what follows is another draw of the same lot. {late} of these calls took virtual time in the
 kernel.
 """
 

@@ -11,8 +11,8 @@ chance, `--long-seeds` for the quotas of a minute, whose cells hardly do.
 
 Beside each cell stands what the simulator has for the same seeds. A run *agrees*
 where all its arrivals, admitted and refused, are those of the simulator to the
-millisecond. A seed means the same luck in both, so most do; a rounding error
-that decides which of two calls is counted first is the beginning of another run.
+millisecond. A seed means the same luck in both, so most do. Where refusals change the pace, a
+send may differ by microseconds, and in time that has another call refused.
 `late` is how often the kernel handed bytes over at another virtual instant than
 theirs, and has to be 0.
 """
