@@ -39,11 +39,11 @@ from asyncclients.vendors.intouch import NewContact as Person
 T = TypeVar("T", bound=Any)
 STARTS = 23.0
 """The hour of the day at which a run begins: its last three quarters lie around the peak."""
-PEAK, TROUGH, BUSIEST = 0.4, 0.04, 14.0
+PEAK, TROUGH, BUSIEST = 0.3, 0.03, 14.0
 """Visitors a second at the busiest hour and twelve hours later, and that hour."""
-QUOTAS = {"intouch": (30, 60.0), "totango": (30, 60.0), "digital_onboarding": (10, 1.0)}
+QUOTAS = {"intouch": (15, 60.0), "totango": (15, 60.0), "digital_onboarding": (10, 1.0)}
 """Calls per seconds: small ones, so that a day of them is soon computed."""
-VISITORS, ACCOUNTS, CONTACTS, ROWS = 2_000, 100, 10_000, 1_000
+VISITORS, ACCOUNTS, CONTACTS, ROWS = 1_000, 100, 10_000, 500
 FAULT_EVERY, REVOKE_EVERY, RESTART_EVERY = 300.0, 10_000.0, 7_200.0
 FAULTS = (
     drop(),
@@ -154,9 +154,13 @@ class World:
         return kind.from_env(pool, self.sandbox.environ, quotas=[Quota(*QUOTAS[name])])
 
     async def _populate(self) -> None:
-        """Contacts for the pull: one that the vendor made, and others like it."""
+        """All whom the app will know, and contacts for the pull: one made, and others like it."""
         table = self.sandbox.state("intouch").contacts
         async with SessionPool() as pool:
+            onboarding = self._client(DigitalOnboardingClient, pool)
+            for number in range(0, VISITORS, 100):
+                known = [_visitor(number + more) for more in range(100)]
+                await onboarding.contacts.upsert_many(known)
             intouch = self._client(IntouchClient, pool)
             first = await intouch.contacts.create(Person(email="c0@example.com"))
         row = table[first.uuid]
@@ -195,8 +199,7 @@ class World:
         kind = self.random.random()
         if kind < 0.6:
             onboarding = self._client(DigitalOnboardingClient, pool).with_options(**options)
-            name = f"visitor-{self.random.randrange(VISITORS)}"
-            await onboarding.contacts.upsert(NewContact(unique_id=name))
+            await onboarding.contacts.upsert(_visitor(self.random.randrange(VISITORS)))
         elif kind < 0.8:
             intouch = self._client(IntouchClient, pool).with_options(**options)
             await intouch.contacts.get(next(iter(self.sandbox.state("intouch").contacts)))
@@ -274,3 +277,7 @@ class World:
 
     async def _restart(self) -> None:
         await self.store.restart(self.random.uniform(5.0, 60.0))
+
+
+def _visitor(number: int) -> NewContact:
+    return NewContact(unique_id=f"visitor-{number}")
