@@ -19,7 +19,6 @@ import csv
 import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -150,21 +149,23 @@ async def push_by_hand(session: aiohttp.ClientSession, source: Path) -> int:
 
 
 async def pull_by_hand(session: aiohttp.ClientSession, pages: int, to: Path) -> int:
-    numbers = iter(range(1, pages + 1))
-    found: dict[int, list[Plain]] = {}
-    decoder = msgspec.json.Decoder(PlainPage)
-    encoder = msgspec.json.Encoder()
-
-    async def work() -> None:
-        for number in numbers:
-            async with session.get("contacts", params={"page": number}) as reply:
-                found[number] = decoder.decode(await reply.read()).data
-
-    await asyncio.gather(*(work() for _ in range(AHEAD + 1)))
+    numbers, found = iter(range(1, pages + 1)), dict[int, list[Plain]]()
+    decoder, encoder = msgspec.json.Decoder(PlainPage), msgspec.json.Encoder()
+    pages_written = written = 0
     with to.open("wb") as file:
-        for number in range(1, pages + 1):
-            file.write(encoder.encode_lines(found[number]))
-    return sum(map(len, found.values()))
+
+        async def work() -> None:
+            nonlocal pages_written, written
+            for number in numbers:
+                async with session.get("contacts", params={"page": number}) as reply:
+                    found[number] = decoder.decode(await reply.read()).data
+                # As they come: held to the end, they would only slow it down.
+                while (items := found.pop(pages_written + 1, None)) is not None:
+                    file.write(encoder.encode_lines(items))
+                    pages_written, written = pages_written + 1, written + len(items)
+
+        await asyncio.gather(*(work() for _ in range(AHEAD + 1)))
+    return written
 
 
 # --- Cost -----------------------------------------------------------------------------
@@ -232,13 +233,12 @@ async def compare(by_hand: Round, ours: Round, rounds: int, rows: int) -> dict[s
                 done = await work(Path(folder))
                 rates[name].append(rows / (time.perf_counter() - started))
                 assert done == rows
-    first = slice(1, None)  # the first round warms up
-    pairs = zip(rates["ours"][first], rates["by_hand"][first], strict=True)
+    hands, mine = rates["by_hand"][1:], rates["ours"][1:]  # the first round warms up
     return {
         "rows": rows,
-        "by_hand": statistics.median(rates["by_hand"][first]),
-        "ours": statistics.median(rates["ours"][first]),
-        "ratio": statistics.median(ours / hand for ours, hand in pairs),
+        "by_hand": statistics.median(hands),
+        "ours": statistics.median(mine),
+        "ratio": statistics.median(a / b for a, b in zip(mine, hands, strict=True)),
     }
 
 
@@ -297,4 +297,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

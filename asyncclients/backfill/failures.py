@@ -6,6 +6,7 @@ It is itself good as the input of a push: the rows inside are read.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def encode_row(data: Any) -> bytes:
         return codec.encode(data)
     except (TypeError, ValueError, msgspec.MsgspecError, UnicodeError):
         return codec.encode(repr(data))
+
+
+def encode_rows(rows: Sequence[Row]) -> bytes:
+    """The data of *rows* as JSON, one after another."""
+    try:
+        return b"".join([codec.encode(row.data) for row in rows])
+    except (TypeError, ValueError, msgspec.MsgspecError, UnicodeError):
+        return b"".join([encode_row(row.data) for row in rows])
 
 
 def describe(row: Row, failure: BaseException) -> Failure:

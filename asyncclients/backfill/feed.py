@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections import deque
 
-from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.failures import encode_rows
 from asyncclients.backfill.ledger import Ledger
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.errors import StateMismatchError
@@ -73,7 +73,7 @@ class Feed:
 
     def _note(self, rows: list[Row]) -> None:
         self._read += len(rows)
-        self._digest.update(b"".join([encode_row(row.data) for row in rows]))
+        self._digest.update(encode_rows(rows))
 
     def _again(self, rows: list[Row]) -> None:
         """*rows* were read before."""

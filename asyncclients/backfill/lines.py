@@ -133,7 +133,8 @@ class CsvReader:
         self.columns: tuple[str, ...] | None = self._names
 
     def _header(self) -> tuple[str, ...]:
-        header = next(self._records(), [])
+        nothing: list[str] = []
+        header = next(self._records(), nothing)
         if not any(header):
             raise self._file.unusable("is empty", "Its first line must name the columns")
         names = [name.strip() for name in header]
@@ -168,7 +169,7 @@ class CsvReader:
         all_named = all(columns)
         for record in self._records():
             text = "".join(record)
-            complaint = _undecodable(text)
+            complaint = "" if text.isascii() else _undecodable(text)
             if len(record) != len(columns):
                 complaint = f"has {len(record)} cells where the header has {len(columns)}"
             if complaint:
@@ -184,8 +185,6 @@ class CsvReader:
 
 def _undecodable(text: str) -> str:
     """The complaint about the first byte in *text* that is not UTF-8, if there is one."""
-    if text.isascii():
-        return ""
     try:
         text.encode()
     except UnicodeEncodeError as bad:

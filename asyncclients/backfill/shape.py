@@ -127,7 +127,8 @@ class Shape:
             data = self._map(data)
         if data is None or self._type is None or isinstance(data, self._type):
             return data
-        plain = isinstance(data, dict) and self._as_they_are.issuperset(cast("Any", data))
+        names: Any = data
+        plain = isinstance(data, dict) and self._as_they_are.issuperset(names)
         if not plain and isinstance(data, Mapping):
             data = self._renamed(nested(cast("Mapping[str, Any]", data)))
         try:
