@@ -22,6 +22,7 @@ try:
     from redis.exceptions import (
         AuthenticationError,
         AuthorizationError,
+        MovedError,
         NoPermissionError,
         RedisError,
         ResponseError,
@@ -118,6 +119,11 @@ async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
             return await command()
     except _REFUSALS:
         raise refused(store) from None
+    except MovedError:
+        raise ConfigurationError(
+            f"the shared store {store} is one node of a cluster, and has a part of the keys only",
+            advice="Give the address of a single server, or of one that takes all keys for the cluster",
+        ) from None
     except ResponseError as refusal:
         if str(refusal).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
             raise refused(store) from None

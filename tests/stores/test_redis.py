@@ -186,11 +186,11 @@ async def test_an_evicting_store_is_warned_of(
     assert "sesame" not in caplog.text
 
 
-@pytest.mark.parametrize("version", ["5.0.14", "6.0.9"])
-async def test_a_server_that_is_too_old(version: str) -> None:
-    """A server that knows no HELLO, or says an old version, is refused with what is needed."""
+@asynccontextmanager
+async def pretender(version: str, answer: bytes = b"+OK\r\n") -> AsyncGenerator[str]:
+    """The URL of something that says *version*, and *answer* to most commands."""
 
-    async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
             words: list[bytes] = []
             for _ in range(int(line[1:])):
@@ -199,19 +199,33 @@ async def test_a_server_that_is_too_old(version: str) -> None:
             info = f"redis_version:{version}\r\n".encode()
             if words[0] == b"HELLO":
                 knows = b"%1\r\n+proto\r\n:3\r\n"
-                writer.write(knows if version[0] == "6" else b"-ERR unknown command\r\n")
+                writer.write(knows if version[0] > "5" else b"-ERR unknown command\r\n")
             elif words[0] == b"INFO":
                 writer.write(b"$%d\r\n%s\r\n" % (len(info), info))
             else:
-                writer.write(b"+OK\r\n")
+                writer.write(answer if words[0].startswith(b"EVAL") else b"+OK\r\n")
         writer.close()
 
-    server = await asyncio.start_server(old, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+
+
+@pytest.mark.parametrize("version", ["5.0.14", "6.0.9"])
+async def test_a_server_that_is_too_old(version: str) -> None:
+    """A server that knows no HELLO, or says an old version, is refused with what is needed."""
+    async with pretender(version) as url:
         with pytest.raises(ConfigurationError, match="too old") as caught:
-            await first_call(f"redis://127.0.0.1:{port}/0")
+            await first_call(url)
     assert "6.2" in str(caught.value.advice)
+
+
+async def test_one_node_of_a_cluster() -> None:
+    """A node that has a part of the keys sends us elsewhere: said at first use, in words."""
+    async with pretender("7.2.0", b"-MOVED 866 127.0.0.1:7001\r\n") as url:
+        with pytest.raises(ConfigurationError, match="one node of a cluster") as caught:
+            await first_call(url)
+    assert "takes all keys" in str(caught.value.advice)
 
 
 async def test_what_is_kept_there(url: str) -> None:
