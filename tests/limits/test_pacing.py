@@ -52,6 +52,21 @@ def test_aiolimiter_reads_its_clock_where_it_is_told_the_time() -> None:
     assert not bucket.has_capacity(1)
 
 
+def test_aiolimiter_leaks_where_it_is_asked_to() -> None:
+    """Upstream: `_leak` takes off what ran out since `_last_check`, to 0 at the least.
+
+    `_loop` is a property of the class, which a slot of ours by that name hides.
+    """
+    assert isinstance(vars(AsyncLimiter)["_loop"], property)
+    bucket = _Told(4, 4)
+    bucket._last_check, bucket._level, bucket.clock.now = 10.0, 3.0, 12.0
+    bucket._leak()
+    assert (bucket._level, bucket._last_check) == (1.0, 12.0)
+    bucket.clock.now = 20.0
+    bucket._leak()
+    assert (bucket._level, bucket._last_check) == (0.0, 20.0)
+
+
 def test_the_burst_goes_at_once_and_the_rest_at_the_pace() -> None:
     """100 per 60 s: five calls at once, then one every 60/100 s, a fraction of a percent slower."""
     pacer = Pacer(Quota(100, 60.0), 0.0)
