@@ -14,7 +14,6 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from cyclopts import Parameter
 
 from asyncclients.backfill import Report, read_status
@@ -39,6 +38,7 @@ async def pull(
     state: Path | None = None,
     query: Pairs = None,
     key: str | None = None,
+    max_failed: float = 0.1,
     json: Json = False,
 ) -> int:
     """Read all of a vendor's list into a file; run it again and it goes on where it stopped.
@@ -49,10 +49,18 @@ async def pull(
         state: the file that remembers how far it is; by default FILE.state.
         query: NAME=VALUE, an argument of the list, as in sort_by=email.
         key: the field that tells items apart; by default uuid or id.
+        max_failed: share of items that cannot be read above which it stops.
         json: print the report as JSON.
     """
-    job = Job(pull=source, to=str(to), state=str(state or state_path(to)), key=key)
-    return await _run(msgspec.structs.replace(job, query=pairs(query)), as_json=json)
+    job = Job(
+        pull=source,
+        to=str(to),
+        state=str(state or state_path(to)),
+        key=key,
+        query=pairs(query),
+        max_failed=max_failed,
+    )
+    return await _run(job, as_json=json)
 
 
 async def push(

@@ -93,7 +93,13 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
     if job.pull is not None:
         source = clients.list_of(job.pull, job.query)
         return await backfill.pull(
-            source, job.to, state=job.state, key=job.key, flow=flow, progress=progress
+            source,
+            job.to,
+            state=job.state,
+            key=job.key,
+            max_failed=job.max_failed,
+            flow=flow,
+            progress=progress,
         )
     assert job.push is not None
     write = clients.write(job.push, job.with_)
