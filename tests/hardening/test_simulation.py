@@ -28,7 +28,7 @@ SEEDS: Final = 6
 
 def more_seeds() -> range:
     """The seeds of the long run."""
-    first, _, last = os.environ.get("ASYNCCLIENTS_SEEDS", "300").rpartition("-")
+    first, _, last = os.environ.get("ASYNCCLIENTS_SEEDS", "2000").rpartition("-")
     return range(int(first), int(last) + 1) if first else range(SEEDS, SEEDS + int(last))
 
 
@@ -126,25 +126,30 @@ def logs_the_token(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED: Final = [
-    (forgets_a_cancelled_slot, 0, "permits of"),
-    (checkpoints_before_the_data, 123, "not in the file"),
-    (repeats_whatever_it_is, 0, "times"),
-    (counts_at_the_send, 0, "within"),
-    (logs_the_token, 1, "a credential is in the log"),
+    (forgets_a_cancelled_slot, (1, 2), "permits of"),
+    (checkpoints_before_the_data, (226, 439, 566), "not in the file"),
+    (repeats_whatever_it_is, (0, 2), "times"),
+    (counts_at_the_send, (1, 2), "within"),
+    (logs_the_token, (1, 3), "a credential is in the log"),
 ]
-"""Each bug, a seed that finds it, and what it is found by."""
+"""Each bug, seeds that find it, and what it is found by.
+
+More than one, because what the library does between two steps decides what a crash meets.
+"""
 
 
 @pytest.mark.parametrize(
-    ("plant", "seed", "said"), PLANTED, ids=[planted[0].__name__ for planted in PLANTED]
+    ("plant", "seeds", "said"), PLANTED, ids=[planted[0].__name__ for planted in PLANTED]
 )
 async def test_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None],
-    seed: int,
+    seeds: tuple[int, ...],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is found by a seed that finds nothing without it."""
-    assert await violations(seed) == []
+    """It is found by one of a few seeds that find nothing without it."""
+    for seed in seeds:
+        assert await violations(seed) == []
     plant(monkeypatch)
-    assert any(said in violation for violation in await violations(seed))
+    found = [violation for seed in seeds for violation in await violations(seed)]
+    assert any(said in violation for violation in found)
