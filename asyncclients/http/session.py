@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 
-from asyncclients.http.plain_request import PlainRequest
+from asyncclients.http.prompt_request import PromptRequest
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS: nothing is sent before they are done."""
@@ -42,6 +41,6 @@ def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aioh
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=NO_TIMEOUT,
         trust_env=False,
-        request_class=cast("type[aiohttp.ClientRequest]", partial(PlainRequest, {})),
+        request_class=PromptRequest,
         trace_configs=trace_configs,
     )
