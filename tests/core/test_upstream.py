@@ -17,7 +17,6 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.session import open_session
 from asyncclients.errors import (
     AsyncClientsError,
     AttemptTimeoutError,
@@ -26,6 +25,7 @@ from asyncclients.errors import (
     ResponseTooLargeError,
     UnexpectedRedirectError,
 )
+from asyncclients.http.session import open_session
 from tests.core.toy import QUICK, ToyClient
 from tests.fakes import CANARY, Connection, answers, byte_server, hangs_up, http, leaks
 
