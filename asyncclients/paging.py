@@ -84,10 +84,13 @@ class Paginator(Generic[T_co]):
         self.vendor, self.operation = vendor, operation
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
-        number, path = self.start, Path(self.vendor, self.operation)
+        number, path = self.start, None
         while True:
             page = self._checked(await self._fetch(number), number)
-            path.go_on(page)
+            if path is None and not page.last:
+                path = Path(self.vendor, self.operation)
+            if path is not None:
+                path.go_on(page)
             for item in page.items:
                 yield item
             if page.last:

@@ -94,7 +94,7 @@ class Exchange(Timed):
         credential: Credential,
     ) -> None:
         self.loop = loop = scheduler.loop
-        Timed.__init__(self, loop)
+        super().__init__(loop)
         self.scheduler, self.alarm, self.ticket, self.tally = scheduler, alarm, ticket, tally
         self.timeout, self.credential = timeout, credential
         self.on_sent: Callable[[float], None] | None = None

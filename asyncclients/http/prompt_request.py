@@ -7,13 +7,16 @@ by `tests/http/test_prompt_request.py`.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesPayload
 
 if TYPE_CHECKING:
+    from types import CoroutineType
+
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
 _SMALL = 2**14
@@ -25,14 +28,19 @@ class PromptRequest(aiohttp.ClientRequest):
 
     if sys.version_info < (3, 12):  # from there on aiohttp itself writes before it makes a task
 
-        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        def send(self, conn: Connection) -> CoroutineType[Any, Any, aiohttp.ClientResponse]:
             """Write the request; a small body goes out with its headers."""
-            body, protocol = self._body, conn.protocol
-            small = isinstance(body, BytesPayload) and (body.size or 0) <= _SMALL
-            special = self._traces or self._continue or self.chunked or self.proxy
-            if not small or special or protocol is None or protocol.writing_paused:
-                return await super().send(conn)
-            assert isinstance(body, BytesPayload)
+            body = self._body
+            if isinstance(body, BytesPayload) and (body.size or 0) <= _SMALL:
+                protocol = conn.protocol
+                special = self._traces or self._continue or self.chunked or self.proxy
+                if not special and protocol is not None and not protocol.writing_paused:
+                    return self._send_at_once(protocol, body)
+            return super().send(conn)
+
+        async def _send_at_once(
+            self, protocol: ResponseHandler, body: BytesPayload
+        ) -> aiohttp.ClientResponse:
             writer = StreamWriter(protocol, self.loop)
             line = f"{self.method} {self.url.raw_path_qs} HTTP/1.1"
             await writer.write_headers(line, self.headers)

@@ -22,13 +22,11 @@ class _QuietConnector(aiohttp.TCPConnector):
     aio-libs/aiohttp#13656.
     """
 
-    async def _get(self, key: Any, traces: Any) -> Any:
-        while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                return connection
-            connection.close()
-        return None
+    def _get(self, key: Any, traces: Any) -> Any:
+        idle = self._conns.get(key)
+        while idle and idle[0][0].should_close:
+            idle.popleft()[0].close()
+        return super()._get(key, traces)
 
 
 def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aiohttp.ClientSession:

@@ -24,8 +24,7 @@ class PagedResource(Resource):
         self, endpoint: Endpoint[Envelope[T]], page: int | None, query: Mapping[str, Any]
     ) -> Paginator[T]:
         async def fetch(number: int) -> Page[T]:
-            reply = await self._send(endpoint.request(params={**query, "page": number}))
-            return _page(reply)
+            return _page(await self._send(endpoint.request(params={**query, "page": number})))
 
         def mend(body: bytes) -> Page[T]:
             return mended(body, *get_args(endpoint.returns))
