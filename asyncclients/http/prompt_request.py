@@ -14,7 +14,7 @@ from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesPayload
 
 if TYPE_CHECKING:
-    from types import CoroutineType
+    from collections.abc import Coroutine
 
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
@@ -28,7 +28,9 @@ class PromptRequest(aiohttp.ClientRequest):
 
     if sys.version_info < (3, 12):  # from there on aiohttp itself writes before it makes a task
 
-        def send(self, conn: Connection) -> CoroutineType[Any, Any, aiohttp.ClientResponse]:
+        def send(  # pyright: ignore[reportIncompatibleMethodOverride] - no step in between
+            self, conn: Connection
+        ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
             """Write the request; a small body goes out with its headers."""
             body = self._body
             if isinstance(body, BytesPayload) and (body.size or 0) <= _SMALL:
