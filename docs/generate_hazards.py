@@ -56,8 +56,9 @@ that was cancelled as it ended left its input file to the garbage collector; it 
 9790 pages of markup came three times in the place of a page of a list, which was then set aside whole, as a `pull`
 says that it does: there the check asked too much, and now counts what is told. In seed 9269 a process that was
 started a third of a second after an outage of the store was given a slot before another had told what it had sent
-meanwhile: three calls of two. That is open, and told in [many processes](many-processes.md); since then the worlds
-start no backfill within three seconds of such an outage. All five are clean since, all others were clean.
+meanwhile: three calls of two. It is mended: a store that missed the signs of life of those who were alive grants
+nothing until they have spoken, as told in [many processes](many-processes.md). All five are clean since, all others
+were clean.
 
 What these worlds have found so far, each with a test of its own now:
 

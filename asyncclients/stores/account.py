@@ -17,7 +17,7 @@ from asyncclients.core.events import logger
 from asyncclients.limits.pacing import PACE, Pacer
 from asyncclients.stores.claim import Claim, Grant, PacedQuota
 from asyncclients.stores.clock import SECOND, StoreClock, micros
-from asyncclients.stores.outage import Census
+from asyncclients.stores.outage import NOBODY, Census
 from asyncclients.stores.slots import MOST, Slots
 from asyncclients.stores.terms import BEAT, GRACE, LIVE, PROBE
 
@@ -37,7 +37,7 @@ class Account:
 
     Attributes:
         clock: the store's clock.
-        census: who lives, as was last heard.
+        census: who lives, as was last heard; nobody while this process is not counted.
         heard_at: loop instant of the last answer; -inf before the first.
         beat_at: loop instant of the next sign of life.
         admitted, refused: our calls that the vendor let in, or did not, of which the
@@ -51,7 +51,7 @@ class Account:
         self._epoch = ""
         self._strangers: frozenset[str] = frozenset()
         self.clock = StoreClock()
-        self.census = Census(live=0, rank=0, stable=0.0, heard_at=-math.inf)
+        self.census = NOBODY
         self.heard_at = self.beat_at = -math.inf
         self.admitted = self.refused = 0
         self.others_admitted = self.others_refused = 0
@@ -131,6 +131,8 @@ class Account:
                 stable=grant.stable / SECOND,
                 heard_at=heard_at,
             )
+        elif claim.leave:
+            self.census = NOBODY
         self._recognise(claim.epoch, grant.epoch, heard_at)
         self._note_strangers(claim, grant)
         self._doubt(claim, leapt=self.clock.leapt(asked_at, heard_at, grant.now))

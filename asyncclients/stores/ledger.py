@@ -28,6 +28,8 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
    another one makes the window count as spent: an empty store is no empty
    window. A process that comes back after an outage lists what it sent
    meanwhile, and nothing is granted until all the others have noticed as well.
+   Nor where who was alive has left no sign of life when one was due: the ledger
+   was out of reach, so the next that speaks to it, though it be new, comes first.
 8. **Clocks.** Only the store's own counts. Where it was set back, what is in the
    log lies in its future: the ledger begins anew with a spent window. Where it was
    set forward the processes notice, and name no ledger that there is.
@@ -46,6 +48,8 @@ _FORGET_QUOTA = 60_000_000
 """A quota of which nobody spoke for this long, plus its period, is no longer in force."""
 _SLIP = 1_000_000
 """A clock that goes back by less than this was not set: it is another server's of a cluster."""
+_SILENT = 1_250_000
+"""Who lives is heard of sooner. Nobody sends alone before a window and more has passed."""
 _CLAIM = 100_000
 """How long past its opening a slot is left to the process that waits for it first."""
 _YIELD = 20_000
@@ -112,6 +116,8 @@ class Ledger(msgspec.Struct, kw_only=True):
             fresh = Ledger(spent=now + claim.spent + claim.notice)
             for field in self.__struct_fields__:
                 setattr(self, field, getattr(fresh, field))
+        elif now > self.at + _SILENT and self.live.keys() - {claim.me}:
+            self.spent = max(self.spent, now + claim.notice)
         self.at = now
 
     def _recognise(self, claim: Claim, now: int) -> None:

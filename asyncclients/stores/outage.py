@@ -53,6 +53,9 @@ class Census(msgspec.Struct, frozen=True, kw_only=True):
         return self.live > 0 and self.stable >= AGREED and now - self.heard_at <= LIVE
 
 
+NOBODY = Census(live=0, rank=0, stable=0.0, heard_at=-math.inf)
+
+
 class Share(Protocol):
     """What a process may send while it cannot ask; *outlook* says it in words."""
 

@@ -34,11 +34,14 @@ local function put(field, number)
   redis.call('HSET', STATE, field, state[field])
 end
 
--- Was the clock set back?
+-- Was the clock set back? Or was the ledger out of reach of those who live?
 if now + 1000000 < get('at') then
   redis.call('DEL', unpack(KEYS))
   state = {}
   put('spent', now + claim.spent + claim.notice)
+elseif now > get('at') + 1250000 then
+  local others = redis.call('ZCARD', LIVE) - (redis.call('ZSCORE', LIVE, me) and 1 or 0)
+  if others > 0 then put('spent', math.max(get('spent'), now + claim.notice)) end
 end
 put('at', now)
 

@@ -1,7 +1,8 @@
 """The talk of one scope with the store: one claim at a time, in the background.
 
 A claim goes out when slots are wanted, when there is news that others wait for,
-and as a sign of life. A claim may be repeated: numbers that were asked for in
+and as a sign of life. Who falls idle says so, lest its silence be taken for an
+outage. A claim may be repeated: numbers that were asked for in
 vain are freed. Whatever a store raises, no call hangs on it: see `silence.py`.
 """
 
@@ -140,14 +141,15 @@ class Talk:
             if slots.leases:
                 at = min(at, slots.leases[-1].lapses_at)
             at = min(at, self._account.beat_at)
-        if at < math.inf and (self._active(now) or slots.news() or slots.leases):
+        counted = not self.silence.failures and self._account.census.live > 0
+        if at < math.inf and (self._active(now) or slots.news() or slots.leases or counted):
             self._wake_at(at, now)
 
     # --- The talk -------------------------------------------------------------------
 
     async def _run(self) -> None:
         try:
-            await self._exchange()
+            await self._exchange(leave=not self._active(self._loop.time()))
         finally:
             self._task = None
         now = self._loop.time()

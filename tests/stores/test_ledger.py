@@ -195,6 +195,23 @@ def test_the_living_are_counted() -> None:
     assert (grant.live, grant.rank, grant.stable) == (1, 0, 0)
 
 
+def test_the_living_who_are_not_heard_are_waited_for() -> None:
+    """No sign of life of `b` when one was due: `a` waits for `notice`, unless `b` has left."""
+    for leave in (False, True):
+        for gap in (1_250_000, 1_250_001, 60 * SECOND):
+            ledger, at = Ledger(), START + gap
+            ledger.exchange(claim(me="b", beat=True), START)
+            ledger.exchange(claim(me="b", leave=leave), START)
+            at_once = leave or gap == 1_250_000
+            assert bool(ledger.exchange(claim(wanted=1, beat=True), at).opens) is at_once
+            ledger.exchange(claim(beat=True), at + SECOND)
+            told = claim(wanted=1, first=2, beat=True)
+            assert ledger.exchange(told, at + 2 * SECOND).opens == (0,)
+    alone = Ledger()
+    alone.exchange(claim(beat=True), START)
+    assert alone.exchange(claim(wanted=1), START + 60 * SECOND).opens
+
+
 class Lua:
     """The script on a real server, told the time."""
 

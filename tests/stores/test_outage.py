@@ -78,6 +78,48 @@ async def test_pause_sends_nothing_and_then_goes_on(quota: Quota) -> None:
 
 
 @pytest.mark.looptime
+@pytest.mark.parametrize("after", [0.001, 0.1, 0.3, 0.6, 0.9, 1.4])
+@pytest.mark.parametrize("outage", [4.0, 11.7])
+async def test_who_is_new_after_an_outage_waits_for_what_others_sent(
+    outage: float, after: float
+) -> None:
+    """The store is back, and a newcomer is the first to speak to it: no call too many."""
+    world = world_of(TWO, "safe_share", 2)
+    await asyncio.sleep(15.3)
+    world.store.down = True
+    await asyncio.sleep(outage)
+    world.store.down = False
+    await asyncio.sleep(after)
+    world.start().work(2)
+    await asyncio.sleep(10)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 2
+    assert world.processes[-1].sent
+
+
+@pytest.mark.looptime
+async def test_no_start_waits_where_no_outage_was() -> None:
+    """Beside a busy process, one that beats, one fallen idle, one that left: a call goes at once."""
+    twenty = Quota(20, 1.0)
+    loop = asyncio.get_running_loop()
+    for others in ("busy", "beating", "fallen idle", "gone"):
+        world = world_of(twenty, "safe_share", 0)
+        other, idle = world.start(), world.start()
+        assert await other.call()
+        assert await idle.call()
+        if others == "busy":
+            other.work(1)
+        elif others == "gone":
+            await other.stop()
+        await asyncio.sleep(30 if others in ("busy", "beating") else 63.7)
+        for process in (world.start(), idle):
+            begun = loop.time()
+            assert await process.call()
+            assert loop.time() < begun + 0.15, others
+        await world.stop()
+
+
+@pytest.mark.looptime
 async def test_local_obeys_its_own_limit_only() -> None:
     """`local`: each process goes on with the whole quota; on return the window counts as spent."""
     world = world_of(TWO, "local", 1)

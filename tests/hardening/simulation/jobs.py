@@ -73,8 +73,6 @@ class Job:
             if self.done:
                 return
             await asyncio.sleep(crash.rest if crash else _PAUSE)
-            if world.store is not None:
-                await world.store.settled()
 
     def _end(self, machine: Machine) -> None:
         assert machine.folder is not None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from typing import Final, Protocol
+from typing import Protocol
 
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
@@ -12,8 +11,6 @@ from asyncclients.stores.terms import Terms
 from tests.stores.world import MemoryLedgers
 
 from .plan import StorePlan
-
-_TOLD: Final = 3.0
 
 
 class Names:
@@ -53,19 +50,6 @@ class Store:
         self._plan, self._names = plan, names
         self._ledgers = MemoryLedgers()
         self.losses = 0
-        self._back_at = -math.inf
-        self._up = asyncio.Event()
-        self._up.set()
-
-    async def settled(self) -> None:
-        """Wait until all who were cut off have told what they sent meanwhile.
-
-        Who is new before cannot know of it: see `docs/many-processes.md`.
-        """
-        for _ in self._plan.losses:  # while one is waited for, the next may come
-            await self._up.wait()
-            left = self._back_at + _TOLD - asyncio.get_running_loop().time()
-            await asyncio.sleep(max(0.0, left))
 
     def seen_by(self, process: str) -> SeenStore:
         """What *process* gives its pool."""
@@ -90,13 +74,10 @@ class Store:
             await asyncio.sleep(began + loss.at - asyncio.get_running_loop().time())
             self.losses += 1
             self._ledgers.down = loss.seconds > 0
-            self._up.clear()
             await asyncio.sleep(loss.seconds)
             if loss.forgets:
                 self._ledgers.ledgers.clear()
             self._ledgers.down = False
-            self._back_at = asyncio.get_running_loop().time()
-            self._up.set()
 
     def reserved(self, process: str) -> list[str]:
         """The slots that *process* still holds unused."""
