@@ -28,8 +28,8 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
    another one makes the window count as spent: an empty store is no empty
    window. A process that comes back after an outage lists what it sent
    meanwhile, and nothing is granted until all the others have noticed as well.
-   Nor where who was alive has left no sign of life when one was due: the ledger
-   was out of reach, so the next that speaks to it, though it be new, comes first.
+   The same where a sign of life was due of another and none came from anybody: the
+   ledger was out of reach, and who speaks first may be new and know nothing of it.
 8. **Clocks.** Only the store's own counts. Where it was set back, what is in the
    log lies in its future: the ledger begins anew with a spent window. Where it was
    set forward the processes notice, and name no ledger that there is.
