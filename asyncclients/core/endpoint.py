@@ -8,7 +8,7 @@ are plain frozen values; nothing here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -258,7 +258,7 @@ Outcome = Response | NoResponse
 class Send(Protocol):
     """What a resource needs of its client: a way to make one call."""
 
-    async def __call__(self, request: Request[T], /) -> T: ...
+    def __call__(self, request: Request[T], /) -> Coroutine[Any, Any, T]: ...
 
 
 class Resource:
