@@ -1,0 +1,53 @@
+"""What our own sessions do otherwise than aiohttp's."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+import pytest
+from trustme import CA
+
+from asyncclients.http.session import open_session
+from tests.fakes import answers, byte_server, http
+
+BODY = b"x" * 300_000
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_reads_small(encrypted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read asks for more than 64 KiB, with TLS or without, and a large body arrives whole."""
+    authority = CA()
+    served, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    authority.configure_trust(trusted)
+    tls = served if encrypted else None
+    async with byte_server(answers(http(body=BODY)), tls=tls) as server, open_session() as session:
+        asked = _watch(monkeypatch, server.url)
+        async with session.get(server.url, ssl=trusted) as reply:
+            assert await reply.read() == BODY
+    reads = asked[encrypted:]  # TLS makes one more while it shakes hands
+    assert reads
+    assert max(reads) <= 2**16
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, url: str) -> list[int]:
+    """How much each read of a client of *url* asks for from now on."""
+    port = int(url.rstrip("/").rsplit(":", 1)[1])
+    asked: list[int] = []
+    receive, decrypt = socket.socket.recv, ssl.SSLObject.read
+
+    def recv(self: socket.socket, size: int) -> bytes:
+        if self.getpeername()[1] == port:
+            asked.append(size)
+        return receive(self, size)
+
+    def read(self: ssl.SSLObject, size: int = 1024, buffer: Any = None) -> Any:
+        if not self.server_side:
+            asked.append(size)
+        return decrypt(self, size, buffer)
+
+    monkeypatch.setattr(socket.socket, "recv", recv)
+    monkeypatch.setattr(ssl.SSLObject, "read", read)
+    return asked
