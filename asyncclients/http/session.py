@@ -40,7 +40,8 @@ class _Connector(aiohttp.TCPConnector):
 def _read_less(transport: Any) -> None:
     # asyncio takes 256 KiB of memory for every read, however little there is to read, and such
     # a piece is mapped and unmapped each time: a tenth of the cost of a call. python/cpython#85451.
-    for reader in (transport, getattr(transport, "_ssl_protocol", None)):
+    layers: tuple[Any, ...] = (transport, getattr(transport, "_ssl_protocol", None))
+    for reader in layers:
         if getattr(reader, "max_size", 0) > _READ_SIZE:
             reader.max_size = _READ_SIZE
 

@@ -32,10 +32,10 @@ SLACK = 0.125
 """Seconds by which one-way latency is trusted to vary, before any experience."""
 _MARGIN = 0.05
 """Share of the usual excess over the floor by which the floor is not believed."""
-_GENERATION = 512
-"""Calls after which the memory of the floor moves on by one half."""
 _EXPERIENCE = 32
 """Calls before any floor is believed."""
+_GENERATION = 16 * _EXPERIENCE
+"""Calls after which the memory of the floor moves on by one half."""
 _SMOOTHING = 0.02
 _TAIL = 2.5
 _WORTH_FLOOR = 0.005
@@ -62,12 +62,15 @@ class RoundTrips:
         if seconds < self._second:
             self._lowest, self._second = sorted((self._lowest, seconds))
             self._estimate()
-        if count == _EXPERIENCE:
-            self._estimate()
-        if count % _GENERATION == 0:
+        if not count % _EXPERIENCE:
+            self._age(count)
+
+    def _age(self, count: int) -> None:
+        """After the first calls the floor is believed; after many the eldest are forgotten."""
+        if not count % _GENERATION:
             self._before = (self._lowest, self._second)
             self._lowest = self._second = math.inf
-            self._estimate()
+        self._estimate()
 
     def _estimate(self) -> None:
         """The floor, from the two shortest: as far below the one as the other is above."""

@@ -69,6 +69,7 @@ class Limiter:
     """
 
     __slots__ = (
+        "_books",
         "_exact",
         "_in_flight",
         "_pacers",
@@ -96,6 +97,7 @@ class Limiter:
         self._exact = admission == "exact"
         self._windows = tuple(Window(quota) for quota in self.quotas)
         self._pacers = tuple(Pacer(quota, now) for quota in self.quotas)
+        self._books = tuple(zip(self._windows, self._pacers, strict=True))
         self._trips = RoundTrips()
         self.feedback = Feedback(self.quotas, daring=not self._exact)
         self.foreign = Foreign(self.feedback)
@@ -127,14 +129,15 @@ class Limiter:
         """
         if self._probe is not None:
             return math.inf
-        at = max(now, self.feedback.paused_until, self._spacing.until)
-        for window in self._windows:
-            free_at = window.free_at(now, spare)
-            if free_at > at:
+        at = now
+        if self.feedback.paused_until > at:
+            at = self.feedback.paused_until
+        if self._spacing.until > at:
+            at = self._spacing.until
+        for window, pacer in self._books:
+            if (free_at := window.free_at(now, spare)) > at:
                 at = free_at
-        for pacer in self._pacers:
-            due = pacer.ready_at(now)
-            if due > at:
+            if (due := pacer.ready_at(now)) > at:
                 at = due
         if even:
             at = max(at, self._spacing.even_at(self._windows, self._trips, self.feedback))
@@ -145,11 +148,16 @@ class Limiter:
         self._sent += 1
         self._spacing.sent_at = now
         self._in_flight += 1
-        permit = self._hold(now)
-        for pacer in self._pacers:
+        permit, feedback = Permit(self._sent, now), self.feedback
+        end = math.inf
+        for window, pacer in self._books:
+            if not self._exact:
+                end = now + window.period + self._trips.trusted(window.period, feedback)
+            if (rested := window.take(now, end)) < permit.rested:
+                permit.rested = rested
+            permit.slots.append((window, end))
             if pacer.take(now) > 1.01:
                 permit.bunched = True
-        feedback = self.feedback
         if feedback.probing:
             self._probe = permit
         if feedback.ease < 0.5:
@@ -210,13 +218,14 @@ class Limiter:
         self.quotas = (*self.quotas, quota)
         self._windows = (*self._windows, window)
         self._pacers = (*self._pacers, Pacer(quota, now))
+        self._books = tuple(zip(self._windows, self._pacers, strict=True))
         self.feedback.measure(self.quotas)
         self._shape()
 
     def earliest(self, calls: int, now: float) -> float:
         """When *calls* more calls could have been sent, if answers take as long as they did."""
         at = max(now, self.feedback.paused_until)
-        for window, pacer in zip(self._windows, self._pacers, strict=True):
+        for window, pacer in self._books:
             trips = self._trips
             lag = trips.mean if self._exact else trips.lag(window.period, self.feedback)
             rounds, before = divmod(calls - 1, window.limit)
@@ -247,17 +256,6 @@ class Limiter:
             round_trip=self._trips.mean,
         )
 
-    def _hold(self, now: float) -> Permit:
-        """Hold a slot of each quota, as long as is known at the send."""
-        slots: list[tuple[Window, float]] = []
-        rested = end = math.inf
-        for window in self._windows:
-            if not self._exact:
-                end = now + window.period + self._trips.trusted(window.period, self.feedback)
-            rested = min(rested, window.take(now, end))
-            slots.append((window, end))
-        return Permit(self._sent, now, slots, rested)
-
     def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
         """The answer came: each slot ends by it, or sooner if that was known already."""
         trips, feedback = self._trips, self.feedback
@@ -286,7 +284,7 @@ class Limiter:
     def _shape(self) -> None:
         """Pace by what was learned: less rate after refusals and for foreigners, no bursts."""
         feedback = self.feedback
-        for window, pacer in zip(self._windows, self._pacers, strict=True):
+        for window, pacer in self._books:
             ours = 1 - self.foreign.rate / pacer.full_rate
             bold = self._trips.credit(window.period, feedback.caution) and feedback.boldness
             pacer.shape(max(0.1, min(feedback.share, ours)), min(feedback.ease, 1 - bold))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from asyncclients.limits.window import Window
 
 
-class Permit:
+class Permit(msgspec.Struct, eq=False):
     """One call's slots, from the take until it is settled.
 
     Attributes:
@@ -20,17 +23,12 @@ class Permit:
         settled: its fate is known to the limiter.
     """
 
-    __slots__ = ("bunched", "number", "rested", "sent_at", "settled", "slots")
-
-    def __init__(
-        self, number: int, sent_at: float, slots: list[tuple[Window, float]], rested: float
-    ) -> None:
-        self.number = number
-        self.sent_at = sent_at
-        self.slots = slots
-        self.rested = rested
-        self.bunched = False
-        self.settled = False
+    number: int
+    sent_at: float
+    slots: list[tuple[Window, float]] = []
+    rested: float = math.inf
+    bunched: bool = False
+    settled: bool = False
 
     @property
     def arrived_by(self) -> float:

@@ -89,7 +89,10 @@ class Window:
             ends.pop()
         else:
             self.release(end)
-        insort(ends, to, head)
+        if not ends or to >= ends[-1]:
+            ends.append(to)
+        else:
+            insort(ends, to, head)
 
     def follow(self, other: Window, now: float) -> None:
         """Hold slots for the calls that *other* remembers; those in flight arrive by *now*."""
