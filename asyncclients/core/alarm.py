@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 
 class Alarm:
     """Rings for each attempt that is under way when its time is over."""
@@ -46,35 +48,32 @@ class Alarm:
             self._arm(min(self._due.values()))
 
 
-class Timed:
-    """What the current task does until `over`, or until its time is over.
+class Timed(msgspec.Struct, eq=False, kw_only=True):
+    """What a task does until `over`, or until its time is over.
 
     Attributes:
+        task: the task; None once it is over.
+        cancelling: how often others have cancelled it.
         rung: its time was over before it was.
     """
 
-    __slots__ = ("_cancelling", "_task", "rung")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        task = asyncio.current_task(loop)
-        assert task is not None
-        self._task: asyncio.Task[object] | None = task
-        self._cancelling = task.cancelling()
-        self.rung = False
+    task: asyncio.Task[object] | None
+    cancelling: int = 0
+    rung: bool = False
 
     @property
     def under_way(self) -> bool:
         """Is it not over yet?"""
-        return self._task is not None
+        return self.task is not None
 
     def ring(self) -> None:
         """Its time is over: cancel the task, unless it got to the end meanwhile."""
-        if self._task is not None and not self.rung:
+        if self.task is not None and not self.rung:
             self.rung = True
-            self._task.cancel()
+            self.task.cancel()
 
     def over(self) -> bool:
         """It is over. True if the task's cancellation, if there is one, was ours alone."""
-        task, self._task = self._task, None
+        task, self.task = self.task, None
         assert task is not None
-        return self.rung and task.uncancel() <= self._cancelling
+        return self.rung and task.uncancel() <= self.cancelling

@@ -27,9 +27,6 @@ from asyncclients.core.retry import Tally, Verdict, judge
 from asyncclients.core.transport import Exchange
 from asyncclients.core.vendor import Meaning
 from asyncclients.core.wire import Wire, wire_of
-from asyncclients.errors import (
-    AsyncClientsError,
-)
 from asyncclients.limits.priority import Priority
 from asyncclients.secret import Secret
 
@@ -42,6 +39,9 @@ if TYPE_CHECKING:
     from asyncclients.errors import AsyncClientsError
 
 T = TypeVar("T")
+
+# The members that each call meets: to look one up costs as much as to call a function.
+_DONE, _SUCCESS, _FAILURE = Verdict.DONE, Meaning.SUCCESS, Meaning.FAILURE
 
 
 class Call(Generic[T]):
@@ -79,7 +79,7 @@ class Call(Generic[T]):
         self._lane = lane = current_lane()
         self._ticket = terms.ticket(lane)
         self._tally = Tally()
-        self._meaning = Meaning.FAILURE
+        self._meaning = _FAILURE
         self._narrator: Narrator | None = None
         if terms.settings.listeners or captures():
             self._narrator = Narrator(terms, request)
@@ -105,21 +105,25 @@ class Call(Generic[T]):
 
     def exchange(self) -> Awaitable[Outcome]:
         """One request on the wire, once its permit is granted."""
-        scope, terms = self._scope, self._terms
+        scope, terms, task = self._scope, self._terms, asyncio.current_task()
+        assert task is not None
         session = scope.session()
         self._exchange = exchange = Exchange(
+            self._wire,
             scope.scheduler,
             scope.alarm,
             self._ticket,
             self._tally,
-            timeout=terms.timeout,
-            credential=terms.credential if self.bearer is None else self.bearer.header,
+            terms.timeout,
+            terms.credential if self.bearer is None else self.bearer.header,
+            task=task,
+            cancelling=task.cancelling(),
         )
         if self._narrator is not None:
             exchange.on_sent = self._narrator.sent
         if self._lane is not None:
             exchange.watch = self._watch(self._lane.watch)
-        return exchange.run(session, self._wire, terms.settings.max_response_bytes)
+        return exchange.run(session, terms.settings.max_response_bytes)
 
     def _watch(self, watch: Watch | None) -> Callable[[], Awaitable[None]] | None:
         """Tells *watch* that the request is about to go out."""
@@ -148,14 +152,14 @@ class Call(Generic[T]):
     def judge(self, outcome: Outcome) -> Verdict:
         """What to do with *outcome*."""
         if isinstance(outcome, Response):
-            expects, vendor = self._request.endpoint.expects, self._terms.vendor
-            self._meaning = meaning = vendor.meaning(outcome)
-            if expects is not None and (meaning is Meaning.SUCCESS) != (outcome.status == expects):
-                self._meaning = Meaning.SUCCESS if outcome.status == expects else Meaning.FAILURE
-            if self._meaning is Meaning.SUCCESS:
+            expects, meaning = self._request.endpoint.expects, self._terms.vendor.meaning(outcome)
+            if expects is not None and (meaning is _SUCCESS) != (outcome.status == expects):
+                meaning = _SUCCESS if outcome.status == expects else _FAILURE
+            self._meaning = meaning
+            if meaning is _SUCCESS:
                 self.answer = outcome
-                return Verdict.DONE
-            if self._meaning is Meaning.RATE_LIMITED:
+                return _DONE
+            if meaning is Meaning.RATE_LIMITED:
                 self._note_refusal(outcome)
         return judge(self._request, outcome, self._meaning, self._tally, self._terms.policy)
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import NoneType
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
@@ -22,7 +22,8 @@ from asyncclients.errors import DecodeError
 EXCERPT_LIMIT = 200
 """Characters of a vendor's body that an error may quote."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]+=[A-Za-z0-9_.~-]*\Z").match
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
+_quoted_name = lru_cache(maxsize=1024)(quote_plus)
 _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 
@@ -42,7 +43,7 @@ class JsonObject(dict[str, Any]):
     def from_wire(cls, value: Any) -> Self:
         """*value* as an object."""
         if isinstance(value, dict):
-            return cls(cast("dict[str, Any]", value))
+            return cls(value)  # pyright: ignore[reportUnknownArgumentType] - it came from JSON
         if value == []:
             return cls()
         raise ValueError(f"expected an object, got {type(value).__name__}")
@@ -78,7 +79,6 @@ def _encode_custom(value: Any) -> Any:
 _encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
 
 
-_PLAIN_TYPES = (str, int)
 _MOST_DECODERS = 512
 _decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
 """By identity: to hash a type like `Envelope[Contact]` costs as much as to decode a small body."""
@@ -109,9 +109,8 @@ def decode(body: bytes, cls: Any) -> Any:
     """
     if cls is NoneType and not _HTML.match(body):
         return None
-    known = _decoders.get(id(cls))
     try:
-        return (decoder(cls) if known is None else known[1]).decode(body)
+        return decoder(cls).decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
         reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
         if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
@@ -181,10 +180,10 @@ def encode_query(params: Mapping[str, Any]) -> str:
     for name, value in params.items():
         if value is None or value is msgspec.UNSET:
             continue
-        text = value if type(value) in _PLAIN_TYPES else _flat(name, value)
-        # Most names and values need no quoting, and finding that out is quicker than quoting.
-        pair = f"{name}={text}"
-        pairs.append(pair if _PLAIN(pair) else f"{quote_plus(name)}={quote_plus(str(text))}")
+        if type(value) is not int:  # digits need no quoting, and most texts neither
+            value = _flat(name, value)
+            value = value if _PLAIN(value) else quote_plus(value)
+        pairs.append(f"{_quoted_name(name)}={value}")
     return "&".join(pairs)
 
 
@@ -197,7 +196,7 @@ def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _flat(name: str, value: Any) -> str:
-    if value is True or value is False:
+    if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (str, int, float)):
         return str(value)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from asyncclients.core.vendor import Vendor
 
 T = TypeVar("T")
+_DONE = Verdict.DONE
 
 
 class Dispatcher:
@@ -75,7 +76,7 @@ async def run(call: Call[T]) -> T:
                 await call.bearer.take()
             outcome = call.note(await call.exchange())
             verdict = await call.judge_token(outcome) if call.bearer else call.judge(outcome)
-            if verdict is Verdict.DONE:
+            if verdict is _DONE:
                 long = len(call.answer.body) > DECODED_IN_THREAD
                 return await call.long_result() if long else call.result()
             if verdict is Verdict.GONE:

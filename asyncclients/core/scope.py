@@ -77,7 +77,7 @@ class Scope:
         self.vendor, self.key, self.scheduler = vendor, key, scheduler
         self.tokens: TokenCache | None = None
         self.alarm = Alarm()
-        self._borrowed = borrowed
+        self._session = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()
 
@@ -87,12 +87,10 @@ class Scope:
         Raises:
             ClientClosedError: after `aclose`.
         """
-        self._check_open()
-        if self._borrowed is not None:
-            return self._borrowed
-        if self._own is None:
-            self._own = open_session()
-        return self._own
+        if self._session is None:
+            self._check_open()
+            self._session = self._own = open_session()
+        return self._session
 
     def restrict(self, quotas: tuple[Quota, ...], max_in_flight: int | None) -> None:
         """Obey these as well: of two opinions about one key the stricter wins."""
@@ -149,6 +147,7 @@ class Scope:
     async def aclose(self) -> None:
         """Close what is ours; waiting calls end with `ClientClosedError`."""
         self._closing.set()
+        self._session = None
         self.scheduler.fail(
             ClientClosedError(
                 "the pool was closed before its turn came",

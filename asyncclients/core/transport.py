@@ -59,49 +59,42 @@ class _StaleError(Exception):
     """The credential of a call is not good any more, now that it is its turn."""
 
 
-class Exchange(Timed):
+class Exchange(Timed, eq=False):
     """One request on the wire: called by aiohttp as the middleware of that request.
 
-    *on_sent* is told how long the permit took, *watch* waited for before anything leaves.
+    Attributes:
+        wire: the request.
+        scheduler: grants the permit.
+        alarm: rings when the attempt has taken its time.
+        ticket: the call's place in the queue.
+        tally: what the call has been through.
+        timeout: seconds from the permit to the end of the answer.
+        credential: see `Credential`.
+        on_sent: told how many seconds the permit took.
+        watch: waited for before anything leaves.
+        permit: once it is granted.
+        sent: it is on the wire.
+        failure: why nothing more goes out.
     """
 
-    __slots__ = (
-        "alarm",
-        "credential",
-        "failure",
-        "loop",
-        "on_sent",
-        "permit",
-        "scheduler",
-        "sent",
-        "tally",
-        "ticket",
-        "timeout",
-        "watch",
-        "wire",
-    )
-
     wire: Wire
+    scheduler: Scheduler
+    alarm: Alarm
+    ticket: Ticket
+    tally: Tally
+    timeout: float
+    credential: Credential
+    on_sent: Callable[[float], None] | None = None
+    watch: Callable[[], Awaitable[None]] | None = None
+    permit: Permit | None = None
+    sent: bool = False
+    failure: BaseException | None = None
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        alarm: Alarm,
-        ticket: Ticket,
-        tally: Tally,
-        *,
-        timeout: float,
-        credential: Credential,
-    ) -> None:
-        self.loop = loop = scheduler.loop
-        super().__init__(loop)
-        self.scheduler, self.alarm, self.ticket, self.tally = scheduler, alarm, ticket, tally
-        self.timeout, self.credential = timeout, credential
-        self.on_sent: Callable[[float], None] | None = None
-        self.watch: Callable[[], Awaitable[None]] | None = None
-        self.permit: Permit | None = None
-        self.sent = False
-        self.failure: BaseException | None = None
+    def __repr__(self) -> str:
+        return f"<Exchange {self.wire!r}>"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return []
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
@@ -109,7 +102,7 @@ class Exchange(Timed):
         if self.failure is not None:
             raise self.failure  # aiohttp's own resend; the judge decides about those
         scheduler = self.scheduler
-        asked_at = self.loop.time() if self.on_sent else 0.0
+        asked_at = scheduler.loop.time() if self.on_sent else 0.0
         permit = scheduler.try_take(self.ticket)
         if permit is None:
             permit = await scheduler.take(self.ticket)
@@ -124,7 +117,7 @@ class Exchange(Timed):
             scheduler.returned(permit)
             raise
         if self.on_sent is not None:
-            self.on_sent(self.loop.time() - asked_at)
+            self.on_sent(permit.sent_at - asked_at)
         self.sent = True
         self.tally.attempts += 1
         try:
@@ -143,7 +136,7 @@ class Exchange(Timed):
         """Put the credential in, and what others left in a borrowed session's jar out."""
         credential = self.credential
         if callable(credential):
-            credential = credential(self.loop.time())
+            credential = credential(self.scheduler.loop.time())
             if credential is None:
                 raise _StaleError
         if credential is not None:
@@ -160,18 +153,17 @@ class Exchange(Timed):
     def progressed(self) -> None:
         """A piece of a long body goes out: the attempt has its whole timeout again."""
         if self.under_way:
-            self.alarm.set(self, self.loop.time() + self.timeout)
+            self.alarm.set(self, self.scheduler.loop.time() + self.timeout)
 
-    async def run(self, session: aiohttp.ClientSession, wire: Wire, max_bytes: int) -> Outcome:
-        """Put *wire* on the wire once; an `Outcome`, whatever happens there.
+    async def run(self, session: aiohttp.ClientSession, max_bytes: int) -> Outcome:
+        """Put the request on the wire once; an `Outcome`, whatever happens there.
 
         Raises:
             DeadlineExceededError: before anything was sent.
             ClientClosedError: the pool or its session was closed meanwhile.
         """
-        self.wire = wire
-        at = self.ticket.deadline_at  # queueing included, unlike the timeout
-        deadline = None if at == math.inf else self.loop.call_at(at, self.ring)
+        wire, at = self.wire, self.ticket.deadline_at  # queueing included, unlike the timeout
+        deadline = None if at == math.inf else self.scheduler.loop.call_at(at, self.ring)
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
@@ -242,7 +234,7 @@ class Exchange(Timed):
     def _late(self) -> NoResponse | DeadlineExceededError:
         """The time of the attempt or of the call is over."""
         if self.sent:
-            over = self.loop.time() >= self.ticket.deadline_at
+            over = self.scheduler.loop.time() >= self.ticket.deadline_at
             return too_late() if over else timed_out()
         return DeadlineExceededError(
             "did not get its turn before its deadline",
@@ -254,7 +246,7 @@ class Exchange(Timed):
         """Connecting ends before the attempt does, so that it is known that nothing was sent."""
         left = self.timeout
         if self.ticket.deadline_at < math.inf:
-            left = min(left, self.ticket.deadline_at - self.loop.time())
+            left = min(left, self.ticket.deadline_at - self.scheduler.loop.time())
         if left * 0.9 >= CONNECT_TIMEOUT:
             return NO_TIMEOUT
         return aiohttp.ClientTimeout(total=None, connect=left * 0.9, ceil_threshold=math.inf)

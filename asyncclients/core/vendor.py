@@ -32,6 +32,11 @@ class Meaning(Enum):
     FAILURE = "failure"
 
 
+_SUCCESS = (
+    Meaning.SUCCESS
+)  # to look up a member takes as long as all the rest of `standard_meaning`
+
+
 def standard_meaning(response: Response) -> Meaning:
     """2xx is success and 429 a refusal by rate, as RFC 6585 has it.
 
@@ -40,7 +45,7 @@ def standard_meaning(response: Response) -> Meaning:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
     """
     if 200 <= response.status < 300:
-        return Meaning.SUCCESS
+        return _SUCCESS
     if response.status == 429:
         if b"Limit Exceeded" in response.body[:2048]:
             return Meaning.QUOTA_SPENT

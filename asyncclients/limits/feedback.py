@@ -123,15 +123,15 @@ class Feedback:
 
     def succeed(self) -> bool:
         """One more call of this quota was let in, here or elsewhere. As `admitted`."""
-        self._streak += 1
-        bolder = self._streak > self._patience and self.boldness < 1
+        self._streak = streak = self._streak + 1
+        bolder = streak > self._patience and self.boldness < 1.0
         if bolder:
-            self.boldness = min(1.0, (self._streak - self._patience) / _DARING)
+            self.boldness = min(1.0, (streak - self._patience) / _DARING)
         if self.caution > _LEAST_CAUTION:
             self.caution *= _CAUTION_FADE
-        if self.share == self.ease == 1:
+        if self.share == 1.0 and self.ease == 1.0:
             return bolder
-        self.share = min(1.0, self.share + _CLIMB * (1 + self._streak / 1000))
+        self.share = min(1.0, self.share + _CLIMB * (1 + streak / 1000))
         self.ease = min(1.0, self.ease + (_EASE_STEP if self.ease < 0.4 else 5 * _EASE_STEP))
         return True
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from asyncclients.limits.window import Window
+from asyncclients.limits.window import Window
 
 
 class Permit(msgspec.Struct, eq=False):

@@ -18,7 +18,7 @@ digits, two different `Retry-After` headers. What fits it may still be absurd
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, KeysView, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
@@ -53,6 +53,7 @@ class Headers(Protocol):
 
     def get(self, key: str, /) -> str | None: ...
     def getall(self, key: str, /) -> Iterable[str]: ...
+    def keys(self) -> KeysView[str]: ...
     def __contains__(self, key: object, /) -> bool: ...
 
 
@@ -78,7 +79,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
 def read_signal(status: int, headers: Headers) -> Signal | None:
     """The signal in a reply, or None where it says nothing about limits."""
     refused = status == 429
-    if not refused and not any(map(headers.__contains__, _TELLING)):
+    if not refused and headers.keys().isdisjoint(_TELLING):
         return None
     retry_after = retry_after_seconds(headers) if "Retry-After" in headers else None
     limit, remaining, reset = _limit_fields(headers)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asyncclients.limits.ratelimit_headers import Signal
     from asyncclients.limits.shared import Admission
 
-_INTERACTIVE = Priority.INTERACTIVE
+_INTERACTIVE, _BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 _ATTENTION = 300.0
 """Seconds after an interactive call in which background goes evenly: no slots open in pairs."""
 _TURN = 64
@@ -149,7 +149,7 @@ class Scheduler:
         left = 0 if self._resuming else _TURN
         while left and (interactive.heap or background.heap) and not self._full():
             queue, now = self._next_queue(), self.loop.time()
-            priority = _INTERACTIVE if queue is interactive else Priority.BACKGROUND
+            priority = _INTERACTIVE if queue is interactive else _BACKGROUND
             at = self._background_at(now) if priority else self.limiter.ready_at(now)
             if at > now:
                 self._wake_at(at)

@@ -11,6 +11,10 @@ from asyncclients.core.alarm import Alarm, Timed
 pytestmark = pytest.mark.looptime
 
 
+def begun() -> Timed:
+    return Timed(task=asyncio.current_task())
+
+
 def now() -> float:
     return asyncio.get_running_loop().time()
 
@@ -18,7 +22,7 @@ def now() -> float:
 async def attempt(alarm: Alarm, allowed: float, needed: float) -> str:
     """Work for *needed* seconds, of which *allowed* are allowed; how and when it ended."""
     began, how = now(), "done"
-    timed = Timed()
+    timed = begun()
     alarm.set(timed, began + allowed)
     try:
         await asyncio.sleep(needed)
@@ -55,7 +59,7 @@ async def test_one_timer_serves_all() -> None:
     """A thousand attempts under way are one timer, and none once the last due one is past."""
     alarm = Alarm()
     before = timers()
-    alarmed = [Timed() for _ in range(1000)]
+    alarmed = [begun() for _ in range(1000)]
     for timed in alarmed:
         alarm.set(timed, now() + 10)
     assert timers() == before + 1
@@ -67,7 +71,7 @@ async def test_one_timer_serves_all() -> None:
 
 async def test_time_that_was_given_anew() -> None:
     """The last instant that was set is the one that counts, earlier or later."""
-    alarm, timed = Alarm(), Timed()
+    alarm, timed = Alarm(), begun()
     began = now()
     alarm.set(timed, began + 1)
     alarm.set(timed, began + 5)
@@ -78,7 +82,7 @@ async def test_time_that_was_given_anew() -> None:
 
 async def test_what_is_over_is_not_cancelled() -> None:
     """An attempt that is over is never rung, even if nobody said so to the alarm."""
-    alarm, timed = Alarm(), Timed()
+    alarm, timed = Alarm(), begun()
     alarm.set(timed, now() + 1)
     assert timed.over() is False
     await asyncio.sleep(2)
