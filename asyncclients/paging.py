@@ -55,13 +55,13 @@ class Page(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     spoiled: Sequence[Spoiled] = ()
 
 
-class Paginator(Generic[T_co]):
+class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     """All items of a list, page by page.
 
     `async for item in paginator` · `async for page in paginator.pages()` ·
     `await paginator.first()`. Each loop starts anew, at page *start*.
 
-    Args:
+    Attributes:
         fetch: gets a page by its number.
         start: the number of the first one.
         vendor: whose list it is.
@@ -70,23 +70,16 @@ class Paginator(Generic[T_co]):
             sorted into good and spoiled; raises DecodeError where that is not possible.
     """
 
-    def __init__(
-        self,
-        fetch: Callable[[int], Awaitable[Page[T_co]]],
-        start: int = 1,
-        *,
-        vendor: str | None = None,
-        operation: str | None = None,
-        mend: Callable[[bytes], Page[T_co]] | None = None,
-    ) -> None:
-        self._fetch, self._mend = fetch, mend
-        self.start = start
-        self.vendor, self.operation = vendor, operation
+    fetch: Callable[[int], Awaitable[Page[T_co]]]
+    start: int = 1
+    vendor: str | None = None
+    operation: str | None = None
+    mend: Callable[[bytes], Page[T_co]] | None = None
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
-        number, path = self.start, None
+        number, path = self.start, None  # most lists are one page, which needs no `Path`
         while True:
-            page = self._checked(await self._fetch(number), number)
+            page = self._checked(await self.fetch(number), number)
             if path is None and not page.last:
                 path = Path(self.vendor, self.operation)
             if path is not None:
@@ -119,7 +112,7 @@ class Paginator(Generic[T_co]):
         Raises:
             PaginationError: the server answered with another page.
         """
-        return self._checked(await self._fetch(number), number)
+        return self._checked(await self.fetch(number), number)
 
     def mended(self, number: int, body: bytes) -> Page[T_co] | None:
         """What can be read of page *number*, of which *body* could not be decoded; None: nothing.
@@ -127,10 +120,10 @@ class Paginator(Generic[T_co]):
         Raises:
             PaginationError: it is another page.
         """
-        if self._mend is None:
+        if self.mend is None:
             return None
         try:
-            page = self._mend(body)
+            page = self.mend(body)
         except DecodeError:
             return None
         return self._checked(page, number)

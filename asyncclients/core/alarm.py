@@ -10,6 +10,7 @@ wait are many, and their deadlines have timers of their own.
 from __future__ import annotations
 
 import asyncio
+import math
 
 import msgspec
 
@@ -17,16 +18,17 @@ import msgspec
 class Alarm:
     """Rings for each attempt that is under way when its time is over."""
 
-    __slots__ = ("_due", "_timer")
+    __slots__ = ("_due", "_rings_at", "_timer")
 
     def __init__(self) -> None:
         self._due: dict[Timed, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
 
     def set(self, timed: Timed, at: float) -> None:
         """Ring for *timed* at loop instant *at*, instead of any instant set before."""
         self._due[timed] = at
-        if self._timer is None or at < self._timer.when():
+        if at < self._rings_at:
             self._arm(at)
 
     def drop(self, timed: Timed) -> None:
@@ -38,9 +40,10 @@ class Alarm:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(at, self._ring, at)
+        self._rings_at = at
 
     def _ring(self, due_by: float) -> None:
-        self._timer = None
+        self._timer, self._rings_at = None, math.inf
         for timed in [timed for timed, at in self._due.items() if at <= due_by]:
             del self._due[timed]
             timed.ring()

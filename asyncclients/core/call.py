@@ -77,7 +77,8 @@ class Call(Generic[T]):
             request = msgspec.structs.replace(request, idempotent=True)
         self._terms, self._request = terms, request
         self._lane = lane = current_lane()
-        self._ticket = terms.ticket(lane)
+        usual = terms.usual if lane is None else None
+        self._ticket = usual or terms.ticket(lane)
         self._tally = Tally()
         self._meaning = _FAILURE
         self._narrator: Narrator | None = None

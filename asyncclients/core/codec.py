@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
+from msgspec import UNSET
 
 from asyncclients.errors import DecodeError
 
@@ -86,12 +87,13 @@ _decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
 
 def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
     """The decoder for *cls*, made once."""
-    known = _decoders.get(id(cls))
-    if known is not None:
-        return known[1]
-    made = _make_decoder(cls)
+    return (_decoders.get(id(cls)) or _remember(cls))[1]
+
+
+def _remember(cls: Any) -> tuple[Any, msgspec.json.Decoder[Any]]:
+    made = (cls, _make_decoder(cls))
     if len(_decoders) < _MOST_DECODERS:
-        _decoders[id(cls)] = (cls, made)  # the type is kept, so that its id stays its own
+        _decoders[id(cls)] = made  # the type is kept, so that its id stays its own
     return made
 
 
@@ -110,7 +112,7 @@ def decode(body: bytes, cls: Any) -> Any:
     if cls is NoneType and not _HTML.match(body):
         return None
     try:
-        return decoder(cls).decode(body)
+        return (_decoders.get(id(cls)) or _remember(cls))[1].decode(body)  # `decoder`, in place
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
         reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
         if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
@@ -178,7 +180,7 @@ def encode_query(params: Mapping[str, Any]) -> str:
     """*params* as a query string without `?`; None and UNSET are left out."""
     pairs: list[str] = []
     for name, value in params.items():
-        if value is None or value is msgspec.UNSET:
+        if value is None or value is UNSET:
             continue
         if type(value) is not int:  # digits need no quoting, and most texts neither
             value = _flat(name, value)
@@ -191,7 +193,7 @@ def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (name, _flat(name, value))
         for name, value in fields.items()
-        if value is not None and value is not msgspec.UNSET
+        if value is not None and value is not UNSET
     ]
 
 

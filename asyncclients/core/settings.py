@@ -9,6 +9,7 @@ from typing import TypedDict
 
 import msgspec
 from msgspec.structs import force_setattr
+from multidict import istr
 
 from asyncclients.core.auth import Header, HeaderLogin, Login
 from asyncclients.core.endpoint import Lane, Options
@@ -70,7 +71,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         # What follows from the rest is found out here and not by each call.
         login, options = self.login, self.options
         force_setattr(self, "timeout", options.timeout or self.settings.timeout)
-        header = (login.header, login.value) if isinstance(login, HeaderLogin) else None
+        header = (istr(login.header), login.value) if isinstance(login, HeaderLogin) else None
         force_setattr(self, "credential", header)  # also None: a copy may have another login
         usual = Ticket(options.priority, options.flow) if options.deadline is None else None
         force_setattr(self, "usual", usual)
@@ -85,8 +86,6 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
     def ticket(self, lane: Lane | None) -> Ticket:
         """The place in the queue that the options and the surrounding *lane* ask for."""
-        if lane is None and self.usual is not None:
-            return self.usual
         options = self.options
         priority, flow, deadline_at = options.priority, options.flow, math.inf
         if options.deadline is not None:

@@ -254,8 +254,9 @@ class Exchange(Timed, eq=False):
 
 def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:
     """The decompressed body; None as soon as it is longer than *max_bytes*."""
-    length = response.content_length
-    if length is None or length > max_bytes or _ENCODING in response.headers:
+    headers = response.headers
+    length = headers.get(hdrs.CONTENT_LENGTH)
+    if length is None or _ENCODING in headers or int(length) > max_bytes:
         return _read_counted(response, max_bytes)
     return response.read()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import AsyncIterable, Callable, Mapping
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -26,6 +27,8 @@ _WITH_JSON = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}
 _WITH_FORM = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
 )
+_address = lru_cache(maxsize=128)(partial(URL, encoded=True))
+"""All creates of a push go to one address; yarl looks it up too, but later."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
@@ -84,7 +87,7 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
     url = base_url + request.path.lstrip("/")
     if request.params and (query := codec.encode_query(request.params)):
         url += "?" + query
-    address = URL(url, encoded=True)
+    address = _address(url)
     body, fields = (None, PLAIN) if request.body is None else _body_of(request)
     if headers or request.headers:
         fields = CIMultiDict(fields)

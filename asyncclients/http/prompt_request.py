@@ -33,7 +33,8 @@ class PromptRequest(aiohttp.ClientRequest):
         ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
             """Write the request; a small body goes out with its headers."""
             body = self._body
-            if isinstance(body, BytesPayload) and (body.size or 0) <= _SMALL:
+            # Not isinstance, which asks an abstract class's registry, in Python.
+            if type(body) is BytesPayload and (body.size or 0) <= _SMALL:
                 protocol = conn.protocol
                 special = self._traces or self._continue or self.chunked or self.proxy
                 if not special and protocol is not None and not protocol.writing_paused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -10,12 +11,14 @@ from asyncclients.http.prompt_request import PromptRequest
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+    from yarl import URL
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS: nothing is sent before they are done."""
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
 _KEEPALIVE = 4.0
 """Seconds an idle connection is kept: below the 5 s at which common servers close theirs."""
+_NONE = SimpleCookie()
 _READ_SIZE = 2**16
 """Bytes a connection reads at once at the most: what aiohttp buffers before it stops reading."""
 
@@ -37,6 +40,13 @@ class _Connector(aiohttp.TCPConnector):
         return protocol
 
 
+class _NoCookies(aiohttp.DummyCookieJar):
+    """aiohttp's jar without cookies, which makes a new collection of none for each request."""
+
+    def filter_cookies(self, request_url: URL) -> SimpleCookie:  # noqa: ARG002 - it is aiohttp's
+        return _NONE
+
+
 def _read_less(transport: Any) -> None:
     # asyncio takes 256 KiB of memory for every read, however little there is to read, and such
     # a piece is mapped and unmapped each time: a tenth of the cost of a call. python/cpython#85451.
@@ -53,7 +63,7 @@ def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aioh
     """
     return aiohttp.ClientSession(
         connector=_Connector(limit=0, keepalive_timeout=_KEEPALIVE),
-        cookie_jar=aiohttp.DummyCookieJar(),
+        cookie_jar=_NoCookies(),
         timeout=NO_TIMEOUT,
         trust_env=False,
         request_class=PromptRequest,

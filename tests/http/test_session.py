@@ -20,8 +20,8 @@ async def test_reads_small(encrypted: bool, monkeypatch: pytest.MonkeyPatch) -> 
     """No read asks for more than 64 KiB, with TLS or without, and a large body arrives whole."""
     authority = CA()
     served, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
-    authority.issue_cert("127.0.0.1").configure_cert(served)
-    authority.configure_trust(trusted)
+    authority.issue_cert("127.0.0.1").configure_cert(served)  # pyright: ignore[reportUnknownMemberType]
+    authority.configure_trust(trusted)  # pyright: ignore[reportUnknownMemberType]
     tls = served if encrypted else None
     async with byte_server(answers(http(body=BODY)), tls=tls) as server, open_session() as session:
         asked = _watch(monkeypatch, server.url)
