@@ -6,7 +6,7 @@ the checkpoint that says so. After a crash the sink is cut back to the checkpoin
 
 from __future__ import annotations
 
-from array import array
+from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
@@ -14,7 +14,8 @@ import msgspec
 
 from asyncclients.backfill.failures import Failure, Failures
 from asyncclients.backfill.journal import Changes, Journal, Statement
-from asyncclients.backfill.seen import Seen, digests_of
+from asyncclients.backfill.seen import Seen, short
+from asyncclients.core import codec
 from asyncclients.errors import BackfillStoppedError, DecodeError
 from asyncclients.paging import Page
 
@@ -89,7 +90,7 @@ class Checkpoint:
         self._journal = journal
         self.state = PullState()
         self.seen = Seen()
-        self._news = array("Q")
+        self._news: list[str] = []
         self._failures = Failures(journal.path)
 
     @classmethod
@@ -98,15 +99,15 @@ class Checkpoint:
         checkpoint = cls(journal)
         checkpoint.state = await journal.state(PullState) or PullState()
         for (keys,) in await journal.read("SELECT keys FROM keys"):
-            checkpoint.seen.add(array("Q", keys))
+            checkpoint.seen.add(msgspec.json.decode(keys, type=list[str]))
         await journal.run(checkpoint._failures.cut, checkpoint.state.failures_size)
         journal.feed(checkpoint._changes)
         return checkpoint
 
-    def note(self, digests: array[int]) -> list[bool]:
-        """Note the items with *digests*; of each, whether it was not there yet."""
-        new = self.seen.add(digests)
-        self._news.extend(digests if all(new) else compress(digests, new))
+    def note(self, names: Sequence[str]) -> list[bool]:
+        """Note the items with *names*; of each, whether it was not there yet."""
+        new = self.seen.add(names)
+        self._news.extend(names if all(new) else compress(names, new))
         return new
 
     @property
@@ -122,9 +123,9 @@ class Checkpoint:
         """
         state = self.state
         # A page that is lost whole is told by its number: a gateway says the same for each.
-        where = "" if page.items else f" {page.number}"
-        digests = digests_of([spoiled.raw.hex() + where for spoiled in page.spoiled])
-        new = [digest not in self.seen for digest in digests]
+        where = b"" if page.items else b" %d" % page.number
+        names = [short(spoiled.raw + where) for spoiled in page.spoiled]
+        new = [name not in self.seen for name in names]
         failed = state.failed + sum(each.items for each in compress(page.spoiled, new))
         found = state.done + failed
         if failed > max_failed * max(found, _JUDGED_FROM):
@@ -134,7 +135,7 @@ class Checkpoint:
                 advice="The vendor may have changed its replies; what was read is saved. To go on "
                 "all the same, run again with a higher max_failed=",
             )
-        self.note(digests)
+        self.note(names)
         for place, spoiled in compress(enumerate(page.spoiled, 1), new):
             self._failures.add(
                 Failure(
@@ -156,7 +157,7 @@ class Checkpoint:
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
         if self._news:
-            keys = (self.state.walk, self.state.page, self._news.tobytes())
+            keys = (self.state.walk, self.state.page, codec.encode(self._news))
             statements.append(Statement("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", [keys]))
-            self._news = array("Q")
+            self._news = []
         return Changes(statements, self._failures.take())

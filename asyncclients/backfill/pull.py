@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from array import array
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from itertools import compress
@@ -30,7 +29,7 @@ from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.seen import digests_of
+from asyncclients.backfill.seen import short, text_of
 from asyncclients.backfill.sinks import Sink, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
@@ -179,7 +178,7 @@ class Pull:
         number = state.page
         while number > reader.start:
             page = await reader.page(number)
-            if any(digest in self._checkpoint.seen for digest in self._digests(page.items)):
+            if any(name in self._checkpoint.seen for name in self._names(page.items)):
                 break
             number -= 1
         return number
@@ -205,7 +204,7 @@ class Pull:
             state.keyed = self._keys(items)[0] is not None
         new = items
         if state.keyed:
-            is_new = self._checkpoint.note(self._digests(items))
+            is_new = self._checkpoint.note(self._names(items))
             if not all(is_new):
                 new = list(compress(items, is_new))
             if not again and state.walk == 1:
@@ -229,12 +228,13 @@ class Pull:
 
     # --- Items ------------------------------------------------------------------------
 
-    def _digests(self, items: Sequence[Any]) -> array[int]:
+    def _names(self, items: Sequence[Any]) -> list[str]:
+        """A text for each of *items* that no other item has."""
         keys = self._keys(items)
         if None in keys:
             pairs = zip(items, keys, strict=True)
-            keys = [encode_row(item) if key is None else key for item, key in pairs]
-        return digests_of(keys)
+            keys = [short(encode_row(item)) if key is None else key for item, key in pairs]
+        return [key if type(key) is str else text_of(key) for key in keys]
 
     def _keys(self, items: Sequence[Any]) -> list[Any]:
         """What tells each of *items* from the others; None for one that has nothing such."""

@@ -1,14 +1,14 @@
-"""Which items were written already: a set of 64-bit digests, 13 to 53 bytes an item.
+"""Which items were written already: a set of texts in 13 to 53 bytes each, however long they are.
 
-Open addressing in one array that grows fourfold, from a megabyte; a Python set of as
-many numbers takes about four times that. Two ids of a million share a digest with a chance of 3 in 100 million, and
-then one of them is taken for a duplicate: the count against the vendor's total
-would tell.
+What is kept is Python's own hash of a text, 64 bits, by open addressing in one array
+that grows fourfold, from a megabyte; a Python set of as many numbers takes about four
+times that. Two ids of a million share a hash with a chance of 3 in 100 million, and
+then one of them is taken for a duplicate: the count against the vendor's total would
+tell. The hash differs from process to process, so a state file keeps the texts.
 """
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -16,57 +16,53 @@ from hashlib import blake2b
 _FULL = 0.6
 _FIRST = 2**17
 """Slots at the start."""
+_BITS = 2**64 - 1
 
 
-def digests_of(keys: Sequence[object]) -> array[int]:
-    """The digest that stands for each of *keys*; never 0."""
-    texts = [key if isinstance(key, str) else repr(key) for key in keys]
-    digests = array(
-        "Q", b"".join([blake2b(text.encode(), digest_size=8).digest() for text in texts])
-    )
-    if sys.byteorder == "big":
-        digests.byteswap()
-    return array("Q", [digest or 1 for digest in digests]) if 0 in digests else digests
+def text_of(key: object) -> str:
+    """The text that stands for *key*: itself, or as Python writes it."""
+    return key if isinstance(key, str) else repr(key)
 
 
-def digest_of(key: object) -> int:
-    """The digest that stands for *key*; never 0."""
-    return digests_of([key])[0]
+def short(data: bytes) -> str:
+    """A text of 32 characters that stands for *data*, the same in every process."""
+    return blake2b(data, digest_size=16).hexdigest()
 
 
 class Seen:
-    """A growing set of digests."""
+    """A growing set of texts."""
 
     __slots__ = ("_count", "_limit", "_mask", "_slots")
 
-    def __init__(self, digests: Sequence[int] = ()) -> None:
+    def __init__(self) -> None:
         self._count = 0
         self._slots = array("Q")
         self._resize(_FIRST)
-        self.add(digests)
 
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, digest: int) -> bool:
+    def __contains__(self, text: str) -> bool:
         slots, mask = self._slots, self._mask
+        digest = hash(text) & _BITS or 1  # 0 marks a free slot
         index = digest & mask
         while (found := slots[index]) and found != digest:
             index = (index + 1) & mask
         return found == digest
 
-    def add(self, digests: Sequence[int]) -> list[bool]:
-        """Add *digests*, one after another; of each, whether it was not in yet."""
-        while self._count + len(digests) > self._limit:
+    def add(self, texts: Sequence[str]) -> list[bool]:
+        """Add *texts*, one after another; of each, whether it was not in yet."""
+        while self._count + len(texts) > self._limit:
             self._resize(4 * (self._mask + 1))
-        new = self._put(digests)
+        new = self._put(map(hash, texts))
         self._count += sum(new)
         return new
 
-    def _put(self, digests: Iterable[int]) -> list[bool]:
+    def _put(self, hashes: Iterable[int]) -> list[bool]:
         slots, mask = self._slots, self._mask
         new: list[bool] = []
-        for digest in digests:
+        for each in hashes:
+            digest = each & _BITS or 1
             index = digest & mask
             while (found := slots[index]) and found != digest:
                 index = (index + 1) & mask

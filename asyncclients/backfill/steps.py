@@ -23,7 +23,7 @@ from asyncclients.backfill.delivery import Delivery, Terms
 from asyncclients.backfill.meter import Meter, Tally
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import PageReader
-from asyncclients.backfill.seen import digest_of
+from asyncclients.backfill.seen import short
 from asyncclients.backfill.shape import Map, Shape, row_type_of
 from asyncclients.backfill.sources import Row
 from asyncclients.core import codec
@@ -125,7 +125,7 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     page: int
     last: bool
     pages: int
-    items: int
+    items: str
     tally: Tally
 
 
@@ -168,13 +168,13 @@ async def pull_step(
     if not known and page.total and page.items:
         known = -(-page.total // len(page.items)) + source.start - 1
     return Reached(
-        page=page.number, last=page.last, pages=known, items=before or 0, tally=meter.tally
+        page=page.number, last=page.last, pages=known, items=before or "", tally=meter.tally
     )
 
 
-def _checked(page: Page[Any], before: int | None) -> int:
+def _checked(page: Page[Any], before: str | None) -> str:
     """The digest of *page*; it must not have the items of the page *before* it."""
-    digest = digest_of(codec.encode(page.items))
+    digest = short(codec.encode(page.items))
     if page.items and digest == before:
         raise PaginationError(
             f"page {page.number} has the same items as page {page.number - 1}",
