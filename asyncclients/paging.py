@@ -79,7 +79,9 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     async def __aiter__(self) -> AsyncIterator[T_co]:
         number, path = self.start, None  # most lists are one page, which needs no `Path`
         while True:
-            page = self._checked(await self.fetch(number), number)
+            page = await self.fetch(number)
+            if page.number != number:
+                raise self._another(page, number)
             if path is None and not page.last:
                 path = Path(self.vendor, self.operation)
             if path is not None:
@@ -112,7 +114,10 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         Raises:
             PaginationError: the server answered with another page.
         """
-        return self._checked(await self.fetch(number), number)
+        page = await self.fetch(number)
+        if page.number != number:
+            raise self._another(page, number)
+        return page
 
     def mended(self, number: int, body: bytes) -> Page[T_co] | None:
         """What can be read of page *number*, of which *body* could not be decoded; None: nothing.
@@ -126,17 +131,17 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             page = self.mend(body)
         except DecodeError:
             return None
-        return self._checked(page, number)
-
-    def _checked(self, page: Page[T_co], number: int) -> Page[T_co]:
         if page.number != number:
-            raise PaginationError(
-                f"asked for page {number} and got page {page.number}",
-                vendor=self.vendor,
-                operation=self.operation,
-                advice="The server repeats a page; nothing more was read",
-            )
+            raise self._another(page, number)
         return page
+
+    def _another(self, page: Page[Any], number: int) -> PaginationError:
+        return PaginationError(
+            f"asked for page {number} and got page {page.number}",
+            vendor=self.vendor,
+            operation=self.operation,
+            advice="The server repeats a page; nothing more was read",
+        )
 
     def __repr__(self) -> str:
         return f"<Paginator from page {self.start}>"
