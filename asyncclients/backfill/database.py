@@ -1,6 +1,6 @@
 """The file of a journal: ours and whole, or refused and left alone.
 
-A file of another program, of a newer version, or damaged is not written to.
+A file of another program, of another version, or damaged is not written to.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Literal
 
 from asyncclients.errors import StateError, StateMismatchError
 
-VERSION = 1
-"""Of the format of the file. A newer one is refused."""
+VERSION = 2
+"""Of the format of the file. Any other is refused."""
 APPLICATION = 0x61636C69
 """Marks the file as ours."""
 
@@ -51,16 +51,19 @@ def _foreign(path: Path) -> StateMismatchError:
 
 def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
     application = database.execute("PRAGMA application_id").fetchone()[0]
-    version = database.execute("PRAGMA user_version").fetchone()[0]
+    # In this order: another process may be making the file, in one transaction.
     empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    version = database.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION and not (empty and not application and mode == "rwc"):
         raise _foreign(path)
-    if version > VERSION:
+    if version != VERSION and not empty:
+        newer = version > VERSION
+        remedy = "Upgrade asyncclients" if newer else "End the job with that version, or begin anew"
         raise StateMismatchError(
-            f"{path} was written by a newer version of asyncclients "
+            f"{path} was written by {'a newer' if newer else 'an older'} version of asyncclients "
             f"(format {version}, this one knows {VERSION})",
             file=str(path),
-            advice="Upgrade asyncclients; the file was not touched",
+            advice=f"{remedy}; the file was not touched",
         )
     if mode != "ro":
         database.execute("PRAGMA journal_mode = WAL")

@@ -86,7 +86,7 @@ class Journal:
 
         Raises:
             StateInUseError: another run has it.
-            StateMismatchError: it is of another job or a newer version, damaged, or no journal.
+            StateMismatchError: it is of another job or version, damaged, or no journal.
             StateError: the disk refuses.
         """
         path = Path(path)

@@ -56,7 +56,7 @@ def read_status(path: str | os.PathLike[str]) -> Status:
     """What the state file at *path* says.
 
     Raises:
-        StateMismatchError: it is no state file, or a newer version's.
+        StateMismatchError: it is no state file, or another version's.
         StateError: it cannot be read.
     """
     path = Path(path)

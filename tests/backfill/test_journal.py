@@ -81,14 +81,15 @@ async def test_another_job_is_refused(tmp_path: Path, other: Job) -> None:
         await Journal.open(path, other)
 
 
-async def test_a_newer_format_is_refused_untouched(tmp_path: Path) -> None:
-    """A file of a newer version is not read, not written, and the remedy is named."""
+@pytest.mark.parametrize(("other", "remedy"), [(1, "Upgrade"), (-1, "End the job with that")])
+async def test_another_format_is_refused_untouched(tmp_path: Path, other: int, remedy: str) -> None:
+    """A file of another version is not read, not written, and the remedy is named."""
     path = tmp_path / "s.db"
     await (await Journal.open(path, JOB)).aclose()
     with closing(sqlite3.connect(path)) as database:
-        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+        database.execute(f"PRAGMA user_version = {VERSION + other}")
     before = path.read_bytes()
-    with pytest.raises(StateMismatchError, match="Upgrade"):
+    with pytest.raises(StateMismatchError, match=remedy):
         await Journal.open(path, JOB)
     assert path.read_bytes() == before
 
