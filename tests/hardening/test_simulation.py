@@ -103,14 +103,16 @@ def repeats_whatever_it_is(patch: pytest.MonkeyPatch) -> None:
 
 def counts_at_the_send(patch: pytest.MonkeyPatch) -> None:
     """A slot is free one period after the send, however long the request is on its way."""
+    take = Limiter.take
 
-    def hold(self: Any, now: float) -> Permit:
-        slots = [(window, now + window.period) for window in self._windows]
-        for window, end in slots:
-            window.take(now, end)
-        return Permit(self._sent, now, slots, 0.0)
+    def taken(self: Any, now: float) -> Permit:
+        permit = take(self, now)
+        for index, (window, end) in enumerate(permit.slots):
+            window.move(end, now + window.period)
+            permit.slots[index] = (window, now + window.period)
+        return permit
 
-    patch.setattr(Limiter, "_hold", hold)
+    patch.setattr(Limiter, "take", taken)
 
 
 def logs_the_token(patch: pytest.MonkeyPatch) -> None:
