@@ -75,10 +75,6 @@ async def by_hand(stack: AsyncExitStack, url: str) -> Call:
             response.raise_for_status()
             return decoder.decode(await response.read()).data
 
-    # The page has fields with a wire form of their own, which plain msgspec needs told.
-    from asyncclients.core.codec import decoder as told
-
-    decoder = told(Envelope[Contact])
     return call
 
 

@@ -6,7 +6,7 @@ the checkpoint that says so. After a crash the sink is cut back to the checkpoin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from itertools import compress
 from typing import Any
 
@@ -90,7 +90,8 @@ class Checkpoint:
         self._journal = journal
         self.state = PullState()
         self.seen = Seen()
-        self._news: list[str] = []
+        self._news: list[bytes] = []
+        self._next = Changes(())
         self._failures = Failures(journal.path)
 
     @classmethod
@@ -101,13 +102,16 @@ class Checkpoint:
         for (keys,) in await journal.read("SELECT keys FROM keys"):
             checkpoint.seen.add(msgspec.json.decode(keys, type=list[str]))
         await journal.run(checkpoint._failures.cut, checkpoint.state.failures_size)
-        journal.feed(checkpoint._changes)
+        journal.feed(checkpoint._hand_over)
         return checkpoint
 
     def note(self, names: Sequence[str]) -> list[bool]:
         """Note the items with *names*; of each, whether it was not there yet."""
         new = self.seen.add(names)
-        self._news.extend(names if all(new) else compress(names, new))
+        if any(new):
+            # As bytes at once: texts that outlive their page are dear to the memory.
+            news = names if all(new) else [*compress(names, new)]
+            self._news.append(codec.encode(news)[1:-1])
         return new
 
     @property
@@ -148,16 +152,24 @@ class Checkpoint:
             )
         state.failed = failed
 
-    async def save(self) -> None:
-        """Return when the state is on the disk."""
-        await self._journal.saved()
+    def save(self) -> Awaitable[None]:
+        """Save the state as it is now; what is noted meanwhile is for the next time.
+
+        One saving must be waited for before the next begins.
+        """
+        self._next = self._changes()
+        return self._journal.saved()
+
+    def _hand_over(self) -> Changes:
+        changes, self._next = self._next, Changes(())
+        return changes
 
     def _changes(self) -> Changes:
         self.state.failures_size += self._failures.waiting
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
         if self._news:
-            keys = (self.state.walk, self.state.page, codec.encode(self._news))
-            statements.append(Statement("INSERT OR REPLACE INTO keys VALUES (?, ?, ?)", [keys]))
+            news = b"[" + b",".join(self._news) + b"]"
+            statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(news,)]))
             self._news = []
         return Changes(statements, self._failures.take())

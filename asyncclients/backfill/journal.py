@@ -38,7 +38,7 @@ _SOON = 0.05
 _SCHEMA = (
     "CREATE TABLE job (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
-    "CREATE TABLE keys (pass INTEGER, page INTEGER, keys BLOB, PRIMARY KEY (pass, page))",
+    "CREATE TABLE keys (number INTEGER PRIMARY KEY, keys BLOB NOT NULL)",
 )
 
 

@@ -1,8 +1,8 @@
 """The pages of a list, in order, some of them fetched ahead.
 
-The first page tells how many there are. From then on up to *ahead* more are
-under way at any time, so that the way there and back costs no quota; they are
-handed out in order, and what is fetched too far when the list ends is dropped.
+The first page tells how many there are. From then on up to *ahead* more than the
+next one are under way at any time, so that the way there and back costs no quota; they
+are given away in order, and what is fetched too far when the list ends is dropped.
 
 A page that is not what its document says is asked for again, and then mended: items
 that nobody can read are set aside, with their bytes. A page of which nothing can be
@@ -12,8 +12,7 @@ read is set aside whole, if it is known that it is one of the list.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
 from typing import Any
 
 from asyncclients.backfill.meter import Meter
@@ -28,6 +27,7 @@ from asyncclients.paging import Page, Paginator, Path, Spoiled
 _TRIES = 2
 """How often a page that cannot be read is asked for again."""
 
+Take = Callable[[Page[Any]], Awaitable[None]]
 Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Awaitable[Sequence[Any]]
 
 
@@ -36,7 +36,7 @@ class PageReader:
 
     Args:
         paginator: the list.
-        ahead: pages under way at the same time beyond the one that is handed out.
+        ahead: pages under way at the same time beyond the next one.
         flow: whose turn the calls take.
         meter: counts them.
         outage: knows whether the vendor answers.
@@ -53,10 +53,14 @@ class PageReader:
         *,
         mends: bool = False,
     ) -> None:
-        self._paginator, self._ahead, self._flow = paginator, ahead, flow
+        self._paginator, self.ahead, self._flow = paginator, ahead, flow
         self._meter, self._outage, self._mends = meter, outage, mends
         self.start = paginator.start
         self._size = self._last = 0
+
+    def path(self) -> Path:
+        """Sees when pages come again."""
+        return Path(self._paginator.vendor, self._paginator.operation)
 
     async def page(self, number: int) -> Page[Any]:
         """Page *number*, however long the vendor is away.
@@ -70,7 +74,11 @@ class PageReader:
             async with self._outage.turn():
                 try:
                     with lane(Priority.BACKGROUND, self._flow, self._meter):
-                        page = await self._fetch(number, unreadable)
+                        page = await (
+                            self._mended(number, unreadable)
+                            if unreadable
+                            else self._paginator.page(number)
+                        )
                 except Exception as error:
                     unreadable += isinstance(error, DecodeError)
                     verdict = judge(error, sent=True, repeatable=True)
@@ -83,10 +91,8 @@ class PageReader:
             tries += 1
             await self._outage.pause(tries)
 
-    async def _fetch(self, number: int, unreadable: int) -> Page[Any]:
-        """Page *number*; mended, if it was *unreadable* before."""
-        if not unreadable:
-            return await self._paginator.page(number)
+    async def _mended(self, number: int, unreadable: int) -> Page[Any]:
+        """Page *number*, mended, as it was *unreadable* before."""
         with capture_responses() as answers:
             try:
                 return await self._paginator.page(number)
@@ -101,32 +107,16 @@ class PageReader:
             raise bad
         return mended
 
-    async def walk(self, number: int) -> AsyncGenerator[Page[Any]]:
-        """The pages from *number* to the last.
+    async def read(self, number: int, take: Take) -> None:
+        """Give *take* the pages from *number* to the last, in order, one after another.
 
         Raises:
             PaginationError: the server repeats a page.
         """
-        under_way: deque[asyncio.Task[Page[Any]]] = deque()
-        path = Path(self._paginator.vendor, self._paginator.operation)
-        try:
-            while True:
-                page = await (under_way.popleft() if under_way else self.page(number))
-                path.go_on(page)
-                number = page.number + 1
-                self._learn(page)
-                while len(under_way) < self._ahead and number + len(under_way) <= self._last:
-                    under_way.append(asyncio.create_task(self.page(number + len(under_way))))
-                yield page
-                if page.last:
-                    return
-        finally:
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+        await _Reading(self, number, take).run()
 
-    def _learn(self, page: Page[Any]) -> None:
-        """How many pages there are, as far as *page* tells; 0 where it does not."""
+    def learn(self, page: Page[Any]) -> int:
+        """Up to which page it is known that there are more, as *page* tells; 0 where it does not."""
         here = len(page.items) + len(page.spoiled)
         if page.last:
             self._last = 0
@@ -134,6 +124,84 @@ class PageReader:
             self._size, self._last = here, -(-page.total // here)
         elif not page.spoiled:
             self._last = 0
+        return self._last
+
+
+class _Reading:
+    """One way through the list, by workers that go from page to page.
+
+    Whoever gets the page that is wanted next gives it away at once, while the processor
+    has it at hand, and after it those that came before their turn.
+    """
+
+    def __init__(self, reader: PageReader, number: int, take: Take) -> None:
+        self._reader, self._take = reader, take
+        self._next = self._wanted = number
+        self._last = 0
+        self._ended = self._gives = False
+        self._found: dict[int, Page[Any] | Exception] = {}
+        self._path = reader.path()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Read to the end; what is under way when it is over is dropped."""
+        try:
+            self._hire()
+            await self._over
+        finally:
+            for worker in self._workers:
+                worker.cancel()
+            await asyncio.gather(*self._workers, return_exceptions=True)
+
+    def _hire(self) -> None:
+        most = 1 + self._reader.ahead
+        while len(self._workers) < most and (number := self._claim()) is not None:
+            worker = asyncio.create_task(self._work(number))
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    def _claim(self) -> int | None:
+        """The page to fetch next; None where it is not known to be there, or it is too early."""
+        number = self._next
+        known = min(self._last, self._wanted + 2 * self._reader.ahead)
+        if self._ended or number > max(known, self._wanted):
+            return None
+        self._next += 1
+        return number
+
+    async def _work(self, number: int | None) -> None:
+        try:
+            while number is not None:
+                try:
+                    self._found[number] = await self._reader.page(number)
+                except Exception as error:  # noqa: BLE001 - it is raised in its turn
+                    self._found[number] = error
+                if not self._gives:
+                    await self._give()
+                number = self._claim()
+        except BaseException as error:
+            if not self._over.done():
+                self._over.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+
+    async def _give(self) -> None:
+        """Give away the pages whose turn it is; nobody else does meanwhile."""
+        self._gives = True
+        while (page := self._found.pop(self._wanted, None)) is not None:
+            if isinstance(page, Exception):
+                raise page
+            self._path.go_on(page)
+            self._wanted += 1
+            self._last, self._ended = self._reader.learn(page), page.last
+            self._hire()
+            await self._take(page)
+            if self._ended:
+                if not self._over.done():
+                    self._over.set_result(None)
+                return
+        self._gives = False
 
 
 class OnePass:
@@ -144,16 +212,16 @@ class OnePass:
     ) -> None:
         self._source, self._flow, self._meter = source, flow, meter
 
-    async def walk(self, number: int) -> AsyncGenerator[Page[Any]]:
-        """The pages from *number* to the last."""
+    async def read(self, number: int, take: Take) -> None:
+        """Give *take* the pages from *number* to the last."""
         with lane(Priority.BACKGROUND, self._flow, self._meter):
             if not isinstance(self._source, AsyncIterable):
                 found = await self._source
-                yield Page(items=found, number=1, total=len(found), last=True)
+                await take(Page(items=found, number=1, total=len(found), last=True))
                 return
             async for page in self._source:
                 if page.number >= number:
-                    yield page
+                    await take(page)
                 if page.last:
                     return
 

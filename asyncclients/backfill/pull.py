@@ -17,8 +17,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import compress
 from typing import Any
 
@@ -64,7 +63,8 @@ async def pull(
             another run with it does nothing; delete it to pull anew.
         key: what tells an item from all others: the name of a field, or a function
             of an item; by default its `uuid`, else its `id`.
-        ahead: pages under way at the same time beyond the one that is written.
+        ahead: pages under way at the same time beyond the next one; as many more may
+            wait for their turn in memory.
         flow: calls share one turn in the queue with each other flow; by default the job's.
         max_failed: share of items that cannot be read, of at least 500, above which the
             run stops. Such items go to `<state>.failed.jsonl`, as they came.
@@ -129,6 +129,8 @@ class Pull:
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._broken = False
+        self._saving: Awaitable[None] = self._loop.create_future()
+        self._saving.set_result(None)
         self._before = checkpoint.state.done
 
     async def work(self, reader: PageReader | OnePass) -> None:
@@ -144,6 +146,7 @@ class Pull:
                     await self._read(reader)
             finally:
                 await self._save()
+                await self._saving
             await self._sink.finish()
             state.complete = True
             await self._checkpoint.save()
@@ -158,13 +161,13 @@ class Pull:
     async def _read(self, reader: PageReader | OnePass) -> None:
         state = self._checkpoint.state
         if isinstance(reader, OnePass):
-            await self._walk(reader.walk(state.page + (not state.keyed)))
+            await reader.read(state.page + (not state.keyed), self._take)
         else:
-            await self._walk(reader.walk(await self._resume_at(reader)))
+            await reader.read(await self._resume_at(reader), self._take)
             if state.walk == 1 and state.keyed and state.is_missing_some:
                 # What was hidden by a shift is found by reading once more.
                 state.walk, state.page, state.shrank = 2, 0, False
-                await self._walk(reader.walk(reader.start))
+                await reader.read(reader.start, self._take)
         state.unproved = state.doubts()
         state.read = True
 
@@ -183,22 +186,24 @@ class Pull:
             number -= 1
         return number
 
-    async def _walk(self, pages: AsyncGenerator[Page[Any]]) -> None:
+    async def _take(self, page: Page[Any]) -> None:
         state = self._checkpoint.state
-        async with aclosing(pages):
-            async for page in pages:
-                again = page.number <= state.page
-                if page.total is not None:
-                    state.shrank |= state.total is not None and page.total < state.total
-                    state.total = page.total
-                if page.spoiled:
-                    self._checkpoint.set_aside(page, self._max_failed)
-                await self._write(page.items, again=again)
-                state.page = max(state.page, page.number)
-                if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
-                    await self._save()
+        again = page.number <= state.page
+        if page.total is not None:
+            state.shrank |= state.total is not None and page.total < state.total
+            state.total = page.total
+        if page.spoiled:
+            self._checkpoint.set_aside(page, self._max_failed)
+        new = self._new(page.items, again=again)
+        if new:
+            await self._sure(self._sink.write(new))
+        state.done += len(new)
+        state.page = max(state.page, page.number)
+        if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
+            await self._save()
 
-    async def _write(self, items: Sequence[Any], *, again: bool) -> None:
+    def _new(self, items: Sequence[Any], *, again: bool) -> Sequence[Any]:
+        """Those of *items* that are not in the sink."""
         state = self._checkpoint.state
         if state.keyed is None and items:
             state.keyed = self._keys(items)[0] is not None
@@ -209,14 +214,14 @@ class Pull:
                 new = list(compress(items, is_new))
             if not again and state.walk == 1:
                 state.skipped += len(items) - len(new)
-        state.done += len(new)
-        if new:
-            await self._sure(self._sink.write(new))
+        return new
 
     async def _save(self) -> None:
+        """Make durable what is in the sink, and begin to note how far that is."""
+        await asyncio.shield(self._saving)
         if not self._broken:
             self._checkpoint.state.position = await self._sure(self._sink.flush())
-            await self._checkpoint.save()
+            self._saving = self._checkpoint.save()
             self._saved_at = self._loop.time()
 
     async def _sure(self, step: Coroutine[Any, Any, Any]) -> Any:
@@ -231,10 +236,12 @@ class Pull:
     def _names(self, items: Sequence[Any]) -> list[str]:
         """A text for each of *items* that no other item has."""
         keys = self._keys(items)
-        if None in keys:
-            pairs = zip(items, keys, strict=True)
-            keys = [short(encode_row(item)) if key is None else key for item, key in pairs]
-        return [key if type(key) is str else text_of(key) for key in keys]
+        if {*map(type, keys)} == {str}:
+            return keys
+        return [
+            short(encode_row(item)) if key is None else text_of(key)
+            for item, key in zip(items, keys, strict=True)
+        ]
 
     def _keys(self, items: Sequence[Any]) -> list[Any]:
         """What tells each of *items* from the others; None for one that has nothing such."""
@@ -244,7 +251,7 @@ class Pull:
         keys: list[Any] = []
         for name in (key,) if key else ("uuid", "id"):
             keys = _fields(items, name)
-            if any(found is not None for found in keys):
+            if keys.count(None) < len(keys):
                 break
         return keys
 

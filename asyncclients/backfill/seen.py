@@ -1,4 +1,4 @@
-"""Which items were written already: a set of texts in 13 to 53 bytes each, however long they are.
+"""Which items were written already: a set of texts, in 13 to 53 bytes each.
 
 What is kept is Python's own hash of a text, 64 bits, by open addressing in one array
 that grows fourfold, from a megabyte; a Python set of as many numbers takes about four
@@ -16,7 +16,6 @@ from hashlib import blake2b
 _FULL = 0.6
 _FIRST = 2**17
 """Slots at the start."""
-_BITS = 2**64 - 1
 
 
 def text_of(key: object) -> str:
@@ -36,7 +35,7 @@ class Seen:
 
     def __init__(self) -> None:
         self._count = 0
-        self._slots = array("Q")
+        self._slots = array("q")
         self._resize(_FIRST)
 
     def __len__(self) -> int:
@@ -44,7 +43,7 @@ class Seen:
 
     def __contains__(self, text: str) -> bool:
         slots, mask = self._slots, self._mask
-        digest = hash(text) & _BITS or 1  # 0 marks a free slot
+        digest = hash(text) or 1  # 0 marks a free slot
         index = digest & mask
         while (found := slots[index]) and found != digest:
             index = (index + 1) & mask
@@ -62,7 +61,7 @@ class Seen:
         slots, mask = self._slots, self._mask
         new: list[bool] = []
         for each in hashes:
-            digest = each & _BITS or 1
+            digest = each or 1
             index = digest & mask
             while (found := slots[index]) and found != digest:
                 index = (index + 1) & mask
@@ -73,6 +72,6 @@ class Seen:
 
     def _resize(self, size: int) -> None:
         before = self._slots
-        self._slots = array("Q", bytes(8 * size))
+        self._slots = array("q", bytes(8 * size))
         self._mask, self._limit = size - 1, int(size * _FULL)
         self._put(filter(None, before))

@@ -54,7 +54,7 @@ class FileSink:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         self._suffix = path.suffix.lower()
-        self._buffer = bytearray()
+        self._waiting = 0
         self._file: BinaryIO | None = None
         self._finished = False
 
@@ -79,7 +79,7 @@ class FileSink:
 
     def _open(self, position: int | None) -> None:
         if position is None:
-            self._file = self.part.open("wb")
+            self._file = self.part.open("wb", _BUFFER)
             return
         if not self.part.exists() and self._size(self.path) == position:
             self.path.replace(self.part)  # the run before was killed just after its last step
@@ -89,7 +89,7 @@ class FileSink:
                 file=str(self.part),
                 advice="Restore it, or delete the state file to pull anew",
             )
-        self._file = self.part.open("rb+")
+        self._file = self.part.open("rb+", _BUFFER)
         self._file.truncate(position)
         self._file.seek(position)
 
@@ -99,14 +99,19 @@ class FileSink:
 
     async def write(self, items: Sequence[Any]) -> None:
         """Take *items*; they reach the disk a megabyte at a time."""
-        self._buffer += codec.encode_lines(items)
-        if len(self._buffer) > _BUFFER:
-            await self._run(self._drain)
-
-    def _drain(self) -> BinaryIO:
         assert self._file is not None
-        self._file.write(self._buffer)
-        self._buffer.clear()
+        lines = codec.encode_lines(items)
+        self._waiting += len(lines)
+        if self._waiting <= _BUFFER:
+            self._file.write(lines)  # into the file's own buffer, which is used again and again
+        else:
+            await self._run(self._drain, lines)
+
+    def _drain(self, lines: bytes = b"") -> BinaryIO:
+        assert self._file is not None
+        self._file.write(lines)
+        self._file.flush()
+        self._waiting = 0
         return self._file
 
     async def flush(self) -> int:
@@ -115,7 +120,6 @@ class FileSink:
 
     def _flush(self) -> int:
         file = self._drain()
-        file.flush()
         os.fsync(file.fileno())
         return file.tell()
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import NoneType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, cast, runtime_checkable
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
@@ -27,6 +27,12 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
 _quoted_name = lru_cache(maxsize=1024)(quote_plus)
 _HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
+_ARRAY = re.compile(r"Expected `object.*`, got `array`(?: - at `\$(?P<path>.*)`)?")
+_STEP = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
+
+JsonObject = dict[str, Any]
+"""A free-form JSON object."""
+
 
 @runtime_checkable
 class WireForm(Protocol):
@@ -35,19 +41,6 @@ class WireForm(Protocol):
     @classmethod
     def from_wire(cls, value: Any) -> Self: ...
     def to_wire(self) -> Any: ...
-
-
-class JsonObject(dict[str, Any]):
-    """A free-form JSON object; `[]`, which PHP sends for an empty one, reads as `{}`."""
-
-    @classmethod
-    def from_wire(cls, value: Any) -> Self:
-        """*value* as an object."""
-        if isinstance(value, dict):
-            return cls(value)  # pyright: ignore[reportUnknownArgumentType] - it came from JSON
-        if value == []:
-            return cls()
-        raise ValueError(f"expected an object, got {type(value).__name__}")
 
 
 class ExactId(str):
@@ -112,12 +105,73 @@ def decode(body: bytes, cls: Any) -> Any:
     if cls is NoneType and not _HTML.match(body):
         return None
     try:
-        return (_decoders.get(id(cls)) or _remember(cls))[1].decode(body)  # `decoder`, in place
+        try:
+            return (_decoders.get(id(cls)) or _remember(cls))[1].decode(body)  # `decoder`, in place
+        except msgspec.ValidationError as bad:
+            return _with_objects(msgspec.json.decode(body), cls, bad)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
         reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
         if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
             reason = str(bad)
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
+
+
+def _with_objects(value: Any, cls: Any, bad: msgspec.ValidationError) -> Any:
+    """*value*, which is *bad*, as *cls*, with each `[]` that should be an object as `{}`.
+
+    PHP writes an empty object so. A decoder that took both would make all pay for it.
+
+    Raises:
+        ValidationError: (*bad*) it is not that alone.
+    """
+    error, tried = str(bad), set[str]()
+    while (found := _ARRAY.fullmatch(error)) is not None:
+        steps = tuple(_STEP.findall(found["path"] or ""))
+        value = _put_objects(value, *steps)
+        tried.add(error)
+        try:
+            return from_plain(value, cls)
+        except msgspec.ValidationError as again:
+            error = str(again)
+        if error in tried:
+            break
+    raise bad
+
+
+def _put_objects(value: Any, *steps: str) -> Any:
+    """*value*, with `{}` for each `[]` at the end of *steps*: names, or "" for all that is there."""
+    if not steps:
+        return {} if value == [] else value
+    name, *rest = steps
+    if isinstance(value, list):
+        return [_put_objects(item, *rest) for item in cast("Iterable[Any]", value)]
+    fields = cast("dict[str, Any]", value)
+    return {
+        key: _put_objects(field, *rest) if name in ("", key) else field
+        for key, field in fields.items()
+    }
+
+
+def json_object(value: Any) -> JsonObject:
+    """*value* as an object; `[]` as an empty one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found: JsonObject = from_reply(value, JsonObject)
+    return found
+
+
+def from_reply(value: Any, cls: Any) -> Any:
+    """As `from_plain`, for what a vendor sent: `[]` stands for an empty object as well.
+
+    Raises:
+        ValueError: (of msgspec) naming the field that does not fit.
+    """
+    try:
+        return from_plain(value, cls)
+    except msgspec.ValidationError as bad:
+        return _with_objects(value, cls, bad)
 
 
 def _describe(body: bytes, reason: str) -> str:

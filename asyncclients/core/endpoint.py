@@ -9,7 +9,6 @@ are plain frozen values; nothing here does anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import (
@@ -30,8 +29,6 @@ from asyncclients.errors import AsyncClientsError, ConfigurationError
 from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from asyncclients.limits.quota import Quota
 
 T = TypeVar("T")
@@ -121,21 +118,26 @@ _lane: ContextVar[Lane | None] = ContextVar("asyncclients_lane", default=None)
 current_lane = _lane.get
 
 
-@contextmanager
-def lane(
-    priority: Priority, flow: str | None = None, watch: Watch | None = None
-) -> Generator[None]:
+class lane:  # noqa: N801 - used as a statement, like those of contextlib
     """Make every call inside the block at least as patient as *priority*.
 
     Backfills run the caller's own coroutines this way: whatever client they
     use, their calls wait behind interactive ones, share *flow*'s turn, and
     tell *watch* before anything leaves.
     """
-    token = _lane.set(Lane(priority, flow, watch))
-    try:
-        yield
-    finally:
-        _lane.reset(token)
+
+    __slots__ = ("_lane", "_token")
+
+    def __init__(
+        self, priority: Priority, flow: str | None = None, watch: Watch | None = None
+    ) -> None:
+        self._lane = Lane(priority, flow, watch)
+
+    def __enter__(self) -> None:
+        self._token = _lane.set(self._lane)
+
+    def __exit__(self, *_: object) -> None:
+        _lane.reset(self._token)
 
 
 class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):

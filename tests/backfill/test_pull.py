@@ -7,6 +7,7 @@ import csv
 import resource
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from asyncclients import (
 )
 from asyncclients.backfill import Progress, pull, read_status
 from asyncclients.backfill.checkpoint import Checkpoint
+from asyncclients.backfill.journal import Job, Journal
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
@@ -45,6 +47,7 @@ class Server:
         self.items: list[Any] = [Item(id=number) for number in range(items)]
         self.asked: list[int] = []
         self.before: Callable[[int], None] = lambda _: None
+        self.seconds: dict[int, float] = {}
         self._total = total
         self.under_way = self.most_under_way = 0
 
@@ -52,7 +55,7 @@ class Server:
         self.asked.append(number)
         self.under_way += 1
         self.most_under_way = max(self.under_way, self.most_under_way)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(self.seconds.get(number, 0.01))
         self.under_way -= 1
         self.before(number)
         items = self.items[10 * number - 10 : 10 * number]
@@ -62,6 +65,28 @@ class Server:
 
     def list(self) -> Paginator[Any]:
         return Paginator(self.page)
+
+
+class Memory:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+
+    async def open(self, position: Any) -> None:
+        pass
+
+    async def write(self, items: Sequence[Any]) -> None:
+        self.items.extend(items)
+
+    async def flush(self) -> int:
+        return len(self.items)
+
+    async def finish(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -100,13 +125,61 @@ async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) ->
 
 @pytest.mark.looptime
 async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) -> None:
-    """Up to *ahead* pages more are under way; none is asked for twice, none beyond the last."""
+    """The next page and *ahead* more are under way; none is asked for twice or beyond the last."""
     server = Server(1000)
     report = await pull(server.list(), to, state=state, ahead=4)
     assert ids(to) == list(range(1000))
-    assert server.most_under_way == 4
+    assert server.most_under_way == 1 + 4
     assert sorted(server.asked) == list(range(1, 101))
     assert report.seconds < 0.4
+
+
+@pytest.mark.looptime
+async def test_pages_wait_for_one_that_is_late(to: Path, state: Path) -> None:
+    """They keep their order, and few are fetched while it is waited for."""
+    server = Server(1000)
+    server.seconds[30] = 5.0
+    asked: list[int] = []
+    server.before = lambda number: asked.extend(server.asked) if number == 30 else None
+    report = await pull(server.list(), to, state=state, ahead=4)
+    assert ids(to) == list(range(1000))
+    assert max(asked) == 30 + 2 * 4
+    assert sorted(server.asked) == list(range(1, 101))
+    assert 5.0 < report.seconds < 5.5
+
+
+@pytest.mark.looptime
+async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
+    """While a page is written few others are fetched; writes come one after another."""
+    server, written = Server(500), list[int]()
+    furthest = 0
+
+    class Slow(Memory):
+        async def write(self, items: Sequence[Any]) -> None:
+            nonlocal furthest
+            furthest = max(furthest, max(server.asked) - items[0].id // 10)
+            await asyncio.sleep(1.0)
+            written.extend(item.id for item in items)
+
+    await pull(server.list(), Slow(), state=state, ahead=3)
+    assert written == list(range(500))
+    assert furthest <= 1 + 1 + 2 * 3
+
+
+@pytest.mark.looptime
+async def test_an_error_has_its_turn(state: Path) -> None:
+    """What stands before a page that cannot be had is written, though it came later."""
+    server, sink = Server(100), Memory()
+
+    async def page(number: int) -> Page[Any]:
+        if number == 5:
+            raise NotFoundError("no such page")
+        return await server.page(number)
+
+    with pytest.raises(NotFoundError):
+        await pull(Paginator(page), sink, state=state)
+    assert [item.id for item in sink.items] == list(range(40))
+    assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
 @pytest.mark.looptime
@@ -250,6 +323,41 @@ async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> Non
     report = await pull(server.list(), to, state=state)
     assert (ids(to), report.unproved) == (list(range(200)), ())
     assert len(server.asked) < 100
+
+
+async def test_cancelled_at_any_step(
+    to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs that are cancelled while they fetch, write or save come to the list, each item once."""
+    monkeypatch.setattr(import_module("asyncclients.backfill.pull"), "_CHECKPOINT_EVERY", 0.0)
+    server = Server(400)
+    server.seconds = dict.fromkeys(range(1, 41), 0.0)
+    steps, cancelled, report = 20.0, 0, None
+    while report is None:
+        work = asyncio.create_task(pull(server.list(), to, state=state, ahead=3))
+        for _ in range(int(steps)):
+            await asyncio.sleep(0)
+        work.cancel()
+        steps *= 1.1
+        try:
+            report = await work
+        except asyncio.CancelledError:
+            cancelled += 1
+    assert (ids(to), report.unproved, report.total) == (list(range(400)), (), 400)
+    assert cancelled > 1
+
+
+async def test_ids_last_through_every_checkpoint(state: Path) -> None:
+    """Also those of checkpoints at one and the same page, as after a run that went back."""
+    for run in range(3):
+        journal = await Journal.open(state, Job(kind="pull", source="s", target="t"))
+        checkpoint = await Checkpoint.load(journal)
+        assert len(checkpoint.seen) == 2 * run
+        for name in (f"{run}", f"{run} and more"):
+            assert checkpoint.note([name]) == [True]
+            checkpoint.state.page = 7
+            await checkpoint.save()
+        await journal.aclose()
 
 
 @pytest.mark.looptime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 from urllib.parse import parse_qsl
@@ -101,8 +101,46 @@ def test_an_empty_list_reads_as_an_empty_object() -> None:
     """PHP writes `[]` for an empty object; a list with something in it is an error."""
     assert codec.decode(b'{"id": 1, "meta": []}', Thing).meta == {}
     assert codec.decode(b'{"id": 1, "meta": {"a": 1}}', Thing).meta == {"a": 1}
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError, match=r"got `array` - at `\$\.meta`"):
         codec.decode(b'{"id": 1, "meta": [1]}', Thing)
+    with pytest.raises(DecodeError, match="got `array`"):
+        codec.decode(b"[[1]]", list[Thing])
+    assert codec.decode(b"[]", dict[str, Any]) == {}
+    assert codec.json_object([]) == {}
+    with pytest.raises(ValueError, match="Expected `object`"):
+        codec.json_object([["a", "b"]])
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    things: list[Thing]
+    by_name: dict[str, Thing]
+    more: dict[str, Any] = {}
+
+
+def test_empty_lists_read_as_objects_where_objects_are_meant() -> None:
+    """In any number of places, and in no other: what is a list there stays one."""
+    thing = b'{"id": 9007199254740993, "made_at": "2026-01-02T03:04:05Z", "meta": []}'
+    body = b'{"things": [%b, %b], "by_name": {"a": %b, "b": %b}, "more": {"meta": [], "x": [[]]}}'
+    whole = b'{"id": "x", "meta": {"meta": []}}'
+    box = codec.decode(body % (thing, whole, whole, thing), Box)
+    first = Thing(id=ExactId("9007199254740993"), made_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    second = Thing(id=ExactId("x"), meta={"meta": []})
+    assert box == Box(
+        things=[first, second],
+        by_name={"a": second, "b": first},
+        more={"meta": [], "x": [[]]},
+    )
+
+
+@given(st.recursive(st.just([]) | st.integers(), lambda inner: st.lists(inner, max_size=3)))
+def test_no_list_makes_the_decoder_go_round(value: Any) -> None:
+    """Where lists cannot be made to fit, the first complaint is the error."""
+    body = msgspec.json.encode({"id": 1, "meta": value})
+    if value == []:
+        assert codec.decode(body, Thing).meta == {}
+        return
+    with pytest.raises(DecodeError, match="Expected `object`"):
+        codec.decode(body, Thing)
 
 
 PLAIN = st.text(st.characters(exclude_categories=["Cs"]))

@@ -14,7 +14,7 @@ from typing import Any, Self, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from asyncclients.core.codec import ExactId, JsonObject, from_plain, to_plain
+from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, to_plain
 
 Text = str | None | UnsetType
 
@@ -175,13 +175,13 @@ def read_contact(value: Any) -> Contact:
     Raises:
         ValueError: if it is no object, or a field is of another type.
     """
-    given = dict(JsonObject.from_wire(value))
+    given = json_object(value)
     fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
     template = _template(given.get("journey"))
     if template is not None:
         fields["journey_template_id"] = template
         del given["journey"]
-    contact: Contact = from_plain(fields | {"extra": given}, Contact)
+    contact: Contact = from_reply(fields | {"extra": given}, Contact)
     return contact
 
 
@@ -213,7 +213,7 @@ class WireBatch:
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """The result in *value*; a list that is left out is empty, but not both."""
-        fields = JsonObject.from_wire(value)
+        fields = json_object(value)
         if not fields.keys() & {"new_contacts", "existing_contacts"}:
             raise ValueError("expected new_contacts and existing_contacts")
         new, existing = (
@@ -229,7 +229,7 @@ class TemplateList(list[Template]):
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """The templates in *value*."""
-        return cls(from_plain(_unwrapped(value, "templates"), list[Template]))
+        return cls(from_reply(_unwrapped(value, "templates"), list[Template]))
 
 
 class ObjectiveList(list[Objective]):
@@ -238,7 +238,7 @@ class ObjectiveList(list[Objective]):
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """The objectives in *value*."""
-        return cls(from_plain(_unwrapped(value, "objectives"), list[Objective]))
+        return cls(from_reply(_unwrapped(value, "objectives"), list[Objective]))
 
 
 def _unwrapped(value: Any, name: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 import msgspec
 
-from asyncclients.core.codec import ExactId, JsonObject, decode, from_plain
+from asyncclients.core.codec import ExactId, JsonObject, decode, from_reply, json_object
 from asyncclients.core.endpoint import Response
 from asyncclients.errors import DecodeError
 
@@ -64,7 +64,7 @@ class DataItemList(list[DataItem]):
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """The rows in *value*."""
-        return cls(from_plain(listed(value), list[DataItem]))
+        return cls(from_reply(listed(value), list[DataItem]))
 
 
 class OneDataItem(DataItemList):
@@ -85,7 +85,7 @@ class SegmentationList(list[Segmentation]):
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """The segmentations in *value*."""
-        return cls(from_plain(listed(value), list[Segmentation]))
+        return cls(from_reply(listed(value), list[Segmentation]))
 
 
 def listed(value: Any) -> list[Any]:
@@ -109,7 +109,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _only_list(embedded: Any) -> list[Any]:
-    groups = [*JsonObject.from_wire(embedded).values()]
+    groups = [*json_object(embedded).values()]
     if not groups:
         return []
     if len(groups) > 1 or not isinstance(groups[0], list):
