@@ -161,7 +161,7 @@ class SessionPool:
         """
         if self._closed:
             raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
-        loop = asyncio._get_running_loop()
+        loop = asyncio._get_running_loop()  # the public one raises where there is none
         if loop is None:
             raise WrongEventLoopError(
                 "the pool was used outside a running event loop",

@@ -44,9 +44,13 @@ if TYPE_CHECKING:
     from asyncclients.limits.scheduler import Scheduler
     from asyncclients.limits.ticket import Ticket
 
-_ENCODING = hdrs.CONTENT_ENCODING
+_ACCEPT, _COOKIE, _ENCODING = hdrs.ACCEPT, hdrs.COOKIE, hdrs.CONTENT_ENCODING
 _OURS = (hdrs.CONTENT_TYPE,)
 """Headers that are sent as we state them or not at all: a presigned address covers them."""
+
+_CONNECTING = 0.9
+"""Share of an attempt's time after which connecting ends."""
+_LONG = CONNECT_TIMEOUT / _CONNECTING
 
 Credential = Header | Callable[[float], Header | None] | None
 """The header that carries the credential; or what gives it at the instant of the send,
@@ -143,9 +147,9 @@ class Exchange(Timed, eq=False):
             headers[credential[0]] = credential[1].reveal()
         ours = self.wire.headers
         if ours is PLAIN:
-            headers[hdrs.ACCEPT] = JSON
-        if hdrs.COOKIE in headers and hdrs.COOKIE not in ours:
-            del headers[hdrs.COOKIE]
+            headers[_ACCEPT] = JSON
+        if _COOKIE in headers and _COOKIE not in ours:
+            del headers[_COOKIE]
 
     def __deepcopy__(self, memo: object) -> Exchange:
         return self  # test doubles of a session copy what they are called with
@@ -164,6 +168,7 @@ class Exchange(Timed, eq=False):
         """
         wire, at = self.wire, self.ticket.deadline_at  # queueing included, unlike the timeout
         deadline = None if at == math.inf else self.scheduler.loop.call_at(at, self.ring)
+        long = deadline is None and self.timeout >= _LONG
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
@@ -178,7 +183,7 @@ class Exchange(Timed, eq=False):
                 raise_for_status=False,
                 auto_decompress=True,
                 skip_auto_headers=None if wire.body is None or wire.typed else _OURS,
-                timeout=self._connecting(),
+                timeout=NO_TIMEOUT if long else self._connecting(),
             )
             content = await read_body(response, max_bytes)
             if content is not None:
@@ -247,9 +252,10 @@ class Exchange(Timed, eq=False):
         left = self.timeout
         if self.ticket.deadline_at < math.inf:
             left = min(left, self.ticket.deadline_at - self.scheduler.loop.time())
-        if left * 0.9 >= CONNECT_TIMEOUT:
+        if left >= _LONG:
             return NO_TIMEOUT
-        return aiohttp.ClientTimeout(total=None, connect=left * 0.9, ceil_threshold=math.inf)
+        connect = left * _CONNECTING
+        return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
 
 
 def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:
