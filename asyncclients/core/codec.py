@@ -145,6 +145,8 @@ def _put_objects(value: Any, *steps: str) -> Any:
     name, *rest = steps
     if isinstance(value, list):
         return [_put_objects(item, *rest) for item in cast("Iterable[Any]", value)]
+    if not isinstance(value, dict):
+        return value  # another member of a union
     fields = cast("dict[str, Any]", value)
     return {
         key: _put_objects(field, *rest) if name in ("", key) else field

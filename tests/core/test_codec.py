@@ -130,6 +130,8 @@ def test_empty_lists_read_as_objects_where_objects_are_meant() -> None:
         by_name={"a": second, "b": first},
         more={"meta": [], "x": [[]]},
     )
+    mixed = codec.decode(b'["x", %b, 7]' % thing, list[Thing | str | int])
+    assert mixed == ["x", first, 7]
 
 
 @given(st.recursive(st.just([]) | st.integers(), lambda inner: st.lists(inner, max_size=3)))
