@@ -29,7 +29,7 @@ _BUFFER = 2**20
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes the items of a pull. All calls come one after another."""
+    """Takes the items of a pull. All calls come one after another, not all from one task."""
 
     async def open(self, position: Any) -> None:
         """Begin; or go on from *position*, which `flush` returned, and forget what came after."""

@@ -155,11 +155,16 @@ async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
     furthest = 0
 
     class Slow(Memory):
+        writing = False
+
         async def write(self, items: Sequence[Any]) -> None:
             nonlocal furthest
+            assert not self.writing
+            self.writing = True
             furthest = max(furthest, max(server.asked) - items[0].id // 10)
             await asyncio.sleep(1.0)
             written.extend(item.id for item in items)
+            self.writing = False
 
     await pull(server.list(), Slow(), state=state, ahead=3)
     assert written == list(range(500))
