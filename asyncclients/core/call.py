@@ -106,7 +106,8 @@ class Call(Generic[T]):
 
     def exchange(self) -> Awaitable[Outcome]:
         """One request on the wire, once its permit is granted."""
-        scope, terms, task = self._scope, self._terms, asyncio.current_task()
+        scope, terms = self._scope, self._terms
+        task = asyncio.current_task(scope.scheduler.loop)  # without it, a system call finds it
         assert task is not None
         session = scope.session()
         self._exchange = exchange = Exchange(

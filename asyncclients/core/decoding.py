@@ -35,8 +35,8 @@ def decoded(
     if whole and answer.status >= 300:
         return cast("T", answer)
     try:
-        body = codec.decode(answer.body, NoneType if whole else cls)
-        return cast("T", answer if whole else body)
+        body: T = codec.decode(answer.body, NoneType if whole else cls)
+        return cast("T", answer) if whole else body
     except DecodeError as caught:
         bad = caught
     known = secrets()

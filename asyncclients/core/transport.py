@@ -168,7 +168,6 @@ class Exchange(Timed, eq=False):
         """
         wire, at = self.wire, self.ticket.deadline_at  # queueing included, unlike the timeout
         deadline = None if at == math.inf else self.scheduler.loop.call_at(at, self.ring)
-        long = deadline is None and self.timeout >= _LONG
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
@@ -183,9 +182,11 @@ class Exchange(Timed, eq=False):
                 raise_for_status=False,
                 auto_decompress=True,
                 skip_auto_headers=None if wire.body is None or wire.typed else _OURS,
-                timeout=NO_TIMEOUT if long else self._connecting(),
+                timeout=self._connecting(),
             )
-            content = await read_body(response, max_bytes)
+            content = body_at_hand(response, session, max_bytes)
+            if content is None:
+                content = await read_body(response, max_bytes)
             if content is not None:
                 if not response.closed:
                     response.release()
@@ -256,6 +257,16 @@ class Exchange(Timed, eq=False):
             return NO_TIMEOUT
         connect = left * _CONNECTING
         return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
+
+
+def body_at_hand(
+    response: aiohttp.ClientResponse, session: aiohttp.ClientSession, max_bytes: int
+) -> bytes | None:
+    """The body, if all of it came along with its headers, as small ones do; else None."""
+    stream = response.content
+    if not stream.is_eof() or stream.total_bytes > max_bytes or session.trace_configs:
+        return None  # a trace hears of each piece from aiohttp's own reading alone
+    return stream.read_nowait()
 
 
 def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:

@@ -56,7 +56,7 @@ def _read_less(transport: Any) -> None:
             reader.max_size = _READ_SIZE
 
 
-def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aiohttp.ClientSession:
+def open_session() -> aiohttp.ClientSession:
     """A session for one credential: no cookies, no proxies, no redirects, no limits of its own.
 
     One each, so that a stray answer cannot cross credentials.
@@ -67,5 +67,4 @@ def open_session(trace_configs: list[aiohttp.TraceConfig] | None = None) -> aioh
         timeout=NO_TIMEOUT,
         trust_env=False,
         request_class=PromptRequest,
-        trace_configs=trace_configs,
     )

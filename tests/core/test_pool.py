@@ -255,6 +255,39 @@ async def test_a_borrowed_session_is_left_open() -> None:
             assert response.status == 200
 
 
+async def test_a_borrowed_sessions_traces_hear_of_each_body() -> None:
+    """One that comes along with its headers no less than one that comes in pieces."""
+    heard: list[bytes] = []
+
+    async def hear(
+        session: aiohttp.ClientSession,
+        context: object,
+        chunk: aiohttp.TraceResponseChunkReceivedParams,
+    ) -> None:
+        heard.append(chunk.chunk)
+
+    traces = aiohttp.TraceConfig()
+    traces.on_response_chunk_received.append(hear)
+
+    async def in_pieces(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(FINE)
+        await connection.request()
+        await connection.send(FINE[:-5])
+        await asyncio.sleep(1.0)
+        await connection.send(FINE[-5:])
+
+    async with (
+        byte_server(in_pieces) as server,
+        aiohttp.ClientSession(trace_configs=[traces]) as session,
+        SessionPool(session=session) as pool,
+    ):
+        client = ToyClient(pool, base_url=server.url)
+        await client.things.get()
+        await client.things.get()
+    assert heard == [FINE.partition(b"\r\n\r\n")[2]] * 2
+
+
 async def test_a_borrowed_session_that_is_closed() -> None:
     """Said so, as an error of ours, before and during a call."""
     async with byte_server(hangs) as server:
