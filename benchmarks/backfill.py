@@ -5,8 +5,9 @@
 * cost: rows a second with quotas out of the way, against a server in another
   process that writes fixed bytes. The hand-written loop is aiohttp and msgspec
   with as many workers: it reads the same CSV into the same structs, decodes the
-  same answers, writes the same lines, and remembers nothing. Rounds alternate;
-  the figure is the median of the ratios, round by round.
+  same answers, writes the same lines, and remembers nothing. Each has a process
+  of its own (`apart.py`). Rounds alternate; the figure is the median of the
+  ratios, round by round.
 * quota: calls that a strict sandbox (sliding window) let in, as a share of what
   it allowed, after the first window, in real time.
 """
@@ -22,13 +23,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
+from apart import Apart
 
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.backfill import pull, push
@@ -38,7 +40,7 @@ from asyncclients.vendors.intouch import NewContact
 WORKERS = 32
 AHEAD = 8
 PAGE = 25
-PULLED = 10
+PULLED = 20
 """Rows of a pull for each of a push: it is so much quicker, and a start must not count."""
 CONTACT: dict[str, Any] = {
     "uuid": "56b01b44-ba2e-11e5-875c-0a5a4bfb150c",
@@ -173,7 +175,53 @@ async def pull_by_hand(session: aiohttp.ClientSession, pages: int, to: Path) -> 
 # --- Cost -----------------------------------------------------------------------------
 
 
-async def cost(rounds: int, rows: int) -> dict[str, Any]:
+async def by_hand(connection: Connection, base_url: str, pages: int) -> None:
+    """The process of the loops by hand."""
+    async with aiohttp.ClientSession(base_url) as session:
+        rounds = {
+            "push": lambda folder: push_by_hand(session, folder / "rows.csv"),
+            "pull": lambda folder: pull_by_hand(session, pages, folder / "a.jsonl"),
+        }
+        await take_turns(connection, rounds)
+
+
+async def ours(connection: Connection, base_url: str, pages: int) -> None:
+    """The process of the backfills."""
+    async with SessionPool() as pool:
+        client = IntouchClient(pool, api_key="ii_benchmark", base_url=base_url, quotas=[])
+
+        async def push_ours(folder: Path) -> int:
+            source, state = folder / "rows.csv", folder / "push.db"
+            report = await push(
+                source,
+                client.contacts.create,
+                row_type=NewContact,
+                state=state,
+                concurrency=WORKERS,
+            )
+            return report.done
+
+        async def pull_ours(folder: Path) -> int:
+            to, state = folder / "b.jsonl", folder / "pull.db"
+            report = await pull(client.contacts.list(), to, state=state, ahead=AHEAD)
+            assert report.total == pages * PAGE
+            return report.done
+
+        await take_turns(connection, {"push": push_ours, "pull": pull_ours})
+
+
+async def take_turns(connection: Connection, rounds: dict[str, Round]) -> None:
+    """On each turn one of *rounds*, in a folder of its own; says how many rows a second."""
+    while (turn := connection.recv()) is not None:
+        name, rows = turn
+        with tempfile.TemporaryDirectory() as folder:
+            write_rows(Path(folder) / "rows.csv", rows)
+            started = time.perf_counter()
+            done = await rounds[name](Path(folder))
+            connection.send(done / (time.perf_counter() - started))
+
+
+def cost(rounds: int, rows: int) -> dict[str, Any]:
     """Rows a second, by hand and by us, and the ratio."""
     pages = PULLED * rows // PAGE
     context = multiprocessing.get_context("spawn")
@@ -181,67 +229,20 @@ async def cost(rounds: int, rows: int) -> dict[str, Any]:
     server = context.Process(target=serve, args=(pages, port), daemon=True)
     server.start()
     base_url = f"http://127.0.0.1:{port.get()}/"
-    try:
-        async with AsyncExitStack() as stack:
-            pool = await stack.enter_async_context(SessionPool())
-            session = await stack.enter_async_context(aiohttp.ClientSession(base_url))
-            client = IntouchClient(pool, api_key="ii_benchmark", base_url=base_url, quotas=[])
-
-            async def push_ours(folder: Path) -> int:
-                create = client.contacts.create
-                report = await push(
-                    folder / "rows.csv",
-                    create,
-                    row_type=NewContact,
-                    state=folder / "push.db",
-                    concurrency=WORKERS,
-                )
-                return report.done
-
-            async def pull_ours(folder: Path) -> int:
-                listed = client.contacts.list()
-                report = await pull(
-                    listed, folder / "b.jsonl", state=folder / "pull.db", ahead=AHEAD
-                )
-                return report.done
-
-            return {
-                "push": await compare(
-                    lambda folder: push_by_hand(session, folder / "rows.csv"),
-                    push_ours,
-                    rounds,
-                    rows,
-                ),
-                "pull": await compare(
-                    lambda folder: pull_by_hand(session, pages, folder / "a.jsonl"),
-                    pull_ours,
-                    rounds,
-                    pages * PAGE,
-                ),
+    found: dict[str, Any] = {}
+    with Apart(by_hand, base_url, pages) as hand, Apart(ours, base_url, pages) as mine:
+        for name, size in (("push", rows), ("pull", pages * PAGE)):
+            rates = [(hand.turn(name, rows), mine.turn(name, rows)) for _ in range(rounds + 1)]
+            del rates[0]  # it warms up
+            found[name] = {
+                "rows": size,
+                "by_hand": statistics.median(a for a, _ in rates),
+                "ours": statistics.median(b for _, b in rates),
+                "ratio": statistics.median(b / a for a, b in rates),
             }
-    finally:
-        server.terminate()
-        server.join()
-
-
-async def compare(by_hand: Round, ours: Round, rounds: int, rows: int) -> dict[str, float]:
-    """Both, round by round, each round in a folder of its own."""
-    rates: dict[str, list[float]] = {"by_hand": [], "ours": []}
-    for _ in range(rounds + 1):
-        for name, work in (("by_hand", by_hand), ("ours", ours)):
-            with tempfile.TemporaryDirectory() as folder:
-                write_rows(Path(folder) / "rows.csv", rows)
-                started = time.perf_counter()
-                done = await work(Path(folder))
-                rates[name].append(rows / (time.perf_counter() - started))
-                assert done == rows
-    hands, mine = rates["by_hand"][1:], rates["ours"][1:]  # the first round warms up
-    return {
-        "rows": rows,
-        "by_hand": statistics.median(hands),
-        "ours": statistics.median(mine),
-        "ratio": statistics.median(a / b for a, b in zip(mine, hands, strict=True)),
-    }
+    server.terminate()
+    server.join()
+    return found
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -284,7 +285,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    costs = asyncio.run(cost(given.rounds, given.rows))
+    costs = cost(given.rounds, given.rows)
     print("rows/s        by hand     ours   ratio")
     for name, found in costs.items():
         print(f"{name:10} {found['by_hand']:10,.0f} {found['ours']:8,.0f} {found['ratio']:7.1%}")

@@ -1,12 +1,14 @@
 """What one call costs beside a hand-written loop and other clients.
 
-    python benchmarks/overhead.py [--pairs 15] [--calls 2000] [--json FILE]
+    python benchmarks/overhead.py [--pairs 15] [--calls 1000] [--together] [--json FILE]
 
 A page of 25 contacts, from a server in another process that writes fixed bytes
 (asyncio.Protocol, several times faster than any client here). Every client
-does the same work: request, read, decode into typed objects. Rounds are finely
-interleaved, one client after the other, and the figure is the median of the
-ratios round by round, so that a machine that slows down slows both sides.
+does the same work: request, read, decode into typed objects. Each has a process
+of its own, as in a program that has chosen it (`apart.py`), or all have one
+(`--together`). Rounds are finely interleaved, one client after the other, and the
+figure is the median of the ratios round by round, so that a machine that slows
+down slows both sides.
 
 Clients that are not installed are left out and named.
 """
@@ -21,13 +23,15 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import aiohttp
 import msgspec
+from apart import Apart
 from overhead_server import serve
 
 from asyncclients import IntouchClient, SessionPool
@@ -236,37 +240,43 @@ async def round_of(call: Call, calls: int, concurrency: int) -> float:
     return time.perf_counter() - started
 
 
-async def measure(url: str, pairs: int, calls: int, concurrency: int) -> dict[str, object]:
+async def take_turns(connection: Connection, url: str) -> None:
+    """On each turn a round of one client; says how many seconds, None if it is not installed."""
     async with AsyncExitStack() as stack:
         ready: dict[str, Call] = {}
-        missing = []
-        for name, make in CLIENTS.items():
+        while (turn := connection.recv()) is not None:
+            name, calls, concurrency = turn
             try:
-                ready[name] = await make(stack, url)
+                if name not in ready:
+                    ready[name] = await CLIENTS[name](stack, url)
+                connection.send(await round_of(ready[name], calls, concurrency))
             except ImportError:
-                missing.append(name)
-        for call in ready.values():
-            await round_of(call, max(20, calls // 10), concurrency)
-        times: dict[str, list[float]] = {name: [] for name in ready}
-        for pair in range(pairs):
-            # Every other round runs backwards, so that no client always follows the same one.
-            order = list(ready) if pair % 2 == 0 else list(reversed(ready))
-            for name in order:
-                slow = name in SLOW
-                count = calls // 8 if slow else calls
-                times[name].append(await round_of(ready[name], count, concurrency) / count)
-        base = times[BASE]
-        rows = {
-            name: {
-                "microseconds": round(statistics.median(values) * 1e6, 1),
-                "ratio": round(
-                    statistics.median(v / b for v, b in zip(values, base, strict=True)), 3
-                ),
-            }
-            for name, values in times.items()
+                connection.send(None)
+
+
+def measure(
+    homes: dict[str, Apart], pairs: int, calls: int, concurrency: int
+) -> dict[str, dict[str, float]]:
+    """Microseconds a call, and how many times those of the loop by hand."""
+    names = [
+        name
+        for name, home in homes.items()
+        if home.turn(name, max(20, calls // 10), concurrency) is not None
+    ]
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for pair in range(pairs):
+        # Every other round runs backwards, so that no client always follows the same one.
+        for name in names if pair % 2 == 0 else reversed(names):
+            count = calls // 8 if name in SLOW else calls
+            times[name].append(homes[name].turn(name, count, concurrency) / count)
+    base = times[BASE]
+    return {
+        name: {
+            "microseconds": round(statistics.median(values) * 1e6, 1),
+            "ratio": round(statistics.median(v / b for v, b in zip(values, base, strict=True)), 3),
         }
-    return {"concurrency": concurrency, "pairs": pairs, "calls": calls, "rows": rows,
-            "not installed": missing}  # fmt: skip
+        for name, values in times.items()
+    }
 
 
 def main() -> None:
@@ -274,26 +284,38 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of clients")
+    parser.add_argument("--only", nargs="*", default=list(CLIENTS), help="names of clients")
+    parser.add_argument("--together", action="store_true", help="all clients in one process")
     arguments = parser.parse_args()
-    if arguments.only:
-        for name in list(CLIENTS):
-            if name != BASE and name not in arguments.only:
-                del CLIENTS[name]
+    names = [name for name in CLIENTS if name == BASE or name in arguments.only]
     queue: multiprocessing.Queue = multiprocessing.Queue()
     server = multiprocessing.Process(target=serve, args=(queue,), daemon=True)
     server.start()
     url = f"http://127.0.0.1:{queue.get(timeout=10)}/"
     results = []
-    for concurrency in (1, 100):
-        result = asyncio.run(measure(url, arguments.pairs, arguments.calls, concurrency))
-        results.append(result)
-        print(f"\n{concurrency} at a time, {arguments.pairs} rounds of {arguments.calls} calls")
-        for name, row in result["rows"].items():
-            print(f"  {name:<28} {row['ratio']:>6.3f} x  {row['microseconds']:>8.1f} us")
+    with ExitStack() as stack:
+        together = [names] if arguments.together else [[name] for name in names]
+        homes = {}
+        for group in together:
+            home = stack.enter_context(Apart(take_turns, url))
+            homes |= dict.fromkeys(group, home)
+        for concurrency in (1, 100):
+            rows = measure(homes, arguments.pairs, arguments.calls, concurrency)
+            results.append({"concurrency": concurrency, "rows": rows})
+            print(f"\n{concurrency} at a time, {arguments.pairs} rounds of {arguments.calls} calls")
+            for name, row in rows.items():
+                print(f"  {name:<28} {row['ratio']:>6.3f} x  {row['microseconds']:>8.1f} us")
+            if missing := [name for name in names if name not in rows]:
+                print("  not installed:", ", ".join(missing))
     server.terminate()
     if arguments.json:
-        report = {"python": sys.version.split()[0], "results": results}
+        report = {
+            "python": sys.version.split()[0],
+            "pairs": arguments.pairs,
+            "calls": arguments.calls,
+            "together": arguments.together,
+            "results": results,
+        }
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from asyncclients.backfill.failures import Failure, Failures
 from asyncclients.backfill.journal import Changes, Journal, Statement
-from asyncclients.backfill.seen import Seen, short
+from asyncclients.backfill.seen import Seen, short, without
 from asyncclients.core import codec
 from asyncclients.errors import BackfillStoppedError, DecodeError
 from asyncclients.paging import Page
@@ -105,14 +105,13 @@ class Checkpoint:
         journal.feed(checkpoint._hand_over)
         return checkpoint
 
-    def note(self, names: Sequence[str]) -> list[bool]:
-        """Note the items with *names*; of each, whether it was not there yet."""
-        new = self.seen.add(names)
-        if any(new):
+    def note(self, names: Sequence[str]) -> list[int]:
+        """Note the items with *names*; the places of those that were there already."""
+        again = self.seen.add(names)
+        if news := without(names, again):
             # As bytes at once: texts that outlive their page are dear to the memory.
-            news = names if all(new) else [*compress(names, new)]
             self._news.append(codec.encode(news)[1:-1])
-        return new
+        return again
 
     @property
     def failures(self) -> str | None:

@@ -52,7 +52,7 @@ class Flight:
         if not (self._out or self.repeatable):
             await self._ledger.sending(self._rows)
         self._out += 1
-        self._meter.count(request)
+        self._meter.sending(request)
 
     async def leave(self) -> None:
         """The rows go out now, nobody tells how."""

@@ -60,17 +60,13 @@ class Meter:
         self.requests = 0
         self.rejected = 0
 
-    def count(self, request: Sending) -> None:
+    def sending(self, request: Sending) -> None:
         """One more goes out now."""
         self._last_at = self._loop.time()
         if not self.requests:
             self._first_at = self._last_at
         self.requests += 1
         self._scopes[request.scope] = request.quotas
-
-    async def sending(self, request: Sending) -> None:
-        """One more goes out now."""
-        self.count(request)
 
     def refused(self) -> None:
         """One was refused by rate."""

@@ -136,6 +136,7 @@ class _Reading:
 
     def __init__(self, reader: PageReader, number: int, take: Take) -> None:
         self._reader, self._take = reader, take
+        self._most = 1 + reader.ahead
         self._next = self._wanted = number
         self._last = 0
         self._ended = self._gives = False
@@ -155,8 +156,7 @@ class _Reading:
             await asyncio.gather(*self._workers, return_exceptions=True)
 
     def _hire(self) -> None:
-        most = 1 + self._reader.ahead
-        while len(self._workers) < most and (number := self._claim()) is not None:
+        while len(self._workers) < self._most and (number := self._claim()) is not None:
             worker = asyncio.create_task(self._work(number))
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)

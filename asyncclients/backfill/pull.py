@@ -18,7 +18,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from itertools import compress
+from itertools import repeat
 from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.seen import short, text_of
+from asyncclients.backfill.seen import short, text_of, without
 from asyncclients.backfill.sinks import Sink, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
@@ -207,14 +207,12 @@ class Pull:
         state = self._checkpoint.state
         if state.keyed is None and items:
             state.keyed = self._keys(items)[0] is not None
-        new = items
-        if state.keyed:
-            is_new = self._checkpoint.note(self._names(items))
-            if not all(is_new):
-                new = list(compress(items, is_new))
-            if not again and state.walk == 1:
-                state.skipped += len(items) - len(new)
-        return new
+        if not state.keyed:
+            return items
+        known = self._checkpoint.note(self._names(items))
+        if not again and state.walk == 1:
+            state.skipped += len(known)
+        return without(items, known)
 
     async def _save(self) -> None:
         """Make durable what is in the sink, and begin to note how far that is."""
@@ -294,4 +292,4 @@ class Pull:
 def _fields(items: Sequence[Any], name: str) -> list[Any]:
     if items and isinstance(items[0], dict):
         return [item.get(name) for item in items]
-    return [getattr(item, name, None) for item in items]
+    return [*map(getattr, items, repeat(name), repeat(None))]

@@ -2,9 +2,10 @@
 
 What is kept is Python's own hash of a text, 64 bits, by open addressing in one array
 that grows fourfold, from a megabyte; a Python set of as many numbers takes about four
-times that. Two ids of a million share a hash with a chance of 3 in 100 million, and
-then one of them is taken for a duplicate: the count against the vendor's total would
-tell. The hash differs from process to process, so a state file keeps the texts.
+times that. A free slot is 0, so the hash 0 is kept as -1, which is no text's hash. Two
+ids of a million share a hash with a chance of 3 in 100 million, and then one of them is
+taken for a duplicate: the count against the vendor's total would tell. The hash differs
+from process to process, so a state file keeps the texts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
+T = TypeVar("T")
 _FULL = 0.6
 _FIRST = 2**17
 """Slots at the start."""
@@ -26,6 +29,14 @@ def text_of(key: object) -> str:
 def short(data: bytes) -> str:
     """A text of 32 characters that stands for *data*, the same in every process."""
     return blake2b(data, digest_size=16).hexdigest()
+
+
+def without(items: Sequence[T], places: Sequence[int]) -> Sequence[T]:
+    """*items* without those at *places*."""
+    if not places:
+        return items
+    left_out = {*places}
+    return [item for place, item in enumerate(items) if place not in left_out]
 
 
 class Seen:
@@ -43,32 +54,34 @@ class Seen:
 
     def __contains__(self, text: str) -> bool:
         slots, mask = self._slots, self._mask
-        digest = hash(text) or 1  # 0 marks a free slot
+        digest = hash(text) or -1
         index = digest & mask
         while (found := slots[index]) and found != digest:
             index = (index + 1) & mask
         return found == digest
 
-    def add(self, texts: Sequence[str]) -> list[bool]:
-        """Add *texts*, one after another; of each, whether it was not in yet."""
+    def add(self, texts: Sequence[str]) -> list[int]:
+        """Add *texts*, one after another; the places of those that were in already."""
         while self._count + len(texts) > self._limit:
             self._resize(4 * (self._mask + 1))
-        new = self._put(map(hash, texts))
-        self._count += sum(new)
-        return new
+        again = self._put(map(hash, texts))
+        self._count += len(texts) - len(again)
+        return again
 
-    def _put(self, hashes: Iterable[int]) -> list[bool]:
+    def _put(self, hashes: Iterable[int]) -> list[int]:
         slots, mask = self._slots, self._mask
-        new: list[bool] = []
-        for each in hashes:
-            digest = each or 1
+        again: list[int] = []
+        for place, each in enumerate(hashes):
+            digest = each or -1
             index = digest & mask
-            while (found := slots[index]) and found != digest:
+            while found := slots[index]:
+                if found == digest:
+                    again.append(place)
+                    break
                 index = (index + 1) & mask
-            if not found:
+            else:
                 slots[index] = digest
-            new.append(not found)
-        return new
+        return again
 
     def _resize(self, size: int) -> None:
         before = self._slots

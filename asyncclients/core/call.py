@@ -127,7 +127,7 @@ class Call(Generic[T]):
             exchange.watch = self._watch(self._lane.watch)
         return exchange.run(session, terms.settings.max_response_bytes)
 
-    def _watch(self, watch: Watch | None) -> Callable[[], Awaitable[None]] | None:
+    def _watch(self, watch: Watch | None) -> Callable[[], Awaitable[None] | None] | None:
         """Tells *watch* that the request is about to go out."""
         if watch is None:
             return None

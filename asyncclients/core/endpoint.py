@@ -8,7 +8,7 @@ are plain frozen values; nothing here does anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import (
@@ -99,8 +99,8 @@ class Sending(NamedTuple):
 class Watch(Protocol):
     """Hears of each request that the code under it puts on the wire."""
 
-    async def sending(self, request: Sending, /) -> None:
-        """*request* goes out when this returns; if it raises, nothing is sent."""
+    def sending(self, request: Sending, /) -> Awaitable[None] | None:
+        """*request* goes out when this, and what it returns, is done; not if it raises."""
 
     def refused(self) -> None:
         """The vendor refused the last one by rate."""
@@ -140,7 +140,7 @@ class lane:  # noqa: N801 - used as a statement, like those of contextlib
         _lane.reset(self._token)
 
 
-class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
+class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, gc=False):
     """One call, ready to be sent.
 
     Attributes:
@@ -221,7 +221,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         )
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """An answer, whole: its status, its headers, its body (decompressed)."""
 
     status: int

@@ -84,7 +84,7 @@ class Verdict(Enum):
     UNKNOWN = "raise: it may or may not have happened"
 
 
-class Tally(msgspec.Struct, kw_only=True):
+class Tally(msgspec.Struct, kw_only=True, gc=False):
     """What one call has been through so far.
 
     Attributes:

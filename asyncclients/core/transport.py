@@ -75,7 +75,7 @@ class Exchange(Timed, eq=False):
         timeout: seconds from the permit to the end of the answer.
         credential: see `Credential`.
         on_sent: told how many seconds the permit took.
-        watch: waited for before anything leaves.
+        watch: called before anything leaves, and what it returns waited for.
         permit: once it is granted.
         sent: it is on the wire.
         failure: why nothing more goes out.
@@ -89,7 +89,7 @@ class Exchange(Timed, eq=False):
     timeout: float
     credential: Credential
     on_sent: Callable[[float], None] | None = None
-    watch: Callable[[], Awaitable[None]] | None = None
+    watch: Callable[[], Awaitable[None] | None] | None = None
     permit: Permit | None = None
     sent: bool = False
     failure: BaseException | None = None
@@ -113,8 +113,8 @@ class Exchange(Timed, eq=False):
         self.permit = permit
         self.alarm.set(self, permit.sent_at + self.timeout)
         try:
-            if self.watch is not None:
-                await self.watch()
+            if self.watch is not None and (noted := self.watch()) is not None:
+                await noted
             self._sign(request.headers)
         except BaseException as failure:
             self.failure = failure

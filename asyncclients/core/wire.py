@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import AsyncIterable, Callable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -27,15 +27,13 @@ _WITH_JSON = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}
 _WITH_FORM = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
 )
-_address = lru_cache(maxsize=128)(partial(URL, encoded=True))
-"""All creates of a push go to one address; yarl looks it up too, but later."""
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 Body = bytes | AsyncIterable[bytes] | None
 
 
-class Wire(msgspec.Struct, frozen=True):
+class Wire(msgspec.Struct, frozen=True, gc=False):
     """What goes on the wire; the credential is added there."""
 
     method: str
@@ -84,10 +82,8 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
         ValueError: for a parameter or body that has no form on the wire.
     """
     endpoint = request.endpoint
-    url = base_url + request.path.lstrip("/")
-    if request.params and (query := codec.encode_query(request.params)):
-        url += "?" + query
-    address = _address(url)
+    query = codec.encode_query(request.params) if request.params else ""
+    address = _address(base_url + request.path.lstrip("/"), query)
     body, fields = (None, PLAIN) if request.body is None else _body_of(request)
     if headers or request.headers:
         fields = CIMultiDict(fields)
@@ -96,6 +92,21 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
                 check_headers(extra)
                 fields.update(extra)
     return Wire(endpoint.method, address, fields, body, typed=body is not None)
+
+
+@lru_cache(maxsize=128)  # all creates of a push go to one address
+def _address(place: str, query: str = "") -> URL:
+    """*place*, with *query*. Pages differ in their queries alone: the rest is parsed once."""
+    if not query:
+        return URL(place, encoded=True)
+    url = _address(place)
+    return URL.build(
+        scheme=url.scheme,
+        authority=url.raw_authority,
+        path=url.raw_path,
+        query_string=query,
+        encoded=True,
+    )
 
 
 def _body_of(request: Request[Any]) -> tuple[bytes | None, Mapping[str, str]]:

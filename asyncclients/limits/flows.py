@@ -154,5 +154,6 @@ class Demand:
 
     def expected(self, now: float) -> int:
         """Interactive calls that the last window leads one to expect after *now*."""
-        self._roll(now)
+        if now >= self._until:
+            self._roll(now)
         return max(0, self._previous - self._current) if self._previous > 1 else 0

@@ -9,7 +9,7 @@ import msgspec
 from asyncclients.limits.window import Window
 
 
-class Permit(msgspec.Struct, eq=False):
+class Permit(msgspec.Struct, eq=False, gc=False):
     """One call's slots, from the take until it is settled.
 
     Attributes:

@@ -15,11 +15,12 @@ def test_it_is_a_set() -> None:
     twice = texts * 2
     for start in range(0, 200_000, 1000):
         some = twice[start : start + 1000]
-        assert seen.add(some) == [text not in expected for text in some]
+        assert seen.add(some) == [place for place, text in enumerate(some) if text in expected]
         expected.update(some)
     assert len(seen) == len(expected)
     assert all(text in seen for text in texts)
-    assert seen.add(["5", "6", "5"]) == [True, True, False]
+    assert seen.add(["5", "", "6", "5", ""]) == [3, 4]
+    assert "" in seen
     assert not any(f"{text}-" in seen for text in texts)
 
 

@@ -81,7 +81,7 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return fields
 
 
-class Contact(msgspec.Struct, frozen=True, kw_only=True):
+class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A contact, as the vendor has it; `extra` holds the keys that are not fields."""
 
     id: ExactId | None = None
@@ -111,7 +111,7 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
-class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
+class BatchResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of a batch.
 
     The manual shows no errors for single contacts, so a contact that the vendor
@@ -132,7 +132,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True):
         return [contact for contact in sent if contact.key and contact.key not in answered]
 
 
-class Journey(msgspec.Struct, frozen=True, kw_only=True):
+class Journey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A journey that was started: `web_client_url` is where the contact finds it."""
 
     id: ExactId
@@ -140,14 +140,14 @@ class Journey(msgspec.Struct, frozen=True, kw_only=True):
     web_client_url: str | None = None
 
 
-class Template(msgspec.Struct, frozen=True, kw_only=True):
+class Template(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What journeys are made from."""
 
     id: ExactId
     name: str | None = None
 
 
-class Objective(msgspec.Struct, frozen=True, kw_only=True):
+class Objective(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Something a contact can complete; `team_id` is None where it is everybody's."""
 
     key: str

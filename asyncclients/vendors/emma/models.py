@@ -49,7 +49,7 @@ class NewType(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str
 
 
-class TouchpointType(msgspec.Struct, frozen=True, kw_only=True):
+class TouchpointType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A kind of touchpoint."""
 
     touchpoint_type_id: int
@@ -103,7 +103,7 @@ class NewTouchpoints(msgspec.Struct, frozen=True, kw_only=True):
     touchpoints: list[NewTouchpoint]
 
 
-class Touchpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint of a member.
 
     Attributes:

@@ -23,7 +23,7 @@ _AROUND_A_LIST = frozenset({"_links", "page"})
 """What HAL may put beside `_embedded`, and so what stands alone where the list is empty."""
 
 
-class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What the API says of itself at its root."""
 
     service: str | None = None
@@ -31,7 +31,7 @@ class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
 
 
-class DataItem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class DataItem(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
     """A row of a collection: `data` holds its fields, `id` is the platform's own."""
 
     id: ExactId
@@ -40,7 +40,7 @@ class DataItem(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     matches: list[Any] = msgspec.field(default_factory=list[Any])
 
 
-class EventMatches(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class EventMatches(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
     """Which events a user matched."""
 
     master_id: ExactId | None = None
@@ -49,7 +49,7 @@ class EventMatches(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     last_updated: datetime | None = None
 
 
-class Segmentation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class Segmentation(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
     """A user's being sorted into segments, at one instant."""
 
     id: ExactId

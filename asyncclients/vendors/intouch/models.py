@@ -20,7 +20,7 @@ T = TypeVar("T")
 Order = Literal["asc", "desc"]
 
 
-class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
     """One page, as the vendor wraps it ("Pagination" in the manual)."""
 
     data: list[T]
@@ -35,7 +35,7 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     last_item: int | None = msgspec.field(default=None, name="to")
 
 
-class Tag(msgspec.Struct, frozen=True, kw_only=True):
+class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A label that can be put on data and on hierarchies."""
 
     uuid: str
@@ -88,7 +88,7 @@ class HierarchyUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     tags: list[dict[str, Any]] | None | UnsetType = UNSET
 
 
-class Hierarchy(msgspec.Struct, frozen=True, kw_only=True):
+class Hierarchy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A node of the tree of locations. `type` is an open word on the way in."""
 
     uuid: str
@@ -138,7 +138,7 @@ class ContactUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     custom_fields: dict[str, Any] | None | UnsetType = UNSET
 
 
-class Contact(msgspec.Struct, frozen=True, kw_only=True):
+class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A contact. `status` is an open word, such as `subscribed`."""
 
     uuid: str
@@ -162,7 +162,7 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     meta: dict[str, Any] | UnsetType = UNSET
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A record of an external program, and what the vendor notes about it."""
 
     meta: JsonObject = msgspec.field(default_factory=JsonObject)

@@ -101,7 +101,7 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
     content: str | UnsetType = UNSET
 
 
-class Touchpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint, by its ids.
 
     Attributes:
@@ -122,19 +122,19 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "note_id", found)
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True):
+class Account(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The account that an event belongs to."""
 
     id: ExactId
 
 
-class Author(msgspec.Struct, frozen=True, kw_only=True):
+class Author(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Who wrote a touchpoint: an email address as registered in Totango."""
 
     user_name: str | None = None
 
 
-class NoteContent(msgspec.Struct, frozen=True, kw_only=True):
+class NoteContent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The text of a touchpoint."""
 
     text: str | None = None
@@ -142,7 +142,7 @@ class NoteContent(msgspec.Struct, frozen=True, kw_only=True):
     note_id: ExactId | None = None
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An entry of an account's timeline.
 
     Attributes:
@@ -174,7 +174,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         return _EPOCH + timedelta(milliseconds=self.timestamp)
 
 
-class NamedItem(msgspec.Struct, frozen=True, kw_only=True):
+class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint type, touchpoint tag or activity type (flow).
 
     Attributes:
