@@ -1,23 +1,24 @@
-"""Which items were written already: a set of texts, in 13 to 53 bytes each.
+"""Which items were written already: a set of texts, of which their hashes are kept.
 
-What is kept is Python's own hash of a text, 64 bits, by open addressing in one array
-that grows fourfold, from a megabyte; a Python set of as many numbers takes about four
-times that. A free slot is 0, so the hash 0 is kept as -1, which is no text's hash. Two
-ids of a million share a hash with a chance of 3 in 100 million, and then one of them is
-taken for a duplicate: the count against the vendor's total would tell. The hash differs
-from process to process, so a state file keeps the texts.
+Python's own hash of a text has 64 bits. Two ids of a million share one with a chance of
+3 in 100 million, and then one of them is taken for a duplicate: the count against the
+vendor's total would tell. It differs from process to process, so a state file keeps the
+texts. While they are few a set of Python holds them, 100 bytes each, and asks no step of
+Python for one; many take 13 to 53 bytes each, in one array that grows fourfold.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import TypeVar
 
 T = TypeVar("T")
+_FEW = 2**18
+"""Texts that a set of Python may hold: 25 megabytes."""
 _FULL = 0.6
-_FIRST = 2**17
+_FIRST = 2**19
 """Slots at the start."""
 
 
@@ -42,45 +43,81 @@ def without(items: Sequence[T], places: Sequence[int]) -> Sequence[T]:
 class Seen:
     """A growing set of texts."""
 
-    __slots__ = ("_count", "_limit", "_mask", "_slots")
+    __slots__ = ("_few", "_many")
 
     def __init__(self) -> None:
+        self._few = set[int]()
+        self._many: _Hashes | None = None
+
+    def __len__(self) -> int:
+        return len(self._few if self._many is None else self._many)
+
+    def __contains__(self, text: str) -> bool:
+        return hash(text) in (self._few if self._many is None else self._many)
+
+    def add(self, texts: Sequence[str]) -> list[int]:
+        """Add *texts*, one after another; the places of those that were in already."""
+        hashes = [*map(hash, texts)]
+        if self._many is not None:
+            return self._many.add(hashes)
+        few = self._few
+        size, known = len(few), few.intersection(hashes)
+        few.update(hashes)
+        if len(few) > _FEW:
+            self._many, self._few = _Hashes(few), set()
+        if len(few) == size + len(hashes):
+            return []
+        again: list[int] = []
+        for place, each in enumerate(hashes):
+            if each in known:
+                again.append(place)
+            known.add(each)
+        return again
+
+
+class _Hashes:
+    """A growing set of hashes, by open addressing in one array."""
+
+    __slots__ = ("_count", "_limit", "_mask", "_slots")
+
+    def __init__(self, hashes: Collection[int]) -> None:
         self._count = 0
         self._slots = array("q")
         self._resize(_FIRST)
+        self.add(hashes)
 
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, text: str) -> bool:
+    def __contains__(self, each: int) -> bool:
         slots, mask = self._slots, self._mask
-        digest = hash(text) or -1
-        index = digest & mask
-        while (found := slots[index]) and found != digest:
+        kept = each or -1
+        index = kept & mask
+        while (found := slots[index]) and found != kept:
             index = (index + 1) & mask
-        return found == digest
+        return bool(found)
 
-    def add(self, texts: Sequence[str]) -> list[int]:
-        """Add *texts*, one after another; the places of those that were in already."""
-        while self._count + len(texts) > self._limit:
+    def add(self, hashes: Collection[int]) -> list[int]:
+        """Add *hashes*, one after another; the places of those that were in already."""
+        while self._count + len(hashes) > self._limit:
             self._resize(4 * (self._mask + 1))
-        again = self._put(map(hash, texts))
-        self._count += len(texts) - len(again)
+        again = self._put(hashes)
+        self._count += len(hashes) - len(again)
         return again
 
     def _put(self, hashes: Iterable[int]) -> list[int]:
         slots, mask = self._slots, self._mask
         again: list[int] = []
         for place, each in enumerate(hashes):
-            digest = each or -1
-            index = digest & mask
+            kept = each or -1  # a free slot is 0, and no hash of Python's is -1
+            index = kept & mask
             while found := slots[index]:
-                if found == digest:
+                if found == kept:
                     again.append(place)
                     break
                 index = (index + 1) & mask
             else:
-                slots[index] = digest
+                slots[index] = kept
         return again
 
     def _resize(self, size: int) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
+from asyncclients.backfill import seen as seen_module
 from asyncclients.backfill.seen import Seen, short, text_of
 
 
-def test_it_is_a_set() -> None:
-    """Each text is new exactly once, through a growth; others are not in it."""
+@pytest.mark.parametrize("few", [2**18, 1500, 0])
+def test_it_is_a_set(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each text is new exactly once, few or many, through a growth; others are not in it."""
+    monkeypatch.setattr(seen_module, "_FEW", few)
+    monkeypatch.setattr(seen_module, "_FIRST", 2**12)
     random = Random(0)
     texts = [f"{random.getrandbits(64):x}" for _ in range(100_000)]
     seen, expected = Seen(), set[str]()
@@ -19,7 +25,7 @@ def test_it_is_a_set() -> None:
         expected.update(some)
     assert len(seen) == len(expected)
     assert all(text in seen for text in texts)
-    assert seen.add(["5", "", "6", "5", ""]) == [3, 4]
+    assert seen.add(["5", "", "6", "5", "", "5"]) == [3, 4, 5]
     assert "" in seen
     assert not any(f"{text}-" in seen for text in texts)
 
