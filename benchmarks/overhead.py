@@ -6,7 +6,7 @@ A page of 25 contacts, from a server in another process that writes fixed bytes
 (asyncio.Protocol, several times faster than any client here). Every client
 does the same work: request, read, decode into typed objects. Each has a process
 of its own, as in a program that has chosen it (`apart.py`), or all have one
-(`--together`). Rounds are finely interleaved, one client after the other, and the
+(`--together`); they are started anew four times. Rounds are finely interleaved, one client after the other, and the
 figure is the median of the ratios round by round, so that a machine that slows
 down slows both sides.
 
@@ -223,6 +223,7 @@ CLIENTS = {
     "slack SDK": slack,
 }
 BASE = "aiohttp + msgspec by hand"
+LIVES = 5
 SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK", "stripe SDK")
 """Clients that make an eighth of the calls, to keep rounds finely interleaved."""
 
@@ -256,8 +257,8 @@ async def take_turns(connection: Connection, url: str) -> None:
 
 def measure(
     homes: dict[str, Apart], pairs: int, calls: int, concurrency: int
-) -> dict[str, dict[str, float]]:
-    """Microseconds a call, and how many times those of the loop by hand."""
+) -> dict[str, list[float]]:
+    """Seconds a call of each client that is installed, round by round."""
     names = [
         name
         for name, home in homes.items()
@@ -269,6 +270,23 @@ def measure(
         for name in names if pair % 2 == 0 else reversed(names):
             count = calls // 8 if name in SLOW else calls
             times[name].append(homes[name].turn(name, count, concurrency) / count)
+    return times
+
+
+def live(
+    url: str, names: list[str], pairs: int, calls: int, *, together: bool
+) -> dict[int, dict[str, list[float]]]:
+    """One life of all processes: what `measure` finds, by how many calls are made at a time."""
+    with ExitStack() as stack:
+        homes: dict[str, Apart] = {}
+        for group in [names] if together else [[name] for name in names]:
+            home = stack.enter_context(Apart(take_turns, url))
+            homes |= dict.fromkeys(group, home)
+        return {at_once: measure(homes, pairs, calls, at_once) for at_once in (1, 100)}
+
+
+def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Microseconds a call, and how many times those of the loop by hand; medians."""
     base = times[BASE]
     return {
         name: {
@@ -277,6 +295,13 @@ def measure(
         }
         for name, values in times.items()
     }
+
+
+def shares(pairs: int) -> list[int]:
+    """*pairs*, shared among the lives of the processes: how a heap is laid out is luck."""
+    return [share for share in (pairs // LIVES,) * (LIVES - 1) if share] + [
+        pairs - (LIVES - 1) * (pairs // LIVES)
+    ]
 
 
 def main() -> None:
@@ -292,21 +317,23 @@ def main() -> None:
     server = multiprocessing.Process(target=serve, args=(queue,), daemon=True)
     server.start()
     url = f"http://127.0.0.1:{queue.get(timeout=10)}/"
+    lives = [
+        live(url, names, share, arguments.calls, together=arguments.together)
+        for share in shares(arguments.pairs)
+    ]
     results = []
-    with ExitStack() as stack:
-        together = [names] if arguments.together else [[name] for name in names]
-        homes = {}
-        for group in together:
-            home = stack.enter_context(Apart(take_turns, url))
-            homes |= dict.fromkeys(group, home)
-        for concurrency in (1, 100):
-            rows = measure(homes, arguments.pairs, arguments.calls, concurrency)
-            results.append({"concurrency": concurrency, "rows": rows})
-            print(f"\n{concurrency} at a time, {arguments.pairs} rounds of {arguments.calls} calls")
-            for name, row in rows.items():
-                print(f"  {name:<28} {row['ratio']:>6.3f} x  {row['microseconds']:>8.1f} us")
-            if missing := [name for name in names if name not in rows]:
-                print("  not installed:", ", ".join(missing))
+    for concurrency in lives[0]:
+        times = {
+            name: [each for one in lives for each in one[concurrency][name]]
+            for name in lives[0][concurrency]
+        }
+        rows = summary(times)
+        results.append({"concurrency": concurrency, "rows": rows})
+        print(f"\n{concurrency} at a time, {arguments.pairs} rounds of {arguments.calls} calls")
+        for name, row in rows.items():
+            print(f"  {name:<28} {row['ratio']:>6.3f} x  {row['microseconds']:>8.1f} us")
+        if missing := [name for name in names if name not in rows]:
+            print("  not installed:", ", ".join(missing))
     server.terminate()
     if arguments.json:
         report = {

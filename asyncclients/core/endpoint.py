@@ -3,7 +3,8 @@
 An [`Endpoint`][asyncclients.core.endpoint.Endpoint] is one row of a vendor's
 manual. `endpoint.request(...)` makes a `Request`, the transport makes an outcome of
 it: a `Response`, or a `NoResponse` that knows whether anything was sent. All
-are plain frozen values; nothing here does anything.
+are plain frozen values; nothing here does anything. Those of each call are left
+out of Python's collector's walks (`gc=False`): they are never part of a circle.
 """
 
 from __future__ import annotations
