@@ -46,7 +46,7 @@ class Seen:
     __slots__ = ("_few", "_many")
 
     def __init__(self) -> None:
-        self._few = set[int]()
+        self._few: set[int] = set()
         self._many: _Hashes | None = None
 
     def __len__(self) -> int:
