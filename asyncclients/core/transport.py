@@ -184,7 +184,7 @@ class Exchange(Timed, eq=False):
                 skip_auto_headers=None if wire.body is None or wire.typed else _OURS,
                 timeout=self._connecting(),
             )
-            content = body_at_hand(response, session, max_bytes)
+            content = self._at_hand(response, session, max_bytes)
             if content is None:
                 content = await read_body(response, max_bytes)
             if content is not None:
@@ -205,6 +205,16 @@ class Exchange(Timed, eq=False):
         if isinstance(outcome, BaseException):
             raise outcome from None
         return outcome
+
+    def _at_hand(
+        self, response: aiohttp.ClientResponse, session: aiohttp.ClientSession, max_bytes: int
+    ) -> bytes | None:
+        """The body, if all of it came along with its headers, as small ones do; else None."""
+        stream, sent = response.content, self.wire.body
+        if session.trace_configs or not (sent is None or isinstance(sent, bytes)):
+            # aiohttp's own reading tells a trace of it, and ends when nobody reads *sent* any more.
+            return None
+        return stream.read_nowait() if stream.is_eof() and stream.total_bytes <= max_bytes else None
 
     def _end(self, deadline: asyncio.TimerHandle | None) -> None:
         """It is over: nothing rings any more, nothing is in flight."""
@@ -257,16 +267,6 @@ class Exchange(Timed, eq=False):
             return NO_TIMEOUT
         connect = left * _CONNECTING
         return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
-
-
-def body_at_hand(
-    response: aiohttp.ClientResponse, session: aiohttp.ClientSession, max_bytes: int
-) -> bytes | None:
-    """The body, if all of it came along with its headers, as small ones do; else None."""
-    stream = response.content
-    if not stream.is_eof() or stream.total_bytes > max_bytes or session.trace_configs:
-        return None  # a trace hears of each piece from aiohttp's own reading alone
-    return stream.read_nowait()
 
 
 def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:

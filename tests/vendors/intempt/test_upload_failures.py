@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -158,6 +159,35 @@ async def test_an_early_no_is_heard_while_the_file_is_still_going(pool: SessionP
         with pytest.raises(ForbiddenError, match="AccessDenied") as caught:
             await client.collections.upload_csv("1", b"x" * 2**24)
     assert leaks(caught.value, SIGNATURE, CANARY) == []
+
+
+@pytest.mark.looptime
+async def test_after_an_early_no_the_file_is_left_alone(pool: SessionPool) -> None:
+    """When the error is raised nobody reads the caller's pieces any more."""
+    left = False
+
+    async def slow() -> AsyncGenerator[bytes]:
+        nonlocal left
+        try:
+            yield b"x"
+            await asyncio.sleep(3600)
+            yield b"y"
+        finally:
+            left = True
+
+    async def link(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(http(307, b"", {"Location": f"{server.url}b.csv?sign=1"}))
+
+    async def refuse(connection: Connection) -> None:
+        await asyncio.sleep(1.0)
+        await connection.send(http(403, b"<Error/>", {"Content-Type": "application/xml"}))
+
+    async with byte_server(link, refuse) as server:
+        client = IntemptClient(pool, api_key=CANARY, org="o", base_url=server.url)
+        with pytest.raises(ForbiddenError):
+            await client.collections.upload_csv("1", slow(), length=2)
+        assert left
 
 
 @pytest.mark.looptime
