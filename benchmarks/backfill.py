@@ -211,14 +211,14 @@ async def ours(connection: Connection, base_url: str, pages: int) -> None:
 
 
 async def take_turns(connection: Connection, rounds: dict[str, Round]) -> None:
-    """On each turn one of *rounds*, in a folder of its own; says how many rows a second."""
+    """On each turn one of *rounds*, in a folder of its own; says how many rows were done, in how many seconds."""
     while (turn := connection.recv()) is not None:
         name, rows = turn
         with tempfile.TemporaryDirectory() as folder:
             write_rows(Path(folder) / "rows.csv", rows)
             started = time.perf_counter()
             done = await rounds[name](Path(folder))
-            connection.send(done / (time.perf_counter() - started))
+            connection.send((done, time.perf_counter() - started))
 
 
 def cost(rounds: int, rows: int) -> dict[str, Any]:
@@ -232,7 +232,11 @@ def cost(rounds: int, rows: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with Apart(by_hand, base_url, pages) as hand, Apart(ours, base_url, pages) as mine:
         for name, size in (("push", rows), ("pull", pages * PAGE)):
-            rates = [(hand.turn(name, rows), mine.turn(name, rows)) for _ in range(rounds + 1)]
+            rates: list[tuple[float, float]] = []
+            for _ in range(rounds + 1):
+                (done, seconds), (also, longer) = hand.turn(name, rows), mine.turn(name, rows)
+                assert done == also == size
+                rates.append((size / seconds, size / longer))
             del rates[0]  # it warms up
             found[name] = {
                 "rows": size,

@@ -6,9 +6,9 @@ A page of 25 contacts, from a server in another process that writes fixed bytes
 (asyncio.Protocol, several times faster than any client here). Every client
 does the same work: request, read, decode into typed objects. Each has a process
 of its own, as in a program that has chosen it (`apart.py`), or all have one
-(`--together`); they are started anew four times. Rounds are finely interleaved, one client after the other, and the
-figure is the median of the ratios round by round, so that a machine that slows
-down slows both sides.
+(`--together`); they are started anew four times. Rounds are finely interleaved,
+one client after the other, and the figure is the median of the ratios round by
+round, so that a machine that slows down slows both sides.
 
 Clients that are not installed are left out and named.
 """
@@ -224,6 +224,7 @@ CLIENTS = {
 }
 BASE = "aiohttp + msgspec by hand"
 LIVES = 5
+"""How often the processes are started: how a heap comes to lie is luck."""
 SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK", "stripe SDK")
 """Clients that make an eighth of the calls, to keep rounds finely interleaved."""
 
@@ -297,13 +298,6 @@ def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def shares(pairs: int) -> list[int]:
-    """*pairs*, shared among the lives of the processes: how a heap is laid out is luck."""
-    return [share for share in (pairs // LIVES,) * (LIVES - 1) if share] + [
-        pairs - (LIVES - 1) * (pairs // LIVES)
-    ]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=15)
@@ -319,7 +313,8 @@ def main() -> None:
     url = f"http://127.0.0.1:{queue.get(timeout=10)}/"
     lives = [
         live(url, names, share, arguments.calls, together=arguments.together)
-        for share in shares(arguments.pairs)
+        for first in range(LIVES)
+        if (share := len(range(first, arguments.pairs, LIVES)))
     ]
     results = []
     for concurrency in lives[0]:

@@ -18,7 +18,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from operator import attrgetter
+from itertools import repeat
 from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
@@ -292,7 +292,4 @@ class Pull:
 def _fields(items: Sequence[Any], name: str) -> list[Any]:
     if items and isinstance(items[0], dict):
         return [item.get(name) for item in items]
-    try:
-        return [*map(attrgetter(name), items)]
-    except AttributeError:
-        return [getattr(item, name, None) for item in items]
+    return [*map(getattr, items, repeat(name), repeat(None))]
