@@ -107,9 +107,8 @@ class Call(Generic[T]):
     def exchange(self) -> Awaitable[Outcome]:
         """One request on the wire, once its permit is granted."""
         scope, terms = self._scope, self._terms
-        task = asyncio.current_task(
-            scope.scheduler.loop
-        )  # to ask for the running loop is a system call
+        # Without the loop it would be asked for, which is a system call.
+        task = asyncio.current_task(scope.scheduler.loop)
         assert task is not None
         session = scope.session()
         self._exchange = exchange = Exchange(
