@@ -7,7 +7,6 @@ interrupted (state saved).
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ app = App(
     name="asyncclients",
     version=__version__,
     help="Move data through rate-limited vendor APIs, within every limit.",
+    help_format="plaintext",  # markdown, the default, loads a parser of it
 )
 _COMMANDS = {
     "demo": ("demo:demo", "Run five rate-limited jobs against pretend vendors on this machine."),
@@ -72,6 +72,8 @@ def _call(arguments: Sequence[str]) -> Any:
     )
     result: Any = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):
+        import asyncio  # here: `--help` has no use for it
+
         return asyncio.run(result)
     return result
 

@@ -149,10 +149,9 @@ async def run(
     """Run many pulls and pushes side by side, each with its fair share of its vendor's quota.
 
     Args:
-        file: TOML with a table [jobs.NAME] for each job: `pull` and `to`, or `push` and
-            `file`, and the options of those commands.
+        file: TOML with a table [jobs.NAME] for each job: pull and to, or push and file, and options.
         engine: local for this process alone; dbos for all workers of a database.
-        database_url: of dbos: see `asyncclients worker --help`, as for *limits*.
+        database_url: of dbos: see asyncclients worker --help, as for limits.
         limits: what shares the quotas between the workers.
         json: print the reports as JSON.
     """

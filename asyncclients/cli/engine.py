@@ -31,8 +31,7 @@ async def worker(*, database_url: str, limits: str = "") -> int:
 
     Args:
         database_url: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE.
-        limits: what shares the quotas: redis://HOST for many machines, or a file for one.
-            By default a file beside an SQLite database.
+        limits: what shares the quotas: redis://HOST for many machines, a file for one; else a file beside an SQLite database.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

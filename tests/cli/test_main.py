@@ -11,7 +11,7 @@ import pytest
 import asyncclients
 from asyncclients.cli import run
 
-COMMANDS = ("demo", "pull", "push", "status", "run", "simulate", "sandbox", "doctor")
+COMMANDS = ("demo", "pull", "push", "status", "run", "worker", "simulate", "sandbox", "doctor")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -20,6 +20,16 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert run(arguments) == 0
         printed = capsys.readouterr().out
         assert [name for name in COMMANDS if f" {name} " not in printed] == []
+
+
+def test_help_comes_at_once() -> None:
+    """`--help` waits for nothing that only a command needs: no asyncio, no parser of markdown."""
+    code = "import sys; from asyncclients.cli import run; code = run(['--help']);"
+    code += "print(code, *sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    succeeded, *modules = done.stderr.split()
+    assert succeeded == "0"
+    assert {"asyncio", "aiohttp", "markdown_it"}.isdisjoint(modules)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
