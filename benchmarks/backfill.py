@@ -37,8 +37,9 @@ from asyncclients.backfill import pull, push
 from asyncclients.sandbox import Sandbox
 from asyncclients.vendors.intouch import NewContact
 
-WORKERS = 32
+WORKERS = 64
 AHEAD = 8
+"""The defaults of `push` and `pull`; the loops by hand have as many."""
 PAGE = 25
 PULLED = 20
 """Rows of a pull for each of a push: it is so much quicker, and a start must not count."""

@@ -15,7 +15,6 @@ import msgspec
 from asyncclients.backfill.failures import Failure, Failures
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.seen import Seen, short, without
-from asyncclients.core import codec
 from asyncclients.errors import BackfillStoppedError, DecodeError
 from asyncclients.paging import Page
 
@@ -100,17 +99,17 @@ class Checkpoint:
         checkpoint = cls(journal)
         checkpoint.state = await journal.state(PullState) or PullState()
         for (keys,) in await journal.read("SELECT keys FROM keys"):
-            checkpoint.seen.add(msgspec.json.decode(keys, type=list[str]))
+            checkpoint.seen.add(keys.decode(errors="surrogatepass").split("\n"))
         await journal.run(checkpoint._failures.cut, checkpoint.state.failures_size)
         journal.feed(checkpoint._hand_over)
         return checkpoint
 
     def note(self, names: Sequence[str]) -> list[int]:
-        """Note the items with *names*; the places of those that were there already."""
+        """Note the items with *names*, a line each; the places of those that were there already."""
         again = self.seen.add(names)
         if news := without(names, again):
             # As bytes at once: texts that outlive their page are dear to the memory.
-            self._news.append(codec.encode(news)[1:-1])
+            self._news.append("\n".join(news).encode(errors="surrogatepass"))
         return again
 
     @property
@@ -168,7 +167,7 @@ class Checkpoint:
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
         if self._news:
-            news = b"[" + b",".join(self._news) + b"]"
-            statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(news,)]))
+            keys = b"\n".join(self._news)
+            statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(keys,)]))
             self._news = []
         return Changes(statements, self._failures.take())

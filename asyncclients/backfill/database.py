@@ -11,7 +11,7 @@ from typing import Literal
 
 from asyncclients.errors import StateError, StateMismatchError
 
-VERSION = 3
+VERSION = 4
 """Of the format of the file. Any other is refused."""
 APPLICATION = 0x61636C69
 """Marks the file as ours."""

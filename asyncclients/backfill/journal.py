@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 _SOON = 0.05
 """Seconds for which changes that may be lost wait for others."""
+_REST = 0.001
+"""Seconds between two commits at the least. A lone row meets no commit before it; of many the
+more gather for the next, and each commit costs the loop two handings over of the interpreter."""
 _SCHEMA = (
     "CREATE TABLE job (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
@@ -78,6 +81,7 @@ class Journal:
         self._writing: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._rested_at = 0.0
         self.failure: StateError | None = None
 
     @classmethod
@@ -164,7 +168,7 @@ class Journal:
     async def _write(self) -> None:
         while self._changed and self.failure is None:
             # Whoever became ready in this turn of the loop still gets into this commit.
-            await asyncio.sleep(0)
+            await asyncio.sleep(max(0.0, self._rested_at - self._loop.time()))
             waiting, self._waiting = self._waiting, []
             self._changed = False
             self._stop_timer()
@@ -173,6 +177,7 @@ class Journal:
             except StateError as failure:
                 self.failure = failure
                 waiting += self._waiting
+            self._rested_at = self._loop.time() + _REST
             for waiter in waiting:
                 if self.failure is not None and not waiter.done():
                     waiter.set_exception(self.failure)

@@ -28,7 +28,7 @@ from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.seen import short, text_of, without
+from asyncclients.backfill.seen import are_lines, short, text_of, without
 from asyncclients.backfill.sinks import Sink, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
@@ -196,7 +196,9 @@ class Pull:
             self._checkpoint.set_aside(page, self._max_failed)
         new = self._new(page.items, again=again)
         if new:
-            await self._sure(self._sink.write(new))
+            self._broken = True  # as `_sure`, once for each page
+            await self._sink.write(new)
+            self._broken = False
         state.done += len(new)
         state.page = max(state.page, page.number)
         if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
@@ -232,9 +234,9 @@ class Pull:
     # --- Items ------------------------------------------------------------------------
 
     def _names(self, items: Sequence[Any]) -> list[str]:
-        """A text for each of *items* that no other item has."""
+        """A line of text for each of *items* that no other item has."""
         keys = self._keys(items)
-        if {*map(type, keys)} == {str}:
+        if are_lines(keys):
             return keys
         return [
             short(encode_row(item)) if key is None else text_of(key)
@@ -249,7 +251,7 @@ class Pull:
         keys: list[Any] = []
         for name in (key,) if key else ("uuid", "id"):
             keys = _fields(items, name)
-            if keys.count(None) < len(keys):
+            if any(key is not None for key in keys):
                 break
         return keys
 

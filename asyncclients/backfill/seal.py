@@ -1,4 +1,4 @@
-"""Blobs with a checksum, so that a state file that was damaged is never believed.
+"""Blobs with a checksum (CRC-32), so that a state file that was damaged is never believed.
 
 SQLite notices damage to its own structures, and none to what they hold.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from hashlib import blake2b
 from typing import Any, TypeVar
+from zlib import crc32
 
 import msgspec
 
 T = TypeVar("T")
 
-_SIZE = 8
+_SIZE = 4
 
 
 def sealed(row: Sequence[Any]) -> list[Any]:
@@ -39,7 +39,7 @@ def _opened(blob: bytes) -> bytes:
 
 
 def _digest(value: bytes) -> bytes:
-    return blake2b(value, digest_size=_SIZE).digest()
+    return crc32(value).to_bytes(_SIZE)
 
 
 def read_state(database: sqlite3.Connection, cls: type[T]) -> T | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 _FEW = 2**18
@@ -23,8 +23,16 @@ _FIRST = 2**19
 
 
 def text_of(key: object) -> str:
-    """The text that stands for *key*: itself, or as Python writes it."""
-    return key if isinstance(key, str) else repr(key)
+    """The line of text that stands for *key*: itself, or as Python writes it."""
+    return key if isinstance(key, str) and "\n" not in key else repr(key)
+
+
+def are_lines(keys: Sequence[Any]) -> bool:
+    """Each of *keys* stands for itself: it is a text of one line."""
+    try:
+        return "\n" not in "".join(keys)
+    except TypeError:
+        return False
 
 
 def short(data: bytes) -> str:
@@ -57,21 +65,19 @@ class Seen:
 
     def add(self, texts: Sequence[str]) -> list[int]:
         """Add *texts*, one after another; the places of those that were in already."""
-        hashes = [*map(hash, texts)]
         if self._many is not None:
-            return self._many.add(hashes)
-        few = self._few
-        size, known = len(few), few.intersection(hashes)
-        few.update(hashes)
+            return self._many.add([*map(hash, texts)])
+        few, new = self._few, {*map(hash, texts)}
+        again: list[int] = []
+        if len(new) < len(texts) or not few.isdisjoint(new):
+            known = few & new
+            for place, each in enumerate(map(hash, texts)):
+                if each in known:
+                    again.append(place)
+                known.add(each)
+        few |= new
         if len(few) > _FEW:
             self._many, self._few = _Hashes(few), set()
-        if len(few) == size + len(hashes):
-            return []
-        again: list[int] = []
-        for place, each in enumerate(hashes):
-            if each in known:
-                again.append(place)
-            known.add(each)
         return again
 
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,24 @@ async def test_many_who_wait_share_a_commit(tmp_path: Path) -> None:
     await asyncio.gather(*(journal.saved() for _ in range(100)))
     await journal.aclose()
     assert 1 <= len(collected) <= 3
+
+
+async def test_commits_keep_a_distance(tmp_path: Path) -> None:
+    """One after another is a millisecond apart at least, so that rows gather; none is held up."""
+    loop = asyncio.get_running_loop()
+    journal = await Journal.open(tmp_path / "s.db", JOB)
+    begun: list[float] = []
+
+    def collect() -> Changes:
+        begun.append(loop.time())
+        return Changes(())
+
+    journal.feed(collect)
+    for _ in range(10):
+        await journal.saved()
+    await journal.aclose()
+    assert len(begun) == 10
+    assert all(after - before >= 0.001 for before, after in pairwise(begun))
 
 
 async def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from asyncclients.backfill import Progress, pull, read_status
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.journal import Job, Journal
 from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill.seen import text_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 
@@ -362,6 +363,17 @@ async def test_ids_last_through_every_checkpoint(state: Path) -> None:
             assert checkpoint.note([name]) == []
             checkpoint.state.page = 7
             await checkpoint.save()
+        await journal.aclose()
+
+
+async def test_whatever_the_key_it_lasts(state: Path) -> None:
+    """Keys of several lines, of no characters, of half a character, of no text: all are kept."""
+    names = [text_of(key) for key in ("", "two\nlines", "ü\r", "\ud800", 7, ("a", 7))]
+    for found in ([], [*range(len(names))]):
+        journal = await Journal.open(state, Job(kind="pull", source="s", target="t"))
+        checkpoint = await Checkpoint.load(journal)
+        assert checkpoint.note(names) == found
+        await checkpoint.save()
         await journal.aclose()
 
 
