@@ -124,7 +124,9 @@ class Pull:
         *,
         max_failed: float,
     ) -> None:
-        self._sink, self._checkpoint, self._key = sink, checkpoint, key
+        self._sink, self._checkpoint = sink, checkpoint
+        self._key = key if callable(key) else None
+        self._fields = (key,) if isinstance(key, str) and key else ("uuid", "id")
         self._meter, self._outage, self._max_failed = meter, outage, max_failed
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
@@ -245,12 +247,11 @@ class Pull:
 
     def _keys(self, items: Sequence[Any]) -> list[Any]:
         """What tells each of *items* from the others; None for one that has nothing such."""
-        key = self._key
-        if callable(key):
-            return [key(item) for item in items]
+        if self._key is not None:
+            return [*map(self._key, items)]
         keys: list[Any] = []
-        for name in (key,) if key else ("uuid", "id"):
-            keys = _fields(items, name)
+        for name in self._fields:
+            keys = _read(items, name)
             if any(key is not None for key in keys):
                 break
         return keys
@@ -291,7 +292,8 @@ class Pull:
         )
 
 
-def _fields(items: Sequence[Any], name: str) -> list[Any]:
+def _read(items: Sequence[Any], name: str) -> list[Any]:
+    """What each of *items* has under *name*, None where it has nothing."""
     if items and isinstance(items[0], dict):
         return [item.get(name) for item in items]
     return [*map(getattr, items, repeat(name), repeat(None))]
