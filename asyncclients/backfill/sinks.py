@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
@@ -24,7 +25,7 @@ from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchE
 T = TypeVar("T")
 
 _BUFFER = 2**20
-"""Bytes that wait in memory before they are given to the disk."""
+"""Bytes that wait in memory before they are given to the disk; as many more are on their way."""
 
 
 @runtime_checkable
@@ -48,19 +49,24 @@ class Sink(Protocol):
 
 
 class FileSink:
-    """JSON lines in a `.part` file, and at the end *path*."""
+    """JSON lines in a `.part` file, and at the end *path*.
+
+    Two buffers take turns, and are used again and again: one is filled while a thread
+    writes the other.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.part = path.with_name(path.name + ".part")
         self._suffix = path.suffix.lower()
-        self._waiting = 0
+        self._filling, self._other = BytesIO(), BytesIO()
+        self._pouring: asyncio.Future[None] | None = None
         self._file: BinaryIO | None = None
         self._finished = False
 
-    async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
+    async def _run(self, work: Awaitable[T]) -> T:
         try:
-            return await completed(asyncio.to_thread(work, *arguments))
+            return await completed(work)
         except OSError as failure:
             words = failure.strerror or str(failure)
         raise BackfillStoppedError(
@@ -72,14 +78,14 @@ class FileSink:
     async def open(self, position: Any) -> None:
         """Begin, or cut the part file back to *position* bytes."""
         try:
-            await self._run(self._open, position)
+            await self._run(asyncio.to_thread(self._open, position))
         except asyncio.CancelledError:
             await self.close()
             raise
 
     def _open(self, position: int | None) -> None:
         if position is None:
-            self._file = self.part.open("wb", _BUFFER)
+            self._file = self.part.open("wb")
             return
         if not self.part.exists() and self._size(self.path) == position:
             self.path.replace(self.part)  # the run before was killed just after its last step
@@ -89,7 +95,7 @@ class FileSink:
                 file=str(self.part),
                 advice="Restore it, or delete the state file to pull anew",
             )
-        self._file = self.part.open("rb+", _BUFFER)
+        self._file = self.part.open("rb+")
         self._file.truncate(position)
         self._file.seek(position)
 
@@ -100,32 +106,34 @@ class FileSink:
     async def write(self, items: Sequence[Any]) -> None:
         """Take *items*; they reach the disk a megabyte at a time."""
         assert self._file is not None
-        lines = codec.encode_lines(items)
-        self._waiting += len(lines)
-        if self._waiting <= _BUFFER:
-            self._file.write(lines)  # into the file's own buffer, which is used again and again
-        else:
-            await self._run(self._drain, lines)
+        self._filling.write(codec.encode_lines(items))
+        if self._filling.tell() > _BUFFER:
+            await self._poured()
+            full, self._filling = self._filling, self._other
+            self._other = full
+            loop = asyncio.get_running_loop()
+            self._pouring = loop.run_in_executor(None, _pour, full, self._file)
 
-    def _drain(self, lines: bytes = b"") -> BinaryIO:
-        assert self._file is not None
-        self._file.write(lines)
-        self._file.flush()
-        self._waiting = 0
-        return self._file
+    async def _poured(self) -> None:
+        """What was given to a thread is written."""
+        pouring, self._pouring = self._pouring, None
+        if pouring is not None:
+            await self._run(pouring)
 
     async def flush(self) -> int:
         """Make all durable; the position is the number of bytes."""
-        return await self._run(self._flush)
+        await self._poured()
+        return await self._run(asyncio.to_thread(self._flush))
 
     def _flush(self) -> int:
-        file = self._drain()
-        os.fsync(file.fileno())
-        return file.tell()
+        assert self._file is not None
+        _pour(self._filling, self._file)
+        os.fsync(self._file.fileno())
+        return self._file.tell()
 
     async def finish(self) -> None:
         """Put the file in its place."""
-        await self._run(self._finish)
+        await self._run(asyncio.to_thread(self._finish))
 
     def _finish(self) -> None:
         if self._suffix in _CONVERT:
@@ -141,10 +149,21 @@ class FileSink:
 
     async def close(self) -> None:
         """Close the file; the part file stays unless all is done."""
+        if self._pouring is not None:
+            with suppress(OSError):
+                await completed(self._pouring)
         if self._file is not None:
             await completed(asyncio.to_thread(_close, self._file))
         if self._finished:
             self.part.unlink(missing_ok=True)
+
+
+def _pour(buffer: BytesIO, file: BinaryIO) -> None:
+    """Write to *file* what *buffer* has, and have it filled anew."""
+    with buffer.getbuffer() as view, view[: buffer.tell()] as lines:
+        file.write(lines)
+    file.flush()
+    buffer.seek(0)
 
 
 def _close(file: BinaryIO) -> None:
