@@ -149,13 +149,16 @@ class FileSink:
 
     async def close(self) -> None:
         """Close the file; the part file stays unless all is done."""
-        if self._pouring is not None:
-            with suppress(OSError):
-                await completed(self._pouring)
         if self._file is not None:
-            await completed(asyncio.to_thread(_close, self._file))
+            await completed(self._let_go(self._file))
         if self._finished:
             self.part.unlink(missing_ok=True)
+
+    async def _let_go(self, file: BinaryIO) -> None:
+        # What is still on its way was never counted; a full disk need not be told twice.
+        with suppress(BackfillStoppedError):
+            await self._poured()
+        await asyncio.to_thread(_close, file)
 
 
 def _pour(buffer: BytesIO, file: BinaryIO) -> None:
@@ -167,7 +170,6 @@ def _pour(buffer: BytesIO, file: BinaryIO) -> None:
 
 
 def _close(file: BinaryIO) -> None:
-    # What is still buffered was never counted; a full disk need not be told twice.
     with suppress(OSError):
         file.close()
 

@@ -25,7 +25,7 @@ from asyncclients import (
     SessionPool,
     StateMismatchError,
 )
-from asyncclients.backfill import Progress, pull, read_status
+from asyncclients.backfill import Progress, pull, read_status, sinks
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.journal import Job, Journal
 from asyncclients.backfill.parquet import pyarrow
@@ -331,10 +331,12 @@ async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> Non
     assert len(server.asked) < 100
 
 
+@pytest.mark.parametrize("buffer", [2**20, 500])
 async def test_cancelled_at_any_step(
-    to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+    buffer: int, to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs that are cancelled while they fetch, write or save come to the list, each item once."""
+    monkeypatch.setattr(sinks, "_BUFFER", buffer)
     monkeypatch.setattr(import_module("asyncclients.backfill.pull"), "_CHECKPOINT_EVERY", 0.0)
     server = Server(400)
     server.seconds = dict.fromkeys(range(1, 41), 0.0)
@@ -446,8 +448,16 @@ def small_files() -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.looptime
-async def test_a_full_disk(to: Path, state: Path, small_files: Callable[[], None]) -> None:
+@pytest.mark.parametrize("buffer", [2**20, 5000])
+async def test_a_full_disk(
+    buffer: int,
+    to: Path,
+    state: Path,
+    small_files: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """When the file cannot grow the run stops with the reason; with room it is completed."""
+    monkeypatch.setattr(sinks, "_BUFFER", buffer)
     server = Server(5000)
     server.items = [Item(id=number, name="long " * 5) for number in range(5000)]
     with pytest.raises(BackfillStoppedError, match="cannot write"):
