@@ -168,23 +168,18 @@ class Path:
         Raises:
             PaginationError: its items were there before.
         """
-        items, before, kept = page.items, self._before, self._kept
-        if not items:
+        if not page.items:
             return
-        if before is not None and items == before.items:
-            raise self._again(page, before)
-        if kept is not None and kept is not before and items == kept.items:
-            raise self._again(page, kept)
+        for earlier in (self._before, self._kept):
+            if earlier is not None and page.items == earlier.items:
+                raise PaginationError(
+                    f"page {page.number} has the same items as page {earlier.number}",
+                    vendor=self._vendor,
+                    operation=self._operation,
+                    advice="The server repeats pages; what came before is good",
+                )
         self._before = page
         if not self._left:
             self._kept = page
             self._left, self._kept_for = self._kept_for, 2 * self._kept_for
         self._left -= 1
-
-    def _again(self, page: Page[Any], earlier: Page[Any]) -> PaginationError:
-        return PaginationError(
-            f"page {page.number} has the same items as page {earlier.number}",
-            vendor=self._vendor,
-            operation=self._operation,
-            advice="The server repeats pages; what came before is good",
-        )

@@ -136,7 +136,7 @@ class _Reading:
 
     def __init__(self, reader: PageReader, number: int, take: Take) -> None:
         self._reader, self._take = reader, take
-        self._most, self._reach = 1 + reader.ahead, 2 * reader.ahead
+        self._most = 1 + reader.ahead
         self._next = self._wanted = number
         self._last = 0
         self._ended = self._gives = False
@@ -163,8 +163,9 @@ class _Reading:
 
     def _claim(self) -> int | None:
         """The page to fetch next; None where it is not known to be there, or it is too early."""
-        number, wanted = self._next, self._wanted
-        if self._ended or (number > wanted and number > min(self._last, wanted + self._reach)):
+        number = self._next
+        known = min(self._last, self._wanted + 2 * self._reader.ahead)
+        if self._ended or number > max(known, self._wanted):
             return None
         self._next += 1
         return number
@@ -194,8 +195,7 @@ class _Reading:
             self._path.go_on(page)
             self._wanted += 1
             self._last, self._ended = self._reader.learn(page), page.last
-            if len(self._workers) < self._most:
-                self._hire()
+            self._hire()
             await self._take(page)
             if self._ended:
                 if not self._over.done():

@@ -198,9 +198,7 @@ class Pull:
             self._checkpoint.set_aside(page, self._max_failed)
         new = self._new(page.items, again=again)
         if new:
-            self._broken = True  # as `_sure`, once for each page
-            await self._sink.write(new)
-            self._broken = False
+            await self._sure(self._sink.write(new))
         state.done += len(new)
         state.page = max(state.page, page.number)
         if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:

@@ -55,7 +55,7 @@ async def test_many_who_wait_share_a_commit(tmp_path: Path) -> None:
 
 
 async def test_commits_keep_a_distance(tmp_path: Path) -> None:
-    """One after another is a millisecond apart at least, so that rows gather; none is held up."""
+    """Commits that follow each other begin a millisecond apart at least, so that rows gather."""
     loop = asyncio.get_running_loop()
     journal = await Journal.open(tmp_path / "s.db", JOB)
     begun: list[float] = []
