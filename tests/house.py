@@ -12,6 +12,7 @@ PACKAGE = "asyncclients"
 FLOORS = {
     "errors": 0,
     "secret": 0,
+    "base_url": 1,
     "limits": 1,
     "http": 1,
     "paging": 1,

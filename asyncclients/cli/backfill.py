@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from asyncclients.backfill import Report, read_status
+from asyncclients.backfill import Report, Status, read_status
 from asyncclients.cli.engine import run_jobs
 from asyncclients.cli.jobs import Job, read_jobs, state_path, work
 from asyncclients.cli.words import Ticker, report_text, show, status_text
@@ -202,10 +202,10 @@ def status(state: Path, /, *, json: Json = False) -> int:
     """
     found = read_status(state)
     show(found, as_json=json, describe=status_text)
-    return PARTLY if found.failed or found.unknown or found.unproved else DONE
+    return code_of(found)
 
 
-def code_of(report: Report) -> int:
+def code_of(report: Report | Status) -> int:
     """The exit code for *report*."""
     return PARTLY if report.failed or report.unknown else DONE
 

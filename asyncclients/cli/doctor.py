@@ -22,8 +22,9 @@ from rich.markup import escape
 from rich.table import Table
 
 import asyncclients
+from asyncclients.base_url import check_base_url
 from asyncclients.core.client import VendorClient
-from asyncclients.core.vendor import Vendor, check_base_url
+from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 
 _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, overload
 
 import msgspec
 
+from asyncclients.base_url import check_base_url
 from asyncclients.core.auth import problem_of
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Options
 from asyncclients.core.explain import Explanation, explain
 from asyncclients.core.freeform import free_request
 from asyncclients.core.settings import OptionFields
-from asyncclients.core.vendor import Vendor, check_base_url
+from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.priority import Priority
 from asyncclients.secret import Environment, Secret
@@ -64,7 +65,7 @@ class VendorClient:
                 vendor=vendor.name,
                 advice=f"Look at {' and '.join(vendor.environment.values())}",
             )
-        self.base_url = check_base_url(base_url or vendor.base_url)
+        self.base_url = check_base_url(vendor.base_url if base_url is None else base_url)
         self._pool = pool
         self._quotas = vendor.quotas if quotas is None else tuple(quotas)
         self._max_in_flight = _check_in_flight(max_in_flight) or vendor.max_in_flight

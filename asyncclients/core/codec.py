@@ -96,7 +96,8 @@ def _make_decoder(cls: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode(body: bytes, cls: Any) -> Any:
-    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body but markup.
+    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body but markup, and
+    where it may be anything and is nothing.
 
     Raises:
         DecodeError: for anything that is not JSON of that type, and for markup
@@ -110,6 +111,8 @@ def decode(body: bytes, cls: Any) -> Any:
         except msgspec.ValidationError as bad:
             return _with_objects(msgspec.json.decode(body), cls, bad)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
+        if cls is Any and not body:
+            return None
         reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
         if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
             reason = str(bad)
@@ -233,12 +236,19 @@ def encode_form(body: Any) -> bytes:
 
 
 def encode_query(params: Mapping[str, Any]) -> str:
-    """*params* as a query string without `?`; None and UNSET are left out."""
+    """*params* as a query string without `?`; a list repeats its name, None and UNSET are left out.
+
+    Raises:
+        ValueError: for objects and lists inside, which no vendor documents.
+    """
     pairs: list[str] = []
     for name, value in params.items():
         if value is None or value is UNSET:
             continue
         if type(value) is not int:  # digits need no quoting, and most texts neither
+            if isinstance(value, (list, tuple)):
+                pairs.extend(encode_query({name: each}) for each in value if each is not None)
+                continue
             value = _flat(name, value)
             value = value if _PLAIN(value) else quote_plus(value)
         pairs.append(f"{_quoted_name(name)}={value}")

@@ -33,7 +33,7 @@ from asyncclients.errors import (
     TokenRejectedError,
 )
 
-_RETRY = RetryPolicy(max_attempts=2, max_refusals=0)
+_RETRY = RetryPolicy(max_failures=1, max_refusals=0)
 _TIMEOUT = 15.0
 """Seconds: an endpoint that only signs a few bytes, and that others wait for."""
 _FIRST = Options(flow="oauth2.token")

@@ -25,33 +25,36 @@ from asyncclients.errors import ConfigurationError
 _TRANSIENT = frozenset({500, 502, 503, 504})
 _ANSWER_LOST = frozenset({502, 504})
 """A gateway's word that it lost the answer: the work may be done."""
+_FAILURES, _REFUSALS = 3, 10
+"""Repeated and sat out where the policy names no number."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How often and how long.
 
     Attributes:
-        max_attempts: requests per call at the most, refusals by rate apart.
-        max_refusals: refusals by rate that one call sits out.
+        max_attempts: requests of one call at the most, whatever for; 1 never repeats.
+        max_failures: failures that one call repeats; None for as many as *max_attempts*
+            lets it, and for 3 where that is None as well.
+        max_refusals: refusals by rate that one call sits out; None likewise, and for 10.
         base: seconds; the first wait is drawn from [0, base].
         cap: seconds; no single wait is drawn from more than [0, cap].
         longest_retry_after: seconds; an interactive call that is told to wait
             longer raises at once instead.
-        max_requests: all requests of one call, refusals included; None for
-            no bound beyond the two above.
     """
 
-    max_attempts: int = 4
-    max_refusals: int = 10
+    max_attempts: int | None = None
+    max_failures: int | None = None
+    max_refusals: int | None = None
     base: float = 0.5
     cap: float = 30.0
     longest_retry_after: float = 120.0
-    max_requests: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1 or self.max_refusals < 0:
+        counts = (self.max_attempts, 1), (self.max_failures, 0), (self.max_refusals, 0)
+        if any(count is not None and count < least for count, least in counts):
             raise ConfigurationError(
-                "RetryPolicy needs max_attempts of at least 1 and max_refusals of at least 0",
+                "RetryPolicy needs max_attempts >= 1, max_failures >= 0 and max_refusals >= 0",
                 advice="Use max_attempts=1 to never repeat",
             )
         if not (0 <= self.base <= self.cap < float("inf")):
@@ -101,15 +104,21 @@ class Tally(msgspec.Struct, kw_only=True, gc=False):
 
     def room(self, policy: RetryPolicy) -> bool:
         """May a failure be followed by another attempt?"""
-        return self.failures + 1 < policy.max_attempts and self.requests_left(policy)
+        most = policy.max_failures
+        if most is None:
+            most = policy.max_attempts or _FAILURES
+        return self.failures < most and self.requests_left(policy)
 
     def patience(self, policy: RetryPolicy) -> bool:
         """May a refusal by rate be sat out?"""
-        return self.refusals < policy.max_refusals and self.requests_left(policy)
+        most = policy.max_refusals
+        if most is None:
+            most = policy.max_attempts or _REFUSALS
+        return self.refusals < most and self.requests_left(policy)
 
     def requests_left(self, policy: RetryPolicy) -> bool:
         """May any other request be made?"""
-        return policy.max_requests is None or self.attempts < policy.max_requests
+        return policy.max_attempts is None or self.attempts < policy.max_attempts
 
 
 def judge(

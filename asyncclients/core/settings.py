@@ -82,7 +82,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         policy, most = self.settings.retry, self.options.max_attempts
         if most is None:
             return policy
-        return msgspec.structs.replace(policy, max_attempts=most, max_requests=most)
+        return msgspec.structs.replace(policy, max_attempts=most)
 
     def ticket(self, lane: Lane | None) -> Ticket:
         """The place in the queue that the options and the surrounding *lane* ask for."""

@@ -32,7 +32,7 @@ from asyncclients.errors import (
     ClientClosedError,
     DeadlineExceededError,
 )
-from asyncclients.http.session import CONNECT_TIMEOUT, NO_TIMEOUT
+from asyncclients.http.session import CONNECT_TIMEOUT, NO_TIMEOUT, close_spoiled
 from asyncclients.limits.ratelimit_headers import read_signal
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class Exchange(Timed, eq=False):
             self.on_sent(permit.sent_at - asked_at)
         self.sent = True
         self.tally.attempts += 1
+        close_spoiled(request)
         try:
             response = await handler(request)
         except BaseException as failure:

@@ -6,19 +6,16 @@ vendors is stated once, in the vendor's own room; the machinery only reads it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
-from asyncclients.errors import ConfigurationError
 from asyncclients.limits.quota import Quota
-from asyncclients.secret import Secret
 
 
 class Meaning(Enum):
@@ -32,22 +29,21 @@ class Meaning(Enum):
     FAILURE = "failure"
 
 
-_SUCCESS = (
-    Meaning.SUCCESS
-)  # to look up a member takes as long as all the rest of `standard_meaning`
+_SUCCESS = Meaning.SUCCESS  # to look up a member takes as long as all the rest here
+_QUOTA_SPENT = re.compile(rb"(?<!\w)(?<!Rate[ -])Limit Exceeded")
 
 
 def standard_meaning(response: Response) -> Meaning:
     """2xx is success and 429 a refusal by rate, as RFC 6585 has it.
 
-    A 429 that says `Limit Exceeded` is the usage-plan quota of an AWS API
-    Gateway (a day's or a month's), not its rate:
+    A 429 that says `Limit Exceeded`, and not of which rate, is the usage-plan quota
+    of an AWS API Gateway (a day's or a month's):
     https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
     """
     if 200 <= response.status < 300:
         return _SUCCESS
     if response.status == 429:
-        if b"Limit Exceeded" in response.body[:2048]:
+        if _QUOTA_SPENT.search(response.body, 0, 2048):
             return Meaning.QUOTA_SPENT
         return Meaning.RATE_LIMITED
     return Meaning.FAILURE
@@ -110,53 +106,3 @@ def field_errors(body: bytes) -> dict[str, Any] | list[Any] | None:
     """The `errors` of a 422 body, as Laravel and Phoenix write them."""
     errors: dict[str, Any] | list[Any] | None = (read_object(body) or {}).get("errors")
     return errors if isinstance(errors, (dict, list)) else None
-
-
-def guarded(url: str | Secret | None) -> str | Secret | None:
-    """*url*, wrapped where it may hold user info, which a traceback would show."""
-    return Secret(url) if isinstance(url, str) and "@" in url else url
-
-
-def check_base_url(url: str | Secret, where: str = "base_url") -> str:
-    """*url* with exactly one slash at its end.
-
-    Raises:
-        ConfigurationError: unless it is https, or http to this very machine,
-            without user info, query or fragment: a key sent in the clear is lost.
-    """
-    url = url if isinstance(url, str) else url.reveal()
-    if problem := _base_url_problem(url):
-        url = ""
-        raise ConfigurationError(
-            f"{where} {problem}",
-            advice=f"Set {where} to an https:// address; http:// is for loopback addresses only",
-        )
-    return url.rstrip("/") + "/"
-
-
-def _base_url_problem(url: str) -> str | None:
-    """What is wrong with *url*; never quotes it, since it may hold a credential."""
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "is not a URL"
-    if not host or any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
-        return "is not a URL with a host"
-    if parts.username is not None or parts.password is not None:
-        return "holds user info, which would travel in places it should not"
-    if parts.query or parts.fragment:
-        return "has a query or fragment"
-    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
-        return None
-    return "is not https"
-
-
-def is_loopback(host: str) -> bool:
-    """Is *host* this very machine?"""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

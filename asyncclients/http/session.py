@@ -27,17 +27,28 @@ class _Connector(aiohttp.TCPConnector):
     """aiohttp's, for connections that are reused only clean, and read cheaply."""
 
     def _get(self, key: Any, traces: Any) -> Any:
-        # What arrived on an idle connection is an answer nobody asked for; the next request
-        # would get it. aio-libs/aiohttp#13656.
-        idle = self._conns.get(key)
-        while idle and idle[0][0].should_close:
-            idle.popleft()[0].close()
+        _close_spoiled(self, key)
         return super()._get(key, traces)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
         protocol = await super()._create_connection(req, traces, timeout)
         _read_less(protocol.transport)
         return protocol
+
+
+def close_spoiled(request: aiohttp.ClientRequest) -> None:
+    """Have *request* get no connection of a borrowed session that holds an answer already."""
+    connector = request.session.connector
+    if connector is not None and type(connector) is not _Connector:
+        _close_spoiled(connector, request.connection_key)
+
+
+def _close_spoiled(connector: aiohttp.BaseConnector, key: Any) -> None:
+    # What arrived on an idle connection is an answer nobody asked for; the next request
+    # would get it. aio-libs/aiohttp#13656.
+    idle = connector._conns.get(key)  # pyright: ignore[reportPrivateUsage]
+    while idle and idle[0][0].should_close:
+        idle.popleft()[0].close()
 
 
 class _NoCookies(aiohttp.DummyCookieJar):

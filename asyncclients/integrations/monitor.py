@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 from aiohttp import web
 
-from asyncclients.core.vendor import is_loopback
+from asyncclients.base_url import is_loopback
 from asyncclients.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl
 import msgspec
 from yarl import URL
 
+from asyncclients.base_url import is_loopback
 from asyncclients.core.call import Call
 from asyncclients.core.dispatch import run
 from asyncclients.core.endpoint import Endpoint, Request, Response
 from asyncclients.core.failure import safe_location
-from asyncclients.core.vendor import is_loopback
 from asyncclients.core.wire import Wire
 from asyncclients.errors import UnexpectedRedirectError
 from asyncclients.secret import Secret
@@ -92,15 +92,20 @@ class Link:
 
 
 class UploadCall(Call[Response]):
-    """One file on its way to a link."""
+    """One file on its way to a link; *secrets* are what was sent to get there."""
 
-    __slots__ = ("_content", "_link")
+    __slots__ = ("_content", "_link", "_sent")
 
     def __init__(
-        self, terms: Terms, request: Request[Response], link: Link, content: Content
+        self,
+        terms: Terms,
+        request: Request[Response],
+        link: Link,
+        content: Content,
+        secrets: tuple[Secret, ...],
     ) -> None:
         super().__init__(terms, request)
-        self._link, self._content = link, content
+        self._link, self._content, self._sent = link, content, secrets
 
     def open(self) -> None:
         """Find the scope and put the request together; nothing is sent."""
@@ -117,7 +122,7 @@ class UploadCall(Call[Response]):
         return outcome
 
     def _secrets(self) -> tuple[Secret, ...]:
-        return self._link.secrets
+        return (*self._link.secrets, *self._sent)
 
 
 class Uploader:
@@ -147,6 +152,7 @@ class Uploader:
                 f"answered with an upload link to {link.shown or 'nowhere'}, which is not https",
                 vendor=self._vendor.name,
                 operation=endpoint.operation,
+                method=endpoint.method,
                 status=reply.status,
                 location=link.shown,
                 advice="The file was not sent; check base_url, and ask the vendor",
@@ -154,7 +160,9 @@ class Uploader:
         request: Request[Response] = Request(
             endpoint=endpoint, path=link.path, idempotent=content.replayable
         )
-        await run(UploadCall(self._terms_at(link, began), request, link, content))
+        login = self._terms.login
+        secrets = () if login is None else login.secrets
+        await run(UploadCall(self._terms_at(link, began), request, link, content, secrets))
         return UploadReceipt(host=URL(link.origin).host or "", bytes_sent=content.sent)
 
     def _terms_at(self, link: Link, began: float) -> Terms:

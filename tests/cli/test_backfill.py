@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from asyncclients.cli.backfill import pairs
-from asyncclients.sandbox import Sandbox, drop
+from asyncclients.sandbox import Sandbox, drop, status
 
 
 class Ended(NamedTuple):
@@ -76,6 +76,15 @@ async def test_push_with_names_of_ones_own(sandbox: Sandbox, shell: Shell, tmp_p
     assert "people.csv.state.failed.jsonl" in again.out
     found = await shell.json(3, "status", "people.csv.state")
     assert (found["done"], found["failed"], found["complete"]) == (1, 1, True)
+
+
+async def test_what_cannot_be_proved_has_not_failed(sandbox: Sandbox, shell: Shell) -> None:
+    """A vendor that counts more than it shows: both commands say so, and end with 0."""
+    page = b'{"current_page": 1, "last_page": 1, "total": 5, "data": [{"uuid": "a", "name": "b"}]}'
+    sandbox.fail("intouch", status(200, page), times=None)
+    for command in (("pull", "intouch.tags", "--to", "out.jsonl"), ("status", "out.jsonl.state")):
+        ended = await shell.run(*command)
+        assert (ended.code, "counts 5 items, 1 were found" in ended.out) == (0, True), ended
 
 
 async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def test_a_missing_variable_is_named(environ: Mapping[str, str]) -> None:
     assert caught.value.vendor == "toy"
 
 
+def test_an_empty_address_is_none() -> None:
+    """The constructor refuses it; a variable that is empty is one that is not set."""
+    with pytest.raises(ConfigurationError, match=r"^base_url"):
+        ToyClient(SessionPool(), base_url="")
+    client = ToyClient.from_env(SessionPool(), {"TOY_KEY": CANARY, "TOY_BASE_URL": ""})
+    assert client.base_url == ToyClient.facts.base_url
+
+
 @pytest.mark.parametrize("url", ["http://api.example.com/", "https://u:p@api.example.com/", "x"])
 def test_an_address_that_gives_the_key_away_is_refused(url: str) -> None:
     """By the constructor and from the environment, which names its variable."""

@@ -82,6 +82,14 @@ def test_no_body_is_no_value_where_none_is_meant() -> None:
         codec.decode(b"<!doctype html>", NoneType)
 
 
+def test_nothing_will_do_where_anything_will() -> None:
+    """An answer without a body is None to a caller who named no type, and wrong for any other."""
+    assert codec.decode(b"", Any) is None
+    for body, cls in ((b"", Thing), (b"", dict), (b"deleted", Any)):
+        with pytest.raises(DecodeError):
+            codec.decode(body, cls)
+
+
 def test_unknown_fields_never_fail() -> None:
     """A vendor may add a field any day."""
     assert codec.decode(b'{"id": "a", "new": {"x": [1]}}', Thing) == Thing(id=ExactId("a"))
@@ -165,13 +173,20 @@ def test_a_query_says_what_it_was_given(fields: dict[str, Any]) -> None:
 
 
 def test_what_is_not_flat_has_no_form() -> None:
-    """Lists and objects are refused by name; UNSET is left out."""
-    for value in ([1], {"a": 1}, object()):
+    """Objects, and lists in a form, are refused by name; UNSET is left out."""
+    for value in ({"a": 1}, [{"a": 1}], object()):
         with pytest.raises((ValueError, TypeError)):
             codec.encode_query({"tags": value})
     with pytest.raises(ValueError, match="tags has no form"):
         codec.encode_form({"tags": [1]})
     assert codec.encode_query({"a": msgspec.UNSET, "b": 1}) == "b=1"
+
+
+def test_a_list_repeats_its_name_in_a_query() -> None:
+    """As aiohttp and all forms of the web do; an empty one leaves no trace."""
+    assert codec.encode_query({"a": [1, "x y", None, True], "b": (), "c": ("&",)}) == (
+        "a=1&a=x+y&a=true&c=%26"
+    )
 
 
 def test_an_excerpt_is_one_short_line() -> None:

@@ -179,7 +179,7 @@ async def test_retry_unsafe_repeats_a_post() -> None:
 
 async def test_attempts_count_all_requests() -> None:
     """Refusals and failures are both requests; the error says how many there were."""
-    policy = RetryPolicy(max_attempts=2, max_refusals=1, base=0.01, cap=0.01)
+    policy = RetryPolicy(max_failures=1, max_refusals=1, base=0.01, cap=0.01)
     replies = (http(429), http(503), http(503))
     async with serve(*replies, retry=policy) as (server, client):
         with pytest.raises(ServerError, match="after 3 attempts") as caught:

@@ -339,7 +339,8 @@ async def test_cookies_never_cross(borrowed: bool) -> None:
         ]
 
 
-async def test_answers_never_cross_credentials() -> None:
+@pytest.mark.parametrize("borrowed", [False, True])
+async def test_answers_never_cross_credentials(borrowed: bool) -> None:
     """A second answer pushed to one credential's connection reaches no call of another."""
 
     async def pushes(connection: Connection) -> None:
@@ -351,7 +352,11 @@ async def test_answers_never_cross_credentials() -> None:
             await asyncio.sleep(0.01)
             await connection.send(http(body=body))
 
-    async with byte_server(pushes) as server, SessionPool(retry=QUICK) as pool:
+    async with (
+        byte_server(pushes) as server,
+        aiohttp.ClientSession() as session,
+        SessionPool(retry=QUICK, session=session if borrowed else None) as pool,
+    ):
         keys = [f"key-number-{n}" for n in range(4)]
         clients = [ToyClient(pool, base_url=server.url, key=key) for key in keys]
 

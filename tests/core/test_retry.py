@@ -89,7 +89,7 @@ def test_repetition_ends(outcome: Outcome) -> None:
 
 def test_refusals_are_counted_apart() -> None:
     """A refusal is no failure: both budgets hold, each for itself."""
-    policy = RetryPolicy(max_attempts=2, max_refusals=3)
+    policy = RetryPolicy(max_failures=1, max_refusals=3)
     many = Tally(attempts=3, refusals=3)
     assert verdict(answer(429), idempotent=True, tally=many, policy=policy) is FAIL
     assert verdict(answer(503), idempotent=True, tally=many, policy=policy) is AGAIN
@@ -101,8 +101,32 @@ def test_refusals_are_counted_apart() -> None:
 @pytest.mark.parametrize("outcome", [answer(429), answer(503), UNSENT, LOST])
 def test_one_attempt_never_repeats(outcome: Outcome) -> None:
     """With one request allowed nothing is repeated, refusals included."""
-    policy = RetryPolicy(max_attempts=1, max_requests=1)
-    assert verdict(outcome, idempotent=True, policy=policy) is FAIL
+    policy = RetryPolicy(max_attempts=1)
+    tally = Tally(attempts=1)
+    assert verdict(outcome, idempotent=True, tally=tally, policy=policy) is FAIL
+
+
+@pytest.mark.parametrize(("outcome", "usual"), [(answer(503), 3), (UNSENT, 3), (answer(429), 10)])
+def test_attempts_are_bounded_whatever_for(outcome: Outcome, usual: int) -> None:
+    """`max_attempts` holds for refusals too, may be more than usual, and yields to less."""
+
+    def repeats(policy: RetryPolicy) -> int:
+        return next(
+            n
+            for n in range(100)
+            if verdict(
+                outcome,
+                idempotent=True,
+                tally=Tally(attempts=n + 1, failures=n, refusals=n),
+                policy=policy,
+            )
+            is FAIL
+        )
+
+    assert repeats(RetryPolicy()) == usual
+    assert repeats(RetryPolicy(max_attempts=3)) == 2
+    assert repeats(RetryPolicy(max_attempts=30)) == 29
+    assert repeats(RetryPolicy(max_attempts=30, max_failures=1, max_refusals=1)) == 1
 
 
 def test_a_deletion_that_was_done_before_is_done() -> None:
@@ -131,6 +155,7 @@ def test_waits_differ() -> None:
     "settings",
     [
         {"max_attempts": 0},
+        {"max_failures": -1},
         {"max_refusals": -1},
         {"base": -1.0},
         {"base": 2.0, "cap": 1.0},

@@ -222,7 +222,7 @@ LOGIN: Final = (
            tests("vendors/intempt/test_upload_failures.py::test_",
                  "a_link_that_is_not_https_gets_no_file")),
     Hazard(57, "An address that gives the key away", "Https, or this machine; else refused.",
-           tests("core/test_vendor.py::test_", "a_base_url_that_is_refused")),
+           tests("test_base_url.py::test_", "a_base_url_that_is_refused")),
     Hazard(58, "Cookies and answers of another customer", "Sessions are one for each credential.",
            tests(POOL, "cookies_never_cross", "answers_never_cross_credentials")),
 )

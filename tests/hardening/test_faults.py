@@ -29,7 +29,7 @@ from .traces import descriptors
 
 pytestmark = pytest.mark.looptime
 
-POLICY = RetryPolicy(max_attempts=2, max_refusals=2, base=0.01, cap=0.02)
+POLICY = RetryPolicy(max_failures=1, max_refusals=2, base=0.01, cap=0.02)
 CASES = [
     pytest.param(vendor, kind, behaviour, id=f"{vendor}-{kind}-{behaviour.name}")
     for vendor in SUBJECTS

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import UNSET
 
+from asyncclients.base_url import guarded
 from asyncclients.core.auth import client_credentials
 from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.vendor import guarded
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
 from asyncclients.vendors.digital_onboarding.models import (

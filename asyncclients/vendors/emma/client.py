@@ -12,12 +12,12 @@ from itertools import islice
 from types import NoneType
 from typing import Any, TypeVar
 
+from asyncclients.base_url import guarded
 from asyncclients.core.auth import basic
 from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
@@ -140,27 +140,25 @@ class TouchpointTypes(AccountResource):
         return await self._send(self._request(LIST_TYPES))
 
     @operation(GET_TYPE)
-    async def get(self, touchpoint_type_id: int) -> TouchpointType:
+    async def get(self, id: int) -> TouchpointType:
         """One type. Raises `NotFoundError` if there is none."""
-        return await self._send(self._request(GET_TYPE, touchpoint_type_id=touchpoint_type_id))
+        return await self._send(self._request(GET_TYPE, touchpoint_type_id=id))
 
     @operation(UPDATE_TYPE)
-    async def update(
-        self, touchpoint_type_id: int, type_name: str, display_name: str
-    ) -> TouchpointType:
+    async def update(self, id: int, type_name: str, display_name: str) -> TouchpointType:
         """Rename a type; both names are required.
 
         Raises `NotFoundError` if there is none, `BadRequestError` if another
         type has the name.
         """
         body = NewType(type_name=type_name, display_name=display_name)
-        request = self._request(UPDATE_TYPE, body, touchpoint_type_id=touchpoint_type_id)
+        request = self._request(UPDATE_TYPE, body, touchpoint_type_id=id)
         return await self._send(request)
 
     @operation(DELETE_TYPE)
-    async def delete(self, touchpoint_type_id: int) -> None:
+    async def delete(self, id: int) -> None:
         """Delete a type and all touchpoints of it. This cannot be undone."""
-        await self._send(self._request(DELETE_TYPE, touchpoint_type_id=touchpoint_type_id))
+        await self._send(self._request(DELETE_TYPE, touchpoint_type_id=id))
 
 
 class Touchpoints(AccountResource):

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from asyncclients.base_url import guarded
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient
@@ -16,7 +17,6 @@ from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.segment import encode_segment
-from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret

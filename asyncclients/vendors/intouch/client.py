@@ -10,12 +10,12 @@ from typing import Any
 
 from msgspec import UNSET
 
+from asyncclients.base_url import guarded
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Resource, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.vendor import guarded
 from asyncclients.limits.quota import Quota
 from asyncclients.paging import Paginator
 from asyncclients.secret import Secret

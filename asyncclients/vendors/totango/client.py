@@ -16,13 +16,13 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from asyncclients.base_url import guarded
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient
 from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.vendor import guarded
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
@@ -101,19 +101,23 @@ class Touchpoints(Resource):
     async def update(self, note_id: str | int, touchpoint: TouchpointUpdate) -> Touchpoint:
         """Change the touchpoint *note_id* and return its ids.
 
-        Without `event_id` this makes one call more, to find it among the
-        events of `account_id`. Raises `ValueError` with neither, and
-        `NotFoundError` if the account has no such touchpoint. What the vendor
-        does with fields left out is not documented.
+        With `account_id` and without `event_id` this makes one call more, to find
+        it among the account's events, and raises `NotFoundError` if it is not there.
+        With neither it is left out: the manual lists it, and its samples do without.
+        What the vendor does with fields left out is not documented.
         """
         _warn_of_length(touchpoint.content)
-        event_id = touchpoint.event_id or await self._event_id(
-            UPDATE_TOUCHPOINT, str(note_id), touchpoint.account_id
-        )
-        body = {"note_id": str(note_id), **to_plain(touchpoint), "event_id": event_id}
+        event_id, account_id = touchpoint.event_id, touchpoint.account_id
+        if not event_id and account_id:
+            event_id = await self._event_id(UPDATE_TOUCHPOINT, str(note_id), account_id)
+        body = {"note_id": str(note_id), **to_plain(touchpoint)}
+        if event_id:
+            body["event_id"] = event_id
         endpoint = _in_fitting_form(UPDATE_TOUCHPOINT, body)
         await self._send(endpoint.request(note_id=str(note_id), body=body))
-        return Touchpoint(note_id=ExactId(note_id), event_id=ExactId(event_id))
+        return Touchpoint(
+            note_id=ExactId(note_id), event_id=ExactId(event_id) if event_id else None
+        )
 
     @operation(DELETE_TOUCHPOINT)
     async def delete(
@@ -147,6 +151,8 @@ class Touchpoints(Resource):
             f"found no touchpoint {note_id} among the events of account {account_id}",
             vendor=TOTANGO.name,
             operation=endpoint.operation,
+            method=endpoint.method,
+            status=404,
             advice="It may be deleted already, or be another account's",
         )
 

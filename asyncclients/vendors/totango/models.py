@@ -91,8 +91,8 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
 
     Attributes:
         account_id: the account it belongs to.
-        event_id: its id among the account's events; looked up by `account_id`
-            when left out.
+        event_id: its id among the account's events; when left out it is looked up by
+            `account_id`, if there is one.
         content: the text, at most 12,000 characters.
     """
 

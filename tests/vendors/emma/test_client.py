@@ -85,7 +85,7 @@ async def test_deleting_a_type_deletes_its_touchpoints(sandbox: Sandbox, emma: E
     """As the docstring warns: the cascade is the vendor's."""
     kind = await emma.touchpoint_types.create("visit", "Visit")
     await emma.touchpoints.create(visits(2))
-    await emma.touchpoint_types.delete(kind.touchpoint_type_id)
+    await emma.touchpoint_types.delete(id=kind.touchpoint_type_id)
     assert sandbox.state("emma").touchpoints == {}
 
 

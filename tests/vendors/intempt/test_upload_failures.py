@@ -131,6 +131,15 @@ async def test_the_storages_words_are_told(sandbox: Sandbox, client: IntemptClie
     assert caught.value.method == "PUT"
 
 
+async def test_a_key_that_the_storage_says_is_cut(sandbox: Sandbox, client: IntemptClient) -> None:
+    """It was never sent there; should it be in what comes back, it is in no error."""
+    key = sandbox.environ["INTEMPT_API_KEY"]
+    sandbox.fail("storage", status(403, f"got ApiKey {key}"))
+    with pytest.raises(ForbiddenError, match="got ApiKey") as caught:
+        await client.collections.upload_csv(bookings(sandbox), FILE)
+    assert leaks(caught.value, key) == []
+
+
 async def test_a_redirect_of_the_storage_is_not_followed(
     sandbox: Sandbox, client: IntemptClient
 ) -> None:

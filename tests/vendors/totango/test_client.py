@@ -77,6 +77,16 @@ async def test_an_update_finds_its_event(sandbox: Sandbox, totango: TotangoClien
     assert arrived(sandbox) == [CREATE, EVENTS, UPDATE, UPDATE]
 
 
+async def test_an_update_may_do_without_an_event(sandbox: Sandbox, totango: TotangoClient) -> None:
+    """As in the manual's samples: with neither id one call is made, and no event is known."""
+    created = await totango.touchpoints.create(NEW)
+    updated = await totango.touchpoints.update(created.note_id, TouchpointUpdate(content="new"))
+    assert (updated.note_id, updated.event_id) == (created.note_id, None)
+    stored = sandbox.state("totango").touchpoints[int(created.note_id)]
+    assert {**stored, "content": "new"} == stored
+    assert arrived(sandbox) == [CREATE, UPDATE]
+
+
 async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
     """By `account_id` it takes one call more; with `event_id` none. Both delete the note."""
     first, second = await totango.touchpoints.create(NEW), await totango.touchpoints.create(NEW)

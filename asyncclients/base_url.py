@@ -1,0 +1,59 @@
+"""Where a client may send its credential: https, or this very machine."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from asyncclients.errors import ConfigurationError
+from asyncclients.secret import Secret
+
+
+def guarded(url: str | Secret | None) -> str | Secret | None:
+    """*url*, wrapped where it may hold user info, which a traceback would show."""
+    return Secret(url) if isinstance(url, str) and "@" in url else url
+
+
+def check_base_url(url: str | Secret, where: str = "base_url") -> str:
+    """*url* with exactly one slash at its end.
+
+    Raises:
+        ConfigurationError: unless it is https, or http to this very machine,
+            without user info, query or fragment: a key sent in the clear is lost.
+    """
+    url = url if isinstance(url, str) else url.reveal()
+    if problem := _base_url_problem(url):
+        url = ""
+        raise ConfigurationError(
+            f"{where} {problem}",
+            advice=f"Set {where} to an https:// address; http:// is for loopback addresses only",
+        )
+    return url.rstrip("/") + "/"
+
+
+def _base_url_problem(url: str) -> str | None:
+    """What is wrong with *url*; never quotes it, since it may hold a credential."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        return "is not a URL"
+    if not host or any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
+        return "is not a URL with a host"
+    if parts.username is not None or parts.password is not None:
+        return "holds user info, which would travel in places it should not"
+    if parts.query or parts.fragment:
+        return "has a query or fragment"
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
+        return None
+    return "is not https"
+
+
+def is_loopback(host: str) -> bool:
+    """Is *host* this very machine?"""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
