@@ -2,12 +2,14 @@
 
 `map` first, if there is one; then dotted names become nested objects; then the
 row type, which says what is missing or of the wrong type. Nothing is sent for a
-row that does not fit.
+row that does not fit. What no field takes goes into the row type's `extra`; where
+it has none it is left out, and said so if the header tells.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -22,6 +24,9 @@ from asyncclients.errors import ConfigurationError, InputError
 
 _MANY = (list, Iterable, Sequence)
 _PLACE = re.compile(r"`\$\.([\w.-]+)")
+_EXTRA = "extra"
+"""The field for whatever else a vendor takes, in the row types that have one."""
+_log = logging.getLogger(__name__)
 
 Map = Callable[[Any], Any]
 
@@ -84,6 +89,8 @@ class Shape:
     def _note(self, names: Iterable[str]) -> None:
         """Rows with these *names* alone may be taken as they are, if none is nested or renamed."""
         same = {name for name in names if "." not in name}
+        if _EXTRA in self._wire_names:
+            same &= self._wire_names.keys()
         self._as_they_are |= {name for name in same if self._wire_names.get(name, name) == name}
 
     def check(self, source: Source) -> None:
@@ -93,13 +100,14 @@ class Shape:
             return
         self._note(columns)
         complaint = ""
-        if isinstance(self._map, Renaming):
+        if self._map is None or isinstance(self._map, Renaming):
             try:
-                complaint = self._missing(self._map.fields(columns))
+                fields = set(columns) if self._map is None else self._map.fields(columns)
             except ValueError as bad:
                 complaint = str(bad)
-        elif self._map is None:
-            complaint = self._missing(set(columns))
+            else:
+                complaint = self._missing(fields)
+                self._tell_of_others(source, fields)
         if complaint:
             raise InputError(
                 f"{source.name} {complaint}; it has: {', '.join(columns)}",
@@ -116,6 +124,17 @@ class Shape:
             if name not in heads and self._wire_names[name] not in heads
         ]
         return f"has no column {' and no column '.join(missing)}" if missing else ""
+
+    def _tell_of_others(self, source: Source, fields: set[str]) -> None:
+        known = {*self._wire_names, *self._wire_names.values(), ""}
+        others = sorted(field for field in fields if field.split(".", 1)[0] not in known)
+        if others and self._type is not None and _EXTRA not in known:
+            _log.warning(
+                "%s: %s has no field for %s: left out",
+                source.name,
+                self._type.__name__,
+                ", ".join(others),
+            )
 
     def make(self, data: Any, *, lax: bool) -> Any:
         """What is sent for *data*; None for nothing.
@@ -138,7 +157,13 @@ class Shape:
 
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names
-        return {names.get(name, name): value for name, value in data.items()}
+        renamed = {names.get(name, name): value for name, value in data.items()}
+        if _EXTRA in names:
+            known, extra = {*names.values()}, renamed.get(_EXTRA, {})
+            others = [name for name in renamed if name not in known]
+            if others and isinstance(extra, dict):  # else it is for the row type to complain
+                renamed[_EXTRA] = extra | {name: renamed.pop(name) for name in others}
+        return renamed
 
 
 def _fields(row_type: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:

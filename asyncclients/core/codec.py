@@ -9,7 +9,7 @@ else is msgspec's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import NoneType
 from typing import Any, Protocol, Self, cast, runtime_checkable
@@ -247,7 +247,8 @@ def encode_query(params: Mapping[str, Any]) -> str:
             continue
         if type(value) is not int:  # digits need no quoting, and most texts neither
             if isinstance(value, (list, tuple)):
-                pairs.extend(encode_query({name: each}) for each in value if each is not None)
+                several = [{name: each} for each in cast("Sequence[Any]", value)]
+                pairs.extend(pair for pair in map(encode_query, several) if pair)
                 continue
             value = _flat(name, value)
             value = value if _PLAIN(value) else quote_plus(value)

@@ -20,6 +20,7 @@ from asyncclients import (
 from asyncclients.backfill import Renaming
 from asyncclients.backfill.shape import Map, Shape, nested, row_type_of
 from asyncclients.backfill.sources import open_source
+from asyncclients.vendors.digital_onboarding import NewContact as Digital
 from asyncclients.vendors.emma import NewTouchpoint
 from asyncclients.vendors.intouch import ContactUpdate, NewContact
 
@@ -59,6 +60,47 @@ def test_dotted_names_nest() -> None:
     assert nested({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     with pytest.raises(ValueError, match="contradicts"):
         nested({"a": 1, "a.b": 2})
+
+
+def test_what_no_field_takes_is_extra() -> None:
+    """Where a row type has `extra`: nested there or not, and from any source."""
+    fields: dict[str, Any] = {"place_name": "x", "height": 1.0}
+    expected = Place(**fields, extra={"debit-card": "done", "other": 2})
+    for extra in ({"extra.other": 2}, {"extra": {"other": 2}}):
+        row: dict[str, Any] = {**fields, "debit-card": "done", **extra}
+        assert Shape(Place, None).make(row, lax=True) == expected
+        assert row == {**fields, "debit-card": "done", **extra}, "the caller's own"
+    with pytest.raises(ValueError, match="extra"):
+        Shape(Place, None).make({**fields, "extra": "words", "more": 1}, lax=True)
+
+
+@pytest.mark.parametrize(
+    ("row_type", "map_", "told"),
+    [
+        (ContactUpdate, None, ["email_adress", "x.y"]),
+        (ContactUpdate, Renaming({"email_adress": "email"}), ["x.y"]),
+        (ContactUpdate, Renaming({"email_adress": "email", "x.y": ""}), []),
+        (ContactUpdate, dict, []),
+        (Digital, None, []),
+    ],
+)
+async def test_columns_that_nothing_takes_are_told(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    row_type: type[Any],
+    map_: Map | None,
+    told: list[str],
+) -> None:
+    """A typing error in the header is no silent loss; a map of one's own knows what it does."""
+    path = tmp_path / "x.csv"
+    path.write_text("first_name,email_adress,x.y,custom_fields.a\n")
+    source = await open_source(path)
+    Shape(row_type, map_).check(source)
+    await source.aclose()
+    words = [record.getMessage() for record in caplog.records]
+    assert words == [
+        f"x.csv: ContactUpdate has no field for {', '.join(told)}: left out" for _ in told[:1]
+    ]
 
 
 def test_a_map_comes_first_and_may_skip() -> None:
