@@ -6,7 +6,7 @@ A page of 25 contacts, from a server in another process that writes fixed bytes
 (asyncio.Protocol, several times faster than any client here). Every client
 does the same work: request, read, decode into typed objects. Each has a process
 of its own, as in a program that has chosen it (`apart.py`), or all have one
-(`--together`); they are started anew four times. Rounds are finely interleaved,
+(`--together`); they are started anew after every three rounds. Rounds are finely interleaved,
 one client after the other, and the figure is the median of the ratios round by
 round, so that a machine that slows down slows both sides.
 
@@ -223,8 +223,8 @@ CLIENTS = {
     "slack SDK": slack,
 }
 BASE = "aiohttp + msgspec by hand"
-LIVES = 5
-"""How often the processes are started: how a heap comes to lie is luck."""
+LIFE = 3
+"""Rounds after which the processes are started anew: how a heap comes to lie is luck."""
 SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK", "stripe SDK")
 """Clients that make an eighth of the calls, to keep rounds finely interleaved."""
 
@@ -312,9 +312,8 @@ def main() -> None:
     server.start()
     url = f"http://127.0.0.1:{queue.get(timeout=10)}/"
     lives = [
-        live(url, names, share, arguments.calls, together=arguments.together)
-        for first in range(LIVES)
-        if (share := len(range(first, arguments.pairs, LIVES)))
+        live(url, names, min(LIFE, left), arguments.calls, together=arguments.together)
+        for left in range(arguments.pairs, 0, -LIFE)
     ]
     results = []
     for concurrency in lives[0]:

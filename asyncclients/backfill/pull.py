@@ -18,17 +18,16 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from itertools import repeat
 from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.failures import encode_row
 from asyncclients.backfill.journal import Job, Journal
 from asyncclients.backfill.meter import Meter
+from asyncclients.backfill.naming import Key, Naming
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.seen import are_lines, short, text_of, without
+from asyncclients.backfill.seen import without
 from asyncclients.backfill.sinks import Sink, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
@@ -36,8 +35,8 @@ from asyncclients.paging import Page, Paginator
 
 _CHECKPOINT_EVERY = 0.2
 """Seconds between checkpoints at the least: what a crash costs in pages to read again."""
-
-Key = str | Callable[[Any], Any]
+_TOGETHER, _SOON = 250, 0.05
+"""Items that are looked at and written together, if they come in as many seconds."""
 
 
 async def pull(
@@ -125,12 +124,13 @@ class Pull:
         max_failed: float,
     ) -> None:
         self._sink, self._checkpoint = sink, checkpoint
-        self._key = key if callable(key) else None
-        self._fields = (key,) if isinstance(key, str) and key else ("uuid", "id")
+        self._naming = Naming(key)
         self._meter, self._outage, self._max_failed = meter, outage, max_failed
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._broken = False
+        self._held: list[Any] = []
+        self._put_at = self._saved_at
         self._saving: Awaitable[None] = self._loop.create_future()
         self._saving.set_result(None)
         self._before = checkpoint.state.done
@@ -164,12 +164,15 @@ class Pull:
         state = self._checkpoint.state
         if isinstance(reader, OnePass):
             await reader.read(state.page + (not state.keyed), self._take)
+            await self._put()
         else:
             await reader.read(await self._resume_at(reader), self._take)
+            await self._put()
             if state.walk == 1 and state.keyed and state.is_missing_some:
                 # What was hidden by a shift is found by reading once more.
                 state.walk, state.page, state.shrank = 2, 0, False
                 await reader.read(reader.start, self._take)
+                await self._put()
         state.unproved = state.doubts()
         state.read = True
 
@@ -183,7 +186,7 @@ class Pull:
         number = state.page
         while number > reader.start:
             page = await reader.page(number)
-            if any(name in self._checkpoint.seen for name in self._names(page.items)):
+            if any(name in self._checkpoint.seen for name in self._naming.names(page.items)):
                 break
             number -= 1
         return number
@@ -195,23 +198,33 @@ class Pull:
             state.shrank |= state.total is not None and page.total < state.total
             state.total = page.total
         if page.spoiled:
+            await self._put()
             self._checkpoint.set_aside(page, self._max_failed)
-        new = self._new(page.items, again=again)
+        state.page = max(state.page, page.number)
+        self._held += page.items
+        now = self._loop.time()
+        if again or len(self._held) >= _TOGETHER or now - self._put_at >= _SOON:
+            self._put_at = now
+            await self._put(again=again)
+        if now - self._saved_at >= _CHECKPOINT_EVERY:
+            await self._save()
+
+    async def _put(self, *, again: bool = False) -> None:
+        """Write what is new of the items that are held."""
+        items, self._held = self._held, []
+        new = self._new(items, again=again)
         if new:
             await self._sure(self._sink.write(new))
-        state.done += len(new)
-        state.page = max(state.page, page.number)
-        if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
-            await self._save()
+        self._checkpoint.state.done += len(new)
 
     def _new(self, items: Sequence[Any], *, again: bool) -> Sequence[Any]:
         """Those of *items* that are not in the sink."""
         state = self._checkpoint.state
         if state.keyed is None and items:
-            state.keyed = self._keys(items)[0] is not None
+            state.keyed = self._naming.keys(items)[0] is not None
         if not state.keyed:
             return items
-        known = self._checkpoint.note(self._names(items))
+        known = self._checkpoint.note(self._naming.names(items))
         if not again and state.walk == 1:
             state.skipped += len(known)
         return without(items, known)
@@ -220,6 +233,7 @@ class Pull:
         """Make durable what is in the sink, and begin to note how far that is."""
         await asyncio.shield(self._saving)
         if not self._broken:
+            await self._put()
             self._checkpoint.state.position = await self._sure(self._sink.flush())
             self._saving = self._checkpoint.save()
             self._saved_at = self._loop.time()
@@ -230,29 +244,6 @@ class Pull:
         result = await step
         self._broken = False
         return result
-
-    # --- Items ------------------------------------------------------------------------
-
-    def _names(self, items: Sequence[Any]) -> list[str]:
-        """A line of text for each of *items* that no other item has."""
-        keys = self._keys(items)
-        if are_lines(keys):
-            return keys
-        return [
-            short(encode_row(item)) if key is None else text_of(key)
-            for item, key in zip(items, keys, strict=True)
-        ]
-
-    def _keys(self, items: Sequence[Any]) -> list[Any]:
-        """What tells each of *items* from the others; None for one that has nothing such."""
-        if self._key is not None:
-            return [*map(self._key, items)]
-        keys: list[Any] = []
-        for name in self._fields:
-            keys = _read(items, name)
-            if any(key is not None for key in keys):
-                break
-        return keys
 
     # --- Telling ----------------------------------------------------------------------
 
@@ -288,10 +279,3 @@ class Pull:
             eta=left / rate if left is not None and rate else None,
             waiting=self._outage.seconds,
         )
-
-
-def _read(items: Sequence[Any], name: str) -> list[Any]:
-    """What each of *items* has under *name*, None where it has nothing."""
-    if items and isinstance(items[0], dict):
-        return [item.get(name) for item in items]
-    return [*map(getattr, items, repeat(name), repeat(None))]

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Collection, Iterable, Sequence
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
 
 T = TypeVar("T")
 _FEW = 2**18
@@ -21,19 +21,6 @@ _FEW = 2**18
 _FULL = 0.6
 _FIRST = 2**19
 """Slots at the start."""
-
-
-def text_of(key: object) -> str:
-    """The line of text that stands for *key*: itself, or as Python writes it."""
-    return key if isinstance(key, str) and "\n" not in key else repr(key)
-
-
-def are_lines(keys: Sequence[Any]) -> bool:
-    """Each of *keys* stands for itself: it is a text of one line."""
-    try:
-        return "\n" not in "".join(keys)
-    except TypeError:
-        return False
 
 
 def short(data: bytes) -> str:

@@ -28,8 +28,8 @@ from asyncclients import (
 from asyncclients.backfill import Progress, pull, read_status, sinks
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.journal import Job, Journal
+from asyncclients.backfill.naming import text_of
 from asyncclients.backfill.parquet import pyarrow
-from asyncclients.backfill.seen import text_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 
@@ -162,7 +162,7 @@ async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
             nonlocal furthest
             assert not self.writing
             self.writing = True
-            furthest = max(furthest, max(server.asked) - items[0].id // 10)
+            furthest = max(furthest, max(server.asked) - items[-1].id // 10)
             await asyncio.sleep(1.0)
             written.extend(item.id for item in items)
             self.writing = False

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from asyncclients.backfill import seen as seen_module
-from asyncclients.backfill.seen import Seen, are_lines, short, text_of
+from asyncclients.backfill.seen import Seen, short
 
 
 @pytest.mark.parametrize("few", [2**18, 1500, 0])
@@ -33,15 +33,3 @@ def test_it_is_a_set(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_texts_differ_and_last() -> None:
     """A key has the same text in every process, be it a text or a number."""
     assert short(b"a1b2") == "53405d4732473c332de0b05b0ed4c4c0"  # state files hold such texts
-    assert text_of(12) == text_of("12")
-    assert len({text_of(key) for key in ("1", "2", ("1", 2), ("2", 1))}) == 4
-
-
-def test_what_stands_for_a_key_is_one_line() -> None:
-    """Texts of one line stand for themselves; all else is written so that it is one."""
-    assert are_lines(["a", "", "b\r"])
-    assert are_lines(["a"])
-    assert not are_lines(["a", "b\nc"])
-    assert not are_lines(["a", None])
-    assert not are_lines([1, 2])
-    assert text_of("b\nc") == "'b\\nc'"

@@ -1,0 +1,66 @@
+"""What tells an item of a list from all others, as a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.seen import short
+
+Key = str | Callable[[Any], Any]
+
+
+class Naming:
+    """Names items.
+
+    Args:
+        key: the name of a field, or a function of an item; None for its `uuid`, else its `id`.
+    """
+
+    def __init__(self, key: Key | None) -> None:
+        reads = [partial(_fields, name) for name in ((key,) if key else ("uuid", "id"))]
+        self._first, *self._others = reads
+
+    def names(self, items: Sequence[Any]) -> list[str]:
+        """A line of text for each of *items* that no other item has."""
+        keys = self._first(items)
+        if are_lines(keys):
+            return keys
+        return [
+            short(encode_row(item)) if key is None else text_of(key)
+            for item, key in zip(items, self.keys(items), strict=True)
+        ]
+
+    def keys(self, items: Sequence[Any]) -> list[Any]:
+        """What tells each of *items* from the others; None for one that has nothing such."""
+        keys = self._first(items)
+        for read in self._others:
+            # Item by item: a name must not depend on which others an item came with.
+            pairs = zip(keys, read(items), strict=True)
+            keys = [other if key is None else key for key, other in pairs]
+        return keys
+
+
+def _fields(key: Key, items: Sequence[Any]) -> list[Any]:
+    """What *key* says of each of *items*, None where a field is not there."""
+    if not isinstance(key, str):
+        return [*map(key, items)]
+    if items and isinstance(items[0], dict):
+        return [item.get(key) for item in items]
+    return [*map(getattr, items, repeat(key), repeat(None))]
+
+
+def text_of(key: object) -> str:
+    """The line of text that stands for *key*: itself, or as Python writes it."""
+    return key if isinstance(key, str) and "\n" not in key else repr(key)
+
+
+def are_lines(keys: Sequence[Any]) -> bool:
+    """Each of *keys* stands for itself: it is a text of one line."""
+    try:
+        return "\n" not in "".join(keys)
+    except TypeError:
+        return False
