@@ -150,19 +150,17 @@ class Checkpoint:
             )
         state.failed = failed
 
-    def save(self) -> Awaitable[None]:
-        """Save the state as it is now; what is noted meanwhile is for the next time.
-
-        One saving must be waited for before the next begins.
-        """
-        self._next = self._changes()
+    def save(self, changes: Changes) -> Awaitable[None]:
+        """Save *changes*. One saving must be waited for before the next begins."""
+        self._next = changes
         return self._journal.saved()
 
     def _hand_over(self) -> Changes:
         changes, self._next = self._next, Changes(())
         return changes
 
-    def _changes(self) -> Changes:
+    def snapshot(self) -> Changes:
+        """The state as it is now, to be saved once; what is noted from now on is for the next."""
         self.state.failures_size += self._failures.waiting
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]

@@ -21,14 +21,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.journal import Job, Journal
+from asyncclients.backfill.journal import Changes, Job, Journal
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.naming import Key, Naming
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.seen import without
-from asyncclients.backfill.sinks import Sink, open_sink
+from asyncclients.backfill.sinks import OverlappingSink, Sink, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
@@ -131,7 +131,7 @@ class Pull:
         self._broken = False
         self._held: list[Any] = []
         self._put_at = self._saved_at
-        self._saving: Awaitable[None] = self._loop.create_future()
+        self._saving: asyncio.Future[None] = self._loop.create_future()
         self._saving.set_result(None)
         self._before = checkpoint.state.done
 
@@ -151,13 +151,15 @@ class Pull:
                 await self._saving
             await self._sink.finish()
             state.complete = True
-            await self._checkpoint.save()
+            await self._checkpoint.save(self._checkpoint.snapshot())
         except BackfillStoppedError as error:
             stop = error
         else:
             return
         finally:
+            self._saving.cancel()  # it is over, unless this run was cancelled twice
             await self._sink.close()
+            await asyncio.gather(self._saving, return_exceptions=True)
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _read(self, reader: PageReader | OnePass) -> None:
@@ -230,13 +232,26 @@ class Pull:
         return without(items, known)
 
     async def _save(self) -> None:
-        """Make durable what is in the sink, and begin to note how far that is."""
+        """Begin to make durable what is in the sink, and to note after that how far it is."""
         await asyncio.shield(self._saving)
         if not self._broken:
             await self._put()
-            self._checkpoint.state.position = await self._sure(self._sink.flush())
-            self._saving = self._checkpoint.save()
+            position, durable = await self._sure(self._begin_flush())
+            self._checkpoint.state.position = position
+            note = self._note(durable, self._checkpoint.snapshot())
+            self._saving = asyncio.create_task(note)
             self._saved_at = self._loop.time()
+
+    async def _begin_flush(self) -> tuple[Any, Awaitable[object] | None]:
+        """The sink's position, and what to await until that is durable; None where it is."""
+        if isinstance(self._sink, OverlappingSink):
+            return await self._sink.begin_flush()
+        return await self._sink.flush(), None
+
+    async def _note(self, durable: Awaitable[object] | None, changes: Changes) -> None:
+        if durable is not None:
+            await durable
+        await self._checkpoint.save(changes)
 
     async def _sure(self, step: Coroutine[Any, Any, Any]) -> Any:
         """Await *step* of the sink. After one that failed nobody knows what the sink holds."""

@@ -48,6 +48,18 @@ class Sink(Protocol):
         """Let go; called at every end, good or bad."""
 
 
+@runtime_checkable
+class OverlappingSink(Sink, Protocol):
+    """A sink that takes items while it makes durable what it had before."""
+
+    async def begin_flush(self) -> tuple[Any, Awaitable[object]]:
+        """The position of what was written until now, and what to await until that is durable.
+
+        `write` may be called before it is, `flush` and `begin_flush` not.
+        """
+        ...
+
+
 class FileSink:
     """JSON lines in a `.part` file, and at the end *path*.
 
@@ -61,6 +73,7 @@ class FileSink:
         self._suffix = path.suffix.lower()
         self._filling, self._other = BytesIO(), BytesIO()
         self._pouring: asyncio.Future[None] | None = None
+        self._position = 0
         self._file: BinaryIO | None = None
         self._finished = False
 
@@ -82,6 +95,7 @@ class FileSink:
         except asyncio.CancelledError:
             await self.close()
             raise
+        self._position = position or 0
 
     def _open(self, position: int | None) -> None:
         if position is None:
@@ -108,11 +122,18 @@ class FileSink:
         assert self._file is not None
         self._filling.write(codec.encode_lines(items))
         if self._filling.tell() > _BUFFER:
-            await self._poured()
-            full, self._filling = self._filling, self._other
-            self._other = full
-            loop = asyncio.get_running_loop()
-            self._pouring = loop.run_in_executor(None, _pour, full, self._file)
+            await self._pour(durable=False)
+
+    async def _pour(self, *, durable: bool) -> asyncio.Future[None]:
+        """Have a thread write what the buffer holds, and go on with the other one."""
+        assert self._file is not None
+        await self._poured()
+        full, self._filling = self._filling, self._other
+        self._other, self._position = full, self._position + full.tell()
+        loop = asyncio.get_running_loop()
+        pouring = loop.run_in_executor(None, _pour, full, self._file, durable)
+        self._pouring = pouring
+        return pouring
 
     async def _poured(self) -> None:
         """What was given to a thread is written."""
@@ -120,16 +141,16 @@ class FileSink:
         if pouring is not None:
             await self._run(pouring)
 
+    async def begin_flush(self) -> tuple[int, Awaitable[None]]:
+        """Begin to make all durable; the position is the number of bytes."""
+        pouring = await self._pour(durable=True)
+        return self._position, self._run(pouring)
+
     async def flush(self) -> int:
         """Make all durable; the position is the number of bytes."""
-        await self._poured()
-        return await self._run(asyncio.to_thread(self._flush))
-
-    def _flush(self) -> int:
-        assert self._file is not None
-        _pour(self._filling, self._file)
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        position, durable = await self.begin_flush()
+        await durable
+        return position
 
     async def finish(self) -> None:
         """Put the file in its place."""
@@ -161,12 +182,14 @@ class FileSink:
         await asyncio.to_thread(_close, file)
 
 
-def _pour(buffer: BytesIO, file: BinaryIO) -> None:
+def _pour(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:
     """Write to *file* what *buffer* has, and have it filled anew."""
     with buffer.getbuffer() as view, view[: buffer.tell()] as lines:
         file.write(lines)
     file.flush()
     buffer.seek(0)
+    if durable:
+        os.fsync(file.fileno())
 
 
 def _close(file: BinaryIO) -> None:

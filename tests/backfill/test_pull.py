@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import resource
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +27,7 @@ from asyncclients import (
 )
 from asyncclients.backfill import Progress, pull, read_status, sinks
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.journal import Job, Journal
+from asyncclients.backfill.journal import Changes, Job, Journal
 from asyncclients.backfill.naming import text_of
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.paging import Page, Paginator
@@ -364,7 +364,7 @@ async def test_ids_last_through_every_checkpoint(state: Path) -> None:
         for name in (f"{run}", f"{run} and more"):
             assert checkpoint.note([name]) == []
             checkpoint.state.page = 7
-            await checkpoint.save()
+            await checkpoint.save(checkpoint.snapshot())
         await journal.aclose()
 
 
@@ -375,7 +375,7 @@ async def test_whatever_the_key_it_lasts(state: Path) -> None:
         journal = await Journal.open(state, Job(kind="pull", source="s", target="t"))
         checkpoint = await Checkpoint.load(journal)
         assert checkpoint.note(names) == found
-        await checkpoint.save()
+        await checkpoint.save(checkpoint.snapshot())
         await journal.aclose()
 
 
@@ -438,6 +438,78 @@ async def test_a_sink_that_fails_midway(state: Path) -> None:
     assert (sink.finished, sink.closed) == (1, 2)
 
 
+class Overlapping(Shaky):
+    """One whose flushes take 0.3 s, while it goes on; *failing* says which of them fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushes = self.failing = 0
+        self.under_way = False
+        self.written_meanwhile = 0
+
+    async def begin_flush(self) -> tuple[int, Awaitable[None]]:
+        assert not self.under_way
+        self.under_way = True
+        self.flushes += 1
+        return len(self.written), self._flush(list(self.written), self.flushes == self.failing)
+
+    async def _flush(self, written: list[Any], fails: bool) -> None:
+        await asyncio.sleep(0.3)
+        self.under_way = False
+        self.written_meanwhile += len(self.written) - len(written)
+        if fails:
+            raise RuntimeError("the disk is gone")
+        self.kept = written
+
+    async def flush(self) -> int:
+        raise AssertionError("it has begin_flush")
+
+
+@pytest.mark.looptime
+async def test_pages_go_on_while_a_sink_flushes(state: Path) -> None:
+    """Into a sink that can; one flush after another, and all is kept at the end."""
+    sink, server = Overlapping(), Server(5000)
+    report = await pull(server.list(), sink, state=state, ahead=0)
+    assert [item.id for item in sink.kept] == list(range(5000))
+    assert (report.done, report.unproved) == (5000, ())
+    assert sink.flushes > 5
+    assert sink.written_meanwhile > 500
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("failing", [1, 3])
+async def test_what_was_not_made_durable_is_not_noted(state: Path, failing: int) -> None:
+    """A flush that fails in the end comes out as its error; the next run begins before it."""
+    sink, server = Overlapping(), Server(5000)
+    sink.failing = failing
+    with pytest.raises(RuntimeError, match="disk is gone"):
+        await pull(server.list(), sink, state=state, ahead=0)
+    kept = len(sink.kept)
+    assert (sink.finished, sink.closed, kept > 0) == (0, 1, failing > 1)
+    report = await pull(server.list(), sink, state=state, ahead=0)
+    assert [item.id for item in sink.kept] == list(range(5000))
+    assert (report.done, report.unproved) == (5000, ())
+
+
+@pytest.mark.looptime
+async def test_cancelled_twice_a_flush_is_not_waited_for(state: Path) -> None:
+    """And not noted: the next run writes again what was on its way."""
+    sink, server = Overlapping(), Server(5000)
+    run = asyncio.create_task(pull(server.list(), sink, state=state, ahead=0))
+    await asyncio.sleep(0.3)
+    assert sink.under_way
+    for _ in range(2):
+        run.cancel()
+        await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert (sink.kept, sink.closed) == ([], 1)
+    sink.under_way = False
+    report = await pull(server.list(), sink, state=state, ahead=0)
+    assert [item.id for item in sink.kept] == list(range(5000))
+    assert report.unproved == ()
+
+
 @pytest.fixture
 def small_files() -> Iterator[Callable[[], None]]:
     """No file may grow beyond 60,000 bytes; a call lifts that."""
@@ -475,11 +547,11 @@ async def test_killed_between_the_last_two_steps(
     """If the file was put in its place and the state does not know, the next run ends well."""
     save = Checkpoint.save
 
-    async def die(checkpoint: Checkpoint) -> None:
+    async def die(checkpoint: Checkpoint, changes: Changes) -> None:
         if checkpoint.state.complete:
             checkpoint.state.complete = False
             raise KeyError("killed")
-        await save(checkpoint)
+        await save(checkpoint, changes)
 
     server = Server(100)
     with monkeypatch.context() as patch:
