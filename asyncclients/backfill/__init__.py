@@ -14,7 +14,17 @@ from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
 from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.shape import Renaming
-from asyncclients.backfill.sinks import Sink
+from asyncclients.backfill.sinks import OverlappingSink, Sink
 from asyncclients.backfill.status import Status, read_status
 
-__all__ = ["Progress", "Renaming", "Report", "Sink", "Status", "pull", "push", "read_status"]
+__all__ = [
+    "OverlappingSink",
+    "Progress",
+    "Renaming",
+    "Report",
+    "Sink",
+    "Status",
+    "pull",
+    "push",
+    "read_status",
+]
