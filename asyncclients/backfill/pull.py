@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from asyncclients.backfill.checkpoint import Checkpoint
@@ -242,13 +242,14 @@ class Pull:
             self._saving = asyncio.create_task(note)
             self._saved_at = self._loop.time()
 
-    async def _begin_flush(self) -> tuple[Any, Awaitable[object] | None]:
+    async def _begin_flush(self) -> tuple[Any, asyncio.Future[object] | None]:
         """The sink's position, and what to await until that is durable; None where it is."""
-        if isinstance(self._sink, OverlappingSink):
-            return await self._sink.begin_flush()
-        return await self._sink.flush(), None
+        if not isinstance(self._sink, OverlappingSink):
+            return await self._sink.flush(), None
+        position, durable = await self._sink.begin_flush()
+        return position, asyncio.ensure_future(durable)
 
-    async def _note(self, durable: Awaitable[object] | None, changes: Changes) -> None:
+    async def _note(self, durable: asyncio.Future[object] | None, changes: Changes) -> None:
         if durable is not None:
             await durable
         await self._checkpoint.save(changes)
