@@ -107,9 +107,9 @@ CALLS: Final[dict[type[VendorClient], dict[str, str]]] = {
     EmmaClient: {
         "touchpoint_types.create": "type_name, display_name",
         "touchpoint_types.list": "",
-        "touchpoint_types.get": "touchpoint_type_id",
-        "touchpoint_types.update": "touchpoint_type_id, type_name, display_name",
-        "touchpoint_types.delete": "touchpoint_type_id",
+        "touchpoint_types.get": "id",
+        "touchpoint_types.update": "id, type_name, display_name",
+        "touchpoint_types.delete": "id",
         "touchpoints.create": "touchpoints",
         "touchpoints.create_many": "touchpoints",
         "touchpoints.list": "member_id",

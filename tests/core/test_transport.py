@@ -429,7 +429,8 @@ class FailingSession:
             await asyncio.Event().wait()
             del headers
 
-        await middlewares[0](SimpleNamespace(headers={}), handler)
+        session = SimpleNamespace(connector=None)
+        await middlewares[0](SimpleNamespace(headers={}, session=session), handler)
 
 
 def frames(error: BaseException) -> list[str]:
