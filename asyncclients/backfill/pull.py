@@ -213,8 +213,10 @@ class Pull:
 
     async def _put(self, *, again: bool = False) -> None:
         """Write what is new of the items that are held."""
-        items, self._held = self._held, []
-        new = self._new(items, again=again)
+        new = self._new(
+            self._held, again=again
+        )  # if a key fails they stay held, and nothing is saved
+        self._held = []
         if new:
             await self._sure(self._sink.write(new))
         self._checkpoint.state.done += len(new)

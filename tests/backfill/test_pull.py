@@ -438,6 +438,22 @@ async def test_a_sink_that_fails_midway(state: Path) -> None:
     assert (sink.finished, sink.closed) == (1, 2)
 
 
+@pytest.mark.looptime
+async def test_a_key_that_fails_loses_nothing(to: Path, state: Path) -> None:
+    """The user's error comes out; items of the pages it stopped at are written by the next run."""
+
+    def key(item: Any) -> int:
+        if item.id == 157:
+            raise LookupError("no such key")
+        return int(item.id)
+
+    server = Server(500)
+    with pytest.raises(LookupError, match="no such key"):
+        await pull(server.list(), to, state=state, key=key)
+    report = await pull(server.list(), to, state=state, key="id")
+    assert (ids(to), report.done) == (list(range(500)), 500)
+
+
 class Overlapping(Shaky):
     """One whose flushes take 0.3 s, while it goes on; *failing* says which of them fails."""
 
