@@ -213,9 +213,8 @@ class Pull:
 
     async def _put(self, *, again: bool = False) -> None:
         """Write what is new of the items that are held."""
-        new = self._new(
-            self._held, again=again
-        )  # if a key fails they stay held, and nothing is saved
+        # Where a key fails they stay held, so that nothing is saved as if they were written.
+        new = self._new(self._held, again=again)
         self._held = []
         if new:
             await self._sure(self._sink.write(new))
