@@ -365,15 +365,19 @@ async def test_nonsense_is_silence(nonsense: object) -> None:
 
 
 async def test_a_slow_store_costs_little(url: str) -> None:
-    """20 ms to the store and back: slots are booked ahead, so the quota is used all the same."""
+    """20 ms to the store and back: slots are booked ahead, so the quota is used all the same.
+
+    As much as beside a store at hand, at the same time: a slow machine slows both.
+    """
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
         proxy.delay = 0.02
-        async with at_work(proxy.url) as sandbox:
+        async with at_work(url) as beside, at_work(proxy.url) as sandbox:
             loop = asyncio.get_running_loop()
             await asyncio.sleep(1.5)
             since = loop.time()
             await asyncio.sleep(2)
-            assert sent_between(sandbox, since, since + 2) >= 36
+            counted = sent_between(sandbox, since, since + 2)
+            assert counted >= 0.9 * sent_between(beside, since, since + 2) > 0
             assert within_quota(sandbox)
 
 
