@@ -35,8 +35,6 @@ from asyncclients.paging import Page, Paginator
 
 _CHECKPOINT_EVERY = 0.2
 """Seconds between checkpoints at the least: what a crash costs in pages to read again."""
-_TOGETHER, _SOON = 250, 0.05
-"""Items that are looked at and written together, if they come in as many seconds."""
 
 
 async def pull(
@@ -129,8 +127,6 @@ class Pull:
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._broken = False
-        self._held: list[Any] = []
-        self._put_at = self._saved_at
         self._saving: asyncio.Future[None] = self._loop.create_future()
         self._saving.set_result(None)
         self._before = checkpoint.state.done
@@ -166,15 +162,12 @@ class Pull:
         state = self._checkpoint.state
         if isinstance(reader, OnePass):
             await reader.read(state.page + (not state.keyed), self._take)
-            await self._put()
         else:
             await reader.read(await self._resume_at(reader), self._take)
-            await self._put()
             if state.walk == 1 and state.keyed and state.is_missing_some:
                 # What was hidden by a shift is found by reading once more.
                 state.walk, state.page, state.shrank = 2, 0, False
                 await reader.read(reader.start, self._take)
-                await self._put()
         state.unproved = state.doubts()
         state.read = True
 
@@ -195,30 +188,18 @@ class Pull:
 
     async def _take(self, page: Page[Any]) -> None:
         state = self._checkpoint.state
-        again = page.number <= state.page
         if page.total is not None:
             state.shrank |= state.total is not None and page.total < state.total
             state.total = page.total
         if page.spoiled:
-            await self._put()
             self._checkpoint.set_aside(page, self._max_failed)
-        state.page = max(state.page, page.number)
-        self._held += page.items
-        now = self._loop.time()
-        if again or len(self._held) >= _TOGETHER or now - self._put_at >= _SOON:
-            self._put_at = now
-            await self._put(again=again)
-        if now - self._saved_at >= _CHECKPOINT_EVERY:
-            await self._save()
-
-    async def _put(self, *, again: bool = False) -> None:
-        """Write what is new of the items that are held."""
-        # Where a key fails they stay held, so that nothing is saved as if they were written.
-        new = self._new(self._held, again=again)
-        self._held = []
+        new = self._new(page.items, again=page.number <= state.page)
         if new:
             await self._sure(self._sink.write(new))
-        self._checkpoint.state.done += len(new)
+        state.done += len(new)
+        state.page = max(state.page, page.number)
+        if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
+            await self._save()
 
     def _new(self, items: Sequence[Any], *, again: bool) -> Sequence[Any]:
         """Those of *items* that are not in the sink."""
@@ -236,7 +217,6 @@ class Pull:
         """Begin to make durable what is in the sink, and to note after that how far it is."""
         await asyncio.shield(self._saving)
         if not self._broken:
-            await self._put()
             position, durable = await self._sure(self._begin_flush())
             self._checkpoint.state.position = position
             note = self._note(durable, self._checkpoint.snapshot())
