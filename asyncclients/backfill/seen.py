@@ -54,7 +54,8 @@ class Seen:
         """Add *texts*, one after another; the places of those that were in already."""
         if self._many is not None:
             return self._many.add([*map(hash, texts)])
-        few, new = self._few, {*map(hash, texts)}
+        few = self._few
+        new: set[int] = {*map(hash, texts)}
         again: list[int] = []
         if len(new) < len(texts) or not few.isdisjoint(new):
             new = set()
