@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
 Serve = Callable[..., Coroutine[Any, Any, None]]
+_LIFE = 3
+"""Rounds after which processes are started anew: how a heap comes to lie is luck."""
+
+
+def lives(rounds: int) -> Iterator[int]:
+    """How many of *rounds* each life of the processes has."""
+    for left in range(rounds, 0, -_LIFE):
+        yield min(_LIFE, left)
 
 
 class Apart:

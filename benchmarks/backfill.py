@@ -30,7 +30,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from apart import Apart
+from apart import Apart, lives
 
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.backfill import pull, push
@@ -43,8 +43,6 @@ AHEAD = 8
 PAGE = 25
 PULLED = 20
 """Rows of a pull for each of a push: it is so much quicker, and a start must not count."""
-LIFE = 3
-"""Rounds after which both processes are started anew: how a heap comes to lie is luck."""
 CONTACT: dict[str, Any] = {
     "uuid": "56b01b44-ba2e-11e5-875c-0a5a4bfb150c",
     "first_name": "John",
@@ -233,8 +231,8 @@ def cost(rounds: int, rows: int) -> dict[str, Any]:
     server.start()
     base_url = f"http://127.0.0.1:{port.get()}/"
     rates: dict[str, list[tuple[float, float]]] = {"push": [], "pull": []}
-    for left in range(rounds, 0, -LIFE):
-        for name, found in live(base_url, pages, rows, min(LIFE, left)).items():
+    for count in lives(rounds):
+        for name, found in live(base_url, pages, rows, count).items():
             rates[name] += found
     server.terminate()
     server.join()

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
-from apart import Apart
+from apart import Apart, lives
 from overhead_server import serve
 
 from asyncclients import IntouchClient, SessionPool
@@ -223,8 +223,6 @@ CLIENTS = {
     "slack SDK": slack,
 }
 BASE = "aiohttp + msgspec by hand"
-LIFE = 3
-"""Rounds after which the processes are started anew: how a heap comes to lie is luck."""
 SLOW = ("httpx", "httpx2", "niquests", "openai SDK", "anthropic SDK", "stripe SDK")
 """Clients that make an eighth of the calls, to keep rounds finely interleaved."""
 
@@ -311,15 +309,15 @@ def main() -> None:
     server = multiprocessing.Process(target=serve, args=(queue,), daemon=True)
     server.start()
     url = f"http://127.0.0.1:{queue.get(timeout=10)}/"
-    lives = [
-        live(url, names, min(LIFE, left), arguments.calls, together=arguments.together)
-        for left in range(arguments.pairs, 0, -LIFE)
+    found = [
+        live(url, names, rounds, arguments.calls, together=arguments.together)
+        for rounds in lives(arguments.pairs)
     ]
     results = []
-    for concurrency in lives[0]:
+    for concurrency in found[0]:
         times = {
-            name: [each for one in lives for each in one[concurrency][name]]
-            for name in lives[0][concurrency]
+            name: [each for one in found for each in one[concurrency][name]]
+            for name in found[0][concurrency]
         }
         rows = summary(times)
         results.append({"concurrency": concurrency, "rows": rows})

@@ -3,7 +3,7 @@
 Python's own hash of a text has 64 bits. Two ids of a million share one with a chance of
 3 in 100 million, and then one of them is taken for a duplicate: the count against the
 vendor's total would tell. It differs from process to process, so a state file keeps the
-texts. While they are few a set of Python holds them, 100 bytes each, and asks no step of
+texts. While they are few a set of Python holds them, up to 90 bytes each, and asks no step of
 Python for one; many take 13 to 53 bytes each, in one array that grows fourfold.
 """
 

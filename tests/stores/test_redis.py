@@ -365,9 +365,9 @@ async def test_nonsense_is_silence(nonsense: object) -> None:
 
 
 async def test_a_slow_store_costs_little(url: str) -> None:
-    """20 ms to the store and back: slots are booked ahead, so the quota is used all the same.
+    """20 ms to the store and back cost at most a tenth of what a store at hand allows.
 
-    As much as beside a store at hand, at the same time: a slow machine slows both.
+    Slots are booked ahead. Both are at work at the same time: a slow machine slows both.
     """
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
         proxy.delay = 0.02
