@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 PACKAGE = "asyncclients"
 
@@ -32,9 +31,8 @@ FLOORS = {
 }
 """A unit imports from lower floors and from itself. Each vendor is a unit of its own."""
 
-FILE, FUNCTION, MEDIAN, METHODS, PARAMETERS, COMPLEXITY = 300, 40, 8, 12, 5, 8
-CORE = 2500
-"""Lines of code in `core/`, docstrings and comments apart: what can be read in an hour."""
+LINES, PARAMETERS = 50, 5
+"""What a function may have: lines without its docstring, which is a screen, and positional parameters."""
 
 FORBIDDEN_MODULES = frozenset({"utils", "util", "helpers", "common", "base", "manager", "misc"})
 _LOADERS = frozenset({"pickle", "cPickle", "marshal", "shelve", "yaml", "dill"})
@@ -132,87 +130,22 @@ def length(node: Function) -> int:
     return lines
 
 
-def complexity(node: Function) -> int:
-    """McCabe's number: one more than the branches, those of nested functions apart."""
-    branches = (
-        ast.If,
-        ast.For,
-        ast.AsyncFor,
-        ast.While,
-        ast.ExceptHandler,
-        ast.comprehension,
-        ast.match_case,
-    )
-    count, todo = 1, list(ast.iter_child_nodes(node))
-    while todo:
-        child = todo.pop()
-        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            count += isinstance(child, branches)
-            todo.extend(ast.iter_child_nodes(child))
-    return count
-
-
 def positional(node: Function) -> int:
     """Positional parameters of *node*, self and cls apart."""
     names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
     return len([name for name in names if name not in {"self", "cls"}])
 
 
-def budget_violations(root: Path) -> list[str]:
-    """Files, functions and classes that are too large."""
+def function_violations(root: Path) -> list[str]:
+    """Functions that do not fit on a screen, or take too many positional arguments."""
     found: list[str] = []
-    lengths: list[int] = []
-    for name, path, tree in modules(root):
-        lines = len(path.read_text().splitlines())
-        if lines > FILE:
-            found.append(f"{name} has {lines} lines")
+    for name, _, tree in modules(root):
         for node in functions(tree):
-            lengths.append(length(node))
-            found.extend(f"{name}.{node.name} {problem}" for problem in function_problems(node))
-        found.extend(
-            f"{name}.{node.name} has {len(public_methods(node))} public methods"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ClassDef) and len(public_methods(node)) > METHODS
-        )
-    if lengths and median(lengths) > MEDIAN:
-        found.append(f"the median function has {median(lengths)} lines")
-    core = sum(code_lines(path) for name, path, _ in modules(root) if unit(name)[0] == "core")
-    if core > CORE:
-        found.append(f"core has {core} lines of code")
+            if length(node) > LINES:
+                found.append(f"{name}.{node.name} has {length(node)} lines")
+            if positional(node) > PARAMETERS:
+                found.append(f"{name}.{node.name} has {positional(node)} positional parameters")
     return found
-
-
-def code_lines(path: Path) -> int:
-    """Lines that hold code: no docstring, comment or blank line."""
-    text = path.read_text()
-    words: set[int] = set()
-    for node in ast.walk(ast.parse(text, str(path))):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            words.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    lines = enumerate(text.splitlines(), 1)
-    return sum(
-        bool(line.strip()) and line.strip()[0] != "#" and n not in words for n, line in lines
-    )
-
-
-def function_problems(node: Function) -> Iterator[str]:
-    """What is too much about one function."""
-    if length(node) > FUNCTION:
-        yield f"has {length(node)} lines"
-    if complexity(node) > COMPLEXITY:
-        yield f"has complexity {complexity(node)}"
-    if positional(node) > PARAMETERS:
-        yield f"has {positional(node)} positional parameters"
-
-
-def public_methods(node: ast.ClassDef) -> list[str]:
-    """The methods of a class that users see; overloads count once."""
-    names = {
-        child.name
-        for child in node.body
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
-    }
-    return sorted(name for name in names if not name.startswith("_"))
 
 
 def name_violations(root: Path) -> list[str]:
