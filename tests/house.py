@@ -67,6 +67,8 @@ def imports(module: Module, names: frozenset[str]) -> Iterator[str]:
                 target = f"{base}.{alias.name}" if f"{base}.{alias.name}" in names else base
                 if target in names:
                     yield target
+        elif isinstance(node, ast.Constant) and node.value in names - {PACKAGE}:
+            yield str(node.value)  # for `import_module`; the package's own name is its logger's
 
 
 def graph(root: Path) -> dict[str, list[str]]:

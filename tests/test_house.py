@@ -9,6 +9,7 @@ import pytest
 
 import asyncclients
 from asyncclients import errors
+from tests import walk
 from tests.house import (
     PACKAGE,
     cycles,
@@ -71,6 +72,11 @@ PLANTED: list[tuple[Callable[[Path], list[str]], dict[str, str], str]] = [
     (
         floor_violations,
         {"core/a.py": "def f():\n    from asyncclients import cli", "cli/__init__.py": ""},
+        "asyncclients.core.a imports asyncclients.cli",
+    ),
+    (
+        floor_violations,
+        {"core/a.py": "import_module('asyncclients.cli')", "cli/__init__.py": ""},
         "asyncclients.core.a imports asyncclients.cli",
     ),
     (
@@ -143,3 +149,17 @@ def test_the_public_names_are_those_promised() -> None:
         assert getattr(asyncclients, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = asyncclients.Nonsense  # type: ignore[attr-defined, unused-ignore]
+
+
+async def test_create_passes_through_few_files() -> None:
+    """A warm `create` passes through as few files and functions as a reader can follow."""
+    found = await walk.create()
+    assert found.files <= 24
+    assert found.functions <= 63
+    assert found.lines <= 615
+    assert found.switches <= 53
+
+
+async def test_push_passes_through_few_files(tmp_path: Path) -> None:
+    """A push passes through as few files as a reader can follow."""
+    assert (await walk.push_rows(tmp_path)).files <= 47

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from cyclopts import Parameter
 from rich.console import Console, Group
@@ -24,8 +24,11 @@ from rich.text import Text
 from asyncclients.backfill.report import Progress
 from asyncclients.cli.demo_jobs import Job, Run, jobs, stage
 from asyncclients.core.events import AttemptStarted, CallStarted
-from asyncclients.core.pool import Monitor, SessionPool
+from asyncclients.core.pool import SessionPool
 from asyncclients.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from asyncclients.integrations.monitor import Monitor
 
 _REFRESH = 0.25
 _LINE_EVERY = 5.0
@@ -84,7 +87,9 @@ async def _work(console: Console, running: list[tuple[Job, Run]]) -> None:
 @asynccontextmanager
 async def _page(console: Console, pool: SessionPool, watched: list[Job]) -> AsyncGenerator[None]:
     """The live page of *pool*, told of the demo's jobs four times a second."""
-    async with pool.serve_monitor() as monitor:
+    from asyncclients.integrations.monitor import Monitor  # it loads aiohttp's server
+
+    async with Monitor(pool) as monitor:
         console.print(f"Live page: {monitor.url}", soft_wrap=True, highlight=False)
         feeding = asyncio.create_task(_feed(monitor, watched))
         try:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from importlib import import_module
 from logging import DEBUG
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
@@ -35,7 +34,7 @@ from asyncclients.limits.scheduler import Scheduler
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import aiohttp
 
@@ -43,22 +42,6 @@ if TYPE_CHECKING:
     from asyncclients.core.vendor import Vendor
     from asyncclients.limits.quota import Quota
     from asyncclients.limits.shared import LimitStore, SharedLimits
-
-
-class Monitor(Protocol):
-    """A page that shows a pool at work (`asyncclients.integrations.monitor`)."""
-
-    @property
-    def url(self) -> str:
-        """Its address, once it is served."""
-        ...
-
-    def job(self, name: str, /) -> Callable[[Any], None]:
-        """What to give a backfill as `progress=`, to see it on the page as *name*."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-    async def __aexit__(self, *_: object) -> None: ...
 
 
 class SessionPool:
@@ -233,22 +216,6 @@ class SessionPool:
                 "the session lent to the pool belongs to another event loop",
                 advice="Make the ClientSession inside the coroutine that asyncio.run() runs",
             )
-
-    def serve_monitor(self, port: int = 0, *, host: str = "127.0.0.1") -> Monitor:
-        """A live page of this pool for a browser on this machine, served inside `async with`.
-
-        Args:
-            port: 0 takes any that is free; see the monitor's `url`.
-            host: a loopback address.
-
-        Raises:
-            ConfigurationError: for a *host* beyond this machine.
-        """
-        self.bind()
-        # By name: the page is on a floor above, and few programs ever serve it.
-        module = import_module("asyncclients.integrations.monitor")
-        monitor: Monitor = module.Monitor(self, port=port, host=host)
-        return monitor
 
     def stats(self) -> tuple[ScopeStats, ...]:
         """A snapshot of every scope in use."""

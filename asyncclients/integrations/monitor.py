@@ -1,7 +1,7 @@
 """A live page of a pool at work, for a browser on this machine.
 
 ```python
-async with pool.serve_monitor() as monitor:
+async with Monitor(pool) as monitor:
     print(monitor.url)
     await pull(contacts, to="contacts.jsonl", progress=monitor.job("contacts"))
 ```
@@ -131,7 +131,12 @@ class Monitor:
         await self.aclose()
 
     async def start(self) -> None:
-        """Serve the page."""
+        """Serve the page.
+
+        Raises:
+            ClientClosedError: the pool is closed.
+        """
+        self._pool.bind()
         app = web.Application()
         app.router.add_get("/", self._page)
         app.router.add_get("/events", self._events)

@@ -57,14 +57,14 @@ async def test_it_binds_to_loopback_only(host: str) -> None:
     """Any other host is refused when the monitor is made, with what to do instead."""
     async with SessionPool() as pool:
         with pytest.raises(ConfigurationError, match=f"not to {host}.*ssh"):
-            pool.serve_monitor(host=host)
+            Monitor(pool, host=host)
 
 
 async def test_it_answers_only_to_its_own_name() -> None:
     """A request that names another host is refused: a rebound name reads nothing."""
     async with (
         SessionPool() as pool,
-        pool.serve_monitor() as monitor,
+        Monitor(pool) as monitor,
         aiohttp.ClientSession() as session,
     ):
         for path in ("", "events"):
@@ -82,12 +82,12 @@ async def test_it_answers_only_to_its_own_name() -> None:
 async def test_a_port_and_an_ipv6_host_may_be_chosen() -> None:
     """`port=` and `host="::1"` are taken, and make a URL that answers."""
     async with SessionPool() as pool, aiohttp.ClientSession() as session:
-        async with pool.serve_monitor(host="::1") as monitor:
+        async with Monitor(pool, host="::1") as monitor:
             port = int(monitor.url.rsplit(":", 1)[1].rstrip("/"))
             assert monitor.url == f"http://[::1]:{port}/"
             async with session.get(monitor.url) as page:
                 assert page.status == 200
-        async with pool.serve_monitor(port=port) as monitor:
+        async with Monitor(pool, port=port) as monitor:
             assert monitor.url == f"http://127.0.0.1:{port}/"
 
 
@@ -96,7 +96,7 @@ async def test_a_closed_pool_serves_no_page() -> None:
     async with SessionPool() as pool:
         pass
     with pytest.raises(ClientClosedError):
-        pool.serve_monitor()
+        await Monitor(pool).start()
 
 
 @pytest.mark.looptime
@@ -105,7 +105,7 @@ async def test_samples_are_what_the_pool_says() -> None:
     async with Sandbox() as sandbox, SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
         patient = intouch.with_options(priority=Priority.BACKGROUND)
-        async with pool.serve_monitor() as monitor, aiohttp.ClientSession() as session:
+        async with Monitor(pool) as monitor, aiohttp.ClientSession() as session:
             calls = [asyncio.create_task(intouch.tags.create(f"tag {n}")) for n in range(4)]
             calls.append(asyncio.create_task(patient.tags.create("last")))
             await asyncio.sleep(0.2)
@@ -131,7 +131,7 @@ async def test_samples_are_what_the_pool_says() -> None:
 @pytest.mark.looptime
 async def test_a_page_that_opens_late_sees_the_last_minute() -> None:
     """The first message holds the samples so far, a minute's at most; then one at a time."""
-    async with SessionPool() as pool, pool.serve_monitor() as monitor:
+    async with SessionPool() as pool, Monitor(pool) as monitor:
         await asyncio.sleep(100)
         async with (
             aiohttp.ClientSession() as session,
@@ -170,7 +170,7 @@ async def test_two_credentials_of_one_vendor_are_told_apart_without_showing_eith
         for environ in environments:
             await IntouchClient.from_env(pool, environ).tags.create("one")
         async with (
-            pool.serve_monitor() as monitor,
+            Monitor(pool) as monitor,
             aiohttp.ClientSession() as session,
             session.get(monitor.url + "events") as stream,
         ):
@@ -190,7 +190,7 @@ async def test_a_browser_shows_the_numbers(tmp_path: Path) -> None:
         url, key = sandbox.environ["INTOUCH_BASE_URL"], sandbox.environ["INTOUCH_API_KEY"]
         intouch = IntouchClient(pool, api_key=key, base_url=url, quotas=quotas)
         await asyncio.gather(*[intouch.tags.create(f"tag {n}") for n in range(25)])
-        async with pool.serve_monitor() as monitor, browser(tmp_path) as tab:
+        async with Monitor(pool) as monitor, browser(tmp_path) as tab:
             await tab.open(monitor.url)
             fact = "document.querySelector('[data-scope=intouch] [data-fact=%s]')?.textContent"
             assert await tab.when(f"{fact % 'sent'} === '25'", "true") is True
@@ -226,7 +226,7 @@ async def background(tab: Any, scheme: str) -> str:
 async def test_a_browser_says_when_the_program_is_gone(tmp_path: Path) -> None:
     """When the monitor ends, the open page says so instead of showing old numbers as live."""
     async with browser(tmp_path) as tab:
-        async with SessionPool() as pool, pool.serve_monitor() as monitor:
+        async with SessionPool() as pool, Monitor(pool) as monitor:
             await tab.open(monitor.url)
             assert await tab.when("document.getElementById('state').textContent === 'live'")
         said = "document.getElementById('state').textContent"
