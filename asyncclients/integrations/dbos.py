@@ -10,6 +10,7 @@
   step that runs again, or twice at the same time, sends no row twice.
 * Workers show that they live by a counter (`heartbeat`). The shards of one that
   died are put back on the queue by the others, about one lease later.
+* What DBOS keeps is JSON (`serializer`): a pickled value in the database is never loaded.
 * DBOS's own limiter is not used: the quota is the pool's. Give each worker's
   pool `RedisLimits`, or `FileLimits` on one host, and they share it.
 * DBOS is one per process, and so is `Backfills` while it is open.
@@ -23,6 +24,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 from uuid import uuid4
@@ -36,18 +38,19 @@ from asyncclients import backfill
 from asyncclients.backfill import Progress, Report, Sink
 from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Rows, open_source
-from asyncclients.errors import BackfillStoppedError, ConfigurationError
+from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError
 from asyncclients.integrations.backlog import Backlog, SharedShelf, Task, digest_of
 from asyncclients.integrations.database import Database
 from asyncclients.integrations.heartbeat import LOOKS, Watcher, beat, forget
 from asyncclients.integrations.onlooker import Onlooker
+from asyncclients.integrations.serializer import JSONSerializer, no_pickles
 from asyncclients.integrations.worker import Resolve, Worker
 from asyncclients.integrations.workflows import enter, leave, pull_pages, push_batches
 
 _log = logging.getLogger("asyncclients.backfill")
 
 _QUEUE = "asyncclients"
-_VERSION = "asyncclients-1"
+_VERSION = "asyncclients-2"
 """Of the workflows below: workers of another version leave them alone."""
 Tell = Callable[[Progress], None]
 _LIVE = ("ENQUEUED", "PENDING", "DELAYED")
@@ -77,11 +80,13 @@ class Backfills:
         self.worker = Worker(self._database, resolve)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._heart: asyncio.Task[None] | None = None
+        self._safe = ExitStack()
 
     # --- Life -------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         enter(self.worker)
+        self._safe.enter_context(no_pickles())
         try:
             await self._database.create()
             await beat(self._database, self.name)
@@ -99,6 +104,7 @@ class Backfills:
             executor_id=self.name,
             application_version=_VERSION,
             log_level="WARNING",
+            serializer=JSONSerializer(),
         )
         DBOS(config=config)
         DBOS.listen_queues([_QUEUE] if self._works else [])
@@ -115,6 +121,7 @@ class Backfills:
         # DBOS made its own threads the loop's, and ends them; the loop goes on.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
         await asyncio.to_thread(DBOS.destroy)
+        self._safe.close()
         leave()
         try:
             await forget(self._database, [self.name])
@@ -259,7 +266,7 @@ class Backfills:
         queued: set[int] = set()
         for each in found:
             if each.status in _LIVE and each.input is not None:
-                queued.update(each.input["args"][1])
+                queued.update(_readable(job, each.input)["args"][1])
         left = [number for number in await self.backlog.left(job) if number not in queued]
         size = -(-len(left) // shards) or 1
         for first in range(0, len(left), size):
@@ -285,14 +292,29 @@ class Backfills:
 
     async def _raise_what_stopped(self, job: str, report: Report) -> None:
         found = await self._workflows(job, load=True)
-        error = next((each.error for each in reversed(found) if each.error), None)
+        error: Any = next((each.error for each in reversed(found) if each.error), None)
         if error is None:
             error = BackfillStoppedError(
                 f"the workflows of {job!r} were ended from outside", advice="Run the job again"
             )
+        error = _readable(job, error)
         if isinstance(error, BackfillStoppedError):
             error.report = report
         raise error
+
+
+def _readable(job: str, value: Any) -> Any:
+    """Return *value*; DBOS returns the stored text if it could not decode it.
+
+    Raises:
+        StateError: it is such a text.
+    """
+    if isinstance(value, str):
+        raise StateError(
+            f"the job database holds a value of the job {job!r} that is not this version's JSON",
+            advice="It was written by an older version or by another program: use a new database",
+        )
+    return value
 
 
 def _check_name(job: str) -> None:

