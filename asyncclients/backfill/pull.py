@@ -15,11 +15,11 @@ the report.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
+from asyncclients.backfill import arguments
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.journal import Changes, Job, Journal
 from asyncclients.backfill.meter import Meter
@@ -69,6 +69,7 @@ async def pull(
         progress: is given a `Progress` about once a second.
 
     Raises:
+        ConfigurationError: an argument cannot be used; nothing was sent.
         InputError: *to* cannot be written; nothing was sent.
         StateInUseError: another run has the state file.
         StateMismatchError: the state is of another job or another version.
@@ -78,14 +79,13 @@ async def pull(
     When cancelled it saves and raises `CancelledError`. Every call waits behind
     interactive ones.
     """
-    if ahead < 0:
-        raise ConfigurationError(f"ahead must be at least 0, not {ahead}")
     try:
+        _check(source, key, ahead, max_failed, patience)
+        arguments.check_function("progress", progress)
         sink, name = open_sink(to)
         journal = await Journal.open(state, Job(kind="pull", source=_name(source), target=name))
     except BaseException:
-        if inspect.iscoroutine(source):
-            source.close()
+        arguments.close(source)
         raise
     try:
         checkpoint = await Checkpoint.load(journal)
@@ -97,9 +97,22 @@ async def pull(
             await run.work(reader)
         return run.report()
     finally:
-        if inspect.iscoroutine(source):
-            source.close()
+        arguments.close(source)
         await journal.aclose()
+
+
+def _check(source: Any, key: Any, ahead: int, max_failed: float, patience: float) -> None:
+    if not isinstance(source, (Paginator, AsyncIterable, Awaitable)):
+        raise ConfigurationError(
+            f"the source of a pull must be a list of a client or an async iterable of pages, "
+            f"not {source!r}",
+            advice="Call the operation, as in intouch.contacts.list(sort_by='created_at')",
+        )
+    if not isinstance(key, str):
+        arguments.check_function("key", key)
+    arguments.check_whole("ahead", ahead, 0)
+    arguments.check_share("max_failed", max_failed)
+    arguments.check_seconds("patience", patience)
 
 
 def _name(source: Pages) -> str:

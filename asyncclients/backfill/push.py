@@ -12,9 +12,10 @@ are listed as unknown.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Literal
 
+from asyncclients.backfill import arguments
 from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
 from asyncclients.backfill.feed import Feed
@@ -31,7 +32,6 @@ from asyncclients.core.endpoint import endpoint_of, lane
 from asyncclients.errors import (
     BackfillError,
     BackfillStoppedError,
-    ConfigurationError,
     InputError,
 )
 from asyncclients.limits.priority import Priority
@@ -45,7 +45,7 @@ async def push(
     *,
     state: str | os.PathLike[str],
     row_type: type[Any] | None = None,
-    map: Map | None = None,  # noqa: A002 - the word for it
+    map: Map | Mapping[str, str] | None = None,  # noqa: A002 - the word for it
     batch: int | None = None,
     idempotent: bool | None = None,
     concurrency: int = 64,
@@ -67,7 +67,9 @@ async def push(
             the rows that are refused, and is itself good as a *source*.
         row_type: struct that each row is converted to and checked against; by default the
             one that the operation takes.
-        map: makes of a row what is converted, before anything else; None skips the row.
+        map: function that makes of a row what is converted, and None to skip the row; or a
+            mapping from column to field, as `{"Mail": "email"}`: other columns keep their
+            names, and an empty field leaves its column out.
         batch: rows a call, given to *target* as a list; by default what the operation
             takes, else one row as itself.
         idempotent: whether a call may be repeated; by default the operation's own
@@ -83,6 +85,7 @@ async def push(
         progress: is given a `Progress` about once a second.
 
     Raises:
+        ConfigurationError: an argument cannot be used; nothing was read.
         InputError: the input cannot be used; nothing was sent.
         StateInUseError: another run has the state file.
         StateMismatchError: the state is of another job, another version or another input.
@@ -93,7 +96,13 @@ async def push(
     is on the wire, saves, and raises `CancelledError`. Every call waits behind
     interactive ones.
     """
-    _check(concurrency, batch, max_failed)
+    arguments.check_rows(source)
+    arguments.check_target(target)
+    arguments.check_coroutine_function("reconcile", reconcile)
+    arguments.check_function("progress", progress)
+    arguments.check_flag("idempotent", idempotent)
+    arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
+    arguments.check_delivery(concurrency, batch, max_failed, patience)
     shape = Shape(row_type_of(target) if row_type is None else row_type, map)
     rows = await open_source(source)
     try:
@@ -114,14 +123,6 @@ async def push(
             await journal.aclose()
     finally:
         await rows.aclose()
-
-
-def _check(concurrency: int, batch: int | None, max_failed: float) -> None:
-    if concurrency < 1 or (batch is not None and batch < 0) or not 0 <= max_failed <= 1:
-        raise ConfigurationError(
-            "push needs concurrency of at least 1, batch of at least 0 and max_failed from 0 to 1",
-            advice="Correct the argument; leave it out for the default",
-        )
 
 
 def name_of(target: Callable[..., Any]) -> str:

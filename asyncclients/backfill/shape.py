@@ -11,12 +11,13 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from asyncclients.backfill.arguments import check_function, close
 from asyncclients.backfill.sources import Source
 from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import endpoint_of
@@ -47,15 +48,14 @@ class Renaming:
         """*row* under its new names.
 
         Raises:
-            ValueError: *row* is no object.
+            ValueError: *row* is no object, or two of its columns become one field.
         """
         if not isinstance(row, Mapping):
             raise ValueError(f"a row must be an object with names, not {type(row).__name__}")
-        names = self._columns
-        fields = {
-            names.get(column, column): value
-            for column, value in cast("Mapping[str, Any]", row).items()
-        }
+        names, columns = self._columns, cast("Mapping[str, Any]", row)
+        fields = {names.get(column, column): value for column, value in columns.items()}
+        if len(fields) < len(columns):
+            _check_distinct(names, columns)
         fields.pop("", None)
         return {**self._fixed, **fields}
 
@@ -63,28 +63,61 @@ class Renaming:
         """The fields that rows with *columns* get.
 
         Raises:
-            ValueError: a column that is to be renamed is not there.
+            ValueError: a column that is to be renamed is not there, or two become one field.
         """
         missing = sorted(self._columns.keys() - set(columns))
         if missing:
             raise ValueError(f"has no column {missing[0]!r}")
+        _check_distinct(self._columns, columns)
         return {self._columns.get(column, column) for column in columns} | self._fixed.keys()
+
+    def targets(self) -> set[str]:
+        """The fields that this map names."""
+        return {*self._columns.values(), *self._fixed} - {""}
+
+
+def _check_distinct(names: Mapping[str, str], columns: Iterable[str]) -> None:
+    """Raise `ValueError` if *names* gives two of *columns* the same field."""
+    columns_of: dict[str, str] = {}
+    for column in columns:
+        field = names.get(column, column)
+        if field and columns_of.setdefault(field, column) != column:
+            raise ValueError(
+                f"has the columns {columns_of[field]!r} and {column!r}, which both become {field!r}"
+            )
 
 
 class Shape:
     """Makes a *row_type* of a row; without one, whatever *map* makes of it."""
 
-    def __init__(self, row_type: type[Any] | None, map: Map | None) -> None:  # noqa: A002
-        self.name = "" if row_type is None else f"{row_type.__module__}.{row_type.__qualname__}"
+    def __init__(
+        self,
+        row_type: type[Any] | None,
+        map: Map | Mapping[str, str] | None,  # noqa: A002
+    ) -> None:
+        map = _map_of(map)  # noqa: A001
         self._type, self._map = row_type, map
         self._wire_names: dict[str, str] = {}
         self._required: tuple[str, ...] = ()
         self._as_they_are: frozenset[str] = frozenset()
+        self.name = ""
         if row_type is not None:
             fields = _fields(row_type)
+            self.name = f"{row_type.__module__}.{row_type.__qualname__}"
             self._wire_names = {field.name: field.encode_name for field in fields}
             self._required = tuple(field.name for field in fields if field.required)
             self._note(self._wire_names)
+            if isinstance(map, Renaming):
+                self._check_targets(map)
+
+    def _check_targets(self, renaming: Renaming) -> None:
+        known = {*self._wire_names, *self._wire_names.values()}
+        unknown = sorted(name for name in renaming.targets() if name.split(".", 1)[0] not in known)
+        if unknown and _EXTRA not in known:
+            raise ConfigurationError(
+                f"map names {', '.join(map(repr, unknown))}, which {self.name} does not have",
+                advice=f"It has: {', '.join(self._wire_names)}",
+            )
 
     def _note(self, names: Iterable[str]) -> None:
         """Rows with these *names* alone may be taken as they are, if none is nested or renamed."""
@@ -140,10 +173,13 @@ class Shape:
         """What is sent for *data*; None for nothing.
 
         Raises:
-            ValueError: saying which field does not fit.
+            ValueError: saying which field does not fit; TypeError: *map* is asynchronous.
         """
         if self._map is not None:
             data = self._map(data)
+            if isinstance(data, Awaitable):
+                close(data)
+                raise TypeError("map returned an awaitable; it must be a plain function")
         if data is None or self._type is None or isinstance(data, self._type):
             return data
         names: Any = data
@@ -158,6 +194,8 @@ class Shape:
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names
         renamed = {names.get(name, name): value for name, value in data.items()}
+        if len(renamed) < len(data):
+            _check_distinct(names, data)
         if _EXTRA in names:
             known, extra = {*names.values()}, renamed.get(_EXTRA, {})
             others = [name for name in renamed if name not in known]
@@ -166,14 +204,36 @@ class Shape:
         return renamed
 
 
-def _fields(row_type: type[Any]) -> tuple[msgspec.structs.FieldInfo, ...]:
-    try:
-        return msgspec.structs.fields(row_type)
-    except TypeError:
+def _map_of(given: Any) -> Map | None:
+    """*given* as a function.
+
+    Raises:
+        ConfigurationError: it is neither a plain function nor a mapping of names.
+    """
+    if isinstance(given, Mapping):
+        names: Mapping[Any, Any] = given
+        if not all(isinstance(each, str) for each in (*names, *names.values())):
+            raise ConfigurationError(
+                f"map must map names of columns to names of fields, not {names!r}",
+                advice='Write map={"Column": "field"}; an empty field leaves the column out',
+            )
+        return Renaming(names)
+    if isinstance(given, type) and hasattr(given, "__struct_fields__"):
+        raise ConfigurationError(
+            f"map must be a function or a mapping, not the type {given.__qualname__}",
+            advice="Give it as row_type=",
+        )
+    check_function("map", given)
+    return cast("Map | None", given)
+
+
+def _fields(row_type: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+    if not isinstance(row_type, type) or not issubclass(row_type, msgspec.Struct):
         raise ConfigurationError(
             f"row_type must be a msgspec Struct, not {row_type!r}",
             advice="Use the vendor's own, as in asyncclients.vendors.totango.NewTouchpoint",
-        ) from None
+        )
+    return msgspec.structs.fields(row_type)
 
 
 def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
@@ -197,19 +257,24 @@ def unbound(target: Any) -> Any:
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """*data* with `{"a.b": 1}` as `{"a": {"b": 1}}`."""
+    """*data* with `{"a.b": 1}` as `{"a": {"b": 1}}`; objects inside *data* stay as they are.
+
+    Raises:
+        ValueError: two names give the same field.
+    """
     result: dict[str, Any] = {}
-    for name, value in data.items():
-        if "." not in name:
-            result[name] = value
-            continue
+    # Names without a dot first: `a` is then never put over what `a.b` made.
+    for name, value in sorted(data.items(), key=lambda item: "." in item[0]):
         *path, last = name.split(".")
         inner = result
         for part in path:
-            deeper = inner.setdefault(part, {})
+            deeper = inner.get(part, {})
             if not isinstance(deeper, dict):
                 raise ValueError(f"{name} contradicts {part}, which is a value already")
-            inner = cast("dict[str, Any]", deeper)
+            inner[part] = {**cast("dict[str, Any]", deeper)}
+            inner = inner[part]
+        if last in inner:
+            raise ValueError(f"{name} is given twice")
         inner[last] = value
     return result
 

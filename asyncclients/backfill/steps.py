@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
+from asyncclients.backfill import arguments
 from asyncclients.backfill.batch import BatchRecords, Book
 from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
@@ -37,7 +38,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         target: the operation, or a coroutine function of one argument.
         row_type: struct that each row is converted to; by default the operation's.
-        map: makes of a row what is converted; None skips it.
+        map: makes of a row what is converted; None skips it. Or a mapping from column to field.
         batch: rows a call.
         idempotent: whether a call may be repeated.
         concurrency: calls under way at the same time, in each step.
@@ -47,7 +48,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
 
     target: Callable[[Any], Awaitable[Any]]
     row_type: type[Any] | None = None
-    map: Map | None = None
+    map: Map | Mapping[str, str] | None = None
     batch: int | None = None
     idempotent: bool | None = None
     concurrency: int = 64
@@ -74,6 +75,8 @@ async def push_step(
     When cancelled, it sends nothing more, waits up to 30 s for the answers to what
     is on the wire, and notes them.
     """
+    arguments.check_target(to.target)
+    arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.patience)
     meter, outage = Meter(), Outage(to.patience)
     # A batch is too small to judge by; the share of failed rows is the job's to watch.
     terms = Terms.of(to.target, batch=to.batch, idempotent=to.idempotent, flow=flow, max_failed=1.0)
@@ -152,6 +155,8 @@ async def pull_step(
         BackfillStoppedError: the vendor stayed away.
         AsyncClientsError: what the vendor answered to a page.
     """
+    arguments.check_whole("most", most, 1)
+    arguments.check_seconds("patience", patience)
     meter, outage = Meter(), Outage(patience)
     reader = PageReader(source, 0, flow, meter, outage)
     first = source.start if after is None else after.page + 1

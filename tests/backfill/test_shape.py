@@ -62,6 +62,36 @@ def test_dotted_names_nest() -> None:
         nested({"a": 1, "a.b": 2})
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"a.b": 1, "a": {"b": 2}},
+        {"a": {"b": 2}, "a.b": 1},
+        {"a.b": 1, "a": 2},
+        {"a.b.c": 1, "a.b": 2},
+    ],
+)
+def test_nested_names_that_collide_lose_no_value(row: dict[str, Any]) -> None:
+    """Where two names give one field, the row is rejected, in any order of its columns."""
+    with pytest.raises(ValueError, match=r"twice|contradicts"):
+        nested(row)
+
+
+def test_nested_merges_into_a_copy() -> None:
+    """`a.b` is added to an object `a` of the row; the caller's objects stay as they are."""
+    inner = {"b": {"c": 1}}
+    row = {"a.d": 3, "a.b.e": 2, "a": inner}
+    assert nested(row) == {"a": {"b": {"c": 1, "e": 2}, "d": 3}}
+    assert inner == {"b": {"c": 1}}
+
+
+def test_both_names_of_one_field_are_rejected() -> None:
+    """The name in Python and the name on the wire in one row are two values for one field."""
+    row = {"place_name": "x", "placeName": "y", "height": 1.0}
+    with pytest.raises(ValueError, match="'place_name' and 'placeName'"):
+        Shape(Place, None).make(row, lax=False)
+
+
 def test_what_no_field_takes_is_extra() -> None:
     """Where a row type has `extra`: nested there or not, and from any source."""
     fields: dict[str, Any] = {"place_name": "x", "height": 1.0}

@@ -1,0 +1,127 @@
+"""Checks of the arguments of `pull` and `push`, made before anything is read or sent."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from asyncclients.errors import ConfigurationError
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise `ConfigurationError` unless *value* is an int of at least *least*."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise _wrong(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` unless *value* is a number from 0 to 1."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise _wrong(f"{name} must be a number from 0 to 1, not {value!r}")
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` unless *value* is a number of at least 0; infinity is one."""
+    if not _is_number(value) or not value >= 0:
+        raise _wrong(f"{name} must be a number of seconds of at least 0, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_delivery(concurrency: int, batch: int | None, max_failed: float, patience: float) -> None:
+    """Raise `ConfigurationError` if an option of a push is out of range."""
+    check_whole("concurrency", concurrency, 1)
+    if batch is not None:
+        check_whole("batch", batch, 0)
+    check_share("max_failed", max_failed)
+    check_seconds("patience", patience)
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` unless *value* is True, False or None."""
+    if value is not None and not isinstance(value, bool):
+        raise _wrong(f"{name} must be True, False or None, not {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise `ConfigurationError` unless *value* is one of *choices*."""
+    if value not in choices:
+        raise _wrong(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def check_target(target: Any) -> None:
+    """Raise `ConfigurationError` unless *target* can be called with a row and awaited."""
+    if inspect.isawaitable(target):
+        close(target)
+        raise _wrong(
+            f"target is {target!r}, not a function",
+            "Give the function itself, without calling it: create, not create(...)",
+        )
+    if isinstance(target, type) or not callable(target) or _is_generator(target):
+        raise _wrong(
+            f"target must be a coroutine function of one argument, not {target!r}",
+            "Give an operation, as totango.touchpoints.create, or an `async def` function",
+        )
+
+
+def check_function(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` unless *value* is None or a plain function."""
+    if value is None:
+        return
+    close(value)
+    if not callable(value) or _is_asynchronous(value) or _is_generator(value):
+        raise _wrong(f"{name} must be a plain function of one argument, not {value!r}")
+
+
+def check_coroutine_function(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` if *value* can be no coroutine function; None is allowed."""
+    if value is not None:
+        close(value)
+        if not callable(value) or isinstance(value, type) or _is_generator(value):
+            raise _wrong(f"{name} must be a coroutine function of one argument, not {value!r}")
+
+
+def check_rows(rows: Any) -> None:
+    """Raise `ConfigurationError` unless *rows* are something that gives the same rows again."""
+    problem, advice = "", "Give the path of a file, or an iterable of rows"
+    if isinstance(rows, (str, os.PathLike)):
+        return
+    if isinstance(rows, (bytes, bytearray, memoryview)):
+        problem = "bytes are no rows"
+    elif isinstance(rows, Mapping):
+        problem = "a mapping is one row, or none"
+        advice = "Give a list of mappings"
+    elif isinstance(rows, AbstractSet):
+        problem = "a set has no order, so a resumed job cannot tell which rows were sent"
+        advice = "Give a list, as sorted(rows)"
+    elif not isinstance(rows, (Iterable, AsyncIterable)) and not hasattr(rows, "__getitem__"):
+        problem = f"{rows!r} cannot be iterated"
+        if callable(rows):
+            advice = "Call the function: its result is what gives the rows"
+    if problem:
+        close(rows)
+        raise _wrong(f"the source of a push cannot be used: {problem}", advice)
+
+
+def close(value: Any) -> None:
+    """Close *value* if it is a coroutine, which would warn that it was never awaited."""
+    if inspect.iscoroutine(value):
+        value.close()
+
+
+def _is_asynchronous(value: Any) -> bool:
+    call = getattr(value, "__call__", None)  # noqa: B004 - the method of an object
+    return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
+
+
+def _is_generator(value: Any) -> bool:
+    return inspect.isasyncgenfunction(value) or inspect.isgeneratorfunction(value)
+
+
+def _wrong(message: str, advice: str = "Correct the argument") -> ConfigurationError:
+    return ConfigurationError(message, advice=advice)
