@@ -297,3 +297,23 @@ class BackfillStoppedError(BackfillError):
 
     report: Any = None
     """The `Report` up to the stop."""
+
+
+def error_text(error: BaseException) -> str:
+    """Return the message of *error*, its repr if it has none; valid UTF-8, and never raises.
+
+    A lone surrogate, as in a file name or a header that is not UTF-8, becomes `\\udcff`.
+    """
+    for write in (str, repr):
+        try:
+            text = write(error)
+        except Exception:  # noqa: BLE001, S112 - other people's `__str__` may raise anything
+            continue
+        if text:
+            return encodable(text)
+    return encodable(type(error).__name__)
+
+
+def encodable(text: str) -> str:
+    """Return *text* with each lone surrogate written as an escape."""
+    return text.encode("utf-8", "backslashreplace").decode()

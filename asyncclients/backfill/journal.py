@@ -25,11 +25,11 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import msgspec
 
-from asyncclients.backfill.completion import completed
+from asyncclients.backfill.completion import Outcome, completed, outcome_of
 from asyncclients.backfill.database import APPLICATION, VERSION, connect, unusable
 from asyncclients.backfill.lock import Lock
 from asyncclients.backfill.seal import read_state, read_value, sealed, select
-from asyncclients.errors import StateError, StateMismatchError
+from asyncclients.errors import StateError, StateMismatchError, error_text
 
 T = TypeVar("T")
 
@@ -78,7 +78,8 @@ class Journal:
         self._database: sqlite3.Connection
         self._collect: Callable[[], Changes] = lambda: Changes(())
         self._changed = False
-        self._writing: asyncio.Task[None] | None = None
+        self._busy = False
+        self._closed: asyncio.Future[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._rested_at = 0.0
@@ -144,12 +145,11 @@ class Journal:
     def changed(self) -> None:
         """There is something to save; it is saved at once."""
         self._changed = True
-        if self._writing is None and self.failure is None:
-            self._writing = self._loop.create_task(self._write())
+        self._schedule()
 
     def changes_later(self) -> None:
         """There is something to save, and no harm if a crash takes it: it is saved soon."""
-        if self._timer is None:
+        if self._timer is None and self.failure is None:
             self._timer = self._loop.call_later(_SOON, self.changed)
 
     def saved(self) -> asyncio.Future[None]:
@@ -165,25 +165,47 @@ class Journal:
         self._waiting.append(waiter)
         return waiter
 
-    async def _write(self) -> None:
-        while self._changed and self.failure is None:
-            # Whoever became ready in this turn of the loop still gets into this commit.
-            await asyncio.sleep(max(0.0, self._rested_at - self._loop.time()))
-            waiting, self._waiting = self._waiting, []
-            self._changed = False
-            self._stop_timer()
-            try:
-                await self.run(_commit, self._database, self._collect())
-            except StateError as failure:
-                self.failure = failure
-                waiting += self._waiting
-            self._rested_at = self._loop.time() + _REST
-            for waiter in waiting:
-                if self.failure is not None and not waiter.done():
-                    waiter.set_exception(self.failure)
-                elif not waiter.done():
-                    waiter.set_result(None)
-        self._writing = None
+    # --- Commits: callbacks, no task, since `asyncio.run` cancels every task at its end ---
+
+    def _schedule(self) -> None:
+        """Begin a commit soon, unless one is under way: its end calls this again."""
+        if self._changed and not self._busy and self.failure is None:
+            self._busy = True
+            # Whatever is noted in this turn of the loop still gets into this commit.
+            self._loop.call_later(max(0.0, self._rested_at - self._loop.time()), self._begin)
+
+    def _begin(self) -> None:
+        self._changed = False
+        self._stop_timer()
+        saving, self._waiting = self._waiting, []
+        try:
+            commit = self._in_thread(_commit, self._database, self._collect())
+        except BaseException as error:
+            self._finished(saving, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            commit.add_done_callback(lambda ended: self._finished(saving, _error_of(ended)))
+
+    def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Outcome]:
+        return self._loop.run_in_executor(self._thread, outcome_of, work, *arguments)
+
+    def _finished(self, saving: list[asyncio.Future[None]], error: BaseException | None) -> None:
+        """A commit has ended: wake everyone who waits for it, and see to the next one."""
+        if error is not None:
+            self.failure = _state_error(self.path, error)
+            saving += self._waiting
+            self._waiting = []
+        self._rested_at = self._loop.time() + _REST
+        self._busy = False
+        for waiter in saving:
+            if self.failure is None and not waiter.done():
+                waiter.set_result(None)
+            elif self.failure is not None and not waiter.done():
+                waiter.set_exception(self.failure)
+                waiter.exception()  # seen, also where the waiter is gone: `saved` raises it again
+        self._schedule()
+        self._disconnect_if_closing()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -192,17 +214,52 @@ class Journal:
 
     async def aclose(self) -> None:
         """Save what is left and let go of the file, also when cancelled. Idempotent."""
-        await completed(self._close())
+        if self._closed is None:
+            self._closed = self._loop.create_future()
+            if self._timer is not None:
+                self._stop_timer()
+                self.changed()
+            self._disconnect_if_closing()
+        await completed(self._closed)
 
-    async def _close(self) -> None:
-        if self._timer is not None:
-            self._stop_timer()
-            self.changed()
-        while self._writing is not None:
-            await asyncio.wait([self._writing])
-        await self._loop.run_in_executor(self._thread, self._disconnect)
-        self._thread.shutdown(wait=False)
-        self._lock.release()
+    def _disconnect_if_closing(self) -> None:
+        if self._closed is None or self._busy:
+            return
+        self._busy = True  # no commit begins any more
+        self.failure = self.failure or StateError(f"{self.path} is closed", file=str(self.path))
+        try:
+            leaving = self._in_thread(self._disconnect)
+        except RuntimeError:  # the interpreter is shutting down and starts no thread any more
+            self._let_go()
+        else:
+            leaving.add_done_callback(self._let_go)
+
+    def _let_go(self, _: object = None) -> None:
+        assert self._closed is not None
+        try:
+            self._thread.shutdown(wait=False)
+            self._lock.release()
+        finally:
+            self._closed.set_result(None)
+
+
+def _error_of(work: asyncio.Future[Outcome]) -> BaseException | None:
+    return asyncio.CancelledError() if work.cancelled() else work.exception() or work.result().error
+
+
+def _state_error(path: Path, error: BaseException) -> StateError:
+    """The error for everyone who waits; what neither SQLite nor the disk says is its cause."""
+    if isinstance(error, StateError):
+        return error
+    if isinstance(error, (sqlite3.Error, OSError)):
+        return unusable(path, error)
+    failure = StateError(
+        f"cannot keep the state in {path}: {type(error).__name__}: {error_text(error)}",
+        file=str(path),
+        advice="What was saved before is intact: correct the cause, then run again",
+    )
+    failure.__cause__ = error
+    return failure
 
 
 def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:

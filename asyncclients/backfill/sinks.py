@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 from asyncclients.backfill import tables
-from asyncclients.backfill.completion import completed
+from asyncclients.backfill.completion import completed, in_thread
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.core import codec
 from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchError
@@ -79,7 +79,7 @@ class FileSink:
 
     async def _run(self, work: Awaitable[T]) -> T:
         try:
-            return await completed(work)
+            return await work
         except OSError as failure:
             words = failure.strerror or str(failure)
         raise BackfillStoppedError(
@@ -91,7 +91,7 @@ class FileSink:
     async def open(self, position: Any) -> None:
         """Begin, or cut the part file back to *position* bytes."""
         try:
-            await self._run(asyncio.to_thread(self._open, position))
+            await self._run(in_thread(self._open, position))
         except asyncio.CancelledError:
             await self.close()
             raise
@@ -139,12 +139,12 @@ class FileSink:
         """What was given to a thread is written."""
         pouring, self._pouring = self._pouring, None
         if pouring is not None:
-            await self._run(pouring)
+            await self._run(completed(pouring))
 
     async def begin_flush(self) -> tuple[int, Awaitable[None]]:
         """Begin to make all durable; the position is the number of bytes."""
         pouring = await self._pour(durable=True)
-        return self._position, self._run(pouring)
+        return self._position, self._run(completed(pouring))
 
     async def flush(self) -> int:
         """Make all durable; the position is the number of bytes."""
@@ -154,7 +154,7 @@ class FileSink:
 
     async def finish(self) -> None:
         """Put the file in its place."""
-        await self._run(asyncio.to_thread(self._finish))
+        await self._run(in_thread(self._finish))
 
     def _finish(self) -> None:
         if self._suffix in _CONVERT:
@@ -170,16 +170,16 @@ class FileSink:
 
     async def close(self) -> None:
         """Close the file; the part file stays unless all is done."""
-        if self._file is not None:
-            await completed(self._let_go(self._file))
+        file, self._file = self._file, None
+        try:
+            # What is still on its way was never counted; a full disk need not be told twice.
+            with suppress(BackfillStoppedError):
+                await self._poured()
+        finally:
+            if file is not None:
+                await in_thread(_close, file)
         if self._finished:
             self.part.unlink(missing_ok=True)
-
-    async def _let_go(self, file: BinaryIO) -> None:
-        # What is still on its way was never counted; a full disk need not be told twice.
-        with suppress(BackfillStoppedError):
-            await self._poured()
-        await asyncio.to_thread(_close, file)
 
 
 def _pour(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from asyncclients.backfill import lines, parquet
-from asyncclients.backfill.completion import completed
+from asyncclients.backfill.completion import completed, in_thread
 from asyncclients.errors import InputError
 
 _CHUNK_ROWS = 256
@@ -81,12 +81,12 @@ async def open_source(rows: Rows) -> Source:
 
 
 async def _open_file(path: Path) -> FileSource:
-    opening = asyncio.ensure_future(asyncio.to_thread(FileSource, path))
+    opening = asyncio.get_running_loop().run_in_executor(None, FileSource, path)
     try:
         return await completed(opening)
     except asyncio.CancelledError:
         if not opening.cancelled() and opening.exception() is None:
-            await completed(opening.result().aclose())
+            await opening.result().aclose()
         raise
 
 
@@ -122,7 +122,7 @@ class FileSource:
 
     async def aclose(self) -> None:
         """Close the file, also when cancelled."""
-        await completed(asyncio.to_thread(self._file.close))
+        await in_thread(self._file.close)
 
 
 def _reader(path: Path) -> lines.Reader:
