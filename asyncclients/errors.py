@@ -302,7 +302,7 @@ class BackfillStoppedError(BackfillError):
 def error_text(error: BaseException) -> str:
     """Return the message of *error*, its repr if it has none; valid UTF-8, and never raises.
 
-    A lone surrogate, as in a file name or a header that is not UTF-8, becomes `\\udcff`.
+    A lone surrogate, as in a file name or a header that is not UTF-8, becomes an escape.
     """
     for write in (str, repr):
         try:

@@ -30,7 +30,7 @@ import msgspec
 
 from asyncclients.backfill.failures import describe, encode_row
 from asyncclients.backfill.sources import Row
-from asyncclients.errors import StateInUseError
+from asyncclients.errors import StateError, StateInUseError
 
 Fate = Literal["sent", "done", "failed", "unknown", "skipped"]
 
@@ -86,6 +86,7 @@ class BatchRecords:
         self._book = book
         self._news: dict[int, Entry | None] = {}
         self._next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._written = self._next
         self._writing: asyncio.Task[None] | None = None
         self._taken: set[int] = set()
         self._done = done
@@ -150,24 +151,28 @@ class BatchRecords:
         self._news[number] = entry
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
+            # Not in the task: one that is cancelled before its first step does nothing at all.
+            self._writing.add_done_callback(self._wake)
 
     async def _write(self) -> None:
         while self._news:
             news, self._news = self._news, {}
-            written, self._next = self._next, asyncio.get_running_loop().create_future()
-            try:
-                self._taken.update(await self._book.write(news))
-            except BaseException as failure:
-                self._fail_waiters(written, failure)
-                raise
-            written.set_result(None)
+            self._written, self._next = self._next, asyncio.get_running_loop().create_future()
+            self._taken.update(await self._book.write(news))
+            self._written.set_result(None)
 
-    def _fail_waiters(self, written: asyncio.Future[None], failure: BaseException) -> None:
-        """Nobody may go on: what was noted is not in the book."""
-        for future in (written, self._next):
-            future.set_exception(failure)
-            future.exception()  # seen, also where nobody waits
-        self._next = asyncio.get_running_loop().create_future()
+    def _wake(self, writing: asyncio.Task[None]) -> None:
+        """Where *writing* has failed nobody may go on: what was noted is not in the book."""
+        failure: BaseException | None = StateError("the writing of outcomes was cancelled")
+        if not writing.cancelled():
+            failure = writing.exception()
+        if failure is None:
+            return
+        for future in (self._written, self._next):
+            if not future.done():
+                future.set_exception(failure)
+                future.exception()  # seen, also where nobody waits
+        self._next = writing.get_loop().create_future()
 
 
 def _entry(row: Row, fate: Fate, reason: str = "", *, keep: bool = False) -> Entry:

@@ -33,9 +33,7 @@ def outcome_of(work: Callable[..., Any], *arguments: Any) -> Outcome:
         return Outcome(error=error)
 
 
-async def in_thread(
-    work: Callable[..., T], *arguments: Any, executor: Executor | None = None
-) -> T:
+async def in_thread(work: Callable[..., T], *arguments: Any, executor: Executor | None = None) -> T:
     """Return the result of *work*, done in a thread, or raise what it raised.
 
     A cancellation meanwhile is raised once the thread is done.

@@ -6,8 +6,8 @@ the others are delivered.
 
 from __future__ import annotations
 
-from asyncio import Task, current_task
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from asyncio import CancelledError, Task, current_task
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -21,7 +21,7 @@ from asyncclients.backfill.shape import Shape
 from asyncclients.backfill.sources import Row
 from asyncclients.backfill.verdict import Verdict, is_everyones, judge
 from asyncclients.core.endpoint import endpoint_of, lane
-from asyncclients.errors import BackfillStoppedError, ClientClosedError
+from asyncclients.errors import BackfillStoppedError, ClientClosedError, error_text
 from asyncclients.limits.priority import Priority
 
 _TRIES = 3
@@ -88,7 +88,7 @@ class Partial(Protocol):
 class _Trouble(NamedTuple):
     """A call whose rows are still to do; *refused*: not as they are."""
 
-    error: Exception
+    error: BaseException
     refused: bool
 
 
@@ -135,7 +135,7 @@ class Delivery:
         self._fail(row, failure)
         return None
 
-    def _fail(self, row: Row, failure: Exception) -> None:
+    def _fail(self, row: Row, failure: BaseException) -> None:
         self._ledger.fail(row, failure)
         self._tried += 1
         self._failed += 1
@@ -143,7 +143,7 @@ class Delivery:
             return
         raise BackfillStoppedError(
             f"{self._failed} of {self._tried} rows of this run failed; "
-            f"the last one, line {row.line}: {failure}",
+            f"the last one, line {row.line}: {error_text(failure)}",
             advice="See the file of failed rows; correct the input or its mapping. To go on all "
             "the same, run again with a higher max_failed=",
         )
@@ -206,20 +206,23 @@ class Delivery:
                 result = await terms.target(argument)
             else:
                 result = await self._call_unannounced(argument, flight)
-        except Exception as error:  # noqa: BLE001 - the target may raise anything
-            return self._judge(error, flight, rows)
-        except BaseException:
+            missing = _missing(result, parcels) if terms.batch else ()
+        except BaseException as error:  # the target may raise anything
+            if isinstance(error, Exception) or self._is_foreign_cancellation(error):
+                return self._judge(error, flight, rows)
             self._settle_interrupted(flight, rows)
             raise
         finally:
             flight.board(())
         self._outage.succeeded()
-        if terms.batch and isinstance(result, Partial):
-            self._settle(parcels, result)
-        else:
-            self._tried += len(rows)
-            self._ledger.complete(rows)
+        self._settle(parcels, missing)
         return None
+
+    def _is_foreign_cancellation(self, error: BaseException) -> bool:
+        """True if the target was cancelled from inside, not with this task: its call has failed."""
+        task = current_task()
+        cancelled = isinstance(error, CancelledError) and not self.stopping
+        return cancelled and task is not None and not task.cancelling()
 
     async def _call_unannounced(self, argument: Any, flight: Flight) -> Any:
         """Call the user's own function. What it leaves running does not speak for later rows."""
@@ -227,16 +230,16 @@ class Delivery:
         with lane(Priority.BACKGROUND, self._terms.flow, flight):
             return await self._terms.target(argument)
 
-    def _settle(self, parcels: Sequence[Parcel], result: Partial) -> None:
-        ids = {id(value) for value in result.missing([value for _, value in parcels])}
-        done = [row for row, value in parcels if id(value) not in ids]
+    def _settle(self, parcels: Sequence[Parcel], missing: Collection[int]) -> None:
+        """Note that *parcels* were carried out, except those whose values have the ids *missing*."""
+        done = [row for row, value in parcels if id(value) not in missing]
         self._tried += len(done)
         self._ledger.complete(done)
         for row, value in parcels:
-            if id(value) in ids:
+            if id(value) in missing:
                 self._fail(row, ValueError("the vendor answered for its batch and not for it"))
 
-    def _judge(self, error: Exception, flight: Flight, rows: Sequence[Row]) -> _Trouble | None:
+    def _judge(self, error: BaseException, flight: Flight, rows: Sequence[Row]) -> _Trouble | None:
         verdict = judge(error, sent=flight.sent, repeatable=bool(flight.repeatable))
         if verdict is Verdict.STOP or (is_everyones(error) and not self._ledger.done):
             if isinstance(error, ClientClosedError):
@@ -246,7 +249,7 @@ class Delivery:
         if verdict is Verdict.UNKNOWN:
             self._outage.failed(error)
             self._tried += len(rows)
-            self._ledger.doubt(rows, str(error) or repr(error))
+            self._ledger.doubt(rows, error_text(error))
             return None
         self._ledger.unsent(rows)
         if verdict is Verdict.REFUSED:
@@ -263,3 +266,10 @@ class Delivery:
 
     def _is_stopping(self) -> bool:
         return self.stopping
+
+
+def _missing(result: Any, parcels: Sequence[Parcel]) -> Collection[int]:
+    """The ids of the values that *result* leaves out."""
+    if not isinstance(result, Partial):
+        return ()
+    return {id(value) for value in result.missing([value for _, value in parcels])}

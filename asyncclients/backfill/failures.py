@@ -15,7 +15,7 @@ import msgspec
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.sources import Row
 from asyncclients.core import codec
-from asyncclients.errors import AsyncClientsError
+from asyncclients.errors import AsyncClientsError, encodable, error_text
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,24 +81,29 @@ def _read(line: bytes) -> Failure | None:
 
 def encode_row(data: Any) -> bytes:
     """*data* as JSON; what has no JSON form as its repr."""
-    try:
-        return codec.encode(data)
-    except (TypeError, ValueError, msgspec.MsgspecError, UnicodeError):
-        return codec.encode(repr(data))
+    for write in (codec.encode, _encode_repr):
+        try:
+            return write(data)
+        except Exception:  # noqa: BLE001, S112 - `to_wire` and `__repr__` may raise anything
+            continue
+    return codec.encode(encodable(f"<{type(data).__name__}>"))
+
+
+def _encode_repr(data: Any) -> bytes:
+    return codec.encode(encodable(repr(data)))
 
 
 def encode_rows(rows: Sequence[Row]) -> bytes:
     """The data of *rows* as JSON, one after another."""
     try:
         return b"".join([codec.encode(row.data) for row in rows])
-    except (TypeError, ValueError, msgspec.MsgspecError, UnicodeError):
+    except Exception:  # noqa: BLE001 - see `encode_row`
         return b"".join([encode_row(row.data) for row in rows])
 
 
 def describe(row: Row, failure: BaseException) -> Failure:
     """What the file says about *row*."""
     attempts, errors = 0, None
-    reason = str(failure) or repr(failure)
     if isinstance(failure, AsyncClientsError):
         attempts = failure.attempts or 0
         errors = getattr(failure, "errors", None)
@@ -106,8 +111,8 @@ def describe(row: Row, failure: BaseException) -> Failure:
         line=row.line,
         number=row.number,
         row=msgspec.json.decode(encode_row(row.data)),
-        reason=reason,
-        error=type(failure).__name__,
+        reason=error_text(failure),
+        error=encodable(type(failure).__name__),
         attempts=attempts,
         errors=errors,
     )

@@ -29,6 +29,7 @@ class Feed:
         self._known = ledger.state.read
         self._read = 0
         self._ended = False
+        self._failure: BaseException | None = None
         self.stopped = False
 
     def stop(self) -> None:
@@ -56,7 +57,13 @@ class Feed:
         return self.ready(min(most, len(self._ready)))
 
     async def _fill(self) -> None:
-        rows = await self._source.chunk()
+        if self._failure is not None:
+            raise self._failure  # an iterator that has raised looks like one at its end
+        try:
+            rows = await self._source.chunk()
+        except BaseException as failure:
+            self._failure = failure
+            raise
         if not rows:
             if self._read < self._known:
                 raise self._changed(f"it has {self._read} rows now, and {self._known} were read")

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from random import random
 
-from asyncclients.errors import BackfillStoppedError
+from asyncclients.errors import BackfillStoppedError, error_text
 
 _STREAK = 5
 _FIRST_PAUSE = 1.0
@@ -31,7 +31,7 @@ class Outage:
     def __init__(self, patience: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._patience = patience
-        self._streak = 0
+        self._streak = self._failed_probes = 0
         self._since: float | None = None
         self._last = ""
         self._probing = asyncio.Lock()
@@ -52,13 +52,13 @@ class Outage:
     def succeeded(self) -> None:
         """A call was answered: with success, or with a no that means the row."""
         self.successes += 1
-        self._streak = 0
+        self._streak = self._failed_probes = 0
         self._since = None
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: BaseException) -> None:
         """A call got no answer that says anything about its rows."""
         self._streak += 1
-        self._last = str(error) or repr(error)
+        self._last = error_text(error)
         if self._since is None:
             self._since = self._loop.time()
 
@@ -76,7 +76,9 @@ class Outage:
             async with self._probing:
                 if self._streak < _STREAK:
                     break
-                await self.pause(self._streak - _STREAK + 1)
+                # The failed calls that were in flight together say no more than one of them.
+                await self.pause(self._failed_probes + 1)
+                self._failed_probes += 1  # unless it succeeds
                 yield
                 return
         yield

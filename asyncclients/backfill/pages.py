@@ -151,15 +151,24 @@ class _Reading:
             self._hire()
             await self._over
         finally:
-            for worker in self._workers:
+            workers = [*self._workers]
+            for worker in workers:
                 worker.cancel()
-            await asyncio.gather(*self._workers, return_exceptions=True)
+            if workers:
+                await asyncio.wait(workers)
 
     def _hire(self) -> None:
         while len(self._workers) < self._most and (number := self._claim()) is not None:
             worker = asyncio.create_task(self._work(number))
             self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            worker.add_done_callback(self._worked)
+
+    def _worked(self, worker: asyncio.Task[None]) -> None:
+        """A worker is at its end; where it failed, and be it before its first step, so has all."""
+        self._workers.discard(worker)
+        error = asyncio.CancelledError() if worker.cancelled() else worker.exception()
+        if error is not None and not self._over.done():
+            self._over.set_exception(error)
 
     def _claim(self) -> int | None:
         """The page to fetch next; None where it is not known to be there, or it is too early."""
@@ -171,20 +180,14 @@ class _Reading:
         return number
 
     async def _work(self, number: int | None) -> None:
-        try:
-            while number is not None:
-                try:
-                    self._found[number] = await self._reader.page(number)
-                except Exception as error:  # noqa: BLE001 - it is raised in its turn
-                    self._found[number] = error
-                if not self._gives:
-                    await self._give()
-                number = self._claim()
-        except BaseException as error:
-            if not self._over.done():
-                self._over.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
+        while number is not None:
+            try:
+                self._found[number] = await self._reader.page(number)
+            except Exception as error:  # noqa: BLE001 - it is raised in its turn
+                self._found[number] = error
+            if not self._gives:
+                await self._give()
+            number = self._claim()
 
     async def _give(self) -> None:
         """Give away the pages whose turn it is; nobody else does meanwhile."""

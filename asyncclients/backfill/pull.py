@@ -167,8 +167,10 @@ class Pull:
             return
         finally:
             self._saving.cancel()  # it is over, unless this run was cancelled twice
-            await self._sink.close()
-            await asyncio.gather(self._saving, return_exceptions=True)
+            try:
+                await self._sink.close()
+            finally:
+                await asyncio.gather(self._saving, return_exceptions=True)
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _read(self, reader: PageReader | OnePass) -> None:

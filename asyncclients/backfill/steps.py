@@ -19,7 +19,7 @@ import msgspec
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.batch import BatchRecords, Book
-from asyncclients.backfill.crew import together
+from asyncclients.backfill.crew import gathered, together
 from asyncclients.backfill.delivery import Delivery, Terms
 from asyncclients.backfill.meter import Meter, Tally
 from asyncclients.backfill.outage import Outage
@@ -163,7 +163,7 @@ async def pull_step(
     # How many there are is known from the first page on; beyond that, one by one.
     known = after.pages if after else 0
     count = max(1, min(most, known - first + 1))
-    pages = await asyncio.gather(*(reader.page(first + index) for index in range(count)))
+    pages = await gathered([reader.page(first + index) for index in range(count)])
     page, before = pages[0], after.items if after else None
     for page in pages:
         before = _checked(page, before)
@@ -171,7 +171,7 @@ async def pull_step(
         if page.last:
             break
     if not known and page.total and page.items:
-        known = -(-page.total // len(page.items)) + source.start - 1
+        known = -(-page.total // len(page.items))
     return Reached(
         page=page.number, last=page.last, pages=known, items=before or "", tally=meter.tally
     )

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from asyncclients.backfill.report import Progress
+from asyncclients.core.events import Callback
 
 _EVERY = 1.0
 
@@ -19,15 +20,16 @@ async def ticking(
     if tell is None:
         yield
         return
-    ticker = asyncio.create_task(_tick(look, tell))
+    report = Callback(tell)
+    ticker = asyncio.create_task(_tick(look, report))
     try:
         yield
     finally:
         ticker.cancel()
-        tell(look())
+        report(look())
 
 
-async def _tick(look: Callable[[], Progress], tell: Callable[[Progress], None]) -> None:
+async def _tick(look: Callable[[], Progress], report: Callback[Progress]) -> None:
     while True:
         await asyncio.sleep(_EVERY)
-        tell(look())
+        report(look())

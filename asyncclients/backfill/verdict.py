@@ -68,7 +68,7 @@ class Verdict(Enum):
     STOP = "not their fault; stop"
 
 
-def judge(error: Exception, *, sent: bool, repeatable: bool) -> Verdict:
+def judge(error: BaseException, *, sent: bool, repeatable: bool) -> Verdict:
     """What *error* means for the rows of the call that raised it."""
     if not isinstance(error, AsyncClientsError):
         if isinstance(error, _BAD_VALUE) or not sent:
@@ -85,6 +85,6 @@ def judge(error: Exception, *, sent: bool, repeatable: bool) -> Verdict:
     return Verdict.REFUSED
 
 
-def is_everyones(error: Exception) -> bool:
+def is_everyones(error: BaseException) -> bool:
     """Does *error* say that nobody may do this, as long as nothing was done yet?"""
     return isinstance(error, ForbiddenError)

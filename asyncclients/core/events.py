@@ -2,7 +2,7 @@
 
 A listener is a callable that takes one event. It is called in the task of the
 call, between two awaits: it must be quick and must not raise (what it raises is
-logged and dropped). No event holds a credential, a body or a query string, and
+logged once, with its traceback, and dropped). No event holds a credential, a body or a query string, and
 so events are what is logged, too: nothing else gets there.
 
 The logger is `asyncclients`. At DEBUG it has every event of pools that are made
@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 logger = logging.getLogger("asyncclients")
 logger.addHandler(logging.NullHandler())
@@ -128,7 +130,7 @@ def log_pause(event: ScopePaused) -> None:
     )
 
 
-def tell_foreign(listeners: Sequence[Listener], vendor: str, scope: str, rate: float) -> None:
+def tell_foreign(listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float) -> None:
     """Others are seen to use the quota of *scope*, at *rate*, or are gone, at 0."""
     if rate:
         words = (
@@ -142,10 +144,37 @@ def tell_foreign(listeners: Sequence[Listener], vendor: str, scope: str, rate: f
     tell(listeners, ForeignUse(vendor=vendor, scope=scope, rate=rate))
 
 
-def tell(listeners: Sequence[Listener], event: Event) -> None:
+class Callback(Generic[T]):
+    """A user's callback, *function*: it cannot fail the work that it is told about.
+
+    What it raises is logged with its traceback, the first time only; it is called again.
+    """
+
+    __slots__ = ("_failed", "_function")
+
+    def __init__(self, function: Callable[[T], object]) -> None:
+        self._function = function
+        self._failed = False
+
+    def __call__(self, value: T) -> None:
+        """Call the function with *value*."""
+        try:
+            self._function(value)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if not self._failed:
+                self._failed = True
+                name = getattr(self._function, "__qualname__", type(self._function).__qualname__)
+                logger.exception(
+                    "the callback %s raised %s; the work goes on, and further errors of this "
+                    "callback are not logged",
+                    name,
+                    type(error).__name__,
+                )
+
+
+def tell(listeners: Sequence[Callback[Any]], event: Event) -> None:
     """Give *event* to each listener."""
     for listener in listeners:
-        try:
-            listener(event)
-        except Exception:
-            logger.exception("a listener failed on %s", type(event).__name__)
+        listener(event)

@@ -26,6 +26,7 @@ from asyncclients.errors import (
     UnauthorizedError,
     UnexpectedRedirectError,
     UnprocessableEntityError,
+    encodable,
 )
 from asyncclients.limits.ratelimit_headers import read_signal
 from asyncclients.secret import Secret, cut
@@ -50,7 +51,7 @@ def quoted(body: bytes, secrets: Iterable[Secret]) -> str:
 def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> str | None:
     """The vendor's id of the exchange, without credentials."""
     found = vendor.request_id(outcome.headers)
-    return None if found is None else cut(found, secrets)
+    return None if found is None else encodable(cut(found, secrets))
 
 
 def retry_after(outcome: Response) -> float | None:
@@ -149,7 +150,7 @@ def _redirect(
     facts["advice"] = (
         "Redirects are never followed, they would carry the credential; check base_url"
     )
-    location = safe_location(cut(outcome.headers.get("Location", ""), secrets))
+    location = safe_location(encodable(cut(outcome.headers.get("Location", ""), secrets)))
     message = f"answered {outcome.status}, a redirect to {location or 'nowhere'}"
     return UnexpectedRedirectError(message, location=location, **facts)
 

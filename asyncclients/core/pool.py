@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from asyncclients.core.auth import ClientCredentials, Login
 from asyncclients.core.events import (
+    Callback,
     PoolClosed,
     PoolOpened,
     log_event,
@@ -84,11 +85,12 @@ class SessionPool:
                 advice="Correct the argument; leave it out for the default",
             )
         Limiter((), admission=admission, cold_start=cold_start)  # refuses unknown words now
+        logs = (log_event,) if logger.isEnabledFor(DEBUG) else ()
         self.settings = Settings(
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
-            listeners=(*listeners, log_event) if logger.isEnabledFor(DEBUG) else tuple(listeners),
+            listeners=tuple(map(Callback, (*listeners, *logs))),
         )
         self._session, self._limits, self._tokens = session, limits, tokens
         self._shared: SharedLimits | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -13,7 +13,7 @@ from multidict import istr
 
 from asyncclients.core.auth import Header, HeaderLogin, Login
 from asyncclients.core.endpoint import Lane, Options
-from asyncclients.core.events import Listener
+from asyncclients.core.events import Callback
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
@@ -39,7 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     retry: RetryPolicy
     max_response_bytes: int
-    listeners: tuple[Listener, ...] = ()
+    listeners: tuple[Callback[Any], ...] = ()
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):

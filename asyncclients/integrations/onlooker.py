@@ -9,6 +9,7 @@ import msgspec
 
 from asyncclients.backfill import Progress, Report
 from asyncclients.backfill.meter import Tally
+from asyncclients.core.events import Callback
 
 _EVERY = 2.0
 """Seconds from one telling to the next: each counts the rows of the job."""
@@ -30,7 +31,8 @@ class Onlooker:
         tell: Callable[[Progress], None] | None,
         total: int = 0,
     ) -> None:
-        self._stand, self._tell, self._total = stand, tell, total
+        self._stand, self._total = stand, total
+        self._tell = None if tell is None else Callback(tell)
         self._loop = asyncio.get_running_loop()
         self._begun_at = self._told_at = self._loop.time()
         self._before = 0

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, BinaryIO, Self
 
+from asyncclients.core.events import Callback
 from asyncclients.errors import UploadError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Content:
         length: bytes in it, as announced.
         replayable: whether a second pass gives the same bytes.
         sent: bytes handed to the connection in the last pass.
-        failure: what the source, or the progress callback, raised in the last pass.
+        failure: what the source raised in the last pass.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Content:
         progress: Progress | None,
     ) -> None:
         self.length, self.replayable = length, replayable
-        self._passes, self._progress = passes, progress
+        self._passes = passes
+        self._progress = None if progress is None else Callback(progress)
         self._last: Pass | None = None
         self.sent = 0
         self.failure: Exception | None = None

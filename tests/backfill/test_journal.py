@@ -174,3 +174,128 @@ async def test_a_full_disk_ends_it(tmp_path: Path) -> None:
         await journal.saved()
     await journal.aclose()
     await (await Journal.open(tmp_path / "s.db", JOB)).aclose()
+
+
+class Odd(BaseException):
+    """Neither an `Exception` nor one of Python's own."""
+
+
+class Mute(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+ANYTHING: list[type[BaseException]] = [
+    sqlite3.OperationalError,
+    OSError,
+    MemoryError,
+    RecursionError,
+    StopIteration,
+    Mute,
+    Odd,
+    GeneratorExit,
+    asyncio.CancelledError,
+    SystemExit,
+]
+
+
+@pytest.mark.parametrize("error", ANYTHING)
+async def test_journal_commit_that_fails_wakes_everyone(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    """Whatever a commit raises, all who wait get a `StateError`, and the file is let go."""
+    path = tmp_path / "s.db"
+    journal = await Journal.open(path, JOB)
+    begun = asyncio.Event()
+
+    def collect() -> Changes:
+        begun.set()
+        return Changes((), before=fail)
+
+    def fail() -> None:
+        raise error
+
+    journal.feed(collect)
+    first = asyncio.ensure_future(journal.saved())
+    await begun.wait()
+    second = journal.saved()
+    for waiter in (first, second):
+        with pytest.raises(StateError, match=r"s\.db"):
+            await waiter
+    with pytest.raises(StateError):
+        journal.saved()
+    await journal.aclose()
+    await (await Journal.open(path, JOB)).aclose()
+
+
+@pytest.mark.parametrize("error", [MemoryError, Mute, UnicodeError])
+async def test_journal_that_cannot_collect_changes_wakes_everyone(
+    tmp_path: Path, error: type[Exception]
+) -> None:
+    """Whatever the owner of the state raises, all who wait get a `StateError`."""
+    journal = await Journal.open(tmp_path / "s.db", JOB)
+
+    def collect() -> Changes:
+        raise error
+
+    journal.feed(collect)
+    with pytest.raises(StateError):
+        await journal.saved()
+    await journal.aclose()
+
+
+async def test_journal_saves_without_a_task(tmp_path: Path) -> None:
+    """`asyncio.run` cancels every task at its end: saving and closing need none."""
+    path = tmp_path / "s.db"
+    journal = await Journal.open(path, JOB)
+    journal.feed(lambda: Changes([PUT]))
+    saved = journal.saved()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await saved
+    journal.changed()
+    closing = asyncio.create_task(journal.aclose())
+    await asyncio.sleep(0)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert others == {closing}
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await (await Journal.open(path, JOB)).aclose()
+
+
+PUT = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(b"x",)])
+
+
+async def test_journal_that_is_closed_saves_nothing_more(tmp_path: Path) -> None:
+    """A call that is still on its way when the journal is closed gets an error and no wait."""
+    journal = await Journal.open(tmp_path / "s.db", JOB)
+    await journal.aclose()
+    journal.changed()
+    journal.changes_later()
+    with pytest.raises(StateError, match="closed"):
+        journal.saved()
+    await journal.aclose()
+
+
+async def test_journal_whose_file_cannot_be_closed_lets_go_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the disk while closing neither hangs nor keeps the lock."""
+
+    class Stuck(sqlite3.Connection):
+        def close(self) -> None:
+            super().close()
+            raise Odd
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Stuck)
+    )
+    path = tmp_path / "s.db"
+    await (await Journal.open(path, JOB)).aclose()
+    monkeypatch.undo()
+    await (await Journal.open(path, JOB)).aclose()
