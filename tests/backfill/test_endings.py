@@ -190,8 +190,9 @@ def test_push_ends_with_its_loop(state: str, after: float) -> None:
 
     async def main(*others: Coroutine[Any, Any, None]) -> Report:
         with virtual_time():
-            report, *_ = await asyncio.gather(push(range(2000), target, state=state), *others)
-        return report
+            job = asyncio.ensure_future(push(range(2000), target, state=state))
+            await asyncio.gather(job, *others)
+        return job.result()
 
     with pytest.raises(ArithmeticError):
         asyncio.run(main(sibling()))

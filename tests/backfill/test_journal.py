@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -292,9 +293,11 @@ async def test_journal_whose_file_cannot_be_closed_lets_go_of_it(
             raise Odd
 
     connect = sqlite3.connect
-    monkeypatch.setattr(
-        sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Stuck)
-    )
+
+    def stuck(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        return connect(*args, **kwargs, factory=Stuck)
+
+    monkeypatch.setattr(sqlite3, "connect", stuck)
     path = tmp_path / "s.db"
     await (await Journal.open(path, JOB)).aclose()
     monkeypatch.undo()
