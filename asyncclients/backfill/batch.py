@@ -28,7 +28,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from asyncclients.backfill.failures import describe, encode_row
+from asyncclients.backfill.encoding import encode_row
+from asyncclients.backfill.failures import describe
 from asyncclients.backfill.sources import Row
 from asyncclients.errors import StateError, StateInUseError
 

@@ -6,12 +6,12 @@ It is itself good as the input of a push: the rows inside are read.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.sources import Row
 from asyncclients.core import codec
@@ -77,28 +77,6 @@ def _read(line: bytes) -> Failure | None:
         return msgspec.json.decode(line, type=Failure)
     except msgspec.MsgspecError:
         return None  # a person has edited the file since
-
-
-def encode_row(data: Any) -> bytes:
-    """*data* as JSON; what has no JSON form as its repr."""
-    for write in (codec.encode, _encode_repr):
-        try:
-            return write(data)
-        except Exception:  # noqa: BLE001, S112 - `to_wire` and `__repr__` may raise anything
-            continue
-    return codec.encode(encodable(f"<{type(data).__name__}>"))
-
-
-def _encode_repr(data: Any) -> bytes:
-    return codec.encode(encodable(repr(data)))
-
-
-def encode_rows(rows: Sequence[Row]) -> bytes:
-    """The data of *rows* as JSON, one after another."""
-    try:
-        return b"".join([codec.encode(row.data) for row in rows])
-    except Exception:  # noqa: BLE001 - see `encode_row`
-        return b"".join([encode_row(row.data) for row in rows])
 
 
 def describe(row: Row, failure: BaseException) -> Failure:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 from collections import deque
 
-from asyncclients.backfill.failures import encode_rows
+from asyncclients.backfill.encoding import encode_rows
 from asyncclients.backfill.ledger import Ledger
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.errors import StateMismatchError

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
-from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.seen import short
 
 Key = str | Callable[[Any], Any]

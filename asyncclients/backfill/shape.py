@@ -211,13 +211,13 @@ def _map_of(given: Any) -> Map | None:
         ConfigurationError: it is neither a plain function nor a mapping of names.
     """
     if isinstance(given, Mapping):
-        names: Mapping[Any, Any] = given
+        names = cast("Mapping[object, object]", given)
         if not all(isinstance(each, str) for each in (*names, *names.values())):
             raise ConfigurationError(
                 f"map must map names of columns to names of fields, not {names!r}",
                 advice='Write map={"Column": "field"}; an empty field leaves the column out',
             )
-        return Renaming(names)
+        return Renaming(cast("Mapping[str, str]", given))
     if isinstance(given, type) and hasattr(given, "__struct_fields__"):
         raise ConfigurationError(
             f"map must be a function or a mapping, not the type {given.__qualname__}",

@@ -21,6 +21,7 @@ from asyncclients.backfill import arguments
 from asyncclients.backfill.batch import BatchRecords, Book
 from asyncclients.backfill.crew import gathered, together
 from asyncclients.backfill.delivery import Delivery, Terms
+from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.meter import Meter, Tally
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import PageReader
@@ -179,7 +180,7 @@ async def pull_step(
 
 def _checked(page: Page[Any], before: str | None) -> str:
     """The digest of *page*; it must not have the items of the page *before* it."""
-    digest = short(codec.encode(page.items))
+    digest = short(encode_row(page.items))
     if page.items and digest == before:
         raise PaginationError(
             f"page {page.number} has the same items as page {page.number - 1}",

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.journal import Journal, Statement
 from asyncclients.backfill.sources import Row
 

@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from asyncclients.backfill import Report
-from asyncclients.backfill.failures import encode_row
+from asyncclients.backfill.encoding import encode_row, encode_rows
 from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.backfill.steps import plain
@@ -76,7 +76,7 @@ class Backlog:
         rows: list[Row] = []
         while chunk := await source.chunk():
             rows += chunk
-        digest = digest_of(target, *(encode_row(row.data) for row in rows))
+        digest = digest_of(target, encode_rows(rows))
         task = Task(kind="push", spec=spec, digest=digest, lax=source.lax)
         await self.add(job, task, rows, batch)
         return len(rows)

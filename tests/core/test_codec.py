@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
+from math import inf, nan
 from types import NoneType
 from typing import Any
 from urllib.parse import parse_qsl
@@ -187,6 +189,67 @@ def test_a_list_repeats_its_name_in_a_query() -> None:
     assert codec.encode_query({"a": [1, "x y", None, True], "b": (), "c": ("&",)}) == (
         "a=1&a=x+y&a=true&c=%26"
     )
+
+
+class Extra(msgspec.Struct, frozen=True, kw_only=True):
+    """A struct that decides itself how it travels, as those with free-form fields do."""
+
+    fields: dict[str, Any]
+
+
+class Custom:
+    """A type with a wire form of its own."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def to_wire(self) -> Any:
+        return {"inside": self.value}
+
+
+@pytest.mark.parametrize("bad", [nan, inf, -inf, Decimal("NaN"), Decimal("-Infinity")], ids=str)
+@pytest.mark.parametrize("place", ["alone", "dict", "list", "struct", "custom", "set"])
+def test_encode_rejects_nan(bad: Any, place: str) -> None:
+    """NaN and infinities, which would be sent as null, are rejected wherever they are."""
+    bodies: dict[str, Any] = {
+        "alone": bad,
+        "dict": {"a": bad, "b": None},
+        "list": [1, [None, {"a": (bad,)}]],
+        "struct": Extra(fields={"a": [bad]}),
+        "custom": {"a": Custom([bad])},
+        "set": {"a": {bad}},
+    }
+    with pytest.raises(ValueError, match="has no JSON form"):
+        codec.encode(bodies[place])
+    with pytest.raises(ValueError, match="has no JSON form"):
+        codec.encode_lines([1, bodies[place]])
+
+
+def test_encode_names_the_place_of_nan() -> None:
+    """The error says which value is wrong, and in which field."""
+    with pytest.raises(ValueError, match=r"nan in fields\.a\[\] has no"):
+        codec.encode(Extra(fields={"a": [1.0, nan]}))
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.text())
+@example(1.5, "NaN")
+@example(1.5, "null")
+@example(1e308, "Infinity")
+def test_encode_accepts_null_and_words_for_numbers(number: float, text: str) -> None:
+    """None is null, finite numbers are numbers, and a text may say anything."""
+    value = {"a": None, "b": [number, {text: text}], "c": Decimal("1.5")}
+    assert msgspec.json.decode(codec.encode(value)) == {**value, "c": "1.5"}
+
+
+@pytest.mark.parametrize("bad", [nan, inf, -inf])
+def test_forms_and_queries_reject_nan(bad: float) -> None:
+    """A query or form never says `nan`."""
+    with pytest.raises(ValueError, match="score is"):
+        codec.encode_query({"score": bad})
+    with pytest.raises(ValueError, match="score is"):
+        codec.encode_query({"score": [1.0, bad]})
+    with pytest.raises(ValueError, match="score is"):
+        codec.encode_form({"score": bad})
 
 
 def test_an_excerpt_is_one_short_line() -> None:

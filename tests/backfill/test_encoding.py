@@ -1,0 +1,153 @@
+"""Rows as text: the same in every process, different for different rows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncclients import InputError, StateMismatchError, UnauthorizedError
+from asyncclients.backfill import push
+from asyncclients.backfill.encoding import encode_row, encode_rows
+from asyncclients.backfill.sources import Row
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+class Plain:
+    """An object with the repr that Python gives it."""
+
+
+class Members:
+    """An object whose repr shows a set."""
+
+    def __repr__(self) -> str:
+        return repr({"alpha", "beta"})
+
+
+def rows_of(*values: Any) -> list[Row]:
+    return [Row(number, number, value) for number, value in enumerate(values, 1)]
+
+
+@given(st.lists(JSON, max_size=4), st.lists(JSON, max_size=4))
+def test_different_rows_have_different_text(one: list[Any], other: list[Any]) -> None:
+    """Two lists of rows have the same text only if they are the same JSON, row by row."""
+    same = [msgspec.json.encode(row, order="deterministic") for row in one] == [
+        msgspec.json.encode(row, order="deterministic") for row in other
+    ]
+    assert (encode_rows(rows_of(*one)) == encode_rows(rows_of(*other))) is same
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([1, 23], [12, 3]),
+        (["a"], ["a", None]),
+        ([[1]], [[1, 2]]),
+        ([{"a": nan}], [{"a": None}]),
+        ([{"a": inf}], [{"a": -inf}]),
+        ([2**80], [2**80 + 1]),
+        (["\ud800"], ["\ud801"]),
+        ([{1, "a"}], [{2, "a"}]),
+    ],
+    ids=str,
+)
+def test_rows_that_differ_slightly_have_different_text(one: list[Any], other: list[Any]) -> None:
+    """No two rows look alike because of where one ends, or because JSON cannot hold them."""
+    assert encode_rows(rows_of(*one)) != encode_rows(rows_of(*other))
+
+
+@pytest.mark.parametrize("make", [Plain, Members, lambda: [Plain()], lambda: {"a": {1, Plain()}}])
+def test_rows_without_stable_text_are_rejected(make: Any) -> None:
+    """A row whose text would differ in another process is named with its number and remedy."""
+    with pytest.raises(InputError, match=r"row 2 holds an object of type \w+.*plain values"):
+        encode_rows(rows_of(1, make()))
+    assert encode_row(make()), "a failed row can be shown all the same"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'id': 1, 'tags': {'alpha', 'beta', 'gamma'}}",
+        "{1, 'alpha', (2, 'beta')}",
+        "{'a': [frozenset({'x', 'y', 'z'}), float('nan')]}",
+    ],
+)
+def test_sets_have_the_same_text_in_every_process(text: str) -> None:
+    """The order of a set, which differs between processes, does not show."""
+    code = (
+        "from asyncclients.backfill.encoding import encode_rows\n"
+        "from asyncclients.backfill.sources import Row\n"
+        f"print(encode_rows([Row(1, 1, {text})]))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(outputs) == 1
+
+
+@given(JSON)
+def test_a_row_that_is_json_is_shown_as_it_is(value: Any) -> None:
+    """What JSON can hold is stored unchanged, keys in their order."""
+    assert msgspec.json.decode(encode_row(value)) == msgspec.json.decode(msgspec.json.encode(value))
+    assert encode_row({"b": 1, "a": 2}) == b'{"b":1,"a":2}'
+
+
+def test_values_without_json_form_are_shown_as_text() -> None:
+    """NaN, a surrogate, an object and a list that holds itself can be stored in a file."""
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in (nan, {"a": [inf]}, "\ud800", {"\ud800": 1}, endless, {2**99: {1: object()}}):
+        assert encode_row(value).decode()
+    assert encode_row({"a": nan}) == b'{"a":"nan"}'
+
+
+async def test_a_job_is_not_resumed_with_rows_of_the_same_joined_text(tmp_path: Path) -> None:
+    """A job interrupted in [1, 23, 45] rejects [12, 3, 45]."""
+    sent: list[int] = []
+
+    async def target(row: int) -> None:
+        if row == 45:
+            raise UnauthorizedError("the key was revoked")
+        sent.append(row)
+
+    state = tmp_path / "s.db"
+    with pytest.raises(UnauthorizedError):
+        await push([1, 23, 45], target, state=state, concurrency=1)
+    with pytest.raises(StateMismatchError):
+        await push([12, 3, 45], target, state=state, concurrency=1)
+    assert sent == [1, 23]
+
+
+async def test_a_row_without_stable_text_is_rejected_before_any_is_sent(tmp_path: Path) -> None:
+    """Rows that a resumed job could not recognise are rejected while nothing has been sent."""
+    sent: list[Any] = []
+
+    async def target(row: Any) -> None:
+        sent.append(row)
+
+    with pytest.raises(InputError, match="plain values"):
+        await push([Plain(), Plain()], target, state=tmp_path / "s.db")
+    assert sent == []
