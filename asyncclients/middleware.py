@@ -7,7 +7,7 @@ aiohttp.ClientSession(middlewares=(quota_middleware(Quota(2, 1.0)),))
 Each request on the wire takes a permit, aiohttp's own resends included. A
 request that waits holds no connection. Its bound is whatever bounds the
 request: `asyncio.timeout`, or the session's `ClientTimeout`, whose `total`
-counts the wait as well.
+counts the wait as well. A scope is evicted one period after its last request.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from asyncclients.core.endpoint import current_lane
 from asyncclients.core.events import tell_foreign
 from asyncclients.core.silence import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
+from asyncclients.limits.eviction import Eviction
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
@@ -73,6 +74,7 @@ class QuotaMiddleware:
         self._admission: Literal["adaptive", "exact"] = admission
         self._schedulers: dict[Hashable, Scheduler] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._eviction: Eviction | None = None
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
@@ -113,7 +115,16 @@ class QuotaMiddleware:
                 tell_foreign, (), f"quota_middleware {self._names()}", ""
             )
             found = self._schedulers[key] = Scheduler(limiter, loop)
+            if self._eviction is None:
+                self._eviction = Eviction(loop, self._evict)
+            self._eviction.watch(max(quota.period for quota in self._quotas))
         return found
+
+    def _evict(self, now: float) -> bool:
+        """Evict the scopes that are idle at *now*; True if any are left."""
+        for key in [key for key, found in self._schedulers.items() if found.is_idle(now)]:
+            del self._schedulers[key]
+        return bool(self._schedulers)
 
     def __repr__(self) -> str:
         return f"<quota_middleware {self._names()}, {len(self._schedulers)} scopes>"

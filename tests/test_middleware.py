@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from typing import Any
 
 import aiohttp
 import pytest
@@ -175,3 +178,55 @@ def test_it_needs_a_quota() -> None:
     with pytest.raises(ConfigurationError, match="needs a quota"):
         quota_middleware()
     assert repr(quota_middleware(Quota(2, 1.0))) == "<quota_middleware 2 per 1 s, 0 scopes>"
+
+
+class Tenant:
+    """A scope's key that belongs to one request."""
+
+
+async def test_idle_scopes_are_evicted() -> None:
+    """Each request with a scope of its own: none of their keys is left after two periods."""
+    tenants: list[weakref.ref[Tenant]] = []
+
+    def scope(_: aiohttp.ClientRequest) -> Tenant:
+        tenant = Tenant()
+        tenants.append(weakref.ref(tenant))
+        return tenant
+
+    middleware = quota_middleware(Quota(2, 10.0), Quota(1, 1.0), scope=scope)
+    async with byte_server(answers(FINE)) as server:
+        async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
+            for _ in range(100):
+                await read(session, server.url)
+        assert "100 scopes" in repr(middleware)
+        await asyncio.sleep(9.0)
+        assert "100 scopes" in repr(middleware)
+        await asyncio.sleep(7.0)
+        gc.collect()
+        assert "0 scopes" in repr(middleware)
+        assert [tenant for tenant in tenants if tenant() is not None] == []
+        loop: Any = asyncio.get_running_loop()
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+@pytest.mark.parametrize("waits_for", ["turn", "answer"])
+async def test_a_scope_in_use_is_kept(waits_for: str) -> None:
+    """A request that waits for its turn or its response shares its scope with later ones."""
+
+    async def late(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await asyncio.sleep(25.0)
+            await connection.send(FINE)
+
+    script = late if waits_for == "answer" else answers(FINE)
+    middleware = quota_middleware(Quota(1, 10.0))
+    async with (
+        byte_server(script) as server,
+        aiohttp.ClientSession(middlewares=(middleware,)) as session,
+    ):
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(read(session, server.url) for _ in range(4)))
+        took = asyncio.get_running_loop().time() - began
+        assert took >= (75.0 if waits_for == "answer" else 29.0)
+        assert "1 scopes" in repr(middleware)

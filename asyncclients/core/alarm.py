@@ -18,12 +18,13 @@ import msgspec
 class Alarm:
     """Rings for each attempt that is under way when its time is over."""
 
-    __slots__ = ("_due", "_rings_at", "_timer")
+    __slots__ = ("_closed", "_due", "_rings_at", "_timer")
 
     def __init__(self) -> None:
         self._due: dict[Timed, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
+        self._closed = False
 
     def set(self, timed: Timed, at: float) -> None:
         """Ring for *timed* at loop instant *at*, instead of any instant set before."""
@@ -35,6 +36,15 @@ class Alarm:
         """Do not ring for *timed*."""
         # The timer is left alone: it finds nothing due, and is set for the next one then.
         self._due.pop(timed, None)
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Leave no timer behind: cancel it as soon as no attempt is under way."""
+        self._closed = True
+        if self._timer is not None and not self._due:
+            self._timer.cancel()
+            self._timer, self._rings_at = None, math.inf
 
     def _arm(self, at: float) -> None:
         if self._timer is not None:

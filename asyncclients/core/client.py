@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from asyncclients.core.auth import Login
     from asyncclients.core.pool import SessionPool
-    from asyncclients.core.scope import Scope, ScopeStats
+    from asyncclients.core.scope import ScopeStats
     from asyncclients.limits.quota import Quota
 
 T = TypeVar("T")
@@ -67,10 +67,9 @@ class VendorClient:
             )
         self.base_url = check_base_url(vendor.base_url if base_url is None else base_url)
         self._pool = pool
-        self._quotas = vendor.quotas if quotas is None else tuple(quotas)
-        self._max_in_flight = _check_in_flight(max_in_flight) or vendor.max_in_flight
-        self._login = login
-        self._found: Scope | None = None
+        own = vendor.quotas if quotas is None else tuple(quotas)
+        max_in_flight = _check_in_flight(max_in_flight) or vendor.max_in_flight
+        self._scope = pool.handle(vendor, self.base_url, login, own, max_in_flight)
         self._options = Options()
         self._attach(
             Dispatcher(
@@ -106,16 +105,6 @@ class VendorClient:
     def _add_resources(self, dispatcher: Dispatcher) -> None:
         """Make the resources, each with `dispatcher.send`."""
         raise NotImplementedError
-
-    def _scope(self) -> Scope:
-        found = self._found
-        if found is None:
-            found = self._found = self._pool.scope(
-                self.facts, self.base_url, self._login, self._quotas, self._max_in_flight
-            )
-        else:
-            self._pool.bind()
-        return found
 
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
         """The same client with other defaults: any field of `Options`."""

@@ -1,12 +1,14 @@
 """The pool: one per program; sessions, scopes, tokens, and the end of all of them.
 
 It binds to the event loop of its first use and says so clearly when used from
-another. Scopes are made on first use and live until the pool is closed.
+another. Scopes are made on first use. A scope without clients is evicted one period
+after its last call, when no quota is affected by it any more.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from functools import partial
 from logging import DEBUG
 from types import TracebackType
@@ -25,11 +27,12 @@ from asyncclients.core.events import (
 )
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.scope import Scope, ScopeStats
+from asyncclients.core.scope import Scope, ScopeHandle, ScopeStats
 from asyncclients.core.settings import Settings
 from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 from asyncclients.limits.connections import Connections
+from asyncclients.limits.eviction import Eviction
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.secret import Secret
@@ -100,6 +103,10 @@ class SessionPool:
         self._scopes: dict[str, Scope] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._closing = asyncio.Lock()
+        self._eviction: Eviction | None = None
+        self._evicting: set[asyncio.Task[None]] = set()
+        self._evicted: set[str] = set()
 
     # --- Life -----------------------------------------------------------------------
 
@@ -116,26 +123,37 @@ class SessionPool:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all sessions; waiting calls end with `ClientClosedError`. Idempotent.
+        """Close all sessions; waiting calls end with `ClientClosedError`.
+
+        Idempotent. If it is cancelled, another call closes what is still open.
 
         Raises:
             WrongEventLoopError: from another loop than the one it was used in. Nothing is
                 closed then: after a fork the sockets are also the parent's, and the
                 parent's selector would forget them.
         """
-        if self._closed:
-            return
-        if self._loop is not None:
-            self.bind()
-        self._closed = True
-        if self._loop is not None:
-            tell(self.settings.listeners, PoolClosed(stats=self.stats))
-        for scope in self._scopes.values():
-            await scope.aclose()
-        if self._shared is not None:
-            await self._shared.aclose()
-        # Sockets are closed by the loop in its next turns; give it those.
-        await asyncio.sleep(0)
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise _wrong_loop()
+        if not self._closed:
+            self._closed = True
+            if self._loop is not None:
+                tell(self.settings.listeners, PoolClosed(stats=self.stats))
+        if self._eviction is not None:
+            self._eviction.stop()
+        async with self._closing:
+            if self._evicting:
+                await asyncio.wait(self._evicting)
+            # All are closed, also if one raises; whatever is closed already does nothing.
+            ends = await asyncio.gather(
+                *(scope.aclose() for scope in self._scopes.values()), return_exceptions=True
+            )
+            if self._shared is not None:
+                await self._shared.aclose()
+            # Sockets are closed by the loop in its next turns; give it those.
+            await asyncio.sleep(0)
+            for end in ends:
+                if end is not None:
+                    raise end
 
     def bind(self) -> asyncio.AbstractEventLoop:
         """The loop that this pool belongs to, from its first use on.
@@ -156,16 +174,24 @@ class SessionPool:
             self._loop = loop
             tell(self.settings.listeners, PoolOpened(stats=self.stats))
         elif loop is not self._loop:
-            raise WrongEventLoopError(
-                "the pool belongs to another event loop",
-                advice="Make one SessionPool per event loop: after a fork, in each thread, "
-                "and for each asyncio.run()",
-            )
+            raise _wrong_loop()
         return loop
 
     # --- Scopes ---------------------------------------------------------------------
 
-    def scope(
+    def handle(
+        self,
+        vendor: Vendor,
+        base_url: str,
+        login: Login | None,
+        quotas: tuple[Quota, ...],
+        max_in_flight: int | None,
+    ) -> ScopeHandle:
+        """A handle of the scope of *login* at the origin of *base_url*, made on first use."""
+        find = partial(self._scope, vendor, base_url, login, quotas, max_in_flight)
+        return ScopeHandle(find, self.bind)
+
+    def _scope(
         self,
         vendor: Vendor,
         base_url: str,
@@ -173,7 +199,6 @@ class SessionPool:
         quotas: tuple[Quota, ...],
         max_in_flight: int | None,
     ) -> Scope:
-        """The scope of *login* at the origin of *base_url*, made on first use."""
         loop = self.bind()
         self._check_session(loop)
         key = scope_key(base_url, login)
@@ -189,7 +214,31 @@ class SessionPool:
             source = TokenSource(scope, vendor, login, base_url, self.settings)
             scope.tokens = TokenCache(key, source.fetch, self._tokens)
         self._scopes[key] = scope
+        if self._eviction is None:
+            self._eviction = Eviction(loop, self._evict)
+        self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
         return scope
+
+    def _evict(self, now: float) -> bool:
+        """Evict the scopes without clients that are idle at *now*; True if any scope is left."""
+        idle = [scope for scope in self._scopes.values() if scope.is_idle(now)]
+        for scope in idle:
+            logger.debug("%s (scope %.8s): evicted; it has no client", scope.vendor, scope.key)
+            del self._scopes[scope.key]
+            if self._shared is not None:
+                self._shared.forget(scope.scheduler.limiter)
+            elif self._cold_start == "full":
+                self._evicted.add(scope.key)
+            # In a context of its own: the timer has that of the call which started it.
+            task = asyncio.get_running_loop().create_task(scope.aclose(), context=Context())
+            self._evicting.add(task)
+            task.add_done_callback(self._closed_evicted)
+        return bool(self._scopes)
+
+    def _closed_evicted(self, task: asyncio.Task[None]) -> None:
+        self._evicting.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.warning("an evicted scope did not close: %s", type(failure).__name__)
 
     def _scheduler(
         self,
@@ -200,7 +249,8 @@ class SessionPool:
         max_in_flight: int | None,
     ) -> Scheduler:
         # What a store remembers is better than any supposition about the time before the start.
-        cold = self._cold_start if self._limits is None else "empty"
+        known = self._limits is not None or key in self._evicted
+        cold = "empty" if known else self._cold_start
         local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
         local.foreign.watch = partial(tell_foreign, self.settings.listeners, vendor, key)
         scheduler = Scheduler(
@@ -225,6 +275,14 @@ class SessionPool:
             return ()
         now = self._loop.time()
         return tuple(scope.stats(now) for scope in self._scopes.values())
+
+
+def _wrong_loop() -> WrongEventLoopError:
+    return WrongEventLoopError(
+        "the pool belongs to another event loop",
+        advice="Make one SessionPool per event loop: after a fork, in each thread, "
+        "and for each asyncio.run()",
+    )
 
 
 def scope_key(base_url: str, login: Login | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import msgspec
 
@@ -19,6 +20,8 @@ from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import aiohttp
 
     from asyncclients.core.tokens import TokenCache
@@ -63,8 +66,37 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         return max(shares, default=0.0)
 
 
+class ScopeHandle:
+    """One client's way to its scope, which is not evicted while a handle of it lives.
+
+    Args:
+        find: finds or makes the scope, on first use.
+        check: raises if the pool is closed or belongs to another event loop.
+    """
+
+    __slots__ = ("__weakref__", "_check", "_find", "_found")
+
+    def __init__(self, find: Callable[[], Scope], check: Callable[[], object]) -> None:
+        self._find, self._check = find, check
+        self._found: Scope | None = None
+
+    def __call__(self) -> Scope:
+        """The scope."""
+        found = self._found
+        if found is None:
+            found = self._found = self._find()
+            found.handles.add(self)
+        else:
+            self._check()
+        return found
+
+
 class Scope:
-    """What all clients of one credential share."""
+    """What all clients of one credential share.
+
+    Attributes:
+        handles: of the clients that use it.
+    """
 
     def __init__(
         self,
@@ -80,6 +112,7 @@ class Scope:
         self._session = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()
+        self.handles: WeakSet[ScopeHandle] = WeakSet()
 
     def session(self) -> aiohttp.ClientSession:
         """The session, opened on first use inside the running loop.
@@ -129,6 +162,12 @@ class Scope:
         """Seconds until *calls* more calls could have been sent."""
         return self.scheduler.eta(calls, priority)
 
+    def is_idle(self, now: float) -> bool:
+        """True if no client can use it any more, and nothing in it matters at *now*."""
+        if self.handles or (self.tokens is not None and self.tokens.is_refreshing):
+            return False
+        return self.scheduler.is_idle(now)
+
     async def pause(self, seconds: float) -> None:
         """Sleep for *seconds*.
 
@@ -145,7 +184,7 @@ class Scope:
             raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
 
     async def aclose(self) -> None:
-        """Close what is ours; waiting calls end with `ClientClosedError`."""
+        """Close what is ours; waiting calls end with `ClientClosedError`. May be repeated."""
         self._closing.set()
         self._session = None
         self.scheduler.fail(
@@ -155,7 +194,10 @@ class Scope:
             ),
             for_good=True,
         )
-        if self.tokens is not None:
-            await self.tokens.aclose()
-        if self._own is not None:
-            await self._own.close()
+        self.alarm.close()
+        try:
+            if self.tokens is not None:
+                await self.tokens.aclose()
+        finally:
+            if self._own is not None:
+                await self._own.close()

@@ -75,6 +75,11 @@ class TokenCache:
             self._start()
         return token
 
+    @property
+    def is_refreshing(self) -> bool:
+        """True while a new token is asked for."""
+        return self._task is not None
+
     def _failed(self, now: float) -> bool:
         return self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED
 

@@ -32,7 +32,12 @@ from asyncclients.errors import (
     ClientClosedError,
     DeadlineExceededError,
 )
-from asyncclients.http.session import CONNECT_TIMEOUT, NO_TIMEOUT, close_spoiled
+from asyncclients.http.session import (
+    CONNECT_TIMEOUT,
+    NO_TIMEOUT,
+    close_spoiled,
+    middlewares_of,
+)
 from asyncclients.limits.ratelimit_headers import read_signal
 
 if TYPE_CHECKING:
@@ -106,6 +111,9 @@ class Exchange(Timed, eq=False):
         if self.failure is not None:
             raise self.failure  # aiohttp's own resend; the judge decides about those
         scheduler = self.scheduler
+        if self.permit is not None:
+            self.permit = None  # a borrowed session's middleware sends the request once more
+            scheduler.finished()
         asked_at = scheduler.loop.time() if self.on_sent else 0.0
         permit = scheduler.try_take(self.ticket)
         if permit is None:
@@ -178,7 +186,7 @@ class Exchange(Timed, eq=False):
                 # What has no headers of its own is spared two copies of them.
                 headers=NONE if wire.headers is PLAIN else wire.headers,
                 data=None if wire.body is None else wire.payload(self.progressed),
-                middlewares=(self,),
+                middlewares=(*middlewares_of(session), self),
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
@@ -212,6 +220,8 @@ class Exchange(Timed, eq=False):
     ) -> bytes | None:
         """The body, if all of it came along with its headers, as small ones do; else None."""
         stream, sent = response.content, self.wire.body
+        if stream.at_eof():
+            return None  # empty, or read by a middleware of a borrowed session
         if session.trace_configs or not (sent is None or isinstance(sent, bytes)):
             # aiohttp's own reading tells a trace of it, and ends when nobody reads *sent* any more.
             return None
@@ -272,11 +282,18 @@ class Exchange(Timed, eq=False):
 
 def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:
     """The decompressed body; None as soon as it is longer than *max_bytes*."""
+    if response.content.at_eof():
+        return _read_again(response, max_bytes)
     headers = response.headers
     length = headers.get(hdrs.CONTENT_LENGTH)
     if length is None or _ENCODING in headers or int(length) > max_bytes:
         return _read_counted(response, max_bytes)
     return response.read()
+
+
+async def _read_again(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+    content = await response.read()  # aiohttp keeps what was read before
+    return content if len(content) <= max_bytes else None
 
 
 async def _read_counted(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:

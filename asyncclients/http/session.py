@@ -10,6 +10,7 @@ import aiohttp
 from asyncclients.http.prompt_request import PromptRequest
 
 if TYPE_CHECKING:
+    from aiohttp.client_middlewares import ClientMiddlewareType
     from aiohttp.client_proto import ResponseHandler
     from yarl import URL
 
@@ -41,6 +42,12 @@ def close_spoiled(request: aiohttp.ClientRequest) -> None:
     connector = request.session.connector
     if connector is not None and type(connector) is not _Connector:
         _close_spoiled(connector, request.connection_key)
+
+
+def middlewares_of(session: aiohttp.ClientSession) -> tuple[ClientMiddlewareType, ...]:
+    """The middlewares that *session* was made with: naming ours replaces them in aiohttp."""
+    found: Any = getattr(session, "_middlewares", ())
+    return tuple(found) if isinstance(found, (tuple, list)) else ()  # a mock has anything
 
 
 def _close_spoiled(connector: aiohttp.BaseConnector, key: Any) -> None:

@@ -151,15 +151,15 @@ class Monitor:
         self._sampler = asyncio.create_task(self._sample(), name="asyncclients monitor")
 
     async def aclose(self) -> None:
-        """Stop serving; idempotent."""
-        sampler, self._sampler = self._sampler, None
-        runner, self._runner = self._runner, None
-        if sampler is not None:
-            sampler.cancel()
-            await asyncio.wait([sampler])
+        """Stop serving. Idempotent; if it is cancelled, another call closes what is left."""
+        if self._sampler is not None:
+            self._sampler.cancel()
+            await asyncio.wait([self._sampler])
+            self._sampler = None
         self._news.set()  # the streams see that nothing more will come
-        if runner is not None:
-            await runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()

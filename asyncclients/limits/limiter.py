@@ -238,6 +238,16 @@ class Limiter:
         """Slots in use at *now*, in the fullest quota."""
         return max((window.held(now) for window in self._windows), default=0)
 
+    def is_idle(self, now: float) -> bool:
+        """True if nothing known would delay a call: no slot is held, none paused, none in flight.
+
+        A limiter without quotas is idle one second after its last call.
+        """
+        rest = max((window.period for window in self._windows), default=1.0)
+        if self._in_flight or now < max(self._spacing.sent_at + rest, self.feedback.paused_until):
+            return False
+        return not any(w.held(now) or now < w.foreign_until for w in self._windows)
+
     def snapshot(self, now: float) -> LimiterState:
         """The state at *now*, as a value."""
         feedback = self.feedback

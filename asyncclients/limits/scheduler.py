@@ -262,6 +262,11 @@ class Scheduler:
         """Waiters by class."""
         return {"interactive": self._interactive.waiting, "background": self._background.waiting}
 
+    def is_idle(self, now: float) -> bool:
+        """True if nothing is queued or in flight, and the limiter would delay no call."""
+        queued = self._interactive.waiting or self._background.waiting
+        return not self.in_flight and not queued and self.limiter.is_idle(now)
+
     def demand(self) -> tuple[int, Priority]:
         """How many calls of the best waiting class could go by our own caps, and its class."""
         interactive, background = self._interactive, self._background

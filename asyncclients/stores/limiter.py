@@ -133,6 +133,10 @@ class SharedLimiter:
         """Obey *quota* as well."""
         self._local.add(quota, now)
 
+    def is_idle(self, now: float) -> bool:
+        """True if nothing known here would delay a call, and the store has been told everything."""
+        return self._local.is_idle(now) and self.talk.is_at_rest()
+
     def snapshot(self, now: float) -> LimiterState:
         """This process's own state; a slot opens when the store may give one."""
         state, share = self._local.snapshot(now), self._silence.share

@@ -11,7 +11,7 @@ from asyncclients.stores.terms import Crowd
 
 if TYPE_CHECKING:
     from asyncclients.limits.limiter import Limiter
-    from asyncclients.limits.shared import Queue
+    from asyncclients.limits.shared import Admission, Queue
     from asyncclients.stores.terms import Backend, Terms
 
 
@@ -20,22 +20,43 @@ class Line:
 
     def __init__(self, backend: Backend, terms: Terms) -> None:
         self._backend, self.terms = backend, terms
-        self._limiters: list[SharedLimiter] = []
+        self._limiters: dict[Admission, SharedLimiter] = {}
+        self._first_slot = 1
         self._crowd = Crowd()
+        self._closing = asyncio.Lock()
         self._closed = False
 
     def limiter(self, key: str, local: Limiter, queue: Queue) -> SharedLimiter:
         """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
         self._crowd.scopes += 1
-        talk = Talk(key, local, queue, backend=self._backend, terms=self.terms, crowd=self._crowd)
+        talk = Talk(
+            key,
+            local,
+            queue,
+            backend=self._backend,
+            terms=self.terms,
+            crowd=self._crowd,
+            first_slot=self._first_slot,
+        )
         limiter = SharedLimiter(local, talk, self.terms.lease)
-        self._limiters.append(limiter)
+        self._limiters[limiter] = limiter
         return limiter
+
+    def forget(self, limiter: Admission) -> None:
+        """Drop *limiter*, which is idle."""
+        self._crowd.scopes -= 1
+        # The store may remember its slots: numbers are not given again.
+        self._first_slot = max(self._first_slot, self._limiters.pop(limiter).slots.numbers(0))
 
     async def aclose(self) -> None:
         """Give back what is held and close the line, in bounded time. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        await asyncio.gather(*(limiter.talk.aclose() for limiter in self._limiters))
-        await self._backend.aclose()
+        async with self._closing:
+            if self._closed:
+                return
+            talks = (limiter.talk.aclose() for limiter in self._limiters.values())
+            ends = await asyncio.gather(*talks, return_exceptions=True)
+            await self._backend.aclose()
+            self._closed = True
+        for end in ends:
+            if end is not None:
+                raise end

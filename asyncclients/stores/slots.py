@@ -27,6 +27,9 @@ class Lease(NamedTuple):
 class Slots:
     """Leases and reports.
 
+    Args:
+        first: the first number to give.
+
     Attributes:
         leases: held and not used, the earliest first.
         in_flight: used, and nothing known of the arrival.
@@ -36,8 +39,8 @@ class Slots:
 
     __slots__ = ("_next", "freed", "in_flight", "leases", "settled")
 
-    def __init__(self) -> None:
-        self._next = 1
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
         self.leases: deque[Lease] = deque()
         self.in_flight: set[int] = set()
         self.settled: dict[int, float] = {}

@@ -142,7 +142,7 @@ class FileLedgers:
     async def aclose(self) -> None:
         """Close the file and end the thread."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown(wait=False)
+        self._thread.shutdown()  # its work is done: nothing is waited for
 
 
 def _connect(path: Path) -> sqlite3.Connection:

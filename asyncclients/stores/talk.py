@@ -57,10 +57,11 @@ class Talk:
         backend: Backend,
         terms: Terms,
         crowd: Crowd,
+        first_slot: int = 1,
     ) -> None:
         self._key, self._local, self._queue = key, local, queue
         self._backend, self._terms, self._crowd = backend, terms, crowd
-        self.slots = Slots()
+        self.slots = Slots(first_slot)
         self._loop = asyncio.get_running_loop()
         self._account = Account(local, self.slots, terms)
         self.silence = Silence(self._account, terms)
@@ -98,6 +99,12 @@ class Talk:
     def opens_at(self, now: float) -> float:
         """The earliest instant at which the store may give another slot."""
         return now if self._ask_at <= now else self._ask_at + self._terms.lease
+
+    def is_at_rest(self) -> bool:
+        """True if the store answers, knows all, and does not count this process any more."""
+        busy = self._task is not None or self._timer is not None or self.silence.failures
+        slots = self.slots
+        return not (busy or slots.leases or slots.in_flight or slots.news())
 
     # --- When to talk ---------------------------------------------------------------
 

@@ -174,7 +174,7 @@ class Uploader:
             deadline = max(deadline - passed, 1e-6)
         return msgspec.structs.replace(
             self._terms,
-            scope=lambda: pool.scope(vendor, link.origin, None, (), None),
+            scope=pool.handle(vendor, link.origin, None, (), None),
             vendor=vendor,
             login=None,
             base_url=link.origin + "/",

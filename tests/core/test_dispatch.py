@@ -449,7 +449,7 @@ async def test_a_large_body_is_decoded_off_the_loop() -> None:
 def test_the_login_of_the_toy_is_the_canary() -> None:
     """Or else the searches for leaks would search for nothing."""
     client = ToyClient(SessionPool())
-    login = client._login  # pyright: ignore[reportPrivateUsage]
+    login = client._dispatcher.terms.login  # pyright: ignore[reportPrivateUsage]
     assert isinstance(login, HeaderLogin)
     assert login.value.reveal() == CANARY
 

@@ -288,6 +288,85 @@ async def test_a_borrowed_sessions_traces_hear_of_each_body() -> None:
     assert heard == [FINE.partition(b"\r\n\r\n")[2]] * 2
 
 
+async def test_a_borrowed_sessions_middlewares_run_around_ours() -> None:
+    """They see each attempt in order, the outer one first, and their own repetition is counted."""
+    seen: list[str] = []
+
+    def middleware(name: str, times: int = 1) -> Any:
+        async def run(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+            response = None
+            for _ in range(times):
+                seen.append(name)
+                response = await handler(request)
+            assert isinstance(response, aiohttp.ClientResponse)
+            return response
+
+        return run
+
+    async with (
+        byte_server(answers(http(503), FINE)) as server,
+        aiohttp.ClientSession(middlewares=[middleware("a"), middleware("b", 2)]) as session,
+        SessionPool(session=session, retry=QUICK) as pool,
+    ):
+        client = ToyClient(pool, base_url=server.url, quotas=(Quota(4, 60.0),), max_in_flight=1)
+        assert await client.things.get() == Thing(id=1)
+        assert seen == ["a", "b", "b"]
+        assert (client.stats().sent, client.stats().held, client.stats().in_flight) == (2, 2, 0)
+        assert len(server.arrived) == 2
+        assert await client.things.get() == Thing(id=1)
+        assert (client.stats().sent, client.stats().held) == (4, 4)
+
+
+async def test_a_borrowed_sessions_middleware_may_answer_itself() -> None:
+    """A response that a cache gives is a result; nothing is sent, and no slot is spent."""
+
+    async def run(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        if cached:
+            return cached[0]
+        response: aiohttp.ClientResponse = await handler(request)
+        await response.read()
+        cached.append(response)
+        return response
+
+    cached: list[aiohttp.ClientResponse] = []
+    async with (
+        byte_server(answers(FINE)) as server,
+        aiohttp.ClientSession(middlewares=(run,)) as session,
+        SessionPool(session=session, retry=QUICK) as pool,
+    ):
+        client = ToyClient(pool, base_url=server.url)
+        for _ in range(3):
+            assert await client.things.get() == Thing(id=1)
+        assert (len(server.arrived), client.stats().sent, client.stats().in_flight) == (1, 1, 0)
+
+
+async def test_a_borrowed_sessions_middleware_may_raise() -> None:
+    """What it raises ends the call, and frees what the call had taken."""
+    fails = [True, True]
+
+    async def run(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
+        if fails and fails.pop():
+            raise ArithmeticError("before")
+        response: aiohttp.ClientResponse = await handler(request)
+        if fails and not fails.pop():
+            raise ArithmeticError("after")
+        return response
+
+    async with (
+        byte_server(answers(FINE)) as server,
+        aiohttp.ClientSession(middlewares=(run,)) as session,
+        SessionPool(session=session, retry=QUICK) as pool,
+    ):
+        client = ToyClient(pool, base_url=server.url, max_in_flight=1)
+        for fails[:] in ([True], [False, False], []):
+            if fails:
+                with pytest.raises(ArithmeticError):
+                    await client.things.get()
+            else:
+                assert await client.things.get() == Thing(id=1)
+        assert (client.stats().sent, client.stats().in_flight) == (2, 0)
+
+
 async def test_a_borrowed_session_that_is_closed() -> None:
     """Said so, as an error of ours, before and during a call."""
     async with byte_server(hangs) as server:

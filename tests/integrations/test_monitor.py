@@ -41,6 +41,24 @@ async def events(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
     return samples
 
 
+async def test_a_cancelled_aclose_can_be_repeated() -> None:
+    """Cancelled in any of its turns, `aclose` can be called again, and frees the port."""
+    for turns in range(6):
+        async with SessionPool() as pool:
+            monitor = Monitor(pool)
+            await monitor.start()
+            async with aiohttp.ClientSession() as session, session.get(monitor.url):
+                closing = asyncio.create_task(monitor.aclose())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                closing.cancel()
+                await asyncio.gather(closing, return_exceptions=True)
+            await monitor.aclose()
+            port = int(monitor.url.rstrip("/").rpartition(":")[2])
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", port)
+
+
 async def test_the_page_costs_nothing_until_it_is_served() -> None:
     """`import asyncclients` loads neither the monitor nor aiohttp's server."""
     script = (

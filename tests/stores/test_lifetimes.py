@@ -1,0 +1,148 @@
+"""Shared limits end with their pool, and are dropped with scopes that nobody uses any more."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from pathlib import Path
+
+import pytest
+
+from asyncclients.core.pool import SessionPool
+from asyncclients.limits.quota import Quota
+from asyncclients.stores import FileLimits
+from asyncclients.stores.line import Line
+from asyncclients.stores.talk import Talk
+from asyncclients.stores.terms import Terms
+from tests.core.toy import ToyClient
+from tests.fakes import answers, byte_server, http
+
+from .world import MemoryLedgers
+
+pytestmark = pytest.mark.looptime
+
+FINE = http(body=b'{"id": 1}')
+QUOTAS = (Quota(5, 2.0),)
+TERMS = Terms(me="a", store="memory", when_down="safe_share", lease=0.1, timeout=0.5, cold=False)
+
+
+class Store(MemoryLedgers):
+    """A store in memory that is slow to close, and counts how often it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = 0
+
+    def open(self, *, cold: bool) -> Line:
+        """A line for one pool."""
+        return Line(self, TERMS)
+
+    async def aclose(self) -> None:
+        await asyncio.sleep(1.0)
+        self.closed += 1
+
+
+def talks() -> list[Talk]:
+    """The conversations with a store that are still referenced."""
+    gc.collect()
+    return [thing for thing in gc.get_objects() if type(thing) is Talk]
+
+
+async def use(pool: SessionPool, url: str, key: str = "key-one") -> None:
+    """Make one call with a client of its own."""
+    await ToyClient(pool, base_url=url, key=key, quotas=QUOTAS).things.get()
+
+
+@pytest.mark.parametrize("after", [0.0, 0.0004, 0.0009, 0.5])
+async def test_a_cancelled_aclose_can_be_repeated(after: float) -> None:
+    """The second one tells the store that the process leaves, and closes the store, once."""
+    store = Store()
+    async with byte_server(answers(FINE)) as server:
+        pool = SessionPool(limits=store)
+        for key in ("key-one", "key-two"):
+            await use(pool, server.url, key)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.aclose(), after)
+        assert store.closed == 0
+        await pool.aclose()
+        assert store.closed == 1
+        await pool.aclose()
+        assert store.closed == 1
+    assert [ledger.live for ledger in store.ledgers.values()] == [{}, {}]
+
+
+async def test_the_store_is_closed_whatever_a_scope_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One scope that fails to leave keeps neither the others nor the store open."""
+    store = Store()
+    async with byte_server(answers(FINE)) as server:
+        pool = SessionPool(limits=store)
+        for key in ("key-one", "key-two"):
+            await use(pool, server.url, key)
+        monkeypatch.setattr(Talk, "_exchange", _fails)
+        with pytest.raises(ArithmeticError):
+            await pool.aclose()
+        assert store.closed == 1
+
+
+async def _fails(_: Talk, *, leave: bool = False) -> None:
+    raise ArithmeticError(leave)
+
+
+async def test_a_file_store_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
+    """Closed after a cancelled `aclose`: the thread has ended when `aclose` returns."""
+    before = threading.active_count()
+    async with byte_server(answers(FINE)) as server:
+        pool = SessionPool(limits=FileLimits(tmp_path / "limits.db"))
+        await use(pool, server.url)
+        assert threading.active_count() > before
+        closing = asyncio.create_task(pool.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await pool.aclose()
+    assert threading.active_count() == before
+
+
+async def test_limiters_of_evicted_scopes_are_dropped() -> None:
+    """Many tenants through a store: no conversation is left, and the store counts nobody."""
+    store = Store()
+    async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
+        for number in range(30):
+            await use(pool, server.url, f"tenant {number}")
+        assert len(talks()) == 30
+        await asyncio.sleep(80.0)
+        assert (pool.stats(), talks()) == ((), [])
+        commands = store.commands
+        await asyncio.sleep(80.0)
+        assert store.commands == commands
+    assert not any(ledger.live for ledger in store.ledgers.values())
+
+
+async def test_a_scope_that_comes_back_gives_no_slot_number_again() -> None:
+    """A slot of the time before the eviction, which the store may remember, is not overwritten."""
+    store = Store()
+    async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
+        numbers: list[int] = []
+        for _ in range(3):
+            for _ in range(3):
+                await use(pool, server.url)
+            await asyncio.sleep(80.0)
+            assert pool.stats() == ()
+            used = [number for claim in store.claims for number, _ in claim.settled]
+            numbers += sorted(set(used))
+            store.claims.clear()
+        assert len(numbers) == 9
+        assert numbers == sorted(set(numbers))
+
+
+async def test_a_scope_is_kept_while_its_store_is_silent() -> None:
+    """What is known of the store for an outage is not forgotten in it."""
+    store = Store()
+    async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
+        await use(pool, server.url)
+        store.down = True
+        await asyncio.sleep(200.0)
+        assert len(pool.stats()) == 1
