@@ -144,6 +144,9 @@ class PaginationError(AsyncClientsError):
 class DecodeError(AsyncClientsError):
     """The reply was not what its document says: wrong form, wrong type, cut short."""
 
+    is_error_body: bool = False
+    """True if the status was a success and the body reports an error instead of a result."""
+
 
 class ResponseTooLargeError(AsyncClientsError):
     """The reply, decompressed, went over the pool's `max_response_bytes`."""

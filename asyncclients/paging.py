@@ -19,6 +19,9 @@ from asyncclients.errors import DecodeError, PaginationError
 
 T_co = TypeVar("T_co", covariant=True)
 
+MOST_EMPTY = 1000
+"""Empty pages in a row after which a server is taken to announce pages for ever."""
+
 
 class Spoiled(msgspec.Struct, frozen=True, kw_only=True):
     """Items that are not what their document says.
@@ -105,8 +108,10 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
 
     async def first(self) -> T_co | None:
         """The first item, None when there is none."""
-        page = await self.page(self.start)
-        return page.items[0] if page.items else None
+        async for page in self.pages():
+            if page.items:
+                return page.items[0]
+        return None
 
     async def page(self, number: int) -> Page[T_co]:
         """Page *number*.
@@ -153,7 +158,8 @@ class Path:
     Each page is compared with the one before it and with one that is kept, which is
     replaced after 1, 2, 4, 8 ... pages: so a circle of any length is seen before it was
     gone round three times (Brent, "An improved Monte Carlo factorization algorithm",
-    1980), and two pages are all the memory that it takes. Empty pages prove nothing.
+    1980), and two pages are all the memory that it takes. Empty pages prove nothing, up
+    to a number in a row that no list has.
     """
 
     def __init__(self, vendor: str | None = None, operation: str | None = None) -> None:
@@ -161,13 +167,18 @@ class Path:
         self._before: Page[Any] | None = None
         self._kept: Page[Any] | None = None
         self._kept_for, self._left = 1, 0
+        self._empty = 0
 
     def go_on(self, page: Page[Any]) -> None:
         """*page* is the next one.
 
         Raises:
-            PaginationError: its items were there before.
+            PaginationError: its items were there before, or too many pages were empty.
         """
+        if not page.items and not page.spoiled:
+            self._count_empty(page)
+            return
+        self._empty = 0
         if not page.items:
             return
         for earlier in (self._before, self._kept):
@@ -183,3 +194,14 @@ class Path:
             self._kept = page
             self._left, self._kept_for = self._kept_for, 2 * self._kept_for
         self._left -= 1
+
+    def _count_empty(self, page: Page[Any]) -> None:
+        self._empty += 1
+        if self._empty >= MOST_EMPTY and not page.last:
+            raise PaginationError(
+                f"the last {self._empty} pages, up to page {page.number}, are empty, and the "
+                "server announces more",
+                vendor=self._vendor,
+                operation=self._operation,
+                advice="What came before is good; the list cannot be read to its end",
+            )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from asyncclients.errors import PaginationError
-from asyncclients.paging import Page, Paginator
+from asyncclients.paging import MOST_EMPTY, Page, Paginator
 
 PAGES = [["a", "b"], ["c"], ["d", "e"]]
 
@@ -116,3 +116,24 @@ async def test_pages_that_go_round_are_an_error(lead: int, circle: int) -> None:
 async def test_empty_pages_may_repeat() -> None:
     """Two empty pages in a row prove nothing; the server's `last` ends them."""
     assert [item async for item in Paginator(Shelf([[], [], ["a"]]).fetch)] == ["a"]
+
+
+async def test_first_skips_empty_pages() -> None:
+    """The first item may be on a later page than the first."""
+    shelf = Shelf([[], [], ["a"], ["b"]])
+    assert await Paginator(shelf.fetch).first() == "a"
+    assert shelf.asked == [1, 2, 3]
+
+
+async def test_empty_pages_without_end_are_an_error() -> None:
+    """A server that announces one more page for ever is not read for ever."""
+    asked: list[int] = []
+
+    async def fetch(number: int) -> Page[str]:
+        asked.append(number)
+        return Page(items=[], number=number)
+
+    with pytest.raises(PaginationError, match="are empty") as caught:
+        await Paginator(fetch, vendor="toy").first()
+    assert len(asked) == MOST_EMPTY
+    assert caught.value.vendor == "toy"

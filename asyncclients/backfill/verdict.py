@@ -4,7 +4,8 @@
 
 | error                                                       | rows are                        |
 |-------------------------------------------------------------|---------------------------------|
-| not carried out: refused by rate, no connection, no turn    | tried again                     |
+| not carried out: rate limited, 408, 425, no connection, no turn | tried again                 |
+| an error in the body of a 2xx                               | failed if repeatable, else unknown |
 | outcome unknown, no answer, 5xx, an answer nobody can read  | tried again if repeatable, else unknown |
 | the vendor's no (4xx), or a value that the call refuses     | failed (a batch is halved first) |
 | no row's fault: credential, TLS, redirect, closed pool      | pending, and the run stops      |
@@ -49,6 +50,7 @@ _STOPS = (
     WrongEventLoopError,
 )
 _NOT_CARRIED_OUT = (ConnectError, DeadlineExceededError, RateLimitedError, TokenEndpointError)
+_NOT_CARRIED_OUT_STATUSES = (408, 425)
 _DOUBTFUL = (
     DecodeError,
     NoResponseError,
@@ -76,7 +78,9 @@ def judge(error: BaseException, *, sent: bool, repeatable: bool) -> Verdict:
         return Verdict.AGAIN if repeatable else Verdict.UNKNOWN
     if isinstance(error, _STOPS):
         return Verdict.STOP
-    if isinstance(error, _NOT_CARRIED_OUT):
+    if isinstance(error, DecodeError) and error.is_error_body and (repeatable or not sent):
+        return Verdict.REFUSED
+    if isinstance(error, _NOT_CARRIED_OUT) or error.status in _NOT_CARRIED_OUT_STATUSES:
         return Verdict.AGAIN
     if isinstance(error, TokenError):
         return Verdict.STOP

@@ -219,8 +219,7 @@ class Call(Generic[T]):
         return result
 
     def _decoded(self) -> T:
-        returns = self._request.endpoint.returns
-        return decoded(self.answer, returns, self._terms.vendor, self._secrets)
+        return decoded(self.answer, self._request.endpoint, self._terms.vendor, self._secrets)
 
     def ended(self, error: BaseException | None) -> None:
         """The call returns, or raises *error*."""

@@ -8,18 +8,20 @@ else is msgspec's.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from math import isfinite
 from types import NoneType
-from typing import Any, Protocol, Self, cast, runtime_checkable
+from typing import Any, Protocol, Self, cast, get_origin, runtime_checkable
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
 from msgspec import UNSET
 
+from asyncclients.core.coercion import coerce
 from asyncclients.errors import DecodeError
 
 EXCERPT_LIMIT = 200
@@ -27,10 +29,15 @@ EXCERPT_LIMIT = 200
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
 _quoted_name = lru_cache(maxsize=1024)(quote_plus)
-_HTML = re.compile(rb"\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
-_ARRAY = re.compile(r"Expected `object.*`, got `array`(?: - at `\$(?P<path>.*)`)?")
-_STEP = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
+_NO_FIELDS = frozenset[str]()
+_NO_RESULT = frozenset({"status", "message", "code"})
+"""Fields that bodies with an error have as well."""
+_UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError, TypeError)
+_UNREAD: Any = object()
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_KEY = re.compile(rb'\A\s*"[0-9]*"\s*:')
 
 JsonObject = dict[str, Any]
 """A free-form JSON object."""
@@ -52,7 +59,9 @@ class ExactId(str):
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """*value* as text, every digit kept."""
+        """*value* as text, every digit kept; a whole float that is exact counts as a number."""
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, (int, str)):
             raise ValueError(f"expected an id, got {type(value).__name__}")
         return cls(value)
@@ -76,7 +85,7 @@ _encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
 
 
 _MOST_DECODERS = 512
-_decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any]]] = {}
+_decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any], frozenset[str] | None]] = {}
 """By identity: to hash a type like `Envelope[Contact]` costs as much as to decode a small body."""
 
 
@@ -85,78 +94,100 @@ def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
     return (_decoders.get(id(cls)) or _remember(cls))[1]
 
 
-def _remember(cls: Any) -> tuple[Any, msgspec.json.Decoder[Any]]:
-    made = (cls, _make_decoder(cls))
+def _remember(cls: Any) -> tuple[Any, msgspec.json.Decoder[Any], frozenset[str] | None]:
+    made = (cls, *_make_decoder(cls))
     if len(_decoders) < _MOST_DECODERS:
         _decoders[id(cls)] = made  # the type is kept, so that its id stays its own
     return made
 
 
 @lru_cache(maxsize=_MOST_DECODERS)
-def _make_decoder(cls: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(cls, dec_hook=_decode_custom)
+def _make_decoder(cls: Any) -> tuple[msgspec.json.Decoder[Any], frozenset[str] | None]:
+    return msgspec.json.Decoder(cls, dec_hook=_decode_custom), _result_fields(cls)
+
+
+def _result_fields(cls: Any) -> frozenset[str] | None:
+    """Return the JSON fields that make up a *cls*; None if a body without any is no *cls*."""
+    origin = get_origin(cls) or cls
+    if not isinstance(origin, type) or not issubclass(origin, msgspec.Struct):
+        return cast("frozenset[str] | None", getattr(origin, "wire_fields", None))
+    fields = msgspec.structs.fields(origin)
+    if any(field.required for field in fields):
+        return None
+    return frozenset(field.encode_name for field in fields)
 
 
 def decode(body: bytes, cls: Any) -> Any:
-    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body but markup, and
-    where it may be anything and is nothing.
+    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body but markup or an
+    error, and where it may be anything and is nothing.
 
     Raises:
-        DecodeError: for anything that is not JSON of that type, and for markup
-            in any case: it is a login page's word, not the vendor's.
+        DecodeError: for anything that is not JSON of that type, for markup in any case
+            (it comes from a gateway or login page, not from the vendor), and for an
+            error in place of the result.
     """
-    if cls is NoneType and not _HTML.match(body):
+    if cls is NoneType:
+        check_body(body, _NO_FIELDS)
         return None
+    _, strict, fields = _decoders.get(id(cls)) or _remember(cls)
     try:
+        result = strict.decode(body)
+    except _UNREADABLE:
+        result = _UNREAD
+    if result is _UNREAD:  # outside the handler: no error of msgspec becomes a context
+        result = _decode_leniently(body, cls)
+    if fields is not None:
+        check_body(body, fields)
+    return result
+
+
+def _decode_leniently(body: bytes, cls: Any) -> Any:
+    """As `decode`, accepting other encodings of JSON and the deviations of `coercion.py`."""
+    try:
+        text = to_utf8(body)
         try:
-            return (_decoders.get(id(cls)) or _remember(cls))[1].decode(body)  # `decoder`, in place
-        except msgspec.ValidationError as bad:
-            return _with_objects(msgspec.json.decode(body), cls, bad)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, TypeError) as bad:
+            return decoder(cls).decode(text)
+        except msgspec.ValidationError:
+            return from_reply(msgspec.json.decode(text), cls)
+    except _UNREADABLE as bad:
         if cls is Any and not body:
             return None
-        reason = str(bad) if isinstance(bad, msgspec.ValidationError) else type(bad).__name__
-        if isinstance(bad, msgspec.DecodeError) and not isinstance(bad, msgspec.ValidationError):
-            reason = str(bad)
+        reason = str(bad) if isinstance(bad, msgspec.MsgspecError) else type(bad).__name__
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
 
 
-def _with_objects(value: Any, cls: Any, bad: msgspec.ValidationError) -> Any:
-    """*value*, which is *bad*, as *cls*, with each `[]` that should be an object as `{}`.
+def check_body(body: bytes, fields: frozenset[str] | None) -> None:
+    """Check that *body*, of a 2xx, does not report a failure.
 
-    PHP writes an empty object so. A decoder that took both would make all pay for it.
+    *fields* are those that make up the result; None accepts a body with `error`.
 
     Raises:
-        ValidationError: (*bad*) it is not that alone.
+        DecodeError: it is markup, or it has `error` or `errors` and none of *fields*.
     """
-    error, tried = str(bad), set[str]()
-    while (found := _ARRAY.fullmatch(error)) is not None:
-        steps = tuple(_STEP.findall(found["path"] or ""))
-        value = _put_objects(value, *steps)
-        tried.add(error)
-        try:
-            return from_plain(value, cls)
-        except msgspec.ValidationError as again:
-            error = str(again)
-        if error in tried:
-            break
-    raise bad
+    if _HTML.match(body):
+        raise DecodeError(_describe(body, ""), advice=_decode_advice(body))
+    if fields is None or (b"error" not in body and b"\0" not in body):
+        return  # with a NUL it is UTF-16
+    found = read_object(body) or {}
+    if (found.get("error") or found.get("errors")) and not any(
+        found.get(name) for name in fields - _NO_RESULT
+    ):
+        raise DecodeError(
+            "answered with an error in place of the result, although its status is a success",
+            advice="The excerpt shows what the vendor reports; the call may not have been "
+            "carried out",
+            is_error_body=True,
+        )
 
 
-def _put_objects(value: Any, *steps: str) -> Any:
-    """*value*, with `{}` for each `[]` at the end of *steps*: names, or "" for all that is there."""
-    if not steps:
-        return {} if value == [] else value
-    name, *rest = steps
-    if isinstance(value, list):
-        return [_put_objects(item, *rest) for item in cast("Iterable[Any]", value)]
-    if not isinstance(value, dict):
-        return value  # another member of a union
-    fields = cast("dict[str, Any]", value)
-    return {
-        key: _put_objects(field, *rest) if name in ("", key) else field
-        for key, field in fields.items()
-    }
+def to_utf8(body: bytes) -> bytes:
+    """*body*, JSON in any of its encodings, as UTF-8 without a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: it is not valid in the encoding that its first bytes show.
+    """
+    encoding = json.detect_encoding(body)
+    return body if encoding == "utf-8" else body.decode(encoding).encode()
 
 
 def json_object(value: Any) -> JsonObject:
@@ -170,15 +201,16 @@ def json_object(value: Any) -> JsonObject:
 
 
 def from_reply(value: Any, cls: Any) -> Any:
-    """As `from_plain`, for what a vendor sent: `[]` stands for an empty object as well.
+    """As `from_plain`, for what a vendor sent, deviations of `coercion.py` included.
 
     Raises:
         ValueError: (of msgspec) naming the field that does not fit.
     """
     try:
         return from_plain(value, cls)
-    except msgspec.ValidationError as bad:
-        return _with_objects(value, cls, bad)
+    except msgspec.ValidationError:
+        fitted = coerce(value, cls)
+    return from_plain(fitted, cls)
 
 
 def _describe(body: bytes, reason: str) -> str:
@@ -195,11 +227,36 @@ def _decode_advice(body: bytes) -> str:
     return "If the vendor changed its reply, use client.request(..., response_type=Any) meanwhile"
 
 
+def split_list(body: bytes, name: str) -> tuple[bytes, list[bytes]] | None:
+    """*body* with an empty list in its field *name*, and the items of that list.
+
+    The items need not be valid JSON, as long as their quotes and brackets are balanced.
+    The list may also be an object, see `coercion.py`. None if there is no such field.
+    """
+    wanted = f'"{name}"'.encode()
+    depth, key, items = 0, b"", list[bytes]()
+    opened = start = 0
+    for token in _TOKEN.finditer(body):
+        text = token[0]
+        depth += (text in b"[{") - (text in b"]}")
+        if not opened:
+            if depth == 2 and text in b"[{" and key == wanted:
+                opened, start = token.start(), token.end()
+            elif depth == 1:
+                key = b"" if text in b",{" else key or text
+        elif (text == b"," and depth == 2) or (text in b"]}" and depth == 1):
+            items.append(_KEY.sub(b"", body[start : token.start()]).strip())
+            start = token.end()
+            if depth == 1:
+                return body[:opened] + b"[]" + body[start:], [item for item in items if item]
+    return None
+
+
 def read_object(body: bytes) -> dict[str, Any] | None:
     """*body* as a JSON object if it is one, else None: for replies that may be anything."""
     try:
-        found: dict[str, Any] = decoder(dict[str, Any]).decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        found: dict[str, Any] = decoder(dict[str, Any]).decode(to_utf8(body))
+    except _UNREADABLE:
         return None
     return found
 

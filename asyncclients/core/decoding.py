@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import NoneType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncclients.core import codec
-from asyncclients.core.endpoint import Response
+from asyncclients.core.endpoint import Endpoint, Response
 from asyncclients.core.failure import quoted, request_id
 from asyncclients.errors import DecodeError
 from asyncclients.secret import Secret, cut
@@ -22,21 +21,23 @@ DECODED_IN_THREAD = 2**20
 
 
 def decoded(
-    answer: Response, returns: type[T], vendor: Vendor, secrets: Callable[[], Sequence[Secret]]
+    answer: Response, endpoint: Endpoint[T], vendor: Vendor, secrets: Callable[[], Sequence[Secret]]
 ) -> T:
-    """The body of *answer* as *returns*; the answer itself where that is `Response`.
+    """The body of *answer* as *endpoint* returns it; the answer itself where that is `Response`.
 
     Raises:
-        DecodeError: it is something else, or markup that says it went well; quotes its
-            start, without *secrets*.
+        DecodeError: it is something else, or markup or an error that says it went well;
+            quotes its start, without *secrets*.
     """
-    cls: Any = returns
+    cls: Any = endpoint.returns
     whole = cls is Response
     if whole and answer.status >= 300:
         return cast("T", answer)
     try:
-        body: T = codec.decode(answer.body, NoneType if whole else cls)
-        return cast("T", answer) if whole else body
+        if whole:
+            codec.check_body(answer.body, endpoint.result_fields)
+            return cast("T", answer)
+        return cast("T", codec.decode(answer.body, cls))
     except DecodeError as caught:
         bad = caught
     known = secrets()
@@ -46,4 +47,5 @@ def decoded(
         excerpt=quoted(answer.body, known),
         request_id=request_id(answer, vendor, known),
         advice=bad.advice,
+        is_error_body=bad.is_error_body,
     )

@@ -177,6 +177,8 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         printed: whether the vendor's document prints this method and path.
         batch: how many rows its method takes at most, as one list; 0 where it
             takes one row.
+        result_fields: where it returns `Response`, the JSON fields of a result: a body
+            with `error` and none of them is an error; None to accept any body.
     """
 
     operation: str
@@ -189,6 +191,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     expects: int | None = None
     printed: bool = True
     batch: int = 0
+    result_fields: frozenset[str] | None = None
 
     @property
     def placeholders(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from asyncclients.backfill import pull, read_status
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox, html
 from asyncclients.sandbox.faults import HTML
+from tests.fakes import Connection, byte_server, http
 
 OPEN = {"intouch": (1_000_000, 1.0)}
 PAGE = 10
@@ -128,6 +129,31 @@ async def test_the_bytes_of_an_unreadable_page_are_kept(to: Path, state: Path) -
     assert ids(to, "uuid") == expected[:50] + expected[75:]
     assert (report.done, report.failed) == (475, 25)
     assert [each["row"] for each in failures(state)] == [HTML.decode()]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("number", [1, 2])
+async def test_an_item_that_is_no_json_costs_that_item(to: Path, state: Path, number: int) -> None:
+    """Also on the first page: the others are written, and its bytes are kept."""
+    spoiled = b'{"uuid": "bad", "name": "\\ud83d"}'
+
+    async def serve(connection: Connection) -> None:
+        while True:
+            target = (await connection.request()).target
+            asked = int(target.partition("page=")[2])
+            items = [b'{"uuid": "%d-%d", "name": "a"}' % (asked, n) for n in range(3)]
+            if asked == number:
+                items.insert(1, spoiled)
+            body = b'{"current_page": %d, "last_page": 2, "total": 7, "data": [%b]}'
+            await connection.send(http(body=body % (asked, b",".join(items))))
+
+    async with byte_server(serve) as running, SessionPool() as pool:
+        quotas = [Quota(1000, 1.0)]
+        intouch = IntouchClient(pool, api_key="k", base_url=running.url, quotas=quotas)
+        report = await pull(intouch.tags.list(), to, state=state)
+    assert ids(to, "uuid") == ["1-0", "1-1", "1-2", "2-0", "2-1", "2-2"]
+    assert (report.done, report.failed, report.total) == (6, 1, 7)
+    assert [each["row"].encode() for each in failures(state)] == [spoiled]
 
 
 @pytest.mark.looptime

@@ -121,6 +121,111 @@ def test_an_empty_list_reads_as_an_empty_object() -> None:
         codec.json_object([["a", "b"]])
 
 
+@pytest.mark.parametrize(
+    "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"]
+)
+def test_json_is_read_in_every_encoding_of_it(encoding: str) -> None:
+    """A byte order mark is skipped, and UTF-16 and UTF-32 are read, also of errors and tokens."""
+    text = '{"id": "ä", "error": 1}'
+    assert codec.decode(text.encode(encoding), Thing).id == "ä"
+    assert codec.read_object(text.encode(encoding)) == {"id": "ä", "error": 1}
+
+
+def test_decode_reports_text_in_other_encodings() -> None:
+    """Latin-1 and half a UTF-16 character are a DecodeError, as all bytes that are no JSON."""
+    for body in ('{"id": "ä"}'.encode("latin-1"), '{"id": "'.encode("utf-16") + b"\x00\xd8"):
+        with pytest.raises(DecodeError, match="does not describe"):
+            codec.decode(body, Thing)
+
+
+class Mute:
+    """A decoder whose errors say nothing."""
+
+    def decode(self, body: bytes) -> Any:
+        del body
+        raise msgspec.ValidationError("does not fit")
+
+
+def test_decode_does_not_read_error_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deviations are found by type, whatever the library's errors say."""
+    monkeypatch.setattr(codec, "_decoders", {})
+    monkeypatch.setattr(codec, "_make_decoder", lambda _: (Mute(), None))
+    assert codec.decode(b'{"id": 7.0, "meta": []}', Thing) == Thing(id=ExactId("7"))
+
+
+class Lenient(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Something without a required field."""
+
+    some_id: str | None = None
+    status: str | None = None
+    items: list[Any] = []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"error": "no", "success": false}',
+        b'{"errors": [{"message": "no"}]}',
+        b'{"errors": {"name": ["required"]}, "message": "no"}',
+        b'{"status": "error", "error": {"code": 7}}',
+        b'{"error": "no", "someId": null, "items": []}',
+        b'\xef\xbb\xbf{"error": true}',
+        '{"error": "no"}'.encode("utf-16"),
+    ],
+)
+def test_an_error_body_is_no_result(body: bytes) -> None:
+    """`error` or `errors` and none of the result's fields is a DecodeError that says so."""
+    for cls in (Lenient, NoneType):
+        with pytest.raises(DecodeError) as caught:
+            codec.decode(body, cls)
+        assert caught.value.is_error_body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"someId": "1", "error": "partly"}',
+        b'{"someId": "error"}',
+        b'{"items": [1], "errors": ["one of two"]}',
+        b'{"error": null, "errors": []}',
+        b'{"error": false}',
+        b"{}",
+    ],
+)
+def test_a_result_may_have_an_error_field(body: bytes) -> None:
+    """A field of the result, or an empty `error`, makes it a result."""
+    assert isinstance(codec.decode(body, Lenient), Lenient)
+
+
+def test_untyped_results_may_be_errors() -> None:
+    """Whoever asks for any JSON gets it."""
+    body = b'{"error": "no"}'
+    assert codec.decode(body, Any) == codec.decode(body, dict[str, Any]) == {"error": "no"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [b'"\\ud83d"', b'"\xff"', b'"\x01"', b"01", b"NaN", b"{a: 1}", b'{"]": "\\"]"}', b"nope"],
+)
+@pytest.mark.parametrize("keys", [False, True])
+def test_split_list_separates_items(item: bytes, *, keys: bool) -> None:
+    """The items of a list are told apart, also where one of them is no JSON, or as an object."""
+    items = [b'{"id": 1, "data": [1, 2]}', item, b"[2, [3]]"]
+    data = b"[ %b,%b , %b ]"
+    if keys:
+        data = b'{"0": %b,"1":%b , "7" : %b}'
+    body = b'{"x": "data", "more": {"data": [9]}, "data": %b, "y": [1]}' % (data % (*items,))
+    expected = b'{"x": "data", "more": {"data": [9]}, "data": [], "y": [1]}'
+    assert codec.split_list(body, "data") == (expected, items)
+
+
+@given(st.binary() | st.text(alphabet='{}[],:"\\data').map(str.encode))
+def test_split_list_takes_any_bytes(body: bytes) -> None:
+    """Bytes without such a list, or with one that does not end, are None."""
+    found = codec.split_list(body, "data")
+    assert found is None or b"[]" in found[0]
+
+
 class Box(msgspec.Struct, frozen=True, kw_only=True):
     things: list[Thing]
     by_name: dict[str, Thing]

@@ -195,6 +195,8 @@ def _template(journey: Any) -> Any:
 class WireContact:
     """A contact in a reply."""
 
+    wire_fields = frozenset({*_FIELDS, "journey"})
+
     def __init__(self, contact: Contact) -> None:
         self.contact = contact
 

@@ -45,10 +45,23 @@ GET_ITEM = Endpoint(
     "collections.get_item", "GET", _DATA + "/{item_id}", OneDataItem, idempotent=True
 )
 DELETE_ITEM = Endpoint(
-    "collections.delete_item", "DELETE", _DATA + "/{item_id}", Response, idempotent=True
+    "collections.delete_item",
+    "DELETE",
+    _DATA + "/{item_id}",
+    Response,
+    idempotent=True,
+    result_fields=DataItemList.wire_fields,
 )
 LIST_ITEMS = Endpoint("collections.list_items", "GET", _DATA, DataItemList, idempotent=True)
-INSERT = Endpoint("collections.insert", "POST", _DATA, Response, idempotent=True, why=_KEYED)
+INSERT = Endpoint(
+    "collections.insert",
+    "POST",
+    _DATA,
+    Response,
+    idempotent=True,
+    why=_KEYED,
+    result_fields=DataItemList.wire_fields,
+)
 UPLOAD_CSV = Endpoint(
     "collections.upload_csv", "POST", _DATA, Response, idempotent=True, why=_LINK, expects=307
 )
@@ -62,6 +75,7 @@ INSERT_MANY = Endpoint(
     Response,
     idempotent=True,
     why=_KEYED,
+    result_fields=DataItemList.wire_fields,
 )
 MATCHES = Endpoint(
     "events.matches", "GET", "v1/{org}/events/matches", EventMatches, idempotent=True

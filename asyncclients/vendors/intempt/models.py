@@ -61,6 +61,8 @@ class Segmentation(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="
 class DataItemList(list[DataItem]):
     """A list of rows, from any of its wire forms."""
 
+    wire_fields = frozenset({"id", "data", "_embedded"})
+
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """The rows in *value*."""

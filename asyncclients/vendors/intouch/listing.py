@@ -38,10 +38,17 @@ def _page(reply: Envelope[Any]) -> Page[Any]:
     return Page(
         items=reply.data,
         number=reply.current_page,
-        total=reply.total,
-        # The vendor may shrink the list while it is read: an empty page ends it too.
-        last=reply.current_page >= reply.last_page or not reply.data,
+        total=reply.total if type(reply.total) is int else _count(reply.total),
+        last=reply.current_page >= reply.last_page,
     )
+
+
+def _count(total: Any) -> int | None:
+    try:
+        count: int | None = codec.from_reply(total, int | None)
+    except ValueError:
+        return None
+    return count
 
 
 def mended(body: bytes, cls: type[T]) -> Page[T]:
@@ -50,13 +57,15 @@ def mended(body: bytes, cls: type[T]) -> Page[T]:
     Raises:
         DecodeError: it is no page.
     """
-    reply: Envelope[msgspec.Raw] = codec.decode(body, Envelope[msgspec.Raw])
+    found = codec.split_list(body, "data")
+    if found is None:
+        raise DecodeError("answered with something that is no page of a list")
+    page = _page(codec.decode(found[0], Envelope[Any]))
     items: list[T] = []
     spoiled: list[Spoiled] = []
-    for item in reply.data:
-        raw = bytes(item)
+    for raw in found[1]:
         try:
             items.append(codec.decode(raw, cls))
         except DecodeError as bad:
             spoiled.append(Spoiled(raw=raw, reason=bad.message))
-    return msgspec.structs.replace(_page(reply), items=items, spoiled=spoiled)
+    return msgspec.structs.replace(page, items=items, spoiled=spoiled)

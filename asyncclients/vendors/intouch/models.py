@@ -21,18 +21,15 @@ Order = Literal["asc", "desc"]
 
 
 class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
-    """One page, as the vendor wraps it ("Pagination" in the manual)."""
+    """One page, as the vendor wraps it ("Pagination" in the manual).
+
+    Only the fields that are needed to read the list; `total` only informs, so it may be anything.
+    """
 
     data: list[T]
     current_page: int
     last_page: int
-    total: int | None = None
-    per_page: int | None = None
-    sort_by: str | None = None
-    order: str | None = None
-    # The framework behind it sends null here for an empty page; the field names are keywords.
-    first_item: int | None = msgspec.field(default=None, name="from")
-    last_item: int | None = msgspec.field(default=None, name="to")
+    total: Any = None
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):

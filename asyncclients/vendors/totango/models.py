@@ -196,6 +196,8 @@ class NamedItems(list[NamedItem]):
     of objects (https://fivetran.com/docs/connectors/applications/totango/connector-schema).
     """
 
+    wire_fields = frozenset[str]()
+
     @classmethod
     def from_wire(cls, value: Any) -> Self:
         """*value* as items, in the vendor's order."""

@@ -65,6 +65,29 @@ async def test_many_rows_of_several_collections(sandbox: Sandbox, client: Intemp
         await client.sources.insert(source, {"bookings": [{"guestId": 1}]})
 
 
+async def test_an_error_body_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
+    """A 200 that reports an error is a DecodeError wherever a row is said to be stored or gone."""
+    source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
+    calls: tuple[Callable[[], Awaitable[Any]], ...] = (
+        lambda: client.collections.insert(collection, {"id": 2}),
+        lambda: client.sources.insert(source, {"bookings": [{"id": 3}]}),
+        lambda: client.collections.delete_item(collection, "1"),
+        lambda: client.events.matches(profile_id="1"),
+        client.info,
+    )
+    for call in calls:
+        sandbox.fail("intempt", status(200, b'{"errors": ["disk full"]}'))
+        with pytest.raises(DecodeError, match="disk full") as caught:
+            await call()
+        assert caught.value.is_error_body
+        assert caught.value.vendor == "intempt"
+        assert caught.value.operation
+    sandbox.fail("intempt", status(201, b'{"id": 7, "data": {}, "errors": ["a warning"]}'))
+    row = await client.collections.insert(collection, {"id": 2})
+    assert row is not None
+    assert row.id == "7"
+
+
 async def test_a_page_of_markup_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
     """A login page with 200 is a DecodeError wherever a row is said to be stored or gone."""
     source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
