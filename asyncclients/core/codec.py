@@ -108,13 +108,12 @@ def _make_decoder(cls: Any) -> tuple[msgspec.json.Decoder[Any], frozenset[str] |
 
 def _result_fields(cls: Any) -> frozenset[str] | None:
     """Return the JSON fields that make up a *cls*; None if a body without any is no *cls*."""
-    origin = get_origin(cls) or cls
+    origin: Any = get_origin(cls) or cls
     if not isinstance(origin, type) or not issubclass(origin, msgspec.Struct):
         return cast("frozenset[str] | None", getattr(origin, "wire_fields", None))
     fields = msgspec.structs.fields(origin)
-    if any(field.required for field in fields):
-        return None
-    return frozenset(field.encode_name for field in fields)
+    required = any(field.required for field in fields)
+    return None if required else frozenset(field.encode_name for field in fields)
 
 
 def decode(body: bytes, cls: Any) -> Any:
@@ -145,10 +144,9 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
     """As `decode`, accepting other encodings of JSON and the deviations of `coercion.py`."""
     try:
         text = to_utf8(body)
-        try:
-            return decoder(cls).decode(text)
-        except msgspec.ValidationError:
-            return from_reply(msgspec.json.decode(text), cls)
+        if text is not body:
+            return decode(text, cls)
+        return from_plain(coerce(msgspec.json.decode(text), cls), cls)
     except _UNREADABLE as bad:
         if cls is Any and not body:
             return None

@@ -16,8 +16,8 @@ A value that fits none of these is returned unchanged, for msgspec to reject.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from msgspec import inspect
@@ -27,66 +27,80 @@ _NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?",
 _LARGEST_EXACT = 2.0**53
 """Whole floats from here on may have lost digits, and an id must not."""
 
-_Objects = inspect.StructType | inspect.TypedDictType | inspect.DataclassType
+Fit = Callable[[Any], Any]
+"""Puts a value right."""
+
+_OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
 _NO_TEXT = (
+    *_OBJECTS,
     inspect.NoneType,
     inspect.BoolType,
     inspect.IntType,
     inspect.FloatType,
     inspect.CollectionType,
     inspect.DictType,
-    inspect.StructType,
-    inspect.TypedDictType,
-    inspect.DataclassType,
 )
 """The types that no JSON string is decoded as."""
-
-_type_info = lru_cache(maxsize=512)(inspect.type_info)
 
 
 def coerce(value: Any, cls: Any) -> Any:
     """Return *value* with the deviations above put right, as far as *cls* asks for it."""
-    return _fit(value, _type_info(cls))
+    fit = _fit_of_type(cls)
+    return value if fit is None or value is None else fit(value)
 
 
-def _fit(value: Any, kind: inspect.Type) -> Any:
+@lru_cache(maxsize=512)
+def _fit_of_type(cls: Any) -> Fit | None:
+    return _fit_of(inspect.type_info(cls))
+
+
+def _fit_of(kind: inspect.Type) -> Fit | None:
+    """Return what puts values of *kind* right; None where nothing can."""
     if isinstance(kind, inspect.Metadata):
-        kind = kind.type
+        return _fit_of(kind.type)
     if isinstance(kind, inspect.UnionType):
-        chosen = _choose(value, kind.types)
-        return value if chosen is None else _fit(value, chosen)
+        return _fit_of_union(kind.types)
     if isinstance(kind, inspect.IntType):
-        return _integer(value)
+        return _integer
     if isinstance(kind, inspect.FloatType):
-        is_number = isinstance(value, str) and _NUMBER.fullmatch(value)
-        return float(value) if is_number else value
+        return _float
     if isinstance(kind, inspect.CollectionType):
-        return _array(value, kind.item_type)
-    if isinstance(kind, (inspect.DictType, _Objects)):
-        return _object(value, kind)
-    return value
+        return partial(_array, _fit_of(kind.item_type))
+    if isinstance(kind, inspect.DictType):
+        return partial(_mapping, _fit_of(kind.value_type))
+    # By class and when it is needed: a type may contain itself.
+    return partial(_object, kind.cls) if isinstance(kind, _OBJECTS) else None
 
 
-def _choose(value: Any, kinds: Sequence[inspect.Type]) -> inspect.Type | None:
-    """Return the member of a union that *value* can be fitted to; None to leave it as it is."""
-    wanted: tuple[Any, ...] = ()
-    if isinstance(value, str):
-        is_text = any(not isinstance(kind, _NO_TEXT) for kind in kinds)
-        numbers = (inspect.IntType, inspect.FloatType)
-        wanted = numbers if _INTEGER.fullmatch(value) else numbers[::-1]
-        wanted = () if is_text else wanted
-    elif isinstance(value, float):
-        is_float = any(isinstance(kind, inspect.FloatType) for kind in kinds)
-        wanted = () if is_float else (inspect.IntType,)
-    elif isinstance(value, list):
-        wanted = (inspect.CollectionType, inspect.DictType | _Objects)
-    elif isinstance(value, dict):
-        wanted = (inspect.DictType | _Objects, inspect.CollectionType)
-    for each in wanted:
-        found = [kind for kind in kinds if isinstance(kind, each)]
-        if found:
-            return found[0] if len(found) == 1 else None
-    return None
+@lru_cache(maxsize=512)
+def _fits_of_fields(cls: Any) -> Mapping[str, Fit]:
+    kind = inspect.type_info(cls)
+    assert isinstance(kind, _OBJECTS)
+    fits = {field.encode_name: _fit_of(field.type) for field in kind.fields}
+    return {name: fit for name, fit in fits.items() if fit is not None}
+
+
+def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
+    def members(*types: Any) -> list[inspect.Type]:
+        return [kind for kind in kinds if isinstance(kind, types)]
+
+    fits: dict[type, Fit] = {}
+    integers, floats = members(inspect.IntType), members(inspect.FloatType)
+    if all(isinstance(kind, _NO_TEXT) for kind in kinds) and (integers or floats):
+        fits[str] = _number if integers and floats else (_integer if integers else _float)
+    if integers and not floats:
+        fits[float] = _integer
+    arrays, objects = members(inspect.CollectionType), members(inspect.DictType, *_OBJECTS)
+    for given, wanted in ((list, arrays or objects), (dict, objects or arrays)):
+        fit = _fit_of(wanted[0]) if len(wanted) == 1 else None  # several have tags
+        if fit is not None:
+            fits[given] = fit
+    return partial(_member, fits) if fits else None
+
+
+def _member(fits: Mapping[type, Fit], value: Any) -> Any:
+    fit = fits.get(type(value))
+    return value if fit is None else fit(value)
 
 
 def _integer(value: Any) -> Any:
@@ -96,28 +110,42 @@ def _integer(value: Any) -> Any:
     return int(whole[1]) if whole else value
 
 
-def _array(value: Any, item: inspect.Type) -> Any:
+def _float(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
+def _number(value: Any) -> Any:
+    return _float(_integer(value))
+
+
+def _array(fit: Fit | None, value: Any) -> Any:
+    if value is None:
+        return []
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         if not all(key.isascii() and key.isdigit() for key in fields):
-            return value
+            return fields
         value = [*fields.values()]
-    if not isinstance(value, list):
+    return [*map(fit, value)] if fit is not None and isinstance(value, list) else value
+
+
+def _mapping(fit: Fit | None, value: Any) -> Any:
+    if value == []:
+        return {}
+    if fit is None or not isinstance(value, dict):
         return value
-    return [_fit(each, item) for each in cast("Sequence[Any]", value)]
+    fields = cast("dict[str, Any]", value)
+    return dict(zip(fields, map(fit, fields.values()), strict=True))
 
 
-def _object(value: Any, kind: inspect.DictType | _Objects) -> Any:
+def _object(cls: Any, value: Any) -> Any:
     if value == []:
         return {}
     if not isinstance(value, dict):
         return value
     fields = cast("dict[str, Any]", value)
-    if isinstance(kind, inspect.DictType):
-        return {key: _fit(each, kind.value_type) for key, each in fields.items()}
-    kinds = {field.encode_name: field.type for field in kind.fields}
-    return {key: _field(each, kinds[key]) if key in kinds else each for key, each in fields.items()}
-
-
-def _field(value: Any, kind: inspect.Type) -> Any:
-    return [] if value is None and isinstance(kind, inspect.CollectionType) else _fit(value, kind)
+    fitted = {**fields}
+    for name, fit in _fits_of_fields(cls).items():
+        if name in fields:
+            fitted[name] = fit(fields[name])
+    return fitted

@@ -146,10 +146,15 @@ class Mute:
         raise msgspec.ValidationError("does not fit")
 
 
+def mute(cls: Any) -> tuple[Mute, None]:
+    del cls
+    return Mute(), None
+
+
 def test_decode_does_not_read_error_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deviations are found by type, whatever the library's errors say."""
     monkeypatch.setattr(codec, "_decoders", {})
-    monkeypatch.setattr(codec, "_make_decoder", lambda _: (Mute(), None))
+    monkeypatch.setattr(codec, "_make_decoder", mute)
     assert codec.decode(b'{"id": 7.0, "meta": []}', Thing) == Thing(id=ExactId("7"))
 
 

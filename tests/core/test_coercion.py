@@ -47,40 +47,40 @@ class Outer(msgspec.Struct, rename="camel"):
     bounded: Annotated[int, msgspec.Meta(ge=0, extra_json_schema={"title": "n"})] = 0
 
 
-@pytest.mark.parametrize(
-    ("field", "sent", "read"),
-    [
-        ("wholeNumber", "25", 25),
-        ("wholeNumber", "-25", -25),
-        ("wholeNumber", "25.0", 25),
-        ("wholeNumber", 25.0, 25),
-        ("wholeNumber", "9007199254740993", 2**53 + 1),
-        ("maybe", "7", 7),
-        ("maybe", 7.0, 7),
-        ("maybe", None, None),
-        ("number", "2.5", 2.5),
-        ("number", "1e3", 1000.0),
-        ("either", "2", 2),
-        ("either", 2.0, 2.0),
-        ("text", "25", "25"),
-        ("textOrNumber", "25", "25"),
-        ("madeAt", "2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001
-        ("itemId", "0012", "0012"),
-        ("itemId", 12.0, "12"),
-        ("items", {}, []),
-        ("items", None, []),
-        ("items", {"3": {"n": "1"}, "4": []}, [Inner(n=1), Inner()]),
-        ("items", [{"n": 1.0, "meta": []}], [Inner(n=1)]),
-        ("byName", [], {}),
-        ("byName", {"a": [], "b": {"n": "2"}}, {"a": Inner(), "b": Inner(n=2)}),
-        ("one", [], Inner()),
-        ("free", [], []),
-        ("free", {"1": "1"}, {"1": "1"}),
-        ("typed", [], {}),
-        ("typed", {"n": "1"}, {"n": 1}),
-        ("bounded", "3", 3),
-    ],
-)
+FITTING: list[tuple[str, Any, Any]] = [
+    ("wholeNumber", "25", 25),
+    ("wholeNumber", "-25", -25),
+    ("wholeNumber", "25.0", 25),
+    ("wholeNumber", 25.0, 25),
+    ("wholeNumber", "9007199254740993", 2**53 + 1),
+    ("maybe", "7", 7),
+    ("maybe", 7.0, 7),
+    ("maybe", None, None),
+    ("number", "2.5", 2.5),
+    ("number", "1e3", 1000.0),
+    ("either", "2", 2),
+    ("either", 2.0, 2.0),
+    ("text", "25", "25"),
+    ("textOrNumber", "25", "25"),
+    ("madeAt", "2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001
+    ("itemId", "0012", "0012"),
+    ("itemId", 12.0, "12"),
+    ("items", {}, []),
+    ("items", None, []),
+    ("items", {"3": {"n": "1"}, "4": []}, [Inner(n=1), Inner()]),
+    ("items", [{"n": 1.0, "meta": []}], [Inner(n=1)]),
+    ("byName", [], {}),
+    ("byName", {"a": [], "b": {"n": "2"}}, {"a": Inner(), "b": Inner(n=2)}),
+    ("one", [], Inner()),
+    ("free", [], []),
+    ("free", {"1": "1"}, {"1": "1"}),
+    ("typed", [], {}),
+    ("typed", {"n": "1"}, {"n": 1}),
+    ("bounded", "3", 3),
+]
+
+
+@pytest.mark.parametrize(("field", "sent", "read"), FITTING)
 def test_coerce_fits_deviations(field: str, sent: Any, read: Any) -> None:
     """Each accepted deviation is read as the value that is meant, and nothing else changes."""
     # Two deviations, so that the strict conversion fails in any case.
@@ -91,32 +91,32 @@ def test_coerce_fits_deviations(field: str, sent: Any, read: Any) -> None:
     assert value == read
 
 
-@pytest.mark.parametrize(
-    ("field", "sent"),
-    [
-        ("wholeNumber", "2.5"),
-        ("wholeNumber", 2.5),
-        ("wholeNumber", 2.0**53),
-        ("wholeNumber", float("inf")),
-        ("wholeNumber", ""),
-        ("wholeNumber", "٣"),
-        ("wholeNumber", "9" * 5000),
-        ("wholeNumber", True),
-        ("wholeNumber", []),
-        ("number", "nan"),
-        ("number", "1_0"),
-        ("text", 25),
-        ("flag", "true"),
-        ("itemId", 2.0**60),
-        ("itemId", 1.5),
-        ("items", {"a": {}}),
-        ("items", [1]),
-        ("items", "x"),
-        ("byName", [1]),
-        ("one", [{}]),
-        ("bounded", "-3"),
-    ],
-)
+ODD: list[tuple[str, Any]] = [
+    ("wholeNumber", "2.5"),
+    ("wholeNumber", 2.5),
+    ("wholeNumber", 2.0**53),
+    ("wholeNumber", float("inf")),
+    ("wholeNumber", ""),
+    ("wholeNumber", "٣"),
+    ("wholeNumber", "9" * 5000),
+    ("wholeNumber", True),
+    ("wholeNumber", []),
+    ("number", "nan"),
+    ("number", "1_0"),
+    ("text", 25),
+    ("flag", "true"),
+    ("itemId", 2.0**60),
+    ("itemId", 1.5),
+    ("items", {"a": {}}),
+    ("items", [1]),
+    ("items", "x"),
+    ("byName", [1]),
+    ("one", [{}]),
+    ("bounded", "-3"),
+]
+
+
+@pytest.mark.parametrize(("field", "sent"), ODD)
 def test_coerce_leaves_other_values_to_be_rejected(field: str, sent: Any) -> None:
     """What is no accepted deviation is an error that names the field."""
     with pytest.raises(ValueError, match=field):
@@ -140,3 +140,15 @@ def test_coerce_keeps_what_fits(value: Inner) -> None:
     """A value that fits already is not changed."""
     plain = msgspec.to_builtins(value)
     assert coerce(plain, Inner) == plain
+
+
+class Tree(msgspec.Struct):
+    """An object that contains others of its kind."""
+
+    n: int
+    children: list[Tree] = []
+
+
+def test_coerce_fits_recursive_types() -> None:
+    """A type may contain itself."""
+    assert from_reply({"n": "1", "children": {"0": {"n": 2.0}}}, Tree) == Tree(1, [Tree(2)])
