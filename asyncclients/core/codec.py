@@ -143,10 +143,10 @@ def decode(body: bytes, cls: Any) -> Any:
 def _decode_leniently(body: bytes, cls: Any) -> Any:
     """As `decode`, accepting other encodings of JSON and the deviations of `coercion.py`."""
     try:
-        text = to_utf8(body)
-        if text is not body:
-            return decode(text, cls)
-        return from_plain(coerce(msgspec.json.decode(text), cls), cls)
+        if json.detect_encoding(body) != "utf-8":
+            return decode(to_utf8(body), cls)
+        fitted = coerce(msgspec.json.decode(body), cls)
+        return msgspec.convert(fitted, cls, dec_hook=_decode_custom)
     except _UNREADABLE as bad:
         if cls is Any and not body:
             return None
