@@ -222,4 +222,4 @@ def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
         raise InputError(f"{path} {problem}", file=str(path))
     if path.suffix.lower() == ".parquet":
         pyarrow()
-    return FileSink(path), path.name
+    return FileSink(path), path.name.encode("utf-8", "backslashreplace").decode()

@@ -94,7 +94,7 @@ class FileSource:
     """Rows of a file."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name
+        self.name = path.name.encode("utf-8", "backslashreplace").decode()
         reader = _reader(path)
         self.columns, self.lax = reader.columns, reader.lax
         self._file = reader

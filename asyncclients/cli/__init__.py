@@ -50,26 +50,29 @@ app.register_install_completion_command(name="--install-completion")  # pyright:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are printed, not raised."""
-    errors = Console(stderr=True, soft_wrap=True)
     try:
         result: Any = _call(arguments)
-    except CycloptsError:
-        return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (ConfigurationError, ValueError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False)
+    except (CycloptsError, ConfigurationError, ValueError) as error:
+        _complain(str(error))
         return USAGE
+    except BrokenPipeError:  # `asyncclients ... | head`: nobody reads the rest
+        return FAILED
     except (AsyncClientsError, OSError) as error:
-        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        _complain(f"{type(error).__name__}: {error}")
         return FAILED
     return result if isinstance(result, int) else DONE
 
 
+def _complain(text: str) -> None:
+    """Print *text* to standard error, on one line."""
+    errors = Console(stderr=True, soft_wrap=True)
+    errors.print(" ".join(text.split()), style="red", markup=False, highlight=False)
+
+
 def _call(arguments: Sequence[str]) -> Any:
-    command, bound, _ = app.parse_args(
-        list(arguments), exit_on_error=False, print_error=True, error_console=Console(stderr=True)
-    )
+    command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
     result: Any = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):
         import asyncio  # here: `--help` has no use for it

@@ -10,24 +10,26 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from asyncclients.backfill import Report, Status, read_status
 from asyncclients.cli.engine import run_jobs
-from asyncclients.cli.jobs import Job, read_jobs, state_path, work
-from asyncclients.cli.words import Ticker, report_text, show, status_text
+from asyncclients.cli.jobs import Job, check_names, read_jobs, state_path, work
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
+from asyncclients.cli.words import Ticker, report_text, say, show, status_text
 from asyncclients.core.pool import SessionPool
-from asyncclients.errors import AsyncClientsError
+from asyncclients.errors import AsyncClientsError, InputError
 
 DONE, FAILED, PARTLY, INTERRUPTED = 0, 1, 3, 130
 
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Switch = Annotated[bool, Parameter(negative="")]
+Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 
 
 async def pull(
@@ -38,7 +40,8 @@ async def pull(
     state: Path | None = None,
     query: Pairs = None,
     key: str | None = None,
-    max_failed: float = 0.1,
+    max_failed: Share = 0.1,
+    limits: str = "",
     json: Json = False,
 ) -> int:
     """Read all of a vendor's list into a file; run it again and it goes on where it stopped.
@@ -50,6 +53,7 @@ async def pull(
         query: NAME=VALUE, an argument of the list, as in sort_by=email.
         key: the field that tells items apart; by default uuid or id.
         max_failed: share of items that cannot be read above which it stops.
+        limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
     job = Job(
@@ -60,7 +64,7 @@ async def pull(
         query=pairs(query),
         max_failed=max_failed,
     )
-    return await _run(job, as_json=json)
+    return await _run(job, limits, as_json=json)
 
 
 async def push(
@@ -72,10 +76,11 @@ async def push(
     map: Annotated[Pairs, Parameter(name="--map")] = None,  # noqa: A002
     set: Annotated[Pairs, Parameter(name="--set")] = None,  # noqa: A002
     with_: Annotated[Pairs, Parameter(name="--with")] = None,
-    concurrency: int = 64,
-    max_failed: float = 0.1,
+    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
+    max_failed: Share = 0.1,
     resend_unknown: Switch = False,
     drop_unknown: Switch = False,
+    limits: str = "",
     json: Json = False,
 ) -> int:
     """Send each row of a file to a vendor; run it again and it goes on where it stopped.
@@ -91,6 +96,7 @@ async def push(
         max_failed: share of failed rows above which it stops.
         resend_unknown: send rows again that may or may not have arrived.
         drop_unknown: ask no more about rows that may or may not have arrived.
+        limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
     if resend_unknown and drop_unknown:
@@ -107,31 +113,35 @@ async def push(
         max_failed=max_failed,
         unknown="drop" if drop_unknown else unknown,
     )
-    return await _run(job, as_json=json)
+    return await _run(job, limits, as_json=json)
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:
     """`["a=b"]` as `{"a": "b"}`.
 
     Raises:
-        ValueError: one has no `=`.
+        ValueError: one has no `=`, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ValueError(f"{text!r} is not NAME=VALUE")
+        if name in found:
+            raise ValueError(f"{name} is given twice: {found[name]!r} and {value!r}")
         found[name] = value
     return found
 
 
-async def _run(job: Job, *, as_json: bool) -> int:
+async def _run(job: Job, limits: str, *, as_json: bool) -> int:
+    store = limits_store(from_environment(limits, LIMITS))
+
     async def once() -> int:
-        async with SessionPool() as pool:
+        async with SessionPool(limits=store) as pool:
             report = await work(job, pool, Ticker(job.name))
         show(report, as_json=as_json, describe=report_text)
         if job.pull is not None and not report.requests:
-            print(f"It was complete before; delete {job.state} to pull anew", file=sys.stderr)
+            say(f"It was complete before; delete {job.state} to pull anew", sys.stderr)
         return code_of(report)
 
     return await _interruptible(once(), f"run the same command to go on ({job.state})")
@@ -152,24 +162,38 @@ async def run(
         file: TOML with a table [jobs.NAME] for each job: pull and to, or push and file, and options.
         engine: local for this process alone; dbos for all workers of a database.
         database_url: of dbos: see asyncclients worker --help, as for limits.
-        limits: what shares the quotas between the workers.
+        limits: what shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the reports as JSON.
     """
     jobs = read_jobs(file)
-    if (engine == "dbos") != bool(database_url):
-        raise ValueError("give --engine dbos and --database-url together, or neither")
+    _check_jobs(file, jobs)
+    if database_url and engine != "dbos":
+        raise ValueError("--database-url is for --engine dbos: give both, or neither")
+    database_url = from_environment(database_url, DATABASE_URL)
+    if engine == "dbos" and not database_url:
+        raise ValueError(f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url")
+    limits = from_environment(limits, LIMITS)
 
     async def all_of_them() -> int:
         if engine == "dbos":
             results = await run_jobs(jobs, database_url, limits)
         else:
-            async with SessionPool() as pool:
+            async with SessionPool(limits=limits_store(limits)) as pool:
                 results = await asyncio.gather(
                     *(work(job, pool, Ticker(job.name)) for job in jobs), return_exceptions=True
                 )
         return _print_all(dict(zip((job.name for job in jobs), results, strict=True)), json)
 
     return await _interruptible(all_of_them(), "run the same command to go on")
+
+
+def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
+    """Check the names and arguments of all *jobs*, before any of them starts."""
+    for job in jobs:
+        try:
+            check_names(job)
+        except ValueError as bad:
+            raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 
 
 def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int:
@@ -189,7 +213,7 @@ def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int
     else:
         for name, result in told.items():
             words = report_text(result) if isinstance(result, Report) else result["reason"]
-            print(f"{name}: {words}")
+            say(f"{name}: {words}")
     return FAILED if FAILED in codes else max(codes)
 
 
@@ -219,7 +243,7 @@ async def _interruptible(command: Coroutine[Any, Any, int], advice: str) -> int:
     try:
         return await task
     except asyncio.CancelledError:
-        print(f"Interrupted; the state is saved: {advice}", file=sys.stderr)
+        say(f"Interrupted; the state is saved: {advice}", sys.stderr)
         return INTERRUPTED
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -16,28 +16,33 @@ from asyncclients.backfill import Report
 from asyncclients.backfill.steps import Destination
 from asyncclients.cli.jobs import Job, map_of
 from asyncclients.cli.operations import Clients
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.words import Ticker
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
-from asyncclients.stores import FileLimits
 
 _SQLITE = "sqlite:///"
 
 
-async def worker(*, database_url: str, limits: str = "") -> int:
+async def worker(*, database_url: str = "", limits: str = "") -> int:
     """Do the jobs that `run --engine dbos` puts into a database, until it is interrupted.
 
     Start any number, on any machine, with the vendors' credentials in the environment.
 
     Args:
-        database_url: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE.
-        limits: what shares the quotas: redis://HOST for many machines, a file for one; else a file beside an SQLite database.
+        database_url: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE; by default the variable ASYNCCLIENTS_DATABASE_URL, which keeps a password off the command line.
+        limits: what shares the quotas: redis://HOST for many machines, a file for one; by default the variable ASYNCCLIENTS_LIMITS, else a file beside an SQLite database.
     """
+    database_url = from_environment(database_url, DATABASE_URL)
+    if not database_url:
+        raise ConfigurationError(
+            "a worker needs a job database", advice=f"Set {DATABASE_URL} or give --database-url"
+        )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with _backfills(database_url, limits):
+    async with _backfills(database_url, from_environment(limits, LIMITS)):
         print("At work; Ctrl-C ends it", file=sys.stderr, flush=True)
         await stop.wait()
     return 0
@@ -62,36 +67,24 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
         ) from None
     if not limits and database_url.startswith(_SQLITE):
         limits = database_url.removeprefix(_SQLITE) + ".limits"
-    if not limits:
+    store = limits_store(limits)
+    if store is None:
         raise ConfigurationError(
             "workers on many machines must share the quotas",
-            advice="Give --limits redis://HOST, or --limits FILE if all are on this host",
+            advice=f"Set {LIMITS} or give --limits: redis://HOST, or a file if all are on this "
+            "host",
         )
-    async with SessionPool(limits=_shared(limits)) as pool:
+    async with SessionPool(limits=store) as pool:
         clients = Clients(pool)
         async with Backfills(database_url, lambda spec: _resolve(clients, spec)) as backfills:
             yield backfills
-
-
-def _shared(limits: str) -> Any:
-    """The store that *limits* means; redis-py is an extra of its own."""
-    if "://" not in limits:
-        return FileLimits(limits)
-    try:
-        from asyncclients.stores import RedisLimits
-    except ImportError:
-        raise ConfigurationError(
-            "sharing quotas through Redis needs redis-py, which is not installed",
-            advice="pip install 'asyncclients[redis]', or give --limits FILE",
-        ) from None
-    return RedisLimits(limits)
 
 
 def _resolve(clients: Clients, spec: str) -> Any:
     """Where the rows of the job in *spec* go, or the list that it pulls."""
     job = msgspec.json.decode(spec, type=Job)
     if job.pull is not None:
-        return clients.list_of(job.pull, job.query)
+        return clients.read(job.pull, job.query)()
     assert job.push is not None
     write = clients.write(job.push, job.with_)
     return Destination(

@@ -11,9 +11,12 @@ import msgspec
 
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Renaming, Report
+from asyncclients.backfill.shape import Shape, row_type_of
+from asyncclients.backfill.sinks import open_sink
+from asyncclients.backfill.sources import open_source
 from asyncclients.cli.operations import Clients, Write
 from asyncclients.core.pool import SessionPool
-from asyncclients.errors import InputError
+from asyncclients.errors import ConfigurationError, InputError
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,14 +89,69 @@ def _placed(job: Job, name: str, directory: Path) -> Job:
     return msgspec.structs.replace(job, name=name, state=str(state), **where)
 
 
-async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
-    """Do *job* with clients of *pool*."""
-    clients = Clients(pool)
-    flow = job.name or None
+def check_names(job: Job) -> None:
+    """Check the vendor, resource, operation and arguments that *job* names; needs no credentials.
+
+    Raises:
+        ValueError: one of them is wrong, or missing.
+    """
+    _operation(job, Clients())
+
+
+def _operation(job: Job, clients: Clients) -> Callable[[], Any] | Write:
     if job.pull is not None:
-        source = clients.list_of(job.pull, job.query)
+        return clients.read(job.pull, job.query)
+    assert job.push is not None
+    return clients.write(job.push, job.with_)
+
+
+async def _check_files(job: Job) -> None:
+    """Check the files and columns of *job*; needs no credentials, and writes nothing.
+
+    Raises:
+        InputError: one of them cannot be used.
+    """
+    operation = _operation(job, Clients())
+    if isinstance(operation, Write):
+        await _check_columns(job, operation)
+    else:
+        open_sink(job.to)
+    if not Path(job.state).parent.is_dir():
+        raise InputError(
+            f"the state {job.state} is in a directory that does not exist",
+            file=job.state,
+            advice="Create it, or give --state FILE",
+        )
+
+
+async def _check_columns(job: Job, operation: Write) -> None:
+    row_type = row_type_of(operation.call)
+    if operation.scalar is not None:
+        row_type = msgspec.defstruct(job.push or "", [(operation.name, Any)])
+    rows = await open_source(job.file)
+    try:
+        Shape(row_type, _renaming(job)).check(rows)
+    finally:
+        await rows.aclose()
+
+
+async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
+    """Do *job* with clients of *pool*.
+
+    Raises:
+        ValueError: a name, argument, file, column or credential cannot be used; in this order.
+        AsyncClientsError: see `pull` and `push`.
+    """
+    check_names(job)
+    try:
+        operation = _operation(job, Clients(pool))
+    except ConfigurationError:
+        await _check_files(job)
+        raise
+    flow = job.name or None
+    if not isinstance(operation, Write):
         return await backfill.pull(
-            source,
+            operation(),
             job.to,
             state=job.state,
             key=job.key,
@@ -101,13 +159,13 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
             flow=flow,
             progress=progress,
         )
-    assert job.push is not None
-    write = clients.write(job.push, job.with_)
+    if operation.scalar is not None:
+        await _check_files(job)  # `push` knows only the columns of a struct
     return await backfill.push(
         job.file,
-        write.call,
+        operation.call,
         state=job.state,
-        map=map_of(job, write),
+        map=map_of(job, operation),
         concurrency=job.concurrency,
         max_failed=job.max_failed,
         unknown=job.unknown,
@@ -116,16 +174,13 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
     )
 
 
+def _renaming(job: Job) -> Renaming | None:
+    return Renaming(job.map, job.set) if job.map or job.set else None
+
+
 def map_of(job: Job, write: Write) -> Callable[[Any], Any] | None:
     """What makes of a row of *job* what *write* takes; None for the row as it is."""
-    renaming = Renaming(job.map, job.set) if job.map or job.set else None
-    if not write.text:
+    renaming = _renaming(job)
+    if write.scalar is None:
         return renaming
-
-    def text(row: Any) -> Any:
-        fields = renaming(row) if renaming else row
-        if not fields.get(write.name):
-            raise ValueError(f"has no {write.name}")
-        return fields[write.name]
-
-    return text
+    return lambda row: write.value(renaming(row) if renaming else row)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -28,7 +30,7 @@ class Ticker:
         now = time.monotonic()
         if now - self._printed_at >= (0.9 if self._terminal else _LINE_EVERY):
             self._printed_at = now
-            print(f"{self._name}: {line_of(progress)}", file=sys.stderr, flush=True)
+            say(f"{self._name}: {line_of(progress)}", sys.stderr)
 
 
 def line_of(progress: Progress) -> str:
@@ -59,7 +61,29 @@ def _duration(seconds: float) -> str:
 
 def show(result: Any, *, as_json: bool, describe: Callable[[Any], str]) -> None:
     """Print *result* as JSON, or what *describe* says about it."""
-    print(msgspec.json.encode(result).decode() if as_json else describe(result))
+    say(_as_json(result) if as_json else describe(result))
+
+
+def _as_json(result: Any) -> str:
+    try:
+        return msgspec.json.encode(result).decode()
+    except UnicodeEncodeError:  # a path whose bytes are not UTF-8: escaped, so that it stays exact
+        return json.dumps(msgspec.to_builtins(result))
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print *text* to *file*, standard output by default.
+
+    A reader that has gone, as `head` after its last line, fails no job: the rest
+    of the output goes nowhere.
+    """
+    stream: TextIO = sys.stdout if file is None else file
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def report_text(report: Report) -> str:

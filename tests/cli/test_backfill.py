@@ -111,7 +111,10 @@ async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path)
         (["push", "intuch.contacts", "x.csv"], "there is no vendor 'intuch'"),
         (["push", "intouch.external_programs", "x.csv"], "--with NAME=VALUE"),
         (["push", "intouch.tags", "x.csv", "--state", "x.csv"], "is not a state file"),
-        (["push", "intouch.tags", "x.csv", "--state", "no/state"], "No such file or directory"),
+        (
+            ["push", "intouch.tags", "x.csv", "--state", "no/state"],
+            "in a directory that does not exist",
+        ),
         (["pull", "intouch.contacts", "--to", "x.pdf"], "name it .jsonl, .csv or .parquet"),
         (["pull", "intouch.contacts", "--to", "x.csv", "--query", "color=red"], "'color'"),
         (["status", "x.csv"], "is not a state file"),

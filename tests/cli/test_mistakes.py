@@ -1,0 +1,292 @@
+"""Mistakes on the command line: one sentence, exit code 2, and nothing changed anywhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyncclients.cli import run
+from asyncclients.sandbox import Sandbox
+
+PUSH, PULL = ("push", "intouch.contacts"), ("pull", "intouch.contacts")
+RECORDS = ("push", "intouch.external_programs")
+TO = ("--to", "out.jsonl")
+MISTAKES: list[tuple[tuple[str, ...], str]] = [
+    # Arguments that are missing, unknown, or of another kind.
+    (("push",), "TARGET requires an argument"),
+    (PUSH, "FILE requires an argument"),
+    (PULL, "--to requires an argument"),
+    (("status",), "STATE requires an argument"),
+    (("run",), "FILE requires an argument"),
+    ((*PUSH, "in.csv", "--state"), "--state requires an argument"),
+    ((*PUSH, "in.csv", "more.csv"), "more.csv"),
+    ((*PUSH, "in.csv", "--frobnicate"), "--frobnicate"),
+    ((*PUSH, "in.csv", "--concurrency", "many"), "--concurrency"),
+    ((*PUSH, "in.csv", "--concurrency", "0"), "--concurrency"),
+    ((*PUSH, "in.csv", "--max-failed", "2"), "--max-failed"),
+    ((*PULL, *TO, "--max-failed", "-1"), "--max-failed"),
+    ((*PUSH, "in.csv", "--resend-unknown", "--drop-unknown"), "--resend-unknown or --drop-unknown"),
+    (("run", "jobs.toml", "--engine", "cron"), "cron"),
+    (("frobnicate",), "frobnicate"),
+    # Names of vendors, resources and operations.
+    (("push", "intuch.contacts", "in.csv"), "there is no vendor 'intuch'"),
+    (("push", "intouch.contracts", "in.csv"), "intouch has no 'contracts'"),
+    (("push", "intouch", "in.csv"), "it has: contacts, "),
+    (("push", "intouch._pool", "in.csv"), "intouch has no '_pool'"),
+    (("push", "intouch.contacts.make", "in.csv"), "intouch.contacts has no make"),
+    (("push", "intouch.contacts.get", "in.csv"), "takes nothing that a row could be"),
+    (("push", "totango.activity_types", "in.csv"), "totango.activity_types has no create or"),
+    (("pull", "intouch.contract", *TO), "intouch has no 'contract'"),
+    (("pull", "intouch.contacts.create", *TO), "is not a list"),
+    (("pull", "intouch.contacts.get", *TO), "is not a list"),
+    (("pull", "intouch.external_programs", *TO), "it has: add_record, update_record"),
+    # Arguments of operations.
+    ((*PUSH, "in.csv", "--with", "contact"), "'contact' is not NAME=VALUE"),
+    ((*PUSH, "in.csv", "--with", "=x"), "'=x' is not NAME=VALUE"),
+    ((*PUSH, "in.csv", "--with", "color=red"), "no argument 'color'; it has: contact"),
+    ((*PUSH, "in.csv", "--with", "contact={}"), "contact"),
+    ((*RECORDS, "in.csv"), "also takes program_uuid: give --with NAME=VALUE"),
+    ((*RECORDS, "in.csv", "--with", "program_uuid=1", "--with", "program_uuid=2"), "given twice"),
+    (("push", "emma.touchpoint_types.update", "in.csv"), "also takes id, type_name"),
+    (
+        ("push", "emma.touchpoint_types.update", "in.csv", "--with", "id=first"),
+        "--with id: must be int, not 'first'",
+    ),
+    ((*PULL, *TO, "--query", "color=red"), "no argument 'color'; it has: sort_by, "),
+    ((*PULL, *TO, "--query", "limit=few"), "--query limit: must be int, not 'few'"),
+    ((*PULL, *TO, "--query", "order=up"), "--query order: must be asc or desc, not 'up'"),
+    ((*PULL, *TO, "--query", "search"), "'search' is not NAME=VALUE"),
+    (("pull", "totango.events", *TO), "needs account_id: give --query account_id=VALUE"),
+    # Files, columns, and where they are.
+    ((*PUSH, "none.csv"), "none.csv does not exist"),
+    ((*PUSH, "folder"), "folder is a directory"),
+    ((*PUSH, "in.txt"), "in.txt"),
+    ((*PUSH, "people.csv", "--state", "none/state"), "none/state is in a directory"),
+    ((*PUSH, "in.csv", "--map", "mail"), "'mail' is not NAME=VALUE"),
+    ((*PUSH, "in.csv", "--map", "post=email"), "no column 'post'"),
+    ((*PUSH, "in.csv"), "has no column email"),
+    (("push", "intouch.tags", "people.csv"), "has no column name"),
+    (("push", "intouch.tags.delete", "in.csv"), "has no column uuid"),
+    ((*PULL, "--to", "out.xlsx"), "out.xlsx has no known suffix"),
+    ((*PULL, "--to", "none/out.csv"), "none/out.csv is in a directory"),
+    ((*PULL, "--to", "folder"), "folder is a directory"),
+    (("status", "none"), "none"),
+    (("status", "in.csv"), "is not a state file"),
+    (("run", "none.toml"), "none.toml"),
+    (("run", "in.csv"), "in.csv"),
+    (("run", "vendor.toml"), "vendor.toml: people: there is no vendor 'intuch'"),
+    (("run", "query.toml"), "query.toml: people: --query order"),
+    # What is shared.
+    (("worker",), "ASYNCCLIENTS_DATABASE_URL"),
+    (("run", "jobs.toml", "--engine", "dbos"), "ASYNCCLIENTS_DATABASE_URL"),
+    (("run", "jobs.toml", "--database-url", "sqlite:///jobs"), "--engine dbos"),
+    (("worker", "--database-url", "postgresql://host/jobs"), "ASYNCCLIENTS_LIMITS"),
+    ((*PUSH, "people.csv", "--limits", "none/limits"), "none/limits is in a directory"),
+    ((*PULL, *TO, "--limits", "http://host"), "redis://"),
+]
+FILES = {
+    "in.csv": "name\nx\n",
+    "people.csv": "email\na@example.com\n",
+    "in.txt": "email\na@example.com\n",
+    "jobs.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n",
+    "vendor.toml": "[jobs.people]\npush = 'intuch.contacts'\nfile = 'people.csv'\n",
+    "query.toml": "[jobs.people]\npull = 'intouch.contacts'\nto = 'x.csv'\nquery.order = 'up'\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction] - autouse
+    """A folder with *FILES*, no credentials and no shared stores."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    Path("folder").mkdir()
+    ours = ("INTOUCH_", "TOTANGO_", "INTEMPT_", "EMMA_", "DIGITAL_", "ASYNCCLIENTS_")
+    for name in [name for name in os.environ if name.startswith(ours)]:
+        monkeypatch.delenv(name)
+
+
+def content() -> dict[str, str]:
+    """The files of the current folder."""
+    return {path.name: path.read_text() for path in Path().iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=" ".join)
+def test_mistake_is_one_sentence_and_code_2(
+    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake is named on one line before credentials are required, and leaves no file."""
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert words in printed.err
+    assert len(printed.err.splitlines()) == 1, printed.err
+    assert not set("╭╰│─") & set(printed.err)
+    assert "_API_KEY" not in printed.err
+    assert content() == FILES
+
+
+@pytest.mark.parametrize("arguments", [("push", "intouch.contacts", "people.csv"), (*PULL, *TO)])
+def test_missing_credential_is_reported_last(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command without mistakes and without credentials names the variable, with exit code 2."""
+    assert run(arguments) == 2
+    assert "INTOUCH_API_KEY is not set" in capsys.readouterr().err
+    assert content() == FILES
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra", "arguments"),
+    [
+        ("pyarrow", "parquet", ("push", "intouch.contacts", "in.parquet")),
+        ("pyarrow", "parquet", ("pull", "intouch.contacts", "--to", "out.parquet")),
+        ("redis", "redis", (*PULL, *TO, "--limits", "redis://host")),
+        ("dbos", "dbos", ("worker", "--database-url", "sqlite:///jobs")),
+        ("dbos", "dbos", ("run", "jobs.toml", "--engine", "dbos", "--database-url", "sqlite:///j")),
+    ],
+)
+def test_missing_extra_is_named_before_credentials(
+    missing: str, extra: str, arguments: tuple[str, ...]
+) -> None:
+    """A missing extra is reported in one sentence that says what to install, with exit code 2."""
+    Path("in.parquet").write_bytes(b"PAR1")
+    program = f"import sys; sys.modules['{missing}'] = None\nfrom asyncclients.cli import run\n"
+    command = [sys.executable, "-c", f"{program}sys.exit(run({arguments!r}))"]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, ""), ended
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert f"asyncclients[{extra}]" in ended.stderr
+
+
+# --- Values -----------------------------------------------------------------------
+
+
+async def start(environ: dict[str, str], *arguments: str) -> asyncio.subprocess.Process:
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "asyncclients", *arguments),
+        env={**os.environ, **environ},
+        stdout=pipe,
+        stderr=pipe,
+    )
+
+
+async def ended(environ: dict[str, str], *arguments: str) -> tuple[int | None, str]:
+    process = await start(environ, *arguments)
+    out, err = await process.communicate()
+    return process.returncode, (out + err).decode()
+
+
+async def test_with_values_reach_the_request(sandbox: Sandbox) -> None:
+    """`--with` binds arguments before and after the row's; digits of a text keep their zeros."""
+    program = "11b01b44-ba2e-11e5-875c-0a5a4bfb150c"
+    bound = ("--with", f"program_uuid={program}")
+    code, said = await ended(sandbox.environ, *RECORDS, "in.csv", *bound)
+    assert code == 0, said
+    (record,) = sandbox.state("intouch").records[program].values()
+    assert record["data"] == {"name": "x"}
+    (document_id,) = sandbox.state("intouch").records[program]
+    more = ("--with", f"document_id={document_id}", "--with", 'meta={"code": "007"}')
+    update = ("push", "intouch.external_programs.update_record", "in.csv", "--state", "other")
+    code, said = await ended(sandbox.environ, *update, *bound, *more)
+    assert code == 0, said
+    assert sandbox.requests("intouch")[-1].body == b'{"data":{"name":"x"},"meta":{"code":"007"}}'
+    Path("ids.csv").write_text("note_id\n007\n")
+    delete = ("push", "totango.touchpoints.delete", "ids.csv", "--with", "account_id=0000")
+    await ended(sandbox.environ, *delete)
+    assert dict(sandbox.requests("totango")[0].query) == {"account_id": "0000"}
+
+
+@pytest.mark.parametrize("number", ["0123", "000000000", "12345678901234567890"])
+async def test_query_values_keep_their_digits(sandbox: Sandbox, number: str) -> None:
+    """A text argument of a list is sent exactly as it is written."""
+    code, said = await ended(sandbox.environ, *PULL, *TO, "--query", f"search={number}")
+    assert code == 0, said
+    assert dict(sandbox.requests("intouch")[0].query)["search"] == number
+
+
+async def test_ids_of_numbers_come_from_their_column(sandbox: Sandbox) -> None:
+    """An operation that takes an integer id reads it from the column of that name."""
+    state = sandbox.state("emma")
+    Path("types.csv").write_text("type_name\nvisit\ncall\n")
+    create = ("push", "emma.touchpoint_types", "types.csv", "--with", "display_name=A name")
+    code, said = await ended(sandbox.environ, *create)
+    assert code == 0, said
+    assert {row["display_name"] for row in state.types.values()} == {"A name"}
+    Path("ids.csv").write_text("id\n" + "".join(f"{number}\n" for number in state.types))
+    code, said = await ended(sandbox.environ, "push", "emma.touchpoint_types.delete", "ids.csv")
+    assert code == 0, said
+    assert state.types == {}
+
+
+# --- The environment of a shell -----------------------------------------------------
+
+
+async def test_shared_addresses_come_from_the_environment(sandbox: Sandbox) -> None:
+    """`ASYNCCLIENTS_LIMITS` is used by a push like `--limits`."""
+    environ = {**sandbox.environ, "ASYNCCLIENTS_LIMITS": "limits.db"}
+    code, said = await ended(environ, "push", "intouch.contacts", "people.csv")
+    assert code == 0, said
+    assert Path("limits.db").exists()
+
+
+async def test_output_that_nobody_reads_fails_no_job(sandbox: Sandbox) -> None:
+    """A push whose output goes to a closed pipe is carried out and ends with its own code."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "asyncclients", "push", "intouch.contacts", "people.csv"),
+        env={**os.environ, **sandbox.environ},
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writer)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    assert len(sandbox.state("intouch").contacts) == 1
+
+
+async def test_file_name_may_be_any_bytes(sandbox: Sandbox) -> None:
+    """A push and a pull with names that are not UTF-8 work, their reports and status included."""
+    push, to = os.fsdecode(b"caf\xe9.csv"), os.fsdecode(b"caf\xe9.jsonl")
+    Path(push).write_text("email\na@example.com\nnobody\n")
+    code, said = await ended(sandbox.environ, "push", "intouch.contacts", push, "--json")
+    assert code == 3, said
+    code, said = await ended(sandbox.environ, "status", f"{push}.state", "--json")
+    assert code == 3, said
+    code, said = await ended(sandbox.environ, *PULL, "--to", to)
+    assert code == 0, said
+    assert Path(to).exists()
+    assert (await ended(sandbox.environ, "status", f"{to}.state"))[0] == 0
+
+
+async def test_ctrl_c_is_code_130() -> None:
+    """Ctrl-C ends a command with exit code 130, without a traceback."""
+    process = await start({}, "demo")
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("doctor", "--no-connect")])
+async def test_closed_pipe_is_no_traceback(arguments: tuple[str, ...]) -> None:
+    """A command whose reader has gone ends quietly."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "asyncclients", *arguments),
+        stdout=writer,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writer)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"")
