@@ -20,7 +20,7 @@ from asyncclients.backfill import tables
 from asyncclients.backfill.completion import completed, in_thread
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.core import codec
-from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchError
+from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchError, encodable
 
 T = TypeVar("T")
 
@@ -222,4 +222,4 @@ def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
         raise InputError(f"{path} {problem}", file=str(path))
     if path.suffix.lower() == ".parquet":
         pyarrow()
-    return FileSink(path), path.name.encode("utf-8", "backslashreplace").decode()
+    return FileSink(path), encodable(path.name)

@@ -19,7 +19,7 @@ import msgspec
 
 from asyncclients.backfill import lines, parquet
 from asyncclients.backfill.completion import completed, in_thread
-from asyncclients.errors import InputError
+from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
 _CHUNK_BYTES = 2**20
@@ -94,7 +94,7 @@ class FileSource:
     """Rows of a file."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.name.encode("utf-8", "backslashreplace").decode()
+        self.name = encodable(path.name)
         reader = _reader(path)
         self.columns, self.lax = reader.columns, reader.lax
         self._file = reader

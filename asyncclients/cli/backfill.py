@@ -171,7 +171,9 @@ async def run(
         raise ValueError("--database-url is for --engine dbos: give both, or neither")
     database_url = from_environment(database_url, DATABASE_URL)
     if engine == "dbos" and not database_url:
-        raise ValueError(f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url")
+        raise ValueError(
+            f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url"
+        )
     limits = from_environment(limits, LIMITS)
 
     async def all_of_them() -> int:
