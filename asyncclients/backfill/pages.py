@@ -12,9 +12,11 @@ read is set aside whole, if it is known that it is one of the list.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
+from asyncclients.backfill.blocking import iterate
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.verdict import Verdict, judge
@@ -28,7 +30,7 @@ _TRIES = 2
 """How often a page that cannot be read is asked for again."""
 
 Take = Callable[[Page[Any]], Awaitable[None]]
-Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Awaitable[Sequence[Any]]
+Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Iterator[Page[Any]] | Awaitable[Sequence[Any]]
 
 
 class PageReader:
@@ -211,22 +213,31 @@ class OnePass:
     """Pages that can be read from their start only: an iterable, or a list that comes whole."""
 
     def __init__(
-        self, source: AsyncIterable[Page[Any]] | Awaitable[Sequence[Any]], flow: str, meter: Meter
+        self,
+        source: AsyncIterable[Page[Any]] | Iterator[Page[Any]] | Awaitable[Sequence[Any]],
+        flow: str,
+        meter: Meter,
     ) -> None:
         self._source, self._flow, self._meter = source, flow, meter
 
     async def read(self, number: int, take: Take) -> None:
         """Give *take* the pages from *number* to the last."""
         with lane(Priority.BACKGROUND, self._flow, self._meter):
-            if not isinstance(self._source, AsyncIterable):
+            if isinstance(self._source, Awaitable):
                 found = await self._source
                 await take(Page(items=found, number=1, total=len(found), last=True))
+            elif isinstance(self._source, AsyncIterable):
+                await self._read(self._source, number, take)
+            else:
+                async with aclosing(iterate(self._source)) as pages:
+                    await self._read(pages, number, take)
+
+    async def _read(self, pages: AsyncIterable[Page[Any]], number: int, take: Take) -> None:
+        async for page in pages:
+            if page.number >= number:
+                await take(page)
+            if page.last:
                 return
-            async for page in self._source:
-                if page.number >= number:
-                    await take(page)
-                if page.last:
-                    return
 
 
 def reader_of(

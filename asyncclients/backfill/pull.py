@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from asyncclients.backfill import arguments
@@ -53,7 +53,7 @@ async def pull(
 
     Args:
         source: a paginator, as `intouch.contacts.list(sort_by="created_at")`; any
-            async iterable of `Page`; or an awaitable of a list. Sort by what does
+            iterator or async iterable of `Page`; or an awaitable of a list. Sort by what does
             not change, ascending: then pages shift least.
         to: a .jsonl, .csv or .parquet file, which appears when it is whole, or a `Sink`.
         state: the file that remembers how far it came. When the pull is complete,
@@ -102,9 +102,9 @@ async def pull(
 
 
 def _check(source: Any, key: Any, ahead: int, max_failed: float, patience: float) -> None:
-    if not isinstance(source, (Paginator, AsyncIterable, Awaitable)):
+    if not isinstance(source, (Paginator, AsyncIterable, Iterator, Awaitable)):
         raise ConfigurationError(
-            f"the source of a pull must be a list of a client or an async iterable of pages, "
+            f"the source of a pull must be a list of a client or an (async) iterator of pages, "
             f"not {source!r}",
             advice="Call the operation, as in intouch.contacts.list(sort_by='created_at')",
         )

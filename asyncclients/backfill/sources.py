@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from asyncclients.backfill import lines, parquet
+from asyncclients.backfill import blocking, lines, parquet
 from asyncclients.backfill.completion import completed, in_thread
 from asyncclients.errors import InputError, encodable
 
@@ -158,7 +158,7 @@ class IterableSource:
         self.columns: tuple[str, ...] | None = None
         self.lax = False
         self._numbers = itertools.count(1)
-        self._rows = _iterate(rows)
+        self._rows = _iterate(rows) if isinstance(rows, AsyncIterable) else blocking.iterate(rows)
 
     async def chunk(self) -> list[Row]:
         """The next rows; none at the end. A slow iterable gives them one by one."""
@@ -176,10 +176,6 @@ class IterableSource:
         await self._rows.aclose()
 
 
-async def _iterate(rows: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any]:
-    if isinstance(rows, AsyncIterable):
-        async for row in rows:
-            yield row
-    else:
-        for row in rows:
-            yield row
+async def _iterate(rows: AsyncIterable[Any]) -> AsyncGenerator[Any]:
+    async for row in rows:
+        yield row

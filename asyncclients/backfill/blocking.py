@@ -1,0 +1,129 @@
+"""Iterate over an iterable that may block, without blocking the event loop.
+
+A generator that reads a file or a database is run in a thread, one and the same from
+its first row to its close, because such things often belong to the thread that opened
+them. It reads ahead by a few rows; those that are there are given away at once, also
+while it is blocked in the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from concurrent.futures import Executor, Future
+from itertools import islice
+from queue import SimpleQueue
+from threading import Thread
+from types import GeneratorType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from asyncclients.backfill.completion import outcome_of
+from asyncclients.core.events import logger
+from asyncclients.errors import error_text
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_AHEAD = 256
+"""Rows read before they are asked for, at most."""
+_POLL = 0.02
+"""Seconds after which rows are given away though there could be more soon."""
+_CLOSE_GRACE = 5.0
+"""Seconds that a blocked iterator has to get to its end when it is closed."""
+_IN_MEMORY = (list, tuple, range, set, frozenset, dict, deque, str, bytes)
+
+
+async def iterate(rows: Iterable[T]) -> AsyncGenerator[T]:
+    """Yield each of *rows*: in this thread if they are in memory, else read in another one."""
+    if isinstance(rows, _IN_MEMORY):
+        for row in cast("Iterable[T]", rows):
+            yield row
+        return
+    reader = _Reader(rows)
+    try:
+        while chunk := await reader.chunk():
+            for row in chunk:
+                yield row
+    finally:
+        await reader.aclose()
+
+
+class _Reader:
+    """Reads *rows* in a thread, a chunk at a time."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._source = rows
+        self._rows: Iterable[Any] | None = None
+        self._ready: deque[Any] = deque()
+        self._thread = _DaemonThread("asyncclients-source")
+        self._reading: asyncio.Future[Any] | None = None
+
+    async def chunk(self) -> list[Any]:
+        """The next rows; none at the end."""
+        while True:
+            if self._reading is None:
+                self._reading = self._run(self._read)
+            await asyncio.wait([self._reading], timeout=_POLL)
+            ended = self._reading.done()
+            if self._ready:
+                return [self._ready.popleft() for _ in range(len(self._ready))]
+            if ended:
+                outcome, self._reading = self._reading.result(), None
+                if outcome.error is not None:
+                    raise outcome.error
+                if not outcome.result:
+                    return []
+
+    def _read(self) -> int:
+        """Read some rows; how many there were."""
+        if self._rows is None:
+            self._rows = iter(self._source)
+        count = 0
+        for row in islice(self._rows, _AHEAD):
+            self._ready.append(row)
+            count += 1
+        return count
+
+    async def aclose(self) -> None:
+        """Close the generator in its thread; one that stays blocked is left behind."""
+        closing = self._run(self._close)
+        self._thread.shutdown()
+        ended, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
+        if not ended:
+            logger.warning("the iterable of rows is blocked and does not end: it is left behind")
+        elif (error := closing.result().error) is not None:
+            logger.warning("closing the iterable of rows failed: %s", error_text(error))
+
+    def _close(self) -> None:
+        if isinstance(self._source, GeneratorType):
+            self._source.close()
+
+    def _run(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, outcome_of, work)
+
+
+class _DaemonThread(Executor):
+    """One thread that does not keep the process from ending; what it is given must not raise."""
+
+    def __init__(self, name: str) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=self._do, name=name, daemon=True).start()
+
+    def _do(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(fn(*args, **kwargs))
+
+        self._work.put(work)
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as in `Executor`
+        """Let the thread end after what it was given."""
+        self._work.put(None)

@@ -1,0 +1,139 @@
+"""Iterables that block are read beside the event loop, in one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from asyncclients.backfill import pull, push
+from asyncclients.backfill.blocking import iterate
+from asyncclients.paging import Page
+
+
+async def test_push_source_that_blocks_leaves_the_loop_free(tmp_path: Path) -> None:
+    """While a generator waits for its next row, the loop runs and the rows before it are sent."""
+    released = threading.Event()
+    sent: list[int] = []
+
+    def rows() -> Iterator[int]:
+        yield 1
+        yield 2
+        assert released.wait(20)
+        yield 3
+
+    async def target(row: int) -> None:
+        sent.append(row)
+        if sent == [1, 2]:
+            released.set()  # the generator would wait for ever if it blocked the loop
+
+    report = await push(rows(), target, state=tmp_path / "s.db", concurrency=1)
+    assert report.done == 3
+    assert sent == [1, 2, 3]
+
+
+async def test_pull_source_that_blocks_leaves_the_loop_free(tmp_path: Path) -> None:
+    """The pages of a pull may come from a generator that blocks."""
+    released = threading.Event()
+
+    def pages() -> Iterator[Page[Any]]:
+        yield Page(items=[{"id": "1"}], number=1)
+        assert released.wait(20)
+        yield Page(items=[{"id": "2"}], number=2, last=True)
+
+    job = asyncio.ensure_future(pull(pages(), tmp_path / "a.jsonl", state=tmp_path / "s.db"))
+    asyncio.get_running_loop().call_soon(released.set)
+    assert (await job).done == 2
+
+
+async def test_iterate_keeps_to_one_thread() -> None:
+    """A generator is begun, read and closed in the same thread: a database cursor works."""
+    threads: set[int] = set()
+
+    def rows() -> Iterator[tuple[int]]:
+        database = sqlite3.connect(":memory:")
+        try:
+            for number in range(1000):
+                threads.add(threading.get_ident())
+                yield database.execute("SELECT ?", (number,)).fetchone()
+        finally:
+            database.close()  # raises in another thread
+            threads.add(threading.get_ident())
+
+    async with aclosing(iterate(rows())) as found:
+        async for (number,) in found:
+            if number == 600:
+                break
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
+
+
+async def test_iterate_gives_rows_before_an_error() -> None:
+    """The rows before an error are not lost with it, and a `StopIteration` does not hang."""
+
+    class Rows:
+        def __init__(self) -> None:
+            self._left = 3
+
+        def __iter__(self) -> Rows:
+            return self
+
+        def __next__(self) -> int:
+            self._left -= 1
+            if self._left < 0:
+                raise LookupError("no more")
+            return self._left
+
+    rows = iterate(Rows())
+    assert [await anext(rows) for _ in range(3)] == [2, 1, 0]
+    with pytest.raises(LookupError, match="no more"):
+        await anext(rows)
+
+
+@pytest.mark.parametrize("make", [list, tuple, dict.fromkeys, iter, lambda rows: (x for x in rows)])
+@pytest.mark.parametrize("length", [0, 1, 5000])
+async def test_iterate_gives_every_row(make: Any, length: int) -> None:
+    """Nothing is left out, whatever kind of iterable it is."""
+    assert [row async for row in iterate(make(range(length)))] == [*range(length)]
+
+
+async def test_iterate_of_generator_that_stays_blocked_ends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A generator that never gives its next row is left behind when the iteration is closed."""
+    monkeypatch.setattr("asyncclients.backfill.blocking._CLOSE_GRACE", 0.05)
+    forever: SimpleQueue[int] = SimpleQueue()
+
+    def rows() -> Iterator[int]:
+        yield 1
+        yield forever.get()
+
+    async with aclosing(iterate(rows())) as found:
+        async for _ in found:
+            break
+    assert "left behind" in caplog.text
+    forever.put(1)
+
+
+async def test_iterate_of_generator_that_cannot_be_closed_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An error while the generator is closed is logged, and replaces no result."""
+
+    def rows() -> Iterator[int]:
+        try:
+            yield from range(1000)
+        finally:
+            raise LookupError("not closed")
+
+    async with aclosing(iterate(rows())) as found:
+        async for _ in found:
+            break
+    assert "not closed" in caplog.text
