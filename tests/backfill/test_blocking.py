@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,6 +16,15 @@ import pytest
 from asyncclients.backfill import pull, push
 from asyncclients.backfill.blocking import iterate
 from asyncclients.paging import Page
+
+MAKES: list[Callable[[range], Iterable[int]]] = [
+    lambda rows: [*rows],
+    lambda rows: (*rows,),
+    lambda rows: dict.fromkeys(rows),
+    lambda rows: iter(rows),
+    lambda rows: (row for row in rows),
+    lambda rows: map(int, rows),
+]
 
 
 async def test_push_source_that_blocks_leaves_the_loop_free(tmp_path: Path) -> None:
@@ -97,9 +106,9 @@ async def test_iterate_gives_rows_before_an_error() -> None:
         await anext(rows)
 
 
-@pytest.mark.parametrize("make", [list, tuple, dict.fromkeys, iter, lambda rows: (x for x in rows)])
+@pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("length", [0, 1, 5000])
-async def test_iterate_gives_every_row(make: Any, length: int) -> None:
+async def test_iterate_gives_every_row(make: Callable[[range], Iterable[int]], length: int) -> None:
     """Nothing is left out, whatever kind of iterable it is."""
     assert [row async for row in iterate(make(range(length)))] == [*range(length)]
 
