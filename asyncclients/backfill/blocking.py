@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from itertools import islice
 from queue import SimpleQueue
@@ -97,7 +97,7 @@ class _Reader:
 
     def _close(self) -> None:
         if isinstance(self._source, GeneratorType):
-            self._source.close()
+            cast("Generator[Any, Any, Any]", self._source).close()
 
     def _run(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._thread, outcome_of, work)

@@ -20,8 +20,8 @@ from asyncclients.paging import Page
 MAKES: list[Callable[[range], Iterable[int]]] = [
     lambda rows: [*rows],
     lambda rows: (*rows,),
-    lambda rows: dict.fromkeys(rows),
-    lambda rows: iter(rows),
+    set,
+    iter,
     lambda rows: (row for row in rows),
     lambda rows: map(int, rows),
 ]
