@@ -259,7 +259,7 @@ class SessionPool:
         if self._limits is not None:
             if self._shared is None:
                 self._shared = self._limits.open(cold=self._cold_start == "full")
-            scheduler.limiter = self._shared.limiter(key, local, scheduler)
+            scheduler.limiter = self._shared.limiter(key, local, scheduler, vendor=vendor)
         return scheduler
 
     def _check_session(self, loop: asyncio.AbstractEventLoop) -> None:

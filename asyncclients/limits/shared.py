@@ -57,8 +57,11 @@ class Queue(Protocol):
 class SharedLimits(Protocol):
     """One pool's line to a store."""
 
-    def limiter(self, key: str, local: Limiter, queue: Queue) -> Admission:
-        """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
+    def limiter(self, key: str, local: Limiter, queue: Queue, *, vendor: str = "") -> Admission:
+        """The limiter of scope *key*; it obeys *local* as well and serves *queue*.
+
+        *vendor* names the scope in log lines.
+        """
         ...
 
     def forget(self, limiter: Admission) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from asyncclients.stores.limiter import SharedLimiter
+from asyncclients.stores.outage_log import OutageLog
 from asyncclients.stores.talk import Talk
 from asyncclients.stores.terms import Crowd
 
@@ -24,11 +25,13 @@ class Line:
         self._first_slot = 1
         self._crowd = Crowd()
         self._closing = asyncio.Lock()
+        self._log = OutageLog(terms)
         self._closed = False
 
-    def limiter(self, key: str, local: Limiter, queue: Queue) -> SharedLimiter:
+    def limiter(self, key: str, local: Limiter, queue: Queue, *, vendor: str = "") -> SharedLimiter:
         """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
         self._crowd.scopes += 1
+        self._log.add(key, vendor)
         talk = Talk(
             key,
             local,
@@ -37,6 +40,7 @@ class Line:
             terms=self.terms,
             crowd=self._crowd,
             first_slot=self._first_slot,
+            log=self._log,
         )
         limiter = SharedLimiter(local, talk, self.terms.lease)
         self._limiters[limiter] = limiter
@@ -45,6 +49,7 @@ class Line:
     def forget(self, limiter: Admission) -> None:
         """Drop *limiter*, which is idle."""
         self._crowd.scopes -= 1
+        self._log.remove(self._limiters[limiter].talk.key)
         # The store may remember its slots: numbers are not given again.
         self._first_slot = max(self._first_slot, self._limiters.pop(limiter).slots.numbers(0))
 

@@ -69,7 +69,7 @@ class Share(Protocol):
 class Everything:
     """No limit beyond the local one."""
 
-    outlook = "each process obeys its own limit only (when_down='local')"
+    outlook = "this process obeys its own limit only"
 
     def ready_at(self, now: float) -> float:
         """At once."""

@@ -13,11 +13,17 @@ from uuid import uuid4
 
 import msgspec
 
-from asyncclients.core.events import logger
 from asyncclients.secret import Secret
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
-from asyncclients.stores.redis_client import TIMEOUT, bounded, connector, place, too_old
+from asyncclients.stores.redis_client import (
+    TIMEOUT,
+    Script,
+    bounded,
+    connector,
+    greet,
+    place,
+)
 from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.script import SCRIPT, keys
 from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown, check_terms
@@ -27,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisLimits", "RedisTokens"]
 
-_OLDEST = (6, 2)
 _AT_ONCE = 16
 """Commands on their way at a time: ten thousand scopes take turns."""
 _encode = msgspec.json.Encoder().encode
@@ -86,7 +91,7 @@ class RedisLedgers:
 
     def __init__(self, client: redis.Redis, store: str, prefix: str) -> None:
         self._client, self._store, self._prefix = client, store, prefix
-        self._script = client.register_script(SCRIPT)
+        self._script = Script(SCRIPT)
         self._greeting: asyncio.Task[None] | None = None
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._failures = 0
@@ -115,7 +120,7 @@ class RedisLedgers:
         if self._greeting is None or (self._greeting.done() and not _went_well(self._greeting)):
             self._greeting = asyncio.create_task(greet(self._client, self._store))
         await asyncio.shield(self._greeting)
-        return await self._script(keys=names, args=[payload])
+        return await self._script.run(self._client, names, [payload])
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -127,24 +132,3 @@ class RedisLedgers:
 
 def _went_well(task: asyncio.Task[None]) -> bool:
     return not task.cancelled() and task.exception() is None
-
-
-async def greet(client: redis.Redis, store: str) -> None:
-    """Look at the server once.
-
-    Raises:
-        ConfigurationError: if it is too old.
-    """
-    facts: dict[str, Any] = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
-    version = str(facts.get("redis_version", ""))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < _OLDEST:
-        raise too_old(store, version)
-    policy = str(facts.get("maxmemory_policy", "noeviction"))
-    if facts.get("maxmemory", 0) and policy != "noeviction":
-        logger.warning(
-            "the shared store %s may evict keys (maxmemory-policy %s): a quota whose log is "
-            "evicted pauses for a whole period; set noeviction or give it a server of its own",
-            store,
-            policy,
-        )

@@ -8,9 +8,13 @@ reaches the wrong question.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import hashlib
+import re
+import ssl
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.terms import StoreSilentError
@@ -22,22 +26,33 @@ try:
     from redis.exceptions import (
         AuthenticationError,
         AuthorizationError,
-        MovedError,
-        NoPermissionError,
+        InvalidResponse,
+        NoScriptError,
         RedisError,
         ResponseError,
     )
+    from redis.exceptions import TimeoutError as RedisTimeoutError
 except ImportError as missing:  # pragma: no cover - the test group has it
     raise ImportError(
         "asyncclients.stores.redis needs redis-py: install asyncclients[redis]"
     ) from missing
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 TIMEOUT = 0.5
 """Seconds for one command, connecting included."""
-_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+_OLDEST = (6, 2)
+COMMANDS = (
+    *("INFO", "EVALSHA", "EVAL", "TIME"),
+    *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
+    *("HDEL", "HGET", "HGETALL", "HMGET", "HSET"),
+    *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+)
+"""Every command that is used, inside the scripts or outside of them."""
+NEEDED = ", ".join(COMMANDS)
+RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (asyncclients:*)"
+"""For ACL SETUSER."""
 
 
 def place(url: Secret) -> str:
@@ -117,29 +132,154 @@ async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
     try:
         async with asyncio.timeout(TIMEOUT):
             return await command()
-    except _REFUSALS:
-        raise refused(store) from None
-    except MovedError:
-        raise ConfigurationError(
-            f"the shared store {store} is one node of a cluster, and has a part of the keys only",
-            advice="Give the address of a single server, or of one that takes all keys for the cluster",
-        ) from None
-    except ResponseError as refusal:
-        if str(refusal).startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            raise refused(store) from None
-        if "unknown command" in str(refusal):  # HELLO: servers know it from version 6 on
-            raise too_old(store, "5 or older") from None
-        raise StoreSilentError(f"{type(refusal).__name__}: {str(refusal)[:100]}") from None
     except (RedisError, OSError, TimeoutError) as failure:
-        raise StoreSilentError(type(failure).__name__) from None
+        raise explain(store, failure) from None
 
 
-def refused(store: str) -> ConfigurationError:
-    """The store wants another password, or gives this user too few rights."""
+class Script:
+    """A Lua script, run by its digest; sent in full if the server does not have it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def run(self, client: redis.Redis, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """Return the script's result."""
+        try:
+            return await client.evalsha(self._digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await client.eval(self._text, len(keys), *keys, *args)
+
+
+async def greet(client: redis.Redis, store: str) -> None:
+    """Look at the server once, if it allows INFO.
+
+    Raises:
+        ConfigurationError: if it is too old.
+    """
+    facts: dict[str, Any]
+    try:
+        facts = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
+    except ResponseError as failure:
+        if isinstance(explain(store, failure), ConfigurationError):
+            return  # no permission, or renamed: what is needed shows with the first script
+        raise
+    version = str(facts.get("redis_version", ""))
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < _OLDEST:
+        raise too_old(store, version)
+    policy = str(facts.get("maxmemory_policy", "noeviction"))
+    if facts.get("maxmemory", 0) and policy != "noeviction":
+        logger.warning(
+            "the shared store %s may evict keys (maxmemory-policy %s): a quota whose log is "
+            "evicted pauses for a whole period; set noeviction or give it a server of its own",
+            store,
+            policy,
+        )
+
+
+# --- What the server's errors mean ------------------------------------------------------
+
+
+class _Meaning(NamedTuple):
+    """What an error code says of the store, and the next step."""
+
+    says: str
+    advice: str
+    lasting: bool
+    """True if it ends only when somebody changes the configuration."""
+
+
+_LOGIN = "Correct user and password in its URL"
+_ONE_SERVER = "Give the address of a single server, or of one that takes all keys for the cluster"
+_MEANINGS = {
+    "NOAUTH": _Meaning("refuses the login: it wants a password", _LOGIN, True),
+    "WRONGPASS": _Meaning("refuses the login: wrong user or password", _LOGIN, True),
+    "NOPERM": _Meaning("refuses a command", "", True),
+    "DENIED": _Meaning(
+        "runs in protected mode and refuses connections from other hosts",
+        "Set a password on the server, or protected-mode no in a trusted network",
+        True,
+    ),
+    "READONLY": _Meaning(
+        "is a read-only replica", "Give the address of the primary, or wait for the failover", True
+    ),
+    "MOVED": _Meaning(
+        "is one node of a cluster, and has a part of the keys only", _ONE_SERVER, True
+    ),
+    "CLUSTERDOWN": _Meaning("is a node of a cluster that is down", _ONE_SERVER, False),
+    "OOM": _Meaning("is out of memory", "Raise maxmemory, or give it a server of its own", False),
+    "LOADING": _Meaning("is loading its data", "Wait until it has started", False),
+    "MISCONF": _Meaning("cannot save to its disk", "Free disk space on the server", False),
+    "NOREPLICAS": _Meaning("has too few replicas", "Start its replicas", False),
+    "MASTERDOWN": _Meaning("is a replica without a primary", "Start the primary", False),
+    "BUSY": _Meaning("is busy with a script", "Run SCRIPT KILL, or wait", False),
+    "WRONGTYPE": _Meaning(
+        "holds other data under the same keys", "Choose another prefix=, or another database", True
+    ),
+}
+_UNKNOWN = re.compile(r"unknown command[ `'\"]*(\w*)", re.IGNORECASE)
+
+
+def explain(store: str, failure: Exception) -> ConfigurationError | StoreSilentError:
+    """Return what *failure* means: configuration to be changed, or an outage."""
+    text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(failure)))[:160]
+    code = getattr(failure, "status_code", None) or text.partition(" ")[0]
+    if isinstance(failure, AuthenticationError) and code not in _MEANINGS:
+        code = "NOAUTH" if "without" not in text else "WRONGPASS"
+    if isinstance(failure, AuthorizationError):
+        code = "NOPERM"
+    if isinstance(failure, ResponseError) and (unknown := _UNKNOWN.search(text)):
+        return _lacks(store, unknown[1].upper())
+    if isinstance(failure, ResponseError) and text.startswith(("ACL failure", "The user exec")):
+        code = "NOPERM"  # inside the script; the code of the error is ERR
+    meaning = _MEANINGS.get(code)
+    if meaning is None:
+        return _of_the_connection(store, failure, text)
+    said = "" if isinstance(failure, AuthenticationError) else f" ({text})"
+    if meaning.lasting:
+        advice = meaning.advice or f"Give the user of its URL these rights: {RIGHTS}"
+        return ConfigurationError(f"the shared store {store} {meaning.says}{said}", advice=advice)
+    return StoreSilentError(f"{type(failure).__name__}: it {meaning.says}", meaning.advice)
+
+
+def _of_the_connection(
+    store: str, failure: Exception, text: str
+) -> ConfigurationError | StoreSilentError:
+    tls = next((each for each in _chain(failure) if isinstance(each, ssl.SSLError)), None)
+    if tls is not None:
+        return ConfigurationError(
+            f"the shared store {store} cannot be reached over TLS ({tls.reason or tls})",
+            advice="Check its certificate (ssl_ca_certs= in the URL's query), or use redis:// "
+            "for a server without TLS",
+        )
+    if isinstance(failure, InvalidResponse):
+        return ConfigurationError(
+            f"the server at {store} does not speak the Redis protocol",
+            advice="Correct host and port; use rediss:// if the port expects TLS",
+        )
+    says = type(failure).__name__
+    if isinstance(failure, RedisError) and not isinstance(failure, RedisTimeoutError):
+        says += f": {text}"
+    advice = (
+        "Start it or correct its address; a port with TLS needs rediss://, one without redis://"
+    )
+    return StoreSilentError(says, advice)
+
+
+def _chain(failure: BaseException | None) -> Iterator[BaseException]:
+    while failure is not None:
+        yield failure
+        failure = failure.__cause__ or failure.__context__
+
+
+def _lacks(store: str, command: str) -> ConfigurationError:
+    if command in {"", "HELLO"}:
+        return too_old(store, "5 or older, or has HELLO disabled")
+    which = "a command that the script calls" if command == "CALLED" else command
     return ConfigurationError(
-        f"the shared store {store} refuses the login, or a command",
-        advice="Correct user and password in its URL; the user needs EVALSHA, EVAL, SCRIPT "
-        "LOAD and INFO, and the keys' prefix",
+        f"the shared store {store} lacks {which}: it is disabled or renamed there",
+        advice=f"Enable it; the store needs {NEEDED}",
     )
 
 

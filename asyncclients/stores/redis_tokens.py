@@ -7,8 +7,9 @@ Who finds no token, or one that is to be renewed, takes a short lock and asks
 for it; the others wait for that, and for no longer than the lock lives. Each
 lock has a number higher than the last, and a token is written only over one
 with a lower number: a process that was stopped and comes back late cannot
-overwrite its successor's token. Where the store is silent each process asks
-for a token of its own: failing must not stop a call.
+overwrite its successor's token. While the store is down, or refuses what it accepted
+before (a password was changed), each process asks for a token of its own: failing
+must not stop a call. That is logged once, and so is the recovery.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any, cast
 
-from asyncclients.core.auth import Token, bearer
+from asyncclients.core.auth import Token, bearer, token_text
 from asyncclients.core.events import logger
+from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND, micros
-from asyncclients.stores.redis_client import bounded, connector, place
+from asyncclients.stores.redis_client import Script, bounded, connector, place
 from asyncclients.stores.terms import StoreSilentError
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local function text(number) return string.format('%.0f', number) end
 """
-_LOAD = (
+_LOAD = Script(
     _CLOCK
     + """
 local kept = redis.call('HMGET', KEYS[1], 'value', 'expires', 'refresh')
@@ -52,7 +54,7 @@ redis.call('SET', KEYS[2], text(fence), 'PX', ARGV[1])
 return fence
 """
 )
-_SAVE = (
+_SAVE = Script(
     _CLOCK
     + """
 local fence, last = tonumber(ARGV[1]), tonumber(redis.call('HGET', KEYS[1], 'fence') or 0)
@@ -64,12 +66,13 @@ redis.call('PEXPIRE', KEYS[1], text(math.ceil(ARGV[3] / 1000)))
 return 1
 """
 )
-_DROP = """
+_DROP = Script("""
 if redis.call('HGET', KEYS[1], 'value') == ARGV[1] then
   redis.call('HDEL', KEYS[1], 'value')
 end
-"""
-_RELEASE = "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end"
+return 1
+""")
+_RELEASE = Script("if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end")
 
 
 class RedisTokens:
@@ -80,7 +83,8 @@ class RedisTokens:
         prefix: begins the name of every key.
 
     Raises:
-        ConfigurationError: for an unusable URL, and at first use where the login is refused.
+        ConfigurationError: for an unusable URL, and at first use if the store refuses the
+            login or a command. After it has worked, neither stops a call.
     """
 
     def __init__(self, url: str | Secret, *, prefix: str = "asyncclients") -> None:
@@ -88,28 +92,27 @@ class RedisTokens:
         self._store, self._prefix = place(url), prefix
         self._connect = connector(url)
         self._fences: dict[str, str] = {}
+        self._undropped: dict[str, set[str]] = {}
+        self._has_worked = self._is_down = False
 
     def __repr__(self) -> str:
         return f"<RedisTokens {self._store}>"
 
     async def load(self, key: str, now: float) -> Token | None:
         """The token kept under *key*; None: this process is to ask for one."""
-        try:
-            return await self._load(key, now)
-        except StoreSilentError as why:
-            logger.warning("the shared token store is silent (%s): asking for a token alone", why)
-            return None
-
-    async def _load(self, key: str, now: float) -> Token | None:
+        for value in [*self._undropped.get(key, ())]:
+            await self._drop(key, value)
         for _ in range(math.ceil(_LOCK / _LOOK) + 1):
-            answer = await self._run(_LOAD, key, [str(round(_LOCK * 1000))])
+            answer = await self._try(_LOAD, key, [str(round(_LOCK * 1000))])
             if isinstance(answer, list):
                 value, expires, refresh = cast("tuple[bytes, int, int]", answer)
-                return bearer(
-                    Secret(value.decode()), now + expires / SECOND, now + refresh / SECOND
-                )
+                text = token_text(value.decode(errors="replace"))
+                if text is None:  # not a token: another program wrote it
+                    return None
+                return bearer(text, now + expires / SECOND, now + refresh / SECOND)
             if isinstance(answer, int):
                 self._fences[key] = str(answer)
+            if answer != b"wait":
                 return None
             await asyncio.sleep(_LOOK)
             now += _LOOK
@@ -127,7 +130,14 @@ class RedisTokens:
 
     async def drop(self, key: str, token: Token) -> None:
         """Forget *token* if it is the one kept under *key*."""
-        await self._try(_DROP, key, [token.value.reveal()])
+        await self._drop(key, token.value.reveal())
+
+    async def _drop(self, key: str, value: str) -> None:
+        """Forget *value* now, or before the next `load` if the store is down now."""
+        waiting = self._undropped.setdefault(key, set())
+        waiting.add(value)
+        if await self._try(_DROP, key, [value]) is not None:
+            waiting.discard(value)
 
     async def release(self, key: str) -> None:
         """Let another process ask for a token."""
@@ -135,18 +145,42 @@ class RedisTokens:
         if fence is not None:
             await self._try(_RELEASE, key, [fence])
 
-    async def _try(self, script: str, key: str, arguments: Sequence[str]) -> None:
-        try:
-            await self._run(script, key, arguments)
-        except StoreSilentError as why:
-            logger.warning("the shared token store is silent (%s)", why)
+    async def _try(self, script: Script, key: str, arguments: Sequence[str]) -> Any:
+        """Return what *script* returns; None while the store is down.
 
-    async def _run(self, script: str, key: str, arguments: Sequence[str]) -> Any:
+        Raises:
+            ConfigurationError: the store has never worked, and cannot as configured.
+        """
+        try:
+            result = await self._run(script, key, arguments)
+        except StoreSilentError as why:
+            self._failed(str(why), why.advice)
+            return None
+        except ConfigurationError as error:
+            if not self._has_worked:
+                raise
+            self._failed(error.message, error.advice or "")
+            return None
+        self._has_worked = True
+        if self._is_down:
+            self._is_down = False
+            logger.warning("token store %s is usable again", self._store)
+        return result
+
+    def _failed(self, why: str, advice: str) -> None:
+        if not self._is_down:
+            self._is_down = True
+            logger.warning(
+                "token store %s unusable: %s. Each process requests tokens alone until it is "
+                "back. %s",
+                *(self._store, why, advice),
+            )
+
+    async def _run(self, script: Script, key: str, arguments: Sequence[str]) -> Any:
         # A connection for each: it is needed once in the life of a token.
         client = self._connect()
         names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
         try:
-            run = client.register_script(script)
-            return await bounded(self._store, lambda: run(keys=names, args=list(arguments)))
+            return await bounded(self._store, lambda: script.run(client, names, arguments))
         finally:
             await client.aclose()

@@ -56,12 +56,10 @@ class Silence:
         self.share = self._alone(quotas, now)
         return self.share
 
-    def end(self) -> bool:
-        """The store has answered; was that the end of an outage?"""
-        ended = self.share is not None
+    def end(self) -> None:
+        """The store has answered."""
         self.share = None
         self.failures = 0
-        return ended
 
     def returns(self, now: float) -> bool:
         """May others send right now, until they notice that the store is back?"""

@@ -14,7 +14,6 @@ from contextvars import Context
 from random import Random
 from typing import TYPE_CHECKING
 
-from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.stores.account import Account
 from asyncclients.stores.claim import Claim, Grant
@@ -26,6 +25,7 @@ from asyncclients.stores.terms import StoreSilentError
 if TYPE_CHECKING:
     from asyncclients.limits.limiter import Limiter
     from asyncclients.limits.shared import Queue
+    from asyncclients.stores.outage_log import OutageLog
     from asyncclients.stores.terms import Backend, Crowd, Terms
 
 _MOST_LESSONS = 5000
@@ -57,10 +57,12 @@ class Talk:
         backend: Backend,
         terms: Terms,
         crowd: Crowd,
+        log: OutageLog,
         first_slot: int = 1,
     ) -> None:
-        self._key, self._local, self._queue = key, local, queue
+        self.key, self._local, self._queue = key, local, queue
         self._backend, self._terms, self._crowd = backend, terms, crowd
+        self._log = log
         self.slots = Slots(first_slot)
         self._loop = asyncio.get_running_loop()
         self._account = Account(local, self.slots, terms)
@@ -174,39 +176,37 @@ class Talk:
         claim = account.claim(asked_at, demand, priority, returns=returns, leave=leave)
         told = slots.snapshot(claim.settled)
         try:
-            grant = await self._backend.exchange(self._key, claim)
+            grant = await self._backend.exchange(self.key, claim)
         except StoreSilentError as why:
-            self._missed(claim, str(why))
+            self._missed(claim, asked_at, str(why), why.advice)
         except ConfigurationError as error:
-            self._refused(claim, error)
+            self._refused(claim, asked_at, error)
         except Exception as failure:  # noqa: BLE001 - of a driver, or of ours: no call may hang on it
-            self._missed(claim, f"{type(failure).__name__}: {failure}"[:200])
+            self._missed(claim, asked_at, f"{type(failure).__name__}: {failure}"[:200])
         else:
             slots.told(told, set(claim.freed))
             self._hear(claim, grant, asked_at)
 
-    def _refused(self, claim: Claim, error: ConfigurationError) -> None:
-        """It cannot work. Where it worked before, as before a password was changed, it may again."""
+    def _refused(self, claim: Claim, asked_at: float, error: ConfigurationError) -> None:
+        """Configuration error: fatal on first contact, an outage afterwards."""
         if self._account.heard_at > -math.inf:
-            self._missed(claim, str(error))
+            self._missed(claim, asked_at, error.message, error.advice or "")
             return
         self.slots.freed.clear()
         self._queue.fail(error)
 
-    def _missed(self, claim: Claim, why: str) -> None:
+    def _missed(self, claim: Claim, asked_at: float, why: str, advice: str = "") -> None:
         now = self._loop.time()
         self.slots.freed.update(range(claim.first, claim.first + claim.wanted))
         self._account.beat_at = now
         if not self.silence.missed(now):
             return
         if self._account.heard_at == -math.inf and self._terms.when_down == "safe_share":
-            self._queue.fail(_unreachable(self._terms.store, why))
+            self._queue.fail(_unreachable(self._terms.store, why, advice))
         if self.silence.share is None:
             self.slots.drop_leases()
             share = self.silence.begin(self._local.quotas, now)
-            logger.warning(
-                "the shared limit store is silent (%s); until it answers, %s", why, share.outlook
-            )
+            self._log.begin(self.key, asked_at, why, advice, share.outlook)
 
     def _hear(self, claim: Claim, grant: Grant, asked_at: float) -> None:
         heard_at = self._loop.time()
@@ -221,8 +221,8 @@ class Talk:
         if grant.rivals:  # not all at the same instant, nor always in the same order
             self._ask_at += self._random.random() * lease / 2
         self.rivals = grant.rivals
-        if self.silence.end():
-            logger.warning("the shared limit store answers again")
+        self.silence.end()
+        self._log.end(heard_at)
         self._learn(heard_at, grant.pause / SECOND)
 
     def _learn(self, now: float, pause: float) -> None:
@@ -244,9 +244,10 @@ class Talk:
             await self._exchange(leave=True)
 
 
-def _unreachable(store: str, why: str) -> ConfigurationError:
-    """The store never answered: nobody knows what others send."""
+def _unreachable(store: str, why: str, advice: str) -> ConfigurationError:
+    """The store never answered, so the usage of other processes is unknown."""
+    advice = advice or "Start it or correct its address"
     return ConfigurationError(
         f"the shared limit store {store} could not be reached: {why}",
-        advice="Start it or correct its address; when_down='local' sends without it",
+        advice=f"{advice}; when_down='local' sends without it",
     )

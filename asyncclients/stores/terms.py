@@ -26,7 +26,15 @@ GRACE = 0.15
 
 
 class StoreSilentError(Exception):
-    """The store did not answer, or could not serve; says why."""
+    """The store did not answer, or could not serve; says why.
+
+    Attributes:
+        advice: the next step for the person who runs the store.
+    """
+
+    def __init__(self, why: str, advice: str = "") -> None:
+        super().__init__(why)
+        self.advice = advice
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):

@@ -337,7 +337,7 @@ async def test_one_failure_is_no_outage(caplog: pytest.LogCaptureFixture) -> Non
     world.store.deaf = 1
     await asyncio.sleep(10)
     await world.stop()
-    assert "silent" not in caplog.text
+    assert "unreachable" not in caplog.text
     assert world.refusals == []
     assert world.admitted(1, 13) >= 22
 

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from traceback import TracebackException
 from typing import Any
 
 import pytest
+import trustme
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
+from asyncclients.core.auth import bearer
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
-from asyncclients.stores import RedisLimits, RedisTokens
+from asyncclients.stores import RedisLimits, RedisTokens, redis_client, script
 from asyncclients.stores.claim import Claim
 from asyncclients.stores.redis import RedisLedgers
-from asyncclients.stores.redis_client import TIMEOUT, connector
+from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
 from asyncclients.stores.script import keys
 from asyncclients.stores.terms import StoreSilentError, WhenDown
 
@@ -152,13 +157,125 @@ async def test_a_refused_password(locked: Server, login: str) -> None:
     assert "wrong-word" not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
 
 
-async def test_too_few_rights(locked: Server) -> None:
-    """A user who may not run scripts: an error at first use that names the rights."""
-    admin = f"redis://:sesame@127.0.0.1:{locked.port}/0"
-    command(admin, "ACL", "SETUSER", "guest", "on", ">canary", "~*", "+info", "+hello")
-    with pytest.raises(ConfigurationError, match="refuses the login, or a command") as caught:
-        await first_call(f"redis://guest:canary@127.0.0.1:{locked.port}/0", "pause")
-    assert "EVALSHA" in str(caught.value.advice)
+def rights_in(advice: str | None) -> list[str]:
+    """The permissions that an error's advice lists."""
+    return [word for word in (advice or "").split() if word.startswith("+")]
+
+
+async def test_store_user_with_advised_rights_can_call(server: Server) -> None:
+    """The rights in the advice are sufficient: limits and tokens work with exactly these."""
+    command(server.url, "ACL", "SETUSER", "app", "reset", "on", ">canary", "~asyncclients:*")
+    url = f"redis://app:canary@127.0.0.1:{server.port}/0"
+    with pytest.raises(ConfigurationError, match="refuses a command") as caught:
+        await first_call(url, "pause")
+    assert "canary" not in f"{caught.value!r}"
+    rights = rights_in(caught.value.advice)
+    assert "+evalsha" in rights
+    command(server.url, "ACL", "SETUSER", "app", *rights)
+    command(server.url, "ACL", "LOG", "RESET")
+    async with at_work(url):
+        await asyncio.sleep(1.5)
+    tokens = RedisTokens(url)
+    loop = asyncio.get_running_loop()
+    assert await tokens.load("scope", loop.time()) is None
+    await tokens.release("scope")
+    assert await tokens.load("scope", loop.time()) is None
+    token = bearer(Secret("token"), loop.time() + 50)
+    await tokens.save("scope", token, loop.time())
+    assert await tokens.load("scope", loop.time())
+    await tokens.drop("scope", token)
+    with connect(server.url) as client:
+        denied = {entry["object"] for entry in client.acl_log()}
+    assert denied <= {"client|setinfo"}, "redis-py sends this one, and does without"
+
+
+@pytest.mark.parametrize("right", COMMANDS)
+def test_store_rights_name_commands_that_exist(server: Server, right: str) -> None:
+    """Every right in the advice is one that ACL SETUSER accepts, and that the code uses."""
+    assert command(server.url, "ACL", "SETUSER", "other", f"+{right.lower()}") == "OK"
+    sources = "".join(
+        path.read_text() for path in Path(redis_client.__file__).parent.glob("re*.py")
+    )
+    sources += Path(script.__file__).read_text()
+    used = re.search(rf"call\('{right}'|client\.{right.lower()}\(", sources)
+    assert used, "a right that nothing needs"
+
+
+@pytest.mark.parametrize(
+    ("renamed", "says"),
+    [
+        (("EVALSHA",), "lacks EVALSHA"),
+        (("EVAL",), "lacks EVAL:"),
+        (("EVAL", "EVALSHA"), "lacks EVALSHA"),
+        (("HELLO",), "HELLO disabled"),
+        (("TIME",), "lacks a command that the script calls"),
+    ],
+)
+async def test_store_without_command_is_rejected(renamed: tuple[str, ...], says: str) -> None:
+    """A store that lacks a required command is a ConfigurationError that names it."""
+    arguments = [word for name in renamed for word in ("--rename-command", name, "")]
+    with Server(*arguments) as lacking, pytest.raises(ConfigurationError, match=says) as caught:
+        await first_call(lacking.url)
+    assert caught.value.advice
+
+
+@pytest.mark.parametrize("renamed", ["SCRIPT", "INFO"])
+async def test_store_without_optional_command_works(renamed: str) -> None:
+    """SCRIPT and INFO are not required."""
+    with Server("--rename-command", renamed, "") as lacking:
+        await first_call(lacking.url)
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "advice"),
+    [
+        (b"-DENIED Redis is running in protected mode\r\n", "protected mode", "password"),
+        (b"-READONLY You can't write against a read only replica.\r\n", "replica", "primary"),
+        (b"-MOVED 866 127.0.0.1:7001\r\n", "one node of a cluster", "all keys"),
+        (b"-CLUSTERDOWN Hash slot not served\r\n", "cluster", "all keys"),
+        (b"-OOM command not allowed\r\n", "out of memory", "maxmemory"),
+        (b"-LOADING Redis is loading the dataset\r\n", "loading", "Wait"),
+        (b"-MISCONF Errors writing to the AOF file\r\n", "cannot save", "disk"),
+        (b"-NOREPLICAS Not enough good replicas\r\n", "too few replicas", "replicas"),
+        (b"-MASTERDOWN Link with MASTER is down\r\n", "primary", "primary"),
+        (b"-BUSY Redis is busy running a script\r\n", "busy", "SCRIPT KILL"),
+        (b"-WRONGTYPE Operation against a key\r\n", "other data", "prefix="),
+        (b"-NOAUTH Authentication required.\r\n", "wants a password", "URL"),
+        (b"-NOPERM No permissions to access a key\r\n", "refuses a command", "+evalsha"),
+        (b"-ERR ACL failure in script: no permissions\r\n", "refuses a command", "+zadd"),
+        (b"-ERR something new\r\n", "something new", "address"),
+    ],
+)
+async def test_store_error_code_is_explained(code: bytes, says: str, advice: str) -> None:
+    """What the store answers to the first call is in the error, with the next step."""
+    async with pretender("7.2.0", code) as url:
+        with pytest.raises(ConfigurationError, match=says) as caught:
+            await first_call(url)
+    assert advice in str(caught.value.advice)
+
+
+async def test_store_with_other_protocol_is_named() -> None:
+    """TLS on one side only, or a server of another kind, is named with the next step."""
+    ca = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    for scheme, wrapped, says in (
+        ("redis", context, "rediss://"),
+        ("rediss", context, "TLS .*CERTIFICATE_VERIFY_FAILED"),
+        ("redis", None, "Redis protocol"),
+        ("rediss", None, "TLS"),
+    ):
+        server = await asyncio.start_server(greet, "127.0.0.1", 0, ssl=wrapped)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(ConfigurationError, match=says):
+                await first_call(f"{scheme}://127.0.0.1:{port}")
 
 
 async def test_a_password_that_is_changed_at_work_is_silence(
@@ -220,14 +337,6 @@ async def test_a_server_that_is_too_old(version: str) -> None:
     assert "6.2" in str(caught.value.advice)
 
 
-async def test_one_node_of_a_cluster() -> None:
-    """A node that has a part of the keys sends us elsewhere: said at first use, in words."""
-    async with pretender("7.2.0", b"-MOVED 866 127.0.0.1:7001\r\n") as url:
-        with pytest.raises(ConfigurationError, match="one node of a cluster") as caught:
-            await first_call(url)
-    assert "takes all keys" in str(caught.value.advice)
-
-
 async def test_what_is_kept_there(url: str) -> None:
     """Keys share one hash tag, hold no credential, and end by themselves."""
     async with Sandbox() as sandbox, SessionPool(limits=RedisLimits(url)) as pool:
@@ -276,7 +385,7 @@ async def test_many_scopes_take_turns(url: str, caplog: pytest.LogCaptureFixture
     with connect(url) as client:
         assert len(client.client_list()) <= 20
     await line.aclose()
-    assert "silent" not in caplog.text
+    assert "unreachable" not in caplog.text
 
 
 # --- The wire -----------------------------------------------------------------------
@@ -341,10 +450,7 @@ class Parrot:
     def __init__(self, nonsense: object) -> None:
         self._nonsense = nonsense
 
-    def register_script(self, script: str) -> Parrot:
-        return self
-
-    async def __call__(self, keys: list[str], args: list[bytes]) -> object:
+    async def evalsha(self, digest: str, count: int, *arguments: object) -> object:
         return self._nonsense
 
     async def info(self, *sections: str) -> dict[str, str]:
@@ -445,7 +551,7 @@ async def test_out_of_memory(server: Server, caplog: pytest.LogCaptureFixture) -
         await asyncio.sleep(0.8)
         command(server.url, "CONFIG", "SET", "maxmemory", "1")
         await asyncio.sleep(1.2)
-        assert caplog.text.count("OutOfMemoryError") == 2  # once for each pool
+        assert caplog.text.count("OutOfMemoryError: it is out of memory") == 2  # once for each pool
         command(server.url, "CONFIG", "SET", "maxmemory", "0")
         await asyncio.sleep(4.5)
         loop = asyncio.get_running_loop()

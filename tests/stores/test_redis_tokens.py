@@ -19,7 +19,7 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisTokens
 
-from .server import command, connect, free_port
+from .server import Server, command, connect, free_port
 
 
 class Vendor:
@@ -153,6 +153,69 @@ async def test_a_silent_store_stops_no_call(
     assert token.value.reveal() == "canary-1"
     assert "alone" in caplog.text
     assert "canary" not in caplog.text
+
+
+async def test_token_store_with_new_password_stops_no_call(
+    vendor: Vendor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that refuses what it accepted is an outage: one warning, local tokens, recovery."""
+    with Server() as server:
+        process = vendor.process(server.url)
+        first = await process.get(now())
+        command(server.url, "CONFIG", "SET", "requirepass", "two")
+        changed = server.url.replace("redis://", "redis://:two@")
+        for number in (2, 3):
+            await process.forget(first)
+            first = await process.get(now())
+            assert first.value.reveal() == f"canary-{number}"
+        assert caplog.text.count("unusable") == 1
+        assert f"127.0.0.1:{server.port}" in caplog.text
+        assert "password" in caplog.text
+        command(changed, "CONFIG", "SET", "requirepass", "")
+        await process.forget(first)
+        await process.get(now())
+        assert caplog.text.count("usable again") == 1
+        assert (await vendor.process(server.url).get(now())).value.reveal() == "canary-4"
+    assert len(caplog.records) == 2
+    assert "canary" not in caplog.text
+
+
+async def test_token_store_that_never_worked_is_rejected(vendor: Vendor) -> None:
+    """A wrong password at first use is a ConfigurationError without the password."""
+    with (
+        Server("--requirepass", "sesame") as server,
+        pytest.raises(ConfigurationError, match="refuses the login") as caught,
+    ):
+        await vendor.process(server.url.replace("redis://", "redis://:canary@")).get(now())
+    assert "canary" not in f"{caught.value!r}"
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        ("SET", "asyncclients:{scope}:token", "text"),
+        ("HSET", "asyncclients:{scope}:token", "value", "text"),
+        (
+            "HSET",
+            "asyncclients:{scope}:token",
+            "value",
+            "new\nline",
+            *("expires", "1e17"),
+            "refresh",
+            "1e17",
+        ),
+        ("HSET", "asyncclients:{scope}:token", "value", "v", *("expires", "soon"), "refresh", "1"),
+    ],
+)
+async def test_foreign_data_in_token_store_stops_no_call(
+    url: str, vendor: Vendor, planted: tuple[str, ...]
+) -> None:
+    """What is no token under the key of one is not used, and the process gets its own."""
+    store = RedisTokens(url)
+    await store.load("warm", now())
+    command(url, *planted)
+    token = await TokenCache("scope", vendor.fetch, store).get(now())
+    assert token.value.reveal().startswith("canary-")
 
 
 def test_a_wrong_url_is_refused_at_once() -> None:

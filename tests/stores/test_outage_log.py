@@ -1,0 +1,86 @@
+"""An outage of the store is logged once per pool, and so is the recovery."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from asyncclients import AsyncClientsError, EmmaClient, IntouchClient, SessionPool
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores.outage_log import OutageLog
+from asyncclients.stores.terms import Terms, WhenDown
+
+from .test_outage import Kept
+
+TERMS = Terms(
+    me="me", store="redis://host:6379", when_down="pause", lease=0.1, timeout=0.5, cold=False
+)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("when_down", "fallback"),
+    [
+        ("safe_share", "Fallback safe_share: this process "),
+        ("pause", "Fallback pause: nothing is sent. "),
+        ("local", "Fallback local: this process obeys its own limit only. "),
+    ],
+)
+async def test_outage_is_logged_once_per_pool(
+    when_down: WhenDown, fallback: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Four scopes notice the outage: one line with store, vendors, numbers and next step."""
+    store = Kept(when_down)
+    async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
+        emma = EmmaClient.from_env(pool, sandbox.environ)
+        clients = [
+            IntouchClient(
+                pool, api_key=f"canary {n}", base_url=sandbox.environ["INTOUCH_BASE_URL"]
+            ).with_options(deadline=2.5)
+            for n in range(3)
+        ]
+
+        async def call_all() -> None:
+            calls = [client.tags.get("t") for client in clients]
+            await asyncio.gather(*calls, emma.touchpoint_types.list(), return_exceptions=True)
+
+        await call_all()
+        await asyncio.sleep(5)
+        for _ in range(2):
+            caplog.clear()
+            store.ledgers.down = True
+            await asyncio.sleep(3)
+            for client in clients:
+                with suppress(AsyncClientsError):
+                    await client.tags.get("t")
+            await asyncio.sleep(5)
+            (down,) = [record.getMessage() for record in caplog.records]
+            store.ledgers.down = False
+            await asyncio.sleep(10)
+    down, up = [record.getMessage() for record in caplog.records]
+    assert "limit store memory unreachable: down. " in down
+    assert "and 3 more scopes (emma, intouch)" in down
+    assert fallback in down
+    assert "Retrying every 1 s" in down
+    assert up == "emma, intouch: limit store memory reachable again"
+    assert "canary" not in caplog.text
+
+
+def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that was sent before the recovery and fails after it is no new outage."""
+    log = OutageLog(TERMS)
+    log.add("abcdef", "emma")
+    log.begin("abcdef", 10.0, "TimeoutError", "Start it", "nothing is sent")
+    log.end(20.0)
+    log.begin("abcdef", 19.5, "TimeoutError", "Start it", "nothing is sent")
+    assert [record.getMessage() for record in caplog.records] == [
+        (
+            "emma (scope abcd): limit store redis://host:6379 unreachable: TimeoutError. "
+            "Fallback pause: nothing is sent. Retrying every 1 s. Start it"
+        ),
+        "emma: limit store redis://host:6379 reachable again",
+    ]
+    log.begin("abcdef", 20.5, "TimeoutError", "Start it", "nothing is sent")
+    assert len(caplog.records) == 3
