@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.lines import Line
+from asyncclients.backfill.lines import Line, Unchanged
 from asyncclients.errors import InputError
 
 _BATCH = 256
@@ -29,31 +29,61 @@ def pyarrow(part: str = "pyarrow.parquet") -> Any:
 
 
 class ParquetReader:
-    """Rows of a Parquet file, values as Parquet has them; null ones are left out."""
+    """Rows of a Parquet file, values as Parquet has them; null ones are left out.
+
+    Times are rounded down to microseconds, the finest that Python has. A value that Python
+    cannot hold, as the year 10000, is a complaint about its row.
+    """
 
     lax = False
 
     def __init__(self, path: Path) -> None:
         module = pyarrow()
+        self._path = path
         try:
-            self._file: Any = module.ParquetFile(path)
-        except (ValueError, OSError) as bad:  # pyarrow's own errors are ValueErrors
-            raise InputError(
-                f"{path} is not a Parquet file ({bad})",
-                file=str(path),
-                advice="Check that it was written to its end",
+            self._raw = path.open("rb")
+        except OSError as failure:
+            raise self._unusable(
+                f"cannot be read: {failure.strerror}", "Check its rights"
             ) from None
-        self.columns: tuple[str, ...] | None = tuple(self._file.schema_arrow.names)
+        self.check_unchanged = Unchanged(path, self._raw).check
+        try:
+            self._file: Any = module.ParquetFile(self._raw, page_checksum_verification=True)
+            names = self._file.schema_arrow.names
+        except Exception as bad:  # noqa: BLE001 - what pyarrow raises depends on the damage
+            self._raw.close()
+            raise self._unusable(
+                f"is not a Parquet file ({bad})", "Check that it was written to its end"
+            ) from None
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            self._raw.close()
+            raise self._unusable(
+                f"names the column {twice[0]!r} twice", "Write it again with other names"
+            )
+        self.columns: tuple[str, ...] | None = tuple(names)
         self._rows: int = self._file.metadata.num_rows
         self._read = 0
 
+    def _unusable(self, what: str, advice: str) -> InputError:
+        return InputError(f"{self._path} {what}", file=str(self._path), advice=advice)
+
     def __iter__(self) -> Iterator[Line]:
-        for batch in self._file.iter_batches(batch_size=_BATCH):
+        for batch in self._batches():
             size = batch.nbytes // max(1, batch.num_rows)
-            for row in batch.to_pylist():
+            for row, complaint in _rows_of(batch):
                 self._read += 1
                 data = {name: value for name, value in row.items() if value is not None}
-                yield Line(self._read, data, "", size)
+                yield Line(self._read, data or None, complaint, size)
+
+    def _batches(self) -> Iterator[Any]:
+        try:
+            for batch in self._file.iter_batches(batch_size=_BATCH):
+                yield _in_microseconds(batch)
+        except Exception as bad:  # noqa: BLE001 - what pyarrow raises depends on the damage
+            raise self._unusable(
+                f"is damaged after row {self._read} ({bad})", "Get it again"
+            ) from None
 
     def fraction(self) -> float | None:
         """The share of the rows that was read."""
@@ -62,3 +92,45 @@ class ParquetReader:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        self._raw.close()
+
+
+def _in_microseconds(batch: Any) -> Any:
+    """*batch* with its times in nanoseconds rounded down."""
+    arrow = pyarrow("pyarrow")
+    columns: list[Any] = []
+    for column in batch.columns:
+        kind = column.type
+        if getattr(kind, "unit", "") == "ns":
+            if arrow.types.is_timestamp(kind):
+                kind = arrow.timestamp("us", kind.tz)
+            elif arrow.types.is_time64(kind):
+                kind = arrow.time64("us")
+            else:
+                kind = arrow.duration("us")
+            column = column.cast(kind, safe=False)
+        columns.append(column)
+    return arrow.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
+def _rows_of(batch: Any) -> Iterator[tuple[dict[str, Any], str]]:
+    """The rows of *batch*, each with a complaint if a value of it cannot be read."""
+    try:
+        rows = batch.to_pylist()
+    except Exception:  # noqa: BLE001 - each value is asked for on its own
+        for place in range(batch.num_rows):
+            yield _row_at(batch, place)
+        return
+    for row in rows:
+        yield row, ""
+
+
+def _row_at(batch: Any, place: int) -> tuple[dict[str, Any], str]:
+    row: dict[str, Any] = {}
+    complaints: list[str] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[place].as_py()
+        except Exception as bad:  # noqa: BLE001 - depends on the type of the column
+            complaints.append(f"{name} cannot be read: {bad}")
+    return row, "; ".join(complaints)

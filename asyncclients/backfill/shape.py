@@ -12,7 +12,9 @@ import inspect
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
+from math import isfinite
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -27,6 +29,8 @@ _MANY = (list, Iterable, Sequence)
 _PLACE = re.compile(r"`\$\.([\w.-]+)")
 _EXTRA = "extra"
 """The field for whatever else a vendor takes, in the row types that have one."""
+_EXACT = 2**53
+"""Up to here, each whole number is a float of its own."""
 _log = logging.getLogger(__name__)
 
 Map = Callable[[Any], Any]
@@ -175,7 +179,7 @@ class Shape:
         Raises:
             ValueError: saying which field does not fit; TypeError: *map* is asynchronous.
         """
-        if self._map is not None:
+        if self._map is not None and data is not None:
             data = self._map(data)
             if isinstance(data, Awaitable):
                 close(data)
@@ -189,7 +193,11 @@ class Shape:
         try:
             return from_plain(data, self._type, strict=not lax)
         except msgspec.ValidationError as bad:
-            raise ValueError(_words(bad, data)) from None
+            wrong = bad
+        try:
+            return from_plain(_with_ints(data), self._type, strict=not lax)
+        except msgspec.ValidationError:
+            raise ValueError(_words(wrong, data)) from None
 
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names
@@ -277,6 +285,19 @@ def nested(data: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name} is given twice")
         inner[last] = value
     return result
+
+
+def _with_ints(value: Any) -> Any:
+    """*value* with whole floats and decimals as ints, which data frames store as floats."""
+    if isinstance(value, (float, Decimal)):
+        exact = isfinite(value) and abs(value) <= _EXACT and value == int(value)
+        return int(value) if exact else value
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {name: _with_ints(field) for name, field in fields.items()}
+    if isinstance(value, list):
+        return [_with_ints(each) for each in cast("list[object]", value)]
+    return value
 
 
 def _words(bad: msgspec.ValidationError, data: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +34,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         number: its place among all rows, from 1.
         line: where it begins in the file, from 1; its number where there are no lines.
-        data: its values, or as much of an unreadable line as helps to find it.
+        data: its values, None if it has none; or as much of an unreadable line as helps to
+            find it.
         complaint: why it could not be read, else empty.
     """
 
@@ -114,6 +116,7 @@ class FileSource:
             size += read.size
             if size > _CHUNK_BYTES:
                 break
+        self._file.check_unchanged()
         return chunk
 
     def fraction(self) -> float | None:
@@ -143,11 +146,20 @@ def _reader(path: Path) -> lines.Reader:
 
 
 def check_file(path: Path) -> None:
-    """Raise `InputError` unless *path* is a file."""
-    if path.is_dir():
+    """Raise `InputError` unless *path* is a file that is there."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} does not exist", file=str(path), advice="Check the path"
+        ) from None
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
+        words = getattr(failure, "strerror", None) or str(failure)
+        raise InputError(
+            f"cannot read {path}: {words}", file=str(path), advice="Check the path and its rights"
+        ) from None
+    if stat.S_ISDIR(mode):
         raise InputError(f"{path} is a directory", file=str(path), advice="Give a file in it")
-    if not path.exists():
-        raise InputError(f"{path} does not exist", file=str(path), advice="Check the path")
 
 
 class IterableSource:

@@ -84,7 +84,7 @@ async def test_bad_rows_are_written_down_and_the_rest_goes_on(
     """A refused row and one that does not fit are listed with line, row, reason and attempts."""
     lines = [f"p{number}@example.com," for number in range(60)]
     lines[9] = "not an address,"
-    lines[19] = ","
+    lines[19] = ",0301234"
     csv.write_text("email,phone_number\n" + "\n".join(lines))
     async with SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
@@ -97,9 +97,34 @@ async def test_bad_rows_are_written_down_and_the_rest_goes_on(
     assert refused["row"] == {"email": "not an address"}
     assert "must be a valid email address" in refused["reason"]
     assert refused["errors"] == {"email": ["The email must be a valid email address."]}
-    assert (misfit["line"], misfit["attempts"], misfit["row"]) == (21, 0, {})
+    assert (misfit["line"], misfit["attempts"]) == (21, 0)
+    assert misfit["row"] == {"phone_number": "0301234"}
     assert "email" in misfit["reason"]
     assert len(sandbox.state("intouch").contacts) == 58
+
+
+@pytest.mark.parametrize("map_", [None, dict, {"n": "number"}])
+async def test_rows_without_values_are_skipped(csv: Path, state: Path, map_: Any) -> None:
+    """A row of empty cells is neither sent nor failed, whatever `map` would make of it."""
+    csv.write_text("n,name\n1,a\n,\n , \n2,\n,,,\n")
+    vendor = Vendor()
+    report = await push(csv, vendor.take, state=state, map=map_, concurrency=1)
+    assert (report.done, report.failed, report.unknown, report.skipped) == (2, 0, 0, 3)
+    assert [row.get("n", row.get("number")) for row in vendor.held] == ["1", "2"]
+
+
+async def test_a_quote_that_is_not_closed_stops_the_push(csv: Path, state: Path) -> None:
+    """The rows before it are sent once; the corrected file continues with the same state."""
+    good = [f"{number},x" for number in range(2000)]
+    csv.write_text("n,name\n" + "\n".join([*good, '2000,"x', "2001,x"]))
+    vendor = Vendor()
+    with pytest.raises(BackfillStoppedError, match=r"line 2002.*quoted cell"):
+        await push(csv, vendor.take, state=state, concurrency=100)
+    assert len(vendor.held) < 2001
+    csv.write_text("n,name\n" + "\n".join([*good, "2000,x", "2001,x"]))
+    report = await push(csv, vendor.take, state=state, concurrency=100)
+    assert report.done == 2002
+    assert sorted(int(row["n"]) for row in vendor.held) == list(range(2002))
 
 
 async def test_failed_rows_are_good_as_input(sandbox: Sandbox, csv: Path, state: Path) -> None:

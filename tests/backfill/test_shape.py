@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import partial
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,25 @@ def test_types_are_strict_where_the_source_has_types() -> None:
     """In JSON a text is not a number."""
     with pytest.raises(ValueError, match="height"):
         Shape(Place, None).make({"place_name": "x", "height": "1"}, lax=False)
+
+
+@pytest.mark.parametrize("lax", [True, False])
+@pytest.mark.parametrize("whole", [3, 3.0, Decimal(3), Decimal("3.00")])
+def test_whole_numbers_fit_integer_fields(whole: Any, *, lax: bool) -> None:
+    """A whole float or decimal, as data frames store ids, is an integer, in lists as well."""
+
+    class Thing(msgspec.Struct, frozen=True, kw_only=True):
+        number: int
+        numbers: list[int]
+        free: float
+
+    row = {"number": whole, "numbers": [whole, 2.0], "free": 2.0}
+    made = Shape(Thing, None).make(row, lax=lax)
+    assert made == Thing(number=3, numbers=[3, 2], free=2.0)
+    assert (type(made.number), type(made.free)) == (int, float)
+    for wrong in (1.5, nan, inf, 1e300, Decimal("NaN"), True):
+        with pytest.raises(ValueError, match="number"):
+            Shape(Thing, None).make({**row, "number": wrong}, lax=lax)
 
 
 def test_a_complaint_quotes_the_value() -> None:

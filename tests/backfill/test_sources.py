@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import gzip
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,7 +116,37 @@ async def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:
         ("x.csv", b"\n", "is empty"),
         ("x.csv", b"a,b,a\n1,2,3\n", "names the column 'a' twice"),
         ("x.csv", b"\xfcber\n1\n", "0xFC"),
+        ("x.csv", b"\xef\xbb\xbf", "is empty"),
+        ("x.csv", b",,\n,,\n", "is empty"),
         ("x.csv", "a\n1\n".encode("utf-16"), "UTF-16"),
+        ("x.csv", "a,b\n1,2\n".encode("utf-16-le"), "UTF-16"),
+        ("x.csv", "a,b\n1,2\n".encode("utf-16-be"), "UTF-16"),
+        ("x.jsonl", '{"a": 1}\n'.encode("utf-16"), "UTF-16"),
+        ("x.jsonl", '{"a": 1}\n'.encode("utf-16-le"), "UTF-16"),
+        ("x.csv", "a,b\n1,2\n".encode("utf-32"), "UTF-16"),
+        ("x.csv.gz", gzip.compress("a\n1\n".encode("utf-16-le")), "UTF-16"),
+        ("x.csv", b"a;b\n1;2\n", "semicolons"),
+        ("x.csv", b"sep=;\na;b\n1;2\n", "semicolons"),
+        ("x.csv", b"a\tb\n1\t2\n", "tabs"),
+        ("x.csv", b"a|b\n1|2\n", "pipes"),
+        ("x.csv", b"PK\x03\x04rest", "Excel"),
+        ("x.csv", b"\xd0\xcf\x11\xe0rest", "Excel"),
+        ("x.jsonl", b"PAR1rest", "Parquet"),
+        ("x.csv", b"BZh91AY&SYrest", "bzip2"),
+        ("x.csv", b"\xfd7zXZ\x00rest", "xz"),
+        ("x.csv", b"\x28\xb5\x2f\xfdrest", "zstd"),
+        ("x.csv.gz", gzip.compress(gzip.compress(b"a\n1\n")), "compressed twice"),
+        ("x.csv", b"%PDF-1.7\n", "PDF"),
+        ("x.csv", b"SQLite format 3\x00rest", "SQLite"),
+        ("x.csv", b"<!DOCTYPE html>\n<html></html>\n", "web page"),
+        ("x.jsonl", b"<html></html>\n", "web page"),
+        ("x.csv", b'{"a": 1}\n{"a": 2}\n', "is JSON"),
+        ("x.csv", b'[{"a": 1}]\n', "is JSON"),
+        ("x.jsonl", b'[{"a": 1}]\n', "an array"),
+        ("x.jsonl", b'\xef\xbb\xbf\n[\n  {"a": 1}\n]\n', "an array"),
+        ("x.jsonl", b'{\n  "a": 1\n}\n', "an object over several lines"),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 9999)[:-9], "gzip"),
+        ("x.csv.gz", b"\x1f\x8b\x08\x00", "gzip"),
         ("x.csv.gz", gzip.compress(b"a\n" + b"1\n" * 99_999)[:-50], "gzip"),
         ("x.xlsx", b"PK", "cannot tell"),
         ("x.parquet", b"PAR1", "is not a Parquet file"),
@@ -127,6 +161,194 @@ async def test_a_useless_file_is_an_input_error(
     assert words in str(error)
     assert error.file == str(path)
     assert error.advice
+
+
+# --- Quotes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param('a,b\n1,x\n2,"y\n3,z\n', 3, id="never-closed"),
+        pytest.param('a,b\n1,x\n2,"y', 3, id="cut-off-in-a-cell"),
+        pytest.param('a,b\n1,"x\n2,y\n3,"z\n', 2, id="two-cells-begin-with-a-quote"),
+        pytest.param('a,b\n1,"x\n2,"y"\n', 2, id="closed-where-the-next-cell-opens"),
+        pytest.param('a,b\n1,"say "hi"\n2, you"\n', 2, id="quotes-inside-over-two-lines"),
+        pytest.param('a,b\n1,"x\n' + "2,y\n" * 9 + '3,7"\n', 2, id="closed-at-the-end-of-a-row"),
+        pytest.param('a,b,c,d\n"1,2,3,4\n5,6,7,8\n9,10,11,12"\n', 2, id="whole-rows"),
+        pytest.param('"a,b\n1,2\n', 1, id="header"),
+        pytest.param('a\nw"\n"x\n' + "y\n" * 200 + 'z"\n', 3, id="one-column"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+async def test_csv_quotes_that_hide_rows_are_an_error(
+    tmp_path: Path, text: str, line: int, end: str
+) -> None:
+    """A stray or unclosed quote raises, with the line where it is; it never swallows rows."""
+    error = await refusal(write(tmp_path / "x.csv", text.replace("\n", end)))
+    assert error.line == line
+    assert "quote" in str(error)
+
+
+async def test_csv_quote_inside_a_cell_fails_its_row(tmp_path: Path) -> None:
+    """Where the quotes of one line are wrong and even, that row alone is a complaint."""
+    rows = await read(write(tmp_path / "x.csv", 'a,b\n1,"say "hi" now"\n2,x\n'))
+    assert [(row.line, row.data) for row in rows if not row.complaint] == [
+        (3, {"a": "2", "b": "x"})
+    ]
+    assert [(row.line, row.data) for row in rows if row.complaint] == [(2, '1,"say "hi" now"')]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "two\nlines",
+        "Dear Ann,\nthanks, and see you\n\nBob",
+        "a\r\nb",
+        'he said "yes",\nshe said "no"\n',
+        "\n\n\n",
+        "1, Main Street\nSpringfield",
+        "word " * 50 + "\n" + "line\n" * 300,
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+async def test_csv_cells_of_several_lines_are_read(tmp_path: Path, cell: str, end: str) -> None:
+    """Text of several lines, properly quoted, is one cell."""
+    path = tmp_path / "x.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator=end).writerows([["a", "b"], ["1", cell], ["2", "x"]])
+    rows = await read(path)
+    assert [row.data for row in rows] == [{"a": "1", "b": cell}, {"a": "2", "b": "x"}]
+
+
+async def test_csv_rows_that_look_like_lines_of_a_cell_are_told_by_their_ends(
+    tmp_path: Path,
+) -> None:
+    """In a file of Excel, rows end in CRLF and lines of a cell in LF: a table in a cell is one."""
+    cell = "\n".join(f"{number},x,y" for number in range(50))
+    path = write(tmp_path / "x.csv", f'a,b,c\r\n1,2,"{cell}"\r\n')
+    assert [row.data for row in await read(path)] == [{"a": "1", "b": "2", "c": cell}]
+    await refusal(write(tmp_path / "y.csv", f'a,b,c\n1,2,"{cell}"\n'))
+
+
+async def test_csv_quotes_in_cells_without_quotes_are_text(tmp_path: Path) -> None:
+    """`5" pipe` without quotes around it is read as it is."""
+    rows = await read(write(tmp_path / "x.csv", 'a,b\n1,5" pipe\n2,x"\n'))
+    assert [row.data for row in rows] == [{"a": "1", "b": '5" pipe'}, {"a": "2", "b": 'x"'}]
+
+
+# --- Untidy rows ----------------------------------------------------------------------
+
+
+async def test_csv_rows_without_values_have_no_data(tmp_path: Path) -> None:
+    """A row of commas or spaces is a row without data; an empty line is no row."""
+    rows = await read(write(tmp_path / "x.csv", "a,b\n1,2\n,\n\n , \n,,,\n  \n\t\n3,\n"))
+    assert [(row.number, row.line, row.data) for row in rows] == [
+        (1, 2, {"a": "1", "b": "2"}),
+        *((number, line, None) for number, line in ((2, 3), (3, 5), (4, 6), (5, 7), (6, 8))),
+        (7, 9, {"a": "3"}),
+    ]
+    assert not any(row.complaint for row in rows)
+
+
+async def test_csv_surplus_cells(tmp_path: Path) -> None:
+    """Empty cells beyond the last column are nothing; one with a value is a complaint."""
+    rows = await read(write(tmp_path / "x.csv", "a,b\n1,2,\n3,4,, ,\n5,6,,7\n"))
+    assert [row.data for row in rows[:2]] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
+    assert [row.complaint for row in rows] == ["", "", "has 4 cells where the header has 2"]
+
+
+async def test_csv_columns_without_a_name_are_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The values of a column without a name are left out, and a warning says so."""
+    rows = await read(write(tmp_path / "x.csv", ",a,\n0,x,\n1,y,\n"))
+    assert [row.data for row in rows] == [{"a": "x"}, {"a": "y"}]
+    (record,) = caplog.records
+    assert "line 2: column 1 has no name" in record.getMessage()
+
+
+async def test_csv_nul_bytes_are_a_complaint(tmp_path: Path) -> None:
+    """A row with NUL bytes, as a crash of a machine leaves them, is not sent."""
+    rows = await read(write(tmp_path / "x.csv", b"a\n1\n\0\0\0\n2\n"))
+    assert ["NUL" in row.complaint for row in rows] == [False, True, False]
+
+
+async def test_csv_hint_of_the_separator_is_no_header(tmp_path: Path) -> None:
+    """`sep=,`, which is for Excel, is not taken for the names of the columns."""
+    rows = await read(write(tmp_path / "x.csv", "sep=,\na,b\n1,2\n"))
+    assert [row.data for row in rows] == [{"a": "1", "b": "2"}]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+async def test_line_ends_of_all_systems(tmp_path: Path, end: bytes) -> None:
+    """Unix, Windows and old Mac line ends are read, in CSV and JSON lines."""
+    table = write(tmp_path / "x.csv", end.join([b"a", b"1", b"2"]))
+    lines = write(tmp_path / "x.jsonl", end.join([b'{"a": 1}', b"", b'{"a": 2}', b""]))
+    assert [(row.line, row.data) for row in await read(table)] == [(2, {"a": "1"}), (3, {"a": "2"})]
+    assert [(row.line, row.data) for row in await read(lines)] == [(1, {"a": 1}), (3, {"a": 2})]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+async def test_a_file_that_changes_is_an_error(tmp_path: Path, name: str) -> None:
+    """Rows that were read while somebody wrote are not handed out."""
+    path = write(
+        tmp_path / name, '{"a": 1}\n' * 5000 if name == "x.jsonl" else "a\n" + "1\n" * 5000
+    )
+    source = await open_source(path)
+    try:
+        assert await source.chunk()
+        with path.open("a") as file:
+            file.write("half a l")
+        with pytest.raises(InputError, match="was changed while it was read"):
+            await source.chunk()
+    finally:
+        await source.aclose()
+
+
+async def test_a_header_alone_is_no_row(tmp_path: Path) -> None:
+    """A file with a header and nothing else has no rows; an empty file of JSON lines neither."""
+    assert await read(write(tmp_path / "x.csv", "a,b")) == []
+    assert await read(write(tmp_path / "x.jsonl", "")) == []
+
+
+# --- JSON lines -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"a": 1, "a": 2}', "has the name 'a' twice"),
+        ('{"b": {"a": 1, "a": 1}}', "has the name 'a' twice"),
+        ('{"b": [{"a": "x:y", "a" : 1}]}', "has the name 'a' twice"),
+        ('{"a": NaN}', "is not a JSON object"),
+        ('{"a": Infinity}', "is not a JSON object"),
+        ('{"a": 1e999}', "is not a JSON object"),
+        ('{"a": 1} {"a": 2}', "is not a JSON object"),
+        ('{"a": "\\ud800"}', "is not a JSON object"),
+        ("7", "is not a JSON object"),
+        ("null", "is not a JSON object"),
+        ('"text"', "is not a JSON object"),
+        ("[" * 5000, "is not a JSON object"),
+        ('{"a": "x', "is not a JSON object"),
+    ],
+)
+async def test_json_line_that_is_not_one_object_is_a_complaint(
+    tmp_path: Path, line: str, words: str
+) -> None:
+    """A line that would lose a value, or is no object, fails alone."""
+    good = '{"a": "x:y"}'
+    rows = await read(write(tmp_path / "x.jsonl", f"{good}\n{line}\n{good}\n"))
+    assert [row.data for row in rows if not row.complaint] == [{"a": "x:y"}] * 2
+    (bad,) = (row for row in rows if row.complaint)
+    assert bad.line == 2
+    assert words in bad.complaint
+
+
+async def test_json_object_without_names_has_no_data(tmp_path: Path) -> None:
+    """`{}` is a row without data, as a row of commas is; null is a value."""
+    rows = await read(write(tmp_path / "x.jsonl", '{}\n{"a": null}\n'))
+    assert [row.data for row in rows] == [None, {"a": None}]
 
 
 async def test_no_file_and_a_directory(tmp_path: Path) -> None:
@@ -204,6 +426,127 @@ async def test_parquet(tmp_path: Path) -> None:
     arrow, parquet = pyarrow("pyarrow"), pyarrow()
     parquet.write_table(arrow.table({"a": [1, 2], "b": ["x", None]}), path)
     assert await read(path) == [Row(1, 1, {"a": 1, "b": "x"}), Row(2, 2, {"a": 2})]
+
+
+def parquet_file(path: Path, columns: Any, **options: Any) -> Path:
+    arrow, parquet = pyarrow("pyarrow"), pyarrow()
+    parquet.write_table(arrow.table(columns), path, **options)
+    return path
+
+
+async def test_parquet_rows_without_values_have_no_data(tmp_path: Path) -> None:
+    """A row of nulls is a row without data."""
+    path = parquet_file(tmp_path / "x.parquet", {"a": [None, 1], "b": [None, "x"]})
+    assert [row.data for row in await read(path)] == [None, {"a": 1, "b": "x"}]
+
+
+def _arrays() -> dict[str, tuple[Any, Any]]:
+    """Arrays of which the first value is out of Python's range, with what is read of the rest."""
+    arrow = pyarrow("pyarrow")
+    second = datetime.fromisoformat("1970-01-01T00:00:01")
+    late = 253_402_300_800  # the year 10000
+    return {
+        "year 10000": (arrow.array([253_402_300_800_000, 1000], arrow.timestamp("ms")), second),
+        "year -1": (arrow.array([-62_200_000_000, 1], arrow.timestamp("s")), second),
+        "date": (arrow.array([2**31 - 1, 0], arrow.date32()), second.date()),
+        "zone": (
+            arrow.array([2**62, 1_000_000], arrow.timestamp("us", "UTC")),
+            second.replace(tzinfo=UTC),
+        ),
+        "duration": (arrow.array([2**62, 1], arrow.duration("s")), timedelta(seconds=1)),
+        "text": (
+            arrow.array([b"\xff", b"x"], arrow.binary()).view(arrow.string()),
+            "x",
+        ),
+        "list": (
+            arrow.array([[late], [1]], arrow.list_(arrow.timestamp("s"))),
+            [second],
+        ),
+        "struct": (
+            arrow.array([{"t": late}, {"t": 1}], arrow.struct([("t", arrow.timestamp("s"))])),
+            {"t": second},
+        ),
+        "dictionary": (
+            arrow.array([late, 1], arrow.timestamp("s")).dictionary_encode(),
+            second,
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", [*_arrays()])
+async def test_parquet_value_out_of_range_fails_its_row(tmp_path: Path, kind: str) -> None:
+    """A value that Python cannot hold is a complaint that names its column; other rows are read."""
+    array, expected = _arrays()[kind]
+    path = parquet_file(tmp_path / "x.parquet", {"n": [1, 2], "when": array})
+    bad, good = await read(path)
+    assert bad.complaint.startswith("when cannot be read: ")
+    assert bad.data == {"n": 1}
+    assert (good.data, good.complaint) == ({"n": 2, "when": expected}, "")
+
+
+async def test_parquet_nanoseconds_are_rounded(tmp_path: Path) -> None:
+    """Times finer than Python's are read to the microsecond, whatever other library is there."""
+    arrow = pyarrow("pyarrow")
+    nanoseconds = [1_704_164_645_123_456_789, None]
+    columns = {
+        "stamp": arrow.array(nanoseconds, arrow.timestamp("ns", "Europe/Berlin")),
+        "time": arrow.array([1_234_567, None], arrow.time64("ns")),
+        "span": arrow.array([1_234_567, None], arrow.duration("ns")),
+        "n": [1, 2],
+    }
+    first, second = await read(parquet_file(tmp_path / "x.parquet", columns))
+    assert first.data["stamp"] == datetime(2024, 1, 2, 3, 4, 5, 123_456, tzinfo=UTC)
+    assert first.data["time"] == time(0, 0, 0, 1234)
+    assert first.data["span"] == timedelta(microseconds=1234)
+    assert second.data == {"n": 2}
+
+
+async def test_parquet_values_of_all_kinds(tmp_path: Path) -> None:
+    """Decimals, bytes, dictionaries, nested values and nulls in them are read as Python's own."""
+    arrow = pyarrow("pyarrow")
+    columns = {
+        "decimal": arrow.array([Decimal("1.50")]),
+        "bytes": arrow.array([b"\xff\x00"]),
+        "word": arrow.array(["x"]).dictionary_encode(),
+        "list": arrow.array([[1, None]]),
+        "struct": arrow.array([{"a": None, "b": "y"}]),
+    }
+    (row,) = await read(parquet_file(tmp_path / "x.parquet", columns))
+    assert row.data == {
+        "decimal": Decimal("1.50"),
+        "bytes": b"\xff\x00",
+        "word": "x",
+        "list": [1, None],
+        "struct": {"a": None, "b": "y"},
+    }
+
+
+async def test_parquet_with_a_name_twice_is_an_error(tmp_path: Path) -> None:
+    """Two columns of one name would be one value."""
+    arrow, parquet = pyarrow("pyarrow"), pyarrow()
+    path = tmp_path / "x.parquet"
+    parquet.write_table(arrow.Table.from_arrays([[1], [2]], names=["a", "a"]), path)
+    assert "names the column 'a' twice" in str(await refusal(path))
+
+
+@pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
+async def test_parquet_damage_is_an_error(tmp_path: Path, compression: str) -> None:
+    """Damage anywhere in a Parquet file that has checksums is an `InputError`."""
+    columns = {"a": [f"{number * 7919:x}" for number in range(5000)]}
+    path = parquet_file(
+        tmp_path / "x.parquet",
+        columns,
+        compression=compression,
+        write_page_checksum=True,
+        row_group_size=1000,
+    )
+    whole = path.read_bytes()
+    for place in range(100, len(whole), len(whole) // 12):
+        damaged = bytearray(whole)
+        damaged[place : place + 40] = bytes(byte ^ 0x5A for byte in damaged[place : place + 40])
+        error = await refusal(write(path, bytes(damaged)))
+        assert error.file == str(path)
+        assert error.advice
 
 
 async def test_iterables() -> None:
