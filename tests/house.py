@@ -10,6 +10,7 @@ PACKAGE = "asyncclients"
 
 FLOORS = {
     "errors": 0,
+    "own_files": 0,
     "secret": 0,
     "base_url": 1,
     "limits": 1,

@@ -7,12 +7,13 @@ the checkpoint that says so. After a crash the sink is cut back to the checkpoin
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from itertools import compress
 from typing import Any
 
 import msgspec
 
-from asyncclients.backfill.failures import Failure, Failures
+from asyncclients.backfill.failures import Failure, Failures, Mark
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.seen import Seen, short, without
 from asyncclients.errors import BackfillStoppedError, DecodeError
@@ -33,7 +34,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         done: items in the sink.
         skipped: items that came again and were left out.
         failed: items that nobody can read, in the file of failures.
-        failures_size: bytes of that file that are accounted for.
+        failures: how much of that file is accounted for.
         total: items there are, as the vendor last said.
         shrank: the vendor's total went down during this walk.
         keyed: the items have ids; None before the first item.
@@ -48,7 +49,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     done: int = 0
     skipped: int = 0
     failed: int = 0
-    failures_size: int = 0
+    failures: Mark = Mark()
     total: int | None = None
     shrank: bool = False
     keyed: bool | None = None
@@ -97,10 +98,14 @@ class Checkpoint:
     async def load(cls, journal: Journal) -> Checkpoint:
         """What *journal* holds."""
         checkpoint = cls(journal)
-        checkpoint.state = await journal.state(PullState) or PullState()
+        found = await journal.state(PullState)
+        checkpoint.state = found or PullState()
         for (keys,) in await journal.read("SELECT keys FROM keys"):
             checkpoint.seen.add(keys.decode(errors="surrogatepass").split("\n"))
-        await journal.run(checkpoint._failures.cut, checkpoint.state.failures_size)
+        if found is None:
+            await journal.run(checkpoint._failures.begin)
+        mark = checkpoint.state.failures
+        await journal.run(partial(checkpoint._failures.resume, mark, drop=True))
         journal.feed(checkpoint._hand_over)
         return checkpoint
 
@@ -161,11 +166,12 @@ class Checkpoint:
 
     def snapshot(self) -> Changes:
         """The state as it is now, to be saved once; what is noted from now on is for the next."""
-        self.state.failures_size += self._failures.waiting
+        write_failures = self._failures.take()
+        self.state.failures = self._failures.mark
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
         if self._news:
             keys = b"\n".join(self._news)
             statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(keys,)]))
             self._news = []
-        return Changes(statements, self._failures.take())
+        return Changes(statements, write_failures)

@@ -1,6 +1,12 @@
 """The file of a journal: ours and whole, or refused and left alone.
 
 A file of another program, of another version, or damaged is not written to.
+
+What was saved last is in the `-wal` file beside it, until SQLite moves it here. A copy
+without that file would be an older state that looks whole, and rows would be sent twice.
+So this file always says, in the row `wal`, that it needs the other one (`mark_log`); the
+first commit that follows takes that back, in the other one. Whoever sees the first and
+has no `-wal` file has such a copy.
 """
 
 from __future__ import annotations
@@ -9,25 +15,71 @@ import sqlite3
 from pathlib import Path
 from typing import Literal
 
+from asyncclients.backfill.seal import read_value, sealed
 from asyncclients.errors import StateError, StateMismatchError
 
-VERSION = 4
+VERSION = 5
 """Of the format of the file. Any other is refused."""
 APPLICATION = 0x61636C69
 """Marks the file as ours."""
+_LONGEST_LOG = 4 * 2**20
+"""Bytes of the `-wal` file from which its content is moved into the state file."""
+_NEEDS_LOG, _HAS_LOG = "needed", "applied"
 
 
 def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:
     """A checked connection to the journal at *path*; with `rwc`, made if there is none."""
     _check_file(path, must_exist=mode != "rwc")
+    has_log = log_path(path).exists()
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
         _check_format(database, path, mode)
+        _check_log(database, path, has_log=has_log)
+    except sqlite3.DatabaseError as failure:
+        database.close()
+        if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise _foreign(path) from None
+        raise
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _check_log(database: sqlite3.Connection, path: Path, *, has_log: bool) -> None:
+    if has_log or not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        return
+    if read_value(database, "wal", str) == _NEEDS_LOG:
+        raise StateMismatchError(
+            f"{path} is incomplete: what was saved last is in {path.name}-wal, which is missing",
+            file=str(path),
+            advice="Copy both files, or go on with the original; rows that were sent since "
+            "would be sent again from this one",
+        )
+
+
+def mark_log(database: sqlite3.Connection) -> None:
+    """Move the `-wal` file's content into the state file, which then says that it needs the other."""
+    _write_mark(database, _NEEDS_LOG)
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _write_mark(database, _HAS_LOG)
+
+
+def _write_mark(database: sqlite3.Connection, mark: str) -> None:
+    value = sealed([b'"%s"' % mark.encode()])
+    database.execute("INSERT OR REPLACE INTO job VALUES ('wal', ?)", value)
+
+
+def log_path(path: Path) -> Path:
+    """Return the path of the `-wal` file of the journal at *path*."""
+    return path.with_name(path.name + "-wal")
+
+
+def shorten_log(database: sqlite3.Connection, path: Path) -> None:
+    """Keep the `-wal` file short; SQLite's own way would leave a file that looks whole."""
+    if log_path(path).stat().st_size > _LONGEST_LOG:
+        mark_log(database)
 
 
 def _check_file(path: Path, *, must_exist: bool) -> None:
@@ -37,7 +89,8 @@ def _check_file(path: Path, *, must_exist: bool) -> None:
         )
     if must_exist and not path.exists():
         raise StateMismatchError(f"{path} does not exist", file=str(path))
-    if path.exists() and path.stat().st_size:
+    # Not where a job may be running in this process: see the rule on descriptors in `lock`.
+    if not must_exist and path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
                 raise _foreign(path)
@@ -68,6 +121,7 @@ def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
     if mode != "ro":
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA wal_autocheckpoint = 0")
     if not empty:
         found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
@@ -77,6 +131,8 @@ def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
 def unusable(path: Path, failure: Exception) -> StateError:
     """The error for what SQLite or the disk said about *path*."""
     words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+    if isinstance(failure, OSError) and failure.filename not in (None, str(path)):
+        words = f"{failure.filename}: {words}"
     damaged = isinstance(failure, sqlite3.DatabaseError) and not isinstance(
         failure, sqlite3.OperationalError
     )

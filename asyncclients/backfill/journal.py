@@ -26,10 +26,18 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 import msgspec
 
 from asyncclients.backfill.completion import Outcome, completed, outcome_of
-from asyncclients.backfill.database import APPLICATION, VERSION, connect, unusable
+from asyncclients.backfill.database import (
+    APPLICATION,
+    VERSION,
+    connect,
+    mark_log,
+    shorten_log,
+    unusable,
+)
 from asyncclients.backfill.lock import Lock
 from asyncclients.backfill.seal import read_state, read_value, sealed, select
 from asyncclients.errors import StateError, StateMismatchError, error_text
+from asyncclients.own_files import target_of
 
 T = TypeVar("T")
 
@@ -94,7 +102,7 @@ class Journal:
             StateMismatchError: it is of another job or version, damaged, or no journal.
             StateError: the disk refuses.
         """
-        path = Path(path)
+        path = target_of(path)
         try:
             lock = Lock(path)
         except OSError as refused:
@@ -179,7 +187,7 @@ class Journal:
         self._stop_timer()
         saving, self._waiting = self._waiting, []
         try:
-            commit = self._in_thread(_commit, self._database, self._collect())
+            commit = self._in_thread(_commit, self._database, self.path, self._collect())
         except BaseException as error:
             self._finished(saving, error)
             if not isinstance(error, Exception):
@@ -271,6 +279,7 @@ def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
         database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
+        mark_log(database)
         return
     found = read_job(database)
     for field in Job.__struct_fields__:
@@ -282,6 +291,7 @@ def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
                 file=str(path),
                 advice="Give each job a state file of its own",
             )
+    mark_log(database)
 
 
 def read_job(database: sqlite3.Connection) -> Job:
@@ -292,9 +302,10 @@ def read_job(database: sqlite3.Connection) -> Job:
     return job
 
 
-def _commit(database: sqlite3.Connection, changes: Changes) -> None:
+def _commit(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
     if changes.before is not None:
         changes.before()
+    shorten_log(database, path)
     statement = changes.statements[0] if len(changes.statements) == 1 else None
     if statement is not None and len(statement.rows) == 1:
         # Each call into SQLite waits for the interpreter's lock again: one is best.

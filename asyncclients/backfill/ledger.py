@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from asyncclients.backfill.failures import Failure, Failures, describe
+from asyncclients.backfill.failures import Failure, Failures, Mark, describe
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.sources import Row
 from asyncclients.backfill.spans import Spans
@@ -46,7 +46,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
         skipped: rows for which nothing was sent.
         read: rows read from the input so far.
         digest: of the rows read, to tell an input that has changed.
-        failures_size: bytes of the file of failed rows that are accounted for.
+        failures: how much of the file of failed rows is accounted for.
         complete: the input was read to its end and nothing is pending.
     """
 
@@ -57,7 +57,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     skipped: int = 0
     read: int = 0
     digest: str = ""
-    failures_size: int = 0
+    failures: Mark = Mark()
     complete: bool = False
 
 
@@ -76,11 +76,14 @@ class Ledger:
     async def load(cls, journal: Journal) -> Ledger:
         """The ledger that *journal* holds, an empty one for a new job."""
         ledger = cls(journal)
-        state = ledger.state = await journal.state(State) or State()
+        found = await journal.state(State)
+        state = ledger.state = found or State()
         ledger.settled = Spans(state.settled)
         await ledger.unknown.load()
         journal.feed(ledger._changes)
-        for failure in await journal.run(ledger._failures.recover, state.failures_size):
+        if found is None:
+            await journal.run(ledger._failures.begin)
+        for failure in await journal.run(ledger._failures.resume, state.failures):
             ledger._fail_again(failure)
         lost = {number: line for number, line in state.sent if number not in ledger.settled}
         for number, line in lost.items():
@@ -180,7 +183,8 @@ class Ledger:
         state, failures = self.state, self._failures
         state.settled = list(self.settled)
         state.sent = list(self._sent.items())
-        state.failures_size += failures.waiting
+        write_failures = failures.take()
+        state.failures = failures.mark
         value = msgspec.json.encode(state)
         replaced = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])
-        return Changes([*self.unknown.take(), replaced], failures.take())
+        return Changes([*self.unknown.take(), replaced], write_failures)

@@ -44,7 +44,7 @@ def _digest(value: bytes) -> bytes:
 
 def read_state(database: sqlite3.Connection, cls: type[T]) -> T | None:
     """The value that each commit replaces, None in a new journal."""
-    if set(select(database, "SELECT name FROM job")) - {("job",), ("state",)}:
+    if set(select(database, "SELECT name FROM job")) - {("job",), ("state",), ("wal",)}:
         raise sqlite3.DatabaseError("it holds something unknown")
     return read_value(database, "state", cls)
 

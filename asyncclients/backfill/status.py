@@ -6,18 +6,20 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from asyncclients.backfill.checkpoint import PullState
-from asyncclients.backfill.database import connect, unusable
+from asyncclients.backfill.database import connect, log_path, unusable
 from asyncclients.backfill.journal import Job, read_job
 from asyncclients.backfill.ledger import State
 from asyncclients.backfill.lines import FAILED_SUFFIX
-from asyncclients.backfill.lock import Lock
+from asyncclients.backfill.lock import check_companions, holder_of
 from asyncclients.backfill.seal import read_state, select
 from asyncclients.backfill.unknowns import Unknown, read_unknown
-from asyncclients.errors import StateInUseError
+from asyncclients.errors import StateInUseError, StateMismatchError
+from asyncclients.own_files import target_of
 
 _ON_THE_WIRE = "on the wire when the state was last saved"
 
@@ -57,25 +59,35 @@ def read_status(path: str | os.PathLike[str]) -> Status:
 
     Raises:
         StateMismatchError: it is no state file, or another version's.
+        StateInUseError: it is a hard link, and a job uses it under another name.
         StateError: it cannot be read.
     """
-    path = Path(path)
-    running: int | None = None
-    lock: Lock | None = None
+    path = target_of(path)
+    if not path.exists():
+        raise StateMismatchError(f"{path} does not exist", file=str(path))
+    check_companions(path)
     try:
-        lock = Lock(path)
-    except StateInUseError as busy:
-        running = busy.pid or 0
-    except OSError:
-        pass  # a directory that cannot be written to; reading may still do
-    try:
-        with closing(connect(path, "rw" if lock else "ro")) as database:
+        running = holder_of(path)
+        if running is not None and not log_path(path).exists():
+            raise _hard_link(path)
+        with closing(connect(path, _mode(path, running))) as database:
             return _read(database, path, running)
     except (sqlite3.Error, OSError, msgspec.MsgspecError) as failure:
         raise unusable(path, failure) from None
-    finally:
-        if lock is not None:
-            lock.release()
+
+
+def _hard_link(path: Path) -> StateInUseError:
+    return StateInUseError(
+        f"{path} is a hard link of a state in use, whose -wal file is beside its other name",
+        file=str(path),
+        advice="Ask for the status under the name that the job was given",
+    )
+
+
+def _mode(path: Path, running: int | None) -> Literal["rw", "ro"]:
+    """How to open *path*: nothing of it may change, and no `-wal` file may appear or go."""
+    may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return "ro" if log_path(path).exists() or running is not None or not may_write else "rw"
 
 
 def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Status:

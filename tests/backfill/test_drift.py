@@ -199,7 +199,7 @@ async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> Non
     with pytest.raises(NotFoundError):
         await pull(drift.list(), to, state=state, ahead=0)
     with state.with_name("pull.db.failed.jsonl").open("ab") as file:
-        file.write(b'{"what a crash":"left')
+        file.write(b'{"line":9,"number":1,"row":"left')
     del drift.broken[9]
     report = await pull(drift.list(), to, state=state)
     assert (report.done, report.failed, len(failures(state))) == (190, 10, 1)

@@ -1,0 +1,74 @@
+"""Files that the package writes, opened so that no file of somebody else is harmed.
+
+* A file that the user names may be a symbolic link: its target is written.
+* A file whose name is derived from that (`.lock`, `.part`, `.failed.jsonl`) is opened
+  without following links, must be a regular file, and is changed only if its content
+  shows that it is ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+
+
+def target_of(path: str | os.PathLike[str]) -> Path:
+    """Return *path*, or where it points if it is a symbolic link."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # noqa: PTH114
+
+
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Return a descriptor of the regular file *path*.
+
+    Raises:
+        OSError: it cannot be opened, is a symbolic link, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, flags | _FLAGS, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a symbolic link", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, "is not a regular file", str(path))
+    return descriptor
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Replace *path* by what *write* writes: readers see the old content or the new one.
+
+    Raises:
+        OSError: it cannot be written; *path* is as it was.
+    """
+    path = target_of(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            os.fchmod(handle, _mode_of(path))
+            file.flush()
+            os.fsync(handle)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _mode_of(path: Path) -> int:
+    """Return the permissions of *path*, or those of a new file."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
