@@ -31,11 +31,14 @@ from asyncclients.backfill.database import (
     VERSION,
     connect,
     mark_log,
+    read_state,
+    read_value,
+    sealed,
+    select,
     shorten_log,
     unusable,
 )
 from asyncclients.backfill.lock import Lock
-from asyncclients.backfill.seal import read_state, read_value, sealed, select
 from asyncclients.errors import StateError, StateMismatchError, error_text
 from asyncclients.own_files import target_of
 

@@ -11,12 +11,11 @@ from typing import Literal
 import msgspec
 
 from asyncclients.backfill.checkpoint import PullState
-from asyncclients.backfill.database import connect, log_path, unusable
+from asyncclients.backfill.database import connect, log_path, read_state, select, unusable
 from asyncclients.backfill.journal import Job, read_job
 from asyncclients.backfill.ledger import State
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import check_companions, holder_of
-from asyncclients.backfill.seal import read_state, select
 from asyncclients.backfill.unknowns import Unknown, read_unknown
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import target_of
