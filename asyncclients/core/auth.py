@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from multidict import MultiMapping
 
 from asyncclients.core.codec import read_object
 from asyncclients.secret import Secret
@@ -22,8 +23,13 @@ DEFAULT_LIFETIME = 900.0
 """Seconds a token is trusted whose lifetime is missing or absurd."""
 SHORTEST_LIFETIME = 1.0
 """Seconds below which a lifetime is absurd: such a token could not be used once."""
-LONGEST_LIFETIME = 86_400.0
-"""Seconds after which a token is asked for again, however long it claims to live."""
+LONGEST_LIFETIME = 3650 * 86_400.0
+"""Seconds beyond which a lifetime is absurd."""
+_INVALID = re.compile(
+    r"invalid[ _-]?token|(?:token|jwt)(?:[\W_].{0,60}?|)expired|expired[ _-](?:\w+[ _-])?token",
+    re.IGNORECASE | re.DOTALL,
+)
+"""How servers say that a token is invalid or has expired."""
 _CHALLENGE_ERROR = re.compile(r'\berror\s*=\s*"?([\w.-]+)', re.IGNORECASE)
 
 
@@ -186,10 +192,12 @@ def names_invalid_token(status: int, headers: Mapping[str, str], body: bytes) ->
     """
     if status != 401:
         return False
-    named: list[Any] = _CHALLENGE_ERROR.findall(headers.get("WWW-Authenticate", ""))
+    challenges = headers.get("WWW-Authenticate", "")
+    if isinstance(headers, MultiMapping):
+        challenges = ", ".join(headers.getall("WWW-Authenticate", ()))
     reply = read_object(body) or {}
-    if "error" in reply:
-        named.append(reply["error"])
-    if isinstance(reply.get("errors"), list):
-        named.append(reply["errors"])
-    return not named or any("invalid_token" in str(error) for error in named)
+    named = [reply[name] for name in ("error", "errors") if reply.get(name)]
+    if not named and not _CHALLENGE_ERROR.search(challenges):
+        return True
+    said = [reply.get(name) for name in ("error_description", "message", "detail", "code")]
+    return any(_INVALID.search(str(text)) for text in (challenges, *named, *said))

@@ -70,15 +70,11 @@ class Bearer:
         self.used = found
         return None if found is None else ("Authorization", found.authorization)
 
-    async def refused(
-        self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]], *, again: bool
-    ) -> bool:
-        """Does *outcome* refuse the token, and is another try made with a new one?
-
-        *again* says whether the call may make one more request at all.
+    async def refused(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> bool:
+        """Does *outcome* reject the token, so that the call is sent once more with a new one?
 
         Raises:
-            TokenRejectedError: no.
+            TokenRejectedError: it rejects the new one as well.
         """
         if outcome is STALE:
             self._expired = True
@@ -88,15 +84,14 @@ class Bearer:
         if not names_invalid_token(outcome.status, outcome.headers, outcome.body):
             return False
         await self._cache.forget(self.used)
-        if not self._renewed and again:
+        if not self._renewed:
             self._renewed = True
             return True
         error = TokenRejectedError(
-            "refused a token that it had just issued" if self._renewed else "refused its token",
+            "refused a token that it had just issued",
             status=401,
             excerpt=quoted(outcome.body, secrets()),
             advice="Check that the client is enabled for this API, and the clocks",
         )
-        if self._renewed:
-            self._cache.fail(error, asyncio.get_running_loop().time())
+        self._cache.fail(error, asyncio.get_running_loop().time())
         raise error

@@ -147,8 +147,7 @@ class Call(Generic[T]):
     async def judge_token(self, outcome: Outcome) -> Verdict:
         """As `judge`, for a call that goes by an access token."""
         assert self.bearer is not None
-        again = self._tally.requests_left(self._terms.policy)
-        if await self.bearer.refused(outcome, self._secrets, again=again):
+        if await self.bearer.refused(outcome, self._secrets):
             return Verdict.RENEWED
         return self.judge(outcome)
 
@@ -170,7 +169,7 @@ class Call(Generic[T]):
         # With a permit, the transport saw a 429 at its headers.
         permit = self._exchange.permit
         if outcome.status != 429 or permit is None:
-            self._scope.scheduler.refuse(retry_after(outcome), permit)
+            self._scope.scheduler.refuse(retry_after(outcome, refused=True), permit)
         if self._lane is not None and self._lane.watch is not None:
             self._lane.watch.refused()
         tell_pause(self._terms, self._scope, asyncio.get_running_loop().time())
@@ -179,10 +178,13 @@ class Call(Generic[T]):
         """Wait as *verdict* says; False where the call must not be repeated."""
         self._ticket = self._ticket.repeated()
         if verdict is Verdict.RENEWED:
+            self._tally.renewed += outcome is not STALE
             return True
         if verdict not in (Verdict.AGAIN, Verdict.REFUSED):
             return False
-        asked = retry_after(outcome) if isinstance(outcome, Response) else None
+        asked = None
+        if isinstance(outcome, Response):
+            asked = retry_after(outcome, refused=verdict is Verdict.REFUSED)
         now, deadline_at = asyncio.get_running_loop().time(), self._ticket.deadline_at
         interactive = self._ticket.priority is Priority.INTERACTIVE
         longest = self._terms.policy.longest_retry_after if interactive else math.inf
@@ -194,8 +196,7 @@ class Call(Generic[T]):
             if self._exchange.permit is None:
                 await self._scope.pause(self._scope.scheduler.limiter.snapshot(now).paused_for)
             return True
-        self._tally.failures += 1
-        self._tally.doubtful |= isinstance(outcome, Response) or outcome.sent == "maybe"
+        self._tally.note_failure(outcome)
         pause = max(self._terms.policy.wait(self._tally.failures), asked or 0.0)
         if now + pause > deadline_at:
             return False

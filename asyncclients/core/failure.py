@@ -54,10 +54,13 @@ def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> 
     return None if found is None else encodable(cut(found, secrets))
 
 
-def retry_after(outcome: Response) -> float | None:
-    """Seconds that *outcome* asks to wait, None where it does not say."""
+def retry_after(outcome: Response, *, refused: bool = False) -> float | None:
+    """Seconds that *outcome* asks to wait, None where it does not say.
+
+    *refused*: it is a refusal by rate, whatever its status.
+    """
     headers: Any = outcome.headers
-    signal = read_signal(outcome.status, headers)
+    signal = read_signal(429 if refused else outcome.status, headers)
     return None if signal is None else signal.retry_after
 
 
@@ -136,7 +139,7 @@ def _status_error(
 
 
 def _refusal(outcome: Response, meaning: Meaning, facts: dict[str, Any]) -> RateLimitedError:
-    wait = retry_after(outcome)
+    wait = retry_after(outcome, refused=True)
     if meaning is Meaning.QUOTA_SPENT:
         facts["advice"] = "The plan's quota is spent: waiting seconds will not help; ask the vendor"
         return RateLimitedError("said that the quota is spent", retry_after=wait, **facts)

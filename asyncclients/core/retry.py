@@ -6,8 +6,8 @@ left. The operation's answer stands in its endpoint, not in its HTTP verb.
 | outcome                                   | repeated                           |
 |-------------------------------------------|------------------------------------|
 | refused by rate (429 and vendors' spelling) | always: it was not carried out   |
-| not sent                                  | always                             |
-| maybe sent; 500, 502, 503, 504            | only if the operation is idempotent |
+| not sent; 408, 425                        | always                             |
+| maybe sent; 500, 502, 503, 504, 520 to 524, 529 | only if the operation is idempotent |
 | anything else                             | never                              |
 """
 
@@ -22,9 +22,13 @@ from asyncclients.core.endpoint import NoResponse, Outcome, Request, Response
 from asyncclients.core.vendor import Meaning
 from asyncclients.errors import ConfigurationError
 
-_TRANSIENT = frozenset({500, 502, 503, 504})
-_ANSWER_LOST = frozenset({502, 504})
-"""A gateway's word that it lost the answer: the work may be done."""
+_TRANSIENT = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
+"""520 to 524 are Cloudflare's, 529 means that the vendor is overloaded:
+https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/"""
+_ANSWER_LOST = frozenset({502, 504, 520, 524})
+"""A gateway lost the response: the work may be done."""
+_NOT_CARRIED_OUT = frozenset({408, 425})
+"""The request was not read to its end, or came too early (RFC 9110 §15.5.9, RFC 8470)."""
 _FAILURES, _REFUSALS = 3, 10
 """Repeated and sat out where the policy names no number."""
 
@@ -95,12 +99,15 @@ class Tally(msgspec.Struct, kw_only=True, gc=False):
         refusals: refusals by rate that were sat out.
         failures: outcomes of any other kind that were repeated.
         doubtful: whether an earlier request may have been carried out.
+        renewed: requests that were rejected for an expired token; they do not count
+            against `max_attempts`.
     """
 
     attempts: int = 0
     refusals: int = 0
     failures: int = 0
     doubtful: bool = False
+    renewed: int = 0
 
     def room(self, policy: RetryPolicy) -> bool:
         """May a failure be followed by another attempt?"""
@@ -118,7 +125,16 @@ class Tally(msgspec.Struct, kw_only=True, gc=False):
 
     def requests_left(self, policy: RetryPolicy) -> bool:
         """May any other request be made?"""
-        return policy.max_attempts is None or self.attempts < policy.max_attempts
+        most = policy.max_attempts
+        return most is None or self.attempts - self.renewed < most
+
+    def note_failure(self, outcome: Outcome) -> None:
+        """Count *outcome*, which is to be repeated."""
+        self.failures += 1
+        if isinstance(outcome, NoResponse):
+            self.doubtful |= outcome.sent == "maybe"
+        else:
+            self.doubtful |= outcome.status not in _NOT_CARRIED_OUT
 
 
 def judge(
@@ -147,6 +163,8 @@ def _judge_answer(
 ) -> Verdict:
     if outcome.status == 404 and request.endpoint.method == "DELETE" and tally.doubtful:
         return Verdict.GONE
+    if outcome.status in _NOT_CARRIED_OUT:
+        return Verdict.AGAIN if tally.room(policy) else Verdict.FAIL
     if outcome.status not in _TRANSIENT:
         return Verdict.FAIL
     if not request.idempotent:

@@ -190,7 +190,7 @@ class Exchange(Timed, eq=False):
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
-                skip_auto_headers=None if wire.body is None or wire.typed else _OURS,
+                skip_auto_headers=None if wire.typed else _OURS,
                 timeout=self._connecting(),
             )
             content = self._at_hand(response, session, max_bytes)

@@ -16,6 +16,7 @@ import msgspec
 from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
 from asyncclients.limits.quota import Quota
+from asyncclients.limits.ratelimit_headers import retry_after_seconds
 
 
 class Meaning(Enum):
@@ -30,20 +31,26 @@ class Meaning(Enum):
 
 
 _SUCCESS = Meaning.SUCCESS  # to look up a member takes as long as all the rest here
-_QUOTA_SPENT = re.compile(rb"(?<!\w)(?<!Rate[ -])Limit Exceeded")
+_QUOTA_SPENT = re.compile(
+    rb"(?:\A|[\"'>])\s*(?:(?:daily|weekly|monthly|usage|plan|quota)[ -])?"
+    rb"(?:limit|quota) exceeded[.!]?\s*(?:\Z|[\"'<])",
+    re.IGNORECASE,
+)
+"""The whole of a message; "Concurrency Limit Exceeded" and the like are another matter."""
 
 
 def standard_meaning(response: Response) -> Meaning:
     """2xx is success and 429 a refusal by rate, as RFC 6585 has it.
 
-    A 429 that says `Limit Exceeded`, and not of which rate, is the usage-plan quota
-    of an AWS API Gateway (a day's or a month's):
+    A 429 that says `Limit Exceeded`, not of which rate and not until when, is the
+    usage-plan quota of an AWS API Gateway (a day's or a month's):
     https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
     """
     if 200 <= response.status < 300:
         return _SUCCESS
     if response.status == 429:
-        if _QUOTA_SPENT.search(response.body, 0, 2048):
+        headers: Any = response.headers
+        if _QUOTA_SPENT.search(response.body[:2048]) and retry_after_seconds(headers) is None:
             return Meaning.QUOTA_SPENT
         return Meaning.RATE_LIMITED
     return Meaning.FAILURE
@@ -61,7 +68,9 @@ _ADVICE: Mapping[int, str] = {
     401: "Check the credential: it is missing, wrong, expired or was revoked",
     403: "The credential is known but may not do this; ask the vendor's account admin",
     404: "Check the id, and that base_url is the right one for this account",
+    408: "Nothing was carried out: try again, and check the network if it goes on",
     409: "Read the vendor's current state and decide again",
+    425: "Nothing was carried out: try again later",
     422: "Correct the fields named in .errors and send again",
     429: "The quota is used by others too; lower quotas= or wait .retry_after seconds",
 }
@@ -98,7 +107,10 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         """The vendor's id of an exchange, None where it sent none."""
         for name in self.request_id_headers:
             if found := headers.get(name):
-                return found[:100]
+                # A byte that is not UTF-8 comes as half a surrogate pair, which no file can hold.
+                return found.encode(errors="surrogateescape").decode(errors="backslashreplace")[
+                    :100
+                ]
         return None
 
 

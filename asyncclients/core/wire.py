@@ -41,7 +41,7 @@ class Wire(msgspec.Struct, frozen=True, gc=False):
     headers: Mapping[str, str]
     body: Body = None
     typed: bool = False
-    """Do the headers say of what type the body is?"""
+    """aiohttp adds no content type: the headers have one, or the method has no body."""
 
     def __repr__(self) -> str:
         return f"<Wire {self.method} {self.url.origin()}>"
@@ -91,7 +91,8 @@ def wire_of(base_url: str, request: Request[Any], headers: Mapping[str, str] | N
             if extra:
                 check_headers(extra)
                 fields.update(extra)
-    return Wire(endpoint.method, address, fields, body, typed=body is not None)
+    typed = body is not None or endpoint.method in ("GET", "DELETE")
+    return Wire(endpoint.method, address, fields, body, typed=typed)
 
 
 @lru_cache(maxsize=128)  # all creates of a push go to one address

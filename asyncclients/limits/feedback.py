@@ -135,10 +135,8 @@ class Feedback:
         self.ease = min(1.0, self.ease + (_EASE_STEP if self.ease < 0.4 else 5 * _EASE_STEP))
         return True
 
-    def refused(
-        self, now: float, retry_after: float | None, permit: Permit | None, sent: int
-    ) -> None:
-        """A call was refused. *sent* is the number of the latest call sent so far."""
+    def refused(self, now: float, permit: Permit | None, sent: int) -> None:
+        """Learn from a refusal; `pause` follows. *sent* is the number of the latest call sent."""
         news = now >= self.paused_until if permit is None else permit.number > self._last_refused
         if news:
             if permit is not None and permit.number == self._forgiven_by:
@@ -147,7 +145,6 @@ class Feedback:
             self._streak = 0
             self._last_refused = sent
             self._blame(permit)
-        self._pause(now, retry_after)
 
     def others_came(self) -> None:
         """Others are seen to use the quota: refusals may be theirs from now on."""
@@ -159,7 +156,8 @@ class Feedback:
         self.share, self.ease = max(self.share, share), max(self.ease, ease)
         self.caution = min(self.caution, caution)
 
-    def _pause(self, now: float, retry_after: float | None) -> None:
+    def pause(self, now: float, retry_after: float | None) -> None:
+        """Send nothing for *retry_after* seconds, or where that is not said for a slot interval."""
         asked = 0.0
         if retry_after is not None and retry_after >= 0.001:  # no for NaN, and for no time at all
             asked = retry_after

@@ -93,7 +93,7 @@ class Foreign:
 
     def hear(self, windows: Sequence[Window], permit: Permit, now: float, signal: Signal) -> bool:
         """Merge what the answer to *permit* says. Returns whether the rate changed."""
-        window, remaining = _spoken_of(windows, signal.limit), signal.remaining
+        window, remaining = _spoken_of(windows, signal), signal.remaining
         if window is None or permit.number <= self._heard or self._lies >= _LIES:
             return False
         if remaining is None or remaining > min(window.limit, signal.limit or math.inf):
@@ -218,9 +218,9 @@ def _memory(window: Window) -> float:
     return max(_MEMORY, window.period)
 
 
-def _spoken_of(windows: Sequence[Window], limit: int | None) -> Window | None:
-    """The quota that *limit* speaks of; the only one there is, where it fits none."""
+def _spoken_of(windows: Sequence[Window], signal: Signal) -> Window | None:
+    """The quota that *signal* speaks of, by its limit; where it fits none, the only one there is."""
     for window in windows:
-        if window.limit == limit:
+        if window.limit == signal.limit:
             return window
-    return windows[0] if len(windows) == 1 else None
+    return windows[0] if len(windows) == 1 and not signal.several else None

@@ -172,6 +172,10 @@ class Limiter:
             self._rebind(permit, now, credit=False)  # refusals come back faster than work does
             self.refused(now, signal.retry_after, permit)
             return
+        if signal is not None and signal.unavailable:
+            self._rebind(permit, now, credit=False)
+            self._pause(now, signal.retry_after)
+            return
         took = now - permit.sent_at
         if permit is self._spacing.last:
             self._spacing.answered(permit, self._interval(), took - self._trips.mean)
@@ -205,10 +209,9 @@ class Limiter:
 
         *retry_after* is in seconds; None, negative and NaN count as not said.
         """
-        self.feedback.refused(now, retry_after, permit, self._sent)
+        self.feedback.refused(now, permit, self._sent)
         self._shape()
-        for pacer in self._pacers:
-            pacer.empty_until(self.feedback.paused_until)
+        self._pause(now, retry_after)
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. What was sent so far counts, as far as it is known."""
@@ -265,6 +268,12 @@ class Limiter:
             bursts=feedback.ease > 0,
             round_trip=self._trips.mean,
         )
+
+    def _pause(self, now: float, retry_after: float | None) -> None:
+        """Send nothing for *retry_after* seconds, and no burst after that."""
+        self.feedback.pause(now, retry_after)
+        for pacer in self._pacers:
+            pacer.empty_until(self.feedback.paused_until)
 
     def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
         """The answer came: each slot ends by it, or sooner if that was known already."""

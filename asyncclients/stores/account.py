@@ -40,6 +40,7 @@ class Account:
         census: who lives, as was last heard; nobody while this process is not counted.
         heard_at: loop instant of the last answer; -inf before the first.
         beat_at: loop instant of the next sign of life.
+        unavailable_until: before this instant the vendor serves nobody, as it said.
         admitted, refused: our calls that the vendor let in, or did not, of which the
             store has not heard.
         others_admitted, others_refused: those of other processes, by the last answer.
@@ -54,6 +55,7 @@ class Account:
         self.census = NOBODY
         self.heard_at = self.beat_at = -math.inf
         self.admitted = self.refused = 0
+        self.unavailable_until = -math.inf
         self.others_admitted = self.others_refused = 0
         self.doubts = False
         self._seen: tuple[int, int] | None = None  # the ledger's counts
@@ -69,6 +71,7 @@ class Account:
         if len(slots.settled) > MOST:
             wanted = 0  # first tell all that was used
         beat = self._beats(now, leave=leave)
+        pause_until = self._local.paused_until if self.refused else self.unavailable_until
         return Claim(
             me=terms.me,
             epoch=self._known_epoch(now, returns=returns),
@@ -87,7 +90,7 @@ class Account:
             priority=int(priority),
             admitted=self.admitted,
             refused=self.refused,
-            pause=micros(max(0.0, self._local.paused_until - now)) if self.refused else 0,
+            pause=micros(max(0.0, pause_until - now)),
             beat=beat,
             leave=leave,
             lease=micros(min(terms.lease, shortest / 4)),

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import msgspec
 
-from asyncclients.core.auth import LONGEST_LIFETIME, Token, bearer, token_text
+from asyncclients.core.auth import Token, bearer, token_text
 from asyncclients.core.events import logger
 
 _VERSION = 1
@@ -35,10 +35,11 @@ _LARGEST = 2**20
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """One token on disk; `expires_at` in seconds of the wall clock."""
+    """One token on disk; times in seconds of the wall clock."""
 
     token: str
     expires_at: float
+    saved_at: float = 0.0
 
     def __repr__(self) -> str:
         return "<token>"
@@ -70,14 +71,15 @@ class FileTokens:
         value = token_text(kept.token) if kept is not None else None
         if kept is None or value is None:
             return None
-        # A wall clock that was set back would make it live for ever.
-        left = min(kept.expires_at - self._clock(), LONGEST_LIFETIME)
+        # With a wall clock that was set back it would live longer than the vendor said.
+        left = kept.expires_at - max(kept.saved_at, self._clock())
         return bearer(value, now + left) if left > 0 else None
 
     async def save(self, key: str, token: Token, now: float) -> None:
         """Keep *token* under *key* until it expires."""
-        expires_at = self._clock() + token.expires_at - now
-        kept = _Kept(token=token.value.reveal(), expires_at=expires_at)
+        saved_at = self._clock()
+        expires_at = saved_at + token.expires_at - now
+        kept = _Kept(token=token.value.reveal(), expires_at=expires_at, saved_at=saved_at)
         await asyncio.to_thread(self._change, lambda tokens: tokens.update({key: kept}))
 
     async def drop(self, key: str, token: Token) -> None:

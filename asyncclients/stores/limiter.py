@@ -94,6 +94,8 @@ class SharedLimiter:
         self._settle(permit, now, min(now, permit.arrived_by))
         if signal is not None and signal.refused:
             self.talk.refused(now)
+        elif signal is not None and signal.unavailable:
+            self.talk.unavailable(now)
         else:
             self.talk.admitted()
 

@@ -94,6 +94,11 @@ class Talk:
         self._account.refused += 1
         self.report(now, urgent=True)
 
+    def unavailable(self, now: float) -> None:
+        """The vendor is unavailable and says for how long: all processes pause."""
+        self._account.unavailable_until = self._local.paused_until
+        self.report(now, urgent=True)
+
     def admitted(self) -> None:
         """The vendor let a call in: that teaches all."""
         self._account.admitted += 1

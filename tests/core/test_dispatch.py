@@ -211,6 +211,71 @@ async def test_a_deletion_done_before_is_done() -> None:
             await client.things.delete()
 
 
+async def test_a_deletion_that_aiohttp_would_resend_is_done() -> None:
+    """The response is lost on a reused connection, where aiohttp resends: 404 is done as well."""
+
+    async def forgets(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(FINE)
+        await connection.request()  # carried out; the connection ends without a response
+
+    async def gone(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(http(404))
+
+    async with byte_server(forgets, gone) as server, SessionPool(retry=QUICK) as pool:
+        client = ToyClient(pool, base_url=server.url, quotas=(FAST,))
+        await client.things.get()
+        await client.things.delete()
+        assert [request.method for request in server.arrived] == ["GET", "DELETE", "DELETE"]
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET"])
+async def test_a_request_without_a_body_has_no_content_type(method: str) -> None:
+    """There is nothing whose type could be said; one with a body says it."""
+    async with serve(FINE) as (server, client):
+        await client.request(method, "things")
+        assert "content-type" not in server.arrived[0].headers
+        await client.request(method, "things", headers={"Content-Type": "text/csv"})
+        assert server.arrived[1].headers["content-type"] == "text/csv"
+        await client.request(method, "things", json={"a": 1})
+        assert server.arrived[2].headers["content-type"] == "application/json"
+
+
+# --- Unavailable vendors ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [503, 521, 522, 523, 529])
+@pytest.mark.parametrize("method", ["get", "make"])
+async def test_unavailability_with_retry_after_pauses_the_scope(status: int, method: str) -> None:
+    """Other calls of the scope wait as after a 429; it is counted as no rejection by rate."""
+    away = http(status, b"busy", {"Retry-After": "7"})
+    async with serve(away, FINE) as (_, client):
+        began = now()
+        first = asyncio.create_task(getattr(client.things, method)())
+        await asyncio.sleep(1)
+        assert client.stats().paused_for == pytest.approx(6, abs=0.1)
+        await client.things.get(2)
+        assert now() - began >= 7
+        assert client.stats().rejected == 0
+        if method == "get":
+            assert await first == Thing(id=1)
+            return
+        with pytest.raises(ServerError) as caught:
+            await first
+        assert caught.value.retry_after == 7.0
+
+
+async def test_unavailability_without_retry_after_pauses_no_other_call() -> None:
+    """A 503 alone says nothing about other calls."""
+    async with serve(http(503), FINE) as (_, client):
+        first = asyncio.create_task(client.things.get())
+        await asyncio.sleep(0.001)
+        assert client.stats().paused_for == 0
+        await first
+
+
 # --- Refusals by rate -------------------------------------------------------------------
 
 

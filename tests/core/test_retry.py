@@ -64,6 +64,16 @@ def verdict(
         (answer(502), AGAIN, UNKNOWN),
         (answer(503), AGAIN, FAIL),
         (answer(504), AGAIN, UNKNOWN),
+        (answer(408), AGAIN, AGAIN),
+        (answer(425), AGAIN, AGAIN),
+        (answer(520), AGAIN, UNKNOWN),
+        (answer(521), AGAIN, FAIL),
+        (answer(522), AGAIN, FAIL),
+        (answer(523), AGAIN, FAIL),
+        (answer(524), AGAIN, UNKNOWN),
+        (answer(525), FAIL, FAIL),
+        (answer(529), AGAIN, FAIL),
+        (answer(530), FAIL, FAIL),
         (UNSENT, AGAIN, AGAIN),
         (LOST, AGAIN, UNKNOWN),
         (UNTRUSTED, FAIL, FAIL),
@@ -98,7 +108,9 @@ def test_refusals_are_counted_apart() -> None:
     assert verdict(answer(429), idempotent=True, tally=spent, policy=policy) is REFUSED
 
 
-@pytest.mark.parametrize("outcome", [answer(429), answer(503), UNSENT, LOST])
+@pytest.mark.parametrize(
+    "outcome", [answer(408), answer(425), answer(429), answer(503), answer(520), UNSENT, LOST]
+)
 def test_one_attempt_never_repeats(outcome: Outcome) -> None:
     """With one request allowed nothing is repeated, refusals included."""
     policy = RetryPolicy(max_attempts=1)
@@ -135,6 +147,33 @@ def test_a_deletion_that_was_done_before_is_done() -> None:
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=doubtful) is GONE
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=sure) is FAIL
     assert verdict(answer(404), idempotent=True, method="GET", tally=doubtful) is FAIL
+
+
+@pytest.mark.parametrize(
+    ("outcome", "doubtful"),
+    [
+        (LOST, True),
+        (answer(503), True),
+        (answer(520), True),
+        (UNSENT, False),
+        (answer(408), False),
+        (answer(425), False),
+    ],
+)
+def test_an_attempt_is_doubtful_if_it_may_have_been_carried_out(
+    outcome: Outcome, *, doubtful: bool
+) -> None:
+    """A 404 after it means that a deletion was done before only if that can be."""
+    tally = Tally(attempts=1)
+    tally.note_failure(outcome)
+    assert (tally.failures, tally.doubtful) == (1, doubtful)
+
+
+def test_renewals_leave_attempts_alone() -> None:
+    """Requests that were rejected for their token do not count against `max_attempts`."""
+    policy = RetryPolicy(max_attempts=2)
+    assert Tally(attempts=2, renewed=1).requests_left(policy)
+    assert not Tally(attempts=3, renewed=1).requests_left(policy)
 
 
 def test_waits_grow_and_are_capped() -> None:

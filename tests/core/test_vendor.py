@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from asyncclients.core.vendor import (
     standard_advice,
     standard_meaning,
 )
+from tests.core.toy import TOY
 
 
-def reply(status: int, body: bytes = b"") -> Response:
-    return Response(status, CIMultiDict[str](), body)
+def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:
+    return Response(status, CIMultiDict(headers or {}), body)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +32,15 @@ def reply(status: int, body: bytes = b"") -> Response:
         (reply(429, b'{"message":"Too Many Requests"}'), Meaning.RATE_LIMITED),
         (reply(429, b'{"message":"Limit Exceeded"}'), Meaning.QUOTA_SPENT),
         (reply(429, b"Limit Exceeded"), Meaning.QUOTA_SPENT),
+        (reply(429, b'{"message": "limit exceeded."}'), Meaning.QUOTA_SPENT),
+        (reply(429, b'{"message": "Monthly Limit Exceeded"}'), Meaning.QUOTA_SPENT),
+        (reply(429, b'{"error": "Quota exceeded"}'), Meaning.QUOTA_SPENT),
+        (reply(429, b"<h1>Limit Exceeded</h1>"), Meaning.QUOTA_SPENT),
+        (reply(429, b"Limit Exceeded", {"Retry-After": "soon"}), Meaning.QUOTA_SPENT),
+        (reply(429, b"Limit Exceeded", {"Retry-After": "5"}), Meaning.RATE_LIMITED),
+        (reply(429, b'{"message":"Concurrency Limit Exceeded"}'), Meaning.RATE_LIMITED),
+        (reply(429, b"Concurrent Request Limit Exceeded"), Meaning.RATE_LIMITED),
+        (reply(429, b"Limit Exceeded: 5 concurrent requests"), Meaning.RATE_LIMITED),
         (reply(429, b"Rate Limit Exceeded"), Meaning.RATE_LIMITED),
         (reply(429, b'{"message":"API Rate Limit Exceeded"}'), Meaning.RATE_LIMITED),
         (reply(429, b"RateLimit Exceeded"), Meaning.RATE_LIMITED),
@@ -72,3 +83,9 @@ def test_a_request_id_is_bounded() -> None:
     long = CIMultiDict({"X-Amzn-RequestId": "a" * 500})
     assert vendor.request_id(long) == "a" * 100
     assert vendor.request_id(CIMultiDict[str]()) is None
+
+
+def test_a_request_id_is_clean_text() -> None:
+    """A byte that is not UTF-8, which aiohttp hands on as half a surrogate pair, is escaped."""
+    found = TOY.request_id({"x-request-id": b"r-\xff\xc3\xa4".decode(errors="surrogateescape")})
+    assert found == "r-\\xffä"

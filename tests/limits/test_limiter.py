@@ -492,3 +492,14 @@ def test_a_window_that_is_used_does_not_grow() -> None:
         assert window.free_at(float(call), 0) == call
         window.take(float(call), call + 1.0)
     assert len(window.ends) < 300
+
+
+def test_unavailability_pauses_and_teaches_nothing() -> None:
+    """The vendor said for how long it is unavailable; the quota is not to blame for it."""
+    limiter = Limiter([Quota(100, 60.0)])
+    permit = limiter.take(0.0)
+    before = (limiter.feedback.share, limiter.feedback.caution, limiter.feedback.ease)
+    limiter.answered(permit, 1.0, Signal(unavailable=True, retry_after=30.0))
+    assert limiter.ready_at(1.0) == 31.0
+    assert (limiter.feedback.share, limiter.feedback.caution, limiter.feedback.ease) == before
+    assert not limiter.feedback.probing

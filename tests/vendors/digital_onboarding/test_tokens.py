@@ -11,6 +11,7 @@ from asyncclients import (
     DigitalOnboardingClient,
     ForbiddenError,
     Quota,
+    ServerError,
     SessionPool,
     TokenRejectedError,
     UnauthorizedError,
@@ -139,17 +140,23 @@ async def test_a_server_that_always_says_401_is_not_hammered(sandbox: Sandbox) -
         assert await client.templates.list()
 
 
-async def test_max_attempts_of_one_is_not_repeated_either(
+async def test_renewing_a_token_does_not_count_as_an_attempt(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """With max_attempts=1 a refused token is dropped and the call fails; the next one works."""
+    """With max_attempts=1 a rejected token is renewed once; nothing else is repeated."""
     once = client.with_options(max_attempts=1)
     await once.templates.list()
     sandbox.state(DO).revoke_tokens()
-    with pytest.raises(TokenRejectedError):
-        await once.templates.list()
     assert await once.templates.list()
     assert counts(sandbox) == (2, 3)
+    sandbox.state(DO).revoke_tokens()
+    sandbox.fail(DO, status(503), 1, lambda call: call.path.endswith("templates"))
+    with pytest.raises(ServerError):
+        await once.templates.list()
+    twice = client.with_options(max_attempts=2)
+    sandbox.state(DO).revoke_tokens()
+    sandbox.fail(DO, status(503), 1, lambda call: call.path.endswith("templates"))
+    assert await twice.templates.list(), "the renewal took none of the two attempts"
 
 
 @pytest.mark.parametrize(
