@@ -46,6 +46,8 @@ _EVIDENCE = 6
 """Separators in lines that look like rows, from which on one quoted cell is several rows."""
 _MANY_LINES = 100
 """Lines of one cell that is the only one of its row, from which on it is several rows."""
+_NAMES = re.compile(rb'"[ \t\r]*:').findall
+"""Finds the end of each name of an object, and at most some more in texts."""
 _BREAK = re.compile(r"\r\n|\r|\n")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 _AS_UTF8 = "Save it as UTF-8, or convert it, as with `iconv -f UTF-16 -t UTF-8`"
@@ -239,6 +241,8 @@ class CsvReader:
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             complaint = f"names the column {twice[0]!r} twice"
+        if quoted := [name for name in names if '"' in name]:
+            complaint = f"has a quote in the name of the column {quoted[0]!r}"
         if complaint:
             raise self._file.unusable(complaint, "Correct its first line", 1)
         return tuple(names)
@@ -430,8 +434,8 @@ class JsonReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
             reason = "is not UTF-8" if isinstance(bad, UnicodeDecodeError) else str(bad)
             return text[:_SHOWN].decode("utf-8", "replace"), f"is not a JSON object ({reason})"
-        # Each name is followed by a colon: where there are no more of those, none came twice.
-        if text.count(b":") > len(data) and (name := _repeated_name(text)):
+        # Where there are no more names in the text than in the object, none came twice.
+        if len(_NAMES(text)) > len(data) and (name := _repeated_name(text)):
             return text[:_SHOWN].decode("utf-8", "replace"), f"has the name {name!r} twice"
         if self.lax:
             return _row_inside(data)

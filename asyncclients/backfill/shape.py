@@ -290,7 +290,7 @@ def nested(data: Mapping[str, Any]) -> dict[str, Any]:
 def _with_ints(value: Any) -> Any:
     """*value* with whole floats and decimals as ints, which data frames store as floats."""
     if isinstance(value, (float, Decimal)):
-        exact = isfinite(value) and abs(value) <= _EXACT and value == int(value)
+        exact = isfinite(value) and value == int(value) and abs(int(value)) <= _EXACT
         return int(value) if exact else value
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
