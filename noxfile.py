@@ -36,6 +36,15 @@ def sweep(session: nox.Session) -> None:
 
 
 @nox.session
+def loops(session: nox.Session) -> None:
+    """Every suite of the client's own work on each event loop: asyncio, its debug mode, uvloop."""
+    _groups(session, "test")
+    session.install("-q", EXTRAS)
+    rooms = ("backfill", "contract", "core", "limits", "stores", "test_middleware.py")
+    session.run("pytest", "--every-loop", *(f"tests/{room}" for room in rooms), *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """ruff, with the rule set that pyproject.toml explains."""
     _groups(session, "lint")

@@ -10,9 +10,22 @@ import pytest
 
 from asyncclients import SessionPool
 from asyncclients.sandbox import Sandbox
+from tests import loops
 
 FAST = (10_000, 1.0)
 """A quota that is not what the test is about."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let all tests run on all kinds of event loops."""
+    parser.addoption("--every-loop", action="store_true", help="run all tests on each event loop")
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, loops.Factory]:
+    """The event loops on which *item* runs; see `tests/loops.py`."""
+    return loops.loops_of(item, everywhere=config.getoption("--every-loop"))
 
 
 def pytest_configure() -> None:

@@ -39,6 +39,7 @@ from asyncclients.http.session import (
     middlewares_of,
 )
 from asyncclients.limits.ratelimit_headers import read_signal
+from asyncclients.limits.timer import TICK
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
@@ -261,7 +262,8 @@ class Exchange(Timed, eq=False):
     def _late(self) -> NoResponse | DeadlineExceededError:
         """The time of the attempt or of the call is over."""
         if self.sent:
-            over = self.scheduler.loop.time() >= self.ticket.deadline_at
+            # Some loops ring up to a tick early.
+            over = self.scheduler.loop.time() + TICK >= self.ticket.deadline_at
             return too_late() if over else timed_out()
         return DeadlineExceededError(
             "did not get its turn before its deadline",

@@ -24,6 +24,7 @@ from asyncclients.limits.connections import Connections
 from asyncclients.limits.flows import Demand, FlowQueue
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.ticket import Ticket
+from asyncclients.limits.timer import Timer
 
 if TYPE_CHECKING:
     from asyncclients.limits.permit import Permit
@@ -35,6 +36,8 @@ _ATTENTION = 300.0
 """Seconds after an interactive call in which background goes evenly: no slots open in pairs."""
 _TURN = 64
 """Permits granted in one turn of the event loop: a large burst must not hold up everything else."""
+_SOONEST = 2e-6
+"""Seconds to wait at least: rounding may wake us an instant early, and must not do so for ever."""
 _BACKGROUND_EVERY = 10
 """One grant in so many is background's while interactive calls wait as well."""
 
@@ -79,7 +82,7 @@ class Scheduler:
         self._grants_since_background = 0
         self._demand = Demand(max((quota.period for quota in limiter.quotas), default=1.0))
         self._resuming = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(loop, self.pump)
         self._closed: AsyncClientsError | None = None
 
     # --- Taking -----------------------------------------------------------------
@@ -152,7 +155,8 @@ class Scheduler:
             priority = _INTERACTIVE if queue is interactive else _BACKGROUND
             at = self._background_at(now) if priority else self.limiter.ready_at(now)
             if at > now:
-                self._wake_at(at)
+                # At infinity it is never set: an answer will free a slot, and pump again.
+                self._timer.set(max(at, now + _SOONEST))
                 return
             waiter = queue.pop()
             if waiter is not None:
@@ -195,19 +199,6 @@ class Scheduler:
         spare = 0 if self._share_due() else self._demand.expected(now)
         even = now - self._demand.last_at < _ATTENTION
         return self.limiter.ready_at(now, spare, even=even)
-
-    def _wake_at(self, at: float) -> None:
-        if at == math.inf:
-            return  # an answer will free a slot, and pump again
-        if self._timer is not None:
-            if self._timer.when() <= at:
-                return
-            self._timer.cancel()
-        self._timer = self.loop.call_at(at, self._wake)
-
-    def _wake(self) -> None:
-        self._timer = None
-        self.pump()
 
     # --- Settling ---------------------------------------------------------------
 
@@ -280,9 +271,7 @@ class Scheduler:
         """End all who wait with *error*, each with one of its own; *for_good* all to come, too."""
         if for_good:
             self._closed = error
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            self._timer.cancel()
         for queue in (self._interactive, self._background):
             while (waiter := queue.pop()) is not None:
                 queue.waiting -= 1

@@ -15,6 +15,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.timer import Timer
 from asyncclients.stores.account import Account
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import SECOND
@@ -70,7 +71,7 @@ class Talk:
         self._random = Random(terms.me)  # noqa: S311 - a different one in each process
         self._ask_at = -math.inf
         self._used_at = self._loop.time()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._loop, self._start)
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.rivals = 0
@@ -130,17 +131,11 @@ class Talk:
             return  # what is due is looked up again when the answer is in
         if at <= now:
             self._start()
-        elif self._timer is None or self._timer.when() > at:
-            self._stop_timer()
-            self._timer = self._loop.call_at(at, self._start)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        else:
+            self._timer.set(at)
 
     def _start(self) -> None:
-        self._stop_timer()
+        self._timer.cancel()
         if self._task is None:
             # In a context of its own: it serves all calls, not the one that came first.
             self._task = self._loop.create_task(self._run(), context=Context())
@@ -241,7 +236,7 @@ class Talk:
     async def aclose(self) -> None:
         """Tell the last news and leave; in bounded time, whatever the store does."""
         self._closed = True
-        self._stop_timer()
+        self._timer.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         self.slots.drop_leases()

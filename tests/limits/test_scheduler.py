@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
@@ -355,6 +356,29 @@ async def test_a_scope_that_gave_up_does_not_keep_a_connection_from_others() -> 
     assert waits.done()
     three.returned(await waits)
     three.finished()
+
+
+@pytest.mark.parametrize("blocked_by", ["scope", "pool"])
+async def test_scheduler_grants_a_burst_in_several_turns(blocked_by: str) -> None:
+    """200 slots that open at once are granted 64 a turn, with no event but the turns between."""
+    connections = Connections(1 if blocked_by == "pool" else math.inf)
+    queue = scheduler(max_in_flight=1 if blocked_by == "scope" else None, connections=connections)
+    first = queue.try_take(Ticket())
+    assert first is not None
+    waiting = [asyncio.create_task(queue.take(Ticket(Priority(n % 2)))) for n in range(200)]
+    await settle()
+    queue.max_in_flight = connections.limit = math.inf
+    queue.answered(first, None)
+    queue.finished()
+    granted = [queue.in_flight]
+    while granted[-1] < 200 and len(granted) < 20:
+        await asyncio.sleep(0)
+        granted.append(queue.in_flight)
+    assert granted[-1] == 200
+    assert max(after - before for before, after in pairwise([0, *granted])) == 64
+    for task in waiting:
+        queue.answered(await task, None)
+        queue.finished()
 
 
 # --- The end ----------------------------------------------------------------------------
