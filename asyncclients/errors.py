@@ -146,6 +146,8 @@ class DecodeError(AsyncClientsError):
 
     is_error_body: bool = False
     """True if the status was a success and the body reports an error instead of a result."""
+    received: Any = None
+    """What could be decoded, where only the number of items is not as documented."""
 
 
 class ResponseTooLargeError(AsyncClientsError):

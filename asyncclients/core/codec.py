@@ -45,7 +45,11 @@ JsonObject = dict[str, Any]
 
 @runtime_checkable
 class WireForm(Protocol):
-    """A type that says itself how it travels."""
+    """A type that says itself how it travels.
+
+    With a true `accepts_empty`, `from_wire` is given None for an empty body. `wire_fields`
+    are the JSON fields that make up a result: a body with `error` and none of them is an error.
+    """
 
     @classmethod
     def from_wire(cls, value: Any) -> Self: ...
@@ -148,8 +152,11 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
         fitted = coerce(msgspec.json.decode(body), cls)
         return msgspec.convert(fitted, cls, dec_hook=_decode_custom)
     except _UNREADABLE as bad:
-        if cls is Any and not body:
-            return None
+        if not body.strip():
+            if cls is Any:
+                return None
+            if getattr(cls, "accepts_empty", False):
+                return cls.from_wire(None)
         reason = str(bad) if isinstance(bad, msgspec.MsgspecError) else type(bad).__name__
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
 

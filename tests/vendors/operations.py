@@ -48,7 +48,7 @@ async def _note(client: Any) -> totango.Touchpoint:
     return made
 
 
-async def _event_id(client: Any, note_id: str) -> str:
+async def _event_id(client: Any, note_id: str | None) -> str:
     events = await client.touchpoints.list("0000")
     return next(str(event.id) for event in events if event.note_content.note_id == note_id)
 

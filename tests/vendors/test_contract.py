@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
 import asyncclients
-from asyncclients import Quota, SessionPool
+from asyncclients import Quota, SessionPool, StatusError
 from asyncclients.core.client import VendorClient
 from asyncclients.core.endpoint import Endpoint, Resource, endpoint_of
 from asyncclients.sandbox import Sandbox
@@ -108,6 +109,63 @@ async def test_an_operation_arrives_as_its_endpoint_says(
     assert arrival.status is not None
     assert arrival.status < 400
     assert not {found.status for found in sandbox.requests(vendor)} & {401, 404, 405, 429}
+    if not arrival.body:
+        expected = "text/csv" if operation == "collections.upload_csv" else None
+        assert arrival.headers.get("Content-Type") == expected
+
+
+@pytest.mark.parametrize("vendor", CLIENTS)
+@pytest.mark.parametrize("bad", ["", ".", "..", "a\nb", "a\x00", "\x7f", None])
+async def test_id_that_is_no_segment_is_a_value_error(
+    vendor: Any, bad: Any, sandbox: Sandbox, pool: SessionPool
+) -> None:
+    """An id that is empty, a dot segment or has control characters is refused by every method."""
+    found = [*ids(client_of(vendor, pool, sandbox.environ))]
+    for method, given, name in found:
+        with pytest.raises(ValueError, match="must"):
+            await method(**{**given, name: bad})
+    assert found
+    assert sandbox.requests(vendor) == ()
+
+
+@pytest.mark.parametrize("vendor", CLIENTS)
+async def test_id_is_one_encoded_segment(vendor: Any, sandbox: Sandbox, pool: SessionPool) -> None:
+    """Whatever an id holds, it is one segment of the path: `../admin` does not leave it."""
+    for method, given, name in ids(client_of(vendor, pool, sandbox.environ)):
+        with suppress(StatusError):
+            await method(**{**given, name: "../ä?#%"})
+        path = sandbox.requests(vendor)[-1].path
+        assert "/..%2F%C3%A4%3F%23%25" in path
+        below = below_the_base(path, sandbox.url(vendor))
+        assert re.fullmatch(pattern(method.endpoint), below), path
+
+
+def ids(client: VendorClient) -> Iterator[tuple[Any, dict[str, Any], str]]:
+    """Each method with arguments that it accepts, and the name of an id that is in its path."""
+    for _, method in methods(client):
+        endpoint = endpoint_of(method)
+        if endpoint is not None and {*endpoint.placeholders} - {"org", "account_id"}:
+            given = arguments(method)
+            names = [name for name in given if name.endswith(("id", "uuid"))]
+            yield from ((method, given, name) for name in names if name != "event_id")
+
+
+def arguments(method: Any) -> dict[str, Any]:
+    """Arguments that *method* accepts, for all that it requires."""
+    found: dict[str, Any] = {}
+    for name, hint in get_type_hints(method).items():
+        parameter = inspect.signature(method).parameters.get(name)
+        if parameter is None or parameter.default is not parameter.empty:
+            continue
+        if name == "source":
+            found[name] = b"id\n1\n"
+        elif hasattr(hint, "__struct_fields__"):
+            found[name] = hint()
+        else:
+            found[name] = {} if get_origin(hint) is Mapping else "1"
+    if method.endpoint.operation == "touchpoints.delete" and "note_id" in found:
+        found["event_id"] = "1"
+    return found
 
 
 def below_the_base(path: str, base_url: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from asyncclients.sandbox.exchange import Call, Reply, as_array, as_object
 
-from .rows import body_of, check, refused, store, store_file
+from .rows import body_of, refused, store, store_file
 
 if TYPE_CHECKING:
     from asyncclients.sandbox.storage import StorageState
@@ -71,7 +71,6 @@ def delete_item(state: IntemptState, call: Call) -> Reply:
 
 def insert(state: IntemptState, call: Call) -> Reply:
     collection, row = collection_of(state, call), body_of(call)
-    check(collection, row)
     return _created(state, [store(state, collection, row, call.time)], single=True)
 
 
@@ -87,7 +86,6 @@ def insert_many(state: IntemptState, call: Call) -> Reply:
             row = as_object(value)
             if row is None:
                 raise refused(400, "Bad Request", f"A row of '{name}' is not a JSON object")
-            check(collection, row)
             rows.append((collection, row))
     stored = [store(state, collection, row, call.time) for collection, row in rows]
     return _created(state, stored, single=False)

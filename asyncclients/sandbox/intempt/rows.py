@@ -1,8 +1,9 @@
 """Rows into collections: by JSON, one or many, or as the lines of an uploaded file.
 
-A row without its primary key is refused; one whose key is known overwrites the
-row that has it and keeps its id; fields that the schema lacks are dropped in
-silence. Of an uploaded file the first line names the fields, and all values are
+A row whose primary key is known overwrites the row that has it and keeps its id.
+What becomes of a row without a value for it the manual does not say: here it is
+stored anew each time, so that a repeated insert shows. Fields that the schema
+lacks are dropped in silence. Of an uploaded file the first line names the fields, and all values are
 text. What is wrong with a file, nobody is told: S3 has accepted it by then.
 """
 
@@ -38,19 +39,14 @@ def body_of(call: Call) -> Row:
     return body
 
 
-def check(collection: Collection, row: Row) -> None:
-    """RefusedError 400 when *row* has no primary key."""
-    if row.get(collection.primary_key) in {None, ""}:
-        message = f"Primary key '{collection.primary_key}' is missing in '{collection.name}'"
-        raise refused(400, "Bad Request", message)
-
-
 def store(state: IntemptState, collection: Collection, row: Row, time: datetime) -> Row:
     """Insert or overwrite *row*; the item as stored."""
     known = row if collection.fields is None else _only(row, collection.fields)
-    key = str(row[collection.primary_key])
-    old = collection.items.get(key)
+    given = row.get(collection.primary_key)
+    key = "" if given is None else str(given)
+    old = collection.items.get(key) if key else None
     number = old["id"] if old else state.new_id(time)
+    key = key or f"without a key: {number}"
     item: Row = {"collId": collection.id, "id": number, "data": known, "matches": []}
     collection.items[key] = item
     return item
@@ -61,9 +57,7 @@ def store_file(state: IntemptState, collection: Collection, file: bytes, time: d
     try:
         lines = csv.DictReader(io.StringIO(file.decode("utf-8-sig"), newline=""), strict=True)
         rows: list[Row] = [dict(line) for line in lines]
-        for row in rows:
-            check(collection, row)
-    except (UnicodeDecodeError, csv.Error, RefusedError):
+    except (UnicodeDecodeError, csv.Error):
         state.unread.append(collection.name)
         return
     for row in rows:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = dict[str, object]
 WireForm: TypeAlias = Literal["array", "map", "objects"]
-CreateForm: TypeAlias = Literal["note", "flat"]
+CreateForm: TypeAlias = Literal["note", "flat", "event", "object", "empty"]
 
 _TYPES = ("Inbound Call", "Outbound Call", "Email", "Web Meeting")
 _TAGS = ("Escalation", "Renewal", "Training")
@@ -28,8 +28,9 @@ class TotangoState:
 
     `wire_form` is how types and tags are listed: an "array" of objects, as is
     seen in reality, a "map" id -> name, as the manual says, or "objects", id ->
-    object. `create_form` is the reply to a create: {"note": {"id": number}} or,
-    "flat", {"note_id": text}.
+    object. `create_form` is the reply to a create, which the manual does not show:
+    {"note": {"id": number}} or, "flat", {"note_id": text}, or the new "event", or an
+    "object" or a body that is "empty".
     """
 
     def __init__(self, random: Random) -> None:

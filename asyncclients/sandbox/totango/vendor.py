@@ -37,6 +37,10 @@ def _created(state: TotangoState, note: Row) -> Reply:
     number = note["note_id"]
     if state.create_form == "flat":
         return Reply.json(200, {"note_id": str(number)})
+    if state.create_form == "event":
+        return Reply.json(200, _event(note))
+    if state.create_form in {"object", "empty"}:
+        return Reply(200, b"{}" if state.create_form == "object" else b"")
     return Reply.json(200, {"note": {"id": number, "text": note["content"]}})
 
 
@@ -88,7 +92,9 @@ def _event(note: Row) -> Row:
         "is_new": None,
         "note_content": {
             "text": note["content"],
-            "totango_user": {"user_name": note.get("created_by", "user@example.com")},
+            "totango_user": {
+                "user_name": note.get("created_by") or note.get("user_id", "user@example.com")
+            },
             "note_id": note["note_id"],
         },
         "properties": {

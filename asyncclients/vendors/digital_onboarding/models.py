@@ -115,11 +115,13 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of a batch.
 
     The manual shows no errors for single contacts, so a contact that the vendor
-    left out shows only by its absence: see `missing`.
+    left out shows only by its absence: see `missing`. `extra` holds all else that
+    the vendor sent, as `errors` if there are any.
     """
 
     new_contacts: list[Contact]
     existing_contacts: list[Contact]
+    extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
     def missing(self, sent: list[NewContact]) -> list[NewContact]:
         """Those of *sent* that the vendor did not answer for, by `unique_id` or `email`.
@@ -219,10 +221,10 @@ class WireBatch:
         if not fields.keys() & {"new_contacts", "existing_contacts"}:
             raise ValueError("expected new_contacts and existing_contacts")
         new, existing = (
-            [read_contact(contact) for contact in fields.get(name) or ()]
+            [read_contact(contact) for contact in fields.pop(name, None) or ()]
             for name in ("new_contacts", "existing_contacts")
         )
-        return cls(BatchResult(new_contacts=new, existing_contacts=existing))
+        return cls(BatchResult(new_contacts=new, existing_contacts=existing, extra=fields))
 
 
 class TemplateList(list[Template]):

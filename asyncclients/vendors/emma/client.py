@@ -22,6 +22,7 @@ from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
 from asyncclients.vendors.emma.models import (
+    CreatedTouchpoints,
     NewTouchpoint,
     NewTouchpoints,
     NewType,
@@ -81,7 +82,7 @@ CREATE_TOUCHPOINTS = Endpoint(
     "touchpoints.create",
     "POST",
     "{account_id}/touchpoints/members",
-    list[Touchpoint],
+    CreatedTouchpoints,
     idempotent=False,
     why=_DUPLICATE,
     batch=MOST_AT_ONCE,
@@ -170,7 +171,8 @@ class Touchpoints(AccountResource):
 
         Only this reply tells their `touchpoint_id`. Raises `ValueError` for
         more than ten (see `create_many`), `BadRequestError` for none, and
-        `DecodeError` if the reply holds more or fewer than were sent.
+        `DecodeError` if the reply holds more or fewer than were sent: its `received`
+        are those that it holds, with their ids.
         """
         if len(touchpoints) > MOST_AT_ONCE:
             raise ValueError(
@@ -178,15 +180,18 @@ class Touchpoints(AccountResource):
                 "create_many splits"
             )
         body = NewTouchpoints(touchpoints=[*touchpoints])
-        reply = await self._send(self._request(CREATE_TOUCHPOINTS, body))
-        if len(reply) != len(touchpoints):
+        created = (await self._send(self._request(CREATE_TOUCHPOINTS, body))).touchpoints
+        if len(created) != len(touchpoints):
+            ids = ", ".join(str(each.touchpoint_id) for each in created)
             raise DecodeError(
-                f"answered with {len(reply)} touchpoints where {len(touchpoints)} were sent",
+                f"answered with {len(created)} touchpoints where {len(touchpoints)} were sent"
+                f" (touchpoint_id: {ids or 'none'})",
                 vendor=EMMA.name,
                 operation=CREATE_TOUCHPOINTS.operation,
                 advice="Some may not be stored: list the members' touchpoints",
+                received=created,
             )
-        return reply
+        return created
 
     def create_many(self, touchpoints: Iterable[NewTouchpoint]) -> Creation:
         """Create any number of touchpoints, ten a request, in order.
@@ -194,7 +199,7 @@ class Touchpoints(AccountResource):
         `async for touchpoint in ...create_many(...)` yields them as they are
         created: when a request fails, those yielded are stored and none of the
         rest was tried, save the ten of that request. `await` collects them in a
-        list, and does not tell how far it came.
+        list, and does not tell how far it came, except in the `received` of a `DecodeError`.
         """
         return Creation(self, touchpoints)
 
@@ -233,7 +238,15 @@ class Creation:
         return self._all().__await__()
 
     async def _all(self) -> list[Touchpoint]:
-        return [touchpoint async for touchpoint in self]
+        created: list[Touchpoint] = []
+        try:
+            async for touchpoint in self:
+                created.append(touchpoint)  # noqa: PERF401 - the error needs what came before it
+        except DecodeError as error:
+            if error.received is not None:
+                error.received = [*created, *error.received]
+            raise
+        return created
 
 
 def _segment(name: str, value: Any) -> str:

@@ -8,13 +8,14 @@ usable is required on the way in.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from asyncclients.core.codec import JsonObject
+from asyncclients.core.codec import JsonObject, from_reply
 
 _MARK = "@D:"
 
@@ -27,7 +28,9 @@ class Timestamp(datetime):
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """*value*, a text, as a time."""
+        """*value*, a text or a datetime, as a time."""
+        if isinstance(value, datetime):
+            return cls.of(value)
         if not isinstance(value, str):
             raise ValueError(f"expected a time, got {type(value).__name__}")
         return cls.fromisoformat(value.removeprefix(_MARK))
@@ -40,6 +43,12 @@ class Timestamp(datetime):
     def to_wire(self) -> str:
         """With the mark."""
         return _MARK + self.isoformat(timespec="seconds")
+
+
+if TYPE_CHECKING:
+    GivenTime: TypeAlias = datetime
+else:
+    GivenTime = Timestamp  # a caller gives any datetime; rows of a file may have the mark
 
 
 class NewType(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +91,7 @@ class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     type_name: str | None | UnsetType = UNSET
     touchpoint_monetary_value: float | None | UnsetType = UNSET
     mailing_id: int | None | UnsetType = UNSET
-    touchpoint_timestamp: datetime | None | UnsetType = UNSET
+    touchpoint_timestamp: GivenTime | None | UnsetType = UNSET
     attributes: dict[str, Any] | None | UnsetType = UNSET
 
     def __post_init__(self) -> None:
@@ -120,3 +129,22 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     mailing_id: int | None = None
     account_id: int | None = None
     attributes: JsonObject | None = None
+
+
+class CreatedTouchpoints:
+    """The readable touchpoints in the response to a create.
+
+    One that is not readable is left out, so that the ids of the others are not lost.
+    """
+
+    def __init__(self, touchpoints: list[Touchpoint]) -> None:
+        self.touchpoints = touchpoints
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The touchpoints in *value*."""
+        touchpoints: list[Touchpoint] = []
+        for item in from_reply(value, list[Any]):
+            with suppress(ValueError):
+                touchpoints.append(from_reply(item, Touchpoint))
+        return cls(touchpoints)

@@ -34,7 +34,7 @@ from asyncclients.vendors.intempt.models import (
 )
 from asyncclients.vendors.intempt.vendor import INTEMPT, STORAGE
 
-_KEYED = "a row whose primary key is known overwrites that row, and one without it is refused"
+_ROW = "a row that carries its primary key overwrites itself; one without it may be stored twice"
 _LINK = "only makes a link"
 _SAME_FILE = "the link stands for one object; a source that cannot be read again is not repeated"
 
@@ -58,8 +58,8 @@ INSERT = Endpoint(
     "POST",
     _DATA,
     Response,
-    idempotent=True,
-    why=_KEYED,
+    idempotent=False,
+    why=_ROW,
     result_fields=DataItemList.wire_fields,
 )
 UPLOAD_CSV = Endpoint(
@@ -73,8 +73,8 @@ INSERT_MANY = Endpoint(
     "POST",
     "v1/{org}/sources/{source_id}/data",
     Response,
-    idempotent=True,
-    why=_KEYED,
+    idempotent=False,
+    why=_ROW,
     result_fields=DataItemList.wire_fields,
 )
 MATCHES = Endpoint(
@@ -130,6 +130,9 @@ class Collections(OrgResource):
         dropped by the vendor in silence; where a field's type is a union of several, the
         value is wrapped in its type's name, as in `{"price": {"double": 3.14}}`.
 
+        The client does not know the primary key, so a call whose response was lost is not
+        retried. If *data* carries it, use `with_options(retry_unsafe=True)`.
+
         Returns the row where the vendor's reply shows it, which it need not do.
         """
         request = INSERT.request(org=self._org, collection_id=collection_id, body=dict(data))
@@ -182,6 +185,8 @@ class Sources(OrgResource):
         self, source_id: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]
     ) -> list[DataItem]:
         """Insert many rows: collection name -> rows, each as in `collections.insert`.
+
+        As there, a call whose response was lost is not retried.
 
         Returns the rows that the vendor's reply shows, which may be none of them.
 

@@ -160,7 +160,16 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record of an external program, and what the vendor notes about it."""
+    """A record of an external program, and what the vendor notes about it.
 
-    meta: JsonObject = msgspec.field(default_factory=JsonObject)
-    data: JsonObject = msgspec.field(default_factory=JsonObject)
+    The manual calls `meta` and `data` objects and shows lists, so each is either; an empty
+    list is an empty object.
+    """
+
+    meta: Any = msgspec.field(default_factory=JsonObject)
+    data: Any = msgspec.field(default_factory=JsonObject)
+
+    def __post_init__(self) -> None:
+        for name in ("meta", "data"):
+            if not getattr(self, name):
+                msgspec.structs.force_setattr(self, name, {})

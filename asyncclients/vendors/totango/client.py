@@ -23,11 +23,14 @@ from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.pool import SessionPool
+from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
 from asyncclients.vendors.totango.models import (
+    CreatedTouchpoint,
     Event,
+    EventList,
     NamedItem,
     NamedItems,
     NewTouchpoint,
@@ -46,7 +49,7 @@ CREATE_TOUCHPOINT = Endpoint(
     "touchpoints.create",
     "POST",
     "api/v3/touchpoints/",
-    Touchpoint,
+    CreatedTouchpoint,
     idempotent=False,
     why="a repetition would make a second one",
     form="form",
@@ -67,10 +70,8 @@ DELETE_TOUCHPOINT = Endpoint(
     idempotent=True,
     form="form",
 )
-LIST_TOUCHPOINTS = Endpoint(
-    "touchpoints.list", "GET", "api/v2/events/", list[Event], idempotent=True
-)
-LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", list[Event], idempotent=True)
+LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", "api/v2/events/", EventList, idempotent=True)
+LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", EventList, idempotent=True)
 LIST_TOUCHPOINT_TYPES = Endpoint(
     "touchpoint_types.list", "GET", "api/v3/touchpoint-types/", NamedItems, idempotent=True
 )
@@ -89,35 +90,32 @@ class Touchpoints(Resource):
     async def create(self, touchpoint: NewTouchpoint) -> Touchpoint:
         """Create *touchpoint* and return its `note_id`.
 
+        The document shows no response: one that is empty, or has no note id, is a
+        success with `note_id=None`. `touchpoints.list` shows the id then.
+
         Content over 12,000 characters is sent as it is, with a `UserWarning`:
         whether the manual's "12K" are 12,000 or 12,288 is not known.
         Raises `BadRequestError` if there is no such account.
         """
         _warn_of_length(touchpoint.content)
         body = to_plain(touchpoint)
-        return await self._send(_in_fitting_form(CREATE_TOUCHPOINT, body).request(body=body))
+        request = _in_fitting_form(CREATE_TOUCHPOINT, body).request(body=body)
+        return (await self._send(request)).touchpoint
 
     @operation(UPDATE_TOUCHPOINT)
     async def update(self, note_id: str | int, touchpoint: TouchpointUpdate) -> Touchpoint:
-        """Change the touchpoint *note_id* and return its ids.
+        """Change the touchpoint *note_id* and return its ids, as far as they were given.
 
-        With `account_id` and without `event_id` this makes one call more, to find
-        it among the account's events, and raises `NotFoundError` if it is not there.
-        With neither it is left out: the manual lists it, and its samples do without.
+        The request has *note_id* and exactly the fields of *touchpoint*. The manual's
+        list of fields has `event_id` and `account_id` as well, its samples only the latter.
         What the vendor does with fields left out is not documented.
         """
         _warn_of_length(touchpoint.content)
-        event_id, account_id = touchpoint.event_id, touchpoint.account_id
-        if not event_id and account_id:
-            event_id = await self._event_id(UPDATE_TOUCHPOINT, str(note_id), account_id)
-        body = {"note_id": str(note_id), **to_plain(touchpoint)}
-        if event_id:
-            body["event_id"] = event_id
-        endpoint = _in_fitting_form(UPDATE_TOUCHPOINT, body)
-        await self._send(endpoint.request(note_id=str(note_id), body=body))
-        return Touchpoint(
-            note_id=ExactId(note_id), event_id=ExactId(event_id) if event_id else None
-        )
+        note = _checked_id(note_id)
+        body = {"note_id": note, **to_plain(touchpoint)}
+        await self._send(_in_fitting_form(UPDATE_TOUCHPOINT, body).request(note_id=note, body=body))
+        event_id = touchpoint.event_id
+        return Touchpoint(note_id=ExactId(note), event_id=ExactId(event_id) if event_id else None)
 
     @operation(DELETE_TOUCHPOINT)
     async def delete(
@@ -129,9 +127,9 @@ class Touchpoints(Resource):
         events of *account_id*. Raises `ValueError` with neither, and
         `NotFoundError` if there is no such touchpoint.
         """
-        event_id = event_id or await self._event_id(DELETE_TOUCHPOINT, str(note_id), account_id)
-        body = {"event_id": event_id}
-        await self._send(DELETE_TOUCHPOINT.request(note_id=str(note_id), body=body))
+        note = _checked_id(note_id)
+        event_id = event_id or await self._event_id(note, account_id)
+        await self._send(DELETE_TOUCHPOINT.request(note_id=note, body={"event_id": event_id}))
 
     @operation(LIST_TOUCHPOINTS)
     async def list(self, account_id: str) -> list[Event]:
@@ -139,19 +137,17 @@ class Touchpoints(Resource):
         events = await self._send(LIST_TOUCHPOINTS.request(params=_account(account_id)))
         return [event for event in events if event.type == "note"]
 
-    async def _event_id(
-        self, endpoint: Endpoint[Any], note_id: str, account_id: str | UnsetType | None
-    ) -> str:
+    async def _event_id(self, note_id: str, account_id: str | None) -> str:
         if not account_id:
-            raise ValueError(f"{endpoint.operation} needs event_id, or account_id to look it up")
+            raise ValueError("touchpoints.delete needs event_id, or account_id to look it up")
         for event in await self.list(account_id):
             if event.note_content is not None and event.note_content.note_id == note_id:
                 return event.id
         raise NotFoundError(
             f"found no touchpoint {note_id} among the events of account {account_id}",
             vendor=TOTANGO.name,
-            operation=endpoint.operation,
-            method=endpoint.method,
+            operation=DELETE_TOUCHPOINT.operation,
+            method=DELETE_TOUCHPOINT.method,
             status=404,
             advice="It may be deleted already, or be another account's",
         )
@@ -206,6 +202,16 @@ def _warn_of_length(content: str | UnsetType) -> None:
             f"Totango takes touchpoints of up to 12K characters; this one has {len(content):,}",
             stacklevel=3,
         )
+
+
+def _checked_id(note_id: str | int) -> str:
+    """*note_id* as text.
+
+    Raises:
+        ValueError: it cannot be part of a path, as None of a touchpoint without `note_id`.
+    """
+    encode_segment(note_id, "note_id")
+    return str(note_id)
 
 
 def _account(account_id: str) -> dict[str, str]:

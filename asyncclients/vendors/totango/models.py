@@ -14,7 +14,7 @@ from typing import Any, Self, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from asyncclients.core.codec import ExactId, JsonObject
+from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -91,8 +91,7 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
 
     Attributes:
         account_id: the account it belongs to.
-        event_id: its id among the account's events; when left out it is looked up by
-            `account_id`, if there is one.
+        event_id: its id among the account's events, from `touchpoints.list`.
         content: the text, at most 12,000 characters.
     """
 
@@ -105,21 +104,40 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint, by its ids.
 
     Attributes:
-        note_id: its id; the reply has it as `note_id`, or as the `id` of `note`.
-        event_id: its id among the account's events; a create does not tell it.
-        note: what the vendor said of it, free-form.
+        note_id: its id, None if the response to a create has none.
+        event_id: its id among the account's events; a create rarely tells it.
+        note: what the vendor sent about it, free-form.
     """
 
-    note_id: ExactId = ExactId()
+    note_id: ExactId | None = None
     event_id: ExactId | None = None
     note: JsonObject | None = None
 
-    def __post_init__(self) -> None:
-        if self.note_id:
-            return
-        note: dict[str, Any] = self.note or {}
-        found = ExactId.from_wire(note.get("id", note.get("note_id")))
-        msgspec.structs.force_setattr(self, "note_id", found)
+
+class CreatedTouchpoint:
+    """The response to a create, which the manual does not show.
+
+    The note's id is seen in `note_id`, or in the object `note` as `id` or `note_id`. A body
+    in the shape of an event has the event's id; an empty body and an empty object have none.
+    """
+
+    wire_fields = frozenset({"note_id", "note", "id", "note_content"})
+    accepts_empty = True
+
+    def __init__(self, touchpoint: Touchpoint) -> None:
+        self.touchpoint = touchpoint
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The touchpoint in *value*; None for an empty body."""
+        reply = {} if value is None else json_object(value)
+        note = json_object(reply.get("note") or {})
+        note_id = reply.get("note_id") or note.get("id") or note.get("note_id")
+        is_event = bool(reply.keys() & {"type", "note_content"})
+        event_id = reply.get("event_id") or (reply.get("id") if is_event else None)
+        ids = {"note_id": note_id, "event_id": event_id}
+        touchpoint: Touchpoint = from_reply({**ids, "note": note or reply or None}, Touchpoint)
+        return cls(touchpoint)
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -154,7 +172,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         properties: free-form; holds `activity_type_id`, `subject`, `meeting_type`
             (the touchpoint type), `touchpoint_tags` and more. The same property
             comes as a boolean here and as a text there.
+        task_content: of a `task` only, free-form: assignees, due date, status and more.
         alert_content: of an `alert` only, free-form.
+        fields: all that the vendor sent, such as the content of other types.
     """
 
     id: ExactId
@@ -164,7 +184,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_new: Any = None
     note_content: NoteContent | None = None
     properties: JsonObject | None = None
+    task_content: JsonObject | None = None
     alert_content: JsonObject | None = None
+    fields: JsonObject = msgspec.field(default_factory=JsonObject)
 
     @property
     def occurred_at(self) -> datetime | None:
@@ -172,6 +194,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if self.timestamp is None:
             return None
         return _EPOCH + timedelta(milliseconds=self.timestamp)
+
+
+class EventList(list[Event]):
+    """Events, each with its `fields`."""
+
+    @classmethod
+    def from_wire(cls, value: Any) -> Self:
+        """The events in *value*."""
+        entries = (json_object(entry) for entry in from_reply(value, list[Any]))
+        return cls(from_reply({**entry, "fields": entry}, Event) for entry in entries)
 
 
 class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):

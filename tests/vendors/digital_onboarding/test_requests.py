@@ -131,7 +131,11 @@ CASES: dict[str, Case] = {
         "POST",
         "/v1/contacts",
         {"new_contacts": [ANN], "existing_contacts": [{"email": "b@x.org"}], "more": 1},
-        BatchResult(new_contacts=[CONTACT], existing_contacts=[Contact(email="b@x.org")]),
+        BatchResult(
+            new_contacts=[CONTACT],
+            existing_contacts=[Contact(email="b@x.org")],
+            extra={"more": 1},
+        ),
         {"contacts": [{"unique_id": "7"}, {"email": "b@x.org"}]},
     ),
     "upsert_many, a list left out": Case(

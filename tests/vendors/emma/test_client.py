@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from base64 import b64encode
 
 import pytest
@@ -27,6 +28,7 @@ from asyncclients.sandbox.emma.state import DeleteReply, TimeForm
 from asyncclients.vendors.emma import NewTouchpoint, Touchpoint
 
 JSON = {"Content-Type": "application/json"}
+ONE = '{"touchpoint_type_id": 3, "touchpoint_id": 17}'
 
 pytestmark = pytest.mark.looptime
 
@@ -137,13 +139,40 @@ async def test_many_tell_how_far_they_came(sandbox: Sandbox, emma: EmmaClient) -
     assert len(sandbox.requests("emma")) == 1 + 2
 
 
-async def test_an_answer_of_another_length_is_no_success(
+@pytest.mark.parametrize(
+    ("reply", "ids"),
+    [
+        ("[]", []),
+        (f"[{ONE}]", [17]),
+        (f'[{ONE}, {{"error": "no such type"}}]', [17]),
+        (f"[{ONE}, null]", [17]),
+        (f'[{ONE}, {{"touchpoint_type_id": 3}}, {ONE}]', [17, None, 17]),
+    ],
+)
+async def test_create_of_another_length_keeps_the_ids(
+    sandbox: Sandbox, emma: EmmaClient, reply: str, ids: list[int | None]
+) -> None:
+    """A response with more or fewer touchpoints is a DecodeError that has those it holds."""
+    sandbox.fail("emma", status(200, reply, JSON))
+    with pytest.raises(DecodeError, match=f"{len(ids)} touchpoints where 2 were sent") as caught:
+        await emma.touchpoints.create(visits(2))
+    assert [touchpoint.touchpoint_id for touchpoint in caught.value.received] == ids
+    assert all(str(number) in str(caught.value) for number in ids)
+    assert pickle.loads(pickle.dumps(caught.value)) == caught.value
+
+
+async def test_create_many_of_another_length_keeps_all_ids(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
-    """Pairing by position would be wrong: DecodeError that says both numbers."""
-    sandbox.fail("emma", status(200, '[{"touchpoint_type_id": 300}]', JSON))
-    with pytest.raises(DecodeError, match="1 touchpoints where 2 were sent"):
-        await emma.touchpoints.create(visits(2))
+    """The error of a later request has the touchpoints of the earlier ones too."""
+    await emma.touchpoint_types.create("visit", "Visit")
+    first = sandbox.state("emma").touchpoints
+    sandbox.fail("emma", delay(0.0))
+    sandbox.fail("emma", status(200, f"[{ONE}]", JSON))
+    with pytest.raises(DecodeError) as caught:
+        await emma.touchpoints.create_many(visits(12))
+    assert [each.touchpoint_id for each in caught.value.received] == [*first, 17]
+    assert len(first) == 10
 
 
 async def test_a_batch_whose_answer_is_lost_is_not_repeated(

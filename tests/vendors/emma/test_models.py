@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Meaning
 from asyncclients.errors import DecodeError
 from asyncclients.vendors.emma import NewTouchpoint, Touchpoint, TouchpointType
+from asyncclients.vendors.emma.models import Timestamp
 from asyncclients.vendors.emma.vendor import EMMA
 
 NAIVE = datetime(2025, 11, 24, 10, 23, 10)  # noqa: DTZ001  # Emma's times have no zone
@@ -43,6 +45,31 @@ def test_a_plain_datetime_is_written_with_the_mark() -> None:
     new = NewTouchpoint(touchpoint_timestamp=NAIVE.replace(microsecond=999_999))
     assert codec.to_plain(new) == {"touchpoint_timestamp": "@D:2025-11-24T10:23:10"}
     assert codec.encode(new) == b'{"touchpoint_timestamp":"@D:2025-11-24T10:23:10"}'
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "@D:2025-11-24T10:23:10",
+        "2025-11-24T10:23:10",
+        "2025-11-24 10:23:10",
+        NAIVE,
+        Timestamp.of(NAIVE),
+    ],
+)
+def test_time_of_a_row_is_read_in_every_form(given: Any) -> None:
+    """A row of a file, pulled or written by hand, has its time with or without the mark."""
+    row = {"email": "a@example.com", "touchpoint_timestamp": given}
+    for strict in (True, False):
+        new: NewTouchpoint = codec.from_plain(row, NewTouchpoint, strict=strict)
+        assert codec.to_plain(new)["touchpoint_timestamp"] == "@D:2025-11-24T10:23:10"
+
+
+@pytest.mark.parametrize("given", ["tomorrow", "@D:", 3, "2025-11-24T10:23:10Z"])
+def test_time_of_a_row_that_is_none_is_refused(given: Any) -> None:
+    """A row whose time is unreadable or has a zone is a ValueError, never another time."""
+    with pytest.raises(ValueError, match="time"):
+        codec.from_plain({"touchpoint_timestamp": given}, NewTouchpoint)
 
 
 def test_a_timestamp_with_zone_is_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import Mock
@@ -289,6 +289,23 @@ async def test_the_samples_of_the_manual_are_read() -> None:
     _, _, record = await sent(CASES["external_programs.add_record"])
     assert isinstance(record, Record)
     assert (record.meta, record.data) == ({}, BOOK)
+
+
+@pytest.mark.parametrize(
+    ("reply", "meta", "data"),
+    [
+        ({"meta": [{"a": 1}], "data": [1, 2]}, [{"a": 1}], [1, 2]),
+        ({"meta": {"document_id": "d"}, "data": {"a": [1]}}, {"document_id": "d"}, {"a": [1]}),
+        ({"meta": [], "data": []}, {}, {}),
+        ({"meta": None}, {}, {}),
+        ({}, {}, {}),
+    ],
+)
+async def test_record_has_objects_or_lists(reply: Any, meta: Any, data: Any) -> None:
+    """The manual names objects and shows lists: both are read, an empty list as an object."""
+    for name in ("external_programs.add_record", "external_programs.update_record"):
+        _, _, record = await sent(replace(CASES[name], reply=reply))
+        assert (record.meta, record.data) == (meta, data)
 
 
 async def test_deletions_take_any_success() -> None:

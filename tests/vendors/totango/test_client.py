@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from asyncclients import (
     UnauthorizedError,
 )
 from asyncclients.sandbox import Sandbox, drop, status
-from asyncclients.sandbox.totango.state import WireForm
+from asyncclients.sandbox.totango.state import CreateForm, WireForm
 from asyncclients.vendors.totango import NewTouchpoint, TouchpointUpdate
 
 NEW = NewTouchpoint(account_id="0000", content="called", touchpoint_tags=None)
@@ -41,6 +42,7 @@ async def test_a_touchpoint_is_created(sandbox: Sandbox, totango: TotangoClient,
     tag = next(iter(state.touchpoint_tags))
     new = NewTouchpoint(account_id="0000", content="<b>called</b>", touchpoint_tags=[tag])
     touchpoint = await totango.touchpoints.create(new)
+    assert touchpoint.note_id is not None
     stored = state.touchpoints[int(touchpoint.note_id)]
     assert stored["account_id"] == "0000"
     assert stored["content"] == "<b>called</b>"
@@ -63,33 +65,61 @@ async def test_touchpoints_are_the_notes_among_the_events(
     assert await totango.touchpoints.list("other") == []
 
 
-async def test_an_update_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
-    """By `account_id` it takes one call more; with `event_id` none. Both change the note."""
+@pytest.mark.parametrize("form", ["event", "object", "empty"])
+async def test_create_without_note_id_succeeds(
+    sandbox: Sandbox, totango: TotangoClient, form: CreateForm
+) -> None:
+    """A create whose response has no note id is carried out once, with `note_id=None`."""
+    state = sandbox.state("totango")
+    state.create_form = form
     created = await totango.touchpoints.create(NEW)
+    assert created.note_id is None
+    ((number, stored),) = state.touchpoints.items()
+    assert created.event_id == (stored["event_id"] if form == "event" else None)
+    (note,) = await totango.touchpoints.list("0000")
+    await totango.touchpoints.delete(number, note.id)
+    assert state.touchpoints == {}
+
+
+async def test_update_sends_exactly_the_given_fields(
+    sandbox: Sandbox, totango: TotangoClient
+) -> None:
+    """No event is looked up, as in the manual's samples; one that is given is sent and returned."""
+    created = await totango.touchpoints.create(NEW)
+    assert created.note_id is not None
     stored = sandbox.state("totango").touchpoints[int(created.note_id)]
     update = TouchpointUpdate(account_id="0000", content="first")
     updated = await totango.touchpoints.update(created.note_id, update)
-    assert (updated.note_id, updated.event_id) == (created.note_id, stored["event_id"])
+    assert (updated.note_id, updated.event_id) == (created.note_id, None)
     assert {**stored, "content": "first"} == stored
     again = TouchpointUpdate(event_id=str(stored["event_id"]), content="second")
-    assert await totango.touchpoints.update(int(created.note_id), again) == updated
+    updated = await totango.touchpoints.update(int(created.note_id), again)
+    assert (updated.note_id, updated.event_id) == (created.note_id, stored["event_id"])
     assert {**stored, "content": "second"} == stored
-    assert arrived(sandbox) == [CREATE, EVENTS, UPDATE, UPDATE]
+    assert arrived(sandbox) == [CREATE, UPDATE, UPDATE]
+    first, second = (request.body for request in sandbox.requests("totango")[1:])
+    assert first == b"note_id=%b&account_id=0000&content=first" % created.note_id.encode()
+    assert second is not None
+    assert b"account_id" not in second
 
 
-async def test_an_update_may_do_without_an_event(sandbox: Sandbox, totango: TotangoClient) -> None:
-    """As in the manual's samples: with neither id one call is made, and no event is known."""
-    created = await totango.touchpoints.create(NEW)
-    updated = await totango.touchpoints.update(created.note_id, TouchpointUpdate(content="new"))
-    assert (updated.note_id, updated.event_id) == (created.note_id, None)
-    stored = sandbox.state("totango").touchpoints[int(created.note_id)]
-    assert {**stored, "content": "new"} == stored
-    assert arrived(sandbox) == [CREATE, UPDATE]
+@pytest.mark.parametrize("note_id", ["", ".", "..", "a\nb", None])
+async def test_note_id_that_is_no_id_sends_nothing(
+    sandbox: Sandbox, totango: TotangoClient, note_id: Any
+) -> None:
+    """An id that is empty, a dot segment, None or has control characters is a ValueError."""
+    with pytest.raises(ValueError, match="note_id"):
+        await totango.touchpoints.update(note_id, TouchpointUpdate(content="new"))
+    with pytest.raises(ValueError, match="note_id"):
+        await totango.touchpoints.delete(note_id, account_id="0000")
+    assert arrived(sandbox) == []
 
 
 async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
     """By `account_id` it takes one call more; with `event_id` none. Both delete the note."""
     first, second = await totango.touchpoints.create(NEW), await totango.touchpoints.create(NEW)
+    assert first.note_id is not None
+    assert second.note_id is not None
     stored = sandbox.state("totango").touchpoints
     await totango.touchpoints.delete(first.note_id, account_id="0000")
     assert [*stored] == [int(second.note_id)]
@@ -116,6 +146,7 @@ async def test_a_touchpoint_of_another_account_is_not_found(
 ) -> None:
     """The lookup ends in NotFoundError that names both ids, and nothing is deleted."""
     created = await totango.touchpoints.create(NEW)
+    assert created.note_id is not None
     with pytest.raises(NotFoundError, match=rf"{created.note_id} .* account 7987") as caught:
         await totango.touchpoints.delete(created.note_id, account_id="7987")
     assert caught.value.operation == "touchpoints.delete"
@@ -138,6 +169,7 @@ async def test_an_update_and_a_delete_whose_answer_is_lost_are_repeated(
 ) -> None:
     """Both end as if nothing had gone wrong; the delete's repetition meets a 404."""
     created = await totango.touchpoints.create(NEW)
+    assert created.note_id is not None
     stored = sandbox.state("totango").touchpoints
     event_id = str(stored[int(created.note_id)]["event_id"])
     sandbox.fail("totango", drop(committed=True))

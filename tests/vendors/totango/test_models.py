@@ -10,10 +10,24 @@ import pytest
 from asyncclients.core import codec
 from asyncclients.errors import DecodeError
 from asyncclients.vendors.totango import Event, NewTouchpoint, Touchpoint, TouchpointUpdate
-from asyncclients.vendors.totango.models import NamedItems
+from asyncclients.vendors.totango.models import CreatedTouchpoint, EventList, NamedItems
 
 # The manual's own example, 1461110400000, is this instant.
 EXAMPLE = datetime(2016, 4, 20, tzinfo=UTC)
+EVENT = b"""{
+    "id": "4a0c13edzfacez3038zbb46z85f97f04238f", "timestamp": 1578588991000, "type": "note",
+    "account": {"id": "7987"}, "is_new": null,
+    "note_content": {"text": " This is a touchpoint body\\n",
+        "totango_user": {"user_name": "user@totango.com"}, "note_id": 47124},
+    "properties": {"customers_visibility": false, "containsFormatting": "true",
+        "meeting_type": "0af9272e-a055-441e-ae10-f4223a3e0ab8",
+        "touchpoint_tags": ["450ea17a-0e76-418f-a4ec-8ae7b16b3b85"]}}"""
+
+
+def created(reply: bytes) -> Touchpoint:
+    """The touchpoint in the response to a create."""
+    found: CreatedTouchpoint = codec.decode(reply, CreatedTouchpoint)
+    return found.touchpoint
 
 
 @pytest.mark.parametrize(
@@ -74,29 +88,41 @@ def test_fields_travel_under_the_vendors_names() -> None:
 )
 def test_a_created_touchpoint_has_its_note_id(reply: bytes) -> None:
     """The id is text, from a number or a text, at the top or nested in `note`."""
-    touchpoint: Touchpoint = codec.decode(reply, Touchpoint)
+    touchpoint = created(reply)
     assert isinstance(touchpoint.note_id, str)
     assert touchpoint.note_id == "47124"
 
 
-@pytest.mark.parametrize("reply", [b"{}", b'{"note": {}}', b'{"note_id": true}', b"[]", b""])
-def test_a_reply_without_note_id_is_a_decode_error(reply: bytes) -> None:
-    """A touchpoint without id is never made up."""
+@pytest.mark.parametrize(
+    "reply", [b"", b"\n", b"{}", b"[]", b"null", b'{"note": {}}', b'{"note": []}', b'{"ok": true}']
+)
+def test_created_touchpoint_may_lack_its_note_id(reply: bytes) -> None:
+    """A create whose response has no note id is a success with `note_id=None`."""
+    assert (created(reply).note_id, created(reply).event_id) == (None, None)
+
+
+def test_created_touchpoint_reads_event() -> None:
+    """A response in the shape of an event has the event's id, and keeps all of its content."""
+    touchpoint = created(EVENT)
+    assert touchpoint.note_id is None
+    assert touchpoint.event_id == "4a0c13edzfacez3038zbb46z85f97f04238f"
+    assert touchpoint.note is not None
+    assert touchpoint.note["note_content"]["note_id"] == 47124
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [b'{"note_id": true}', b'"x"', b"3", b'{"error": "no"}', b'{"errors": {"a": ["b"]}, "x": 1}'],
+)
+def test_reply_that_is_no_touchpoint_is_a_decode_error(reply: bytes) -> None:
+    """An error with status 200, and what is no object, never become a touchpoint."""
     with pytest.raises(DecodeError):
-        codec.decode(reply, Touchpoint)
+        created(reply)
 
 
 def test_the_manuals_event_is_read() -> None:
     """The sample of the manual decodes, with its ids as text and its time aware."""
-    body = b"""{
-        "id": "4a0c13edzfacez3038zbb46z85f97f04238f", "timestamp": 1578588991000, "type": "note",
-        "account": {"id": "7987"}, "is_new": null,
-        "note_content": {"text": " This is a touchpoint body\\n",
-            "totango_user": {"user_name": "user@totango.com"}, "note_id": 47124},
-        "properties": {"customers_visibility": false, "containsFormatting": "true",
-            "meeting_type": "0af9272e-a055-441e-ae10-f4223a3e0ab8",
-            "touchpoint_tags": ["450ea17a-0e76-418f-a4ec-8ae7b16b3b85"]}}"""
-    event: Event = codec.decode(body, Event)
+    event: Event = codec.decode(EVENT, Event)
     assert event.id == "4a0c13edzfacez3038zbb46z85f97f04238f"
     assert event.account is not None
     assert event.account.id == "7987"
@@ -105,6 +131,28 @@ def test_the_manuals_event_is_read() -> None:
     assert event.occurred_at == datetime(2020, 1, 9, 16, 56, 31, tzinfo=UTC)
     assert event.properties is not None
     assert event.properties["containsFormatting"] == "true"
+
+
+def test_events_keep_all_of_their_content() -> None:
+    """Tasks have their content, and what no field takes is in `fields`, at every depth."""
+    wire: list[dict[str, Any]] = [
+        {"id": "t", "type": "task", "task_content": {"status": "open", "assignees": ["a"]}},
+        {"id": 7, "type": "campaign_touch", "campaign_content": {"name": "May"}, "fields": [1]},
+        {"id": "n", "type": "note", "timestamp": "1578588991000", "note_content": [],
+         "account": {"id": 1, "display_name": "One"}, "properties": {"new": {"a": None}}},
+    ]  # fmt: skip
+    task, campaign, note = codec.decode(codec.encode(wire), EventList)
+    assert task.task_content == {"status": "open", "assignees": ["a"]}
+    assert campaign.id == "7"
+    assert (note.timestamp, note.note_content.note_id) == (1578588991000, None)
+    assert [event.fields for event in (task, campaign, note)] == wire
+
+
+@pytest.mark.parametrize("reply", [b"3", b'"x"', b"[3]", b'[{"id": "a"}]', b'{"error": "no"}', b""])
+def test_other_forms_of_events_are_a_decode_error(reply: bytes) -> None:
+    """What is no list of events ends in DecodeError and nothing else."""
+    with pytest.raises(DecodeError):
+        codec.decode(reply, EventList)
 
 
 @pytest.mark.parametrize(
