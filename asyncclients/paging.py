@@ -10,7 +10,7 @@ pages, one or several in turn, would otherwise be read for ever.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -71,6 +71,9 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         operation: the operation that lists.
         mend: makes a page of the body of one that could not be decoded, its items
             sorted into good and spoiled; raises DecodeError where that is not possible.
+        query: what the list was asked for; with *owner* it tells a backfill's state
+            whether it belongs to this list.
+        owner: the resource that made it.
     """
 
     fetch: Callable[[int], Awaitable[Page[T_co]]]
@@ -78,6 +81,8 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     vendor: str | None = None
     operation: str | None = None
     mend: Callable[[bytes], Page[T_co]] | None = None
+    query: Mapping[str, Any] | None = None
+    owner: object = None
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
         number, path = self.start, None  # most lists are one page, which needs no `Path`

@@ -38,6 +38,7 @@ from asyncclients.backfill.database import (
     shorten_log,
     unusable,
 )
+from asyncclients.backfill.identity import Job
 from asyncclients.backfill.lock import Lock
 from asyncclients.errors import StateError, StateMismatchError, error_text
 from asyncclients.own_files import target_of
@@ -54,15 +55,6 @@ _SCHEMA = (
     "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
     "CREATE TABLE keys (number INTEGER PRIMARY KEY, keys BLOB NOT NULL)",
 )
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What a state file belongs to."""
-
-    kind: str
-    source: str
-    target: str
-    row_type: str = ""
 
 
 class Statement(NamedTuple):
@@ -97,8 +89,12 @@ class Journal:
         self.failure: StateError | None = None
 
     @classmethod
-    async def open(cls, path: str | os.PathLike[str], job: Job) -> Self:
+    async def open(
+        cls, path: str | os.PathLike[str], job: Job, *, new_credential: bool = False
+    ) -> Self:
         """The journal of *job* at *path*, made if there is none; it is ours until `aclose`.
+
+        With *new_credential*, another credential is one of the same account, and noted.
 
         Raises:
             StateInUseError: another run has it.
@@ -117,7 +113,7 @@ class Journal:
         journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
             await journal.run(journal._connect)
-            await journal.run(_check_job, journal._database, path, job)
+            await journal.run(_check_job, journal._database, path, job, new_credential)
         except BaseException:
             await journal.aclose()
             raise
@@ -273,27 +269,19 @@ def _state_error(path: Path, error: BaseException) -> StateError:
     return failure
 
 
-def _check_job(database: sqlite3.Connection, path: Path, job: Job) -> None:
-    if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-        database.execute("BEGIN IMMEDIATE")
+def _check_job(database: sqlite3.Connection, path: Path, job: Job, new_credential: bool) -> None:
+    new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    if not new:
+        job.check(read_job(database), str(path), new_credential=new_credential)
+    database.execute("BEGIN IMMEDIATE")
+    if new:
         for statement in _SCHEMA:
             database.execute(statement)
-        database.execute("INSERT INTO job VALUES ('job', ?)", sealed([msgspec.json.encode(job)]))
         database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute(f"PRAGMA user_version = {VERSION}")
-        database.execute("COMMIT")
-        mark_log(database)
-        return
-    found = read_job(database)
-    for field in Job.__struct_fields__:
-        theirs, ours = getattr(found, field), getattr(job, field)
-        if theirs != ours:
-            what = field.replace("_", " ")
-            raise StateMismatchError(
-                f"{path} belongs to another job: its {what} is {theirs!r}, not {ours!r}",
-                file=str(path),
-                advice="Give each job a state file of its own",
-            )
+    value = sealed([msgspec.json.encode(job)])
+    database.execute("INSERT OR REPLACE INTO job VALUES ('job', ?)", value)
+    database.execute("COMMIT")
     mark_log(database)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.journal import Changes, Job, Journal
+from asyncclients.backfill.identity import pull_job
+from asyncclients.backfill.journal import Changes, Journal
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.naming import Key, Naming
 from asyncclients.backfill.outage import Outage
@@ -47,6 +48,7 @@ async def pull(
     flow: str | None = None,
     max_failed: float = 0.1,
     patience: float = 900.0,
+    new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Write every item of *source* to *to*; run again with the same *state* to resume.
@@ -66,6 +68,8 @@ async def pull(
         max_failed: share of items that cannot be read, of at least 500, above which the
             run stops. Such items go to `<state>.failed.jsonl`, as they came.
         patience: seconds without any usable answer after which the run stops.
+        new_credential: the client's credential is a new one of the same account, so
+            the state that was begun with the old one is resumed.
         progress: is given a `Progress` about once a second.
 
     Raises:
@@ -81,9 +85,11 @@ async def pull(
     """
     try:
         _check(source, key, ahead, max_failed, patience)
+        arguments.check_flag("new_credential", new_credential)
         arguments.check_function("progress", progress)
         sink, name = open_sink(to)
-        journal = await Journal.open(state, Job(kind="pull", source=_name(source), target=name))
+        job = await asyncio.to_thread(pull_job, source, name, key)
+        journal = await Journal.open(state, job, new_credential=new_credential)
     except BaseException:
         arguments.close(source)
         raise
@@ -113,12 +119,6 @@ def _check(source: Any, key: Any, ahead: int, max_failed: float, patience: float
     arguments.check_whole("ahead", ahead, 0)
     arguments.check_share("max_failed", max_failed)
     arguments.check_seconds("patience", patience)
-
-
-def _name(source: Pages) -> str:
-    if isinstance(source, Paginator):
-        return source.operation or "paginator"
-    return "iterable"
 
 
 class Pull:

@@ -11,6 +11,7 @@ are listed as unknown.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, Literal
@@ -19,16 +20,16 @@ from asyncclients.backfill import arguments
 from asyncclients.backfill.crew import together
 from asyncclients.backfill.delivery import Delivery, Terms
 from asyncclients.backfill.feed import Feed
-from asyncclients.backfill.journal import Job, Journal
-from asyncclients.backfill.ledger import Ledger
+from asyncclients.backfill.identity import push_job
+from asyncclients.backfill.journal import Journal
+from asyncclients.backfill.ledger import Ledger, Unknown
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.shape import Map, Shape, row_type_of, unbound
+from asyncclients.backfill.shape import Map, Shape, row_type_of
 from asyncclients.backfill.sources import Row, Rows, Source, open_source
 from asyncclients.backfill.ticker import ticking
-from asyncclients.backfill.unknowns import Unknown
-from asyncclients.core.endpoint import endpoint_of, lane
+from asyncclients.core.endpoint import lane
 from asyncclients.errors import (
     BackfillError,
     BackfillStoppedError,
@@ -54,6 +55,7 @@ async def push(
     reconcile: Reconcile | None = None,
     max_failed: float = 0.1,
     patience: float = 900.0,
+    new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
     """Send each row of *source* to *target*; run again with the same *state* to resume.
@@ -82,6 +84,8 @@ async def push(
             was carried out; False, it was not and is sent; None, nobody can say.
         max_failed: share of failed rows, of at least 50, above which the run stops.
         patience: seconds without any usable answer after which the run stops.
+        new_credential: the client's credential is a new one of the same account, so
+            the state that was begun with the old one is resumed.
         progress: is given a `Progress` about once a second.
 
     Raises:
@@ -101,14 +105,15 @@ async def push(
     arguments.check_coroutine_function("reconcile", reconcile)
     arguments.check_function("progress", progress)
     arguments.check_flag("idempotent", idempotent)
+    arguments.check_flag("new_credential", new_credential)
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
     arguments.check_delivery(concurrency, batch, max_failed, patience)
     shape = Shape(row_type_of(target) if row_type is None else row_type, map)
     rows = await open_source(source)
     try:
         shape.check(rows)
-        job = Job(kind="push", source=rows.name, target=name_of(target), row_type=shape.name)
-        journal = await Journal.open(state, job)
+        job = await asyncio.to_thread(push_job, rows.name, target, shape.name, map)
+        journal = await Journal.open(state, job, new_credential=new_credential)
         try:
             flow = flow or f"push {job.target} {os.fspath(state)}"
             terms = Terms.of(
@@ -123,15 +128,6 @@ async def push(
             await journal.aclose()
     finally:
         await rows.aclose()
-
-
-def name_of(target: Callable[..., Any]) -> str:
-    """What the state file calls *target*: its operation, or its own name."""
-    endpoint = endpoint_of(target)
-    target = unbound(target)
-    module = getattr(target, "__module__", "")
-    name = endpoint.operation if endpoint else getattr(target, "__qualname__", repr(type(target)))
-    return f"{module}.{name}"
 
 
 class Push:

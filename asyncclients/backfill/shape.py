@@ -63,6 +63,10 @@ class Renaming:
         fields.pop("", None)
         return {**self._fixed, **fields}
 
+    def names(self) -> tuple[dict[str, str], dict[str, Any]]:
+        """The columns with their fields, and the fixed fields with their values."""
+        return self._columns, self._fixed
+
     def fields(self, columns: Sequence[str]) -> set[str]:
         """The fields that rows with *columns* get.
 
@@ -261,7 +265,9 @@ def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
 
 def unbound(target: Any) -> Any:
     """*target* without the arguments that `partial` bound."""
-    return target.func if isinstance(target, partial) else target
+    while isinstance(target, partial):
+        target = target.func
+    return target
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,9 @@ import msgspec
 from asyncclients.backfill.checkpoint import PullState
 from asyncclients.backfill.database import connect, log_path, read_state, select, unusable
 from asyncclients.backfill.journal import Job, read_job
-from asyncclients.backfill.ledger import State
+from asyncclients.backfill.ledger import State, Unknown, read_unknown
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import check_companions, holder_of
-from asyncclients.backfill.unknowns import Unknown, read_unknown
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import target_of
 

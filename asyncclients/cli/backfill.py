@@ -41,6 +41,7 @@ async def pull(
     query: Pairs = None,
     key: str | None = None,
     max_failed: Share = 0.1,
+    new_credential: Switch = False,
     limits: str = "",
     json: Json = False,
 ) -> int:
@@ -53,6 +54,7 @@ async def pull(
         query: NAME=VALUE, an argument of the list, as in sort_by=email.
         key: the field that tells items apart; by default uuid or id.
         max_failed: share of items that cannot be read above which it stops.
+        new_credential: the credential is a new one of the same account: resume the state all the same.
         limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
@@ -63,6 +65,7 @@ async def pull(
         key=key,
         query=pairs(query),
         max_failed=max_failed,
+        new_credential=new_credential,
     )
     return await _run(job, limits, as_json=json)
 
@@ -80,6 +83,7 @@ async def push(
     max_failed: Share = 0.1,
     resend_unknown: Switch = False,
     drop_unknown: Switch = False,
+    new_credential: Switch = False,
     limits: str = "",
     json: Json = False,
 ) -> int:
@@ -96,6 +100,7 @@ async def push(
         max_failed: share of failed rows above which it stops.
         resend_unknown: send rows again that may or may not have arrived.
         drop_unknown: ask no more about rows that may or may not have arrived.
+        new_credential: the credential is a new one of the same account: resume the state all the same.
         limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
@@ -111,6 +116,7 @@ async def push(
         with_=pairs(with_),
         concurrency=concurrency,
         max_failed=max_failed,
+        new_credential=new_credential,
         unknown="drop" if drop_unknown else unknown,
     )
     return await _run(job, limits, as_json=json)

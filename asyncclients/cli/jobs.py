@@ -34,6 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     concurrency: int = 64
     max_failed: float = 0.1
     unknown: Literal["keep", "resend", "drop"] = "keep"
+    new_credential: bool = False
     state: str = ""
     name: str = ""
 
@@ -156,6 +157,7 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
             state=job.state,
             key=job.key,
             max_failed=job.max_failed,
+            new_credential=job.new_credential,
             flow=flow,
             progress=progress,
         )
@@ -169,6 +171,7 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
         concurrency=job.concurrency,
         max_failed=job.max_failed,
         unknown=job.unknown,
+        new_credential=job.new_credential,
         flow=flow,
         progress=progress,
     )
@@ -183,4 +186,14 @@ def map_of(job: Job, write: Write) -> Callable[[Any], Any] | None:
     renaming = _renaming(job)
     if write.scalar is None:
         return renaming
-    return lambda row: write.value(renaming(row) if renaming else row)
+    return _ScalarMap(write, renaming)
+
+
+class _ScalarMap:
+    """The one value that *write* takes, of a row under its new names."""
+
+    def __init__(self, write: Write, renaming: Renaming | None) -> None:
+        self._write, self.renaming = write, renaming
+
+    def __call__(self, row: Any) -> Any:
+        return self._write.value(self.renaming(row) if self.renaming else row)

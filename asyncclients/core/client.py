@@ -79,6 +79,7 @@ class VendorClient:
                 self.base_url,
                 settings=pool.settings,
                 options=self._options,
+                account=self._account_name(),
             )
         )
 
@@ -101,6 +102,10 @@ class VendorClient:
     def _attach(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._add_resources(dispatcher)
+
+    def _account_name(self) -> str:
+        """The account's own name; empty where only the credential tells accounts apart."""
+        return ""
 
     def _add_resources(self, dispatcher: Dispatcher) -> None:
         """Make the resources, each with `dispatcher.send`."""

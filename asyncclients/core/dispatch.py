@@ -41,6 +41,7 @@ class Dispatcher:
         *,
         settings: Settings,
         options: Options,
+        account: str = "",
     ) -> None:
         self.terms = Terms(
             scope=scope,
@@ -49,6 +50,7 @@ class Dispatcher:
             base_url=base_url,
             settings=settings,
             options=options,
+            account=account,
         )
 
     def with_options(self, options: Options) -> Dispatcher:
@@ -64,6 +66,14 @@ class Dispatcher:
             AsyncClientsError: with vendor, operation, method, path and attempts filled in.
         """
         return run(Call(self.terms, request))
+
+
+def terms_of(owner: object) -> Terms | None:
+    """Return what the client lays down that *owner* is, or is a resource of; None for others."""
+    sender = getattr(owner, "_dispatcher", None) or getattr(
+        getattr(owner, "_send", None), "__self__", None
+    )
+    return sender.terms if isinstance(sender, Dispatcher) else None
 
 
 async def run(call: Call[T]) -> T:

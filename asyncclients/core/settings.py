@@ -52,6 +52,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         base_url: where requests go, with a slash at its end.
         settings: the pool's.
         options: the client's.
+        account: the account's own name, where the vendor has one besides the credential.
         timeout: seconds for one attempt.
         credential: the header that carries the login; None where none does.
         usual: the place in the queue of a call without a deadline and a lane.
@@ -63,6 +64,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     settings: Settings
     options: Options
+    account: str = ""
     timeout: float = 0.0
     credential: Header | None = None
     usual: Ticket | None = None

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 
 from asyncclients.backfill import Report
 from asyncclients.backfill.encoding import encode_row, encode_rows
+from asyncclients.backfill.ledger import Unknown
 from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Row, Source
 from asyncclients.backfill.steps import plain
-from asyncclients.backfill.unknowns import Unknown
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.database import Connection, Database, counts
 from asyncclients.integrations.tables import BATCHES, JOBS, PAGES, ROWS

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,11 @@ class Ended(NamedTuple):
 class Shell:
     """Runs `asyncclients` in a directory, with the sandbox in its environment."""
 
-    def __init__(self, sandbox: Sandbox, directory: Path) -> None:
-        self._environ, self._directory = {**os.environ, **sandbox.environ}, directory
+    def __init__(
+        self, sandbox: Sandbox, directory: Path, renewed: Mapping[str, str] | None = None
+    ) -> None:
+        self._environ = {**os.environ, **sandbox.environ, **(renewed or {})}
+        self._directory = directory
         self._secrets = [value for name, value in sandbox.environ.items() if "KEY" in name]
 
     async def start(self, *arguments: str) -> Process:
@@ -220,3 +224,28 @@ def test_pairs() -> None:
     for text in ("a", "=b"):
         with pytest.raises(ValueError, match="NAME=VALUE"):
             pairs([text])
+
+
+@pytest.mark.parametrize("kind", ["push", "pull", "run"])
+async def test_new_credential_option_resumes_with_a_renewed_key(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, kind: str
+) -> None:
+    """Another key exits with 2 and names the option; with it, the job is resumed."""
+    (tmp_path / "people.csv").write_text("email\na@example.com\n")
+    table = '[jobs.a]\npull = "intouch.tags"\nto = "out.jsonl"\n'
+    (tmp_path / "jobs.toml").write_text(table)
+    commands = {
+        "push": ("push", "intouch.contacts", "people.csv"),
+        "pull": ("pull", "intouch.tags", "--to", "out.jsonl"),
+        "run": ("run", "jobs.toml"),
+    }
+    assert (await shell.run(*commands[kind])).code == 0
+    sent = len(sandbox.requests("intouch"))
+    renewed = Shell(sandbox, tmp_path, sandbox.issue("intouch"))
+    ended = await renewed.run(*commands[kind])
+    assert ended.code == (1 if kind == "run" else 2)
+    assert "--new-credential" in ended.out + ended.err
+    (tmp_path / "jobs.toml").write_text(table + "new_credential = true\n")
+    options = () if kind == "run" else ("--new-credential",)
+    assert (await renewed.run(*commands[kind], *options)).code == 0
+    assert len(sandbox.requests("intouch")) == sent

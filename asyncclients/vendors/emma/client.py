@@ -294,6 +294,9 @@ class EmmaClient(VendorClient):
             max_in_flight=max_in_flight,
         )
 
+    def _account_name(self) -> str:
+        return self._account_id
+
     def _add_resources(self, dispatcher: Dispatcher) -> None:
         self.touchpoint_types = TouchpointTypes(dispatcher.send, self._account_id)
         self.touchpoints = Touchpoints(dispatcher.send, self._account_id)

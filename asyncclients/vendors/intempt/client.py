@@ -286,6 +286,9 @@ class IntemptClient(VendorClient):
             max_in_flight=max_in_flight,
         )
 
+    def _account_name(self) -> str:
+        return self.org
+
     def _add_resources(self, dispatcher: Dispatcher) -> None:
         send, org = dispatcher.send, self.org
         self._send = send

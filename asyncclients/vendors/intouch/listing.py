@@ -31,7 +31,9 @@ class PagedResource(Resource):
 
         start = 1 if page is None else page
         name, operation = INTOUCH.name, endpoint.operation
-        return Paginator(fetch, start, vendor=name, operation=operation, mend=mend)
+        return Paginator(
+            fetch, start, vendor=name, operation=operation, mend=mend, query=query, owner=self
+        )
 
 
 def _page(reply: Envelope[Any]) -> Page[Any]:

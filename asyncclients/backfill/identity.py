@@ -1,0 +1,236 @@
+"""Which job a state belongs to: found out from the arguments of `pull` and `push`.
+
+| part       | is                                                                          |
+|------------|-----------------------------------------------------------------------------|
+| source     | the input's file name, or the operation that lists                          |
+| target     | the operation or function that is called, or the file that is written       |
+| origin     | scheme, host, port and base path of the vendor                              |
+| account    | the account's own name, where the vendor has one (Emma, Intempt)            |
+| credential | otherwise: a slow one-way hash of the credential, which reveals nothing     |
+| arguments  | what is bound to the operation; of a function of the user only a slow hash  |
+| headers    | a slow hash of the headers that the client's options add                    |
+
+Priorities, timeouts and quotas do not belong to it: they change how a job runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from asyncclients.backfill.shape import Renaming
+from asyncclients.core.auth import ClientCredentials
+from asyncclients.core.dispatch import terms_of
+from asyncclients.core.endpoint import endpoint_of
+from asyncclients.core.settings import Terms
+from asyncclients.errors import StateMismatchError
+from asyncclients.paging import Paginator
+from asyncclients.secret import Secret
+
+_LONGEST = 200
+"""Characters of an argument that are kept as they are; of a longer one a hash."""
+_HIDDEN = ("credential", "headers")
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a state file belongs to; see the module's docstring."""
+
+    kind: str
+    source: str
+    target: str
+    row_type: str = ""
+    origin: str = ""
+    account: str = ""
+    credential: str = ""
+    headers: str = ""
+    arguments: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    key: str = ""
+    map: str = ""
+
+    def check(self, found: Job, path: str, *, new_credential: bool) -> None:
+        """Raise `StateMismatchError` if the state at *path*, which is of the job *found*, is of another."""
+        for field in self.__struct_fields__:
+            theirs, ours = getattr(found, field), getattr(self, field)
+            if theirs == ours or (field == "credential" and theirs and ours and new_credential):
+                continue
+            advice = "Give each job a state file of its own"
+            what = f"its {field.replace('_', ' ')} is {theirs!r}, not {ours!r}"
+            if field == "arguments":
+                what = _difference(theirs, ours)
+            elif field in _HIDDEN:
+                what = f"its {field} {'are' if field == 'headers' else 'is'} another one"
+            if field == "credential":
+                advice += ", or if this is a new key of the same account, give new_credential=True "
+                advice += "(on the command line --new-credential)"
+            raise StateMismatchError(
+                f"{path} belongs to another job: {what}", file=path, advice=advice
+            )
+
+
+def _difference(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    for name in sorted({*theirs, *ours}):
+        if theirs.get(name) != ours.get(name):
+            if "hash of" in name:
+                return f"bound arguments have other values ({name.removeprefix('hash of ')})"
+            was, now = theirs.get(name, "not given"), ours.get(name, "not given")
+            return f"its argument {name} is {was}, now {now}"
+    return "its arguments differ"
+
+
+def push_job(
+    source: str,
+    target: Callable[..., Any],
+    row_type: str,
+    map: Any,  # noqa: A002 - as the argument of push
+) -> Job:
+    """Return the identity of a push. Takes about a tenth of a second: call it in a thread."""
+    endpoint = endpoint_of(target)
+    function, given = _bound(target)
+    terms = _terms_among([getattr(function, "__self__", None), *given.values()])
+    return Job(
+        kind="push",
+        source=source,
+        target=name_of(target),
+        row_type=row_type,
+        arguments=_arguments(given, shown=endpoint is not None),
+        map=_text(_mapping(map)) if _mapping(map) is not None else "",
+        **_account(terms),
+    )
+
+
+def pull_job(source: Any, target: str, key: Any) -> Job:
+    """Return the identity of a pull. Takes about a tenth of a second: call it in a thread."""
+    operation, owner, given = _list_of(source)
+    return Job(
+        kind="pull",
+        source=operation,
+        target=target,
+        arguments=_arguments(given, shown=True),
+        key=key if isinstance(key, str) else "" if key is None else f"function {_name(key)}",
+        **_account(_terms_among([owner])),
+    )
+
+
+def name_of(target: Callable[..., Any]) -> str:
+    """Return what the state file calls *target*: its operation, or its own name."""
+    endpoint = endpoint_of(target)
+    while isinstance(target, partial):
+        target = target.func
+    module = getattr(target, "__module__", "")
+    name = endpoint.operation if endpoint else getattr(target, "__qualname__", repr(type(target)))
+    return f"{module}.{name}"
+
+
+def _list_of(source: Any) -> tuple[str, object, Mapping[str, Any]]:
+    """The operation behind *source*, the resource it is of, and its arguments."""
+    if inspect.iscoroutine(source) and source.cr_frame is not None:
+        given = dict(source.cr_frame.f_locals)
+        owner = given.pop("self", None)
+        endpoint = endpoint_of(getattr(owner, source.cr_code.co_name, None))
+        if endpoint is not None:
+            return endpoint.operation, owner, given
+    if inspect.isasyncgen(source) and source.ag_frame is not None:
+        source = source.ag_frame.f_locals.get("self", source)
+    if isinstance(source, Paginator):
+        given = {**(source.query or {}), "page": source.start}
+        shown = {name: value for name, value in given.items() if value is not None}
+        return source.operation or "paginator", source.owner, shown
+    return "iterable", None, {}
+
+
+def _bound(target: Any) -> tuple[Any, dict[str, Any]]:
+    """The function under all `partial`s around *target*, and what they bind, by name."""
+    positional: tuple[Any, ...] = ()
+    named: dict[str, Any] = {}
+    while isinstance(target, partial):
+        positional = (*target.args, *positional)
+        named = {**target.keywords, **named}
+        target = target.func
+    if positional:
+        try:
+            named = inspect.signature(target).bind_partial(*positional, **named).arguments
+        except (TypeError, ValueError):
+            named = {str(place): value for place, value in enumerate(positional)} | named
+    return target, named
+
+
+def _arguments(given: Mapping[str, Any], *, shown: bool) -> dict[str, str]:
+    texts = {name: _text(value) for name, value in given.items()}
+    if not texts or shown:
+        return {
+            name: text if len(text) <= _LONGEST else _hash(Secret(text), name)
+            for name, text in texts.items()
+        }
+    # Arguments of the user's own function may hold a credential.
+    return {f"hash of {', '.join(sorted(texts))}": _hash(Secret(_text(texts)), "arguments")}
+
+
+def _terms_among(candidates: list[Any]) -> Terms | None:
+    for candidate in candidates:
+        found = terms_of(candidate) or terms_of(getattr(candidate, "__self__", None))
+        if found is not None:
+            return found
+    return None
+
+
+def _account(terms: Terms | None) -> dict[str, str]:
+    """The parts of an identity that say with whom its calls talk, as whom."""
+    if terms is None:
+        return {}
+    found = {"origin": _origin(terms.base_url), "account": terms.account}
+    login = terms.login
+    if login is not None and not terms.account:
+        secret = login.basic if isinstance(login, ClientCredentials) else login.value
+        found["credential"] = _hash(secret, terms.vendor.name)
+    if terms.options.headers:
+        headers = {name.lower(): value for name, value in terms.options.headers.items()}
+        found["headers"] = _hash(Secret(_text(headers)), "headers")
+    return found
+
+
+def _origin(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"
+
+
+def _mapping(map: Any) -> Any:  # noqa: A002 - as the argument of push
+    """What a map by names says; None for no map, and for a function."""
+    map = getattr(map, "renaming", map)  # noqa: A001
+    if isinstance(map, Renaming):
+        return map.names()
+    return [dict(map), {}] if isinstance(map, Mapping) else None
+
+
+@lru_cache(256)
+def _hash(secret: Secret, context: str) -> str:
+    return secret.slow_fingerprint(f"asyncclients state: {context}")
+
+
+def _text(value: Any) -> str:
+    """*value* as text that is the same in each process."""
+    try:
+        plain = msgspec.to_builtins(value, str_keys=True, order="sorted", enc_hook=_plain)
+        return json.dumps(plain, sort_keys=True)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        return json.dumps(_name(type(value)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Secret):
+        return _hash(value, "argument")
+    return _name(value if callable(value) else type(value))
+
+
+def _name(value: Any) -> str:
+    name = getattr(value, "__qualname__", None) or type(value).__qualname__
+    return f"{getattr(value, '__module__', '')}.{name}"
