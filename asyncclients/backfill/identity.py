@@ -10,7 +10,8 @@
 | arguments  | what is bound to the operation; of a function of the user only a slow hash  |
 | headers    | a slow hash of the headers that the client's options add                    |
 
-Priorities, timeouts and quotas do not belong to it: they change how a job runs.
+Priorities, timeouts and quotas do not belong to it: they change how a job runs. Nor does
+a `map` or `key` that is a function: it may be corrected between two runs.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from asyncclients.secret import Secret
 _LONGEST = 200
 """Characters of an argument that are kept as they are; of a longer one a hash."""
 _HIDDEN = ("credential", "headers")
+_FUNCTION = "function"
+"""The key that is a function of the user, which may be corrected."""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -58,7 +61,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Raise `StateMismatchError` if the state at *path*, which is of the job *found*, is of another."""
         for field in self.__struct_fields__:
             theirs, ours = getattr(found, field), getattr(self, field)
-            if theirs == ours or (field == "credential" and theirs and ours and new_credential):
+            if theirs == ours or (field == "key" and _FUNCTION in (theirs, ours)):
+                continue
+            if field == "credential" and theirs and ours and new_credential:
                 continue
             advice = "Give each job a state file of its own"
             what = f"its {field.replace('_', ' ')} is {theirs!r}, not {ours!r}"
@@ -113,7 +118,7 @@ def pull_job(source: Any, target: str, key: Any) -> Job:
         source=operation,
         target=target,
         arguments=_arguments(given, shown=True),
-        key=key if isinstance(key, str) else "" if key is None else f"function {_name(key)}",
+        key=key if isinstance(key, str) else "" if key is None else _FUNCTION,
         **_account(_terms_among([owner])),
     )
 

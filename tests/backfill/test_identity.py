@@ -255,6 +255,10 @@ SAME: dict[str, Pair] = {
         job_of(partial(own, client=object())),
         job_of(partial(own, client=object())),
     ),
+    "corrected key function": lambda pool: (
+        pull_job(intouch(pool).contacts.list(), "out", len),
+        pull_job(intouch(pool).contacts.list(), "out", "email"),
+    ),
     "order of a mapping": lambda _: (
         job_of(own, {"a": "b", "c": "d"}),
         job_of(own, Renaming({"c": "d", "a": "b"})),
