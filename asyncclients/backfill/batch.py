@@ -164,11 +164,11 @@ class BatchRecords:
 
     def _wake(self, writing: asyncio.Task[None]) -> None:
         """Where *writing* has failed nobody may go on: what was noted is not in the book."""
-        failure: BaseException | None = StateError("the writing of outcomes was cancelled")
-        if not writing.cancelled():
-            failure = writing.exception()
+        failure = asyncio.CancelledError() if writing.cancelled() else writing.exception()
         if failure is None:
             return
+        if not isinstance(failure, Exception):
+            failure = StateError(f"the writing of outcomes was ended by {type(failure).__name__}")
         for future in (self._written, self._next):
             if not future.done():
                 future.set_exception(failure)

@@ -25,7 +25,8 @@ class Outcome(NamedTuple):
 def outcome_of(work: Callable[..., Any], *arguments: Any) -> Outcome:
     """Do *work*; an exception is returned.
 
-    A thread that raises `StopIteration` would never complete its future in Python 3.11.
+    In a future, `StopIteration` would never be seen in Python 3.11, and `GeneratorExit` would
+    end whoever awaits it without letting it clean up.
     """
     try:
         return Outcome(work(*arguments))

@@ -44,14 +44,14 @@ class _Ended:
     `asyncio.wait(return_when=FIRST_EXCEPTION)` does not count a task that is cancelled.
     """
 
-    def __init__(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+    def __init__(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: BaseException | None = None
         self._left = len(tasks)
         for task in tasks:
             task.add_done_callback(self._note)
 
-    def _note(self, task: asyncio.Task[None]) -> None:
+    def _note(self, task: asyncio.Task[Any]) -> None:
         self._left -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         # A cancellation that comes from landing is no reason to end.
@@ -94,8 +94,12 @@ async def _land(
 async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """Return the results of *work*, done at the same time; on the first error the rest ends."""
     tasks = [asyncio.create_task(each) for each in work]
+    ended = _Ended(tasks)
     try:
-        return await asyncio.gather(*tasks)
+        await ended.over
+        if ended.error is not None:
+            raise ended.error
+        return [task.result() for task in tasks]
     finally:
         for task in tasks:
             task.cancel()

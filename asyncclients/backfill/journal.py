@@ -123,12 +123,12 @@ class Journal:
         """What *work* returns, done in the journal's thread.
 
         Raises:
-            StateError: for what SQLite or the disk says.
+            StateError: for whatever it raises.
         """
-        try:
-            return await self._loop.run_in_executor(self._thread, work, *arguments)
-        except (sqlite3.Error, OSError) as failure:
-            raise unusable(self.path, failure) from None
+        outcome = await completed(self._in_thread(work, *arguments))
+        if outcome.error is not None:
+            raise _state_error(self.path, outcome.error)
+        return outcome.result
 
     def _connect(self) -> None:
         self._database = connect(self.path)  # kept here: a cancelled `open` has it to close

@@ -146,12 +146,15 @@ class _Reading:
         self._path = reader.path()
         self._workers: set[asyncio.Task[None]] = set()
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._error: BaseException | None = None
 
     async def run(self) -> None:
         """Read to the end; what is under way when it is over is dropped."""
         try:
             self._hire()
             await self._over
+            if self._error is not None:
+                raise self._error
         finally:
             workers = [*self._workers]
             for worker in workers:
@@ -170,7 +173,8 @@ class _Reading:
         self._workers.discard(worker)
         error = asyncio.CancelledError() if worker.cancelled() else worker.exception()
         if error is not None and not self._over.done():
-            self._over.set_exception(error)
+            self._error = error
+            self._over.set_result(None)
 
     def _claim(self) -> int | None:
         """The page to fetch next; None where it is not known to be there, or it is too early."""

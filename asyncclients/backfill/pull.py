@@ -140,7 +140,7 @@ class Pull:
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._broken = False
-        self._saving: asyncio.Future[None] = self._loop.create_future()
+        self._saving: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._saving.set_result(None)
         self._before = checkpoint.state.done
 
@@ -157,7 +157,7 @@ class Pull:
                     await self._read(reader)
             finally:
                 await self._save()
-                await self._saving
+                await self._saved()
             await self._sink.finish()
             state.complete = True
             await self._checkpoint.save(self._checkpoint.snapshot())
@@ -170,7 +170,7 @@ class Pull:
             try:
                 await self._sink.close()
             finally:
-                await asyncio.gather(self._saving, return_exceptions=True)
+                await asyncio.wait([self._saving])
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _read(self, reader: PageReader | OnePass) -> None:
@@ -230,7 +230,7 @@ class Pull:
 
     async def _save(self) -> None:
         """Begin to make durable what is in the sink, and to note after that how far it is."""
-        await asyncio.shield(self._saving)
+        await self._saved()
         if not self._broken:
             position, durable = await self._sure(self._begin_flush())
             self._checkpoint.state.position = position
@@ -245,10 +245,22 @@ class Pull:
         position, durable = await self._sink.begin_flush()
         return position, asyncio.ensure_future(durable)
 
-    async def _note(self, durable: asyncio.Future[object] | None, changes: Changes) -> None:
-        if durable is not None:
-            await durable
-        await self._checkpoint.save(changes)
+    async def _note(
+        self, durable: asyncio.Future[object] | None, changes: Changes
+    ) -> BaseException | None:
+        try:
+            if durable is not None:
+                await durable
+            await self._checkpoint.save(changes)
+        except BaseException as error:  # noqa: BLE001 - raised by `_saved`
+            return error
+        return None
+
+    async def _saved(self) -> None:
+        """Return when the checkpoint under way is saved, or raise what it failed with."""
+        error = await asyncio.shield(self._saving)
+        if error is not None:
+            raise error
 
     async def _sure(self, step: Coroutine[Any, Any, Any]) -> Any:
         """Await *step* of the sink. After one that failed nobody knows what the sink holds."""
