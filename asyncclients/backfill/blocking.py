@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import Executor, Future
+from inspect import isgenerator
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
-from types import GeneratorType
 from typing import Any, ParamSpec, TypeVar, cast
 
 from asyncclients.backfill.completion import outcome_of
@@ -96,8 +96,8 @@ class _Reader:
             logger.warning("closing the iterable of rows failed: %s", error_text(error))
 
     def _close(self) -> None:
-        if isinstance(self._source, GeneratorType):
-            cast("Generator[Any, Any, Any]", self._source).close()
+        if isgenerator(self._source):
+            self._source.close()
 
     def _run(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._thread, outcome_of, work)

@@ -32,7 +32,7 @@ from asyncclients.errors import (
 from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
 
-SHORT, LONG = 40, 2000
+SHORT, LONG = 30, 2000
 RUNS = 3
 """Runs that may fail, before the one that does not."""
 
@@ -198,7 +198,7 @@ class Vendor:
         self.arrived: Counter[int] = Counter()
 
     async def call(self, argument: Any) -> None:
-        rows = argument if isinstance(argument, list) else [argument]
+        rows: list[int] = [argument] if isinstance(argument, int) else argument
         await asyncio.sleep(self._random.choice((0, 0, 0.001, 0.01)))
         if not self._faults.strike("target"):
             self.arrived.update(rows)
