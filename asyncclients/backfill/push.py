@@ -26,7 +26,7 @@ from asyncclients.backfill.ledger import Ledger, Unknown
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.shape import Map, Shape, row_type_of
+from asyncclients.backfill.shape import Map, Shape, check_mapped, row_type_of
 from asyncclients.backfill.sources import Row, Rows, Source, open_source
 from asyncclients.backfill.ticker import ticking
 from asyncclients.core.endpoint import lane
@@ -112,6 +112,7 @@ async def push(
     rows = await open_source(source)
     try:
         shape.check(rows)
+        await check_mapped(shape, source)
         job = await asyncio.to_thread(push_job, rows.name, target, shape.name, map)
         journal = await Journal.open(state, job, new_credential=new_credential)
         try:

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from math import isfinite
+from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from asyncclients.backfill.arguments import check_function, close
-from asyncclients.backfill.sources import Source
+from asyncclients.backfill.sources import Source, open_source
 from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError
@@ -31,6 +33,9 @@ _EXTRA = "extra"
 """The field for whatever else a vendor takes, in the row types that have one."""
 _EXACT = 2**53
 """Up to here, each whole number is a float of its own."""
+_MOST_TOLD = 20
+"""Fields that no row type has, of which a log may say so."""
+_CORRECT_NAMES = "Rename the columns, or give map= (on the command line --map COLUMN=field)"
 _log = logging.getLogger(__name__)
 
 Map = Callable[[Any], Any]
@@ -79,6 +84,10 @@ class Renaming:
         _check_distinct(self._columns, columns)
         return {self._columns.get(column, column) for column in columns} | self._fixed.keys()
 
+    def columns(self) -> frozenset[str]:
+        """The columns that this map names."""
+        return frozenset(self._columns)
+
     def targets(self) -> set[str]:
         """The fields that this map names."""
         return {*self._columns.values(), *self._fixed} - {""}
@@ -108,6 +117,8 @@ class Shape:
         self._wire_names: dict[str, str] = {}
         self._required: tuple[str, ...] = ()
         self._as_they_are: frozenset[str] = frozenset()
+        self._source = "a row"
+        self._told: set[str] = set()
         self.name = ""
         if row_type is not None:
             fields = _fields(row_type)
@@ -136,7 +147,7 @@ class Shape:
 
     def check(self, source: Source) -> None:
         """Raise `InputError` if no row of *source* can fit: a required column is missing."""
-        columns = source.columns
+        columns, self._source = source.columns, source.name
         if columns is None:
             return
         self._note(columns)
@@ -148,14 +159,19 @@ class Shape:
                 complaint = str(bad)
             else:
                 complaint = self._missing(fields)
-                self._tell_of_others(source, fields)
+                self._tell_of_others(fields)
         if complaint:
             raise InputError(
                 f"{source.name} {complaint}; it has: {', '.join(columns)}",
                 file=source.name,
                 line=1,
-                advice="Rename the columns, or give map= (on the command line --map COLUMN=field)",
+                advice=_CORRECT_NAMES,
             )
+
+    @property
+    def mapped(self) -> frozenset[str]:
+        """The columns that a mapping names; rows without a header must have each somewhere."""
+        return self._map.columns() if isinstance(self._map, Renaming) else frozenset()
 
     def _missing(self, fields: set[str]) -> str:
         heads = {field.split(".", 1)[0] for field in fields}
@@ -166,15 +182,19 @@ class Shape:
         ]
         return f"has no column {' and no column '.join(missing)}" if missing else ""
 
-    def _tell_of_others(self, source: Source, fields: set[str]) -> None:
+    def _tell_of_others(self, fields: Iterable[str]) -> None:
+        """Warn of *fields* that the row type does not have, once of each."""
         known = {*self._wire_names, *self._wire_names.values(), ""}
-        others = sorted(field for field in fields if field.split(".", 1)[0] not in known)
-        if others and self._type is not None and _EXTRA not in known:
+        if self._type is None or _EXTRA in known or len(self._told) > _MOST_TOLD:
+            return
+        others = {name for name in fields if name.split(".", 1)[0] not in known} - self._told
+        if others:
+            self._told |= others
             _log.warning(
                 "%s: %s has no field for %s: left out",
-                source.name,
+                self._source,
                 self._type.__name__,
-                ", ".join(others),
+                ", ".join(sorted(others)[:_MOST_TOLD]),
             )
 
     def make(self, data: Any, *, lax: bool) -> Any:
@@ -193,6 +213,8 @@ class Shape:
         names: Any = data
         plain = isinstance(data, dict) and self._as_they_are.issuperset(names)
         if not plain and isinstance(data, Mapping):
+            if self._map is None or isinstance(self._map, Renaming):
+                self._tell_of_others(cast("Mapping[str, Any]", data))
             data = self._renamed(nested(cast("Mapping[str, Any]", data)))
         try:
             return from_plain(data, self._type, strict=not lax)
@@ -214,6 +236,41 @@ class Shape:
             if others and isinstance(extra, dict):  # else it is for the row type to complain
                 renamed[_EXTRA] = extra | {name: renamed.pop(name) for name in others}
         return renamed
+
+
+def _is_file(rows: Any) -> bool:
+    """Whether *rows* is a file that can be read twice."""
+    return isinstance(rows, (str, os.PathLike)) and Path(cast("str", rows)).is_file()
+
+
+async def check_mapped(shape: Shape, rows: Any) -> None:
+    """Raise `InputError` if no row of the file *rows* has a column that a mapping names.
+
+    A header says at once which columns there are. Without one the file is read, up to where
+    each of them has come.
+    """
+    missing = set(shape.mapped)
+    if not missing or not _is_file(rows):
+        return
+    source = await open_source(rows)
+    try:
+        if source.columns is not None:
+            return
+        found = False
+        while missing and (chunk := await source.chunk()):
+            for row in chunk:
+                names: Any = row.data
+                if isinstance(names, dict):
+                    missing.difference_update(cast("dict[str, Any]", names))
+                    found = True
+    finally:
+        await source.aclose()
+    if missing and found:
+        raise InputError(
+            f"{source.name} has no row with {' and '.join(map(repr, sorted(missing)))}",
+            file=source.name,
+            advice=_CORRECT_NAMES,
+        )
 
 
 def _map_of(given: Any) -> Map | None:

@@ -105,7 +105,7 @@ class FileSource:
 
     async def chunk(self) -> list[Row]:
         """The next rows; none at the end."""
-        return await asyncio.to_thread(self._chunk)
+        return await in_thread(self._chunk)  # never closed while it reads
 
     def _chunk(self) -> list[Row]:
         chunk: list[Row] = []

@@ -231,6 +231,26 @@ async def test_push_rejects_map_of_unknown_names(tmp_path: Path) -> None:
         await given(tmp_path, "Mail,email", "a@x.org,b@x.org", {"Mail": "email"}, NewContact)
 
 
+async def test_push_rejects_map_of_names_that_no_json_line_has(tmp_path: Path) -> None:
+    """Without a header, a column is missing if no row has it; rare ones may come late."""
+    path = tmp_path / "in.jsonl"
+    rows: list[Any] = []
+
+    async def take(row: Any) -> None:
+        rows.append(row)
+
+    path.write_text('{"Mail": "a"}\n' * 600 + '{"Mail": "b", "Nick": "n"}\n')
+    state = tmp_path / "s.db"
+    with pytest.raises(InputError, match="no row with 'Nail' and 'Nix'"):
+        await push(path, take, state=state, map={"Nail": "email", "Nix": "nick", "Nick": "n"})
+    assert (rows, state.exists()) == ([], False)
+    report = await push(path, take, state=state, map={"Mail": "email", "Nick": "nick"})
+    assert (report.done, rows[-1]) == (601, {"email": "b", "nick": "n"})
+    path.write_text("")
+    report = await push(path, take, state=tmp_path / "t.db", map={"Nail": "email"})
+    assert report.done == 0
+
+
 async def test_push_maps_to_names_of_its_own_where_there_is_extra(tmp_path: Path) -> None:
     """A row type with `extra` takes any field."""
     row = await given(tmp_path, "Mail,Debit", "a@x.org,1", {"Debit": "debit-card"}, Digital)

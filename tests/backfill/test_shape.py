@@ -154,6 +154,23 @@ async def test_columns_that_nothing_takes_are_told(
     ]
 
 
+def test_fields_that_nothing_takes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Rows without a header: the first row with a field that the row type lacks is a warning."""
+    shape = Shape(ContactUpdate, None)
+    for row in ({"email": "a"}, {"emial": "b"}, {"emial": "c", "x.y": 1}, {"x.y": 2}):
+        shape.make(row, lax=False)
+    for row_type, map_ in ((Digital, None), (ContactUpdate, dict)):
+        Shape(row_type, map_).make({"emial": "b"}, lax=False)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a row: ContactUpdate has no field for emial: left out",
+        "a row: ContactUpdate has no field for x.y: left out",
+    ]
+    many = {f"name {number}": number for number in range(1000)}
+    for number in range(1000):
+        shape.make({**many, f"other {number}": 1}, lax=False)
+    assert len(caplog.records) == 3
+
+
 def test_a_map_comes_first_and_may_skip() -> None:
     """What `map` makes is converted; None skips the row; without a type it is sent as it is."""
     shape = Shape(Place, lambda row: {"place_name": row["n"], "height": 1} if row["n"] else None)
