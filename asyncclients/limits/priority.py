@@ -1,4 +1,4 @@
-"""The strict classes of the queue."""
+"""The priority classes of the queue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from enum import IntEnum
 
 
 class Priority(IntEnum):
-    """Who goes first when the quota is short. Strict: lower goes before higher."""
+    """Class of a call, which decides its place in the queue when the quota is short.
+
+    Interactive calls go before background calls. While both wait, one grant in ten goes
+    to background, so that a flood of interactive calls does not starve it.
+    """
 
     INTERACTIVE = 0
     BACKGROUND = 1

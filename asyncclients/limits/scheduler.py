@@ -3,8 +3,9 @@
 The limiter says *when* a call may go; this says *which*. A slot is given at the
 instant it opens, to whoever is first then (late binding). The order:
 
-* Strict classes: `INTERACTIVE` before `BACKGROUND`; but while both wait, every
-  tenth grant is background's, so that a flood does not starve it.
+* Classes: `INTERACTIVE` before `BACKGROUND`; but while both wait, every tenth
+  grant is background's, so that a flood does not starve it. A deadline is checked
+  against this order when its call arrives.
 * Within a class, fair between flows (`flows.py`), and FIFO within a flow. A call
   that is repeated has waited before, and goes to the front of its flow.
 
@@ -111,14 +112,14 @@ class Scheduler:
         if ticket.deadline_at < math.inf:
             self._check_deadline(ticket)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
-        queue = self._background if ticket.priority else self._interactive
-        queue.push(ticket.flow, waiter, front=ticket.again)
+        queue = self._queue_of(ticket.priority)
+        flow = queue.push(ticket.flow, waiter, front=ticket.again)
         self.pump()
         try:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.done() or waiter.cancelled():
-                queue.leave()
+                queue.leave(flow)
             elif waiter.exception() is None:
                 self.returned(waiter.result())
                 self.finished()
@@ -129,7 +130,8 @@ class Scheduler:
         left = ticket.deadline_at - now
         if self.eta(1, ticket.priority) <= left:
             return
-        eta = self._eta(1 + self._ahead(ticket), now)
+        own = self._queue_of(ticket.priority).ahead(ticket.flow, front=ticket.again)
+        eta = self._eta(1 + self._before(own, ticket.priority), now)
         if eta > left:
             raise DeadlineExceededError(
                 f"would wait {eta:.1f} s for its turn, {max(0.0, left):.1f} s are left",
@@ -137,14 +139,16 @@ class Scheduler:
                 advice="Allow a longer deadline or send less",
             )
 
-    def _ahead(self, ticket: Ticket) -> int:
-        """Calls that go before *ticket*, by its flow's turns."""
-        if ticket.again:
-            return 0
-        interactive, background = self._interactive, self._background
-        if ticket.priority:
-            return interactive.waiting + background.ahead(ticket.flow)
-        return interactive.ahead(ticket.flow)
+    def _before(self, own: int, priority: Priority) -> int:
+        """Grants before that of a call, if *own* calls of its class go first and no more arrive."""
+        every = _BACKGROUND_EVERY - 1
+        until_share = max(0, every - self._grants_since_background)
+        if priority:
+            return own + min(self._interactive.waiting, until_share + every * own)
+        return own + min(self._background.waiting, (own + every - until_share) // every)
+
+    def _queue_of(self, priority: Priority) -> FlowQueue:
+        return self._background if priority else self._interactive
 
     def pump(self) -> None:
         """Grant the permits that can be granted now; if more could, go on in the next turn."""
@@ -239,12 +243,12 @@ class Scheduler:
     # --- Looking ----------------------------------------------------------------
 
     def eta(self, calls: int, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Seconds until *calls* more calls of *priority* could have been sent."""
-        interactive, background = self._interactive, self._background
-        ahead = interactive.waiting + (background.waiting if priority else 0)
-        if not priority and background.waiting:
-            ahead += (ahead + calls) // _BACKGROUND_EVERY
-        return self._eta(ahead + calls, self.loop.time())
+        """Seconds until *calls* more calls of *priority* could have been sent.
+
+        It counts the calls that wait now, and that background has one grant in ten.
+        """
+        before = self._before(self._queue_of(priority).waiting + calls - 1, priority)
+        return self._eta(before + 1, self.loop.time())
 
     def _eta(self, calls: int, now: float) -> float:
         return max(0.0, self.limiter.earliest(calls, now) - now)

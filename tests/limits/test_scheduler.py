@@ -226,6 +226,95 @@ async def test_eta_counts_those_who_go_first() -> None:
     await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize("before", [9, 18, 45])
+@pytest.mark.parametrize("priority", Priority)
+async def test_deadline_counts_the_share_of_background(priority: Priority, before: int) -> None:
+    """One grant in ten is background's: a deadline before the turn fails at once, a later one not.
+
+    *before* calls of the same class are in line, and 40 of the other.
+    """
+    due = await seconds_until_sent(priority, before, math.inf)
+    for deadline in (0.5 * due, due - 1.1):
+        with pytest.raises(DeadlineExceededError):
+            await seconds_until_sent(priority, before, deadline)
+    assert await seconds_until_sent(priority, before, due + 0.1) == pytest.approx(due, abs=0.1)
+
+
+async def seconds_until_sent(priority: Priority, before: int, deadline: float) -> float:
+    """Virtual time of a call behind *before* of its class and 40 of the other; none is served yet."""
+    queue = scheduler(Quota(1, 1.0))
+    queue.answered(await queue.take(Ticket()), None)
+    queue.finished()
+    tickets = [Ticket(priority)] * before + [Ticket(Priority(1 - priority))] * 40
+    tasks = start(queue, tickets, [])
+    await settle()
+    asked = now()
+    try:
+        return await call(queue, Ticket(priority, deadline_at=asked + deadline)) - asked
+    except DeadlineExceededError:
+        assert now() == asked, "it waited before it failed"
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+CALLS = st.tuples(st.sampled_from(Priority), st.sampled_from("abc"), st.booleans(), st.booleans())
+
+
+@given(st.lists(CALLS, max_size=60), st.integers(0, 40), CALLS)
+def test_turn_of_a_call_is_known_exactly(
+    calls: list[tuple[Priority, str, bool, bool]],
+    served: int,
+    late: tuple[Priority, str, bool, bool],
+) -> None:
+    """Flows, classes, repeated and cancelled calls: as many go first as the deadline check counts."""
+
+    async def run() -> None:
+        queue, order = scheduler(max_in_flight=1), list[int]()
+        permit = queue.try_take(Ticket())
+        assert permit is not None
+        tickets = [Ticket(priority, flow, again=again) for priority, flow, again, _ in calls]
+        tasks = start(queue, tickets, order)
+        await settle()
+        for task, (*_, cancelled) in zip(tasks, calls, strict=True):
+            if cancelled:
+                task.cancel()
+        await settle()
+        queue.max_in_flight = 0
+        queue.answered(permit, None)
+        queue.finished()
+        await serve(queue, order, min(served, sum(queue.queued().values())))
+        priority, flow, again, _ = late
+        own = queue._queue_of(priority).ahead(flow, front=again)  # pyright: ignore[reportPrivateUsage]
+        before = queue._before(own, priority)  # pyright: ignore[reportPrivateUsage]
+        sent = len(order)
+        last = start(queue, [Ticket(priority, flow, again=again)], turn := list[int]())
+        await settle()
+        while not turn:
+            await serve(queue, order, 1, turn)
+        assert len(order) - sent == before
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *last, return_exceptions=True)
+
+    virtually(run)
+
+
+async def serve(
+    queue: Scheduler, order: list[int], count: int, other: list[int] | None = None
+) -> None:
+    """Let *count* calls go, one at a time; stop at one that goes into *other*."""
+    other = [] if other is None else other
+    goal = len(order) + count
+    while len(order) < goal and not other:
+        queue.max_in_flight = queue.in_flight + 1
+        queue.pump()
+        queue.max_in_flight = 0
+        await settle()
+
+
 # --- Cancellation -------------------------------------------------------------------
 
 
@@ -438,8 +527,9 @@ async def test_a_flow_queue_takes_turns() -> None:
     for flow in "cc":
         push(flow)
     assert queue.ahead("c") == 2 + 2 + 1
-    assert queue.ahead("d") == 3
-    assert pop(5) == "bcaca"
+    assert queue.ahead("d") == 2
+    push("d")
+    assert pop(6) == "bcdaca"
     assert queue.pop() is None
 
 
