@@ -112,12 +112,17 @@ def _make_decoder(cls: Any) -> tuple[msgspec.json.Decoder[Any], frozenset[str] |
 
 def _result_fields(cls: Any) -> frozenset[str] | None:
     """Return the JSON fields that make up a *cls*; None if a body without any is no *cls*."""
-    origin: Any = get_origin(cls) or cls
-    if not isinstance(origin, type) or not issubclass(origin, msgspec.Struct):
-        return cast("frozenset[str] | None", getattr(origin, "wire_fields", None))
-    fields = msgspec.structs.fields(origin)
+    fields = _struct_fields(cls)
+    if not fields:
+        return cast("frozenset[str] | None", getattr(cls, "wire_fields", None))
     required = any(field.required for field in fields)
     return None if required else frozenset(field.encode_name for field in fields)
+
+
+def _struct_fields(cls: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+    origin: Any = get_origin(cls) or cls
+    is_struct = isinstance(origin, type) and issubclass(origin, msgspec.Struct)
+    return msgspec.structs.fields(origin) if is_struct else ()
 
 
 def decode(body: bytes, cls: Any) -> Any:
@@ -158,6 +163,8 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
             if getattr(cls, "accepts_empty", False):
                 return cls.from_wire(None)
         reason = str(bad) if isinstance(bad, msgspec.MsgspecError) else type(bad).__name__
+    own = frozenset(field.encode_name for field in _struct_fields(cls))
+    check_body(body, own or getattr(cls, "wire_fields", own))
     raise DecodeError(_describe(body, reason), advice=_decode_advice(body))
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
+from asyncclients.errors import encodable
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import retry_after_seconds
 
@@ -107,10 +108,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         """The vendor's id of an exchange, None where it sent none."""
         for name in self.request_id_headers:
             if found := headers.get(name):
-                # A byte that is not UTF-8 comes as half a surrogate pair, which no file can hold.
-                return found.encode(errors="surrogateescape").decode(errors="backslashreplace")[
-                    :100
-                ]
+                return encodable(found)[:100]
         return None
 
 

@@ -68,7 +68,8 @@ _DIALECTS = tuple(
     (istr(prefix + "Remaining"), istr(prefix + "Limit"), istr(prefix + "Reset"))
     for prefix in ("RateLimit-", "X-RateLimit-", "X-Rate-Limit-")
 )
-_RETRY_AFTER, _RATE_LIMIT = istr("Retry-After"), istr("RateLimit")
+_RETRY_AFTER = istr("Retry-After")
+_RATE_LIMIT, _RATE_LIMIT_POLICY = istr("RateLimit"), istr("RateLimit-Policy")
 _TELLING = (
     _RETRY_AFTER,
     *(name for remaining, limit, _ in _DIALECTS for name in (remaining, limit)),
@@ -87,7 +88,7 @@ class Headers(Protocol):
     """The part of a header multidict that is read here."""
 
     def get(self, key: str, /) -> str | None: ...
-    def getall(self, key: str, default: Iterable[str] = ..., /) -> Iterable[str]: ...
+    def getall(self, key: str, /) -> Iterable[str]: ...
     def keys(self) -> KeysView[str]: ...
     def __contains__(self, key: object, /) -> bool: ...
 
@@ -137,7 +138,7 @@ def read_signal(
     refused = status == 429
     if not refused and headers.keys().isdisjoint(_TELLING):
         return None
-    retry_after = retry_after_seconds(headers, clock) if _RETRY_AFTER in headers else None
+    retry_after = retry_after_seconds(headers, clock)
     policies = _policies(headers, clock)
     told = [each for each in policies if each.remaining is not None and each.counts_calls]
     tightest = min(told or policies, key=_tightness) if policies else _NO_POLICY
@@ -168,11 +169,8 @@ def _tightness(policy: Policy) -> tuple[int, float]:
 
 def retry_after_seconds(headers: Headers, clock: Callable[[], float] = time.time) -> float | None:
     """Seconds that `Retry-After` asks for; None where absent or unreadable."""
-    values = [
-        value.strip()
-        for field in headers.getall("Retry-After", ())
-        for value in _LIST.findall(field)
-    ]
+    fields = headers.getall(_RETRY_AFTER) if _RETRY_AFTER in headers else ()
+    values = [value.strip() for field in fields for value in _LIST.findall(field)]
     waits = (
         float(value) if _SECONDS.fullmatch(value) else _until(value, headers, clock)
         for value in values
@@ -254,7 +252,8 @@ def _reset(text: str, headers: Headers, clock: Callable[[], float]) -> float | N
 
 def _structured(headers: Headers) -> Iterator[Policy]:
     text = ", ".join(headers.getall(_RATE_LIMIT))
-    limits = dict(parse_list(", ".join(headers.getall("RateLimit-Policy", ()))) or ())
+    policies = headers.getall(_RATE_LIMIT_POLICY) if _RATE_LIMIT_POLICY in headers else ()
+    limits = dict(parse_list(", ".join(policies)) or ())
     for name, quota in parse_list(text) or ():
         policy = limits.get(name, {})
         counts_calls = policy.get("qu", '"requests"').strip('"') == "requests"

@@ -186,6 +186,17 @@ def test_an_error_body_is_no_result(body: bytes) -> None:
         assert caught.value.is_error_body
 
 
+@pytest.mark.parametrize("cls", [Thing, list[Thing], list[Any], ExactId, int])
+def test_an_error_body_is_named_also_where_it_has_another_form(cls: Any) -> None:
+    """Where a result has required fields, or is a list, an error is told from a wrong type."""
+    with pytest.raises(DecodeError, match="error in place of the result") as caught:
+        codec.decode(b'{"error": "no"}', cls)
+    assert caught.value.is_error_body
+    with pytest.raises(DecodeError, match="does not describe") as caught:
+        codec.decode(b'{"errors": "no", "id": [1], "0": 1}', Thing)
+    assert not caught.value.is_error_body
+
+
 @pytest.mark.parametrize(
     "body",
     [

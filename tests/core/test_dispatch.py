@@ -211,6 +211,18 @@ async def test_a_deletion_done_before_is_done() -> None:
             await client.things.delete()
 
 
+async def test_header_bytes_that_are_not_utf8_are_escaped() -> None:
+    """Neither the vendor's id of the exchange nor a location holds half a surrogate pair."""
+    head = b"HTTP/1.1 302 Found\r\nX-Request-Id: r\xff\r\nLocation: /a\xe9b\r\n"
+    reply = head + b"Retry-After: \xb2\r\nContent-Length: 0\r\n\r\n"
+    async with serve(reply) as (_, client):
+        with pytest.raises(UnexpectedRedirectError) as caught:
+            await client.things.get()
+    assert caught.value.request_id == "r\\udcff"
+    assert caught.value.location == "/a\\udce9b"
+    str(caught.value).encode()
+
+
 async def test_a_deletion_that_aiohttp_would_resend_is_done() -> None:
     """The response is lost on a reused connection, where aiohttp resends: 404 is done as well."""
 

@@ -88,4 +88,4 @@ def test_a_request_id_is_bounded() -> None:
 def test_a_request_id_is_clean_text() -> None:
     """A byte that is not UTF-8, which aiohttp hands on as half a surrogate pair, is escaped."""
     found = TOY.request_id({"x-request-id": b"r-\xff\xc3\xa4".decode(errors="surrogateescape")})
-    assert found == "r-\\xffä"
+    assert found == "r-\\udcffä"

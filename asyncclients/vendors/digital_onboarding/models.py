@@ -221,7 +221,10 @@ class WireBatch:
         if not fields.keys() & {"new_contacts", "existing_contacts"}:
             raise ValueError("expected new_contacts and existing_contacts")
         new, existing = (
-            [read_contact(contact) for contact in fields.pop(name, None) or ()]
+            [
+                read_contact(contact)
+                for contact in from_reply(fields.pop(name, None) or [], list[Any])
+            ]
             for name in ("new_contacts", "existing_contacts")
         )
         return cls(BatchResult(new_contacts=new, existing_contacts=existing, extra=fields))
@@ -250,4 +253,5 @@ def _unwrapped(value: Any, name: str) -> Any:
         return value
     if name not in value:
         raise ValueError(f"expected {name}")
-    return cast("dict[str, Any]", value)[name]
+    found = cast("dict[str, Any]", value)[name]
+    return [] if found is None else found

@@ -111,12 +111,11 @@ def listed(value: Any) -> list[Any]:
 
 
 def _only_list(embedded: Any) -> list[Any]:
-    groups = [*json_object(embedded).values()]
-    if not groups:
-        return []
-    if len(groups) > 1 or not isinstance(groups[0], list):
+    groups = [*json_object({} if embedded is None else embedded).values()]
+    if len(groups) > 1:
         raise ValueError("expected one list under _embedded")
-    return [*cast("Sequence[Any]", groups[0])]
+    items: list[Any] = from_reply(groups[0] or [], list[Any]) if groups else []
+    return items
 
 
 def shown_items(reply: Response | None) -> DataItemList:

@@ -211,7 +211,7 @@ WRONG: dict[str, tuple[Call, Iterable[Any]]] = {
         lambda c: c.contacts.upsert_many([NewContact()]),
         ({}, ANN, [ANN], {"new_contacts": [7]}),
     ),
-    "templates.list": (lambda c: c.templates.list(), ({}, {"templates": None}, [{"name": "x"}])),
+    "templates.list": (lambda c: c.templates.list(), ({}, {"templates": 7}, [{"name": "x"}])),
     "objectives.list": (lambda c: c.objectives.list(), ({}, {"objectives": 7}, [{"id": 1}])),
 }
 
