@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, KeysView
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Protocol
@@ -139,9 +139,11 @@ def read_signal(
     if not refused and headers.keys().isdisjoint(_TELLING):
         return None
     retry_after = retry_after_seconds(headers, clock)
-    policies = _policies(headers, clock)
-    told = [each for each in policies if each.remaining is not None and each.counts_calls]
-    tightest = min(told or policies, key=_tightness) if policies else _NO_POLICY
+    policies = _policies(headers, clock, every=refused)
+    told = policies
+    if len(policies) > 1:
+        told = [each for each in policies if each.remaining is not None and each.counts_calls]
+    tightest = _tightest(told or policies)
     if refused and retry_after is None:
         # The wait ends when every exhausted quota is reset.
         waits = (each.reset for each in policies if not each.remaining and each.reset is not None)
@@ -160,7 +162,13 @@ def read_signal(
     )
 
 
-def _tightness(policy: Policy) -> tuple[int, float]:
+def _tightest(policies: Sequence[Policy]) -> Policy:
+    if len(policies) == 1:
+        return policies[0]
+    return min(policies, key=_room, default=_NO_POLICY)
+
+
+def _room(policy: Policy) -> tuple[int, float]:
     return policy.remaining or 0, -(policy.reset or 0.0)
 
 
@@ -210,7 +218,8 @@ def _http_date(text: str) -> float | None:
 # --- Three headers ------------------------------------------------------------------
 
 
-def _policies(headers: Headers, clock: Callable[[], float]) -> list[Policy]:
+def _policies(headers: Headers, clock: Callable[[], float], *, every: bool) -> list[Policy]:
+    """The quotas that *headers* tell of, those of *every* dialect or of the first one in use."""
     policies: list[Policy] = []
     for names in _DIALECTS:
         remaining, limit, reset = map(headers.get, names)
@@ -218,6 +227,8 @@ def _policies(headers: Headers, clock: Callable[[], float]) -> list[Policy]:
             continue
         due = None if reset is None else _reset(reset, headers, clock)
         policies.append(Policy(_count(limit), _count(remaining), due))
+        if remaining is not None and not every:
+            return policies
     if _RATE_LIMIT in headers:
         policies += _structured(headers)
     return policies
@@ -226,12 +237,16 @@ def _policies(headers: Headers, clock: Callable[[], float]) -> list[Policy]:
 def _count(text: str | None) -> int | None:
     if text is None:
         return None
+    if text.isdecimal() and text.isascii() and len(text) <= 12:
+        return int(text)
     # Older drafts allow `100, 100;w=60`: the first item is the limit in force.
     found = _COUNT.fullmatch(text.split(",", 1)[0].strip())
     return int(found[1]) if found else None
 
 
 def _reset(text: str, headers: Headers, clock: Callable[[], float]) -> float | None:
+    if text.isdecimal() and text.isascii() and len(text) <= 9:
+        return float(text)
     text = text.strip()
     if _TIME_OR_SECONDS.fullmatch(text):
         value = float(text)
