@@ -23,6 +23,7 @@ from rich.table import Table
 
 import asyncclients
 from asyncclients.base_url import check_base_url
+from asyncclients.cli.shared import DATABASE_URL, LIMITS
 from asyncclients.core.client import VendorClient
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
@@ -31,6 +32,14 @@ _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
 _EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
            "dbos": "dbos", "plot": "matplotlib"}  # fmt: skip
 _CONNECT_TIMEOUT = 5.0
+_PORTS = {
+    "https": 443,
+    "http": 80,
+    "redis": 6379,
+    "rediss": 6379,
+    "postgresql": 5432,
+    "postgres": 5432,
+}
 _CLIENTS = (
     "IntouchClient",
     "TotangoClient",
@@ -60,6 +69,9 @@ async def doctor(
     findings = [*_versions(), _parser(), _ca_store()]
     for vendor in _vendors():
         findings.extend(await _vendor(vendor, connect=connect))
+    for variable, what in ((LIMITS, "limit store"), (DATABASE_URL, "job database")):
+        if address := os.environ.get(variable):
+            findings.append(await _shared(what, variable, address, connect=connect))
     _print(findings)
     return 1 if any(finding.good is False for finding in findings) else 0
 
@@ -125,15 +137,34 @@ async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
     return [*found, await _reach(vendor.name, url)] if connect else found
 
 
+async def _shared(what: str, variable: str, address: str, *, connect: bool) -> Finding:
+    """Whether the store or database in *variable* can be reached; shows no password."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port
+    except ValueError:
+        return Finding(what, "unreadable address", False, f"Check {variable}")
+    if parts.scheme in _PORTS and parts.hostname:
+        if connect:
+            return await _reach(what, address)
+        return Finding(f"{what} at {parts.hostname}", f"port {port or _PORTS[parts.scheme]}", True)
+    path = Path(parts.path.removeprefix("/") if parts.scheme == "sqlite" else parts.path)
+    if parts.scheme not in ("", "sqlite", "unix"):
+        return Finding(what, f"unknown scheme {parts.scheme}", False, f"Check {variable}")
+    if path.parent.is_dir():
+        return Finding(what, str(path), True)
+    return Finding(what, f"no directory {path.parent}", False, f"Create it, or check {variable}")
+
+
 async def _reach(name: str, url: str) -> Finding:
     """Connect (TLS included) and hang up: no request, so no quota is spent."""
     parts = urlsplit(url)
-    host, tls = parts.hostname or "", parts.scheme == "https"
+    host, tls = parts.hostname or "", parts.scheme in ("https", "rediss")
     where = f"{name} at {host}"
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):
             _, writer = await asyncio.open_connection(
-                host, parts.port or (443 if tls else 80), ssl=tls or None
+                host, parts.port or _PORTS.get(parts.scheme), ssl=tls or None
             )
             writer.close()
             await writer.wait_closed()

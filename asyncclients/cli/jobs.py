@@ -24,13 +24,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     pull: str | None = None
     to: str = ""
-    query: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    query: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     key: str | None = None
     push: str | None = None
     file: str = ""
     map: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     set: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    with_: dict[str, str] = msgspec.field(default_factory=dict[str, str], name="with")
+    with_: dict[str, Any] = msgspec.field(default_factory=dict[str, Any], name="with")
     concurrency: int = 64
     max_failed: float = 0.1
     unknown: Literal["keep", "resend", "drop"] = "keep"
@@ -55,7 +55,7 @@ class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 def state_path(file: Path) -> Path:
     """Where the state of a job on *file* lies unless the user says otherwise."""
-    return file.with_name(file.name + ".state")
+    return Path(f"{file}.state")
 
 
 def read_jobs(path: Path) -> list[Job]:

@@ -80,7 +80,7 @@ class Clients:
             f"{vendor}.{resource} has no {' or '.join(wanted)}; it has: {', '.join(methods)}"
         )
 
-    def read(self, name: str, query: Mapping[str, str]) -> Callable[[], Any]:
+    def read(self, name: str, query: Mapping[str, Any]) -> Callable[[], Any]:
         """What makes the list *name* with the arguments *query*; oldest first by default.
 
         Raises:
@@ -103,7 +103,7 @@ class Clients:
             arguments = {"sort_by": "created_at", **arguments}
         return partial(method, **arguments)
 
-    def write(self, name: str, bound: Mapping[str, str]) -> Write:
+    def write(self, name: str, bound: Mapping[str, Any]) -> Write:
         """The operation that takes the rows of a push, its other arguments *bound*.
 
         Raises:
@@ -162,12 +162,21 @@ class Write(NamedTuple):
         return value
 
 
-def value_of(text: str, hint: Any) -> Any:
-    """*text* as the annotation *hint* has it: a text stays exactly as it is where it may be one.
+def value_of(given: Any, hint: Any) -> Any:
+    """*given* as the annotation *hint* has it: a text stays exactly as it is where it may be one.
 
     Raises:
         ValueError: it does not fit.
     """
+    if isinstance(given, str):
+        return _value_of_text(given, hint)
+    try:
+        return from_plain(given, _json_type(hint))
+    except msgspec.ValidationError:
+        raise ValueError(f"must be {_names(hint)}, not {given!r}") from None
+
+
+def _value_of_text(text: str, hint: Any) -> Any:
     members = _members(hint)
     if str in members:
         return text
@@ -183,8 +192,11 @@ def value_of(text: str, hint: Any) -> Any:
     try:
         return from_plain(msgspec.json.decode(text), _json_type(hint))
     except (msgspec.MsgspecError, ValueError):
-        kinds = " or ".join(sorted(getattr(member, "__name__", "JSON") for member in members))
-        raise ValueError(f"must be {kinds}, not {text!r}") from None
+        raise ValueError(f"must be {_names(hint)}, not {text!r}") from None
+
+
+def _names(hint: Any) -> str:
+    return " or ".join(sorted(getattr(member, "__name__", "JSON") for member in _members(hint)))
 
 
 def _members(hint: Any) -> set[Any]:
@@ -207,21 +219,21 @@ def _json_type(hint: Any) -> Any:
 def _typed(
     name: str,
     method: Callable[..., Any],
-    given: Mapping[str, str],
+    given: Mapping[str, Any],
     option: str,
     known: Sequence[str],
 ) -> dict[str, Any]:
     """The arguments *given* for *method*, each by its annotation."""
     hints = get_type_hints(method)
     typed: dict[str, Any] = {}
-    for argument, text in given.items():
+    for argument, value in given.items():
         if argument not in known:
             raise ValueError(
                 f"{option} {argument}: {name} has no argument {argument!r}; "
                 f"it has: {', '.join(known) or 'none'}"
             )
         try:
-            typed[argument] = value_of(text, hints[argument])
+            typed[argument] = value_of(value, hints[argument])
         except ValueError as bad:
             raise ValueError(f"{option} {argument}: {bad}") from None
     return typed

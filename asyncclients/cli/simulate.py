@@ -37,6 +37,8 @@ def simulate(
     Prints refusals, the share of the quota used and how long interactive calls
     waited, and draws the arrivals against the limit. Takes seconds for an hour.
     """
+    if image is not None and not image.parent.is_dir():
+        raise ConfigurationError(f"{image} is in a directory that does not exist")
     report = run(
         read_quota(quota),
         server=server,

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,8 @@ def _no_vendor_is_set_up(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: i
     monkeypatch.setenv("COLUMNS", "200")
     for name in os.environ:
         if name.startswith(("INTOUCH_", "TOTANGO_", "INTEMPT_", "EMMA_", "DIGITAL_ONBOARDING_")):
+            monkeypatch.delenv(name)
+        if name.startswith("ASYNCCLIENTS_"):
             monkeypatch.delenv(name)
 
 
@@ -101,3 +104,55 @@ async def test_an_address_where_nobody_listens_is_a_fault(
     assert lines(printed)["intouch at 127.0.0.1"] == "no"
     assert "ConnectionRefusedError" in printed
     assert await doctor(connect=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "what", "scheme"),
+    [
+        ("ASYNCCLIENTS_LIMITS", "limit store", "redis"),
+        ("ASYNCCLIENTS_DATABASE_URL", "job database", "postgresql"),
+    ],
+)
+async def test_shared_address_is_connected_to_and_shows_no_password(
+    variable: str,
+    what: str,
+    scheme: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store or database in the environment is reachable or a fault; its password is not shown."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv(variable, f"{scheme}://user:{KEY}@127.0.0.1:{port}/0")
+        assert await doctor() == 0
+    assert await doctor() == 1
+    assert await doctor(connect=False) == 0
+    monkeypatch.setenv(variable, f"{scheme}://user:{KEY}@127.0.0.1:port/0")
+    assert await doctor() == 1
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines() if what in line] == [
+        *("ok", "no", "ok", "no")
+    ]
+    assert KEY not in printed
+
+
+@pytest.mark.parametrize(
+    ("variable", "address"),
+    [
+        ("ASYNCCLIENTS_LIMITS", "{}/limits.db"),
+        ("ASYNCCLIENTS_DATABASE_URL", "sqlite:///{}/jobs.db"),
+    ],
+)
+def test_shared_file_needs_its_directory(
+    variable: str,
+    address: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that processes share is fine if its directory exists."""
+    monkeypatch.setenv(variable, address.format(tmp_path))
+    assert run(["doctor"]) == 0
+    monkeypatch.setenv(variable, address.format(tmp_path / "none"))
+    assert run(["doctor"]) == 1
+    assert "no directory" in capsys.readouterr().out

@@ -82,6 +82,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("run", "in.csv"), "in.csv"),
     (("run", "vendor.toml"), "vendor.toml: people: there is no vendor 'intuch'"),
     (("run", "query.toml"), "query.toml: people: --query order"),
+    (("run", "number.toml"), "number.toml: events: --query account_id: must be str, not 42"),
+    ((*PUSH, "/"), "/ is a directory"),
+    (("simulate", "--image", "none/x.png"), "none/x.png is in a directory"),
     # What is shared.
     (("worker",), "ASYNCCLIENTS_DATABASE_URL"),
     (("run", "jobs.toml", "--engine", "dbos"), "ASYNCCLIENTS_DATABASE_URL"),
@@ -96,6 +99,7 @@ FILES = {
     "in.txt": "email\na@example.com\n",
     "jobs.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n",
     "vendor.toml": "[jobs.people]\npush = 'intuch.contacts'\nfile = 'people.csv'\n",
+    "number.toml": "[jobs.events]\npull = 'totango.events'\nto = 'x.csv'\nquery.account_id = 42\n",
     "query.toml": "[jobs.people]\npull = 'intouch.contacts'\nto = 'x.csv'\nquery.order = 'up'\n",
 }
 
@@ -224,6 +228,28 @@ async def test_ids_of_numbers_come_from_their_column(sandbox: Sandbox) -> None:
     code, said = await ended(sandbox.environ, "push", "emma.touchpoint_types.delete", "ids.csv")
     assert code == 0, said
     assert state.types == {}
+
+
+async def test_arguments_in_a_file_have_their_own_types(sandbox: Sandbox) -> None:
+    """In a TOML file, a number or an object may be given as it is, or as text."""
+    program = "11b01b44-ba2e-11e5-875c-0a5a4bfb150c"
+    Path("all.toml").write_text(
+        f"""
+        [jobs.people]
+        pull = "intouch.contacts"
+        to = "people.jsonl"
+        query = {{ limit = 10, search = "0042" }}
+        [jobs.record]
+        push = "intouch.external_programs.update_record"
+        file = "in.csv"
+        with = {{ program_uuid = "{program}", document_id = "d", meta = {{ a = 1 }} }}
+        """
+    )
+    code, said = await ended(sandbox.environ, "run", "all.toml")
+    assert code == 3, said  # there is no such document
+    requests = {request.method: request for request in sandbox.requests("intouch")}
+    assert {"limit": "10", "search": "0042"}.items() <= dict(requests["GET"].query).items()
+    assert requests["PUT"].body == b'{"data":{"name":"x"},"meta":{"a":1}}'
 
 
 # --- The environment of a shell -----------------------------------------------------

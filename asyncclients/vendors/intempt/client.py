@@ -240,6 +240,8 @@ class Segmentations(OrgResource):
             ValueError: unless exactly one of these ways is used.
         """
         params = _user(profile_id, master_id)
+        if source_id == "":
+            raise ValueError("an id must not be empty")
         if source_id is not None and isinstance(profile, Mapping):
             params |= {"sourceId": source_id, "profile": codec.encode(dict(profile)).decode()}
         elif source_id is not None or profile is not None:
