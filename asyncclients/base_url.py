@@ -5,6 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from yarl import URL
+
+from asyncclients.arguments import check_type
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 
@@ -18,16 +21,20 @@ def check_base_url(url: str | Secret, where: str = "base_url") -> str:
     """*url* with exactly one slash at its end.
 
     Raises:
-        ConfigurationError: unless it is https, or http to this very machine,
-            without user info, query or fragment: a key sent in the clear is lost.
+        ConfigurationError: unless it is https, or http to this very machine, to a host that
+            a resolver can be asked for, without user info, query or fragment: a key sent
+            in the clear is lost.
     """
-    url = url if isinstance(url, str) else url.reveal()
+    url = url.reveal() if isinstance(url, Secret) else url
+    check_type(where, url, str, f"{where}='https://api.example.com/'")
     if problem := _base_url_problem(url):
         url = ""
         raise ConfigurationError(
             f"{where} {problem}",
             advice=f"Set {where} to an https:// address; http:// is for loopback addresses only",
         )
+    if not url.isascii():
+        url = str(URL(url))
     return url.rstrip("/") + "/"
 
 
@@ -40,6 +47,11 @@ def _base_url_problem(url: str) -> str | None:
         return "is not a URL"
     if not host or any(c.isspace() or not c.isprintable() or c == "\\" for c in url):
         return "is not a URL with a host"
+    if not is_encodable(host):
+        return (
+            "has a host name that cannot be looked up: it has an empty label, one of over 63 "
+            "characters, or a character that no host name has"
+        )
     if parts.username is not None or parts.password is not None:
         return "holds user info, which would travel in places it should not"
     if parts.query or parts.fragment:
@@ -47,6 +59,16 @@ def _base_url_problem(url: str) -> str | None:
     if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
         return None
     return "is not https"
+
+
+def is_encodable(host: str) -> bool:
+    """True if *host* can be looked up: it has an ASCII form, with labels of 1 to 63 characters."""
+    try:
+        host.encode("idna")
+        URL.build(scheme="https", host=host)
+    except ValueError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

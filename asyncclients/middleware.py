@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from inspect import iscoroutine, iscoroutinefunction
+from typing import TYPE_CHECKING, Any, Literal
 
+from asyncclients.arguments import shown
 from asyncclients.core.endpoint import current_lane
 from asyncclients.core.events import tell_foreign
 from asyncclients.core.silence import never_sent
@@ -24,7 +26,7 @@ from asyncclients.errors import ConfigurationError, WrongEventLoopError
 from asyncclients.limits.eviction import Eviction
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
+from asyncclients.limits.quota import Quota, check_quotas
 from asyncclients.limits.ratelimit_headers import read_signal
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.limits.ticket import Ticket
@@ -51,12 +53,17 @@ def quota_middleware(
         admission: as in `SessionPool`.
 
     Raises:
-        ConfigurationError: without any quota.
+        ConfigurationError: without any quota, or for an argument that cannot be used; and in
+            a request for which *scope* returns no key, or *priority* no `Priority`.
     """
     if not quotas:
         raise ConfigurationError(
             "quota_middleware needs a quota", advice="As in quota_middleware(Quota(2, 1.0))"
         )
+    check_quotas(quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
+    Limiter((), admission=admission)  # rejects other words
+    _check_function("scope", scope, "scope=lambda request: request.url.host")
+    _check_function("priority", priority, "priority=lambda request: Priority.BACKGROUND")
     return QuotaMiddleware(quotas, scope or _origin, priority or _lane_priority, admission)
 
 
@@ -81,7 +88,10 @@ class QuotaMiddleware:
     ) -> aiohttp.ClientResponse:
         scheduler = self._scheduler(request)
         lane = current_lane()
-        ticket = Ticket(self._priority(request), lane.flow if lane else None)
+        priority = self._priority(request)
+        if type(priority) is not Priority:
+            raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
+        ticket = Ticket(priority, lane.flow if lane else None)
         permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
         try:
             response = await handler(request)
@@ -107,6 +117,8 @@ class QuotaMiddleware:
                 )
             self._loop = loop
         key = self._scope(request)
+        if isinstance(key, Awaitable) or not _is_hashable(key):
+            raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
         found = self._schedulers.get(key)
         if found is None:
             limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
@@ -131,6 +143,32 @@ class QuotaMiddleware:
 
     def _names(self) -> str:
         return ", ".join(str(quota) for quota in self._quotas)
+
+
+def _check_function(name: str, function: Any, form: str) -> None:
+    if function is None or (callable(function) and not iscoroutinefunction(function)):
+        return
+    problem = "a coroutine function" if callable(function) else shown(function)
+    raise ConfigurationError(
+        f"{name} must be a function of a request, not {problem}", advice=f"Write it as in {form}"
+    )
+
+
+def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:
+    if iscoroutine(result):
+        result.close()
+    return ConfigurationError(
+        f"quota_middleware: {name}= returned a value of type {type(result).__name__}",
+        advice=f"Return {form}",
+    )
+
+
+def _is_hashable(key: object) -> bool:
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def _origin(request: aiohttp.ClientRequest) -> Hashable:

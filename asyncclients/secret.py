@@ -10,14 +10,16 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import os
 import re
+from collections.abc import Mapping
 from hashlib import blake2b, pbkdf2_hmac
 from html import escape
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
 CUT = "[credential]"
 _SHORTEST_TO_CUT = 4
@@ -71,13 +73,20 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
+def sealed(value: str | Secret | None) -> Secret | None:
+    """*value*, wrapped if there is one."""
+    return None if value is None else Secret(value)
+
+
 class Environment:
     """Environment variables, of which a traceback shows nothing."""
 
-    __slots__ = ("_get",)
+    __slots__ = ("_get", "is_mapping")
 
-    def __init__(self, variables: Mapping[str, str]) -> None:
-        self._get: Callable[[str], str | None] = variables.get
+    def __init__(self, variables: Mapping[str, str] | None) -> None:
+        given: Any = os.environ if variables is None else variables
+        self.is_mapping = isinstance(given, Mapping)
+        self._get: Callable[[str], str | None] = given.get if self.is_mapping else str
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and bool(self._get(name))

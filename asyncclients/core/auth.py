@@ -17,6 +17,7 @@ import msgspec
 from multidict import MultiMapping
 
 from asyncclients.core.codec import read_object
+from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 
 DEFAULT_LIFETIME = 900.0
@@ -66,7 +67,7 @@ class ClientCredentials(msgspec.Struct, frozen=True, kw_only=True):
 
 Login = HeaderLogin | ClientCredentials
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 TOKEN_BODY = b"grant_type=client_credentials"
 
@@ -112,9 +113,20 @@ def basic(user: Secret, password: Secret) -> HeaderLogin:
 
 
 def basic_value(user: Secret, password: Secret) -> Secret:
-    """The value of a Basic `Authorization` header."""
+    """The value of a Basic `Authorization` header.
+
+    Raises:
+        ConfigurationError: for a colon in *user*.
+    """
+    if ":" in str(user.reveal()):
+        raise ConfigurationError(
+            "the user name for HTTP Basic contains a colon, where servers split it from the "
+            "password (RFC 7617)",
+            advice="Check that the user name is not the whole pair of user name and password",
+        )
     pair = Secret(f"{user.reveal()}:{password.reveal()}")
-    return Secret("Basic " + base64.b64encode(pair.reveal().encode()).decode())
+    # A lone surrogate is reported by `problem_of`, an encoding error would show the pair.
+    return Secret("Basic " + base64.b64encode(pair.reveal().encode(errors="replace")).decode())
 
 
 def _bare(value: Secret) -> Secret:
@@ -132,12 +144,23 @@ def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> C
 def problem_of(login: Login) -> str | None:
     """Why no request can carry *login*; None if one can. In words that do not quote it."""
     header = login.value if isinstance(login, HeaderLogin) else login.basic
-    if not all(secret.reveal() for secret in login.secrets):
-        return "is empty"
-    if any(_CONTROL.search(secret.reveal()) for secret in (*login.secrets, header)):
-        return "holds a control character, often a newline at its end"
+    for secret in (*login.secrets, header):
+        if problem := problem_with(secret):
+            return problem
     if not header.reveal().isascii() or header.reveal() != header.reveal().strip():
         return "holds characters that no header can carry, or blanks around it"
+    return None
+
+
+def problem_with(secret: Secret) -> str | None:
+    """Why *secret* can be no credential; None if it can. In words that do not quote it."""
+    value: Any = secret.reveal()
+    if not isinstance(value, str):
+        return f"must be text, not {'None' if value is None else type(value).__name__}"
+    if not value:
+        return "is empty"
+    if _CONTROL.search(value):
+        return "holds a control character, often a newline at its end"
     return None
 
 

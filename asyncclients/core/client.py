@@ -5,30 +5,30 @@ Immutable. `with_options` makes a sibling that shares scope, quota and token.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, overload
 
 import msgspec
 
-from asyncclients.base_url import check_base_url
-from asyncclients.core.auth import problem_of
+from asyncclients.arguments import check_count
+from asyncclients.base_url import check_base_url, guarded
+from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Options
 from asyncclients.core.explain import Explanation, explain
 from asyncclients.core.freeform import free_request
+from asyncclients.core.pool import SessionPool
 from asyncclients.core.settings import OptionFields
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.priority import Priority
+from asyncclients.limits.quota import Quota, check_quotas
 from asyncclients.secret import Environment, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from asyncclients.core.auth import Login
-    from asyncclients.core.pool import SessionPool
     from asyncclients.core.scope import ScopeStats
-    from asyncclients.limits.quota import Quota
 
 T = TypeVar("T")
 
@@ -56,6 +56,7 @@ class VendorClient:
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
+        check_pool(pool)
         if login is None:
             raise TypeError(f"{type(self).__name__} needs its credential")
         vendor = self.facts
@@ -67,8 +68,11 @@ class VendorClient:
             )
         self.base_url = check_base_url(vendor.base_url if base_url is None else base_url)
         self._pool = pool
-        own = vendor.quotas if quotas is None else tuple(quotas)
-        max_in_flight = _check_in_flight(max_in_flight) or vendor.max_in_flight
+        own = vendor.quotas if quotas is None else check_quotas(quotas)
+        if max_in_flight is None:
+            max_in_flight = vendor.max_in_flight
+        else:
+            check_count("max_in_flight", max_in_flight)
         self._scope = pool.handle(vendor, self.base_url, login, own, max_in_flight)
         self._options = Options()
         self._attach(
@@ -85,19 +89,37 @@ class VendorClient:
 
     @classmethod
     def from_env(
-        cls, pool: SessionPool, environ: Mapping[str, str] | None = None, **arguments: Any
+        cls,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *,
+        base_url: str | Secret | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
     ) -> Self:
         """A client from environment variables; see the vendor's page for their names.
 
-        *arguments* are further ones of the constructor, such as `quotas`.
+        An argument that is given replaces its variable.
 
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables = Environment(os.environ if environ is None else environ)
-        environ = None
-        found: dict[str, Any] = dict(_read_environment(cls.facts, variables))
-        return cls(pool, **(found | arguments))
+        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        return cls._from_env(
+            pool, variables, base_url=base_url, quotas=quotas, max_in_flight=max_in_flight
+        )
+
+    @classmethod
+    def _from_env(cls, pool: SessionPool, variables: Environment, **arguments: object) -> Self:
+        """The constructor with *arguments*, as far as they are not None, and with *variables*."""
+        check_pool(pool)
+        if not variables.is_mapping:
+            raise ConfigurationError(
+                "environ must be a mapping from names of variables to values",
+                advice="Leave it out for the environment of the process, os.environ",
+            )
+        given: dict[str, Any] = {n: value for n, value in arguments.items() if value is not None}
+        return cls(pool, **_read_environment(cls.facts, variables, given), **given)
 
     def _attach(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -121,11 +143,12 @@ class VendorClient:
         return sibling
 
     def eta(self, calls: int = 1) -> float:
-        """Seconds until *calls* more calls could have been sent.
+        """Seconds until *calls* more calls could have been sent, from 1.
 
         Counts what is queued before them and, in a pool with a shared store,
         what other processes hold.
         """
+        check_count("calls", calls)
         return self._scope().eta(calls, Priority(self._options.priority))
 
     def explain(self) -> Explanation:
@@ -209,31 +232,53 @@ class VendorClient:
         raise TypeError(f"a {type(self).__name__} holds a credential and cannot be pickled")
 
 
-def _read_environment(vendor: Vendor, environ: Environment) -> dict[str, Secret | str]:
-    """Constructor arguments from the variables that *vendor* names."""
-    missing = [name for name in vendor.environment.values() if name not in environ]
+def check_pool(pool: object) -> None:
+    """See that *pool* is one.
+
+    Raises:
+        ConfigurationError: if it is anything else.
+    """
+    if not isinstance(pool, SessionPool):
+        raise ConfigurationError(
+            f"a client's first argument must be a SessionPool, not a {type(pool).__name__}",
+            advice="Lend an aiohttp session with SessionPool(session=session)",
+        )
+
+
+def check_credentials(vendor: Vendor, **credentials: Secret) -> None:
+    """See that each of *credentials*, by argument, may be one.
+
+    Raises:
+        ConfigurationError: naming the argument and its variable, without the value.
+    """
+    for name, secret in credentials.items():
+        if problem := problem_with(secret):
+            raise ConfigurationError(
+                f"{name} {problem}",
+                vendor=vendor.name,
+                advice=f"Write it as in {name}='...', or set {vendor.environment[name]}",
+            )
+
+
+def _read_environment(
+    vendor: Vendor, environ: Environment, given: Collection[str]
+) -> dict[str, Any]:
+    """Constructor arguments from the variables that *vendor* names, but for those *given*."""
+    wanted = {name: var for name, var in vendor.environment.items() if name not in given}
+    missing = [name for name in wanted.values() if name not in environ]
     if missing:
         raise ConfigurationError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
             vendor=vendor.name,
             advice=f"Set {', '.join(missing)} in the environment",
         )
-    found: dict[str, Secret | str] = {}
-    for argument, name in vendor.environment.items():
+    found: dict[str, Any] = {}
+    for argument, name in wanted.items():
         found[argument] = environ.secret(name)
     for argument, name in vendor.settings.items():
-        if name in environ:
+        if name in environ and argument not in given:
             found[argument] = environ.setting(name)
     name = f"{vendor.name.upper()}_BASE_URL"
-    if name in environ:
+    if name in environ and "base_url" not in given:
         found["base_url"] = check_base_url(environ.secret(name), name)
     return found
-
-
-def _check_in_flight(max_in_flight: int | None) -> int | None:
-    if max_in_flight is not None and max_in_flight < 1:
-        raise ConfigurationError(
-            f"max_in_flight must be at least 1, not {max_in_flight!r}",
-            advice="Leave it out for no limit of its own",
-        )
-    return max_in_flight

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import partial
+from types import NoneType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -25,8 +26,9 @@ from typing import (
 
 import msgspec
 
+from asyncclients.arguments import check_count, check_headers, check_seconds, check_type
 from asyncclients.core.segment import fill, placeholders
-from asyncclients.errors import AsyncClientsError, ConfigurationError
+from asyncclients.errors import AsyncClientsError
 from asyncclients.limits.priority import Priority
 
 if TYPE_CHECKING:
@@ -65,22 +67,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("timeout", "deadline"):
-            seconds: float | None = getattr(self, name)
-            if seconds is not None and not 0 < seconds < float("inf"):
-                raise ConfigurationError(
-                    f"{name} must be a finite number of seconds above 0, not {seconds!r}",
-                    advice="Leave it out to wait as long as it takes",
+            if (seconds := getattr(self, name)) is not None:
+                advice = (
+                    f"As in with_options({name}=30.0); leave it out to wait as long as it takes"
                 )
-        if self.priority not in tuple(Priority):
-            raise ConfigurationError(
-                f"priority must be one of Priority, not {self.priority!r}",
-                advice="As in with_options(priority=Priority.BACKGROUND)",
-            )
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ConfigurationError(
-                f"max_attempts counts the first one too, so at least 1, not {self.max_attempts!r}",
-                advice="Use max_attempts=1 to never repeat",
-            )
+                check_seconds(name, seconds, advice=advice)
+        if self.max_attempts is not None:
+            advice = "It counts the first attempt too: use max_attempts=1 to never retry"
+            check_count("max_attempts", self.max_attempts, advice=advice)
+        # A number would be in a class of its own: neither interactive nor background.
+        check_type("priority", self.priority, Priority, "priority=Priority.BACKGROUND")
+        check_type("flow", self.flow, (str, NoneType), "flow='nightly'")
+        check_type("retry_unsafe", self.retry_unsafe, bool, "retry_unsafe=True")
+        if self.headers is not None:
+            check_headers(self.headers)
 
 
 class Sending(NamedTuple):

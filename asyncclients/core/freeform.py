@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, unquote
 
+from asyncclients.arguments import check_headers, check_mapping, check_type, shown
 from asyncclients.core.endpoint import Endpoint, Request
 
 T = TypeVar("T")
@@ -15,6 +17,7 @@ _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 _SAFE = frozenset({"GET", "PUT", "DELETE"})
 """Methods that RFC 9110 §9.2.2 calls idempotent."""
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|https?:", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -30,11 +33,16 @@ def free_request(
     idempotent: bool | None,
 ) -> Request[T]:
     """The request that `client.request` sends; see there."""
+    check_mapping("params", params)
+    check_mapping("form", form)
+    if headers is not None:
+        check_headers(headers)
+    check_type("idempotent", idempotent, (bool, NoneType), "idempotent=True")
     if json is not None and form is not None:
         raise ValueError("give json= or form=, not both")
-    verb = cast("Method", method.upper())
+    verb = cast("Method", str(method).upper())
     if verb not in _METHODS:
-        raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {shown(method)}")
     may_repeat = verb in _SAFE if idempotent is None else idempotent
     endpoint: Endpoint[T] = Endpoint(
         "request",
@@ -55,15 +63,17 @@ def free_request(
     )
 
 
-def check_path(path: str) -> str:
+def check_path(path: Any) -> str:
     """*path* relative to the base.
 
     Raises:
         ValueError: for a URL, `//host`, dot segments, a query or control characters.
     """
+    if not isinstance(path, str):
+        raise ValueError(f"path must be text, as in 'contacts/1', not {shown(path)}")
     bare = path.removeprefix("/")
-    head = bare.split("/", 1)[0]
-    if bare.startswith("/") or ":" in head or "\\" in bare:
+    # A colon elsewhere is part of a name, as in `contacts:search`.
+    if bare.startswith("/") or _SCHEME.match(bare) or "\\" in bare:
         raise ValueError(f"path must be relative to the base, not {path!r}")
     if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(bare))):
         raise ValueError(f"path must not hold dot segments: {path!r}")

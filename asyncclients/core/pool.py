@@ -8,13 +8,16 @@ after its last call, when no quota is affected by it any more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import Context
 from functools import partial
 from logging import DEBUG
+from pathlib import PurePath
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from asyncclients.arguments import check_count, check_seconds, check_type
 from asyncclients.core.auth import ClientCredentials, Login
 from asyncclients.core.events import (
     Callback,
@@ -38,8 +41,6 @@ from asyncclients.limits.scheduler import Scheduler
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import aiohttp
 
     from asyncclients.core.events import Listener
@@ -81,12 +82,11 @@ class SessionPool:
         cold_start: Literal["empty", "full"] = "empty",
         listeners: Sequence[Listener] = (),
     ) -> None:
-        if max_connections < 1 or max_response_bytes < 1 or not 0 < timeout < float("inf"):
-            raise ConfigurationError(
-                "SessionPool needs max_connections and max_response_bytes of at least 1, "
-                "and a finite timeout above 0",
-                advice="Correct the argument; leave it out for the default",
-            )
+        check_count("max_connections", max_connections)
+        check_count("max_response_bytes", max_response_bytes)
+        check_seconds("timeout", timeout)
+        check_type("retry", retry, RetryPolicy, "retry=RetryPolicy(max_attempts=3)")
+        _check_parts(session, limits, tokens, listeners)
         Limiter((), admission=admission, cold_start=cold_start)  # refuses unknown words now
         logs = (log_event,) if logger.isEnabledFor(DEBUG) else ()
         self.settings = Settings(
@@ -275,6 +275,30 @@ class SessionPool:
             return ()
         now = self._loop.time()
         return tuple(scope.stats(now) for scope in self._scopes.values())
+
+
+def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None:
+    """See that each part has the methods of its kind. Only types are named: a URL has a password.
+
+    Raises:
+        ConfigurationError: naming the argument.
+    """
+    parts = (
+        ("session", session, ("request",), "session=aiohttp.ClientSession()"),
+        ("limits", limits, ("open",), "limits=RedisLimits(url) or limits=FileLimits(path)"),
+        ("tokens", tokens, ("load", "save"), "tokens=RedisTokens(url) or tokens=FileTokens(path)"),
+    )
+    for name, part, methods, form in parts:
+        has_all = all(callable(getattr(part, method, None)) for method in methods)
+        if part is not None and (isinstance(part, (type, PurePath)) or not has_all):
+            kind = f"the class {part.__name__}" if isinstance(part, type) else type(part).__name__
+            raise ConfigurationError(
+                f"{name} cannot be used: it is of type {kind}", advice=f"Write it as in {form}"
+            )
+    if not issubclass(type(listeners), Sequence) or not all(map(callable, listeners)):
+        raise ConfigurationError(
+            "listeners must be a sequence of callables", advice="Write it as in listeners=[print]"
+        )
 
 
 def _wrong_loop() -> WrongEventLoopError:

@@ -18,6 +18,7 @@ from enum import Enum
 import backoff
 import msgspec
 
+from asyncclients.arguments import check_count, check_seconds
 from asyncclients.core.endpoint import NoResponse, Outcome, Request, Response
 from asyncclients.core.vendor import Meaning
 from asyncclients.errors import ConfigurationError
@@ -55,14 +56,19 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     longest_retry_after: float = 120.0
 
     def __post_init__(self) -> None:
-        counts = (self.max_attempts, 1), (self.max_failures, 0), (self.max_refusals, 0)
-        if any(count is not None and count < least for count, least in counts):
+        for name, least in ("max_attempts", 1), ("max_failures", 0), ("max_refusals", 0):
+            count: int | None = getattr(self, name)
+            if count is not None:
+                advice = "Use max_attempts=1 to never retry"
+                check_count(f"RetryPolicy: {name}", count, least=least, advice=advice)
+        for name in ("base", "cap", "longest_retry_after"):
+            advice = f"Give seconds, as in RetryPolicy({name}=60.0)"
+            check_seconds(f"RetryPolicy: {name}", getattr(self, name), zero=True, advice=advice)
+        if self.base > self.cap:
             raise ConfigurationError(
-                "RetryPolicy needs max_attempts >= 1, max_failures >= 0 and max_refusals >= 0",
-                advice="Use max_attempts=1 to never repeat",
+                f"RetryPolicy: base must not be above cap, and {self.base} is above {self.cap}",
+                advice="Give both in seconds, as in RetryPolicy(base=0.5, cap=30.0)",
             )
-        if not (0 <= self.base <= self.cap < float("inf")):
-            raise ConfigurationError("RetryPolicy needs 0 <= base <= cap, in seconds")
 
     def wait(self, failures: int) -> float:
         """Seconds before the attempt that follows the *failures*-th failure.

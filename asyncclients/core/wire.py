@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import AsyncIterable, Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
@@ -12,8 +11,8 @@ import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from asyncclients.arguments import check_headers
 from asyncclients.core import codec
-from asyncclients.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from asyncclients.core.endpoint import Request
@@ -27,8 +26,6 @@ _WITH_JSON = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}
 _WITH_FORM = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
 )
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 Body = bytes | AsyncIterable[bytes] | None
 
@@ -115,17 +112,3 @@ def _body_of(request: Request[Any]) -> tuple[bytes | None, Mapping[str, str]]:
     if request.endpoint.form == "json":
         return codec.encode(request.body), _WITH_JSON
     return codec.encode_form(request.body), _WITH_FORM
-
-
-def check_headers(headers: Mapping[str, str]) -> None:
-    """See that HTTP can carry *headers*.
-
-    Raises:
-        ConfigurationError: naming the header that it cannot; its value may be a secret.
-    """
-    for name, value in headers.items():
-        if not _NAME.fullmatch(name) or _CONTROL.search(value):
-            raise ConfigurationError(
-                f"the header {name!r} has characters that no header may have",
-                advice="Look for a newline at the end, as from a file that was read whole",
-            )

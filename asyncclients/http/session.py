@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http.cookies import SimpleCookie
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 
@@ -46,8 +46,9 @@ def close_spoiled(request: aiohttp.ClientRequest) -> None:
 
 def middlewares_of(session: aiohttp.ClientSession) -> tuple[ClientMiddlewareType, ...]:
     """The middlewares that *session* was made with: naming ours replaces them in aiohttp."""
-    found: Any = getattr(session, "_middlewares", ())
-    return tuple(found) if isinstance(found, (tuple, list)) else ()  # a mock has anything
+    found = getattr(session, "_middlewares", ())
+    # Anything else is a mock's.
+    return tuple(cast("list[Any]", found)) if isinstance(found, (tuple, list)) else ()
 
 
 def _close_spoiled(connector: aiohttp.BaseConnector, key: Any) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from typing import TYPE_CHECKING
 
+from asyncclients.limits.timer import Timer
+
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 _SHORTEST, _LONGEST = 0.05, 30.0
@@ -22,32 +23,23 @@ class Eviction:
             any are left.
     """
 
-    __slots__ = ("_due_at", "_every", "_loop", "_sweep", "_timer")
+    __slots__ = ("_every", "_loop", "_sweep", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweep: Callable[[float], bool]) -> None:
         self._loop, self._sweep = loop, sweep
         self._every = _LONGEST
-        self._due_at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(loop, self._run)
 
     def watch(self, period: float) -> None:
         """Start the timer, unless it runs: there is a scope whose longest period is *period*."""
         self._every = min(self._every, max(_SHORTEST, period / 2))
-        if self._due_at > self._loop.time() + self._every:
-            self._start()
-
-    def _start(self) -> None:
-        self.stop()
-        self._due_at = self._loop.time() + self._every
-        self._timer = self._loop.call_at(self._due_at, self._run)
+        self._timer.set(self._loop.time() + self._every)
 
     def _run(self) -> None:
-        self._timer, self._due_at = None, math.inf
-        if self._sweep(self._loop.time()):
-            self._start()
+        now = self._loop.time()
+        if self._sweep(now):
+            self._timer.set(now + self._every)
 
     def stop(self) -> None:
         """Cancel the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._due_at = None, math.inf
+        self._timer.cancel()

@@ -5,9 +5,10 @@ Arithmetic only; nothing here reads a clock.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
+from asyncclients.arguments import is_seconds, shown
 from asyncclients.errors import ConfigurationError
 
 
@@ -26,12 +27,13 @@ class Quota:
     def __post_init__(self) -> None:
         if type(self.limit) is not int or self.limit < 1:
             raise ConfigurationError(
-                f"a quota's limit must be a whole number of at least 1, not {self.limit!r}",
+                f"a quota's limit must be a whole number of at least 1, not {shown(self.limit)}",
                 advice="Give the requests per period, as in Quota(2, 1.0)",
             )
-        if not (math.isfinite(self.period) and self.period > 0):
+        if not is_seconds(self.period):
             raise ConfigurationError(
-                f"a quota's period must be a finite number of seconds above 0, not {self.period!r}",
+                "a quota's period must be a finite number of seconds above 0, "
+                f"not {shown(self.period)}",
                 advice="Give the period in seconds, as in Quota(100, 60.0)",
             )
 
@@ -42,3 +44,23 @@ class Quota:
 
     def __str__(self) -> str:
         return f"{self.limit} per {self.period:g} s"
+
+
+def check_quotas(quotas: Any, form: str = "quotas=[Quota(2, 1.0)]") -> tuple[Quota, ...]:
+    """*quotas* as a tuple; *form* is the right form, as source text.
+
+    Raises:
+        ConfigurationError: if it is not a sequence of `Quota`.
+    """
+    try:
+        found: tuple[Any, ...] = tuple(quotas)
+    except TypeError:
+        problem = "is a single Quota" if type(quotas) is Quota else f"is {shown(quotas)}"
+    else:
+        wrong = [quota for quota in found if not isinstance(quota, Quota)]
+        if not wrong:
+            return found
+        problem = f"holds {shown(wrong[0])}"
+    raise ConfigurationError(
+        f"quotas must be a sequence of Quota; this one {problem}", advice=f"Write it as in {form}"
+    )

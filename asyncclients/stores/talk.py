@@ -110,8 +110,8 @@ class Talk:
 
     def is_at_rest(self) -> bool:
         """True if the store answers, knows all, and does not count this process any more."""
-        busy = self._task is not None or self._timer is not None or self.silence.failures
-        slots = self.slots
+        slots, planned = self.slots, self._timer.due_at < math.inf
+        busy = self._task is not None or planned or self.silence.failures
         return not (busy or slots.leases or slots.in_flight or slots.news())
 
     # --- When to talk ---------------------------------------------------------------

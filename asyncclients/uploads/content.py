@@ -14,10 +14,12 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, BinaryIO, Self
+from inspect import iscoroutinefunction
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+from asyncclients.arguments import check_count, shown
 from asyncclients.core.events import Callback
-from asyncclients.errors import UploadError
+from asyncclients.errors import ConfigurationError, UploadError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -195,10 +197,11 @@ async def open_content(
             bytes or file, or a path to something else than a file.
         OSError: the file cannot be read.
     """
+    check_source(source, length, progress)
     if isinstance(source, (bytes, bytearray, memoryview)):
         yield _of_bytes(bytes(source), length, progress)
     elif isinstance(source, AsyncIterable):
-        if length is None or length < 0:
+        if length is None:
             raise ValueError("an upload from an async iterable needs its length= in bytes")
         yield Content(length, source.__aiter__, replayable=False, progress=progress)
     else:
@@ -214,6 +217,28 @@ async def open_content(
         finally:
             # Also when cancelled: a thread that is not free yet would never get to it.
             await asyncio.shield(asyncio.to_thread(file.close))
+
+
+def check_source(source: Any, length: Any, progress: Any) -> None:
+    """See that an upload can be made of these.
+
+    Raises:
+        ConfigurationError: naming the argument and its right form.
+    """
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, AsyncIterable)
+    if not isinstance(source, kinds):
+        raise ConfigurationError(
+            f"an upload's source must be a path, bytes, or an async iterable of bytes with its "
+            f"length=, not {shown(source)}",
+            advice="As in upload_csv('1', 'rows.csv')",
+        )
+    if length is not None:
+        check_count("length", length, least=0, advice="Give the size of the source in bytes")
+    if progress is not None and (not callable(progress) or iscoroutinefunction(progress)):
+        raise ConfigurationError(
+            "progress must be a function that takes the number of bytes sent",
+            advice="Write it as in progress=print",
+        )
 
 
 def _of_bytes(data: bytes, length: int | None, progress: Progress | None) -> Content:

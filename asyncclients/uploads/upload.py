@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from yarl import URL
 
-from asyncclients.base_url import is_loopback
+from asyncclients.base_url import is_encodable, is_loopback
 from asyncclients.core.call import Call
 from asyncclients.core.dispatch import run
 from asyncclients.core.endpoint import Endpoint, Request, Response
@@ -70,7 +70,7 @@ class Link:
             host, _ = url.host, url.port
         except ValueError:
             return None
-        if not host or url.user is not None or url.password is not None:
+        if not host or not is_encodable(host) or url.user is not None or url.password is not None:
             return None
         trusted = url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
         return url if trusted else None
@@ -149,13 +149,14 @@ class Uploader:
         link = Link(Secret(reply.headers.get("Location", "")))
         if not link.usable:
             raise UnexpectedRedirectError(
-                f"answered with an upload link to {link.shown or 'nowhere'}, which is not https",
+                f"answered with an upload link to {link.shown or 'nowhere'}, to which no file may be sent",
                 vendor=self._vendor.name,
                 operation=endpoint.operation,
                 method=endpoint.method,
                 status=reply.status,
                 location=link.shown,
-                advice="The file was not sent; check base_url, and ask the vendor",
+                advice="The file was not sent: a link must be https, to a host name that exists. "
+                "Check base_url, and ask the vendor",
             )
         request: Request[Response] = Request(
             endpoint=endpoint, path=link.path, idempotent=content.replayable

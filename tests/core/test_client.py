@@ -176,7 +176,11 @@ async def test_request_speaks_for_what_has_no_method(pool: SessionPool) -> None:
         "a b",
         "a\nb",
         "a%0d%0ab",
-        "javascript:x",
+        "HTTPS://evil.example",
+        "https:/evil.example",
+        "/https://evil.example",
+        "file:///etc/passwd",
+        "a+b://evil.example",
     ],
 )
 async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: str) -> None:
@@ -186,6 +190,16 @@ async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: s
         with pytest.raises(ValueError, match="path must"):
             await client.request("GET", path)
         assert server.arrived == []
+
+
+@pytest.mark.parametrize(
+    "path", ["contacts:search", "a:b/c", "/v1:batch", "contacts/1:merge", "javascript:x", ":x"]
+)
+async def test_a_path_may_contain_a_colon(pool: SessionPool, path: str) -> None:
+    """It is part of a name below the base, as in Google's custom methods."""
+    async with byte_server(answers(FINE)) as server:
+        await ToyClient(pool, base_url=server.url + "v1").request("GET", path)
+        assert server.arrived[0].target == "/v1/" + path.removeprefix("/")
 
 
 async def test_request_refuses_what_makes_no_sense(pool: SessionPool) -> None:

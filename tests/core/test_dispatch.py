@@ -437,11 +437,13 @@ async def test_headers_of_options_and_calls() -> None:
     "headers", [{"X-A": "a\r\nX-Evil: 1"}, {"X-A\r\n": "a"}, {"X A": "a"}, {"": "a"}, {"X": "\0"}]
 )
 async def test_a_header_that_would_break_out_is_refused(headers: dict[str, str]) -> None:
-    """Before anything is sent, by name and not by value, and without foreign frames."""
+    """Where it is given, by name and not by value, and without foreign frames."""
     async with serve(FINE) as (server, client):
         with pytest.raises(ConfigurationError, match="no header may have") as caught:
-            await client.with_options(headers=headers).things.get()
-        assert caught.value.operation == "things.get"
+            client.with_options(headers=headers)
+        assert leaks(caught.value, CANARY) == []
+        with pytest.raises(ConfigurationError, match="no header may have") as caught:
+            await client.request("GET", "things", headers=headers)
         assert leaks(caught.value, CANARY) == []
         assert server.arrived == []
 

@@ -66,6 +66,11 @@ async def lists_are_of_their_items(api: IntouchClient) -> None:
 
 async def clients_stay_themselves(pool: SessionPool, api: IntouchClient) -> None:
     assert_type(IntouchClient.from_env(pool), IntouchClient)
+    assert_type(IntouchClient.from_env(pool, {}, api_key="k", quotas=[]), IntouchClient)
+    assert_type(TotangoClient.from_env(pool, region="eu", max_in_flight=2), TotangoClient)
+    assert_type(EmmaClient.from_env(pool, account_id=1, private_key="k"), EmmaClient)
+    assert_type(IntemptClient.from_env(pool, org="o", base_url="https://x.org"), IntemptClient)
+    assert_type(DigitalOnboardingClient.from_env(pool, client_id="i"), DigitalOnboardingClient)
     assert_type(api.with_options(priority=Priority.BACKGROUND, deadline=2.0), IntouchClient)
     assert_type(api.stats(), ScopeStats)
     assert_type(api.explain(), Explanation)
@@ -88,6 +93,14 @@ async def mistakes_are_found(pool: SessionPool, api: IntouchClient) -> None:
     """Each line is wrong; an ignore that nothing needs would be an error of its own."""
     IntouchClient(pool, "ii_...")  # type: ignore[call-arg]
     IntouchClient(pool)  # type: ignore[call-arg]
+    IntouchClient(pool, api_key="k", quotas=(2, 1))  # type: ignore[arg-type]
+    IntouchClient.from_env(pool, quota=[])  # type: ignore[call-arg]
+    IntouchClient.from_env(pool, quotas=(2, 1))  # type: ignore[arg-type]
+    IntouchClient.from_env(pool, app_token="t")  # type: ignore[call-arg]
+    TotangoClient.from_env(pool, region="asia")  # type: ignore[arg-type]
+    EmmaClient.from_env(pool, public_key=5)  # type: ignore[arg-type]
+    IntemptClient.from_env(pool, organization="o")  # type: ignore[call-arg]
+    DigitalOnboardingClient.from_env(pool, secret="s")  # type: ignore[call-arg]
     TotangoClient(pool, app_token="token", region="asia")  # type: ignore[arg-type]
     intouch.NewContact()  # type: ignore[call-arg]
     intouch.NewHierarchy(name="n", type="shop", parent_uuid="u")  # type: ignore[arg-type]

@@ -197,7 +197,7 @@ async def test_what_cannot_be_uploaded_is_refused_at_once(tmp_path: Path) -> Non
         (tmp_path / "missing", None, FileNotFoundError),
         (tmp_path, None, ValueError),
         (pipe, None, ValueError),
-        (wrong, None, TypeError),
+        (wrong, None, ValueError),
     ):
         with pytest.raises(error):
             await passes(source, length)

@@ -6,19 +6,20 @@ a batch of them, told apart by the shape of the body.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
 
 from msgspec import UNSET
 
 from asyncclients.base_url import guarded
 from asyncclients.core.auth import client_credentials
-from asyncclients.core.client import VendorClient
+from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
 from asyncclients.limits.quota import Quota
-from asyncclients.secret import Secret
+from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.digital_onboarding.models import (
     BatchResult,
     Contact,
@@ -159,9 +160,39 @@ class DigitalOnboardingClient(VendorClient):
     ) -> None:
         client_id, client_secret = Secret(client_id), Secret(client_secret)
         base_url = guarded(base_url)
+        check_credentials(DIGITAL_ONBOARDING, client_id=client_id, client_secret=client_secret)
         super().__init__(
             pool,
             client_credentials(TOKEN_PATH, client_id, client_secret),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *,
+        client_id: str | Secret | None = None,
+        client_secret: str | Secret | None = None,
+        base_url: str | Secret | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> Self:
+        """A client from the variables DIGITAL_ONBOARDING_*; an argument replaces its variable.
+
+        Raises:
+            ConfigurationError: naming each variable that is missing.
+        """
+        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        client_id, client_secret = sealed(client_id), sealed(client_secret)
+        return cls._from_env(
+            pool,
+            variables,
+            client_id=client_id,
+            client_secret=client_secret,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,

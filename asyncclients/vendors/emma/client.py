@@ -7,20 +7,22 @@ integers. An id that is one of the manual's own words is refused:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from itertools import islice
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+from asyncclients.arguments import shown
 from asyncclients.base_url import guarded
 from asyncclients.core.auth import basic
-from asyncclients.core.client import VendorClient
+from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
+from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.limits.quota import Quota
-from asyncclients.secret import Secret
+from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.emma.models import (
     CreatedTouchpoints,
     NewTouchpoint,
@@ -285,10 +287,42 @@ class EmmaClient(VendorClient):
     ) -> None:
         public_key, private_key = Secret(public_key), Secret(private_key)
         base_url = guarded(base_url)
+        check_credentials(EMMA, public_key=public_key, private_key=private_key)
         self._account_id = _account(account_id)
         super().__init__(
             pool,
             basic(public_key, private_key),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *,
+        account_id: str | int | Secret | None = None,
+        public_key: str | Secret | None = None,
+        private_key: str | Secret | None = None,
+        base_url: str | Secret | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> Self:
+        """A client from the variables EMMA_*; an argument replaces its variable.
+
+        Raises:
+            ConfigurationError: naming each variable that is missing.
+        """
+        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        public_key, private_key = sealed(public_key), sealed(private_key)
+        return cls._from_env(
+            pool,
+            variables,
+            account_id=account_id,
+            public_key=public_key,
+            private_key=private_key,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
@@ -303,11 +337,18 @@ class EmmaClient(VendorClient):
 
 
 def _account(account_id: str | int | Secret) -> str:
-    text = account_id.reveal() if isinstance(account_id, Secret) else str(account_id)
-    if not text.strip():
-        raise ConfigurationError(
-            "account_id is empty",
-            vendor=EMMA.name,
-            advice="Set account_id= or EMMA_ACCOUNT_ID to the number in the account's settings",
-        )
-    return text
+    """The account's id, which is one segment of each path."""
+    value: Any = account_id.reveal() if isinstance(account_id, Secret) else account_id
+    problem = f"must be a number or text, not {shown(value)}"
+    if isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            encode_segment(str(value) if str(value).strip() else "", "account_id")
+        except ValueError:
+            problem = "must be one segment of a path, and is empty or has characters of another"
+        else:
+            return str(value)
+    raise ConfigurationError(
+        f"account_id {problem}",
+        vendor=EMMA.name,
+        advice="Set account_id= or EMMA_ACCOUNT_ID to the number in the account's settings",
+    )

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from asyncclients.base_url import guarded
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient
+from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.quota import Quota
-from asyncclients.secret import Secret
+from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.uploads.content import Progress, Source, open_content
 from asyncclients.uploads.upload import Uploader, UploadReceipt
 from asyncclients.vendors.intempt.models import (
@@ -279,10 +279,40 @@ class IntemptClient(VendorClient):
         max_in_flight: int | None = None,
     ) -> None:
         api_key, base_url = Secret(api_key), guarded(base_url)
-        self.org = _check_org(org.reveal() if isinstance(org, Secret) else org)
+        check_credentials(INTEMPT, api_key=api_key)
+        self.org = _check_org(org)
         super().__init__(
             pool,
             api_key_login("Authorization", api_key, prefix="ApiKey "),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *,
+        api_key: str | Secret | None = None,
+        org: str | Secret | None = None,
+        base_url: str | Secret | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> Self:
+        """A client from the variables INTEMPT_*; an argument replaces its variable.
+
+        Raises:
+            ConfigurationError: naming each variable that is missing.
+        """
+        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        api_key = sealed(api_key)
+        return cls._from_env(
+            pool,
+            variables,
+            api_key=api_key,
+            org=org,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
@@ -305,7 +335,9 @@ class IntemptClient(VendorClient):
         return await self._send(INFO.request())
 
 
-def _check_org(org: str) -> str:
+def _check_org(org: str | Secret) -> str:
+    check_credentials(INTEMPT, org=Secret(org))
+    org = Secret(org).reveal()
     try:
         encode_segment(org, "org")
     except ValueError as bad:

@@ -6,19 +6,19 @@ Manual: https://docs.api.intouchinsight.com; its rows are in `endpoints.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from msgspec import UNSET
 
 from asyncclients.base_url import guarded
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient
+from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Resource, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.limits.quota import Quota
 from asyncclients.paging import Paginator
-from asyncclients.secret import Secret
+from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.intouch.endpoints import (
     ADD_RECORD,
     CREATE_CONTACT,
@@ -238,9 +238,37 @@ class IntouchClient(VendorClient):
         max_in_flight: int | None = None,
     ) -> None:
         api_key, base_url = Secret(api_key), guarded(base_url)
+        check_credentials(INTOUCH, api_key=api_key)
         super().__init__(
             pool,
             api_key_login("x-api-key", api_key),
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *,
+        api_key: str | Secret | None = None,
+        base_url: str | Secret | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> Self:
+        """A client from the variables INTOUCH_*; an argument replaces its variable.
+
+        Raises:
+            ConfigurationError: naming each variable that is missing.
+        """
+        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        api_key = sealed(api_key)
+        return cls._from_env(
+            pool,
+            variables,
+            api_key=api_key,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,

@@ -11,14 +11,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from types import NoneType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from asyncclients.arguments import shown
 from asyncclients.base_url import guarded
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient
+from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
@@ -26,7 +27,7 @@ from asyncclients.core.pool import SessionPool
 from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.limits.quota import Quota
-from asyncclients.secret import Secret
+from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.totango.models import (
     CreatedTouchpoint,
     Event,
@@ -240,10 +241,41 @@ class TotangoClient(VendorClient):
         max_in_flight: int | None = None,
     ) -> None:
         app_token, base_url = Secret(app_token), guarded(base_url)
+        check_credentials(TOTANGO, app_token=app_token)
+        region_url = _region_url(region)
         super().__init__(
             pool,
             api_key_login("app-token", app_token),
-            base_url=base_url or _region_url(region),
+            base_url=region_url if base_url is None else base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        pool: SessionPool,
+        environ: Mapping[str, str] | None = None,
+        *,
+        app_token: str | Secret | None = None,
+        region: Literal["us", "eu"] | None = None,
+        base_url: str | Secret | None = None,
+        quotas: Sequence[Quota] | None = None,
+        max_in_flight: int | None = None,
+    ) -> Self:
+        """A client from the variables TOTANGO_*; an argument replaces its variable.
+
+        Raises:
+            ConfigurationError: naming each variable that is missing.
+        """
+        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        app_token = sealed(app_token)
+        return cls._from_env(
+            pool,
+            variables,
+            app_token=app_token,
+            region=region,
+            base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
         )
@@ -257,9 +289,9 @@ class TotangoClient(VendorClient):
 
 
 def _region_url(region: str) -> str:
-    if region not in REGIONS:
+    if region not in tuple(REGIONS):  # which may be asked for anything
         raise ConfigurationError(
-            f"region must be one of {', '.join(REGIONS)}, not {region!r}",
+            f"region must be one of {', '.join(REGIONS)}, not {shown(region)}",
             vendor=TOTANGO.name,
             advice="Set region= or TOTANGO_REGION to where the account was opened",
         )

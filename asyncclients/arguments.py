@@ -1,0 +1,110 @@
+"""Checks of arguments: a wrong one is rejected where it is given, with the right form."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from asyncclients.errors import ConfigurationError
+
+_FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+
+def shown(value: object) -> str:
+    """*value* in an error message: numbers and text as they are, anything else by its type."""
+    if value is None or isinstance(value, (bool, float, str)):
+        return repr(value)[:80]
+    if isinstance(value, int):
+        return repr(value) if abs(value) < 10**30 else "an int of many digits"
+    kind = type(value)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    return f"a value of type {name}"
+
+
+def check_count(name: str, value: object, *, least: int = 1, advice: str = "") -> None:
+    """See that *value* is a whole number of at least *least*; a bool is none.
+
+    Raises:
+        ConfigurationError: naming the argument *name*.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(
+            f"{name} must be a whole number of at least {least}, not {shown(value)}",
+            advice=advice or f"Write it as in {name}={max(least, 3)}",
+        )
+
+
+def is_seconds(value: object, *, zero: bool = False) -> bool:
+    """True if *value* is a finite number above 0, or 0 where *zero* is accepted."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return (value >= 0 if zero else value > 0) and value <= sys.float_info.max
+
+
+def check_seconds(name: str, value: object, *, zero: bool = False, advice: str = "") -> None:
+    """See that *value* is a finite number of seconds above 0, or from 0 where *zero* is accepted.
+
+    Raises:
+        ConfigurationError: naming the argument *name*.
+    """
+    if not is_seconds(value, zero=zero):
+        least = "of at least 0" if zero else "above 0"
+        raise ConfigurationError(
+            f"{name} must be a finite number of seconds {least}, not {shown(value)}",
+            advice=advice or f"Write it as in {name}=30.0",
+        )
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...], form: str) -> None:
+    """See that *value* is an instance of *kind*; *form* is the right form, as source text.
+
+    Raises:
+        ConfigurationError: naming the argument *name*.
+    """
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join("None" if one is type(None) else one.__name__ for one in kinds)
+        raise ConfigurationError(
+            f"{name} must be {names}, not {shown(value)}", advice=f"Write it as in {form}"
+        )
+
+
+def check_mapping(name: str, value: object) -> None:
+    """See that *value* is a mapping, or None.
+
+    Raises:
+        ConfigurationError: naming the argument *name*.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{name} must be a mapping, not {shown(value)}",
+            advice=f"Write it as in {name}={{'name': 'value'}}",
+        )
+
+
+def check_headers(headers: Any) -> None:
+    """See that HTTP can carry *headers*.
+
+    Raises:
+        ConfigurationError: naming the header that it cannot carry; its value may be a secret.
+    """
+    check_mapping("headers", headers)
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            kind = type(value if isinstance(name, str) else name).__name__
+            raise ConfigurationError(
+                f"headers: names and values must be str; the header {shown(name)} has a {kind}",
+                advice="Write them as text, as in headers={'X-Trace': '1'}",
+            )
+        if not _FIELD_NAME.fullmatch(name) or _CONTROL.search(value):
+            raise ConfigurationError(
+                f"headers: the header {name!r} has characters that no header may have",
+                advice="Look for a newline at the end, as from a file that was read whole",
+            )
