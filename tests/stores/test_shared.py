@@ -185,6 +185,24 @@ async def test_a_refusal_is_heeded_by_all() -> None:
     assert [at for at in second.sent if at > told + 10.0]
 
 
+async def test_unavailability_pauses_all_processes_and_teaches_none() -> None:
+    """A vendor that is unavailable for 10 s, as one process hears, is left alone by all."""
+    world = world_of(HUNDRED)
+    first, second = world.start(), world.start()
+    second.work(4)
+    await asyncio.sleep(3)
+    permit = await first.scheduler.take(Ticket(Priority.INTERACTIVE))
+    told = asyncio.get_running_loop().time()
+    first.scheduler.answered(permit, Signal(unavailable=True, retry_after=10.0))
+    first.scheduler.finished()
+    await asyncio.sleep(20)
+    await world.stop()
+    assert not [at for at in second.sent if told + 0.2 < at < told + 10.0]
+    assert [at for at in second.sent if at > told + 10.0]
+    assert first.scheduler.refused == second.scheduler.refused == 0
+    assert second.scheduler.limiter.snapshot(told).rate_share == 1.0
+
+
 async def test_slots_that_are_not_used_are_given_back() -> None:
     """A waiter that is cancelled costs no slot: another process has it at once."""
     world = world_of(Quota(2, 60.0))
