@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -28,7 +27,6 @@ from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError
 
 _MANY = (list, Iterable, Sequence)
-_PLACE = re.compile(r"`\$\.([\w.-]+)")
 _EXTRA = "extra"
 """The field for whatever else a vendor takes, in the row types that have one."""
 _EXACT = 2**53
@@ -223,7 +221,7 @@ class Shape:
         try:
             return from_plain(_with_ints(data), self._type, strict=not lax)
         except msgspec.ValidationError:
-            raise ValueError(_words(wrong, data)) from None
+            raise ValueError(_words(wrong, data, self._type, strict=not lax)) from None
 
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names
@@ -363,16 +361,16 @@ def _with_ints(value: Any) -> Any:
     return value
 
 
-def _words(bad: msgspec.ValidationError, data: Any) -> str:
-    """What *bad* says, with the value that did not fit."""
-    words = str(bad)
-    place = _PLACE.search(words)
-    if place is None:
-        return words
-    value: Any = data
-    for part in place[1].split("."):
-        value = cast("dict[str, Any]", value).get(part) if isinstance(value, dict) else None
-    if value is None:
-        return words
-    shown = repr(value)
-    return f"{words}, which is {shown if len(shown) <= 80 else shown[:79] + '…'}"
+def _words(bad: msgspec.ValidationError, data: Any, cls: Any, *, strict: bool) -> str:
+    """What *bad* says, with the first value in *data* that does not fit its field of *cls*."""
+    is_struct = isinstance(cls, type) and issubclass(cls, msgspec.Struct)
+    for field in msgspec.structs.fields(cls) if is_struct and isinstance(data, dict) else ():
+        if field.encode_name not in data:
+            continue
+        value: Any = cast("dict[str, Any]", data)[field.encode_name]
+        try:
+            from_plain(_with_ints(value), field.type, strict=strict)
+        except msgspec.ValidationError:
+            shown = repr(value)
+            return f"{bad}, which is {shown if len(shown) <= 80 else shown[:79] + '…'}"
+    return str(bad)

@@ -120,9 +120,9 @@ def _result_fields(cls: Any) -> frozenset[str] | None:
 
 
 def _struct_fields(cls: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
-    origin: Any = get_origin(cls) or cls
+    origin = get_origin(cls) or cls
     is_struct = isinstance(origin, type) and issubclass(origin, msgspec.Struct)
-    return msgspec.structs.fields(origin) if is_struct else ()
+    return msgspec.structs.fields(cast("Any", origin)) if is_struct else ()
 
 
 def decode(body: bytes, cls: Any) -> Any:

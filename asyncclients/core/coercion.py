@@ -99,7 +99,8 @@ def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
 
 
 def _member(fits: Mapping[type, Fit], value: Any) -> Any:
-    fit = fits.get(type(value))
+    given: Any = type(value)
+    fit = fits.get(given)
     return value if fit is None else fit(value)
 
 
@@ -126,7 +127,9 @@ def _array(fit: Fit | None, value: Any) -> Any:
         if not all(key.isascii() and key.isdigit() for key in fields):
             return fields
         value = [*fields.values()]
-    return [*map(fit, value)] if fit is not None and isinstance(value, list) else value
+    if fit is None or not isinstance(value, list):
+        return cast("Any", value)
+    return [*map(fit, cast("Sequence[Any]", value))]
 
 
 def _mapping(fit: Fit | None, value: Any) -> Any:

@@ -22,6 +22,7 @@ from asyncclients import (
 from asyncclients.backfill import Renaming
 from asyncclients.backfill.shape import Map, Shape, nested, row_type_of
 from asyncclients.backfill.sources import open_source
+from asyncclients.core.codec import from_plain
 from asyncclients.vendors.digital_onboarding import NewContact as Digital
 from asyncclients.vendors.emma import NewTouchpoint
 from asyncclients.vendors.intouch import ContactUpdate, NewContact
@@ -233,3 +234,20 @@ async def test_the_row_type_is_what_the_operation_takes() -> None:
         assert row_type_of(intouch.contacts.update) is None
         assert row_type_of(partial(intouch.contacts.update, "a-uuid")) is ContactUpdate
         assert row_type_of(partial(intouch.contacts.update, uuid="a-uuid")) is ContactUpdate
+
+
+@pytest.mark.parametrize("row", [{"placeName": "x", "height": "high"}, {"height": "high"}])
+def test_make_quotes_the_value_that_does_not_fit(
+    row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found by the type of its field, whatever the words of the error."""
+
+    def wordless(*arguments: Any, **options: Any) -> Any:
+        try:
+            return from_plain(*arguments, **options)
+        except msgspec.ValidationError:
+            raise msgspec.ValidationError("does not fit") from None
+
+    monkeypatch.setattr("asyncclients.backfill.shape.from_plain", wordless)
+    with pytest.raises(ValueError, match="does not fit, which is 'high'"):
+        Shape(Place, None).make(row, lax=True)

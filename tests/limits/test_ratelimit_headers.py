@@ -282,7 +282,7 @@ NOISE = st.text(alphabet='"\\;,=:?@%() \tartq1.-*', max_size=12)
 def read_by_oracle(text: str, kind: str) -> Any:
     """What the reference implementation reads; None if it is not valid or has an inner list."""
     try:
-        found = http_sf.parse(text.encode(), tltype=kind)
+        found: Any = http_sf.parse(text.encode(), tltype=kind)
     except http_sf.StructuredFieldError:
         return None
     members = found.values() if isinstance(found, dict) else found
@@ -291,7 +291,8 @@ def read_by_oracle(text: str, kind: str) -> Any:
 
 def plain(text: str) -> Any:
     """A bare item as the oracle reads it."""
-    return http_sf.parse(text.encode(), tltype="item")[0]
+    found: Any = http_sf.parse(text.encode(), tltype="item")
+    return found[0]
 
 
 def check(text: str) -> None:
