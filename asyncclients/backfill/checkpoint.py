@@ -131,7 +131,8 @@ class Checkpoint:
         state = self.state
         # A page that is lost whole is told by its number: a gateway says the same for each.
         where = b"" if page.items else b" %d" % page.number
-        names = [short(spoiled.raw + where) for spoiled in page.spoiled]
+        # Items without an id are noted by their text: these have names of their own.
+        names = [short(b"failed " + spoiled.raw + where) for spoiled in page.spoiled]
         new = [name not in self.seen for name in names]
         failed = state.failed + sum(each.items for each in compress(page.spoiled, new))
         found = state.done + failed

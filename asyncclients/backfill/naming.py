@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, cast
 
 from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.seen import short
@@ -48,9 +48,14 @@ def _fields(key: Key, items: Sequence[Any]) -> list[Any]:
     """What *key* says of each of *items*, None where a field is not there."""
     if not isinstance(key, str):
         return [*map(key, items)]
-    if items and isinstance(items[0], dict):
-        return [item.get(key) for item in items]
-    return [*map(getattr, items, repeat(key), repeat(None))]
+    if not any(map(isinstance, items, repeat(dict))):
+        return [*map(getattr, items, repeat(key), repeat(None))]
+    return [
+        cast("dict[str, Any]", item).get(key)
+        if isinstance(item, dict)
+        else getattr(item, key, None)
+        for item in items
+    ]
 
 
 def text_of(key: object) -> str:

@@ -29,7 +29,7 @@ from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.seen import without
-from asyncclients.backfill.sinks import OverlappingSink, Sink, open_sink
+from asyncclients.backfill.sinks import OverlappingSink, Sink, UnwritableItemsError, open_sink
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
@@ -210,11 +210,26 @@ class Pull:
             self._checkpoint.set_aside(page, self._max_failed)
         new = self._new(page.items, again=page.number <= state.page)
         if new:
-            await self._sure(self._sink.write(new))
+            new = await self._write(new, page)
         state.done += len(new)
         state.page = max(state.page, page.number)
         if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
             await self._save()
+
+    async def _write(self, items: Sequence[Any], page: Page[Any]) -> Sequence[Any]:
+        """Write *items*, which are new on *page*; return those that have a form in the sink."""
+        try:
+            await self._sure(self._sink.write(items))
+        except UnwritableItemsError as error:
+            self._broken = False
+            good, spoiled = error.good, error.spoiled
+        else:
+            return items
+        found = Page[Any](items=good, number=page.number, spoiled=spoiled)
+        self._checkpoint.set_aside(found, self._max_failed)
+        if good:
+            await self._sure(self._sink.write(good))
+        return good
 
     def _new(self, items: Sequence[Any], *, again: bool) -> Sequence[Any]:
         """Those of *items* that are not in the sink."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -18,9 +18,17 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 from asyncclients.backfill import tables
 from asyncclients.backfill.completion import completed, in_thread
+from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.core import codec
-from asyncclients.errors import BackfillStoppedError, InputError, StateMismatchError, encodable
+from asyncclients.errors import (
+    BackfillStoppedError,
+    InputError,
+    StateMismatchError,
+    encodable,
+    error_text,
+)
+from asyncclients.paging import Spoiled
 
 T = TypeVar("T")
 
@@ -58,6 +66,24 @@ class OverlappingSink(Sink, Protocol):
         `write` may be called before it is, `flush` and `begin_flush` not.
         """
         ...
+
+
+class UnwritableItemsError(Exception):
+    """Some of the items given to a sink have no form there; none of them was taken.
+
+    Attributes:
+        good: the others.
+        spoiled: those without a form, each with its reason.
+    """
+
+    def __init__(self, items: Sequence[Any], fault_of: Callable[[Any], str]) -> None:
+        faults = [fault_of(item) for item in items]
+        self.good = [item for item, fault in zip(items, faults, strict=True) if not fault]
+        self.spoiled = [
+            Spoiled(raw=encode_row(item), reason=fault)
+            for item, fault in zip(items, faults, strict=True)
+            if fault
+        ]
 
 
 class FileSink:
@@ -118,11 +144,35 @@ class FileSink:
         return path.stat().st_size if path.exists() else -1
 
     async def write(self, items: Sequence[Any]) -> None:
-        """Take *items*; they reach the disk a megabyte at a time."""
+        """Take *items*; they reach the disk a megabyte at a time.
+
+        Raises:
+            UnwritableItemsError: some of them have no JSON form; none was taken.
+        """
         assert self._file is not None
-        self._filling.write(codec.encode_lines(items))
+        self._filling.write(self._lines_of(items))
         if self._filling.tell() > _BUFFER:
             await self._pour(durable=False)
+
+    def _lines_of(self, items: Sequence[Any]) -> bytes:
+        try:
+            lines = codec.encode_lines(items)
+        except Exception:  # noqa: BLE001 - `to_wire` may raise anything
+            lines = b""
+        objects = lines.count(b"\n{") + lines.startswith(b"{")
+        if len(items) != (objects if self._suffix in _CONVERT else lines.count(b"\n")):
+            raise UnwritableItemsError(items, self._fault_of)
+        return lines
+
+    def _fault_of(self, item: Any) -> str:
+        """Why *item* cannot be written, "" if it can."""
+        try:
+            line = codec.encode(item)
+        except Exception as bad:  # noqa: BLE001 - `to_wire` may raise anything
+            return error_text(bad)
+        if self._suffix in _CONVERT and not line.startswith(b"{"):
+            return f"has no columns: an item of type {type(item).__name__}"
+        return ""
 
     async def _pour(self, *, durable: bool) -> asyncio.Future[None]:
         """Have a thread write what the buffer holds, and go on with the other one."""

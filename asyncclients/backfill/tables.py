@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def write_parquet(lines: Path, to: Path) -> None:
     types = {
         "bool": arrow.bool_(),
         "int": arrow.int64(),
+        "long": arrow.int64(),
         "float": arrow.float64(),
         "time": arrow.timestamp("us", tz="UTC"),
     }
@@ -78,7 +79,7 @@ def write_parquet(lines: Path, to: Path) -> None:
 
 
 def _plain(value: Any, kind: str) -> Any:
-    if value is None or kind in ("bool", "int", "text"):
+    if value is None or kind in ("bool", "int", "long", "text"):
         return value
     if kind == "float":
         return float(value)
@@ -108,7 +109,9 @@ def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "mixed"
+        if abs(value) <= 2**53:
+            return "int"  # also as a float: no digit is lost
+        return "long" if -(2**63) <= value < 2**63 else "mixed"
     if isinstance(value, float):
         return "float"
     if isinstance(value, str):
@@ -120,8 +123,8 @@ def _is_time(text: str) -> bool:
     if not _TIME.match(text):
         return False
     try:
-        datetime.fromisoformat(text)
-    except ValueError:
+        datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
         return False
     return True
 
@@ -133,4 +136,6 @@ def _joined(before: str, kind: str) -> str:
     both = {before, kind}
     if both == {"int", "float"}:
         return "float"
+    if both == {"int", "long"}:
+        return "long"
     return "text" if both == {"time", "text"} else "mixed"

@@ -8,6 +8,7 @@ import resource
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -643,6 +644,73 @@ async def test_parquet(tmp_path: Path, state: Path) -> None:
     assert first["at"] == datetime(2026, 1, 1, tzinfo=UTC)
     assert (first["tags"], second["late"], second["n"]) == ('["x"]', "Zürich\n", 2.5)
     assert {path.name for path in tmp_path.iterdir()} == {"out.parquet", "pull.db"}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ({"id": 2, "n": nan}, "nan in n has no JSON form"),
+        ({"id": 2, "n": "\ud800"}, "surrogates not allowed"),
+        ({"id": 2, "n": object()}, "object has no JSON form"),
+    ],
+    ids=["nan", "surrogate", "object"],
+)
+async def test_an_item_without_a_form_is_set_aside(
+    tmp_path: Path, state: Path, suffix: str, bad: Any, reason: str
+) -> None:
+    """What JSON cannot hold is a failed item, never null; the others of its page are written."""
+
+    async def pages() -> AsyncIterator[Page[Any]]:
+        yield Page(items=[{"id": 1, "n": 1.5}, bad, {"id": 3, "n": 2.5}], number=1)
+        yield Page(items=[{"id": 4, "n": 3.5}], number=2, last=True)
+
+    to = tmp_path / f"out.{suffix}"
+    report = await pull(pages(), to, state=state)
+    assert (report.done, report.failed) == (3, 1)
+    (failure,) = Path(f"{state}.failed.jsonl").read_bytes().splitlines()
+    assert reason in msgspec.json.decode(failure)["reason"]
+    assert to.exists()
+    if suffix == "jsonl":
+        assert ids(to) == [1, 3, 4]
+
+
+async def test_an_item_without_columns_is_set_aside(tmp_path: Path, state: Path) -> None:
+    """An item that is no object cannot be a row of a table, and is told before the end."""
+
+    async def pages() -> AsyncIterator[Page[Any]]:
+        yield Page(items=[{"id": 1}, 7, [8]], number=1, last=True)
+
+    report = await pull(pages(), tmp_path / "out.csv", state=state)
+    assert (report.done, report.failed) == (1, 2)
+    assert (tmp_path / "out.csv").read_text() == "id\n1\n"
+
+
+async def test_parquet_loses_no_digit(tmp_path: Path, state: Path) -> None:
+    """Whole numbers that a float cannot hold are kept, next to floats and beyond 64 bits."""
+    items: list[dict[str, Any]] = [
+        {
+            "long": 2**53 + 1,
+            "both": 2**53 + 1,
+            "few": 1,
+            "huge": 2**64,
+            "at": f"{year}-01-01T00:00:00+14:00",
+        }
+        for year in ("0001", "2026")
+    ]
+    items.append({"long": 1, "both": 1.5, "few": 1.5, "huge": 1, "at": "2026-01-01T00:00:00Z"})
+
+    async def pages() -> AsyncIterator[Page[Any]]:
+        yield Page(items=items, number=1, last=True)
+
+    to = tmp_path / "out.parquet"
+    await pull(pages(), to, state=state)
+    table = pyarrow().read_table(to).to_pydict()
+    assert table["long"] == [2**53 + 1, 2**53 + 1, 1]
+    assert table["both"] == [str(2**53 + 1), str(2**53 + 1), "1.5"]
+    assert table["few"] == [1.0, 1.0, 1.5]
+    assert table["huge"] == [str(2**64), str(2**64), "1"]
+    assert table["at"][0] == "0001-01-01T00:00:00+14:00"
 
 
 @pytest.mark.looptime
