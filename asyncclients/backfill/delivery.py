@@ -19,9 +19,9 @@ from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.records import Records
 from asyncclients.backfill.shape import Shape
 from asyncclients.backfill.sources import Row
-from asyncclients.backfill.verdict import Verdict, is_everyones, judge
+from asyncclients.backfill.verdict import Attempt, ForbiddenRows, Verdict, judge, proves_access
 from asyncclients.core.endpoint import endpoint_of, lane
-from asyncclients.errors import BackfillStoppedError, ClientClosedError, error_text
+from asyncclients.errors import BackfillStoppedError, ClientClosedError, ForbiddenError, error_text
 from asyncclients.limits.priority import Priority
 
 _TRIES = 3
@@ -90,6 +90,7 @@ class _Trouble(NamedTuple):
 
     error: BaseException
     refused: bool
+    attempt: Attempt
 
 
 class Delivery:
@@ -101,6 +102,7 @@ class Delivery:
         self._terms, self._shape = terms, shape
         self._ledger, self._meter, self._outage = ledger, meter, outage
         self._tried = self._failed = 0
+        self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
         self.flights: dict[Task[Any] | None, Flight] = {}
         self.stopping = False
         self.called = False
@@ -187,11 +189,32 @@ class Delivery:
                 break
             await outage.pause(tries + 1)
         if len(parcels) == 1:
-            self._fail(parcels[0][0], trouble.error)
+            self._give_up(parcels[0][0], trouble)
             return
         middle = len(parcels) // 2
         await self.parcels(parcels[:middle], since)
         await self.parcels(parcels[middle:], since)
+
+    def _give_up(self, row: Row, trouble: _Trouble) -> None:
+        error = trouble.error
+        if isinstance(error, ForbiddenError):
+            self._forbidden.add(trouble.attempt, row, error, done=self._ledger.done > 0)
+        else:
+            self._fail(row, error)
+
+    def end(self) -> None:
+        """Every row was sent: decide about those that were answered 403.
+
+        Raises:
+            ForbiddenError: the credential was revoked; they are pending.
+            BackfillStoppedError: too many rows failed.
+        """
+        for row, error in self._forbidden.ended(done=self._ledger.done > 0):
+            self._fail(row, error)
+
+    def _succeeded(self, attempt: Attempt) -> None:
+        for row, error in self._forbidden.succeeded(attempt):
+            self._fail(row, error)
 
     async def _call(self, parcels: Sequence[Parcel]) -> _Trouble | None:
         """Call the target once; None where its rows are settled now."""
@@ -200,7 +223,7 @@ class Delivery:
         argument = [value for _, value in parcels] if terms.batch else parcels[0][1]
         flight = self.flights[current_task()] if terms.announces else self._flight()
         flight.board(rows)
-        self.called = True
+        self.called, attempt = True, self._forbidden.begin()
         try:
             if terms.announces:
                 result = await terms.target(argument)
@@ -209,13 +232,17 @@ class Delivery:
             missing = _missing(result, parcels) if terms.batch else ()
         except BaseException as error:  # the target may raise anything
             if isinstance(error, Exception) or self._is_foreign_cancellation(error):
-                return self._judge(error, flight, rows)
+                refused = self._judge(error, flight, rows)
+                if refused and proves_access(error):
+                    self._succeeded(attempt)
+                return None if refused is None else _Trouble(error, refused, attempt)
             self._settle_interrupted(flight, rows)
             raise
         finally:
             flight.board(())
         self._outage.succeeded()
         self._settle(parcels, missing)
+        self._succeeded(attempt)
         return None
 
     def _is_foreign_cancellation(self, error: BaseException) -> bool:
@@ -239,9 +266,10 @@ class Delivery:
             if id(value) in missing:
                 self._fail(row, ValueError("the vendor answered for its batch and not for it"))
 
-    def _judge(self, error: BaseException, flight: Flight, rows: Sequence[Row]) -> _Trouble | None:
+    def _judge(self, error: BaseException, flight: Flight, rows: Sequence[Row]) -> bool | None:
+        """Whether *rows* are refused as they are; None where they are settled now."""
         verdict = judge(error, sent=flight.sent, repeatable=bool(flight.repeatable))
-        if verdict is Verdict.STOP or (is_everyones(error) and not self._ledger.done):
+        if verdict is Verdict.STOP:
             if isinstance(error, ClientClosedError):
                 self._settle_interrupted(flight, rows)
             self._ledger.unsent(rows)
@@ -256,7 +284,7 @@ class Delivery:
             self._outage.succeeded()
         else:
             self._outage.failed(error)
-        return _Trouble(error, verdict is Verdict.REFUSED)
+        return verdict is Verdict.REFUSED
 
     def _settle_interrupted(self, flight: Flight, rows: Sequence[Row]) -> None:
         if flight.sent and not flight.repeatable:

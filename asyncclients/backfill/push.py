@@ -153,7 +153,9 @@ class Push:
         stop: BackfillError
         try:
             await self._together([self._deliver_all() for _ in range(concurrency)])
+            self._delivery.end()
             await self._resolve(concurrency, unknown, ask)
+            self._delivery.end()
         except (BackfillStoppedError, InputError) as error:
             if isinstance(error, InputError) and not self._delivery.called:
                 raise

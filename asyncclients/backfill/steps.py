@@ -96,6 +96,7 @@ async def push_step(
         try:
             work = [_deliver(left, delivery, most, lax) for _ in range(workers)]
             await together(work, delivery, left.clear)
+            delivery.end()
         except StateInUseError:
             continue  # another run of this batch is alive: look again at what is left
         finally:
