@@ -15,11 +15,11 @@ import msgspec
 
 from asyncclients.backfill.flight import Flight
 from asyncclients.backfill.meter import Meter
-from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.outage import Attempt, ForbiddenRows, Outage
 from asyncclients.backfill.records import Records
 from asyncclients.backfill.shape import Shape
 from asyncclients.backfill.sources import Row
-from asyncclients.backfill.verdict import Attempt, ForbiddenRows, Verdict, judge, proves_access
+from asyncclients.backfill.verdict import Verdict, judge, proves_access
 from asyncclients.core.endpoint import endpoint_of, lane
 from asyncclients.errors import BackfillStoppedError, ClientClosedError, ForbiddenError, error_text
 from asyncclients.limits.priority import Priority

@@ -9,16 +9,24 @@ are not used up by an outage, and a vendor that comes back is not met by all at 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from random import random
+from typing import Generic, NamedTuple, TypeVar
 
-from asyncclients.errors import BackfillStoppedError, error_text
+from asyncclients.errors import BackfillStoppedError, ForbiddenError, error_text
+
+T = TypeVar("T")
 
 _STREAK = 5
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
 _AT_ONCE = nullcontext()
+
+
+_FEW, _MANY, _LAST = 5, 50, 3
+"""Rows answered 403 in a row that mean the credential: at first, later, at the end."""
 
 
 class Outage:
@@ -100,3 +108,74 @@ class Outage:
                 "or allow more patience=",
             )
         await asyncio.sleep(seconds)
+
+
+class Attempt(NamedTuple):
+    """When a call began: its number among all calls, and how many 403s there had been."""
+
+    number: int
+    seen: int
+
+
+class ForbiddenRows(Generic[T]):
+    """Rows that were answered 403: is the row forbidden, or was the credential revoked?
+
+    Such a row waits, neither failed nor sent again. It has failed once a call that began
+    after its 403 succeeds: the credential works. But if of all calls the last 50 were
+    answered 403 (5 while nothing has ever succeeded), or at the end of the input the last 3,
+    it is the credential: the run stops, and the rows that wait are pending. Calls count in
+    the order in which they began, since responses overtake each other.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Attempt, int, T, ForbiddenError]] = deque()
+        self._begun = self._seen = 0
+        self._succeeded = 0
+        """The number of the last call that succeeded."""
+
+    def begin(self) -> Attempt:
+        """Note that a call begins."""
+        self._begun += 1
+        return Attempt(self._begun, self._seen)
+
+    def add(self, attempt: Attempt, row: T, error: ForbiddenError, *, done: bool) -> None:
+        """*row* was answered 403 in *attempt*; *done*: the job has carried out rows.
+
+        Raises:
+            ForbiddenError: it is the credential.
+        """
+        self._waiting.append((attempt, self._seen, row, error))
+        self._seen += 1
+        if self._streak() >= (_MANY if done or self._succeeded else _FEW):
+            raise self._revoked(error)
+
+    def succeeded(self, attempt: Attempt) -> list[tuple[T, ForbiddenError]]:
+        """Return the rows that are forbidden, now that *attempt* has succeeded."""
+        self._succeeded = max(self._succeeded, attempt.number)
+        failed: list[tuple[T, ForbiddenError]] = []
+        while self._waiting and self._waiting[0][1] < attempt.seen:
+            failed.append(self._waiting.popleft()[2:])
+        return failed
+
+    def ended(self, *, done: bool) -> list[tuple[T, ForbiddenError]]:
+        """Return the rows that are forbidden, now that there are no more to send.
+
+        Raises:
+            ForbiddenError: it is the credential.
+        """
+        if self._waiting and self._streak() >= (_LAST if done or self._succeeded else 1):
+            raise self._revoked(self._waiting[-1][3])
+        failed = [(row, error) for _, _, row, error in self._waiting]
+        self._waiting.clear()
+        return failed
+
+    def _streak(self) -> int:
+        return sum(attempt.number > self._succeeded for attempt, *_ in self._waiting)
+
+    def _revoked(self, error: ForbiddenError) -> ForbiddenError:
+        error.advice = (
+            f"The last {self._streak()} rows were answered 403: the credential may have been "
+            "revoked. They are not failed; run again with a valid one. If only these rows are "
+            "forbidden, add one at the end of the input that is not"
+        )
+        return error
