@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.limits.limiter import Limiter
 from asyncclients.simulator.latency import LATENCIES
 from asyncclients.simulator.servers import SERVERS
-from asyncclients.simulator.world import World
+from asyncclients.simulator.world import Adapter, World
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from asyncclients.limits.quota import Quota
+    from asyncclients.limits.shared import Admission
     from asyncclients.simulator.report import SimulationReport
     from asyncclients.simulator.world import Client
 
@@ -59,7 +60,9 @@ def simulate(
         )
     random = Random(f"{server} {latency} {seed}")
     world = World(
-        Limiter((quota,), admission=admission) if client is None else client,
+        Limiter((quota,), admission=admission)
+        if client is None
+        else cast("Admission", Adapter(client, quota)),
         model(quota, random),
         route,
         workers=workers,

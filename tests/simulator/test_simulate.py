@@ -7,14 +7,17 @@ its targets, since a short run is mostly learning.
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.simulator import draw_image, draw_text, simulate
+from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text, simulate
+from asyncclients.simulator.world import World
 
 TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
 LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")
@@ -103,6 +106,32 @@ def test_an_interactive_call_waits_one_slot(quota: Quota, latency: str) -> None:
     report = simulate(quota, latency=latency, seconds=7200.0, interactive=0.1)
     assert report.wait_p99 <= quota.period / quota.limit + 0.08
     assert report.quota_use >= 0.84
+
+
+def test_simulation_gives_background_its_share() -> None:
+    """Users alone want more than the quota: one grant in ten is the backlog's, as in a pool."""
+    random = Random(0)
+    world = World(
+        Limiter((TWO,)),
+        SERVERS["sliding-log"](TWO, random),
+        LATENCIES["fast"],
+        workers=5,
+        interactive=3.0,
+        retry_after=True,
+        random=random,
+    )
+    record = world.run(600.0)
+    background = len(record.admitted_at) - len(record.waits)
+    assert background == pytest.approx(0.1 * len(record.admitted_at), abs=8)
+    assert world.scheduler.queued()["interactive"] > 500
+    assert world.scheduler.queued()["background"] <= 5
+
+
+def test_simulation_repeats_a_rejected_call_first() -> None:
+    """A user's call that was rejected is sent again before those that came after it."""
+    report = simulate(TWO, server="two-counter", seconds=600.0, interactive=0.5)
+    assert report.refused > 10
+    assert report.wait_max < 10
 
 
 def test_a_seed_is_a_run() -> None:

@@ -1,0 +1,101 @@
+"""The part of an event loop that a scheduler needs, in virtual time.
+
+A scheduler reads the clock, sets timers and waits for futures, never for a socket. So
+a heap of timers and a queue of callbacks are enough, and a virtual hour takes a
+fraction of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from contextvars import Context
+
+
+class _Timer(asyncio.TimerHandle):
+    """A callback with its arguments, and no more."""
+
+    __slots__ = ("args", "callback", "dropped")
+
+    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.callback, self.args, self.dropped = callback, args, False
+
+    def cancel(self) -> None:
+        self.dropped = True
+
+    def cancelled(self) -> bool:
+        return self.dropped
+
+
+class SimulatedLoop(asyncio.AbstractEventLoop):
+    """A loop that starts at second 0 and jumps from timer to timer.
+
+    It calls back in the order of the instants, and those of one instant in the order
+    in which they were set. Contexts are ignored: nothing here has one.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._order = 0
+        self._ready: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._timers: list[tuple[float, int, _Timer]] = []
+
+    def run(self, seconds: float) -> None:
+        """Let time pass until second *seconds*, or until nothing is left to do."""
+        while True:
+            while self._ready:
+                callback, args = self._ready.popleft()
+                callback(*args)
+            if not self._timers or self._timers[0][0] > seconds:
+                return
+            self._now, _, timer = heappop(self._timers)
+            if not timer.cancelled():
+                timer.callback(*timer.args)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run *work*, at once up to its first future, and on whenever that is done."""
+        try:
+            future: asyncio.Future[Any] = work.send(None)
+        except StopIteration:
+            return
+        future.add_done_callback(lambda _: self.start(work))
+
+    def time(self) -> float:
+        """Virtual seconds."""
+        return self._now
+
+    def get_debug(self) -> bool:
+        """Always False."""
+        return False
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """A future whose callbacks run on this loop."""
+        return asyncio.Future(loop=self)
+
+    def call_soon(
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,  # noqa: ARG002
+    ) -> asyncio.Handle:
+        """Call *callback* before time goes on. It cannot be cancelled."""
+        self._ready.append((callback, args))
+        return _Timer(callback, args)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: Context | None = None,  # noqa: ARG002
+    ) -> asyncio.TimerHandle:
+        """Call *callback* at second *when*."""
+        timer = _Timer(callback, args)
+        self._order += 1
+        heappush(self._timers, (max(when, self._now), self._order, timer))
+        return timer
