@@ -364,7 +364,9 @@ def _with_ints(value: Any) -> Any:
 def _words(bad: msgspec.ValidationError, data: Any, cls: Any, *, strict: bool) -> str:
     """What *bad* says, with the first value in *data* that does not fit its field of *cls*."""
     is_struct = isinstance(cls, type) and issubclass(cls, msgspec.Struct)
-    for field in msgspec.structs.fields(cls) if is_struct and isinstance(data, dict) else ():
+    for field in (
+        msgspec.structs.fields(cast("Any", cls)) if is_struct and isinstance(data, dict) else ()
+    ):
         if field.encode_name not in data:
             continue
         value: Any = cast("dict[str, Any]", data)[field.encode_name]

@@ -9,6 +9,7 @@ are none. The type decides, never the text of an error:
 | array            | an object with numeric keys (a filtered PHP array), `{}`; in a field also `null` |
 | integer          | `"25"`, `25.0`, `"25.0"`                      |
 | floating point   | `"2.5"`                                       |
+| boolean          | 0, 1                                          |
 
 A value that fits none of these is returned unchanged, for msgspec to reject.
 """
@@ -64,6 +65,8 @@ def _fit_of(kind: inspect.Type) -> Fit | None:
         return _integer
     if isinstance(kind, inspect.FloatType):
         return _float
+    if isinstance(kind, inspect.BoolType):
+        return _boolean
     if isinstance(kind, inspect.CollectionType):
         return partial(_array, _fit_of(kind.item_type))
     if isinstance(kind, inspect.DictType):
@@ -90,6 +93,8 @@ def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
         fits[str] = _number if integers and floats else (_integer if integers else _float)
     if integers and not floats:
         fits[float] = _integer
+    if members(inspect.BoolType) and not integers and not floats:
+        fits[int] = _boolean
     arrays, objects = members(inspect.CollectionType), members(inspect.DictType, *_OBJECTS)
     for given, wanted in ((list, arrays or objects), (dict, objects or arrays)):
         fit = _fit_of(wanted[0]) if len(wanted) == 1 else None  # several have tags
@@ -99,8 +104,7 @@ def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
 
 
 def _member(fits: Mapping[type, Fit], value: Any) -> Any:
-    given: Any = type(value)
-    fit = fits.get(given)
+    fit = fits.get(value.__class__)
     return value if fit is None else fit(value)
 
 
@@ -119,6 +123,10 @@ def _number(value: Any) -> Any:
     return _float(_integer(value))
 
 
+def _boolean(value: Any) -> Any:
+    return bool(value) if type(value) is int and value in (0, 1) else value
+
+
 def _array(fit: Fit | None, value: Any) -> Any:
     if value is None:
         return []
@@ -128,7 +136,7 @@ def _array(fit: Fit | None, value: Any) -> Any:
             return fields
         value = [*fields.values()]
     if fit is None or not isinstance(value, list):
-        return cast("Any", value)
+        return value
     return [*map(fit, cast("Sequence[Any]", value))]
 
 

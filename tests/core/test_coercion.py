@@ -37,6 +37,8 @@ class Outer(msgspec.Struct, rename="camel"):
     text: str | None = None
     text_or_number: str | int | None = None
     flag: bool = False
+    maybe_flag: bool | None = None
+    flag_or_number: bool | int = 0
     made_at: datetime | None = None
     item_id: ExactId | None = None
     items: list[Inner] = []
@@ -60,6 +62,10 @@ FITTING: list[tuple[str, Any, Any]] = [
     ("number", "1e3", 1000.0),
     ("either", "2", 2),
     ("either", 2.0, 2.0),
+    ("flag", 1, True),
+    ("flag", 0, False),
+    ("maybeFlag", 1, True),
+    ("flagOrNumber", 1, 1),
     ("text", "25", "25"),
     ("textOrNumber", "25", "25"),
     ("madeAt", "2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5)),  # noqa: DTZ001
@@ -105,6 +111,8 @@ ODD: list[tuple[str, Any]] = [
     ("number", "1_0"),
     ("text", 25),
     ("flag", "true"),
+    ("flag", 2),
+    ("flag", 1.0),
     ("itemId", 2.0**60),
     ("itemId", 1.5),
     ("items", {"a": {}}),

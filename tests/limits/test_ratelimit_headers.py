@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import http_sf
@@ -198,7 +199,7 @@ def test_a_reset_that_is_an_instant_needs_no_date() -> None:
     """Without a Date it is compared with our clock; in the past it says nothing then."""
     fields = headers(("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1795262460"))
     for seconds, reset in ((0, 60.0), (-10, 70.0), (60, None), (1000, None)):
-        signal = read_signal(429, fields, lambda seconds=seconds: NOON + seconds)
+        signal = read_signal(429, fields, partial(float, NOON + seconds))
         assert signal is not None
         assert signal.retry_after == reset
 
@@ -285,7 +286,7 @@ def read_by_oracle(text: str, kind: str) -> Any:
         found: Any = http_sf.parse(text.encode(), tltype=kind)
     except http_sf.StructuredFieldError:
         return None
-    members = found.values() if isinstance(found, dict) else found
+    members: Any = [*found.values()] if kind == "dictionary" else found
     return None if any(isinstance(member[0], list) for member in members) else found
 
 
