@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from asyncclients.core.auth import Token
-from asyncclients.errors import ClientClosedError, TokenError
+from asyncclients.core.events import logger
+from asyncclients.errors import AsyncClientsError, ClientClosedError, TokenError, error_text
 
 FAILURE_REMEMBERED = 5.0
 """Seconds for which a failed refresh answers further calls as well."""
 
+T = TypeVar("T")
 Fetch = Callable[[], Awaitable[Token]]
 
 
@@ -120,7 +122,7 @@ class TokenCache:
         if self._rejected is not token:
             self._rejected = token
             if self._store is not None:
-                await self._store.drop(self._key, token)
+                await _tried(self._store.drop(self._key, token))
 
     def fail(self, failure: TokenError, now: float) -> None:
         """A fresh token was refused: do not ask for the next one right away."""
@@ -129,7 +131,7 @@ class TokenCache:
     async def _refresh(self) -> Token:
         loop = asyncio.get_running_loop()
         if self._store is not None:
-            kept = await self._store.load(self._key, loop.time())
+            kept = await _tried(self._store.load(self._key, loop.time()))
             if kept is not None and not self._is_old(kept):
                 return kept
         self.refreshes += 1
@@ -137,10 +139,10 @@ class TokenCache:
             token = await self._fetch()
         except BaseException:
             if self._store is not None:
-                await asyncio.shield(self._store.release(self._key))
+                await asyncio.shield(_tried(self._store.release(self._key)))
             raise
         if self._store is not None:
-            await self._store.save(self._key, token, loop.time())
+            await _tried(self._store.save(self._key, token, loop.time()))
         return token
 
     def _is_old(self, token: Token) -> bool:
@@ -163,3 +165,18 @@ class TokenCache:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+
+async def _tried(step: Awaitable[T]) -> T | None:
+    """The result of a *step* of the store; None where it failed, which must not stop a call."""
+    try:
+        return await step
+    except AsyncClientsError:
+        raise  # said on purpose, as of a store that cannot be used at all
+    except Exception as failure:  # noqa: BLE001 - of a driver
+        logger.warning(
+            "the token store failed, this process goes on without it: %s: %s",
+            type(failure).__name__,
+            error_text(failure),
+        )
+        return None

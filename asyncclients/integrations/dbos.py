@@ -24,7 +24,7 @@ import os
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from typing import Any, Self
 from uuid import uuid4
@@ -36,9 +36,10 @@ except ImportError:
 
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Report, Sink
+from asyncclients.backfill.completion import in_thread
 from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Rows, open_source
-from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError
+from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.backlog import Backlog, SharedShelf, Task, digest_of
 from asyncclients.integrations.database import Database
 from asyncclients.integrations.heartbeat import LOOKS, Watcher, beat, forget
@@ -117,24 +118,31 @@ class Backfills:
         """Land what is on the wire, and leave; other workers go on with the rest."""
         if self._heart is not None:
             self._heart.cancel()
-        await self.worker.leave()
+        async with AsyncExitStack() as stack:  # all of it, also when a part fails or is cancelled
+            stack.push_async_callback(self._database.aclose)
+            stack.push_async_callback(forget, self._database, [self.name])
+            stack.callback(leave)
+            stack.callback(self._safe.close)
+            stack.push_async_callback(self._destroy)
+            await self.worker.leave()
+
+    async def _destroy(self) -> None:
         # DBOS made its own threads the loop's, and ends them; the loop goes on.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
-        await asyncio.to_thread(DBOS.destroy)
-        self._safe.close()
-        leave()
-        try:
-            await forget(self._database, [self.name])
-        finally:
-            await self._database.aclose()
+        await in_thread(DBOS.destroy)
 
     async def _live(self) -> None:
         watcher = Watcher()
         while True:
             try:
                 await self._look(watcher)
-            except Exception as failure:  # noqa: BLE001 - DBOS's and its database's, of any class
-                _log.warning("This worker could not show that it lives: %s", failure)
+            except BaseException as failure:  # DBOS's and its database's, of any class
+                task = asyncio.current_task()
+                cancelled = task is not None and task.cancelling()
+                if cancelled or isinstance(failure, (KeyboardInterrupt, SystemExit)):
+                    raise
+                words = error_text(failure)
+                _log.warning("This worker could not show that it lives: %s", words)
             await asyncio.sleep(self._lease / LOOKS)
 
     async def _look(self, watcher: Watcher) -> None:

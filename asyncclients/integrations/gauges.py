@@ -73,8 +73,16 @@ def _read_in(loop: asyncio.AbstractEventLoop, stats: Read) -> Stats:
     except RuntimeError:
         pass  # an exporter's thread
     reading: Future[Stats] = Future()
+
+    def read() -> None:
+        try:
+            reading.set_result(stats())
+        except BaseException:
+            reading.set_result(())  # the exporter does not wait for what will not come
+            raise
+
     try:
-        loop.call_soon_threadsafe(lambda: reading.set_result(stats()))
+        loop.call_soon_threadsafe(read)
         return reading.result(_PATIENCE)
     except (RuntimeError, TookTooLong):
         return ()  # the loop is closed, or busy

@@ -24,6 +24,7 @@ import msgspec
 from aiohttp import web
 
 from asyncclients.base_url import is_loopback
+from asyncclients.core.events import Callback
 from asyncclients.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ class Monitor:
         self._hosts = frozenset({f"{host}:{port}", f"localhost:{port}"})
         self.url = f"http://{host}:{port}/"
         self._sampler = asyncio.create_task(self._sample(), name="asyncclients monitor")
+        self._sampler.add_done_callback(self._sampled)
 
     async def aclose(self) -> None:
         """Stop serving. Idempotent; if it is cancelled, another call closes what is left."""
@@ -165,15 +167,26 @@ class Monitor:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         number = 0
+        take = Callback(self._take)
         while True:
             number += 1
-            jobs = tuple(_job(name, state) for name, state in self.jobs.items())
-            at = loop.time() - started_at
-            sample = Sample(at=at, scopes=tuple(_lines(self._pool.stats())), jobs=jobs)
-            self._samples.append((number, sample))
-            self._news.set()
-            self._news = asyncio.Event()
+            take((number, loop.time() - started_at))
             await asyncio.sleep(TICK)
+
+    def _take(self, numbered: tuple[int, float]) -> None:
+        """Take the sample of that number and time."""
+        number, at = numbered
+        jobs = tuple(_job(name, state) for name, state in self.jobs.items())
+        sample = Sample(at=at, scopes=tuple(_lines(self._pool.stats())), jobs=jobs)
+        self._samples.append((number, sample))
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _sampled(self, sampler: asyncio.Task[None]) -> None:
+        """The sampler has ended, by `aclose` or with the loop: end the streams, too."""
+        if self._sampler is sampler:
+            self._sampler = None
+        self._news.set()
 
     async def _page(self, request: web.Request) -> web.Response:
         self._check(request)

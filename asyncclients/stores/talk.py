@@ -14,7 +14,8 @@ from contextvars import Context
 from random import Random
 from typing import TYPE_CHECKING
 
-from asyncclients.errors import ConfigurationError
+from asyncclients.core.events import logger
+from asyncclients.errors import ConfigurationError, error_text
 from asyncclients.limits.timer import Timer
 from asyncclients.stores.account import Account
 from asyncclients.stores.claim import Claim, Grant
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from asyncclients.stores.outage_log import OutageLog
     from asyncclients.stores.terms import Backend, Crowd, Terms
 
+_AFTER_ERROR = 0.05
+"""Seconds after which the store is asked again when the talk was ended from outside."""
 _MOST_LESSONS = 5000
 """Calls of others from which one answer teaches: more teach nothing new."""
 
@@ -139,6 +142,7 @@ class Talk:
         if self._task is None:
             # In a context of its own: it serves all calls, not the one that came first.
             self._task = self._loop.create_task(self._run(), context=Context())
+            self._task.add_done_callback(self._ended)
 
     def _plan(self, now: float) -> None:
         """Set the timer for what has to be said next, if nobody asks for more."""
@@ -157,13 +161,21 @@ class Talk:
     # --- The talk -------------------------------------------------------------------
 
     async def _run(self) -> None:
-        try:
-            await self._exchange(leave=not self._active(self._loop.time()))
-        finally:
-            self._task = None
+        await self._exchange(leave=not self._active(self._loop.time()))
+        self._task = None
         now = self._loop.time()
         self._plan(now)
         self._queue.pump()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Where the talk was ended from outside, or by an error, calls still wait: try again soon."""
+        if self._task is task:
+            self._task = None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("the exchange with the limit store failed", exc_info=error)
+        if (task.cancelled() or error is not None) and not self._closed:
+            self._timer.set(self._loop.time() + max(self._flush(), _AFTER_ERROR))
 
     async def _exchange(self, *, leave: bool = False) -> None:
         asked_at = self._loop.time()
@@ -177,15 +189,19 @@ class Talk:
         told = slots.snapshot(claim.settled)
         try:
             grant = await self._backend.exchange(self.key, claim)
+            slots.told(told, set(claim.freed))
+            self._hear(claim, grant, asked_at)
         except StoreSilentError as why:
             self._missed(claim, asked_at, str(why), why.advice)
         except ConfigurationError as error:
             self._refused(claim, asked_at, error)
-        except Exception as failure:  # noqa: BLE001 - of a driver, or of ours: no call may hang on it
-            self._missed(claim, asked_at, f"{type(failure).__name__}: {failure}"[:200])
-        else:
-            slots.told(told, set(claim.freed))
-            self._hear(claim, grant, asked_at)
+        except BaseException as failure:  # of a driver, or of ours: no call may hang on it
+            slots.drop_leases()
+            ended = isinstance(failure, asyncio.CancelledError) and _is_cancelled()
+            if ended or isinstance(failure, (KeyboardInterrupt, SystemExit)):
+                slots.freed.update(range(claim.first, claim.first + claim.wanted))
+                raise
+            self._missed(claim, asked_at, f"{type(failure).__name__}: {error_text(failure)}"[:200])
 
     def _refused(self, claim: Claim, asked_at: float, error: ConfigurationError) -> None:
         """Configuration error: fatal on first contact, an outage afterwards."""
@@ -242,6 +258,12 @@ class Talk:
         self.slots.drop_leases()
         if self._account.heard_at > -math.inf and self.silence.share is None:
             await self._exchange(leave=True)
+
+
+def _is_cancelled() -> bool:
+    """True if the running task was cancelled; else a `CancelledError` is the driver's own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _unreachable(store: str, why: str, advice: str) -> ConfigurationError:

@@ -345,3 +345,55 @@ def test_the_cache_needs_no_loop_to_be_made() -> None:
     """It is made where the scope is made, and binds to nothing."""
     fetch: Callable[[], Awaitable[Token]] = Endpoint().fetch
     assert TokenCache("key", fetch).current(0.0) is None
+
+
+class BrokenStore(Store):
+    """Raises at every step, as a driver may."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__()
+        self.step = step
+
+    async def load(self, key: str, now: float) -> Token | None:
+        if self.step == "load":
+            raise MemoryError
+        return await super().load(key, now)
+
+    async def save(self, key: str, token: Token, now: float) -> None:
+        if self.step == "save":
+            raise MemoryError
+        await super().save(key, token, now)
+
+    async def drop(self, key: str, token: Token) -> None:
+        if self.step == "drop":
+            raise MemoryError
+        await super().drop(key, token)
+
+    async def release(self, key: str) -> None:
+        if self.step == "release":
+            raise MemoryError
+        await super().release(key)
+
+
+@pytest.mark.parametrize("step", ["load", "save", "drop"])
+async def test_token_store_that_fails_stops_no_call(
+    step: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever a store raises is logged; tokens are asked for as without it."""
+    loop = asyncio.get_running_loop()
+    endpoint = Endpoint()
+    cache = TokenCache("key", endpoint.fetch, BrokenStore(step))
+    token, other = await asyncio.gather(cache.get(loop.time()), cache.get(loop.time()))
+    assert token is other
+    await cache.forget(token)
+    assert (await cache.get(loop.time())).value.reveal() == "t2"
+    assert "the token store failed" in caplog.text
+
+
+async def test_token_store_that_fails_hides_no_failure() -> None:
+    """An endpoint's error is not replaced by one of the store."""
+    endpoint = Endpoint()
+    endpoint.failing = True
+    cache = TokenCache("key", endpoint.fetch, BrokenStore("release"))
+    with pytest.raises(TokenEndpointError, match="down"):
+        await cache.get(asyncio.get_running_loop().time())

@@ -97,12 +97,12 @@ class Faults:
     def __init__(self, random: Random) -> None:
         self._random = random
         self.rates: Counter[str] = Counter()
-        self._exited = False
+        self.may_exit = False
 
     def begin(self) -> None:
         """One run more: of some places, other ones each time."""
         places = ("target", "map", "progress", "source", "fetch", "sink", "sqlite")
-        self.rates, self._exited = Counter(), False
+        self.rates, self.may_exit = Counter(), True
         for place in self._random.sample(places, self._random.randint(1, 3)):
             self.rates[place] = self._random.choice((2, 10, 40))  # of a hundred
 
@@ -126,9 +126,9 @@ class Faults:
         """
         error = self._random.choice(errors)()
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
-            if self._exited:
+            if not self.may_exit:
                 return OddError()
-            self._exited = True
+            self.may_exit = False
         return error
 
 
@@ -158,15 +158,16 @@ def faulty(faults: Faults) -> Callable[..., sqlite3.Connection]:
     return connected
 
 
-def run(random: Random, job: Callable[[], Coroutine[Any, Any, Report]]) -> None:
-    """Run *job* in a loop of its own, which may end at any time."""
+def run(case: PushCase | PullCase) -> None:
+    """Run *case* in a loop of its own, which may end at any time."""
+    random = case.random
     kind = random.choice(("calm", "calm", "cancelled", "abandoned"))
     after = random.choice((0.0, 0.001, 0.01, 0.1, 1.0))
     errors: list[BaseException] = []
 
     async def ended() -> None:
         try:
-            await job()
+            await case.job()
         except BaseException as error:
             errors.append(error)
             if isinstance(error, asyncio.CancelledError):
@@ -179,6 +180,7 @@ def run(random: Random, job: Callable[[], Coroutine[Any, Any, Report]]) -> None:
                 asyncio.get_running_loop().call_later(after, task.cancel)
             # What is left of the job when this returns is cancelled by `asyncio.run`.
             await asyncio.wait([task], timeout=after if kind == "abandoned" else None)
+            case.faults.may_exit = False
 
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         asyncio.run(main())
@@ -247,8 +249,8 @@ class PushCase:
         self.faults.maybe("map")
         return None if row % 7 == 3 else row
 
-    async def push(self) -> Report:
-        """The job."""
+    async def job(self) -> Report:
+        """Run it once."""
         return await push(
             self._rows(),
             self.vendor.call,
@@ -292,9 +294,9 @@ def fuzz_push(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(sqlite3, "connect", faulty(case.faults))
         for _ in range(RUNS):
             case.faults.begin()
-            run(case.random, case.push)
+            run(case)
         case.faults.end()
-    case.check(asyncio.run(case.push()))
+    case.check(asyncio.run(case.job()))
 
 
 @pytest.mark.parametrize("seed", range(SHORT))
@@ -393,8 +395,8 @@ class PullCase:
         for number in range(1, self.pages + 1):
             yield await self._fetch(number)
 
-    async def pull(self) -> Report:
-        """The job."""
+    async def job(self) -> Report:
+        """Run it once."""
         makes: dict[str, Callable[[], Any]] = {
             "paginator": lambda: Paginator(self._fetch, operation="things.list"),
             "iterator": self._iterator,
@@ -424,9 +426,9 @@ def fuzz_pull(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(sqlite3, "connect", faulty(case.faults))
         for _ in range(RUNS):
             case.faults.begin()
-            run(case.random, case.pull)
+            run(case)
         case.faults.end()
-    case.check(asyncio.run(case.pull()))
+    case.check(asyncio.run(case.job()))
 
 
 @pytest.mark.parametrize("seed", range(SHORT))

@@ -181,6 +181,41 @@ async def test_closing_ends_the_streams() -> None:
 
 
 @pytest.mark.looptime
+async def test_monitor_goes_on_after_sample_that_fails(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample that cannot be taken is logged once and left out; the next ones are streamed."""
+    async with (
+        SessionPool() as pool,
+        Monitor(pool) as monitor,
+        aiohttp.ClientSession() as session,
+        session.get(monitor.url + "events") as stream,
+    ):
+        await events(stream)
+        with monkeypatch.context() as patch:
+            patch.setattr("asyncclients.integrations.monitor._lines", lambda stats: 1 / 0)
+            await asyncio.sleep(10 * TICK)
+        await events(stream)
+    assert caplog.text.count("ZeroDivisionError: division by zero") == 1
+
+
+@pytest.mark.looptime
+async def test_monitor_whose_sampler_is_cancelled_ends_its_streams() -> None:
+    """Where every task of the loop is cancelled, no stream waits for samples that never come."""
+    async with (
+        SessionPool() as pool,
+        Monitor(pool) as monitor,
+        aiohttp.ClientSession() as session,
+        session.get(monitor.url + "events") as stream,
+    ):
+        await events(stream)
+        for task in asyncio.all_tasks():
+            if task.get_name() == "asyncclients monitor":
+                task.cancel()
+        assert await stream.content.read() == b""
+
+
+@pytest.mark.looptime
 async def test_two_credentials_of_one_vendor_are_told_apart_without_showing_either() -> None:
     """Scopes are numbered; neither a credential nor the scope's own name is served."""
     async with Sandbox() as sandbox, SessionPool() as pool:

@@ -1,0 +1,90 @@
+"""What ends an exchange with the store never ends the calls that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from asyncclients.limits.quota import Quota
+from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.stores.claim import Claim, Grant
+from tests.stores.world import MemoryLedgers, World
+
+pytestmark = pytest.mark.looptime
+
+
+class Odd(BaseException):
+    """Neither an `Exception` nor one of Python's own."""
+
+
+class MuteError(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class FailingLedgers(MemoryLedgers):
+    """A store whose driver raises anything, for every second command."""
+
+    error: type[BaseException] | None = None
+    nonsense = False
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        grant = await super().exchange(key, claim)
+        if self.commands % 2 and self.error is not None:
+            raise self.error
+        if self.commands % 2 and self.nonsense:
+            return None  # type: ignore[return-value]
+        return grant
+
+
+def world_of(store: MemoryLedgers) -> World:
+    world = World(SlidingLog(10, 1.0), Quota(10, 1.0), when_down="local")
+    world.store = store
+    return world
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError, MuteError, MemoryError, asyncio.CancelledError, GeneratorExit, Odd]
+)
+async def test_calls_go_on_whatever_the_driver_raises(
+    error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A driver may raise anything: every waiting call is sent all the same."""
+    store = FailingLedgers()
+    store.error = error
+    process = world_of(store).start()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(process.call() for _ in range(50)))
+    await process.stop()
+    assert len(process.sent) == 50
+
+
+async def test_calls_go_on_after_an_answer_that_cannot_be_used() -> None:
+    """An answer that is not one counts as none."""
+    store = FailingLedgers()
+    store.nonsense = True
+    process = world_of(store).start()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(process.call() for _ in range(50)))
+    await process.stop()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
+    """A program that cancels tasks that are not its own stops no call that waits."""
+    process = world_of(MemoryLedgers()).start()
+    ours = {asyncio.current_task()}
+    calls = [asyncio.create_task(process.call()) for _ in range(30)]
+    ours |= {*calls}
+    for _ in range(5):
+        for _ in range(steps + 1):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - ours:
+            if "_run" in repr(task.get_coro()):
+                task.cancel()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*calls)
+    await process.stop()
