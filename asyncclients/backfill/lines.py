@@ -30,6 +30,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -48,6 +49,7 @@ _MANY_LINES = 100
 """Lines of one cell that is the only one of its row, from which on it is several rows."""
 _NAMES = re.compile(rb'"[ \t\r]*:').findall
 """Finds the end of each name of an object, and at most some more in texts."""
+_RUN = re.compile(r"\d+|[^\W\d_]+")
 _BREAK = re.compile(r"\r\n|\r|\n")
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 _AS_UTF8 = "Save it as UTF-8, or convert it, as with `iconv -f UTF-16 -t UTF-8`"
@@ -173,6 +175,11 @@ class _File:
             f"{self.path}{where}: {what}", file=str(self.path), line=line, advice=advice
         )
 
+    def too_long(self, line: int) -> InputError:
+        return self.unusable(
+            f"is longer than {LONGEST // 2**20} MB", "Put each row on a line of its own", line
+        )
+
     def damaged(self, failure: Exception, line: int) -> InputError:
         """The error for what gzip or the disk said."""
         if isinstance(failure, EOFError):
@@ -219,9 +226,15 @@ class CsvReader:
             raise
         self.columns: tuple[str, ...] | None = self._names
 
+    def _repeats_header(self, record: list[str]) -> bool:
+        names = [cell.removeprefix("\ufeff").strip() for cell in record]
+        return len(names) > 1 and names == [*self._names]
+
     def _noted(self, text: io.TextIOWrapper) -> Iterator[str]:
         """The lines of *text*; the last one is kept, to be looked at after an error."""
-        for line in text:
+        for line in iter(partial(text.readline, LONGEST), ""):
+            if len(line) >= LONGEST:
+                raise self._file.too_long(self._cells.line_num + 1)
             self._raw_line = line
             yield line
         self._ended = True
@@ -232,10 +245,11 @@ class CsvReader:
         if header == ["sep=", ""]:  # the hint to Excel that commas follow
             _, header, complaint = next(records, (0, nothing, ""))
         if complaint:
+            self._check_separator(header)
             raise self._file.unusable(complaint, "Correct its first line", 1)
-        if not any(header):
+        if not any(cell.strip() for cell in header):
             raise self._file.unusable("is empty", "Its first line must name the columns")
-        names = [name.strip() for name in header]
+        names, self._last_name = [name.strip() for name in header], header[-1]
         self._check_separator(names)
         complaint = _undecodable("".join(names))
         twice = sorted({name for name in names if name and names.count(name) > 1})
@@ -307,6 +321,8 @@ class CsvReader:
                 continue
             if not text.isascii():
                 complaint = _undecodable(text)
+            if record[-1] == self._last_name and self._repeats_header(record):
+                complaint = "repeats the header; the file may be two files, one after the other"
             if "\0" in text:
                 complaint = "holds a NUL byte; the file is damaged, or is not text"
             if "\n" in text or "\r" in text:
@@ -335,16 +351,13 @@ class CsvReader:
     def _check_lines(self, first: int, record: list[str]) -> None:
         """See that a *record* of several lines is not several rows between two stray quotes.
 
-        Quotes do not show how many lines a cell should have. But where each line of it has as
-        many separators as a row has, it is not one cell.
+        Quotes do not show how many lines a cell should have. But where each line of it looks
+        like a row, it is not one cell.
         """
         text, separators = ",".join(record), len(self._names) - 1
         if self._ends_in_crlf and "\r" not in text:
             return  # rows end in another way than these lines
-        lines = [line for line in _BREAK.split(text) if line]
-        alike = sum(line.count(",") == separators for line in lines)
-        enough = alike * separators >= _EVIDENCE if separators else alike > _MANY_LINES
-        if enough and alike >= 0.8 * len(lines):
+        if _look_like_rows([line for line in _BREAK.split(text) if line], separators):
             raise self._file.unusable(
                 f"a quoted cell begins here and ends in line {self._cells.line_num}, and the lines "
                 "of it look like rows",
@@ -363,6 +376,23 @@ class CsvReader:
                     place,
                 )
                 return
+
+
+def _look_like_rows(lines: list[str], separators: int) -> bool:
+    """Whether *lines* are rows with so many *separators*: many of them, or with like first cells."""
+    alike = [line for line in lines if line.count(",") == separators]
+    if len(alike) < 0.8 * len(lines):
+        return False
+    if separators == 0:
+        return len(alike) > _MANY_LINES
+    shapes = {_RUN.sub(_kind_of_run, line.partition(",")[0]) for line in lines}
+    # As `a9` for `row12` and `a@a.a` for an address. One word or number says little.
+    compound = len(shapes) == 1 and len(shapes.pop()) > 1 and len(alike) == len(lines) > 1
+    return compound or len(alike) * separators >= _EVIDENCE
+
+
+def _kind_of_run(run: re.Match[str]) -> str:
+    return "9" if run[0].isdigit() else "a"
 
 
 def _undecodable(text: str) -> str:
@@ -419,11 +449,7 @@ class JsonReader:
             except _DAMAGE as failure:
                 raise self._file.damaged(failure, line) from None
             if len(read) >= LONGEST:
-                raise self._file.unusable(
-                    f"a line is longer than {LONGEST // 2**20} MB",
-                    "Put each object on a line of its own",
-                    line,
-                )
+                raise self._file.too_long(line)
             if not read:
                 return
             yield read.encode("latin-1")

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import gzip
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time, timedelta
@@ -118,6 +119,7 @@ async def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:
         ("x.csv", b"\xfcber\n1\n", "0xFC"),
         ("x.csv", b"\xef\xbb\xbf", "is empty"),
         ("x.csv", b",,\n,,\n", "is empty"),
+        ("x.csv", b"   \n\n", "is empty"),
         ("x.csv", "a\n1\n".encode("utf-16"), "UTF-16"),
         ("x.csv", "a,b\n1,2\n".encode("utf-16-le"), "UTF-16"),
         ("x.csv", "a,b\n1,2\n".encode("utf-16-be"), "UTF-16"),
@@ -127,7 +129,9 @@ async def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:
         ("x.csv.gz", gzip.compress("a\n1\n".encode("utf-16-le")), "UTF-16"),
         ("x.csv", b"a;b\n1;2\n", "semicolons"),
         ("x.csv", b"sep=;\na;b\n1;2\n", "semicolons"),
+        ("x.csv", b'"a";"b"\n"1";"2"\n', "semicolons"),
         ("x.csv", b"a\tb\n1\t2\n", "tabs"),
+        ("x.csv", b'"a"\t"b"\n1\t2\n', "tabs"),
         ("x.csv", b"a|b\n1|2\n", "pipes"),
         ("x.csv", b"PK\x03\x04rest", "Excel"),
         ("x.csv", b"\xd0\xcf\x11\xe0rest", "Excel"),
@@ -176,6 +180,9 @@ async def test_a_useless_file_is_an_input_error(
         pytest.param('a,b\n1,"say "hi"\n2, you"\n', 2, id="quotes-inside-over-two-lines"),
         pytest.param('a,b\n1,"x\n' + "2,y\n" * 9 + '3,7"\n', 2, id="closed-at-the-end-of-a-row"),
         pytest.param('a,b,c,d\n"1,2,3,4\n5,6,7,8\n9,10,11,12"\n', 2, id="whole-rows"),
+        pytest.param('a,b\nn1,x\nn2,"y\nn3,7"\nn4,z\n', 3, id="two-rows"),
+        pytest.param('a,b\na@x.org,"y\nb@x.org,7"\n', 2, id="two-addresses"),
+        pytest.param('a,b\n"n1,x\nn2",y\n', 2, id="two-rows-from-their-start"),
         pytest.param('"a,b\n1,2\n', 1, id="header"),
         pytest.param('a\nw"\n"x\n' + "y\n" * 200 + 'z"\n', 3, id="one-column"),
     ],
@@ -208,6 +215,9 @@ async def test_csv_quote_inside_a_cell_fails_its_row(tmp_path: Path) -> None:
         'he said "yes",\nshe said "no"\n',
         "\n\n\n",
         "1, Main Street\nSpringfield",
+        "first, second",
+        "first\nsecond, third",
+        "Main Street 1, Springfield\nMain Street 2, Springfield",
         "word " * 50 + "\n" + "line\n" * 300,
     ],
 )
@@ -268,10 +278,41 @@ async def test_csv_columns_without_a_name_are_told_once(
     assert "line 2: column 1 has no name" in record.getMessage()
 
 
+async def test_csv_header_in_the_middle_is_a_complaint(tmp_path: Path) -> None:
+    """Two files one after the other: the second header is no row, with its mark or without."""
+    text = "a, b\n1,2\n\ufeffa, b\n3,4\na, b\na,c\n"
+    rows = await read(write(tmp_path / "x.csv", text))
+    assert ["repeats the header" in row.complaint for row in rows] == [
+        False,
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
 async def test_csv_nul_bytes_are_a_complaint(tmp_path: Path) -> None:
     """A row with NUL bytes, as a crash of a machine leaves them, is not sent."""
     rows = await read(write(tmp_path / "x.csv", b"a\n1\n\0\0\0\n2\n"))
     assert ["NUL" in row.complaint for row in rows] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+async def test_a_line_without_end_is_not_read_whole(tmp_path: Path, name: str) -> None:
+    """A file without line ends is an error with its line; it does not fill the memory."""
+    path = tmp_path / name
+    with path.open("wb") as file:
+        file.write(b'{"a": 1}\n' if name == "x.jsonl" else b"a\n")
+        file.seek(200 * 2**20)  # a hole: NUL bytes that take no room
+        file.write(b"\n")
+    tracemalloc.start()
+    try:
+        error = await refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 150 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert error.line == 2
+    assert "longer than 16 MB" in str(error)
 
 
 async def test_csv_hint_of_the_separator_is_no_header(tmp_path: Path) -> None:
