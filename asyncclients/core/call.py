@@ -28,6 +28,7 @@ from asyncclients.core.transport import Exchange
 from asyncclients.core.vendor import Meaning
 from asyncclients.core.wire import Wire, wire_of
 from asyncclients.limits.priority import Priority
+from asyncclients.limits.ratelimit_headers import UNAVAILABLE
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
@@ -163,6 +164,9 @@ class Call(Generic[T]):
                 return _DONE
             if meaning is Meaning.RATE_LIMITED:
                 self._note_refusal(outcome)
+            elif outcome.status in UNAVAILABLE and retry_after(outcome) is not None:
+                now = asyncio.get_running_loop().time()
+                tell_pause(self._terms, self._scope, now, unavailable=True)
         return judge(self._request, outcome, self._meaning, self._tally, self._terms.policy)
 
     def _note_refusal(self, outcome: Response) -> None:

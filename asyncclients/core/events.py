@@ -73,11 +73,12 @@ class TokenRefreshed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
-    """The vendor refused by rate; nothing is sent for *seconds*."""
+    """Nothing is sent for *seconds*: the vendor refused by rate, or is *unavailable* and says so."""
 
     vendor: str
     scope: str
     seconds: float
+    unavailable: bool = False
 
 
 class ForeignUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,12 +123,10 @@ def log_event(event: object) -> None:
 def log_pause(event: ScopePaused) -> None:
     """Tell the operator that nothing is sent for a while."""
     level = logging.WARNING if event.seconds >= _LONG_PAUSE else logging.INFO
-    logger.log(
-        level,
-        "%s refused by rate: nothing is sent for %.1f s. Others may use the same quota",
-        event.vendor,
-        event.seconds,
-    )
+    words = "%s refused by rate: nothing is sent for %.1f s. Others may use the same quota"
+    if event.unavailable:
+        words = "%s is unavailable: nothing is sent for %.1f s, as it asks"
+    logger.log(level, words, event.vendor, event.seconds)
 
 
 def tell_foreign(listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float) -> None:

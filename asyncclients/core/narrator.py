@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 
 
-def tell_pause(terms: Terms, scope: Scope, now: float) -> None:
-    """The vendor refused by rate: tell the log in any case."""
+def tell_pause(terms: Terms, scope: Scope, now: float, *, unavailable: bool = False) -> None:
+    """The vendor refused by rate or is *unavailable*: tell the log in any case."""
     seconds = scope.scheduler.limiter.snapshot(now).paused_for
     if seconds > 0:
-        event = ScopePaused(vendor=scope.vendor, scope=scope.key, seconds=seconds)
+        event = ScopePaused(
+            vendor=scope.vendor, scope=scope.key, seconds=seconds, unavailable=unavailable
+        )
         log_pause(event)
         tell(terms.settings.listeners, event)
 

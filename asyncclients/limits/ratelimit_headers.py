@@ -76,7 +76,7 @@ _TELLING = (
     _RATE_LIMIT,
 )
 """A response without any of these says nothing."""
-_UNAVAILABLE = frozenset({503, 521, 522, 523, 529})
+UNAVAILABLE = frozenset({503, 521, 522, 523, 529})
 """Statuses whose `Retry-After` is meant for all calls."""
 _EPOCH = 1e9
 """A reset this large is an instant in Unix time, not a duration."""
@@ -153,7 +153,7 @@ def read_signal(
         return None
     return Signal(
         refused=refused,
-        unavailable=status in _UNAVAILABLE and retry_after is not None,
+        unavailable=status in UNAVAILABLE and retry_after is not None,
         retry_after=retry_after,
         limit=limit,
         remaining=remaining,

@@ -203,3 +203,19 @@ async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> Non
     del drift.broken[9]
     report = await pull(drift.list(), to, state=state)
     assert (report.done, report.failed, len(failures(state))) == (190, 10, 1)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("ahead", [0, 8])
+async def test_an_empty_page_does_not_end_the_list(to: Path, state: Path, ahead: int) -> None:
+    """Pages may be empty before the last one, at the start and in a row."""
+    sizes = [0, 2, 0, 0, 1, 3, 0]
+
+    async def fetch(number: int) -> Page[Any]:
+        before = sum(sizes[: number - 1])
+        items = [{"id": before + n} for n in range(sizes[number - 1])]
+        return Page(items=items, number=number, total=6, last=number == len(sizes))
+
+    report = await pull(Paginator(fetch), to, state=state, ahead=ahead)
+    assert ids(to) == list(range(6))
+    assert (report.done, report.total, report.unproved) == (6, 6, ())
