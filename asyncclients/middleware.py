@@ -117,10 +117,13 @@ class QuotaMiddleware:
                 )
             self._loop = loop
         key = self._scope(request)
-        if isinstance(key, Awaitable) or not _is_hashable(key):
-            raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
-        found = self._schedulers.get(key)
+        try:
+            found = self._schedulers.get(key)
+        except TypeError:  # it cannot be hashed
+            raise _wrong_result("scope", key, "a hashable key, as request.url.host is") from None
         if found is None:
+            if isinstance(key, Awaitable):
+                raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
             limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
             # By its quotas: the scope's key may hold a credential, which is not for the log.
             limiter.foreign.watch = partial(
@@ -161,14 +164,6 @@ def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:
         f"quota_middleware: {name}= returned a value of type {type(result).__name__}",
         advice=f"Return {form}",
     )
-
-
-def _is_hashable(key: object) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
 
 
 def _origin(request: aiohttp.ClientRequest) -> Hashable:

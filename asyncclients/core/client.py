@@ -68,12 +68,11 @@ class VendorClient:
             )
         self.base_url = check_base_url(vendor.base_url if base_url is None else base_url)
         self._pool = pool
-        own = vendor.quotas if quotas is None else check_quotas(quotas)
-        if max_in_flight is None:
-            max_in_flight = vendor.max_in_flight
-        else:
-            check_count("max_in_flight", max_in_flight)
-        self._scope = pool.handle(vendor, self.base_url, login, own, max_in_flight)
+        own = check_quotas(vendor.quotas if quotas is None else quotas)
+        most = vendor.max_in_flight if max_in_flight is None else max_in_flight
+        if most is not None:
+            check_count("max_in_flight", most)
+        self._scope = pool.handle(vendor, self.base_url, login, own, most)
         self._options = Options()
         self._attach(
             Dispatcher(

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from contextvars import Context
 from functools import partial
+from inspect import iscoroutinefunction
 from logging import DEBUG
 from pathlib import PurePath
 from types import TracebackType
@@ -295,9 +296,11 @@ def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None
             raise ConfigurationError(
                 f"{name} cannot be used: it is of type {kind}", advice=f"Write it as in {form}"
             )
-    if not issubclass(type(listeners), Sequence) or not all(map(callable, listeners)):
+    heard = listeners if issubclass(type(listeners), Sequence) else (None,)
+    if not all(callable(one) and not iscoroutinefunction(one) for one in heard):
         raise ConfigurationError(
-            "listeners must be a sequence of callables", advice="Write it as in listeners=[print]"
+            "listeners must be a sequence of functions, and none a coroutine function",
+            advice="Write it as in listeners=[print]",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import ref
 
 import msgspec
 
@@ -85,7 +85,7 @@ class ScopeHandle:
         found = self._found
         if found is None:
             found = self._found = self._find()
-            found.handles.add(self)
+            found.handles.add(ref(self, found.handles.discard))
         else:
             self._check()
         return found
@@ -95,7 +95,7 @@ class Scope:
     """What all clients of one credential share.
 
     Attributes:
-        handles: of the clients that use it.
+        handles: references to those that live, of the clients that use it.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Scope:
         self._session = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()
-        self.handles: WeakSet[ScopeHandle] = WeakSet()
+        self.handles: set[ref[ScopeHandle]] = set()
 
     def session(self) -> aiohttp.ClientSession:
         """The session, opened on first use inside the running loop.

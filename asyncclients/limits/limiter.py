@@ -246,10 +246,12 @@ class Limiter:
 
         A limiter without quotas is idle one second after its last call.
         """
-        rest = max((window.period for window in self._windows), default=1.0)
-        if self._in_flight or now < max(self._spacing.sent_at + rest, self.feedback.paused_until):
+        feedback = self.feedback
+        if self._in_flight or now < self._spacing.sent_at + (feedback.period or 1.0):
             return False
-        return not any(w.held(now) or now < w.foreign_until for w in self._windows)
+        return now >= feedback.paused_until and not any(
+            w.held(now) or now < w.foreign_until for w in self._windows
+        )
 
     def snapshot(self, now: float) -> LimiterState:
         """The state at *now*, as a value."""

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 
+from asyncclients.arguments import check_type
 from asyncclients.core.auth import Token, bearer, token_text
 from asyncclients.core.events import logger
 
@@ -61,6 +62,7 @@ class FileTokens:
     def __init__(
         self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
     ) -> None:
+        check_type("path", path, (str, os.PathLike), "FileTokens('tokens.json')")
         self._path = Path(path)
         self._clock = clock
         self._lock = threading.Lock()

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import msgspec
 
+from asyncclients.arguments import check_type
 from asyncclients.secret import Secret
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
@@ -64,6 +65,7 @@ class RedisLimits:
         prefix: str = "asyncclients",
     ) -> None:
         url = Secret(url)
+        check_type("prefix", prefix, str, "prefix='asyncclients'")
         self._store = place(url)
         self._when_down: WhenDown = when_down
         check_terms(when_down, lease)

@@ -57,6 +57,8 @@ RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (
 
 def place(url: Secret) -> str:
     """Where *url* points, without user, password and query."""
+    if not _is_text(url):
+        return "at an unreadable address"
     try:
         parts = urlsplit(url.reveal())
         port = f":{parts.port}" if parts.port else ""
@@ -107,6 +109,8 @@ def _makes(connect: Callable[[], redis.Redis]) -> bool:
 
 def _known(url: Secret) -> bool:
     """Is *url* of a form that leads somewhere? redis-py takes a name for database 0."""
+    if not _is_text(url):
+        return False
     try:
         parts = urlsplit(url.reveal())
         _ = parts.port
@@ -120,6 +124,11 @@ def _known(url: Secret) -> bool:
         and bool(parts.hostname or number)
         and (not number or number.isdecimal())
     )
+
+
+def _is_text(url: Secret) -> bool:
+    value: Any = url.reveal()
+    return isinstance(value, str)
 
 
 async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:

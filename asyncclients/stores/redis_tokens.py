@@ -18,6 +18,7 @@ import asyncio
 import math
 from typing import TYPE_CHECKING, Any, cast
 
+from asyncclients.arguments import check_type
 from asyncclients.core.auth import Token, bearer, token_text
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
@@ -89,6 +90,7 @@ class RedisTokens:
 
     def __init__(self, url: str | Secret, *, prefix: str = "asyncclients") -> None:
         url = Secret(url)
+        check_type("prefix", prefix, str, "prefix='asyncclients'")
         self._store, self._prefix = place(url), prefix
         self._connect = connector(url)
         self._fences: dict[str, str] = {}

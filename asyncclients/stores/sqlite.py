@@ -20,6 +20,7 @@ from uuid import uuid4
 
 import msgspec
 
+from asyncclients.arguments import check_type
 from asyncclients.errors import ConfigurationError
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import micros
@@ -55,6 +56,7 @@ class FileLimits:
         when_down: WhenDown = "safe_share",
         lease: float = 0.1,
     ) -> None:
+        check_type("path", path, (str, os.PathLike), "FileLimits('limits.db')")
         self._path = Path(path)
         self._when_down: WhenDown = when_down
         check_terms(when_down, lease)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
+from asyncclients.arguments import is_seconds, shown
 from asyncclients.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,13 +98,13 @@ def check_terms(when_down: str, lease: float) -> None:
     Raises:
         ConfigurationError: naming the argument.
     """
-    if when_down not in {"safe_share", "pause", "local"}:
+    if when_down not in ("safe_share", "pause", "local"):
         raise ConfigurationError(
-            f"when_down must be 'safe_share', 'pause' or 'local', not {when_down!r}",
+            f"when_down must be 'safe_share', 'pause' or 'local', not {shown(when_down)}",
             advice="Leave when_down out for the default, 'safe_share'",
         )
-    if not 0 < lease <= 1:
+    if not is_seconds(lease) or lease > 1:
         raise ConfigurationError(
-            f"lease must be above 0 s and at most 1 s, not {lease!r}",
-            advice="Leave lease out for the default",
+            f"lease must be above 0 s and at most 1 s, not {shown(lease)}",
+            advice="Leave lease out for the default, or write it as in lease=0.1",
         )

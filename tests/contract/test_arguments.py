@@ -33,7 +33,8 @@ from asyncclients import (
 from asyncclients.core.client import VendorClient
 from asyncclients.errors import UnexpectedRedirectError
 from asyncclients.middleware import QuotaMiddleware
-from asyncclients.stores import FileLimits
+from asyncclients.stores import FileLimits, FileTokens
+from asyncclients.stores.redis import RedisLimits, RedisTokens
 from asyncclients.vendors.intempt.client import Collections
 from tests.contract.credentials import CLIENTS
 from tests.fakes import CANARY, answers, byte_server, http, leaks
@@ -48,6 +49,9 @@ TEXTS: Final = [4711, b"key", ["key"], True, 1.5, object()]
 
 Row = tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]
 """A call, its wrong argument, and what the error has to contain."""
+
+BAD_URLS: Final[list[Any]] = [None, 5, b"x", [], "x", "http://x", "redis://"]
+"""Values that are no address of a Redis."""
 
 FORM: Final = "quotas=[Quota(2, 1.0)]"
 QUOTAS: Final[list[Any]] = [
@@ -117,7 +121,7 @@ WRONG: Final[list[Row]] = [
         "FileLimits(path)",
     ),
     *rows(SessionPool, "tokens", [f"redis://:{CANARY}@x", Path("t"), 5], "FileTokens(path)"),
-    *rows(SessionPool, "listeners", [print, 5, None, [5], {print}], "listeners=["),
+    *rows(SessionPool, "listeners", [print, 5, None, [5], {print}, [a_coroutine]], "listeners=["),
     *rows(SessionPool, "admission", ["bold", None, 1, ["exact"]], "'adaptive' or 'exact'"),
     *rows(SessionPool, "cold_start", ["warm", None, 1, ["full"]], "'empty' or 'full'"),
     *rows(RetryPolicy, "max_attempts", COUNTS, "whole number of at least 1"),
@@ -180,6 +184,18 @@ WRONG: Final[list[Row]] = [
     *rows(request, "method", [None, 5, b"GET", "GRAB"], "GET, POST, PUT, DELETE, PATCH"),
     *rows(request, "path", [None, 5, b"x", ["x"]], "'contacts/1'"),
     (quota_middleware, {}, ("quota_middleware(Quota(2, 1.0))",)),
+    *rows(FileLimits, "path", [None, 5, b"x", ["x"]], "FileLimits('limits.db')"),
+    *rows(FileTokens, "path", [None, 5, b"x", ["x"]], "FileTokens('tokens.json')"),
+    *rows(partial(FileLimits, "x"), "lease", [*SECONDS, 1.5], "at most 1 s", "lease=0.1"),
+    *rows(partial(FileLimits, "x"), "when_down", ["go", None, ["local"]], "'safe_share'"),
+    *[
+        row
+        for store in (RedisLimits, RedisTokens)
+        for row in (
+            *[(store, {"url": url}, ("redis://host:6379/0",)) for url in BAD_URLS],
+            *rows(partial(store, "redis://localhost"), "prefix", [None, 5, b"x"], "prefix='"),
+        )
+    ],
     *rows(middleware, "scope", [5, "host", a_coroutine], "lambda request: request.url.host"),
     *rows(middleware, "priority", [Priority.BACKGROUND, a_coroutine], "lambda request: Priority"),
     *rows(middleware, "admission", ["bold", None], "'adaptive' or 'exact'"),

@@ -7,11 +7,13 @@ import gc
 import threading
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import aiohttp
 import pytest
 
-from asyncclients import DigitalOnboardingClient
+from asyncclients import DigitalOnboardingClient, IntemptClient
+from asyncclients.core.client import VendorClient
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.scope import Scope
 from asyncclients.core.tokens import TokenCache
@@ -160,6 +162,41 @@ async def test_a_closed_pool_leaves_nothing_behind(tmp_path: Path) -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
     assert (asyncio.all_tasks(), len(timers()), threading.active_count()) == before
     assert len(alive(aiohttp.ClientSession)) == sessions
+
+
+@pytest.mark.parametrize("closed", [True, False])
+async def test_a_pool_is_freed_with_its_last_client(closed: bool) -> None:
+    """Nothing keeps it, also if it was never closed: its sessions are closed by then."""
+    async with byte_server(answers(FINE)) as server:
+        pool = SessionPool()
+        client = ToyClient(pool, base_url=server.url, quotas=SHORT)
+        await client.things.get()
+        if closed:
+            await pool.aclose()
+        left = ref(pool), ref(client), ref(client.things)
+        del pool, client
+        if not closed:
+            await asyncio.sleep(4.0)
+        gc.collect()
+        assert [thing() for thing in left] == [None, None, None]
+        assert timers() == []
+
+
+async def test_a_client_is_freed_without_the_collector() -> None:
+    """A client per request is no work for Python's collector: it is in no circle."""
+    async with SessionPool() as pool:
+        clients: list[VendorClient] = [
+            ToyClient(pool),
+            DigitalOnboardingClient(pool, client_id="i", client_secret="s"),
+            IntemptClient(pool, api_key="k", org="o"),
+        ]
+        clients += [client.with_options(flow="x") for client in clients]
+        assert [client.stats().in_flight for client in clients] == [0] * 6
+        left = [ref(client) for client in clients]
+        gc.disable()
+        clients.clear()
+        gc.enable()
+        assert [client() for client in left] == [None] * 6
 
 
 # --- Eviction ---------------------------------------------------------------------------
