@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from dbos import Serializer, _serialization
+from dbos import Serializer
+from dbos import _serialization as dbos_serialization  # pyright: ignore[reportPrivateUsage]
 
 from asyncclients import errors
 from asyncclients.backfill.meter import Tally
@@ -44,7 +45,7 @@ class JSONSerializer(Serializer):
             return json.dumps({"struct": name, "value": msgspec.to_builtins(data)})
         return json.dumps({"value": data})
 
-    def deserialize(cls, serialized_data: str) -> Any:  # noqa: N805 - DBOS names it so
+    def deserialize(self, serialized_data: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return the value that `serialize` wrote."""
         stored = json.loads(serialized_data)
         if "error" in stored:
@@ -77,7 +78,7 @@ def _error_from(name: str, message: str, fields: dict[str, Any] | None = None) -
 @contextmanager
 def no_pickles() -> Generator[None]:
     """Make DBOS reject pickled rows, and write no pickle, while the block is open."""
-    pickling = getattr(_serialization, "DBOSDefaultSerializer", None)
+    pickling = getattr(dbos_serialization, "DBOSDefaultSerializer", None)
     if pickling is None:
         yield
         return

@@ -15,19 +15,22 @@ from msgspec.structs import replace
 
 from asyncclients.core.events import logger
 from asyncclients.limits.pacing import PACE, Pacer
+from asyncclients.limits.quota import Quota
 from asyncclients.stores.claim import Claim, Grant, PacedQuota
 from asyncclients.stores.clock import SECOND, StoreClock, micros
 from asyncclients.stores.outage import NOBODY, Census
+from asyncclients.stores.shares import NONE, Block, contains
 from asyncclients.stores.slots import MOST, Slots
 from asyncclients.stores.terms import BEAT, GRACE, LIVE, PROBE
 
 if TYPE_CHECKING:
     from asyncclients.limits.limiter import Limiter
-    from asyncclients.limits.quota import Quota
     from asyncclients.stores.terms import Terms
 
 _DOUBT = "?"
 """No ledger's name: what is in the log of the one that answered is older than it seems."""
+_HUNGRY = 0.1
+"""Seconds between two beats of a process that has no share."""
 _EVEN = 1.25
 """The burst where calls are spaced evenly: a slot that is late by a little is made up for."""
 
@@ -38,6 +41,7 @@ class Account:
     Attributes:
         clock: the store's clock.
         census: who lives, as was last heard; nobody while this process is not counted.
+        is_idle: the store was told that this process has sent nothing for a while.
         heard_at: loop instant of the last answer; -inf before the first.
         beat_at: loop instant of the next sign of life.
         unavailable_until: before this instant the vendor serves nobody, as it said.
@@ -53,6 +57,9 @@ class Account:
         self._strangers: frozenset[str] = frozenset()
         self.clock = StoreClock()
         self.census = NOBODY
+        self.is_idle = False
+        self._held: Block = NONE
+        self._renew_at = -math.inf
         self.heard_at = self.beat_at = -math.inf
         self.admitted = self.refused = 0
         self.unavailable_until = -math.inf
@@ -64,14 +71,35 @@ class Account:
         """The periods of the quotas, in seconds; never empty."""
         return [quota.period for quota in self._local.quotas] or [BEAT]
 
-    def claim(self, now: float, demand: int, priority: int, *, returns: bool, leave: bool) -> Claim:
-        """What is to be said at *now*, by one who could use *demand* slots."""
+    def quotas(self) -> list[Quota]:
+        """Return all quotas in force: this process's own, and those of other programs."""
+        foreign = (name.split("/") for name in self._strangers)
+        others = [Quota(int(limit), int(period) / SECOND) for limit, period in foreign]
+        return [*self._local.quotas, *others]
+
+    def due_at(self) -> float:
+        """Return the loop instant at which the store is to be told of this process again."""
+        return min(self.beat_at, self._renew_at) if self._slots.in_flight else self.beat_at
+
+    def claim(
+        self,
+        now: float,
+        demand: int,
+        priority: int,
+        *,
+        returns: bool,
+        leave: bool,
+        idle: bool,
+        every: float,
+    ) -> Claim:
+        """What is to be said at *now*, by one who could use *demand* slots and beats *every* s."""
         slots, terms, shortest = self._slots, self._terms, min(self.periods())
         wanted = min(MOST, max(0, demand - len(slots.leases)))
         if len(slots.settled) > MOST:
             wanted = 0  # first tell all that was used
-        beat = self._beats(now, leave=leave)
         pause_until = self._local.paused_until if self.refused else self.unavailable_until
+        beat = self._beats(now, leave=leave, idle=idle, every=every)
+        renews = beat or self._renews(now)
         return Claim(
             me=terms.me,
             epoch=self._known_epoch(now, returns=returns),
@@ -83,7 +111,7 @@ class Account:
             settled=tuple(
                 (number, micros(now - at)) for number, at in islice(slots.settled.items(), MOST)
             ),
-            renewed=tuple(islice(slots.in_flight, MOST)) if beat else (),
+            renewed=tuple(islice(slots.in_flight, MOST)) if renews else (),
             freed=tuple(islice(slots.freed, MOST)),
             first=slots.numbers(wanted),
             wanted=wanted,
@@ -93,19 +121,31 @@ class Account:
             pause=micros(max(0.0, pause_until - now)),
             beat=beat,
             leave=leave,
+            idle=idle,
+            held=self._held,
+            due=micros(every),
             lease=micros(min(terms.lease, shortest / 4)),
             grace=micros(GRACE),
-            live=micros(LIVE),
+            live=micros(max(LIVE, 3 * every)),
             poll=micros(min(0.25, max(0.005, shortest / 8))),
             spent=micros(max(self.periods())),
             notice=micros(PROBE + 2 * terms.timeout + terms.lease + GRACE),
         )
 
-    def _beats(self, now: float, *, leave: bool) -> bool:
-        """Is a sign of life due? A call in flight is renewed once a period at least."""
-        if leave or now < self.beat_at:
+    def _beats(self, now: float, *, leave: bool, idle: bool, every: float) -> bool:
+        """Return whether a sign of life is due; at once when the process is no longer idle."""
+        wakes = self.is_idle and not idle
+        if leave or (now < self.beat_at and not wakes):
             return False
-        self.beat_at = now + (min(BEAT, *self.periods()) if self._slots.in_flight else BEAT)
+        self.is_idle, self.beat_at = idle, now + every
+        self._renew_at = now + min(BEAT, *self.periods())
+        return True
+
+    def _renews(self, now: float) -> bool:
+        """Return whether calls in flight are to be listed again: once a period at least."""
+        if now < self._renew_at:
+            return False
+        self._renew_at = now + min(BEAT, *self.periods())
         return True
 
     def _known_epoch(self, now: float, *, returns: bool) -> str:
@@ -127,19 +167,31 @@ class Account:
         """Take in the answer to *claim*; return the loop instant at which it was written."""
         self.heard_at = heard_at
         self._count(claim, grant)
-        if claim.beat:
-            self.census = Census(
-                live=grant.live,
-                rank=grant.rank,
-                stable=grant.stable / SECOND,
-                heard_at=heard_at,
-            )
-        elif claim.leave:
-            self.census = NOBODY
+        self._note_share(claim, grant, asked_at, heard_at)
         self._recognise(claim.epoch, grant.epoch, heard_at)
         self._note_strangers(claim, grant)
         self._doubt(claim, leapt=self.clock.leapt(asked_at, heard_at, grant.now))
         return self.clock.hear(asked_at, heard_at, grant.now)
+
+    def _note_share(self, claim: Claim, grant: Grant, asked_at: float, heard_at: float) -> None:
+        if claim.leave:
+            self.census, self._held = NOBODY, NONE
+        elif claim.beat:
+            self._held = (grant.start, grant.size)
+            self.census = Census(
+                live=grant.live,
+                start=grant.start,
+                size=grant.size,
+                due_at=asked_at + claim.due / SECOND,
+                until=asked_at + claim.live / SECOND,
+                idle=claim.idle,
+            )
+            if not contains(self._held, claim.held):
+                self.beat_at = heard_at  # confirm it, so that others can have the rest
+            elif not grant.size:
+                self.beat_at = min(self.beat_at, heard_at + _HUNGRY)
+        elif grant.hungry:
+            self.beat_at = heard_at
 
     def _doubt(self, claim: Claim, *, leapt: bool) -> None:
         self.doubts = leapt or (self.doubts and claim.epoch != _DOUBT)
@@ -169,10 +221,12 @@ class Account:
     def _note_strangers(self, claim: Claim, grant: Grant) -> None:
         strangers = frozenset(grant.quotas) - {quota.name for quota in claim.quotas}
         if strangers - self._strangers:
+            self._strangers = strangers
+            own, all_ = ", ".join(map(str, self._local.quotas)), ", ".join(map(str, self.quotas()))
             logger.warning(
-                "another program obeys other quotas for this credential (calls/microseconds: %s); "
-                "all of them hold, so the stricter wins",
-                ", ".join(sorted(strangers)),
+                "another process configured other quotas for this credential: %s in all, %s here; "
+                "all apply",
+                *(all_, own),
             )
         self._strangers = strangers
 

@@ -42,6 +42,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
             nothing; 0 where it did not.
         beat: count me among the living.
         leave: and now no longer.
+        idle: it has sent nothing for a while, and needs a small share only.
+        held: the block of the quota that it would send in an outage, see `shares.py`.
+        due: how long until its next beat at the latest.
         lease, grace, live, poll, spent, notice: durations that the rules speak of;
             *poll* is when, at the soonest, to ask again where an answer can change the outlook,
             *notice* is how long others may take to find the store back, and
@@ -65,6 +68,9 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     pause: int
     beat: bool
     leave: bool
+    idle: bool
+    held: tuple[int, int]
+    due: int
     lease: int
     grace: int
     live: int
@@ -85,8 +91,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         admitted, refused: the same of all processes, ever.
         rivals: other processes that wait in the same class.
         live: processes alive; 0 where the claim was no beat.
-        rank: how many of them come before the asker.
-        stable: how long since one came or went.
+        start, size: the asker's block of the quota from now on; of a beat only.
+        hungry: 1 if a process has no block: others are asked to beat soon.
         quotas: names of all quotas in force.
     """
 
@@ -99,6 +105,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     refused: int
     rivals: int
     live: int
-    rank: int
-    stable: int
+    start: int
+    size: int
+    hungry: int
     quotas: tuple[str, ...]

@@ -30,7 +30,11 @@ A process sends one `Claim` at a time and gets a `Grant`. The rules:
    meanwhile, and nothing is granted until all the others have noticed as well.
    The same where a sign of life was due of another and none came from anybody: the
    ledger was out of reach, and who speaks first may be new and know nothing of it.
-8. **Clocks.** Only the store's own counts. Where it was set back, what is in the
+   An idle process is due less often, and says when.
+8. **Shares.** Each process is told its block of the quota, for the time when the store
+   is down, see `shares.py`. The ledger keeps what a process said it holds and what it
+   was told last, since an answer may be lost, and gives neither to another.
+9. **Clocks.** Only the store's own counts. Where it was set back, what is in the
    log lies in its future: the ledger begins anew with a spent window. Where it was
    set forward the processes notice, and name no ledger that there is.
 """
@@ -43,6 +47,7 @@ from bisect import insort
 import msgspec
 
 from asyncclients.stores.claim import Claim, Grant, PacedQuota
+from asyncclients.stores.shares import NONE, Block, fair_sizes, next_block
 
 _FORGET_QUOTA = 60_000_000
 """A quota of which nobody spoke for this long, plus its period, is no longer in force."""
@@ -50,6 +55,12 @@ _SLIP = 1_000_000
 """A clock that goes back by less than this was not set: it is another server's of a cluster."""
 _SILENT = 1_250_000
 """Who lives is heard of sooner. Nobody sends alone before a window and more has passed."""
+_SLACK = 250_000
+"""How much later than announced a beat may come."""
+_STEADY = 1_000_000
+"""How long after a process came or went the others' shares may grow."""
+_HUNGRY = 1_000_000
+"""How long the others are asked to beat soon, for one that has no share."""
 _CLAIM = 100_000
 """How long past its opening a slot is left to the process that waits for it first."""
 _YIELD = 20_000
@@ -69,6 +80,15 @@ class Paced(msgspec.Struct, kw_only=True):
     due: int = 0
 
 
+class Member(msgspec.Struct, kw_only=True, array_like=True):
+    """A live process: until when, when its next beat is due, and its blocks of the quota."""
+
+    until: int
+    due: int
+    idle: bool
+    blocks: list[Block]
+
+
 class Ledger(msgspec.Struct, kw_only=True):
     """The state of one scope at instant `at`. `log` maps a slot to its score."""
 
@@ -80,9 +100,10 @@ class Ledger(msgspec.Struct, kw_only=True):
     refused: int = 0
     since_background: int = 0
     changed: int = 0
+    hungry: int = 0
     interactive_at: int = 0
     log: dict[str, int] = {}
-    live: dict[str, int] = {}
+    members: dict[str, Member] = {}
     interactive: dict[str, int] = {}
     background: dict[str, int] = {}
     quotas: dict[str, Paced] = {}
@@ -94,7 +115,7 @@ class Ledger(msgspec.Struct, kw_only=True):
         self._spoken(claim, now)
         self._account(claim, now)
         self._hear_refusal(claim, now)
-        live, rank = self._count_living(claim, now)
+        live, (start, size) = self._count_living(claim, now)
         opens, wait, rivals = self._grant(claim, now)
         return Grant(
             now=now,
@@ -106,8 +127,9 @@ class Ledger(msgspec.Struct, kw_only=True):
             refused=self.refused,
             rivals=rivals,
             live=live,
-            rank=rank,
-            stable=now - self.changed,
+            start=start,
+            size=size,
+            hungry=int(self.hungry > now),
             quotas=tuple(sorted(self.quotas)),
         )
 
@@ -116,7 +138,9 @@ class Ledger(msgspec.Struct, kw_only=True):
             fresh = Ledger(spent=now + claim.spent + claim.notice)
             for field in self.__struct_fields__:
                 setattr(self, field, getattr(fresh, field))
-        elif now > self.at + _SILENT and self.live.keys() - {claim.me}:
+        elif now > self.at + _SILENT and any(
+            member.due + _SLACK < now for name, member in self.members.items() if name != claim.me
+        ):
             self.spent = max(self.spent, now + claim.notice)
         self.at = now
 
@@ -162,20 +186,43 @@ class Ledger(msgspec.Struct, kw_only=True):
             quota = paced.quota
             paced.due = max(paced.due, self.pause + int((quota.burst - 1) * quota.interval))
 
-    def _count_living(self, claim: Claim, now: int) -> tuple[int, int]:
+    def _count_living(self, claim: Claim, now: int) -> tuple[int, Block]:
         if not (claim.beat or claim.leave):
-            return 0, 0
-        living = {name: until for name, until in self.live.items() if until > now}
-        changed = len(living) < len(self.live)
-        if claim.leave:
-            changed = living.pop(claim.me, None) is not None or changed
-        else:
-            changed = claim.me not in living or changed
-            living[claim.me] = now + claim.live
-        if changed:
+            return 0, NONE
+        living = {name: each for name, each in self.members.items() if each.until > now}
+        known = living.pop(claim.me, None) is not None
+        if known == claim.leave or len(living) + known < len(self.members):
             self.changed = now
-        self.live = living
-        return len(living), sum(name < claim.me for name in living)
+        self.members = living
+        if claim.leave:
+            return len(living), NONE
+        block = self._next_block(claim, now)
+        living[claim.me] = Member(
+            until=now + claim.live,
+            due=now + claim.due,
+            idle=claim.idle,
+            blocks=[each for each in dict.fromkeys((claim.held, block)) if each[1]],
+        )
+        without = any(not member.blocks for member in living.values()) or not block[1]
+        self.hungry = now + _HUNGRY if without else 0
+        return len(living), block
+
+    def _next_block(self, claim: Claim, now: int) -> Block:
+        others = self.members.values()
+        fair, most = fair_sizes(len(others) + 1)
+        steady = not claim.idle and now - self.changed >= _STEADY
+        return next_block(
+            claim.held,
+            [block for member in others for block in member.blocks],
+            fair=fair,
+            limit=most if steady else max(1, fair // 2),
+            is_idle=claim.idle,
+            is_wanted=any(
+                sum(size for _, size in member.blocks) < fair
+                for member in others
+                if not member.idle
+            ),
+        )
 
     def _grant(self, claim: Claim, now: int) -> tuple[list[int], int, int]:
         self._forget_claims(claim.me, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from typing import TYPE_CHECKING
 
 from asyncclients.stores.limiter import SharedLimiter
@@ -23,6 +24,7 @@ class Line:
         self._backend, self.terms = backend, terms
         self._limiters: dict[Admission, SharedLimiter] = {}
         self._first_slot = 1
+        self._leaving: set[asyncio.Task[None]] = set()
         self._crowd = Crowd()
         self._closing = asyncio.Lock()
         self._log = OutageLog(terms)
@@ -49,7 +51,11 @@ class Line:
     def forget(self, limiter: Admission) -> None:
         """Drop *limiter*, which is idle."""
         self._crowd.scopes -= 1
-        self._log.remove(self._limiters[limiter].talk.key)
+        talk = self._limiters[limiter].talk
+        self._log.remove(talk.key)
+        leaving = asyncio.get_running_loop().create_task(talk.aclose(), context=Context())
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
         # The store may remember its slots: numbers are not given again.
         self._first_slot = max(self._first_slot, self._limiters.pop(limiter).slots.numbers(0))
 
@@ -59,7 +65,7 @@ class Line:
             if self._closed:
                 return
             talks = (limiter.talk.aclose() for limiter in self._limiters.values())
-            ends = await asyncio.gather(*talks, return_exceptions=True)
+            ends = await asyncio.gather(*talks, *self._leaving, return_exceptions=True)
             await self._backend.aclose()
             self._closed = True
         for end in ends:

@@ -5,15 +5,19 @@ case. `pause` sends nothing. `safe_share` sends this process's share, so that
 all together stay inside the quota although they cannot speak to each other:
 
 * It first waits until every slot given before is over: a period, and a lease.
-* N slots and P processes, P <= N: the share is N // P slots a period, by a
-  limiter of its own in exact admission.
-* P > N: the processes take turns on the store's clock, which each knows well
-  enough. A turn is (period + slack) / N long; the slack is for clocks and latency.
-* All must count alike. A process that was not counted for long, or whose last
-  count is old or was changing, waits: it cannot know the others' shares.
+* Its share is the block of the quota that the store gave it last, see `shares.py`:
+  blocks never overlap, whatever each process knows of the others.
+* A block of 1/2^k is that part of each window, by a limiter of its own in exact
+  admission, while that is one call at least.
+* Below that, the processes whose blocks are in the same slot take turns on the store's
+  clock, which each knows well enough. A turn is a period + slack; the slack is for
+  clocks and latency.
+* A process without a block sends nothing: it came in the last second before the
+  outage to a quota that was divided among others. So does one whose block may have
+  been given to another, since it was stopped for longer than `LIVE`.
 
 A process that alone is cut off from a store that serves the others cannot
-know it either. `pause` is the mode that is safe there.
+know it. `pause` is the mode that is safe there.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import msgspec
 
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.quota import Quota
-from asyncclients.stores.terms import BEAT, LIVE
+from asyncclients.stores.shares import UNIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,27 +37,31 @@ if TYPE_CHECKING:
     from asyncclients.limits.permit import Permit
     from asyncclients.stores.clock import StoreClock
 
-AGREED = 2 * BEAT + 0.5
-"""Seconds after which every process has heard of the last one that came or went."""
 _TURN_SLACK = 0.175
 _TURN_USE = 0.05
 """Seconds from its start in which a turn may be used."""
 
 
 class Census(msgspec.Struct, frozen=True, kw_only=True):
-    """How many processes live, how many come before this one, since when; at `heard_at`."""
+    """What the store said last of the processes of a scope.
+
+    Attributes:
+        live: how many there are.
+        start, size: this one's block of the quota.
+        due_at: loop instant at which the store expects the next beat.
+        until: loop instant from which the block may be another's.
+        idle: this process had not sent for a while.
+    """
 
     live: int
-    rank: int
-    stable: float
-    heard_at: float
-
-    def agreed(self, now: float) -> bool:
-        """May this process suppose that all others count alike?"""
-        return self.live > 0 and self.stable >= AGREED and now - self.heard_at <= LIVE
+    start: int
+    size: int
+    due_at: float
+    until: float
+    idle: bool
 
 
-NOBODY = Census(live=0, rank=0, stable=0.0, heard_at=-math.inf)
+NOBODY = Census(live=0, start=0, size=0, due_at=-math.inf, until=-math.inf, idle=False)
 
 
 class Share(Protocol):
@@ -93,14 +101,20 @@ class Nothing(Everything):
         return math.inf
 
 
+class NoShare(Nothing):
+    """Not until the store is back: the share of this process is not known."""
+
+    outlook = "nothing is sent, since this process was not given a share"
+
+
 class WindowShare:
     """So many slots of each window, beginning with a spent one."""
 
-    outlook = "this process sends its share of the quota"
-
-    def __init__(self, quotas: Sequence[Quota], now: float) -> None:
+    def __init__(self, quotas: Sequence[Quota], live: int, now: float) -> None:
         self._limiter = Limiter(quotas, admission="exact", cold_start="full", now=now)
         self._permits: dict[int, Permit] = {}
+        sizes = " and ".join(f"{quota.limit} per {quota.period:g} s" for quota in quotas)
+        self.outlook = f"1 of {live} processes, {sizes}"
 
     def ready_at(self, now: float) -> float:
         """When the share has a free slot."""
@@ -118,25 +132,33 @@ class WindowShare:
 
 
 class Turns:
-    """One call in each turn of one's own, on the store's clock."""
+    """One call in each turn of one's own, on the store's clock.
 
-    outlook = "this process sends one call in each of its turns"
+    Args:
+        length: seconds of a turn.
+        count: how many turns there are before the same comes again.
+        index: which one is this process's.
+        start: nothing is sent before.
+    """
 
-    def __init__(self, quota: Quota, census: Census, clock: StoreClock, start: float) -> None:
-        self.length = (quota.period + _TURN_SLACK) / quota.limit
-        self._use = min(_TURN_USE, self.length / 4)
-        self._census, self._clock, self._not_before = census, clock, start
+    def __init__(
+        self, length: float, count: int, index: int, *, live: int, clock: StoreClock, start: float
+    ) -> None:
+        self.length, self._count, self._index = length, count, index
+        self._use = min(_TURN_USE, length / 4)
+        self._clock, self._not_before = clock, start
+        self.outlook = f"1 of {live} processes, 1 per {length * count:g} s"
 
     def ready_at(self, now: float) -> float:
         """*now* inside a turn of one's own, else the start of the next."""
         at = max(now, self._not_before)
         time = self._clock.store_time(at)
         turn = math.floor(time / self.length)
-        wait = (self._census.rank - turn) % self._census.live
+        wait = (self._index - turn) % self._count
         if wait == 0:
             if time - turn * self.length <= self._use:
                 return at
-            wait = self._census.live
+            wait = self._count
         return at + (turn + wait) * self.length - time
 
     def take(self, permit: Permit, now: float) -> None:
@@ -152,11 +174,27 @@ def share_of(
     quotas: Sequence[Quota], census: Census, clock: StoreClock, now: float, over_by: float
 ) -> Share:
     """The share of one process; slots given before *now* may be used until *over_by*."""
-    if not census.agreed(now):
-        return Nothing()
-    if all(quota.limit >= census.live for quota in quotas):
-        parts = [Quota(quota.limit // census.live, quota.period) for quota in quotas]
-        return WindowShare(parts, over_by)
-    strictest = max(quotas, key=lambda quota: (quota.period + _TURN_SLACK) / quota.limit)
-    longest = max(quota.period for quota in quotas)
-    return Turns(strictest, census, clock, over_by + longest)
+    if not census.size or now >= census.until:
+        return NoShare()
+    if not quotas:
+        return Everything()
+    if all(quota.limit * census.size >= UNIT for quota in quotas):
+        parts = [Quota(quota.limit * census.size // UNIT, quota.period) for quota in quotas]
+        return WindowShare(parts, census.live, over_by)
+    slots = 1 << (min(quota.limit for quota in quotas).bit_length() - 1)
+    whole = UNIT // slots  # the smallest block that is a slot of every quota
+    length = max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in quotas)
+    return Turns(
+        length,
+        whole // census.size,
+        _reversed(census.start % whole // census.size, whole // census.size),
+        live=census.live,
+        clock=clock,
+        start=over_by + max(quota.period for quota in quotas),
+    )
+
+
+def _reversed(index: int, count: int) -> int:
+    """Return *index* with its bits reversed: a half has every other turn, as its halves have."""
+    bits = count.bit_length() - 1
+    return int(f"{index:0{bits}b}"[::-1], 2) if bits else 0

@@ -47,7 +47,7 @@ COMMANDS = (
     *("INFO", "EVALSHA", "EVAL", "TIME"),
     *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
     *("HDEL", "HGET", "HGETALL", "HMGET", "HSET"),
-    *("ZADD", "ZCARD", "ZRANGE", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+    *("ZADD", "ZCARD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE"),
 )
 """Every command that is used, inside the scripts or outside of them."""
 NEEDED = ", ".join(COMMANDS)

@@ -8,7 +8,7 @@ since Lua would print them with 14 digits.
 
 from __future__ import annotations
 
-KEYS = ("log", "state", "live", "interactive", "background")
+KEYS = ("log", "state", "members", "interactive", "background")
 
 
 def keys(prefix: str, scope: str) -> list[str]:
@@ -40,8 +40,13 @@ if now + 1000000 < get('at') then
   state = {}
   put('spent', now + claim.spent + claim.notice)
 elseif now > get('at') + 1250000 then
-  local others = redis.call('ZCARD', LIVE) - (redis.call('ZSCORE', LIVE, me) and 1 or 0)
-  if others > 0 then put('spent', math.max(get('spent'), now + claim.notice)) end
+  local members = redis.call('HGETALL', LIVE)
+  for i = 1, #members, 2 do
+    local due = tonumber(string.match(members[i + 1], '^%d+ (%d+)'))
+    if members[i] ~= me and due + 250000 < now then
+      put('spent', math.max(get('spent'), now + claim.notice))
+    end
+  end
 end
 put('at', now)
 
@@ -106,19 +111,92 @@ if claim.pause > 0 then
   end
 end
 
--- Who is alive.
-local live, rank = 0, 0
-if claim.beat or claim.leave then
-  local gone = redis.call('ZREMRANGEBYSCORE', LIVE, '-inf', text(now))
-  if claim.leave then
-    gone = gone + redis.call('ZREM', LIVE, me)
-  else
-    gone = gone + redis.call('ZADD', LIVE, text(now + claim.live), me)
+-- Who is alive, and each one's block of the quota; see `shares.py`.
+local UNIT = 1048576
+local taken, live, start, size = {}, 0, 0, 0
+local function overlaps(from, length)
+  for _, block in ipairs(taken) do
+    if from < block[1] + block[2] and block[1] < from + length then return true end
   end
-  if gone > 0 then put('changed', now) end
-  for _, name in ipairs(redis.call('ZRANGE', LIVE, 0, -1)) do
+end
+local function largest_free(limit, own_start, own_size)
+  local best_start, best_size, length = own_start, own_size, limit
+  while length > best_size and best_size > 0 do
+    local around = own_start - own_start % length
+    if not overlaps(around, length) then best_start, best_size = around, length end
+    length = math.floor(length / 2)
+  end
+  table.sort(taken, function(a, b) return a[1] < b[1] end)
+  taken[#taken + 1] = {UNIT, 1}
+  local at = 0
+  for _, block in ipairs(taken) do
+    length = limit
+    while length > best_size do
+      local first = math.ceil(at / length) * length
+      if first + length <= block[1] then best_start, best_size = first, length end
+      length = math.floor(length / 2)
+    end
+    at = math.max(at, block[1] + block[2])
+  end
+  return best_start, best_size
+end
+if claim.beat or claim.leave then
+  local known, changed, without, total, others = false, false, false, 0, {}
+  local members = redis.call('HGETALL', LIVE)
+  for i = 1, #members, 2 do
+    local fields, held = {}, 0
+    for field in string.gmatch(members[i + 1], '%d+') do fields[#fields + 1] = tonumber(field) end
+    if fields[1] <= now then
+      redis.call('HDEL', LIVE, members[i])
+      changed = true
+    elseif members[i] == me then
+      known = true
+    else
+      for n = 4, #fields, 2 do
+        taken[#taken + 1] = {fields[n], fields[n + 1]}
+        held = held + fields[n + 1]
+      end
+      total, without = total + held, without or held == 0
+      others[#others + 1] = {idle = fields[3] == 1, held = held}
+    end
+  end
+  if changed or known == claim.leave then put('changed', now) end
+  live = #others
+  if claim.leave then
+    redis.call('HDEL', LIVE, me)
+  else
     live = live + 1
-    if name < me then rank = rank + 1 end
+    local fair, wanted = UNIT, false
+    while fair * live > UNIT do fair = math.floor(fair / 2) end
+    local most = fair * live == UNIT and fair or fair * 2
+    local steady = not claim.idle and now - get('changed') >= 1000000
+    local limit = steady and most or math.max(1, math.floor(fair / 2))
+    for _, other in ipairs(others) do
+      wanted = wanted or (not other.idle and other.held < fair)
+    end
+    local held_start, held_size = claim.held[1], claim.held[2]
+    start, size = held_start, held_size
+    if size == 0 or overlaps(start, size) then
+      start, size = largest_free(limit, 0, 0)
+    elseif claim.idle and size > limit then
+      size = limit
+    elseif size > fair and wanted then
+      size = math.floor(size / 2)
+    else
+      if wanted then limit = math.min(limit, fair) end
+      if size < limit and UNIT - total >= 2 * size then
+        start, size = largest_free(limit, start, size)
+      end
+    end
+    local kept = text(now + claim.live) .. ' ' .. text(now + claim.due) .. ' '
+      .. (claim.idle and '1' or '0')
+    if held_size > 0 then kept = kept .. ' ' .. text(held_start) .. ' ' .. text(held_size) end
+    if size > 0 and (start ~= held_start or size ~= held_size) then
+      kept = kept .. ' ' .. text(start) .. ' ' .. text(size)
+    end
+    redis.call('HSET', LIVE, me, kept)
+    without = without or (held_size == 0 and size == 0) or size == 0
+    put('hungry', without and now + 1000000 or 0)
   end
 end
 
@@ -180,6 +258,7 @@ for _, quota in ipairs(quotas) do put('due:' .. quota.name, quota.due) end
 
 local keep = text(math.ceil(longest / 500) + 120000)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
-return {now, state.epoch, opens, wait, math.max(0, pause - now),
-  get('admitted'), get('refused'), rivals, live, rank, now - get('changed'), names}
+redis.call('PEXPIRE', LIVE, text(math.ceil(math.max(longest / 500, claim.live / 1000)) + 120000))
+return {now, state.epoch, opens, wait, math.max(0, pause - now), get('admitted'),
+  get('refused'), rivals, live, start, size, get('hungry') > now and 1 or 0, names}
 """

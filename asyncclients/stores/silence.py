@@ -14,11 +14,11 @@ from asyncclients.stores.outage import Everything, Nothing, Share, share_of
 from asyncclients.stores.terms import GRACE, PROBE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from asyncclients.limits.quota import Quota
     from asyncclients.stores.account import Account
     from asyncclients.stores.terms import Terms
+
+_SLACK = 0.25
+"""Seconds by which a beat may be late; see `ledger.py`."""
 
 
 class Silence:
@@ -51,9 +51,9 @@ class Silence:
         self.failures += 1
         return self.failures > 1
 
-    def begin(self, quotas: Sequence[Quota], now: float) -> Share:
-        """The outage begins: what may be sent of *quotas*."""
-        self.share = self._alone(quotas, now)
+    def begin(self, now: float) -> Share:
+        """The outage begins: what may be sent."""
+        self.share = self._alone(now)
         return self.share
 
     def end(self) -> None:
@@ -68,10 +68,14 @@ class Silence:
         begun = self._account.heard_at + max(self._account.periods())
         return self._terms.when_down == "local" or now > begun
 
-    def _alone(self, quotas: Sequence[Quota], now: float) -> Share:
+    def _alone(self, now: float) -> Share:
         if self._terms.when_down == "local":
             return Everything()
         if self._terms.when_down == "pause":
             return Nothing()
-        over_by = now + self._terms.lease + GRACE
-        return share_of(quotas, self._account.census, self._account.clock, now, over_by)
+        census, over_by = self._account.census, now + self._terms.lease + GRACE
+        if census.idle:
+            # Others may come to a store that is back, and see nothing wrong before this
+            # process is overdue there; and this process may not see at once that it is back.
+            over_by = max(over_by, census.due_at + _SLACK + PROBE + 2 * self._terms.timeout)
+        return share_of(self._account.quotas(), census, self._account.clock, now, over_by)

@@ -1,8 +1,7 @@
 """The talk of one scope with the store: one claim at a time, in the background.
 
 A claim goes out when slots are wanted, when there is news that others wait for,
-and as a sign of life. Who falls idle says so, lest its silence be taken for an
-outage. A claim may be repeated: numbers that were asked for in
+and as a sign of life, less often when the process is idle. A claim may be repeated: numbers that were asked for in
 vain are freed. Whatever a store raises, no call hangs on it: see `silence.py`.
 """
 
@@ -112,9 +111,10 @@ class Talk:
         return now if self._ask_at <= now else self._ask_at + self._terms.lease
 
     def is_at_rest(self) -> bool:
-        """True if the store answers, knows all, and does not count this process any more."""
-        slots, planned = self.slots, self._timer.due_at < math.inf
-        busy = self._task is not None or planned or self.silence.failures
+        """True if the store answers, knows all, and was told that this process is idle."""
+        counted = self._account.census.live > 0 and not self._account.is_idle
+        busy = self._task is not None or self.silence.failures or counted
+        slots = self.slots
         return not (busy or slots.leases or slots.in_flight or slots.news())
 
     # --- When to talk ---------------------------------------------------------------
@@ -153,7 +153,7 @@ class Talk:
                 at = now + self._flush()
             if slots.leases:
                 at = min(at, slots.leases[-1].lapses_at)
-            at = min(at, self._account.beat_at)
+            at = min(at, self._account.due_at())
         counted = not self.silence.failures and self._account.census.live > 0
         if at < math.inf and (self._active(now) or slots.news() or slots.leases or counted):
             self._wake_at(at, now)
@@ -161,7 +161,7 @@ class Talk:
     # --- The talk -------------------------------------------------------------------
 
     async def _run(self) -> None:
-        await self._exchange(leave=not self._active(self._loop.time()))
+        await self._exchange()
         self._task = None
         now = self._loop.time()
         self._plan(now)
@@ -185,7 +185,16 @@ class Talk:
         if leave or self.silence.share is not None:
             demand = 0  # a silent store is asked for a sign of life only
         returns = self.silence.returns(asked_at)
-        claim = account.claim(asked_at, demand, priority, returns=returns, leave=leave)
+        idle = not self._active(asked_at)
+        claim = account.claim(
+            asked_at,
+            demand,
+            priority,
+            returns=returns,
+            leave=leave,
+            idle=idle,
+            every=self._crowd.beat(idle=idle, live=account.census.live),
+        )
         told = slots.snapshot(claim.settled)
         try:
             grant = await self._backend.exchange(self.key, claim)
@@ -221,7 +230,7 @@ class Talk:
             self._queue.fail(_unreachable(self._terms.store, why, advice))
         if self.silence.share is None:
             self.slots.drop_leases()
-            share = self.silence.begin(self._local.quotas, now)
+            share = self.silence.begin(now)
             self._log.begin(self.key, asked_at, why, advice, share.outlook)
 
     def _hear(self, claim: Claim, grant: Grant, asked_at: float) -> None:

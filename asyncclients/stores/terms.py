@@ -16,12 +16,14 @@ WhenDown = Literal["safe_share", "pause", "local"]
 
 BEAT = 1.0
 """Seconds between two signs of life."""
-LIVE = 3.0
-"""Seconds after which a silent process is taken for dead."""
+LIVE = 10.0
+"""Seconds after which a silent process is taken for dead, or three beats if these are longer."""
 PROBE = 1.0
 """Seconds between two attempts to reach a silent store."""
 _LINGER = 60.0
 _CROWD = 100
+_IDLE_BEAT = 10.0
+_LONGEST_BEAT = 120.0
 GRACE = 0.15
 """Seconds after the latest send by which a call of a killed process has arrived."""
 
@@ -59,10 +61,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Crowd:
-    """How many scopes one pool shares, and how long an idle one gives signs of life.
+    """How many scopes one pool shares, and how often an idle one gives signs of life.
 
-    A minute, so that a worker that calls now and then keeps its share in an
-    outage; less where there are more than a hundred, for the store's sake.
+    Once a second for a minute after its last call, and every ten seconds after that, so
+    that it keeps a share for an outage. With more than a hundred scopes the minute is
+    shorter and the ten seconds are longer, for the store's sake.
     """
 
     __slots__ = ("scopes",)
@@ -73,6 +76,12 @@ class Crowd:
     def linger(self) -> float:
         """Seconds after its last call."""
         return _LINGER * min(1.0, _CROWD / max(1, self.scopes))
+
+    def beat(self, *, idle: bool, live: int) -> float:
+        """Return the seconds between two signs of life, with *live* processes on the scope."""
+        if idle:
+            return min(_LONGEST_BEAT, _IDLE_BEAT * max(1.0, self.scopes / _CROWD))
+        return min(_LONGEST_BEAT, BEAT * max(1.0, live / _CROWD))
 
 
 class Backend(Protocol):

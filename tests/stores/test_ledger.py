@@ -12,6 +12,7 @@ import redis
 from asyncclients.stores.claim import Claim, Grant, PacedQuota
 from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.script import SCRIPT, keys
+from asyncclients.stores.shares import NONE, UNIT, Block
 
 SECOND = 1_000_000
 TWO = PacedQuota(limit=2, period=SECOND, interval=SECOND // 2, burst=2.0)
@@ -35,6 +36,9 @@ QUIET = Claim(
     pause=0,
     beat=False,
     leave=False,
+    idle=False,
+    held=(0, 0),
+    due=SECOND,
     lease=100_000,
     grace=150_000,
     live=3 * SECOND,
@@ -187,12 +191,12 @@ def test_the_living_are_counted() -> None:
     for me in "ca":
         ledger.exchange(claim(me=me, beat=True), START)
     grant = ledger.exchange(claim(me="b", beat=True), START)
-    assert (grant.live, grant.rank) == (3, 1)
+    assert grant.live == 3
     ledger.exchange(claim(me="a", leave=True), START + SECOND)
     grant = ledger.exchange(claim(me="b", beat=True), START + 2 * SECOND)
-    assert (grant.live, grant.rank, grant.stable) == (2, 0, SECOND)
+    assert grant.live == 2
     grant = ledger.exchange(claim(me="b", beat=True), START + 4 * SECOND)
-    assert (grant.live, grant.rank, grant.stable) == (1, 0, 0)
+    assert grant.live == 1
 
 
 def test_the_living_who_are_not_heard_are_waited_for() -> None:
@@ -231,9 +235,15 @@ class Lua:
         self._client.close()
 
 
+def random_block(random: Random) -> Block:
+    size = UNIT >> random.randint(0, 4)
+    return random.randrange(UNIT // size) * size, size
+
+
 def random_claims(random: Random, steps: int) -> list[tuple[Claim, int]]:
     """A random history of four processes; what is settled and freed was given, or was not."""
     now, number = START, dict.fromkeys("abcd", 1)
+    held = {me: random_block(random) for me in "abcd"}
     claims: list[tuple[Claim, int]] = []
     quotas = [TWO, PacedQuota(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)]
     for _ in range(steps):
@@ -264,7 +274,10 @@ def random_claims(random: Random, steps: int) -> list[tuple[Claim, int]]:
                     admitted=random.randint(0, 3),
                     refused=random.randint(0, 1),
                     pause=random.choice([0] * 19 + [2 * SECOND]),
-                    beat=random.random() < 0.3,
+                    beat=random.random() < 0.5,
+                    idle=random.random() < 0.2,
+                    held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
+                    due=random.choice([SECOND, SECOND, 10 * SECOND]),
                     leave=random.random() < 0.03,
                 ),
                 now,

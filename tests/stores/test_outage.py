@@ -17,7 +17,8 @@ from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.line import Line
-from asyncclients.stores.outage import Census, Nothing, Turns, WindowShare, share_of
+from asyncclients.stores.outage import Census, NoShare, Turns, WindowShare, share_of
+from asyncclients.stores.shares import UNIT
 from asyncclients.stores.terms import Terms, WhenDown
 
 from .world import EPOCH, MemoryLedgers, World, most_in
@@ -348,25 +349,25 @@ def clock_at(offset: float) -> StoreClock:
     return clock
 
 
-def census(live: int, rank: int = 0, stable: float = 60.0, heard_at: float = 100.0) -> Census:
-    return Census(live=live, rank=rank, stable=stable, heard_at=heard_at)
+def census(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Census:
+    return Census(live=live, start=start, size=size, due_at=101.0, until=until, idle=False)
 
 
 @pytest.mark.parametrize(
-    "unsure",
-    [census(0), census(4, stable=1.0), census(4, heard_at=90.0)],
-    ids=["never counted", "was changing", "long ago"],
+    "unsure", [census(0, 0), census(0, UNIT, until=99.0)], ids=["no share", "stopped for long"]
 )
-def test_who_does_not_know_the_others_waits(unsure: Census) -> None:
-    """A process that cannot know the others' shares sends nothing."""
+def test_process_without_share_sends_nothing(unsure: Census) -> None:
+    """A process that was given no share, or may have lost it, sends nothing, and says so."""
     share = share_of([TWENTY], unsure, clock_at(0), 100.0, 100.3)
-    assert isinstance(share, Nothing)
+    assert isinstance(share, NoShare)
     assert share.ready_at(500.0) == math.inf
+    assert "not given a share" in share.outlook
 
 
 def test_a_share_of_the_window() -> None:
-    """Twenty slots, three processes: six each, after one spent window."""
-    share = share_of([TWENTY], census(3), clock_at(0), 100.0, 100.3)
+    """A quarter of twenty slots: five, after one spent window."""
+    share = share_of([TWENTY], census(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
+    assert share.outlook == "1 of 3 processes, 5 per 10 s"
     assert isinstance(share, WindowShare)
     assert share.ready_at(100.0) >= 110.3
     taken = 0
@@ -379,14 +380,17 @@ def test_a_share_of_the_window() -> None:
         now = at
         share.take(local.take(now), now)
         taken += 1
-    assert taken == 6
+    assert taken == 5
 
 
 def test_turns_never_meet() -> None:
-    """Five processes, two slots a second: turns in order, none sends in another's turn."""
+    """Five processes, two slots a second: three quarters, two eighths; never too many."""
     sends: list[tuple[float, int]] = []
-    for rank in range(5):
-        turns = share_of([TWO], census(5, rank), clock_at(3.21 + rank * 0.002), 100.0, 100.3)
+    quarter, eighth = UNIT // 4, UNIT // 8
+    blocks = [(0, quarter), (quarter, quarter), (2 * quarter, quarter)]
+    blocks += [(6 * eighth, eighth), (7 * eighth, eighth)]
+    for rank, block in enumerate(blocks):
+        turns = share_of([TWO], census(*block), clock_at(3.21 + rank * 0.002), 100.0, 100.3)
         assert isinstance(turns, Turns)
         now = 100.0
         while now < 160.0:

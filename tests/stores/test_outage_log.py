@@ -23,7 +23,7 @@ TERMS = Terms(
 @pytest.mark.parametrize(
     ("when_down", "fallback"),
     [
-        ("safe_share", "Fallback safe_share: this process "),
+        ("safe_share", "Fallback safe_share: 1 of 1 processes, "),
         ("pause", "Fallback pause: nothing is sent. "),
         ("local", "Fallback local: this process obeys its own limit only. "),
     ],

@@ -258,7 +258,8 @@ async def test_store_with_other_protocol_is_named() -> None:
     """TLS on one side only, or a server of another kind, is named with the next step."""
     ca = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert("127.0.0.1").configure_cert(context)
+    certificate: Any = ca.issue_cert("127.0.0.1")
+    certificate.configure_cert(context)
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(10)

@@ -327,7 +327,10 @@ async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture)
     await asyncio.sleep(30)
     await world.stop()
     assert most_in(1.0, [at for at in world.arrivals if at > 2]) == 1
-    assert len([r for r in caplog.records if "the stricter wins" in r.message]) == 2
+    assert (
+        len([r for r in caplog.records if "1 per 1 s" in r.message and "all apply" in r.message])
+        == 2
+    )
 
 
 @pytest.mark.parametrize("priority", Priority)

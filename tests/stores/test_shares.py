@@ -1,0 +1,300 @@
+"""Shares of a quota in an outage: never more than the whole, whatever each process knows."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncclients.limits.permit import Permit
+from asyncclients.limits.quota import Quota
+from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.stores.clock import StoreClock
+from asyncclients.stores.ledger import Ledger
+from asyncclients.stores.outage import Census, NoShare, Turns, WindowShare, share_of
+from asyncclients.stores.shares import NONE, UNIT, Block
+
+from .test_ledger import SECOND, START, claim
+from .world import EPOCH, World, most_in
+
+TWO = Quota(2, 1.0)
+TWENTY = Quota(20, 1.0)
+NAMES = "abcdefg"
+
+
+def disjoint(blocks: list[Block]) -> bool:
+    """True if no two of *blocks* overlap, and all are inside the whole."""
+    ordered = sorted(block for block in blocks if block[1])
+    ends = [start + size for start, size in ordered]
+    return all(a <= b for a, (b, _) in zip(ends, ordered[1:], strict=False)) and all(
+        end <= UNIT for end in ends
+    )
+
+
+class Fleet:
+    """Processes that beat, lose answers, fall idle, leave and die."""
+
+    def __init__(self) -> None:
+        self.ledger, self.now = Ledger(), START
+        self.held: dict[str, Block] = {}
+        self.beat_at: dict[str, int] = {}
+
+    def beat(self, me: str, *, idle: bool = False, lost: bool = False) -> None:
+        """One beat of *me*; if it is *lost*, the ledger counts it, and *me* hears nothing."""
+        held = self.held.get(me, NONE)
+        every = 10 * SECOND if idle else SECOND
+        asked = claim(me=me, beat=True, idle=idle, held=held, due=every, live=3 * every)
+        grant = self.ledger.exchange(asked, self.now)
+        if lost:
+            self.held.setdefault(me, NONE)
+        else:
+            self.held[me] = (grant.start, grant.size)
+            self.beat_at[me] = self.now
+
+    def leave(self, me: str) -> None:
+        """*me* leaves in good order."""
+        self.held.pop(me, None)
+        self.ledger.exchange(claim(me=me, leave=True), self.now)
+
+    def wait(self, micros: int) -> None:
+        """Time passes; those whose share has run out without a beat know that."""
+        self.now += micros
+        for me in list(self.held):
+            if self.now >= self.beat_at.get(me, self.now) + 3 * SECOND:
+                self.held[me] = NONE
+
+    def settle(self, names: str) -> None:
+        """Let *names* beat for a while."""
+        for _ in range(12):
+            for me in names:
+                self.beat(me)
+            self.wait(SECOND // 2)
+
+
+STEPS = st.tuples(
+    st.sampled_from(NAMES),
+    st.sampled_from(["beat", "beat", "beat", "lost", "idle", "leave", "die"]),
+    st.sampled_from([0, 1000, 100_000, 500_000, SECOND, 4 * SECOND]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(STEPS, max_size=60))
+def test_blocks_never_overlap(steps: list[tuple[str, str, int]]) -> None:
+    """Joins, losses, idle times, ends and deaths in any order: no two believe the same block."""
+    fleet = Fleet()
+    for me, what, after in steps:
+        if what == "leave":
+            fleet.leave(me)
+        elif what == "die":
+            fleet.held.pop(me, None)
+        else:
+            fleet.beat(me, idle=what == "idle", lost=what == "lost")
+        fleet.wait(after)
+        assert disjoint(list(fleet.held.values())), fleet.held
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_shares_become_fair(count: int) -> None:
+    """After some beats the whole quota is given out, and nobody has more than twice another's."""
+    fleet = Fleet()
+    for me in NAMES[:count]:
+        fleet.beat(me)
+        fleet.wait(SECOND)
+    fleet.settle(NAMES[:count])
+    sizes = [size for _, size in fleet.held.values()]
+    assert sum(sizes) == UNIT
+    assert max(sizes) <= 2 * min(sizes)
+    for me in NAMES[1:count]:
+        fleet.leave(me)
+    fleet.settle(NAMES[0])
+    assert fleet.held[NAMES[0]] == (0, UNIT)
+
+
+@pytest.mark.parametrize("count", range(1, 5))
+def test_processes_that_start_together_have_shares_at_once(count: int) -> None:
+    """The first answer gives a share to each of up to four processes."""
+    fleet = Fleet()
+    for me in NAMES[:count]:
+        fleet.beat(me)
+    assert all(size for _, size in fleet.held.values())
+
+
+def test_newcomer_beside_idle_process_has_share_at_once() -> None:
+    """An idle process keeps a share and leaves room for others."""
+    fleet = Fleet()
+    fleet.settle("a")
+    fleet.beat("a", idle=True)
+    fleet.beat("a", idle=True)
+    assert 0 < fleet.held["a"][1] <= UNIT // 2
+    fleet.beat("b")
+    assert fleet.held["b"][1] > 0
+
+
+def test_blocks_taken_after_lost_data_are_given_back() -> None:
+    """The ledger forgot a process: a block that was given twice is divided again."""
+    fleet = Fleet()
+    fleet.settle("ab")
+    fleet.ledger, first = Ledger(), fleet.held.pop("a")
+    fleet.settle("b")
+    fleet.held["a"], fleet.beat_at["a"] = first, fleet.now
+    assert not disjoint(list(fleet.held.values()))
+    fleet.settle("ab")
+    assert disjoint(list(fleet.held.values()))
+    assert sum(size for _, size in fleet.held.values()) == UNIT
+
+
+# --- What a block allows -----------------------------------------------------------------
+
+
+def census(block: Block) -> Census:
+    return Census(live=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"), idle=False)
+
+
+BLOCKS = st.recursive(
+    st.just(1), lambda parts: st.tuples(parts, parts), max_leaves=9
+)  # a tree of halves
+
+
+def leaves(tree: Any, start: int = 0, size: int = UNIT) -> list[Block]:
+    if isinstance(tree, tuple):
+        halves: list[Any] = [*tree]
+        left, right = halves
+        return [*leaves(left, start, size // 2), *leaves(right, start + size // 2, size // 2)]
+    return [(start, size)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(BLOCKS, st.integers(1, 7), st.sampled_from([0.5, 1.0, 3.0]))
+def test_all_blocks_together_stay_inside_the_quota(tree: object, limit: int, period: float) -> None:
+    """However the whole is divided, and whoever has less than a call: never too many."""
+    quota, clock = Quota(limit, period), StoreClock()
+    clock.hear(0.0, 0.0, EPOCH)
+    sends: list[float] = []
+    for block in leaves(tree):
+        share = share_of([quota], census(block), clock, 0.0, 0.3)
+        assert isinstance(share, (WindowShare, Turns))
+        now = 0.0
+        for _ in itertools.count():
+            now = max(now, share.ready_at(now))
+            if now > 40 * period:
+                break
+            share.take(_permit(now), now)
+            share.settle(_permit(now), now, sent=True)
+            sends.append(now)
+    assert most_in(0.999 * period, sends) <= limit
+    assert sends
+
+
+def _permit(now: float) -> Permit:
+    return Permit(1, now, [], 0.0)
+
+
+def test_quotas_of_other_programs_hold_in_an_outage() -> None:
+    """Several quotas: each is divided, and the scarcest decides about turns."""
+    clock = StoreClock()
+    clock.hear(0.0, 0.0, EPOCH)
+    quotas = [Quota(100, 60.0), Quota(2, 1.0)]
+    half = share_of(quotas, census((0, UNIT // 2)), clock, 0.0, 0.3)
+    assert half.outlook == "1 of 9 processes, 50 per 60 s and 1 per 1 s"
+    assert isinstance(share_of(quotas, census((0, UNIT // 4)), clock, 0.0, 0.3), Turns)
+    assert isinstance(share_of(quotas, census(NONE), clock, 0.0, 0.3), NoShare)
+
+
+# --- Processes, a vendor and a store in virtual time -----------------------------------------
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("age", [0.05, 1.0])
+@pytest.mark.parametrize("processes", [1, 4])
+async def test_young_processes_send_in_an_outage(age: float, processes: int) -> None:
+    """Processes that have just started go on when the store goes down, inside the quota."""
+    world = World(SlidingLog(20, 1.0), TWENTY)
+    for _ in range(processes):
+        world.start().work(4)
+    await asyncio.sleep(age)
+    world.store.down = True
+    down = asyncio.get_running_loop().time()
+    await asyncio.sleep(10)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 20
+    assert all(any(at > down + 5 for at in process.sent) for process in world.processes)
+    assert world.admitted(down + 4, down + 10) >= 0.45 * 20 * 6
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("others", [0, 2])
+@pytest.mark.parametrize("idle", [64.5, 70.0])
+async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None:
+    """A process that has sent nothing for long goes on in an outage, beside idle and busy ones."""
+    world = World(SlidingLog(20, 1.0), TWENTY)
+    process = world.start()
+    busy = [world.start() for _ in range(others)]
+    await process.call()
+    for other in busy:
+        other.work(2)
+    await asyncio.sleep(idle)
+    world.store.down = True
+    await asyncio.sleep(1)
+    assert await asyncio.wait_for(process.call(), 25)
+    process.work(4)
+    await asyncio.sleep(10)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 20
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("when", [0.0, 0.4, 1.3])
+@pytest.mark.parametrize("change", ["join", "leave", "die", "wake"])
+async def test_membership_changes_before_an_outage_exceed_nothing(change: str, when: float) -> None:
+    """The store goes down while processes come, go, die or wake: never over the quota."""
+    world = World(SlidingLog(20, 1.0), TWENTY)
+    first, second, sleeper = world.start(), world.start(), world.start()
+    for process in (sleeper, first, second):
+        await process.call()
+    await asyncio.sleep(70)
+    first.work(4)
+    second.work(4)
+    await asyncio.sleep(4)
+    if change == "join":
+        for _ in range(3):
+            world.start().work(4)
+    elif change == "leave":
+        await second.stop()
+    elif change == "die":
+        await second.kill()
+    else:
+        sleeper.work(4)
+    await asyncio.sleep(when)
+    world.store.down = True
+    down = asyncio.get_running_loop().time()
+    await asyncio.sleep(8)
+    world.store.down = False
+    await asyncio.sleep(5)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 20
+    assert any(at > down + 5 for at in first.sent)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("outage", [1.5, 9.0, 14.0])
+async def test_newcomer_after_an_outage_of_idle_processes_waits(outage: float) -> None:
+    """Idle processes woke in an outage: a newcomer that is first at the store waits for them."""
+    world = World(SlidingLog(20, 1.0), TWENTY)
+    idle = [world.start(), world.start()]
+    for process in idle:
+        await process.call()
+    await asyncio.sleep(75)
+    world.store.down = True
+    for process in idle:
+        process.work(6)
+    await asyncio.sleep(outage)
+    world.store.down = False
+    world.start().work(20)
+    await asyncio.sleep(10)
+    await world.stop()
+    assert most_in(1.0, world.arrivals) <= 20
