@@ -25,7 +25,7 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, loops.Factory]:
     """The event loops on which *item* runs; see `tests/loops.py`."""
-    return loops.loops_of(item, everywhere=config.getoption("--every-loop"))
+    return loops.loops_of(item, everywhere=bool(config.getoption("--every-loop")))
 
 
 def pytest_configure() -> None:

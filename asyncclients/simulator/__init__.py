@@ -3,8 +3,8 @@
     report = simulate(Quota(2, 1.0), server="sliding-log", latency="wan")
     print(draw_text(report))
 
-The limiter is the one that real calls go through. Servers and networks are
-models: `SERVERS`, `LATENCIES`.
+Scheduler and limiter are those that real calls go through. Servers and networks
+are models: `SERVERS`, `LATENCIES`.
 """
 
 from __future__ import annotations

@@ -10,11 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from contextvars import Context
+
+
+_Ts = TypeVarTuple("_Ts")
 
 
 class _Timer(asyncio.TimerHandle):
@@ -32,7 +35,7 @@ class _Timer(asyncio.TimerHandle):
         return self.dropped
 
 
-class SimulatedLoop(asyncio.AbstractEventLoop):
+class SimulatedLoop:
     """A loop that starts at second 0 and jumps from timer to timer.
 
     It calls back in the order of the instants, and those of one instant in the order
@@ -65,6 +68,11 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             return
         future.add_done_callback(lambda _: self.start(work))
 
+    @property
+    def as_loop(self) -> asyncio.AbstractEventLoop:
+        """Itself, for code that asks for a whole event loop and needs only this part."""
+        return cast("asyncio.AbstractEventLoop", self)
+
     def time(self) -> float:
         """Virtual seconds."""
         return self._now
@@ -75,12 +83,12 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future whose callbacks run on this loop."""
-        return asyncio.Future(loop=self)
+        return asyncio.Future(loop=self.as_loop)
 
     def call_soon(
         self,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
         context: Context | None = None,  # noqa: ARG002
     ) -> asyncio.Handle:
         """Call *callback* before time goes on. It cannot be cancelled."""
@@ -90,8 +98,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
         context: Context | None = None,  # noqa: ARG002
     ) -> asyncio.TimerHandle:
         """Call *callback* at second *when*."""

@@ -104,7 +104,7 @@ class World:
         self.split = random.random()
         self.record = Record()
         self.loop = SimulatedLoop()
-        self.scheduler = Scheduler(limiter, self.loop)
+        self.scheduler = Scheduler(limiter, self.loop.as_loop)
 
     def run(self, seconds: float) -> Record:
         """Let *seconds* pass."""

@@ -48,7 +48,9 @@ class _Handle:
 class _PlainHandles(asyncio.SelectorEventLoop):
     """A loop whose timers are plain handles, as some of uvloop's are."""
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
         return _Handle(super().call_at(when, callback, *args, context=context))
 
 

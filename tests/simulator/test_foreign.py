@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.ratelimit_headers import Signal
 from asyncclients.simulator import LATENCIES, SERVERS
-from asyncclients.simulator.world import World
+from asyncclients.simulator.world import Call, World
 
 HUNDRED = Quota(100, 60.0)
 RATE = 0.8
@@ -50,7 +49,7 @@ class Shared(World):
             self.refused += not admitted
         self._later(now + self.random.expovariate(self.rate), self._other)
 
-    def _arrive(self, now: float, permit: Any, work: float, down: float) -> None:
+    def _arrive(self, now: float, call: Call, work: float, down: float) -> None:
         if not self.server.admit(now):
             self.record.refused_at.append(now)
             wait = math.ceil(self.server.reset_after(now))
@@ -59,10 +58,10 @@ class Shared(World):
             self.record.admitted_at.append(now)
             remaining, reset = self.server.remaining(now), math.ceil(self.server.reset_after(now))
             signal = Signal(limit=HUNDRED.limit, remaining=remaining, reset=reset)
-        self._later(now + (0.0 if signal.refused else work) + down, self._answer, permit, signal)
+        self._later(now + (0.0 if signal.refused else work) + down, self._answer, call, signal)
 
-    def _answer(self, now: float, permit: Any, signal: Signal | None) -> None:
-        super()._answer(now, permit, signal)
+    def _answer(self, now: float, call: Call, signal: Signal | None) -> None:
+        super()._answer(now, call, signal)
         if now > LEARNED:
             self.seen.append(self.limiter.foreign_rate)
 
