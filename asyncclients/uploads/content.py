@@ -216,7 +216,7 @@ async def open_content(
             yield Content(size, lambda: _Ranges(read), replayable=True, progress=progress)
         finally:
             # Also when cancelled: a thread that is not free yet would never get to it.
-            await asyncio.shield(asyncio.to_thread(file.close))
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, file.close))
 
 
 def check_source(source: Any, length: Any, progress: Any) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
+from asyncclients.errors import ConfigurationError
 from asyncclients.limits.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.claim import Claim, Grant
+from asyncclients.stores.terms import StoreSilentError
 from tests.stores.world import MemoryLedgers, World
 
 pytestmark = pytest.mark.looptime
@@ -88,3 +91,50 @@ async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
     async with asyncio.timeout(60):
         await asyncio.gather(*calls)
     await process.stop()
+
+
+class FuzzedLedgers(MemoryLedgers):
+    """A store that fails in any way, before or after it has done what it was asked."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__()
+        self._random = random
+        self.rate = random.choice((0.1, 0.5, 0.9))
+
+    async def exchange(self, key: str, claim: Claim) -> Grant:
+        if self._random.random() < self.rate / 2:
+            raise self._random.choice(ANYTHING)
+        grant = await super().exchange(key, claim)
+        if self._random.random() < self.rate / 2:
+            raise self._random.choice(ANYTHING)
+        return grant
+
+
+ANYTHING: tuple[type[BaseException], ...] = (
+    RuntimeError,
+    MuteError,
+    MemoryError,
+    OSError,
+    StoreSilentError,
+    ConfigurationError,
+    asyncio.CancelledError,
+    GeneratorExit,
+    Odd,
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_fuzz_calls_end_whatever_the_store_raises(seed: int) -> None:
+    """Each call is sent or fails with an error of ours, in bounded time."""
+    random = Random(seed)
+    world = World(SlidingLog(10, 1.0), Quota(10, 1.0), when_down=random.choice(("local", "pause")))
+    world.store = FuzzedLedgers(random)
+    processes = [world.start() for _ in range(random.choice((1, 2)))]
+    async with asyncio.timeout(600):
+        results = await asyncio.gather(
+            *(process.call() for process in processes for _ in range(40)), return_exceptions=True
+        )
+        await world.stop()
+    failed = [result for result in results if isinstance(result, BaseException)]
+    assert all(isinstance(error, ConfigurationError) for error in failed)
+    assert sum(len(process.sent) for process in processes) == len(results) - len(failed)
