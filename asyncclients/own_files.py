@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
@@ -41,6 +41,32 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
         os.close(descriptor)
         raise OSError(errno.EEXIST, "is not a regular file", str(path))
     return descriptor
+
+
+def open_temporary(path: Path) -> BinaryIO:
+    """Open the temporary file beside *path*, emptied; its name marks it as ours, also a left-over.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    file = os.fdopen(open_own(temporary_of(path), os.O_RDWR | os.O_CREAT), "rb+")
+    file.truncate()
+    return cast("BinaryIO", file)
+
+
+def temporary_of(path: Path) -> Path:
+    """Return the name of the temporary file beside *path*."""
+    return path.with_name(f".{path.name}.asyncclients.tmp")
+
+
+def are_same(one: Path, other: Path) -> bool:
+    """True if both names mean one file, or would if it existed."""
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:

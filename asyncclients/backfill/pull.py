@@ -29,7 +29,13 @@ from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
 from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.seen import without
-from asyncclients.backfill.sinks import OverlappingSink, Sink, UnwritableItemsError, open_sink
+from asyncclients.backfill.sinks import (
+    FileSink,
+    OverlappingSink,
+    Sink,
+    UnwritableItemsError,
+    open_sink,
+)
 from asyncclients.backfill.ticker import ticking
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
@@ -148,6 +154,8 @@ class Pull:
         """Read, write and finish; save what was reached on the way out."""
         state = self._checkpoint.state
         if state.complete:
+            if isinstance(self._sink, FileSink):
+                self._sink.check_complete()
             return
         stop: BackfillStoppedError
         await self._sink.open(state.position)

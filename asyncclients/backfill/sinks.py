@@ -9,6 +9,7 @@ depends on all items, converted first.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -16,18 +17,23 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
+import msgspec
+
 from asyncclients.backfill import tables
 from asyncclients.backfill.completion import completed, in_thread
 from asyncclients.backfill.encoding import encode_row
+from asyncclients.backfill.lock import lock_or_fail
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.core import codec
 from asyncclients.errors import (
     BackfillStoppedError,
     InputError,
+    StateInUseError,
     StateMismatchError,
     encodable,
     error_text,
 )
+from asyncclients.own_files import open_own, target_of
 from asyncclients.paging import Spoiled
 
 T = TypeVar("T")
@@ -101,15 +107,16 @@ class FileSink:
         self._pouring: asyncio.Future[None] | None = None
         self._position = 0
         self._file: BinaryIO | None = None
+        self._target: BinaryIO | None = None
         self._finished = False
 
     async def _run(self, work: Awaitable[T]) -> T:
         try:
             return await work
         except OSError as failure:
-            words = failure.strerror or str(failure)
+            words, file = failure.strerror or str(failure), failure.filename or self.path
         raise BackfillStoppedError(
-            f"cannot write {self.path}: {words}",
+            f"cannot write {file}: {words}",
             advice="Make room or correct the rights, then run again with the same state: "
             "what was saved before is intact",
         )
@@ -118,30 +125,73 @@ class FileSink:
         """Begin, or cut the part file back to *position* bytes."""
         try:
             await self._run(in_thread(self._open, position))
-        except asyncio.CancelledError:
+        except BaseException:
             await self.close()
             raise
         self._position = position or 0
 
     def _open(self, position: int | None) -> None:
-        if position is None:
-            self._file = self.part.open("wb")
-            return
-        if not self.part.exists() and self._size(self.path) == position:
+        self._lock_target()
+        if position is not None and not self.part.exists() and self._size(self.path) == position:
             self.path.replace(self.part)  # the run before was killed just after its last step
-        if self._size(self.part) < position:
+            self._unlock_target()
+        if position is not None and self._size(self.part) < position:
             raise StateMismatchError(
                 f"{self.part} is gone or shorter than its state says ({position} bytes)",
                 file=str(self.part),
                 advice="Restore it, or delete the state file to pull anew",
             )
-        self._file = self.part.open("rb+")
-        self._file.truncate(position)
-        self._file.seek(position)
+        try:
+            descriptor = open_own(self.part, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EEXIST):
+                raise
+            raise self._foreign(error.strerror or "") from None
+        self._file = os.fdopen(descriptor, "rb+")
+        lock_or_fail(descriptor, self._in_use())
+        if position is None and not _is_ours(self._file):
+            raise self._foreign("is not one of asyncclients")
+        self._file.truncate(position or 0)
+        self._file.seek(position or 0)
+
+    def _lock_target(self) -> None:
+        """Lock the file that is there under its own name: it may have others."""
+        with suppress(OSError):
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._target = os.fdopen(descriptor, "rb")
+            lock_or_fail(descriptor, self._in_use())
+
+    def _unlock_target(self) -> None:
+        target, self._target = self._target, None
+        if target is not None:
+            target.close()
+
+    def _in_use(self) -> StateInUseError:
+        return StateInUseError(
+            f"{self.path} is being written by another job",
+            file=str(self.path),
+            advice="Wait for it, stop it, or pull into another file",
+        )
+
+    def _foreign(self, problem: str) -> InputError:
+        return InputError(
+            f"{self.part}, where the items for {self.path.name} belong, {problem}",
+            file=str(self.part),
+            advice="Move it away, or pull into another file; it was not touched",
+        )
+
+    def check_complete(self) -> None:
+        """Raise `StateMismatchError` unless the file of a complete pull is there."""
+        if not self.path.is_file():
+            raise StateMismatchError(
+                f"{self.path} is gone, although its pull is complete",
+                file=str(self.path),
+                advice="Restore it, or delete the state file to pull anew",
+            )
 
     @staticmethod
     def _size(path: Path) -> int:
-        return path.stat().st_size if path.exists() else -1
+        return path.lstat().st_size if path.exists() else -1
 
     async def write(self, items: Sequence[Any]) -> None:
         """Take *items*; they reach the disk a megabyte at a time.
@@ -226,10 +276,20 @@ class FileSink:
             with suppress(BackfillStoppedError):
                 await self._poured()
         finally:
-            if file is not None:
-                await in_thread(_close, file)
-        if self._finished:
-            self.part.unlink(missing_ok=True)
+            if self._finished and self._suffix in _CONVERT:
+                self.part.unlink(missing_ok=True)
+            for opened in (file, self._target):
+                if opened is not None:
+                    await in_thread(_close, opened)
+
+
+def _is_ours(file: BinaryIO) -> bool:
+    """True if *file* is empty, or begins with an item as a pull that was given up leaves it."""
+    line = file.readline()
+    try:
+        return not line or isinstance(msgspec.json.decode(line), dict)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
 
 
 def _pour(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:
@@ -258,7 +318,7 @@ def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
     """
     if not isinstance(to, (str, os.PathLike)):
         return to, type(to).__qualname__
-    path = Path(to)
+    path = target_of(to)
     problem = ""
     if path.is_dir():
         problem = "is a directory; give a file in it"

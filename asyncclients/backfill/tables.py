@@ -13,12 +13,14 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from asyncclients.backfill.parquet import pyarrow
+from asyncclients.own_files import open_temporary, temporary_of
 
 _ROW_GROUP = 20_000
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
@@ -29,15 +31,14 @@ Item = dict[str, Any]
 def write_csv(lines: Path, to: Path) -> None:
     """Write the objects of *lines* as CSV: every key a column, null empty, lists as JSON."""
     columns = list(_kinds(lines))
-    temporary = to.with_name(to.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with open_temporary(to) as binary, TextIOWrapper(binary, "utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for item in _items(lines):
             writer.writerow([_cell(item.get(column)) for column in columns])
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(to)
+    temporary_of(to).replace(to)
 
 
 def _cell(value: Any) -> Any:
@@ -64,18 +65,18 @@ def write_parquet(lines: Path, to: Path) -> None:
         "time": arrow.timestamp("us", tz="UTC"),
     }
     schema = arrow.schema([(name, types.get(kind, arrow.string())) for name, kind in kinds.items()])
-    temporary = to.with_name(to.name + ".tmp")
     items = _items(lines)
-    with parquet.ParquetWriter(temporary, schema) as writer:
-        while group := list(itertools.islice(items, _ROW_GROUP)):
-            columns = {
-                name: [_plain(item.get(name), kind) for item in group]
-                for name, kind in kinds.items()
-            }
-            writer.write_table(arrow.Table.from_pydict(columns, schema=schema))
-    with temporary.open("rb") as file:
+    with open_temporary(to) as file:
+        with parquet.ParquetWriter(file, schema) as writer:
+            while group := list(itertools.islice(items, _ROW_GROUP)):
+                columns = {
+                    name: [_plain(item.get(name), kind) for item in group]
+                    for name, kind in kinds.items()
+                }
+                writer.write_table(arrow.Table.from_pydict(columns, schema=schema))
+        file.flush()
         os.fsync(file.fileno())
-    temporary.replace(to)
+    temporary_of(to).replace(to)
 
 
 def _plain(value: Any, kind: str) -> Any:

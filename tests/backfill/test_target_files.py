@@ -1,0 +1,153 @@
+"""The file of a pull: one job at a time, and no file of somebody else is touched."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncclients import AsyncClientsError, InputError, StateInUseError, StateMismatchError
+from asyncclients.backfill import pull
+from asyncclients.paging import Page
+
+SUFFIXES = pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+
+
+async def one_page() -> Any:
+    yield Page(items=[{"id": "1"}], number=1, total=1, last=True)
+
+
+class Slow:
+    """Pages that wait in the middle until they may go on."""
+
+    def __init__(self) -> None:
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def pages(self) -> Any:
+        yield Page(items=[{"id": "1"}], number=1, total=2)
+        self.reached.set()
+        await self.go_on.wait()
+        yield Page(items=[{"id": "2"}], number=2, total=2, last=True)
+
+
+def other_name(to: Path, how: str) -> Path:
+    folder = to.with_name("other")
+    folder.mkdir()
+    other = folder / to.name
+    if how == "symlink":
+        other.symlink_to(to)
+    elif how == "hard link":
+        to.touch()
+        os.link(to, other)
+    elif how == "folder":
+        (folder / "link").symlink_to(to.parent)
+        other = folder / "link" / to.name
+    else:
+        other = Path(os.path.relpath(to))
+    return other
+
+
+@SUFFIXES
+@pytest.mark.parametrize("how", ["symlink", "hard link", "folder", "relative"])
+async def test_second_pull_into_same_file_is_rejected(
+    tmp_path: Path, suffix: str, how: str
+) -> None:
+    """Under whatever name, a file is written by one job at a time; afterwards it is free."""
+    to, slow = tmp_path / f"out{suffix}", Slow()
+    other = other_name(to, how)
+    first = asyncio.create_task(pull(slow.pages(), to, state=tmp_path / "a.db"))
+    await slow.reached.wait()
+    with pytest.raises(StateInUseError, match="being written by another job"):
+        await pull(one_page(), other, state=tmp_path / "b.db")
+    slow.go_on.set()
+    assert (await first).done == 2
+    assert to.stat().st_size > 0
+    await pull(one_page(), other, state=tmp_path / "b.db")
+
+
+async def test_target_may_be_a_symlink(tmp_path: Path) -> None:
+    """The file that the user names may be a symbolic link: its target is written."""
+    real, link = tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(real)
+    await pull(one_page(), link, state=tmp_path / "s.db")
+    assert (link.is_symlink(), real.read_bytes()) == (True, b'{"id":"1"}\n')
+
+
+@SUFFIXES
+@pytest.mark.parametrize("derived", ["{}.part", "{}.tmp", ".{}.asyncclients.tmp"])
+@pytest.mark.parametrize("kind", ["symlink", "file", "fifo"])
+async def test_derived_name_in_use_is_not_touched(
+    tmp_path: Path, suffix: str, derived: str, kind: str
+) -> None:
+    """A file of somebody else where one of ours belongs stays what it is, and is not the result."""
+    to, precious = tmp_path / f"out{suffix}", tmp_path / "precious"
+    path = tmp_path / derived.format(to.name)
+    precious.write_text("precious")
+    if kind == "symlink":
+        path.symlink_to(precious)
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif derived.startswith("{"):
+        path.write_text("precious")
+    (error,) = await asyncio.gather(
+        pull(one_page(), to, state=tmp_path / "s.db"), return_exceptions=True
+    )
+    if isinstance(error, Exception):
+        assert isinstance(error, AsyncClientsError)
+        assert path.name in str(error)
+    assert to.is_file() == (not isinstance(error, Exception))
+    assert not to.is_symlink()
+    assert precious.read_text() == "precious"
+    if kind == "file" and derived.startswith("{"):
+        assert path.read_text() == "precious"
+
+
+async def test_part_file_of_somebody_else_is_named(tmp_path: Path) -> None:
+    """The error says which file is in the way, and what to do."""
+    (tmp_path / "out.csv.part").write_text("half a download")
+    with pytest.raises(InputError, match=r"out\.csv\.part.*Move it away"):
+        await pull(one_page(), tmp_path / "out.csv", state=tmp_path / "s.db")
+
+
+async def test_complete_pull_without_its_file_is_reported(tmp_path: Path) -> None:
+    """A complete pull whose file is gone is no success."""
+    to = tmp_path / "out.jsonl"
+    await pull(one_page(), to, state=tmp_path / "s.db")
+    assert (await pull(one_page(), to, state=tmp_path / "s.db")).done == 1
+    to.unlink()
+    with pytest.raises(StateMismatchError, match="is gone, although its pull is complete"):
+        await pull(one_page(), to, state=tmp_path / "s.db")
+
+
+HOLD = """
+import asyncio, sys
+from asyncclients.backfill import pull
+from asyncclients.paging import Page
+
+async def pages():
+    yield Page(items=[{"id": "1"}], number=1, total=2)
+    print("go", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(pull(pages(), sys.argv[1], state=sys.argv[2]))
+"""
+
+
+async def test_pull_of_another_process_keeps_its_file(tmp_path: Path) -> None:
+    """The file of a pull in another process is rejected too, until that process has ended."""
+    to = tmp_path / "out.jsonl"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLD, str(to), str(tmp_path / "a.db")),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"go\n"
+    with pytest.raises(StateInUseError, match="being written by another job"):
+        await pull(one_page(), to, state=tmp_path / "b.db")
+    process.kill()
+    await process.wait()
+    assert (await pull(one_page(), to, state=tmp_path / "b.db")).done == 1
