@@ -22,7 +22,7 @@ from asyncclients.cli.jobs import Job, check_names, read_jobs, state_path, work
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.words import Ticker, report_text, say, show, status_text
 from asyncclients.core.pool import SessionPool
-from asyncclients.errors import AsyncClientsError, InputError
+from asyncclients.errors import AsyncClientsError, InputError, encodable
 
 DONE, FAILED, PARTLY, INTERRUPTED = 0, 1, 3, 130
 
@@ -126,13 +126,15 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
     """`["a=b"]` as `{"a": "b"}`.
 
     Raises:
-        ValueError: one has no `=`, or a name is given twice.
+        ValueError: one has no `=` or is not text, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise ValueError(f"{text!r} is not NAME=VALUE")
+        if encodable(text) != text:
+            raise ValueError(f"{encodable(text)!r} is not valid UTF-8")
         if name in found:
             raise ValueError(f"{name} is given twice: {found[name]!r} and {value!r}")
         found[name] = value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -131,6 +131,8 @@ class Clients:
         places = [arguments.pop(each) for each in before]
         call = partial(method, *places, **arguments) if bound else method
         hint = get_type_hints(method)[row]
+        if not _takes_row(hint):
+            raise ValueError(f"{name} takes nothing that a row could be: {row} is no row")
         return Write(call, row, hint if _members(hint) <= _SCALARS else None)
 
 
@@ -203,6 +205,13 @@ def _members(hint: Any) -> set[Any]:
     """The types that *hint* allows, None and UNSET left out."""
     several = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return {*several} - {type(None), msgspec.UnsetType}
+
+
+def _takes_row(hint: Any) -> bool:
+    """Is *hint* a struct, an object, a list of them, or a value of one column?"""
+    kind = get_origin(hint) or hint
+    several = isinstance(kind, type) and issubclass(kind, Iterable)
+    return several or hasattr(kind, "__struct_fields__") or _members(hint) <= _SCALARS
 
 
 def _is_choice(hint: Any) -> bool:

@@ -51,6 +51,11 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*PUSH, "in.csv", "--with", "=x"), "'=x' is not NAME=VALUE"),
     ((*PUSH, "in.csv", "--with", "color=red"), "no argument 'color'; it has: contact"),
     ((*PUSH, "in.csv", "--with", "contact={}"), "contact"),
+    ((*PULL, *TO, "--query", "search=caf\udce9"), "is not valid UTF-8"),
+    (
+        ("push", "intempt.collections.upload_csv", "in.csv", "--with", "collection_id=1"),
+        "takes nothing that a row could be",
+    ),
     ((*RECORDS, "in.csv"), "also takes program_uuid: give --with NAME=VALUE"),
     ((*RECORDS, "in.csv", "--with", "program_uuid=1", "--with", "program_uuid=2"), "given twice"),
     (("push", "emma.touchpoint_types.update", "in.csv"), "also takes id, type_name"),
@@ -214,6 +219,27 @@ async def test_query_values_keep_their_digits(sandbox: Sandbox, number: str) -> 
     code, said = await ended(sandbox.environ, *PULL, *TO, "--query", f"search={number}")
     assert code == 0, said
     assert dict(sandbox.requests("intouch")[0].query)["search"] == number
+
+
+async def test_rows_become_the_argument_that_is_left(sandbox: Sandbox) -> None:
+    """Each kind of operation takes its rows: structs, lists of them, and plain objects."""
+    Path("people.csv").write_text("email\na@example.com\nb@example.com\n")
+    onboarding, intempt = sandbox.state("digital_onboarding"), sandbox.state("intempt")
+    template = f"template_id={onboarding.templates[0]['id']}"
+    collection = f"collection_id={intempt.add_collection('people', 'email').id}"
+    for number, command in enumerate(
+        (
+            ("push", "digital_onboarding.contacts"),
+            ("push", "digital_onboarding.journeys", "--with", template, "--with", "name=007"),
+            ("push", "intempt.collections", "--with", collection),
+        )
+    ):
+        arguments = (*command, "people.csv", "--state", str(number))
+        code, said = await ended(sandbox.environ, *arguments)
+        assert code == 0, said
+    assert len(onboarding.contacts) == 2
+    assert [journey["name"] for journey in onboarding.journeys.values()] == ["007", "007"]
+    assert len(intempt.collections["people"].items) == 2
 
 
 async def test_ids_of_numbers_come_from_their_column(sandbox: Sandbox) -> None:

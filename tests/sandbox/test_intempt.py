@@ -97,6 +97,17 @@ async def test_row_without_primary_key_is_stored_each_time(
     assert items[0]["id"] != items[1]["id"]
 
 
+async def test_samples_of_the_manual_are_accepted(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """JSON that curl calls a form, as in the manual's samples, is inserted with 201."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    row = b'{"visitorId":"194jso4nfja-fanjs-1584","identifier":"yaroslav@intempt.com"}'
+    path = data_path(sandbox, "profile")
+    assert await read(intempt.post(path, data=row, headers=headers)) == (201, None)
+    assert len(sandbox.state("intempt").collections["profile"].items) == 1
+
+
 async def test_many_rows_into_many_collections(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:

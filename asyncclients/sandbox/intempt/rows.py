@@ -28,7 +28,8 @@ def refused(status: int, error: str, message: str) -> RefusedError:
 
 def body_of(call: Call) -> Row:
     """The JSON object in the body; RefusedError when there is none."""
-    if call.media_type != "application/json":
+    # The manual's samples send JSON with `curl --data-raw`, which calls it a form.
+    if call.media_type not in {"application/json", "application/x-www-form-urlencoded"}:
         raise refused(415, "Unsupported Media Type", f"'{call.media_type}' is not supported")
     try:
         body = as_object(call.json())
