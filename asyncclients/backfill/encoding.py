@@ -16,8 +16,8 @@ from typing import Any, cast
 import msgspec
 
 from asyncclients.backfill.sources import Row
-from asyncclients.core.codec import may_hold_nan
-from asyncclients.errors import InputError, encodable
+from asyncclients.core import codec
+from asyncclients.errors import InputError, encodable, error_text
 
 _UNSTABLE = re.compile(r" at 0x[0-9A-Fa-f]|\{")
 """In the repr of an object: an address, or the order of a set."""
@@ -34,6 +34,15 @@ def encode_row(data: Any) -> bytes:
     return _encode(data, _shown, _show)
 
 
+def json_fault(data: Any) -> str:
+    """Why JSON cannot hold *data* as it is, "" if it can."""
+    try:
+        codec.encode(data)
+    except Exception as bad:  # noqa: BLE001 - `to_wire` may raise anything
+        return error_text(bad)
+    return ""
+
+
 def encode_rows(rows: Sequence[Row]) -> bytes:
     """The data of *rows* as JSON lines, to be compared with those of another run.
 
@@ -45,7 +54,7 @@ def encode_rows(rows: Sequence[Row]) -> bytes:
         encoded = _compared.encode_lines(data)
     except Exception:  # noqa: BLE001 - `to_wire` and `__repr__` may raise anything
         return b"".join([_comparable(row) for row in rows])
-    return b"".join([_comparable(row) for row in rows]) if may_hold_nan(encoded) else encoded
+    return b"".join([_comparable(row) for row in rows]) if codec.may_hold_nan(encoded) else encoded
 
 
 def _comparable(row: Row) -> bytes:
@@ -64,7 +73,7 @@ def _comparable(row: Row) -> bytes:
 def _encode(data: Any, encoder: msgspec.json.Encoder, text: Text) -> bytes:
     try:
         encoded = encoder.encode(data)
-        if not may_hold_nan(encoded):
+        if not codec.may_hold_nan(encoded):
             return encoded
     except Exception:  # noqa: BLE001, S110 - `to_wire` may raise anything
         pass

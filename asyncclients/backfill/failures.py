@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.encoding import encode_row
+from asyncclients.backfill.encoding import encode_row, json_fault
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.sources import Row
 from asyncclients.core import codec
@@ -145,6 +145,13 @@ def _read(line: bytes) -> Failure | None:
         return None  # a person has edited the file since
 
 
+def _shown(data: Any) -> Any:
+    """*data* as JSON; as a text where JSON cannot hold it, so that it is not pushed as it is."""
+    text = encode_row(data)
+    shown = msgspec.json.decode(text)
+    return text.decode() if not isinstance(shown, str) and json_fault(data) else shown
+
+
 def describe(row: Row, failure: BaseException) -> Failure:
     """What the file says about *row*."""
     attempts, errors = 0, None
@@ -154,7 +161,7 @@ def describe(row: Row, failure: BaseException) -> Failure:
     return Failure(
         line=row.line,
         number=row.number,
-        row=msgspec.json.decode(encode_row(row.data)),
+        row=_shown(row.data),
         reason=error_text(failure),
         error=encodable(type(failure).__name__),
         attempts=attempts,

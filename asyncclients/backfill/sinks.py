@@ -21,7 +21,7 @@ import msgspec
 
 from asyncclients.backfill import tables
 from asyncclients.backfill.completion import completed, in_thread
-from asyncclients.backfill.encoding import encode_row
+from asyncclients.backfill.encoding import encode_row, json_fault
 from asyncclients.backfill.lock import lock_or_fail
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.core import codec
@@ -31,7 +31,6 @@ from asyncclients.errors import (
     StateInUseError,
     StateMismatchError,
     encodable,
-    error_text,
 )
 from asyncclients.own_files import open_own, target_of
 from asyncclients.paging import Spoiled
@@ -216,13 +215,10 @@ class FileSink:
 
     def _fault_of(self, item: Any) -> str:
         """Why *item* cannot be written, "" if it can."""
-        try:
-            line = codec.encode(item)
-        except Exception as bad:  # noqa: BLE001 - `to_wire` may raise anything
-            return error_text(bad)
-        if self._suffix in _CONVERT and not line.startswith(b"{"):
+        fault = json_fault(item)
+        if not fault and self._suffix in _CONVERT and not codec.encode(item).startswith(b"{"):
             return f"has no columns: an item of type {type(item).__name__}"
-        return ""
+        return fault
 
     async def _pour(self, *, durable: bool) -> asyncio.Future[None]:
         """Have a thread write what the buffer holds, and go on with the other one."""

@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from asyncclients.backfill import Report
-from asyncclients.backfill.encoding import encode_row, encode_rows
+from asyncclients.backfill.encoding import encode_row, encode_rows, json_fault
 from asyncclients.backfill.ledger import Unknown
 from asyncclients.backfill.meter import Tally
 from asyncclients.backfill.sources import Row, Source
@@ -258,8 +258,17 @@ def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
 
 
 def _pack(rows: Sequence[Row]) -> bytes:
+    """*rows* as JSON; one that JSON cannot hold is a row with a complaint."""
     return msgspec.json.encode(
-        [(row.number, row.line, msgspec.Raw(encode_row(row.data)), row.complaint) for row in rows]
+        [
+            (
+                row.number,
+                row.line,
+                msgspec.Raw(encode_row(row.data)),
+                row.complaint or json_fault(row.data),
+            )
+            for row in rows
+        ]
     )
 
 

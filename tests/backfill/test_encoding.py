@@ -18,6 +18,7 @@ from asyncclients import InputError, StateMismatchError, UnauthorizedError
 from asyncclients.backfill import push
 from asyncclients.backfill.encoding import encode_row, encode_rows
 from asyncclients.backfill.sources import Row
+from asyncclients.core import codec
 
 JSON = st.recursive(
     st.none()
@@ -122,6 +123,28 @@ def test_values_without_json_form_are_shown_as_text() -> None:
     for value in (nan, {"a": [inf]}, "\ud800", {"\ud800": 1}, endless, {2**99: {1: object()}}):
         assert encode_row(value).decode()
     assert encode_row({"a": nan}) == b'{"a":"nan"}'
+
+
+async def test_a_failed_row_with_nan_is_not_pushed_as_text(tmp_path: Path) -> None:
+    """The file of failed rows shows NaN, and pushing the file again sends no other value for it."""
+    sent: list[Any] = []
+
+    async def target(row: Any) -> None:
+        if row["id"] == 2:
+            raise ValueError("no")
+        codec.encode(row)
+        sent.append(row)
+
+    state = tmp_path / "s.db"
+    rows = [{"id": 1, "x": nan}, {"id": 2, "x": 1.5}, {"id": 3, "x": None}]
+    report = await push(rows, target, state=state)
+    assert (report.done, report.failed) == (1, 2)
+    lines = Path(f"{state}.failed.jsonl").read_bytes().splitlines()
+    shown = [msgspec.json.decode(line)["row"] for line in lines]
+    assert sorted(shown, key=str) == ['{"id":1,"x":"nan"}', {"id": 2, "x": 1.5}]
+    report = await push(f"{state}.failed.jsonl", target, state=tmp_path / "t.db")
+    assert (report.done, report.failed) == (0, 2)
+    assert sent == [{"id": 3, "x": None}]
 
 
 async def test_a_job_is_not_resumed_with_rows_of_the_same_joined_text(tmp_path: Path) -> None:

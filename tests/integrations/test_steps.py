@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,25 @@ async def test_a_step_that_is_left_lands_its_calls(url: str) -> None:
     await database.aclose()
     assert vendor.arrived == Counter(range(len(ROWS)))
     assert (report.done, report.unknown) == (len(ROWS), 0)
+
+
+async def test_a_row_that_json_cannot_hold_is_kept_as_a_failed_one(
+    url: str, tmp_path: Path
+) -> None:
+    """The database holds rows as JSON: NaN there is neither null nor a text that is sent."""
+    database = Database(url)
+    await database.create()
+    backlog = Backlog(database)
+    path = tmp_path / "rows.csv"
+    path.write_text("n\n1\n\n,\n")
+    for job, source in (("values", [{"n": 1, "x": nan}, {"n": 2, "x": None}]), ("empty", path)):
+        rows: Any = source
+        opened = await open_source(rows)
+        await backlog.submit(job, opened, spec=job, target=job, batch=9)
+        await opened.aclose()
+    bad, good = await backlog.rows("values", 0)
+    assert "nan in x" in bad.complaint
+    assert (good.data, good.complaint) == ({"n": 2, "x": None}, "")
+    first, second = await backlog.rows("empty", 0)
+    assert (first.data, second.data, second.complaint) == ({"n": "1"}, None, "")
+    await database.aclose()
