@@ -34,6 +34,9 @@ class _Timer(asyncio.TimerHandle):
     def cancelled(self) -> bool:
         return self.dropped
 
+    def __repr__(self) -> str:
+        return f"<{self.callback!r} with {self.args!r}>"
+
 
 class SimulatedLoop:
     """A loop that starts at second 0 and jumps from timer to timer.

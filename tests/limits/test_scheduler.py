@@ -315,6 +315,24 @@ async def serve(
         await settle()
 
 
+@pytest.mark.parametrize(("interactive", "background"), [(40, 0), (40, 3), (30, 30), (0, 20)])
+@pytest.mark.parametrize("priority", Priority)
+async def test_eta_counts_the_share_of_background(
+    priority: Priority, interactive: int, background: int
+) -> None:
+    """`eta` is when a call that comes now is sent, whichever class waits before it."""
+    queue = scheduler(Quota(1, 1.0))
+    await call(queue, Ticket())
+    tickets = [Ticket()] * interactive + [Ticket(BACKGROUND)] * background
+    tasks = start(queue, tickets, [])
+    await settle()
+    asked, eta = now(), queue.eta(1, priority)
+    assert await call(queue, Ticket(priority)) - asked == pytest.approx(eta, abs=0.5)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 # --- Cancellation -------------------------------------------------------------------
 
 
