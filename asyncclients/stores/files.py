@@ -9,7 +9,7 @@ Rules:
   clear: whoever can read the file can use them until they expire.
 * Instants on disk are wall-clock seconds; in memory they are the loop's.
 * A file that is missing, torn, foreign or of a newer form is like an empty one. Failing
-  to read or write is logged and stops no call.
+  to read or write is logged once, until it works again, and stops no call.
 * Nothing is read or written in the event loop's thread.
 """
 
@@ -66,6 +66,8 @@ class FileTokens:
         self._path = Path(path)
         self._clock = clock
         self._lock = threading.Lock()
+        self._undropped: set[str] = set()
+        self._warned: set[str] = set()
 
     async def load(self, key: str, now: float) -> Token | None:
         """The token kept under *key*, if it is still good at loop instant *now*."""
@@ -89,6 +91,7 @@ class FileTokens:
 
         def forget(tokens: dict[str, _Kept]) -> None:
             if key in tokens and tokens[key].token == token.value.reveal():
+                self._undropped.add(tokens[key].token)  # until the file is written
                 del tokens[key]
 
         await asyncio.to_thread(self._change, forget)
@@ -100,7 +103,8 @@ class FileTokens:
 
     def _find(self, key: str) -> _Kept | None:
         with self._lock:
-            return self._read().get(key)
+            found = self._read().get(key)
+            return found if found is None or found.token not in self._undropped else None
 
     def _change(self, change: Callable[[dict[str, _Kept]], None]) -> None:
         with self._lock:
@@ -121,8 +125,9 @@ class FileTokens:
             logger.warning("%s is not a token file: it counts as empty", self._path)
             return {}
         except OSError as failure:
-            logger.warning("tokens cannot be read from %s: %s", self._path, failure.strerror)
+            self._warn("read from", failure)
             return {}
+        self._warned.discard("read from")
         return page.tokens if page.version == _VERSION else {}
 
     def _write(self, tokens: dict[str, _Kept]) -> None:
@@ -134,11 +139,22 @@ class FileTokens:
             with os.fdopen(handle, "wb") as file:
                 file.write(msgspec.json.encode(_Page(tokens=tokens)))
             os.replace(name, self._path)  # noqa: PTH105 - mkstemp gives a name
+            self._undropped.clear()
+            self._warned.discard("kept in")
         except OSError as failure:
-            logger.warning("tokens cannot be kept in %s: %s", self._path, failure.strerror)
+            self._warn("kept in", failure)
             if name is not None:
                 with suppress(OSError):
                     os.unlink(name)  # noqa: PTH108
+
+    def _warn(self, what: str, failure: OSError) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(
+                "tokens cannot be %s %s: %s. Each process requests tokens alone. "
+                "Name a file that this user may read and write",
+                *(what, self._path, failure.strerror or type(failure).__name__),
+            )
 
     def __repr__(self) -> str:
         return f"<FileTokens {self._path}>"

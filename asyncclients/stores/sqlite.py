@@ -96,12 +96,9 @@ class FileLedgers:
     def _exchange(self, key: str, claim: Claim) -> Grant:
         try:
             return self._transact(self._open(), key, claim)
-        except sqlite3.OperationalError as failure:
+        except sqlite3.Error as failure:
             self._close()
-            raise StoreSilentError(str(failure)) from None
-        except sqlite3.DatabaseError:
-            self._close()
-            raise _unusable(self._path, "is no SQLite file, or a damaged one") from None
+            raise explain(self._path, failure) from None
 
     def _transact(self, connection: sqlite3.Connection, key: str, claim: Claim) -> Grant:
         connection.execute("BEGIN IMMEDIATE")
@@ -123,8 +120,8 @@ class FileLedgers:
         """The connection; a new one where the file was removed or replaced meanwhile."""
         try:
             inode = self._path.stat().st_ino
-        except FileNotFoundError:
-            inode = 0
+        except OSError:
+            inode = 0  # why is said when it is opened
         if self._connection is not None and inode == self._inode:
             return self._connection
         self._close()
@@ -172,6 +169,32 @@ def _read(row: tuple[bytes] | None, claim: Claim, now: int) -> Ledger:
     except msgspec.DecodeError:
         # Written by another version: what it holds is unknown.
         return Ledger(spent=now + claim.spent + claim.notice)
+
+
+_LASTING = {
+    "SQLITE_CANTOPEN": "cannot be opened, or the files beside it",
+    "SQLITE_CORRUPT": "is damaged",
+    "SQLITE_ERROR": "belongs to another program",
+    "SQLITE_NOTADB": "is no SQLite file, or a damaged one",
+    "SQLITE_PERM": "cannot be written",
+    "SQLITE_READONLY": "cannot be written",
+}
+_PASSING = {
+    "SQLITE_BUSY": "End the program that keeps it locked",
+    "SQLITE_FULL": "Free space on its disk",
+    "SQLITE_IOERR": "Check its disk",
+    "SQLITE_LOCKED": "End the program that keeps it locked",
+}
+
+
+def explain(path: Path, failure: sqlite3.Error) -> ConfigurationError | StoreSilentError:
+    """Return what *failure* means: configuration to be changed, or an outage."""
+    name = getattr(failure, "sqlite_errorname", "") or type(failure).__name__
+    code = "_".join(name.split("_")[:2])
+    if code in _LASTING and name != "SQLITE_READONLY_DBMOVED":
+        return _unusable(path, f"{_LASTING[code]} ({failure})")
+    advice = _PASSING.get(code, "Check the file and its disk")
+    return StoreSilentError(f"{name}: {failure}", advice)
 
 
 def _unusable(path: Path, why: str) -> ConfigurationError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import stat
@@ -229,3 +230,41 @@ async def test_nothing_shows_a_token(tokens: FileTokens) -> None:
     """Neither the store's repr nor that of what it gives."""
     await tokens.save("key", bearer(Secret(CANARY), 100.0), 0.0)
     assert CANARY not in repr(tokens) + repr(await tokens.load("key", 0.0))
+
+
+async def test_unwritable_token_file_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that cannot be written is logged once until it can; a refused token stays dropped."""
+    path = tmp_path / "tokens.json"
+    tokens = FileTokens(path)
+    now = asyncio.get_running_loop().time()
+    old, new = (bearer(Secret(f"canary-{number}"), now + 50) for number in (1, 2))
+    await tokens.save("scope", old, now)
+    kept = path.read_bytes()
+    replace = os.replace
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", _disk_full)
+        await tokens.drop("scope", old)
+        for _ in range(3):
+            await tokens.save("scope", new, now)
+    assert path.read_bytes() == kept
+    assert os.replace is replace
+    assert await tokens.load("scope", now) is None
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "No space left on device" in warning
+    assert "requests tokens alone" in warning
+    assert str(path) in warning
+    assert [each.name for each in tmp_path.iterdir()] == ["tokens.json"]
+    await tokens.save("scope", new, now)
+    assert await tokens.load("scope", now)
+    path.unlink()
+    path.mkdir()
+    for _ in range(3):
+        assert await tokens.load("scope", now) is None
+    assert len(caplog.records) == 2
+    assert "canary" not in caplog.text
+
+
+def _disk_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

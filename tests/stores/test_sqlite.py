@@ -15,7 +15,7 @@ from asyncclients import ConfigurationError, IntouchClient, SessionPool
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 from asyncclients.stores.ledger import Ledger
-from asyncclients.stores.sqlite import FileLedgers
+from asyncclients.stores.sqlite import FileLedgers, explain
 from asyncclients.stores.terms import StoreSilentError
 
 from .test_ledger import SECOND, claim
@@ -151,3 +151,86 @@ def test_a_ledger_survives_its_encoding() -> None:
     ledger = Ledger()
     ledger.exchange(claim(wanted=2, beat=True), 10**12)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=Ledger) == ledger
+
+
+def _break(path: Path, kind: str) -> None:
+    """Make the file at *path* unusable."""
+    for name in list(path.parent.glob(f"{path.name}*")):
+        name.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "dangling symlink":
+        path.symlink_to(path.parent / "missing" / "file")
+    elif kind == "another program":
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE ledger (id INTEGER, name TEXT)")
+        connection.close()
+    elif kind == "damaged":
+        path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
+    elif kind == "text":
+        path.write_text("dear diary " * 100)
+
+
+KINDS = ["directory", "dangling symlink", "another program", "damaged", "text"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_unusable_limit_file_is_explained(tmp_path: Path, kind: str) -> None:
+    """A file that cannot be used is a ConfigurationError with its path and the next step."""
+    path = tmp_path / "limits.db"
+    _break(path, kind)
+    ledgers = FileLedgers(path)
+    with pytest.raises(ConfigurationError, match=r"limits\.db") as caught:
+        await ledgers.exchange("s", claim())
+    assert "local disk" in str(caught.value.advice)
+    await ledgers.aclose()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_limit_file_replaced_at_work_is_an_outage(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that becomes unusable stops no call; when it is usable again it is used."""
+    path = tmp_path / "limits.db"
+    async with (
+        Sandbox() as sandbox,
+        SessionPool(limits=FileLimits(path, when_down="local")) as pool,
+    ):
+        client = IntouchClient.from_env(pool, sandbox.environ)
+        await client.tags.list(limit=1).first()
+        _break(path, kind)
+        await client.tags.list(limit=1).first()
+        await asyncio.sleep(1.2)
+        await client.tags.list(limit=1).first()
+        assert caplog.text.count("limits.db unreachable") == 1
+        path.rmdir() if path.is_dir() else path.unlink()
+        async with asyncio.timeout(20):
+            while "reachable again" not in caplog.text:
+                await client.tags.list(limit=1).first()
+                await asyncio.sleep(0.05)
+    assert len(caplog.records) == 2 or "lost its data" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "lasting", "says"),
+    [
+        ("SQLITE_READONLY_DIRECTORY", True, "cannot be written"),
+        ("SQLITE_READONLY_DBMOVED", False, "Check the file"),
+        ("SQLITE_CANTOPEN_FULLPATH", True, "cannot be opened"),
+        ("SQLITE_CORRUPT_INDEX", True, "damaged"),
+        ("SQLITE_FULL", False, "Free space"),
+        ("SQLITE_IOERR_WRITE", False, "disk"),
+        ("SQLITE_BUSY_RECOVERY", False, "locked"),
+        ("SQLITE_LOCKED_SHAREDCACHE", False, "locked"),
+        ("", False, "Check the file"),
+    ],
+)
+def test_sqlite_error_code_is_explained(name: str, lasting: bool, says: str) -> None:
+    """What SQLite reports is named by its code, with the next step."""
+    failure = sqlite3.OperationalError("some text")
+    if name:
+        failure.sqlite_errorname = name
+    error = explain(Path("limits.db"), failure)
+    assert isinstance(error, ConfigurationError) is lasting
+    assert says in f"{error} {error.advice}"
+    assert "some text" in str(error)
