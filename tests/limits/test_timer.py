@@ -11,6 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asyncclients.limits.limiter import Limiter
+from asyncclients.limits.quota import Quota
+from asyncclients.limits.scheduler import Scheduler
+from asyncclients.limits.ticket import Ticket
 from asyncclients.limits.timer import TICK, Timer
 
 
@@ -30,6 +34,7 @@ class CoarseLoop:
     def __init__(self, ticks: int, tick: float) -> None:
         self.ticks, self.tick = ticks, tick
         self.calls = 0
+        self.create_future: Callable[[], object] | None = None
         self._timers: list[tuple[int, Handle, Callable[..., object]]] = []
 
     def time(self) -> float:
@@ -133,3 +138,25 @@ async def test_timer_is_exact_in_virtual_time() -> None:
         Timer(loop, lambda: seen.append(loop.time())).set(at)
     await asyncio.sleep(2e4)
     assert seen == pytest.approx([0.1, 0.3, 0.7, 1e4], abs=2e-6)
+
+
+async def test_scheduler_does_not_spin_on_a_coarse_clock() -> None:
+    """Where rounding puts a slot's instant just after a tick, it is granted in the next few calls."""
+    real, calls = asyncio.get_running_loop(), list[int]()
+    for ticks in range(200):
+        loop = CoarseLoop(ticks, TICK / 3)
+        loop.create_future = real.create_future
+        asked_at = loop.time()
+        limiter = Limiter([Quota(2, 1.0)], admission="exact", now=asked_at)
+        scheduler = Scheduler(limiter, cast("asyncio.AbstractEventLoop", loop))
+        for _ in range(2):
+            permit = scheduler.try_take(Ticket())
+            assert permit is not None
+            scheduler.answered(permit, None)
+        waiting = asyncio.create_task(scheduler.take(Ticket()))
+        await asyncio.sleep(0)
+        loop.run()
+        assert (await waiting).sent_at >= asked_at + 1.0
+        calls.append(loop.calls)
+    assert 1 in calls
+    assert 1 < max(calls) <= 4, "rounding made no difference, or the clock was asked without end"
