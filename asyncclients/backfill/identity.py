@@ -138,7 +138,8 @@ def _list_of(source: Any) -> tuple[str, object, Mapping[str, Any]]:
     if inspect.iscoroutine(source) and source.cr_frame is not None:
         given = dict(source.cr_frame.f_locals)
         owner = given.pop("self", None)
-        endpoint = endpoint_of(getattr(owner, source.cr_code.co_name, None))
+        method: Any = getattr(owner, source.cr_code.co_name, None)
+        endpoint = endpoint_of(method)
         if endpoint is not None:
             return endpoint.operation, owner, given
     if inspect.isasyncgen(source) and source.ag_frame is not None:

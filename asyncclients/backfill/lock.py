@@ -19,11 +19,14 @@ import os
 import re
 import struct
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
-from asyncclients.errors import StateInUseError, StateMismatchError
-from asyncclients.own_files import open_own
+from asyncclients.backfill.lines import FAILED_SUFFIX
+from asyncclients.errors import InputError, StateInUseError, StateMismatchError
+from asyncclients.own_files import are_same, open_own, target_of
 
 _MARK = re.compile(rb"asyncclients: process (\d+)\n")
 _RANGE = (2**62, 1)
@@ -224,6 +227,27 @@ def _in_use(state: Path, pid: int | None) -> StateInUseError:
         pid=pid,
         advice="Wait for it, stop it, or give another state file",
     )
+
+
+def files_of_state(state: Path) -> list[Path]:
+    """Return every file that a job with *state* may write for it."""
+    state = target_of(state)
+    suffixes = (".lock", FAILED_SUFFIX, *_BEGINNINGS)
+    return [state, *(state.with_name(state.name + suffix) for suffix in suffixes)]
+
+
+def check_apart(state: Path, others: Iterable[Path], role: str) -> None:
+    """Raise `InputError` if one of *others*, which are the *role* of the job, belongs to *state*."""
+    for other, mine in product(others, files_of_state(state)):
+        if are_same(other, mine):
+            problem = (
+                "not a state file" if mine.name == state.name else f"a file of the state {state}"
+            )
+            raise InputError(
+                f"{other} is {role} of this job, and is {problem}",
+                file=str(other),
+                advice="Give the state another name",
+            )
 
 
 # --- The files that SQLite keeps beside the state -----------------------------------

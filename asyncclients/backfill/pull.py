@@ -17,12 +17,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.identity import pull_job
 from asyncclients.backfill.journal import Changes, Journal
+from asyncclients.backfill.lock import check_apart
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.naming import Key, Naming
 from asyncclients.backfill.outage import Outage
@@ -94,6 +96,8 @@ async def pull(
         arguments.check_flag("new_credential", new_credential)
         arguments.check_function("progress", progress)
         sink, name = open_sink(to)
+        if isinstance(sink, FileSink):
+            check_apart(Path(state), sink.files, "the result")
         job = await asyncio.to_thread(pull_job, source, name, key)
         journal = await Journal.open(state, job, new_credential=new_credential)
     except BaseException:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from asyncclients.backfill import arguments
@@ -23,6 +24,7 @@ from asyncclients.backfill.feed import Feed
 from asyncclients.backfill.identity import push_job
 from asyncclients.backfill.journal import Journal
 from asyncclients.backfill.ledger import Ledger, Unknown
+from asyncclients.backfill.lock import check_apart
 from asyncclients.backfill.meter import Meter
 from asyncclients.backfill.outage import Outage
 from asyncclients.backfill.report import Progress, Report
@@ -109,6 +111,8 @@ async def push(
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
     arguments.check_delivery(concurrency, batch, max_failed, patience)
     shape = Shape(row_type_of(target) if row_type is None else row_type, map)
+    if isinstance(source, (str, os.PathLike)):
+        check_apart(Path(state), [Path(source)], "the input")
     rows = await open_source(source)
     try:
         shape.check(rows)

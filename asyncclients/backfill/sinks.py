@@ -32,7 +32,7 @@ from asyncclients.errors import (
     StateMismatchError,
     encodable,
 )
-from asyncclients.own_files import open_own, target_of
+from asyncclients.own_files import open_own, target_of, temporary_of
 from asyncclients.paging import Spoiled
 
 T = TypeVar("T")
@@ -108,6 +108,11 @@ class FileSink:
         self._file: BinaryIO | None = None
         self._target: BinaryIO | None = None
         self._finished = False
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that this sink may write."""
+        return [self.path, self.part, temporary_of(self.path)]
 
     async def _run(self, work: Awaitable[T]) -> T:
         try:

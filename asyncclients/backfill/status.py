@@ -12,7 +12,8 @@ import msgspec
 
 from asyncclients.backfill.checkpoint import PullState
 from asyncclients.backfill.database import connect, log_path, read_state, select, unusable
-from asyncclients.backfill.journal import Job, read_job
+from asyncclients.backfill.identity import Job
+from asyncclients.backfill.journal import read_job
 from asyncclients.backfill.ledger import State, Unknown, read_unknown
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import check_companions, holder_of

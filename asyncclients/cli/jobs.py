@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +12,14 @@ import msgspec
 
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Renaming, Report
+from asyncclients.backfill.lock import files_of_state
 from asyncclients.backfill.shape import Shape, row_type_of
-from asyncclients.backfill.sinks import open_sink
+from asyncclients.backfill.sinks import FileSink, open_sink
 from asyncclients.backfill.sources import open_source
 from asyncclients.cli.operations import Clients, Write
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
+from asyncclients.own_files import are_same, target_of
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,15 +75,27 @@ def read_jobs(path: Path) -> list[Job]:
             f"{path}: {words}", file=str(path), advice="See `asyncclients run --help`"
         ) from None
     jobs = [_placed(job, name, path.parent) for name, job in found.jobs.items()]
-    states = [job.state for job in jobs]
-    twice = sorted({state for state in states if states.count(state) > 1})
-    if twice:
-        raise InputError(
-            f"{path}: two jobs have the state {twice[0]}",
-            file=str(path),
-            advice="Give each job a `state` of its own",
-        )
+    for one, other in combinations(jobs, 2):
+        if shared := _shared(one, other):
+            raise InputError(
+                f"{path}: two jobs, {one.name} and {other.name}, write the file {shared}",
+                file=str(path),
+                advice="Give each job a `state` and a `to` of its own",
+            )
     return jobs
+
+
+def _shared(one: Job, other: Job) -> Path | None:
+    """A file that both jobs would write."""
+    for mine, theirs in product(_written(one), _written(other)):
+        if are_same(mine, theirs):
+            return mine
+    return None
+
+
+def _written(job: Job) -> list[Path]:
+    state = files_of_state(Path(job.state))
+    return state if job.pull is None else [*FileSink(target_of(job.to)).files, *state]
 
 
 def _placed(job: Job, name: str, directory: Path) -> Job:

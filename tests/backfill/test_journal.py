@@ -14,7 +14,8 @@ import pytest
 
 from asyncclients import StateError, StateInUseError, StateMismatchError
 from asyncclients.backfill.database import VERSION
-from asyncclients.backfill.journal import Changes, Job, Journal, Statement
+from asyncclients.backfill.identity import Job
+from asyncclients.backfill.journal import Changes, Journal, Statement
 
 JOB = Job(kind="push", source="a.csv", target="things.create", row_type="Thing")
 

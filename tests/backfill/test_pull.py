@@ -28,7 +28,8 @@ from asyncclients import (
 )
 from asyncclients.backfill import Progress, pull, read_status, sinks
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.journal import Changes, Job, Journal
+from asyncclients.backfill.identity import Job
+from asyncclients.backfill.journal import Changes, Journal
 from asyncclients.backfill.naming import text_of
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.paging import Page, Paginator

@@ -21,7 +21,8 @@ import pytest
 
 from asyncclients import StateError, StateInUseError
 from asyncclients.backfill import Report, pull, push, read_status
-from asyncclients.backfill.journal import Changes, Job, Journal, Statement
+from asyncclients.backfill.identity import Job
+from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.lock import Lock, holder_of
 from asyncclients.own_files import target_of
 from asyncclients.paging import Page
@@ -335,11 +336,10 @@ async def test_corrected_failed_rows_are_never_cut(
 ) -> None:
     """Whatever a person did to the file, a resumed job keeps it and adds what fails now."""
     rows = range(20)
-    limited = lambda: push(rows, evens, state=state, max_failed=1.0)  # noqa: E731
     await push(range(10), evens, state=state, max_failed=1.0)
     kept = edit(failed_of(state).read_bytes())
     failed_of(state).write_bytes(kept)
-    report = await limited()
+    report = await push(rows, evens, state=state, max_failed=1.0)
     assert (report.done, report.failed) == (10, 10)
     content = failed_of(state).read_bytes()
     assert content.startswith(kept)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from asyncclients import AsyncClientsError, InputError, StateInUseError, StateMismatchError
-from asyncclients.backfill import pull
+from asyncclients.backfill import pull, push
+from asyncclients.cli.jobs import read_jobs
 from asyncclients.paging import Page
 
 SUFFIXES = pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -125,7 +126,8 @@ async def test_complete_pull_without_its_file_is_reported(tmp_path: Path) -> Non
 
 HOLD = """
 import asyncio, sys
-from asyncclients.backfill import pull
+from asyncclients.backfill import pull, push
+from asyncclients.cli.jobs import read_jobs
 from asyncclients.paging import Page
 
 async def pages():
@@ -151,3 +153,56 @@ async def test_pull_of_another_process_keeps_its_file(tmp_path: Path) -> None:
     process.kill()
     await process.wait()
     assert (await pull(one_page(), to, state=tmp_path / "b.db")).done == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".part"])
+async def test_result_that_is_a_file_of_the_state_is_rejected(tmp_path: Path, suffix: str) -> None:
+    """A job whose result and state would be one file is rejected, and writes nothing."""
+    to = tmp_path / "out.jsonl"
+    with pytest.raises(InputError, match="another name"):
+        await pull(one_page(), to, state=f"{to}{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", ["itself", "symlink", "hard link"])
+async def test_input_that_is_a_file_of_the_state_is_rejected(tmp_path: Path, how: str) -> None:
+    """The failed rows of a state are no input for the same state, which would replace them."""
+    failed = tmp_path / "s.db.failed.jsonl"
+    failed.write_text('{"line":1,"number":1,"row":7,"reason":"no"}\n')
+    source = failed if how == "itself" else tmp_path / "rows.jsonl"
+    if how == "symlink":
+        source.symlink_to(failed)
+    elif how == "hard link":
+        os.link(failed, source)
+    before = failed.read_bytes()
+
+    async def target(_: Any) -> None: ...
+
+    with pytest.raises(InputError, match="another name"):
+        await push(source, target, state=tmp_path / "s.db")
+    assert failed.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        'to = "a.jsonl"\nstate = "b.state"',
+        'to = "./a.jsonl"\nstate = "b.state"',
+        'to = "link.jsonl"\nstate = "b.state"',
+        'to = "b.jsonl"\nstate = "a.jsonl.state"',
+        'to = "b.jsonl"\nstate = "../{folder}/a.jsonl.state"',
+        'to = "a.jsonl.state.failed.jsonl"',
+        'to = "b.jsonl"\nstate = "a.jsonl"',
+    ],
+)
+def test_jobs_that_write_one_file_are_rejected(tmp_path: Path, second: str) -> None:
+    """No job of a file of jobs writes a file of another one, under whatever name."""
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    jobs = tmp_path / "jobs.toml"
+    second = second.format(folder=tmp_path.name)
+    jobs.write_text(
+        '[jobs.a]\npull = "intouch.tags"\nto = "a.jsonl"\n'
+        f'[jobs.b]\npull = "intouch.tags"\n{second}\n'
+    )
+    with pytest.raises(InputError, match="two jobs, a and b, write the file"):
+        read_jobs(jobs)
