@@ -197,7 +197,8 @@ class Account:
         self.doubts = leapt or (self.doubts and claim.epoch != _DOUBT)
         if leapt:
             logger.warning(
-                "the shared limit store's clock was set forward; the window counts as spent"
+                "limit store %s: its clock was set forward; the window counts as spent",
+                self._terms.store,
             )
 
     def _count(self, claim: Claim, grant: Grant) -> None:
@@ -213,7 +214,9 @@ class Account:
 
     def _recognise(self, known: str, epoch: str, now: float) -> None:
         if known not in {"", epoch, _DOUBT}:
-            logger.warning("the shared limit store lost its data; the window counts as spent")
+            logger.warning(
+                "limit store %s lost its data: the window counts as spent", self._terms.store
+            )
         if epoch != self._epoch:
             self.beat_at = now  # list what is in flight, and this process
         self._epoch = epoch

@@ -33,6 +33,11 @@ class OutageLog:
         """Return scope *key* as it appears in the log."""
         return f"{self._vendors.get(key) or 'quota'} (scope {key[:4]})"
 
+    @property
+    def has_worked(self) -> bool:
+        """True if the store has answered any scope of the pool."""
+        return self._recovered_at > -math.inf
+
     def begin(self, key: str, asked_at: float, why: str, advice: str, fallback: str) -> None:
         """Log that *key*'s request of instant *asked_at* failed, unless that is known."""
         if self._is_down or asked_at <= self._recovered_at:

@@ -214,7 +214,7 @@ class Talk:
 
     def _refused(self, claim: Claim, asked_at: float, error: ConfigurationError) -> None:
         """Configuration error: fatal on first contact, an outage afterwards."""
-        if self._account.heard_at > -math.inf:
+        if self._log.has_worked:
             self._missed(claim, asked_at, error.message, error.advice or "")
             return
         self.slots.freed.clear()
@@ -226,7 +226,7 @@ class Talk:
         self._account.beat_at = now
         if not self.silence.missed(now):
             return
-        if self._account.heard_at == -math.inf and self._terms.when_down == "safe_share":
+        if not self._log.has_worked and self._terms.when_down == "safe_share":
             self._queue.fail(_unreachable(self._terms.store, why, advice))
         if self.silence.share is None:
             self.slots.drop_leases()

@@ -7,7 +7,15 @@ from contextlib import suppress
 
 import pytest
 
-from asyncclients import AsyncClientsError, EmmaClient, IntouchClient, SessionPool
+from asyncclients import (
+    AsyncClientsError,
+    ConfigurationError,
+    DeadlineExceededError,
+    EmmaClient,
+    ForbiddenError,
+    IntouchClient,
+    SessionPool,
+)
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.outage_log import OutageLog
 from asyncclients.stores.terms import Terms, WhenDown
@@ -84,3 +92,27 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
     ]
     log.begin("abcdef", 20.5, "TimeoutError", "Start it", "nothing is sent")
     assert len(caplog.records) == 3
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("lasting", [False, True])
+async def test_new_scope_in_an_outage_waits_for_the_store(lasting: bool) -> None:
+    """The store has worked for another key of the pool: a new key's call waits, and is sent."""
+    store = Kept("safe_share")
+    async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
+        base_url = sandbox.environ["INTOUCH_BASE_URL"]
+        known = IntouchClient.from_env(pool, sandbox.environ)
+        await known.tags.list(limit=1).first()
+        fault = ConfigurationError("refuses the login") if lasting else OSError("unplugged")
+        store.ledgers.fault = fault
+        fresh = IntouchClient(
+            pool, api_key=sandbox.environ["INTOUCH_API_KEY"] + "2", base_url=base_url
+        )
+        with pytest.raises(DeadlineExceededError):
+            await fresh.with_options(deadline=8.0).tags.get("t")
+        waiting = asyncio.create_task(fresh.tags.get("t"))
+        await asyncio.sleep(5)
+        assert not waiting.done()
+        store.ledgers.fault = None
+        with pytest.raises(ForbiddenError):  # from the vendor: the call was sent
+            await waiting
