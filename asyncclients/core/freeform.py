@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from asyncclients.arguments import check_headers, check_mapping, check_type, shown
 from asyncclients.core.endpoint import Endpoint, Request
+from asyncclients.errors import ConfigurationError
 
 T = TypeVar("T")
 Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
@@ -38,6 +42,11 @@ def free_request(
     if headers is not None:
         check_headers(headers)
     check_type("idempotent", idempotent, (bool, NoneType), "idempotent=True")
+    if not _is_decodable(returns):
+        raise ConfigurationError(
+            f"response_type must be a type that msgspec can decode, not {shown(returns)}",
+            advice="Write it as in response_type=dict or response_type=list[Item]",
+        )
     if json is not None and form is not None:
         raise ValueError("give json= or form=, not both")
     verb = cast("Method", str(method).upper())
@@ -61,6 +70,20 @@ def free_request(
         idempotent=may_repeat,
         headers=headers,
     )
+
+
+def _is_decodable(returns: Any) -> bool:
+    """True if a response can be decoded as *returns*: known before anything is sent."""
+    try:
+        _decoder(returns)
+    except (TypeError, NameError, AttributeError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=128)
+def _decoder(returns: Any) -> object:
+    return msgspec.json.Decoder(returns)
 
 
 def check_path(path: Any) -> str:

@@ -103,7 +103,7 @@ class SessionPool:
         self._connections = Connections(max_connections)
         self._scopes: dict[str, Scope] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = False
+        self._closed = self._ended = False
         self._closing = asyncio.Lock()
         self._eviction: Eviction | None = None
         self._evicting: set[asyncio.Task[None]] = set()
@@ -133,6 +133,8 @@ class SessionPool:
                 closed then: after a fork the sockets are also the parent's, and the
                 parent's selector would forget them.
         """
+        if self._ended:
+            return
         if self._loop is not None and asyncio.get_running_loop() is not self._loop:
             raise _wrong_loop()
         if not self._closed:
@@ -152,6 +154,7 @@ class SessionPool:
                 await self._shared.aclose()
             # Sockets are closed by the loop in its next turns; give it those.
             await asyncio.sleep(0)
+            self._ended = True
             for end in ends:
                 if end is not None:
                     raise end

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 from aiohttp import web
 
+from asyncclients.arguments import check_count
 from asyncclients.base_url import is_loopback
 from asyncclients.core.events import Callback
 from asyncclients.errors import ConfigurationError
@@ -107,6 +108,7 @@ class Monitor:
                 f"the monitor answers to anyone who asks: it binds to loopback only, not to {host}",
                 advice="Leave host out; to look from elsewhere, forward the port by ssh",
             )
+        check_count("port", port, least=0, advice="Leave port out for any free one")
         self.url = ""
         self.jobs: dict[str, Progress] = {}
         self._pool, self._host, self._port = pool, host, port

@@ -32,6 +32,7 @@ from asyncclients import (
 )
 from asyncclients.core.client import VendorClient
 from asyncclients.errors import UnexpectedRedirectError
+from asyncclients.integrations.monitor import Monitor
 from asyncclients.middleware import QuotaMiddleware
 from asyncclients.stores import FileLimits, FileTokens
 from asyncclients.stores.redis import RedisLimits, RedisTokens
@@ -180,6 +181,13 @@ WRONG: Final[list[Row]] = [
     ],
     *rows(request, "params", [[("a", 1)], "a=1", 5], "params={'name': 'value'}"),
     *rows(request, "form", [[("a", 1)], "a=1", 5], "form={'name': 'value'}"),
+    *rows(
+        request,
+        "response_type",
+        [5, "Tag", b"x", [int], int | bytes | memoryview | list[int] | tuple[int, ...]],
+        "response_type=list[Item]",
+    ),
+    *rows(partial(Monitor, SessionPool()), "port", [-1, True, 1.5, "80"], "any free one"),
     *rows(request, "idempotent", [0, "yes"], "idempotent=True"),
     *rows(request, "method", [None, 5, b"GET", "GRAB"], "GET, POST, PUT, DELETE, PATCH"),
     *rows(request, "path", [None, 5, b"x", ["x"]], "'contacts/1'"),

@@ -64,6 +64,18 @@ def test_a_pool_belongs_to_the_loop_of_its_first_use() -> None:
         asyncio.run(pool.aclose())
 
 
+def test_a_pool_that_is_closed_may_be_closed_anywhere() -> None:
+    """Once all is closed, `aclose` does nothing, in whatever loop."""
+    pool = SessionPool()
+
+    async def use() -> None:
+        ToyClient(pool).stats()
+        await pool.aclose()
+
+    asyncio.run(use())
+    asyncio.run(pool.aclose())
+
+
 def test_a_call_in_another_loop_names_the_call() -> None:
     """The error of a call knows which call it was."""
     pool = SessionPool()
