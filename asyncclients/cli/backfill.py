@@ -24,7 +24,7 @@ from asyncclients.cli.words import Ticker, report_text, say, show, status_text
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AsyncClientsError, InputError, encodable
 
-DONE, FAILED, PARTLY, INTERRUPTED = 0, 1, 3, 130
+DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -207,14 +207,14 @@ def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
 
 
 def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int:
-    codes = [DONE]
+    codes: list[int] = []
     told: dict[str, Any] = {}
     for name, result in results.items():
         if isinstance(result, Report):
             codes.append(code_of(result))
             told[name] = result
         elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
-            codes.append(FAILED)
+            codes.append(USAGE if isinstance(result, ValueError) else FAILED)
             told[name] = {"error": type(result).__name__, "reason": str(result)}
         else:
             raise result
@@ -224,7 +224,9 @@ def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int
         for name, result in told.items():
             words = report_text(result) if isinstance(result, Report) else result["reason"]
             say(f"{name}: {words}")
-    return FAILED if FAILED in codes else max(codes)
+    if {*codes} == {USAGE}:  # nothing was sent by any of them
+        return USAGE
+    return FAILED if not {FAILED, USAGE}.isdisjoint(codes) else max(codes, default=DONE)
 
 
 def status(state: Path, /, *, json: Json = False) -> int:

@@ -141,13 +141,16 @@ def test_mistake_is_one_sentence_and_code_2(
     assert content() == FILES
 
 
-@pytest.mark.parametrize("arguments", [("push", "intouch.contacts", "people.csv"), (*PULL, *TO)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("push", "intouch.contacts", "people.csv"), (*PULL, *TO), ("run", "jobs.toml")],
+)
 def test_missing_credential_is_reported_last(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A command without mistakes and without credentials names the variable, with exit code 2."""
     assert run(arguments) == 2
-    assert "INTOUCH_API_KEY is not set" in capsys.readouterr().err
+    assert "INTOUCH_API_KEY is not set" in "".join(capsys.readouterr())
     assert content() == FILES
 
 
