@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -98,3 +98,29 @@ def _mode_of(path: Path) -> int:
         umask = os.umask(0)
         os.umask(umask)
         return 0o666 & ~umask
+
+
+_BEGINNINGS: dict[str, tuple[bytes, ...]] = {
+    "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
+    "-shm": (b"\x18\xe2\x2d\x00", b"\x00\x2d\xe2\x18", bytes(4)),
+    "-journal": (b"\xd9\xd5\x05\xf9", bytes(4)),
+}
+SQLITE_SUFFIXES = tuple(_BEGINNINGS)
+"""Of the files that SQLite keeps beside a database."""
+
+
+def foreign_companions(database: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each file that SQLite would write beside *database* and that is not its, and why."""
+    for suffix, beginnings in _BEGINNINGS.items():
+        path = database.with_name(database.name + suffix)
+        try:
+            descriptor = open_own(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield path, error.strerror or str(error)
+            continue
+        start = os.pread(descriptor, 4, 0)
+        os.close(descriptor)
+        if start and not any(each.startswith(start) for each in beginnings):
+            yield path, "is not a file of SQLite"

@@ -26,7 +26,13 @@ from pathlib import Path
 
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.errors import InputError, StateInUseError, StateMismatchError
-from asyncclients.own_files import are_same, open_own, target_of
+from asyncclients.own_files import (
+    SQLITE_SUFFIXES,
+    are_same,
+    foreign_companions,
+    open_own,
+    target_of,
+)
 
 _MARK = re.compile(rb"asyncclients: process (\d+)\n")
 _RANGE = (2**62, 1)
@@ -232,7 +238,7 @@ def _in_use(state: Path, pid: int | None) -> StateInUseError:
 def files_of_state(state: Path) -> list[Path]:
     """Return every file that a job with *state* may write for it."""
     state = target_of(state)
-    suffixes = (".lock", FAILED_SUFFIX, *_BEGINNINGS)
+    suffixes = (".lock", FAILED_SUFFIX, *SQLITE_SUFFIXES)
     return [state, *(state.with_name(state.name + suffix) for suffix in suffixes)]
 
 
@@ -252,33 +258,12 @@ def check_apart(state: Path, others: Iterable[Path], role: str) -> None:
 
 # --- The files that SQLite keeps beside the state -----------------------------------
 
-_SHM = (3_007_000).to_bytes(4, "little"), (3_007_000).to_bytes(4, "big"), bytes(4)
-_BEGINNINGS: dict[str, tuple[bytes, ...]] = {
-    "-wal": (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83"),
-    "-shm": _SHM,
-    "-journal": (b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"[:4], bytes(4)),
-}
-
 
 def check_companions(state: Path) -> None:
     """Raise `StateMismatchError` if SQLite would write to a file beside *state* that is not its."""
-    for suffix, beginnings in _BEGINNINGS.items():
-        path = state.with_name(state.name + suffix)
-        problem = ""
-        try:
-            descriptor = open_own(path, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            problem = error.strerror or str(error)
-        else:
-            start = os.pread(descriptor, 4, 0)
-            os.close(descriptor)
-            if start and not any(each.startswith(start) for each in beginnings):
-                problem = "is not a file of SQLite"
-        if problem:
-            raise StateMismatchError(
-                f"{path}, which belongs to the state {state}, {problem}",
-                file=str(path),
-                advice="Give the state another name; this file was not touched",
-            )
+    for path, problem in foreign_companions(state):
+        raise StateMismatchError(
+            f"{path}, which belongs to the state {state}, {problem}",
+            file=str(path),
+            advice="Give the state another name; this file was not touched",
+        )

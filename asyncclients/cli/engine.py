@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -19,7 +20,8 @@ from asyncclients.cli.operations import Clients
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.words import Ticker
 from asyncclients.core.pool import SessionPool
-from asyncclients.errors import ConfigurationError
+from asyncclients.errors import ConfigurationError, InputError
+from asyncclients.own_files import open_own, replace_file
 
 _SQLITE = "sqlite:///"
 
@@ -133,5 +135,23 @@ def _write(path: Path, lines: Sequence[bytes]) -> str | None:
     """Write *lines* to *path*; its name, None for no lines."""
     if not lines:
         return None
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
+    if not _is_ours(path):
+        raise InputError(
+            f"{path}, where rows of this job belong, is not a list of rows",
+            file=str(path),
+            advice="Move it away, or give the job another `state`; it was not touched",
+        )
+    replace_file(path, lambda file: file.writelines(line + b"\n" for line in lines))
     return str(path)
+
+
+def _is_ours(path: Path) -> bool:
+    """True unless *path* is a link, or has content that a job has not written."""
+    try:
+        with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+            line = file.readline()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not line or line.startswith((b'{"line":', b'{"number":'))

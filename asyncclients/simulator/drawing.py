@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.own_files import replace_file
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -112,4 +115,6 @@ def draw_image(report: SimulationReport, path: str | PathLike[str]) -> None:
         ylim=(0, report.quota.limit * 1.15),
     )
     axes.legend(loc="lower right")
-    figure.savefig(path)
+    image = BytesIO()
+    figure.savefig(image, format=Path(path).suffix.removeprefix(".") or None)
+    replace_file(Path(path), lambda file: file.write(image.getvalue()))

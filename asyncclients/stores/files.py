@@ -29,6 +29,7 @@ import msgspec
 from asyncclients.arguments import check_type
 from asyncclients.core.auth import Token, bearer, token_text
 from asyncclients.core.events import logger
+from asyncclients.own_files import target_of
 
 _VERSION = 1
 _LARGEST = 2**20
@@ -51,6 +52,16 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = _VERSION
     tokens: dict[str, _Kept] = msgspec.field(default_factory=dict[str, _Kept])
+
+
+def _is_ours(path: Path) -> bool:
+    """True unless *path* has content that this class has not written."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096).strip(b" \t\r\n\0")
+    except OSError:
+        return True  # there is none, or writing says what is wrong
+    return start in (b"", b"{}") or start.startswith((b'{"version":', b'{"tokens":'))
 
 
 class FileTokens:
@@ -122,7 +133,8 @@ class FileTokens:
         except FileNotFoundError:
             return {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            logger.warning("%s is not a token file: it counts as empty", self._path)
+            left = "it counts as empty" if _is_ours(self._path) else "tokens are not kept"
+            logger.warning("%s is not a token file: %s", self._path, left)
             return {}
         except OSError as failure:
             self._warn("read from", failure)
@@ -132,13 +144,16 @@ class FileTokens:
 
     def _write(self, tokens: dict[str, _Kept]) -> None:
         name: str | None = None
+        path = target_of(self._path)
+        if not _is_ours(path):
+            return  # `_read` has said so
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # mkstemp gives mode 0600 whatever the umask.
-            handle, name = tempfile.mkstemp(prefix=f".{self._path.name}.", dir=self._path.parent)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(handle, "wb") as file:
                 file.write(msgspec.json.encode(_Page(tokens=tokens)))
-            os.replace(name, self._path)  # noqa: PTH105 - mkstemp gives a name
+            os.replace(name, path)  # noqa: PTH105 - mkstemp gives a name
             self._undropped.clear()
             self._warned.discard("kept in")
         except OSError as failure:

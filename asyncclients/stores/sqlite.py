@@ -22,6 +22,7 @@ import msgspec
 
 from asyncclients.arguments import check_type
 from asyncclients.errors import ConfigurationError
+from asyncclients.own_files import foreign_companions, target_of
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import micros
 from asyncclients.stores.ledger import Ledger
@@ -130,6 +131,8 @@ class FileLedgers:
             self._inode = self._path.stat().st_ino
         except OSError as failure:
             raise _unusable(self._path, f"cannot be opened ({failure.strerror})") from None
+        for path, problem in foreign_companions(target_of(self._path)):
+            raise _unusable(self._path, f"needs {path}, which {problem}")
         self._connection = _connect(self._path)
         return self._connection
 
@@ -149,6 +152,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
     )
     try:
+        _check_tables(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         # After a power cut the clock begins anew, and the ledgers with it: nothing to save.
         connection.execute("PRAGMA synchronous = OFF")
@@ -159,6 +163,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    if {name for (name,) in tables} - {"ledger"}:
+        raise _unusable(path, "belongs to another program")
 
 
 def _read(row: tuple[bytes] | None, claim: Claim, now: int) -> Ledger:

@@ -144,10 +144,7 @@ async def test_the_file_names_no_credential(path: Path) -> None:
     "content",
     [
         b"",
-        b"garbage",
-        b"\xff\xfe\x00",
-        b"[]",
-        b"null",
+        bytes(4096),
         b'{"version": 1, "tokens": {"key": 7}}',
         b'{"version": 1, "tokens": {"key": {"token": "t"}}}',
         b'{"version": 1, "tokens": {"key": {"token": "t", "expires_at": "soon"}}}',
@@ -155,7 +152,6 @@ async def test_the_file_names_no_credential(path: Path) -> None:
         b'{"version": 1, "tokens": {"key": {"token": "a\\nb", "expires_at": 9e99}}}',
         b'{"version": 99, "tokens": {"key": {"token": "t", "expires_at": 9e99}}}',
         b'{"version": 1, "tokens": {"key": {"token": "t", "expi',
-        b"[" * 100_000,
         b" " * 2**21 + b"{}",
     ],
     ids=lambda content: repr(content[:60]),
@@ -163,7 +159,7 @@ async def test_the_file_names_no_credential(path: Path) -> None:
 async def test_a_strange_file_is_an_empty_one(
     path: Path, tokens: FileTokens, content: bytes
 ) -> None:
-    """Missing, torn, foreign, too large or newer: no token, no error, and the next save works."""
+    """Missing, torn, too large or newer: no token, no error, and the next save works."""
     assert await tokens.load("key", 0.0) is None
     path.parent.mkdir()
     path.write_bytes(content)
@@ -173,6 +169,30 @@ async def test_a_strange_file_is_an_empty_one(
     found = await tokens.load("key", 0.0)
     assert found is not None
     assert found.value.reveal() == "good"
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"\xff\xfe\x00", b"[]", b"null", b"[" * 100_000])
+async def test_file_of_somebody_else_is_left_alone(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is no token file keeps its content; tokens are not kept, and the log says so."""
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    tokens = FileTokens(path)
+    await tokens.save("key", bearer(Secret("good"), 100.0), 0.0)
+    assert await tokens.load("key", 0.0) is None
+    assert path.read_bytes() == content
+    assert "is not a token file: tokens are not kept" in caplog.text
+
+
+async def test_token_file_may_be_a_symlink(tmp_path: Path) -> None:
+    """The file that the user names may be a symbolic link: its target is written, for its owner."""
+    link, real = tmp_path / "link", tmp_path / "real"
+    link.symlink_to(real)
+    tokens = FileTokens(link)
+    await tokens.save("key", bearer(Secret("good"), 100.0), 0.0)
+    assert (link.is_symlink(), real.stat().st_mode & 0o777) == (True, 0o600)
+    assert await tokens.load("key", 0.0) is not None
 
 
 async def test_a_path_that_cannot_be_used_stops_nothing(

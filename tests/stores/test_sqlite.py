@@ -234,3 +234,34 @@ def test_sqlite_error_code_is_explained(name: str, lasting: bool, says: str) -> 
     assert isinstance(error, ConfigurationError) is lasting
     assert says in f"{error} {error.advice}"
     assert "some text" in str(error)
+
+
+async def test_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    """A database with tables of another program is not made a limit file."""
+    path = tmp_path / "app.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE users (name TEXT)")
+    connection.close()
+    before = path.read_bytes()
+    ledgers = FileLedgers(path)
+    with pytest.raises(ConfigurationError, match="another program"):
+        await ledgers.exchange("s", claim())
+    await ledgers.aclose()
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("kind", ["symlink", "file"])
+async def test_file_beside_limit_file_is_left_alone(tmp_path: Path, suffix: str, kind: str) -> None:
+    """A file of somebody else where SQLite keeps its own is named, and not touched."""
+    precious, beside = tmp_path / "precious", tmp_path / f"limits.db{suffix}"
+    precious.write_text("precious")
+    if kind == "symlink":
+        beside.symlink_to(precious)
+    else:
+        beside.write_text("precious")
+    ledgers = FileLedgers(tmp_path / "limits.db")
+    with pytest.raises(ConfigurationError, match=f"limits.db{suffix}"):
+        await ledgers.exchange("s", claim())
+    await ledgers.aclose()
+    assert (precious.read_text(), beside.read_text()) == ("precious", "precious")
