@@ -100,4 +100,8 @@ async def run(call: Call[T]) -> T:
         call.ended(foreign)
         raise
     call.ended(error)
-    raise error
+    try:
+        raise error
+    finally:
+        # The traceback holds this frame: without this the client would live until a collection.
+        del error, call

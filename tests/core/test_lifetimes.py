@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from asyncclients.core.client import VendorClient
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.scope import Scope
 from asyncclients.core.tokens import TokenCache
-from asyncclients.errors import ClientClosedError, RateLimitedError
+from asyncclients.errors import ClientClosedError, NotFoundError, RateLimitedError
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.stores import FileLimits
@@ -197,6 +198,21 @@ async def test_a_client_is_freed_without_the_collector() -> None:
         clients.clear()
         gc.enable()
         assert [client() for client in left] == [None] * 6
+
+
+async def test_a_scope_is_evicted_without_the_collector_after_an_error() -> None:
+    """Nor does the error of a call keep its scope, once it is handled."""
+    async with byte_server(answers(http(404))) as server, SessionPool() as pool:
+        client = ToyClient(pool, base_url=server.url, quotas=SHORT)
+        gc.disable()
+        try:
+            with contextlib.suppress(NotFoundError):
+                await client.things.get()
+            del client
+            await asyncio.sleep(5.0)
+            assert pool.stats() == ()
+        finally:
+            gc.enable()
 
 
 # --- Eviction ---------------------------------------------------------------------------
