@@ -162,7 +162,8 @@ def run(case: PushCase | PullCase) -> None:
     """Run *case* in a loop of its own, which may end at any time."""
     random = case.random
     kind = random.choice(("calm", "calm", "cancelled", "abandoned"))
-    after = random.choice((0.0, 0.001, 0.01, 0.1, 1.0))
+    after = random.choice((0, 0, 0.001, 0.01, 0.1, 1.0))
+    turns = random.choice((0, 1, 10, 100, 300, 1000, 3000))
     errors: list[BaseException] = []
 
     async def ended() -> None:
@@ -176,10 +177,15 @@ def run(case: PushCase | PullCase) -> None:
     async def main() -> None:
         with virtual_time():
             task = asyncio.create_task(ended())
+            if kind != "calm":
+                await asyncio.wait([task], timeout=after)
+                for _ in range(turns):  # and so at any step of a commit
+                    await asyncio.sleep(0)
             if kind == "cancelled":
-                asyncio.get_running_loop().call_later(after, task.cancel)
+                task.cancel()
+            if kind != "abandoned":
+                await asyncio.wait([task])
             # What is left of the job when this returns is cancelled by `asyncio.run`.
-            await asyncio.wait([task], timeout=after if kind == "abandoned" else None)
             case.faults.may_exit = False
 
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
