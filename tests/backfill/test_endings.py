@@ -179,14 +179,16 @@ async def test_push_leaves_call_behind_that_ignores_its_cancellation(
 def test_push_ends_with_its_loop(state: str, turns: int) -> None:
     """`asyncio.run`, which cancels every task at its end, returns; the push can be resumed."""
     arrived: list[int] = []
+    under_way = asyncio.Event()
 
     async def target(row: int) -> None:
         await asyncio.sleep(0)
         arrived.append(row)
+        if len(arrived) == 100:
+            under_way.set()
 
     async def sibling() -> None:
-        while len(arrived) < 100:
-            await asyncio.sleep(0)
+        await under_way.wait()
         for _ in range(turns):  # and so at any step of a commit
             await asyncio.sleep(0)
         raise ArithmeticError
