@@ -21,7 +21,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -212,7 +212,7 @@ def _mapping(map: Any) -> Any:  # noqa: A002 - as the argument of push
     map = getattr(map, "renaming", map)  # noqa: A001
     if isinstance(map, Renaming):
         return map.names()
-    return [dict(map), {}] if isinstance(map, Mapping) else None
+    return [dict(cast("Mapping[str, str]", map)), {}] if isinstance(map, Mapping) else None
 
 
 @lru_cache(256)
@@ -231,7 +231,7 @@ def _text(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return os.fspath(cast("os.PathLike[str]", value))
     if isinstance(value, Secret):
         return _hash(value, "argument")
     return _name(value if callable(value) else type(value))

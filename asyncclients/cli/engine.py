@@ -126,12 +126,12 @@ async def _work(job: Job, backfills: Any) -> Report:
     backlog = backfills.backlog
     failed = await backlog.failures(job.name)
     unknown = [msgspec.json.encode(row) for row in await backlog.unknown(job.name)]
-    failures = _write(Path(job.state + ".failed.jsonl"), failed)
-    _write(Path(job.state + ".unknown.jsonl"), unknown)
+    failures = write_rows(Path(job.state + ".failed.jsonl"), failed)
+    write_rows(Path(job.state + ".unknown.jsonl"), unknown)
     return msgspec.structs.replace(report, failures=failures)
 
 
-def _write(path: Path, lines: Sequence[bytes]) -> str | None:
+def write_rows(path: Path, lines: Sequence[bytes]) -> str | None:
     """Write *lines* to *path*; its name, None for no lines."""
     if not lines:
         return None

@@ -29,7 +29,8 @@ URL = "https://a.example/v1/"
 
 
 def intouch(pool: SessionPool, **options: Any) -> IntouchClient:
-    return IntouchClient(pool, **{"api_key": "ii_one", "base_url": URL, **options})
+    arguments: dict[str, Any] = {"api_key": "ii_one", "base_url": URL, **options}
+    return IntouchClient(pool, **arguments)
 
 
 def job_of(target: Callable[..., Any], map: Any = None) -> Job:  # noqa: A002

@@ -85,6 +85,7 @@ async def test_revoked_credential_fails_no_row(
         )
 
     vendor.fault = lambda value: error("no") if len(vendor.held) >= at or value < 0 else None
+    before = 0
     for _ in range(3):
         before = vendor.calls
         with pytest.raises(error):

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("dbos", reason="needs the extra [dbos]")
 
+from asyncclients.cli.engine import write_rows
+from asyncclients.errors import InputError
 from asyncclients.sandbox import Sandbox
 
 JOBS = """
@@ -95,3 +97,21 @@ async def test_usage_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
     assert (alone.returncode, unshared.returncode) == (2, 2)
     assert b"--database-url" in first
     assert b"--limits" in second
+
+
+@pytest.mark.parametrize("kind", ["file", "symlink"])
+def test_rows_are_never_written_over_a_file_of_somebody_else(tmp_path: Path, kind: str) -> None:
+    """A list of rows replaces an older one, and nothing else; a link is not followed."""
+    path, precious = tmp_path / "rows.csv.state.failed.jsonl", tmp_path / "precious"
+    assert write_rows(path, [b'{"line":1}']) == str(path)
+    assert write_rows(path, [b'{"line":2}', b'{"line":3}']) == str(path)
+    assert path.read_bytes() == b'{"line":2}\n{"line":3}\n'
+    path.unlink()
+    precious.write_text("precious")
+    if kind == "symlink":
+        path.symlink_to(precious)
+    else:
+        path.write_text("precious")
+    with pytest.raises(InputError, match="not a list of rows"):
+        write_rows(path, [b'{"line":1}'])
+    assert (path.read_text(), precious.read_text()) == ("precious", "precious")
