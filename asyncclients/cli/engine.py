@@ -104,7 +104,10 @@ async def _work(job: Job, backfills: Any) -> Report:
         )
     file = Path(job.file or job.to)
     bare = msgspec.structs.replace(
-        job, state="", **({"file": file.name} if job.file else {"to": file.name})
+        job,
+        state="",
+        new_credential=False,
+        **({"file": file.name} if job.file else {"to": file.name}),
     )
     spec = msgspec.json.encode(bare).decode()
     if job.pull is not None:
