@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from asyncclients.core.codec import JsonObject, from_reply
 
@@ -69,7 +68,7 @@ class TouchpointType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A touchpoint to create.
+    """A touchpoint to create. A field that is None is left out: there is nothing to clear yet.
 
     Attributes:
         email: the member's; this or `member_id` is required.
@@ -85,14 +84,14 @@ class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         ValueError: for a timestamp with a time zone, which Emma has no form for.
     """
 
-    email: str | None | UnsetType = UNSET
-    member_id: int | None | UnsetType = UNSET
-    touchpoint_type_id: int | None | UnsetType = UNSET
-    type_name: str | None | UnsetType = UNSET
-    touchpoint_monetary_value: float | None | UnsetType = UNSET
-    mailing_id: int | None | UnsetType = UNSET
-    touchpoint_timestamp: GivenTime | None | UnsetType = UNSET
-    attributes: dict[str, Any] | None | UnsetType = UNSET
+    email: str | None = None
+    member_id: int | None = None
+    touchpoint_type_id: int | None = None
+    type_name: str | None = None
+    touchpoint_monetary_value: float | None = None
+    mailing_id: int | None = None
+    touchpoint_timestamp: GivenTime | None = None
+    attributes: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         time = self.touchpoint_timestamp

@@ -82,7 +82,7 @@ CASES: dict[str, Case] = {
                     "touchpoint_timestamp": "@D:2025-12-02T11:23:47",
                     "attributes": {"page": "/"},
                 },
-                {"member_id": 2169469051, "touchpoint_type_id": 300, "mailing_id": None},
+                {"member_id": 2169469051, "touchpoint_type_id": 300},
             ]
         },
         [{"touchpoint_type_id": 300}] * 2,
