@@ -209,9 +209,9 @@ def _members(hint: Any) -> set[Any]:
 
 def _takes_row(hint: Any) -> bool:
     """Is *hint* a struct, an object, a list of them, or a value of one column?"""
-    kind = get_origin(hint) or hint
+    kind: Any = get_origin(hint) or hint
     several = isinstance(kind, type) and issubclass(kind, Iterable)
-    return several or hasattr(kind, "__struct_fields__") or _members(hint) <= _SCALARS
+    return several or hasattr(hint, "__struct_fields__") or _members(hint) <= _SCALARS
 
 
 def _is_choice(hint: Any) -> bool:
