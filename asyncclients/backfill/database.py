@@ -42,22 +42,28 @@ def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Con
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
         _check_format(database, path, mode)
-        _check_log(database, path, has_log=has_log)
-    except sqlite3.DatabaseError as failure:
-        database.close()
+        _check_log(database, path, mode, has_log=has_log)
+    except BaseException as failure:
+        try:
+            database.close()
+        finally:
+            if has_log and mode != "ro":
+                keep_log(path)
         if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise _foreign(path) from None
-        raise
-    except BaseException:
-        database.close()
         raise
     return database
 
 
-def _check_log(database: sqlite3.Connection, path: Path, *, has_log: bool) -> None:
-    if has_log or not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: bool) -> None:
+    if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         return
-    if read_value(database, "wal", str) == _NEEDS_LOG:
+    if read_value(database, "wal", str) != _NEEDS_LOG:
+        return
+    if has_log and mode != "ro":
+        # A run was ended while it marked the log: said now, before closing removes the log.
+        _write_mark(database, _HAS_LOG)
+    if not has_log:
         raise StateMismatchError(
             f"{path} is incomplete: what was saved last is in {path.name}-wal, which is missing",
             file=str(path),
@@ -76,6 +82,15 @@ def mark_log(database: sqlite3.Connection) -> None:
 def _write_mark(database: sqlite3.Connection, mark: str) -> None:
     value = sealed([b'"%s"' % mark.encode()])
     database.execute("INSERT OR REPLACE INTO job VALUES ('wal', ?)", value)
+
+
+def keep_log(path: Path) -> None:
+    """Leave a `-wal` file, be it empty, after a run that may have failed while it marked the log.
+
+    Closing has moved what the log held into the state file, which may say that it needs it.
+    """
+    if path.exists():
+        log_path(path).touch()
 
 
 def log_path(path: Path) -> Path:

@@ -30,6 +30,7 @@ from asyncclients.backfill.database import (
     APPLICATION,
     VERSION,
     connect,
+    keep_log,
     mark_log,
     read_state,
     read_value,
@@ -81,7 +82,7 @@ class Journal:
         self._database: sqlite3.Connection
         self._collect: Callable[[], Changes] = lambda: Changes(())
         self._changed = False
-        self._busy = False
+        self._busy = self._torn = False
         self._closed: asyncio.Future[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -127,6 +128,7 @@ class Journal:
         """
         outcome = await completed(self._in_thread(work, *arguments))
         if outcome.error is not None:
+            self._torn |= not isinstance(outcome.error, StateError)
             raise _state_error(self.path, outcome.error)
         return outcome.result
 
@@ -135,7 +137,11 @@ class Journal:
 
     def _disconnect(self) -> None:
         if hasattr(self, "_database"):
-            self._database.close()
+            try:
+                self._database.close()
+            finally:
+                if self._torn:
+                    keep_log(self.path)
 
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
         """The rows that *sql* selects."""
@@ -200,6 +206,7 @@ class Journal:
     def _finished(self, saving: list[asyncio.Future[None]], error: BaseException | None) -> None:
         """A commit has ended: wake everyone who waits for it, and see to the next one."""
         if error is not None:
+            self._torn = True
             self.failure = _state_error(self.path, error)
             saving += self._waiting
             self._waiting = []

@@ -358,3 +358,38 @@ async def test_torn_failed_row_is_cut_off(state: Path, size: int) -> None:
     await push(range(12), evens, state=state, max_failed=1.0)
     lines = failed_of(state).read_bytes().splitlines()
     assert [msgspec.json.decode(line)["number"] for line in lines] == [2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("step", range(4))
+async def test_state_is_whole_after_error_while_log_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """A run that fails at any step of marking the log, and again when it opens, can be resumed."""
+    path = tmp_path / "s.db"
+    marks = 0
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+            nonlocal marks
+            marking = "'wal', ?" in sql or "wal_checkpoint" in sql or "name = ?" in sql
+            marks += marking
+            if marking and marks > step:
+                raise MemoryError
+            return super().execute(sql, *args)
+
+    connect = sqlite3.connect
+
+    def failing(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        return connect(*args, **kwargs, factory=Failing)
+
+    async def target(row: int) -> None:
+        pass
+
+    for _ in range(2):
+        marks = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", failing)
+            with pytest.raises(StateError):
+                await push([1, 2, 3], target, state=path)
+    report = await push([1, 2, 3], target, state=path)
+    assert report.done + report.unknown == 3
