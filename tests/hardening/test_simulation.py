@@ -130,7 +130,7 @@ def logs_the_token(patch: pytest.MonkeyPatch) -> None:
 
 PLANTED: Final = [
     (forgets_a_cancelled_slot, (1, 2), "permits of"),
-    (checkpoints_before_the_data, (226, 439, 566), "not in the file"),
+    (checkpoints_before_the_data, (218, 236, 292), "not in the file"),
     (repeats_whatever_it_is, (0, 2), "times"),
     (counts_at_the_send, (1, 2), "within"),
     (logs_the_token, (1, 3), "a credential is in the log"),
