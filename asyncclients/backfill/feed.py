@@ -75,6 +75,8 @@ class Feed:
             rows = rows[len(again) :]
         if rows:
             self._note(rows)
+            if recovered := self._ledger.recovered:
+                rows = [row for row in rows if row.number not in recovered]
             self._ready.extend(rows)
             self._ledger.reading(self._read, self._digest.hexdigest())
 

@@ -69,6 +69,7 @@ class Ledger:
         self.state = State()
         self.settled = Spans()
         self.unknown = Unknowns(journal)
+        self.recovered: set[int] = set()  # failed rows that the last commit did not count
         self._sent: dict[int, int] = {}
         self._failures = Failures(journal.path)
 
@@ -95,6 +96,7 @@ class Ledger:
     def _fail_again(self, failure: Failure) -> None:
         """Note a failure that was written down when the commit after it was not."""
         if failure.number not in self.settled:
+            self.recovered.add(failure.number)
             self.settled.add(failure.number)
             self.state.failed += 1
 
