@@ -44,7 +44,12 @@ HEALING: Final = 400.0
 _DISK: Final = next((path for path in ("/dev/shm",) if Path(path).is_dir()), None)
 """In memory, where the system has such a place: nobody pulls the plug here."""
 
-_ONE_ORIGIN = patch("asyncclients.backfill.identity._origin", new=lambda _: "")
+
+def _one_origin(_: str) -> str:
+    return ""
+
+
+_ONE_ORIGIN = patch("asyncclients.backfill.identity._origin", new=_one_origin)
 """Each process reaches the vendors through a relay of its own: the same job at another address."""
 
 
