@@ -128,7 +128,6 @@ class Journal:
         """
         outcome = await completed(self._in_thread(work, *arguments))
         if outcome.error is not None:
-            self._torn |= not isinstance(outcome.error, StateError)
             raise _state_error(self.path, outcome.error)
         return outcome.result
 
@@ -201,12 +200,17 @@ class Journal:
             commit.add_done_callback(lambda ended: self._finished(saving, _error_of(ended)))
 
     def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Outcome]:
-        return self._loop.run_in_executor(self._thread, outcome_of, work, *arguments)
+        return self._loop.run_in_executor(self._thread, self._outcome, work, *arguments)
+
+    def _outcome(self, work: Callable[..., Any], *arguments: Any) -> Outcome:
+        """In the thread, where a cancelled waiter cannot miss the error: see `keep_log`."""
+        outcome = outcome_of(work, *arguments)
+        self._torn |= outcome.error is not None and not isinstance(outcome.error, StateError)
+        return outcome
 
     def _finished(self, saving: list[asyncio.Future[None]], error: BaseException | None) -> None:
         """A commit has ended: wake everyone who waits for it, and see to the next one."""
         if error is not None:
-            self._torn = True
             self.failure = _state_error(self.path, error)
             saving += self._waiting
             self._waiting = []
