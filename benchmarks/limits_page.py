@@ -41,7 +41,7 @@ buckets of N and fixed windows a client that just spaces its sends needs no lear
 gets there after 1,500 calls, and not with fixed windows, because it must not harm a log that it cannot tell from them.
 
 How to doubt it: `asyncclients simulate` draws any single run. A client that obeys nothing is in the tests
-(`tests/simulator/test_simulate.py`): the servers do refuse. The oracle's bound is derived in `docs/limits.md`; where
+(`tests/simulator/test_simulate.py`): the servers do refuse. The oracle's bound is derived in `docs/theory-of-limits.md`; where
 *slow* is above it, the slot was given again while its call was still in flight.
 """
 

@@ -12,7 +12,7 @@
   that has so many: so ours is measured with the collector off, and with it on
   beside the same crowd without a scheduler, each task waiting for a future of its
   own. Such a task is three objects to walk (task, coroutine, future) and two for
-  the caller's own frames, one that waits for a permit has one more: docs/limits.md.
+  the caller's own frames, one that waits for a permit has one more: docs/theory-of-limits.md.
 * idle: bytes of a limiter with its scheduler, one quota each.
 
 What an interactive call waits while a backfill saturates the quota is measured

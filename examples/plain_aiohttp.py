@@ -1,4 +1,4 @@
-"""Any program that uses aiohttp, within a quota: without our clients, and for any API."""
+"""Rate-limit a plain aiohttp session, for any API."""
 
 import asyncio
 import os

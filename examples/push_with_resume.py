@@ -1,6 +1,6 @@
-"""A week of earthquakes as notes in Totango, which takes 17 minutes at 100 a minute.
+"""Push a week of earthquakes to Totango as notes; takes 17 minutes at 100 per minute.
 
-Press Ctrl-C and run it again: no quake is lost, and none is noted twice.
+Press Ctrl-C and run it again: no earthquake is lost, and none is pushed twice.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ QUAKES = Path(__file__).parent / "data" / "earthquakes.csv.gz"
 
 def note(row: dict[str, str]) -> dict[str, object] | None:
     if row["type"] != "earthquake":
-        return None  # explosions and quarry blasts are left out
+        return None  # skip explosions and quarry blasts
     return {
         "account_id": row["net"],
         "subject": row["title"],
@@ -32,5 +32,5 @@ async def main() -> Report:
 
 if __name__ == "__main__":
     report = asyncio.run(main())
-    print(f"{report.done} done, {report.skipped} skipped, {report.failed} failed (see the state)")
+    print(f"{report.done} done, {report.skipped} skipped, {report.failed} failed (see quakes.db.failed.jsonl)")
     print(f"{report.unknown} unknown: `asyncclients status quakes.db` lists them")

@@ -1,4 +1,4 @@
-"""A web app that answers from Intouch while a backfill runs on the same key."""
+"""A web app that calls Intouch while a backfill runs on the same key."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ async def vendors(app: web.Application) -> AsyncIterator[None]:
         tags = IntouchClient.from_env(pool).tags.list(sort_by="created_at")
         app[BACKFILL] = asyncio.create_task(pull(tags, "tags.jsonl", state="tags.db"))
         yield
-        app[BACKFILL].cancel()  # saves its state; the next start goes on from there
+        app[BACKFILL].cancel()  # saves its state; the next start resumes it
         await asyncio.wait([app[BACKFILL]])
 
 

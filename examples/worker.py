@@ -1,7 +1,7 @@
-"""One of many workers on one key: they share its quota and its token through two files.
+"""One of several workers on one key, which share its quota and its token through two files.
 
-`python worker.py airports-us.csv.gz 0 4` is the first of four; on more than one host, use
-`RedisLimits` and `RedisTokens` in place of the files.
+`python worker.py airports-us.csv.gz 0 4` starts the first of four. On more than one host, use
+`RedisLimits` and `RedisTokens` instead of the files.
 """
 
 import asyncio

@@ -80,13 +80,13 @@ async def test_a_full_queue_is_told_to_the_browser(
 
     Its Retry-After is the time the queue needs, in whole seconds.
     """
-    namespace = await define("say_later")
+    namespace = await define("retry_later")
     hasty = clients["intouch"].with_options(deadline=0.1)
 
     async def handler(_: web.Request) -> web.Response:
         return web.json_response([tag.name async for tag in hasty.tags.list()])
 
-    app = web.Application(middlewares=[namespace["say_later"]])
+    app = web.Application(middlewares=[namespace["retry_later"]])
     app.router.add_get("/", handler)
     async with TestClient(TestServer(app)) as browser:
         statuses = [(await browser.get("/")).status for _ in range(2)]
