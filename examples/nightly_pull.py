@@ -16,7 +16,9 @@ def log_progress(progress: Progress) -> None:
 async def main() -> Report:
     async with SessionPool() as pool:
         contacts = IntouchClient.from_env(pool).contacts.list(sort_by="created_at")
-        report = await pull(contacts, "contacts.parquet", state="contacts.db", progress=log_progress)
+        report = await pull(
+            contacts, "contacts.parquet", state="contacts.db", progress=log_progress
+        )
     for problem in report.unproved:
         log.warning("not verified: %s", problem)
     log.info("%d contacts, %.1f %% of the quota", report.done, 100 * report.quota_use)

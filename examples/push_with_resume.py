@@ -32,5 +32,7 @@ async def main() -> Report:
 
 if __name__ == "__main__":
     report = asyncio.run(main())
-    print(f"{report.done} done, {report.skipped} skipped, {report.failed} failed (see quakes.db.failed.jsonl)")
+    print(
+        f"{report.done} done, {report.skipped} skipped, {report.failed} failed (see quakes.db.failed.jsonl)"
+    )
     print(f"{report.unknown} unknown: `asyncclients status quakes.db` lists them")
