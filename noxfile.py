@@ -71,12 +71,17 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Each benchmark once, small: they run and print what they promise."""
+    """Each benchmark once, in its smallest form, and the pages' tables against their figures."""
     _groups(session, "benchmarks")
     session.install("-q", EXTRAS)
-    session.run("python", "benchmarks/limits.py", "--quick", "--seeds", "1")
-    session.run("python", "benchmarks/limits_sockets.py", "--quick")
-    session.run("python", "benchmarks/overhead.py", "--pairs", "1", "--calls", "50")
+    for command in (
+        "rate_limits.py --quick --seeds 1",
+        "rate_limits.py --quick --sockets",
+        "overhead.py --quick",
+        "page.py --check",
+    ):
+        script, *arguments = command.split()
+        session.run("python", f"benchmarks/{script}", *arguments)
 
 
 @nox.session

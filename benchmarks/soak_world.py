@@ -1,12 +1,11 @@
-"""What the soak lives through: a web app and two backfills on one key, and all that goes wrong.
+"""The load of the soak: a web app and two backfills on one key, with failures.
 
-Two programs share each vendor's quota through a store, as two processes would: a web app, whose
-visitors come and go with the hour and whose clients are made anew for each of them, and a worker
-with two backfills, a push and a pull, each begun anew, with a new journal, as soon as it is done.
-Meanwhile vendors fail now and then, access tokens expire and are revoked, and the store dies and
-comes back empty.
+Two programs share each vendor's quota through a store, as two processes would. The web app has
+more visitors by day than by night, and makes new clients for each of them. The worker has a push
+and a pull; each starts again with a new journal when it is done. Meanwhile vendors fail, access
+tokens expire and are revoked, and the store restarts empty.
 
-Everything that the world itself keeps is bounded, so that what grows is the library's.
+Everything that this load keeps is bounded, so that any growth is the library's.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ from asyncclients.vendors.intouch import NewContact as Person
 
 T = TypeVar("T", bound=Any)
 STARTS = 23.0
-"""The hour of the day at which a run begins: its last three quarters lie around the peak."""
+"""Hour of the day at the start: the last three quarters of the run surround the peak."""
 PEAK, TROUGH, BUSIEST = 0.3, 0.03, 14.0
-"""Visitors a second at the busiest hour and twelve hours later, and that hour."""
+"""Visitors per second at the busiest hour and twelve hours later, and the busiest hour."""
 QUOTAS = {"intouch": (15, 60.0), "totango": (15, 60.0), "digital_onboarding": (10, 1.0)}
-"""Calls per seconds: small ones, so that a day of them is soon computed."""
+"""Calls per seconds: small, so that a day is computed quickly."""
 VISITORS, ACCOUNTS, CONTACTS, ROWS = 1_000, 100, 10_000, 500
 FAULT_EVERY, REVOKE_EVERY, RESTART_EVERY = 300.0, 10_000.0, 7_200.0
 FAULTS = (
@@ -58,7 +57,7 @@ VENDORS: tuple[Any, ...] = tuple(QUOTAS)
 
 
 class Store:
-    """A shared store in this process's memory, that can die and come back without its memory."""
+    """A shared store in memory that can restart empty."""
 
     def __init__(self) -> None:
         self.ledgers: dict[str, Ledger] = {}
@@ -66,7 +65,7 @@ class Store:
         self.restarts = self.lines = 0
 
     def open(self, *, cold: bool) -> Line:
-        """A line for one pool."""
+        """Open a session for one pool."""
         self.lines += 1
         terms = Terms(
             me=f"program-{self.lines}",
@@ -79,7 +78,7 @@ class Store:
         return Line(self, terms)
 
     async def exchange(self, key: str, claim: Claim) -> Grant:
-        """As a server on the same network: half a millisecond each way, or silence."""
+        """Take half a millisecond each way, or time out while the store is down."""
         if self.down:
             await asyncio.sleep(0.5)
             raise StoreSilentError("down")
@@ -90,7 +89,7 @@ class Store:
         return grant
 
     async def restart(self, seconds: float) -> None:
-        """Be away for *seconds*, and remember nothing."""
+        """Be down for *seconds*, then come back empty."""
         self.down = True
         self.ledgers.clear()
         await asyncio.sleep(seconds)
@@ -98,11 +97,11 @@ class Store:
         self.restarts += 1
 
     async def aclose(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no connection is open."""
 
 
 class World:
-    """One run; `live` until it is cancelled."""
+    """One run; `live` runs until it is cancelled."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.random = folder, Random(seed)
@@ -113,7 +112,7 @@ class World:
         self._visits: set[asyncio.Task[None]] = set()
 
     async def live(self) -> None:
-        """Everything at once, for ever."""
+        """Run all parts concurrently, without end."""
         async with (
             self.sandbox,
             SessionPool(limits=self.store) as app,
@@ -132,7 +131,7 @@ class World:
                 await asyncio.gather(*self._visits, return_exceptions=True)
 
     def figures(self) -> dict[str, Any]:
-        """What came of it."""
+        """Return the figures of the run."""
         vendors = {name: self.sandbox.summary(name) for name in VENDORS}
         return {
             "requests": {name: found.arrivals for name, found in vendors.items()},
@@ -145,16 +144,16 @@ class World:
 
     @property
     def requests(self) -> int:
-        """That arrived at any vendor."""
+        """Requests that arrived at any vendor."""
         return sum(self.sandbox.summary(name).arrivals for name in VENDORS)
 
     def _client(self, kind: type[T], pool: SessionPool) -> T:
-        """A client anew, as each request of a web app makes one."""
+        """Return a new client, as each request of a web app makes one."""
         name = str(kind.facts.name)
         return kind.from_env(pool, self.sandbox.environ, quotas=[Quota(*QUOTAS[name])])
 
     async def _populate(self) -> None:
-        """All whom the app will know, and contacts for the pull: one made, and others like it."""
+        """Create all visitors, and contacts for the pull: one call, then copies of its result."""
         table = self.sandbox.state("intouch").contacts
         async with SessionPool() as pool:
             onboarding = self._client(DigitalOnboardingClient, pool)
@@ -183,7 +182,7 @@ class World:
                 visit.add_done_callback(self._visits.discard)
 
     async def _visit(self, pool: SessionPool) -> None:
-        """One request of a visitor, who is not always patient."""
+        """Make one request; one in fifty visitors leaves before the response."""
         self.counts["visits"] += 1
         patience = self.random.uniform(0.0, 0.3) if self.random.random() < 0.02 else None
         options = {"deadline": 30.0, "flow": f"visit {self.counts['visits']}"}
@@ -218,7 +217,7 @@ class World:
             await job(pool, number)
 
     async def _push(self, pool: SessionPool, number: int) -> None:
-        """Notes into Totango: each once, but for those of which nobody can say."""
+        """Push notes to Totango, each once, except for those with an unknown outcome."""
         totango = self._client(TotangoClient, pool)
         kind = next(iter(self.sandbox.state("totango").touchpoint_types))
         rows = (
@@ -245,7 +244,7 @@ class World:
         self.counts["rows_done"] += report.done
 
     async def _pull(self, pool: SessionPool, number: int) -> None:
-        """All contacts of Intouch into a file."""
+        """Pull all contacts of Intouch into a file."""
         intouch = self._client(IntouchClient, pool)
         to, state = self.folder / f"pull-{number}.jsonl", self.folder / f"pull-{number}.db"
         report = await pull(intouch.contacts.list(sort_by="created_at"), to, state=state)
@@ -259,7 +258,7 @@ class World:
             for file in self.folder.glob(path.name + "*"):
                 file.unlink()
 
-    # --- What goes wrong --------------------------------------------------------------
+    # --- Failures --------------------------------------------------------------------
 
     async def _every(self, seconds: float, happen: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -1,6 +1,6 @@
 """What the limiter makes of each kind of server; short runs, a seed or two.
 
-`benchmarks/limits.py` holds the full matrix. The floors here are a little below
+`benchmarks/rate_limits.py` holds the full matrix. The floors here are a little below
 its targets, since a short run is mostly learning.
 """
 
@@ -101,7 +101,7 @@ def test_refusals_without_a_time_do_no_harm() -> None:
 def test_an_interactive_call_waits_one_slot(quota: Quota, latency: str) -> None:
     """Under a saturating backlog 99 of 100 wait for at most one slot interval and 80 ms.
 
-    The target is 50 ms, and met in the mean over seeds (`benchmarks/limits.py`).
+    The target is 50 ms, and met in the mean over seeds (`benchmarks/rate_limits.py`).
     """
     report = simulate(quota, latency=latency, seconds=7200.0, interactive=0.1)
     assert report.wait_p99 <= quota.period / quota.limit + 0.08

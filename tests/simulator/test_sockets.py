@@ -1,6 +1,6 @@
 """The matrix over real sockets: what the simulator says is what a pool does.
 
-`benchmarks/limits_sockets.py` holds the whole table beside its targets.
+`benchmarks/rate_limits.py --sockets` holds the whole table beside its targets.
 """
 
 from __future__ import annotations

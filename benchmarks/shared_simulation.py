@@ -1,30 +1,27 @@
-"""Ten thousand keys, a thousand workers: how many claims a second that costs the store.
+"""Claims per second on the store with ten thousand keys and a thousand workers.
 
-    python benchmarks/shared_crowd.py [--keys 10000] [--workers 1000] [--json FILE]
+    python benchmarks/shared_simulation.py [--keys 10000] [--workers 1000] [--json FILE]
 
-In virtual time, with the code that real processes run (`Line`, `Talk`,
-`Limiter`, `Scheduler`), against ledgers in memory that count their claims. The
-vendor is one strict sliding log for each key, on the simulator's `fast`
-network. Who works on what:
+Virtual time, with the code of real processes (`Line`, `Talk`, `Limiter`, `Scheduler`) and
+ledgers in memory that count their claims. The vendor is one strict sliding log per key, on the
+simulator's `fast` network. Two distributions of work:
 
-* `backlog, N workers a key`: each key's work never ends, and is on N workers.
-* `anywhere`: calls come at random, half as many as the quota allows, and each
-  goes to any one of all workers, as behind a load balancer.
+* `backlog, N workers a key`: each key has endless work, on N workers.
+* `anywhere`: calls arrive at random, half as many as the quota allows, each on any worker, as
+  behind a load balancer.
 
-Claims a second and key do not depend on the number of keys, since keys share
-nothing but the pools: run it with fewer to see it. So they are measured with
-`--keys`, and stated for ten thousand.
+Keys share only the pools, so claims per second and key do not depend on the number of keys.
+They are measured with `--keys` and multiplied for ten thousand.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import sys
 from collections import Counter
-from pathlib import Path
 from random import Random
+
+from harness import parser, save
 
 from asyncclients.limits.limiter import Limiter
 from asyncclients.limits.priority import Priority
@@ -41,16 +38,16 @@ from asyncclients.stores.terms import Terms
 
 NETWORK = LATENCIES["fast"]
 STORE = 0.0005
-"""Seconds to the store, and back."""
+"""Seconds to the store, and as many back."""
 WAITERS = 2
-"""Calls that wait at a time, on each worker of a backlog."""
+"""Calls that wait at any time on each worker of a backlog."""
 FULL = 10_000
 Asked = tuple[str, Claim, int]
-"""A claim of a key, and the store's time at which it was made."""
+"""A key, its claim, and the store's time of the claim."""
 
 
 class Ledgers:
-    """The store: what it was asked; each claim goes into *record* as well, if there is one."""
+    """A store in memory that counts its claims and appends them to *record*, if given."""
 
     def __init__(self, record: list[Asked] | None) -> None:
         self.ledgers: dict[str, Ledger] = {}
@@ -96,7 +93,7 @@ class Crowd:
             cold=False,
         )
         line = Line(self.store, terms)
-        line._crowd.scopes = scopes  # as many as it has among all keys
+        line._crowd.scopes = scopes  # with all keys, not only the simulated ones
         return line
 
     def scheduler(self, worker: int, key: int) -> Scheduler:
@@ -137,7 +134,7 @@ class Crowd:
         task.add_done_callback(self.tasks.discard)
 
     def begin(self, spread: int) -> None:
-        """Every key has its backlog on *spread* workers; 0: single calls anywhere."""
+        """Start a backlog of every key on *spread* workers; 0: single calls anywhere."""
         for key in range(self.keys):
             if not spread:
                 self.start(self.anywhere(key))
@@ -146,8 +143,8 @@ class Crowd:
                     self.start(self.backlog(worker, key))
 
 
-def words(spread: int) -> str:
-    """Who works on a key."""
+def work_name(spread: int) -> str:
+    """Return the name of a distribution of work."""
     return f"backlog, {spread} worker{'s' * (spread > 1)} a key" if spread else "anywhere"
 
 
@@ -160,7 +157,7 @@ async def run(
     seconds: float,
     record: list[Asked] | None = None,
 ) -> dict[str, float | str]:
-    """One row: what *keys* keys cost in *seconds* after a warm-up of two periods and 10 s."""
+    """Measure one row for *seconds*, after a warm-up of two periods and 10 s."""
     scopes = FULL if not spread else round(FULL * spread / workers)
     crowd = Crowd(quota, keys, workers, Ledgers(record), scopes=scopes)
     crowd.begin(spread)
@@ -173,7 +170,7 @@ async def run(
     await asyncio.gather(*crowd.tasks, return_exceptions=True)
     return {
         "quota": f"{quota.limit}/{quota.period:g} s",
-        "work": words(spread),
+        "work": work_name(spread),
         "keys": keys,
         "use": round(calls / (quota.rate * keys * seconds), 3),
         "refused": crowd.answers[False],
@@ -184,7 +181,7 @@ async def run(
 
 
 def rows(keys: int, workers: int) -> list[dict[str, float | str]]:
-    """The table; a minute's quota is watched for longer, on a tenth of the keys."""
+    """Measure the table; a minute's quota runs for longer, on a tenth of the keys."""
     found: list[dict[str, float | str]] = []
     for quota, seconds, share in ((Quota(2, 1.0), 20.0, 1), (Quota(100, 60.0), 120.0, 10)):
         for spread in (1, 2, 4, 8, 0):
@@ -195,11 +192,8 @@ def rows(keys: int, workers: int) -> list[dict[str, float | str]]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keys", type=int, default=200)
-    parser.add_argument("--workers", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    table = rows(options.keys, options.workers)
-    if options.json:
-        options.json.write_text(json.dumps({"crowd": table}, indent=1) + "\n")
+    options = parser(__doc__)
+    options.add_argument("--keys", type=int, default=200)
+    options.add_argument("--workers", type=int, default=1000)
+    given = options.parse_args()
+    save(given.json, crowd=rows(20 if given.quick else given.keys, given.workers))

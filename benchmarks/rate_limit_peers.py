@@ -1,22 +1,19 @@
-"""Other limiters before the same servers, networks and backlog, in virtual time.
+"""Other limiters with the same servers, networks and backlog, in virtual time.
 
-Each peer is used as its documentation has it for N calls per W seconds, and
-each of its callers obeys the `Retry-After` of its own refusal. Where a package
-offers several algorithms, each is a peer.
+Each peer is used as its documentation shows for N calls per W seconds. Each caller waits for
+the `Retry-After` of its own 429. If a package offers several algorithms, each is a peer.
 
-They read clocks of their own, so `time` is made virtual *before* they are
-imported: inside a run it is the virtual loop's, outside it is the real one.
+The peers read the clocks of `time`, so these are replaced *before* the peers are imported:
+inside a run they return virtual time, outside of it real time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from random import Random
 
 from asyncclients import Quota
@@ -30,7 +27,7 @@ from asyncclients.simulator import (
 from asyncclients.simulator.report import Record
 
 EPOCH = 1_800_000_000.0
-"""What `time.time()` says when a run begins."""
+"""The value of `time.time()` at the start of a run."""
 
 
 def _virtual(real: Callable[[], float], origin: float, unit: float) -> Callable[[], float]:
@@ -48,9 +45,6 @@ time.time = _virtual(time.time, EPOCH, 1)
 time.time_ns = _virtual(time.time_ns, EPOCH, 1e9)
 time.monotonic = _virtual(time.monotonic, 0.0, 1)
 time.monotonic_ns = _virtual(time.monotonic_ns, 0.0, 1e9)
-
-# `limits` is a peer's package as well as the file beside this one.
-sys.path[:] = [place for place in sys.path if Path(place).resolve() != Path(__file__).parent]
 
 import aiolimiter  # noqa: E402  (after the clocks)
 import asynciolimiter  # noqa: E402
@@ -97,7 +91,7 @@ def _throttled(using: str) -> Callable[[Quota], Acquire]:
         )
 
         async def acquire() -> None:
-            await limiter.limit()  # blocks until let through, by its timeout
+            await limiter.limit()  # blocks until granted, up to its timeout
 
         return acquire
 
@@ -166,7 +160,7 @@ async def _run(  # noqa: PLR0917
             await acquire()
             record.waits.append(loop.time() - asked_at)
 
-    # The users' own calls are few, and are not sent: they only ask for their turn.
+    # Interactive calls are few. They only wait for a permit and are not sent.
     tasks = [asyncio.ensure_future(worker()) for _ in range(50)]
     if peer != "Retry-After alone":
         tasks.append(asyncio.ensure_future(user()))
@@ -180,7 +174,7 @@ async def _run(  # noqa: PLR0917
 def run_peer(
     peer: str, quota: Quota, server: str, latency: str, *, seconds: float, seed: int
 ) -> SimulationReport:
-    """One run of *peer*, by the same chance as ours of that seed."""
+    """Run *peer* once, with the random numbers of our run with that seed."""
     random = Random(f"{server} {latency} {seed}")
     record = run_virtual(_run(peer, quota, server, latency, seconds, random), tick=1e-6)
     return record.report(quota, server, latency, workers=50, seconds=seconds, seed=seed)
