@@ -1,0 +1,73 @@
+"""The drawing of the architecture, and the files that its page names, match the package."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from types import ModuleType
+
+import pytest
+
+from tests import walk
+from tests.house import FLOORS, graph
+
+from .pages import ROOT
+
+PAGES = ("docs/architecture.md", ".github/CONTRIBUTING.md")
+_FILE = re.compile(r"`((?:asyncclients|tests|docs|benchmarks)/[\w./-]*)`")
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "draw_architecture", ROOT / "docs" / "draw_architecture.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SCRIPT = _script()
+
+
+async def test_drawing_is_up_to_date() -> None:
+    """The committed drawing is what `python docs/draw_architecture.py` writes."""
+    path = (await walk.create()).path
+    assert SCRIPT.DRAWING.read_text() == SCRIPT.draw(SCRIPT.imports_of(graph(ROOT)), path)
+
+
+def test_drawing_has_every_package() -> None:
+    """Every folder of the package is drawn, and every drawn package exists."""
+    folders = {path.parent.name for path in (ROOT / "asyncclients").glob("*/__init__.py")}
+    assert folders - set(SCRIPT.PACKAGES) == set()
+    assert set(SCRIPT.PACKAGES) - set(FLOORS) == {"asyncclients"}
+
+
+def test_drawing_has_every_import() -> None:
+    """Every import between packages is an arrow, or follows from the arrows."""
+    imports = SCRIPT.imports_of(graph(ROOT))
+    arrows = SCRIPT.drawn_imports(imports)
+
+    def reached(package: str) -> set[str]:
+        return arrows[package].union(*map(reached, arrows[package]))
+
+    for package in SCRIPT.PACKAGES:
+        assert imports[package] & set(SCRIPT.PACKAGES) <= reached(package)
+
+
+def test_drawing_changes_with_the_imports() -> None:
+    """A new import between packages makes the committed drawing outdated."""
+    imports = SCRIPT.imports_of(graph(ROOT))
+    before = SCRIPT.draw(imports, ["core/client.py"])
+    imports["sandbox"] = {"core"}
+    assert SCRIPT.draw(imports, ["core/client.py"]) != before
+    assert SCRIPT.draw(imports, ["core/pool.py"]) != before
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_names_existing_files(page: str) -> None:
+    """Every file and folder of the project that the page names exists."""
+    named = _FILE.findall((ROOT / page).read_text())
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
