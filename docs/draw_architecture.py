@@ -51,6 +51,10 @@ ONLY_ON_3_11 = frozenset({"http/prompt_request.py"})
 _PITCH, _WIDTH, _HEIGHT, _ROW = 146, 126, 46, 82
 _LEFT, _TOP, _TOTAL = 74, 66, 800
 _LINES, _STEP = 3, 24
+_LEGEND = "Blue: a call passes through it. Imports that follow from other arrows are left out."
+_MARKER = """\
+<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">
+<path class="head" d="M0 0 8 4 0 8z"/></marker></defs>"""
 _STYLE = """
 text { font: 12px system-ui, "Segoe UI", Helvetica, Arial, sans-serif; fill: #4a5563; }
 .name { font-size: 14px; font-weight: 600; fill: #17202b; }
@@ -123,12 +127,10 @@ def draw(imports: Mapping[str, set[str]], path: Sequence[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_TOTAL} {height}" role="img">',
         "<title>The packages of asyncclients, their imports, and the path of a call</title>",
         f"<style>{_STYLE}</style>",
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path class="head" d="M0 0 8 4 0 8z"/></marker></defs>',
+        _MARKER,
         f'<rect class="page" x="1" y="1" width="{_TOTAL - 2}" height="{height - 2}" rx="8"/>',
         '<text class="title" x="16" y="30">Packages. An arrow means "imports"</text>',
-        '<text x="16" y="48">Blue: a call passes through it. Imports that follow from other '
-        "arrows are left out.</text>",
+        f'<text x="16" y="48">{_LEGEND}</text>',
         *_arrows(drawn_imports(imports)),
         *(_package(name, place, used=name in used) for name, place in PACKAGES.items()),
         *_base(sorted(set(imports) - set(PACKAGES) - {"__main__"}), bottom),
