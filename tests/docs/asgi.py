@@ -1,4 +1,4 @@
-"""Drives an ASGI app inside the running loop: its lifespan, and one request at a time."""
+"""Run an ASGI app in the running loop: its lifespan, and one request at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """What the app answered."""
+    """A response of the app."""
 
     status: int
     body: bytes
 
 
 class Served:
-    """An app that has started."""
+    """A started app."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Pretend vendors, and the five clients that talk to them."""
+"""Fixtures: mock vendors, and the five clients that call them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLIENTS: dict[VendorName, str] = {
 
 @pytest.fixture
 async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
-    """The pretend vendors; every client that names no address reaches them, whatever its key."""
+    """Mock vendors, which every client without a base URL uses."""
     async with Sandbox() as opened:
         for name, value in opened.environ.items():
             monkeypatch.setenv(name, value)
@@ -41,14 +41,14 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def pool(sandbox: Sandbox) -> AsyncIterator[SessionPool]:
-    """A pool, closed before the vendors are."""
+    """A pool, closed before the vendors."""
     async with SessionPool() as pool:
         yield pool
 
 
 @pytest.fixture
 def clients(sandbox: Sandbox, pool: SessionPool) -> dict[VendorName, VendorClient]:
-    """The five clients on one pool, by their usual names."""
+    """Return the five clients of one pool by vendor."""
     return {v: client.from_env(pool, sandbox.environ) for v, client in _clients().items()}
 
 
@@ -56,7 +56,7 @@ def clients(sandbox: Sandbox, pool: SessionPool) -> dict[VendorName, VendorClien
 def names(
     sandbox: Sandbox, pool: SessionPool, clients: Mapping[str, VendorClient]
 ) -> Mapping[str, object]:
-    """What a page may use without making it."""
+    """Return the names that a page may use without defining them."""
     return {"sandbox": sandbox, "pool": pool, **clients}
 
 

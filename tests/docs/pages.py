@@ -1,7 +1,7 @@
-"""The pages of the project and the code that stands on them.
+"""The pages of the project and the code on them.
 
-A block that opens with ```` ```python ```` is run. A page may keep one from being run by
-an HTML comment right before it, `<!-- not run: reason -->`.
+A block that begins with ```` ```python ```` is run, unless an HTML comment
+`<!-- not run: reason -->` precedes it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ _BLOCK = re.compile(
 
 
 class Block(NamedTuple):
-    """One block of a page. *line* is where its code begins; *reason* why it is not run."""
+    """One block of a page.
+
+    Attributes:
+        line: number of its first line of code.
+        reason: why it is not run; None if it is.
+    """
 
     page: Path
     line: int
@@ -34,7 +39,7 @@ class Block(NamedTuple):
     reason: str | None
 
     def compiled(self) -> CodeType:
-        """The block as code that may await; `asyncio.run(x)` of a script becomes `await x`."""
+        """Return the code, which may `await`; `asyncio.run(x)` becomes `await x`."""
         tree = _Inside().visit(ast.parse(self.code, str(self.page)))
         ast.increment_lineno(tree, self.line - 1)
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -42,7 +47,7 @@ class Block(NamedTuple):
         return code
 
     async def run(self, namespace: dict[str, Any]) -> None:
-        """Run it as the next lines of a module whose globals are *namespace*."""
+        """Run the block as the next lines of a module with the globals *namespace*."""
         code = self.compiled()
         result = eval(code, namespace)
         if code.co_flags & inspect.CO_COROUTINE:
@@ -50,7 +55,7 @@ class Block(NamedTuple):
 
 
 class _Inside(ast.NodeTransformer):
-    """A test runs inside a loop already, where `asyncio.run` cannot start another."""
+    """Replaces `asyncio.run`, which fails in a running loop."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         return node
@@ -64,14 +69,14 @@ class _Inside(ast.NodeTransformer):
 
 
 def pages() -> list[Path]:
-    """Every page: those of the documentation, and those at the root."""
+    """Return the pages of docs, .github and benchmarks, and those at the root."""
     found = [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("benchmarks/*.md")]
     found += [page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts]
     return sorted(found)
 
 
 def blocks(page: Path) -> list[Block]:
-    """The Python blocks of *page*, in order."""
+    """Return the Python blocks of *page*, in order."""
     text = page.read_text()
     return [
         Block(page, text.count("\n", 0, match.start("code")) + 1, match["code"], match["reason"])
@@ -80,12 +85,12 @@ def blocks(page: Path) -> list[Block]:
 
 
 def name_of(page: Path) -> str:
-    """*page* as a test's id."""
+    """Return the test id of *page*."""
     return str(page.relative_to(ROOT))
 
 
 def module_of(monkeypatch: pytest.MonkeyPatch, **names: object) -> dict[str, Any]:
-    """The globals of a new module with *names*, known to those who look annotations up."""
+    """Return the globals of a new module with *names*, registered so that annotations resolve."""
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)
     vars(module).update(names)

@@ -1,4 +1,4 @@
-"""The page that adds a sixth vendor is run as it stands."""
+"""The code of the page that adds a vendor works."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLIENT = ("acme/vendor.py", "acme/models.py", "acme/client.py")
 
 @pytest.fixture
 def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The blocks of the page, written to an importable package."""
+    """Write the blocks of the page to an importable package and return them."""
     blocks = dict(BLOCK.findall(PAGE.read_text()))
     for name, text in blocks.items():
         file = tmp_path / name
@@ -31,15 +31,17 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.mark.looptime
-async def test_the_proof_on_the_page_holds(acme: dict[str, str]) -> None:
-    """All four operations work, and the pretend vendor's limit refuses none of the calls."""
+async def test_adding_a_vendor_page_works(acme: dict[str, str]) -> None:
+    """All four operations work, and the mock vendor rejects no call."""
     started = asyncio.get_running_loop().time()
     await importlib.import_module("acme.check").check()
-    assert asyncio.get_running_loop().time() - started > 1.5, "14 calls at five a second take time"
+    assert asyncio.get_running_loop().time() - started > 1.5, (
+        "14 calls at five per second take time"
+    )
 
 
-def test_a_vendor_stays_small(acme: dict[str, str]) -> None:
-    """Four operations are about 125 lines of code, and the page touches no line of core."""
+def test_adding_a_vendor_is_a_small_change(acme: dict[str, str]) -> None:
+    """A vendor with four operations has at most 125 lines of code."""
     lines = 0
     for name in CLIENT:
         tree = ast.parse(acme[name])

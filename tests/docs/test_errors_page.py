@@ -1,4 +1,4 @@
-"""The page on errors knows every error."""
+"""The page of errors lists every error."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import asyncclients
 from .pages import ROOT
 
 
-def test_every_error_is_on_the_page() -> None:
-    """Each public error class is named on the page, and the page names no other."""
+def test_errors_page_lists_every_error() -> None:
+    """The page lists each public error class and no other."""
     page = (ROOT / "docs" / "errors.md").read_text()
     ours = {name for name in asyncclients.__all__ if name.endswith("Error")}
     named = {word for word in page.split("`") if word.isidentifier() and word.endswith("Error")}

@@ -1,4 +1,4 @@
-"""The examples do what their first lines say, against the pretend vendors."""
+"""The examples work against the mock vendors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FILES = sorted(EXAMPLES.glob("*.py"))
 
 
 def load(name: str) -> Any:
-    """The example *name* as a module."""
+    """Return the example *name* as a module."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -38,20 +38,22 @@ def load(name: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction] - autouse
-    """What an example writes goes to a directory of the test's own."""
+    """Run each example in a directory of its own."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_an_example_is_short_and_listed(file: Path) -> None:
-    """An example has fewer than 40 lines, and the list of examples has a link to it."""
+def test_example_is_short_and_listed(file: Path) -> None:
+    """An example has fewer than 40 lines and a link in the list of examples."""
     assert len(file.read_text().splitlines()) < 40
     assert f"({file.name})" in (EXAMPLES / "README.md").read_text()
 
 
 @pytest.mark.looptime
-async def test_web_app(sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path) -> None:
-    """Browsers get their tags made while the pull runs; stopped and started, the pull ends whole."""
+async def test_web_app_serves_requests_during_a_pull(
+    sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path
+) -> None:
+    """Requests are served during the pull, and a restarted app completes the pull."""
     for number in range(200):
         sandbox.state("intouch").tags[f"{number:036}"] = _tag(number)
     module, loop = load("web_app"), asyncio.get_running_loop()
@@ -65,7 +67,7 @@ async def test_web_app(sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_
         assert not module.app[module.BACKFILL].done()
         assert max(waits) < 2.0
     assert not (tmp_path / "tags.jsonl").exists()
-    await asyncio.sleep(1)  # a new process does not know what the old one sent last
+    await asyncio.sleep(1)  # a new process has no record of the last requests of the old one
 
     module = load("web_app")
     async with TestClient(TestServer(module.app)):
@@ -81,10 +83,10 @@ def _tag(number: int) -> dict[str, object]:
 
 
 @pytest.mark.looptime
-async def test_nightly_pull(
+async def test_nightly_pull_writes_every_contact(
     sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path
 ) -> None:
-    """Every contact is in the Parquet file, and the report has no doubts."""
+    """Every contact is in the Parquet file, and all of the report is verified."""
     parquet = pytest.importorskip("pyarrow.parquet")
     module = load("nightly_pull")
     emails = [f"user{number}@example.com" for number in range(60)]
@@ -97,8 +99,8 @@ async def test_nightly_pull(
 
 
 @pytest.mark.looptime
-async def test_push_with_resume(sandbox: Sandbox) -> None:
-    """Stopped after five minutes and run again, each quake is noted once, and none is refused."""
+async def test_push_with_resume_sends_each_row_once(sandbox: Sandbox) -> None:
+    """A push that is stopped after five minutes and resumed sends each row once, without a 429."""
     module = load("push_with_resume")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(300):
@@ -114,8 +116,8 @@ async def test_push_with_resume(sandbox: Sandbox) -> None:
     assert sandbox.refused("totango") == 0
 
 
-async def test_workers_share_quota_and_token(tmp_path: Path) -> None:
-    """Two workers at once stay inside one quota, and ask for one token between them."""
+async def test_worker_shares_quota_and_token(tmp_path: Path) -> None:
+    """Two concurrent workers keep to one quota and request one token."""
     rows = 24
     head = _head(EXAMPLES / "data" / "airports-us.csv.gz", rows)
     (tmp_path / "airports.csv.gz").write_bytes(head)
@@ -140,8 +142,8 @@ def _head(path: Path, rows: int) -> bytes:
 
 
 @pytest.mark.looptime
-async def test_plain_aiohttp(sandbox: Sandbox) -> None:
-    """Six requests of a plain session go out two a second, and none is refused."""
+async def test_plain_aiohttp_keeps_the_quota(sandbox: Sandbox) -> None:
+    """Six requests of a plain session are sent at two per second, without a 429."""
     module, loop = load("plain_aiohttp"), asyncio.get_running_loop()
     began_at = loop.time()
     tags = await module.main([f"tag {number}" for number in range(6)])

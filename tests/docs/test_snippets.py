@@ -1,4 +1,4 @@
-"""What the pages show works: each Python block is run, against the pretend vendors."""
+"""The Python blocks of all pages run against the mock vendors, and links are valid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WITH_CODE = [page for page in pages() if blocks(page)]
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("page", _WITH_CODE, ids=name_of)
-async def test_the_code_on_a_page_runs(
+async def test_page_code_runs(
     page: Path,
     names: Mapping[str, object],
     tmp_path: Path,
@@ -26,15 +26,15 @@ async def test_the_code_on_a_page_runs(
 ) -> None:
     """The blocks of a page, run in order in one namespace, raise nothing."""
     monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.WARNING, "asyncclients")  # put back at the end, if a page sets it
+    caplog.set_level(logging.WARNING, "asyncclients")  # restored at the end if a page changes it
     namespace = module_of(monkeypatch, **names)
     for block in blocks(page):
         if block.reason is None:
             await block.run(namespace)
 
 
-async def test_a_wrong_block_is_noticed() -> None:
-    """A block that fails raises, with the page and the line in its traceback."""
+async def test_page_code_reports_a_failing_line() -> None:
+    """A failing block raises with the page and the line in its traceback."""
     with pytest.raises(NameError) as caught:
         await Block(ROOT / "README.md", 7, "x = 1\nawait missing()\n", None).run({})
     frame = caught.traceback[-1]
@@ -42,17 +42,17 @@ async def test_a_wrong_block_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)
-def test_links_inside_the_tree_lead_somewhere(page: Path) -> None:
-    """Each relative link names a file that exists."""
+def test_page_links_exist(page: Path) -> None:
+    """Each relative link of a page names an existing file."""
     targets = [target.partition("#")[0] for target in _LINK.findall(page.read_text())]
     inside = [target for target in targets if target and "://" not in target]
     inside = [target for target in inside if not target.startswith("mailto:")]
     assert [target for target in inside if not (page.parent / target).exists()] == []
 
 
-def test_a_broken_link_is_noticed(tmp_path: Path) -> None:
-    """The check of links finds a file that is not there."""
+def test_page_links_reports_a_missing_file(tmp_path: Path) -> None:
+    """The check of links reports a missing file."""
     page = tmp_path / "page.md"
     page.write_text("[gone](gone.md#part) [web](https://example.com) [here](page.md)")
     with pytest.raises(AssertionError, match=r"gone\.md"):
-        test_links_inside_the_tree_lead_somewhere(page)
+        test_page_links_exist(page)

@@ -1,4 +1,4 @@
-"""The tests that the page on testing shows pass, as they would in a project of the reader's."""
+"""The tests on the page about testing pass in a project of its reader."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ async def test_without_fixtures():
 """
 
 
-def test_the_tests_on_the_page_pass(pytester: pytest.Pytester) -> None:
-    """Each `test_...` of the page passes, with warnings as errors; what is not one is called."""
+def test_testing_page_tests_pass(pytester: pytest.Pytester) -> None:
+    """Each test of the page passes with warnings as errors, and so does its program without pytest."""
     code = "\n".join(block.code for block in blocks(ROOT / "docs" / "testing.md"))
     pytester.makeini(INI)
     pytester.makepyfile(code + CALLS_CHECK)

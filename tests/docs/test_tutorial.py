@@ -1,4 +1,4 @@
-"""The tutorial's commands, given to a shell as they stand on the page, with fewer rows."""
+"""The tutorial's commands work in a shell, with fewer rows than on the page."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the page is for
 
 
 def commands() -> list[str]:
-    """The shell blocks of the page, in order."""
+    """Return the shell blocks of the page, in order."""
     page = (ROOT / "docs" / "tutorial.md").read_text()
     return [block.replace("seq 60", f"seq {ROWS}") for block in _SH.findall(page)]
 
 
 async def start(command: str, where: Path) -> Process:
-    """Give *command* to a shell with the variables that the second terminal has."""
+    """Start *command* in a shell with the variables of the second terminal."""
     have = "[ -e sandbox.env ] && source sandbox.env\n"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return await asyncio.create_subprocess_exec(
@@ -46,25 +46,25 @@ async def start(command: str, where: Path) -> Process:
 
 
 async def finish(command: str, where: Path) -> tuple[int | None, str]:
-    """Run *command* to its end: its exit code, and what it said."""
+    """Run *command* and return its exit code and its output."""
     process = await start(command, where)
     out, err = await process.communicate()
     return process.returncode, f"{out.decode()}{err.decode()}"
 
 
-async def until(happens: Callable[[], bool]) -> None:
-    """Look again and again, for a process tells nobody when it has come so far."""
-    while not happens():  # noqa: ASYNC110
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll *condition*, because a process has no event to wait for."""
+    while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.02)
 
 
-def says(file: Path, text: str) -> bool:
-    """Has *file* the words *text*?"""
+def has_text(file: Path, text: str) -> bool:
+    """Return whether *file* exists and contains *text*."""
     return file.exists() and text in file.read_text()
 
 
 def done(state: Path) -> int:
-    """How many rows the job of *state* has behind it."""
+    """Return the number of rows that the job of *state* has done."""
     try:
         return read_status(state).done
     except (StateError, OSError):
@@ -72,26 +72,26 @@ def done(state: Path) -> int:
 
 
 @pytest.mark.timeout(60)
-async def test_the_commands_of_the_tutorial(tmp_path: Path) -> None:
-    """Interrupted and given again, the push delivers every person once, and the pull has them all."""
+async def test_tutorial_commands_push_every_row_once(tmp_path: Path) -> None:
+    """An interrupted and repeated push sends every person once, and the pull has all of them."""
     _, sandbox, people, push, status, push_again, pull = commands()
     state = tmp_path / "people.csv.state"
     vendors = await start(sandbox, tmp_path)
     try:
-        await until(lambda: says(tmp_path / "sandbox.env", "DIGITAL_ONBOARDING_BASE_URL"))
+        await wait_until(lambda: has_text(tmp_path / "sandbox.env", "DIGITAL_ONBOARDING_BASE_URL"))
         assert await finish(people, tmp_path) == (0, "")
 
         pushing = await start(push, tmp_path)
-        await until(lambda: done(state) >= 2)
+        await wait_until(lambda: done(state) >= 2)
         os.killpg(pushing.pid, signal.SIGINT)
-        _, said = await pushing.communicate()
-        assert (pushing.returncode, b"the state is saved" in said) == (130, True)
+        _, output = await pushing.communicate()
+        assert (pushing.returncode, b"the state is saved" in output) == (130, True)
         assert done(state) < ROWS
 
         assert push_again == push
         assert "not complete" in (await finish(status, tmp_path))[1]
-        code, told = await finish(push_again, tmp_path)
-        assert (code, told.startswith(f"{ROWS} done, 0 failed, 0 unknown")) == (0, True), told
+        code, output = await finish(push_again, tmp_path)
+        assert (code, output.startswith(f"{ROWS} done, 0 failed, 0 unknown")) == (0, True), output
         assert (await finish(pull, tmp_path))[0] == 0
     finally:
         os.killpg(vendors.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Each vendor's page has the operations that its client has, in the words of its endpoints."""
+"""Each vendor's page has an up-to-date table of its client's operations."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ GENERATOR = _generator()
 
 
 @pytest.mark.parametrize("vendor", GENERATOR.VENDORS)
-def test_a_page_is_up_to_date(vendor: str) -> None:
-    """The committed page is what `python docs/generate_vendors.py` writes."""
+def test_vendor_page_is_up_to_date(vendor: str) -> None:
+    """The committed page is the output of `python docs/generate_vendors.py`."""
     assert GENERATOR.page_of(vendor).read_text() == GENERATOR.renewed(vendor)
 
 
 @pytest.mark.parametrize("vendor", GENERATOR.VENDORS)
-def test_a_page_names_every_operation_and_the_manual(vendor: str) -> None:
-    """No endpoint of the client is missing from the page, and the vendor's manual is linked."""
+def test_vendor_page_lists_every_operation_and_the_manual(vendor: str) -> None:
+    """The page lists every endpoint of the client and links to the manual."""
     page = GENERATOR.page_of(vendor).read_text()
     endpoints = GENERATOR.endpoints(vendor)
     assert endpoints
@@ -45,8 +45,10 @@ def test_a_page_names_every_operation_and_the_manual(vendor: str) -> None:
     assert f"<{manual}>" in page
 
 
-def test_an_outdated_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page whose generated part was edited by hand differs from the renewed one."""
+def test_vendor_page_check_reports_an_edited_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page with an edited table differs from the generated one."""
     edited = GENERATOR.page_of("emma").read_text().replace("180 per 60 s", "200 per 60 s")
     (tmp_path / "emma.md").write_text(edited)
     monkeypatch.setattr(GENERATOR, "PAGES", tmp_path)

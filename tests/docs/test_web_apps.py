@@ -1,4 +1,4 @@
-"""The apps of the page on web apps answer from the pretend vendors, and stop cleanly."""
+"""The apps of the page about web apps respond from the mock vendors and stop cleanly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Define(Protocol):
-    """Runs the first block of the page that has *text*; what it defines."""
+    """Runs the first block of the page that contains *text*, and returns its names."""
 
     async def __call__(self, text: str) -> dict[str, Any]: ...
 
@@ -41,15 +41,13 @@ def define(monkeypatch: pytest.MonkeyPatch) -> Define:
 
 @pytest.fixture
 async def uuid(sandbox: Sandbox, clients: dict[str, IntouchClient]) -> str:
-    """The id of a contact at the pretend Intouch."""
+    """Return the id of a contact at the mock Intouch."""
     contact = await clients["intouch"].contacts.create(NewContact(email="ada@example.com"))
     return contact.uuid
 
 
 @pytest.mark.parametrize("framework", ["fastapi", "litestar"])
-async def test_an_asgi_app_answers_from_the_vendor(
-    framework: str, uuid: str, define: Define
-) -> None:
+async def test_asgi_app_responds_from_the_vendor(framework: str, uuid: str, define: Define) -> None:
     """The app starts, returns the vendor's contact as JSON, and closes its pool on shutdown."""
     app = (await define(f"from {framework} import"))["app"]
     async with served(app) as running:
@@ -61,7 +59,7 @@ async def test_an_asgi_app_answers_from_the_vendor(
         await intouch.contacts.get(uuid)
 
 
-async def test_an_aiohttp_app_answers_from_the_vendor(uuid: str, define: Define) -> None:
+async def test_aiohttp_app_responds_from_the_vendor(uuid: str, define: Define) -> None:
     """The app starts, returns the vendor's contact as JSON, and closes its pool on cleanup."""
     namespace = await define("from aiohttp import")
     async with TestClient(TestServer(namespace["app"])) as browser:
@@ -73,12 +71,12 @@ async def test_an_aiohttp_app_answers_from_the_vendor(uuid: str, define: Define)
         await intouch.contacts.get(uuid)
 
 
-async def test_a_full_queue_is_told_to_the_browser(
+async def test_middleware_responds_503_to_a_full_queue(
     sandbox: Sandbox, clients: dict[str, IntouchClient], define: Define
 ) -> None:
-    """With the page's middleware, a call that cannot make its deadline becomes a 503 at once.
+    """A call that cannot meet its deadline becomes a 503 at once.
 
-    Its Retry-After is the time the queue needs, in whole seconds.
+    Its Retry-After is the wait in whole seconds.
     """
     namespace = await define("retry_later")
     hasty = clients["intouch"].with_options(deadline=0.1)
@@ -90,7 +88,7 @@ async def test_a_full_queue_is_told_to_the_browser(
     app.router.add_get("/", handler)
     async with TestClient(TestServer(app)) as browser:
         statuses = [(await browser.get("/")).status for _ in range(2)]
-        refused = await browser.get("/")
-    assert (statuses, refused.status) == ([200, 200], 503)
-    assert refused.headers["Retry-After"] == "1"
+        rejected = await browser.get("/")
+    assert (statuses, rejected.status) == ([200, 200], 503)
+    assert rejected.headers["Retry-After"] == "1"
     assert sandbox.summary("intouch").arrivals == 2
