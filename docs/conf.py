@@ -22,7 +22,7 @@ html_theme = "furo"
 html_title = f"asyncclients {version}"
 exclude_patterns = ["_build"]
 nitpicky = False
-# A struct's field `type` and the builtin `type` are both meant by "type" in a signature.
+# "type" in a signature is ambiguous: the builtin, or a struct's field of that name.
 suppress_warnings = ["ref.python"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -41,7 +41,7 @@ _LINK = re.compile(r"\[`(\w+)`\]\[[\w.]+\]")
 def as_rst(
     _app: Sphinx, _what: str, _name: str, _obj: object, _opt: object, lines: list[str]
 ) -> None:
-    """Turn the code fences of a docstring into what Sphinx takes for code."""
+    """Convert Markdown code fences and links in a docstring to reStructuredText."""
     found: list[str] = []
     inside = False
     for line in lines:
