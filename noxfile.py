@@ -75,7 +75,7 @@ def benchmarks(session: nox.Session) -> None:
     _groups(session, "benchmarks")
     session.install("-q", EXTRAS)
     for command in (
-        "rate_limits.py --quick --seeds 1",
+        "rate_limits.py --quick",
         "rate_limits.py --quick --sockets",
         "overhead.py --quick",
         "page.py --check",

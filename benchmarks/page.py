@@ -14,16 +14,15 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 PAGES = ("rate_limits", "overhead", "backfill", "shared", "soak")
-LATENCIES = ("fast", "wan", "slow")
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_NUMBER = re.compile(r"[-+]?[\d.,]+( %)?$")
-Row = Sequence[object]
+_NUMBER = re.compile(r"[-+]?[\d.,]+%?$")
+Row = dict[str, Any]
 
 
 def load(name: str) -> Any:
@@ -31,106 +30,93 @@ def load(name: str) -> Any:
     return json.loads((HERE / "results" / f"{name}.json").read_text())
 
 
-def table(names: Sequence[str], rows: Iterable[Row]) -> str:
-    """Return a Markdown table; columns of numbers are aligned to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    columns = [[cell for cell in column if cell] for column in zip(*cells, strict=True)]
-    rule = ["---:" if c and all(_NUMBER.match(cell) for cell in c) else "---" for c in columns]
-    lines = [names, rule, *cells]
+def table(columns: str, rows: Iterable[Row]) -> str:
+    """Return a Markdown table.
+
+    *columns* has `header: format` for each column, separated by bars; a format is filled from
+    the row. Columns of numbers are aligned to the right.
+    """
+    pairs = [column.partition(":") for column in columns.split("|")]
+    verdicts = {None: "", True: "met", False: "**missed**"}
+    cells = [
+        [text.strip().format(verdict=verdicts[row.get("met")], **row) for _, _, text in pairs]
+        for row in rows
+    ]
+    rule = [
+        "---:" if all(_NUMBER.match(cell) for cell in column if cell) and any(column) else "---"
+        for column in zip(*cells, strict=True)
+    ]
+    lines = [[name.strip() for name, _, _ in pairs], rule, *cells]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f} %"
+def whole(rows: list[Row]) -> str:
+    """Return a table of all columns as they are; use in percent."""
+    formats = {name: "{" + name + "}" for name in rows[0]}
+    formats |= {name: "{" + name + ":.1%}" for name in formats if name.startswith("use")}
+    text = [
+        {name: f"{value:,}" if isinstance(value, int) else value for name, value in row.items()}
+        for row in rows
+    ]
+    names = {"refused": "rejected"}
+    return table(
+        "|".join(f"{names.get(name, name)}:{each}" for name, each in formats.items()), text
+    )
 
 
-def verdict(row: dict[str, Any]) -> str:
-    return "" if row.get("met") is None else "met" if row["met"] else "**missed**"
-
-
-def distinct(rows: list[dict[str, Any]], name: str) -> list[Any]:
-    return list(dict.fromkeys(row[name] for row in rows))
+def grouped(rows: list[Row], line: tuple[str, ...], column: str, cell: str) -> str:
+    """Return a table with a line for each value of *line* and a column for each of *column*."""
+    columns = list(dict.fromkeys(row[column] for row in rows))
+    lines: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        key = tuple(row[name] for name in line)
+        found = lines.setdefault(key, {name: row[name] for name in line})
+        found[f"c{columns.index(row[column])}"] = cell.format(**row)
+    names = {"latency": "network"}
+    spec = [f"{names.get(name, name)}:{{{name}}}" for name in line]
+    spec += [f"{name}:{{c{index}}}" for index, name in enumerate(columns)]
+    return table("|".join(spec), lines.values())
 
 
 # --- rate_limits.md ---------------------------------------------------------------
 
-
-def cell(row: dict[str, Any]) -> list[str]:
-    return [row["quota"], row["server"], row["latency"]]
+CELL = "quota: {quota} | server: {server} | network: {latency} |"
 
 
 def adaptive() -> str:
-    names = ("quota", "server", "network", "use", "target", "rejected", "target", "")
     return table(
-        names,
-        (
-            [
-                *cell(row),
-                percent(row["use"], 2),
-                "≥ " + percent(row["target_use"]),
-                percent(row["refused"], 3),
-                "≤ " + percent(row["target_refused"], 2),
-                verdict(row),
-            ]
-            for row in load("rate-limits")["adaptive"]
-        ),
+        CELL + "use: {use:.2%} | target: ≥ {target_use:.1%} | rejected: {refused:.3%}"
+        "| target: ≤ {target_refused:.2%} | : {verdict}",
+        load("rate-limits")["adaptive"],
     )
 
 
 def exact() -> str:
     rows = load("rate-limits")["exact"]
     text = f"{rows[0]['seeds']:,} seeds in every cell, runs of two and six minutes.\n\n"
-    names = ("quota", "server", "network", "use", "rejected", "most in a window")
-    return text + table(
-        names,
-        (
-            [
-                *cell(row),
-                percent(row["use"]),
-                "0" if row["refused"] == 0 else percent(row["refused"], 4),
-                row["most_in_window"],
-            ]
-            for row in rows
-        ),
-    )
+    columns = "use: {use:.1%} | rejected: {refused:.4%} | most in a window: {most_in_window}"
+    return text + table(CELL + columns, rows)
 
 
 def peers() -> str:
     result = load("rate-limits")
-    rows = result["peers"]
-    ours = [{**row, "client": "**asyncclients**"} for row in result["adaptive"]]
-    servers, text = distinct(rows, "server"), ""
-    for quota in distinct(rows, "quota"):
-        for latency in LATENCIES:
-            text += f"\n### {quota}, *{latency}*\n\n"
-            lines: dict[str, dict[str, str]] = {}
-            for row in [*ours, *rows]:
-                if (row["quota"], row["latency"]) == (quota, latency):
-                    found = f"{percent(row['use'])} / {percent(row['refused'], 2)}"
-                    lines.setdefault(row["client"], {})[row["server"]] = found
-            each = ([name, *(found[server] for server in servers)] for name, found in lines.items())
-            text += table(["client", *servers], each)
-    return text[1:]
+    rows = [{**row, "client": "**asyncclients**"} for row in result["adaptive"]] + result["peers"]
+    parts: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        parts.setdefault((row["quota"], row["latency"]), []).append(row)
+    return "\n".join(
+        f"### {quota}, *{latency}*\n\n"
+        + grouped(part, ("client",), "server", "{use:.1%} / {refused:.2%}")
+        for (quota, latency), part in parts.items()
+    )
 
 
 def waits() -> str:
     rows = load("rate-limits")["interactive"]
-    others = list(rows[0]["peers"])
-    return table(
-        ["quota", "network", "ours", "target", "", "use", *others],
-        (
-            [
-                row["quota"],
-                row["latency"],
-                f"{row['p99']:.3f} s",
-                f"≤ {row['target']:.2f} s",
-                verdict(row),
-                percent(row["use"]),
-                *(f"{row['peers'][peer]:.1f} s" for peer in others),
-            ]
-            for row in rows
-        ),
-    )
+    columns = "quota: {quota} | network: {latency} | ours: {p99:.3f} s | target: ≤ {target:.2f} s"
+    columns += "| : {verdict} | use: {use:.1%}"
+    columns += "".join(f"| {peer}: {{peers[{peer}]:.1f}} s" for peer in rows[0]["peers"])
+    return table(columns, rows)
 
 
 def sockets() -> str:
@@ -141,192 +127,116 @@ def sockets() -> str:
         f"{result['seconds'] / 3600:g} h each; {result['exact'][0]['seeds']} seeds of two and six "
         f"minutes for `exact`.\nIn total {result['calls'] / 1e6:.1f} million calls in "
         f"{result['took'] / 60:.0f} minutes of one core; {result['agree']} of {result['runs']} "
-        f"runs agree\nwith the simulator; {result['late']} calls took virtual time in the kernel.\n"
+        f"runs agree\nwith the simulator; {result['late']} calls took virtual time in the kernel."
     )
-    names = ("quota", "server", "network", "use", "simulated", "target")
-    names += ("rejected", "simulated", "target", "")
-    return (
-        text
-        + "\n"
-        + table(
-            names,
-            (
-                [
-                    *cell(row),
-                    percent(row["use"], 2),
-                    percent(row["simulated_use"], 2),
-                    "≥ " + percent(row["target_use"]),
-                    percent(row["refused"], 3),
-                    percent(row["simulated_refused"], 3),
-                    "≤ " + percent(row["target_refused"], 2),
-                    verdict(row),
-                ]
-                for row in rows
-            ),
-        )
-    )
+    columns = "use: {use:.2%} | simulated: {simulated_use:.2%} | target: ≥ {target_use:.1%}"
+    columns += "| rejected: {refused:.3%} | simulated: {simulated_refused:.3%}"
+    columns += "| target: ≤ {target_refused:.2%} | : {verdict}"
+    return f"{text}\n\n{table(CELL + columns, rows)}"
 
 
 def sockets_exact() -> str:
-    lines: dict[tuple[str, str], dict[str, str]] = {}
     rows = load("rate-limits-sockets")["exact"]
-    for row in rows:
-        found = f"{percent(row['use'])} ({100 * row['refused']:g} %)"
-        lines.setdefault((row["quota"], row["latency"]), {})[row["server"]] = found
-    servers = distinct(rows, "server")
-    each = ([*name, *(found[server] for server in servers)] for name, found in lines.items())
-    return table(["quota", "network", *servers], each)
+    return grouped(rows, ("quota", "latency"), "server", "{use:.1%} ({refused:.0%})")
 
 
 def sockets_waits() -> str:
     return table(
-        ("quota", "network", "p99", "simulated", "target", "", "use"),
-        (
-            [
-                row["quota"],
-                row["latency"],
-                f"{row['p99']:.3f} s",
-                f"{row['simulated_p99']:.3f} s",
-                f"≤ {row['target']:.2f} s",
-                verdict(row),
-                percent(row["use"]),
-            ]
-            for row in load("rate-limits-sockets")["interactive"]
-        ),
+        "quota: {quota} | network: {latency} | p99: {p99:.3f} s | simulated: {simulated_p99:.3f} s"
+        "| target: ≤ {target:.2f} s | : {verdict} | use: {use:.1%}",
+        load("rate-limits-sockets")["interactive"],
     )
 
 
-# --- overhead.md ------------------------------------------------------------------
+# --- overhead.md and backfill.md --------------------------------------------------
+
+
+def _side_by_side(*columns: dict[str, Row]) -> list[Row]:
+    """Return a row for each name of *columns*, with its figures as `c0`, `c1` and so on."""
+    return [
+        {"name": name, **{f"c{index}": column[name] for index, column in enumerate(columns)}}
+        for name in columns[0]
+    ]
 
 
 def calls() -> str:
     alone, together = (load(name)["results"] for name in ("overhead", "overhead-together"))
-    columns = [alone["1"], alone["100"], together["1"], together["100"]]
+    rows = _side_by_side(alone["1"], alone["100"], together["1"], together["100"])
     return table(
-        ("client", "1 at a time", "100 at a time", "together: 1", "100"),
-        (
-            [name, *(f"{column[name]['ratio']:.2f}" for column in columns)]
-            for name in sorted(columns[0], key=lambda name: columns[0][name]["ratio"])
-        ),
+        "client: {name} | 1 at a time: {c0[ratio]:.2f} | 100 at a time: {c1[ratio]:.2f}"
+        "| together, 1: {c2[ratio]:.2f} | together, 100: {c3[ratio]:.2f}",
+        sorted(rows, key=lambda row: row["c0"]["ratio"]),
     )
 
 
 def instructions() -> str:
-    results = load("instructions")["results"]
     return table(
-        ("client", "1 at a time", "ratio", "100 at a time", "ratio"),
-        (
-            [
-                name,
-                *(
-                    text
-                    for column in results.values()
-                    for text in (
-                        f"{column[name]['instructions']:,}",
-                        f"{column[name]['ratio']:.3f}",
-                    )
-                ),
-            ]
-            for name in results["1"]
-        ),
+        "client: {name} | 1 at a time: {c0[instructions]:,} | ratio: {c0[ratio]:.3f}"
+        "| 100 at a time: {c1[instructions]:,} | ratio: {c1[ratio]:.3f}",
+        _side_by_side(*load("instructions")["results"].values()),
     )
 
 
-def _figures(file: str) -> str:
-    rows = load(file)["rows"]
-    return table(
-        ("", "figure", "target", ""),
-        (
-            [
-                name,
-                f"{row['figure']:,.4g}" if row["figure"] < 1000 else f"{row['figure']:,.0f}",
-                f"≤ {row['target']:g}" if row.get("target") is not None else "",
-                verdict(row),
-            ]
-            for name, row in rows.items()
-        ),
-    )
-
-
-# --- backfill.md ------------------------------------------------------------------
+def figures(file: str) -> str:
+    """The table of a benchmark that compares figures with upper bounds."""
+    rows = [{"name": name, **row} for name, row in load(file)["rows"].items()]
+    for row in rows:
+        row["bound"] = "" if row["target"] is None else f"≤ {row['target']:g}"
+    return table(": {name} | figure: {figure:,} | target: {bound} | : {verdict}", rows)
 
 
 def cost() -> str:
     return table(
-        ("", "rows", "by hand, rows/s", "backfill, rows/s", "ratio"),
-        (
-            [
-                name,
-                f"{row['rows']:,}",
-                f"{row['by_hand']:,.0f}",
-                f"{row['ours']:,.0f}",
-                percent(row["ratio"], 0),
-            ]
-            for name, row in load("backfill")["cost"].items()
-        ),
+        ": {name} | rows: {rows:,} | by hand, rows/s: {by_hand:,.0f}"
+        "| backfill, rows/s: {ours:,.0f} | ratio: {ratio:.0%}",
+        ({"name": name, **row} for name, row in load("backfill")["cost"].items()),
     )
 
 
 def quota() -> str:
-    return table(
-        ("limit", "rows", "seconds", "rejected", "share"),
-        (
-            [
-                row["limit"],
-                f"{row['rows']:,}",
-                f"{row['seconds']:.1f}",
-                row["rejected"],
-                percent(row["share"]),
-            ]
-            for row in load("backfill")["quota"]
-        ),
-    )
+    columns = "limit: {limit} | rows: {rows:,} | seconds: {seconds:.1f}"
+    columns += "| rejected: {rejected} | share: {share:.1%}"
+    return table(columns, load("backfill")["quota"])
 
 
 # --- shared.md --------------------------------------------------------------------
 
 
-def _rows(rows: list[dict[str, Any]]) -> str:
-    """Every column as it is; use in percent."""
-
-    def text(name: str, value: Any) -> str:
-        if name.startswith("use"):
-            return percent(value)
-        return f"{value:,}" if isinstance(value, (int, float)) else value
-
-    names = ["rejected" if name == "refused" else name for name in rows[0]]
-    return table(names, ([text(name, value) for name, value in row.items()] for row in rows))
-
-
 def fleet() -> str:
     result = load("shared")
-    return _rows(result["fleet-2"] + result["fleet-100"])
+    return whole(result["fleet-2"] + result["fleet-100"])
 
 
 def servers() -> str:
     """Servers for ten thousand keys, each half idle, at the slowest replayed rate."""
     result = load("shared")
     rates = [row["claims a core-second"] for row in result["store"] if "replayed" in row["claims"]]
-    half = min(rates) / 2
-    needed: dict[str, list[int]] = {}
-    for row in result["crowd"]:
-        claims = row["claims a second, 10000 keys"]
-        needed.setdefault(row["work"], []).append(math.ceil(claims / half))
-    names = ["work", *(f"servers at {quota}" for quota in distinct(result["crowd"], "quota"))]
-    return table(names, ([work, *counts] for work, counts in needed.items()))
+    rows = [
+        {**row, "servers": math.ceil(row["claims a second, 10000 keys"] / (min(rates) / 2))}
+        for row in result["crowd"]
+    ]
+    return grouped(rows, ("work",), "quota", "{servers}")
 
 
 # --- soak.md ----------------------------------------------------------------------
+
+SAMPLED = {
+    "rss": "resident memory, MB",
+    "fds": "file descriptors",
+    "tasks": "tasks",
+    "objects": "objects, thousands",
+    "turn": "longest turn of the loop, ms of CPU",
+}
 
 
 def run() -> str:
     result = load("soak")
     world = result["world"]
-    rows = {
+    counts = {
         "requests": sum(world["requests"].values()),
         "rate-limited requests": sum(world["refused"].values()),
-        "quota use of Intouch": percent(world["quota_use"]["intouch"]),
-        "quota use of Totango": percent(world["quota_use"]["totango"]),
+        "quota use of Intouch": f"{world['quota_use']['intouch']:.1%}",
+        "quota use of Totango": f"{world['quota_use']['totango']:.1%}",
         "visits": world["visits"],
         "visitors that left early": world["visits_left"],
         "pulls of 10,000 rows": world["pulls"],
@@ -340,46 +250,24 @@ def run() -> str:
         "rows lost or sent twice, incomplete pulls": len(result["wrong"]),
         "CPU time, seconds": result["cpu_seconds"],
     }
-    return table(
-        ("", "figure"),
-        ([k, v if isinstance(v, str) else f"{v:,}"] for k, v in rows.items()),
-    )
-
-
-NAMES = {
-    "rss": "resident memory, MB",
-    "fds": "file descriptors",
-    "tasks": "tasks",
-    "objects": "objects, thousands",
-    "turn": "longest turn of the loop, ms of CPU",
-}
+    return whole([{"of the run": name, "figure": value} for name, value in counts.items()])
 
 
 def growth() -> str:
     return table(
-        ("", "mean", "from", "to", "growth", "noise", ""),
+        ": {name} | mean: {mean} | from: {lowest} | to: {highest} | growth: {growth:+}"
+        "| noise: {noise} | : {flatness}",
         (
-            [
-                NAMES[name],
-                row["mean"],
-                row["lowest"],
-                row["highest"],
-                f"{row['growth']:+}",
-                row["noise"],
-                "flat" if row["flat"] else "**grows**",
-            ]
+            {"name": SAMPLED[name], "flatness": "flat" if row["flat"] else "**grows**", **row}
             for name, row in load("soak")["verdict"].items()
         ),
     )
 
 
 def samples() -> str:
+    columns = "".join(f"| {name}: {{{key}}}" for key, name in SAMPLED.items())
     rows = load("soak")["samples"][3::4]
-    names = ["hours", *NAMES]
-    return table(
-        ["hour", *NAMES.values(), "requests"],
-        ([*(row[name] for name in names), f"{row['requests']:,}"] for row in rows),
-    )
+    return table("hour: {hours:g}" + columns + "| requests: {requests:,}", rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -392,24 +280,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "sockets-waits": sockets_waits,
     "calls": calls,
     "instructions": instructions,
-    "permit": lambda: _figures("scheduler"),
-    "imports": lambda: _figures("imports"),
+    "permit": lambda: figures("scheduler"),
+    "imports": lambda: figures("imports"),
     "cost": cost,
     "quota": quota,
     "fleet": fleet,
-    "kill": lambda: _rows(load("shared")["kill"]),
-    "store": lambda: _rows(load("shared")["store"]),
-    "crowd": lambda: _rows(load("shared")["crowd"]),
+    "kill": lambda: whole(load("shared")["kill"]),
+    "store": lambda: whole(load("shared")["store"]),
+    "crowd": lambda: whole(load("shared")["crowd"]),
     "servers": servers,
     "run": run,
     "growth": growth,
     "samples": samples,
 }
-
-
-def render(text: str) -> str:
-    """Return *text* with every table replaced."""
-    return _TABLE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
 
 
 def main() -> int:
@@ -420,10 +303,12 @@ def main() -> int:
     stale: list[str] = []
     for name in given.pages or PAGES:
         page = HERE / f"{name}.md"
-        if (text := render(page.read_text())) != page.read_text():
+        old = page.read_text()
+        new = _TABLE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], old)
+        if new != old:
             stale.append(name)
             if not given.check:
-                page.write_text(text)
+                page.write_text(new)
     print("out of date:" if given.check else "rendered:", *stale)
     return 1 if given.check and stale else 0
 
