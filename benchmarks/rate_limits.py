@@ -35,7 +35,8 @@ from harness import exit_code, parser, save
 from rate_limit_peers import PEERS, run_peer
 
 from asyncclients import Quota
-from asyncclients.simulator import SimulationReport, run_virtual, simulate
+from asyncclients.simulator import SimulationReport, simulate
+from asyncclients.testing.clock import run_virtual
 from tests.simulator.sockets import SocketWorld
 
 TWO, HUNDRED, HUNDRED_EIGHTY = Quota(2, 1.0), Quota(100, 60.0), Quota(180, 60.0)

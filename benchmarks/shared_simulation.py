@@ -30,11 +30,12 @@ from asyncclients.limits.ratelimit_headers import Signal
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox.limits import SlidingLog
-from asyncclients.simulator import LATENCIES, run_virtual
+from asyncclients.simulator import LATENCIES
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.line import Line
 from asyncclients.stores.terms import Terms
+from asyncclients.testing.clock import run_virtual
 
 NETWORK = LATENCIES["fast"]
 STORE = 0.0005

@@ -23,12 +23,12 @@ import msgspec
 import shared_simulation
 
 from asyncclients.limits.quota import Quota
-from asyncclients.simulator import run_virtual
 from asyncclients.stores.claim import Claim, PacedQuota
 from asyncclients.stores.redis import RedisLedgers
 from asyncclients.stores.redis_client import connector
 from asyncclients.stores.script import SCRIPT, keys
 from asyncclients.stores.sqlite import FileLedgers
+from asyncclients.testing.clock import run_virtual
 from tests.stores.server import Server, connect
 
 Row = dict[str, float | str]

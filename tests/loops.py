@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import pytest
+
+from asyncclients.testing import VirtualClock
 
 Factory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -45,6 +48,12 @@ def _uvloop() -> asyncio.AbstractEventLoop:
     return found
 
 
+def _virtual(factory: Factory) -> asyncio.AbstractEventLoop:
+    loop = factory()
+    VirtualClock(loop, start=0.0).start()
+    return loop
+
+
 DEFAULT: Final[dict[str, Factory]] = {"asyncio": asyncio.new_event_loop}
 VIRTUAL: Final = DEFAULT | {"debug": _debugging}
 """Those whose clock can be replaced by a virtual one."""
@@ -54,8 +63,11 @@ ALL: Final = VIRTUAL | ({"uvloop": _uvloop} if find_spec("uvloop") else {})
 def loops_of(item: pytest.Item, *, everywhere: bool) -> dict[str, Factory]:
     """The loops on which *item* runs."""
     suite = item.path.relative_to(Path(__file__).parent).as_posix()
-    if not (everywhere or suite in SUITES):
-        return DEFAULT
-    fixtures: list[str] = getattr(item, "fixturenames", [])
-    virtual = "virtual_time" in fixtures or item.get_closest_marker("looptime")
-    return VIRTUAL if virtual else ALL
+    factories = ALL if everywhere or suite in SUITES else DEFAULT
+    is_virtual = item.get_closest_marker("virtual_time") is not None
+    if is_virtual or "virtual_time" in getattr(item, "fixturenames", ()):
+        factories = {name: factories[name] for name in factories if name in VIRTUAL}
+    return {
+        name: partial(_virtual, factory) if is_virtual else factory
+        for name, factory in factories.items()
+    }

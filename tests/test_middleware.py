@@ -15,7 +15,7 @@ from asyncclients.core.endpoint import lane
 from asyncclients.sandbox import Sandbox
 from tests.fakes import Connection, answers, byte_server, hangs_up, http
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FINE = http()
 

@@ -9,7 +9,6 @@ are models: `SERVERS`, `LATENCIES`.
 
 from __future__ import annotations
 
-from asyncclients.simulator.clock import VirtualClockLoop, run_virtual
 from asyncclients.simulator.drawing import draw_image, draw_text
 from asyncclients.simulator.latency import LATENCIES, Latency
 from asyncclients.simulator.report import SimulationReport
@@ -21,9 +20,7 @@ __all__ = [
     "SERVERS",
     "Latency",
     "SimulationReport",
-    "VirtualClockLoop",
     "draw_image",
     "draw_text",
-    "run_virtual",
     "simulate",
 ]

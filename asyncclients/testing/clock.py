@@ -1,11 +1,11 @@
 """Virtual time: the running loop's clock jumps to its next timer.
 
 The clock jumps only when nothing else can happen: no callback is ready, no
-socket is readable, no thread of the loop is at work. So real sockets work, as
-long as both ends live in this loop; another process is too slow for a clock
-that does not wait, and its answers time out.
+socket is readable, no thread of the loop is running. So real sockets work, as
+long as both ends live in this loop. A server in another process is slower than
+a clock that does not wait, so its responses time out.
 
-The clock goes on from where the loop's clock was, and never goes back.
+The clock continues from the loop's time and never goes back.
 """
 
 from __future__ import annotations
@@ -14,26 +14,40 @@ import asyncio
 import math
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Coroutine, Generator
 
+_T = TypeVar("_T")
 _POLLS = 3
-"""Looks at the sockets before a jump: the kernel may need a moment to hand bytes over."""
-_PATIENCE = 1.0
-"""Real seconds to wait for a thread before time goes on without it."""
+"""Polls of the sockets before a jump: the kernel may need a moment to deliver bytes."""
+_THREAD_WAIT = 1.0
+"""Real seconds to wait for a thread before the clock jumps without it."""
 
 
 class VirtualClock:
-    """The clock of one loop, and the places where the loop is told the time."""
+    """The virtual clock of one loop.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        loop: an event loop of asyncio itself.
+        start: its first time, in seconds. None is the loop's time, rounded up to a whole
+            second, so that sums of short waits are the same in every run.
+        tick: seconds by which the clock advances with each turn of the loop. Code that waits
+            for an instant and then misses it by rounding would otherwise never finish.
+
+    Raises:
+        RuntimeError: *loop* has no selector.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, *, start: float | None = None, tick: float = 0.0
+    ) -> None:
         selector: Any = getattr(loop, "_selector", None)
         if selector is None:
             raise RuntimeError(f"virtual time needs asyncio's own event loop, not {type(loop)}")
-        # A whole second: sums of short waits are then alike in every run.
-        self._began = self._now = float(math.ceil(loop.time()))
+        self._began = self._now = float(math.ceil(loop.time())) if start is None else start
+        self._tick = tick
         self._threads = 0
         self._loop, self._selector = loop, selector
         self._real_time: Callable[[], float] = loop.time
@@ -46,13 +60,13 @@ class VirtualClock:
         return self._now - self._began
 
     def start(self) -> None:
-        """Take the place of the loop's clock."""
+        """Replace the loop's clock."""
         vars(self._loop)["time"] = lambda: self._now
         vars(self._loop)["run_in_executor"] = self._run_in_executor
         vars(self._selector)["select"] = self._select
 
     def stop(self) -> None:
-        """Let time be real again, from the instant that virtual time has reached."""
+        """Return to real time, which continues from the virtual time that was reached."""
         ahead = self._now - self._real_time()
         real = self._real_time
         vars(self._loop)["time"] = lambda: real() + ahead
@@ -60,6 +74,7 @@ class VirtualClock:
         del vars(self._selector)["select"]
 
     def _select(self, timeout: float | None) -> list[Any]:
+        self._now += self._tick
         for _ in range(_POLLS):
             if ready := self._real_select(0):
                 return ready
@@ -68,7 +83,7 @@ class VirtualClock:
             time.sleep(0)
         if timeout is None:
             return self._real_select(None)
-        if self._threads and (ready := self._real_select(_PATIENCE)):
+        if self._threads and (ready := self._real_select(_THREAD_WAIT)):
             return ready
         self._now += timeout
         return []
@@ -90,7 +105,7 @@ def virtual_time() -> Generator[VirtualClock]:
     """Make the running loop's time virtual inside the block.
 
     Raises:
-        RuntimeError: outside a running loop, or in one that is not asyncio's own.
+        RuntimeError: there is no running loop, or it is not asyncio's own.
     """
     clock = VirtualClock(asyncio.get_running_loop())
     clock.start()
@@ -98,3 +113,16 @@ def virtual_time() -> Generator[VirtualClock]:
         yield clock
     finally:
         clock.stop()
+
+
+def virtual_loop(*, tick: float = 0.0) -> asyncio.AbstractEventLoop:
+    """Return a new event loop whose time is virtual and starts at second 0."""
+    loop = asyncio.new_event_loop()
+    VirtualClock(loop, start=0.0, tick=tick).start()
+    return loop
+
+
+def run_virtual(main: Coroutine[Any, Any, _T], *, tick: float = 0.0) -> _T:
+    """Run *main* like `asyncio.run`, in virtual time from second 0."""
+    with asyncio.Runner(loop_factory=lambda: virtual_loop(tick=tick)) as runner:
+        return runner.run(main)

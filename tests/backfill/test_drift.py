@@ -69,7 +69,7 @@ def failures(state: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Path) -> None:
     """The others of its page are written; its bytes, place and reason stand in the file beside."""
     async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
@@ -94,7 +94,7 @@ async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Pa
     assert status.failures == report.failures == f"{state}.failed.jsonl"
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_page_that_is_unreadable_for_a_moment_costs_nothing(to: Path, state: Path) -> None:
     """A gateway's page of markup, twice, is asked for again until the list's own comes."""
     drift = Drift(100)
@@ -105,7 +105,7 @@ async def test_a_page_that_is_unreadable_for_a_moment_costs_nothing(to: Path, st
     assert drift.asked.count(4) == 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_page_of_which_nothing_can_be_read_is_set_aside(to: Path, state: Path) -> None:
     """The pages after it are written; it counts as many items as a page has."""
     drift = Drift(200)
@@ -116,7 +116,7 @@ async def test_a_page_of_which_nothing_can_be_read_is_set_aside(to: Path, state:
     assert [(each["line"], each["reason"]) for each in failures(state)] == [(4, "broken")]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_bytes_of_an_unreadable_page_are_kept(to: Path, state: Path) -> None:
     """What came in its place is in the file of failures, whole, also where it is no JSON."""
     async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
@@ -131,7 +131,7 @@ async def test_the_bytes_of_an_unreadable_page_are_kept(to: Path, state: Path) -
     assert [each["row"] for each in failures(state)] == [HTML.decode()]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("number", [1, 2])
 async def test_an_item_that_is_no_json_costs_that_item(to: Path, state: Path, number: int) -> None:
     """Also on the first page: the others are written, and its bytes are kept."""
@@ -156,7 +156,7 @@ async def test_an_item_that_is_no_json_costs_that_item(to: Path, state: Path, nu
     assert [each["row"].encode() for each in failures(state)] == [spoiled]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_list_that_begins_unreadable_is_an_error(to: Path, state: Path) -> None:
     """Of a first page nobody can say whether it belongs to a list at all."""
     drift = Drift(100)
@@ -166,7 +166,7 @@ async def test_a_list_that_begins_unreadable_is_an_error(to: Path, state: Path) 
     assert set(drift.asked) == {1}
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_too_many_stop_it_and_nothing_is_lost(to: Path, state: Path) -> None:
     """Above the share it stops, before more is set aside; another run goes on from there."""
     drift = Drift(200)
@@ -181,7 +181,7 @@ async def test_too_many_stop_it_and_nothing_is_lost(to: Path, state: Path) -> No
     assert (report.done, report.failed, report.unproved) == (200, 0, ())
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_tenth_is_too_much(to: Path, state: Path) -> None:
     """By default it bears fifty items, and above five hundred a tenth."""
     drift = Drift(2000)
@@ -191,7 +191,7 @@ async def test_a_tenth_is_too_much(to: Path, state: Path) -> None:
     assert len(failures(state)) == 12
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> None:
     """A run that ends and is resumed across the same page counts and writes it once."""
     drift = Drift(200)
@@ -205,7 +205,7 @@ async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> Non
     assert (report.done, report.failed, len(failures(state))) == (190, 10, 1)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("ahead", [0, 8])
 async def test_an_empty_page_does_not_end_the_list(to: Path, state: Path, ahead: int) -> None:
     """Pages may be empty before the last one, at the start and in a row."""

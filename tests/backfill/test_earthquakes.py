@@ -34,7 +34,7 @@ def told(body: bytes) -> tuple[str, int]:
     return note["content"], int(note["create_date"])
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_all_of_them_arrive_and_none_is_rejected(tmp_path: Path) -> None:
     """All 1,707, once each, in 100 calls a minute: no 429, and the time that takes, no more."""
     async with Sandbox() as sandbox, SessionPool() as pool:

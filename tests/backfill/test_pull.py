@@ -126,7 +126,7 @@ async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) ->
     assert read_status(state).complete
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) -> None:
     """The next page and *ahead* more are under way; none is asked for twice or beyond the last."""
     server = Server(1000)
@@ -137,7 +137,7 @@ async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) ->
     assert report.seconds < 0.4
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_pages_wait_for_one_that_is_late(to: Path, state: Path) -> None:
     """They keep their order, and few are fetched while it is waited for."""
     server = Server(1000)
@@ -151,7 +151,7 @@ async def test_pages_wait_for_one_that_is_late(to: Path, state: Path) -> None:
     assert 5.0 < report.seconds < 5.5
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
     """While a page is written few others are fetched; writes come one after another."""
     server, written = Server(500), list[int]()
@@ -174,7 +174,7 @@ async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
     assert furthest <= 1 + 1 + 2 * 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_error_has_its_turn(state: Path) -> None:
     """What stands before a page that cannot be had is written, though it came later."""
     server, sink = Server(100), Memory()
@@ -190,7 +190,7 @@ async def test_an_error_has_its_turn(state: Path) -> None:
     assert not asyncio.all_tasks() - {asyncio.current_task()}
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("items", [0, 1, 10, 11])
 async def test_short_lists(to: Path, state: Path, items: int) -> None:
     """Empty lists and lists that just fill a page are read like others."""
@@ -199,7 +199,7 @@ async def test_short_lists(to: Path, state: Path, items: int) -> None:
     assert (report.done, report.unproved) == (items, ())
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_without_a_count_the_report_says_so(to: Path, state: Path) -> None:
     """A vendor that gives no total leaves the pull unproved, and it is read page by page."""
     server = Server(35, total=False)
@@ -239,7 +239,7 @@ def at_page(server: Server, number: int, change: Callable[[], None]) -> None:
     server.before = before
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_what_a_deletion_hides_is_found(to: Path, state: Path) -> None:
     """Items deleted before the place that is read shift others out of sight: read once more."""
     server = Server(200)
@@ -251,7 +251,7 @@ async def test_what_a_deletion_hides_is_found(to: Path, state: Path) -> None:
     assert any("deleted while" in doubt for doubt in report.unproved)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_what_comes_twice_is_written_once(to: Path, state: Path) -> None:
     """Items added at the front push others onto the next page: they are left out there."""
     server = Server(100)
@@ -263,7 +263,7 @@ async def test_what_comes_twice_is_written_once(to: Path, state: Path) -> None:
     assert (report.done, report.total, report.unproved) == (105, 105, ())
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -> None:
     """Deletions between two runs hide nothing: the second goes back until it meets what it has."""
     server = Server(300)
@@ -282,7 +282,7 @@ async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -
     assert server.asked[:4] == [19, 18, 17, 16]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_items_without_ids(to: Path, state: Path) -> None:
     """Without an id nothing is told apart and nothing is dropped; the report says so."""
     server = Server(0)
@@ -298,7 +298,7 @@ async def test_items_without_ids(to: Path, state: Path) -> None:
     assert (report.done, report.skipped) == (13, 12)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_page_that_repeats_ends_the_pull(to: Path, state: Path) -> None:
     """A server that gives the same items for every page is not read for ever."""
     server = Server(10)
@@ -313,7 +313,7 @@ async def test_a_page_that_repeats_ends_the_pull(to: Path, state: Path) -> None:
 # --- Stopping and going on ------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> None:
     """Ten minutes without an answer cost nothing; longer than the patience stops the run."""
     server = Server(200)
@@ -381,7 +381,7 @@ async def test_whatever_the_key_it_lasts(state: Path) -> None:
         await journal.aclose()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_cancelled_it_saves(to: Path, state: Path) -> None:
     """What was read is kept, and not read again but for one page."""
     server = Server(1000)
@@ -425,7 +425,7 @@ class Shaky:
         self.closed += 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_sink_that_fails_midway(state: Path) -> None:
     """The sink's error comes out, it is closed and not flushed; the next run is exact."""
     sink, server = Shaky(), Server(500)
@@ -440,7 +440,7 @@ async def test_a_sink_that_fails_midway(state: Path) -> None:
     assert (sink.finished, sink.closed) == (1, 2)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_key_that_fails_loses_nothing(to: Path, state: Path) -> None:
     """The user's error comes out; items of the pages it stopped at are written by the next run."""
 
@@ -483,7 +483,7 @@ class Overlapping(Shaky):
         raise AssertionError("it has begin_flush")
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_pages_go_on_while_a_sink_flushes(state: Path) -> None:
     """Into a sink that can; one flush after another, and all is kept at the end."""
     sink, server = Overlapping(), Server(5000)
@@ -494,7 +494,7 @@ async def test_pages_go_on_while_a_sink_flushes(state: Path) -> None:
     assert sink.written_meanwhile > 500
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("failing", [1, 3])
 async def test_what_was_not_made_durable_is_not_noted(state: Path, failing: int) -> None:
     """A flush that fails in the end comes out as its error; the next run begins before it."""
@@ -509,7 +509,7 @@ async def test_what_was_not_made_durable_is_not_noted(state: Path, failing: int)
     assert (report.done, report.unproved) == (5000, ())
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_cancelled_twice_a_flush_is_not_waited_for(state: Path) -> None:
     """And not noted: the next run writes again what was on its way."""
     sink, server = Overlapping(), Server(5000)
@@ -537,7 +537,7 @@ def small_files() -> Iterator[Callable[[], None]]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("buffer", [2**20, 5000])
 async def test_a_full_disk(
     buffer: int,
@@ -558,7 +558,7 @@ async def test_a_full_disk(
     assert report.unproved == ()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_killed_between_the_last_two_steps(
     to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -582,7 +582,7 @@ async def test_killed_between_the_last_two_steps(
     assert {path.name for path in to.parent.iterdir()} == {"out.jsonl", "pull.db"}
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
     """A state whose data file is missing is refused; nothing is sent."""
     server = Server(100)
@@ -714,7 +714,7 @@ async def test_parquet_loses_no_digit(tmp_path: Path, state: Path) -> None:
     assert table["at"][0] == "0001-01-01T00:00:00+14:00"
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_older_file_stays_until_the_new_one_is_whole(to: Path, state: Path) -> None:
     """Under its own name the file is whole or the one before."""
     to.write_text("old")
@@ -752,7 +752,7 @@ async def test_another_list_is_another_job(sandbox: Sandbox, to: Path, state: Pa
             await pull(intouch.contacts.list(), to.with_name("other.jsonl"), state=state)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_progress(to: Path, state: Path) -> None:
     """Progress tells items, rate and the time that is left."""
     told: list[Progress] = []

@@ -164,7 +164,7 @@ async def test_a_wrong_type_far_down_is_one_rows_fault(csv: Path, state: Path) -
     assert state.stat().st_size < 40_000
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_too_many_failures_stop_the_run_early(state: Path) -> None:
     """More than a tenth of at least fifty rows: the run stops, says why, and can go on."""
     vendor = Vendor()
@@ -274,7 +274,7 @@ async def test_rows_that_a_batch_leaves_out_have_failed(state: Path) -> None:
     assert failures(state)[0]["row"] == 1000
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_row_that_always_breaks_the_vendor_is_isolated(state: Path) -> None:
     """One row that gets a 500 each time ends among the failed; its batch is delivered."""
     vendor = Vendor()
@@ -298,7 +298,7 @@ class Outage:
         return self._error if self._start < self._loop.time() < self._end else None
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("error", [ConnectError("away"), ServerError("503"), DisconnectedError()])
 async def test_ten_minutes_away_cost_no_row(state: Path, error: Exception) -> None:
     """A vendor that is down for ten minutes pauses the job; no row fails, few calls are made."""
@@ -311,7 +311,7 @@ async def test_ten_minutes_away_cost_no_row(state: Path, error: Exception) -> No
     assert 600 < report.seconds < 700
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_outage_uses_up_few_rows_that_must_not_be_repeated(state: Path) -> None:
     """Where each probe costs a row, there are few probes: the rest waits."""
     vendor = Vendor()
@@ -322,7 +322,7 @@ async def test_an_outage_uses_up_few_rows_that_must_not_be_repeated(state: Path)
     assert Counter(vendor.held).most_common(1)[0][1] == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_patience_ends(state: Path) -> None:
     """A vendor away for longer than the patience stops the run; the next one ends the job."""
     vendor = Vendor()
@@ -442,7 +442,7 @@ async def test_what_waits_in_the_queue_is_not_on_the_wire(csv: Path, state: Path
 # --- Stopping and going on ------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_cancelled_it_lands_what_flies(state: Path) -> None:
     """On cancellation calls on the wire end and are counted; no more are made; the rest is left."""
     vendor = Vendor()
@@ -459,7 +459,7 @@ async def test_cancelled_it_lands_what_flies(state: Path) -> None:
     assert Counter(vendor.held) == Counter(range(100))
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_cancelled_it_repeats_nothing(csv: Path, state: Path) -> None:
     """A call that was refused by rate and waits for its next attempt is given up, and pending."""
     csv.write_text("email\na@example.com\n")
@@ -480,7 +480,7 @@ async def test_cancelled_it_repeats_nothing(csv: Path, state: Path) -> None:
     assert (report.done, report.requests, report.rejected) == (1, 2, 1)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_cancelled_it_makes_no_further_attempt(state: Path) -> None:
     """A call that may be repeated, and is between two attempts, makes no other one."""
     async with Sandbox(OPEN) as sandbox, SessionPool(retry=RetryPolicy(base=60, cap=60)) as pool:
@@ -496,7 +496,7 @@ async def test_cancelled_it_makes_no_further_attempt(state: Path) -> None:
     assert (read_status(state).done, read_status(state).unknown) == (0, 0)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_cancelled_twice_it_does_not_wait(state: Path) -> None:
     """A second cancellation ends at once; what must not be repeated is unknown then."""
 
@@ -515,7 +515,7 @@ async def test_cancelled_twice_it_does_not_wait(state: Path) -> None:
     assert read_status(state).unknown == 5
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_one_that_never_answers_is_not_waited_for_for_ever(state: Path) -> None:
     """After thirty seconds of grace an interrupted run ends all the same."""
 
@@ -553,7 +553,7 @@ async def test_a_changed_input_is_refused(csv: Path, state: Path, text: str) -> 
     assert vendor.calls == 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_file_that_ends_in_the_middle_stops_the_run(tmp_path: Path, state: Path) -> None:
     """Damage far down is told with file and line; what came before is delivered and saved."""
     path = tmp_path / "rows.csv.gz"
@@ -596,7 +596,7 @@ async def test_a_full_disk_stops_before_the_next_send(state: Path) -> None:
 # --- Manners --------------------------------------------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_it_works_in_the_background_and_tells_how_it_goes(state: Path) -> None:
     """Calls are background ones of the job's flow; progress comes every second, and at the end."""
     told: list[Progress] = []

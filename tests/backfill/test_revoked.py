@@ -21,7 +21,7 @@ from asyncclients.backfill import Report, push
 from asyncclients.sandbox import Sandbox
 
 Fault = Callable[[int], Exception | None]
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 class Vendor:

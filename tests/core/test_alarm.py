@@ -8,7 +8,7 @@ import pytest
 
 from asyncclients.core.alarm import Alarm, Timed
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 def begun() -> Timed:

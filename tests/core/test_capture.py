@@ -17,7 +17,7 @@ from asyncclients import (
 )
 from asyncclients.sandbox import Sandbox, status
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 NOWHERE = "11111111-1111-1111-1111-111111111111"
 

@@ -18,7 +18,7 @@ from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, answers, byte_server, hangs_up, http, leaks
 
 FINE = http(body=b'{"id": 1}')
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 # --- From the environment -------------------------------------------------------------

@@ -50,7 +50,7 @@ from asyncclients.secret import Secret
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, ByteServer, Connection, byte_server, hangs_up, http, leaks
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FAST = Quota(1000, 1.0)
 FINE = http(body=b'{"id": 1}')

@@ -30,7 +30,7 @@ from asyncclients.core.events import (
 from asyncclients.sandbox import Sandbox, drop, status
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
     """Pool, call, attempts with their outcomes, end; the call's number ties them together."""
     events: list[object] = []
@@ -56,7 +56,7 @@ async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
     assert {e.call for e in (started, dropped, second, answered, ended)} == {started.call}
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture) -> None:
     """A 429 is a ScopePaused event; a short pause is logged as INFO, a long one as WARNING."""
     caplog.set_level(logging.INFO, "asyncclients")
@@ -76,7 +76,7 @@ async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture
     ]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     """Someone else makes 0.5 calls a second, then none: a ForeignUse each, a WARNING, an INFO."""
     caplog.set_level(logging.INFO, "asyncclients")
@@ -114,7 +114,7 @@ async def _others(sandbox: Sandbox, *, calls: int, every: float) -> None:
             await asyncio.sleep(every)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_log_has_every_event_and_nothing_else(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -135,7 +135,7 @@ async def test_the_log_has_every_event_and_nothing_else(
     assert [canary for canary in canaries if canary in text] == []
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_token_that_could_not_be_had_is_a_warning(
     sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
 ) -> None:

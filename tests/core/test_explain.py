@@ -21,7 +21,7 @@ def scope(limiter: Limiter, max_in_flight: int | None = None) -> Scope:
     return Scope("intouch", "key", Scheduler(limiter, loop, max_in_flight=max_in_flight))
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_call_that_need_not_wait() -> None:
     """Nothing in the way: no reasons, no seconds."""
     told = explain(scope(Limiter((Quota(2, 1.0),))), Priority.INTERACTIVE, 0.0)
@@ -29,7 +29,7 @@ async def test_a_call_that_need_not_wait() -> None:
     assert str(told) == "intouch: a call made now goes out at once"
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None:
     """Which quota, how many of its slots are whose, and when one opens."""
     limiter = Limiter((Quota(1, 10.0), Quota(100, 60.0)))
@@ -42,7 +42,7 @@ async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None
     assert told.seconds == pytest.approx(10, abs=0.2)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> None:
     """With exact admission no instant can be named: an answer has to come first."""
     limiter = Limiter((Quota(1, 10.0),), admission="exact")
@@ -51,7 +51,7 @@ async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> No
     assert reason.endswith("(1 by this pool); a slot opens when an answer comes in")
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_pause_and_its_cause_are_named() -> None:
     """A refusal's pause is said with its length."""
     limiter = Limiter((Quota(100, 60.0),))
@@ -63,7 +63,7 @@ async def test_a_pause_and_its_cause_are_named() -> None:
     assert "goes out in about" in str(told)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_others_on_the_same_quota_are_named() -> None:
     """Slots that others hold, and how fast they call, are told apart from ours."""
     limiter = Limiter((Quota(10, 60.0),))
@@ -77,7 +77,7 @@ async def test_others_on_the_same_quota_are_named() -> None:
     assert others.startswith("others use the same quota, at ")
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_the_queue_is_counted_by_priority() -> None:
     """An interactive call waits behind interactive ones, a background call behind all."""
     async with Sandbox() as sandbox, SessionPool() as pool:
@@ -94,7 +94,7 @@ async def test_the_queue_is_counted_by_priority() -> None:
         await asyncio.gather(*calls)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_crowding_is_named_where_the_quota_has_room() -> None:
     """`max_in_flight` of a client and `max_connections` of the pool each say so."""
     async with (

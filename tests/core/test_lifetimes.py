@@ -25,7 +25,7 @@ from asyncclients.stores import FileLimits
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import Connection, answers, byte_server, http
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 SHORT = (Quota(9, 2.0),)

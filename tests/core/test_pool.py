@@ -26,7 +26,7 @@ from asyncclients.secret import Secret
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import CANARY, Connection, answers, byte_server, http, leaks
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 

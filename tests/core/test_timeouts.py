@@ -15,7 +15,7 @@ from asyncclients.limits.quota import Quota
 from tests.core.toy import QUICK, Thing, ToyClient
 from tests.fakes import Connection, answers, byte_server, http
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 

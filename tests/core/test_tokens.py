@@ -14,7 +14,7 @@ from asyncclients.errors import ClientClosedError, TokenEndpointError
 from asyncclients.limits.priority import Priority
 from asyncclients.secret import Secret
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 class Endpoint:

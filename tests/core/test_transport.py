@@ -47,7 +47,7 @@ from tests.fakes import (
     leaks,
 )
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1, "text": "fine"}')
 GOOD = Thing(id=1, text="fine")

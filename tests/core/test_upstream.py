@@ -29,7 +29,7 @@ from asyncclients.http.session import open_session
 from tests.core.toy import QUICK, ToyClient
 from tests.fakes import CANARY, Connection, answers, byte_server, hangs_up, http, leaks
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 HEADERS: Mapping[str, str] = {"x-api-key": CANARY, "Authorization": "Bearer " + CANARY}
 FINE = http(body=b'{"id": 1}')

@@ -30,7 +30,7 @@ def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return blocks
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_adding_a_vendor_page_works(acme: dict[str, str]) -> None:
     """All four operations work, and the mock vendor rejects no call."""
     started = asyncio.get_running_loop().time()

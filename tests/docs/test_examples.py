@@ -49,7 +49,7 @@ def test_example_is_short_and_listed(file: Path) -> None:
     assert f"({file.name})" in (EXAMPLES / "README.md").read_text()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_web_app_serves_requests_during_a_pull(
     sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path
 ) -> None:
@@ -82,7 +82,7 @@ def _tag(number: int) -> dict[str, object]:
     return {"uuid": f"{number:036}", "name": f"old {number}", "created_at": at, "updated_at": at}
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_nightly_pull_writes_every_contact(
     sandbox: Sandbox, clients: dict[str, IntouchClient], tmp_path: Path
 ) -> None:
@@ -98,7 +98,7 @@ async def test_nightly_pull_writes_every_contact(
     assert table.column("email").to_pylist() == emails
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_push_with_resume_sends_each_row_once(sandbox: Sandbox) -> None:
     """A push that is stopped after five minutes and resumed sends each row once, without a 429."""
     module = load("push_with_resume")
@@ -141,7 +141,7 @@ def _head(path: Path, rows: int) -> bytes:
     return gzip.compress(b"".join(lines[: rows + 1]))
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_plain_aiohttp_keeps_the_quota(sandbox: Sandbox) -> None:
     """Six requests of a plain session are sent at two per second, without a 429."""
     module, loop = load("plain_aiohttp"), asyncio.get_running_loop()

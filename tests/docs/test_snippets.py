@@ -15,7 +15,7 @@ _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _WITH_CODE = [page for page in pages() if blocks(page)]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("page", _WITH_CODE, ids=name_of)
 async def test_page_code_runs(
     page: Path,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asyncclients.sandbox import Sandbox
 
 PAGE = ROOT / "docs" / "web-apps.md"
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 class Define(Protocol):

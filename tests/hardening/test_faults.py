@@ -27,7 +27,7 @@ from .fault_server import CAP, Behaviour, met_by, promised
 from .subjects import SUBJECTS, Subject
 from .traces import descriptors
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 POLICY = RetryPolicy(max_failures=1, max_refusals=2, base=0.01, cap=0.02)
 CASES = [

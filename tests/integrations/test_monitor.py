@@ -117,7 +117,7 @@ async def test_a_closed_pool_serves_no_page() -> None:
         await Monitor(pool).start()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_samples_are_what_the_pool_says() -> None:
     """Each sample has the numbers of `pool.stats()` at that instant, and the jobs'."""
     async with Sandbox() as sandbox, SessionPool() as pool:
@@ -146,7 +146,7 @@ async def test_samples_are_what_the_pool_says() -> None:
     assert job["eta"] == 3700.0
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_page_that_opens_late_sees_the_last_minute() -> None:
     """The first message holds the samples so far, a minute's at most; then one at a time."""
     async with SessionPool() as pool, Monitor(pool) as monitor:
@@ -163,7 +163,7 @@ async def test_a_page_that_opens_late_sees_the_last_minute() -> None:
     assert second[0]["at"] == pytest.approx(first[-1]["at"] + TICK)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_closing_ends_the_streams() -> None:
     """`aclose` ends open streams at once, and may be called twice."""
     async with SessionPool() as pool, aiohttp.ClientSession() as session:
@@ -180,7 +180,7 @@ async def test_closing_ends_the_streams() -> None:
             await session.get(monitor.url)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_monitor_goes_on_after_sample_that_fails(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,7 +199,7 @@ async def test_monitor_goes_on_after_sample_that_fails(
     assert caplog.text.count("TypeError: 'NoneType'") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_monitor_whose_sampler_is_cancelled_ends_its_streams() -> None:
     """Where every task of the loop is cancelled, no stream waits for samples that never come."""
     async with (
@@ -215,7 +215,7 @@ async def test_monitor_whose_sampler_is_cancelled_ends_its_streams() -> None:
         assert await stream.content.read() == b""
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_two_credentials_of_one_vendor_are_told_apart_without_showing_either() -> None:
     """Scopes are numbered; neither a credential nor the scope's own name is served."""
     async with Sandbox() as sandbox, SessionPool() as pool:

@@ -94,7 +94,7 @@ def telemetry() -> Iterator[Telemetry]:
     made.meters.shutdown()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_call_is_a_span_and_each_request_on_the_wire_one_below_it(
     telemetry: Telemetry,
 ) -> None:
@@ -156,7 +156,7 @@ async def test_an_answer_that_says_no_is_an_error_of_both_spans(telemetry: Telem
     assert point.count == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_cancelled_call_ends_its_spans(telemetry: Telemetry) -> None:
     """A call cancelled on the wire leaves no span open."""
     async with Sandbox() as sandbox, SessionPool(listeners=(telemetry.listener,)) as pool:
@@ -172,7 +172,7 @@ async def test_a_cancelled_call_ends_its_spans(telemetry: Telemetry) -> None:
     assert [facts(span)["error.type"] for span in spans] == ["CancelledError"] * 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_nothing_of_a_request_is_exported_but_what_is_allowed(telemetry: Telemetry) -> None:
     """No credential, query value, id or body is in any span or metric; raw paths neither."""
     canaries = ["canary-query", "canary-id", "canary-body", "canary-path"]
@@ -193,7 +193,7 @@ async def test_nothing_of_a_request_is_exported_but_what_is_allowed(telemetry: T
     assert [canary for canary in canaries if canary in exported] == []
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_gauges_read_the_pool(telemetry: Telemetry) -> None:
     """Queue, slots and use are those of `pool.stats()`; a closed pool is gone from them."""
     async with Sandbox() as sandbox:

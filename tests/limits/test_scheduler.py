@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
 
-import looptime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,9 +21,10 @@ from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.limits.ticket import Ticket
+from asyncclients.testing.clock import run_virtual
 
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 def scheduler(
@@ -397,11 +397,7 @@ def test_nothing_is_lost_in_any_order(steps: list[tuple[int, bool]], in_flight: 
 
 def virtually(run: Callable[[], Coroutine[object, object, None]]) -> None:
     """Run a coroutine function on a loop whose time is virtual."""
-    loop = looptime.new_event_loop()
-    try:
-        loop.run_until_complete(run())
-    finally:
-        loop.close()
+    run_virtual(run())
 
 
 # --- Caps ---------------------------------------------------------------------------

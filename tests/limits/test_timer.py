@@ -129,7 +129,7 @@ async def test_timer_calls_back_on_a_running_loop() -> None:
         assert loop.time() >= at - 1e-9
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_timer_is_exact_in_virtual_time() -> None:
     """A clock that reaches the very instant sees the callback at it."""
     loop = asyncio.get_running_loop()

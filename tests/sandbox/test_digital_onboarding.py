@@ -81,7 +81,7 @@ async def test_credentials_in_a_query_string_are_revoked(sandbox: Sandbox, conne
     assert sandbox.state("digital_onboarding").revoked == {client_id}
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_token_ends_when_it_ends(sandbox: Sandbox, connect: Open) -> None:
     """It works for `lifetime` seconds whatever `expires_in` says, then 401 `invalid_token`."""
     state = sandbox.state("digital_onboarding")

@@ -27,7 +27,7 @@ async def answers(session: aiohttp.ClientSession, path: str, count: int) -> list
     return sorted(await asyncio.gather(*(one() for _ in range(count))))
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_intouch_lets_two_in_any_second(connect: Open) -> None:
     """Two go in, the third is a 429 without Retry-After; one second later two more go in."""
     session = await connect("intouch")
@@ -41,7 +41,7 @@ async def test_intouch_lets_two_in_any_second(connect: Open) -> None:
     assert await answers(session, "tags", 3) == [200, 200, 429]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_totango_counts_by_the_minute_and_tells(connect: Open) -> None:
     """100 a minute of the clock; each answer tells limit, rest and seconds to the reset."""
     session = await connect("totango")
@@ -59,7 +59,7 @@ async def test_totango_counts_by_the_minute_and_tells(connect: Open) -> None:
     assert await answers(session, "api/v3/activity-types/", 1) == [200]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_intempt_refills_a_bucket_of_ten(connect: Open) -> None:
     """Ten at once, then one each tenth of a second; the 429 tells how long to wait."""
     session = await connect("intempt")
@@ -70,7 +70,7 @@ async def test_intempt_refills_a_bucket_of_ten(connect: Open) -> None:
     assert await answers(session, "", 3) == [200, 200, 429]
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_emma_says_403_beyond_180_a_minute(sandbox: Sandbox, connect: Open) -> None:
     """The 181st within a minute is a 403 whose text says Rate Limit Exceeded."""
     session = await connect("emma")
@@ -85,7 +85,7 @@ async def test_emma_says_403_beyond_180_a_minute(sandbox: Sandbox, connect: Open
     assert sandbox.refused("emma") == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_digital_onboarding_counts_by_client_not_by_token(
     sandbox: Sandbox, connect: Open
 ) -> None:
@@ -132,7 +132,7 @@ async def test_a_cut_sends_half_a_body(sandbox: Sandbox, connect: Open) -> None:
     assert len(sandbox.state("intouch").tags) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_cut_meets_nobody(caplog: pytest.LogCaptureFixture) -> None:
     """Who has left before half of the answer is sent is no error of the server's."""
     async with Sandbox(latency=(1.0, 0.0)) as sandbox:
@@ -147,7 +147,7 @@ async def test_a_cut_meets_nobody(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.text == ""
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_delayed_call_has_been_served(sandbox: Sandbox, connect: Open) -> None:
     """A client that gives up on a slow answer finds its work done."""
     session = await connect("intouch")

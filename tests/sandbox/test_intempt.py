@@ -191,7 +191,7 @@ async def test_storage_wants_the_length(sandbox: Sandbox, intempt: aiohttp.Clien
     assert not sandbox.state("storage").objects
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_upload_link_expires(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
     """After its lifetime, and with another signature, the link is a 403."""
     url = await link(intempt, data_path(sandbox))

@@ -116,7 +116,7 @@ async def test_records_what_arrived(sandbox: Sandbox, connect: Open) -> None:
     assert (arrival.status, arrival.refused, arrival.admitted) == (201, False, True)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_counts_are_exact_where_the_record_is_bounded() -> None:
     """Only the last *history* requests are kept; the summary counts all of them."""
     async with Sandbox({"intouch": (2, 1.0)}, history=3) as sandbox:
@@ -156,7 +156,7 @@ async def test_any_model_of_a_limit_can_stand_in() -> None:
         assert sandbox.summary("intouch").refused == 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_latency_delays_the_answer_not_the_count() -> None:
     """Each answer takes the latency asked for; the arrival is counted before it."""
     loop = asyncio.get_running_loop()
@@ -169,7 +169,7 @@ async def test_latency_delays_the_answer_not_the_count() -> None:
         assert sandbox.requests("intouch")[0].at == pytest.approx(start, abs=0.01)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_idle_connections_are_closed_after_keepalive() -> None:
     """A connection idle for less than *keepalive* is used again; one idle for longer is gone."""
     async with Sandbox(keepalive=5.0) as sandbox:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from asyncclients.limits.quota import Quota
-from asyncclients.simulator import LATENCIES, SERVERS, SimulationReport, run_virtual, simulate
+from asyncclients.simulator import LATENCIES, SERVERS, SimulationReport, simulate
+from asyncclients.testing.clock import run_virtual
 
 from .sockets import SocketWorld
 

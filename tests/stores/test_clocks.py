@@ -15,7 +15,7 @@ TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("step", [-86_400.0, -30.0, 30.0, 86_400.0])
 @pytest.mark.parametrize("quota", [TWO, TWENTY])
 async def test_the_store_s_clock_is_set(

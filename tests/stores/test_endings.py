@@ -14,7 +14,7 @@ from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.terms import StoreSilentError
 from tests.stores.world import MemoryLedgers, World
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 class Odd(BaseException):

@@ -20,7 +20,7 @@ from tests.fakes import answers, byte_server, http
 
 from .world import MemoryLedgers
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 QUOTAS = (Quota(5, 2.0),)

@@ -34,7 +34,7 @@ def world_of(quota: Quota, when_down: WhenDown, processes: int) -> World:
     return world
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("processes", [1, 3, 4])
 @pytest.mark.parametrize("quota", [TWO, TWENTY])
 async def test_safe_share_stays_inside_the_quota_and_goes_on(quota: Quota, processes: int) -> None:
@@ -59,7 +59,7 @@ async def test_safe_share_stays_inside_the_quota_and_goes_on(quota: Quota, proce
     assert world.admitted(back, loop.time()) >= 0.9 * quota.rate * (loop.time() - back)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("quota", [TWO, TWENTY])
 async def test_pause_sends_nothing_and_then_goes_on(quota: Quota) -> None:
     """`pause`: silence until the store is back, and nothing lost from the log by it."""
@@ -78,7 +78,7 @@ async def test_pause_sends_nothing_and_then_goes_on(quota: Quota) -> None:
     assert world.admitted(up + 3, up + 29) >= 0.9 * quota.rate * 26
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("after", [0.001, 0.1, 0.3, 0.6, 0.9, 1.4])
 @pytest.mark.parametrize("outage", [4.0, 11.7])
 async def test_who_is_new_after_an_outage_waits_for_what_others_sent(
@@ -98,7 +98,7 @@ async def test_who_is_new_after_an_outage_waits_for_what_others_sent(
     assert world.processes[-1].sent
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_no_start_waits_where_no_outage_was() -> None:
     """Beside a busy process, one that beats, one fallen idle, one that left: a call goes at once."""
     twenty = Quota(20, 1.0)
@@ -120,7 +120,7 @@ async def test_no_start_waits_where_no_outage_was() -> None:
         await world.stop()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_local_obeys_its_own_limit_only() -> None:
     """`local`: each process goes on with the whole quota; on return the window counts as spent."""
     world = world_of(TWO, "local", 1)
@@ -136,7 +136,7 @@ async def test_local_obeys_its_own_limit_only() -> None:
     assert world.refusals == []
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_store_that_forgot_everything_counts_as_spent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -154,7 +154,7 @@ async def test_a_store_that_forgot_everything_counts_as_spent(
     assert world.admitted(flushed + 14, flushed + 39) >= 0.9 * TWENTY.rate * 25
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
     """It spoke to it once, a minute ago: that others may have been sending since is enough."""
     world = World(SlidingLog(20, 10.0), TWENTY, admission="exact")
@@ -169,7 +169,7 @@ async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
     assert most_in(TWENTY.period, world.arrivals) <= TWENTY.limit
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_store_that_comes_back_empty() -> None:
     """Killed and restarted without its data, at any moment: never over the quota."""
     world = world_of(TWO, "safe_share", 4)
@@ -184,7 +184,7 @@ async def test_a_store_that_comes_back_empty() -> None:
     assert most_in(1.0, world.arrivals) <= 2
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_lost_answers_count_once() -> None:
     """Answers are lost now and then: no call too many, no outage, and the slots come back."""
     world = world_of(TWO, "safe_share", 2)
@@ -200,7 +200,7 @@ async def test_lost_answers_count_once() -> None:
     assert world.admitted(since, since + 10) >= 19
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("when_down", ["safe_share", "pause", "local"])
 async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
     """The bound: a first call with no store fails in 2.5 s, waits as told to, or goes alone."""
@@ -227,7 +227,7 @@ async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
     await world.stop()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("when_down", ["safe_share", "pause", "local"])
 async def test_no_call_hangs_on_a_store_that_fails_in_an_unforeseen_way(
     when_down: WhenDown,
@@ -264,7 +264,7 @@ class Kept:
         return Line(self.ledgers, terms)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(("when_down", "sent"), [("safe_share", 4), ("pause", 0)])
 async def test_a_deadline_holds_while_the_store_is_silent(when_down: WhenDown, sent: int) -> None:
     """Ten calls with 3.5 s each on a silent store: each is answered or ended by then.
@@ -286,7 +286,7 @@ async def test_a_deadline_holds_while_the_store_is_silent(when_down: WhenDown, s
         assert len(sandbox.requests("intouch")) == 1 + sent
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_long_outage_gathers_nothing() -> None:
     """A quarter of an hour without the store, with a backlog: what is remembered stays small."""
     world = world_of(TWENTY, "safe_share", 1)
@@ -301,7 +301,7 @@ async def test_a_long_outage_gathers_nothing() -> None:
     await world.stop()
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_closing_is_bounded_with_a_silent_store() -> None:
     """A pool whose store is gone closes within the commands' bound."""
     world = world_of(TWO, "safe_share", 1)
@@ -312,7 +312,7 @@ async def test_closing_is_bounded_with_a_silent_store() -> None:
     assert asyncio.get_running_loop().time() - before <= 2 * world.store.timeout + 0.1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_hiccup_of_one_process_does_not_stop_the_others() -> None:
     """One process is cut off for some seconds of a long window: the fleet loses no window."""
     world = world_of(Quota(60, 60.0), "safe_share", 4)
@@ -329,7 +329,7 @@ async def test_a_hiccup_of_one_process_does_not_stop_the_others() -> None:
     assert used > 0.9
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_one_failure_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
     """A stale connection costs one failed command: it is asked again at once, nobody is told."""
     world = world_of(TWO, "pause", 1)

@@ -27,7 +27,7 @@ TERMS = Terms(
 )
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     ("when_down", "fallback"),
     [
@@ -94,7 +94,7 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
     assert len(caplog.records) == 3
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("lasting", [False, True])
 async def test_new_scope_in_an_outage_waits_for_the_store(lasting: bool) -> None:
     """The store has worked for another key of the pool: a new key's call waits, and is sent."""

@@ -22,7 +22,7 @@ from asyncclients.stores.terms import Terms
 
 from .world import Latency, MemoryLedgers, World, fast, loopback, most_in
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 TWO = Quota(2, 1.0)
 HUNDRED = Quota(100, 60.0)
@@ -263,7 +263,8 @@ async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
 
     await asyncio.gather(*(call(f"scope-{number}") for number in range(1000)))
     await asyncio.sleep(60)
-    assert store.commands <= 10_000
+    # Each: three for its call, heartbeats for 6 or 7 s (rounding decides), one goodbye.
+    assert store.commands <= 11_000
     await line.aclose()
 
 

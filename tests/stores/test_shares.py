@@ -208,7 +208,7 @@ def test_quotas_of_other_programs_hold_in_an_outage() -> None:
 # --- Processes, a vendor and a store in virtual time -----------------------------------------
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("age", [0.05, 1.0])
 @pytest.mark.parametrize("processes", [1, 4])
 async def test_young_processes_send_in_an_outage(age: float, processes: int) -> None:
@@ -226,7 +226,7 @@ async def test_young_processes_send_in_an_outage(age: float, processes: int) -> 
     assert world.admitted(down + 4, down + 10) >= 0.45 * 20 * 6
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("idle", [64.5, 70.0])
 async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None:
@@ -247,7 +247,7 @@ async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None
     assert most_in(1.0, world.arrivals) <= 20
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("when", [0.0, 0.4, 1.3])
 @pytest.mark.parametrize("change", ["join", "leave", "die", "wake"])
 async def test_membership_changes_before_an_outage_exceed_nothing(change: str, when: float) -> None:
@@ -280,7 +280,7 @@ async def test_membership_changes_before_an_outage_exceed_nothing(change: str, w
     assert any(at > down + 5 for at in first.sent)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("outage", [1.5, 9.0, 14.0])
 async def test_newcomer_after_an_outage_of_idle_processes_waits(outage: float) -> None:
     """Idle processes woke in an outage: a newcomer that is first at the store waits for them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from typing import cast
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from asyncclients import IntouchClient, SessionPool
 from asyncclients.sandbox import Sandbox
 from asyncclients.testing import VirtualClock, virtual_time
+from asyncclients.testing.clock import run_virtual
 
 
 async def test_a_wait_costs_nothing_and_is_counted_exactly() -> None:
@@ -61,7 +63,7 @@ async def test_a_thread_that_waits_for_the_loop_does_not_stop_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Time goes on when a thread shows no sign of life for as long as patience lasts."""
-    monkeypatch.setattr("asyncclients.testing.clock._PATIENCE", 0.001)
+    monkeypatch.setattr("asyncclients.testing.clock._THREAD_WAIT", 0.001)
     loop = asyncio.get_running_loop()
 
     async def nap() -> float:
@@ -96,3 +98,58 @@ def test_it_needs_a_running_loop_of_asyncio() -> None:
         pass
     with pytest.raises(RuntimeError, match=r"needs asyncio's own event loop, not .*object"):
         VirtualClock(cast("asyncio.AbstractEventLoop", object()))
+
+
+def test_run_virtual_sleeps_a_day_exactly() -> None:
+    """A day of sleep takes no real time, and the loop's clock then says a day, to the last bit."""
+
+    async def main() -> float:
+        await asyncio.sleep(86_400.1)
+        return asyncio.get_running_loop().time()
+
+    began = time.perf_counter()
+    assert run_virtual(main()) == 86_400.1
+    assert time.perf_counter() - began < 5.0
+
+
+def test_run_virtual_wakes_sleepers_in_order() -> None:
+    """Timers fire in the order of their instants, whatever the order in which they were set."""
+    woken: list[tuple[float, int]] = []
+
+    async def sleeper(number: int, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        woken.append((asyncio.get_running_loop().time(), number))
+
+    async def main() -> None:
+        await asyncio.gather(sleeper(1, 3.3), sleeper(2, 1.1), sleeper(3, 2.2))
+
+    run_virtual(main())
+    assert woken == [(1.1, 2), (2.2, 3), (3.3, 1)]
+
+
+def test_run_virtual_runs_ready_callbacks_before_time_moves() -> None:
+    """A timeout fires at its virtual instant; what is ready goes before time moves."""
+
+    async def main() -> float:
+        queue: asyncio.Queue[int] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        loop.call_later(5.0, queue.put_nowait, 7)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await queue.get()
+        assert loop.time() == 2.0
+        assert await queue.get() == 7
+        return loop.time()
+
+    assert run_virtual(main()) == 5.0
+
+
+def test_virtual_loop_tick_advances_the_clock_each_turn() -> None:
+    """With a tick, the clock advances although only ready callbacks run."""
+
+    async def main() -> float:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return asyncio.get_running_loop().time()
+
+    assert run_virtual(main(), tick=0.25) >= 1.0

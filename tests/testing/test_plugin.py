@@ -11,7 +11,7 @@ CONFIGURED = """
     asyncio_mode = {mode}
     asyncio_default_fixture_loop_scope = function
     filterwarnings = error
-    addopts = --strict-markers -p no:looptime_plugin -p no:cacheprovider
+    addopts = --strict-markers -p no:cacheprovider
 """
 
 TOGETHER = """

@@ -102,7 +102,7 @@ async def test_lists_come_wrapped_or_bare(
     assert objectives[0].team_id is None
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_lost_answer_is_repeated_only_for_a_contact_with_a_key(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:

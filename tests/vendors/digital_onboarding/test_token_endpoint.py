@@ -20,7 +20,7 @@ from asyncclients.sandbox.faults import Fault, delay, drop, hang, html, status
 
 from .conftest import DO, TOKEN, counts, many, names, refused
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_a_cancelled_leader_takes_nobody_down(

@@ -23,7 +23,7 @@ from .conftest import DO, counts, many, names, refused
 
 INVALID = status(401, '{"error": "invalid_token"}')
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_a_thousand_first_calls_ask_for_one_token(

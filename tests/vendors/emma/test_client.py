@@ -30,7 +30,7 @@ from asyncclients.vendors.emma import NewTouchpoint, Touchpoint
 JSON = {"Content-Type": "application/json"}
 ONE = '{"touchpoint_type_id": 3, "touchpoint_id": 17}'
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 def visits(count: int) -> list[NewTouchpoint]:

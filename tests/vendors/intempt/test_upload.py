@@ -86,7 +86,7 @@ async def test_a_borrowed_sessions_headers_stay_at_home(sandbox: Sandbox) -> Non
     assert CANARY not in str(put)
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_uploads_take_no_quota_of_the_vendor(sandbox: Sandbox) -> None:
     """Ten uploads: ten permits of the vendor's, for the links; the storage has no quota."""
     async with SessionPool() as pool:

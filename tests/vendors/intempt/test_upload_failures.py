@@ -29,7 +29,7 @@ from tests.fakes import CANARY, Connection, byte_server, http, leaks
 from .conftest import FILE, SIGNATURE, bookings, pieces, stored
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", [drop(), drop(committed=True), status(503), cut()], ids=repr)
 async def test_a_file_is_sent_again_where_that_does_no_harm(
     sandbox: Sandbox, client: IntemptClient, fault: Fault
@@ -43,7 +43,7 @@ async def test_a_file_is_sent_again_where_that_does_no_harm(
     assert len(sandbox.requests("intempt")) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 @pytest.mark.parametrize(
     ("fault", "error"),
     [(drop(), OutcomeUnknownError), (status(503), ServerError), (hang(), OutcomeUnknownError)],
@@ -59,7 +59,7 @@ async def test_a_stream_is_not_sent_twice(
     assert len(sandbox.requests("storage")) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_a_slow_upload_is_no_stalled_one(sandbox: Sandbox, client: IntemptClient) -> None:
     """`timeout` bounds the time without a piece, not the whole: 250 s in steps of 50 are fine."""
     parts = [FILE[n : n + 6] for n in range(0, len(FILE), 6)]
@@ -74,7 +74,7 @@ async def test_a_slow_upload_is_no_stalled_one(sandbox: Sandbox, client: Intempt
     assert len(stored(sandbox)) == 1
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_one_deadline_bounds_both_steps(sandbox: Sandbox, client: IntemptClient) -> None:
     """The link took its time: the file has only what is left of it."""
     loop = asyncio.get_running_loop()
@@ -170,7 +170,7 @@ async def test_an_early_no_is_heard_while_the_file_is_still_going(pool: SessionP
     assert leaks(caught.value, SIGNATURE, CANARY) == []
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_after_an_early_no_the_file_is_left_alone(pool: SessionPool) -> None:
     """When the error is raised nobody reads the caller's pieces any more."""
     left = False
@@ -199,7 +199,7 @@ async def test_after_an_early_no_the_file_is_left_alone(pool: SessionPool) -> No
         assert left
 
 
-@pytest.mark.looptime
+@pytest.mark.virtual_time
 async def test_no_credential_shows_in_any_failure(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:

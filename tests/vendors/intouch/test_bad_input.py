@@ -36,7 +36,7 @@ from asyncclients.sandbox.faults import Fault
 from asyncclients.vendors.intouch import NewContact
 from tests.fakes import answers, byte_server, http, leaks
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 BOMB = status(200, gzip.compress(b" " * 100_000_000), {"Content-Encoding": "gzip"})
 REPEATED = status(

@@ -22,7 +22,7 @@ from asyncclients.vendors.intouch import (
     NewHierarchy,
 )
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 async def test_tags(intouch: IntouchClient, sandbox: Sandbox) -> None:

@@ -27,7 +27,7 @@ NEW = NewTouchpoint(account_id="0000", content="called", touchpoint_tags=None)
 JSON = {"Content-Type": "application/json"}
 CREATE, EVENTS, UPDATE, DELETE = "POST", "GET", "PUT", "DELETE"
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.virtual_time
 
 
 def arrived(sandbox: Sandbox) -> list[str]:
