@@ -47,7 +47,7 @@ def test_drawing_has_every_package() -> None:
 def test_drawing_has_every_import() -> None:
     """Every import between packages is an arrow, or follows from the arrows."""
     imports = SCRIPT.imports_of(graph(ROOT))
-    arrows = SCRIPT.drawn_imports(imports)
+    arrows: dict[str, set[str]] = SCRIPT.drawn_imports(imports)
 
     def reached(package: str) -> set[str]:
         return arrows[package].union(*map(reached, arrows[package]))

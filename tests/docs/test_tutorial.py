@@ -84,8 +84,8 @@ async def test_tutorial_commands_push_every_row_once(tmp_path: Path) -> None:
         pushing = await start(push, tmp_path)
         await wait_until(lambda: done(state) >= 2)
         os.killpg(pushing.pid, signal.SIGINT)
-        _, output = await pushing.communicate()
-        assert (pushing.returncode, b"the state is saved" in output) == (130, True)
+        _, messages = await pushing.communicate()
+        assert (pushing.returncode, b"the state is saved" in messages) == (130, True)
         assert done(state) < ROWS
 
         assert push_again == push
