@@ -14,7 +14,7 @@ machine. A backlog of 50 workers sends for an hour. Figures are means over the s
   runs.
 
 `--sockets` repeats the matrix with a whole client (pool, client, aiohttp, server) in one event
-loop on 127.0.0.1; see `tests/simulator/sockets.py`. There are fewer seeds, because a call costs
+loop on 127.0.0.1; see `tests/support/socket_simulation.py`. There are fewer seeds, because a call costs
 ten times as much: `--seeds` for 2 per 1 s, where cells depend on chance, `--long-seeds` for the
 quotas of a minute. Each cell is shown beside the simulator's result for the same seeds. A run
 *agrees* if all its arrivals, accepted and rejected, equal those of the simulator to the
@@ -37,7 +37,7 @@ from rate_limit_peers import PEERS, run_peer
 from asyncclients import Quota
 from asyncclients.simulator import SimulationReport, simulate
 from asyncclients.testing.clock import run_virtual
-from tests.simulator.sockets import SocketWorld
+from tests.support.socket_simulation import SocketWorld
 
 TWO, HUNDRED, HUNDRED_EIGHTY = Quota(2, 1.0), Quota(100, 60.0), Quota(180, 60.0)
 QUOTAS = (TWO, HUNDRED, HUNDRED_EIGHTY)

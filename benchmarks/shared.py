@@ -41,8 +41,8 @@ from asyncclients.stores import FileLimits, RedisLimits
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.redis import RedisLedgers
 from asyncclients.stores.sqlite import FileLedgers
-from tests.stores.server import Server
-from tests.stores.world import most_in
+from tests.support.shared_quota import most_in
+from tests.support.valkey_server import Server
 
 TABLES = ("store", "fleet-2", "fleet-100", "kill", "crowd")
 WORKERS = 16

@@ -29,7 +29,7 @@ from asyncclients.stores.redis_client import connector
 from asyncclients.stores.script import SCRIPT, keys
 from asyncclients.stores.sqlite import FileLedgers
 from asyncclients.testing.clock import run_virtual
-from tests.stores.server import Server, connect
+from tests.support.valkey_server import Server, connect
 
 Row = dict[str, float | str]
 _TIME = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"

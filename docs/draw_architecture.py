@@ -1,7 +1,7 @@
 """Draw `_static/architecture.svg`: the packages, their imports, and the path of a call.
 
 `python docs/draw_architecture.py` updates the drawing; `tests/docs/test_architecture.py` fails
-if it is outdated. Imports come from `tests/house.py`, the path from `tests/walk.py`. Only the
+if it is outdated. Imports come from `tests/support/source_tree.py`, the path from `tests/support/call_trace.py`. Only the
 position and the description of each package are written here.
 """
 
@@ -211,10 +211,10 @@ def _path(files: Sequence[str], y: int) -> Iterator[str]:
 async def current() -> str:
     """Return the drawing of the package as it is now."""
     sys.path.insert(0, str(ROOT))
-    from tests import walk
-    from tests.house import graph
+    from tests.support import call_trace
+    from tests.support.source_tree import graph
 
-    return draw(imports_of(graph(ROOT)), (await walk.create()).path)
+    return draw(imports_of(graph(ROOT)), (await call_trace.create()).path)
 
 
 def main() -> None:

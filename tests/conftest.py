@@ -10,7 +10,7 @@ import pytest
 
 from asyncclients import SessionPool
 from asyncclients.sandbox import Sandbox
-from tests import loops
+from tests.support import event_loops
 
 FAST = (10_000, 1.0)
 """A quota that is not what the test is about."""
@@ -23,9 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
-) -> dict[str, loops.Factory]:
-    """The event loops on which *item* runs; see `tests/loops.py`."""
-    return loops.loops_of(item, everywhere=bool(config.getoption("--every-loop")))
+) -> dict[str, event_loops.Factory]:
+    """The event loops on which *item* runs; see `tests/support/event_loops.py`."""
+    return event_loops.loops_of(item, everywhere=bool(config.getoption("--every-loop")))
 
 
 def pytest_configure() -> None:

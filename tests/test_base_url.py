@@ -6,7 +6,7 @@ import pytest
 
 from asyncclients.base_url import check_base_url, is_loopback
 from asyncclients.errors import ConfigurationError
-from tests.fakes import CANARY
+from tests.support.leaks import CANARY
 
 
 @pytest.mark.parametrize(

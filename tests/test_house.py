@@ -9,8 +9,8 @@ import pytest
 
 import asyncclients
 from asyncclients import errors
-from tests import walk
-from tests.house import (
+from tests.support import call_trace
+from tests.support.source_tree import (
     PACKAGE,
     cycles,
     danger_violations,
@@ -153,7 +153,7 @@ def test_the_public_names_are_those_promised() -> None:
 
 async def test_create_passes_through_few_files() -> None:
     """A warm `create` passes through as few files and functions as a reader can follow."""
-    found = await walk.create()
+    found = await call_trace.create()
     assert found.files <= 26
     assert found.functions <= 68
     assert found.lines <= 660
@@ -162,4 +162,4 @@ async def test_create_passes_through_few_files() -> None:
 
 async def test_push_passes_through_few_files(tmp_path: Path) -> None:
     """A push passes through as few files as a reader can follow."""
-    assert (await walk.push_rows(tmp_path)).files <= 52
+    assert (await call_trace.push_rows(tmp_path)).files <= 52

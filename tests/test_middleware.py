@@ -13,7 +13,7 @@ import pytest
 from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
 from asyncclients.core.endpoint import lane
 from asyncclients.sandbox import Sandbox
-from tests.fakes import Connection, answers, byte_server, hangs_up, http
+from tests.support.byte_server import Connection, answers, byte_server, hangs_up, http
 
 pytestmark = pytest.mark.virtual_time
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.secret import CUT, Environment, Secret, cut
-from tests.fakes import CANARY, leaks
+from tests.support.leaks import CANARY, leaks
 
 
 def test_a_secret_shows_nothing() -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from asyncclients.backfill import Report
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER = Path(__file__).with_name("killed_job.py")
 
 
 class Killer:
-    """Runs `worker.py` and kills it, again and again, then lets it end.
+    """Runs `killed_job.py` and kills it, again and again, then lets it end.
 
     Attributes:
         kills: how often it was killed at work.

@@ -21,7 +21,7 @@ from asyncclients.backfill import pull, read_status
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox, html
 from asyncclients.sandbox.faults import HTML
-from tests.fakes import Connection, byte_server, http
+from tests.support.byte_server import Connection, byte_server, http
 
 OPEN = {"intouch": (1_000_000, 1.0)}
 PAGE = 10

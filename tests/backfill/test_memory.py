@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HOARDER = Path(__file__).with_name("hoarder.py")
+PROBE = Path(__file__).with_name("memory_probe.py")
 
 
 @pytest.mark.sweep
@@ -17,7 +17,7 @@ async def test_a_million_items_into_a_slow_sink(tmp_path: Path) -> None:
     """The process never takes 150 MB, every one arrives, and the state keeps 40 bytes of each."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        str(HOARDER),
+        str(PROBE),
         str(tmp_path / "pull.db"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -21,7 +21,7 @@ from asyncclients import (
     StatusError,
     TotangoClient,
 )
-from tests.fakes import Connection, Script, answers, byte_server, hangs_up, http
+from tests.support.byte_server import Connection, Script, answers, byte_server, hangs_up, http
 
 QUOTA = [Quota(10_000, 1.0)]
 

@@ -38,7 +38,8 @@ from asyncclients.stores import FileLimits, FileTokens
 from asyncclients.stores.redis import RedisLimits, RedisTokens
 from asyncclients.vendors.intempt.client import Collections
 from tests.contract.credentials import CLIENTS
-from tests.fakes import CANARY, answers, byte_server, http, leaks
+from tests.support.byte_server import answers, byte_server, http
+from tests.support.leaks import CANARY, leaks
 
 NAN, INF = float("nan"), float("inf")
 SECONDS: Final = [0, 0.0, -1, -0.5, NAN, INF, -INF, 10**400, True, "30", timedelta(seconds=3), [1]]

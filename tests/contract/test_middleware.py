@@ -12,7 +12,7 @@ import pytest
 from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
 from asyncclients.sandbox import Sandbox
 from asyncclients.testing import VirtualClock
-from tests.fakes import ByteServer, answers, byte_server, hangs_up, http
+from tests.support.byte_server import ByteServer, answers, byte_server, hangs_up, http
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.core.client import VendorClient
-from tests.fakes import CANARY, Connection, RawRequest, Script, byte_server, hangs_up, http, leaks
+from tests.support.byte_server import Connection, RawRequest, Script, byte_server, hangs_up, http
+from tests.support.leaks import CANARY, leaks
 
 TOKEN = "token/Canary+4711=="
 

@@ -14,8 +14,9 @@ from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError, OutcomeUnknownError
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
-from tests.core.toy import QUICK, Thing, ToyClient
-from tests.fakes import CANARY, answers, byte_server, hangs_up, http, leaks
+from tests.support.byte_server import answers, byte_server, hangs_up, http
+from tests.support.fake_vendor import QUICK, Thing, ToyClient
+from tests.support.leaks import CANARY, leaks
 
 FINE = http(body=b'{"id": 1}')
 pytestmark = pytest.mark.virtual_time

@@ -47,8 +47,9 @@ from asyncclients.errors import (
 from asyncclients.limits.priority import Priority
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
-from tests.core.toy import QUICK, Thing, ToyClient
-from tests.fakes import CANARY, ByteServer, Connection, byte_server, hangs_up, http, leaks
+from tests.support.byte_server import ByteServer, Connection, byte_server, hangs_up, http
+from tests.support.fake_vendor import QUICK, Thing, ToyClient
+from tests.support.leaks import CANARY, leaks
 
 pytestmark = pytest.mark.virtual_time
 

@@ -22,8 +22,8 @@ from asyncclients.errors import ClientClosedError, NotFoundError, RateLimitedErr
 from asyncclients.limits.quota import Quota
 from asyncclients.limits.scheduler import Scheduler
 from asyncclients.stores import FileLimits
-from tests.core.toy import QUICK, Thing, ToyClient
-from tests.fakes import Connection, answers, byte_server, http
+from tests.support.byte_server import Connection, answers, byte_server, http
+from tests.support.fake_vendor import QUICK, Thing, ToyClient
 
 pytestmark = pytest.mark.virtual_time
 

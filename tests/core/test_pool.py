@@ -23,8 +23,9 @@ from asyncclients.errors import (
 )
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
-from tests.core.toy import QUICK, Thing, ToyClient
-from tests.fakes import CANARY, Connection, answers, byte_server, http, leaks
+from tests.support.byte_server import Connection, answers, byte_server, http
+from tests.support.fake_vendor import QUICK, Thing, ToyClient
+from tests.support.leaks import CANARY, leaks
 
 pytestmark = pytest.mark.virtual_time
 

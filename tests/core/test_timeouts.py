@@ -12,8 +12,8 @@ from asyncclients import AsyncClientsError
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AttemptTimeoutError, DeadlineExceededError, OutcomeUnknownError
 from asyncclients.limits.quota import Quota
-from tests.core.toy import QUICK, Thing, ToyClient
-from tests.fakes import Connection, answers, byte_server, http
+from tests.support.byte_server import Connection, answers, byte_server, http
+from tests.support.fake_vendor import QUICK, Thing, ToyClient
 
 pytestmark = pytest.mark.virtual_time
 

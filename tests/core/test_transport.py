@@ -33,19 +33,17 @@ from asyncclients.errors import (
     TLSError,
     UnexpectedRedirectError,
 )
-from tests.core.toy import QUICK, Thing, ToyClient
-from tests.fakes import (
-    CANARY,
+from tests.support.byte_server import (
     ByteServer,
     Connection,
     Script,
     answers,
     byte_server,
-    chain,
     hangs_up,
     http,
-    leaks,
 )
+from tests.support.fake_vendor import QUICK, Thing, ToyClient
+from tests.support.leaks import CANARY, chain, leaks
 
 pytestmark = pytest.mark.virtual_time
 

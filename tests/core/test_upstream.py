@@ -26,8 +26,9 @@ from asyncclients.errors import (
     UnexpectedRedirectError,
 )
 from asyncclients.http.session import open_session
-from tests.core.toy import QUICK, ToyClient
-from tests.fakes import CANARY, Connection, answers, byte_server, hangs_up, http, leaks
+from tests.support.byte_server import Connection, answers, byte_server, hangs_up, http
+from tests.support.fake_vendor import QUICK, ToyClient
+from tests.support.leaks import CANARY, leaks
 
 pytestmark = pytest.mark.virtual_time
 

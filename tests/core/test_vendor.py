@@ -16,7 +16,7 @@ from asyncclients.core.vendor import (
     standard_advice,
     standard_meaning,
 )
-from tests.core.toy import TOY
+from tests.support.fake_vendor import TOY
 
 
 def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Response:

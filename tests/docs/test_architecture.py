@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from tests import walk
-from tests.house import FLOORS, graph
+from tests.support import call_trace
+from tests.support.source_tree import FLOORS, graph
 
 from .pages import ROOT
 
@@ -33,7 +33,7 @@ SCRIPT = _script()
 
 async def test_drawing_is_up_to_date() -> None:
     """The committed drawing is what `python docs/draw_architecture.py` writes."""
-    path = (await walk.create()).path
+    path = (await call_trace.create()).path
     assert SCRIPT.DRAWING.read_text() == SCRIPT.draw(SCRIPT.imports_of(graph(ROOT)), path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import modules
+from tests.support.source_tree import modules
 
 from .pages import ROOT
 

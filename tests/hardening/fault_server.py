@@ -29,7 +29,7 @@ from asyncclients import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from tests.fakes import Connection, Script, hangs_up, http
+from tests.support.byte_server import Connection, Script, hangs_up, http
 
 CAP: Final = 200_000
 """Bytes of a reply that the clients under test take."""

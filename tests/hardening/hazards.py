@@ -129,7 +129,7 @@ LIMITS: Final = (
     Hazard(27, "The wall clock jumps",
            "Durations are of the loop's clock; a date counts against the answer's own date.",
            (SEEDS, *tests(LIMITER, "a_clock_that_stands_still_or_jumps"),
-            *tests("limits/test_ratelimit_headers.py::test_", "a_date_needs_the_reply_s_own_date"),
+            *tests("limits/test_ratelimit_headers.py::test_", "a_date_without_a_readable_date_is_compared_with_our_clock"),
             *tests("stores/test_files.py::test_",
                    "a_clock_set_back_does_not_make_a_token_immortal"))),
     Hazard(28, "The machine sleeps while a token expires", "A 401 renews it, once.",

@@ -21,11 +21,12 @@ from asyncclients import (
     TLSError,
     TokenEndpointError,
 )
-from tests.fakes import ByteServer, Connection, Script, byte_server, http, leaks
+from tests.hardening.vendor_cases import SUBJECTS, Subject
+from tests.support.byte_server import ByteServer, Connection, Script, byte_server, http
+from tests.support.leaks import leaks
+from tests.support.resources import descriptors
 
 from .fault_server import CAP, Behaviour, met_by, promised
-from .subjects import SUBJECTS, Subject
-from .traces import descriptors
 
 pytestmark = pytest.mark.virtual_time
 

@@ -16,10 +16,9 @@ from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.backfill import Report, pull, push
 from asyncclients.sandbox import Sandbox
 from asyncclients.testing import virtual_time
-from tests.vendors.operations import CALLS, Call
-
-from .sweeper import INTERRUPTIONS, Interruption, cancelled
-from .traces import Traces
+from tests.hardening.crash_sweep import INTERRUPTIONS, Interruption, cancelled
+from tests.support.resources import Traces
+from tests.support.vendor_operations import CALLS, Call
 
 CLIENTS: Final = {
     "intouch": "IntouchClient",

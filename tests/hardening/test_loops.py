@@ -63,7 +63,7 @@ LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "poll": _selecting("PollSelector"),
     "plain handles": _PlainHandles,
 }
-"""Further loops than those of `tests/loops.py`, on which all tests here run."""
+"""Further loops than those of `tests/support/event_loops.py`, on which all tests here run."""
 
 
 async def work(folder: Path) -> list[int]:

@@ -9,12 +9,12 @@ import pytest
 from asyncclients import DecodeError, Quota, SessionPool
 from asyncclients.sandbox import Sandbox
 from tests.conftest import FAST
-from tests.fakes import Connection, byte_server, http
-from tests.vendors.operations import CALLS
+from tests.hardening.simulation.scenarios import TRADES
+from tests.hardening.vendor_cases import SUBJECTS
+from tests.support.byte_server import Connection, byte_server, http
+from tests.support.vendor_operations import CALLS
 
 from .simulation.plan import VENDORS, VendorName
-from .simulation.trades import TRADES
-from .subjects import SUBJECTS
 
 JOB: Final = b'{"job": "/jobs/1", "status": "accepted"}'
 

@@ -13,8 +13,7 @@ import pytest
 from asyncclients.limits.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, SimulationReport, simulate
 from asyncclients.testing.clock import run_virtual
-
-from .sockets import SocketWorld
+from tests.support.socket_simulation import SocketWorld
 
 TWO, HUNDRED, HUNDRED_EIGHTY = Quota(2, 1.0), Quota(100, 60.0), Quota(180, 60.0)
 LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")

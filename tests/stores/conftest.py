@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .server import Server, command
+from tests.support.valkey_server import Server, command
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import pytest
 
 from asyncclients.limits.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
-
-from .world import World, most_in
+from tests.support.shared_quota import World, most_in
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)

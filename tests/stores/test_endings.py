@@ -12,7 +12,7 @@ from asyncclients.limits.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.terms import StoreSilentError
-from tests.stores.world import MemoryLedgers, World
+from tests.support.shared_quota import MemoryLedgers, World
 
 pytestmark = pytest.mark.virtual_time
 

@@ -15,10 +15,9 @@ from asyncclients.stores import FileLimits
 from asyncclients.stores.line import Line
 from asyncclients.stores.talk import Talk
 from asyncclients.stores.terms import Terms
-from tests.core.toy import ToyClient
-from tests.fakes import answers, byte_server, http
-
-from .world import MemoryLedgers
+from tests.support.byte_server import answers, byte_server, http
+from tests.support.fake_vendor import ToyClient
+from tests.support.shared_quota import MemoryLedgers
 
 pytestmark = pytest.mark.virtual_time
 

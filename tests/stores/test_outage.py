@@ -20,8 +20,7 @@ from asyncclients.stores.line import Line
 from asyncclients.stores.outage import Census, NoShare, Turns, WindowShare, share_of
 from asyncclients.stores.shares import UNIT
 from asyncclients.stores.terms import Terms, WhenDown
-
-from .world import EPOCH, MemoryLedgers, World, most_in
+from tests.support.shared_quota import EPOCH, MemoryLedgers, World, most_in
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)

@@ -9,9 +9,8 @@ from random import Random
 import pytest
 
 from asyncclients.stores.terms import WhenDown
-
-from .fleet import Trial, TwoFloats, fleet_of, judged, measure
-from .server import Server
+from tests.stores.worker_fleet import Trial, TwoFloats, fleet_of, judged, measure
+from tests.support.valkey_server import Server
 
 TWO, HUNDRED = (2.0, 1.0), (100.0, 60.0)
 _alone: dict[TwoFloats, Trial] = {}

@@ -29,10 +29,10 @@ from asyncclients.stores.redis import RedisLedgers
 from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
 from asyncclients.stores.script import keys
 from asyncclients.stores.terms import StoreSilentError, WhenDown
+from tests.support.shared_quota import most_in
+from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
-from .server import Proxy, Server, command, connect, free_port
 from .test_ledger import QUIET, claim
-from .world import most_in
 
 FAST = {"intouch": (20, 1.0)}
 

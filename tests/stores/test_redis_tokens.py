@@ -18,8 +18,7 @@ from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisTokens
-
-from .server import Server, command, connect, free_port
+from tests.support.valkey_server import Server, command, connect, free_port
 
 
 class Vendor:

@@ -19,8 +19,7 @@ from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.line import Line
 from asyncclients.stores.slots import Lease
 from asyncclients.stores.terms import Terms
-
-from .world import Latency, MemoryLedgers, World, fast, loopback, most_in
+from tests.support.shared_quota import Latency, MemoryLedgers, World, fast, loopback, most_in
 
 pytestmark = pytest.mark.virtual_time
 

@@ -17,9 +17,9 @@ from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.outage import Census, NoShare, Turns, WindowShare, share_of
 from asyncclients.stores.shares import NONE, UNIT, Block
+from tests.support.shared_quota import EPOCH, World, most_in
 
 from .test_ledger import SECOND, START, claim
-from .world import EPOCH, World, most_in
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 1.0)

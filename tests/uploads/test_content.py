@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import UploadError
 from asyncclients.uploads.content import PIECE, Content, Source, open_content
-from tests.hardening.traces import descriptors
+from tests.support.resources import descriptors
 
 
 class Stream:

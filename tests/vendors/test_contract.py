@@ -1,7 +1,7 @@
 """Every operation of every vendor, from its row in the endpoint table to the wire.
 
 The operations are found in the code, not listed here: a method without an endpoint, an
-endpoint without a method, or either without a call in `operations.py` fails.
+endpoint without a method, or either without a call in `tests/support/vendor_operations.py` fails.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from asyncclients import Quota, SessionPool, StatusError
 from asyncclients.core.client import VendorClient
 from asyncclients.core.endpoint import Endpoint, Resource, endpoint_of
 from asyncclients.sandbox import Sandbox
-from tests.vendors.operations import CALLS
+from tests.support.vendor_operations import CALLS
 
 CLIENTS: Final = {
     "intouch": "IntouchClient",

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tests.fakes import leaks
+from tests.hardening.simulation.scenarios import TRADES
+from tests.support.leaks import leaks
 
 from .plan import VendorName
-from .trades import TRADES
 
 if TYPE_CHECKING:
     from .machine import Machine

@@ -16,10 +16,10 @@ from asyncclients import (
     Priority,
     RateLimitedError,
 )
+from tests.hardening.simulation.scenarios import TRADES, Call
 
 from .machine import Machine
 from .plan import FlowPlan
-from .trades import TRADES, Call
 
 if TYPE_CHECKING:
     from .world import Simulation

@@ -15,10 +15,10 @@ from asyncclients import AsyncClientsError
 from asyncclients.backfill import pull, push
 from asyncclients.backfill.status import Status, read_status
 from asyncclients.vendors.totango.reconcile import by_events
+from tests.hardening.simulation.scenarios import ACCOUNT, TRADES, contact, insert, journey, visit
 
 from .machine import Machine
 from .plan import JobPlan
-from .trades import ACCOUNT, TRADES, contact, insert, journey, visit
 
 if TYPE_CHECKING:
     from .world import Simulation

@@ -19,10 +19,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from asyncclients import Quota, RetryPolicy, SessionPool
-from tests.hardening.relay import Relay
+from tests.hardening.flaky_proxy import Relay
+from tests.hardening.simulation.scenarios import TRADES
 
 from .plan import Crash, VendorName
-from .trades import TRADES
 
 if TYPE_CHECKING:
     from .world import Simulation

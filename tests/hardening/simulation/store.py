@@ -8,7 +8,7 @@ from typing import Protocol
 from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.line import Line
 from asyncclients.stores.terms import Terms
-from tests.stores.world import MemoryLedgers
+from tests.support.shared_quota import MemoryLedgers
 
 from .plan import StorePlan
 

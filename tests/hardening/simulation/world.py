@@ -25,7 +25,8 @@ from unittest.mock import patch
 from asyncclients import AsyncClientsError
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.files import FileTokens
-from tests.hardening.traces import Traces
+from tests.hardening.simulation.scenarios import set_scene
+from tests.support.resources import Traces
 
 from . import checks
 from .clock import Clock
@@ -37,7 +38,6 @@ from .machine import MACHINE, Machine
 from .plan import TROUBLE, Jump, VendorName, plan_of
 from .store import Names, Store
 from .tokens import Tokens
-from .trades import set_scene
 
 HEALING: Final = 400.0
 """Seconds within which all is done once the trouble is over."""

@@ -20,7 +20,7 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.faults import drop, status
 from asyncclients.vendors.digital_onboarding import BatchResult, Contact, NewContact
-from tests.fakes import CANARY, leaks
+from tests.support.leaks import CANARY, leaks
 
 from .conftest import DO
 

@@ -21,7 +21,7 @@ from asyncclients.vendors.digital_onboarding import (
     Objective,
     Template,
 )
-from tests.fakes import answers, byte_server, http
+from tests.support.byte_server import answers, byte_server, http
 
 TOKEN = http(body=b'{"access_token": "abcdef", "expires_in": 3600, "token_type": "bearer"}')
 ANN: dict[str, Any] = {

@@ -13,7 +13,7 @@ import pytest
 from asyncclients import DecodeError, IntemptClient, SessionPool
 from asyncclients.core.codec import ExactId, JsonObject
 from asyncclients.vendors.intempt import DataItem, EventMatches, Segmentation, ServiceInfo
-from tests.fakes import answers, byte_server, http
+from tests.support.byte_server import answers, byte_server, http
 
 COLLECTION, ITEM = "19554189106348032", "24663674875432960"
 DATA = f"/v1/your-org/collections/{COLLECTION}/data"

@@ -18,7 +18,7 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox
 from asyncclients.uploads.content import PIECE
 from asyncclients.vendors.intempt import UploadReceipt
-from tests.fakes import CANARY
+from tests.support.leaks import CANARY
 
 from .conftest import FILE, bookings, pieces, stored
 

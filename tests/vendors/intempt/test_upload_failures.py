@@ -24,7 +24,8 @@ from asyncclients import (
 )
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.faults import Fault, cut, delay, drop, hang, redirect, status
-from tests.fakes import CANARY, Connection, byte_server, http, leaks
+from tests.support.byte_server import Connection, byte_server, http
+from tests.support.leaks import CANARY, leaks
 
 from .conftest import FILE, SIGNATURE, bookings, pieces, stored
 

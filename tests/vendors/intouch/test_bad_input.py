@@ -34,7 +34,8 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox, cut, drop, hang, html, redirect, status
 from asyncclients.sandbox.faults import Fault
 from asyncclients.vendors.intouch import NewContact
-from tests.fakes import answers, byte_server, http, leaks
+from tests.support.byte_server import answers, byte_server, http
+from tests.support.leaks import leaks
 
 pytestmark = pytest.mark.virtual_time
 

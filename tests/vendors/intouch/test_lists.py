@@ -10,7 +10,7 @@ import pytest
 from asyncclients import DecodeError, IntouchClient, Quota, SessionPool
 from asyncclients.vendors.intouch import Contact
 from asyncclients.vendors.intouch.listing import mended
-from tests.fakes import answers, byte_server, http
+from tests.support.byte_server import answers, byte_server, http
 
 TAGS = [{"uuid": f"t{n}", "name": f"tag {n}"} for n in range(5)]
 

@@ -62,7 +62,7 @@ ALL: Final = VIRTUAL | ({"uvloop": _uvloop} if find_spec("uvloop") else {})
 
 def loops_of(item: pytest.Item, *, everywhere: bool) -> dict[str, Factory]:
     """The loops on which *item* runs."""
-    suite = item.path.relative_to(Path(__file__).parent).as_posix()
+    suite = item.path.relative_to(Path(__file__).parents[1]).as_posix()
     factories = ALL if everywhere or suite in SUITES else DEFAULT
     is_virtual = item.get_closest_marker("virtual_time") is not None
     if is_virtual or "virtual_time" in getattr(item, "fixturenames", ()):

@@ -22,7 +22,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.vendors import digital_onboarding, emma, totango
-from tests.fakes import Connection, RawRequest, http
+from tests.support.byte_server import Connection, RawRequest, http
 
 KEY: Final = "ii_Canary/Key+4711=="
 USER: Final = "canary-user-0815"

@@ -20,8 +20,7 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.intempt.state import IntemptState
 from asyncclients.vendors import digital_onboarding, emma, totango
-
-from .plan import VendorName
+from tests.hardening.simulation.plan import VendorName
 
 ACCOUNT: Final = "acme"
 _MEMBER: Final = "ann@example.com"

@@ -1,4 +1,4 @@
-"""A pull of a million items into a slow sink: `hoarder.py STATE`. Prints its peak memory, bytes."""
+"""A pull of a million items into a slow sink: `memory_probe.py STATE`. Prints its peak memory, bytes."""
 
 import asyncio
 import sys

@@ -1,6 +1,6 @@
 """One process with a backlog on one key, until SIGTERM.
 
-`python worker.py STORE LIMIT PERIOD ADMISSION WHEN_DOWN CLOCK`: STORE is a Redis URL, the path of a
+`python quota_worker.py STORE LIMIT PERIOD ADMISSION WHEN_DOWN CLOCK`: STORE is a Redis URL, the path of a
 file, or `none`; CLOCK is by how many seconds this machine's clocks are off. The vendor is in the
 environment. It prints `ready` after each call and, at the end, `rejected N lag SECONDS`.
 """

@@ -1,4 +1,4 @@
-"""One backfill in a process of its own, to be killed: `worker.py KIND SOURCE STATE`.
+"""One backfill in a process of its own, to be killed: `killed_job.py KIND SOURCE STATE`.
 
 Says `go` when the job begins and prints its report as JSON at the end. The
 sandbox's environment comes in the environment.

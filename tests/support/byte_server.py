@@ -1,27 +1,15 @@
-"""Fakes, rather than mocks: a server that speaks bytes, and a searcher for leaked credentials."""
+"""A server on loopback that writes scripted bytes, and reads requests as they arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import pickle
-import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl
-    from types import FrameType
-
-HERE = str(Path(__file__).parent)
-"""Where the tests' own frames are; an environment may be called `tests` as well."""
-CANARY = "ii_Canary/Secret+4711=="
-"""A credential with every character that some encoding changes."""
-
-
-# --- A server that speaks bytes -------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,84 +139,3 @@ def answers(*replies: bytes) -> Script:
 async def hangs_up(connection: Connection) -> None:
     """Read a request and close without an answer."""
     await connection.request()
-
-
-# --- A searcher for credentials ---------------------------------------------------
-
-
-def leaks(error: BaseException, *secrets: str) -> list[str]:
-    """Where one of *secrets* shows: in the error's texts, its pickle, or its frames' locals."""
-    texts: list[tuple[str, str]] = []
-    for link in chain(error):
-        texts += [("repr", repr(link)), ("str", str(link)), ("args", repr(link.args))]
-        texts += [("attributes", repr(vars(link)))]
-        texts.append(("traceback", traceback_of(link)))
-        texts += [(f"local {name}", text) for name, text in locals_of(link)]
-    found = {place for place, text in texts for secret in secrets if secret in text}
-    try:
-        pickled = pickle.dumps(error).decode("latin-1")
-    except TypeError:
-        return sorted({*found, "no pickle"})
-    return sorted(found | {"pickle" for secret in secrets if secret in pickled})
-
-
-def traceback_of(error: BaseException) -> str:
-    """The traceback of *error* as printed with locals, without the tests' own frames."""
-    printed = traceback.TracebackException.from_exception(error, capture_locals=True)
-    frames = [frame for frame in printed.stack if not frame.filename.startswith(HERE)]
-    printed.stack = traceback.StackSummary.from_list(frames)
-    return "".join(printed.format(chain=False))
-
-
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """*error* and all that it came from."""
-    seen: set[int] = set()
-    todo = [error]
-    while todo:
-        link = todo.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            todo += [link.__cause__, link.__context__]
-
-
-def locals_of(error: BaseException) -> Iterator[tuple[str, str]]:
-    """The locals of all frames but the tests' own, looked into as crash reporters do."""
-    trace = error.__traceback__
-    while trace is not None:
-        frame: FrameType = trace.tb_frame
-        trace = trace.tb_next
-        if not frame.f_code.co_filename.startswith(HERE):
-            for name, value in frame.f_locals.items():
-                yield from ((f"{frame.f_code.co_name}.{name}", text) for text in _look(value, 4))
-
-
-def _look(value: Any, depth: int) -> Iterator[str]:
-    if isinstance(value, (str, bytes)):
-        yield value if isinstance(value, str) else value.decode("latin-1")
-        return
-    yield _repr(value)
-    if depth == 0:
-        return
-    for part in _parts(value):
-        yield from _look(part, depth - 1)
-
-
-def _repr(value: Any) -> str:
-    try:
-        return repr(value)
-    except Exception as broken:  # noqa: BLE001 - whatever a foreign repr raises
-        return f"<unprintable: {type(broken).__name__}>"
-
-
-def _parts(value: object) -> list[Any]:
-    whole: Any = value
-    if isinstance(value, Mapping):
-        return [*whole.keys(), *whole.values()]
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [*whole]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name) for field in dataclasses.fields(value)]
-    if hasattr(value, "__rich_repr__") and not isinstance(value, type):
-        return list(whole.__rich_repr__())
-    return []

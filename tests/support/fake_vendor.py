@@ -16,7 +16,7 @@ from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.vendor import Vendor
 from asyncclients.limits.quota import Quota
 from asyncclients.secret import Secret
-from tests.fakes import CANARY
+from tests.support.leaks import CANARY
 
 TOY = Vendor(
     name="toy",

@@ -16,11 +16,10 @@ import pytest
 
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.terms import WhenDown
+from tests.stores.quota_worker import Lag
+from tests.support.shared_quota import most_in
 
-from .worker import Lag
-from .world import most_in
-
-WORKER = str(Path(__file__).with_name("worker.py"))
+WORKER = str(Path(__file__).with_name("quota_worker.py"))
 CLOCKS = (0.0, 30.0, -30.0, 3600.0)
 """By how many seconds the clocks of one machine after the other are off."""
 _STEADY = 0.02
