@@ -1,8 +1,9 @@
 """Draw `_static/architecture.svg`: the packages, their imports, and the path of a call.
 
 `python docs/draw_architecture.py` updates the drawing; `tests/docs/test_architecture.py` fails
-if it is outdated. Imports come from `tests/support/source_tree.py`, the path from `tests/support/call_trace.py`. Only the
-position and the description of each package are written here.
+if it is outdated. `tests/support/source_tree.py` finds the imports, and
+`tests/support/call_trace.py` the path. Only the position and the description of each package
+are written here.
 """
 
 from __future__ import annotations
@@ -209,7 +210,7 @@ def _path(files: Sequence[str], y: int) -> Iterator[str]:
 
 
 async def current() -> str:
-    """Return the drawing of the package as it is now."""
+    """Return an up-to-date drawing."""
     sys.path.insert(0, str(ROOT))
     from tests.support import call_trace
     from tests.support.source_tree import graph
