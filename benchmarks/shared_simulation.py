@@ -31,49 +31,25 @@ from asyncclients.limits.scheduler import Scheduler
 from asyncclients.limits.ticket import Ticket
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.simulator import LATENCIES
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.ledger import Ledger
+from asyncclients.stores.claim import Claim
 from asyncclients.stores.line import Line
 from asyncclients.stores.terms import Terms
 from asyncclients.testing.clock import run_virtual
+from tests.support.shared_quota import MemoryLedgers
 
 NETWORK = LATENCIES["fast"]
-STORE = 0.0005
-"""Seconds to the store, and as many back."""
 WAITERS = 2
 """Calls that wait at any time on each worker of a backlog."""
 FULL = 10_000
-Asked = tuple[str, Claim, int]
-"""A key, its claim, and the store's time of the claim."""
-
-
-class Ledgers:
-    """A store in memory that counts its claims and appends them to *record*, if given."""
-
-    def __init__(self, record: list[Asked] | None) -> None:
-        self.ledgers: dict[str, Ledger] = {}
-        self.claims = 0
-        self._record = record
-
-    async def exchange(self, key: str, claim: Claim) -> Grant:
-        await asyncio.sleep(STORE)
-        self.claims += 1
-        now = 10**15 + round(asyncio.get_running_loop().time() * 1e6)
-        if self._record is not None:
-            self._record.append((key, claim, now))
-        grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
-        await asyncio.sleep(STORE)
-        return grant
-
-    async def aclose(self) -> None:
-        pass
+Record = list[tuple[str, Claim, int]]
+"""Keys and their claims, with the store's times."""
 
 
 class Crowd:
     """Workers, keys, and a vendor that counts."""
 
     def __init__(
-        self, quota: Quota, keys: int, workers: int, store: Ledgers, *, scopes: int
+        self, quota: Quota, keys: int, workers: int, store: MemoryLedgers, *, scopes: int
     ) -> None:
         self.quota, self.keys, self.workers = quota, keys, workers
         self.store = store
@@ -156,19 +132,22 @@ async def run(
     spread: int,
     *,
     seconds: float,
-    record: list[Asked] | None = None,
+    record: Record | None = None,
 ) -> dict[str, float | str]:
     """Measure one row for *seconds*, after a warm-up of two periods and 10 s."""
     scopes = FULL if not spread else round(FULL * spread / workers)
-    crowd = Crowd(quota, keys, workers, Ledgers(record), scopes=scopes)
+    store = MemoryLedgers(is_recording=record is not None)
+    crowd = Crowd(quota, keys, workers, store, scopes=scopes)
     crowd.begin(spread)
     await asyncio.sleep(2 * quota.period + 10)
-    claims, calls = crowd.store.claims, crowd.answers[True]
+    claims, calls = store.commands, crowd.answers[True]
     await asyncio.sleep(seconds)
-    claims, calls = crowd.store.claims - claims, crowd.answers[True] - calls
+    claims, calls = store.commands - claims, crowd.answers[True] - calls
     for task in list(crowd.tasks):
         task.cancel()
     await asyncio.gather(*crowd.tasks, return_exceptions=True)
+    if record is not None:
+        record += store.record
     return {
         "quota": f"{quota.limit}/{quota.period:g} s",
         "work": work_name(spread),

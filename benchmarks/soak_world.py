@@ -28,12 +28,11 @@ from asyncclients import (
 )
 from asyncclients.backfill import Report, pull, push
 from asyncclients.sandbox import Sandbox, cut, delay, drop, status
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.ledger import Ledger
 from asyncclients.stores.line import Line
-from asyncclients.stores.terms import StoreSilentError, Terms
+from asyncclients.stores.terms import Terms
 from asyncclients.vendors.digital_onboarding import NewContact
 from asyncclients.vendors.intouch import NewContact as Person
+from tests.support.shared_quota import MemoryLedgers
 
 T = TypeVar("T", bound=Any)
 STARTS = 23.0
@@ -56,37 +55,25 @@ FAULTS = (
 VENDORS: tuple[Any, ...] = tuple(QUOTAS)
 
 
-class Store:
+class Store(MemoryLedgers):
     """A shared store in memory that can restart empty."""
 
     def __init__(self) -> None:
-        self.ledgers: dict[str, Ledger] = {}
-        self.down = False
-        self.restarts = self.lines = 0
+        super().__init__(is_recording=False)
+        self.restarts = self.sessions = 0
 
     def open(self, *, cold: bool) -> Line:
         """Open a session for one pool."""
-        self.lines += 1
+        self.sessions += 1
         terms = Terms(
-            me=f"program-{self.lines}",
+            me=f"program-{self.sessions}",
             store="memory",
             when_down="safe_share",
             lease=0.1,
-            timeout=0.5,
+            timeout=self.timeout,
             cold=cold,
         )
         return Line(self, terms)
-
-    async def exchange(self, key: str, claim: Claim) -> Grant:
-        """Take half a millisecond each way, or time out while the store is down."""
-        if self.down:
-            await asyncio.sleep(0.5)
-            raise StoreSilentError("down")
-        await asyncio.sleep(0.0005)
-        now = round(asyncio.get_running_loop().time() * 1e6)
-        grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
-        await asyncio.sleep(0.0005)
-        return grant
 
     async def restart(self, seconds: float) -> None:
         """Be down for *seconds*, then come back empty."""
@@ -95,9 +82,6 @@ class Store:
         await asyncio.sleep(seconds)
         self.down = False
         self.restarts += 1
-
-    async def aclose(self) -> None:
-        """Do nothing: no connection is open."""
 
 
 class World:

@@ -130,9 +130,9 @@ async def test_a_scope_that_comes_back_gives_no_slot_number_again() -> None:
                 await use(pool, server.url)
             await asyncio.sleep(80.0)
             assert pool.stats() == ()
-            used = [number for claim in store.claims for number, _ in claim.settled]
+            used = [number for _, claim, _ in store.record for number, _ in claim.settled]
             numbers += sorted(set(used))
-            store.claims.clear()
+            store.record.clear()
         assert len(numbers) == 9
         assert numbers == sorted(set(numbers))
 

@@ -25,29 +25,33 @@ KEY = "scope"
 
 
 class MemoryLedgers:
-    """A store in memory: `latency` each way, and faults on order.
+    """A store in memory that takes `latency` each way and fails on demand.
 
     Attributes:
         down: every command fails after the timeout.
-        fault: every command fails with it at once.
-        ahead: seconds by which its clock was set forward.
-        deaf: so many answers are lost after the claim was taken in.
+        fault: every command fails at once with this error.
+        ahead: seconds by which its clock is set forward.
+        deaf: number of commands whose response is lost after the claim was applied.
+        commands: number of commands so far.
+        record: keys and claims so far, with the store's times in microseconds.
     """
 
-    def __init__(self, *, latency: float = 0.0005, timeout: float = 0.5) -> None:
+    def __init__(
+        self, *, latency: float = 0.0005, timeout: float = 0.5, is_recording: bool = True
+    ) -> None:
         self.ledgers: dict[str, Ledger] = {}
+        self._is_recording = is_recording
         self.latency, self.timeout = latency, timeout
         self.down = False
         self.fault: Exception | None = None
         self.ahead = 0.0
         self.deaf = 0
         self.commands = 0
-        self.claims: list[Claim] = []
+        self.record: list[tuple[str, Claim, int]] = []
         self.broken: set[str] = set()
 
     async def exchange(self, key: str, claim: Claim) -> Grant:
         self.commands += 1
-        self.claims.append(claim)
         if self.down or claim.me in self.broken:
             await asyncio.sleep(self.timeout)
             raise StoreSilentError("down")
@@ -55,6 +59,8 @@ class MemoryLedgers:
             raise self.fault
         await asyncio.sleep(self.latency)
         now = EPOCH + round((asyncio.get_running_loop().time() + self.ahead) * 1e6)
+        if self._is_recording:
+            self.record.append((key, claim, now))
         grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
         if self.deaf:
             self.deaf -= 1
