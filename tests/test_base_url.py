@@ -1,4 +1,4 @@
-"""Where a client may send its credential."""
+"""The addresses to which a client may send its credential."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tests.support.leaks import CANARY
         ("https://10.0.0.1/", "https://10.0.0.1/"),
     ],
 )
-def test_a_base_url_that_is_good(url: str, checked: str) -> None:
-    """Https anywhere, http to this very machine; exactly one slash at its end."""
+def test_base_url_accepts_https_and_loopback(url: str, checked: str) -> None:
+    """HTTPS anywhere, HTTP on this machine; exactly one slash at the end."""
     assert check_base_url(url) == checked
 
 
@@ -54,8 +54,8 @@ def test_a_base_url_that_is_good(url: str, checked: str) -> None:
         "",
     ],
 )
-def test_a_base_url_that_is_refused(url: str) -> None:
-    """With the name of where it came from and a remedy, and never quoted: it may hold a key."""
+def test_base_url_error_names_origin_and_remedy(url: str) -> None:
+    """The error does not quote the address, which may contain a key."""
     with pytest.raises(ConfigurationError, match=r"^EMMA_BASE_URL ") as caught:
         check_base_url(url, "EMMA_BASE_URL")
     assert caught.value.advice
@@ -63,6 +63,6 @@ def test_a_base_url_that_is_refused(url: str) -> None:
 
 
 def test_loopback_is_this_machine_only() -> None:
-    """Names and addresses that only look like it are not."""
+    """Names and addresses that only resemble loopback are rejected."""
     assert all(is_loopback(host) for host in ("localhost", "127.0.0.1", "::1"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "192.168.0.1", "evil", ""))

@@ -1,4 +1,4 @@
-"""`quota_middleware`: the scheduler in anyone's aiohttp session."""
+"""`quota_middleware`: the scheduler in any aiohttp session."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def read(session: aiohttp.ClientSession, url: str) -> int:
         return response.status
 
 
-async def test_a_session_keeps_the_quota() -> None:
-    """Fifty requests at once against a strict 2 per second: none refused, nearly none unused."""
+async def test_session_uses_the_whole_quota() -> None:
+    """Of fifty requests at once, at a strict 2 per second, none is rejected and little is unused."""
     async with Sandbox() as sandbox:
         headers = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
         base, middleware = sandbox.environ["INTOUCH_BASE_URL"], quota_middleware(Quota(2, 1.0))
@@ -41,8 +41,8 @@ async def test_a_session_keeps_the_quota() -> None:
         assert sandbox.refused("intouch") == 0
 
 
-async def test_others_on_the_same_quota_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Answers say that others use it: after two minutes the log has it, once, by its quota."""
+async def test_external_usage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """If responses show other clients of the quota, after two minutes one log line names it."""
     async with Sandbox() as sandbox:
         url = f"{sandbox.environ['TOTANGO_BASE_URL']}api/v3/touchpoint-tags/"
         headers = {"app-token": sandbox.environ["TOTANGO_APP_TOKEN"]}
@@ -60,8 +60,8 @@ async def test_others_on_the_same_quota_are_told_of(caplog: pytest.LogCaptureFix
     assert said[1].startswith("quota_middleware 100 per 60 s: others use the same quota, at about")
 
 
-async def test_a_resend_is_counted() -> None:
-    """Aiohttp sends a dropped GET twice by itself: both are held against the quota."""
+async def test_resend_takes_a_permit() -> None:
+    """A dropped GET is sent again by aiohttp itself: both requests count."""
     async with byte_server(hangs_up, answers(FINE)) as server:
         middleware = quota_middleware(Quota(1, 10.0))
         async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
@@ -71,8 +71,8 @@ async def test_a_resend_is_counted() -> None:
         assert len(server.arrived) == 2
 
 
-async def test_who_waits_holds_no_connection() -> None:
-    """Five requests wait for their turn: the server sees one connection."""
+async def test_waiting_request_holds_no_connection() -> None:
+    """While five requests wait for permits, the server sees one connection."""
     async with byte_server(answers(FINE)) as server:
         middleware = quota_middleware(Quota(1, 60.0))
         async with aiohttp.ClientSession(middlewares=(middleware,)) as session:
@@ -84,8 +84,8 @@ async def test_who_waits_holds_no_connection() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_each_origin_counts_for_itself_unless_told_otherwise() -> None:
-    """By default the origin is the scope; a callable may say that all count together."""
+async def test_scope_defaults_to_the_origin() -> None:
+    """By default each origin has a quota; a callable may merge them."""
     async with byte_server(answers(FINE)) as one, byte_server(answers(FINE)) as two:
         for together in (False, True):
             middleware = quota_middleware(
@@ -99,8 +99,8 @@ async def test_each_origin_counts_for_itself_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("told_by", ["callable", "lane"])
-async def test_patient_requests_wait(told_by: str) -> None:
-    """Background by a callable or by the surrounding lane: interactive ones go first."""
+async def test_background_requests_wait_for_interactive_ones(told_by: str) -> None:
+    """Background by a callable or by the surrounding lane."""
     order: list[str] = []
 
     def priority(request: aiohttp.ClientRequest) -> Priority:
@@ -125,8 +125,8 @@ async def test_patient_requests_wait(told_by: str) -> None:
     assert order == ["first", "web", "web", "web", "job", "job", "job"]
 
 
-async def test_a_refusal_pauses_the_session() -> None:
-    """A 429 with Retry-After is handed to the caller, and holds back the next request."""
+async def test_429_pauses_the_session() -> None:
+    """The caller gets the 429 with its Retry-After, and the next request waits."""
     refused = http(429, headers={"Retry-After": "20"})
     async with byte_server(answers(refused, FINE)) as server:
         middleware = quota_middleware(Quota(10, 1.0))
@@ -137,8 +137,8 @@ async def test_a_refusal_pauses_the_session() -> None:
             assert asyncio.get_running_loop().time() - began >= 20.0
 
 
-async def test_a_cancelled_request_gives_its_place_back() -> None:
-    """Cancelled while it waits or while it hangs: the next one gets its turn."""
+async def test_cancelled_request_releases_its_permit() -> None:
+    """Cancelled while it waits or in flight: the next request is sent."""
 
     async def hangs(connection: Connection) -> None:
         await connection.request()
@@ -157,8 +157,8 @@ async def test_a_cancelled_request_gives_its_place_back() -> None:
             assert asyncio.get_running_loop().time() - began <= 1.1
 
 
-def test_one_middleware_belongs_to_one_loop() -> None:
-    """In another loop it says so."""
+def test_middleware_belongs_to_one_loop() -> None:
+    """Use in another loop is an error."""
     middleware = quota_middleware(Quota(1, 1.0))
 
     async def use() -> None:
@@ -173,8 +173,8 @@ def test_one_middleware_belongs_to_one_loop() -> None:
         asyncio.run(use())
 
 
-def test_it_needs_a_quota() -> None:
-    """Without one it would do nothing; its repr tells what it does."""
+def test_middleware_needs_a_quota() -> None:
+    """A middleware without a quota is an error; its repr shows its settings."""
     with pytest.raises(ConfigurationError, match="needs a quota"):
         quota_middleware()
     assert repr(quota_middleware(Quota(2, 1.0))) == "<quota_middleware 2 per 1 s, 0 scopes>"
@@ -185,7 +185,7 @@ class Tenant:
 
 
 async def test_idle_scopes_are_evicted() -> None:
-    """Each request with a scope of its own: none of their keys is left after two periods."""
+    """Of requests with a scope each, none of the scopes is left after two periods."""
     tenants: list[weakref.ref[Tenant]] = []
 
     def scope(_: aiohttp.ClientRequest) -> Tenant:
@@ -210,8 +210,8 @@ async def test_idle_scopes_are_evicted() -> None:
 
 
 @pytest.mark.parametrize("waits_for", ["turn", "answer"])
-async def test_a_scope_in_use_is_kept(waits_for: str) -> None:
-    """A request that waits for its turn or its response shares its scope with later ones."""
+async def test_scope_in_use_is_kept(waits_for: str) -> None:
+    """A request that waits for a permit or a response shares its scope with later ones."""
 
     async def late(connection: Connection) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""Lists in pages: lazy, restartable, and never endless."""
+"""Lists in pages: lazy, restartable, and finite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Shelf:
         return Page(items=items, number=number, total=5, last=number == len(self.pages))
 
 
-async def test_all_items_come_in_order() -> None:
+async def test_pager_yields_all_items_in_order() -> None:
     """Item by item or page by page, each page fetched once."""
     shelf = Shelf(PAGES)
     assert [item async for item in Paginator(shelf.fetch)] == list("abcde")
@@ -38,8 +38,8 @@ async def test_all_items_come_in_order() -> None:
     ]
 
 
-async def test_nothing_is_fetched_before_it_is_asked_for() -> None:
-    """Lazy: making one costs nothing, and a page is fetched when the one before is used up."""
+async def test_pager_is_lazy() -> None:
+    """Creating one sends nothing, and a page is fetched when the previous one is used up."""
     shelf = Shelf(PAGES)
     paginator = Paginator(shelf.fetch)
     assert shelf.asked == []
@@ -49,8 +49,8 @@ async def test_nothing_is_fetched_before_it_is_asked_for() -> None:
     assert shelf.asked == [1]
 
 
-async def test_each_loop_starts_anew() -> None:
-    """One paginator serves many loops, also side by side, from its own start."""
+async def test_pager_can_be_iterated_again() -> None:
+    """One pager serves several loops, also concurrently, each from the start."""
     shelf = Shelf(PAGES)
     paginator = Paginator(shelf.fetch, start=2)
 
@@ -61,8 +61,8 @@ async def test_each_loop_starts_anew() -> None:
     assert one == other == ["c", "d", "e"]
 
 
-async def test_first() -> None:
-    """The first item with one request, None of an empty list."""
+async def test_pager_first_sends_one_request() -> None:
+    """It returns the first item, or None for an empty list."""
     shelf = Shelf(PAGES)
     assert await Paginator(shelf.fetch).first() == "a"
     assert shelf.asked == [1]
@@ -70,8 +70,8 @@ async def test_first() -> None:
     assert [item async for item in Paginator(Shelf([[]]).fetch)] == []
 
 
-async def test_a_server_that_ignores_the_page_is_an_error() -> None:
-    """Asked for page 2 and given page 1 again: an error at once, after one page of items."""
+async def test_pager_rejects_the_first_page_again() -> None:
+    """If page 2 is page 1 again, the error comes after one page of items."""
     seen: list[str] = []
 
     async def stuck(number: int) -> Page[str]:
@@ -89,8 +89,8 @@ async def test_a_server_that_ignores_the_page_is_an_error() -> None:
     assert caught.value.advice
 
 
-async def test_a_page_that_repeats_is_an_error() -> None:
-    """The same items under a new number are not read for ever."""
+async def test_pager_rejects_repeated_items() -> None:
+    """The same items under a new page number are not read without end."""
     with pytest.raises(PaginationError, match="page 2 has the same items as page 1"):
         async for _ in Paginator(Shelf([["a"], ["a"], ["b"]]).fetch):
             pass
@@ -98,8 +98,8 @@ async def test_a_page_that_repeats_is_an_error() -> None:
 
 @pytest.mark.parametrize("lead", [0, 1, 2, 5])
 @pytest.mark.parametrize("circle", [1, 2, 3, 7])
-async def test_pages_that_go_round_are_an_error(lead: int, circle: int) -> None:
-    """A circle of any length, entered anywhere, ends before its third round is over."""
+async def test_pager_rejects_a_cycle_of_pages(lead: int, circle: int) -> None:
+    """A cycle of any length ends before its third round is over."""
     asked: list[int] = []
 
     async def fetch(number: int) -> Page[str]:
@@ -113,20 +113,20 @@ async def test_pages_that_go_round_are_an_error(lead: int, circle: int) -> None:
     assert len(asked) <= 3 * (lead + circle)
 
 
-async def test_empty_pages_may_repeat() -> None:
+async def test_pager_accepts_repeated_empty_pages() -> None:
     """Two empty pages in a row prove nothing; the server's `last` ends them."""
     assert [item async for item in Paginator(Shelf([[], [], ["a"]]).fetch)] == ["a"]
 
 
-async def test_first_skips_empty_pages() -> None:
+async def test_pager_first_skips_empty_pages() -> None:
     """The first item may be on a later page than the first."""
     shelf = Shelf([[], [], ["a"], ["b"]])
     assert await Paginator(shelf.fetch).first() == "a"
     assert shelf.asked == [1, 2, 3]
 
 
-async def test_empty_pages_without_end_are_an_error() -> None:
-    """A server that announces one more page for ever is not read for ever."""
+async def test_pager_rejects_endless_empty_pages() -> None:
+    """A server that always announces one more page is not read without end."""
     asked: list[int] = []
 
     async def fetch(number: int) -> Page[str]:

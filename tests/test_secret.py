@@ -1,4 +1,4 @@
-"""A secret gives nothing away, and is found again in whatever a vendor echoes."""
+"""Secrets are never shown, and are found in whatever a vendor echoes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from asyncclients.secret import CUT, Environment, Secret, cut
 from tests.support.leaks import CANARY, leaks
 
 
-def test_a_secret_shows_nothing() -> None:
-    """repr, str, format, vars, slots and containers around it give nothing away."""
+def test_secret_is_hidden() -> None:
+    """repr, str, format, vars, slots and containers around it do not show it."""
     secret = Secret(CANARY)
     shown = [repr(secret), str(secret), f"{secret}", f"{secret:>40}", repr([secret]), f"{secret!r}"]
     shown.append(repr([getattr(secret, name) for name in Secret.__slots__]))
@@ -29,8 +29,8 @@ def test_a_secret_shows_nothing() -> None:
     assert Secret(secret).reveal() == CANARY
 
 
-def test_a_secret_cannot_be_pickled() -> None:
-    """Neither alone nor inside something, and the refusal does not name it."""
+def test_secret_cannot_be_pickled() -> None:
+    """Neither alone nor inside a container; the error does not show it."""
     with pytest.raises(TypeError, match="cannot be pickled") as caught:
         pickle.dumps({"key": Secret(CANARY)})
     assert CANARY not in str(caught.value)
@@ -44,8 +44,8 @@ def test_secrets_compare_by_value() -> None:
     assert Secret("a") != "a"
 
 
-def test_a_fingerprint_names_without_telling() -> None:
-    """The same in each process, other for other contexts and values, and one way."""
+def test_fingerprint_identifies_without_revealing() -> None:
+    """It is the same in each process, differs by context and value, and cannot be inverted."""
     secret = Secret(CANARY)
     assert secret.fingerprint("x") == Secret(CANARY).fingerprint("x")
     assert len({secret.fingerprint(), secret.fingerprint("x"), Secret("b").fingerprint()}) == 3
@@ -53,8 +53,8 @@ def test_a_fingerprint_names_without_telling() -> None:
     assert len(secret.fingerprint()) == 32
 
 
-def test_a_traceback_with_locals_shows_no_environment() -> None:
-    """Variables that are being read do not show when reading fails."""
+def test_environment_is_hidden_in_tracebacks() -> None:
+    """Variables do not appear in a traceback with locals if reading fails."""
 
     def read(environment: Environment) -> None:
         environment.secret("KEY")
@@ -84,8 +84,8 @@ ECHOES: dict[str, Callable[[str], str]] = {
 
 @pytest.mark.parametrize("echo", ECHOES)
 @pytest.mark.parametrize("secret", [CANARY, 'a"b&c<d>e/f', "käse-key/ü"])
-def test_an_echo_is_cut(echo: str, secret: str) -> None:
-    """However a vendor writes it, nothing of the credential is left but the mark."""
+def test_redact_finds_every_encoding(echo: str, secret: str) -> None:
+    """However a vendor writes the credential, only the mark is left."""
     said = f"bad key: {ECHOES[echo](secret)} (end)"
     left = cut(said, [Secret("other-secret"), Secret(secret)])
     assert CUT in left
@@ -97,19 +97,19 @@ OTHER = st.text(alphabet=st.characters(exclude_categories=["Lu", "Cs"]), max_siz
 
 
 @given(st.text(alphabet=st.characters(categories=["Lu"]), min_size=4), OTHER, OTHER)
-def test_cut_leaves_no_plain_secret(secret: str, before: str, after: str) -> None:
-    """Whatever is around it, the mark stands where the credential stood."""
+def test_redact_leaves_no_plain_secret(secret: str, before: str, after: str) -> None:
+    """Whatever surrounds it, the mark replaces the credential."""
     assert cut(before + secret + after, [Secret(secret)]) == before + CUT + after
 
 
-def test_what_is_too_short_is_left() -> None:
-    """Three characters or fewer are in every text, and are no credential."""
+def test_redact_ignores_short_values() -> None:
+    """Three characters or fewer occur in every text and are no credential."""
     assert cut("a user abc", [Secret("abc"), Secret("")]) == "a user abc"
 
 
 @given(st.integers(1, 200))
-def test_a_secret_that_is_cut_off_is_cut(end: int) -> None:
-    """Of a text that goes on, the piece of a credential at its end goes as well."""
+def test_redact_removes_a_truncated_secret(end: int) -> None:
+    """A piece of a credential at the end of a truncated text is removed as well."""
     text = "ab " + CANARY * 10
     left = cut(text[: 3 + end], [Secret(CANARY)], more=True)
     assert left == "ab " + CUT * (end // len(CANARY))

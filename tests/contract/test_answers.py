@@ -1,4 +1,4 @@
-"""Whatever a server does, the error says what happened, to which call, and what to do.
+"""Every failure is reported with the call, the cause and the remedy, over real sockets.
 
 Seen from outside: real sockets, one public client, and what a program can catch.
 """
@@ -55,8 +55,10 @@ SERVERS: dict[str, Script] = {
 @pytest.mark.parametrize("creates", [False, True], ids=["get", "create"])
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.usefixtures("virtual_time")
-async def test_every_failure_is_told_in_full(server: str, creates: bool, pool: SessionPool) -> None:
-    """Which call, how many attempts, what to do; a short excerpt; and it survives a pickle."""
+async def test_error_names_call_attempts_and_remedy(
+    server: str, creates: bool, pool: SessionPool
+) -> None:
+    """An error has the call, the attempts, the remedy and a short excerpt, and can be pickled."""
     async with byte_server(SERVERS[server]) as running:
         client = IntouchClient(pool, api_key="key-4711", base_url=running.url, quotas=QUOTA)
         with pytest.raises(AsyncClientsError) as raised:
@@ -75,8 +77,8 @@ async def test_every_failure_is_told_in_full(server: str, creates: bool, pool: S
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_wait_beyond_patience_is_said_in_seconds(status: int, pool: SessionPool) -> None:
-    """Told to wait a year, an interactive call raises at once and says for how long."""
+async def test_call_rejects_a_wait_longer_than_its_deadline(status: int, pool: SessionPool) -> None:
+    """An interactive call that must wait a year fails at once and reports the seconds."""
     year = 365 * 86_400
     refusal = http(status, b"{}", {"Retry-After": str(year)})
     async with byte_server(answers(refusal)) as server:
@@ -89,8 +91,8 @@ async def test_a_wait_beyond_patience_is_said_in_seconds(status: int, pool: Sess
         assert client.stats().paused_for <= 120.0
 
 
-async def test_a_reset_is_a_wait_in_other_words(pool: SessionPool) -> None:
-    """Totango says `RateLimit-Reset` where others say `Retry-After`."""
+async def test_totango_reset_header_is_a_wait(pool: SessionPool) -> None:
+    """Totango's `RateLimit-Reset` has the meaning of `Retry-After`."""
     spent = {"RateLimit-Limit": "100", "RateLimit-Remaining": "0", "RateLimit-Reset": "42"}
     async with byte_server(answers(http(429, b"Too many requests", spent))) as server:
         client = TotangoClient(pool, app_token="key-4711", base_url=server.url)
@@ -99,8 +101,8 @@ async def test_a_reset_is_a_wait_in_other_words(pool: SessionPool) -> None:
         assert (raised.value.retry_after, raised.value.attempts) == (42.0, 1)
 
 
-async def test_a_page_that_repeats_names_the_list(pool: SessionPool) -> None:
-    """The server was asked for page 2 and sent page 1 again: no third request."""
+async def test_list_rejects_a_repeated_page(pool: SessionPool) -> None:
+    """If page 2 repeats page 1, the error names the list and no third request is sent."""
     page = b'{"data":[{"uuid":"a","name":"gold"}],"current_page":1,"last_page":9,"total":9}'
     async with byte_server(answers(http(200, page))) as server:
         client = IntouchClient(pool, api_key="key-4711", base_url=server.url)
@@ -110,8 +112,8 @@ async def test_a_page_that_repeats_names_the_list(pool: SessionPool) -> None:
         assert len(server.arrived) == 2
 
 
-async def test_leaving_a_list_early_releases_all(pool: SessionPool) -> None:
-    """After `break` nothing is in flight, nothing waits, and no page was fetched ahead."""
+async def test_list_break_releases_everything(pool: SessionPool) -> None:
+    """After `break`, nothing is in flight or waiting, and no page was prefetched."""
     page = b'{"data":[{"uuid":"a","name":"gold"}],"current_page":1,"last_page":9,"total":9}'
     async with byte_server(answers(http(200, page))) as server:
         client = IntouchClient(pool, api_key="key-4711", base_url=server.url)
@@ -135,10 +137,8 @@ async def test_leaving_a_list_early_releases_all(pool: SessionPool) -> None:
         ("http://localhost", "http://LOCALHOST:80/"),
     ],
 )
-async def test_an_address_may_be_spelled_in_many_ways(
-    one: str, other: str, pool: SessionPool
-) -> None:
-    """Case, default port, slash and path aside it is one origin, and so one quota."""
+async def test_base_url_spellings_share_one_quota(one: str, other: str, pool: SessionPool) -> None:
+    """Case, default port, slash and path do not matter: it is one origin and one quota."""
     for base_url in (one, other):
         TotangoClient(pool, app_token="key-4711", base_url=base_url).eta()
     (stats,) = pool.stats()

@@ -1,4 +1,4 @@
-"""Wrong arguments are rejected where they are given, by an error that contains the right form."""
+"""Wrong arguments are rejected where they are passed, by an error that shows the right form."""
 
 from __future__ import annotations
 
@@ -224,10 +224,10 @@ def _name(value: object) -> str:
 
 
 @pytest.mark.parametrize(("call", "arguments", "forms"), WRONG, ids=_name)
-async def test_a_wrong_argument_is_rejected_with_the_right_form(
+async def test_wrong_argument_is_rejected_before_sending(
     call: Callable[..., Any], arguments: dict[str, Any], forms: tuple[str, ...]
 ) -> None:
-    """Before anything is sent, naming the argument, and without a credential in it."""
+    """The error names the argument and shows no credential; no request is sent."""
     expected = ValueError if call is request else ConfigurationError
 
     async def make() -> None:
@@ -252,10 +252,10 @@ CREDENTIALS: Final = [
 
 @pytest.mark.parametrize("wrong", [*TEXTS, None, "", "key\n", "\ud800", bytearray(b"x")])
 @pytest.mark.parametrize(("made", "name", "variable"), CREDENTIALS)
-def test_a_credential_of_another_type_is_rejected(
+def test_constructor_rejects_a_credential_of_another_type(
     made: type[VendorClient], name: str, variable: str, wrong: Any
 ) -> None:
-    """By the constructor, naming the argument and its variable."""
+    """The error names the argument and its environment variable."""
     if name == "account_id" and wrong == 4711:
         return
     call: Any = made
@@ -267,10 +267,10 @@ def test_a_credential_of_another_type_is_rejected(
 
 
 @pytest.mark.parametrize(("made", "name", "variable"), CREDENTIALS)
-def test_a_variable_of_another_type_is_rejected(
+def test_from_env_rejects_a_variable_of_another_type(
     made: type[VendorClient], name: str, variable: str
 ) -> None:
-    """A mapping that is given as environment may hold anything."""
+    """A mapping passed as environment may hold values that are not text."""
     if name == "account_id":
         return
     environ: dict[str, Any] = dict.fromkeys(made.facts.environment.values(), "value")
@@ -282,8 +282,8 @@ def test_a_variable_of_another_type_is_rejected(
 @pytest.mark.parametrize(
     ("made", "name"), [(EmmaClient, "public_key"), (DigitalOnboardingClient, "client_id")]
 )
-def test_a_colon_in_a_basic_user_name_is_rejected(made: type[VendorClient], name: str) -> None:
-    """Servers split user name and password at the first colon; in a password it is fine."""
+def test_basic_user_name_rejects_a_colon(made: type[VendorClient], name: str) -> None:
+    """Servers split user name and password at the first colon; a password may have colons."""
     call: Any = made
     with pytest.raises(ConfigurationError, match="contains a colon") as caught:
         call(SessionPool(), **{**CLIENTS[made], name: f"user:{CANARY}"})
@@ -292,23 +292,23 @@ def test_a_colon_in_a_basic_user_name_is_rejected(made: type[VendorClient], name
 
 
 @pytest.mark.parametrize("region", ["asia", "US", "", 5, None, ["us"], b"us"])
-def test_a_region_that_does_not_exist_is_rejected(region: Any) -> None:
-    """Also where a `base_url` makes it useless."""
+def test_constructor_rejects_an_unknown_region(region: Any) -> None:
+    """An unknown region is an error even if `base_url` makes it irrelevant."""
     for base_url in (None, "https://example.com/"):
         with pytest.raises(ConfigurationError, match="region must be one of us, eu"):
             TotangoClient(SessionPool(), app_token="t", region=region, base_url=base_url)
 
 
 @pytest.mark.parametrize("org", ["", ".", "..", "a\nb", 5, None, b"acme"])
-def test_an_organization_that_cannot_be_in_a_path_is_rejected(org: Any) -> None:
-    """With the variable that it comes from."""
+def test_constructor_rejects_an_organization_unfit_for_a_path(org: Any) -> None:
+    """The error names the environment variable."""
     with pytest.raises(ConfigurationError, match="INTEMPT_ORG"):
         IntemptClient(SessionPool(), api_key="k", org=org)
 
 
 @pytest.mark.parametrize("account", ["", " ", ".", "..", "a\nb", None, True, 1.5, b"100", ["1"]])
-def test_an_account_that_cannot_be_in_a_path_is_rejected(account: Any) -> None:
-    """With the variable that it comes from."""
+def test_constructor_rejects_an_account_unfit_for_a_path(account: Any) -> None:
+    """The error names the environment variable."""
     with pytest.raises(ConfigurationError, match="EMMA_ACCOUNT_ID"):
         EmmaClient(SessionPool(), account_id=account, public_key="a", private_key="b")
 
@@ -317,8 +317,8 @@ def test_an_account_that_cannot_be_in_a_path_is_rejected(account: Any) -> None:
 
 
 @pytest.mark.parametrize("made", CLIENTS)
-def test_from_env_takes_the_keywords_of_the_constructor(made: type[VendorClient]) -> None:
-    """Exactly those, each with its type; so a misspelt one is found by Python and by checkers."""
+def test_from_env_has_the_keywords_of_the_constructor(made: type[VendorClient]) -> None:
+    """It has exactly the constructor's keywords and types, so Python and checkers find typos."""
     constructor = dict(inspect.signature(made.__init__).parameters)
     found = dict(inspect.signature(made.from_env).parameters)
     assert list(found)[:2] == ["pool", "environ"]
@@ -337,8 +337,8 @@ def test_from_env_takes_the_keywords_of_the_constructor(made: type[VendorClient]
 
 
 @pytest.mark.parametrize("made", CLIENTS)
-def test_from_env_needs_no_variable_for_what_is_given(made: type[VendorClient]) -> None:
-    """An argument replaces its variable, also one that is set."""
+def test_from_env_argument_replaces_its_variable(made: type[VendorClient]) -> None:
+    """An argument replaces its variable, whether that is set or not."""
     call: Any = made
     environ = dict.fromkeys(made.facts.environment.values(), "other")
     address = f"{made.facts.name.upper()}_BASE_URL"
@@ -352,8 +352,8 @@ def test_from_env_needs_no_variable_for_what_is_given(made: type[VendorClient]) 
 
 
 @pytest.mark.parametrize("made", CLIENTS)
-def test_from_env_shows_no_credential(made: type[VendorClient]) -> None:
-    """A traceback with locals has neither the arguments nor the environment."""
+def test_from_env_traceback_shows_no_credential(made: type[VendorClient]) -> None:
+    """A traceback with locals shows neither the arguments nor the environment."""
     call: Any = made
     address = f"https://user:{CANARY}@example.com"
     for arguments in ({"base_url": address}, {"quotas": 5}):
@@ -369,8 +369,8 @@ def test_from_env_shows_no_credential(made: type[VendorClient]) -> None:
 
 @pytest.mark.parametrize("pool", [None, {}, "key", SessionPool, aiohttp.ClientSession])
 @pytest.mark.parametrize("made", CLIENTS)
-def test_a_client_without_a_pool_is_rejected(made: type[VendorClient], pool: Any) -> None:
-    """Something else in the pool's place: the error says how to lend a session."""
+def test_constructor_rejects_another_type_of_pool(made: type[VendorClient], pool: Any) -> None:
+    """The error explains how to wrap a session in a pool."""
     call: Any = made
     with pytest.raises(ConfigurationError, match=r"SessionPool\(session=session\)"):
         call(pool, **CLIENTS[made])
@@ -379,8 +379,8 @@ def test_a_client_without_a_pool_is_rejected(made: type[VendorClient], pool: Any
 
 
 @pytest.mark.parametrize("environ", ["INTOUCH_API_KEY", ["INTOUCH_API_KEY=k"], 5])
-def test_an_environment_that_is_no_mapping_is_rejected(environ: Any) -> None:
-    """With the right form."""
+def test_from_env_rejects_an_environment_that_is_no_mapping(environ: Any) -> None:
+    """The error shows the right form."""
     with pytest.raises(ConfigurationError, match="environ must be a mapping"):
         IntouchClient.from_env(SessionPool(), environ)
 
@@ -389,8 +389,8 @@ def test_an_environment_that_is_no_mapping_is_rejected(environ: Any) -> None:
 
 
 @pytest.mark.parametrize("calls", COUNTS)
-async def test_eta_needs_a_count(calls: Any) -> None:
-    """Of at least one call."""
+async def test_eta_rejects_a_count_below_one(calls: Any) -> None:
+    """`eta` needs a count of at least one call."""
     async with SessionPool() as pool:
         with pytest.raises(ConfigurationError, match="calls must be a whole number"):
             IntouchClient(pool, api_key="k").eta(calls)
@@ -408,10 +408,10 @@ async def test_eta_needs_a_count(calls: Any) -> None:
         ({"priority": returns(a_coroutine)}, "Priority.BACKGROUND"),
     ],
 )
-async def test_a_middleware_s_function_that_returns_something_else(
+async def test_middleware_rejects_a_wrong_result_of_its_function(
     arguments: dict[str, Any], form: str
 ) -> None:
-    """Its request fails with the right form; nothing is sent, and the session works on."""
+    """The request fails before it is sent, and the session stays usable."""
     limited = middleware(**arguments)
     async with byte_server(answers(http())) as server:
         async with aiohttp.ClientSession(middlewares=(limited,)) as session:
@@ -433,8 +433,10 @@ BAD_HOSTS: Final = [
 
 @pytest.mark.parametrize("host", BAD_HOSTS)
 @pytest.mark.parametrize("made", CLIENTS)
-def test_a_host_that_cannot_be_encoded_is_rejected(made: type[VendorClient], host: str) -> None:
-    """By the constructor and by `from_env`, which names its variable."""
+def test_base_url_rejects_a_host_that_cannot_be_encoded(
+    made: type[VendorClient], host: str
+) -> None:
+    """The constructor and `from_env` reject it; `from_env` names the variable."""
     call: Any = made
     with pytest.raises(ConfigurationError, match=r"base_url .*host name"):
         call(SessionPool(), **CLIENTS[made], base_url=f"https://{host}/")
@@ -445,7 +447,7 @@ def test_a_host_that_cannot_be_encoded_is_rejected(made: type[VendorClient], hos
 
 
 @given(st.text(min_size=1, max_size=80))
-def test_any_host_is_rejected_or_can_be_looked_up(host: str) -> None:
+def test_base_url_host_is_rejected_or_encodable(host: str) -> None:
     """No text makes a client whose calls fail with an error of the encoder."""
     try:
         made = IntouchClient(SessionPool(), api_key="k", base_url=f"https://{host}/")
@@ -455,15 +457,15 @@ def test_any_host_is_rejected_or_can_be_looked_up(host: str) -> None:
     made.base_url.split("/")[2].rpartition("@")[2].encode("idna")
 
 
-def test_a_host_in_other_letters_is_encoded() -> None:
-    """The address has its ASCII form, as the wire does."""
+def test_base_url_host_is_encoded_to_ascii() -> None:
+    """The address has the ASCII form of the host, as sent on the wire."""
     made = IntouchClient(SessionPool(), api_key="k", base_url="https://bücher.example/ü")
     assert made.base_url == "https://xn--bcher-kva.example/%C3%BC/"
 
 
 @pytest.mark.parametrize("host", [*BAD_HOSTS, "xn--99999999.com", "[::g]", ""])
-async def test_a_location_with_a_host_that_cannot_be_encoded(host: str, pool: SessionPool) -> None:
-    """A redirect and an upload link to it are errors of the library; no file is sent."""
+async def test_location_with_an_unencodable_host_is_an_error(host: str, pool: SessionPool) -> None:
+    """A redirect or upload link to such a host is an error of the library; no file is sent."""
     location = {"Location": f"https://{host}/x?sig=1"}
     async with byte_server(answers(http(307, headers=location))) as server:
         made = IntemptClient(pool, api_key="k", org="o", base_url=server.url)
@@ -489,10 +491,10 @@ async def test_a_location_with_a_host_that_cannot_be_encoded(host: str, pool: Se
         ({"source": b"ab", "progress": a_coroutine}, "progress=print"),
     ],
 )
-async def test_an_upload_of_something_else_is_rejected(
+async def test_upload_rejects_another_type_of_source(
     arguments: dict[str, Any], form: str, pool: SessionPool
 ) -> None:
-    """A ValueError before the link is asked for."""
+    """It is a ValueError, before the link is requested."""
     async with byte_server(answers(http())) as server:
         made = IntemptClient(pool, api_key="k", org="o", base_url=server.url)
         uploads: Collections = made.collections
@@ -501,8 +503,8 @@ async def test_an_upload_of_something_else_is_rejected(
         assert server.arrived == []
 
 
-async def test_arguments_that_are_right_are_accepted(pool: SessionPool) -> None:
-    """The checks reject nothing that is meant."""
+async def test_valid_arguments_are_accepted(pool: SessionPool) -> None:
+    """The checks reject no valid argument."""
     async with aiohttp.ClientSession() as session:
         SessionPool(session=session, timeout=1, max_connections=1, listeners=(print,))
     RetryPolicy(max_attempts=1, max_failures=0, base=0, cap=0, longest_retry_after=0)

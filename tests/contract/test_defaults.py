@@ -1,4 +1,4 @@
-"""What holds when a program says nothing: addresses, quotas, and the environment."""
+"""Defaults of addresses, quotas and the environment."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ VENDORS: Final[dict[type[VendorClient], tuple[str, tuple[Quota, ...], int | None
 
 
 @pytest.mark.parametrize("client", VENDORS, ids=lambda cls: cls.__name__)
-async def test_each_client_knows_its_vendors_address_and_limits(client: type[VendorClient]) -> None:
-    """By default the production address and the published quota; `quotas` replaces it."""
+async def test_client_defaults_to_production_address_and_published_quota(
+    client: type[VendorClient],
+) -> None:
+    """The defaults are the production address and the published quota; `quotas` replaces it."""
     base_url, quotas, in_flight = VENDORS[client]
     made = client(SessionPool(), **CLIENTS[client])
     assert made.base_url == base_url
@@ -41,8 +43,8 @@ async def test_each_client_knows_its_vendors_address_and_limits(client: type[Ven
     assert replaced.stats().quotas == (Quota(7, 3.0),)
 
 
-def test_totango_has_two_regions() -> None:
-    """`region="eu"` is another host; `TOTANGO_REGION` says the same in the environment."""
+def test_totango_region_selects_the_host() -> None:
+    """`region="eu"` and `TOTANGO_REGION=eu` select the European host."""
     pool = SessionPool()
     environ = {"TOTANGO_APP_TOKEN": "key-4711", "TOTANGO_REGION": "eu"}
     for client in (
@@ -62,8 +64,8 @@ ENVIRONMENT: Final[dict[type[VendorClient], str]] = {
 
 
 @pytest.mark.parametrize("client", ENVIRONMENT, ids=lambda cls: cls.__name__)
-def test_clients_are_made_from_the_documented_variables(client: type[VendorClient]) -> None:
-    """With all of them a client is made, `<VENDOR>_BASE_URL` included; without one it is named."""
+def test_from_env_reads_the_documented_variables(client: type[VendorClient]) -> None:
+    """All variables together make a client, `<VENDOR>_BASE_URL` included; a missing one is named."""
     names = ENVIRONMENT[client].split()
     environ = dict.fromkeys(names, "value-4711")
     address = f"{client.facts.name.upper()}_BASE_URL"

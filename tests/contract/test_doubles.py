@@ -1,4 +1,4 @@
-"""Programs are tested with doubles of the session; there no middleware is called.
+"""Programs are tested with doubles of the session, which call no middleware.
 
 Such a double sends without a permit. All else holds: attempts, retries, pauses, errors,
 and nothing is left behind that would count as in flight.
@@ -56,26 +56,28 @@ def idle(pool: SessionPool) -> bool:
     return all(not stats.in_flight and not any(stats.queued.values()) for stats in pool.stats())
 
 
-async def test_a_call_is_answered(vendor: Any, pool: SessionPool, intouch: IntouchClient) -> None:
-    """Ten at once, far beyond the quota, since no double counts."""
+async def test_double_answers_calls_beyond_the_quota(
+    vendor: Any, pool: SessionPool, intouch: IntouchClient
+) -> None:
+    """Ten calls at once succeed, far beyond the quota, because a double does not count."""
     vendor.get(BASE + "tags/a", payload=TAG, response_class=Answer, repeat=True)
     tags = [await intouch.tags.get("a") for _ in range(10)]
     assert {tag.name for tag in tags} == {"gold"}
     assert idle(pool)
 
 
-async def test_pages_are_read_to_the_end(vendor: Any, intouch: IntouchClient) -> None:
-    """Each page is asked for by its number."""
+async def test_double_serves_every_page(vendor: Any, intouch: IntouchClient) -> None:
+    """Each page is requested by its number."""
     for number in (1, 2):
         page = {"data": [TAG | {"uuid": str(number)}], "current_page": number, "last_page": 2}
         vendor.get(f"{BASE}tags?page={number}", payload=page, response_class=Answer)
     assert [tag.uuid async for tag in intouch.tags.list()] == ["1", "2"]
 
 
-async def test_an_answer_that_says_no(
+async def test_double_error_status_raises_its_error(
     vendor: Any, pool: SessionPool, intouch: IntouchClient
 ) -> None:
-    """The error of its status, after one attempt."""
+    """A status raises its error after one attempt."""
     vendor.get(BASE + "tags/a", status=404, payload={}, response_class=Answer)
     with pytest.raises(NotFoundError) as raised:
         await intouch.tags.get("a")
@@ -83,10 +85,10 @@ async def test_an_answer_that_says_no(
     assert idle(pool)
 
 
-async def test_a_refusal_is_repeated_after_its_pause(
+async def test_double_rate_limited_call_is_retried_after_its_pause(
     vendor: Any, pool: SessionPool, intouch: IntouchClient, virtual_time: VirtualClock
 ) -> None:
-    """The pause is sat out, although no queue holds the call back."""
+    """The pause is kept, although no queue delays the call."""
     refusal = {"status": 429, "headers": {"Retry-After": "7"}, "response_class": Answer}
     vendor.post(BASE + "tags", **refusal)
     vendor.post(BASE + "tags", payload=TAG, response_class=Answer)
@@ -96,8 +98,8 @@ async def test_a_refusal_is_repeated_after_its_pause(
     assert idle(pool)
 
 
-async def test_one_attempt_is_one_request(vendor: Any, intouch: IntouchClient) -> None:
-    """`max_attempts=1` holds for refusals, too."""
+async def test_max_attempts_one_sends_one_request(vendor: Any, intouch: IntouchClient) -> None:
+    """`max_attempts=1` also holds for rate-limited calls."""
     vendor.get(BASE + "tags/a", status=429, response_class=Answer, repeat=True)
     with pytest.raises(RateLimitedError) as raised:
         await intouch.with_options(max_attempts=1).tags.get("a")
@@ -116,14 +118,14 @@ async def test_one_attempt_is_one_request(vendor: Any, intouch: IntouchClient) -
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 @pytest.mark.usefixtures("virtual_time")
-async def test_a_failure_of_the_connection(
+async def test_double_connection_error_is_retried_if_idempotent(
     failure: Exception,
     error: type[AsyncClientsError],
     vendor: Any,
     pool: SessionPool,
     intouch: IntouchClient,
 ) -> None:
-    """A call that may be repeated is, four times in all; one that must not be says so."""
+    """An idempotent call is attempted four times; another one is reported as maybe sent."""
     vendor.get(BASE + "tags/a", exception=failure, repeat=True)
     vendor.post(BASE + "tags", exception=failure, repeat=True)
     with pytest.raises(error) as repeated:
@@ -135,8 +137,8 @@ async def test_a_failure_of_the_connection(
     assert idle(pool)
 
 
-async def test_a_token_is_asked_for_and_renewed_once(vendor: Any, pool: SessionPool) -> None:
-    """A vendor that always says 401 sees two calls and two requests for a token."""
+async def test_double_token_is_renewed_once_after_401(vendor: Any, pool: SessionPool) -> None:
+    """With a vendor that always returns 401, there are two calls and two token requests."""
     token = {"access_token": "token-4711", "expires_in": 3600}
     vendor.post(ONBOARDING + "oauth2/token", payload=token, response_class=Answer, repeat=True)
     refusal = {"status": 401, "payload": {"error": "invalid_token"}, "response_class": Answer}

@@ -40,8 +40,8 @@ class Program:
         return [(name, int(at - began)) for name, at in self.done]
 
 
-async def test_a_program_keeps_the_quota_and_uses_it(virtual_time: VirtualClock) -> None:
-    """Two a second, not one refused and not one late, on a server that refuses the third."""
+async def test_middleware_uses_the_whole_quota(virtual_time: VirtualClock) -> None:
+    """Two requests a second are sent, none rejected and none late, to a server that rejects the third."""
     async with Sandbox(quotas={"intouch": (2, 1.0)}) as sandbox:
         key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
         url = sandbox.url("intouch") + "tags"
@@ -55,8 +55,8 @@ async def test_a_program_keeps_the_quota_and_uses_it(virtual_time: VirtualClock)
 
 
 @pytest.mark.usefixtures("virtual_time")
-async def test_scope_says_what_counts_together(server: ByteServer) -> None:
-    """Two scopes have a quota each; by default all requests to one origin share one."""
+async def test_middleware_scope_selects_the_quota(server: ByteServer) -> None:
+    """Each scope has its own quota; by default all requests to one origin share one."""
     began = asyncio.get_running_loop().time()
     program = Program(
         server.url, quota_middleware(Quota(1, 1.0), scope=lambda request: request.headers["key"])
@@ -72,8 +72,8 @@ async def test_scope_says_what_counts_together(server: ByteServer) -> None:
 
 
 @pytest.mark.usefixtures("virtual_time")
-async def test_priority_says_who_goes_first(server: ByteServer) -> None:
-    """Interactive requests overtake those that said background, whenever they came."""
+async def test_middleware_sends_interactive_requests_first(server: ByteServer) -> None:
+    """Interactive requests are sent before background requests that came earlier."""
 
     def priority(request: aiohttp.ClientRequest) -> Priority:
         return Priority.BACKGROUND if "batch" in request.headers else Priority.INTERACTIVE
@@ -89,8 +89,8 @@ async def test_priority_says_who_goes_first(server: ByteServer) -> None:
     assert [name for name, _ in program.done] == ["first", "user", "other user", "batch"]
 
 
-async def test_a_refusal_holds_all_of_the_scope_back(virtual_time: VirtualClock) -> None:
-    """A 429 goes to the program as it is, and what comes after waits as the server asked."""
+async def test_middleware_429_pauses_its_scope(virtual_time: VirtualClock) -> None:
+    """The caller gets the 429 unchanged, and later requests wait as the server asked."""
     refusal = http(429, headers={"Retry-After": "9"})
     async with byte_server(answers(refusal, http())) as server:
         program = Program(server.url, quota_middleware(Quota(100, 1.0)))
@@ -101,8 +101,8 @@ async def test_a_refusal_holds_all_of_the_scope_back(virtual_time: VirtualClock)
     assert virtual_time.elapsed == pytest.approx(9.0, abs=0.1)
 
 
-async def test_aiohttps_own_resend_takes_a_permit_too(virtual_time: VirtualClock) -> None:
-    """A request that aiohttp sends again on a fresh connection is two in the quota."""
+async def test_middleware_counts_a_resend_of_aiohttp(virtual_time: VirtualClock) -> None:
+    """A request that aiohttp sends again on a new connection takes two permits."""
 
     async def once(connection: Any) -> None:
         await connection.request()
@@ -118,8 +118,8 @@ async def test_aiohttps_own_resend_takes_a_permit_too(virtual_time: VirtualClock
     assert virtual_time.elapsed == pytest.approx(20.0, abs=0.5)
 
 
-async def test_a_failure_is_the_programs_and_leaves_nothing_behind() -> None:
-    """What aiohttp raises comes out as it is, and the next request is not blocked by it."""
+async def test_middleware_passes_errors_and_releases_the_permit() -> None:
+    """The caller gets aiohttp's exception unchanged, and the next request is not blocked."""
     async with byte_server(hangs_up) as server:
         program = Program(server.url, quota_middleware(Quota(100, 1.0)))
         async with program.session:
@@ -129,14 +129,14 @@ async def test_a_failure_is_the_programs_and_leaves_nothing_behind() -> None:
                         pass
 
 
-def test_without_a_quota_it_is_a_mistake() -> None:
-    """Said when it is made, not when it is used."""
+def test_middleware_needs_a_quota() -> None:
+    """A missing quota is an error of the constructor, not of the first request."""
     with pytest.raises(ConfigurationError, match="needs a quota"):
         quota_middleware()
 
 
-def test_it_belongs_to_one_event_loop(unused_tcp_port: int) -> None:
-    """Used from a second loop it says so, instead of waiting for the first one's clock."""
+def test_middleware_rejects_a_second_loop(unused_tcp_port: int) -> None:
+    """Use in a second loop is an error instead of a wait for the first loop's clock."""
     middleware = quota_middleware(Quota(1, 1.0))
 
     async def ask() -> None:

@@ -1,4 +1,4 @@
-"""The names that programs are written with: what may be called, and with which words.
+"""The names and parameters that programs use.
 
 A change that breaks a test here breaks the programs of users.
 """
@@ -156,8 +156,8 @@ def defaults(function: Any) -> dict[str, Any]:
     }
 
 
-def test_the_top_level_has_what_programs_import() -> None:
-    """Pool, clients, values, the middleware, every error and the version; `dir` lists them."""
+def test_package_exports_the_documented_names() -> None:
+    """Pool, clients, values, middleware, every error and the version; `dir` lists them."""
     names = {client.__name__ for client in CLIENTS} | ERRORS.keys()
     names |= {"SessionPool", "Quota", "Priority", "Options", "RetryPolicy", "quota_middleware"}
     assert [name for name in sorted(names) if not hasattr(asyncclients, name)] == []
@@ -168,15 +168,15 @@ def test_the_top_level_has_what_programs_import() -> None:
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_each_error_has_its_place_in_one_tree(name: str) -> None:
-    """Its base is the one that is documented, so an `except` catches what it says."""
+def test_errors_have_the_documented_bases(name: str) -> None:
+    """Each error has its documented base, so `except` catches what is documented."""
     cls = getattr(asyncclients, name)
     assert cls.__bases__[0].__name__ == ERRORS[name]
     assert issubclass(cls, AsyncClientsError)
 
 
-def test_errors_say_what_is_documented_of_them() -> None:
-    """Every error has the facts of its call; some have one of their own."""
+def test_errors_have_the_documented_attributes() -> None:
+    """Every error has the facts of its call; some have attributes of their own."""
     error = AsyncClientsError("no")
     for fact in ("vendor", "operation", "method", "path", "status", "attempts", "advice"):
         assert getattr(error, fact) is None
@@ -190,14 +190,14 @@ def test_errors_say_what_is_documented_of_them() -> None:
 
 
 @pytest.mark.parametrize("vendor", STRUCTS)
-def test_structs_come_from_the_vendors_module(vendor: str) -> None:
-    """All that calls take and return can be imported from `asyncclients.vendors.<vendor>`."""
+def test_vendor_modules_export_their_structs(vendor: str) -> None:
+    """Everything that calls accept and return comes from `asyncclients.vendors.<vendor>`."""
     module = import_module(f"asyncclients.vendors.{vendor}")
     assert [name for name in STRUCTS[vendor].split() if not hasattr(module, name)] == []
 
 
-def test_the_pool_takes_what_is_documented() -> None:
-    """By keyword alone, with the documented defaults."""
+def test_pool_has_the_documented_parameters() -> None:
+    """They are keyword-only and have the documented defaults."""
     found = defaults(SessionPool)
     assert found.pop("retry") == asyncclients.RetryPolicy()
     assert found == {
@@ -213,8 +213,8 @@ def test_the_pool_takes_what_is_documented() -> None:
     }
 
 
-def test_options_are_what_is_documented() -> None:
-    """Each has a default, and `with_options` takes the same names."""
+def test_call_options_have_the_documented_fields() -> None:
+    """Each has a default, and `with_options` accepts the same names."""
     assert defaults(Options) == {
         "priority": Priority.INTERACTIVE,
         "timeout": None,
@@ -228,7 +228,7 @@ def test_options_are_what_is_documented() -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda cls: cls.__name__)
-def test_clients_are_made_alike(client: type[VendorClient]) -> None:
+def test_clients_have_the_same_constructor(client: type[VendorClient]) -> None:
     """`Client(pool, *, credentials, base_url, quotas, max_in_flight)`, and the same methods."""
     parameters = inspect.signature(client).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -247,8 +247,8 @@ def test_clients_are_made_alike(client: type[VendorClient]) -> None:
 
 
 @pytest.mark.parametrize("client", CALLS, ids=lambda cls: cls.__name__)
-async def test_calls_have_the_documented_words(client: type[VendorClient]) -> None:
-    """Every resource, every method of it, and the names of its parameters in their order."""
+async def test_resources_have_the_documented_methods(client: type[VendorClient]) -> None:
+    """Every resource has its methods, with the names and order of their parameters."""
     made: Any = client(SessionPool(), **CLIENTS[client])
     for name, documented in CALLS[client].items():
         method = made
@@ -258,7 +258,7 @@ async def test_calls_have_the_documented_words(client: type[VendorClient]) -> No
 
 
 async def test_stats_have_the_documented_fields() -> None:
-    """A tuple of frozen values, one for each scope in use."""
+    """`stats` returns a tuple of frozen values, one per scope in use."""
     pool = SessionPool()
     assert pool.stats() == ()
     IntouchClient(pool, api_key="key-4711").eta()
@@ -273,8 +273,8 @@ async def test_stats_have_the_documented_fields() -> None:
         writable.sent = 1
 
 
-def test_the_sandbox_takes_quotas_and_seed() -> None:
-    """Both by position or by name, and refuses to be seen beyond this machine."""
+def test_sandbox_accepts_quotas_and_seed() -> None:
+    """By position or by name; it refuses an address that other machines could reach."""
     parameters = inspect.signature(Sandbox).parameters
     assert list(parameters)[:2] == ["quotas", "seed"]
     assert (parameters["quotas"].default, parameters["seed"].default) == (None, 0)

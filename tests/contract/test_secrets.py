@@ -1,4 +1,4 @@
-"""Credentials appear nowhere: five clients, on servers that echo all they were sent.
+"""Credentials appear nowhere: five clients, with servers that echo all they receive.
 
 Looked at is all that a program, a log or a crash reporter may see: texts, pickles,
 tracebacks with locals, events, the log, and the values that are handed out.
@@ -99,10 +99,10 @@ def echoing(reply: Callable[[RawRequest], bytes], *, token: bool) -> Script:
 @pytest.mark.parametrize("token", [False, True], ids=["login", "token"])
 @pytest.mark.parametrize("echo", ECHOES)
 @each_client
-async def test_an_echo_shows_nothing(
+async def test_echoed_credential_is_redacted(
     client: type[VendorClient], echo: str, token: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not in the error, its pickle or its traceback, not in events, log, stats or reprs."""
+    """Errors, pickles, tracebacks, events, logs, stats and reprs do not show it."""
     caplog.set_level(logging.DEBUG)
     heard: list[object] = []
     async with (
@@ -122,8 +122,10 @@ async def test_an_echo_shows_nothing(
 
 
 @each_client
-async def test_silence_shows_nothing(client: type[VendorClient], pool: SessionPool) -> None:
-    """Nor does the error of a connection that breaks, with aiohttp's own behind it."""
+async def test_connection_error_shows_no_credential(
+    client: type[VendorClient], pool: SessionPool
+) -> None:
+    """The error of a broken connection, with aiohttp's as its cause, does not show it."""
     async with byte_server(hangs_up) as server:
         made: Any = client
         speaker = made(pool, **CREDENTIALS[client], base_url=server.url)
@@ -136,10 +138,8 @@ async def test_silence_shows_nothing(client: type[VendorClient], pool: SessionPo
     "address", ["http://example.com", f"https://user:{CANARY}@example.com", f"ftp://{CANARY}@x"]
 )
 @each_client
-def test_a_client_that_cannot_be_made_shows_nothing(
-    client: type[VendorClient], address: str
-) -> None:
-    """Neither its credential, nor a password in its address, by constructor or environment."""
+def test_constructor_error_shows_no_credential(client: type[VendorClient], address: str) -> None:
+    """Neither the credential nor a password in the address appears."""
     pool = SessionPool()
     made: Any = client
     with pytest.raises(ConfigurationError) as raised:
@@ -153,8 +153,8 @@ def test_a_client_that_cannot_be_made_shows_nothing(
 
 
 @each_client
-def test_a_client_cannot_be_pickled(client: type[VendorClient]) -> None:
-    """It would carry its credential along."""
+def test_client_cannot_be_pickled(client: type[VendorClient]) -> None:
+    """A pickle would contain its credential."""
     made: Any = client
     with pytest.raises(TypeError, match="cannot be pickled"):
         made(SessionPool(), **CREDENTIALS[client]).__reduce__()

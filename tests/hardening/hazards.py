@@ -17,10 +17,10 @@ class Hazard(NamedTuple):
     tests: tuple[str, ...] = ()
 
 
-FAULTS: Final = "hardening/test_faults.py::test_a_fault"
-PASSES: Final = "hardening/test_faults.py::test_a_fault_that_passes"
-CUTS: Final = "hardening/test_interruptions.py::test_an_interrupted_call"
-CUT_JOBS: Final = "hardening/test_interruptions.py::test_an_interrupted_job"
+FAULTS: Final = "hardening/test_faults.py::test_fault_raises_the_promised_error"
+PASSES: Final = "hardening/test_faults.py::test_idempotent_call_survives_a_transient_fault"
+CUTS: Final = "hardening/test_interruptions.py::test_interrupted_call_releases_everything"
+CUT_JOBS: Final = "hardening/test_interruptions.py::test_interrupted_job_resumes"
 TRANSPORT: Final = "core/test_transport.py::test_"
 LIMITER: Final = "limits/test_limiter.py::test_"
 SCHEDULER: Final = "limits/test_scheduler.py::test_"
@@ -37,7 +37,7 @@ SHARED: Final = "stores/test_shared.py::test_"
 OUTAGE: Final = "stores/test_outage.py::test_"
 NOT_HERE: Final = "hardening/test_not_here.py::test_"
 SUPPLY: Final = "hardening/test_supply.py::test_"
-SEEDS: Final = "hardening/test_simulation.py::test_a_seed"
+SEEDS: Final = "hardening/test_simulation.py::test_simulation_keeps_all_promises"
 DO_TOKENS: Final = "vendors/digital_onboarding/test_tokens.py::test_"
 DO_ENDPOINT: Final = "vendors/digital_onboarding/test_token_endpoint.py::test_"
 
@@ -70,7 +70,7 @@ CONNECTION: Final = (
            tests(TRANSPORT, "a_name_that_does_not_resolve")),
     Hazard(7, "A certificate is expired, self-signed or another host's",
            "`TLSError` after one attempt, before anything is sent; verification stays on.",
-           ("hardening/test_faults.py::test_a_certificate",)),
+           ("hardening/test_faults.py::test_invalid_certificate_ends_the_call_unsent",)),
     Hazard(8, "The machine has no store of authorities",
            "The error names `SSL_CERT_FILE`; `asyncclients doctor` looks at the store.",
            (*tests(TRANSPORT, "a_certificate_that_nobody_vouches_for"),
@@ -84,15 +84,15 @@ CONNECTION: Final = (
     Hazard(12, "Decompression bombs", "Decompressed bytes are counted as they come.",
            (FAULTS, *tests(TRANSPORT, "a_bomb_is_not_unpacked"))),
     Hazard(13, "A second answer on one connection", "It is given to nobody.",
-           ("hardening/test_faults.py::test_a_second_answer",
+           ("hardening/test_faults.py::test_second_response_is_discarded",
             *tests(UPSTREAM, "aiohttp_gives_a_stray_answer_to_the_next_request"))),
     Hazard(14, "Line breaks in what callers give",
            "Refused before anything is sent, in header, path and method.",
-           tests("hardening/test_strings.py::test_", "a_header", "a_path_of_the_callers_own",
-                 "a_method")),
+           tests("hardening/test_strings.py::test_", "header_is_sent_exactly_or_rejected", "path_stays_below_the_base_or_is_rejected",
+                 "method_is_known_or_rejected")),
     Hazard(15, "The server answers before the body is sent",
            "Its answer is what the call says.",
-           ("hardening/test_faults.py::test_an_early_answer",
+           ("hardening/test_faults.py::test_early_response_ends_an_upload",
             *tests("vendors/intempt/test_upload_failures.py::test_",
                    "an_early_no_is_heard_while_the_file_is_still_going"))),
     Hazard(16, "A body cut short that has no length", "It is no JSON: `DecodeError`.", (FAULTS,)),
@@ -124,7 +124,7 @@ LIMITS: Final = (
            "One owner: the library's resend is refused, and `attempts` counts all requests.",
            tests(DISPATCH, "attempts_count_all_requests", "one_attempt_means_one_request")),
     Hazard(26, "Waiting with a slot or lock in hand", "Nothing is held between attempts.",
-           (*tests("test_middleware.py::test_", "who_waits_holds_no_connection"),
+           (*tests("test_middleware.py::test_", "waiting_request_holds_no_connection"),
             SEEDS)),
     Hazard(27, "The wall clock jumps",
            "Durations are of the loop's clock; a date counts against the answer's own date.",
@@ -143,11 +143,11 @@ LIMITS: Final = (
     Hazard(30, "Windows whose edges nobody knows",
            "No more than the limit arrives in any window, wherever it begins.",
            (*tests(LIMITER, "exact_never_lets_more_than_n_arrive_in_any_window"),
-            "simulator/test_simulate.py::test_exact_is_never_refused_by_any_chance",
+            "simulator/test_simulate.py::test_exact_is_never_rejected_long",
             SEEDS)),
     Hazard(31, "A cancelled waiter keeps its slot", "It costs nothing, at any instant.",
            (*tests(SCHEDULER, "a_cancelled_waiter_costs_nothing", "nothing_is_lost_in_any_order"),
-            "hardening/test_interruptions.py::test_an_interrupted_call_in_a_queue")),
+            "hardening/test_interruptions.py::test_interrupted_queued_call_delays_no_other")),
     Hazard(32, "A backfill starves users", "Users go first, and background keeps a tenth.",
            tests(SCHEDULER, "interactive_goes_first", "background_survives_a_flood")),
     Hazard(33, "Timeouts that count the queue", "They count the wire; the deadline counts all.",
@@ -168,7 +168,7 @@ WRITES: Final = (
            tests(CRASH, "a_killed_push_sends_no_row_twice")),
     Hazard(38, "A key used for two bodies",
            "None of the five vendors takes such keys, and no operation sends one.",
-           tests(NOT_HERE, "no_call_carries_a_key")),
+           tests(NOT_HERE, "requests_have_no_idempotency_key")),
     Hazard(39, "A gateway's 502 or 504 after the work was done",
            "Read as maybe sent: unknown for what must not be repeated.", (FAULTS,)),
     Hazard(40, "A write is cancelled",
@@ -183,7 +183,7 @@ WRITES: Final = (
     Hazard(43, "Jobs to be polled",
            "None of the five vendors answers with a job; a 202 that names one is told, not "
            "taken for done, and not polled.",
-           tests(NOT_HERE, "a_job_is_no_row")),
+           tests(NOT_HERE, "202_with_a_job_is_reported_after_one_request")),
     Hazard(44, "Two processes do one job", "The second is told who has the state file.",
            tests(JOURNAL, "the_second_is_told_who_the_first_is")),
 )
@@ -210,8 +210,8 @@ LOGIN: Final = (
     Hazard(54, "Credentials in logs, errors and tracebacks",
            "In none of them, on any way to fail: canaries are searched for.",
            (FAULTS, SEEDS,
-            *tests("contract/test_secrets.py::test_", "an_echo_shows_nothing",
-                   "silence_shows_nothing"),
+            *tests("contract/test_secrets.py::test_", "echoed_credential_is_redacted",
+                   "connection_error_shows_no_credential"),
             *tests("integrations/test_opentelemetry.py::test_",
                    "nothing_of_a_request_is_exported_but_what_is_allowed"))),
     Hazard(55, "A redirect takes the credential along", "Redirects are not followed.",
@@ -222,7 +222,7 @@ LOGIN: Final = (
            tests("vendors/intempt/test_upload_failures.py::test_",
                  "a_link_that_is_not_https_gets_no_file")),
     Hazard(57, "An address that gives the key away", "Https, or this machine; else refused.",
-           tests("test_base_url.py::test_", "a_base_url_that_is_refused")),
+           tests("test_base_url.py::test_", "base_url_error_names_origin_and_remedy")),
     Hazard(58, "Cookies and answers of another customer", "Sessions are one for each credential.",
            tests(POOL, "cookies_never_cross", "answers_never_cross_credentials")),
 )
@@ -231,20 +231,20 @@ INPUT: Final = (
            tests("core/test_endpoint.py::test_", "an_id_is_refused_or_is_exactly_one_segment")),
     Hazard(60, "Values that change the query or form", "Parsed again they are the same.",
            ("core/test_codec.py::test_a_query_says_what_it_was_given",
-            "hardening/test_strings.py::test_text_in_json")),
+            "hardening/test_strings.py::test_json_text_is_sent_exactly_or_rejected")),
     Hazard(61, "What the vendor holds is hostile",
            "Values are passed on unchanged, and none becomes a path or a statement. A CSV file "
            "for a spreadsheet may hold a formula that a customer typed: that is the reader's to "
            "know.",
-           tests("hardening/test_hostile.py::test_", "what_a_vendor_holds_is_written_as_it_is",
-                 "what_a_file_holds_is_sent_as_it_is")),
+           tests("hardening/test_hostile.py::test_", "pull_writes_hostile_values_unchanged",
+                 "push_sends_hostile_values_unchanged")),
     Hazard(62, "Reading state runs code", "No pickle, no eval: state is JSON and SQLite.",
            ("test_house.py::test_the_package_keeps",)),
 )
 LIFE: Final = (
     Hazard(63, "Cancellation at any await",
            "Slots, sockets, tasks, tokens and state files come back, from every point.",
-           (CUTS, CUT_JOBS, "hardening/test_interruptions.py::test_every_interrupted_call")),
+           (CUTS, CUT_JOBS, "hardening/test_interruptions.py::test_every_interrupted_operation_releases_everything")),
     Hazard(64, "A cancellation is swallowed", "A cancelled call ends as cancelled.",
            (CUTS, "core/test_timeouts.py::test_cancelled_as_the_time_is_over")),
     Hazard(65, "Another event loop", "`WrongEventLoopError`, with what to do.",
@@ -256,7 +256,7 @@ LIFE: Final = (
     Hazard(68, "Closed while in use, twice, or never", "Waiting calls end; nothing is left.",
            tests(POOL, "closing_ends_waiting_calls", "closing_leaves_no_task_or_socket")),
     Hazard(69, "A listing that is left early", "Everything is released by the page.",
-           tests("contract/test_answers.py::test_", "leaving_a_list_early_releases_all")),
+           tests("contract/test_answers.py::test_", "list_break_releases_everything")),
     Hazard(70, "Tasks without an owner", "What the loop complains of fails every test.",
            (CUTS, FAULTS)),
     Hazard(71, "Blocking the loop", "Files, SQLite and long JSON have their threads.",
@@ -267,7 +267,7 @@ LIFE: Final = (
     Hazard(73, "Other loops and builds of Python",
            "Nothing but the virtual clock looks into asyncio's own loop; uvloop and other selectors "
            "do all of the work. Tested on CPython 3.11.",
-           tests("hardening/test_loops.py::test_", "a_loop_of_another_kind")),
+           tests("hardening/test_loops.py::test_", "other_loops_do_all_work")),
 )
 BACKFILL: Final = (
     Hazard(74, "Pages shift while data changes",
@@ -276,8 +276,8 @@ BACKFILL: Final = (
     Hazard(75, "Ties in the order", "Items are told apart by their ids, not by their order.",
            tests(PULL, "what_comes_twice_is_written_once")),
     Hazard(76, "A listing that repeats", "`PaginationError`, for pages in a circle as for one.",
-           tests("test_paging.py::test_", "a_page_that_repeats_is_an_error",
-                 "pages_that_go_round_are_an_error")),
+           tests("test_paging.py::test_", "pager_rejects_repeated_items",
+                 "pager_rejects_a_cycle_of_pages")),
     Hazard(77, "A listing that ends early", "Compared with the vendor's count, or said so.",
            tests(PULL, "short_lists", "without_a_count_the_report_says_so")),
     Hazard(78, "Killed at any instant", "Nothing is lost, nothing sent or written twice.",
@@ -285,7 +285,7 @@ BACKFILL: Final = (
                           "a_killed_pull_has_exactly_the_servers_items"))),
     Hazard(79, "State that did not reach the disk, or was damaged there",
            "Each commit is synced, by one connection; blobs carry checksums.",
-           ("hardening/test_damage.py::test_a_damaged_state_file",
+           ("hardening/test_damage.py::test_damaged_state_file_is_rejected_or_harmless",
             *tests(JOURNAL, "what_is_saved_is_there_again", "damage_is_told"))),
     Hazard(80, "The disk is full", "It stops before the next send, and resumes.",
            (*tests(PUSH, "a_full_disk_stops_before_the_next_send"),
@@ -337,22 +337,22 @@ OPERATION: Final = (
     Hazard(93, "Dependencies with known holes",
            "aiohttp 3.14.5 at least; `nox -s audit` asks for advisories, `nox -s lowest` "
            "tests the lowest versions.",
-           tests(SUPPLY, "no_version_below_its_known_holes", "every_dependency_has_a_lower_bound")),
+           tests(SUPPLY, "dependencies_exclude_known_vulnerabilities", "dependencies_have_lower_bounds")),
     Hazard(94, "The slow parser of the HTTP library", "`asyncclients doctor` looks.",
            tests("cli/test_doctor.py::test_", "a_machine_that_is_fit")),
     Hazard(95, "The parser is lenient with answers",
            "What is no HTTP ends in an error, and what remains on a connection is given to nobody.",
-           (FAULTS, "hardening/test_faults.py::test_a_second_answer")),
+           (FAULTS, "hardening/test_faults.py::test_second_response_is_discarded")),
     Hazard(96, "Metrics without bound", "Operations and templates are exported, never addresses.",
            tests("integrations/test_opentelemetry.py::test_",
                  "nothing_of_a_request_is_exported_but_what_is_allowed")),
     Hazard(97, "Tests that reach real vendors, sandboxes that strangers reach",
            "Loopback only; vendors' hosts can be blocked in tests.",
            (*tests("sandbox/test_sandbox.py::test_", "binds_to_loopback_only"),
-            *tests("testing/test_network.py::test_", "no_vendors_host_can_be_looked_up"))),
+            *tests("testing/test_network.py::test_", "network_block_rejects_vendor_hosts"))),
     Hazard(98, "More dependencies than needed",
            "Four, each of them used; all else is an extra.",
-           tests(SUPPLY, "no_more_is_depended_upon_than_is_imported")),
+           tests(SUPPLY, "dependencies_are_imported")),
 )
 # fmt: on
 SECTIONS: Final = {

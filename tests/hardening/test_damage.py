@@ -1,4 +1,4 @@
-"""State files that something else damaged: refused in clear words, never believed."""
+"""Damaged state files are rejected with a clear error and never trusted."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def damaged(content: bytes, random: Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_a_damaged_state_file(tmp_path: Path, seed: int) -> None:
-    """A bit flipped or the end cut off: StateError, or all is as it was and nothing is sent."""
+async def test_damaged_state_file_is_rejected_or_harmless(tmp_path: Path, seed: int) -> None:
+    """A flipped bit or a truncated end: StateError, or an unchanged result and nothing sent."""
     state = tmp_path / "push.db"
     assert len(await pushed(state)) == ROWS
     whole, random = state.read_bytes(), Random(seed)

@@ -1,4 +1,4 @@
-"""Every client against every way in which a server can misbehave."""
+"""Every client against every way in which a server can fail."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def calm(client: Any) -> bool:
 
 
 @pytest.mark.parametrize(("vendor", "kind", "behaviour"), CASES)
-async def test_a_fault(
+async def test_fault_raises_the_promised_error(
     vendor: str, kind: str, behaviour: Behaviour, logged: pytest.LogCaptureFixture
 ) -> None:
-    """The promised error after the promised requests, no credential, and the next call is right."""
+    """The promised error after the promised requests, no credential, and the next call succeeds."""
     subject = SUBJECTS[vendor]
     promise, call = promised(behaviour, kind), getattr(subject, kind)
     async with serve(subject, *[behaviour.script] * promise.requests, subject.serves) as (
@@ -104,8 +104,10 @@ async def test_a_fault(
 
 
 @pytest.mark.parametrize(("vendor", "kind", "behaviour"), PASSING)
-async def test_a_fault_that_passes(vendor: str, kind: str, behaviour: Behaviour) -> None:
-    """What may be repeated succeeds with the next request, which is the only further one."""
+async def test_idempotent_call_survives_a_transient_fault(
+    vendor: str, kind: str, behaviour: Behaviour
+) -> None:
+    """An idempotent call succeeds with the next request, which is the only additional one."""
     subject = SUBJECTS[vendor]
     async with serve(subject, behaviour.script, subject.serves) as (server, client):
         connections = server.connections
@@ -116,8 +118,8 @@ async def test_a_fault_that_passes(vendor: str, kind: str, behaviour: Behaviour)
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 @pytest.mark.parametrize("vendor", SUBJECTS)
-async def test_a_second_answer(vendor: str, late: bool) -> None:
-    """It is given to nobody, whether it comes with the first or while the connection rests."""
+async def test_second_response_is_discarded(vendor: str, late: bool) -> None:
+    """It reaches no call, whether it comes with the first or while the connection is idle."""
     subject = SUBJECTS[vendor]
     stale = http(418, b'{"stale": true}')
 
@@ -141,8 +143,8 @@ async def test_a_second_answer(vendor: str, late: bool) -> None:
 
 
 @pytest.mark.parametrize("vendor", SUBJECTS)
-async def test_an_early_answer(vendor: str) -> None:
-    """Told in the middle of a long body that it is too long, a call says just that, once."""
+async def test_early_response_ends_an_upload(vendor: str) -> None:
+    """A 413 in the middle of a long body is reported as such, once."""
     subject = SUBJECTS[vendor]
 
     async def early(connection: Connection) -> None:
@@ -172,8 +174,8 @@ CERTIFICATES: dict[str, Any] = {
 
 @pytest.mark.parametrize("certificate", CERTIFICATES)
 @pytest.mark.parametrize("vendor", SUBJECTS)
-async def test_a_certificate(vendor: str, certificate: str) -> None:
-    """One that is no good ends the call before anything is sent; with a good one it works."""
+async def test_invalid_certificate_ends_the_call_unsent(vendor: str, certificate: str) -> None:
+    """An invalid certificate ends the call before anything is sent; a valid one works."""
     subject = SUBJECTS[vendor]
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     CERTIFICATES[certificate].configure_cert(theirs)

@@ -1,4 +1,4 @@
-"""Jobs under a fuzzer: whatever is raised, wherever, they end, and no row is lost or sent twice.
+"""Fuzzed jobs end, whatever fails, and lose or duplicate no row.
 
 A run has a seed, which says what fails and when: the target, the map, the progress callback,
 the source, the sink, SQLite, or the whole event loop. After some runs that fail, one that does
@@ -306,15 +306,19 @@ def fuzz_push(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SHORT))
-def test_fuzz_push(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A push ends whatever fails, and each row is done once, or failed, or unknown."""
+def test_push_survives_random_failures(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push ends whatever fails, and each row is done once, failed or unknown."""
     fuzz_push(seed, tmp_path, monkeypatch)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(SHORT, LONG))
-def test_fuzz_push_long(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, many times."""
+def test_push_survives_random_failures_long(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with many seeds."""
     fuzz_push(seed, tmp_path, monkeypatch)
 
 
@@ -438,13 +442,17 @@ def fuzz_pull(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("seed", range(SHORT))
-def test_fuzz_pull(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pull_survives_random_failures(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pull ends whatever fails, and each item is in the sink once."""
     fuzz_pull(seed, tmp_path, monkeypatch)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(SHORT, LONG))
-def test_fuzz_pull_long(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, many times."""
+def test_pull_survives_random_failures_long(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with many seeds."""
     fuzz_pull(seed, tmp_path, monkeypatch)

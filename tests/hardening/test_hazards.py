@@ -1,4 +1,4 @@
-"""The page of hazards is complete, up to date, and names tests that exist."""
+"""The page of hazards is complete and current, and names tests that exist."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def is_there(test: str) -> bool:
     return name.startswith("test_") and name in functions(file)
 
 
-def test_every_hazard_is_there_once() -> None:
+def test_hazards_are_numbered_without_gaps() -> None:
     """H1 to H98, in order."""
     assert [hazard.number for hazard in HAZARDS] == list(range(1, 99))
 
 
-def test_every_test_named_exists() -> None:
-    """And a name with a slip in it is noticed."""
+def test_hazards_name_existing_tests() -> None:
+    """A misspelt test name fails."""
     missing = [test for hazard in HAZARDS for test in hazard.tests if not is_there(test)]
     assert missing == []
     assert not is_there("hardening/test_hazards.py::test_of_nothing")
-    assert not is_there("hardening/test_nothing.py::test_every_hazard_is_there_once")
+    assert not is_there("hardening/test_nothing.py::test_hazards_are_numbered_without_gaps")
 
 
 def test_every_hazard_has_a_test() -> None:
-    """A promise that nothing shows is none."""
+    """Each hazard names at least one test."""
     assert [hazard.number for hazard in HAZARDS if not hazard.tests] == []
 
 
-def test_the_page_is_up_to_date() -> None:
-    """The committed page is what `python docs/generate_hazards.py` writes."""
+def test_hazards_page_is_up_to_date() -> None:
+    """The committed page is the output of `python docs/generate_hazards.py`."""
     generator = _generator()
     assert generator.PAGE.read_text() == generator.renewed()

@@ -1,4 +1,4 @@
-"""Values that mean mischief: whatever a vendor holds is data, and stays what it is."""
+"""Malicious values are data and stay unchanged."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ READ: Final[dict[str, Callable[[Path], list[Any]]]] = {
 
 
 @pytest.mark.parametrize("suffix", READ)
-async def test_what_a_vendor_holds_is_written_as_it_is(
+async def test_pull_writes_hostile_values_unchanged(
     sandbox: Sandbox, pool: SessionPool, tmp_path: Path, suffix: str
 ) -> None:
-    """Names that are formulas, paths, statements or markup are in the file, and nowhere else."""
+    """Formulas, paths, statements and markup are written to the file and nowhere else."""
     state = sandbox.state("intouch")
     state.grow(contacts=len(HOSTILE))
     for contact, name in zip(state.contacts.values(), HOSTILE, strict=True):
@@ -68,10 +68,10 @@ async def test_what_a_vendor_holds_is_written_as_it_is(
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["in", to.name, "state"])
 
 
-async def test_what_a_file_holds_is_sent_as_it_is(
+async def test_push_sends_hostile_values_unchanged(
     sandbox: Sandbox, pool: SessionPool, tmp_path: Path
 ) -> None:
-    """The same words as input, those that the vendor refuses among them, are never more than words."""
+    """The same values as input, some rejected by the vendor, are only ever data."""
     source = tmp_path / "rows.csv"
     with source.open("w", newline="") as file:
         csv.writer(file).writerows([["name"], *([name] for name in HOSTILE)])

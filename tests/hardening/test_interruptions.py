@@ -1,4 +1,4 @@
-"""A call that is interrupted, at whatever point, gives everything back."""
+"""An interrupted call releases everything, at whatever point it is interrupted."""
 
 from __future__ import annotations
 
@@ -79,8 +79,10 @@ async def sweep(vendor: str, operation: str, interrupt: Interruption) -> int:
 
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS, ids=lambda i: i.__name__)
 @pytest.mark.parametrize(("vendor", "operation"), SAMPLE)
-async def test_an_interrupted_call(vendor: str, operation: str, interrupt: Interruption) -> None:
-    """Slots, sockets and tasks come back, nobody waits, and the next call works."""
+async def test_interrupted_call_releases_everything(
+    vendor: str, operation: str, interrupt: Interruption
+) -> None:
+    """Slots, sockets and tasks are released, no call waits for them, and the next one works."""
     assert await sweep(vendor, operation, interrupt) >= 2
 
 
@@ -96,8 +98,8 @@ class Crowd:
 
 
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS, ids=lambda i: i.__name__)
-async def test_an_interrupted_call_in_a_queue(interrupt: Interruption) -> None:
-    """Those who wait before and behind it are all served, no later than without it."""
+async def test_interrupted_queued_call_delays_no_other(interrupt: Interruption) -> None:
+    """Calls before and behind it in the queue are served no later than without it."""
     with virtual_time() as clock:
         for at in range(1, MOST):
             async with Sandbox() as sandbox, SessionPool() as pool:
@@ -164,8 +166,8 @@ async def interrupted_job(kind: str, folder: Path, interrupt: Interruption, at: 
     [cancelled, *(pytest.param(i, marks=pytest.mark.sweep) for i in INTERRUPTIONS[1:])],
     ids=lambda i: i.__name__,
 )
-async def test_an_interrupted_job(kind: str, interrupt: Interruption, tmp_path: Path) -> None:
-    """Its state file is free, and the next run ends it: nothing is lost, nothing there twice."""
+async def test_interrupted_job_resumes(kind: str, interrupt: Interruption, tmp_path: Path) -> None:
+    """Its state file is free, and the next run completes it: no row is lost or duplicated."""
     with virtual_time():
         for at in range(1, MOST):
             if not await interrupted_job(kind, tmp_path / str(at), interrupt, at):
@@ -177,6 +179,8 @@ async def test_an_interrupted_job(kind: str, interrupt: Interruption, tmp_path: 
 @pytest.mark.sweep
 @pytest.mark.parametrize("interrupt", INTERRUPTIONS, ids=lambda i: i.__name__)
 @pytest.mark.parametrize(("vendor", "operation"), OPERATIONS)
-async def test_every_interrupted_call(vendor: str, operation: str, interrupt: Interruption) -> None:
+async def test_every_interrupted_operation_releases_everything(
+    vendor: str, operation: str, interrupt: Interruption
+) -> None:
     """The same for all operations of all vendors."""
     assert await sweep(vendor, operation, interrupt) >= 2

@@ -1,4 +1,4 @@
-"""Event loops that are not the default one: calls, backfills and stores work on them."""
+"""Calls, backfills and stores work on other event loops than the default."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ async def work(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_a_loop_of_another_kind(name: str, tmp_path: Path) -> None:
-    """Each kind does all of the work."""
+def test_other_loops_do_all_work(name: str, tmp_path: Path) -> None:
+    """Each kind of loop does all of the work."""
     with asyncio.Runner(loop_factory=LOOPS[name]) as runner:
         assert runner.run(work(tmp_path)) == [ROWS] * 4
 
 
-async def test_work_is_done_on_each_loop(tmp_path: Path) -> None:
-    """Backfills, calls and a shared store do all of their work."""
+async def test_work_completes_on_each_loop(tmp_path: Path) -> None:
+    """Backfills, calls and a shared store complete their work."""
     assert await work(tmp_path) == [ROWS] * 4
 
 
@@ -165,7 +165,7 @@ async def test_scheduler_grants_in_time_on_each_loop(
 
 
 @pytest.mark.parametrize("deadline", [0.0502, 0.0504, 0.0508])
-async def test_deadline_in_flight_is_told_as_such_on_each_loop(deadline: float) -> None:
+async def test_deadline_in_flight_is_reported_on_each_loop(deadline: float) -> None:
     """A timer that fires early does not turn a deadline into a timeout of the attempt."""
     async with Sandbox({"intouch": QUOTA}, latency=(0.2, 0.2)) as sandbox, SessionPool() as pool:
         client = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(*QUOTA)])

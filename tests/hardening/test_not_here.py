@@ -1,4 +1,4 @@
-"""What other vendors have and these five have not: keys of idempotency, and jobs to be polled."""
+"""Features that these five vendors lack: idempotency keys, and jobs to poll."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ JOB: Final = b'{"job": "/jobs/1", "status": "accepted"}'
     ("vendor", "operation"),
     [(vendor, operation) for vendor in VENDORS for operation in CALLS[vendor]],
 )
-async def test_no_call_carries_a_key(
+async def test_requests_have_no_idempotency_key(
     sandbox: Sandbox, pool: SessionPool, vendor: VendorName, operation: str
 ) -> None:
-    """No header or field of any operation is one, so none can be used for two bodies."""
+    """No header or field of any operation is one, so no key can be used for two bodies."""
     client = TRADES[vendor].client.from_env(pool, sandbox.environ, quotas=[Quota(*FAST)])
     await CALLS[vendor][operation](client, sandbox.state(vendor))
     sent = sandbox.requests(vendor)
@@ -37,8 +37,8 @@ async def test_no_call_carries_a_key(
 
 
 @pytest.mark.parametrize("vendor", SUBJECTS)
-async def test_a_job_is_no_row(pool: SessionPool, vendor: str) -> None:
-    """A 202 that names a job is told after one request: neither done, nor polled, nor repeated."""
+async def test_202_with_a_job_is_reported_after_one_request(pool: SessionPool, vendor: str) -> None:
+    """It is neither done, nor polled, nor retried."""
     subject = SUBJECTS[vendor]
 
     async def accepts(connection: Connection) -> None:

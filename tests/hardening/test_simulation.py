@@ -1,4 +1,4 @@
-"""Seeds of trouble, and bugs that they find."""
+"""Random systems with faults, and bugs that they must find."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ async def violations(seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-async def test_a_seed(seed: int) -> None:
-    """Quota kept, rows once, unknown where lost, all given back, progress, nothing shown."""
+async def test_simulation_keeps_all_promises(seed: int) -> None:
+    """The quota holds, rows are sent once, lost responses are unknown, all is released."""
     assert await violations(seed) == []
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("seed", more_seeds())
-async def test_many_seeds(seed: int) -> None:
-    """The same for as many seeds as `ASYNCCLIENTS_SEEDS` says."""
+async def test_simulation_keeps_all_promises_long(seed: int) -> None:
+    """The same for as many seeds as `ASYNCCLIENTS_SEEDS`."""
     assert await violations(seed) == []
 
 
-async def test_a_seed_again() -> None:
-    """Two runs of a seed are alike to the last request, its instant and its bytes."""
+async def test_simulation_is_reproducible() -> None:
+    """Two runs of a seed have the same requests, with the same times and bytes."""
     first, second = [(await lived(3)).story for _ in range(2)]
     assert len(first) > 20
     assert first == second
@@ -144,13 +144,13 @@ More than one, because what the library does between two steps decides what a cr
 @pytest.mark.parametrize(
     ("plant", "seeds", "said"), PLANTED, ids=[planted[0].__name__ for planted in PLANTED]
 )
-async def test_a_planted_bug(
+async def test_simulation_finds_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None],
     seeds: tuple[int, ...],
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is found by one of a few seeds that find nothing without it."""
+    """One of a few seeds finds it; without the bug they find nothing."""
     for seed in seeds:
         assert await violations(seed) == []
     plant(monkeypatch)

@@ -1,4 +1,4 @@
-"""The soak of `benchmarks/soak.py`: a short one, and a leak that it would find."""
+"""A short soak of `benchmarks/soak.py`, and leaks that its verdict must find."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def samples(soak: Any, **growth: float) -> list[Any]:
     ]
 
 
-def test_a_steady_day_is_flat(soak: Any) -> None:
-    """What swings about the same height is flat in every column."""
+def test_soak_verdict_is_flat_for_a_steady_day(soak: Any) -> None:
+    """Columns that only vary around a mean are flat."""
     assert all(row["flat"] for row in soak.judge(samples(soak)).values())
 
 
@@ -46,15 +46,15 @@ def test_a_steady_day_is_flat(soak: Any) -> None:
     ("column", "growth"),
     [("rss", 8.0), ("fds", 6.0), ("tasks", 6.0), ("objects", 5.0), ("turn", 30.0)],
 )
-def test_a_column_that_grows_is_named(soak: Any, column: str, growth: float) -> None:
-    """A leak turns the verdict of its own column, and of no other."""
+def test_soak_verdict_names_a_growing_column(soak: Any, column: str, growth: float) -> None:
+    """A leak changes the verdict of its own column only."""
     verdict = soak.judge(samples(soak, **{column: growth}))
     assert [name for name, row in verdict.items() if not row["flat"]] == [column]
 
 
 @pytest.mark.sweep
-def test_a_short_soak(tmp_path: Path) -> None:
-    """Forty virtual minutes: nothing grows, no row is lost or sent twice, every pull is whole."""
+def test_soak_of_forty_minutes_is_flat(tmp_path: Path) -> None:
+    """Nothing grows, no row is lost or sent twice, every pull is complete."""
     report = tmp_path / "soak.json"
     script = str(BENCHMARKS / "soak.py")
     arguments = ["--hours", "0.67", "--every", "1", "--json", str(report)]

@@ -1,4 +1,4 @@
-"""Whatever text a caller gives, the request says that text and nothing else, or is refused."""
+"""Any text of a caller is sent exactly as given, or rejected."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ NAME: Final = st.text(st.sampled_from("abcX-_ :\r\n\x00\u00e9")) | TEXT
 @example("X-A", "\x00")
 @example("X-A", "\ud800")
 @example("", "a")
-def test_a_header(name: str, value: str) -> None:
-    """Refused, or exactly one header more, of that name and value, with no control character."""
+def test_header_is_sent_exactly_or_rejected(name: str, value: str) -> None:
+    """Accepted text adds exactly one header, of that name and value, without control characters."""
     request: Request[JsonObject] = POST.request(body={})
     try:
         sent = dict(wire_of(BASE, request, {name: value}).headers)
@@ -51,8 +51,8 @@ def test_a_header(name: str, value: str) -> None:
 @example("https://evil.example/")
 @example("a\\..\\b")
 @example("a%0d%0aX: 1")
-def test_a_path_of_the_callers_own(path: str) -> None:
-    """Refused, or below the base, at the same host, without dots, query or fragment."""
+def test_path_stays_below_the_base_or_is_rejected(path: str) -> None:
+    """An accepted path is on the same host, without dots, query or fragment."""
     try:
         url = free_wire("GET", path).url
     except ValueError:
@@ -67,8 +67,8 @@ def test_a_path_of_the_callers_own(path: str) -> None:
 
 @given(TEXT)
 @example("GET /evil HTTP/1.1\r\n")
-def test_a_method(method: str) -> None:
-    """Refused, or one of the methods there are."""
+def test_method_is_known_or_rejected(method: str) -> None:
+    """Any other method is rejected."""
     try:
         sent = free_wire(method, "things").method
     except ValueError:
@@ -77,8 +77,8 @@ def test_a_method(method: str) -> None:
 
 
 @given(TEXT)
-def test_text_in_json(text: str) -> None:
-    """It arrives as it was given, or has no form in UTF-8 and is refused."""
+def test_json_text_is_sent_exactly_or_rejected(text: str) -> None:
+    """Text arrives as given; text without a form in UTF-8 is rejected."""
     try:
         body = wire_of(BASE, POST.request(body={"text": text}), None).body
     except (ValueError, ConfigurationError):

@@ -1,4 +1,4 @@
-"""What is depended upon: no more than is used, and nothing below its known holes."""
+"""The dependencies are those in use, without versions that have known vulnerabilities."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def imported() -> set[str]:
 
 
 @pytest.mark.parametrize("name", HOLES)
-def test_no_version_below_its_known_holes(name: str) -> None:
-    """Neither allowed by `pyproject.toml` nor installed here."""
+def test_dependencies_exclude_known_vulnerabilities(name: str) -> None:
+    """`pyproject.toml` allows no such version, and none is installed here."""
     floors = [
         Version(bound.version)
         for requirement in requirements()
@@ -69,14 +69,14 @@ def test_no_version_below_its_known_holes(name: str) -> None:
     assert Version(version(name)) >= Version(HOLES[name])
 
 
-def test_every_dependency_has_a_lower_bound() -> None:
-    """Without one an installer may take a version of which nobody has heard."""
+def test_dependencies_have_lower_bounds() -> None:
+    """Without one, an installer may choose any old version."""
     for requirement in requirements():
         assert any(bound.operator == ">=" for bound in requirement.specifier), requirement
 
 
-def test_no_more_is_depended_upon_than_is_imported() -> None:
-    """The base needs four packages, and uses each."""
+def test_dependencies_are_imported() -> None:
+    """The base install has four dependencies and uses each."""
     base = {Requirement(text).name for text in project()["dependencies"]}
     assert base == BASE
     assert {MODULES.get(name, name) for name in base} <= imported()

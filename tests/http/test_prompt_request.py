@@ -1,4 +1,4 @@
-"""A request of ours is to the byte what aiohttp itself would send."""
+"""Our requests equal aiohttp's byte by byte."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ SENT: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("method", "given"), SENT)
-async def test_the_same_bytes_go_out(method: str, given: dict[str, Any]) -> None:
-    """Twice in a row, to two paths: to the byte what aiohttp sends."""
+async def test_prompt_request_sends_the_bytes_of_aiohttp(
+    method: str, given: dict[str, Any]
+) -> None:
+    """Two requests in a row, to two paths, equal those of aiohttp."""
     async with listening() as (listener, url):
         for session in (original(), open_session()):
             async with session:
@@ -83,8 +85,8 @@ async def test_the_same_bytes_go_out(method: str, given: dict[str, Any]) -> None
     assert len(ours) == 2
 
 
-async def test_a_small_body_needs_no_task() -> None:
-    """While the answer is waited for there is no task but the caller's; a large body has one."""
+async def test_prompt_request_sends_a_small_body_without_a_task() -> None:
+    """While it waits for the response there is no task but the caller's; a large body has one."""
     tasks: list[int] = []
 
     async def count(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:

@@ -1,4 +1,4 @@
-"""What our own sessions do otherwise than aiohttp's."""
+"""Differences between our sessions and aiohttp's."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ BODY = b"x" * 300_000
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_reads_small(encrypted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No read asks for more than 64 KiB, with TLS or without, and a large body arrives whole."""
+async def test_session_reads_at_most_64_kib(
+    encrypted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without TLS; a large body arrives complete."""
     authority = CA()
     served, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(served)  # pyright: ignore[reportUnknownMemberType]

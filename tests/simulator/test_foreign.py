@@ -1,4 +1,4 @@
-"""What the limiter makes of others who use the same quota, where latencies are as they are."""
+"""The limiter's estimate of external usage, with realistic latencies."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ class Shared(World):
 
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "two-counter"])
 @pytest.mark.parametrize("latency", ["wan", "slow"])
-def test_others_are_seen_and_left_their_share(server: str, latency: str) -> None:
-    """0.8 calls a second of others: seen to 15 %, less than a tenth of theirs refused."""
+def test_external_usage_is_estimated_and_kept(server: str, latency: str) -> None:
+    """0.8 external calls a second are estimated within 15 %; less than a tenth of them is rejected."""
     world = Shared(Limiter([HUNDRED]), server, latency, RATE)
     record = world.run(SECONDS)
     truth = world.let_in / (SECONDS - LEARNED)
@@ -81,8 +81,8 @@ def test_others_are_seen_and_left_their_share(server: str, latency: str) -> None
 
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "token-bucket", "small-bucket"])
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
-def test_nobody_is_seen_where_nobody_is(server: str, latency: str) -> None:
-    """Answers that say what remains cost nothing: no foreign call, the quota used as without them."""
+def test_external_usage_is_zero_without_others(server: str, latency: str) -> None:
+    """Responses that report the remaining quota cost no use of it."""
     world = Shared(Limiter([HUNDRED]), server, latency, 0.0)
     record = world.run(SECONDS)
     assert set(world.seen) == {0.0}
@@ -91,8 +91,8 @@ def test_nobody_is_seen_where_nobody_is(server: str, latency: str) -> None:
 
 
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "token-bucket"])
-def test_the_quota_is_ours_again_once_they_left(server: str) -> None:
-    """Twenty minutes of others, and ten more: from then on nothing is left unused any more."""
+def test_external_usage_ends_when_others_leave(server: str) -> None:
+    """After twenty minutes with others and ten without, the whole quota is used again."""
     world = Shared(Limiter([HUNDRED]), server, "wan", RATE, until=1200.0)
     record = world.run(2400.0)
     ours = sum(at > 1800.0 for at in record.admitted_at) / 600.0

@@ -1,4 +1,4 @@
-"""Our scheduler before limiters that others wrote: the `limits` package, and nginx.
+"""Our scheduler with limiters of other authors: the `limits` package, and nginx.
 
 Both read the machine's own clock, so these tests run in real time, a few
 seconds each. Time that a busy machine adds changes no outcome that is asserted.
@@ -69,15 +69,15 @@ async def statuses(
 
 
 @pytest.mark.parametrize("strategy", ["fixed window", "moving window"])
-async def test_a_window_of_limits_refuses_nothing(strategy: str) -> None:
-    """`exact` is never refused by a limiter that counts by window, whoever wrote it."""
+async def test_exact_is_never_rejected_by_windows_of_limits(strategy: str) -> None:
+    """`exact` is not rejected by a window limiter of another author."""
     async with web_app(strategy) as url:
         seen = await statuses(url, 3 * LIMIT, Quota(LIMIT, 1.0), "exact")
     assert seen == {200: 3 * LIMIT}
 
 
-async def test_the_sliding_counter_of_limits_is_learned() -> None:
-    """It admits less than its quota says; refusals stay few, because they slow us down."""
+async def test_sliding_counter_of_limits_is_learned() -> None:
+    """It accepts less than its quota; few calls are rejected, because rejections slow us down."""
     async with web_app("sliding counter") as url:
         seen = await statuses(url, 5 * LIMIT, Quota(LIMIT, 1.0), "adaptive")
     assert seen[200] + seen[429] == 5 * LIMIT
@@ -137,7 +137,7 @@ async def listening(port: int) -> None:
     not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()), reason="nginx is not installed"
 )
 async def test_limit_req_of_nginx_is_learned(tmp_path: Path) -> None:
-    """A leaky bucket of five where the client believes in a window of twenty.
+    """A leaky bucket of five, where the client assumes a window of twenty.
 
     It spaces requests by the millisecond; refusals stay below a tenth of the calls.
     """

@@ -9,14 +9,14 @@ import pytest
 from asyncclients.simulator.measure import mean_fill, most_in_window, percentile
 
 
-def test_mean_fill_counts_each_arrival_for_as_long_as_its_window_holds_it() -> None:
+def test_mean_fill_counts_an_arrival_for_one_window() -> None:
     """One arrival in ten seconds fills a window of one second a tenth of the time."""
     assert mean_fill([3.0], 1.0, 0.0, 10.0) == pytest.approx(0.1)
     assert mean_fill([0.0, 0.5], 1.0, 0.0, 1.0) == pytest.approx(1.5)
 
 
-def test_mean_fill_looks_at_its_span_only() -> None:
-    """Arrivals before the span count for what reaches into it, those at its end for nothing."""
+def test_mean_fill_is_limited_to_its_span() -> None:
+    """Earlier arrivals count for their part inside the span, those at its end not at all."""
     assert mean_fill([-0.75, 10.0], 1.0, 0.0, 10.0) == pytest.approx(0.025)
 
 
@@ -27,8 +27,8 @@ def test_most_in_window_is_half_open() -> None:
     assert most_in_window([], 1.0) == 0
 
 
-def test_percentile_is_a_value_that_was_seen() -> None:
-    """The nearest rank: 99 of 1 to 100 at 0.99, NaN where nothing was seen."""
+def test_percentile_is_an_observed_value() -> None:
+    """The nearest rank: 99 of 1 to 100 at 0.99; NaN without values."""
     values = [float(value) for value in range(100, 0, -1)]
     assert percentile(values, 0.99) == 99.0
     assert percentile(values, 1.0) == 100.0

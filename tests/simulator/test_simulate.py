@@ -1,4 +1,4 @@
-"""What the limiter makes of each kind of server; short runs, a seed or two.
+"""The limiter with each kind of server; short runs, a seed or two.
 
 `benchmarks/rate_limits.py` holds the full matrix. The floors here are a little below
 its targets, since a short run is mostly learning.
@@ -26,8 +26,8 @@ LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")
 @pytest.mark.parametrize("server", LOGS)
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
 @pytest.mark.parametrize("quota", [TWO, HUNDRED])
-def test_exact_is_never_refused(quota: Quota, server: str, latency: str) -> None:
-    """`exact`: no refusal by a server that counts by window, and no window over the limit."""
+def test_exact_is_never_rejected(quota: Quota, server: str, latency: str) -> None:
+    """No server that counts by window rejects a call, and no window exceeds the limit."""
     report = simulate(
         quota, server=server, latency=latency, seconds=5 * quota.period + 60, admission="exact"
     )
@@ -40,7 +40,7 @@ def test_exact_is_never_refused(quota: Quota, server: str, latency: str) -> None
 @pytest.mark.parametrize("server", LOGS)
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
 @pytest.mark.parametrize("quota", [TWO, HUNDRED])
-def test_exact_is_never_refused_by_any_chance(quota: Quota, server: str, latency: str) -> None:
+def test_exact_is_never_rejected_long(quota: Quota, server: str, latency: str) -> None:
     """The same over 1,000 seeds."""
     for seed in range(1000):
         report = simulate(
@@ -67,30 +67,30 @@ def test_exact_is_never_refused_by_any_chance(quota: Quota, server: str, latency
 def test_adaptive_uses_the_quota(
     quota: Quota, server: str, latency: str, use: float, refused: float
 ) -> None:
-    """A backlog gets nearly all that the server allows, with next to no refusals."""
+    """A backlog gets nearly all that the server allows; almost no call is rejected."""
     report = simulate(quota, server=server, latency=latency, seconds=1200.0, seed=1)
     assert report.quota_use >= use
     assert report.refused_late <= refused
 
 
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
-def test_a_bucket_is_used_to_the_full_in_time(latency: str) -> None:
-    """Before a server that counts by a bucket of N the sends come to be counted: 99 % and more."""
+def test_adaptive_learns_a_bucket(latency: str) -> None:
+    """With a bucket of N, use grows to 99 % and more."""
     report = simulate(TWO, server="token-bucket", latency=latency, seconds=3600.0)
     assert report.refused == 0
     late = sum(at >= 1800.0 for at in report.admitted_at)
     assert late >= 0.99 * 2 * 1800
 
 
-def test_boldness_costs_a_log_next_to_nothing() -> None:
-    """Before a log it is refused once, then tried again after twice as long: three in an hour."""
+def test_adaptive_probes_a_log_rarely() -> None:
+    """A log rejects one call, then one after twice the time: three in an hour."""
     report = simulate(TWO, server="sliding-log", latency="fast", seconds=3600.0)
     assert report.refused <= 4
     assert report.quota_use >= 0.949
 
 
-def test_refusals_without_a_time_do_no_harm() -> None:
-    """A server whose 429 names no time: the same use, no more refusals."""
+def test_adaptive_handles_429_without_retry_after() -> None:
+    """The use is the same, and no more calls are rejected."""
     report = simulate(TWO, server="two-counter", seconds=900.0, retry_after=False)
     assert report.quota_use >= 0.475
     assert report.refused_late <= 0.015
@@ -98,8 +98,8 @@ def test_refusals_without_a_time_do_no_harm() -> None:
 
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
 @pytest.mark.parametrize("quota", [TWO, HUNDRED])
-def test_an_interactive_call_waits_one_slot(quota: Quota, latency: str) -> None:
-    """Under a saturating backlog 99 of 100 wait for at most one slot interval and 80 ms.
+def test_interactive_call_waits_at_most_one_slot(quota: Quota, latency: str) -> None:
+    """Beside a saturating backlog, 99 of 100 wait at most one slot interval and 80 ms.
 
     The target is 50 ms, and met in the mean over seeds (`benchmarks/rate_limits.py`).
     """
@@ -109,7 +109,7 @@ def test_an_interactive_call_waits_one_slot(quota: Quota, latency: str) -> None:
 
 
 def test_simulation_gives_background_its_share() -> None:
-    """Users alone want more than the quota: one grant in ten is the backlog's, as in a pool."""
+    """If interactive calls exceed the quota, one grant in ten is background, as in a pool."""
     random = Random(0)
     world = World(
         Limiter((TWO,)),
@@ -127,14 +127,14 @@ def test_simulation_gives_background_its_share() -> None:
     assert world.scheduler.queued()["background"] <= 5
 
 
-def test_simulation_repeats_a_rejected_call_first() -> None:
-    """A user's call that was rejected is sent again before those that came after it."""
+def test_simulation_retries_a_rejected_call_first() -> None:
+    """A rejected interactive call is sent again before later ones."""
     report = simulate(TWO, server="two-counter", seconds=600.0, interactive=0.5)
     assert report.refused > 10
     assert report.wait_max < 10
 
 
-def test_a_seed_is_a_run() -> None:
+def test_simulation_depends_on_its_seed_only() -> None:
     """The same seed gives the same run, another seed another."""
     runs = [simulate(TWO, seconds=60.0, seed=seed) for seed in (3, 3, 4)]
     assert runs[0] == runs[1]
@@ -154,8 +154,8 @@ class Greedy:
         return None
 
 
-def test_the_server_does_refuse() -> None:
-    """A client without a limiter is refused most of the time: the models are no paper walls."""
+def test_servers_reject_an_unlimited_client() -> None:
+    """A client without a limiter is rejected most of the time."""
     for server in (*LOGS, "small-bucket", "two-counter"):
         report = simulate(TWO, server=server, seconds=30.0, client=Greedy())
         assert report.refused_share > 0.8
@@ -172,15 +172,15 @@ def test_the_server_does_refuse() -> None:
         {"interactive": -1.0},
     ],
 )
-def test_a_run_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    """Unknown models and runs of no length are configuration errors that say what is known."""
+def test_simulate_rejects_invalid_arguments(wrong: dict[str, Any]) -> None:
+    """Unknown models and runs without length are configuration errors that list the known ones."""
     with pytest.raises(ConfigurationError) as error:
         simulate(TWO, **wrong)
     assert error.value.advice
 
 
-def test_the_picture_says_it_all() -> None:
-    """Quota, server, limit, fill, refusals and figures are in the text, no line over its width."""
+def test_draw_text_shows_all_figures() -> None:
+    """Quota, server, limit, fill, rejections and figures are in the text, within its width."""
     report = simulate(TWO, server="two-counter", seconds=120.0, interactive=0.1)
     text = draw_text(report, width=40)
     for part in (
@@ -199,16 +199,16 @@ def test_the_picture_says_it_all() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_the_image_is_written(tmp_path: Path, suffix: str) -> None:
-    """The suffix decides the format; the file is one of it."""
+def test_draw_image_writes_the_format_of_its_suffix(tmp_path: Path, suffix: str) -> None:
+    """The suffix selects the format of the file."""
     pytest.importorskip("matplotlib")
     path = tmp_path / f"run.{suffix}"
     draw_image(simulate(TWO, seconds=60.0), path)
     assert (b"PNG" if suffix == "png" else b"<svg") in path.read_bytes()
 
 
-def test_the_image_needs_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without matplotlib the error names the extra to install."""
+def test_draw_image_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without matplotlib, the error names the extra to install."""
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ConfigurationError, match=r"asyncclients\[plot\]"):
         draw_image(simulate(TWO, seconds=10.0), tmp_path / "run.png")

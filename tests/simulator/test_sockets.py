@@ -1,4 +1,4 @@
-"""The matrix over real sockets: what the simulator says is what a pool does.
+"""The matrix over real sockets: a pool gives the results of the simulator.
 
 `benchmarks/rate_limits.py --sockets` holds the whole table beside its targets.
 """
@@ -47,23 +47,21 @@ def same_luck(quota: Quota, server: str, latency: str, seconds: float) -> None:
         (HUNDRED_EIGHTY, "counting-log", "fast"),
     ],
 )
-def test_a_pool_does_what_the_simulator_says(quota: Quota, server: str, latency: str) -> None:
-    """Six minutes: use of the quota, refusals and calls are those of the simulator."""
+def test_pool_agrees_with_the_simulator(quota: Quota, server: str, latency: str) -> None:
+    """In six minutes, use, rejections and calls equal those of the simulator."""
     same_luck(quota, server, latency, 360.0)
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize(("quota", "server", "latency"), CELLS)
-def test_a_pool_does_in_every_cell_what_the_simulator_says(
-    quota: Quota, server: str, latency: str
-) -> None:
+def test_pool_agrees_with_the_simulator_long(quota: Quota, server: str, latency: str) -> None:
     """The same for an hour, in all of the matrix."""
     same_luck(quota, server, latency, 3600.0)
 
 
 @pytest.mark.parametrize("server", LOGS)
-def test_a_pool_that_is_exact_is_never_refused(server: str) -> None:
-    """`exact` over sockets: no refusal by a server that counts by window, nor a window overfull."""
+def test_exact_pool_is_never_rejected(server: str) -> None:
+    """No server that counts by window rejects a call, and no window exceeds the limit."""
     report = over_sockets(TWO, server, "wan", 120.0, admission="exact")
     assert report.refused == 0
     assert report.most_in_window <= TWO.limit
@@ -74,9 +72,7 @@ def test_a_pool_that_is_exact_is_never_refused(server: str) -> None:
 @pytest.mark.parametrize(
     ("quota", "server", "latency"), [cell for cell in CELLS if cell[1] in LOGS]
 )
-def test_a_pool_that_is_exact_is_never_refused_by_any_chance(
-    quota: Quota, server: str, latency: str
-) -> None:
+def test_exact_pool_is_never_rejected_long(quota: Quota, server: str, latency: str) -> None:
     """The same in all of the matrix, over 20 seeds."""
     for seed in range(20):
         report = over_sockets(
@@ -85,8 +81,8 @@ def test_a_pool_that_is_exact_is_never_refused_by_any_chance(
         assert report.refused == 0, f"seed {seed}"
 
 
-def test_an_interactive_call_waits_one_slot() -> None:
-    """Beside a saturating backlog 99 of 100 wait for one slot interval and 80 ms at most."""
+def test_interactive_call_waits_at_most_one_slot() -> None:
+    """Beside a saturating backlog, 99 of 100 wait at most one slot interval and 80 ms."""
     report = over_sockets(TWO, "sliding-log", "slow", 2400.0, interactive=0.1)
     assert len(report.admitted_at) > 0.8 * TWO.rate * 2400.0
     assert report.wait_p99 <= TWO.period / TWO.limit + 0.08

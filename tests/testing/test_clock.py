@@ -1,4 +1,4 @@
-"""Virtual time for the tests of others: what jumps, what waits, what never goes back."""
+"""Virtual time: jumps, waits for threads and sockets, and monotonicity."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from asyncclients.testing import VirtualClock, virtual_time
 from asyncclients.testing.clock import run_virtual
 
 
-async def test_a_wait_costs_nothing_and_is_counted_exactly() -> None:
-    """An hour's sleep returns at once; the loop's clock and `elapsed` are an hour further."""
+async def test_virtual_time_skips_a_sleep() -> None:
+    """An hour's sleep returns at once; the loop's time and `elapsed` advance by an hour."""
     loop = asyncio.get_running_loop()
     with virtual_time() as clock:
         began = loop.time()
@@ -25,7 +25,7 @@ async def test_a_wait_costs_nothing_and_is_counted_exactly() -> None:
         assert clock.elapsed == 3600
 
 
-async def test_waits_end_in_the_order_of_their_instants() -> None:
+async def test_virtual_time_fires_timers_in_order() -> None:
     """Timers fire in order, each at its own instant."""
     seen: list[tuple[str, float]] = []
 
@@ -38,8 +38,8 @@ async def test_waits_end_in_the_order_of_their_instants() -> None:
     assert seen == [("soon", 0.25), ("next", 60), ("late", 90)]
 
 
-async def test_calls_over_real_sockets_take_their_quota_in_virtual_time() -> None:
-    """120 calls at 2 per second take a minute of it, none is refused, none times out."""
+async def test_virtual_time_works_over_real_sockets() -> None:
+    """120 calls at 2 per second take a virtual minute; none is rejected or times out."""
     with virtual_time() as clock:
         async with Sandbox() as sandbox, SessionPool(timeout=1.0) as pool:
             intouch = IntouchClient.from_env(pool, sandbox.environ)
@@ -50,8 +50,8 @@ async def test_calls_over_real_sockets_take_their_quota_in_virtual_time() -> Non
     assert 59 <= clock.elapsed <= 61
 
 
-async def test_time_waits_for_a_thread() -> None:
-    """Work in a thread takes no virtual time, so a timeout around it does not strike."""
+async def test_virtual_time_waits_for_a_thread() -> None:
+    """Work in a thread takes no virtual time, so a timeout around it does not expire."""
     with virtual_time() as clock:
         async with asyncio.timeout(0.001):
             key = await asyncio.to_thread(hashlib.pbkdf2_hmac, "sha256", b"a", b"b", 20_000)
@@ -59,10 +59,10 @@ async def test_time_waits_for_a_thread() -> None:
         assert clock.elapsed < 0.001
 
 
-async def test_a_thread_that_waits_for_the_loop_does_not_stop_time(
+async def test_virtual_time_advances_while_a_thread_waits_for_the_loop(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Time goes on when a thread shows no sign of life for as long as patience lasts."""
+    """Time advances if a thread makes no progress for the limit of real time."""
     monkeypatch.setattr("asyncclients.testing.clock._THREAD_WAIT", 0.001)
     loop = asyncio.get_running_loop()
 
@@ -75,8 +75,8 @@ async def test_a_thread_that_waits_for_the_loop_does_not_stop_time(
         assert await waiting == 30
 
 
-async def test_time_is_real_again_afterwards_and_never_goes_back() -> None:
-    """After the block the loop's clock goes on from where it was, at its own pace."""
+async def test_virtual_time_ends_without_going_back() -> None:
+    """After the block the loop's clock continues from the time that was reached."""
     loop = asyncio.get_running_loop()
     before = loop.time()
     with virtual_time():
@@ -92,8 +92,8 @@ async def test_time_is_real_again_afterwards_and_never_goes_back() -> None:
         assert again.elapsed == 0
 
 
-def test_it_needs_a_running_loop_of_asyncio() -> None:
-    """Without a loop, or with one whose waiting cannot be replaced, it says so."""
+def test_virtual_time_needs_a_loop_of_asyncio() -> None:
+    """Without a running loop, or with one that cannot be patched, it is an error."""
     with pytest.raises(RuntimeError, match="no running event loop"), virtual_time():
         pass
     with pytest.raises(RuntimeError, match=r"needs asyncio's own event loop, not .*object"):
@@ -101,7 +101,7 @@ def test_it_needs_a_running_loop_of_asyncio() -> None:
 
 
 def test_run_virtual_sleeps_a_day_exactly() -> None:
-    """A day of sleep takes no real time, and the loop's clock then says a day, to the last bit."""
+    """A day of sleep takes no real time, and the loop's clock then shows exactly a day."""
 
     async def main() -> float:
         await asyncio.sleep(86_400.1)
@@ -113,7 +113,7 @@ def test_run_virtual_sleeps_a_day_exactly() -> None:
 
 
 def test_run_virtual_wakes_sleepers_in_order() -> None:
-    """Timers fire in the order of their instants, whatever the order in which they were set."""
+    """Timers fire in the order of their instants, not in the order of their creation."""
     woken: list[tuple[float, int]] = []
 
     async def sleeper(number: int, seconds: float) -> None:
@@ -128,7 +128,7 @@ def test_run_virtual_wakes_sleepers_in_order() -> None:
 
 
 def test_run_virtual_runs_ready_callbacks_before_time_moves() -> None:
-    """A timeout fires at its virtual instant; what is ready goes before time moves."""
+    """A timeout fires at its virtual instant, after all ready callbacks."""
 
     async def main() -> float:
         queue: asyncio.Queue[int] = asyncio.Queue()

@@ -26,15 +26,15 @@ HOSTS = sorted(
 )
 
 
-def test_there_are_five_vendors_and_a_second_region() -> None:
-    """The hosts below are those of every client there is."""
+def test_vendor_hosts_are_those_of_all_clients() -> None:
+    """The hosts of these tests are those of every client."""
     assert len(CLIENTS) == 5
     assert len(HOSTS) == 6
 
 
 @pytest.mark.parametrize("host", HOSTS)
-async def test_no_vendors_host_can_be_looked_up(host: str) -> None:
-    """Not by socket, not by asyncio, not by either resolver of aiohttp, in whatever case."""
+async def test_network_block_rejects_vendor_hosts(host: str) -> None:
+    """Socket, asyncio and both resolvers of aiohttp fail, in any case of letters."""
     loop = asyncio.get_running_loop()
     look_ups: list[Callable[[str], Awaitable[object]]] = [
         lambda name: loop.getaddrinfo(name, 443),
@@ -49,8 +49,8 @@ async def test_no_vendors_host_can_be_looked_up(host: str) -> None:
                     await look_up(name)
 
 
-async def test_a_client_fails_at_once_and_clearly() -> None:
-    """A call to the real vendor raises VendorNetworkError at its first attempt, not a retry later."""
+async def test_network_block_fails_the_first_attempt() -> None:
+    """A call to a real vendor raises VendorNetworkError without a retry."""
     attempts: list[object] = []
     async with SessionPool(listeners=(attempts.append,)) as pool:
         intouch = IntouchClient(pool, api_key="key-of-nobody")
@@ -59,8 +59,8 @@ async def test_a_client_fails_at_once_and_clearly() -> None:
     assert sum(isinstance(event, AttemptStarted) for event in attempts) == 1
 
 
-async def test_all_else_can_be_reached() -> None:
-    """The sandbox and other hosts work inside; outside all is as it was."""
+async def test_network_block_allows_other_hosts() -> None:
+    """The sandbox and other hosts work inside the block; after it, all hosts do."""
     before = (socket.getaddrinfo, aiohttp.ThreadedResolver.resolve, aiohttp.AsyncResolver.resolve)
     with no_vendor_network():
         assert socket.getaddrinfo("localhost", 80)

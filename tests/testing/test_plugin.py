@@ -51,15 +51,15 @@ TOGETHER = """
 
 
 @pytest.mark.parametrize("mode", ["auto", "strict"])
-def test_the_fixtures_work_with_pytest_asyncio(pytester: pytest.Pytester, mode: str) -> None:
-    """Sandbox, virtual time and closed network work together, in both modes, warnings as errors."""
+def test_fixtures_work_with_pytest_asyncio(pytester: pytest.Pytester, mode: str) -> None:
+    """Sandbox, virtual time and blocked network work together, in both modes."""
     pytester.makeini(CONFIGURED.format(mode=mode))
     pytester.makepyfile(TOGETHER)
     pytester.runpytest_subprocess().assert_outcomes(passed=3)
 
 
-def test_nothing_is_loaded_unless_asked_for(pytester: pytest.Pytester) -> None:
-    """A run that asks for no fixture loads neither aiohttp, nor msgspec, nor any machinery."""
+def test_plugin_loads_nothing_unasked(pytester: pytest.Pytester) -> None:
+    """A run without these fixtures loads neither aiohttp nor msgspec."""
     pytester.makeini(CONFIGURED.format(mode="auto"))
     pytester.makepyfile(
         """
@@ -81,8 +81,8 @@ def test_nothing_is_loaded_unless_asked_for(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_the_library_does_not_import_pytest(pytester: pytest.Pytester) -> None:
-    """Neither the package, its clients and its sandbox, nor `asyncclients.testing` needs pytest."""
+def test_library_does_not_import_pytest(pytester: pytest.Pytester) -> None:
+    """Neither the package, its clients, its sandbox nor `asyncclients.testing` needs pytest."""
     script = pytester.makepyfile(
         """
         import sys
@@ -94,8 +94,8 @@ def test_the_library_does_not_import_pytest(pytester: pytest.Pytester) -> None:
     pytester.runpython(script).stdout.fnmatch_lines(["[[]]"])
 
 
-def test_a_fixture_of_the_users_own_wins(pytester: pytest.Pytester) -> None:
-    """Names are not taken: a conftest's `sandbox` replaces the plugin's."""
+def test_fixture_of_a_user_replaces_the_plugins(pytester: pytest.Pytester) -> None:
+    """A conftest's `sandbox` replaces the plugin's."""
     pytester.makeini(CONFIGURED.format(mode="auto"))
     pytester.makeconftest(
         """
@@ -110,8 +110,8 @@ def test_a_fixture_of_the_users_own_wins(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_without_pytest_asyncio_the_rest_works(pytester: pytest.Pytester) -> None:
-    """In a run without pytest-asyncio, plain tests get their closed network; the marker is known."""
+def test_plugin_works_without_pytest_asyncio(pytester: pytest.Pytester) -> None:
+    """Plain tests can block the network, and the marker is registered."""
     pytester.makepyfile(
         """
         import socket

@@ -1,4 +1,4 @@
-"""What is uploaded, without a network: pieces, lengths, passes, failures."""
+"""Upload bodies without a network: pieces, lengths, passes, failures."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ async def passes(source: Source, length: int | None = None) -> list[bytes]:
         return [b"".join(await read(content)) for _ in range(2)]
 
 
-async def test_bytes_are_given_in_pieces(tmp_path: Path) -> None:
-    """Bytes, a file by path or by text, and a stream: the same bytes, none too large a piece."""
+async def test_content_yields_pieces(tmp_path: Path) -> None:
+    """Bytes, a path, text and a stream yield the same bytes, in pieces of limited size."""
     data = os.urandom(2 * PIECE + 17)
     path = tmp_path / "a.csv"
     path.write_bytes(data)
@@ -58,8 +58,8 @@ async def test_bytes_are_given_in_pieces(tmp_path: Path) -> None:
         assert not content.replayable
 
 
-async def test_a_cancelled_end_closes_the_file(tmp_path: Path) -> None:
-    """Also where no thread was free for it yet."""
+async def test_content_closes_its_file_when_cancelled(tmp_path: Path) -> None:
+    """Also if no thread was free to close it."""
     path = tmp_path / "a.csv"
     path.write_bytes(b"abc")
     content = open_content(path, None, None)
@@ -80,16 +80,16 @@ async def test_a_cancelled_end_closes_the_file(tmp_path: Path) -> None:
     assert str(path) not in descriptors().values()
 
 
-async def test_each_pass_starts_anew(tmp_path: Path) -> None:
-    """A second pass gives the same bytes, and counts from zero."""
+async def test_content_pass_starts_at_the_beginning(tmp_path: Path) -> None:
+    """A second pass yields the same bytes and counts from zero."""
     path = tmp_path / "a.csv"
     path.write_bytes(b"x" * 10)
     assert await passes(path) == [b"x" * 10] * 2
     assert await passes(b"y" * 10) == [b"y" * 10] * 2
 
 
-async def test_two_passes_at_once_do_not_mix(tmp_path: Path) -> None:
-    """A straggler of an abandoned pass reads at its own offsets."""
+async def test_content_passes_are_independent(tmp_path: Path) -> None:
+    """A leftover of an abandoned pass reads at its own offsets."""
     data = os.urandom(3 * PIECE)
     path = tmp_path / "a.csv"
     path.write_bytes(data)
@@ -113,10 +113,10 @@ async def test_two_passes_at_once_do_not_mix(tmp_path: Path) -> None:
         ((b"a",), 0, "longer"),
     ],
 )
-async def test_a_wrong_length_is_found_before_the_last_piece(
+async def test_content_detects_a_wrong_length_before_its_last_piece(
     pieces: tuple[bytes, ...], length: int, how: str
 ) -> None:
-    """What is given falls short of the length announced, so no storage takes it for whole."""
+    """Fewer bytes than announced are sent, so no storage takes them for complete."""
     async with open_content(Stream(*pieces), length, None) as content:
         with pytest.raises(Exception):  # noqa: B017 - stops the request, whatever it is
             await read(content)
@@ -126,8 +126,8 @@ async def test_a_wrong_length_is_found_before_the_last_piece(
 
 
 @given(st.lists(st.binary(max_size=20)), st.integers(-3, 3))
-async def test_any_stream_is_whole_or_refused(pieces: list[bytes], off: int) -> None:
-    """Cut in whatever pieces: the whole bytes where the length is right, else UploadError."""
+async def test_content_of_any_stream_is_complete_or_rejected(pieces: list[bytes], off: int) -> None:
+    """All bytes if the length is right, else UploadError, however the stream is cut."""
     data = b"".join(pieces)
     length = max(0, len(data) + off)
     async with open_content(Stream(*pieces), length, None) as content:
@@ -139,8 +139,8 @@ async def test_any_stream_is_whole_or_refused(pieces: list[bytes], off: int) -> 
             assert isinstance(content.failure, UploadError)
 
 
-async def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
-    """Cut short or grown between the announcement and the reading: UploadError."""
+async def test_content_rejects_a_file_that_changes(tmp_path: Path) -> None:
+    """A file that shrinks or grows after the announcement is an UploadError."""
     path = tmp_path / "a.csv"
     for after in (b"x" * 5, b"x" * 15):
         path.write_bytes(b"x" * 10)
@@ -151,8 +151,8 @@ async def test_a_file_that_changes_meanwhile_is_refused(tmp_path: Path) -> None:
             assert isinstance(content.failure, UploadError)
 
 
-async def test_what_the_source_raises_is_kept() -> None:
-    """The user's own exception is not lost in the HTTP library."""
+async def test_content_keeps_the_exception_of_its_source() -> None:
+    """The user's exception is not lost in the HTTP library."""
 
     async def source() -> AsyncIterator[bytes]:
         yield b"a"
@@ -164,8 +164,8 @@ async def test_what_the_source_raises_is_kept() -> None:
         assert isinstance(content.failure, LookupError)
 
 
-async def test_progress_is_told() -> None:
-    """The callback hears the bytes given so far, per piece, from zero at each pass."""
+async def test_content_reports_progress() -> None:
+    """The callback gets the bytes so far, per piece, from zero in each pass."""
     told: list[int] = []
     async with open_content(Stream(b"ab", b"cde"), 5, told.append) as content:
         await read(content)
@@ -173,8 +173,8 @@ async def test_progress_is_told() -> None:
     assert told == [2, 5, 2, 5]
 
 
-async def test_progress_callback_that_fails_does_not_stop_upload() -> None:
-    """An upload goes on when its progress callback raises."""
+async def test_content_survives_a_failing_progress_callback() -> None:
+    """An upload continues if its progress callback raises."""
 
     def broken(sent: int) -> None:
         raise InterruptedError(sent)
@@ -184,7 +184,7 @@ async def test_progress_callback_that_fails_does_not_stop_upload() -> None:
         assert content.failure is None
 
 
-async def test_what_cannot_be_uploaded_is_refused_at_once(tmp_path: Path) -> None:
+async def test_content_rejects_invalid_sources(tmp_path: Path) -> None:
     """A stream without length, a wrong length, a missing file, a folder, a pipe, no source."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -204,8 +204,8 @@ async def test_what_cannot_be_uploaded_is_refused_at_once(tmp_path: Path) -> Non
     regular.close()  # nobody else has closed it
 
 
-async def test_the_file_is_closed_whatever_happens(tmp_path: Path) -> None:
-    """After the block nothing is read any more, also by a pass that was under way."""
+async def test_content_always_closes_its_file(tmp_path: Path) -> None:
+    """After the block nothing is read, also by a pass in progress."""
     path = tmp_path / "a.csv"
     path.write_bytes(b"x" * (2 * PIECE))
     seen: list[Content] = []

@@ -36,21 +36,21 @@ QUERY = (
         ("", False),
     ],
 )
-def test_a_file_goes_to_https_or_to_this_machine(location: str, *, usable: bool) -> None:
-    """Everything else is no place for somebody's data."""
+def test_upload_link_must_be_https_or_loopback(location: str, *, usable: bool) -> None:
+    """A link to any other address is rejected."""
     assert Link(Secret(location)).usable is usable
 
 
-def test_a_link_shows_host_and_path_alone() -> None:
-    """Neither repr nor what errors show of it has any of the query."""
+def test_upload_link_hides_its_query() -> None:
+    """Neither its repr nor errors show any of the query."""
     link = Link(Secret(f"https://bucket.example/a%20b.csv?{QUERY}"))
     assert repr(link) == "<Link https://bucket.example/a%20b.csv>"
     assert (link.origin, link.path) == ("https://bucket.example", "/a%20b.csv")
     assert link.shown == "https://bucket.example/a%20b.csv"
 
 
-def test_what_the_storage_echoes_of_a_link_is_cut() -> None:
-    """Signature and credential, plain and encoded; words that say nothing stay readable."""
+def test_upload_error_redacts_the_signature() -> None:
+    """Signature and credential, plain and encoded; common words stay readable."""
     link = Link(Secret(f"https://bucket.example/b.csv?{QUERY}"))
     words = f"host AWS4-HMAC-SHA256 {SIGNATURE} AKIA7/2026/s3 AKIA7%2F2026%2Fs3 expired"
     shown = cut(words, link.secrets)
@@ -68,8 +68,8 @@ def test_what_the_storage_echoes_of_a_link_is_cut() -> None:
         ),
     ],
 )
-async def test_only_what_was_signed_is_sent(query: str, headers: dict[str, str]) -> None:
-    """PUT, the address as it came, its length; a content type where the signature covers one."""
+async def test_upload_sends_only_signed_headers(query: str, headers: dict[str, str]) -> None:
+    """PUT, the unchanged address, its length; a content type if the signature covers one."""
     location = f"https://bucket.example/a%2Fb.csv?{query}"
     async with open_content(b"abc", None, None) as content:
         wire = Link(Secret(location)).wire(content)
