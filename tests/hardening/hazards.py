@@ -348,7 +348,7 @@ OPERATION: Final = (
                  "nothing_of_a_request_is_exported_but_what_is_allowed")),
     Hazard(97, "Tests that reach real vendors, sandboxes that strangers reach",
            "Loopback only; vendors' hosts can be blocked in tests.",
-           (*tests("sandbox/test_sandbox.py::test_", "binds_to_loopback_only"),
+           (*tests("sandbox/test_sandbox.py::test_", "sandbox_binds_to_loopback_only"),
             *tests("testing/test_network.py::test_", "network_block_rejects_vendor_hosts"))),
     Hazard(98, "More dependencies than needed",
            "Four, each of them used; all else is an extra.",

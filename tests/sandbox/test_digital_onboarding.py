@@ -1,4 +1,4 @@
-"""The pretend Digital Onboarding against its manual, over HTTP with plain aiohttp."""
+"""The mock Digital Onboarding against its manual, over HTTP with plain aiohttp."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def read(call: Any) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
-async def test_a_token_for_each_way_to_ask(sandbox: Sandbox) -> None:
-    """Basic with a form, credentials in a form, credentials in JSON: a token each."""
+async def test_token_endpoint_accepts_each_login(sandbox: Sandbox) -> None:
+    """Basic with a form, credentials in a form and credentials in JSON each get a token."""
     client_id, secret = login(sandbox)
     full = {**FORM, "client_id": client_id, "client_secret": secret}
     replies = [
@@ -53,7 +53,7 @@ async def test_a_token_for_each_way_to_ask(sandbox: Sandbox) -> None:
     assert len({body["access_token"] for _, body in replies}) == 3
 
 
-async def test_a_bad_token_request_says_why(sandbox: Sandbox) -> None:
+async def test_token_endpoint_reports_its_errors(sandbox: Sandbox) -> None:
     """The errors of RFC 6749: wrong secret, wrong grant, two logins, no readable body."""
     client_id, secret = login(sandbox)
     right = basic(client_id, secret)
@@ -70,8 +70,8 @@ async def test_a_bad_token_request_says_why(sandbox: Sandbox) -> None:
     assert sandbox.state("digital_onboarding").token_requests == 0
 
 
-async def test_credentials_in_a_query_string_are_revoked(sandbox: Sandbox, connect: Open) -> None:
-    """They get no token, and from then on neither they nor their tokens work anywhere."""
+async def test_credentials_in_a_query_are_revoked(sandbox: Sandbox, connect: Open) -> None:
+    """They get no token, and neither they nor their tokens work afterwards."""
     session = await connect("digital_onboarding")
     client_id, secret = login(sandbox)
     query = {**FORM, "client_id": client_id, "client_secret": secret}
@@ -82,8 +82,8 @@ async def test_credentials_in_a_query_string_are_revoked(sandbox: Sandbox, conne
 
 
 @pytest.mark.virtual_time
-async def test_a_token_ends_when_it_ends(sandbox: Sandbox, connect: Open) -> None:
-    """It works for `lifetime` seconds whatever `expires_in` says, then 401 `invalid_token`."""
+async def test_token_expires_after_its_lifetime(sandbox: Sandbox, connect: Open) -> None:
+    """It works for `lifetime` seconds whatever `expires_in` is, then 401 `invalid_token`."""
     state = sandbox.state("digital_onboarding")
     state.lifetime, state.expires_in = 10.0, "3600"
     session = await connect("digital_onboarding")
@@ -94,16 +94,16 @@ async def test_a_token_ends_when_it_ends(sandbox: Sandbox, connect: Open) -> Non
 
 
 @pytest.mark.parametrize("expires_in", [0, "3600", 1e300, None])
-async def test_expires_in_says_what_is_ordered(sandbox: Sandbox, expires_in: object) -> None:
-    """Zero, text, the absurd; None leaves the field out."""
+async def test_expires_in_can_be_set(sandbox: Sandbox, expires_in: object) -> None:
+    """Zero, text, absurd numbers; None omits the field."""
     sandbox.state("digital_onboarding").expires_in = expires_in
     _, body = await ask_token(sandbox, data=FORM, headers=basic(*login(sandbox)))
     assert body.get("expires_in") == expires_in
     assert ("expires_in" in body) == (expires_in is not None)
 
 
-async def test_a_dead_token_is_told_in_each_way(sandbox: Sandbox, connect: Open) -> None:
-    """Revoked tokens are refused in the body, in WWW-Authenticate, or unreadably."""
+async def test_revoked_token_is_rejected_in_each_form(sandbox: Sandbox, connect: Open) -> None:
+    """In the body, in WWW-Authenticate, or unreadably."""
     session = await connect("digital_onboarding")
     state = sandbox.state("digital_onboarding")
     state.revoke_tokens()
@@ -118,8 +118,8 @@ async def test_a_dead_token_is_told_in_each_way(sandbox: Sandbox, connect: Open)
         assert "invalid_token" not in await response.text()
 
 
-async def test_a_contact_is_inserted_then_updated(connect: Open) -> None:
-    """`unique_id` defaults to the email; an update keeps what it does not name, and the id."""
+async def test_contact_is_created_then_updated(connect: Open) -> None:
+    """`unique_id` defaults to the email; an update keeps the id and all fields it omits."""
     session = await connect("digital_onboarding")
     status, first = await read(session.post("v1/contacts", json=PERSON))
     assert (status, first["unique_id"], first["name_first"]) == (201, "a@example.com", "Ann")
@@ -130,8 +130,8 @@ async def test_a_contact_is_inserted_then_updated(connect: Open) -> None:
     assert second["inserted_at"] == first["inserted_at"] == "2026-01-01T00:00:00Z"
 
 
-async def test_a_contact_without_a_key_is_always_new(sandbox: Sandbox, connect: Open) -> None:
-    """Without unique_id and email each call makes another contact, with a UUID of version 4."""
+async def test_contact_without_a_key_is_created_each_time(sandbox: Sandbox, connect: Open) -> None:
+    """Without unique_id and email, each call creates a contact, with a UUID of version 4."""
     session = await connect("digital_onboarding")
     made = [
         (await read(session.post("v1/contacts", json={"name_first": "Ann"})))[1] for _ in range(2)
@@ -141,8 +141,8 @@ async def test_a_contact_without_a_key_is_always_new(sandbox: Sandbox, connect: 
     assert len(sandbox.state("digital_onboarding").contacts) == 2
 
 
-async def test_a_batch_tells_new_from_existing(sandbox: Sandbox, connect: Open) -> None:
-    """Contacts made and updated come back apart; one bad contact refuses the batch."""
+async def test_batch_separates_new_and_existing_contacts(sandbox: Sandbox, connect: Open) -> None:
+    """Created and updated contacts are returned apart; one invalid contact rejects the batch."""
     session = await connect("digital_onboarding")
     await read(session.post("v1/contacts", json=PERSON))
     batch = [{**PERSON, "name_first": "Eve"}, {"email": "b@example.com"}]
@@ -165,7 +165,7 @@ async def test_a_batch_tells_new_from_existing(sandbox: Sandbox, connect: Open) 
         ("direct-deposit", "perhaps"),
     ],
 )
-async def test_a_bad_field_is_a_422(connect: Open, field: str, value: object) -> None:
+async def test_invalid_field_is_a_422(connect: Open, field: str, value: object) -> None:
     """Texts, flags, objects, templates and objectives each have their rule."""
     session = await connect("digital_onboarding")
     status, told = await read(session.post("v1/contacts", json={**PERSON, field: value}))
@@ -174,10 +174,10 @@ async def test_a_bad_field_is_a_422(connect: Open, field: str, value: object) ->
 
 
 @pytest.mark.parametrize("value", ["done", "TRUE", True, "2026-01-01T10:00:00+00:00"])
-async def test_a_top_level_key_completes_an_objective(
+async def test_top_level_key_completes_an_objective(
     sandbox: Sandbox, connect: Open, value: object
 ) -> None:
-    """An objective's key with a time or a word for done is kept; other keys travel along."""
+    """An objective's key with a time or a word for done is kept; other keys are passed on."""
     session = await connect("digital_onboarding")
     body = {**PERSON, "debit-card-activation": value, "branch": "x"}
     status, contact = await read(session.post("v1/contacts", json=body))
@@ -186,8 +186,8 @@ async def test_a_top_level_key_completes_an_objective(
     assert completions == {"a@example.com": {"debit-card-activation": value}}
 
 
-async def test_a_journey_starts_from_a_template(sandbox: Sandbox, connect: Open) -> None:
-    """The reply tells id, slug and url; the contact is upserted; the template names the journey."""
+async def test_journey_starts_from_a_template(sandbox: Sandbox, connect: Open) -> None:
+    """The response has id, slug and URL; the contact is upserted; the template names the journey."""
     session = await connect("digital_onboarding")
     state = sandbox.state("digital_onboarding")
     template = state.templates[0]
@@ -201,10 +201,10 @@ async def test_a_journey_starts_from_a_template(sandbox: Sandbox, connect: Open)
 
 
 @pytest.mark.parametrize("flat", [False, True])
-async def test_a_contact_can_bring_its_journey(
+async def test_contact_starts_its_journey_once(
     sandbox: Sandbox, connect: Open, *, flat: bool
 ) -> None:
-    """`journey.template_id`, nested or spelled flat, starts one journey, also when repeated."""
+    """`journey.template_id`, nested or flat, starts one journey, also when repeated."""
     session = await connect("digital_onboarding")
     state = sandbox.state("digital_onboarding")
     template = state.templates[0]["id"]
@@ -214,8 +214,8 @@ async def test_a_contact_can_bring_its_journey(
     assert [j["template_id"] for j in state.journeys.values()] == [template]
 
 
-async def test_lists_come_wrapped_or_bare(sandbox: Sandbox, connect: Open) -> None:
-    """Templates and objectives in an object under their name, or as the array itself."""
+async def test_lists_are_wrapped_or_bare(sandbox: Sandbox, connect: Open) -> None:
+    """Templates and objectives are in an object under their name, or the array itself."""
     session = await connect("digital_onboarding")
     state = sandbox.state("digital_onboarding")
     assert await read(session.get("v1/templates")) == (200, {"templates": state.templates})

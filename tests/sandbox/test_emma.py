@@ -1,4 +1,4 @@
-"""The pretend Emma against its manual, over HTTP with plain aiohttp."""
+"""The mock Emma against its manual, over HTTP with plain aiohttp."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def emma(sandbox: Sandbox, connect: Open) -> Callable[..., Awaitable[tuple
     return ask
 
 
-async def test_a_type_lives_its_life(emma: Any, sandbox: Sandbox) -> None:
+async def test_type_lifecycle(emma: Any, sandbox: Sandbox) -> None:
     """Create, list, get, update, delete with a bare true, then 404."""
     status, made = await emma("POST", "", TYPE)
     assert status == 200
@@ -47,16 +47,16 @@ async def test_a_type_lives_its_life(emma: Any, sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("missing", ["type_name", "display_name"])
-async def test_a_type_has_two_names(emma: Any, missing: str) -> None:
-    """Without either of its names a type is a 400, on create and on update."""
+async def test_type_needs_both_names(emma: Any, missing: str) -> None:
+    """Without one of its names a type is a 400, on create and on update."""
     body = {name: value for name, value in TYPE.items() if name != missing}
     assert (await emma("POST", "", body))[0] == 400
     _, made = await emma("POST", "", TYPE)
     assert (await emma("PUT", f"/{made['touchpoint_type_id']}", body))[0] == 400
 
 
-async def test_a_type_name_is_taken_once(emma: Any) -> None:
-    """Another type's name is a 400; one's own is not."""
+async def test_type_name_is_unique(emma: Any) -> None:
+    """Another type's name is a 400; its own is not."""
     _, first = await emma("POST", "", TYPE)
     _, second = await emma("POST", "", {**TYPE, "type_name": "other"})
     assert (await emma("POST", "", TYPE))[0] == 400
@@ -64,8 +64,8 @@ async def test_a_type_name_is_taken_once(emma: Any) -> None:
     assert (await emma("PUT", f"/{first['touchpoint_type_id']}", TYPE))[0] == 200
 
 
-async def test_a_touchpoint_lives_its_life(emma: Any) -> None:
-    """Only the create tells the id; get and list leave it out, as in the manual's samples."""
+async def test_touchpoint_lifecycle(emma: Any) -> None:
+    """Only create returns the id; get and list omit it, as in the manual's samples."""
     await emma("POST", "", TYPE)
     given = {
         **VISIT,
@@ -87,8 +87,8 @@ async def test_a_touchpoint_lives_its_life(emma: Any) -> None:
     assert await emma("GET", f"/members/{made['member_id']}") == (200, [])
 
 
-async def test_at_most_ten_touchpoints_at_once(emma: Any, sandbox: Sandbox) -> None:
-    """Ten are stored in their order; none, eleven, or one bad one among good ones is a 400."""
+async def test_batch_holds_at_most_ten_touchpoints(emma: Any, sandbox: Sandbox) -> None:
+    """Ten are stored in order; none, eleven, or one invalid among valid ones is a 400."""
     await emma("POST", "", TYPE)
     visits = [{**VISIT, "touchpoint_monetary_value": number} for number in range(11)]
     assert (await emma("POST", "/members", {"touchpoints": []}))[0] == 400
@@ -117,15 +117,15 @@ async def test_at_most_ten_touchpoints_at_once(emma: Any, sandbox: Sandbox) -> N
         {"mailing_id": "x"},
     ],
 )
-async def test_a_bad_touchpoint_is_a_400(emma: Any, bad: dict[str, object]) -> None:
-    """Neither member nor email, an unknown type, a wrong type of value."""
+async def test_invalid_touchpoint_is_a_400(emma: Any, bad: dict[str, object]) -> None:
+    """Neither member nor email, an unknown type, or a value of a wrong type."""
     await emma("POST", "", TYPE)
     assert (await emma("POST", "/members", {"touchpoints": [{**VISIT, **bad}]}))[0] == 400
 
 
 @pytest.mark.parametrize("path", ["/1", "/members", "/members/1", "/members/touchpoints/1"])
-async def test_what_does_not_exist_is_a_404(emma: Any, path: str) -> None:
-    """Types, members and touchpoints unknown; `members` is no id of a type."""
+async def test_unknown_resource_is_a_404(emma: Any, path: str) -> None:
+    """Unknown types, members and touchpoints; `members` is not the id of a type."""
     assert (await emma("GET", path))[0] == 404
 
 
@@ -139,8 +139,8 @@ async def test_deleting_a_type_deletes_its_touchpoints(emma: Any, sandbox: Sandb
     assert list(sandbox.state("emma").touchpoints) == [kept["touchpoint_id"]]
 
 
-async def test_times_and_deletes_come_in_each_form(emma: Any, sandbox: Sandbox) -> None:
-    """Plain ISO times; DELETE answered by nothing with 200, or by 204."""
+async def test_times_and_deletes_have_each_form(emma: Any, sandbox: Sandbox) -> None:
+    """Plain ISO times; DELETE returns an empty 200 or a 204."""
     state = sandbox.state("emma")
     state.time_form = "iso"
     _, made = await emma("POST", "", TYPE)
@@ -152,8 +152,8 @@ async def test_times_and_deletes_come_in_each_form(emma: Any, sandbox: Sandbox) 
     assert await emma("DELETE", f"/{made['touchpoint_type_id']}") == (204, None)
 
 
-async def test_a_strange_account_is_another_403(sandbox: Sandbox, connect: Open) -> None:
-    """The 403 of a wrong account does not speak of a rate limit."""
+async def test_wrong_account_is_another_403(sandbox: Sandbox, connect: Open) -> None:
+    """The 403 of a wrong account does not mention a rate limit."""
     session = await connect("emma")
     async with session.get("1/touchpoints") as response:
         assert response.status == 403

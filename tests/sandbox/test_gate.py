@@ -1,4 +1,4 @@
-"""The limits over HTTP, and the faults on order."""
+"""The limits over HTTP, and injected faults."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ async def answers(session: aiohttp.ClientSession, path: str, count: int) -> list
 
 
 @pytest.mark.virtual_time
-async def test_intouch_lets_two_in_any_second(connect: Open) -> None:
-    """Two go in, the third is a 429 without Retry-After; one second later two more go in."""
+async def test_intouch_accepts_two_in_any_second(connect: Open) -> None:
+    """The third is a 429 without Retry-After; one second later two more are accepted."""
     session = await connect("intouch")
     assert await answers(session, "tags", 2) == [200, 200]
     await asyncio.sleep(0.9)
@@ -42,8 +42,8 @@ async def test_intouch_lets_two_in_any_second(connect: Open) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_totango_counts_by_the_minute_and_tells(connect: Open) -> None:
-    """100 a minute of the clock; each answer tells limit, rest and seconds to the reset."""
+async def test_totango_counts_by_clock_minute(connect: Open) -> None:
+    """100 per minute; each response has limit, remaining calls and seconds to the reset."""
     session = await connect("totango")
     await asyncio.sleep(60 - asyncio.get_running_loop().time() % 60 + 50)
     async with session.get("api/v3/activity-types/") as response:
@@ -61,7 +61,7 @@ async def test_totango_counts_by_the_minute_and_tells(connect: Open) -> None:
 
 @pytest.mark.virtual_time
 async def test_intempt_refills_a_bucket_of_ten(connect: Open) -> None:
-    """Ten at once, then one each tenth of a second; the 429 tells how long to wait."""
+    """Ten at once, then one each tenth of a second; the 429 has the wait."""
     session = await connect("intempt")
     assert await answers(session, "", 11) == [200] * 10 + [429]
     async with session.get("") as response:
@@ -71,8 +71,8 @@ async def test_intempt_refills_a_bucket_of_ten(connect: Open) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_emma_says_403_beyond_180_a_minute(sandbox: Sandbox, connect: Open) -> None:
-    """The 181st within a minute is a 403 whose text says Rate Limit Exceeded."""
+async def test_emma_returns_403_beyond_180_a_minute(sandbox: Sandbox, connect: Open) -> None:
+    """The 181st within a minute is a 403 with the text Rate Limit Exceeded."""
     session = await connect("emma")
     path = f"{sandbox.environ['EMMA_ACCOUNT_ID']}/touchpoints"
     assert await answers(session, path, 180) == [200] * 180
@@ -86,18 +86,16 @@ async def test_emma_says_403_beyond_180_a_minute(sandbox: Sandbox, connect: Open
 
 
 @pytest.mark.virtual_time
-async def test_digital_onboarding_counts_by_client_not_by_token(
-    sandbox: Sandbox, connect: Open
-) -> None:
-    """Ten at once for all the tokens of a client together; tokens themselves are not counted."""
+async def test_digital_onboarding_counts_by_client(sandbox: Sandbox, connect: Open) -> None:
+    """Ten at once for all tokens of a client together; token requests are not counted."""
     first, second = [await connect("digital_onboarding") for _ in range(2)]
     assert await answers(first, "v1/templates", 6) == [200] * 6
     assert await answers(second, "v1/templates", 6) == [200] * 4 + [429] * 2
     assert sandbox.state("digital_onboarding").token_requests == 2
 
 
-async def test_a_status_replaces_the_answer_and_the_work(sandbox: Sandbox, connect: Open) -> None:
-    """A 503 on order answers instead of the vendor, which does nothing; the next call is served."""
+async def test_status_fault_replaces_the_work(sandbox: Sandbox, connect: Open) -> None:
+    """An injected 503 replaces the vendor's work; the next call is served."""
     session = await connect("intouch")
     sandbox.fail("intouch", status(503, "busy", {"Retry-After": "7"}))
     async with session.post("tags", json={"name": "x"}) as response:
@@ -109,10 +107,10 @@ async def test_a_status_replaces_the_answer_and_the_work(sandbox: Sandbox, conne
 
 
 @pytest.mark.parametrize("committed", [False, True])
-async def test_a_drop_is_silent_on_whether_it_worked(
+async def test_drop_fault_hides_whether_the_work_was_done(
     sandbox: Sandbox, connect: Open, *, committed: bool
 ) -> None:
-    """The client sees the same broken connection, the work done or not as ordered."""
+    """The client sees the same broken connection, with the work done or not, as selected."""
     session = await connect("intouch")
     sandbox.fail("intouch", drop(committed=committed))
     with pytest.raises(aiohttp.ServerDisconnectedError):
@@ -121,8 +119,8 @@ async def test_a_drop_is_silent_on_whether_it_worked(
     assert sandbox.requests("intouch")[-1].status is None
 
 
-async def test_a_cut_sends_half_a_body(sandbox: Sandbox, connect: Open) -> None:
-    """Status and length arrive, half the body does not; the work was done."""
+async def test_cut_fault_sends_half_a_body(sandbox: Sandbox, connect: Open) -> None:
+    """Status, length and half of the body arrive; the work was done."""
     session = await connect("intouch")
     sandbox.fail("intouch", cut())
     async with session.post("tags", json={"name": "x"}) as response:
@@ -133,8 +131,8 @@ async def test_a_cut_sends_half_a_body(sandbox: Sandbox, connect: Open) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_cut_meets_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """Who has left before half of the answer is sent is no error of the server's."""
+async def test_cut_fault_survives_a_client_that_left(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that leaves before the cut causes no error in the server."""
     async with Sandbox(latency=(1.0, 0.0)) as sandbox:
         sandbox.fail("emma", cut())
         login = basic(sandbox.environ["EMMA_PUBLIC_KEY"], sandbox.environ["EMMA_PRIVATE_KEY"])
@@ -148,8 +146,8 @@ async def test_a_cut_meets_nobody(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_delayed_call_has_been_served(sandbox: Sandbox, connect: Open) -> None:
-    """A client that gives up on a slow answer finds its work done."""
+async def test_delay_fault_does_the_work(sandbox: Sandbox, connect: Open) -> None:
+    """A client that times out finds its work done."""
     session = await connect("intouch")
     sandbox.fail("intouch", delay(30))
     with pytest.raises(TimeoutError):
@@ -158,8 +156,8 @@ async def test_a_delayed_call_has_been_served(sandbox: Sandbox, connect: Open) -
     assert len(sandbox.state("intouch").tags) == 1
 
 
-async def test_a_page_of_html_says_200(sandbox: Sandbox, connect: Open) -> None:
-    """The captive portal: 200, text/html, and no JSON."""
+async def test_html_fault_returns_200(sandbox: Sandbox, connect: Open) -> None:
+    """A captive portal: 200, text/html, and no JSON."""
     session = await connect("intouch")
     sandbox.fail("intouch", html())
     async with session.get("tags") as response:
@@ -167,8 +165,8 @@ async def test_a_page_of_html_says_200(sandbox: Sandbox, connect: Open) -> None:
         assert (await response.read()).startswith(b"<!DOCTYPE html>")
 
 
-async def test_a_redirect_points_where_it_is_told(sandbox: Sandbox, connect: Open) -> None:
-    """Status and Location are those ordered."""
+async def test_redirect_fault_has_the_given_location(sandbox: Sandbox, connect: Open) -> None:
+    """Status and Location are the injected ones."""
     session = await connect("intouch")
     sandbox.fail("intouch", redirect("https://elsewhere.example/", 307))
     async with session.get("tags", allow_redirects=False) as response:
@@ -178,8 +176,8 @@ async def test_a_redirect_points_where_it_is_told(sandbox: Sandbox, connect: Ope
         )
 
 
-async def test_faults_pick_their_calls(sandbox: Sandbox, connect: Open) -> None:
-    """A match is a text of method and path or a function; `times` counts; `heal` ends."""
+async def test_faults_match_calls(sandbox: Sandbox, connect: Open) -> None:
+    """A match is a text in method and path, or a function; `times` counts; `heal` ends."""
     session = await connect("totango")
     sandbox.fail("totango", status(500), times=2, match="GET /api/v3")
     sandbox.fail("totango", status(502), times=None, match=lambda call: "account_id" in call.query)
@@ -190,8 +188,8 @@ async def test_faults_pick_their_calls(sandbox: Sandbox, connect: Open) -> None:
     assert await answers(session, "api/v2/events/?account_id=1", 1) == [200]
 
 
-async def test_a_fault_waits_for_a_call_that_is_let_in(sandbox: Sandbox, connect: Open) -> None:
-    """A call beyond the limit is a 429 and leaves the fault for the next one."""
+async def test_fault_waits_for_an_accepted_call(sandbox: Sandbox, connect: Open) -> None:
+    """A call beyond the limit is a 429 and leaves the fault for the next call."""
     session, stranger = await connect("intouch"), await connect("intouch", {"x-api-key": "no"})
     assert await answers(session, "tags", 2) == [200, 200]
     sandbox.fail("intouch", status(500))
@@ -201,8 +199,8 @@ async def test_a_fault_waits_for_a_call_that_is_let_in(sandbox: Sandbox, connect
     assert await answers(await connect("intouch", other), "tags", 1) == [500]
 
 
-def test_a_fault_for_no_call_is_a_mistake() -> None:
-    """`times` below one is refused where it is ordered."""
+def test_fault_rejects_times_below_one() -> None:
+    """The error is raised where the fault is injected."""
     from asyncclients.sandbox.faults import Faults
 
     with pytest.raises(ValueError, match="times is 0"):

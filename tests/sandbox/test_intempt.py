@@ -1,4 +1,4 @@
-"""The pretend Intempt and its storage against the manual, over HTTP with plain aiohttp."""
+"""The mock Intempt and its storage against the manual, over HTTP with plain aiohttp."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ async def put(url: str, data: Any, headers: dict[str, str] | None = None) -> tup
         return response.status, await response.text()
 
 
-async def test_a_row_lives_its_life(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
-    """Insert 201 and empty, list, get, delete answers the item, then 404."""
+async def test_row_lifecycle(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """Insert with an empty 201, list, get, delete that returns the item, then 404."""
     path = data_path(sandbox)
     assert await read(intempt.post(path, json=BOOKING)) == (201, None)
     _, listed = await read(intempt.get(path))
@@ -74,8 +74,10 @@ async def test_a_row_lives_its_life(sandbox: Sandbox, intempt: aiohttp.ClientSes
     assert (await read(intempt.get(f"{path}/{item['id']}")))[0] == 404
 
 
-async def test_the_primary_key_decides(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
-    """The same key overwrites and keeps the id; strange fields vanish."""
+async def test_primary_key_identifies_a_row(
+    sandbox: Sandbox, intempt: aiohttp.ClientSession
+) -> None:
+    """The same key overwrites and keeps the id; unknown fields are dropped."""
     path = data_path(sandbox)
     await read(intempt.post(path, json=BOOKING))
     before = dict(sandbox.state("intempt").collections["bookings"].items)
@@ -89,7 +91,7 @@ async def test_the_primary_key_decides(sandbox: Sandbox, intempt: aiohttp.Client
 async def test_row_without_primary_key_is_stored_each_time(
     sandbox: Sandbox, intempt: aiohttp.ClientSession, row: dict[str, Any]
 ) -> None:
-    """The manual does not say that it is refused, so a repeated insert is two items."""
+    """The manual does not mention a rejection, so a repeated insert is two items."""
     for _ in range(2):
         assert (await read(intempt.post(data_path(sandbox), json=row)))[0] == 201
     items = [*sandbox.state("intempt").collections["bookings"].items.values()]
@@ -100,7 +102,7 @@ async def test_row_without_primary_key_is_stored_each_time(
 async def test_samples_of_the_manual_are_accepted(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:
-    """JSON that curl calls a form, as in the manual's samples, is inserted with 201."""
+    """JSON sent as a form, as in the manual's curl samples, is inserted with 201."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     row = b'{"visitorId":"194jso4nfja-fanjs-1584","identifier":"yaroslav@intempt.com"}'
     path = data_path(sandbox, "profile")
@@ -108,10 +110,10 @@ async def test_samples_of_the_manual_are_accepted(
     assert len(sandbox.state("intempt").collections["profile"].items) == 1
 
 
-async def test_many_rows_into_many_collections(
+async def test_batch_inserts_all_rows_or_none(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:
-    """All rows of a call are stored, or, with one bad among them, none."""
+    """All rows of a call are stored, or none if one is invalid."""
     state = sandbox.state("intempt")
     path = f"v1/{state.org}/sources/{state.source_id}/data"
     body = {"bookings": [BOOKING], "profile": [{"visitorId": "a"}, {"visitorId": "b"}]}
@@ -128,10 +130,10 @@ async def test_many_rows_into_many_collections(
     assert (await read(intempt.post(f"v1/{state.org}/sources/1/data", json=body)))[0] == 404
 
 
-async def test_lists_and_inserts_come_in_each_form(
+async def test_lists_and_inserts_have_each_form(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:
-    """An empty HAL list has no `_embedded`; arrays, ids as text and replies with the item exist."""
+    """HAL lists without `_embedded` if empty, arrays, ids as text, responses with the item."""
     state, path = sandbox.state("intempt"), data_path(sandbox)
     assert (await read(intempt.get(path)))[1].keys() == {"_links"}
     state.insert_reply, state.ids_as_text = "item", True
@@ -143,8 +145,8 @@ async def test_lists_and_inserts_come_in_each_form(
     assert await read(intempt.get(f"{path}/{item['id']}")) == (200, [item])
 
 
-async def test_a_file_becomes_rows(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
-    """307 to the storage; what is PUT there, with its length, lands in the collection."""
+async def test_uploaded_file_becomes_rows(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """307 to the storage; a PUT there, with its length, reaches the collection."""
     url = await link(intempt, data_path(sandbox))
     assert url.startswith(sandbox.url("storage"))
     assert await put(url, CSV) == (200, "")
@@ -156,10 +158,10 @@ async def test_a_file_becomes_rows(sandbox: Sandbox, intempt: aiohttp.ClientSess
     assert list(sandbox.state("storage").objects.values()) == [CSV]
 
 
-async def test_an_upload_link_is_asked_for_without_a_body(
+async def test_upload_link_request_has_no_body(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:
-    """CSV sent to the API itself is a 400; another media type than JSON and CSV a 415."""
+    """CSV sent to the API itself is a 400; a media type besides JSON and CSV a 415."""
     path = data_path(sandbox)
     for media_type, status in (("text/csv", 400), ("text/plain", 415)):
         headers = {"Content-Type": media_type}
@@ -167,7 +169,7 @@ async def test_an_upload_link_is_asked_for_without_a_body(
         assert found[0] == status
 
 
-async def test_storage_takes_one_login_only(
+async def test_storage_rejects_a_second_login(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:
     """An Authorization header beside the presigned URL is a 400 in XML; nothing is stored."""
@@ -178,7 +180,7 @@ async def test_storage_takes_one_login_only(
     assert not sandbox.state("storage").objects
 
 
-async def test_storage_wants_the_length(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+async def test_storage_requires_a_length(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
     """A chunked body is a 501 in XML; nothing is stored."""
     url = await link(intempt, data_path(sandbox))
 
@@ -192,8 +194,8 @@ async def test_storage_wants_the_length(sandbox: Sandbox, intempt: aiohttp.Clien
 
 
 @pytest.mark.virtual_time
-async def test_an_upload_link_expires(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
-    """After its lifetime, and with another signature, the link is a 403."""
+async def test_upload_link_expires(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
+    """After its lifetime, or with another signature, the link is a 403."""
     url = await link(intempt, data_path(sandbox))
     assert (await put(f"{url}0", CSV))[0] == 403
     await asyncio.sleep(901)
@@ -202,10 +204,10 @@ async def test_an_upload_link_expires(sandbox: Sandbox, intempt: aiohttp.ClientS
     assert "expired" in body
 
 
-async def test_file_that_is_no_table_is_noted(
+async def test_file_that_is_no_table_is_accepted(
     sandbox: Sandbox, intempt: aiohttp.ClientSession
 ) -> None:
-    """The storage accepts any bytes; what cannot be read shows in the state alone."""
+    """The storage accepts any bytes; unreadable files are noted in the state only."""
     for file in (b'id,guestId\n"1,2\n', b"\xff\xfe"):
         assert (await put(await link(intempt, data_path(sandbox)), file))[0] == 200
     assert sandbox.state("intempt").unread == ["bookings", "bookings"]
@@ -229,9 +231,7 @@ async def test_users_are_found_by_each_id(sandbox: Sandbox, intempt: aiohttp.Cli
     assert found[0]["matchedEvents"] == ["newtestevent"]
 
 
-async def test_users_are_found_by_what_they_are(
-    sandbox: Sandbox, intempt: aiohttp.ClientSession
-) -> None:
+async def test_users_are_found_by_profile(sandbox: Sandbox, intempt: aiohttp.ClientSession) -> None:
     """`sourceId` with `profile`, a JSON object, finds segmentations; no match is an empty list."""
     state = sandbox.state("intempt")
     path = f"v1/{state.org}/segmentations/latest"
@@ -246,16 +246,16 @@ async def test_users_are_found_by_what_they_are(
 
 
 @pytest.mark.parametrize("query", [{}, {"profileId": "1", "masterId": "1"}])
-async def test_one_id_is_wanted(
+async def test_exactly_one_id_is_required(
     sandbox: Sandbox, intempt: aiohttp.ClientSession, query: dict[str, str]
 ) -> None:
-    """None and both of the ids are a 400."""
+    """Neither or both of the ids are a 400."""
     org = sandbox.state("intempt").org
     assert (await read(intempt.get(f"v1/{org}/events/matches", params=query)))[0] == 400
 
 
-async def test_the_root_tells_of_the_service(sandbox: Sandbox, connect: Open) -> None:
-    """GET / answers without a key; another organization's data is a 403 with one."""
+async def test_root_describes_the_service(sandbox: Sandbox, connect: Open) -> None:
+    """GET / needs no key; another organization's data is a 403 with one."""
     async with aiohttp.request("GET", sandbox.environ["INTEMPT_BASE_URL"]) as response:
         assert (await response.json())["service"] == "metadata"
     session = await connect("intempt")

@@ -1,4 +1,4 @@
-"""The pretend Intouch against its manual, over HTTP with plain aiohttp."""
+"""The mock Intouch against its manual, over HTTP with plain aiohttp."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def ask(
         return response.status, (await response.json() if response.content_length else None)
 
 
-async def test_a_tag_lives_its_life(intouch: aiohttp.ClientSession) -> None:
+async def test_tag_lifecycle(intouch: aiohttp.ClientSession) -> None:
     """Create 201, get, update, delete 204 without body, then 404."""
     status, tag = await ask(intouch, "POST", "tags", {"name": "Satisfaction"})
     assert status == 201
@@ -68,8 +68,8 @@ async def test_a_tag_lives_its_life(intouch: aiohttp.ClientSession) -> None:
     assert (await ask(intouch, "DELETE", path))[0] == 404
 
 
-async def test_ids_and_times_look_like_the_manuals(intouch: aiohttp.ClientSession) -> None:
-    """Ids are UUIDs of version 1, as all samples are; times end in +00:00."""
+async def test_ids_and_times_have_the_form_of_the_manual(intouch: aiohttp.ClientSession) -> None:
+    """Ids are UUIDs of version 1, as in all samples; times end in +00:00."""
     _, tag = await ask(intouch, "POST", "tags", {"name": "x"})
     assert uuid.UUID(tag["uuid"]).version == 1
     assert tag["created_at"].endswith("+00:00")
@@ -104,10 +104,10 @@ async def test_ids_and_times_look_like_the_manuals(intouch: aiohttp.ClientSessio
         (f"external-programs/{PROGRAM}/records", {}, "data"),
     ],
 )
-async def test_a_bad_field_is_named(
+async def test_invalid_field_is_named(
     sandbox: Sandbox, intouch: aiohttp.ClientSession, path: str, body: dict[str, Any], field: str
 ) -> None:
-    """422, with the one bad field and its complaints, and nothing is stored."""
+    """A 422 with the invalid field and its messages; nothing is stored."""
     if path == "hierarchies":
         body = {"parent_uuid": sandbox.state("intouch").root_uuid, **body}
     status, told = await ask(intouch, "POST", path, body)
@@ -123,7 +123,7 @@ async def test_a_bad_field_is_named(
     ("body", "media_type"),
     [(b"{", "application/json"), (b"[]", "application/json"), (b"name=x", "text/plain")],
 )
-async def test_a_body_that_is_no_json_object_is_a_400(
+async def test_body_that_is_no_json_object_is_a_400(
     intouch: aiohttp.ClientSession, body: bytes, media_type: str
 ) -> None:
     """Broken JSON, an array, and another media type are bad requests."""
@@ -132,22 +132,22 @@ async def test_a_body_that_is_no_json_object_is_a_400(
         assert response.status == 400
 
 
-async def test_the_key_is_asked_for(connect: Open) -> None:
-    """No key: 401 in the manual's words. A wrong key: 403."""
+async def test_key_is_required(connect: Open) -> None:
+    """No key: 401 with the manual's text. A wrong key: 403."""
     without, wrong = await connect("intouch", {}), await connect("intouch", {"X-API-KEY": "ii_x"})
     assert await ask(without, "GET", "tags") == (401, {"message": "Missing Authentication Token"})
     assert (await ask(wrong, "GET", "tags"))[0] == 403
 
 
-async def test_unknown_paths_and_methods(intouch: aiohttp.ClientSession) -> None:
-    """404 for a path that is none, doubled prefix included; 405 for a method that is none."""
+async def test_unknown_path_is_404_and_method_405(intouch: aiohttp.ClientSession) -> None:
+    """A doubled prefix is an unknown path."""
     assert (await ask(intouch, "GET", "tag"))[0] == 404
     assert (await ask(intouch, "GET", "/public/v1/public/v1/tags"))[0] == 404
     assert (await ask(intouch, "PATCH", "tags"))[0] == 405
 
 
-async def test_a_contact_lives_its_life(intouch: aiohttp.ClientSession) -> None:
-    """All fields come back; an update keeps what it does not name; delete frees the email."""
+async def test_contact_lifecycle(intouch: aiohttp.ClientSession) -> None:
+    """All fields come back; an update keeps the fields it omits; delete frees the email."""
     status, contact = await ask(intouch, "POST", "contacts", CONTACT)
     assert status == 201
     assert CONTACT.items() <= contact.items()
@@ -163,8 +163,10 @@ async def test_a_contact_lives_its_life(intouch: aiohttp.ClientSession) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-async def test_a_contact_leaves_and_returns(intouch: aiohttp.ClientSession, method: str) -> None:
-    """Unsubscribe and subscribe, by either method, change the status and answer the contact."""
+async def test_contact_unsubscribes_and_subscribes(
+    intouch: aiohttp.ClientSession, method: str
+) -> None:
+    """By either method, the status changes and the response is the contact."""
     _, contact = await ask(intouch, "POST", "contacts", CONTACT)
     for verb, expected in (("unsubscribe", "unsubscribed"), ("subscribe", "subscribed")):
         status, told = await ask(intouch, method, f"contacts/{contact['uuid']}/{verb}")
@@ -172,8 +174,8 @@ async def test_a_contact_leaves_and_returns(intouch: aiohttp.ClientSession, meth
     assert (await ask(intouch, method, f"contacts/{STRANGER}/subscribe"))[0] == 404
 
 
-async def test_an_email_is_taken_once(intouch: aiohttp.ClientSession) -> None:
-    """A second contact with an email in use, in any case, is a 422; its owner may keep it."""
+async def test_email_is_unique(intouch: aiohttp.ClientSession) -> None:
+    """A second contact with the email, in any case, is a 422; its owner may keep it."""
     _, first = await ask(intouch, "POST", "contacts", CONTACT)
     taken = {"email": "John.Doe@Example.com"}
     status, told = await ask(intouch, "POST", "contacts", taken)
@@ -183,18 +185,16 @@ async def test_an_email_is_taken_once(intouch: aiohttp.ClientSession) -> None:
     assert (await ask(intouch, "PUT", f"contacts/{second['uuid']}", taken))[0] == 422
 
 
-async def test_what_is_empty_reads_as_an_array(intouch: aiohttp.ClientSession) -> None:
-    """`[]` stands where an empty object is meant, as in the manual's samples."""
+async def test_empty_object_is_an_array(intouch: aiohttp.ClientSession) -> None:
+    """`[]` stands for an empty object, as in the manual's samples."""
     _, contact = await ask(intouch, "POST", "contacts", {"email": "a@example.com"})
     assert (contact["custom_fields"], contact["contact_lists"]) == ([], [])
     path = f"external-programs/{PROGRAM}/records"
     assert (await ask(intouch, "POST", path, {"data": {}}))[1]["data"] == []
 
 
-async def test_the_tree_grows_moves_and_is_kept_whole(
-    sandbox: Sandbox, intouch: aiohttp.ClientSession
-) -> None:
-    """Nodes hang below the root, move with their parent, never below themselves."""
+async def test_hierarchy_stays_a_tree(sandbox: Sandbox, intouch: aiohttp.ClientSession) -> None:
+    """Nodes are below the root and move with their parent, never below themselves."""
     root = sandbox.state("intouch").root_uuid
     make = {"name": "District", "type": "generic", "parent_uuid": root}
     status, district = await ask(intouch, "POST", "hierarchies", make)
@@ -216,8 +216,8 @@ async def test_the_tree_grows_moves_and_is_kept_whole(
     assert await ask(intouch, "DELETE", f"hierarchies/{district['uuid']}") == (204, None)
 
 
-async def test_a_record_is_added_and_replaced(intouch: aiohttp.ClientSession) -> None:
-    """`document_id` of the create's `meta` names the record to replace."""
+async def test_record_is_added_and_replaced(intouch: aiohttp.ClientSession) -> None:
+    """`document_id` in the create's `meta` names the record to replace."""
     path = f"external-programs/{PROGRAM}/records"
     status, record = await ask(intouch, "POST", path, {"data": {"book": "The Shining"}})
     assert (status, record["data"]) == (201, {"book": "The Shining"})
@@ -229,10 +229,10 @@ async def test_a_record_is_added_and_replaced(intouch: aiohttp.ClientSession) ->
     assert (await ask(intouch, "PUT", f"{path}/{STRANGER}", body))[0] == 404
 
 
-async def test_pages_are_wrapped_as_the_manual_shows(
+async def test_pages_have_the_form_of_the_manual(
     sandbox: Sandbox, intouch: aiohttp.ClientSession
 ) -> None:
-    """31 tags are a page of 25 and one of 6; beyond them, and with none, from and to are null."""
+    """31 tags are pages of 25 and 6; beyond them, and without any, from and to are null."""
     _, empty = await ask(intouch, "GET", "tags")
     assert (empty["last_page"], empty["total"], empty["from"], empty["data"]) == (1, 0, None, [])
     sandbox.state("intouch").grow(tags=31)
@@ -268,7 +268,7 @@ async def test_pages_are_wrapped_as_the_manual_shows(
         ("hierarchies?sort_by=email", "sort_by"),
     ],
 )
-async def test_a_bad_question_is_a_422(
+async def test_invalid_query_is_a_422(
     intouch: aiohttp.ClientSession, query: str, field: str
 ) -> None:
     """Limits, pages, orders and sort fields outside the manual's are named."""
@@ -277,7 +277,7 @@ async def test_a_bad_question_is_a_422(
 
 
 async def test_lists_sort_and_search(intouch: aiohttp.ClientSession) -> None:
-    """Sorted by any listed field both ways, searched in names, and fresh after a change."""
+    """Sorted by any listed field both ways, searched in names, and current after a change."""
     for name in ("Beta", "Alpha", "Gamma"):
         _, last = await ask(intouch, "POST", "tags", {"name": name})
 
@@ -302,7 +302,7 @@ class CountingTable(Table):
         return super().values()
 
 
-async def test_a_walk_through_many_pages_sorts_once(
+async def test_listing_many_pages_sorts_once(
     sandbox: Sandbox, intouch: aiohttp.ClientSession
 ) -> None:
     """Pages of an unchanged table come from one sorted list; a change makes a new one."""

@@ -33,8 +33,8 @@ def admitted(limit: ServerLimit, arrivals: list[float]) -> list[float]:
 
 
 @given(GAPS)
-def test_a_log_admits_all_that_fits_and_no_more(gaps: list[float]) -> None:
-    """An arrival is let in exactly when fewer than 3 were in the 2 seconds before it."""
+def test_sliding_log_accepts_exactly_the_limit(gaps: list[float]) -> None:
+    """A call is accepted exactly if fewer than 3 were in the 2 seconds before it."""
     let_in = list[float]()
     limit = SlidingLog(3, 2.0)
     for now in instants(gaps):
@@ -44,8 +44,8 @@ def test_a_log_admits_all_that_fits_and_no_more(gaps: list[float]) -> None:
 
 
 @given(GAPS)
-def test_a_log_that_counts_refusals_counts_all(gaps: list[float]) -> None:
-    """With *count_rejected*, all arrivals of the last 2 seconds fill the window."""
+def test_sliding_log_can_count_rejections(gaps: list[float]) -> None:
+    """With *count_rejected*, all calls of the last 2 seconds fill the window."""
     limit, seen = SlidingLog(3, 2.0, count_rejected=True), list[float]()
     for now in instants(gaps):
         assert limit.admit(now) == (sum(now - 2 < then for then in seen) < 3)
@@ -53,8 +53,8 @@ def test_a_log_that_counts_refusals_counts_all(gaps: list[float]) -> None:
 
 
 @given(GAPS, st.integers(0, 15).map(lambda eighths: eighths / 8))
-def test_a_window_admits_its_first_three(gaps: list[float], phase: float) -> None:
-    """In each aligned window the first 3 arrivals are let in, wherever they lie."""
+def test_fixed_window_accepts_its_first_three(gaps: list[float], phase: float) -> None:
+    """In each aligned window the first 3 calls are accepted, at whatever time."""
     arrivals = instants(gaps)
     expected = list[float]()
     for now in arrivals:
@@ -63,15 +63,15 @@ def test_a_window_admits_its_first_three(gaps: list[float], phase: float) -> Non
     assert admitted(FixedWindow(3, 2.0, phase=phase), arrivals) == expected
 
 
-def test_a_window_can_be_straddled() -> None:
-    """Twice the limit fits around the edge of two windows; a log lets in half of it."""
+def test_fixed_window_accepts_twice_its_limit_across_its_edge() -> None:
+    """Twice the limit fits around the edge of two windows; a log accepts half of it."""
     arrivals = [1.875] * 3 + [2.0] * 3
     assert len(admitted(FixedWindow(3, 2.0), arrivals)) == 6
     assert len(admitted(SlidingLog(3, 2.0), arrivals)) == 3
 
 
-def test_a_bucket_holds_its_capacity_and_refills() -> None:
-    """A full bucket of 2, refilled at 4 a second, lets in 2 at once and one each quarter."""
+def test_token_bucket_holds_its_capacity_and_refills() -> None:
+    """A full bucket of 2, refilled at 4 a second, accepts 2 at once and one each quarter."""
     bucket = TokenBucket(4, 1.0, capacity=2)
     assert [bucket.admit(now) for now in (0, 0, 0, 0.25, 0.25, 0.5)] == [
         True,
@@ -84,7 +84,7 @@ def test_a_bucket_holds_its_capacity_and_refills() -> None:
     assert len(admitted(bucket, [10.0] * 5)) == 2
 
 
-def test_two_counters_weigh_the_window_before() -> None:
+def test_two_counters_weigh_the_previous_window() -> None:
     """4 at the end of a window leave room for 1 after a quarter of the next, not before."""
     limit = TwoCounter(4, 8.0)
     assert len(admitted(limit, [7.0] * 5)) == 4
@@ -100,8 +100,8 @@ def all_models() -> list[ServerLimit]:
 
 @pytest.mark.parametrize("number", range(4))
 @given(gaps=GAPS)
-def test_remaining_and_reset_tell_the_truth(number: int, gaps: list[float]) -> None:
-    """What remains is let in and no more; after the reset one is let in, shortly before none."""
+def test_remaining_and_reset_are_exact(number: int, gaps: list[float]) -> None:
+    """The remaining calls are accepted and no more; one is accepted at the reset, none shortly before."""
     first, second = all_models()[number], all_models()[number]
     arrivals = instants(gaps) or [0.0]
     for model in (first, second):

@@ -1,4 +1,4 @@
-"""Paths into routes, as plain values."""
+"""Paths and routes, as plain values."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from asyncclients.sandbox.routing import Route, Router, segments_of
         ("/tags/a%20b", ("tags", "a b")),
     ],
 )
-def test_segments_are_split_before_they_are_decoded(path: str, segments: tuple[str, ...]) -> None:
-    """An encoded slash does not divide; one trailing slash is nothing, a doubled one is."""
+def test_segments_are_split_before_decoding(path: str, segments: tuple[str, ...]) -> None:
+    """An encoded slash does not split; one trailing slash is ignored, a doubled one is not."""
     assert segments_of(path) == segments
 
 
@@ -39,7 +39,7 @@ def _answer(state: object, call: Call) -> Reply:
         ("/b/7", []),
     ],
 )
-def test_routes_match_in_their_order(path: str, ids: list[tuple[str, ...]]) -> None:
+def test_routes_match_in_order(path: str, ids: list[tuple[str, ...]]) -> None:
     """Literals and placeholders match whole segments; an empty one is no id."""
     router = Router([Route("GET", "/a/members", _answer), Route("GET", "/a/{id}", _answer)])
     assert [match.ids for match in router.matches(segments_of(path))] == ids

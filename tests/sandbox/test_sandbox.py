@@ -1,4 +1,4 @@
-"""The sandbox as a whole: where it listens, what it records, how it ends."""
+"""The sandbox as a whole: addresses, records, shutdown."""
 
 from __future__ import annotations
 
@@ -43,28 +43,28 @@ async def statuses(session: aiohttp.ClientSession, path: str, count: int) -> lis
     return found
 
 
-async def test_environ_holds_what_the_clients_read(sandbox: Sandbox) -> None:
-    """The environment has every variable of the contract, and no other."""
+async def test_environ_has_the_variables_of_all_clients(sandbox: Sandbox) -> None:
+    """The environment has every documented variable, and no other."""
     assert sandbox.environ.keys() == CONTRACT
     assert sandbox.environ["INTOUCH_BASE_URL"].startswith("http://127.0.0.1:")
     assert sandbox.environ["INTOUCH_BASE_URL"].endswith("/public/v1/")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
-def test_binds_to_loopback_only(host: str) -> None:
-    """An address that others could reach is refused before anything listens."""
+def test_sandbox_binds_to_loopback_only(host: str) -> None:
+    """An address that other machines could reach is rejected before anything listens."""
     with pytest.raises(ValueError, match="loopback only"):
         Sandbox(host=host)
 
 
-def test_a_quota_for_nobody_is_a_mistake() -> None:
-    """A misspelt vendor in *quotas* is told, with the names there are."""
+def test_quota_of_an_unknown_vendor_is_an_error() -> None:
+    """The error lists the known names."""
     with pytest.raises(ValueError, match=r"intuch.*intouch"):
         Sandbox({"intuch": (1, 1.0)})
 
 
-async def test_the_seed_decides_the_credentials() -> None:
-    """Two sandboxes side by side: same seed, same credentials; other seed, others."""
+async def test_seed_determines_the_credentials() -> None:
+    """Two concurrent sandboxes have the same credentials exactly if they have the same seed."""
     async with Sandbox(seed=7) as one, Sandbox(seed=7) as two, Sandbox(seed=8) as other:
         secret = "INTOUCH_API_KEY"
         assert one.environ[secret] == two.environ[secret] != other.environ[secret]
@@ -86,15 +86,15 @@ def free_port(span: int) -> int:
 
 
 async def test_ports_follow_the_given_one() -> None:
-    """With *port* the vendors listen on it and those after it, storage last."""
+    """With *port*, the vendors listen on it and the following ports, the storage last."""
     port = free_port(6)
     async with Sandbox(port=port) as sandbox:
         assert f":{port}/" in sandbox.url("intouch")
         assert f":{port + 5}/" in sandbox.url("storage")
 
 
-async def test_a_taken_port_leaves_nothing_listening() -> None:
-    """A start that fails at the second port gives the first one back."""
+async def test_failed_start_leaves_nothing_listening() -> None:
+    """A start that fails at the second port releases the first one."""
     port = free_port(6)
     with socket.socket() as taken, socket.socket() as back:
         taken.bind(("127.0.0.1", port + 1))
@@ -103,8 +103,8 @@ async def test_a_taken_port_leaves_nothing_listening() -> None:
         back.bind(("127.0.0.1", port))
 
 
-async def test_records_what_arrived(sandbox: Sandbox, connect: Open) -> None:
-    """A record tells when, what, with which headers and body, for whom, and the answer."""
+async def test_requests_are_recorded(sandbox: Sandbox, connect: Open) -> None:
+    """A record has time, request, headers, body, credential and response."""
     session = await connect("intouch")
     async with session.post("tags?a=1&a=2", json={"name": "x"}) as response:
         assert response.status == 201
@@ -117,7 +117,7 @@ async def test_records_what_arrived(sandbox: Sandbox, connect: Open) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_counts_are_exact_where_the_record_is_bounded() -> None:
+async def test_summary_counts_beyond_the_history() -> None:
     """Only the last *history* requests are kept; the summary counts all of them."""
     async with Sandbox({"intouch": (2, 1.0)}, history=3) as sandbox:
         key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
@@ -135,16 +135,16 @@ async def test_counts_are_exact_where_the_record_is_bounded() -> None:
         assert summary.quota_use == pytest.approx(1.0)
 
 
-async def test_another_credential_has_its_own_quota(sandbox: Sandbox, connect: Open) -> None:
-    """A credential issued later works, and is not held back by the first one's calls."""
+async def test_each_credential_has_its_own_quota(sandbox: Sandbox, connect: Open) -> None:
+    """A credential issued later works and is not limited by the first one's calls."""
     first = await connect("intouch")
     second = await connect("intouch", {"x-api-key": sandbox.issue("intouch")["INTOUCH_API_KEY"]})
     assert await statuses(first, "tags", 3) == [200, 200, 429]
     assert await statuses(second, "tags", 2) == [200, 200]
 
 
-async def test_any_model_of_a_limit_can_stand_in() -> None:
-    """A callable in *quotas* makes the limit; here one that counts what it refuses."""
+async def test_quotas_accept_any_model() -> None:
+    """A callable in *quotas* makes the limit; here one that counts rejections."""
 
     def strict() -> SlidingLog:
         return SlidingLog(1, 60.0, count_rejected=True)
@@ -157,8 +157,8 @@ async def test_any_model_of_a_limit_can_stand_in() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_latency_delays_the_answer_not_the_count() -> None:
-    """Each answer takes the latency asked for; the arrival is counted before it."""
+async def test_latency_delays_the_response_only() -> None:
+    """Each response takes the given latency; the arrival is counted before it."""
     loop = asyncio.get_running_loop()
     async with Sandbox(latency=(0.5, 0.0)) as sandbox:
         key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
@@ -171,7 +171,7 @@ async def test_latency_delays_the_answer_not_the_count() -> None:
 
 @pytest.mark.virtual_time
 async def test_idle_connections_are_closed_after_keepalive() -> None:
-    """A connection idle for less than *keepalive* is used again; one idle for longer is gone."""
+    """A connection idle for less than *keepalive* is used again; after that it is closed."""
     async with Sandbox(keepalive=5.0) as sandbox:
         port = int(sandbox.url("intouch").split(":")[2].split("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -185,8 +185,8 @@ async def test_idle_connections_are_closed_after_keepalive() -> None:
         await writer.wait_closed()
 
 
-async def test_ends_at_once_though_a_call_hangs() -> None:
-    """Leaving ends calls that nobody answers and leaves no task behind."""
+async def test_sandbox_ends_while_a_call_hangs() -> None:
+    """Exit ends unanswered calls and leaves no task behind."""
     async with Sandbox() as sandbox:
         sandbox.fail("intouch", hang())
         key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
@@ -204,10 +204,10 @@ async def test_ends_at_once_though_a_call_hangs() -> None:
 
 
 @pytest.mark.parametrize("vendor", ["intouch", "totango", "intempt", "emma", "digital_onboarding"])
-async def test_a_stranger_is_refused_and_counts_against_nobody(
+async def test_unauthenticated_call_uses_no_quota(
     sandbox: Sandbox, connect: Open, vendor: str
 ) -> None:
-    """Without a credential no vendor answers, and none of its quota is spent."""
+    """Without a credential every vendor rejects the call, and no quota is used."""
     session = await connect(vendor, {})
     async with session.get("v1/x/y") as response:
         assert response.status == 401

@@ -1,4 +1,4 @@
-"""The pretend Totango against its manual, over HTTP with plain aiohttp."""
+"""The mock Totango against its manual, over HTTP with plain aiohttp."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def events(totango: aiohttp.ClientSession, account: str) -> Any:
 
 
 @pytest.mark.parametrize("form", [False, True])
-async def test_a_touchpoint_lives_its_life(totango: aiohttp.ClientSession, *, form: bool) -> None:
-    """Create tells the note's id alone; update and delete take the event's id from the list."""
+async def test_touchpoint_lifecycle(totango: aiohttp.ClientSession, *, form: bool) -> None:
+    """Create returns the note's id only; update and delete need the event's id from the list."""
 
     def send(method: str, path: str, body: dict[str, str]) -> Any:
         if form:
@@ -60,9 +60,7 @@ async def test_a_touchpoint_lives_its_life(totango: aiohttp.ClientSession, *, fo
     assert (await read(send("DELETE", f"{PATH}{note_id}", {"event_id": event["id"]})))[0] == 404
 
 
-async def test_a_form_carries_lists_and_numbers(
-    sandbox: Sandbox, totango: aiohttp.ClientSession
-) -> None:
+async def test_form_has_lists_and_numbers(sandbox: Sandbox, totango: aiohttp.ClientSession) -> None:
     """Bracketed indexes make a list, `create_date` a number, `disable_sync` a flag."""
     state = sandbox.state("totango")
     tags = list(state.touchpoint_tags)[:2]
@@ -101,7 +99,7 @@ async def test_a_form_carries_lists_and_numbers(
         {"subject": 5},
     ],
 )
-async def test_a_bad_field_is_a_400(
+async def test_invalid_field_is_a_400(
     sandbox: Sandbox, totango: aiohttp.ClientSession, bad: dict[str, object]
 ) -> None:
     """The message names the field, and nothing is stored."""
@@ -111,8 +109,8 @@ async def test_a_bad_field_is_a_400(
     assert not sandbox.state("totango").touchpoints
 
 
-async def test_a_delete_wants_the_right_event(totango: aiohttp.ClientSession) -> None:
-    """DELETE without `event_id`, or with that of another touchpoint, is a 400 and deletes nothing."""
+async def test_delete_needs_the_right_event(totango: aiohttp.ClientSession) -> None:
+    """DELETE without `event_id`, or with that of another touchpoint, is a 400."""
     ids = [(await read(totango.post(PATH, json=NOTE)))[1]["note"]["id"] for _ in range(2)]
     other = (await events(totango, "0000"))[1]["id"]
     for body in ({}, {"event_id": other}):
@@ -120,10 +118,8 @@ async def test_a_delete_wants_the_right_event(totango: aiohttp.ClientSession) ->
     assert len(await events(totango, "0000")) == 2
 
 
-async def test_events_are_of_one_account_and_many_kinds(
-    sandbox: Sandbox, totango: aiohttp.ClientSession
-) -> None:
-    """Notes stand beside tasks and alerts; other accounts' stay out; no account is a 400."""
+async def test_events_are_of_one_account(sandbox: Sandbox, totango: aiohttp.ClientSession) -> None:
+    """Notes are listed with tasks and alerts; no account is a 400."""
     sandbox.state("totango").other_events["1"] = [{"id": "a", "type": "task"}]
     await read(totango.post(PATH, json={**NOTE, "account_id": "1"}))
     await read(totango.post(PATH, json={**NOTE, "account_id": "2"}))
@@ -131,7 +127,7 @@ async def test_events_are_of_one_account_and_many_kinds(
     assert (await read(totango.get("api/v2/events/")))[0] == 400
 
 
-async def test_accounts_can_be_limited_to_those_that_exist(
+async def test_unknown_account_is_a_400_if_accounts_are_set(
     sandbox: Sandbox, totango: aiohttp.ClientSession
 ) -> None:
     """With `accounts` set, a touchpoint on another account is a 400."""
@@ -140,10 +136,8 @@ async def test_accounts_can_be_limited_to_those_that_exist(
     assert (await read(totango.post(PATH, json={**NOTE, "account_id": "1"})))[0] == 200
 
 
-async def test_names_come_in_each_form_on_order(
-    sandbox: Sandbox, totango: aiohttp.ClientSession
-) -> None:
-    """Types and tags: an array of objects, a map of names as the manual says, a map of objects."""
+async def test_names_have_each_form(sandbox: Sandbox, totango: aiohttp.ClientSession) -> None:
+    """Types and tags: an array of objects, a map of names as in the manual, a map of objects."""
     state = sandbox.state("totango")
     for path, names in (
         ("api/v3/touchpoint-types/", state.touchpoint_types),
@@ -159,17 +153,17 @@ async def test_names_come_in_each_form_on_order(
         assert await read(totango.get(path)) == (200, objects)
 
 
-async def test_a_create_can_tell_the_id_as_text(
+async def test_create_can_return_the_id_as_text(
     sandbox: Sandbox, totango: aiohttp.ClientSession
 ) -> None:
-    """`create_form` "flat" answers `note_id` as text on the top level."""
+    """`create_form` "flat" returns `note_id` as text at the top level."""
     sandbox.state("totango").create_form = "flat"
     _, created = await read(totango.post(PATH, json=NOTE))
     assert created == {"note_id": str(next(iter(sandbox.state("totango").touchpoints)))}
 
 
 async def test_flows_are_keyed_by_id(totango: aiohttp.ClientSession) -> None:
-    """Activity types are an object, a disabled flow among them."""
+    """Activity types are an object, including a disabled flow."""
     status, flows = await read(totango.get("api/v3/activity-types/"))
     assert status == 200
     assert all(flow["activity_type_id"] == key for key, flow in flows.items())
