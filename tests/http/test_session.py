@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from typing import Any
@@ -19,7 +20,7 @@ BODY = b"x" * 300_000
 async def test_session_reads_at_most_64_kib(
     encrypted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without TLS; a large body arrives complete."""
+    """With and without TLS; on each loop a large body arrives complete."""
     authority = CA()
     served, trusted = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("127.0.0.1").configure_cert(served)  # pyright: ignore[reportUnknownMemberType]
@@ -29,13 +30,14 @@ async def test_session_reads_at_most_64_kib(
         asked = _watch(monkeypatch, server.url)
         async with session.get(server.url, ssl=trusted) as reply:
             assert await reply.read() == BODY
-    reads = asked[encrypted:]  # TLS makes one more while it shakes hands
-    assert reads
-    assert max(reads) <= 2**16
+    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):  # uvloop reads in C
+        reads = asked[encrypted:]  # the TLS handshake makes one more
+        assert reads
+        assert max(reads) <= 2**16
 
 
 def _watch(monkeypatch: pytest.MonkeyPatch, url: str) -> list[int]:
-    """How much each read of a client of *url* asks for from now on."""
+    """Record the sizes that reads of clients of *url* request from now on."""
     port = int(url.rstrip("/").rsplit(":", 1)[1])
     asked: list[int] = []
     receive, decrypt = socket.socket.recv, ssl.SSLObject.read
