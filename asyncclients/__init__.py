@@ -63,9 +63,9 @@ if TYPE_CHECKING:
     from asyncclients.core.endpoint import Options
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.retry import RetryPolicy
-    from asyncclients.limits.priority import Priority
-    from asyncclients.limits.quota import Quota
     from asyncclients.middleware import quota_middleware
+    from asyncclients.ratelimit.priority import Priority
+    from asyncclients.ratelimit.quota import Quota
     from asyncclients.vendors.digital_onboarding import DigitalOnboardingClient
     from asyncclients.vendors.emma import EmmaClient
     from asyncclients.vendors.intempt import IntemptClient
@@ -77,8 +77,8 @@ __version__ = "0.1.0"
 _LAZY = {
     "CapturedResponse": "asyncclients.core.capture",
     "Options": "asyncclients.core.endpoint",
-    "Priority": "asyncclients.limits.priority",
-    "Quota": "asyncclients.limits.quota",
+    "Priority": "asyncclients.ratelimit.priority",
+    "Quota": "asyncclients.ratelimit.quota",
     "RetryPolicy": "asyncclients.core.retry",
     "SessionPool": "asyncclients.core.pool",
     "capture_responses": "asyncclients.core.capture",

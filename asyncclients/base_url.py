@@ -12,7 +12,7 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 
 
-def guarded(url: str | Secret | None) -> str | Secret | None:
+def wrap_userinfo(url: str | Secret | None) -> str | Secret | None:
     """*url*, wrapped where it may hold user info, which a traceback would show."""
     return Secret(url) if isinstance(url, str) and "@" in url else url
 

@@ -19,17 +19,17 @@ from inspect import iscoroutine, iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Literal
 
 from asyncclients.arguments import shown
-from asyncclients.core.endpoint import current_lane
-from asyncclients.core.events import tell_foreign
-from asyncclients.core.silence import never_sent
+from asyncclients.core.endpoint import current_call_context
+from asyncclients.core.events import emit_external_usage
+from asyncclients.core.transport_errors import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
-from asyncclients.limits.eviction import Eviction
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota, check_quotas
-from asyncclients.limits.ratelimit_headers import read_signal
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.eviction import IdleSweep
+from asyncclients.ratelimit.headers import parse_rate_limit_headers
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota, check_quotas
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 
 if TYPE_CHECKING:
     import aiohttp
@@ -81,31 +81,33 @@ class QuotaMiddleware:
         self._admission: Literal["adaptive", "exact"] = admission
         self._schedulers: dict[Hashable, Scheduler] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._eviction: Eviction | None = None
+        self._eviction: IdleSweep | None = None
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
     ) -> aiohttp.ClientResponse:
         scheduler = self._scheduler(request)
-        lane = current_lane()
+        lane = current_call_context()
         priority = self._priority(request)
         if type(priority) is not Priority:
             raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
-        ticket = Ticket(priority, lane.flow if lane else None)
-        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        ticket = PermitRequest(priority, lane.flow if lane else None)
+        permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
         try:
             response = await handler(request)
         except BaseException as failure:
             if never_sent(failure):
-                scheduler.returned(permit)
+                scheduler.cancel(permit)
             else:
-                scheduler.lost(permit)
+                scheduler.on_no_response(permit)
             raise
         else:
-            scheduler.answered(permit, read_signal(response.status, response.headers))
+            scheduler.on_response(
+                permit, parse_rate_limit_headers(response.status, response.headers)
+            )
             return response
         finally:
-            scheduler.finished()
+            scheduler.on_done()
 
     def _scheduler(self, request: aiohttp.ClientRequest) -> Scheduler:
         loop = asyncio.get_running_loop()
@@ -126,12 +128,12 @@ class QuotaMiddleware:
                 raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
             limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
             # By its quotas: the scope's key may hold a credential, which is not for the log.
-            limiter.foreign.watch = partial(
-                tell_foreign, (), f"quota_middleware {self._names()}", ""
+            limiter.external.on_change = partial(
+                emit_external_usage, (), f"quota_middleware {self._names()}", ""
             )
             found = self._schedulers[key] = Scheduler(limiter, loop)
             if self._eviction is None:
-                self._eviction = Eviction(loop, self._evict)
+                self._eviction = IdleSweep(loop, self._evict)
             self._eviction.watch(max(quota.period for quota in self._quotas))
         return found
 
@@ -171,5 +173,5 @@ def _origin(request: aiohttp.ClientRequest) -> Hashable:
 
 
 def _lane_priority(request: aiohttp.ClientRequest) -> Priority:  # noqa: ARG001
-    lane = current_lane()
+    lane = current_call_context()
     return Priority.INTERACTIVE if lane is None else lane.priority

@@ -23,7 +23,7 @@ MOST_EMPTY = 1000
 """Empty pages in a row after which a server is taken to announce pages for ever."""
 
 
-class Spoiled(msgspec.Struct, frozen=True, kw_only=True):
+class InvalidItem(msgspec.Struct, frozen=True, kw_only=True):
     """Items that are not what their document says.
 
     Attributes:
@@ -55,7 +55,7 @@ class Page(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     number: int
     total: int | None = None
     last: bool = False
-    spoiled: Sequence[Spoiled] = ()
+    spoiled: Sequence[InvalidItem] = ()
 
 
 class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):

@@ -21,7 +21,7 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-CUT = "[credential]"
+REDACTED = "[credential]"
 _SHORTEST_TO_CUT = 4
 _SLOW = 100_000
 """Rounds of the slow fingerprint: a few hundredths of a second."""
@@ -135,14 +135,14 @@ _ENCODERS: tuple[Callable[[str], str], ...] = (
 )
 
 
-def cut(text: str, secrets: Iterable[Secret], *, more: bool = False) -> str:
+def redact(text: str, secrets: Iterable[Secret], *, more: bool = False) -> str:
     """*text* without any of *secrets*, in whatever form servers echo what they were sent.
 
     Where there is *more* of the text, its end may be the start of a credential: cut as well.
     """
     forms = [form for secret in secrets for form in _forms(secret)]
     for form in forms:
-        text = text.replace(form.reveal(), CUT)
+        text = text.replace(form.reveal(), REDACTED)
     if more:
         text = text.rstrip("\ufffd")
         for form in forms:

@@ -161,7 +161,7 @@ async def ours(connection: Connection, base_url: str, pages: int) -> None:
 
         async def pull_ours(folder: Path) -> int:
             to, state = folder / "b.jsonl", folder / "pull.db"
-            report = await pull(client.contacts.list(), to, state=state, ahead=AHEAD)
+            report = await pull(client.contacts.list(), to, state=state, prefetch=AHEAD)
             assert report.total == pages * PAGE
             return report.done
 

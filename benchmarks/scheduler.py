@@ -32,9 +32,9 @@ from typing import Any
 from harness import compare, exit_code, parser, save
 
 from asyncclients import Quota
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 
 WAITERS = 100_000
 SCOPES = 10_000
@@ -57,15 +57,15 @@ def scheduler(quota: Quota) -> Scheduler:
 async def alone(rounds: int = 60, calls: int = 1000) -> float:
     """Return the microseconds of one permit, from acquire to done."""
     queue = scheduler(Quota(10_000_000, 1.0))
-    ticket = Ticket()
+    ticket = PermitRequest()
     best = float("inf")
     for _ in range(rounds):
         started = time.perf_counter()
         for _ in range(calls):
-            permit = queue.try_take(ticket)
+            permit = queue.try_acquire(ticket)
             assert permit is not None
-            queue.answered(permit, None)
-            queue.finished()
+            queue.on_response(permit, None)
+            queue.on_done()
         best = min(best, time.perf_counter() - started)
     return best / calls * 1e6
 
@@ -80,7 +80,7 @@ async def _weigh(queue: Scheduler | None, count: int) -> float:
             futures.append(future := loop.create_future())
             await future
         else:
-            await queue.take(Ticket())
+            await queue.acquire(PermitRequest())
 
     gc.collect()
     tracemalloc.start()
@@ -98,23 +98,23 @@ async def _weigh(queue: Scheduler | None, count: int) -> float:
 async def waiter_bytes(count: int) -> float:
     """Return the bytes of one more waiter, beyond those of its task."""
     queue = scheduler(Quota(1, 3600.0))
-    queue.try_take(Ticket())
+    queue.try_acquire(PermitRequest())
     own = await _weigh(None, count)
     return await _weigh(queue, count) - own
 
 
 async def stall(queue: Scheduler, waiters: int) -> float:
     """Return the longest turn of the loop, in ms, while the crowd gets its permits."""
-    while (permit := queue.try_take(Ticket())) is not None:
-        queue.answered(permit, None)
-        queue.finished()
+    while (permit := queue.try_acquire(PermitRequest())) is not None:
+        queue.on_response(permit, None)
+        queue.on_done()
 
-    ticket = Ticket()
+    ticket = PermitRequest()
 
     async def wait() -> None:
-        permit = await queue.take(ticket)
-        queue.answered(permit, None)
-        queue.finished()
+        permit = await queue.acquire(ticket)
+        queue.on_response(permit, None)
+        queue.on_done()
 
     return await _longest_turn(wait, lambda: None, waiters)
 

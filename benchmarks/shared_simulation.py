@@ -23,17 +23,17 @@ from random import Random
 
 from harness import parser, save
 
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.simulator import LATENCIES
-from asyncclients.stores.claim import Claim
-from asyncclients.stores.line import Line
-from asyncclients.stores.terms import Terms
+from asyncclients.stores.protocol import LeaseRequest
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.config import StoreConfig
 from asyncclients.testing.clock import run_virtual
 from tests.support.shared_quota import MemoryLedgers
 
@@ -41,7 +41,7 @@ NETWORK = LATENCIES["fast"]
 WAITERS = 2
 """Calls that wait at any time on each worker of a backlog."""
 FULL = 10_000
-Record = list[tuple[str, Claim, int]]
+Record = list[tuple[str, LeaseRequest, int]]
 """Keys and their claims, with the store's times."""
 
 
@@ -60,16 +60,16 @@ class Crowd:
         self._schedulers: dict[tuple[int, int], Scheduler] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def _line(self, name: int, scopes: int) -> Line:
-        terms = Terms(
-            me=f"w{name}",
-            store="memory",
+    def _line(self, name: int, scopes: int) -> StoreSession:
+        terms = StoreConfig(
+            process=f"w{name}",
+            display_name="memory",
             when_down="safe_share",
             lease=0.1,
             timeout=0.5,
-            cold=False,
+            assume_spent=False,
         )
-        line = Line(self.store, terms)
+        line = StoreSession(self.store, terms)
         line._crowd.scopes = scopes  # with all keys, not only the simulated ones
         return line
 
@@ -84,15 +84,15 @@ class Crowd:
 
     async def call(self, worker: int, key: int, priority: Priority) -> None:
         scheduler = self.scheduler(worker, key)
-        ticket = Ticket(priority)
-        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        ticket = PermitRequest(priority)
+        permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
         there, worked, back = NETWORK.draw(self.random, 0.5)
         await asyncio.sleep(there)
         admitted = self.vendor[key].admit(asyncio.get_running_loop().time())
         self.answers[admitted] += 1
         await asyncio.sleep(worked + back)
-        scheduler.answered(permit, None if admitted else Signal(refused=True))
-        scheduler.finished()
+        scheduler.on_response(permit, None if admitted else RateLimitInfo(is_rate_limited=True))
+        scheduler.on_done()
 
     async def backlog(self, worker: int, key: int) -> None:
         await asyncio.sleep(self.random.random() * min(1.0, self.quota.period))

@@ -22,12 +22,12 @@ from pathlib import Path
 import msgspec
 import shared_simulation
 
-from asyncclients.limits.quota import Quota
-from asyncclients.stores.claim import Claim, PacedQuota
-from asyncclients.stores.redis import RedisLedgers
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
+from asyncclients.stores.redis import RedisBackend
 from asyncclients.stores.redis_client import connector
-from asyncclients.stores.script import SCRIPT, keys
-from asyncclients.stores.sqlite import FileLedgers
+from asyncclients.stores.script import keys, load_script
+from asyncclients.stores.sqlite import SqliteBackend
 from asyncclients.testing.clock import run_virtual
 from tests.support.valkey_server import Server, connect
 
@@ -43,36 +43,36 @@ def cpu(server: Server) -> float:
     return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
 
 
-def claim(me: str, number: int, slots: int, limit: int = 1000, period: int = 100_000) -> Claim:
+def claim(me: str, number: int, slots: int, limit: int = 1000, period: int = 100_000) -> LeaseRequest:
     """Return a claim that asks for *slots* and settles as many of the previous ones."""
     settled = range(max(1, number - slots), number)
-    return Claim(
-        me=me,
+    return LeaseRequest(
+        process=me,
         epoch="",
-        fresh="bench",
-        returns=False,
-        cold=False,
-        quotas=(PacedQuota(limit=limit, period=period, interval=1, burst=float(limit)),),
-        settled=tuple((each, 90_000) for each in settled),
-        renewed=(),
-        freed=(),
+        new_epoch="bench",
+        recovering=False,
+        assume_spent=False,
+        quotas=(QuotaSpec(limit=limit, period=period, interval=1, burst=float(limit)),),
+        arrived=tuple((each, 90_000) for each in settled),
+        in_flight=(),
+        released=(),
         first=number,
-        wanted=slots,
+        count=slots,
         priority=1,
-        admitted=slots,
-        refused=0,
+        accepted=slots,
+        rejected=0,
         pause=0,
-        beat=False,
-        leave=False,
+        heartbeat=False,
+        goodbye=False,
         idle=False,
-        held=(0, 0),
-        due=1_000_000,
+        share_held=(0, 0),
+        heartbeat_due=1_000_000,
         lease=25_000,
         grace=150_000,
-        live=3_000_000,
-        poll=10_000,
-        spent=0,
-        notice=0,
+        ttl=3_000_000,
+        min_retry=10_000,
+        recovery_hold=0,
+        detection_time=0,
     )
 
 
@@ -85,13 +85,13 @@ async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
 
     async def process(name: str) -> None:
         nonlocal granted
-        backend = RedisLedgers(connector(server.url)(), "bench", "bench")
+        backend = RedisBackend(connector(server.url)(), "bench", "bench")
         for turn in range(claims // concurrency):
             asked = claim(name, 1 + turn * slots, slots)
             begun = time.perf_counter()
-            grant = await backend.exchange(f"key-{name}", asked)
+            grant = await backend.apply(f"key-{name}", asked)
             took.append(time.perf_counter() - begun)
-            granted += len(grant.opens)
+            granted += len(grant.opens_in)
         await backend.aclose()
 
     used = cpu(server)
@@ -110,7 +110,7 @@ async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
 
 def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
     """Measure one row: Valkey runs the claims of the simulated processes."""
-    record: list[tuple[str, Claim, int]] = []
+    record: list[tuple[str, LeaseRequest, int]] = []
     run_virtual(
         shared_simulation.run(quota, keys_of_it, 1000, spread, seconds=seconds, record=record)
     )
@@ -119,8 +119,8 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
     server.start()
     granted = 0
     with connect(server.url) as client:
-        assert _TIME in SCRIPT
-        name = client.script_load(SCRIPT.replace(_TIME, "local now = tonumber(ARGV[2])"))
+        assert _TIME in load_script()
+        name = client.script_load(load_script().replace(_TIME, "local now = tonumber(ARGV[2])"))
         used = cpu(server)
         for first in range(0, len(work), _BATCH):
             batch = client.pipeline(transaction=False)
@@ -143,12 +143,12 @@ async def in_a_file(limit: int, claims: int) -> Row:
     """Measure one row: a file whose log is full with *limit* calls."""
     took: list[float] = []
     with tempfile.TemporaryDirectory() as directory:
-        ledgers = FileLedgers(Path(directory) / "limits.db")
-        await ledgers.exchange("key", claim("p", 1, limit, limit, 3_600_000_000))
+        ledgers = SqliteBackend(Path(directory) / "limits.db")
+        await ledgers.apply("key", claim("p", 1, limit, limit, 3_600_000_000))
         used = time.process_time()
         for turn in range(claims):
             begun = time.perf_counter()
-            await ledgers.exchange("key", claim("p", limit + 1 + turn, 1, limit, 3_600_000_000))
+            await ledgers.apply("key", claim("p", limit + 1 + turn, 1, limit, 3_600_000_000))
             took.append(time.perf_counter() - begun)
         used = time.process_time() - used
         await ledgers.aclose()

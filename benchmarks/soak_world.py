@@ -28,8 +28,8 @@ from asyncclients import (
 )
 from asyncclients.backfill import Report, pull, push
 from asyncclients.sandbox import Sandbox, cut, delay, drop, status
-from asyncclients.stores.line import Line
-from asyncclients.stores.terms import Terms
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.config import StoreConfig
 from asyncclients.vendors.digital_onboarding import NewContact
 from asyncclients.vendors.intouch import NewContact as Person
 from tests.support.shared_quota import MemoryLedgers
@@ -62,18 +62,18 @@ class Store(MemoryLedgers):
         super().__init__(is_recording=False)
         self.restarts = self.sessions = 0
 
-    def open(self, *, cold: bool) -> Line:
+    def open(self, *, cold: bool) -> StoreSession:
         """Open a session for one pool."""
         self.sessions += 1
-        terms = Terms(
-            me=f"program-{self.sessions}",
-            store="memory",
+        terms = StoreConfig(
+            process=f"program-{self.sessions}",
+            display_name="memory",
             when_down="safe_share",
             lease=0.1,
             timeout=self.timeout,
-            cold=cold,
+            assume_spent=cold,
         )
-        return Line(self, terms)
+        return StoreSession(self, terms)
 
     async def restart(self, seconds: float) -> None:
         """Be down for *seconds*, then come back empty."""

@@ -75,13 +75,13 @@ def _table(vendor: str) -> Iterator[str]:
             endpoint.method,
             _code(endpoint.path or "/"),
             _retried(endpoint),
-            "yes" if endpoint.printed else "no",
+            "yes" if endpoint.documented else "no",
         )
         yield f"| {' | '.join(cells)} |"
 
 
 def _retried(endpoint: Endpoint[Any]) -> str:
-    why = endpoint.why or (_BY_METHOD.get(endpoint.method, "") if endpoint.idempotent else "")
+    why = endpoint.idempotency_note or (_BY_METHOD.get(endpoint.method, "") if endpoint.idempotent else "")
     return ("yes" if endpoint.idempotent else "no") + (f": {why}" if why else "")
 
 

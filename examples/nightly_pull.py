@@ -19,7 +19,7 @@ async def main() -> Report:
         report = await pull(
             contacts, "contacts.parquet", state="contacts.db", progress=log_progress
         )
-    for problem in report.unproved:
+    for problem in report.unverified:
         log.warning("not verified: %s", problem)
     log.info("%d contacts, %.1f %% of the quota", report.done, 100 * report.quota_use)
     return report

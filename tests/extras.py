@@ -18,7 +18,7 @@ from typing import Any
 
 from asyncclients import AsyncClientsError, IntouchClient, Quota, SessionPool
 from asyncclients.backfill import Report, pull
-from asyncclients.backfill.steps import Destination
+from asyncclients.backfill.steps import PushTarget
 from asyncclients.sandbox import Sandbox
 from asyncclients.simulator import draw_image, simulate
 from asyncclients.vendors.intouch import NewHierarchy
@@ -128,7 +128,7 @@ async def _pushed(url: str) -> Report:
 
     async with Sandbox({"intouch": (1000, 1.0)}) as sandbox, SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
-        to = Destination(target=intouch.hierarchies.create, row_type=NewHierarchy)
+        to = PushTarget(target=intouch.hierarchies.create, row_type=NewHierarchy)
         root = sandbox.state("intouch").root_uuid
         rows = [
             {"client_code": code, "name": code, "type": "generic", "parent_uuid": root}

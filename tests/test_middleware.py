@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
-from asyncclients.core.endpoint import lane
+from asyncclients.core.endpoint import call_context
 from asyncclients.sandbox import Sandbox
 from tests.support.byte_server import Connection, answers, byte_server, hangs_up, http
 
@@ -117,7 +117,7 @@ async def test_background_requests_wait_for_interactive_ones(told_by: str) -> No
                 order.append(name)
 
             await get("first")
-            with lane(Priority.BACKGROUND if told_by == "lane" else Priority.INTERACTIVE):
+            with call_context(Priority.BACKGROUND if told_by == "lane" else Priority.INTERACTIVE):
                 jobs = [asyncio.create_task(get("job")) for _ in range(3)]
             await asyncio.sleep(0)
             web = [asyncio.create_task(get("web")) for _ in range(3)]

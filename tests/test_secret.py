@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.secret import CUT, Environment, Secret, cut
+from asyncclients.secret import REDACTED, Environment, Secret, redact
 from tests.support.leaks import CANARY, leaks
 
 
@@ -87,8 +87,8 @@ ECHOES: dict[str, Callable[[str], str]] = {
 def test_redact_finds_every_encoding(echo: str, secret: str) -> None:
     """However a vendor writes the credential, only the mark is left."""
     said = f"bad key: {ECHOES[echo](secret)} (end)"
-    left = cut(said, [Secret("other-secret"), Secret(secret)])
-    assert CUT in left
+    left = redact(said, [Secret("other-secret"), Secret(secret)])
+    assert REDACTED in left
     for form in ECHOES.values():
         assert form(secret).strip('{}"') not in left
 
@@ -99,17 +99,17 @@ OTHER = st.text(alphabet=st.characters(exclude_categories=["Lu", "Cs"]), max_siz
 @given(st.text(alphabet=st.characters(categories=["Lu"]), min_size=4), OTHER, OTHER)
 def test_redact_leaves_no_plain_secret(secret: str, before: str, after: str) -> None:
     """Whatever surrounds it, the mark replaces the credential."""
-    assert cut(before + secret + after, [Secret(secret)]) == before + CUT + after
+    assert redact(before + secret + after, [Secret(secret)]) == before + REDACTED + after
 
 
 def test_redact_ignores_short_values() -> None:
     """Three characters or fewer occur in every text and are no credential."""
-    assert cut("a user abc", [Secret("abc"), Secret("")]) == "a user abc"
+    assert redact("a user abc", [Secret("abc"), Secret("")]) == "a user abc"
 
 
 @given(st.integers(1, 200))
 def test_redact_removes_a_truncated_secret(end: int) -> None:
     """A piece of a credential at the end of a truncated text is removed as well."""
     text = "ab " + CANARY * 10
-    left = cut(text[: 3 + end], [Secret(CANARY)], more=True)
-    assert left == "ab " + CUT * (end // len(CANARY))
+    left = redact(text[: 3 + end], [Secret(CANARY)], more=True)
+    assert left == "ab " + REDACTED * (end // len(CANARY))

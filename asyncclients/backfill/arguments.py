@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from asyncclients.errors import ConfigurationError
+
+
+def check_names(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
+    """Raise `ConfigurationError` if there are *misspelt* keywords, with those that *function* takes."""
+    names = ", ".join(misspelt)
+    if names:
+        known = inspect.signature(function).parameters.values()
+        keywords = (each.name for each in known if each.kind is each.KEYWORD_ONLY)
+        raise _wrong(
+            f"{function.__name__} has no argument {names}", f"It takes {', '.join(keywords)}"
+        )
 
 
 def check_whole(name: str, value: Any, least: int) -> None:
@@ -33,19 +44,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def check_delivery(concurrency: int, batch: int | None, max_failed: float, patience: float) -> None:
+def check_delivery(
+    concurrency: int, batch: int | None, max_failed: float, max_outage: float
+) -> None:
     """Raise `ConfigurationError` if an option of a push is out of range."""
     check_whole("concurrency", concurrency, 1)
     if batch is not None:
         check_whole("batch", batch, 0)
     check_share("max_failed", max_failed)
-    check_seconds("patience", patience)
+    check_seconds("max_outage", max_outage)
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raise `ConfigurationError` unless *value* is True, False or None."""
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(f"{name} must be True, False or None, not {value!r}")
+def check_flags(**flags: Any) -> None:
+    """Raise `ConfigurationError` unless each of *flags* is True, False or None."""
+    for name, value in flags.items():
+        if value is not None and not isinstance(value, bool):
+            raise _wrong(f"{name} must be True, False or None, not {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

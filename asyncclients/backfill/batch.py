@@ -28,31 +28,31 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from asyncclients.backfill.dead_letters import describe
 from asyncclients.backfill.encoding import encode_row
-from asyncclients.backfill.failures import describe
 from asyncclients.backfill.sources import Row
 from asyncclients.errors import StateError, StateInUseError
 
-Fate = Literal["sent", "done", "failed", "unknown", "skipped"]
+RowStatus = Literal["sent", "done", "failed", "unknown", "skipped"]
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class RowRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the book says about one row.
 
     Attributes:
-        fate: what has become of it; `sent` while its answer is awaited.
+        status: what has become of it; `sent` while its answer is awaited.
         line: where it begins in the input.
         row: its content as JSON; kept for rows that may have to be looked at.
         reason: why it is failed or unknown, else empty.
     """
 
-    fate: Fate
+    status: RowStatus
     line: int
     row: bytes | None = None
     reason: str = ""
 
 
-class Standing(NamedTuple):
+class BatchStatus(NamedTuple):
     """Where a batch stands when a run begins it.
 
     Attributes:
@@ -64,14 +64,14 @@ class Standing(NamedTuple):
     done: int
 
 
-class Book(Protocol):
+class SharedRowLog(Protocol):
     """The entries of one job, open for one run of one batch."""
 
-    async def begin(self, numbers: Collection[int]) -> Standing:
+    async def begin(self, numbers: Collection[int]) -> BatchStatus:
         """Turn other runs' `sent` among the rows *numbers* into `unknown`; say what is left."""
         ...
 
-    async def write(self, entries: Mapping[int, Entry | None]) -> Collection[int]:
+    async def write(self, entries: Mapping[int, RowRecord | None]) -> Collection[int]:
         """Write *entries*, None to delete; return those that another run has, left as they are.
 
         All in one transaction; returns when it is kept for good, and outlasts a
@@ -80,12 +80,12 @@ class Book(Protocol):
         ...
 
 
-class BatchRecords:
+class BatchRowLog:
     """The `Records` of one run of one batch: entries are written one transaction at a time."""
 
-    def __init__(self, book: Book, done: int = 0) -> None:
+    def __init__(self, book: SharedRowLog, done: int = 0) -> None:
         self._book = book
-        self._news: dict[int, Entry | None] = {}
+        self._news: dict[int, RowRecord | None] = {}
         self._next: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._written = self._next
         self._writing: asyncio.Task[None] | None = None
@@ -97,7 +97,7 @@ class BatchRecords:
         """Rows of the job that were carried out, as far as this run knows."""
         return self._done
 
-    async def sending(self, rows: Iterable[Row]) -> None:
+    async def record_intent(self, rows: Iterable[Row]) -> None:
         """Return when the book says that *rows* go out now, by this run.
 
         Raises:
@@ -113,28 +113,28 @@ class BatchRecords:
                 advice="Nothing to do: each row is sent by one of them",
             )
 
-    def unsent(self, rows: Iterable[Row]) -> None:
+    def mark_pending(self, rows: Iterable[Row]) -> None:
         """*rows* were certainly not carried out; they are pending again."""
         for row in rows:
             self._note(row.number, None)
 
-    def complete(self, rows: Sequence[Row]) -> None:
+    def mark_done(self, rows: Sequence[Row]) -> None:
         """*rows* were carried out."""
         self._done += len(rows)
         for row in rows:
             self._note(row.number, _entry(row, "done"))
 
-    def skip(self, rows: Sequence[Row]) -> None:
+    def mark_skipped(self, rows: Sequence[Row]) -> None:
         """There is nothing to send for *rows*."""
         for row in rows:
             self._note(row.number, _entry(row, "skipped"))
 
-    def fail(self, row: Row, failure: BaseException) -> None:
+    def mark_failed(self, row: Row, failure: BaseException) -> None:
         """*row* was refused."""
         reason = msgspec.json.encode(describe(row, failure)).decode()
         self._note(row.number, _entry(row, "failed", reason, keep=True))
 
-    def doubt(self, rows: Sequence[Row], reason: str) -> None:
+    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
         """*rows* may or may not have been carried out."""
         for row in rows:
             self._note(row.number, _entry(row, "unknown", reason, keep=True))
@@ -148,7 +148,7 @@ class BatchRecords:
         elif self._writing is not None:
             await asyncio.shield(self._writing)
 
-    def _note(self, number: int, entry: Entry | None) -> None:
+    def _note(self, number: int, entry: RowRecord | None) -> None:
         self._news[number] = entry
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write())
@@ -176,6 +176,6 @@ class BatchRecords:
         self._next = writing.get_loop().create_future()
 
 
-def _entry(row: Row, fate: Fate, reason: str = "", *, keep: bool = False) -> Entry:
+def _entry(row: Row, fate: RowStatus, reason: str = "", *, keep: bool = False) -> RowRecord:
     kept = encode_row(row.data) if keep else None
-    return Entry(fate=fate, line=row.line, row=kept, reason=reason)
+    return RowRecord(status=fate, line=row.line, row=kept, reason=reason)

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from asyncclients.backfill.failures import Failure, Failures, Mark
+from asyncclients.backfill.dead_letters import DeadLetter, DeadLetterFile, Mark
 from asyncclients.backfill.journal import Changes, Journal, Statement
-from asyncclients.backfill.seen import Seen, short, without
+from asyncclients.backfill.seen_keys import SeenKeys, digest, drop_at
 from asyncclients.errors import BackfillStoppedError, DecodeError
 from asyncclients.paging import Page
 
@@ -28,7 +28,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each checkpoint replaces.
 
     Attributes:
-        walk: 1 for the first reading of the list, 2 for the second.
+        pass_number: 1 for the first reading of the list, 2 for the second.
         page: the last page that is in the sink; 0 for none.
         position: where the sink was then.
         done: items in the sink.
@@ -36,14 +36,14 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         failed: items that nobody can read, in the file of failures.
         failures: how much of that file is accounted for.
         total: items there are, as the vendor last said.
-        shrank: the vendor's total went down during this walk.
-        keyed: the items have ids; None before the first item.
+        total_shrank: the vendor's total went down during this walk.
+        has_keys: the items have ids; None before the first item.
         read: the list was read to its end.
         complete: the sink is finished as well.
-        unproved: see `Report`.
+        unverified: see `Report`.
     """
 
-    walk: int = 1
+    pass_number: int = 1
     page: int = 0
     position: Any = None
     done: int = 0
@@ -51,22 +51,22 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     failed: int = 0
     failures: Mark = Mark()
     total: int | None = None
-    shrank: bool = False
-    keyed: bool | None = None
+    total_shrank: bool = False
+    has_keys: bool | None = None
     read: bool = False
     complete: bool = False
-    unproved: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
 
     @property
     def is_missing_some(self) -> bool:
         """Items may be there that were not seen."""
         found = self.done + self.failed
-        return self.shrank or (self.total is not None and found < self.total)
+        return self.total_shrank or (self.total is not None and found < self.total)
 
     def doubts(self) -> tuple[str, ...]:
         """In words, what could not be proved about a list that was read to its end."""
         doubts: list[str] = []
-        if self.keyed is False:
+        if self.has_keys is False:
             doubts.append(_NO_ID)
         found = self.done + self.failed
         if self.failed:
@@ -78,7 +78,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         elif found > self.total:
             gone = found - self.total
             doubts.append(f"{gone} of the {found} items were deleted while the list was read")
-        if self.shrank:
+        if self.total_shrank:
             doubts.append("the list shrank while it was read: an item may have been hidden")
         return tuple(doubts)
 
@@ -89,10 +89,10 @@ class Checkpoint:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.state = PullState()
-        self.seen = Seen()
+        self.seen = SeenKeys()
         self._news: list[bytes] = []
         self._next = Changes(())
-        self._failures = Failures(journal.path)
+        self._failures = DeadLetterFile(journal.path)
 
     @classmethod
     async def load(cls, journal: Journal) -> Checkpoint:
@@ -106,13 +106,13 @@ class Checkpoint:
             await journal.run(checkpoint._failures.begin)
         mark = checkpoint.state.failures
         await journal.run(partial(checkpoint._failures.resume, mark, drop=True))
-        journal.feed(checkpoint._hand_over)
+        journal.set_source(checkpoint._hand_over)
         return checkpoint
 
     def note(self, names: Sequence[str]) -> list[int]:
         """Note the items with *names*, a line each; the places of those that were there already."""
         again = self.seen.add(names)
-        if news := without(names, again):
+        if news := drop_at(names, again):
             # As bytes at once: texts that outlive their page are dear to the memory.
             self._news.append("\n".join(news).encode(errors="surrogatepass"))
         return again
@@ -132,7 +132,7 @@ class Checkpoint:
         # A page that is lost whole is told by its number: a gateway says the same for each.
         where = b"" if page.items else b" %d" % page.number
         # Items without an id are noted by their text: these have names of their own.
-        names = [short(b"failed " + spoiled.raw + where) for spoiled in page.spoiled]
+        names = [digest(b"failed " + spoiled.raw + where) for spoiled in page.spoiled]
         new = [name not in self.seen for name in names]
         failed = state.failed + sum(each.items for each in compress(page.spoiled, new))
         found = state.done + failed
@@ -146,7 +146,7 @@ class Checkpoint:
         self.note(names)
         for place, spoiled in compress(enumerate(page.spoiled, 1), new):
             self._failures.add(
-                Failure(
+                DeadLetter(
                     line=page.number,
                     number=place,
                     row=spoiled.raw.decode("utf-8", "backslashreplace"),

@@ -40,14 +40,16 @@ async def in_thread(work: Callable[..., T], *arguments: Any, executor: Executor 
     A cancellation meanwhile is raised once the thread is done.
     """
     loop = asyncio.get_running_loop()
-    outcome = await completed(loop.run_in_executor(executor, outcome_of, work, *arguments))
+    outcome = await finish_before_cancel(
+        loop.run_in_executor(executor, outcome_of, work, *arguments)
+    )
     if outcome.error is not None:
         raise outcome.error
     result: T = outcome.result
     return result
 
 
-async def completed(work: Awaitable[T]) -> T:
+async def finish_before_cancel(work: Awaitable[T]) -> T:
     """The result of *work*; a cancellation meanwhile is raised once that is over."""
     future = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

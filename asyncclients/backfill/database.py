@@ -80,7 +80,7 @@ def mark_log(database: sqlite3.Connection) -> None:
 
 
 def _write_mark(database: sqlite3.Connection, mark: str) -> None:
-    value = sealed([b'"%s"' % mark.encode()])
+    value = with_checksum([b'"%s"' % mark.encode()])
     database.execute("INSERT OR REPLACE INTO job VALUES ('wal', ?)", value)
 
 
@@ -178,12 +178,12 @@ def unusable(path: Path, failure: Exception) -> StateError:
 _SIZE = 4
 
 
-def sealed(row: Sequence[Any]) -> list[Any]:
+def with_checksum(row: Sequence[Any]) -> list[Any]:
     """*row* with its blobs sealed."""
     return [_digest(value) + value if isinstance(value, bytes) else value for value in row]
 
 
-def unsealed(row: Sequence[Any]) -> tuple[Any, ...]:
+def verify(row: Sequence[Any]) -> tuple[Any, ...]:
     """*row* as it was before it was `sealed`.
 
     Raises:
@@ -221,4 +221,4 @@ def read_value(database: sqlite3.Connection, name: str, cls: type[T]) -> T | Non
 
 def select(database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
     """The rows that *sql* selects; an error if one was damaged."""
-    return [unsealed(row) for row in database.execute(sql, parameters)]
+    return [verify(row) for row in database.execute(sql, parameters)]

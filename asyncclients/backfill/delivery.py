@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import msgspec
 
-from asyncclients.backfill.meter import Meter
-from asyncclients.backfill.outage import Attempt, ForbiddenRows, Outage
-from asyncclients.backfill.records import Records
-from asyncclients.backfill.shape import Shape
+from asyncclients.backfill.circuit_breaker import Attempt, CircuitBreaker, ForbiddenRows
+from asyncclients.backfill.request_counter import RequestCounter
+from asyncclients.backfill.row_log import RowLog
+from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.sources import Row
-from asyncclients.backfill.verdict import Verdict, judge, proves_access
-from asyncclients.core.endpoint import Sending, endpoint_of, lane
+from asyncclients.backfill.verdict import RowOutcome, classify_error, proves_access
+from asyncclients.core.endpoint import OutgoingRequest, call_context, endpoint_of
 from asyncclients.errors import BackfillStoppedError, ClientClosedError, ForbiddenError, error_text
-from asyncclients.limits.priority import Priority
+from asyncclients.ratelimit.priority import Priority
 
 _TRIES = 3
 """Tries of one call, each as often as the client repeats it, while other calls succeed."""
@@ -29,18 +29,18 @@ _TRIES = 3
 _JUDGED_FROM = 50
 """Rows after which the share of failed ones is looked at."""
 
-Parcel = tuple[Row, Any]
+PreparedRow = tuple[Row, Any]
 """A row, and what is sent for it."""
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How a push delivers.
 
     Attributes:
         target: the coroutine function that is called.
         batch: rows a call, as one list; 0 for one row a call, as itself.
         announces: its requests tell when they leave, as those of our clients do.
-        repeatable: whether a call may be repeated; None to learn it from its request.
+        idempotent: whether a call may be repeated; None to learn it from its request.
         flow: whose turn the calls take.
         max_failed: share of failed rows above which the run stops.
     """
@@ -48,7 +48,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     target: Callable[[Any], Awaitable[Any]]
     batch: int
     announces: bool
-    repeatable: bool | None
+    idempotent: bool | None
     flow: str
     max_failed: float
 
@@ -67,15 +67,15 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         own = False if idempotent is None else idempotent
         return cls(
             target=target,
-            batch=(endpoint.batch if endpoint else 0) if batch is None else batch,
+            batch=(endpoint.max_batch_size if endpoint else 0) if batch is None else batch,
             announces=endpoint is not None,
-            repeatable=idempotent if endpoint is not None else own,
+            idempotent=idempotent if endpoint is not None else own,
             flow=flow,
             max_failed=max_failed,
         )
 
 
-class Flight:
+class SendGuard:
     """The `Watch` of one call after another.
 
     A request that must not be repeated leaves only after it is on the disk that
@@ -87,19 +87,19 @@ class Flight:
         stopping: whether the run is to send nothing more.
     """
 
-    __slots__ = ("_ledger", "_meter", "_out", "_rows", "_stopping", "_told", "repeatable")
+    __slots__ = ("_ledger", "_meter", "_out", "_rows", "_stopping", "_told", "idempotent")
 
     def __init__(
-        self, ledger: Records, meter: Meter, told: bool | None, stopping: Callable[[], bool]
+        self, ledger: RowLog, meter: RequestCounter, told: bool | None, stopping: Callable[[], bool]
     ) -> None:
         self._ledger, self._meter, self._told = ledger, meter, told
         self._stopping = stopping
-        self.board(())
+        self.assign(())
 
-    def board(self, rows: Sequence[Row]) -> None:
+    def assign(self, rows: Sequence[Row]) -> None:
         """The next call has *rows*; none between two calls."""
         self._rows = rows
-        self.repeatable = self._told
+        self.idempotent = self._told
         self._out = 0
 
     @property
@@ -107,41 +107,41 @@ class Flight:
         """A request has left that was not refused by rate: it may have been carried out."""
         return self._out > 0
 
-    async def sending(self, request: Sending) -> None:
+    async def before_send(self, request: OutgoingRequest) -> None:
         """Note that *request* goes out now; only then return."""
         if self._stopping():
             raise CancelledError
-        if self.repeatable is None:
-            self.repeatable = request.idempotent
-        if not (self._out or self.repeatable):
-            await self._ledger.sending(self._rows)
+        if self.idempotent is None:
+            self.idempotent = request.idempotent
+        if not (self._out or self.idempotent):
+            await self._ledger.record_intent(self._rows)
         self._out += 1
-        self._meter.sending(request)
+        self._meter.before_send(request)
 
-    async def leave(self) -> None:
+    async def drop(self) -> None:
         """The rows go out now, nobody tells how."""
-        if not self.repeatable:
-            await self._ledger.sending(self._rows)
+        if not self.idempotent:
+            await self._ledger.record_intent(self._rows)
         self._out += 1
 
-    def refused(self) -> None:
+    def on_rate_limited(self) -> None:
         """The last request was refused by rate."""
-        self._meter.refused()
+        self._meter.on_rate_limited()
         self._out -= 1
         if not self.sent:
-            self._ledger.unsent(self._rows)
+            self._ledger.mark_pending(self._rows)
 
 
 @runtime_checkable
-class Partial(Protocol):
+class PartialResult(Protocol):
     """The answer to a batch that can tell which rows it leaves out."""
 
-    def missing(self, sent: list[Any], /) -> list[Any]:
+    def unacknowledged(self, sent: list[Any], /) -> list[Any]:
         """Those of *sent*, the very objects, that were not answered for."""
         ...
 
 
-class _Trouble(NamedTuple):
+class _Retry(NamedTuple):
     """A call whose rows are still to do; *refused*: not as they are."""
 
     error: BaseException
@@ -153,13 +153,18 @@ class Delivery:
     """Brings rows to the vendor and notes in the ledger what became of them."""
 
     def __init__(
-        self, terms: Terms, shape: Shape, ledger: Records, meter: Meter, outage: Outage
+        self,
+        terms: DeliveryOptions,
+        shape: RowConverter,
+        ledger: RowLog,
+        meter: RequestCounter,
+        outage: CircuitBreaker,
     ) -> None:
         self._terms, self._shape = terms, shape
         self._ledger, self._meter, self._outage = ledger, meter, outage
         self._tried = self._failed = 0
         self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
-        self.flights: dict[Task[Any] | None, Flight] = {}
+        self.flights: dict[Task[Any] | None, SendGuard] = {}
         self.stopping = False
         self.called = False
 
@@ -176,25 +181,25 @@ class Delivery:
         if parcels:
             await self.parcels(parcels)
 
-    def _parcel(self, row: Row, *, lax: bool) -> Parcel | None:
+    def _parcel(self, row: Row, *, lax: bool) -> PreparedRow | None:
         failure: Exception
-        if row.complaint:
-            self._fail(row, ValueError(row.complaint))
+        if row.error:
+            self._fail(row, ValueError(row.error))
             return None
         try:
-            value = self._shape.make(row.data, lax=lax)
+            value = self._shape.convert(row.data, lax=lax)
         except Exception as bad:  # noqa: BLE001 - the user's map may raise anything
             failure = bad
         else:
             if value is not None:
                 return row, value
-            self._ledger.skip([row])
+            self._ledger.mark_skipped([row])
             return None
         self._fail(row, failure)
         return None
 
     def _fail(self, row: Row, failure: BaseException) -> None:
-        self._ledger.fail(row, failure)
+        self._ledger.mark_failed(row, failure)
         self._tried += 1
         self._failed += 1
         if self._tried < _JUDGED_FROM or self._failed <= self._terms.max_failed * self._tried:
@@ -209,30 +214,30 @@ class Delivery:
     # --- Calls ------------------------------------------------------------------------
 
     @contextmanager
-    def aboard(self) -> Generator[None]:
+    def tracked(self) -> Generator[None]:
         """Deliver inside the block, one call after another."""
         flight = self._flight()
-        with lane(Priority.BACKGROUND, self._terms.flow, flight):
+        with call_context(Priority.BACKGROUND, self._terms.flow, flight):
             try:
                 yield
             finally:
                 self.flights.pop(current_task(), None)
 
-    def _flight(self) -> Flight:
-        repeatable = self._terms.repeatable
-        flight = Flight(self._ledger, self._meter, repeatable, self._is_stopping)
+    def _flight(self) -> SendGuard:
+        repeatable = self._terms.idempotent
+        flight = SendGuard(self._ledger, self._meter, repeatable, self._is_stopping)
         self.flights[current_task()] = flight
         return flight
 
-    async def parcels(self, parcels: Sequence[Parcel], since: int | None = None) -> None:
+    async def parcels(self, parcels: Sequence[PreparedRow], since: int | None = None) -> None:
         """Deliver *parcels* in one call, or in parts where the vendor refuses them together.
 
         *since* is how many calls had succeeded when it was first refused.
         """
         outage, tries = self._outage, 0
         while True:
-            if outage.is_away:
-                async with outage.turn():
+            if outage.is_open:
+                async with outage.guard():
                     trouble = await self._call(parcels)
             else:
                 trouble = await self._call(parcels)
@@ -243,7 +248,7 @@ class Delivery:
             tries += outage.successes > since
             if trouble.refused or tries >= _TRIES:
                 break
-            await outage.pause(tries + 1)
+            await outage.backoff(tries + 1)
         if len(parcels) == 1:
             self._give_up(parcels[0][0], trouble)
             return
@@ -251,7 +256,7 @@ class Delivery:
         await self.parcels(parcels[:middle], since)
         await self.parcels(parcels[middle:], since)
 
-    def _give_up(self, row: Row, trouble: _Trouble) -> None:
+    def _give_up(self, row: Row, trouble: _Retry) -> None:
         error = trouble.error
         if isinstance(error, ForbiddenError):
             self._forbidden.add(trouble.attempt, row, error, done=self._ledger.done > 0)
@@ -272,13 +277,13 @@ class Delivery:
         for row, error in self._forbidden.succeeded(attempt):
             self._fail(row, error)
 
-    async def _call(self, parcels: Sequence[Parcel]) -> _Trouble | None:
+    async def _call(self, parcels: Sequence[PreparedRow]) -> _Retry | None:
         """Call the target once; None where its rows are settled now."""
         terms = self._terms
         rows = [row for row, _ in parcels]
         argument = [value for _, value in parcels] if terms.batch else parcels[0][1]
         flight = self.flights[current_task()] if terms.announces else self._flight()
-        flight.board(rows)
+        flight.assign(rows)
         self.called, attempt = True, self._forbidden.begin()
         try:
             if terms.announces:
@@ -291,12 +296,12 @@ class Delivery:
                 refused = self._judge(error, flight, rows)
                 if refused and proves_access(error):
                     self._succeeded(attempt)
-                return None if refused is None else _Trouble(error, refused, attempt)
+                return None if refused is None else _Retry(error, refused, attempt)
             self._settle_interrupted(flight, rows)
             raise
         finally:
-            flight.board(())
-        self._outage.succeeded()
+            flight.assign(())
+        self._outage.on_success()
         self._settle(parcels, missing)
         self._succeeded(attempt)
         return None
@@ -307,53 +312,53 @@ class Delivery:
         cancelled = isinstance(error, CancelledError) and not self.stopping
         return cancelled and task is not None and not task.cancelling()
 
-    async def _call_unannounced(self, argument: Any, flight: Flight) -> Any:
+    async def _call_unannounced(self, argument: Any, flight: SendGuard) -> Any:
         """Call the user's own function. What it leaves running does not speak for later rows."""
-        await flight.leave()
-        with lane(Priority.BACKGROUND, self._terms.flow, flight):
+        await flight.drop()
+        with call_context(Priority.BACKGROUND, self._terms.flow, flight):
             return await self._terms.target(argument)
 
-    def _settle(self, parcels: Sequence[Parcel], missing: Collection[int]) -> None:
+    def _settle(self, parcels: Sequence[PreparedRow], missing: Collection[int]) -> None:
         """Note that *parcels* were carried out, except those whose values have the ids *missing*."""
         done = [row for row, value in parcels if id(value) not in missing]
         self._tried += len(done)
-        self._ledger.complete(done)
+        self._ledger.mark_done(done)
         for row, value in parcels:
             if id(value) in missing:
                 self._fail(row, ValueError("the vendor answered for its batch and not for it"))
 
-    def _judge(self, error: BaseException, flight: Flight, rows: Sequence[Row]) -> bool | None:
+    def _judge(self, error: BaseException, flight: SendGuard, rows: Sequence[Row]) -> bool | None:
         """Whether *rows* are refused as they are; None where they are settled now."""
-        verdict = judge(error, sent=flight.sent, repeatable=bool(flight.repeatable))
-        if verdict is Verdict.STOP:
+        verdict = classify_error(error, sent=flight.sent, idempotent=bool(flight.idempotent))
+        if verdict is RowOutcome.STOP:
             if isinstance(error, ClientClosedError):
                 self._settle_interrupted(flight, rows)
-            self._ledger.unsent(rows)
+            self._ledger.mark_pending(rows)
             raise error
-        if verdict is Verdict.UNKNOWN:
-            self._outage.failed(error)
+        if verdict is RowOutcome.UNKNOWN:
+            self._outage.on_failure(error)
             self._tried += len(rows)
-            self._ledger.doubt(rows, error_text(error))
+            self._ledger.mark_unknown(rows, error_text(error))
             return None
-        self._ledger.unsent(rows)
-        if verdict is Verdict.REFUSED:
-            self._outage.succeeded()
+        self._ledger.mark_pending(rows)
+        if verdict is RowOutcome.REFUSED:
+            self._outage.on_success()
         else:
-            self._outage.failed(error)
-        return verdict is Verdict.REFUSED
+            self._outage.on_failure(error)
+        return verdict is RowOutcome.REFUSED
 
-    def _settle_interrupted(self, flight: Flight, rows: Sequence[Row]) -> None:
-        if flight.sent and not flight.repeatable:
-            self._ledger.doubt(rows, "the run was interrupted before its answer came")
+    def _settle_interrupted(self, flight: SendGuard, rows: Sequence[Row]) -> None:
+        if flight.sent and not flight.idempotent:
+            self._ledger.mark_unknown(rows, "the run was interrupted before its answer came")
         else:
-            self._ledger.unsent(rows)
+            self._ledger.mark_pending(rows)
 
     def _is_stopping(self) -> bool:
         return self.stopping
 
 
-def _missing(result: Any, parcels: Sequence[Parcel]) -> Collection[int]:
+def _missing(result: Any, parcels: Sequence[PreparedRow]) -> Collection[int]:
     """The ids of the values that *result* leaves out."""
-    if not isinstance(result, Partial):
+    if not isinstance(result, PartialResult):
         return ()
-    return {id(value) for value in result.missing([value for _, value in parcels])}
+    return {id(value) for value in result.unacknowledged([value for _, value in parcels])}

@@ -26,11 +26,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from asyncclients.backfill.shape import Renaming
+from asyncclients.backfill.rows import Renaming
 from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.dispatch import terms_of
 from asyncclients.core.endpoint import endpoint_of
-from asyncclients.core.settings import Terms
+from asyncclients.core.settings import ClientConfig
 from asyncclients.errors import StateMismatchError
 from asyncclients.paging import Paginator
 from asyncclients.secret import Secret
@@ -42,7 +42,7 @@ _FUNCTION = "function"
 """The key that is a function of the user, which may be corrected."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a state file belongs to; see the module's docstring."""
 
     kind: str
@@ -57,7 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str = ""
     map: str = ""
 
-    def check(self, found: Job, path: str, *, new_credential: bool) -> None:
+    def check(self, found: JobIdentity, path: str, *, new_credential: bool) -> None:
         """Raise `StateMismatchError` if the state at *path*, which is of the job *found*, is of another."""
         for field in self.__struct_fields__:
             theirs, ours = getattr(found, field), getattr(self, field)
@@ -94,12 +94,12 @@ def push_job(
     target: Callable[..., Any],
     row_type: str,
     map: Any,  # noqa: A002 - as the argument of push
-) -> Job:
+) -> JobIdentity:
     """Return the identity of a push. Takes about a tenth of a second: call it in a thread."""
     endpoint = endpoint_of(target)
     function, given = _bound(target)
     terms = _terms_among([getattr(function, "__self__", None), *given.values()])
-    return Job(
+    return JobIdentity(
         kind="push",
         source=source,
         target=name_of(target),
@@ -110,10 +110,10 @@ def push_job(
     )
 
 
-def pull_job(source: Any, target: str, key: Any) -> Job:
+def pull_job(source: Any, target: str, key: Any) -> JobIdentity:
     """Return the identity of a pull. Takes about a tenth of a second: call it in a thread."""
     operation, owner, given = _list_of(source)
-    return Job(
+    return JobIdentity(
         kind="pull",
         source=operation,
         target=target,
@@ -178,7 +178,7 @@ def _arguments(given: Mapping[str, Any], *, shown: bool) -> dict[str, str]:
     return {f"hash of {', '.join(sorted(texts))}": _hash(Secret(_text(texts)), "arguments")}
 
 
-def _terms_among(candidates: list[Any]) -> Terms | None:
+def _terms_among(candidates: list[Any]) -> ClientConfig | None:
     for candidate in candidates:
         found = terms_of(candidate) or terms_of(getattr(candidate, "__self__", None))
         if found is not None:
@@ -186,7 +186,7 @@ def _terms_among(candidates: list[Any]) -> Terms | None:
     return None
 
 
-def _account(terms: Terms | None) -> dict[str, str]:
+def _account(terms: ClientConfig | None) -> dict[str, str]:
     """The parts of an identity that say with whom its calls talk, as whom."""
     if terms is None:
         return {}

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Self, TypeVar, cast
 
 import msgspec
 
-from asyncclients.backfill.completion import Outcome, completed, outcome_of
+from asyncclients.backfill.completion import Outcome, finish_before_cancel, outcome_of
 from asyncclients.backfill.database import (
     APPLICATION,
     VERSION,
@@ -34,12 +34,12 @@ from asyncclients.backfill.database import (
     mark_log,
     read_state,
     read_value,
-    sealed,
     select,
     shorten_log,
     unusable,
+    with_checksum,
 )
-from asyncclients.backfill.identity import Job
+from asyncclients.backfill.identity import JobIdentity
 from asyncclients.backfill.lock import Lock
 from asyncclients.errors import StateError, StateMismatchError, error_text
 from asyncclients.own_files import target_of
@@ -91,7 +91,7 @@ class Journal:
 
     @classmethod
     async def open(
-        cls, path: str | os.PathLike[str], job: Job, *, new_credential: bool = False
+        cls, path: str | os.PathLike[str], job: JobIdentity, *, new_credential: bool = False
     ) -> Self:
         """The journal of *job* at *path*, made if there is none; it is ours until `aclose`.
 
@@ -126,7 +126,7 @@ class Journal:
         Raises:
             StateError: for whatever it raises.
         """
-        outcome = await completed(self._in_thread(work, *arguments))
+        outcome = await finish_before_cancel(self._in_thread(work, *arguments))
         if outcome.error is not None:
             raise _state_error(self.path, outcome.error)
         return outcome.result
@@ -150,7 +150,7 @@ class Journal:
         """The value that each commit replaces, None in a new journal."""
         return cast("T | None", await self.run(read_state, self._database, cls))
 
-    def feed(self, collect: Callable[[], Changes]) -> None:
+    def set_source(self, collect: Callable[[], Changes]) -> None:
         """Call *collect* on the loop, when a commit begins, for what has changed."""
         self._collect = collect
 
@@ -238,7 +238,7 @@ class Journal:
                 self._stop_timer()
                 self.changed()
             self._disconnect_if_closing()
-        await completed(self._closed)
+        await finish_before_cancel(self._closed)
 
     def _disconnect_if_closing(self) -> None:
         if self._closed is None or self._busy:
@@ -280,7 +280,9 @@ def _state_error(path: Path, error: BaseException) -> StateError:
     return failure
 
 
-def _check_job(database: sqlite3.Connection, path: Path, job: Job, new_credential: bool) -> None:
+def _check_job(
+    database: sqlite3.Connection, path: Path, job: JobIdentity, new_credential: bool
+) -> None:
     new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     if not new:
         job.check(read_job(database), str(path), new_credential=new_credential)
@@ -290,15 +292,15 @@ def _check_job(database: sqlite3.Connection, path: Path, job: Job, new_credentia
             database.execute(statement)
         database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute(f"PRAGMA user_version = {VERSION}")
-    value = sealed([msgspec.json.encode(job)])
+    value = with_checksum([msgspec.json.encode(job)])
     database.execute("INSERT OR REPLACE INTO job VALUES ('job', ?)", value)
     database.execute("COMMIT")
     mark_log(database)
 
 
-def read_job(database: sqlite3.Connection) -> Job:
+def read_job(database: sqlite3.Connection) -> JobIdentity:
     """The job that the journal belongs to."""
-    job = read_value(database, "job", Job)
+    job = read_value(database, "job", JobIdentity)
     if job is None:
         raise sqlite3.DatabaseError("its job is gone")
     return job
@@ -311,12 +313,12 @@ def _commit(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
     statement = changes.statements[0] if len(changes.statements) == 1 else None
     if statement is not None and len(statement.rows) == 1:
         # Each call into SQLite waits for the interpreter's lock again: one is best.
-        database.execute(statement.sql, sealed(statement.rows[0]))
+        database.execute(statement.sql, with_checksum(statement.rows[0]))
         return
     database.execute("BEGIN IMMEDIATE")
     try:
         for statement in changes.statements:
-            database.executemany(statement.sql, map(sealed, statement.rows))
+            database.executemany(statement.sql, map(with_checksum, statement.rows))
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:

@@ -24,18 +24,18 @@ from typing import Any, Literal
 
 import msgspec
 
+from asyncclients.backfill.dead_letters import DeadLetter, DeadLetterFile, Mark, describe
 from asyncclients.backfill.encoding import encode_row
-from asyncclients.backfill.failures import Failure, Failures, Mark, describe
+from asyncclients.backfill.interval_set import IntervalSet
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.sources import Row
-from asyncclients.backfill.spans import Spans
 
-Fate = Literal["done", "pending", "skipped"]
+RowFate = Literal["done", "pending", "skipped"]
 
 _KILLED = "the run was killed before its answer came"
 
 
-class State(msgspec.Struct, kw_only=True, omit_defaults=True):
+class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
@@ -61,27 +61,27 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     complete: bool = False
 
 
-class Ledger:
+class JournalRowLog:
     """The rows of one push. Every method that settles rows is synchronous."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.state = State()
-        self.settled = Spans()
-        self.unknown = Unknowns(journal)
+        self.state = PushState()
+        self.settled = IntervalSet()
+        self.unknowns = Unknowns(journal)
         self.recovered: set[int] = set()  # failed rows that the last commit did not count
         self._sent: dict[int, int] = {}
-        self._failures = Failures(journal.path)
+        self._failures = DeadLetterFile(journal.path)
 
     @classmethod
-    async def load(cls, journal: Journal) -> Ledger:
+    async def load(cls, journal: Journal) -> JournalRowLog:
         """The ledger that *journal* holds, an empty one for a new job."""
         ledger = cls(journal)
-        found = await journal.state(State)
-        state = ledger.state = found or State()
-        ledger.settled = Spans(state.settled)
-        await ledger.unknown.load()
-        journal.feed(ledger._changes)
+        found = await journal.state(PushState)
+        state = ledger.state = found or PushState()
+        ledger.settled = IntervalSet(state.settled)
+        await ledger.unknowns.load()
+        journal.set_source(ledger._changes)
         if found is None:
             await journal.run(ledger._failures.begin)
         for failure in await journal.run(ledger._failures.resume, state.failures):
@@ -89,11 +89,11 @@ class Ledger:
         lost = {number: line for number, line in state.sent if number not in ledger.settled}
         for number, line in lost.items():
             ledger.settled.add(number)
-            ledger.unknown.add(number, line, None, _KILLED)
+            ledger.unknowns.add(number, line, None, _KILLED)
         await journal.saved()
         return ledger
 
-    def _fail_again(self, failure: Failure) -> None:
+    def _fail_again(self, failure: DeadLetter) -> None:
         """Note a failure that was written down when the commit after it was not."""
         if failure.number not in self.settled:
             self.recovered.add(failure.number)
@@ -118,44 +118,44 @@ class Ledger:
         """*read* rows have been read, with *digest*; saved with the next commit."""
         self.state.read, self.state.digest = read, digest
 
-    def sending(self, rows: Iterable[Row]) -> Awaitable[None]:
+    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
         """Done when it is on the disk that *rows* go out now."""
         for row in rows:
             self._sent[row.number] = row.line
         return self._journal.saved()
 
-    def unsent(self, rows: Iterable[Row]) -> None:
+    def mark_pending(self, rows: Iterable[Row]) -> None:
         """*rows* were certainly not carried out; they are pending again."""
         for row in rows:
             if self._sent.pop(row.number, None) is not None:
                 self._journal.changed()
 
-    def complete(self, rows: Sequence[Row]) -> None:
+    def mark_done(self, rows: Sequence[Row]) -> None:
         """*rows* were carried out."""
         self.state.done += len(rows)
         self._settle(rows)
 
-    def skip(self, rows: Sequence[Row]) -> None:
+    def mark_skipped(self, rows: Sequence[Row]) -> None:
         """There is nothing to send for *rows*."""
         self.state.skipped += len(rows)
         self._settle(rows)
 
-    def fail(self, row: Row, failure: BaseException) -> None:
+    def mark_failed(self, row: Row, failure: BaseException) -> None:
         """*row* was refused."""
         self.state.failed += 1
         self._failures.add(describe(row, failure))
         self._settle([row])
 
-    def doubt(self, rows: Sequence[Row], reason: str) -> None:
+    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
         """*rows* may or may not have been carried out."""
         for row in rows:
             self._sent.pop(row.number, None)
             self.settled.add(row.number)
-            self.unknown.add(row.number, row.line, row.data, reason)
+            self.unknowns.add(row.number, row.line, row.data, reason)
 
-    def resolve(self, number: int, fate: Fate) -> None:
+    def resolve(self, number: int, fate: RowFate) -> None:
         """It was found out, or decided, what became of the unknown row *number*."""
-        self.unknown.remove(number)
+        self.unknowns.remove(number)
         if fate == "done":
             self.state.done += 1
         elif fate == "skipped":
@@ -189,7 +189,7 @@ class Ledger:
         state.failures = failures.mark
         value = msgspec.json.encode(state)
         replaced = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])
-        return Changes([*self.unknown.take(), replaced], write_failures)
+        return Changes([*self.unknowns.take(), replaced], write_failures)
 
 
 # --- Unknown rows: a table, which a person will read ------------------------------------

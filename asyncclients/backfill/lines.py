@@ -76,12 +76,12 @@ _FORMATS = (
 _log = logging.getLogger(__name__)
 
 
-class Line(msgspec.Struct, frozen=True, gc=False):
+class ParsedLine(msgspec.Struct, frozen=True, gc=False):
     """One row as read; *size* is about how many bytes it takes."""
 
     line: int
     data: Any
-    complaint: str
+    error: str
     size: int
 
 
@@ -89,9 +89,9 @@ class Reader(Protocol):
     """An open file of rows."""
 
     columns: tuple[str, ...] | None
-    lax: bool
+    coerce: bool
 
-    def __iter__(self) -> Iterator[Line]: ...
+    def __iter__(self) -> Iterator[ParsedLine]: ...
     def fraction(self) -> float | None:
         """The share of the file that was read."""
         ...
@@ -203,7 +203,7 @@ class Cells(dict[str, str]):
 class CsvReader:
     """Rows of a CSV file as dicts of texts, empty cells left out."""
 
-    lax = True
+    coerce = True
 
     def __init__(self, path: Path) -> None:
         self._file = file = _File(path)
@@ -308,16 +308,16 @@ class CsvReader:
             what, "Look for a quote that is not closed, or for a file that was cut off", first
         )
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[ParsedLine]:
         columns = self._names
         all_named = all(columns)
         for first, record, complaint in self._records():
             text = "".join(record)
             if complaint:
-                yield Line(first, _printable(text), complaint, len(text))
+                yield ParsedLine(first, _printable(text), complaint, len(text))
                 continue
             if not text or text.isspace():
-                yield Line(first, None, "", len(record))
+                yield ParsedLine(first, None, "", len(record))
                 continue
             if not text.isascii():
                 complaint = _undecodable(text)
@@ -339,7 +339,7 @@ class CsvReader:
                 if not self._unnamed_told and not all_named:
                     self._tell_of_unnamed(first, record)
             data.columns = columns
-            yield Line(first, data, complaint, len(text))
+            yield ParsedLine(first, data, complaint, len(text))
 
     def _surplus(self, record: list[str]) -> str:
         """The complaint about a *record* with too few cells, or with values in too many."""
@@ -421,7 +421,7 @@ class JsonReader:
         self._file = file = _File(path)
         self.fraction, self.close = file.fraction, file.close
         self.check_unchanged = file.check_unchanged
-        self.lax = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
+        self.coerce = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
         # Latin-1 keeps each byte; this is here for the three kinds of line ends alone.
         self._text = io.TextIOWrapper(file.stream, encoding="latin-1", newline=None)
@@ -434,12 +434,12 @@ class JsonReader:
                 "Convert it, as with `jq -c '.[]'` for an array, or `jq -c .` for objects",
             )
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[ParsedLine]:
         for line, text in enumerate(self._lines(), 1):
             stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
             if stripped:
                 data, complaint = self._row(stripped)
-                yield Line(line, data or None, complaint, len(stripped))
+                yield ParsedLine(line, data or None, complaint, len(stripped))
 
     def _lines(self) -> Iterator[bytes]:
         text = self._text
@@ -463,7 +463,7 @@ class JsonReader:
         # Where there are no more names in the text than in the object, none came twice.
         if len(_NAMES(text)) > len(data) and (name := _repeated_name(text)):
             return text[:_SHOWN].decode("utf-8", "replace"), f"has the name {name!r} twice"
-        if self.lax:
+        if self.coerce:
             return _row_inside(data)
         return data, ""
 

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.lines import Line, Unchanged
+from asyncclients.backfill.lines import ParsedLine, Unchanged
 from asyncclients.errors import InputError
 
 _BATCH = 256
@@ -35,7 +35,7 @@ class ParquetReader:
     cannot hold, as the year 10000, is a complaint about its row.
     """
 
-    lax = False
+    coerce = False
 
     def __init__(self, path: Path) -> None:
         module = pyarrow()
@@ -68,13 +68,13 @@ class ParquetReader:
     def _unusable(self, what: str, advice: str) -> InputError:
         return InputError(f"{self._path} {what}", file=str(self._path), advice=advice)
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[ParsedLine]:
         for batch in self._batches():
             size = batch.nbytes // max(1, batch.num_rows)
             for row, complaint in _rows_of(batch):
                 self._read += 1
                 data = {name: value for name, value in row.items() if value is not None}
-                yield Line(self._read, data or None, complaint, size)
+                yield ParsedLine(self._read, data or None, complaint, size)
 
     def _batches(self) -> Iterator[Any]:
         try:

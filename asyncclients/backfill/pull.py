@@ -18,19 +18,19 @@ import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.checkpoint import Checkpoint
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.identity import pull_job
+from asyncclients.backfill.item_keys import ItemKeys, Key
 from asyncclients.backfill.journal import Changes, Journal
 from asyncclients.backfill.lock import check_apart
-from asyncclients.backfill.meter import Meter
-from asyncclients.backfill.naming import Key, Naming
-from asyncclients.backfill.outage import Outage
-from asyncclients.backfill.pages import OnePass, PageReader, Pages, reader_of
+from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialReader, reader_of
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.seen import without
+from asyncclients.backfill.request_counter import RequestCounter
+from asyncclients.backfill.seen_keys import drop_at
 from asyncclients.backfill.sinks import (
     FileSink,
     OverlappingSink,
@@ -38,7 +38,7 @@ from asyncclients.backfill.sinks import (
     UnwritableItemsError,
     open_sink,
 )
-from asyncclients.backfill.ticker import ticking
+from asyncclients.backfill.ticker import reporting_progress
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 
@@ -52,12 +52,13 @@ async def pull(
     *,
     state: str | os.PathLike[str],
     key: Key | None = None,
-    ahead: int = 8,
+    prefetch: int = 8,
     flow: str | None = None,
     max_failed: float = 0.1,
-    patience: float = 900.0,
+    max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    **misspelt: Never,
 ) -> Report:
     """Write every item of *source* to *to*; run again with the same *state* to resume.
 
@@ -70,15 +71,16 @@ async def pull(
             another run with it does nothing; delete it to pull anew.
         key: what tells an item from all others: the name of a field, or a function
             of an item; by default its `uuid`, else its `id`.
-        ahead: pages under way at the same time beyond the next one; as many more may
+        prefetch: pages under way at the same time beyond the next one; as many more may
             wait for their turn in memory.
         flow: calls share one turn in the queue with each other flow; by default the job's.
         max_failed: share of items that cannot be read, of at least 500, above which the
             run stops. Such items go to `<state>.failed.jsonl`, as they came.
-        patience: seconds without any usable answer after which the run stops.
+        max_outage: seconds without any usable answer after which the run stops.
         new_credential: the client's credential is a new one of the same account, so
             the state that was begun with the old one is resumed.
         progress: is given a `Progress` about once a second.
+        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument cannot be used; nothing was sent.
@@ -92,8 +94,9 @@ async def pull(
     interactive ones.
     """
     try:
-        _check(source, key, ahead, max_failed, patience)
-        arguments.check_flag("new_credential", new_credential)
+        arguments.check_names(pull, misspelt)
+        _check(source, key, prefetch, max_failed, max_outage)
+        arguments.check_flags(new_credential=new_credential)
         arguments.check_function("progress", progress)
         sink, name = open_sink(to)
         if isinstance(sink, FileSink):
@@ -105,11 +108,11 @@ async def pull(
         raise
     try:
         checkpoint = await Checkpoint.load(journal)
-        meter, outage = Meter(), Outage(patience)
+        meter, outage = RequestCounter(), CircuitBreaker(max_outage)
         flow = flow or f"pull {name} {os.fspath(state)}"
-        reader = reader_of(source, ahead, flow, meter, outage)
+        reader = reader_of(source, prefetch, flow, meter, outage)
         run = Pull(sink, checkpoint, key, meter, outage, max_failed=max_failed)
-        async with ticking(run.progress, progress):
+        async with reporting_progress(run.progress, progress):
             await run.work(reader)
         return run.report()
     finally:
@@ -117,7 +120,7 @@ async def pull(
         await journal.aclose()
 
 
-def _check(source: Any, key: Any, ahead: int, max_failed: float, patience: float) -> None:
+def _check(source: Any, key: Any, prefetch: int, max_failed: float, max_outage: float) -> None:
     if not isinstance(source, (Paginator, AsyncIterable, Iterator, Awaitable)):
         raise ConfigurationError(
             f"the source of a pull must be a list of a client or an (async) iterator of pages, "
@@ -126,9 +129,9 @@ def _check(source: Any, key: Any, ahead: int, max_failed: float, patience: float
         )
     if not isinstance(key, str):
         arguments.check_function("key", key)
-    arguments.check_whole("ahead", ahead, 0)
+    arguments.check_whole("prefetch", prefetch, 0)
     arguments.check_share("max_failed", max_failed)
-    arguments.check_seconds("patience", patience)
+    arguments.check_seconds("max_outage", max_outage)
 
 
 class Pull:
@@ -139,13 +142,13 @@ class Pull:
         sink: Sink,
         checkpoint: Checkpoint,
         key: Key | None,
-        meter: Meter,
-        outage: Outage,
+        meter: RequestCounter,
+        outage: CircuitBreaker,
         *,
         max_failed: float,
     ) -> None:
         self._sink, self._checkpoint = sink, checkpoint
-        self._naming = Naming(key)
+        self._naming = ItemKeys(key)
         self._meter, self._outage, self._max_failed = meter, outage, max_failed
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
@@ -154,7 +157,7 @@ class Pull:
         self._saving.set_result(None)
         self._before = checkpoint.state.done
 
-    async def work(self, reader: PageReader | OnePass) -> None:
+    async def work(self, reader: PagePrefetcher | SequentialReader) -> None:
         """Read, write and finish; save what was reached on the way out."""
         state = self._checkpoint.state
         if state.complete:
@@ -185,30 +188,30 @@ class Pull:
                 await asyncio.wait([self._saving])
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
-    async def _read(self, reader: PageReader | OnePass) -> None:
+    async def _read(self, reader: PagePrefetcher | SequentialReader) -> None:
         state = self._checkpoint.state
-        if isinstance(reader, OnePass):
-            await reader.read(state.page + (not state.keyed), self._take)
+        if isinstance(reader, SequentialReader):
+            await reader.read(state.page + (not state.has_keys), self._take)
         else:
             await reader.read(await self._resume_at(reader), self._take)
-            if state.walk == 1 and state.keyed and state.is_missing_some:
+            if state.pass_number == 1 and state.has_keys and state.is_missing_some:
                 # What was hidden by a shift is found by reading once more.
-                state.walk, state.page, state.shrank = 2, 0, False
+                state.pass_number, state.page, state.total_shrank = 2, 0, False
                 await reader.read(reader.start, self._take)
-        state.unproved = state.doubts()
+        state.unverified = state.doubts()
         state.read = True
 
-    async def _resume_at(self, reader: PageReader) -> int:
+    async def _resume_at(self, reader: PagePrefetcher) -> int:
         """The page to go on with: the first one back that has something we have."""
         state = self._checkpoint.state
         if not state.page:
             return reader.start
-        if not state.keyed:
+        if not state.has_keys:
             return state.page + 1
         number = state.page
         while number > reader.start:
             page = await reader.page(number)
-            if any(name in self._checkpoint.seen for name in self._naming.names(page.items)):
+            if any(name in self._checkpoint.seen for name in self._naming.keys_of(page.items)):
                 break
             number -= 1
         return number
@@ -216,7 +219,7 @@ class Pull:
     async def _take(self, page: Page[Any]) -> None:
         state = self._checkpoint.state
         if page.total is not None:
-            state.shrank |= state.total is not None and page.total < state.total
+            state.total_shrank |= state.total is not None and page.total < state.total
             state.total = page.total
         if page.spoiled:
             self._checkpoint.set_aside(page, self._max_failed)
@@ -246,14 +249,14 @@ class Pull:
     def _new(self, items: Sequence[Any], *, again: bool) -> Sequence[Any]:
         """Those of *items* that are not in the sink."""
         state = self._checkpoint.state
-        if state.keyed is None and items:
-            state.keyed = self._naming.keys(items)[0] is not None
-        if not state.keyed:
+        if state.has_keys is None and items:
+            state.has_keys = self._naming.raw_keys(items)[0] is not None
+        if not state.has_keys:
             return items
-        known = self._checkpoint.note(self._naming.names(items))
-        if not again and state.walk == 1:
+        known = self._checkpoint.note(self._naming.keys_of(items))
+        if not again and state.pass_number == 1:
             state.skipped += len(known)
-        return without(items, known)
+        return drop_at(items, known)
 
     async def _save(self) -> None:
         """Begin to make durable what is in the sink, and to note after that how far it is."""
@@ -310,7 +313,7 @@ class Pull:
             seconds=meter.seconds,
             quota_use=meter.quota_use,
             total=state.total,
-            unproved=state.unproved,
+            unverified=state.unverified,
             failures=self._checkpoint.failures,
         )
 

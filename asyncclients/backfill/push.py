@@ -15,29 +15,29 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 from asyncclients.backfill import arguments
-from asyncclients.backfill.crew import together
-from asyncclients.backfill.delivery import Delivery, Terms
-from asyncclients.backfill.feed import Feed
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
+from asyncclients.backfill.delivery import Delivery, DeliveryOptions
 from asyncclients.backfill.identity import push_job
 from asyncclients.backfill.journal import Journal
-from asyncclients.backfill.ledger import Ledger, Unknown
+from asyncclients.backfill.ledger import JournalRowLog, Unknown
 from asyncclients.backfill.lock import check_apart
-from asyncclients.backfill.meter import Meter
-from asyncclients.backfill.outage import Outage
+from asyncclients.backfill.pending_rows import PendingRows
 from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.shape import Map, Shape, check_mapped, row_type_of
+from asyncclients.backfill.request_counter import RequestCounter
+from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
 from asyncclients.backfill.sources import Row, Rows, Source, open_source
-from asyncclients.backfill.ticker import ticking
-from asyncclients.core.endpoint import lane
+from asyncclients.backfill.ticker import reporting_progress
+from asyncclients.backfill.workers import run_workers
+from asyncclients.core.endpoint import call_context
 from asyncclients.errors import (
     BackfillError,
     BackfillStoppedError,
     InputError,
 )
-from asyncclients.limits.priority import Priority
+from asyncclients.ratelimit.priority import Priority
 
 Reconcile = Callable[[Any], Awaitable[bool | None]]
 
@@ -56,9 +56,10 @@ async def push(
     unknown: Literal["keep", "resend", "drop"] = "keep",
     reconcile: Reconcile | None = None,
     max_failed: float = 0.1,
-    patience: float = 900.0,
+    max_outage: float = 900.0,
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    **misspelt: Never,
 ) -> Report:
     """Send each row of *source* to *target*; run again with the same *state* to resume.
 
@@ -85,10 +86,11 @@ async def push(
         reconcile: asked at the end about each unknown row (as *row_type*): True, it
             was carried out; False, it was not and is sent; None, nobody can say.
         max_failed: share of failed rows, of at least 50, above which the run stops.
-        patience: seconds without any usable answer after which the run stops.
+        max_outage: seconds without any usable answer after which the run stops.
         new_credential: the client's credential is a new one of the same account, so
             the state that was begun with the old one is resumed.
         progress: is given a `Progress` about once a second.
+        misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
         ConfigurationError: an argument cannot be used; nothing was read.
@@ -102,15 +104,15 @@ async def push(
     is on the wire, saves, and raises `CancelledError`. Every call waits behind
     interactive ones.
     """
+    arguments.check_names(push, misspelt)
     arguments.check_rows(source)
     arguments.check_target(target)
     arguments.check_coroutine_function("reconcile", reconcile)
     arguments.check_function("progress", progress)
-    arguments.check_flag("idempotent", idempotent)
-    arguments.check_flag("new_credential", new_credential)
+    arguments.check_flags(idempotent=idempotent, new_credential=new_credential)
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
-    arguments.check_delivery(concurrency, batch, max_failed, patience)
-    shape = Shape(row_type_of(target) if row_type is None else row_type, map)
+    arguments.check_delivery(concurrency, batch, max_failed, max_outage)
+    shape = RowConverter(row_type_of(target) if row_type is None else row_type, map)
     if isinstance(source, (str, os.PathLike)):
         check_apart(Path(state), [Path(source)], "the input")
     rows = await open_source(source)
@@ -121,11 +123,11 @@ async def push(
         journal = await Journal.open(state, job, new_credential=new_credential)
         try:
             flow = flow or f"push {job.target} {os.fspath(state)}"
-            terms = Terms.of(
+            terms = DeliveryOptions.of(
                 target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
             )
-            run = Push(rows, terms, shape, await Ledger.load(journal), patience)
-            async with ticking(run.progress, progress):
+            run = Push(rows, terms, shape, await JournalRowLog.load(journal), max_outage)
+            async with reporting_progress(run.progress, progress):
                 await run.work(concurrency, unknown, reconcile)
             await journal.saved()
             return run.report()
@@ -139,12 +141,17 @@ class Push:
     """One run."""
 
     def __init__(
-        self, source: Source, terms: Terms, shape: Shape, ledger: Ledger, patience: float
+        self,
+        source: Source,
+        terms: DeliveryOptions,
+        shape: RowConverter,
+        ledger: JournalRowLog,
+        max_outage: float,
     ) -> None:
         self._source, self._terms, self._ledger = source, terms, ledger
-        self._meter = Meter()
-        self._outage = Outage(patience)
-        self._feed = Feed(source, ledger)
+        self._meter = RequestCounter()
+        self._outage = CircuitBreaker(max_outage)
+        self._feed = PendingRows(source, ledger)
         self._delivery = Delivery(terms, shape, ledger, self._meter, self._outage)
         self._shape = shape
         self._done_before = ledger.done
@@ -170,13 +177,13 @@ class Push:
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _deliver_all(self) -> None:
-        most, lax = max(1, self._terms.batch), self._source.lax
+        most, lax = max(1, self._terms.batch), self._source.coerce
         feed, deliver = self._feed, self._delivery.rows
         while rows := feed.ready(most) or await feed.take(most):
             await deliver(rows, lax=lax)
 
     async def _together(self, work: list[Coroutine[Any, Any, None]]) -> None:
-        await together(work, self._delivery, self._feed.stop)
+        await run_workers(work, self._delivery, self._feed.stop)
 
     # --- Unknown rows -----------------------------------------------------------------
 
@@ -184,21 +191,21 @@ class Push:
         self, concurrency: int, unknown: Literal["keep", "resend", "drop"], ask: Reconcile | None
     ) -> None:
         ledger = self._ledger
-        if ask is not None and ledger.unknown:
-            waiting = iter(await ledger.unknown.all())
+        if ask is not None and ledger.unknowns:
+            waiting = iter(await ledger.unknowns.all())
             await self._together([self._reconcile(waiting, ask) for _ in range(concurrency)])
         if unknown == "drop":
-            for number in ledger.unknown:
+            for number in ledger.unknowns:
                 ledger.resolve(number, "skipped")
-        elif unknown == "resend" and ledger.unknown:
-            waiting = iter(await ledger.unknown.all())
+        elif unknown == "resend" and ledger.unknowns:
+            waiting = iter(await ledger.unknowns.all())
             await self._together([self._resend(waiting) for _ in range(concurrency)])
 
     async def _reconcile(self, waiting: Iterator[Unknown], ask: Reconcile) -> None:
         for unknown in waiting:
             row = Row(unknown.number, unknown.line, unknown.row)
-            with lane(Priority.BACKGROUND, self._terms.flow, self._meter):
-                carried_out = await ask(self._shape.make(row.data, lax=True))
+            with call_context(Priority.BACKGROUND, self._terms.flow, self._meter):
+                carried_out = await ask(self._shape.convert(row.data, lax=True))
             if carried_out is not None:
                 self._ledger.resolve(row.number, "done" if carried_out else "pending")
             if carried_out is False:
@@ -218,7 +225,7 @@ class Push:
         return Report(
             done=ledger.done,
             failed=ledger.state.failed,
-            unknown=len(ledger.unknown),
+            unknown=len(ledger.unknowns),
             skipped=ledger.state.skipped,
             requests=meter.requests,
             rejected=meter.rejected,
@@ -234,7 +241,7 @@ class Push:
         return Progress(
             done=ledger.done,
             failed=ledger.state.failed,
-            unknown=len(ledger.unknown),
+            unknown=len(ledger.unknowns),
             skipped=ledger.state.skipped,
             rate=(ledger.done - self._done_before) / seconds if seconds else 0.0,
             quota_use=meter.quota_use,

@@ -22,7 +22,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             last request, one full window at the start included; 0 where no
             quota is known.
         total: what the vendor says there is; pulls only.
-        unproved: in words, what could not be proved of a pull; empty when the
+        unverified: in words, what could not be proved of a pull; empty when the
             file is the vendor's list and the vendor's own count says so.
         failures: the file that holds the failed rows or items, None when there are none.
     """
@@ -36,7 +36,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     quota_use: float = 0.0
     total: int | None = None
-    unproved: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
     failures: str | None = None
 
 

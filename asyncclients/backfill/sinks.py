@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from asyncclients.backfill import tables
-from asyncclients.backfill.completion import completed, in_thread
+from asyncclients.backfill import export
+from asyncclients.backfill.completion import finish_before_cancel, in_thread
 from asyncclients.backfill.encoding import encode_row, json_fault
 from asyncclients.backfill.lock import lock_or_fail
 from asyncclients.backfill.parquet import pyarrow
@@ -33,7 +33,7 @@ from asyncclients.errors import (
     encodable,
 )
 from asyncclients.own_files import open_own, target_of, temporary_of
-from asyncclients.paging import Spoiled
+from asyncclients.paging import InvalidItem
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class UnwritableItemsError(Exception):
         faults = [fault_of(item) for item in items]
         self.good = [item for item, fault in zip(items, faults, strict=True) if not fault]
         self.spoiled = [
-            Spoiled(raw=encode_row(item), reason=fault)
+            InvalidItem(raw=encode_row(item), reason=fault)
             for item, fault in zip(items, faults, strict=True)
             if fault
         ]
@@ -240,12 +240,12 @@ class FileSink:
         """What was given to a thread is written."""
         pouring, self._pouring = self._pouring, None
         if pouring is not None:
-            await self._run(completed(pouring))
+            await self._run(finish_before_cancel(pouring))
 
     async def begin_flush(self) -> tuple[int, Awaitable[None]]:
         """Begin to make all durable; the position is the number of bytes."""
         pouring = await self._pour(durable=True)
-        return self._position, self._run(completed(pouring))
+        return self._position, self._run(finish_before_cancel(pouring))
 
     async def flush(self) -> int:
         """Make all durable; the position is the number of bytes."""
@@ -308,7 +308,7 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-_CONVERT = {".csv": tables.write_csv, ".parquet": tables.write_parquet}
+_CONVERT = {".csv": export.write_csv, ".parquet": export.write_parquet}
 
 
 def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:

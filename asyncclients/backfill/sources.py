@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from asyncclients.backfill import blocking, lines, parquet
-from asyncclients.backfill.completion import completed, in_thread
+from asyncclients.backfill.completion import finish_before_cancel, in_thread
 from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
@@ -36,13 +36,13 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         line: where it begins in the file, from 1; its number where there are no lines.
         data: its values, None if it has none; or as much of an unreadable line as helps to
             find it.
-        complaint: why it could not be read, else empty.
+        error: why it could not be read, else empty.
     """
 
     number: int
     line: int
     data: Any
-    complaint: str = ""
+    error: str = ""
 
 
 class Source(Protocol):
@@ -51,12 +51,12 @@ class Source(Protocol):
     Attributes:
         name: of the job's input, as its state file keeps it.
         columns: the columns that every row has, None where rows name their own.
-        lax: values are texts that may mean numbers.
+        coerce: values are texts that may mean numbers.
     """
 
     name: str
     columns: tuple[str, ...] | None
-    lax: bool
+    coerce: bool
 
     async def chunk(self) -> list[Row]:
         """The next rows; none at the end."""
@@ -85,7 +85,7 @@ async def open_source(rows: Rows) -> Source:
 async def _open_file(path: Path) -> FileSource:
     opening = asyncio.get_running_loop().run_in_executor(None, FileSource, path)
     try:
-        return await completed(opening)
+        return await finish_before_cancel(opening)
     except asyncio.CancelledError:
         if not opening.cancelled() and opening.exception() is None:
             await opening.result().aclose()
@@ -98,7 +98,7 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self.name = encodable(path.name)
         reader = _reader(path)
-        self.columns, self.lax = reader.columns, reader.lax
+        self.columns, self.coerce = reader.columns, reader.coerce
         self._file = reader
         self._numbers = itertools.count(1)
         self._rows = iter(reader)
@@ -112,7 +112,7 @@ class FileSource:
         size = 0
         numbers = self._numbers
         for read in itertools.islice(self._rows, _CHUNK_ROWS):
-            chunk.append(Row(next(numbers), read.line, read.data, read.complaint))
+            chunk.append(Row(next(numbers), read.line, read.data, read.error))
             size += read.size
             if size > _CHUNK_BYTES:
                 break
@@ -168,7 +168,7 @@ class IterableSource:
     def __init__(self, rows: Iterable[Any] | AsyncIterable[Any]) -> None:
         self.name = "iterable"
         self.columns: tuple[str, ...] | None = None
-        self.lax = False
+        self.coerce = False
         self._numbers = itertools.count(1)
         self._rows = _iterate(rows) if isinstance(rows, AsyncIterable) else blocking.iterate(rows)
 

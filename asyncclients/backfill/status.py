@@ -12,9 +12,9 @@ import msgspec
 
 from asyncclients.backfill.checkpoint import PullState
 from asyncclients.backfill.database import connect, log_path, read_state, select, unusable
-from asyncclients.backfill.identity import Job
+from asyncclients.backfill.identity import JobIdentity
 from asyncclients.backfill.journal import read_job
-from asyncclients.backfill.ledger import State, Unknown, read_unknown
+from asyncclients.backfill.ledger import PushState, Unknown, read_unknown
 from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.lock import check_companions, holder_of
 from asyncclients.errors import StateInUseError, StateMismatchError
@@ -36,11 +36,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         complete: nothing is left to do.
         running: the process that works on it now, None for nobody.
         failures: the file that holds the failed rows.
-        unproved: see `Report`.
+        unverified: see `Report`.
         unknown_rows: each row of which nobody can say whether it was carried out.
     """
 
-    job: Job
+    job: JobIdentity
     done: int
     failed: int = 0
     unknown: int = 0
@@ -49,7 +49,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool = False
     running: int | None = None
     failures: str | None = None
-    unproved: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
     unknown_rows: tuple[Unknown, ...] = ()
 
 
@@ -102,9 +102,9 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
             complete=pull.complete,
             running=running,
             failures=str(path) + FAILED_SUFFIX if pull.failed else None,
-            unproved=pull.unproved,
+            unverified=pull.unverified,
         )
-    push = read_state(database, State) or State()
+    push = read_state(database, PushState) or PushState()
     unknown = [read_unknown(row) for row in select(database, "SELECT * FROM unknown")]
     known = {row.number for row in unknown}
     if running is None:

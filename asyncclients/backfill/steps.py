@@ -18,22 +18,22 @@ from typing import Any, Protocol
 import msgspec
 
 from asyncclients.backfill import arguments
-from asyncclients.backfill.batch import BatchRecords, Book
-from asyncclients.backfill.crew import gathered, together
-from asyncclients.backfill.delivery import Delivery, Terms
+from asyncclients.backfill.batch import BatchRowLog, SharedRowLog
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
+from asyncclients.backfill.delivery import Delivery, DeliveryOptions
 from asyncclients.backfill.encoding import encode_row
-from asyncclients.backfill.meter import Meter, Tally
-from asyncclients.backfill.outage import Outage
-from asyncclients.backfill.pages import PageReader
-from asyncclients.backfill.seen import short
-from asyncclients.backfill.shape import Map, Shape, row_type_of
+from asyncclients.backfill.prefetch import PagePrefetcher
+from asyncclients.backfill.request_counter import RequestCounter, RequestCounts
+from asyncclients.backfill.rows import Map, RowConverter, row_type_of
+from asyncclients.backfill.seen_keys import digest
 from asyncclients.backfill.sources import Row
+from asyncclients.backfill.workers import gathered, run_workers
 from asyncclients.core import codec
 from asyncclients.errors import PaginationError, StateInUseError
 from asyncclients.paging import Page, Paginator
 
 
-class Destination(msgspec.Struct, frozen=True, kw_only=True):
+class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Where the rows of a push go; each attribute is the argument of `push` by that name.
 
     Attributes:
@@ -44,7 +44,7 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
         idempotent: whether a call may be repeated.
         concurrency: calls under way at the same time, in each step.
         max_failed: share of failed rows, of at least 50 of the job, above which it stops.
-        patience: seconds without any usable answer after which a step raises.
+        max_outage: seconds without any usable answer after which a step raises.
     """
 
     target: Callable[[Any], Awaitable[Any]]
@@ -54,12 +54,12 @@ class Destination(msgspec.Struct, frozen=True, kw_only=True):
     idempotent: bool | None = None
     concurrency: int = 64
     max_failed: float = 0.1
-    patience: float = 900.0
+    max_outage: float = 900.0
 
 
 async def push_step(
-    rows: Sequence[Row], to: Destination, book: Book, *, flow: str, lax: bool = False
-) -> Tally:
+    rows: Sequence[Row], to: PushTarget, book: SharedRowLog, *, flow: str, lax: bool = False
+) -> RequestCounts:
     """Deliver those of *rows* that *book* does not hold as settled, each to its end.
 
     Args:
@@ -70,32 +70,34 @@ async def push_step(
         lax: values are texts that may mean numbers, as in CSV.
 
     Raises:
-        BackfillStoppedError: the vendor stayed away for longer than the patience.
+        BackfillStoppedError: the vendor stayed away for longer than max_outage.
         AsyncClientsError: what no row can be blamed for, as a refused credential.
 
     When cancelled, it sends nothing more, waits up to 30 s for the answers to what
     is on the wire, and notes them.
     """
     arguments.check_target(to.target)
-    arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.patience)
-    meter, outage = Meter(), Outage(to.patience)
+    arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.max_outage)
+    meter, outage = RequestCounter(), CircuitBreaker(to.max_outage)
     # A batch is too small to judge by; the share of failed rows is the job's to watch.
-    terms = Terms.of(to.target, batch=to.batch, idempotent=to.idempotent, flow=flow, max_failed=1.0)
+    terms = DeliveryOptions.of(
+        to.target, batch=to.batch, idempotent=to.idempotent, flow=flow, max_failed=1.0
+    )
     row_type = row_type_of(to.target) if to.row_type is None else to.row_type
-    shape = Shape(row_type, to.map)
+    shape = RowConverter(row_type, to.map)
     numbers = [row.number for row in rows]
     while True:
         standing = await book.begin(numbers)
         left = deque(row for row in rows if row.number not in standing.settled)
         if not left:
-            return meter.tally
-        records = BatchRecords(book, standing.done)
+            return meter.counts
+        records = BatchRowLog(book, standing.done)
         delivery = Delivery(terms, shape, records, meter, outage)
         most = max(1, terms.batch)
         workers = min(to.concurrency, -(-len(left) // most))
         try:
             work = [_deliver(left, delivery, most, lax) for _ in range(workers)]
-            await together(work, delivery, left.clear)
+            await run_workers(work, delivery, left.clear)
             delivery.end()
         except StateInUseError:
             continue  # another run of this batch is alive: look again at what is left
@@ -108,7 +110,7 @@ async def _deliver(left: deque[Row], delivery: Delivery, most: int, lax: bool) -
         await delivery.rows([left.popleft() for _ in range(min(most, len(left)))], lax=lax)
 
 
-class Shelf(Protocol):
+class PageStore(Protocol):
     """Where the pages of one pull are kept until they become a file."""
 
     async def put(self, page: Page[Any]) -> None:
@@ -116,7 +118,7 @@ class Shelf(Protocol):
         ...
 
 
-class Reached(msgspec.Struct, frozen=True, kw_only=True):
+class PullCursor(msgspec.Struct, frozen=True, kw_only=True):
     """How far a pull has come.
 
     Attributes:
@@ -131,18 +133,18 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True):
     last: bool
     pages: int
     items: str
-    tally: Tally
+    tally: RequestCounts
 
 
 async def pull_step(
     source: Paginator[Any],
-    shelf: Shelf,
+    shelf: PageStore,
     *,
-    after: Reached | None,
+    after: PullCursor | None,
     flow: str,
     most: int = 10,
-    patience: float = 900.0,
-) -> Reached:
+    max_outage: float = 900.0,
+) -> PullCursor:
     """Put the next pages of *source* on *shelf*, at most *most*, at the same time where it can.
 
     Args:
@@ -151,16 +153,16 @@ async def pull_step(
         after: what the step before returned; None for the first.
         flow: the job, as for a push.
         most: pages of one step.
-        patience: seconds without any usable answer after which it raises.
+        max_outage: seconds without any usable answer after which it raises.
 
     Raises:
         BackfillStoppedError: the vendor stayed away.
         AsyncClientsError: what the vendor answered to a page.
     """
     arguments.check_whole("most", most, 1)
-    arguments.check_seconds("patience", patience)
-    meter, outage = Meter(), Outage(patience)
-    reader = PageReader(source, 0, flow, meter, outage)
+    arguments.check_seconds("max_outage", max_outage)
+    meter, outage = RequestCounter(), CircuitBreaker(max_outage)
+    reader = PagePrefetcher(source, 0, flow, meter, outage)
     first = source.start if after is None else after.page + 1
     # How many there are is known from the first page on; beyond that, one by one.
     known = after.pages if after else 0
@@ -174,20 +176,20 @@ async def pull_step(
             break
     if not known and page.total and page.items:
         known = -(-page.total // len(page.items))
-    return Reached(
-        page=page.number, last=page.last, pages=known, items=before or "", tally=meter.tally
+    return PullCursor(
+        page=page.number, last=page.last, pages=known, items=before or "", tally=meter.counts
     )
 
 
 def _checked(page: Page[Any], before: str | None) -> str:
     """The digest of *page*; it must not have the items of the page *before* it."""
-    digest = short(encode_row(page.items))
-    if page.items and digest == before:
+    found = digest(encode_row(page.items))
+    if page.items and found == before:
         raise PaginationError(
             f"page {page.number} has the same items as page {page.number - 1}",
             advice="The server repeats a page; what came before is saved",
         )
-    return digest
+    return found
 
 
 def plain(page: Page[Any]) -> Page[Any]:

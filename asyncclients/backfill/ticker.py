@@ -13,7 +13,7 @@ _EVERY = 1.0
 
 
 @asynccontextmanager
-async def ticking(
+async def reporting_progress(
     look: Callable[[], Progress], tell: Callable[[Progress], None] | None
 ) -> AsyncGenerator[None]:
     """Give *tell* what *look* sees, every second and at the end of the block."""

@@ -63,7 +63,7 @@ _DOUBTFUL = (
 _BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
 
 
-class Verdict(Enum):
+class RowOutcome(Enum):
     """What becomes of the rows of a call that raised."""
 
     AGAIN = "not done; try again"
@@ -72,23 +72,23 @@ class Verdict(Enum):
     STOP = "not their fault; stop"
 
 
-def judge(error: BaseException, *, sent: bool, repeatable: bool) -> Verdict:
+def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowOutcome:
     """What *error* means for the rows of the call that raised it."""
     if not isinstance(error, AsyncClientsError):
         if isinstance(error, _BAD_VALUE) or not sent:
-            return Verdict.REFUSED
-        return Verdict.AGAIN if repeatable else Verdict.UNKNOWN
+            return RowOutcome.REFUSED
+        return RowOutcome.AGAIN if idempotent else RowOutcome.UNKNOWN
     if isinstance(error, _STOPS):
-        return Verdict.STOP
-    if isinstance(error, DecodeError) and error.is_error_body and (repeatable or not sent):
-        return Verdict.REFUSED
+        return RowOutcome.STOP
+    if isinstance(error, DecodeError) and error.is_error_body and (idempotent or not sent):
+        return RowOutcome.REFUSED
     if isinstance(error, _NOT_CARRIED_OUT) or error.status in _NOT_CARRIED_OUT_STATUSES:
-        return Verdict.AGAIN
+        return RowOutcome.AGAIN
     if isinstance(error, TokenError):
-        return Verdict.STOP
+        return RowOutcome.STOP
     if isinstance(error, _DOUBTFUL):
-        return Verdict.AGAIN if repeatable or not sent else Verdict.UNKNOWN
-    return Verdict.REFUSED
+        return RowOutcome.AGAIN if idempotent or not sent else RowOutcome.UNKNOWN
+    return RowOutcome.REFUSED
 
 
 def proves_access(error: BaseException) -> bool:

@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from asyncclients.backfill import Report, Status, read_status
-from asyncclients.cli.engine import run_jobs
-from asyncclients.cli.jobs import Job, check_names, read_jobs, state_path, work
+from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, state_path, work
+from asyncclients.cli.output import ProgressPrinter, report_text, say, show, status_text
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
-from asyncclients.cli.words import Ticker, report_text, say, show, status_text
+from asyncclients.cli.worker import run_jobs
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AsyncClientsError, InputError, encodable
 
@@ -58,7 +58,7 @@ async def pull(
         limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
-    job = Job(
+    job = JobSpec(
         pull=source,
         to=str(to),
         state=str(state or state_path(to)),
@@ -107,7 +107,7 @@ async def push(
     if resend_unknown and drop_unknown:
         raise ValueError("give --resend-unknown or --drop-unknown, not both")
     unknown: Literal["keep", "resend", "drop"] = "resend" if resend_unknown else "keep"
-    job = Job(
+    job = JobSpec(
         push=target,
         file=str(file),
         state=str(state or state_path(file)),
@@ -141,12 +141,12 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
     return found
 
 
-async def _run(job: Job, limits: str, *, as_json: bool) -> int:
+async def _run(job: JobSpec, limits: str, *, as_json: bool) -> int:
     store = limits_store(from_environment(limits, LIMITS))
 
     async def once() -> int:
         async with SessionPool(limits=store) as pool:
-            report = await work(job, pool, Ticker(job.name))
+            report = await work(job, pool, ProgressPrinter(job.name))
         show(report, as_json=as_json, describe=report_text)
         if job.pull is not None and not report.requests:
             say(f"It was complete before; delete {job.state} to pull anew", sys.stderr)
@@ -190,14 +190,15 @@ async def run(
         else:
             async with SessionPool(limits=limits_store(limits)) as pool:
                 results = await asyncio.gather(
-                    *(work(job, pool, Ticker(job.name)) for job in jobs), return_exceptions=True
+                    *(work(job, pool, ProgressPrinter(job.name)) for job in jobs),
+                    return_exceptions=True,
                 )
         return _print_all(dict(zip((job.name for job in jobs), results, strict=True)), json)
 
     return await _interruptible(all_of_them(), "run the same command to go on")
 
 
-def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
+def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
     """Check the names and arguments of all *jobs*, before any of them starts."""
     for job in jobs:
         try:

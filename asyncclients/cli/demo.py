@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncclients.backfill.report import Progress
-from asyncclients.cli.demo_jobs import Job, Run, jobs, stage
+from asyncclients.cli.demo_jobs import DemoJob, Run, jobs, stage
 from asyncclients.core.events import AttemptStarted, CallStarted
 from asyncclients.core.pool import SessionPool
 from asyncclients.sandbox import Sandbox
@@ -75,7 +75,7 @@ async def demo(
     return 0 if refused == 0 else 1
 
 
-async def _work(console: Console, running: list[tuple[Job, Run]]) -> None:
+async def _work(console: Console, running: list[tuple[DemoJob, Run]]) -> None:
     started = time.monotonic()
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_run(run)) for _, run in running]
@@ -85,7 +85,9 @@ async def _work(console: Console, running: list[tuple[Job, Run]]) -> None:
 
 
 @asynccontextmanager
-async def _page(console: Console, pool: SessionPool, watched: list[Job]) -> AsyncGenerator[None]:
+async def _page(
+    console: Console, pool: SessionPool, watched: list[DemoJob]
+) -> AsyncGenerator[None]:
     """The live page of *pool*, told of the demo's jobs four times a second."""
     from asyncclients.integrations.monitor import Monitor  # it loads aiohttp's server
 
@@ -99,7 +101,7 @@ async def _page(console: Console, pool: SessionPool, watched: list[Job]) -> Asyn
             await asyncio.gather(feeding, return_exceptions=True)
 
 
-async def _feed(monitor: Monitor, watched: list[Job]) -> None:
+async def _feed(monitor: Monitor, watched: list[DemoJob]) -> None:
     started = time.monotonic()
     while True:
         for job in watched:
@@ -122,7 +124,7 @@ async def _run(run: Run) -> None:
 
 
 async def _watch_live(
-    console: Console, watched: list[Job], tasks: list[asyncio.Task[None]]
+    console: Console, watched: list[DemoJob], tasks: list[asyncio.Task[None]]
 ) -> None:
     bars_shown = Bars(
         TextColumn("{task.fields[vendor]:<18}"),
@@ -146,7 +148,7 @@ async def _watch_live(
 
 
 async def _watch_lines(
-    console: Console, watched: list[Job], tasks: list[asyncio.Task[None]]
+    console: Console, watched: list[DemoJob], tasks: list[asyncio.Task[None]]
 ) -> None:
     while True:
         done = (f"{job.vendor} {job.done}/{job.total}" for job in watched)
@@ -156,11 +158,13 @@ async def _watch_lines(
             return
 
 
-def _eta(job: Job) -> str:
+def _eta(job: DemoJob) -> str:
     return "done" if job.done >= job.total else f"{job.eta():.0f} s"
 
 
-def _closing(sandbox: Sandbox, pool: SessionPool, watched: list[Job], retries: Retries) -> Table:
+def _closing(
+    sandbox: Sandbox, pool: SessionPool, watched: list[DemoJob], retries: Retries
+) -> Table:
     table = Table(title="As the servers recorded it", title_justify="left")
     table.add_column("vendor", no_wrap=True)
     for name in ("calls", "seconds", "quota used", "429s", "retries", "tokens"):

@@ -34,7 +34,7 @@ _TOKEN_LIFETIME = 12.0
 """Seconds: short, so that tokens expire while the demo runs."""
 
 
-class Job:
+class DemoJob:
     """One vendor's part: what it does and how far it is."""
 
     def __init__(self, vendor: str, client: VendorClient, what: str, total: int) -> None:
@@ -85,7 +85,7 @@ def _data() -> Path:
     return installed if installed.is_dir() else checkout
 
 
-def jobs(sandbox: Sandbox, pool: SessionPool, *, fast: bool) -> list[tuple[Job, Run]]:
+def jobs(sandbox: Sandbox, pool: SessionPool, *, fast: bool) -> list[tuple[DemoJob, Run]]:
     """The jobs, each with the coroutine function that does it."""
     made: dict[str, Any] = {}
     for name, client in CLIENTS.items():
@@ -124,10 +124,10 @@ def faster(name: str) -> Quota:
     return Quota(limit * 100, period)
 
 
-def _intouch(client: IntouchClient, sandbox: Sandbox, *, fast: bool) -> tuple[Job, Run]:
+def _intouch(client: IntouchClient, sandbox: Sandbox, *, fast: bool) -> tuple[DemoJob, Run]:
     navaids = rows("navaids", None if fast else 80)
     pages = -(-(len(navaids) + 1) // 25)
-    job = Job("intouch", client, "navaids in as locations, read back", len(navaids) + pages)
+    job = DemoJob("intouch", client, "navaids in as locations, read back", len(navaids) + pages)
     root = sandbox.state("intouch").root_uuid
 
     async def create(row: Row) -> None:
@@ -151,9 +151,9 @@ def _intouch(client: IntouchClient, sandbox: Sandbox, *, fast: bool) -> tuple[Jo
     return job, run
 
 
-def _totango(client: TotangoClient, *, fast: bool) -> tuple[Job, Run]:
+def _totango(client: TotangoClient, *, fast: bool) -> tuple[DemoJob, Run]:
     quakes = rows("earthquakes", None if fast else 70)
-    job = Job("totango", client, "earthquakes in as touchpoints", len(quakes))
+    job = DemoJob("totango", client, "earthquakes in as touchpoints", len(quakes))
 
     async def create(row: Row) -> None:
         touchpoint = totango.NewTouchpoint(
@@ -167,10 +167,10 @@ def _totango(client: TotangoClient, *, fast: bool) -> tuple[Job, Run]:
     return job, lambda: job.each(quakes, create)
 
 
-def _emma(client: EmmaClient, sandbox: Sandbox, *, fast: bool) -> tuple[Job, Run]:
+def _emma(client: EmmaClient, sandbox: Sandbox, *, fast: bool) -> tuple[DemoJob, Run]:
     quakes = rows("earthquakes", None if fast else 1200)
     batches = [quakes[at : at + 10] for at in range(0, len(quakes), 10)]
-    job = Job("emma", client, "earthquakes in, ten a call", len(batches) + 1)
+    job = DemoJob("emma", client, "earthquakes in, ten a call", len(batches) + 1)
     sandbox.state("emma").add_member("observatory@example.com")
 
     async def create(batch: list[Row]) -> None:
@@ -199,12 +199,12 @@ def _account_time(milliseconds: str) -> datetime:
     return datetime.fromtimestamp(int(milliseconds) // 1000, UTC).replace(tzinfo=None)
 
 
-def _intempt(client: IntemptClient, sandbox: Sandbox, *, fast: bool) -> tuple[Job, Run]:
+def _intempt(client: IntemptClient, sandbox: Sandbox, *, fast: bool) -> tuple[DemoJob, Run]:
     frequencies = rows("airport-frequencies")
     first = frequencies[: 3000 if fast else 300]
     state = sandbox.state("intempt")
     collection = str(state.add_collection("frequencies", "id").id)
-    job = Job("intempt", client, "frequencies in by row, then all by CSV", len(first) + 1)
+    job = DemoJob("intempt", client, "frequencies in by row, then all by CSV", len(first) + 1)
 
     async def insert(row: Row) -> None:
         await client.collections.insert(collection, dict(row))
@@ -227,9 +227,9 @@ def _csv(table: list[Row]) -> bytes:
 
 def _digital_onboarding(
     client: DigitalOnboardingClient, sandbox: Sandbox, *, fast: bool
-) -> tuple[Job, Run]:
+) -> tuple[DemoJob, Run]:
     airports = rows("airports-us", None if fast else 300)
-    job = Job("digital_onboarding", client, "airports in while tokens expire", len(airports))
+    job = DemoJob("digital_onboarding", client, "airports in while tokens expire", len(airports))
     sandbox.state("digital_onboarding").lifetime = _TOKEN_LIFETIME
 
     async def upsert(row: Row) -> None:

@@ -117,7 +117,7 @@ def _ca_store() -> Finding:
 
 def _vendors() -> list[Vendor]:
     clients: list[type[VendorClient]] = [getattr(asyncclients, name) for name in _CLIENTS]
-    return [client.facts for client in clients]
+    return [client.vendor for client in clients]
 
 
 async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:

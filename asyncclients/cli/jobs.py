@@ -13,7 +13,7 @@ import msgspec
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Renaming, Report
 from asyncclients.backfill.lock import files_of_state
-from asyncclients.backfill.shape import Shape, row_type_of
+from asyncclients.backfill.rows import RowConverter, row_type_of
 from asyncclients.backfill.sinks import FileSink, open_sink
 from asyncclients.backfill.sources import open_source
 from asyncclients.cli.operations import Clients, Write
@@ -22,7 +22,7 @@ from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, target_of
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One pull or push; the fields are the options of those commands."""
 
     pull: str | None = None
@@ -53,7 +53,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of jobs, by name."""
 
-    jobs: dict[str, Job]
+    jobs: dict[str, JobSpec]
 
 
 def state_path(file: Path) -> Path:
@@ -61,7 +61,7 @@ def state_path(file: Path) -> Path:
     return Path(f"{file}.state")
 
 
-def read_jobs(path: Path) -> list[Job]:
+def read_jobs(path: Path) -> list[JobSpec]:
     """The jobs in the TOML file at *path*; their paths are relative to it.
 
     Raises:
@@ -85,7 +85,7 @@ def read_jobs(path: Path) -> list[Job]:
     return jobs
 
 
-def _shared(one: Job, other: Job) -> Path | None:
+def _shared(one: JobSpec, other: JobSpec) -> Path | None:
     """A file that both jobs would write."""
     for mine, theirs in product(_written(one), _written(other)):
         if are_same(mine, theirs):
@@ -93,19 +93,19 @@ def _shared(one: Job, other: Job) -> Path | None:
     return None
 
 
-def _written(job: Job) -> list[Path]:
+def _written(job: JobSpec) -> list[Path]:
     state = files_of_state(Path(job.state))
     return state if job.pull is None else [*FileSink(target_of(job.to)).files, *state]
 
 
-def _placed(job: Job, name: str, directory: Path) -> Job:
+def _placed(job: JobSpec, name: str, directory: Path) -> JobSpec:
     file = directory / (job.file or job.to)
     state = directory / job.state if job.state else state_path(file)
     where = {"file": str(file)} if job.file else {"to": str(file)}
     return msgspec.structs.replace(job, name=name, state=str(state), **where)
 
 
-def check_names(job: Job) -> None:
+def check_names(job: JobSpec) -> None:
     """Check the vendor, resource, operation and arguments that *job* names; needs no credentials.
 
     Raises:
@@ -114,14 +114,14 @@ def check_names(job: Job) -> None:
     _operation(job, Clients())
 
 
-def _operation(job: Job, clients: Clients) -> Callable[[], Any] | Write:
+def _operation(job: JobSpec, clients: Clients) -> Callable[[], Any] | Write:
     if job.pull is not None:
         return clients.read(job.pull, job.query)
     assert job.push is not None
     return clients.write(job.push, job.with_)
 
 
-async def _check_files(job: Job) -> None:
+async def _check_files(job: JobSpec) -> None:
     """Check the files and columns of *job*; needs no credentials, and writes nothing.
 
     Raises:
@@ -140,18 +140,18 @@ async def _check_files(job: Job) -> None:
         )
 
 
-async def _check_columns(job: Job, operation: Write) -> None:
+async def _check_columns(job: JobSpec, operation: Write) -> None:
     row_type = row_type_of(operation.call)
     if operation.scalar is not None:
         row_type = msgspec.defstruct(job.push or "", [(operation.name, Any)])
     rows = await open_source(job.file)
     try:
-        Shape(row_type, _renaming(job)).check(rows)
+        RowConverter(row_type, _renaming(job)).check(rows)
     finally:
         await rows.aclose()
 
 
-async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
+async def work(job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
     """Do *job* with clients of *pool*.
 
     Raises:
@@ -192,11 +192,11 @@ async def work(job: Job, pool: SessionPool, progress: Callable[[Progress], None]
     )
 
 
-def _renaming(job: Job) -> Renaming | None:
+def _renaming(job: JobSpec) -> Renaming | None:
     return Renaming(job.map, job.set) if job.map or job.set else None
 
 
-def map_of(job: Job, write: Write) -> Callable[[Any], Any] | None:
+def map_of(job: JobSpec, write: Write) -> Callable[[Any], Any] | None:
     """What makes of a row of *job* what *write* takes; None for the row as it is."""
     renaming = _renaming(job)
     if write.scalar is None:

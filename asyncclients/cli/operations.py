@@ -48,7 +48,7 @@ class Clients:
         if vendor not in self._made:
             cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
             if self._pool is None:
-                placeholders = dict.fromkeys(cls.facts.environment.values(), "placeholder")
+                placeholders = dict.fromkeys(cls.vendor.environment.values(), "placeholder")
                 self._made[vendor] = cls.from_env(SessionPool(), placeholders)
             else:
                 self._made[vendor] = cls.from_env(self._pool)

@@ -9,7 +9,7 @@ import msgspec
 from cyclopts import Parameter
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text
 from asyncclients.simulator import simulate as run
 

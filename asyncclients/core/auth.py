@@ -207,7 +207,7 @@ def _lifetime(value: Any) -> float:
     return min(seconds, LONGEST_LIFETIME)
 
 
-def names_invalid_token(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+def is_invalid_token_response(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     """Is this reply a 401 that says the token is no good (RFC 6750 §3.1)?
 
     A 401 that names another error is not; one that names none, or whose body

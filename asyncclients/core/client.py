@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, overload
 import msgspec
 
 from asyncclients.arguments import check_count
-from asyncclients.base_url import check_base_url, guarded
+from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Options
 from asyncclients.core.explain import Explanation, explain
-from asyncclients.core.freeform import free_request
+from asyncclients.core.freeform import raw_request
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.settings import OptionFields
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota, check_quotas
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota, check_quotas
 from asyncclients.secret import Environment, Secret
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class VendorClient:
         max_in_flight: requests at the same time; None takes the vendor's.
     """
 
-    facts: ClassVar[Vendor]
+    vendor: ClassVar[Vendor]
     """The vendor, as data."""
 
     def __init__(
@@ -59,7 +59,7 @@ class VendorClient:
         check_pool(pool)
         if login is None:
             raise TypeError(f"{type(self).__name__} needs its credential")
-        vendor = self.facts
+        vendor = self.vendor
         if problem := problem_of(login):
             raise ConfigurationError(
                 f"the credential {problem}",
@@ -103,7 +103,7 @@ class VendorClient:
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         return cls._from_env(
             pool, variables, base_url=base_url, quotas=quotas, max_in_flight=max_in_flight
         )
@@ -118,7 +118,7 @@ class VendorClient:
                 advice="Leave it out for the environment of the process, os.environ",
             )
         given: dict[str, Any] = {n: value for n, value in arguments.items() if value is not None}
-        return cls(pool, **_read_environment(cls.facts, variables, given), **given)
+        return cls(pool, **_read_environment(cls.vendor, variables, given), **given)
 
     def _attach(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -211,7 +211,7 @@ class VendorClient:
         Raises:
             ValueError: for a path that leads elsewhere, or both *json* and *form*.
         """
-        call = free_request(
+        call = raw_request(
             method,
             path,
             params=params,

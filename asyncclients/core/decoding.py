@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asyncclients.core import codec
 from asyncclients.core.endpoint import Endpoint, Response
-from asyncclients.core.failure import quoted, request_id
+from asyncclients.core.error_mapping import redacted_excerpt, request_id
 from asyncclients.errors import DecodeError
-from asyncclients.secret import Secret, cut
+from asyncclients.secret import Secret, redact
 
 if TYPE_CHECKING:
     from asyncclients.core.vendor import Vendor
@@ -20,7 +20,7 @@ DECODED_IN_THREAD = 2**20
 """Bytes from which a body is decoded off the event loop."""
 
 
-def decoded(
+def decode_response(
     answer: Response, endpoint: Endpoint[T], vendor: Vendor, secrets: Callable[[], Sequence[Secret]]
 ) -> T:
     """The body of *answer* as *endpoint* returns it; the answer itself where that is `Response`.
@@ -42,9 +42,9 @@ def decoded(
         bad = caught
     known = secrets()
     raise DecodeError(
-        cut(bad.message, known),
+        redact(bad.message, known),
         status=answer.status,
-        excerpt=quoted(answer.body, known),
+        excerpt=redacted_excerpt(answer.body, known),
         request_id=request_id(answer, vendor, known),
         advice=bad.advice,
         is_error_body=bad.is_error_body,

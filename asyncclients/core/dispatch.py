@@ -14,8 +14,8 @@ import msgspec
 from asyncclients.core.call import Call
 from asyncclients.core.decoding import DECODED_IN_THREAD
 from asyncclients.core.endpoint import Options, Request
-from asyncclients.core.retry import Verdict
-from asyncclients.core.settings import Settings, Terms
+from asyncclients.core.retry import Decision
+from asyncclients.core.settings import ClientConfig, PoolConfig
 from asyncclients.errors import AsyncClientsError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asyncclients.core.vendor import Vendor
 
 T = TypeVar("T")
-_DONE = Verdict.DONE
+_DONE = Decision.DONE
 
 
 class Dispatcher:
@@ -39,16 +39,16 @@ class Dispatcher:
         login: Login | None,
         base_url: str,
         *,
-        settings: Settings,
+        settings: PoolConfig,
         options: Options,
         account: str = "",
     ) -> None:
-        self.terms = Terms(
+        self.terms = ClientConfig(
             scope=scope,
             vendor=vendor,
             login=login,
             base_url=base_url,
-            settings=settings,
+            pool=settings,
             options=options,
             account=account,
         )
@@ -68,7 +68,7 @@ class Dispatcher:
         return run(Call(self.terms, request))
 
 
-def terms_of(owner: object) -> Terms | None:
+def terms_of(owner: object) -> ClientConfig | None:
     """Return what the client lays down that *owner* is, or is a resource of; None for others."""
     sender = getattr(owner, "_dispatcher", None) or getattr(
         getattr(owner, "_send", None), "__self__", None
@@ -83,19 +83,19 @@ async def run(call: Call[T]) -> T:
         call.open()
         while True:
             if call.bearer is not None:
-                await call.bearer.take()
-            outcome = call.note(await call.exchange())
-            verdict = await call.judge_token(outcome) if call.bearer else call.judge(outcome)
+                await call.bearer.ensure()
+            outcome = call.record(await call.exchange())
+            verdict = await call.decide_with_token(outcome) if call.bearer else call.decide(outcome)
             if verdict is _DONE:
-                long = len(call.answer.body) > DECODED_IN_THREAD
+                long = len(call.response.body) > DECODED_IN_THREAD
                 return await call.long_result() if long else call.result()
-            if verdict is Verdict.GONE:
+            if verdict is Decision.ALREADY_DELETED:
                 call.ended(None)
                 return cast("T", None)
             if not await call.wait(verdict, outcome):
                 raise call.failure(verdict, outcome)  # noqa: TRY301 - for the line below
     except AsyncClientsError as raised:
-        error = raised.with_facts(**call.facts())
+        error = raised.with_facts(**call.error_fields())
     except BaseException as foreign:
         call.ended(foreign)
         raise

@@ -27,12 +27,12 @@ from typing import (
 import msgspec
 
 from asyncclients.arguments import check_count, check_headers, check_seconds, check_type
-from asyncclients.core.segment import fill, placeholders
+from asyncclients.core.path_template import expand, placeholders
 from asyncclients.errors import AsyncClientsError
-from asyncclients.limits.priority import Priority
+from asyncclients.ratelimit.priority import Priority
 
 if TYPE_CHECKING:
-    from asyncclients.limits.quota import Quota
+    from asyncclients.ratelimit.quota import Quota
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -83,7 +83,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             check_headers(self.headers)
 
 
-class Sending(NamedTuple):
+class OutgoingRequest(NamedTuple):
     """A request that has its permit and is about to go out.
 
     Attributes:
@@ -97,29 +97,29 @@ class Sending(NamedTuple):
     idempotent: bool
 
 
-class Watch(Protocol):
+class SendHook(Protocol):
     """Hears of each request that the code under it puts on the wire."""
 
-    def sending(self, request: Sending, /) -> Awaitable[None] | None:
+    def before_send(self, request: OutgoingRequest, /) -> Awaitable[None] | None:
         """*request* goes out when this, and what it returns, is done; not if it raises."""
 
-    def refused(self) -> None:
+    def on_rate_limited(self) -> None:
         """The vendor refused the last one by rate."""
 
 
-class Lane(NamedTuple):
+class CallContext(NamedTuple):
     """What surrounding code asks of the calls under it."""
 
     priority: Priority
     flow: str | None
-    watch: Watch | None = None
+    hook: SendHook | None = None
 
 
-_lane: ContextVar[Lane | None] = ContextVar("asyncclients_lane", default=None)
-current_lane = _lane.get
+_lane: ContextVar[CallContext | None] = ContextVar("asyncclients_lane", default=None)
+current_call_context = _lane.get
 
 
-class lane:  # noqa: N801 - used as a statement, like those of contextlib
+class call_context:  # noqa: N801 - used as a statement, like those of contextlib
     """Make every call inside the block at least as patient as *priority*.
 
     Backfills run the caller's own coroutines this way: whatever client they
@@ -130,9 +130,9 @@ class lane:  # noqa: N801 - used as a statement, like those of contextlib
     __slots__ = ("_lane", "_token")
 
     def __init__(
-        self, priority: Priority, flow: str | None = None, watch: Watch | None = None
+        self, priority: Priority, flow: str | None = None, watch: SendHook | None = None
     ) -> None:
-        self._lane = Lane(priority, flow, watch)
+        self._lane = CallContext(priority, flow, watch)
 
     def __enter__(self) -> None:
         self._token = _lane.set(self._lane)
@@ -171,11 +171,11 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         returns: what the reply decodes to; `type(None)` where the reply
             carries nothing.
         idempotent: whether a repetition leaves the vendor in the same state.
-        why: the reason for `idempotent` where its method does not say it.
-        form: how the body travels.
+        idempotency_note: the reason for `idempotent` where its method does not say it.
+        encoding: how the body travels.
         expects: the one status that means success; None for any 2xx.
-        printed: whether the vendor's document prints this method and path.
-        batch: how many rows its method takes at most, as one list; 0 where it
+        documented: whether the vendor's document prints this method and path.
+        max_batch_size: how many rows its method takes at most, as one list; 0 where it
             takes one row.
         result_fields: where it returns `Response`, the JSON fields of a result: a body
             with `error` and none of them is an error; None to accept any body.
@@ -186,11 +186,11 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     path: str
     returns: type[T_co]
     idempotent: bool
-    why: str = ""
-    form: Literal["json", "form"] = "json"
+    idempotency_note: str = ""
+    encoding: Literal["json", "form"] = "json"
     expects: int | None = None
-    printed: bool = True
-    batch: int = 0
+    documented: bool = True
+    max_batch_size: int = 0
     result_fields: frozenset[str] | None = None
 
     @property
@@ -214,7 +214,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
                 control characters.
             TypeError: a path parameter is missing or unknown.
         """
-        filled = fill(self.path, path) if path or "{" in self.path else self.path
+        filled = expand(self.path, path) if path or "{" in self.path else self.path
         return Request(
             endpoint=self,
             path=filled,

@@ -81,7 +81,7 @@ class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
     unavailable: bool = False
 
 
-class ForeignUse(msgspec.Struct, frozen=True, kw_only=True):
+class ExternalUsageSeen(msgspec.Struct, frozen=True, kw_only=True):
     """Others use the same quota, at *rate* calls per second, which are left to them; 0: no more."""
 
     vendor: str
@@ -108,7 +108,7 @@ Event = (
     | CallEnded
     | TokenRefreshed
     | ScopePaused
-    | ForeignUse
+    | ExternalUsageSeen
     | PoolOpened
     | PoolClosed
 )
@@ -129,7 +129,9 @@ def log_pause(event: ScopePaused) -> None:
     logger.log(level, words, event.vendor, event.seconds)
 
 
-def tell_foreign(listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float) -> None:
+def emit_external_usage(
+    listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float
+) -> None:
     """Others are seen to use the quota of *scope*, at *rate*, or are gone, at 0."""
     if rate:
         words = (
@@ -140,7 +142,7 @@ def tell_foreign(listeners: Sequence[Callback[Any]], vendor: str, scope: str, ra
         logger.warning(words, vendor, rate)
     else:
         logger.info("%s: nobody else uses the same quota any more", vendor)
-    tell(listeners, ForeignUse(vendor=vendor, scope=scope, rate=rate))
+    emit(listeners, ExternalUsageSeen(vendor=vendor, scope=scope, rate=rate))
 
 
 class Callback(Generic[T]):
@@ -173,7 +175,7 @@ class Callback(Generic[T]):
                 )
 
 
-def tell(listeners: Sequence[Callback[Any]], event: Event) -> None:
+def emit(listeners: Sequence[Callback[Any]], event: Event) -> None:
     """Give *event* to each listener."""
     for listener in listeners:
         listener(event)

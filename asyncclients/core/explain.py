@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncclients.limits.priority import Priority
+from asyncclients.ratelimit.priority import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncclients.core.scope import Scope
-    from asyncclients.limits.limiter import LimiterState
-    from asyncclients.limits.quota import Quota
-    from asyncclients.limits.scheduler import Scheduler
+    from asyncclients.ratelimit.limiter import LimiterState
+    from asyncclients.ratelimit.quota import Quota
+    from asyncclients.ratelimit.scheduler import Scheduler
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +51,8 @@ def explain(scope: Scope, priority: Priority, now: float) -> Explanation:
     queued = scheduler.queued()
     ahead = queued["interactive"] + (queued["background"] if priority else 0)
     reasons = [*_queue(ahead, queued, priority), *_crowding(scheduler), *_limits(scheduler, state)]
-    if reasons and state.foreign_rate:
-        reasons.append(f"others use the same quota, at {state.foreign_rate:.2g} calls per second")
+    if reasons and state.external_rate:
+        reasons.append(f"others use the same quota, at {state.external_rate:.2g} calls per second")
     return Explanation(
         vendor=scope.vendor,
         seconds=scheduler.eta(1, priority),

@@ -25,7 +25,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|https?:", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def free_request(
+def raw_request(
     method: str,
     path: str,
     *,
@@ -59,7 +59,7 @@ def free_request(
         check_path(path),
         cast("type[T]", type(None) if returns is None else returns),
         idempotent=may_repeat,
-        form="json" if form is None else "form",
+        encoding="json" if form is None else "form",
     )
     body = json if form is None else form
     return Request(

@@ -19,10 +19,10 @@ from asyncclients.core.auth import (
 )
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Options, Response
-from asyncclients.core.events import TokenRefreshed, logger, tell
+from asyncclients.core.events import TokenRefreshed, emit, logger
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
-from asyncclients.core.settings import Settings
+from asyncclients.core.settings import PoolConfig
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import (
     AsyncClientsError,
@@ -33,7 +33,7 @@ from asyncclients.errors import (
     TokenRejectedError,
 )
 
-_RETRY = RetryPolicy(max_failures=1, max_refusals=0)
+_RETRY = RetryPolicy(max_retries=1, max_rate_limited=0)
 _TIMEOUT = 15.0
 """Seconds: an endpoint that only signs a few bytes, and that others wait for."""
 _FIRST = Options(flow="oauth2.token")
@@ -49,7 +49,7 @@ class TokenSource:
         vendor: Vendor,
         login: ClientCredentials,
         base_url: str,
-        settings: Settings,
+        settings: PoolConfig,
     ) -> None:
         basic = HeaderLogin(header="Authorization", value=login.basic, secrets=login.secrets)
         own = msgspec.structs.replace(settings, retry=_RETRY, timeout=_TIMEOUT)
@@ -57,7 +57,7 @@ class TokenSource:
             lambda: scope, vendor, basic, base_url, settings=own, options=_FIRST
         )
         self._endpoint: Endpoint[Response] = Endpoint(
-            "oauth2.token", "POST", login.path, Response, idempotent=True, form="form"
+            "oauth2.token", "POST", login.path, Response, idempotent=True, encoding="form"
         )
         self._login, self._vendor, self._settings = login, vendor, settings
 
@@ -80,7 +80,7 @@ class TokenSource:
         if error is not None:
             logger.warning("%s gave no access token: %s", self._vendor.name, error)
         event = TokenRefreshed(vendor=self._vendor.name, error=error)
-        tell(self._settings.listeners, event)
+        emit(self._settings.listeners, event)
 
     async def _ask(self) -> Token:
         failure: AsyncClientsError

@@ -24,21 +24,21 @@ from asyncclients.core.events import (
     Callback,
     PoolClosed,
     PoolOpened,
+    emit,
+    emit_external_usage,
     log_event,
     logger,
-    tell,
-    tell_foreign,
 )
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope, ScopeHandle, ScopeStats
-from asyncclients.core.settings import Settings
+from asyncclients.core.settings import PoolConfig
 from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
-from asyncclients.limits.connections import Connections
-from asyncclients.limits.eviction import Eviction
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.scheduler import Scheduler
+from asyncclients.ratelimit.connections import InFlightLimit
+from asyncclients.ratelimit.eviction import IdleSweep
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
     from asyncclients.core.events import Listener
     from asyncclients.core.vendor import Vendor
-    from asyncclients.limits.quota import Quota
-    from asyncclients.limits.shared import LimitStore, SharedLimits
+    from asyncclients.ratelimit.protocol import LimitStore, SharedLimiterFactory
+    from asyncclients.ratelimit.quota import Quota
 
 
 class SessionPool:
@@ -90,22 +90,22 @@ class SessionPool:
         _check_parts(session, limits, tokens, listeners)
         Limiter((), admission=admission, cold_start=cold_start)  # refuses unknown words now
         logs = (log_event,) if logger.isEnabledFor(DEBUG) else ()
-        self.settings = Settings(
+        self.settings = PoolConfig(
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
             listeners=tuple(map(Callback, (*listeners, *logs))),
         )
         self._session, self._limits, self._tokens = session, limits, tokens
-        self._shared: SharedLimits | None = None
+        self._shared: SharedLimiterFactory | None = None
         self._admission: Literal["adaptive", "exact"] = admission
         self._cold_start: Literal["empty", "full"] = cold_start
-        self._connections = Connections(max_connections)
+        self._connections = InFlightLimit(max_connections)
         self._scopes: dict[str, Scope] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = self._ended = False
         self._closing = asyncio.Lock()
-        self._eviction: Eviction | None = None
+        self._eviction: IdleSweep | None = None
         self._evicting: set[asyncio.Task[None]] = set()
         self._evicted: set[str] = set()
 
@@ -140,7 +140,7 @@ class SessionPool:
         if not self._closed:
             self._closed = True
             if self._loop is not None:
-                tell(self.settings.listeners, PoolClosed(stats=self.stats))
+                emit(self.settings.listeners, PoolClosed(stats=self.stats))
         if self._eviction is not None:
             self._eviction.stop()
         async with self._closing:
@@ -176,7 +176,7 @@ class SessionPool:
             )
         if self._loop is None:
             self._loop = loop
-            tell(self.settings.listeners, PoolOpened(stats=self.stats))
+            emit(self.settings.listeners, PoolOpened(stats=self.stats))
         elif loop is not self._loop:
             raise _wrong_loop()
         return loop
@@ -208,7 +208,7 @@ class SessionPool:
         key = scope_key(base_url, login)
         found = self._scopes.get(key)
         if found is not None:
-            found.restrict(quotas, max_in_flight)
+            found.add_quotas(quotas, max_in_flight)
             return found
         scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
         # A borrowed session may have headers of its own: without a login they are not wanted.
@@ -219,7 +219,7 @@ class SessionPool:
             scope.tokens = TokenCache(key, source.fetch, self._tokens)
         self._scopes[key] = scope
         if self._eviction is None:
-            self._eviction = Eviction(loop, self._evict)
+            self._eviction = IdleSweep(loop, self._evict)
         self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
         return scope
 
@@ -256,7 +256,9 @@ class SessionPool:
         known = self._limits is not None or key in self._evicted
         cold = "empty" if known else self._cold_start
         local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
-        local.foreign.watch = partial(tell_foreign, self.settings.listeners, vendor, key)
+        local.external.on_change = partial(
+            emit_external_usage, self.settings.listeners, vendor, key
+        )
         scheduler = Scheduler(
             local, loop, max_in_flight=max_in_flight, connections=self._connections
         )

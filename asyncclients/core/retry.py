@@ -13,14 +13,14 @@ left. The operation's answer stands in its endpoint, not in its HTTP verb.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, auto
 
 import backoff
 import msgspec
 
 from asyncclients.arguments import check_count, check_seconds
 from asyncclients.core.endpoint import NoResponse, Outcome, Request, Response
-from asyncclients.core.vendor import Meaning
+from asyncclients.core.vendor import ResponseKind
 from asyncclients.errors import ConfigurationError
 
 _TRANSIENT = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
@@ -39,9 +39,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         max_attempts: requests of one call at the most, whatever for; 1 never repeats.
-        max_failures: failures that one call repeats; None for as many as *max_attempts*
+        max_retries: failures that one call repeats; None for as many as *max_attempts*
             lets it, and for 3 where that is None as well.
-        max_refusals: refusals by rate that one call sits out; None likewise, and for 10.
+        max_rate_limited: refusals by rate that one call sits out; None likewise, and for 10.
         base: seconds; the first wait is drawn from [0, base].
         cap: seconds; no single wait is drawn from more than [0, cap].
         longest_retry_after: seconds; an interactive call that is told to wait
@@ -49,14 +49,14 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_attempts: int | None = None
-    max_failures: int | None = None
-    max_refusals: int | None = None
+    max_retries: int | None = None
+    max_rate_limited: int | None = None
     base: float = 0.5
     cap: float = 30.0
     longest_retry_after: float = 120.0
 
     def __post_init__(self) -> None:
-        for name, least in ("max_attempts", 1), ("max_failures", 0), ("max_refusals", 0):
+        for name, least in ("max_attempts", 1), ("max_retries", 0), ("max_rate_limited", 0):
             count: int | None = getattr(self, name)
             if count is not None:
                 advice = "Use max_attempts=1 to never retry"
@@ -85,94 +85,110 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         return backoff.full_jitter(value)
 
 
-class Verdict(Enum):
-    """What to do with an outcome."""
+class Decision(Enum):
+    """What happens after an attempt.
 
-    DONE = "done"
-    GONE = "done: the thing to delete is not there any more"
-    RENEWED = "again at once, with another token"
-    AGAIN = "again, after a wait"
-    REFUSED = "again, once the scope's pause is over"
-    FAIL = "raise"
-    UNKNOWN = "raise: it may or may not have happened"
+    Attributes:
+        DONE: the response is the result.
+        ALREADY_DELETED: done; an earlier attempt deleted the object.
+        RETRY_WITH_NEW_TOKEN: retry at once, with another access token.
+        RETRY: retry after a backoff.
+        RETRY_AFTER_PAUSE: retry when the scope's pause is over.
+        FAIL: raise the error.
+        OUTCOME_UNKNOWN: raise `OutcomeUnknownError`.
+    """
+
+    DONE = auto()
+    ALREADY_DELETED = auto()
+    RETRY_WITH_NEW_TOKEN = auto()
+    RETRY = auto()
+    RETRY_AFTER_PAUSE = auto()
+    FAIL = auto()
+    OUTCOME_UNKNOWN = auto()
 
 
-class Tally(msgspec.Struct, kw_only=True, gc=False):
+class RetryState(msgspec.Struct, kw_only=True, gc=False):
     """What one call has been through so far.
 
     Attributes:
         attempts: requests that were put on the wire, or were to be.
-        refusals: refusals by rate that were sat out.
-        failures: outcomes of any other kind that were repeated.
-        doubtful: whether an earlier request may have been carried out.
+        rate_limits: refusals by rate that were sat out.
+        retries: outcomes of any other kind that were repeated.
+        maybe_executed: whether an earlier request may have been carried out.
         renewed: requests that were rejected for an expired token; they do not count
             against `max_attempts`.
     """
 
     attempts: int = 0
-    refusals: int = 0
-    failures: int = 0
-    doubtful: bool = False
+    rate_limits: int = 0
+    retries: int = 0
+    maybe_executed: bool = False
     renewed: int = 0
 
-    def room(self, policy: RetryPolicy) -> bool:
+    def may_retry_failure(self, policy: RetryPolicy) -> bool:
         """May a failure be followed by another attempt?"""
-        most = policy.max_failures
+        most = policy.max_retries
         if most is None:
             most = policy.max_attempts or _FAILURES
-        return self.failures < most and self.requests_left(policy)
+        return self.retries < most and self.has_attempts_left(policy)
 
-    def patience(self, policy: RetryPolicy) -> bool:
+    def may_retry_rate_limit(self, policy: RetryPolicy) -> bool:
         """May a refusal by rate be sat out?"""
-        most = policy.max_refusals
+        most = policy.max_rate_limited
         if most is None:
             most = policy.max_attempts or _REFUSALS
-        return self.refusals < most and self.requests_left(policy)
+        return self.rate_limits < most and self.has_attempts_left(policy)
 
-    def requests_left(self, policy: RetryPolicy) -> bool:
+    def has_attempts_left(self, policy: RetryPolicy) -> bool:
         """May any other request be made?"""
         most = policy.max_attempts
         return most is None or self.attempts - self.renewed < most
 
     def note_failure(self, outcome: Outcome) -> None:
         """Count *outcome*, which is to be repeated."""
-        self.failures += 1
+        self.retries += 1
         if isinstance(outcome, NoResponse):
-            self.doubtful |= outcome.sent == "maybe"
+            self.maybe_executed |= outcome.sent == "maybe"
         else:
-            self.doubtful |= outcome.status not in _NOT_CARRIED_OUT
+            self.maybe_executed |= outcome.status not in _NOT_CARRIED_OUT
 
 
-def judge(
-    request: Request[object], outcome: Outcome, meaning: Meaning, tally: Tally, policy: RetryPolicy
-) -> Verdict:
+def decide(
+    request: Request[object],
+    outcome: Outcome,
+    meaning: ResponseKind,
+    tally: RetryState,
+    policy: RetryPolicy,
+) -> Decision:
     """What to do with *outcome*; *meaning* is the vendor's reading of an answer."""
     if isinstance(outcome, NoResponse):
-        return _judge_silence(request, outcome, tally, policy)
-    if meaning is Meaning.SUCCESS:
-        return Verdict.DONE
-    if meaning is Meaning.RATE_LIMITED:
-        return Verdict.REFUSED if tally.patience(policy) else Verdict.FAIL
-    return _judge_answer(request, outcome, tally, policy)
+        return _decide_no_response(request, outcome, tally, policy)
+    if meaning is ResponseKind.SUCCESS:
+        return Decision.DONE
+    if meaning is ResponseKind.RATE_LIMITED:
+        return Decision.RETRY_AFTER_PAUSE if tally.may_retry_rate_limit(policy) else Decision.FAIL
+    return _decide_response(request, outcome, tally, policy)
 
 
-def _judge_silence(
-    request: Request[object], outcome: NoResponse, tally: Tally, policy: RetryPolicy
-) -> Verdict:
+def _decide_no_response(
+    request: Request[object], outcome: NoResponse, tally: RetryState, policy: RetryPolicy
+) -> Decision:
     if outcome.sent == "maybe" and not request.idempotent:
-        return Verdict.UNKNOWN
-    return Verdict.AGAIN if tally.room(policy) and not outcome.final else Verdict.FAIL
+        return Decision.OUTCOME_UNKNOWN
+    return (
+        Decision.RETRY if tally.may_retry_failure(policy) and not outcome.final else Decision.FAIL
+    )
 
 
-def _judge_answer(
-    request: Request[object], outcome: Response, tally: Tally, policy: RetryPolicy
-) -> Verdict:
-    if outcome.status == 404 and request.endpoint.method == "DELETE" and tally.doubtful:
-        return Verdict.GONE
+def _decide_response(
+    request: Request[object], outcome: Response, tally: RetryState, policy: RetryPolicy
+) -> Decision:
+    if outcome.status == 404 and request.endpoint.method == "DELETE" and tally.maybe_executed:
+        return Decision.ALREADY_DELETED
     if outcome.status in _NOT_CARRIED_OUT:
-        return Verdict.AGAIN if tally.room(policy) else Verdict.FAIL
+        return Decision.RETRY if tally.may_retry_failure(policy) else Decision.FAIL
     if outcome.status not in _TRANSIENT:
-        return Verdict.FAIL
+        return Decision.FAIL
     if not request.idempotent:
-        return Verdict.UNKNOWN if outcome.status in _ANSWER_LOST else Verdict.FAIL
-    return Verdict.AGAIN if tally.room(policy) else Verdict.FAIL
+        return Decision.OUTCOME_UNKNOWN if outcome.status in _ANSWER_LOST else Decision.FAIL
+    return Decision.RETRY if tally.may_retry_failure(policy) else Decision.FAIL

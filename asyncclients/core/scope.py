@@ -12,12 +12,12 @@ from weakref import ref
 
 import msgspec
 
-from asyncclients.core.alarm import Alarm
+from asyncclients.core.attempt_timeouts import AttemptTimeouts
 from asyncclients.core.events import logger
 from asyncclients.errors import ClientClosedError
 from asyncclients.http.session import open_session
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from asyncclients.core.tokens import TokenCache
-    from asyncclients.limits.scheduler import Scheduler
+    from asyncclients.ratelimit.scheduler import Scheduler
 
 
 class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +42,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         sent: requests put on the wire so far.
         rejected: refusals by rate so far.
         paused_for: seconds until the scope may send again; 0 when not paused.
-        foreign_rate: calls per second that others make on the same quota.
+        external_rate: calls per second that others make on the same quota.
         token_refreshes: access tokens asked for so far.
     """
 
@@ -55,7 +55,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     sent: int
     rejected: int
     paused_for: float
-    foreign_rate: float
+    external_rate: float
     token_refreshes: int = 0
     holds: tuple[int, ...] = ()
 
@@ -108,7 +108,7 @@ class Scope:
     ) -> None:
         self.vendor, self.key, self.scheduler = vendor, key, scheduler
         self.tokens: TokenCache | None = None
-        self.alarm = Alarm()
+        self.timeouts = AttemptTimeouts()
         self._session = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()
@@ -125,7 +125,7 @@ class Scope:
             self._session = self._own = open_session()
         return self._session
 
-    def restrict(self, quotas: tuple[Quota, ...], max_in_flight: int | None) -> None:
+    def add_quotas(self, quotas: tuple[Quota, ...], max_in_flight: int | None) -> None:
         """Obey these as well: of two opinions about one key the stricter wins."""
         if max_in_flight is not None:
             self.scheduler.max_in_flight = min(self.scheduler.max_in_flight, max_in_flight)
@@ -152,9 +152,9 @@ class Scope:
             queued=scheduler.queued(),
             in_flight=scheduler.in_flight,
             sent=scheduler.sent,
-            rejected=scheduler.refused,
+            rejected=scheduler.rejected,
             paused_for=state.paused_for,
-            foreign_rate=state.foreign_rate,
+            external_rate=state.external_rate,
             token_refreshes=self.tokens.refreshes if self.tokens else 0,
         )
 
@@ -194,7 +194,7 @@ class Scope:
             ),
             for_good=True,
         )
-        self.alarm.close()
+        self.timeouts.close()
         try:
             if self.tokens is not None:
                 await self.tokens.aclose()

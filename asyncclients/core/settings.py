@@ -12,13 +12,13 @@ from msgspec.structs import force_setattr
 from multidict import istr
 
 from asyncclients.core.auth import Header, HeaderLogin, Login
-from asyncclients.core.endpoint import Lane, Options
+from asyncclients.core.endpoint import CallContext, Options
 from asyncclients.core.events import Callback
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.ticket import PermitRequest
 
 
 class OptionFields(TypedDict, total=False):
@@ -33,7 +33,7 @@ class OptionFields(TypedDict, total=False):
     headers: Mapping[str, str] | None
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the pool lays down for all calls."""
 
     timeout: float
@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[Callback[Any], ...] = ()
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What one client lays down for its calls.
 
     Attributes:
@@ -50,43 +50,43 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
         vendor: the vendor, as data.
         login: the credential, None for none.
         base_url: where requests go, with a slash at its end.
-        settings: the pool's.
+        pool: the pool's.
         options: the client's.
         account: the account's own name, where the vendor has one besides the credential.
         timeout: seconds for one attempt.
         credential: the header that carries the login; None where none does.
-        usual: the place in the queue of a call without a deadline and a lane.
+        default_request: the place in the queue of a call without a deadline and a lane.
     """
 
     scope: Callable[[], Scope]
     vendor: Vendor
     login: Login | None
     base_url: str
-    settings: Settings
+    pool: PoolConfig
     options: Options
     account: str = ""
     timeout: float = 0.0
     credential: Header | None = None
-    usual: Ticket | None = None
+    default_request: PermitRequest | None = None
 
     def __post_init__(self) -> None:
         # What follows from the rest is found out here and not by each call.
         login, options = self.login, self.options
-        force_setattr(self, "timeout", options.timeout or self.settings.timeout)
+        force_setattr(self, "timeout", options.timeout or self.pool.timeout)
         header = (istr(login.header), login.value) if isinstance(login, HeaderLogin) else None
         force_setattr(self, "credential", header)  # also None: a copy may have another login
-        usual = Ticket(options.priority, options.flow) if options.deadline is None else None
-        force_setattr(self, "usual", usual)
+        usual = PermitRequest(options.priority, options.flow) if options.deadline is None else None
+        force_setattr(self, "default_request", usual)
 
     @property
     def policy(self) -> RetryPolicy:
         """The pool's retry policy, as far as the client's options leave it alone."""
-        policy, most = self.settings.retry, self.options.max_attempts
+        policy, most = self.pool.retry, self.options.max_attempts
         if most is None:
             return policy
         return msgspec.structs.replace(policy, max_attempts=most)
 
-    def ticket(self, lane: Lane | None) -> Ticket:
+    def permit_request(self, lane: CallContext | None) -> PermitRequest:
         """The place in the queue that the options and the surrounding *lane* ask for."""
         options = self.options
         priority, flow, deadline_at = options.priority, options.flow, math.inf
@@ -94,4 +94,4 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
             deadline_at = asyncio.get_running_loop().time() + options.deadline
         if lane is not None:
             priority, flow = max(priority, lane.priority), flow or lane.flow
-        return Ticket(priority, flow, deadline_at)
+        return PermitRequest(priority, flow, deadline_at)

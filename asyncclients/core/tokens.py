@@ -115,7 +115,7 @@ class TokenCache:
             advice="Close the pool after its last call",
         )
 
-    async def forget(self, token: Token) -> None:
+    async def invalidate(self, token: Token) -> None:
         """The vendor refused *token*: drop it, unless another took its place already."""
         if self._token is token:
             self._token = None
@@ -124,7 +124,7 @@ class TokenCache:
             if self._store is not None:
                 await _tried(self._store.drop(self._key, token))
 
-    def fail(self, failure: TokenError, now: float) -> None:
+    def remember_failure(self, failure: TokenError, now: float) -> None:
         """A fresh token was refused: do not ask for the next one right away."""
         self._failure, self._failed_at = failure, now
 
@@ -158,7 +158,7 @@ class TokenCache:
         if failure is None:
             self._token, self._failure = task.result(), None
         elif isinstance(failure, TokenError):
-            self.fail(failure, task.get_loop().time())
+            self.remember_failure(failure, task.get_loop().time())
 
     async def aclose(self) -> None:
         """Stop a refresh under way; those who wait for it are cancelled with it."""

@@ -21,12 +21,18 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import hdrs
 
-from asyncclients.core.alarm import Timed
+from asyncclients.core.attempt_timeouts import TimedTask
 from asyncclients.core.auth import Header
-from asyncclients.core.bearer import STALE
+from asyncclients.core.call_token import TOKEN_EXPIRED
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
-from asyncclients.core.silence import never_sent, silence, timed_out, too_large, too_late
-from asyncclients.core.wire import JSON, NONE, PLAIN, Wire
+from asyncclients.core.prepare import GET_HEADERS, JSON, NO_HEADERS, PreparedRequest
+from asyncclients.core.transport_errors import (
+    classify_transport_error,
+    deadline_exceeded,
+    never_sent,
+    timed_out,
+    too_large,
+)
 from asyncclients.errors import (
     AsyncClientsError,
     ClientClosedError,
@@ -35,23 +41,23 @@ from asyncclients.errors import (
 from asyncclients.http.session import (
     CONNECT_TIMEOUT,
     NO_TIMEOUT,
-    close_spoiled,
+    drop_dirty_connections,
     middlewares_of,
 )
-from asyncclients.limits.ratelimit_headers import read_signal
-from asyncclients.limits.timer import TICK
+from asyncclients.ratelimit.headers import parse_rate_limit_headers
+from asyncclients.ratelimit.timer import TICK
 
 if TYPE_CHECKING:
     from multidict import CIMultiDict
 
-    from asyncclients.core.alarm import Alarm
-    from asyncclients.core.retry import Tally
-    from asyncclients.limits.limiter import Permit
-    from asyncclients.limits.scheduler import Scheduler
-    from asyncclients.limits.ticket import Ticket
+    from asyncclients.core.attempt_timeouts import AttemptTimeouts
+    from asyncclients.core.retry import RetryState
+    from asyncclients.ratelimit.limiter import Permit
+    from asyncclients.ratelimit.scheduler import Scheduler
+    from asyncclients.ratelimit.ticket import PermitRequest
 
 _ACCEPT, _COOKIE, _ENCODING = hdrs.ACCEPT, hdrs.COOKIE, hdrs.CONTENT_ENCODING
-_OURS = (hdrs.CONTENT_TYPE,)
+_SKIP_AUTO_HEADERS = (hdrs.CONTENT_TYPE,)
 """Headers that are sent as we state them or not at all: a presigned address covers them."""
 
 _CONNECTING = 0.9
@@ -65,43 +71,43 @@ None where it is not good any more by then."""
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
 
-class _StaleError(Exception):
+class _TokenExpiredError(Exception):
     """The credential of a call is not good any more, now that it is its turn."""
 
 
-class Exchange(Timed, eq=False):
+class Attempt(TimedTask, eq=False):
     """One request on the wire: called by aiohttp as the middleware of that request.
 
     Attributes:
-        wire: the request.
+        prepared: the request.
         scheduler: grants the permit.
-        alarm: rings when the attempt has taken its time.
-        ticket: the call's place in the queue.
-        tally: what the call has been through.
+        timeouts: rings when the attempt has taken its time.
+        permit_request: the call's place in the queue.
+        state: what the call has been through.
         timeout: seconds from the permit to the end of the answer.
         credential: see `Credential`.
         on_sent: told how many seconds the permit took.
-        watch: called before anything leaves, and what it returns waited for.
+        before_send: called before anything leaves, and what it returns waited for.
         permit: once it is granted.
         sent: it is on the wire.
-        failure: why nothing more goes out.
+        stop_with: why nothing more goes out.
     """
 
-    wire: Wire
+    prepared: PreparedRequest
     scheduler: Scheduler
-    alarm: Alarm
-    ticket: Ticket
-    tally: Tally
+    timeouts: AttemptTimeouts
+    permit_request: PermitRequest
+    state: RetryState
     timeout: float
     credential: Credential
     on_sent: Callable[[float], None] | None = None
-    watch: Callable[[], Awaitable[None] | None] | None = None
+    before_send: Callable[[], Awaitable[None] | None] | None = None
     permit: Permit | None = None
     sent: bool = False
-    failure: BaseException | None = None
+    stop_with: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.wire!r}>"
+        return f"<Exchange {self.prepared!r}>"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
         return []
@@ -109,41 +115,41 @@ class Exchange(Timed, eq=False):
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
     ) -> aiohttp.ClientResponse:
-        if self.failure is not None:
-            raise self.failure  # aiohttp's own resend; the judge decides about those
+        if self.stop_with is not None:
+            raise self.stop_with  # aiohttp's own resend; the judge decides about those
         scheduler = self.scheduler
         if self.permit is not None:
             self.permit = None  # a borrowed session's middleware sends the request once more
-            scheduler.finished()
+            scheduler.on_done()
         asked_at = scheduler.loop.time() if self.on_sent else 0.0
-        permit = scheduler.try_take(self.ticket)
+        permit = scheduler.try_acquire(self.permit_request)
         if permit is None:
-            permit = await scheduler.take(self.ticket)
+            permit = await scheduler.acquire(self.permit_request)
         self.permit = permit
-        self.alarm.set(self, permit.sent_at + self.timeout)
+        self.timeouts.schedule(self, permit.sent_at + self.timeout)
         try:
-            if self.watch is not None and (noted := self.watch()) is not None:
+            if self.before_send is not None and (noted := self.before_send()) is not None:
                 await noted
             self._sign(request.headers)
         except BaseException as failure:
-            self.failure = failure
-            scheduler.returned(permit)
+            self.stop_with = failure
+            scheduler.cancel(permit)
             raise
         if self.on_sent is not None:
             self.on_sent(permit.sent_at - asked_at)
         self.sent = True
-        self.tally.attempts += 1
-        close_spoiled(request)
+        self.state.attempts += 1
+        drop_dirty_connections(request)
         try:
             response = await handler(request)
         except BaseException as failure:
-            self.failure = failure
+            self.stop_with = failure
             if never_sent(failure):
-                scheduler.returned(permit)
+                scheduler.cancel(permit)
             else:
-                scheduler.lost(permit)
+                scheduler.on_no_response(permit)
             raise
-        scheduler.answered(permit, read_signal(response.status, response.headers))
+        scheduler.on_response(permit, parse_rate_limit_headers(response.status, response.headers))
         return response
 
     def _sign(self, headers: CIMultiDict[str]) -> None:
@@ -152,22 +158,22 @@ class Exchange(Timed, eq=False):
         if callable(credential):
             credential = credential(self.scheduler.loop.time())
             if credential is None:
-                raise _StaleError
+                raise _TokenExpiredError
         if credential is not None:
             headers[credential[0]] = credential[1].reveal()
-        ours = self.wire.headers
-        if ours is PLAIN:
+        ours = self.prepared.headers
+        if ours is GET_HEADERS:
             headers[_ACCEPT] = JSON
         if _COOKIE in headers and _COOKIE not in ours:
             del headers[_COOKIE]
 
-    def __deepcopy__(self, memo: object) -> Exchange:
+    def __deepcopy__(self, memo: object) -> Attempt:
         return self  # test doubles of a session copy what they are called with
 
     def progressed(self) -> None:
         """A piece of a long body goes out: the attempt has its whole timeout again."""
-        if self.under_way:
-            self.alarm.set(self, self.scheduler.loop.time() + self.timeout)
+        if self.is_running:
+            self.timeouts.schedule(self, self.scheduler.loop.time() + self.timeout)
 
     async def run(self, session: aiohttp.ClientSession, max_bytes: int) -> Outcome:
         """Put the request on the wire once; an `Outcome`, whatever happens there.
@@ -176,8 +182,11 @@ class Exchange(Timed, eq=False):
             DeadlineExceededError: before anything was sent.
             ClientClosedError: the pool or its session was closed meanwhile.
         """
-        wire, at = self.wire, self.ticket.deadline_at  # queueing included, unlike the timeout
-        deadline = None if at == math.inf else self.scheduler.loop.call_at(at, self.ring)
+        wire, at = (
+            self.prepared,
+            self.permit_request.deadline_at,
+        )  # queueing included, unlike the timeout
+        deadline = None if at == math.inf else self.scheduler.loop.call_at(at, self.expire)
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
@@ -185,13 +194,13 @@ class Exchange(Timed, eq=False):
                 wire.method,
                 wire.url,
                 # What has no headers of its own is spared two copies of them.
-                headers=NONE if wire.headers is PLAIN else wire.headers,
+                headers=NO_HEADERS if wire.headers is GET_HEADERS else wire.headers,
                 data=None if wire.body is None else wire.payload(self.progressed),
                 middlewares=(*middlewares_of(session), self),
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
-                skip_auto_headers=None if wire.typed else _OURS,
+                skip_auto_headers=None if wire.has_content_type else _SKIP_AUTO_HEADERS,
                 timeout=self._connecting(),
             )
             content = self._at_hand(response, session, max_bytes)
@@ -204,7 +213,7 @@ class Exchange(Timed, eq=False):
             else:
                 response.close()
                 outcome = too_large(max_bytes)
-            self.over()
+            self.finish()
         except BaseException as failure:  # noqa: BLE001 - all but our own timeout goes on
             if response is not None:
                 response.close()
@@ -220,7 +229,7 @@ class Exchange(Timed, eq=False):
         self, response: aiohttp.ClientResponse, session: aiohttp.ClientSession, max_bytes: int
     ) -> bytes | None:
         """The body, if all of it came along with its headers, as small ones do; else None."""
-        stream, sent = response.content, self.wire.body
+        stream, sent = response.content, self.prepared.body
         if stream.at_eof():
             return None  # empty, or read by a middleware of a borrowed session
         if session.trace_configs or not (sent is None or isinstance(sent, bytes)):
@@ -232,21 +241,21 @@ class Exchange(Timed, eq=False):
         """It is over: nothing rings any more, nothing is in flight."""
         if deadline is not None:
             deadline.cancel()
-        self.alarm.drop(self)
-        self.failure = None
+        self.timeouts.cancel(self)
+        self.stop_with = None
         if self.permit is not None:
-            self.scheduler.finished()
+            self.scheduler.on_done()
 
     def _outcome_of(
         self, failure: BaseException, session: aiohttp.ClientSession
     ) -> Outcome | BaseException:
         """What *failure* comes to: an outcome, or what is to be raised."""
-        if self.over() and isinstance(failure, asyncio.CancelledError):
+        if self.finish() and isinstance(failure, asyncio.CancelledError):
             return self._late()
         if isinstance(failure, AsyncClientsError):
             return failure.with_facts()
-        if isinstance(failure, _StaleError):
-            return STALE
+        if isinstance(failure, _TokenExpiredError):
+            return TOKEN_EXPIRED
         expected = isinstance(failure, (aiohttp.ClientError, OSError)) or session.closed
         if not (isinstance(failure, Exception) and expected):
             # Its frames are aiohttp's, and hold the request with its credential.
@@ -257,25 +266,25 @@ class Exchange(Timed, eq=False):
                 "the pool was closed during the call",
                 advice="Close the pool after its last call; this one may have been carried out",
             )
-        return silence(failure)
+        return classify_transport_error(failure)
 
     def _late(self) -> NoResponse | DeadlineExceededError:
         """The time of the attempt or of the call is over."""
         if self.sent:
             # Some loops ring up to a tick early.
-            over = self.scheduler.loop.time() + TICK >= self.ticket.deadline_at
-            return too_late() if over else timed_out()
+            over = self.scheduler.loop.time() + TICK >= self.permit_request.deadline_at
+            return deadline_exceeded() if over else timed_out()
         return DeadlineExceededError(
             "did not get its turn before its deadline",
-            eta=self.scheduler.eta(1, self.ticket.priority),
+            eta=self.scheduler.eta(1, self.permit_request.priority),
             advice="Allow a longer deadline or send less",
         )
 
     def _connecting(self) -> aiohttp.ClientTimeout:
         """Connecting ends before the attempt does, so that it is known that nothing was sent."""
         left = self.timeout
-        if self.ticket.deadline_at < math.inf:
-            left = min(left, self.ticket.deadline_at - self.scheduler.loop.time())
+        if self.permit_request.deadline_at < math.inf:
+            left = min(left, self.permit_request.deadline_at - self.scheduler.loop.time())
         if left >= _LONG:
             return NO_TIMEOUT
         connect = left * _CONNECTING

@@ -16,22 +16,22 @@ import msgspec
 from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
 from asyncclients.errors import encodable
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.ratelimit_headers import retry_after_seconds
+from asyncclients.ratelimit.headers import retry_after_seconds
+from asyncclients.ratelimit.quota import Quota
 
 
-class Meaning(Enum):
+class ResponseKind(Enum):
     """What an answer means for the call that got it."""
 
     SUCCESS = "success"
     RATE_LIMITED = "rate limited"
     """Not carried out, because of the rate: may be repeated whatever it was."""
-    QUOTA_SPENT = "quota spent"
+    QUOTA_EXHAUSTED = "quota spent"
     """Not carried out, and waiting seconds will not help."""
     FAILURE = "failure"
 
 
-_SUCCESS = Meaning.SUCCESS  # to look up a member takes as long as all the rest here
+_SUCCESS = ResponseKind.SUCCESS  # to look up a member takes as long as all the rest here
 _QUOTA_SPENT = re.compile(
     rb"(?:\A|[\"'>])\s*(?:(?:daily|weekly|monthly|usage|plan|quota)[ -])?"
     rb"(?:limit|quota) exceeded[.!]?\s*(?:\Z|[\"'<])",
@@ -40,7 +40,7 @@ _QUOTA_SPENT = re.compile(
 """The whole of a message; "Concurrency Limit Exceeded" and the like are another matter."""
 
 
-def standard_meaning(response: Response) -> Meaning:
+def classify_response(response: Response) -> ResponseKind:
     """2xx is success and 429 a refusal by rate, as RFC 6585 has it.
 
     A 429 that says `Limit Exceeded`, not of which rate and not until when, is the
@@ -52,9 +52,9 @@ def standard_meaning(response: Response) -> Meaning:
     if response.status == 429:
         headers: Any = response.headers
         if _QUOTA_SPENT.search(response.body[:2048]) and retry_after_seconds(headers) is None:
-            return Meaning.QUOTA_SPENT
-        return Meaning.RATE_LIMITED
-    return Meaning.FAILURE
+            return ResponseKind.QUOTA_EXHAUSTED
+        return ResponseKind.RATE_LIMITED
+    return ResponseKind.FAILURE
 
 
 def standard_advice(response: Response) -> str:
@@ -88,7 +88,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         manual: address of its document.
         environment: credential argument -> variable that `from_env` reads.
         settings: argument that is no credential -> variable, which may be unset.
-        meaning: what an answer means.
+        classify: what an answer means.
         advice: what to do about an answer that says no.
         request_id_headers: where it puts its own id of an exchange.
     """
@@ -100,7 +100,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     environment: Mapping[str, str]
     settings: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     max_in_flight: int | None = None
-    meaning: Callable[[Response], Meaning] = standard_meaning
+    classify: Callable[[Response], ResponseKind] = classify_response
     advice: Callable[[Response], str] = standard_advice
     request_id_headers: tuple[str, ...] = ("x-request-id", "x-amzn-requestid", "x-amz-request-id")
 

@@ -23,7 +23,7 @@ _SMALL = 2**14
 """Bytes that are written at once, whatever the connection's buffer holds."""
 
 
-class PromptRequest(aiohttp.ClientRequest):
+class EagerBodyRequest(aiohttp.ClientRequest):
     """Makes no task to write what can be written at once: a tenth of the cost of a call."""
 
     if sys.version_info < (3, 12):  # from there on aiohttp itself writes before it makes a task

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 
-from asyncclients.http.prompt_request import PromptRequest
+from asyncclients.http.prompt_request import EagerBodyRequest
 
 if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientMiddlewareType
@@ -28,20 +28,20 @@ class _Connector(aiohttp.TCPConnector):
     """aiohttp's, for connections that are reused only clean, and read cheaply."""
 
     def _get(self, key: Any, traces: Any) -> Any:
-        _close_spoiled(self, key)
+        _drop_dirty_connections(self, key)
         return super()._get(key, traces)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
         protocol = await super()._create_connection(req, traces, timeout)
-        _read_less(protocol.transport)
+        _cap_read_buffer(protocol.transport)
         return protocol
 
 
-def close_spoiled(request: aiohttp.ClientRequest) -> None:
+def drop_dirty_connections(request: aiohttp.ClientRequest) -> None:
     """Have *request* get no connection of a borrowed session that holds an answer already."""
     connector = request.session.connector
     if connector is not None and type(connector) is not _Connector:
-        _close_spoiled(connector, request.connection_key)
+        _drop_dirty_connections(connector, request.connection_key)
 
 
 def middlewares_of(session: aiohttp.ClientSession) -> tuple[ClientMiddlewareType, ...]:
@@ -51,7 +51,7 @@ def middlewares_of(session: aiohttp.ClientSession) -> tuple[ClientMiddlewareType
     return tuple(cast("list[Any]", found)) if isinstance(found, (tuple, list)) else ()
 
 
-def _close_spoiled(connector: aiohttp.BaseConnector, key: Any) -> None:
+def _drop_dirty_connections(connector: aiohttp.BaseConnector, key: Any) -> None:
     # What arrived on an idle connection is an answer nobody asked for; the next request
     # would get it. aio-libs/aiohttp#13656.
     idle = connector._conns.get(key)  # pyright: ignore[reportPrivateUsage]
@@ -66,7 +66,7 @@ class _NoCookies(aiohttp.DummyCookieJar):
         return _NONE
 
 
-def _read_less(transport: Any) -> None:
+def _cap_read_buffer(transport: Any) -> None:
     # asyncio takes 256 KiB of memory for every read, however little there is to read, and such
     # a piece is mapped and unmapped each time: a tenth of the cost of a call. python/cpython#85451.
     layers: tuple[Any, ...] = (transport, getattr(transport, "_ssl_protocol", None))
@@ -85,5 +85,5 @@ def open_session() -> aiohttp.ClientSession:
         cookie_jar=_NoCookies(),
         timeout=NO_TIMEOUT,
         trust_env=False,
-        request_class=PromptRequest,
+        request_class=EagerBodyRequest,
     )

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
-from asyncclients.backfill.batch import Entry, Fate, Standing
+from asyncclients.backfill.batch import BatchStatus, RowRecord, RowStatus
 from asyncclients.errors import ConfigurationError, StateError
 from asyncclients.integrations.tables import METADATA, ROWS
 
@@ -63,15 +63,15 @@ class Database:
         if not self._postgres:
             event.listen(self._engine, "connect", _prepare)
 
-    async def work(self, piece: Callable[[Connection], T], patience: float = _PATIENCE) -> T:
+    async def transact(self, piece: Callable[[Connection], T], patience: float = _PATIENCE) -> T:
         """What *piece* returns, done in one transaction; repeated as `patiently` does.
 
         Raises:
             StateError: see `patiently`.
         """
-        return await self.patiently(lambda: asyncio.to_thread(self._work, piece), patience)
+        return await self.with_retry(lambda: asyncio.to_thread(self._work, piece), patience)
 
-    async def patiently(self, use: Callable[[], Awaitable[T]], patience: float = _PATIENCE) -> T:
+    async def with_retry(self, use: Callable[[], Awaitable[T]], patience: float = _PATIENCE) -> T:
         """What *use* of the database returns; repeated while it is away, for *patience* seconds.
 
         Raises:
@@ -107,7 +107,7 @@ class Database:
                 connection.execute(sa.text("BEGIN IMMEDIATE"))
             METADATA.create_all(connection)
 
-        await self.work(make, patience=10.0)
+        await self.transact(make, patience=10.0)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -137,32 +137,32 @@ def _words(failure: exc.SQLAlchemyError) -> str:
     return (str(said).strip() or type(said).__name__).splitlines()[0]
 
 
-class SharedBook:
+class DbRowLog:
     """The `Book` of one run of one batch of *job*, in *database*."""
 
     def __init__(self, database: Database, job: str) -> None:
         self._database, self._job = database, job
         self._run = uuid4().hex
 
-    async def begin(self, numbers: Collection[int]) -> Standing:
+    async def begin(self, numbers: Collection[int]) -> BatchStatus:
         """See `Book`."""
         these = sa.and_(ROWS.c.job == self._job, ROWS.c.number.in_(list(numbers)))
 
-        def take_over(connection: Connection) -> Standing:
+        def take_over(connection: Connection) -> BatchStatus:
             connection.execute(
                 sa.update(ROWS)
                 .where(these, ROWS.c.fate == "sent", ROWS.c.run != self._run)
                 .values(fate="unknown", reason=_KILLED)
             )
             settled = sa.select(ROWS.c.number).where(these, ROWS.c.fate != "sent")
-            return Standing(
+            return BatchStatus(
                 settled=set(connection.execute(settled).scalars()),
                 done=counts(connection, self._job).get("done", 0),
             )
 
-        return await self._database.work(take_over)
+        return await self._database.transact(take_over)
 
-    async def write(self, entries: Mapping[int, Entry | None]) -> Collection[int]:
+    async def write(self, entries: Mapping[int, RowRecord | None]) -> Collection[int]:
         """See `Book`."""
         kept = [self._values(number, entry) for number, entry in sorted(entries.items()) if entry]
         dropped = [number for number, entry in entries.items() if entry is None]
@@ -182,21 +182,21 @@ class SharedBook:
             )
             return set(connection.execute(taken).scalars())
 
-        return await self._database.work(put)
+        return await self._database.transact(put)
 
-    def _values(self, number: int, entry: Entry) -> dict[str, Any]:
+    def _values(self, number: int, entry: RowRecord) -> dict[str, Any]:
         return {
             "job": self._job,
             "number": number,
             "run": self._run,
-            "fate": entry.fate,
+            "fate": entry.status,
             "line": entry.line,
             "row": entry.row,
             "reason": entry.reason,
         }
 
 
-def counts(connection: Connection, job: str) -> dict[Fate, int]:
+def counts(connection: Connection, job: str) -> dict[RowStatus, int]:
     """How many rows of *job* have come to what."""
     query = sa.select(ROWS.c.fate, sa.func.count()).where(ROWS.c.job == job).group_by(ROWS.c.fate)
     return {fate: number for fate, number in connection.execute(query).all()}  # noqa: C416

@@ -37,16 +37,26 @@ except ImportError:
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Report, Sink
 from asyncclients.backfill.completion import in_thread
-from asyncclients.backfill.meter import Tally
+from asyncclients.backfill.request_counter import RequestCounts
 from asyncclients.backfill.sources import Rows, open_source
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
-from asyncclients.integrations.backlog import Backlog, SharedShelf, Task, digest_of
 from asyncclients.integrations.database import Database
-from asyncclients.integrations.heartbeat import LOOKS, Watcher, beat, forget
-from asyncclients.integrations.onlooker import Onlooker
+from asyncclients.integrations.heartbeat import (
+    LOOKS,
+    FailureDetector,
+    record_heartbeat,
+    remove_worker,
+)
+from asyncclients.integrations.job_progress import JobProgress
+from asyncclients.integrations.job_store import DbPageStore, JobRecord, JobStore, digest_of
 from asyncclients.integrations.serializer import JSONSerializer, no_pickles
 from asyncclients.integrations.worker import Resolve, Worker
-from asyncclients.integrations.workflows import enter, leave, pull_pages, push_batches
+from asyncclients.integrations.workflows import (
+    pull_pages,
+    push_batches,
+    register_worker,
+    unregister_worker,
+)
 
 _log = logging.getLogger("asyncclients.backfill")
 
@@ -77,7 +87,7 @@ class Backfills:
     ) -> None:
         self._url, self._lease, self._works = database_url, lease, works
         self._database = Database(database_url)
-        self.backlog = Backlog(self._database)
+        self.backlog = JobStore(self._database)
         self.worker = Worker(self._database, resolve)
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._heart: asyncio.Task[None] | None = None
@@ -86,11 +96,11 @@ class Backfills:
     # --- Life -------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        enter(self.worker)
+        register_worker(self.worker)
         self._safe.enter_context(no_pickles())
         try:
             await self._database.create()
-            await beat(self._database, self.name)
+            await record_heartbeat(self._database, self.name)
             await self._launch()
         except BaseException:
             await self.__aexit__()
@@ -120,8 +130,8 @@ class Backfills:
             self._heart.cancel()
         async with AsyncExitStack() as stack:  # all of it, also when a part fails or is cancelled
             stack.push_async_callback(self._database.aclose)
-            stack.push_async_callback(forget, self._database, [self.name])
-            stack.callback(leave)
+            stack.push_async_callback(remove_worker, self._database, [self.name])
+            stack.callback(unregister_worker)
             stack.callback(self._safe.close)
             stack.push_async_callback(self._destroy)
             await self.worker.leave()
@@ -132,7 +142,7 @@ class Backfills:
         await in_thread(DBOS.destroy)
 
     async def _live(self) -> None:
-        watcher = Watcher()
+        watcher = FailureDetector()
         while True:
             try:
                 await self._look(watcher)
@@ -145,14 +155,14 @@ class Backfills:
                 _log.warning("This worker could not show that it lives: %s", words)
             await asyncio.sleep(self._lease / LOOKS)
 
-    async def _look(self, watcher: Watcher) -> None:
-        beats = await beat(self._database, self.name)
+    async def _look(self, watcher: FailureDetector) -> None:
+        beats = await record_heartbeat(self._database, self.name)
         working = await DBOS.list_workflows_async(
             status="PENDING", queue_name=_QUEUE, load_input=False, load_output=False
         )
         names = {found.executor_id for found in working if found.executor_id} | beats.keys()
         mine = {found.workflow_id for found in working if found.executor_id == self.name}
-        still = watcher.look((names - {self.name}) | (mine - self.worker.running), beats)
+        still = watcher.observe((names - {self.name}) | (mine - self.worker.running), beats)
         for workflow in mine.intersection(still):
             # It was given to this worker while the database died, and never came here.
             await DBOS.resume_workflow_async(workflow, queue_name=_QUEUE)
@@ -161,7 +171,7 @@ class Backfills:
             # Puts back what a dead one had; what another worker has taken since is not touched.
             put_back = DBOS._recover_pending_workflows  # pyright: ignore[reportPrivateUsage]
             await asyncio.to_thread(put_back, dead)
-            await forget(self._database, dead)
+            await remove_worker(self._database, dead)
 
     # --- Jobs -------------------------------------------------------------------------
 
@@ -204,7 +214,7 @@ class Backfills:
         finally:
             await rows.aclose()
         before = await self.backlog.tally(job)
-        onlooker = Onlooker(partial(self.backlog.report, job), progress, total)
+        onlooker = JobProgress(partial(self.backlog.report, job), progress, total)
         await onlooker.begin()
         await self._enqueue(job, shards)
         await self._ended(job, onlooker)
@@ -240,8 +250,8 @@ class Backfills:
         """
         _check_name(job)
         spec = spec or job
-        await self.backlog.add(job, Task(kind="pull", spec=spec, digest=digest_of(spec)))
-        onlooker = Onlooker(partial(self._pulled, job), progress)
+        await self.backlog.add(job, JobRecord(kind="pull", spec=spec, digest=digest_of(spec)))
+        onlooker = JobProgress(partial(self._pulled, job), progress)
         await onlooker.begin()
         found = await self._workflows(job)
         if not any(each.status in (*_LIVE, "SUCCESS") for each in found):
@@ -250,11 +260,13 @@ class Backfills:
         done = [each for each in await self._workflows(job) if each.status == "SUCCESS"]
         if not done:
             await self._raise_what_stopped(job, Report())
-        pages = SharedShelf(self._database, job).pages()
+        pages = DbPageStore(self._database, job).pages()
         report = await backfill.pull(pages, to, state=state, key=key, progress=progress)
         before = any(each.status == "SUCCESS" for each in found)
         tally = None if before else await DBOS.get_result_async(done[0].workflow_id)
-        return onlooker.report(report, tally if isinstance(tally, Tally) else Tally())
+        return onlooker.report(
+            report, tally if isinstance(tally, RequestCounts) else RequestCounts()
+        )
 
     async def _pulled(self, job: str) -> Report:
         return Report(done=await self.backlog.pulled(job))
@@ -262,7 +274,7 @@ class Backfills:
     # --- Workflows --------------------------------------------------------------------
 
     async def _workflows(self, job: str, *, load: bool = False) -> list[WorkflowStatus]:
-        return await self._database.patiently(
+        return await self._database.with_retry(
             lambda: DBOS.list_workflows_async(
                 workflow_id_prefix=f"{job}/", load_input=load, load_output=load
             )
@@ -289,9 +301,9 @@ class Backfills:
             with SetWorkflowID(name):
                 await DBOS.enqueue_workflow_async(_QUEUE, workflow, *arguments)
 
-        await self._database.patiently(put)
+        await self._database.with_retry(put)
 
-    async def _ended(self, job: str, onlooker: Onlooker) -> None:
+    async def _ended(self, job: str, onlooker: JobProgress) -> None:
         """Return when no workflow of *job* is left to do."""
         while any(each.status in _LIVE for each in await self._workflows(job)):
             await onlooker.look()

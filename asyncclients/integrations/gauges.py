@@ -139,6 +139,6 @@ _GAUGES: dict[str, tuple[str, str, Callable[[Stats], Iterator[Sample]]]] = {
     "asyncclients.foreign.rate": (
         "{call}/s",
         "Calls that others make on the same quota",
-        lambda stats: _sum(stats, lambda scope: scope.foreign_rate),
+        lambda stats: _sum(stats, lambda scope: scope.external_rate),
     ),
 }

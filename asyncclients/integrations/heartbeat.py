@@ -18,13 +18,13 @@ from asyncclients.integrations.tables import WORKERS
 LOOKS = 5
 
 
-class Watcher:
+class FailureDetector:
     """Remembers how long each worker's counter has stood still."""
 
     def __init__(self) -> None:
         self._still: dict[str, tuple[int, int]] = {}
 
-    def look(self, names: Collection[str], beats: Mapping[str, int]) -> list[str]:
+    def observe(self, names: Collection[str], beats: Mapping[str, int]) -> list[str]:
         """Those of *names* that are dead, now that the counters stand at *beats*."""
         before, self._still = self._still, {}
         for name in names:
@@ -34,7 +34,7 @@ class Watcher:
         return [name for name, (_, looks) in self._still.items() if looks >= LOOKS]
 
 
-async def beat(database: Database, worker: str) -> dict[str, int]:
+async def record_heartbeat(database: Database, worker: str) -> dict[str, int]:
     """Raise the counter of *worker*; all counters."""
     upsert = database.upsert(WORKERS)
 
@@ -45,10 +45,10 @@ async def beat(database: Database, worker: str) -> dict[str, int]:
         every = connection.execute(sa.select(WORKERS.c.name, WORKERS.c.beats)).all()
         return {name: beats for name, beats in every}  # noqa: C416 - rows are no pairs to a checker
 
-    return await database.work(piece)
+    return await database.transact(piece)
 
 
-async def forget(database: Database, workers: Collection[str]) -> None:
+async def remove_worker(database: Database, workers: Collection[str]) -> None:
     """*workers* are no more."""
     gone = sa.delete(WORKERS).where(WORKERS.c.name.in_(list(workers)))
-    await database.work(lambda connection: connection.execute(gone), patience=5.0)
+    await database.transact(lambda connection: connection.execute(gone), patience=5.0)

@@ -48,7 +48,7 @@ _HEADERS = {
 }
 
 
-class Gauge(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaBar(msgspec.Struct, frozen=True, kw_only=True):
     """One quota of a scope: *held* of *limit* slots are in use."""
 
     quota: str
@@ -56,21 +56,21 @@ class Gauge(msgspec.Struct, frozen=True, kw_only=True):
     held: int
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
     """One scope as the page shows it; the names are those of `ScopeStats`."""
 
     name: str
-    gauges: tuple[Gauge, ...]
+    gauges: tuple[QuotaBar, ...]
     queued: dict[str, int]
     in_flight: int
     sent: int
     rejected: int
     paused_for: float
-    foreign_rate: float
+    external_rate: float
     token_refreshes: int
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     """One job as the page shows it; the names are those of `Progress`."""
 
     name: str
@@ -87,8 +87,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """All there is to see at one instant, *at* seconds after the first sample."""
 
     at: float
-    scopes: tuple[Line, ...]
-    jobs: tuple[Job, ...]
+    scopes: tuple[ScopeRow, ...]
+    jobs: tuple[JobRow, ...]
 
 
 class Monitor:
@@ -216,15 +216,15 @@ class Monitor:
             raise web.HTTPForbidden(text="this page is for a browser on its own machine\n")
 
 
-def _lines(stats: Iterable[ScopeStats]) -> Iterator[Line]:
+def _lines(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
     names: Counter[str] = Counter()
     for scope in stats:
         names[scope.vendor] += 1
         nth = names[scope.vendor]
-        yield Line(
+        yield ScopeRow(
             name=scope.vendor if nth == 1 else f"{scope.vendor} {nth}",
             gauges=tuple(
-                Gauge(quota=str(quota), limit=quota.limit, held=held)
+                QuotaBar(quota=str(quota), limit=quota.limit, held=held)
                 for quota, held in zip(scope.quotas, scope.holds, strict=True)
             ),
             queued=scope.queued,
@@ -232,13 +232,13 @@ def _lines(stats: Iterable[ScopeStats]) -> Iterator[Line]:
             sent=scope.sent,
             rejected=scope.rejected,
             paused_for=scope.paused_for,
-            foreign_rate=scope.foreign_rate,
+            external_rate=scope.external_rate,
             token_refreshes=scope.token_refreshes,
         )
 
 
-def _job(name: str, state: Progress) -> Job:
-    return Job(
+def _job(name: str, state: Progress) -> JobRow:
+    return JobRow(
         name=name,
         done=state.done,
         failed=state.failed,

@@ -18,11 +18,11 @@ from dbos import Serializer
 from dbos import _serialization as dbos_serialization  # pyright: ignore[reportPrivateUsage]
 
 from asyncclients import errors
-from asyncclients.backfill.meter import Tally
-from asyncclients.backfill.steps import Reached
+from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.steps import PullCursor
 from asyncclients.errors import AsyncClientsError, BackfillStoppedError, StateError
 
-_STRUCTS: dict[str, type[Any]] = {"Reached": Reached, "Tally": Tally}
+_STRUCTS: dict[str, type[Any]] = {"Reached": PullCursor, "Tally": RequestCounts}
 
 
 class JSONSerializer(Serializer):

@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from asyncclients.backfill.steps import Destination, Reached, pull_step, push_step
+from asyncclients.backfill.steps import PullCursor, PushTarget, pull_step, push_step
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
-from asyncclients.integrations.backlog import Backlog, SharedShelf, Task
-from asyncclients.integrations.database import Database, SharedBook
+from asyncclients.integrations.database import Database, DbRowLog
+from asyncclients.integrations.job_store import DbPageStore, JobRecord, JobStore
 from asyncclients.paging import Paginator
 
 T = TypeVar("T")
-Resolve = Callable[[str], Destination | Paginator[Any]]
+Resolve = Callable[[str], PushTarget | Paginator[Any]]
 
 _JUDGED_FROM = 50
 """Rows after which the share of failed ones is looked at."""
@@ -36,8 +36,8 @@ class Worker:
 
     def __init__(self, database: Database, resolve: Resolve) -> None:
         self._database, self._resolve = database, resolve
-        self._backlog = Backlog(database)
-        self._resolved: dict[str, Destination | Paginator[Any]] = {}
+        self._backlog = JobStore(database)
+        self._resolved: dict[str, PushTarget | Paginator[Any]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
         self._leaving = False
         self.running: set[str] = set()
@@ -55,23 +55,23 @@ class Worker:
         if not rows:
             return
         task, to = await self._resolved_of(job)
-        if not isinstance(to, Destination):
+        if not isinstance(to, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a push, and resolves to a list")
         await self._check_failures(job, to.max_failed)
-        book = SharedBook(self._database, job)
+        book = DbRowLog(self._database, job)
         step = push_step(rows, to, book, flow=f"push {job}", lax=task.lax)
         await self._backlog.finish(job, number, await self._until_left(step))
 
-    async def fetch(self, job: str, after: Reached | None) -> Reached:
+    async def fetch(self, job: str, after: PullCursor | None) -> PullCursor:
         """Fetch the pages of *job* that follow *after*: one durable step."""
         _, source = await self._resolved_of(job)
-        if isinstance(source, Destination):
+        if isinstance(source, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a pull, and resolves to a destination")
-        shelf = SharedShelf(self._database, job)
+        shelf = DbPageStore(self._database, job)
         step = pull_step(source, shelf, after=after, flow=f"pull {job}")
         return await self._until_left(step)
 
-    async def _resolved_of(self, job: str) -> tuple[Task, Destination | Paginator[Any]]:
+    async def _resolved_of(self, job: str) -> tuple[JobRecord, PushTarget | Paginator[Any]]:
         task = await self._backlog.find(job)
         assert task is not None, "a step is asked for after its job is in the table"
         if task.spec not in self._resolved:

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 
 from dbos import DBOS
 
-from asyncclients.backfill.meter import Tally
-from asyncclients.backfill.steps import Reached
+from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.steps import PullCursor
 from asyncclients.errors import ConfigurationError
 from asyncclients.integrations.worker import Worker
 
 _here: Worker | None = None
 
 
-def enter(worker: Worker) -> None:
+def register_worker(worker: Worker) -> None:
     """*worker* does the steps in this process from now on.
 
     Raises:
@@ -31,7 +31,7 @@ def enter(worker: Worker) -> None:
     _here = worker
 
 
-def leave() -> None:
+def unregister_worker() -> None:
     """Nobody does any more."""
     global _here  # noqa: PLW0603
     _here = None
@@ -59,7 +59,7 @@ async def _push_batch(job: str, number: int) -> None:
 
 
 @DBOS.step(name="asyncclients.pull_pages")
-async def _pull_some(job: str, after: Reached | None) -> Reached:
+async def _pull_some(job: str, after: PullCursor | None) -> PullCursor:
     return await _worker().fetch(job, after)
 
 
@@ -71,7 +71,7 @@ async def push_batches(job: str, numbers: list[int]) -> None:
 
 
 @DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
-async def pull_pages(job: str) -> Tally:
+async def pull_pages(job: str) -> RequestCounts:
     with _running():
         reached = await _pull_some(job, None)
         tally = reached.tally

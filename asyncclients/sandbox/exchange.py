@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class SandboxRequest:
     """A request as it arrived, credential checked and body read.
 
     `at` is the loop's time at arrival, `time` the same instant on the vendor's

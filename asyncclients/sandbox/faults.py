@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .exchange import Call
+    from .exchange import SandboxRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def named(name: str) -> Fault:
     raise ValueError(msg)
 
 
-Match: TypeAlias = "Callable[[Call], bool] | str | None"
+Match: TypeAlias = "Callable[[SandboxRequest], bool] | str | None"
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class _Order:
     left: int | None
     match: Match
 
-    def fits(self, call: Call) -> bool:
+    def fits(self, call: SandboxRequest) -> bool:
         if self.match is None:
             return True
         if isinstance(self.match, str):
@@ -159,7 +159,7 @@ class Faults:
         """Forget every order."""
         self._orders.clear()
 
-    def take(self, call: Call) -> Fault | None:
+    def take(self, call: SandboxRequest) -> Fault | None:
         """The fault that meets *call*, counted off its order."""
         for order in self._orders:
             if order.fits(call):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import web
 
-from .exchange import Call, RefusedError, Reply
+from .exchange import RefusedError, Reply, SandboxRequest
 from .faults import Cut, Delay, Drop, Fault, Faults, Hang, Status
 from .routing import segments_of
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from random import Random
 
-    from .journal import Journal
+    from .journal import RequestLog
     from .limits import ServerLimit
     from .vendor import Vendor
 
@@ -43,7 +43,7 @@ QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit]"
 class _Verdict:
     """What is known about a call when its head has arrived."""
 
-    call: Call
+    call: SandboxRequest
     limit: ServerLimit | None
     refusal: Reply | None
     over_limit: bool = False
@@ -57,13 +57,13 @@ class _Answer:
     fault: Fault | None = None
 
 
-class Gate:
+class VendorServer:
     """Turns HTTP requests into calls of one vendor, and its replies into HTTP."""
 
     def __init__(
         self,
         vendor: Vendor[Any],
-        journal: Journal,
+        journal: RequestLog,
         *,
         quota: QuotaSpec | None,
         random: Random,
@@ -108,10 +108,10 @@ class Gate:
         extra = answer.fault.seconds if isinstance(answer.fault, Delay) else 0.0
         return seconds + extra + (self.random.expovariate(1 / jitter) if jitter > 0 else 0.0)
 
-    def _head(self, request: web.BaseRequest) -> Call:
+    def _head(self, request: web.BaseRequest) -> SandboxRequest:
         now = asyncio.get_running_loop().time()
         path = request.rel_url.raw_path
-        return Call(
+        return SandboxRequest(
             method=request.method,
             path=path,
             segments=segments_of(path),
@@ -121,7 +121,7 @@ class Gate:
             time=self._wall(now),
         )
 
-    def _judge(self, call: Call) -> _Verdict:
+    def _judge(self, call: SandboxRequest) -> _Verdict:
         try:
             call = replace(call, credential=self.vendor.credential(call))
         except RefusedError as refused:
@@ -152,7 +152,7 @@ class Gate:
         counted = verdict.limit is not None
         self.journal.write(verdict.call, status, refused=verdict.over_limit, counted=counted)
 
-    def _work(self, call: Call) -> _Answer:
+    def _work(self, call: SandboxRequest) -> _Answer:
         fault = self.faults.take(call)
         if fault is None:
             return _Answer(self.vendor.answer(call))

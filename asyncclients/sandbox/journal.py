@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from multidict import CIMultiDictProxy
 
-    from .exchange import Call
+    from .exchange import SandboxRequest
 
 BODY_LIMIT = 64 * 1024
 
@@ -65,7 +65,7 @@ class Summary:
     quota_use: float
 
 
-class Journal:
+class RequestLog:
     """The record of one vendor."""
 
     def __init__(self, vendor: str, history: int) -> None:
@@ -78,7 +78,9 @@ class Journal:
         self._first_at: float | None = None
         self._last_at: float | None = None
 
-    def write(self, call: Call, status: int | None, *, refused: bool, counted: bool) -> None:
+    def write(
+        self, call: SandboxRequest, status: int | None, *, refused: bool, counted: bool
+    ) -> None:
         """Record *call*; *counted* says that it was held against a quota."""
         self._recent.append(
             Arrival(

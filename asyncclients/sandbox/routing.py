@@ -16,7 +16,7 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from .exchange import Call, Reply
+    from .exchange import Reply, SandboxRequest
 
 S = TypeVar("S")
 
@@ -35,7 +35,7 @@ class Route(Generic[S]):
 
     methods: str
     pattern: str
-    handler: Callable[[S, Call], Reply]
+    handler: Callable[[S, SandboxRequest], Reply]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from aiohttp import web
 from .digital_onboarding import DigitalOnboarding
 from .emma import Emma
 from .faults import named
-from .gate import Gate
+from .gate import VendorServer
 from .intempt import Intempt
 from .intouch import Intouch
-from .journal import Journal
+from .journal import RequestLog
 from .storage import Storage
 from .totango import Totango
 
@@ -179,7 +179,7 @@ class Sandbox:
         """What *vendor* holds, as plain containers; change it to set a scene."""
         return self._gates[vendor].vendor.state
 
-    def _build(self, quotas: dict[str, QuotaSpec], history: int) -> dict[str, Gate]:
+    def _build(self, quotas: dict[str, QuotaSpec], history: int) -> dict[str, VendorServer]:
         storage = Storage()
         vendors: list[Vendor[Any]] = [
             Intouch(self._random("intouch")),
@@ -189,11 +189,11 @@ class Sandbox:
             DigitalOnboarding(self._random("digital_onboarding")),
             storage,
         ]
-        gates: dict[str, Gate] = {}
+        gates: dict[str, VendorServer] = {}
         for vendor in vendors:
-            gates[vendor.name] = Gate(
+            gates[vendor.name] = VendorServer(
                 vendor,
-                Journal(vendor.name, history),
+                RequestLog(vendor.name, history),
                 quota=quotas.pop(vendor.name, vendor.quota),
                 random=self._random(f"{vendor.name} gate"),
                 wall=self._wall,
@@ -210,7 +210,7 @@ class Sandbox:
     def _wall(self, now: float) -> datetime:
         return self._epoch + timedelta(seconds=now - self._started_at)
 
-    async def _listen(self, gate: Gate, port: int) -> None:
+    async def _listen(self, gate: VendorServer, port: int) -> None:
         server = web.Server(gate.serve, access_log=None, keepalive_timeout=self._keepalive)
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(server, self._host, port, backlog=1024)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
 
-from .exchange import Call, RefusedError, Reply
+from .exchange import RefusedError, Reply, SandboxRequest
 from .routing import Route
 from .vendor import Vendor
 
@@ -55,7 +55,7 @@ def _refused(status: int, code: str, message: str) -> RefusedError:
     return RefusedError(Reply(status, body.encode(), {"Content-Type": "application/xml"}))
 
 
-def _check_headers(call: Call) -> None:
+def _check_headers(call: SandboxRequest) -> None:
     if "Authorization" in call.headers:
         message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter"
         raise _refused(400, "InvalidArgument", message)
@@ -67,7 +67,7 @@ def _check_headers(call: Call) -> None:
         raise _refused(411, "MissingContentLength", message)
 
 
-def _upload(state: StorageState, call: Call) -> Reply:
+def _upload(state: StorageState, call: SandboxRequest) -> Reply:
     _check_headers(call)
     name = call.ids[0]
     slot = state.slots.get(name)
@@ -96,7 +96,7 @@ class Storage(Vendor[StorageState]):
         del random
         return {}
 
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         del call
         return ""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from random import Random
 
-    from .exchange import Call
+    from .exchange import SandboxRequest
     from .limits import ServerLimit
 
 S = TypeVar("S")
@@ -49,7 +49,7 @@ class Vendor(ABC, Generic[S]):
         del urls
 
     @abstractmethod
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         """Whose quota *call* counts against, empty for nobody's.
 
         Raises RefusedError when *call* carries no right credential.
@@ -72,7 +72,7 @@ class Vendor(ABC, Generic[S]):
         """This vendor's way to say *status* where no rule of its own applies."""
         return Reply.json(status, {"message": message})
 
-    def answer(self, call: Call) -> Reply:
+    def answer(self, call: SandboxRequest) -> Reply:
         """Do what *call* asks and say how it went."""
         matches = self._router.matches(call.segments)
         if not matches:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator.measure import mean_fill, most_in_window, percentile
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from asyncclients.limits.quota import Quota
+    from asyncclients.ratelimit.quota import Quota
     from asyncclients.sandbox.limits import ServerLimit
 
 

@@ -6,16 +6,16 @@ from random import Random
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.limiter import Limiter
+from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.simulator.latency import LATENCIES
 from asyncclients.simulator.servers import SERVERS
-from asyncclients.simulator.world import Adapter, World
+from asyncclients.simulator.world import Adapter, Simulation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncclients.limits.quota import Quota
-    from asyncclients.limits.shared import Admission
+    from asyncclients.ratelimit.protocol import LimiterProtocol
+    from asyncclients.ratelimit.quota import Quota
     from asyncclients.simulator.report import SimulationReport
     from asyncclients.simulator.world import Client
 
@@ -59,10 +59,10 @@ def simulate(
             advice="Leave them out for an hour with 50 workers and a backlog alone",
         )
     random = Random(f"{server} {latency} {seed}")
-    world = World(
+    world = Simulation(
         Limiter((quota,), admission=admission)
         if client is None
-        else cast("Admission", Adapter(client, quota)),
+        else cast("LimiterProtocol", Adapter(client, quota)),
         model(quota, random),
         route,
         workers=workers,

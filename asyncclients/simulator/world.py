@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.simulator.event_loop import SimulatedLoop
 from asyncclients.simulator.report import Record
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from asyncclients.limits.quota import Quota
-    from asyncclients.limits.shared import Admission
+    from asyncclients.ratelimit.protocol import LimiterProtocol
+    from asyncclients.ratelimit.quota import Quota
     from asyncclients.sandbox.limits import ServerLimit
     from asyncclients.simulator.latency import Latency
 
 
-_BACKLOG, _USER = Ticket(Priority.BACKGROUND), Ticket(Priority.INTERACTIVE)
+_BACKLOG, _USER = PermitRequest(Priority.BACKGROUND), PermitRequest(Priority.INTERACTIVE)
 
 
 class Client(Protocol):
@@ -40,7 +40,7 @@ class Client(Protocol):
 
     def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float: ...
     def take(self, now: float) -> Any: ...
-    def answered(self, permit: Any, now: float, signal: Signal | None) -> None: ...
+    def answered(self, permit: Any, now: float, signal: RateLimitInfo | None) -> None: ...
 
 
 class Adapter:
@@ -54,7 +54,7 @@ class Adapter:
         """The client's permit, in a tuple."""
         return (self._client.take(now),)
 
-    def answered(self, permit: Any, now: float, signal: Signal | None) -> None:
+    def answered(self, permit: Any, now: float, signal: RateLimitInfo | None) -> None:
         """Pass it on."""
         self._client.answered(permit[0], now, signal)
 
@@ -68,12 +68,12 @@ class Call(msgspec.Struct, eq=False):
         permit: that of the current attempt.
     """
 
-    ticket: Ticket
+    ticket: PermitRequest
     asked_at: float | None = None
     permit: Any = None
 
 
-class World:
+class Simulation:
     """One client before one server.
 
     Args:
@@ -88,7 +88,7 @@ class World:
 
     def __init__(
         self,
-        limiter: Admission,
+        limiter: LimiterProtocol,
         server: ServerLimit,
         latency: Latency,
         *,
@@ -129,14 +129,14 @@ class World:
 
     def _want(self, call: Call) -> None:
         """Send *call* as soon as it is its turn."""
-        call.permit = self.scheduler.try_take(call.ticket)
+        call.permit = self.scheduler.try_acquire(call.ticket)
         if call.permit is None:
             self.loop.start(self._wait(call))
         else:
             self._send(call)
 
     async def _wait(self, call: Call) -> None:
-        call.permit = await self.scheduler.take(call.ticket)
+        call.permit = await self.scheduler.acquire(call.ticket)
         self._send(call)
 
     def _send(self, call: Call) -> None:
@@ -154,13 +154,15 @@ class World:
             return
         self.record.refused_at.append(now)
         wait = float(math.ceil(self.server.reset_after(now))) if self.retry_after else None
-        self._later(now + down, self._answer, call, Signal(refused=True, retry_after=wait))
+        self._later(
+            now + down, self._answer, call, RateLimitInfo(is_rate_limited=True, retry_after=wait)
+        )
 
-    def _answer(self, now: float, call: Call, signal: Signal | None) -> None:  # noqa: ARG002
-        self.scheduler.answered(call.permit, signal)
-        self.scheduler.finished()
-        if signal is not None and signal.refused:
-            call.ticket = call.ticket.repeated()
+    def _answer(self, now: float, call: Call, signal: RateLimitInfo | None) -> None:  # noqa: ARG002
+        self.scheduler.on_response(call.permit, signal)
+        self.scheduler.on_done()
+        if signal is not None and signal.is_rate_limited:
+            call.ticket = call.ticket.as_retry()
             self._want(call)
         elif call.ticket.priority:
             self._want(Call(_BACKLOG))

@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asyncclients.stores.files import FileTokens
+    from asyncclients.stores.file_tokens import FileTokens
     from asyncclients.stores.redis import RedisLimits
     from asyncclients.stores.redis_tokens import RedisTokens
     from asyncclients.stores.sqlite import FileLimits
 
 _LAZY = {
     "FileLimits": "asyncclients.stores.sqlite",
-    "FileTokens": "asyncclients.stores.files",
+    "FileTokens": "asyncclients.stores.file_tokens",
     "RedisLimits": "asyncclients.stores.redis",
     "RedisTokens": "asyncclients.stores.redis_tokens",
 }

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from asyncclients.stores.talk import Talk
+from asyncclients.stores.lease_client import LeaseClient
 
 if TYPE_CHECKING:
-    from asyncclients.limits.limiter import Limiter, LimiterState
-    from asyncclients.limits.permit import Permit
-    from asyncclients.limits.quota import Quota
-    from asyncclients.limits.ratelimit_headers import Signal
+    from asyncclients.ratelimit.headers import RateLimitInfo
+    from asyncclients.ratelimit.limiter import Limiter, LimiterState
+    from asyncclients.ratelimit.permit import Permit
+    from asyncclients.ratelimit.quota import Quota
 
 _ROUNDING = 2e-6
 """Seconds: the store counts in microseconds."""
@@ -37,99 +37,101 @@ class SharedLimiter:
 
     Args:
         local: this process's own limiter.
-        talk: the talk with the store.
+        lease_client: the talk with the store.
         lease: seconds for which a slot may be held before it is used.
 
     Attributes:
         slots: what this process holds, and what the store has yet to hear.
-        talk: the talk with the store.
+        lease_client: the talk with the store.
     """
 
-    def __init__(self, local: Limiter, talk: Talk, lease: float) -> None:
+    def __init__(self, local: Limiter, talk: LeaseClient, lease: float) -> None:
         self._local, self._lease = local, lease
         self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
-        self.talk, self.slots, self._silence = talk, talk.slots, talk.silence
+        self.lease_client, self.slots, self._silence = talk, talk.slots, talk.outage
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
         """The quotas that this process obeys; others' hold as well."""
         return self._local.quotas
 
-    def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float:
+    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float:
         """The earliest instant at which a permit may be taken; inf until the store answers."""
-        at = self._local.ready_at(now, spare, even=even)
+        at = self._local.next_permit_at(now, reserve, spaced=spaced)
         if at == math.inf:
             return at
-        share = self._silence.share
+        share = self._silence.fallback
         if share is not None:
-            if self._silence.probed(now):
+            if self._silence.recently_probed(now):
                 return max(at, _due(share.ready_at(now), now))
-            self.talk.ask(now)
+            self.lease_client.request_slots(now)
             return math.inf
         lease = self.slots.first(now)
         if lease is not None and at <= lease.lapses_at:
             return max(at, _due(lease.usable_at, now))
         if at - self._lease > now:
             return at - self._lease
-        self.talk.ask(now)
+        self.lease_client.request_slots(now)
         return math.inf
 
-    def take(self, now: float) -> Permit:
+    def acquire(self, now: float) -> Permit:
         """Take a slot. Only when `ready_at(now) <= now`."""
-        share = self._silence.share
-        permit = self._local.take(now)
-        number = self._numbers[permit.number] = self.slots.use()
-        self.talk.used(now)
+        share = self._silence.fallback
+        permit = self._local.acquire(now)
+        number = self._numbers[permit.number] = self.slots.consume()
+        self.lease_client.on_sent(now)
         if share is not None:
             share.take(permit, now)
-        self.slots.settle(number, permit.arrived_by)
-        self.talk.report(now)
+        self.slots.report_arrival(number, permit.arrived_by)
+        self.lease_client.report(now)
         return permit
 
-    def answered(self, permit: Permit, now: float, signal: Signal | None) -> None:
+    def on_response(self, permit: Permit, now: float, signal: RateLimitInfo | None) -> None:
         """The headers of the answer came in at *now*."""
         if signal is not None and signal.remaining is not None:
             signal = replace(signal, remaining=None)
-        self._local.answered(permit, now, signal)
+        self._local.on_response(permit, now, signal)
         self._settle(permit, now, min(now, permit.arrived_by))
-        if signal is not None and signal.refused:
-            self.talk.refused(now)
+        if signal is not None and signal.is_rate_limited:
+            self.lease_client.on_rate_limited(now)
         elif signal is not None and signal.unavailable:
-            self.talk.unavailable(now)
+            self.lease_client.unavailable(now)
         else:
-            self.talk.admitted()
+            self.lease_client.on_accepted()
 
-    def lost(self, permit: Permit, now: float) -> None:
+    def on_no_response(self, permit: Permit, now: float) -> None:
         """No answer will come, but the call may have arrived, as late as *now*."""
-        self._local.lost(permit, now)
+        self._local.on_no_response(permit, now)
         self._settle(permit, now, now)
 
-    def returned(self, permit: Permit, now: float) -> None:
+    def cancel(self, permit: Permit, now: float) -> None:
         """The call was never sent."""
-        self._local.returned(permit, now)
+        self._local.cancel(permit, now)
         number = self._numbers.pop(permit.number, None)
         if number is None:
             return
-        self.slots.give_back(number)
-        if self._silence.share is not None:
-            self._silence.share.settle(permit, now, sent=False)
-        self.talk.report(now)
+        self.slots.release(number)
+        if self._silence.fallback is not None:
+            self._silence.fallback.settle(permit, now, sent=False)
+        self.lease_client.report(now)
 
-    def refused(self, now: float, retry_after: float | None, permit: Permit | None = None) -> None:
+    def on_rate_limited(
+        self, now: float, retry_after: float | None, permit: Permit | None = None
+    ) -> None:
         """The vendor said that the quota is spent."""
-        self._local.refused(now, retry_after, permit)
-        self.talk.refused(now)
+        self._local.on_rate_limited(now, retry_after, permit)
+        self.lease_client.on_rate_limited(now)
 
-    def earliest(self, calls: int, now: float) -> float:
+    def nth_permit_at(self, calls: int, now: float) -> float:
         """The instant by which *calls* more calls could have been sent; rivals take turns."""
-        at = self._local.earliest(calls, now)
-        if self._silence.share is not None:
-            alone = self._silence.share.ready_at(now)
+        at = self._local.nth_permit_at(calls, now)
+        if self._silence.fallback is not None:
+            alone = self._silence.fallback.ready_at(now)
             return at if alone == math.inf else max(at, alone)
         if not self.slots.leases:
-            at = max(at, self.talk.opens_at(now))
+            at = max(at, self.lease_client.opens_at(now))
         interval = max((1 / quota.rate for quota in self.quotas), default=0.0)
-        return at + max(0, calls - len(self.slots.leases)) * self.talk.rivals * interval
+        return at + max(0, calls - len(self.slots.leases)) * self.lease_client.contenders * interval
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well."""
@@ -137,26 +139,26 @@ class SharedLimiter:
 
     def is_idle(self, now: float) -> bool:
         """True if nothing known here would delay a call, and the store has been told everything."""
-        return self._local.is_idle(now) and self.talk.is_at_rest()
+        return self._local.is_idle(now) and self.lease_client.is_at_rest()
 
     def snapshot(self, now: float) -> LimiterState:
         """This process's own state; a slot opens when the store may give one."""
-        state, share = self._local.snapshot(now), self._silence.share
+        state, share = self._local.snapshot(now), self._silence.fallback
         opens = 0.0
         if share is not None:
             opens = share.ready_at(now) - now
         elif not self.slots.leases:
-            opens = self.talk.opens_at(now) - now
+            opens = self.lease_client.opens_at(now) - now
         return replace(state, opens_in=tuple(max(opens, own) for own in state.opens_in))
 
     def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
         number = self._numbers.pop(permit.number, None)
         if number is None:
             return
-        self.slots.settle(number, arrived_by)
-        if self._silence.share is not None:
-            self._silence.share.settle(permit, now, sent=True)
-        self.talk.report(now)
+        self.slots.report_arrival(number, arrived_by)
+        if self._silence.fallback is not None:
+            self._silence.fallback.settle(permit, now, sent=True)
+        self.lease_client.report(now)
 
 
 def _due(at: float, now: float) -> float:

@@ -6,17 +6,17 @@ import math
 from typing import TYPE_CHECKING
 
 from asyncclients.core.events import logger
-from asyncclients.stores.terms import PROBE
+from asyncclients.stores.config import PROBE_INTERVAL
 
 if TYPE_CHECKING:
-    from asyncclients.stores.terms import Terms
+    from asyncclients.stores.config import StoreConfig
 
 
 class OutageLog:
     """The scopes of one pool that use the store, and whether it is reachable."""
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    def __init__(self, terms: StoreConfig) -> None:
+        self._config = terms
         self._vendors: dict[str, str] = {}
         self._is_down = False
         self._recovered_at = -math.inf
@@ -49,8 +49,8 @@ class OutageLog:
             name += f" and {others} more scope{'s' * (others > 1)} ({vendors})"
         logger.warning(
             "%s: limit store %s unreachable: %s. Fallback %s: %s. Retrying every %g s. %s",
-            *(name, self._terms.store, why.rstrip("."), self._terms.when_down, fallback),
-            *(PROBE, advice or "Check that it is running"),
+            *(name, self._config.display_name, why.rstrip("."), self._config.when_down, fallback),
+            *(PROBE_INTERVAL, advice or "Check that it is running"),
         )
 
     def end(self, now: float) -> None:
@@ -59,4 +59,4 @@ class OutageLog:
         if self._is_down:
             self._is_down = False
             vendors = ", ".join(sorted({vendor for vendor in self._vendors.values() if vendor}))
-            logger.warning("%s: limit store %s reachable again", vendors, self._terms.store)
+            logger.warning("%s: limit store %s reachable again", vendors, self._config.display_name)

@@ -15,19 +15,24 @@ import msgspec
 
 from asyncclients.arguments import check_type
 from asyncclients.secret import Secret
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.line import Line
+from asyncclients.stores.config import (
+    StoreConfig,
+    StoreUnavailableError,
+    WhenDown,
+    check_store_options,
+)
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from asyncclients.stores.redis_client import (
     TIMEOUT,
     Script,
-    bounded,
+    check_server,
     connector,
-    greet,
-    place,
+    display_url,
+    with_timeout,
 )
 from asyncclients.stores.redis_tokens import RedisTokens
-from asyncclients.stores.script import SCRIPT, keys
-from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown, check_terms
+from asyncclients.stores.script import keys, load_script
+from asyncclients.stores.session import StoreSession
 
 if TYPE_CHECKING:
     import redis.asyncio as redis
@@ -66,61 +71,61 @@ class RedisLimits:
     ) -> None:
         url = Secret(url)
         check_type("prefix", prefix, str, "prefix='asyncclients'")
-        self._store = place(url)
+        self._store = display_url(url)
         self._when_down: WhenDown = when_down
-        check_terms(when_down, lease)
+        check_store_options(when_down, lease)
         self._connect = connector(url)
         self._lease, self._prefix = lease, prefix
 
     def __repr__(self) -> str:
         return f"<RedisLimits {self._store} when_down={self._when_down!r}>"
 
-    def open(self, *, cold: bool = False) -> Line:
+    def open(self, *, cold: bool = False) -> StoreSession:
         """A line for one pool."""
-        terms = Terms(
-            me=uuid4().hex[:12],
-            store=self._store,
+        terms = StoreConfig(
+            process=uuid4().hex[:12],
+            display_name=self._store,
             when_down=self._when_down,
             lease=self._lease,
             timeout=TIMEOUT,
-            cold=cold,
+            assume_spent=cold,
         )
-        return Line(RedisLedgers(self._connect(), self._store, self._prefix), terms)
+        return StoreSession(RedisBackend(self._connect(), self._store, self._prefix), terms)
 
 
-class RedisLedgers:
+class RedisBackend:
     """Ledgers in Redis."""
 
     def __init__(self, client: redis.Redis, store: str, prefix: str) -> None:
         self._client, self._store, self._prefix = client, store, prefix
-        self._script = Script(SCRIPT)
+        self._script = Script(load_script())
         self._greeting: asyncio.Task[None] | None = None
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._failures = 0
 
-    async def exchange(self, key: str, claim: Claim) -> Grant:
+    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
         """See `Backend.exchange`. Who waits behind a command that fails fails with it."""
         names = keys(self._prefix, key)
         payload = _encode(claim)
         failures = self._failures
         async with self._turns:
             if failures != self._failures:
-                raise StoreSilentError("a command before this one got no answer")
+                raise StoreUnavailableError("a command before this one got no answer")
             try:
-                answer = await bounded(self._store, lambda: self._ask(names, payload))
-            except StoreSilentError:
+                answer = await with_timeout(self._store, lambda: self._ask(names, payload))
+            except StoreUnavailableError:
                 self._failures += 1
                 raise
         try:
             now, epoch, *rest, quotas = answer
             fields = (now, epoch.decode(), *rest, [name.decode() for name in quotas])
-            return msgspec.convert(fields, Grant)
+            return msgspec.convert(fields, LeaseResponse)
         except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
-            raise StoreSilentError("it answered nonsense") from None
+            raise StoreUnavailableError("it answered nonsense") from None
 
     async def _ask(self, names: list[str], payload: bytes) -> Any:
         if self._greeting is None or (self._greeting.done() and not _went_well(self._greeting)):
-            self._greeting = asyncio.create_task(greet(self._client, self._store))
+            self._greeting = asyncio.create_task(check_server(self._client, self._store))
         await asyncio.shield(self._greeting)
         return await self._script.run(self._client, names, [payload])
 

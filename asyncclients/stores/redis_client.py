@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
-from asyncclients.stores.terms import StoreSilentError
+from asyncclients.stores.config import StoreUnavailableError
 
 try:
     import redis.asyncio as redis
@@ -51,11 +51,11 @@ COMMANDS = (
 )
 """Every command that is used, inside the scripts or outside of them."""
 NEEDED = ", ".join(COMMANDS)
-RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (asyncclients:*)"
+ACL_RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (asyncclients:*)"
 """For ACL SETUSER."""
 
 
-def place(url: Secret) -> str:
+def display_url(url: Secret) -> str:
     """Where *url* points, without user, password and query."""
     if not _is_text(url):
         return "at an unreadable address"
@@ -74,7 +74,7 @@ def connector(url: str | Secret) -> Callable[[], redis.Redis]:
         ConfigurationError: if *url* is none that redis-py understands.
     """
     url = Secret(url)
-    if not _known(url):
+    if not _is_redis_url(url):
         raise ConfigurationError(
             "the address of the shared store is no redis://, rediss:// or unix:// URL",
             advice="Give it as redis://host:6379/0, or rediss:// for TLS",
@@ -90,15 +90,15 @@ def connector(url: str | Secret) -> Callable[[], redis.Redis]:
             health_check_interval=0,
         )
 
-    if not _makes(connect):
+    if not _is_connectable(connect):
         raise ConfigurationError(
-            f"the address of the shared store {place(url)} has a query that redis-py cannot use",
+            f"the address of the shared store {display_url(url)} has a query that redis-py cannot use",
             advice="Leave out what follows the question mark, or see redis-py's `from_url`",
         )
     return connect
 
 
-def _makes(connect: Callable[[], redis.Redis]) -> bool:
+def _is_connectable(connect: Callable[[], redis.Redis]) -> bool:
     """Can a connection be made, not opened? An unknown option in the query shows only then."""
     try:
         connect().connection_pool.make_connection()  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ def _makes(connect: Callable[[], redis.Redis]) -> bool:
     return True
 
 
-def _known(url: Secret) -> bool:
+def _is_redis_url(url: Secret) -> bool:
     """Is *url* of a form that leads somewhere? redis-py takes a name for database 0."""
     if not _is_text(url):
         return False
@@ -131,7 +131,7 @@ def _is_text(url: Secret) -> bool:
     return isinstance(value, str)
 
 
-async def bounded(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
+async def with_timeout(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
     """The answer to *command*, within the bound.
 
     Raises:
@@ -160,7 +160,7 @@ class Script:
             return await client.eval(self._text, len(keys), *keys, *args)
 
 
-async def greet(client: redis.Redis, store: str) -> None:
+async def check_server(client: redis.Redis, store: str) -> None:
     """Look at the server once, if it allows INFO.
 
     Raises:
@@ -230,7 +230,7 @@ _MEANINGS = {
 _UNKNOWN = re.compile(r"unknown command[ `'\"]*(\w*)", re.IGNORECASE)
 
 
-def explain(store: str, failure: Exception) -> ConfigurationError | StoreSilentError:
+def explain(store: str, failure: Exception) -> ConfigurationError | StoreUnavailableError:
     """Return what *failure* means: configuration to be changed, or an outage."""
     text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(failure)))[:160]
     code = getattr(failure, "status_code", None) or text.partition(" ")[0]
@@ -247,14 +247,14 @@ def explain(store: str, failure: Exception) -> ConfigurationError | StoreSilentE
         return _of_the_connection(store, failure, text)
     said = "" if isinstance(failure, AuthenticationError) else f" ({text})"
     if meaning.lasting:
-        advice = meaning.advice or f"Give the user of its URL these rights: {RIGHTS}"
+        advice = meaning.advice or f"Give the user of its URL these rights: {ACL_RIGHTS}"
         return ConfigurationError(f"the shared store {store} {meaning.says}{said}", advice=advice)
-    return StoreSilentError(f"{type(failure).__name__}: it {meaning.says}", meaning.advice)
+    return StoreUnavailableError(f"{type(failure).__name__}: it {meaning.says}", meaning.advice)
 
 
 def _of_the_connection(
     store: str, failure: Exception, text: str
-) -> ConfigurationError | StoreSilentError:
+) -> ConfigurationError | StoreUnavailableError:
     tls = next((each for each in _chain(failure) if isinstance(each, ssl.SSLError)), None)
     if tls is not None:
         return ConfigurationError(
@@ -273,7 +273,7 @@ def _of_the_connection(
     advice = (
         "Start it or correct its address; a port with TLS needs rediss://, one without redis://"
     )
-    return StoreSilentError(says, advice)
+    return StoreUnavailableError(says, advice)
 
 
 def _chain(failure: BaseException | None) -> Iterator[BaseException]:

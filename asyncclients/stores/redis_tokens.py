@@ -24,8 +24,8 @@ from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND, micros
-from asyncclients.stores.redis_client import Script, bounded, connector, place
-from asyncclients.stores.terms import StoreSilentError
+from asyncclients.stores.config import StoreUnavailableError
+from asyncclients.stores.redis_client import Script, connector, display_url, with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ class RedisTokens:
     def __init__(self, url: str | Secret, *, prefix: str = "asyncclients") -> None:
         url = Secret(url)
         check_type("prefix", prefix, str, "prefix='asyncclients'")
-        self._store, self._prefix = place(url), prefix
+        self._store, self._prefix = display_url(url), prefix
         self._connect = connector(url)
         self._fences: dict[str, str] = {}
         self._undropped: dict[str, set[str]] = {}
@@ -155,7 +155,7 @@ class RedisTokens:
         """
         try:
             result = await self._run(script, key, arguments)
-        except StoreSilentError as why:
+        except StoreUnavailableError as why:
             self._failed(str(why), why.advice)
             return None
         except ConfigurationError as error:
@@ -183,6 +183,6 @@ class RedisTokens:
         client = self._connect()
         names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
         try:
-            return await bounded(self._store, lambda: script.run(client, names, arguments))
+            return await with_timeout(self._store, lambda: script.run(client, names, arguments))
         finally:
             await client.aclose()

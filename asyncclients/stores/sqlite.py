@@ -23,18 +23,23 @@ import msgspec
 from asyncclients.arguments import check_type
 from asyncclients.errors import ConfigurationError
 from asyncclients.own_files import foreign_companions, target_of
-from asyncclients.stores.claim import Claim, Grant
 from asyncclients.stores.clock import micros
-from asyncclients.stores.ledger import Ledger
-from asyncclients.stores.line import Line
-from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown, check_terms
+from asyncclients.stores.config import (
+    StoreConfig,
+    StoreUnavailableError,
+    WhenDown,
+    check_store_options,
+)
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.quota_log import QuotaLog
+from asyncclients.stores.session import StoreSession
 
 _TIMEOUT = 0.5
 _KEEP = 600.0
 """Seconds after which an unused ledger is removed, beside its longest period."""
 _SCHEMA = "CREATE TABLE IF NOT EXISTS ledger (scope TEXT PRIMARY KEY, at INTEGER, state BLOB)"
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Ledger).decode
+_decode = msgspec.msgpack.Decoder(QuotaLog).decode
 
 
 class FileLimits:
@@ -60,26 +65,26 @@ class FileLimits:
         check_type("path", path, (str, os.PathLike), "FileLimits('limits.db')")
         self._path = Path(path)
         self._when_down: WhenDown = when_down
-        check_terms(when_down, lease)
+        check_store_options(when_down, lease)
         self._lease = lease
 
     def __repr__(self) -> str:
         return f"<FileLimits {self._path.name} when_down={self._when_down!r}>"
 
-    def open(self, *, cold: bool = False) -> Line:
+    def open(self, *, cold: bool = False) -> StoreSession:
         """A line for one pool."""
-        terms = Terms(
-            me=uuid4().hex[:12],
-            store=str(self._path),
+        terms = StoreConfig(
+            process=uuid4().hex[:12],
+            display_name=str(self._path),
             when_down=self._when_down,
             lease=self._lease,
             timeout=_TIMEOUT,
-            cold=cold,
+            assume_spent=cold,
         )
-        return Line(FileLedgers(self._path), terms)
+        return StoreSession(SqliteBackend(self._path), terms)
 
 
-class FileLedgers:
+class SqliteBackend:
     """Ledgers in one SQLite file, used by one thread of its own."""
 
     def __init__(self, path: Path) -> None:
@@ -88,26 +93,28 @@ class FileLedgers:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
 
-    async def exchange(self, key: str, claim: Claim) -> Grant:
+    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
         """See `Backend.exchange`."""
         return await asyncio.get_running_loop().run_in_executor(
             self._thread, self._exchange, key, claim
         )
 
-    def _exchange(self, key: str, claim: Claim) -> Grant:
+    def _exchange(self, key: str, claim: LeaseRequest) -> LeaseResponse:
         try:
             return self._transact(self._open(), key, claim)
         except sqlite3.Error as failure:
             self._close()
             raise explain(self._path, failure) from None
 
-    def _transact(self, connection: sqlite3.Connection, key: str, claim: Claim) -> Grant:
+    def _transact(
+        self, connection: sqlite3.Connection, key: str, claim: LeaseRequest
+    ) -> LeaseResponse:
         connection.execute("BEGIN IMMEDIATE")
         try:
             now = micros(time.monotonic())
             row = connection.execute("SELECT state FROM ledger WHERE scope = ?", (key,)).fetchone()
             ledger = _read(row, claim, now)
-            grant = ledger.exchange(claim, now)
+            grant = ledger.apply(claim, now)
             connection.execute(
                 "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", (key, now, _encode(ledger))
             )
@@ -171,14 +178,14 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
         raise _unusable(path, "belongs to another program")
 
 
-def _read(row: tuple[bytes] | None, claim: Claim, now: int) -> Ledger:
+def _read(row: tuple[bytes] | None, claim: LeaseRequest, now: int) -> QuotaLog:
     if row is None:
-        return Ledger()
+        return QuotaLog()
     try:
         return _decode(row[0])
     except msgspec.DecodeError:
         # Written by another version: what it holds is unknown.
-        return Ledger(spent=now + claim.spent + claim.notice)
+        return QuotaLog(spent_until=now + claim.recovery_hold + claim.detection_time)
 
 
 _LASTING = {
@@ -197,14 +204,14 @@ _PASSING = {
 }
 
 
-def explain(path: Path, failure: sqlite3.Error) -> ConfigurationError | StoreSilentError:
+def explain(path: Path, failure: sqlite3.Error) -> ConfigurationError | StoreUnavailableError:
     """Return what *failure* means: configuration to be changed, or an outage."""
     name = getattr(failure, "sqlite_errorname", "") or type(failure).__name__
     code = "_".join(name.split("_")[:2])
     if code in _LASTING and name != "SQLITE_READONLY_DBMOVED":
         return _unusable(path, f"{_LASTING[code]} ({failure})")
     advice = _PASSING.get(code, "Check the file and its disk")
-    return StoreSilentError(f"{name}: {failure}", advice)
+    return StoreUnavailableError(f"{name}: {failure}", advice)
 
 
 def _unusable(path: Path, why: str) -> ConfigurationError:

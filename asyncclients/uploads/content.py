@@ -32,7 +32,7 @@ Progress = Callable[[int], None]
 Read = Callable[[int], Awaitable[bytes]]
 
 
-class Content:
+class UploadBody:
     """The body of one upload; each pass over it starts anew.
 
     Attributes:
@@ -53,23 +53,23 @@ class Content:
         self.length, self.replayable = length, replayable
         self._passes = passes
         self._progress = None if progress is None else Callback(progress)
-        self._last: Pass | None = None
+        self._last: _BodyIterator | None = None
         self.sent = 0
         self.failure: Exception | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         self.sent, self.failure = 0, None
-        self._last = Pass(self, self._passes())
+        self._last = _BodyIterator(self, self._passes())
         return self._last
 
-    def moved(self, by: Pass, sent: int) -> None:
+    def moved(self, by: _BodyIterator, sent: int) -> None:
         """The pass *by* has handed *sent* bytes to the connection."""
         if by is self._last:
             self.sent = sent
             if self._progress is not None:
                 self._progress(sent)
 
-    def failed(self, by: Pass, failure: Exception) -> None:
+    def failed(self, by: _BodyIterator, failure: Exception) -> None:
         """The pass *by* ends with *failure*."""
         if by is self._last:
             self.failure = failure
@@ -79,10 +79,10 @@ class _SourceFailedError(Exception):
     """Stops the request; what happened is in `Content.failure`."""
 
 
-class Pass:
+class _BodyIterator:
     """One pass over a content, held to its length. No generator: nothing has to close it."""
 
-    def __init__(self, content: Content, pieces: AsyncIterator[bytes]) -> None:
+    def __init__(self, content: UploadBody, pieces: AsyncIterator[bytes]) -> None:
         self._content, self._pieces = content, pieces
         self._sent = 0
 
@@ -122,7 +122,7 @@ class Pass:
         return None
 
 
-def _mismatch(how: str, content: Content) -> UploadError:
+def _mismatch(how: str, content: UploadBody) -> UploadError:
     return UploadError(
         f"the source is {how} than the {content.length} bytes that were announced",
         advice="Nothing was stored; give the right length, and leave a file alone meanwhile",
@@ -189,7 +189,7 @@ class _File:
 @asynccontextmanager
 async def open_content(
     source: Source, length: int | None, progress: Progress | None
-) -> AsyncGenerator[Content]:
+) -> AsyncGenerator[UploadBody]:
     """The content of *source*, for as long as the block lasts.
 
     Raises:
@@ -203,7 +203,7 @@ async def open_content(
     elif isinstance(source, AsyncIterable):
         if length is None:
             raise ValueError("an upload from an async iterable needs its length= in bytes")
-        yield Content(length, source.__aiter__, replayable=False, progress=progress)
+        yield UploadBody(length, source.__aiter__, replayable=False, progress=progress)
     else:
         file = _File(source)
         try:
@@ -213,7 +213,7 @@ async def open_content(
             async def read(offset: int) -> bytes:
                 return await asyncio.to_thread(file.read_at, offset)
 
-            yield Content(size, lambda: _Ranges(read), replayable=True, progress=progress)
+            yield UploadBody(size, lambda: _Ranges(read), replayable=True, progress=progress)
         finally:
             # Also when cancelled: a thread that is not free yet would never get to it.
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, file.close))
@@ -241,13 +241,13 @@ def check_source(source: Any, length: Any, progress: Any) -> None:
         )
 
 
-def _of_bytes(data: bytes, length: int | None, progress: Progress | None) -> Content:
+def _of_bytes(data: bytes, length: int | None, progress: Progress | None) -> UploadBody:
     _check_length(len(data), length)
 
     async def read(offset: int) -> bytes:
         return data[offset : offset + PIECE]
 
-    return Content(len(data), lambda: _Ranges(read), replayable=True, progress=progress)
+    return UploadBody(len(data), lambda: _Ranges(read), replayable=True, progress=progress)
 
 
 def _check_length(size: int, length: int | None) -> None:

@@ -18,16 +18,16 @@ from asyncclients.base_url import is_encodable, is_loopback
 from asyncclients.core.call import Call
 from asyncclients.core.dispatch import run
 from asyncclients.core.endpoint import Endpoint, Request, Response
-from asyncclients.core.failure import safe_location
-from asyncclients.core.wire import Wire
+from asyncclients.core.error_mapping import safe_location
+from asyncclients.core.prepare import PreparedRequest
 from asyncclients.errors import UnexpectedRedirectError
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
     from asyncclients.core.pool import SessionPool
-    from asyncclients.core.settings import Terms
+    from asyncclients.core.settings import ClientConfig
     from asyncclients.core.vendor import Vendor
-    from asyncclients.uploads.content import Content
+    from asyncclients.uploads.content import UploadBody
 
 _PUBLIC = frozenset(
     {"x-amz-algorithm", "x-amz-date", "x-amz-expires", "x-amz-signedheaders", "x-id"}
@@ -42,7 +42,7 @@ class UploadReceipt(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int
 
 
-class Link:
+class PresignedUrl:
     """A presigned address; shows its host and path alone."""
 
     def __init__(self, location: Secret) -> None:
@@ -75,7 +75,7 @@ class Link:
         trusted = url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
         return url if trusted else None
 
-    def wire(self, content: Content) -> Wire:
+    def wire(self, content: UploadBody) -> PreparedRequest:
         """The request that puts *content* there, with no header that was not signed.
 
         A content type is sent where the signature covers one, and only there.
@@ -85,7 +85,7 @@ class Link:
         headers = {"Content-Length": str(content.length)}
         if "content-type" in signed:
             headers["Content-Type"] = "text/csv"
-        return Wire("PUT", url, headers, content)
+        return PreparedRequest("PUT", url, headers, content)
 
     def __repr__(self) -> str:
         return f"<Link {self.shown}>"
@@ -98,10 +98,10 @@ class UploadCall(Call[Response]):
 
     def __init__(
         self,
-        terms: Terms,
+        terms: ClientConfig,
         request: Request[Response],
-        link: Link,
-        content: Content,
+        link: PresignedUrl,
+        content: UploadBody,
         secrets: tuple[Secret, ...],
     ) -> None:
         super().__init__(terms, request)
@@ -134,11 +134,11 @@ class Uploader:
         terms: of the client that asked for the link.
     """
 
-    def __init__(self, pool: SessionPool, vendor: Vendor, terms: Terms) -> None:
+    def __init__(self, pool: SessionPool, vendor: Vendor, terms: ClientConfig) -> None:
         self._pool, self._vendor, self._terms = pool, vendor, terms
 
     async def put(
-        self, endpoint: Endpoint[Response], reply: Response, content: Content, began: float
+        self, endpoint: Endpoint[Response], reply: Response, content: UploadBody, began: float
     ) -> UploadReceipt:
         """Send *content* to the `Location` in *reply*, to a call that began at *began*.
 
@@ -146,7 +146,7 @@ class Uploader:
             UnexpectedRedirectError: the location is none that a file may be sent to.
             UploadError: the source is not as long as was announced.
         """
-        link = Link(Secret(reply.headers.get("Location", "")))
+        link = PresignedUrl(Secret(reply.headers.get("Location", "")))
         if not link.usable:
             raise UnexpectedRedirectError(
                 f"answered with an upload link to {link.shown or 'nowhere'}, to which no file may be sent",
@@ -166,7 +166,7 @@ class Uploader:
         await run(UploadCall(self._terms_at(link, began), request, link, content, secrets))
         return UploadReceipt(host=URL(link.origin).host or "", bytes_sent=content.sent)
 
-    def _terms_at(self, link: Link, began: float) -> Terms:
+    def _terms_at(self, link: PresignedUrl, began: float) -> ClientConfig:
         """The client's terms without its credential and headers, and with what time is left."""
         pool, vendor, options = self._pool, self._vendor, self._terms.options
         deadline = options.deadline

@@ -48,7 +48,7 @@ async def page(number: int) -> Page[Contact]:
 async def main(state: str) -> int:
     sink = Slow()
     report = await pull(Paginator(page), sink, state=state)
-    assert (report.done, sink.taken, report.unproved) == (ITEMS, ITEMS, ())
+    assert (report.done, sink.taken, report.unverified) == (ITEMS, ITEMS, ())
     return peak()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from asyncclients import ConfigurationError, InputError
 from asyncclients.backfill import pull, push
-from asyncclients.backfill.steps import Destination, pull_step, push_step
+from asyncclients.backfill.steps import PushTarget, pull_step, push_step
 from asyncclients.paging import Page, Paginator
 from asyncclients.vendors.digital_onboarding import NewContact as Digital
 from asyncclients.vendors.intouch import NewContact
@@ -55,7 +55,7 @@ class Unread:
 
 NUMBERS = [
     *(("max_failed", value) for value in (-5.0, 1.1, nan, inf, True, "0.1", None)),
-    *(("patience", value) for value in (-1.0, nan, True, "900", None)),
+    *(("max_outage", value) for value in (-1.0, nan, True, "900", None)),
 ]
 PUSH_ONLY = [
     *(("concurrency", value) for value in (0, -1, 2.0, nan, True, "4", None)),
@@ -66,7 +66,7 @@ PUSH_ONLY = [
     ("progress", coroutine_function),
 ]
 PULL_ONLY = [
-    *(("ahead", value) for value in (-1, 0.5, nan, True, None)),
+    *(("prefetch", value) for value in (-1, 0.5, nan, True, None)),
     ("key", 1),
     ("key", coroutine_function),
     ("progress", coroutine_function),
@@ -91,12 +91,22 @@ async def test_pull_rejects_invalid_argument(tmp_path: Path, name: str, value: A
     assert not any(tmp_path.iterdir())
 
 
+async def test_misspelt_argument_is_rejected_with_the_known_ones(tmp_path: Path) -> None:
+    """A keyword that `push` and `pull` do not have is rejected before anything is read."""
+    options: Any = {"max_faild": 1.0}
+    with pytest.raises(ConfigurationError, match=r"no argument max_faild.*max_failed"):
+        await push(Unread(), target, state=tmp_path / "s.db", **options)
+    with pytest.raises(ConfigurationError, match=r"no argument max_faild.*max_failed"):
+        await pull(Unread(), tmp_path / "o.jsonl", state=tmp_path / "s.db", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_push_accepts_numbers_at_the_limits(tmp_path: Path) -> None:
-    """The smallest and largest allowed values are accepted, infinite patience as well."""
+    """The smallest and largest allowed values are accepted, infinity as well."""
     for number, options in enumerate(
         [
-            {"max_failed": 0, "patience": inf, "concurrency": 1},
-            {"max_failed": 1.0, "patience": 0},
+            {"max_failed": 0, "max_outage": inf, "concurrency": 1},
+            {"max_failed": 1.0, "max_outage": 0},
         ]
     ):
         arguments: Any = options
@@ -104,15 +114,15 @@ async def test_push_accepts_numbers_at_the_limits(tmp_path: Path) -> None:
         assert report.done == 1
 
 
-@pytest.mark.parametrize("name", ["concurrency", "batch", "max_failed", "patience"])
+@pytest.mark.parametrize("name", ["concurrency", "batch", "max_failed", "max_outage"])
 async def test_push_step_rejects_negative_number(name: str) -> None:
     """A step of a push checks its numbers as a push does."""
     options: Any = {name: -1}
     with pytest.raises(ConfigurationError, match=name):
-        await push_step([], Destination(target=target, **options), any_, flow="f")
+        await push_step([], PushTarget(target=target, **options), any_, flow="f")
 
 
-@pytest.mark.parametrize(("name", "value"), [("most", 0), ("patience", nan)])
+@pytest.mark.parametrize(("name", "value"), [("most", 0), ("max_outage", nan)])
 async def test_pull_step_rejects_invalid_number(name: str, value: Any) -> None:
     """A step of a pull checks its numbers before it fetches a page."""
 

@@ -118,7 +118,7 @@ async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 
         expected = list(held.contacts)
     found = [msgspec.json.decode(line)["uuid"] for line in target.read_bytes().splitlines()]
     assert found == expected
-    assert (report.done, report.total, report.unproved) == (contacts, contacts, ())
+    assert (report.done, report.total, report.unverified) == (contacts, contacts, ())
     assert not target.with_name("contacts.jsonl.part").exists()
     return killer.kills
 

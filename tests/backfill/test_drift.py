@@ -83,7 +83,7 @@ async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Pa
     assert ids(to, "uuid") == [uuid for uuid in held.contacts if uuid != bad]
     assert (report.done, report.failed, report.total) == (99, 1, 100)
     assert requests == 4 + 1, "the page was asked for once more, the list was not read again"
-    assert report.unproved == ("1 items are not what the vendor's document says",)
+    assert report.unverified == ("1 items are not what the vendor's document says",)
     found = failures(state)
     assert [(each["line"], each["error"]) for each in found] == [(3, "DecodeError")]
     assert "email" in found[0]["reason"]
@@ -101,7 +101,7 @@ async def test_a_page_that_is_unreadable_for_a_moment_costs_nothing(to: Path, st
     drift.broken, drift.times = {4: DecodeError("markup")}, {4: 2}
     report = await pull(drift.list(), to, state=state)
     assert ids(to) == list(range(100))
-    assert (report.done, report.failed, report.unproved) == (100, 0, ())
+    assert (report.done, report.failed, report.unverified) == (100, 0, ())
     assert drift.asked.count(4) == 3
 
 
@@ -178,7 +178,7 @@ async def test_too_many_stop_it_and_nothing_is_lost(to: Path, state: Path) -> No
     drift.broken.clear()
     report = await pull(drift.list(), to, state=state)
     assert ids(to) == list(range(200))
-    assert (report.done, report.failed, report.unproved) == (200, 0, ())
+    assert (report.done, report.failed, report.unverified) == (200, 0, ())
 
 
 @pytest.mark.virtual_time
@@ -197,7 +197,7 @@ async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> Non
     drift = Drift(200)
     drift.broken = {4: DecodeError("broken"), 9: NotFoundError("gone")}
     with pytest.raises(NotFoundError):
-        await pull(drift.list(), to, state=state, ahead=0)
+        await pull(drift.list(), to, state=state, prefetch=0)
     with state.with_name("pull.db.failed.jsonl").open("ab") as file:
         file.write(b'{"line":9,"number":1,"row":"left')
     del drift.broken[9]
@@ -216,6 +216,6 @@ async def test_an_empty_page_does_not_end_the_list(to: Path, state: Path, ahead:
         items = [{"id": before + n} for n in range(sizes[number - 1])]
         return Page(items=items, number=number, total=6, last=number == len(sizes))
 
-    report = await pull(Paginator(fetch), to, state=state, ahead=ahead)
+    report = await pull(Paginator(fetch), to, state=state, prefetch=ahead)
     assert ids(to) == list(range(6))
-    assert (report.done, report.total, report.unproved) == (6, 6, ())
+    assert (report.done, report.total, report.unverified) == (6, 6, ())

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from asyncclients.backfill import Progress, Report, push, read_status
-from asyncclients.backfill.outage import Outage
-from asyncclients.backfill.steps import Reached, pull_step
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
+from asyncclients.backfill.steps import PullCursor, pull_step
 from asyncclients.errors import BackfillStoppedError, ConnectError, error_text
 from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
@@ -278,15 +278,15 @@ async def test_outage_probes_more_and_more_rarely() -> None:
     """A vendor that stays away for long is asked once a minute, not once a second."""
     probes: list[float] = []
     with virtual_time() as clock:
-        outage = Outage(1800.0)
+        outage = CircuitBreaker(1800.0)
         for _ in range(64):
-            outage.failed(ConnectError("away"))
+            outage.on_failure(ConnectError("away"))
 
         async def probe() -> None:
             while True:
-                async with outage.turn():
+                async with outage.guard():
                     probes.append(clock.elapsed)
-                    outage.failed(ConnectError("away"))
+                    outage.on_failure(ConnectError("away"))
 
         with pytest.raises(BackfillStoppedError):
             await asyncio.gather(*(probe() for _ in range(8)))
@@ -312,7 +312,7 @@ async def test_pull_step_fetches_existing_pages_once(start: int) -> None:
         async def put(self, page: Page[Any]) -> None:
             kept.append(page.number)
 
-    reached: Reached | None = None
+    reached: PullCursor | None = None
     while reached is None or not reached.last:
         pages = Paginator(fetch, start=start)
         reached = await pull_step(pages, Shelf(), after=reached, flow="job", most=2)

@@ -22,7 +22,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import Renaming, pull, push
-from asyncclients.backfill.identity import Job, pull_job, push_job
+from asyncclients.backfill.identity import JobIdentity, pull_job, push_job
 from asyncclients.sandbox import Sandbox
 
 URL = "https://a.example/v1/"
@@ -33,11 +33,11 @@ def intouch(pool: SessionPool, **options: Any) -> IntouchClient:
     return IntouchClient(pool, **arguments)
 
 
-def job_of(target: Callable[..., Any], map: Any = None) -> Job:  # noqa: A002
+def job_of(target: Callable[..., Any], map: Any = None) -> JobIdentity:  # noqa: A002
     return push_job("rows.csv", target, "", map)
 
 
-def difference(ours: Job, theirs: Job, *, new_credential: bool = False) -> str:
+def difference(ours: JobIdentity, theirs: JobIdentity, *, new_credential: bool = False) -> str:
     """What the error says about the state of *theirs*; empty if *ours* is the same job."""
     try:
         ours.check(theirs, "s.db", new_credential=new_credential)
@@ -53,7 +53,7 @@ async def own(row: Any, *, url: str = "", client: Any = None) -> None:
     """A user's own target."""
 
 
-Pair = Callable[[SessionPool], tuple[Job, Job]]
+Pair = Callable[[SessionPool], tuple[JobIdentity, JobIdentity]]
 OTHERS: dict[str, tuple[str, Pair]] = {
     "operation": (
         "target",
@@ -205,7 +205,7 @@ def intempt(pool: SessionPool, org: str) -> IntemptClient:
     return IntemptClient(pool, api_key="key", org=org, base_url=URL)
 
 
-def events(pool: SessionPool, account: str) -> Job:
+def events(pool: SessionPool, account: str) -> JobIdentity:
     coroutine = TotangoClient(pool, app_token="t", base_url=URL).events.list(account)
     try:
         return pull_job(coroutine, "out", None)

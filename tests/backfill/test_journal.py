@@ -14,15 +14,15 @@ import pytest
 
 from asyncclients import StateError, StateInUseError, StateMismatchError
 from asyncclients.backfill.database import VERSION
-from asyncclients.backfill.identity import Job
+from asyncclients.backfill.identity import JobIdentity
 from asyncclients.backfill.journal import Changes, Journal, Statement
 
-JOB = Job(kind="push", source="a.csv", target="things.create", row_type="Thing")
+JOB = JobIdentity(kind="push", source="a.csv", target="things.create", row_type="Thing")
 
 
 async def fill(journal: Journal, value: bytes) -> None:
     statement = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])
-    journal.feed(lambda: Changes([statement]))
+    journal.set_source(lambda: Changes([statement]))
     await journal.saved()
 
 
@@ -50,7 +50,7 @@ async def test_many_who_wait_share_a_commit(tmp_path: Path) -> None:
         collected.append(1)
         return Changes(())
 
-    journal.feed(collect)
+    journal.set_source(collect)
     await asyncio.gather(*(journal.saved() for _ in range(100)))
     await journal.aclose()
     assert 1 <= len(collected) <= 3
@@ -66,7 +66,7 @@ async def test_commits_keep_a_distance(tmp_path: Path) -> None:
         begun.append(loop.time())
         return Changes(())
 
-    journal.feed(collect)
+    journal.set_source(collect)
     for _ in range(10):
         await journal.saved()
     await journal.aclose()
@@ -89,13 +89,13 @@ async def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        Job(kind="pull", source="a.csv", target="things.create", row_type="Thing"),
-        Job(kind="push", source="b.csv", target="things.create", row_type="Thing"),
-        Job(kind="push", source="a.csv", target="things.update", row_type="Thing"),
-        Job(kind="push", source="a.csv", target="things.create", row_type="Other"),
+        JobIdentity(kind="pull", source="a.csv", target="things.create", row_type="Thing"),
+        JobIdentity(kind="push", source="b.csv", target="things.create", row_type="Thing"),
+        JobIdentity(kind="push", source="a.csv", target="things.update", row_type="Thing"),
+        JobIdentity(kind="push", source="a.csv", target="things.create", row_type="Other"),
     ],
 )
-async def test_another_job_is_refused(tmp_path: Path, other: Job) -> None:
+async def test_another_job_is_refused(tmp_path: Path, other: JobIdentity) -> None:
     """A state file serves one job; another one is told which."""
     path = tmp_path / "s.db"
     await (await Journal.open(path, JOB)).aclose()
@@ -156,7 +156,7 @@ async def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
     path.touch()
     await (await Journal.open(path, JOB)).aclose()
     with pytest.raises(StateMismatchError):
-        await Journal.open(path, Job(kind="pull", source="", target=""))
+        await Journal.open(path, JobIdentity(kind="pull", source="", target=""))
 
 
 async def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_journal_commit_that_fails_wakes_everyone(
     def fail() -> None:
         raise error
 
-    journal.feed(collect)
+    journal.set_source(collect)
     first = asyncio.ensure_future(journal.saved())
     await begun.wait()
     second = journal.saved()
@@ -245,7 +245,7 @@ async def test_journal_that_cannot_collect_changes_wakes_everyone(
     def collect() -> Changes:
         raise error
 
-    journal.feed(collect)
+    journal.set_source(collect)
     with pytest.raises(StateError):
         await journal.saved()
     await journal.aclose()
@@ -255,7 +255,7 @@ async def test_journal_saves_without_a_task(tmp_path: Path) -> None:
     """`asyncio.run` cancels every task at its end: saving and closing need none."""
     path = tmp_path / "s.db"
     journal = await Journal.open(path, JOB)
-    journal.feed(lambda: Changes([PUT]))
+    journal.set_source(lambda: Changes([PUT]))
     saved = journal.saved()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await saved

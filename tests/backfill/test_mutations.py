@@ -81,7 +81,7 @@ def test_csv_reads_what_the_csv_module_writes(
         for record in records
     ]
     assert [row.data for row in rows] == expected
-    assert not any(row.complaint for row in rows)
+    assert not any(row.error for row in rows)
 
 
 @SETTINGS
@@ -91,7 +91,7 @@ def test_json_lines_read_what_is_written(records: list[dict[str, Any]]) -> None:
     rows = rows_of(b"".join(msgspec.json.encode(record) + b"\n" for record in records), "x.jsonl")
     assert not isinstance(rows, InputError), rows
     assert [row.data for row in rows] == [record or None for record in records]
-    assert not any(row.complaint for row in rows)
+    assert not any(row.error for row in rows)
 
 
 @SETTINGS
@@ -163,8 +163,8 @@ def test_csv_damage_is_told(
     if isinstance(rows, InputError):
         assert rows.file
         return
-    good = [row.data for row in rows if row.data is not None and not row.complaint]
-    told = sum(bool(row.complaint) for row in rows)
+    good = [row.data for row in rows if row.data is not None and not row.error]
+    told = sum(bool(row.error) for row in rows)
     columns = ["k", *NAMES]
     expected = [
         {name: cell for name, cell in zip(columns, record, strict=True) if cell}
@@ -213,7 +213,7 @@ def test_json_damage_is_told(
         assert rows.file
         return
     lines = whole[:at].count(b"\n")
-    good = [row.data for row in rows if not row.complaint]
+    good = [row.data for row in rows if not row.error]
     assert good[:lines] == records[:lines]
     if not cut:
         assert good[len(good) - (len(records) - lines - 1) :] == records[lines + 1 :]

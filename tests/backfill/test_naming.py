@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncclients.backfill.naming import Key, Naming, are_lines, text_of
+from asyncclients.backfill.item_keys import ItemKeys, Key, are_lines, text_of
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -28,15 +28,15 @@ class Item(msgspec.Struct, frozen=True):
 def test_what_an_item_is_told_by(key: Key | None, keys: list[Any]) -> None:
     """Its uuid, else its id; a field of another name, or what a function says."""
     items = [Item("a", 7), Item(None, 1), Item("b"), Item()]
-    assert Naming(key).keys(items) == keys
+    assert ItemKeys(key).raw_keys(items) == keys
 
 
 def test_a_name_does_not_depend_on_the_company() -> None:
     """Alone, together and as plain objects: the same; without any key by all it says."""
     items = [Item("a", 7), Item(None, 1), Item("b"), Item(), Item("c\nd")]
-    together = Naming(None).names(items)
-    assert together == [Naming(None).names([item])[0] for item in items]
-    assert together == Naming(None).names([msgspec.to_builtins(item) for item in items])
+    together = ItemKeys(None).keys_of(items)
+    assert together == [ItemKeys(None).keys_of([item])[0] for item in items]
+    assert together == ItemKeys(None).keys_of([msgspec.to_builtins(item) for item in items])
     assert len({*together}) == len(items)
     assert are_lines(together)
 

@@ -28,9 +28,9 @@ from asyncclients import (
 )
 from asyncclients.backfill import Progress, pull, read_status, sinks
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.identity import Job
+from asyncclients.backfill.identity import JobIdentity
+from asyncclients.backfill.item_keys import text_of
 from asyncclients.backfill.journal import Changes, Journal
-from asyncclients.backfill.naming import text_of
 from asyncclients.backfill.parquet import pyarrow
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
@@ -119,7 +119,7 @@ async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) ->
         again = await pull(listed, to, state=state)
     uuids = [msgspec.json.decode(line)["uuid"] for line in to.read_bytes().splitlines()]
     assert uuids == list(sandbox.state("intouch").contacts)
-    assert (report.done, report.total, report.unproved, report.skipped) == (260, 260, (), 0)
+    assert (report.done, report.total, report.unverified, report.skipped) == (260, 260, (), 0)
     assert (report.requests, report.rejected) == (11, 0)
     assert 0 < report.quota_use < 1
     assert (again.done, again.requests) == (260, 0)
@@ -130,7 +130,7 @@ async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) ->
 async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) -> None:
     """The next page and *ahead* more are under way; none is asked for twice or beyond the last."""
     server = Server(1000)
-    report = await pull(server.list(), to, state=state, ahead=4)
+    report = await pull(server.list(), to, state=state, prefetch=4)
     assert ids(to) == list(range(1000))
     assert server.most_under_way == 1 + 4
     assert sorted(server.asked) == list(range(1, 101))
@@ -144,7 +144,7 @@ async def test_pages_wait_for_one_that_is_late(to: Path, state: Path) -> None:
     server.seconds[30] = 5.0
     asked: list[int] = []
     server.before = lambda number: asked.extend(server.asked) if number == 30 else None
-    report = await pull(server.list(), to, state=state, ahead=4)
+    report = await pull(server.list(), to, state=state, prefetch=4)
     assert ids(to) == list(range(1000))
     assert max(asked) == 30 + 2 * 4
     assert sorted(server.asked) == list(range(1, 101))
@@ -169,7 +169,7 @@ async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
             written.extend(item.id for item in items)
             self.writing = False
 
-    await pull(server.list(), Slow(), state=state, ahead=3)
+    await pull(server.list(), Slow(), state=state, prefetch=3)
     assert written == list(range(500))
     assert furthest <= 1 + 1 + 2 * 3
 
@@ -196,17 +196,17 @@ async def test_short_lists(to: Path, state: Path, items: int) -> None:
     """Empty lists and lists that just fill a page are read like others."""
     report = await pull(Server(items).list(), to, state=state)
     assert ids(to) == list(range(items))
-    assert (report.done, report.unproved) == (items, ())
+    assert (report.done, report.unverified) == (items, ())
 
 
 @pytest.mark.virtual_time
 async def test_without_a_count_the_report_says_so(to: Path, state: Path) -> None:
-    """A vendor that gives no total leaves the pull unproved, and it is read page by page."""
+    """A vendor that gives no total leaves the pull unverified, and it is read page by page."""
     server = Server(35, total=False)
     report = await pull(server.list(), to, state=state)
     assert ids(to) == list(range(35))
     assert server.most_under_way == 1
-    assert report.unproved == ("the vendor gives no count to compare with",)
+    assert report.unverified == ("the vendor gives no count to compare with",)
 
 
 async def test_other_sources(to: Path, state: Path) -> None:
@@ -220,9 +220,9 @@ async def test_other_sources(to: Path, state: Path) -> None:
         return [{"id": 1}, {"id": 2}]
 
     report = await pull(pages(), to, state=state)
-    assert (ids(to), report.unproved) == ([1, 2], ())
+    assert (ids(to), report.unverified) == ([1, 2], ())
     report = await pull(whole(), to, state=state.with_name("other.db"))
-    assert (ids(to), report.unproved) == ([1, 2], ())
+    assert (ids(to), report.unverified) == ([1, 2], ())
 
 
 # --- Lists that change ----------------------------------------------------------------
@@ -244,11 +244,11 @@ async def test_what_a_deletion_hides_is_found(to: Path, state: Path) -> None:
     """Items deleted before the place that is read shift others out of sight: read once more."""
     server = Server(200)
     at_page(server, 10, lambda: server.items.__delitem__(slice(0, 15)))
-    report = await pull(server.list(), to, state=state, ahead=2)
+    report = await pull(server.list(), to, state=state, prefetch=2)
     found = ids(to)
     assert len(found) == len(set(found))
     assert set(range(15, 200)) <= set(found)
-    assert any("deleted while" in doubt for doubt in report.unproved)
+    assert any("deleted while" in doubt for doubt in report.unverified)
 
 
 @pytest.mark.virtual_time
@@ -257,10 +257,10 @@ async def test_what_comes_twice_is_written_once(to: Path, state: Path) -> None:
     server = Server(100)
     new = [Item(id=number) for number in range(1000, 1005)]
     at_page(server, 5, lambda: server.items.__setitem__(slice(0, 0), new))
-    report = await pull(server.list(), to, state=state, ahead=0)
+    report = await pull(server.list(), to, state=state, prefetch=0)
     assert sorted(ids(to)) == [item.id for item in sorted(server.items, key=lambda item: item.id)]
     assert report.skipped == 5
-    assert (report.done, report.total, report.unproved) == (105, 105, ())
+    assert (report.done, report.total, report.unverified) == (105, 105, ())
 
 
 @pytest.mark.virtual_time
@@ -273,7 +273,7 @@ async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -
 
     at_page(server, 20, fail)
     with pytest.raises(NotFoundError):
-        await pull(server.list(), to, state=state, ahead=0)
+        await pull(server.list(), to, state=state, prefetch=0)
     assert not to.exists()
     del server.items[50:85]
     server.asked.clear()
@@ -292,8 +292,8 @@ async def test_items_without_ids(to: Path, state: Path) -> None:
     server.items = [{"name": "same", "n": number // 2} for number in range(25)]
     report = await pull(server.list(), to, state=state.with_name("b.db"))
     assert (report.done, report.total) == (25, 25)
-    assert len(report.unproved) == 1
-    assert "give key=" in report.unproved[0]
+    assert len(report.unverified) == 1
+    assert "give key=" in report.unverified[0]
     report = await pull(server.list(), to, state=state.with_name("c.db"), key="n")
     assert (report.done, report.skipped) == (13, 12)
 
@@ -315,7 +315,7 @@ async def test_a_page_that_repeats_ends_the_pull(to: Path, state: Path) -> None:
 
 @pytest.mark.virtual_time
 async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> None:
-    """Ten minutes without an answer cost nothing; longer than the patience stops the run."""
+    """Ten minutes without an answer cost nothing; longer than max_outage stops the run."""
     server = Server(200)
     loop = asyncio.get_running_loop()
     back_at = loop.time() + 600
@@ -326,10 +326,10 @@ async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> Non
 
     server.before = away
     with pytest.raises(BackfillStoppedError, match="no usable answer") as caught:
-        await pull(server.list(), to, state=state, patience=60)
+        await pull(server.list(), to, state=state, max_outage=60)
     assert caught.value.report.done == 90
     report = await pull(server.list(), to, state=state)
-    assert (ids(to), report.unproved) == (list(range(200)), ())
+    assert (ids(to), report.unverified) == (list(range(200)), ())
     assert len(server.asked) < 100
 
 
@@ -344,7 +344,7 @@ async def test_cancelled_at_any_step(
     server.seconds = dict.fromkeys(range(1, 41), 0.0)
     steps, cancelled, report = 20.0, 0, None
     while report is None:
-        work = asyncio.create_task(pull(server.list(), to, state=state, ahead=3))
+        work = asyncio.create_task(pull(server.list(), to, state=state, prefetch=3))
         for _ in range(int(steps)):
             await asyncio.sleep(0)
         work.cancel()
@@ -353,14 +353,14 @@ async def test_cancelled_at_any_step(
             report = await work
         except asyncio.CancelledError:
             cancelled += 1
-    assert (ids(to), report.unproved, report.total) == (list(range(400)), (), 400)
+    assert (ids(to), report.unverified, report.total) == (list(range(400)), (), 400)
     assert cancelled > 1
 
 
 async def test_ids_last_through_every_checkpoint(state: Path) -> None:
     """Also those of checkpoints at one and the same page, as after a run that went back."""
     for run in range(3):
-        journal = await Journal.open(state, Job(kind="pull", source="s", target="t"))
+        journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
         checkpoint = await Checkpoint.load(journal)
         assert len(checkpoint.seen) == 2 * run
         for name in (f"{run}", f"{run} and more"):
@@ -374,7 +374,7 @@ async def test_whatever_the_key_it_lasts(state: Path) -> None:
     """Keys of several lines, of no characters, of half a character, of no text: all are kept."""
     names = [text_of(key) for key in ("", "two\nlines", "ü\r", "\ud800", 7, ("a", 7))]
     for found in ([], [*range(len(names))]):
-        journal = await Journal.open(state, Job(kind="pull", source="s", target="t"))
+        journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
         checkpoint = await Checkpoint.load(journal)
         assert checkpoint.note(names) == found
         await checkpoint.save(checkpoint.snapshot())
@@ -385,7 +385,7 @@ async def test_whatever_the_key_it_lasts(state: Path) -> None:
 async def test_cancelled_it_saves(to: Path, state: Path) -> None:
     """What was read is kept, and not read again but for one page."""
     server = Server(1000)
-    work = asyncio.create_task(pull(server.list(), to, state=state, ahead=0))
+    work = asyncio.create_task(pull(server.list(), to, state=state, prefetch=0))
     await asyncio.sleep(0.505)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -436,7 +436,7 @@ async def test_a_sink_that_fails_midway(state: Path) -> None:
     sink.fails_at = None
     report = await pull(server.list(), sink, state=state)
     assert [item.id for item in sink.kept] == list(range(500))
-    assert (report.done, report.unproved) == (500, ())
+    assert (report.done, report.unverified) == (500, ())
     assert (sink.finished, sink.closed) == (1, 2)
 
 
@@ -487,9 +487,9 @@ class Overlapping(Shaky):
 async def test_pages_go_on_while_a_sink_flushes(state: Path) -> None:
     """Into a sink that can; one flush after another, and all is kept at the end."""
     sink, server = Overlapping(), Server(5000)
-    report = await pull(server.list(), sink, state=state, ahead=0)
+    report = await pull(server.list(), sink, state=state, prefetch=0)
     assert [item.id for item in sink.kept] == list(range(5000))
-    assert (report.done, report.unproved) == (5000, ())
+    assert (report.done, report.unverified) == (5000, ())
     assert sink.flushes > 5
     assert sink.written_meanwhile > 500
 
@@ -501,19 +501,19 @@ async def test_what_was_not_made_durable_is_not_noted(state: Path, failing: int)
     sink, server = Overlapping(), Server(5000)
     sink.failing = failing
     with pytest.raises(RuntimeError, match="disk is gone"):
-        await pull(server.list(), sink, state=state, ahead=0)
+        await pull(server.list(), sink, state=state, prefetch=0)
     kept = len(sink.kept)
     assert (sink.finished, sink.closed, kept > 0) == (0, 1, failing > 1)
-    report = await pull(server.list(), sink, state=state, ahead=0)
+    report = await pull(server.list(), sink, state=state, prefetch=0)
     assert [item.id for item in sink.kept] == list(range(5000))
-    assert (report.done, report.unproved) == (5000, ())
+    assert (report.done, report.unverified) == (5000, ())
 
 
 @pytest.mark.virtual_time
 async def test_cancelled_twice_a_flush_is_not_waited_for(state: Path) -> None:
     """And not noted: the next run writes again what was on its way."""
     sink, server = Overlapping(), Server(5000)
-    run = asyncio.create_task(pull(server.list(), sink, state=state, ahead=0))
+    run = asyncio.create_task(pull(server.list(), sink, state=state, prefetch=0))
     await asyncio.sleep(0.3)
     assert sink.under_way
     for _ in range(2):
@@ -523,9 +523,9 @@ async def test_cancelled_twice_a_flush_is_not_waited_for(state: Path) -> None:
         await run
     assert (sink.kept, sink.closed) == ([], 1)
     sink.under_way = False
-    report = await pull(server.list(), sink, state=state, ahead=0)
+    report = await pull(server.list(), sink, state=state, prefetch=0)
     assert [item.id for item in sink.kept] == list(range(5000))
-    assert report.unproved == ()
+    assert report.unverified == ()
 
 
 @pytest.fixture
@@ -555,7 +555,7 @@ async def test_a_full_disk(
     small_files()
     report = await pull(server.list(), to, state=state)
     assert ids(to) == list(range(5000))
-    assert report.unproved == ()
+    assert report.unverified == ()
 
 
 @pytest.mark.virtual_time
@@ -592,7 +592,7 @@ async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
 
     at_page(server, 5, fail)
     with pytest.raises(NotFoundError):
-        await pull(server.list(), to, state=state, ahead=0)
+        await pull(server.list(), to, state=state, prefetch=0)
     to.with_name("out.jsonl.part").unlink()
     server.asked.clear()
     with pytest.raises(StateMismatchError, match=r"out\.jsonl\.part is gone"):
@@ -756,7 +756,7 @@ async def test_another_list_is_another_job(sandbox: Sandbox, to: Path, state: Pa
 async def test_progress(to: Path, state: Path) -> None:
     """Progress tells items, rate and the time that is left."""
     told: list[Progress] = []
-    await pull(Server(5000).list(), to, state=state, ahead=0, progress=told.append)
+    await pull(Server(5000).list(), to, state=state, prefetch=0, progress=told.append)
     assert [progress.done for progress in told] == sorted(progress.done for progress in told)
     assert told[-1].done == 5000
     assert told[0].eta == pytest.approx(4.0, rel=0.1)

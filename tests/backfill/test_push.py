@@ -31,9 +31,9 @@ from asyncclients import (
     UnprocessableEntityError,
 )
 from asyncclients.backfill import Progress, Report, push, read_status
-from asyncclients.core.endpoint import current_lane
+from asyncclients.core.endpoint import current_call_context
 from asyncclients.sandbox import Sandbox, drop, status
-from asyncclients.sandbox.exchange import Call
+from asyncclients.sandbox.exchange import SandboxRequest
 from asyncclients.vendors.intouch import NewContact, NewHierarchy
 
 Batch = list[int]
@@ -328,7 +328,7 @@ async def test_patience_ends(state: Path) -> None:
     vendor = Vendor()
     vendor.fault = Outage(ConnectError("away"), 1.0, 1e9)
     with pytest.raises(BackfillStoppedError, match="no usable answer") as caught:
-        await push(range(100), vendor.take, concurrency=4, patience=60, state=state)
+        await push(range(100), vendor.take, concurrency=4, max_outage=60, state=state)
     before = caught.value.report.done
     assert caught.value.report.failed == caught.value.report.unknown == 0
     assert 0 < before < 100
@@ -357,7 +357,7 @@ async def lose_some(sandbox: Sandbox, state: Path, csv: Path, **options: Any) ->
         return await push(csv, create, row_type=NewHierarchy, state=state, **options)
 
 
-def holding(code: str) -> Callable[[Call], bool]:
+def holding(code: str) -> Callable[[SandboxRequest], bool]:
     quoted = f'"{code}"'.encode()
     return lambda call: quoted in call.body
 
@@ -603,7 +603,7 @@ async def test_it_works_in_the_background_and_tells_how_it_goes(state: Path) -> 
     lanes: set[tuple[Priority, str | None]] = set()
 
     async def target(_: int) -> None:
-        lane = current_lane()
+        lane = current_call_context()
         assert lane is not None
         lanes.add((lane.priority, lane.flow))
         await asyncio.sleep(0.1)

@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from asyncclients.backfill import seen as seen_module
-from asyncclients.backfill.seen import Seen, short
+from asyncclients.backfill import seen_keys as seen_module
+from asyncclients.backfill.seen_keys import SeenKeys, digest
 
 
 @pytest.mark.parametrize("few", [2**18, 1500, 0])
@@ -17,7 +17,7 @@ def test_it_is_a_set(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen_module, "_FIRST", 2**12)
     random = Random(0)
     texts = [f"{random.getrandbits(64):x}" for _ in range(100_000)]
-    seen, expected = Seen(), set[str]()
+    seen, expected = SeenKeys(), set[str]()
     twice = texts * 2
     for start in range(0, 200_000, 1000):
         some = twice[start : start + 1000]
@@ -32,4 +32,4 @@ def test_it_is_a_set(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_texts_differ_and_last() -> None:
     """A key has the same text in every process, be it a text or a number."""
-    assert short(b"a1b2") == "53405d4732473c332de0b05b0ed4c4c0"  # state files hold such texts
+    assert digest(b"a1b2") == "53405d4732473c332de0b05b0ed4c4c0"  # state files hold such texts

@@ -20,7 +20,7 @@ from asyncclients import (
     SessionPool,
 )
 from asyncclients.backfill import Renaming
-from asyncclients.backfill.shape import Map, Shape, nested, row_type_of
+from asyncclients.backfill.rows import Map, RowConverter, nested, row_type_of
 from asyncclients.backfill.sources import open_source
 from asyncclients.core.codec import from_plain
 from asyncclients.vendors.digital_onboarding import NewContact as Digital
@@ -37,19 +37,19 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def test_texts_become_what_the_row_type_says() -> None:
     """CSV texts become numbers and booleans; Python's names and the wire's are both good."""
-    shape = Shape(Place, None)
+    shape = RowConverter(Place, None)
     expected = Place(place_name="x", height=1.5, is_open=True)
     row = {"place_name": "x", "height": "1.5", "is_open": "true"}
-    assert shape.make(row, lax=True) == expected
+    assert shape.convert(row, lax=True) == expected
     row = {"placeName": "x", "height": "1.5", "isOpen": "true"}
-    assert shape.make(row, lax=True) == expected
-    assert shape.make(expected, lax=False) is expected
+    assert shape.convert(row, lax=True) == expected
+    assert shape.convert(expected, lax=False) is expected
 
 
 def test_types_are_strict_where_the_source_has_types() -> None:
     """In JSON a text is not a number."""
     with pytest.raises(ValueError, match="height"):
-        Shape(Place, None).make({"place_name": "x", "height": "1"}, lax=False)
+        RowConverter(Place, None).convert({"place_name": "x", "height": "1"}, lax=False)
 
 
 @pytest.mark.parametrize("lax", [True, False])
@@ -63,18 +63,18 @@ def test_whole_numbers_fit_integer_fields(whole: Any, *, lax: bool) -> None:
         free: float
 
     row = {"number": whole, "numbers": [whole, 2.0], "free": 2.0}
-    made = Shape(Thing, None).make(row, lax=lax)
+    made = RowConverter(Thing, None).convert(row, lax=lax)
     assert made == Thing(number=3, numbers=[3, 2], free=2.0)
     assert (type(made.number), type(made.free)) == (int, float)
     for wrong in (1.5, nan, inf, 1e300, Decimal("NaN"), True):
         with pytest.raises(ValueError, match="number"):
-            Shape(Thing, None).make({**row, "number": wrong}, lax=lax)
+            RowConverter(Thing, None).convert({**row, "number": wrong}, lax=lax)
 
 
 def test_a_complaint_quotes_the_value() -> None:
     """A wrong value is named with its field."""
     with pytest.raises(ValueError, match=r"height.*'tall'"):
-        Shape(Place, None).make({"place_name": "x", "height": "tall"}, lax=True)
+        RowConverter(Place, None).convert({"place_name": "x", "height": "tall"}, lax=True)
 
 
 def test_dotted_names_nest() -> None:
@@ -111,7 +111,7 @@ def test_both_names_of_one_field_are_rejected() -> None:
     """The name in Python and the name on the wire in one row are two values for one field."""
     row = {"place_name": "x", "placeName": "y", "height": 1.0}
     with pytest.raises(ValueError, match="'place_name' and 'placeName'"):
-        Shape(Place, None).make(row, lax=False)
+        RowConverter(Place, None).convert(row, lax=False)
 
 
 def test_what_no_field_takes_is_extra() -> None:
@@ -120,10 +120,10 @@ def test_what_no_field_takes_is_extra() -> None:
     expected = Place(**fields, extra={"debit-card": "done", "other": 2})
     for extra in ({"extra.other": 2}, {"extra": {"other": 2}}):
         row: dict[str, Any] = {**fields, "debit-card": "done", **extra}
-        assert Shape(Place, None).make(row, lax=True) == expected
+        assert RowConverter(Place, None).convert(row, lax=True) == expected
         assert row == {**fields, "debit-card": "done", **extra}, "the caller's own"
     with pytest.raises(ValueError, match="extra"):
-        Shape(Place, None).make({**fields, "extra": "words", "more": 1}, lax=True)
+        RowConverter(Place, None).convert({**fields, "extra": "words", "more": 1}, lax=True)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ async def test_columns_that_nothing_takes_are_told(
     path = tmp_path / "x.csv"
     path.write_text("first_name,email_adress,x.y,custom_fields.a\n")
     source = await open_source(path)
-    Shape(row_type, map_).check(source)
+    RowConverter(row_type, map_).check(source)
     await source.aclose()
     words = [record.getMessage() for record in caplog.records]
     assert words == [
@@ -157,27 +157,29 @@ async def test_columns_that_nothing_takes_are_told(
 
 def test_fields_that_nothing_takes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Rows without a header: the first row with a field that the row type lacks is a warning."""
-    shape = Shape(ContactUpdate, None)
+    shape = RowConverter(ContactUpdate, None)
     for row in ({"email": "a"}, {"emial": "b"}, {"emial": "c", "x.y": 1}, {"x.y": 2}):
-        shape.make(row, lax=False)
+        shape.convert(row, lax=False)
     for row_type, map_ in ((Digital, None), (ContactUpdate, dict)):
-        Shape(row_type, map_).make({"emial": "b"}, lax=False)
+        RowConverter(row_type, map_).convert({"emial": "b"}, lax=False)
     assert [record.getMessage() for record in caplog.records] == [
         "a row: ContactUpdate has no field for emial: left out",
         "a row: ContactUpdate has no field for x.y: left out",
     ]
     many = {f"name {number}": number for number in range(1000)}
     for number in range(1000):
-        shape.make({**many, f"other {number}": 1}, lax=False)
+        shape.convert({**many, f"other {number}": 1}, lax=False)
     assert len(caplog.records) == 3
 
 
 def test_a_map_comes_first_and_may_skip() -> None:
     """What `map` makes is converted; None skips the row; without a type it is sent as it is."""
-    shape = Shape(Place, lambda row: {"place_name": row["n"], "height": 1} if row["n"] else None)
-    assert shape.make({"n": "x"}, lax=True) == Place(place_name="x", height=1.0)
-    assert shape.make({"n": ""}, lax=True) is None
-    assert Shape(None, lambda row: row["n"]).make({"n": 7}, lax=True) == 7
+    shape = RowConverter(
+        Place, lambda row: {"place_name": row["n"], "height": 1} if row["n"] else None
+    )
+    assert shape.convert({"n": "x"}, lax=True) == Place(place_name="x", height=1.0)
+    assert shape.convert({"n": ""}, lax=True) is None
+    assert RowConverter(None, lambda row: row["n"]).convert({"n": 7}, lax=True) == 7
 
 
 def test_renaming() -> None:
@@ -210,9 +212,9 @@ async def test_a_missing_column_is_found_in_the_header(
     try:
         if words:
             with pytest.raises(InputError, match=words):
-                Shape(Place, map_).check(source)
+                RowConverter(Place, map_).check(source)
         else:
-            Shape(Place, map_).check(source)
+            RowConverter(Place, map_).check(source)
     finally:
         await source.aclose()
 
@@ -220,7 +222,7 @@ async def test_a_missing_column_is_found_in_the_header(
 def test_a_row_type_is_a_struct() -> None:
     """Anything else is refused at once, with the remedy."""
     with pytest.raises(ConfigurationError, match="msgspec Struct"):
-        Shape(dict, None)
+        RowConverter(dict, None)
 
 
 async def test_the_row_type_is_what_the_operation_takes() -> None:
@@ -248,6 +250,6 @@ def test_make_quotes_the_value_that_does_not_fit(
         except msgspec.ValidationError:
             raise msgspec.ValidationError("does not fit") from None
 
-    monkeypatch.setattr("asyncclients.backfill.shape.from_plain", wordless)
+    monkeypatch.setattr("asyncclients.backfill.rows.from_plain", wordless)
     with pytest.raises(ValueError, match="does not fit, which is 'high'"):
-        Shape(Place, None).make(row, lax=True)
+        RowConverter(Place, None).convert(row, lax=True)

@@ -74,7 +74,7 @@ async def test_bytes_that_are_not_utf8_are_one_rows_fault(tmp_path: Path) -> Non
     """A Latin-1 byte on one line is that row's complaint, with the byte; the next row is good."""
     rows = await read(write(tmp_path / "x.csv", b"a,b\nM\xfcnchen,1\nK,2\n"))
     assert rows[0].line == 2
-    assert "0xFC" in rows[0].complaint
+    assert "0xFC" in rows[0].error
     assert rows[0].data == {"a": "M�nchen", "b": "1"}
     assert rows[1] == Row(2, 3, {"a": "K", "b": "2"})
 
@@ -91,7 +91,7 @@ async def test_an_empty_cell_reads_as_an_empty_text(tmp_path: Path) -> None:
 async def test_a_row_of_another_width_is_a_complaint(tmp_path: Path) -> None:
     """Half a line is not taken for a row with empty cells."""
     rows = await read(write(tmp_path / "x.csv", "a,b\n1\n1,2,3\n"))
-    assert [row.complaint for row in rows] == [
+    assert [row.error for row in rows] == [
         "has 1 cells where the header has 2",
         "has 3 cells where the header has 2",
     ]
@@ -200,10 +200,8 @@ async def test_csv_quotes_that_hide_rows_are_an_error(
 async def test_csv_quote_inside_a_cell_fails_its_row(tmp_path: Path) -> None:
     """Where the quotes of one line are wrong and even, that row alone is a complaint."""
     rows = await read(write(tmp_path / "x.csv", 'a,b\n1,"say "hi" now"\n2,x\n'))
-    assert [(row.line, row.data) for row in rows if not row.complaint] == [
-        (3, {"a": "2", "b": "x"})
-    ]
-    assert [(row.line, row.data) for row in rows if row.complaint] == [(2, '1,"say "hi" now"')]
+    assert [(row.line, row.data) for row in rows if not row.error] == [(3, {"a": "2", "b": "x"})]
+    assert [(row.line, row.data) for row in rows if row.error] == [(2, '1,"say "hi" now"')]
 
 
 @pytest.mark.parametrize(
@@ -258,14 +256,14 @@ async def test_csv_rows_without_values_have_no_data(tmp_path: Path) -> None:
         *((number, line, None) for number, line in ((2, 3), (3, 5), (4, 6), (5, 7), (6, 8))),
         (7, 9, {"a": "3"}),
     ]
-    assert not any(row.complaint for row in rows)
+    assert not any(row.error for row in rows)
 
 
 async def test_csv_surplus_cells(tmp_path: Path) -> None:
     """Empty cells beyond the last column are nothing; one with a value is a complaint."""
     rows = await read(write(tmp_path / "x.csv", "a,b\n1,2,\n3,4,, ,\n5,6,,7\n"))
     assert [row.data for row in rows[:2]] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
-    assert [row.complaint for row in rows] == ["", "", "has 4 cells where the header has 2"]
+    assert [row.error for row in rows] == ["", "", "has 4 cells where the header has 2"]
 
 
 async def test_csv_columns_without_a_name_are_told_once(
@@ -282,7 +280,7 @@ async def test_csv_header_in_the_middle_is_a_complaint(tmp_path: Path) -> None:
     """Two files one after the other: the second header is no row, with its mark or without."""
     text = "a, b\n1,2\n\ufeffa, b\n3,4\na, b\na,c\n"
     rows = await read(write(tmp_path / "x.csv", text))
-    assert ["repeats the header" in row.complaint for row in rows] == [
+    assert ["repeats the header" in row.error for row in rows] == [
         False,
         True,
         False,
@@ -294,7 +292,7 @@ async def test_csv_header_in_the_middle_is_a_complaint(tmp_path: Path) -> None:
 async def test_csv_nul_bytes_are_a_complaint(tmp_path: Path) -> None:
     """A row with NUL bytes, as a crash of a machine leaves them, is not sent."""
     rows = await read(write(tmp_path / "x.csv", b"a\n1\n\0\0\0\n2\n"))
-    assert ["NUL" in row.complaint for row in rows] == [False, True, False]
+    assert ["NUL" in row.error for row in rows] == [False, True, False]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
@@ -380,10 +378,10 @@ async def test_json_line_that_is_not_one_object_is_a_complaint(
     """A line that would lose a value, or is no object, fails alone."""
     good = '{"a": "x:y"}'
     rows = await read(write(tmp_path / "x.jsonl", f"{good}\n{line}\n{good}\n"))
-    assert [row.data for row in rows if not row.complaint] == [{"a": "x:y"}] * 2
-    (bad,) = (row for row in rows if row.complaint)
+    assert [row.data for row in rows if not row.error] == [{"a": "x:y"}] * 2
+    (bad,) = (row for row in rows if row.error)
     assert bad.line == 2
-    assert words in bad.complaint
+    assert words in bad.error
 
 
 async def test_json_object_without_names_has_no_data(tmp_path: Path) -> None:
@@ -402,11 +400,11 @@ async def test_json_lines(tmp_path: Path) -> None:
     """Objects are rows, blank lines nothing, anything else a complaint that quotes the line."""
     path = write(tmp_path / "x.jsonl", b'{"a": 1}\n\n[1]\n{"a": \n{"a": 2}')
     rows = await read(path)
-    assert [(row.line, row.data) for row in rows if not row.complaint] == [
+    assert [(row.line, row.data) for row in rows if not row.error] == [
         (1, {"a": 1}),
         (5, {"a": 2}),
     ]
-    assert [(row.line, row.data) for row in rows if row.complaint] == [(3, "[1]"), (4, '{"a":')]
+    assert [(row.line, row.data) for row in rows if row.error] == [(3, "[1]"), (4, '{"a":')]
 
 
 async def test_failed_rows_are_input(tmp_path: Path) -> None:
@@ -418,7 +416,7 @@ async def test_failed_rows_are_input(tmp_path: Path) -> None:
     )
     rows = await read(path)
     assert rows[0] == Row(1, 1, {"a": "1"})
-    assert rows[1].complaint
+    assert rows[1].error
 
 
 async def test_a_cancelled_opening_closes_what_it_opened(
@@ -520,9 +518,9 @@ async def test_parquet_value_out_of_range_fails_its_row(tmp_path: Path, kind: st
     array, expected = _arrays()[kind]
     path = parquet_file(tmp_path / "x.parquet", {"n": [1, 2], "when": array})
     bad, good = await read(path)
-    assert bad.complaint.startswith("when cannot be read: ")
+    assert bad.error.startswith("when cannot be read: ")
     assert bad.data == {"n": 1}
-    assert (good.data, good.complaint) == ({"n": 2, "when": expected}, "")
+    assert (good.data, good.error) == ({"n": 2, "when": expected}, "")
 
 
 async def test_parquet_nanoseconds_are_rounded(tmp_path: Path) -> None:

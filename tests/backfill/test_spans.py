@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.backfill.spans import Spans
+from asyncclients.backfill.interval_set import IntervalSet
 
 numbers = st.integers(0, 40)
 steps = st.lists(
@@ -22,7 +22,7 @@ steps = st.lists(
 @given(steps)
 def test_it_is_a_set(done: list[tuple[str, int, int]]) -> None:
     """After any additions and removals it holds what a set holds, in spans that never touch."""
-    spans, expected = Spans(), set[int]()
+    spans, expected = IntervalSet(), set[int]()
     for step, number, more in done:
         if step == "add":
             spans.add(number, number + more)
@@ -34,12 +34,12 @@ def test_it_is_a_set(done: list[tuple[str, int, int]]) -> None:
     assert len(spans) == len(expected)
     pairs = list(spans)
     assert all(last + 1 < first for (_, last), (first, _) in pairwise(pairs))
-    assert list(Spans(pairs)) == pairs
+    assert list(IntervalSet(pairs)) == pairs
 
 
 def test_rows_done_in_order_are_one_span() -> None:
     """A million rows done in order take the room of one."""
-    spans = Spans()
+    spans = IntervalSet()
     for number in range(1, 100_001):
         spans.add(number)
     assert list(spans) == [(1, 100_000)]

@@ -21,13 +21,13 @@ import pytest
 
 from asyncclients import StateError, StateInUseError
 from asyncclients.backfill import Report, pull, push, read_status
-from asyncclients.backfill.identity import Job
+from asyncclients.backfill.identity import JobIdentity
 from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.lock import Lock, holder_of
 from asyncclients.own_files import target_of
 from asyncclients.paging import Page
 
-JOB = Job(kind="push", source="a.csv", target="things.create")
+JOB = JobIdentity(kind="push", source="a.csv", target="things.create")
 Run = Callable[[Path, Path], Awaitable[Report]]
 
 
@@ -192,7 +192,7 @@ async def crashed(state: Path, into: Path, *names: str) -> Path:
     into.mkdir()
     journal = await Journal.open(state, JOB)
     value = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(b"{}",)])
-    journal.feed(lambda: Changes([value]))
+    journal.set_source(lambda: Changes([value]))
     await journal.saved()
     for name in names:
         shutil.copy(state.with_name(name), into / name)
@@ -228,7 +228,7 @@ async def test_long_wal_is_moved_into_the_state(state: Path, tmp_path: Path) -> 
     """The -wal file stays short, and a copy without it is rejected after that as well."""
     journal = await Journal.open(state, JOB)
     value = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(bytes(2**20),)])
-    journal.feed(lambda: Changes([value]))
+    journal.set_source(lambda: Changes([value]))
     longest = 0
     for _ in range(12):
         await journal.saved()

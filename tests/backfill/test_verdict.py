@@ -24,9 +24,14 @@ from asyncclients import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from asyncclients.backfill.verdict import Verdict, judge
+from asyncclients.backfill.verdict import RowOutcome, classify_error
 
-AGAIN, UNKNOWN, REFUSED, STOP = Verdict.AGAIN, Verdict.UNKNOWN, Verdict.REFUSED, Verdict.STOP
+AGAIN, UNKNOWN, REFUSED, STOP = (
+    RowOutcome.AGAIN,
+    RowOutcome.UNKNOWN,
+    RowOutcome.REFUSED,
+    RowOutcome.STOP,
+)
 
 TABLE = [
     # error, verdict where it may be repeated, and where it must not
@@ -57,13 +62,13 @@ TABLE = [
 
 
 @pytest.mark.parametrize(("error", "repeatable", "not_repeatable"), TABLE)
-def test_the_table(error: Exception, repeatable: Verdict, not_repeatable: Verdict) -> None:
+def test_the_table(error: Exception, repeatable: RowOutcome, not_repeatable: RowOutcome) -> None:
     """Each error after sending has the verdict of the table, by whether it may be repeated."""
-    assert judge(error, sent=True, repeatable=True) is repeatable
-    assert judge(error, sent=True, repeatable=False) is not_repeatable
+    assert classify_error(error, sent=True, idempotent=True) is repeatable
+    assert classify_error(error, sent=True, idempotent=False) is not_repeatable
 
 
 @pytest.mark.parametrize("error", [error for error, _, verdict in TABLE if verdict is UNKNOWN])
 def test_nothing_is_unknown_that_was_not_sent(error: Exception) -> None:
     """Where nothing left, no row is unknown."""
-    assert judge(error, sent=False, repeatable=False) is not UNKNOWN
+    assert classify_error(error, sent=False, idempotent=False) is not UNKNOWN

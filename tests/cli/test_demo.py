@@ -11,7 +11,7 @@ import pytest
 from asyncclients import Quota
 from asyncclients.cli import demo_jobs, run
 from asyncclients.cli.demo import Retries
-from asyncclients.cli.demo_jobs import QUOTAS, Job, faster, rows
+from asyncclients.cli.demo_jobs import QUOTAS, DemoJob, faster, rows
 from asyncclients.core.events import AttemptStarted, CallStarted
 
 FILES = {"navaids": 60, "earthquakes": 45, "airport-frequencies": 50, "airports-us": 40}
@@ -80,7 +80,7 @@ def test_quotas_are_the_vendors_own_and_fast_is_a_hundredfold(name: str) -> None
     """The demo runs at the limits that the clients know, or at a hundred times those."""
     client = demo_jobs.CLIENTS[name]
     limit, period = QUOTAS[name]
-    assert client.facts.quotas == (Quota(limit, period),)
+    assert client.vendor.quotas == (Quota(limit, period),)
     assert faster(name) == Quota(limit * 100, period)
 
 
@@ -107,7 +107,7 @@ async def test_a_job_counts_its_steps() -> None:
             yield number
 
     no_client: Any = None
-    job = Job("intouch", no_client, "", 7)
+    job = DemoJob("intouch", no_client, "", 7)
     await job.each(range(5), nothing)
     assert job.done == 5
     assert await job.count(numbers(26), 25) == 26

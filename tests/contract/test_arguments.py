@@ -127,8 +127,8 @@ WRONG: Final[list[Row]] = [
     *rows(SessionPool, "admission", ["bold", None, 1, ["exact"]], "'adaptive' or 'exact'"),
     *rows(SessionPool, "cold_start", ["warm", None, 1, ["full"]], "'empty' or 'full'"),
     *rows(RetryPolicy, "max_attempts", COUNTS, "whole number of at least 1"),
-    *rows(RetryPolicy, "max_failures", [n for n in COUNTS if n != 0], "at least 0"),
-    *rows(RetryPolicy, "max_refusals", [-1, NAN, True, "3"], "at least 0"),
+    *rows(RetryPolicy, "max_retries", [n for n in COUNTS if n != 0], "at least 0"),
+    *rows(RetryPolicy, "max_rate_limited", [-1, NAN, True, "3"], "at least 0"),
     *rows(RetryPolicy, "base", [n for n in SECONDS if n != 0], "number of seconds", "60.0"),
     *rows(RetryPolicy, "cap", [n for n in SECONDS if n != 0], "number of seconds", "60.0"),
     *rows(RetryPolicy, "longest_retry_after", [-1, NAN, INF, True, "9"], "number of seconds"),
@@ -244,7 +244,7 @@ async def test_wrong_argument_is_rejected_before_sending(
 # --- Credentials ------------------------------------------------------------------------
 
 CREDENTIALS: Final = [
-    (made, name, made.facts.environment[name])
+    (made, name, made.vendor.environment[name])
     for made, arguments in CLIENTS.items()
     for name in arguments
 ]
@@ -263,7 +263,7 @@ def test_constructor_rejects_a_credential_of_another_type(
         call(SessionPool(), **{**CLIENTS[made], name: wrong})
     assert name in str(caught.value)
     assert variable in str(caught.value)
-    assert (caught.value.vendor, "4711" in str(caught.value)) == (made.facts.name, False)
+    assert (caught.value.vendor, "4711" in str(caught.value)) == (made.vendor.name, False)
 
 
 @pytest.mark.parametrize(("made", "name", "variable"), CREDENTIALS)
@@ -273,7 +273,7 @@ def test_from_env_rejects_a_variable_of_another_type(
     """A mapping passed as environment may hold values that are not text."""
     if name == "account_id":
         return
-    environ: dict[str, Any] = dict.fromkeys(made.facts.environment.values(), "value")
+    environ: dict[str, Any] = dict.fromkeys(made.vendor.environment.values(), "value")
     environ[variable] = 4711
     with pytest.raises(ConfigurationError, match=f"{name}.*{variable}"):
         made.from_env(SessionPool(), environ)
@@ -340,8 +340,8 @@ def test_from_env_has_the_keywords_of_the_constructor(made: type[VendorClient]) 
 def test_from_env_argument_replaces_its_variable(made: type[VendorClient]) -> None:
     """An argument replaces its variable, whether that is set or not."""
     call: Any = made
-    environ = dict.fromkeys(made.facts.environment.values(), "other")
-    address = f"{made.facts.name.upper()}_BASE_URL"
+    environ = dict.fromkeys(made.vendor.environment.values(), "other")
+    address = f"{made.vendor.name.upper()}_BASE_URL"
     for variables in ({}, {**environ, address: "https://other.example.com/"}):
         built = call.from_env(
             SessionPool(), variables, **CLIENTS[made], base_url="https://api.example.com"
@@ -361,7 +361,7 @@ def test_from_env_traceback_shows_no_credential(made: type[VendorClient]) -> Non
             name: CANARY if name not in {"account_id", "org"} else text
             for name, text in CLIENTS[made].items()
         }
-        environ = dict.fromkeys(made.facts.environment.values(), CANARY)
+        environ = dict.fromkeys(made.vendor.environment.values(), CANARY)
         with pytest.raises(ConfigurationError) as caught:
             call.from_env(SessionPool(), environ, **given, **arguments)
         assert leaks(caught.value, CANARY) == []
@@ -440,8 +440,8 @@ def test_base_url_rejects_a_host_that_cannot_be_encoded(
     call: Any = made
     with pytest.raises(ConfigurationError, match=r"base_url .*host name"):
         call(SessionPool(), **CLIENTS[made], base_url=f"https://{host}/")
-    address = f"{made.facts.name.upper()}_BASE_URL"
-    environ = dict.fromkeys(made.facts.environment.values(), "value")
+    address = f"{made.vendor.name.upper()}_BASE_URL"
+    environ = dict.fromkeys(made.vendor.environment.values(), "value")
     with pytest.raises(ConfigurationError, match=rf"{address} .*host name"):
         made.from_env(SessionPool(), {**environ, address: f"https://{host}/"})
 
@@ -507,7 +507,7 @@ async def test_valid_arguments_are_accepted(pool: SessionPool) -> None:
     """The checks reject no valid argument."""
     async with aiohttp.ClientSession() as session:
         SessionPool(session=session, timeout=1, max_connections=1, listeners=(print,))
-    RetryPolicy(max_attempts=1, max_failures=0, base=0, cap=0, longest_retry_after=0)
+    RetryPolicy(max_attempts=1, max_retries=0, base=0, cap=0, longest_retry_after=0)
     made = IntouchClient(pool, api_key="k", quotas=(Quota(2, 1), Quota(9, 0.5)), max_in_flight=1)
     IntouchClient(pool, api_key="k", quotas=[])
     made.with_options(timeout=1, deadline=0.5, flow="", headers={"X": "ü", "Y": "\t"})

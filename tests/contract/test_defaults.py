@@ -37,7 +37,7 @@ async def test_client_defaults_to_production_address_and_published_quota(
     made = client(SessionPool(), **CLIENTS[client])
     assert made.base_url == base_url
     assert made.stats().quotas == quotas
-    assert made.facts.max_in_flight == in_flight
+    assert made.vendor.max_in_flight == in_flight
     other: Any = client
     replaced = other(SessionPool(), **CLIENTS[client], quotas=[Quota(7, 3.0)])
     assert replaced.stats().quotas == (Quota(7, 3.0),)
@@ -68,7 +68,7 @@ def test_from_env_reads_the_documented_variables(client: type[VendorClient]) -> 
     """All variables together make a client, `<VENDOR>_BASE_URL` included; a missing one is named."""
     names = ENVIRONMENT[client].split()
     environ = dict.fromkeys(names, "value-4711")
-    address = f"{client.facts.name.upper()}_BASE_URL"
+    address = f"{client.vendor.name.upper()}_BASE_URL"
     made = client.from_env(SessionPool(), {**environ, address: "http://127.0.0.1:8080/x"})
     assert made.base_url == "http://127.0.0.1:8080/x/"
     for name in names:

@@ -266,7 +266,7 @@ async def test_stats_have_the_documented_fields() -> None:
     assert (stats.vendor, stats.quotas, stats.held) == ("intouch", (Quota(2, 1.0),), 0)
     assert stats.queued == {"interactive": 0, "background": 0}
     assert (stats.in_flight, stats.sent, stats.rejected) == (0, 0, 0)
-    assert (stats.paused_for, stats.foreign_rate) == (0.0, 0.0)
+    assert (stats.paused_for, stats.external_rate) == (0.0, 0.0)
     assert "key-4711" not in stats.scope
     writable: Any = stats
     with pytest.raises(AttributeError):

@@ -145,8 +145,8 @@ def test_constructor_error_shows_no_credential(client: type[VendorClient], addre
     with pytest.raises(ConfigurationError) as raised:
         made(pool, **CREDENTIALS[client], base_url=address)
     assert leaks(raised.value, *SECRETS) == []
-    environ = dict.fromkeys(client.facts.environment.values(), CANARY)
-    environ[f"{client.facts.name.upper()}_BASE_URL"] = address
+    environ = dict.fromkeys(client.vendor.environment.values(), CANARY)
+    environ[f"{client.vendor.name.upper()}_BASE_URL"] = address
     with pytest.raises(ConfigurationError) as raised:
         client.from_env(pool, environ)
     assert leaks(raised.value, *SECRETS) == []

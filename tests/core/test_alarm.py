@@ -6,33 +6,33 @@ import asyncio
 
 import pytest
 
-from asyncclients.core.alarm import Alarm, Timed
+from asyncclients.core.attempt_timeouts import AttemptTimeouts, TimedTask
 
 pytestmark = pytest.mark.virtual_time
 
 
-def begun() -> Timed:
-    return Timed(task=asyncio.current_task())
+def begun() -> TimedTask:
+    return TimedTask(task=asyncio.current_task())
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def attempt(alarm: Alarm, allowed: float, needed: float) -> str:
+async def attempt(alarm: AttemptTimeouts, allowed: float, needed: float) -> str:
     """Work for *needed* seconds, of which *allowed* are allowed; how and when it ended."""
     began, how = now(), "done"
     timed = begun()
-    alarm.set(timed, began + allowed)
+    alarm.schedule(timed, began + allowed)
     try:
         await asyncio.sleep(needed)
-        timed.over()
+        timed.finish()
     except asyncio.CancelledError:
-        if not timed.over():
+        if not timed.finish():
             raise
         how = "late"
     finally:
-        alarm.drop(timed)
+        alarm.cancel(timed)
     return f"{how} after {now() - began:g}"
 
 
@@ -43,7 +43,7 @@ def timers() -> int:
 
 async def test_each_attempt_has_its_own_time() -> None:
     """Each one ends when its own time is over, in whatever order they began."""
-    alarm = Alarm()
+    alarm = AttemptTimeouts()
     works = [(5.0, 9.0), (2.0, 9.0), (3.0, 1.0), (2.0, 9.0), (7.0, 6.5)]
     ends = await asyncio.gather(*(attempt(alarm, *work) for work in works))
     assert ends == [
@@ -57,41 +57,41 @@ async def test_each_attempt_has_its_own_time() -> None:
 
 async def test_one_timer_serves_all() -> None:
     """A thousand attempts under way are one timer, and none once the last due one is past."""
-    alarm = Alarm()
+    alarm = AttemptTimeouts()
     before = timers()
     alarmed = [begun() for _ in range(1000)]
     for timed in alarmed:
-        alarm.set(timed, now() + 10)
+        alarm.schedule(timed, now() + 10)
     assert timers() == before + 1
     for timed in alarmed:
-        alarm.drop(timed)
+        alarm.cancel(timed)
     await asyncio.sleep(11)
     assert timers() == before
 
 
 async def test_time_that_was_given_anew() -> None:
     """The last instant that was set is the one that counts, earlier or later."""
-    alarm, timed = Alarm(), begun()
+    alarm, timed = AttemptTimeouts(), begun()
     began = now()
-    alarm.set(timed, began + 1)
-    alarm.set(timed, began + 5)
+    alarm.schedule(timed, began + 1)
+    alarm.schedule(timed, began + 5)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.sleep(9)
-    assert (timed.over(), now() - began) == (True, 5)
+    assert (timed.finish(), now() - began) == (True, 5)
 
 
 async def test_what_is_over_is_not_cancelled() -> None:
     """An attempt that is over is never rung, even if nobody said so to the alarm."""
-    alarm, timed = Alarm(), begun()
-    alarm.set(timed, now() + 1)
-    assert timed.over() is False
+    alarm, timed = AttemptTimeouts(), begun()
+    alarm.schedule(timed, now() + 1)
+    assert timed.finish() is False
     await asyncio.sleep(2)
-    assert timed.rung is False
+    assert timed.expired is False
 
 
 async def test_a_callers_cancellation_passes() -> None:
     """Who cancels the task gets its cancellation, also in the instant of the timeout."""
-    alarm = Alarm()
+    alarm = AttemptTimeouts()
     for at in (0.5, 1.0):
         task = asyncio.create_task(attempt(alarm, 1.0, 9.0))
         asyncio.get_running_loop().call_later(at, task.cancel)
@@ -101,7 +101,7 @@ async def test_a_callers_cancellation_passes() -> None:
 
 async def test_a_callers_timeout_passes() -> None:
     """A shorter `asyncio.timeout` around it is the caller's, and nothing is left cancelled."""
-    alarm = Alarm()
+    alarm = AttemptTimeouts()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
             await attempt(alarm, 2.0, 9.0)

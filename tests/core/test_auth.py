@@ -18,10 +18,10 @@ from asyncclients.core.auth import (
     api_key,
     basic,
     client_credentials,
-    names_invalid_token,
+    is_invalid_token_response,
     read_token,
 )
-from asyncclients.secret import Secret, cut
+from asyncclients.secret import Secret, redact
 
 
 def reply(**fields: Any) -> bytes:
@@ -32,7 +32,7 @@ def test_an_api_key_is_a_header_with_its_prefix() -> None:
     """`ApiKey k` in Authorization, and k is what is to be cut from echoes."""
     login = api_key("Authorization", Secret("k-secret"), prefix="ApiKey ")
     assert (login.header, login.value.reveal()) == ("Authorization", "ApiKey k-secret")
-    assert cut("no ApiKey k-secret here", login.secrets) == "no ApiKey [credential] here"
+    assert redact("no ApiKey k-secret here", login.secrets) == "no ApiKey [credential] here"
 
 
 @pytest.mark.parametrize("echo", ["{secret}", "Basic {base64}", "{base64}"])
@@ -46,7 +46,7 @@ def test_no_form_of_a_basic_login_survives_an_echo(echo: str) -> None:
         client_credentials("oauth2/token", Secret(user), Secret(password)),
     )
     for login in logins:
-        shown = cut(text, login.secrets)
+        shown = redact(text, login.secrets)
         assert password not in shown
         assert encoded not in shown
 
@@ -173,8 +173,8 @@ def test_a_401_is_about_the_token_unless_it_names_something_else(
 ) -> None:
     """RFC 6750 §3.1, in the header or the body; unreadable counts as an invalid token."""
     headers = {"WWW-Authenticate": challenge} if challenge else {}
-    assert names_invalid_token(401, headers, body) is invalid
-    assert not names_invalid_token(403, headers, body)
+    assert is_invalid_token_response(401, headers, body) is invalid
+    assert not is_invalid_token_response(403, headers, body)
 
 
 def test_all_challenges_are_read() -> None:
@@ -182,4 +182,4 @@ def test_all_challenges_are_read() -> None:
     headers = CIMultiDict(
         [("WWW-Authenticate", "Basic"), ("WWW-Authenticate", 'Bearer error="insufficient_scope"')]
     )
-    assert not names_invalid_token(401, headers, b"")
+    assert not is_invalid_token_response(401, headers, b"")

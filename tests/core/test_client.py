@@ -12,8 +12,8 @@ import pytest
 
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError, OutcomeUnknownError
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
 from tests.support.byte_server import answers, byte_server, hangs_up, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
 from tests.support.leaks import CANARY, leaks
@@ -52,7 +52,7 @@ def test_an_empty_address_is_none() -> None:
     with pytest.raises(ConfigurationError, match=r"^base_url"):
         ToyClient(SessionPool(), base_url="")
     client = ToyClient.from_env(SessionPool(), {"TOY_KEY": CANARY, "TOY_BASE_URL": ""})
-    assert client.base_url == ToyClient.facts.base_url
+    assert client.base_url == ToyClient.vendor.base_url
 
 
 @pytest.mark.parametrize("url", ["http://api.example.com/", "https://u:p@api.example.com/", "x"])

@@ -15,7 +15,8 @@ from yarl import URL
 
 from asyncclients.core.auth import HeaderLogin
 from asyncclients.core.capture import CapturedResponse
-from asyncclients.core.endpoint import Response, lane
+from asyncclients.core.endpoint import Response, call_context
+from asyncclients.core.error_mapping import redacted_excerpt
 from asyncclients.core.events import (
     AttemptEnded,
     AttemptStarted,
@@ -23,10 +24,9 @@ from asyncclients.core.events import (
     CallStarted,
     ScopePaused,
 )
-from asyncclients.core.failure import quoted
 from asyncclients.core.pool import SessionPool
+from asyncclients.core.prepare import PreparedRequest
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.wire import Wire
 from asyncclients.errors import (
     AsyncClientsError,
     BadRequestError,
@@ -44,8 +44,8 @@ from asyncclients.errors import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Secret
 from tests.support.byte_server import ByteServer, Connection, byte_server, hangs_up, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
@@ -142,8 +142,8 @@ def test_a_credential_at_the_end_of_what_is_looked_at_is_not_half_shown() -> Non
     """A body that repeats a long credential is quoted without any piece of it."""
     token = "".join(chr(65 + n % 26) for n in range(1000))
     body = b"  ".join([token.encode()] * 20)
-    assert "ABCDEFGH" not in quoted(body, [Secret(token)])
-    assert quoted(body, [Secret(token)]).startswith("[credential]")
+    assert "ABCDEFGH" not in redacted_excerpt(body, [Secret(token)])
+    assert redacted_excerpt(body, [Secret(token)]).startswith("[credential]")
 
 
 # --- Repetition -------------------------------------------------------------------
@@ -186,7 +186,7 @@ async def test_retry_unsafe_repeats_a_post() -> None:
 
 async def test_attempts_count_all_requests() -> None:
     """Refusals and failures are both requests; the error says how many there were."""
-    policy = RetryPolicy(max_failures=1, max_refusals=1, base=0.01, cap=0.01)
+    policy = RetryPolicy(max_retries=1, max_rate_limited=1, base=0.01, cap=0.01)
     replies = (http(429), http(503), http(503))
     async with serve(*replies, retry=policy) as (server, client):
         with pytest.raises(ServerError, match="after 3 attempts") as caught:
@@ -424,7 +424,7 @@ async def test_a_lane_makes_calls_patient() -> None:
             order.append(name)
 
         await client.things.get()
-        with lane(Priority.BACKGROUND, "job"):
+        with call_context(Priority.BACKGROUND, "job"):
             job = [asyncio.create_task(get("job")) for _ in range(2)]
         await asyncio.sleep(0)
         web = [asyncio.create_task(get("web")) for _ in range(2)]
@@ -557,7 +557,7 @@ def test_values_that_hold_an_answer_show_none_of_it() -> None:
         body=echo,
         request_id=None,
     )
-    wire = Wire("POST", URL(f"https://x.example/a?b={CANARY}"), {}, echo)
+    wire = PreparedRequest("POST", URL(f"https://x.example/a?b={CANARY}"), {}, echo)
     for value in (answer, captured, wire):
         assert CANARY not in repr(value)
         assert CANARY not in repr(value.__rich_repr__())

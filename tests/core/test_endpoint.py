@@ -16,15 +16,15 @@ from asyncclients.core.endpoint import (
     Endpoint,
     Options,
     Resource,
-    current_lane,
+    call_context,
+    current_call_context,
     endpoint_of,
-    lane,
     operation,
 )
-from asyncclients.core.segment import encode_segment
-from asyncclients.core.wire import wire_of
+from asyncclients.core.path_template import encode_segment
+from asyncclients.core.prepare import prepare
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.priority import Priority
+from asyncclients.ratelimit.priority import Priority
 
 GET = Endpoint("things.get", "GET", "things/{uuid}/parts/{part}", JsonObject, idempotent=True)
 BASE = "https://api.example.com/v1/"
@@ -45,7 +45,7 @@ def test_an_id_is_refused_or_is_exactly_one_segment(text: str) -> None:
         refused = text in ("", ".", "..") or any(_unwanted(c) for c in text)
         assert refused
         return
-    sent = wire_of(BASE, request, None).url.raw_path
+    sent = prepare(BASE, request, None).url.raw_path
     assert sent.split("/")[:3] == ["", "v1", "things"]
     assert sent.split("/")[4:] == ["parts", "p"]
     assert unquote(sent.split("/")[3]) == text
@@ -125,9 +125,9 @@ async def test_a_lane_holds_for_what_runs_inside_it() -> None:
     seen: list[Any] = []
 
     async def look() -> None:
-        seen.append(current_lane())
+        seen.append(current_call_context())
 
-    with lane(Priority.BACKGROUND, "job"):
+    with call_context(Priority.BACKGROUND, "job"):
         inside = asyncio.create_task(look())
     await asyncio.gather(inside, look())
     assert seen[0].priority is Priority.BACKGROUND

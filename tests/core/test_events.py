@@ -22,7 +22,7 @@ from asyncclients.core.events import (
     AttemptStarted,
     CallEnded,
     CallStarted,
-    ForeignUse,
+    ExternalUsageSeen,
     PoolClosed,
     PoolOpened,
     ScopePaused,
@@ -89,10 +89,10 @@ async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptu
             await asyncio.sleep(1.0)
         await others
         scope = totango.stats().scope
-    came, went = [event for event in events if isinstance(event, ForeignUse)]
+    came, went = [event for event in events if isinstance(event, ExternalUsageSeen)]
     assert (came.vendor, came.scope) == ("totango", scope)
     assert 0.16 < came.rate < 0.55
-    assert went == ForeignUse(vendor="totango", scope=scope, rate=0.0)
+    assert went == ExternalUsageSeen(vendor="totango", scope=scope, rate=0.0)
     (level, warned), (quieter, gone) = [(r.levelname, r.getMessage()) for r in caplog.records]
     assert (level, quieter) == ("WARNING", "INFO")
     assert warned.startswith(

@@ -9,9 +9,9 @@ import pytest
 from asyncclients import IntouchClient, Priority, Quota, SessionPool
 from asyncclients.core.explain import explain
 from asyncclients.core.scope import Scope
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.sandbox import Sandbox, hang
 
 
@@ -33,8 +33,8 @@ async def test_a_call_that_need_not_wait() -> None:
 async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None:
     """Which quota, how many of its slots are whose, and when one opens."""
     limiter = Limiter((Quota(1, 10.0), Quota(100, 60.0)))
-    permit = limiter.take(0.0)
-    limiter.answered(permit, 0.0, None)
+    permit = limiter.acquire(0.0)
+    limiter.on_response(permit, 0.0, None)
     told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
     assert told.reasons == (
         "the quota of 1 per 10 s is used up (1 by this pool); a slot opens in 10 s",
@@ -46,7 +46,7 @@ async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None
 async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> None:
     """With exact admission no instant can be named: an answer has to come first."""
     limiter = Limiter((Quota(1, 10.0),), admission="exact")
-    limiter.take(0.0)
+    limiter.acquire(0.0)
     (reason,) = explain(scope(limiter), Priority.INTERACTIVE, 0.0).reasons
     assert reason.endswith("(1 by this pool); a slot opens when an answer comes in")
 
@@ -55,8 +55,8 @@ async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> No
 async def test_a_pause_and_its_cause_are_named() -> None:
     """A refusal's pause is said with its length."""
     limiter = Limiter((Quota(100, 60.0),))
-    permit = limiter.take(0.0)
-    limiter.answered(permit, 0.0, Signal(refused=True, retry_after=30.0))
+    permit = limiter.acquire(0.0)
+    limiter.on_response(permit, 0.0, RateLimitInfo(is_rate_limited=True, retry_after=30.0))
     told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
     assert told.reasons[0] == "the vendor refused by rate, so nothing is sent for 30 s"
     assert told.seconds >= 30
@@ -67,8 +67,10 @@ async def test_a_pause_and_its_cause_are_named() -> None:
 async def test_others_on_the_same_quota_are_named() -> None:
     """Slots that others hold, and how fast they call, are told apart from ours."""
     limiter = Limiter((Quota(10, 60.0),))
-    permit = limiter.take(0.0)
-    limiter.answered(permit, 0.0, Signal(refused=False, limit=10, remaining=0, reset=60.0))
+    permit = limiter.acquire(0.0)
+    limiter.on_response(
+        permit, 0.0, RateLimitInfo(is_rate_limited=False, limit=10, remaining=0, reset=60.0)
+    )
     told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
     full, others = told.reasons
     assert full == (

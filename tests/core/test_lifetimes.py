@@ -19,8 +19,8 @@ from asyncclients.core.pool import SessionPool
 from asyncclients.core.scope import Scope
 from asyncclients.core.tokens import TokenCache
 from asyncclients.errors import ClientClosedError, NotFoundError, RateLimitedError
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.scheduler import Scheduler
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.stores import FileLimits
 from tests.support.byte_server import Connection, answers, byte_server, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient

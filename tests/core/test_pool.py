@@ -21,7 +21,7 @@ from asyncclients.errors import (
     OutcomeUnknownError,
     WrongEventLoopError,
 )
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Secret
 from tests.support.byte_server import Connection, answers, byte_server, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient

@@ -9,12 +9,12 @@ from multidict import CIMultiDict
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Request, Response
-from asyncclients.core.retry import RetryPolicy, Tally, Verdict, judge
-from asyncclients.core.vendor import Meaning, standard_meaning
+from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide
+from asyncclients.core.vendor import ResponseKind, classify_response
 from asyncclients.errors import ConfigurationError, ConnectError, DisconnectedError, TLSError
 
-DONE, GONE, AGAIN = Verdict.DONE, Verdict.GONE, Verdict.AGAIN
-REFUSED, FAIL, UNKNOWN = Verdict.REFUSED, Verdict.FAIL, Verdict.UNKNOWN
+DONE, GONE, AGAIN = Decision.DONE, Decision.ALREADY_DELETED, Decision.RETRY
+REFUSED, FAIL, UNKNOWN = Decision.RETRY_AFTER_PAUSE, Decision.FAIL, Decision.OUTCOME_UNKNOWN
 
 UNSENT = NoResponse("no", ConnectError, "no connection")
 LOST = NoResponse("maybe", DisconnectedError, "broke")
@@ -36,12 +36,14 @@ def verdict(
     *,
     idempotent: bool,
     method: str = "GET",
-    tally: Tally | None = None,
+    tally: RetryState | None = None,
     policy: RetryPolicy | None = None,
-) -> Verdict:
-    meaning = standard_meaning(outcome) if isinstance(outcome, Response) else Meaning.FAILURE
+) -> Decision:
+    meaning = classify_response(outcome) if isinstance(outcome, Response) else ResponseKind.FAILURE
     called = request(method, idempotent=idempotent)
-    return judge(called, outcome, meaning, tally or Tally(attempts=1), policy or RetryPolicy())
+    return decide(
+        called, outcome, meaning, tally or RetryState(attempts=1), policy or RetryPolicy()
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def verdict(
         (FINAL, FAIL, UNKNOWN),
     ],
 )
-def test_the_table(outcome: Outcome, repeatable: Verdict, not_repeatable: Verdict) -> None:
+def test_the_table(outcome: Outcome, repeatable: Decision, not_repeatable: Decision) -> None:
     """What is done with each outcome, for operations that may be repeated and that may not."""
     assert verdict(outcome, idempotent=True) is repeatable
     assert verdict(outcome, idempotent=False, method="POST") is not_repeatable
@@ -91,7 +93,9 @@ def test_repetition_ends(outcome: Outcome) -> None:
     """`max_attempts` counts the first one: the third failure of three is the last."""
     policy = RetryPolicy(max_attempts=3)
     verdicts = [
-        verdict(outcome, idempotent=True, tally=Tally(attempts=n + 1, failures=n), policy=policy)
+        verdict(
+            outcome, idempotent=True, tally=RetryState(attempts=n + 1, retries=n), policy=policy
+        )
         for n in range(3)
     ]
     assert verdicts == [AGAIN, AGAIN, FAIL]
@@ -99,11 +103,11 @@ def test_repetition_ends(outcome: Outcome) -> None:
 
 def test_refusals_are_counted_apart() -> None:
     """A refusal is no failure: both budgets hold, each for itself."""
-    policy = RetryPolicy(max_failures=1, max_refusals=3)
-    many = Tally(attempts=3, refusals=3)
+    policy = RetryPolicy(max_retries=1, max_rate_limited=3)
+    many = RetryState(attempts=3, rate_limits=3)
     assert verdict(answer(429), idempotent=True, tally=many, policy=policy) is FAIL
     assert verdict(answer(503), idempotent=True, tally=many, policy=policy) is AGAIN
-    spent = Tally(attempts=2, failures=1)
+    spent = RetryState(attempts=2, retries=1)
     assert verdict(answer(503), idempotent=True, tally=spent, policy=policy) is FAIL
     assert verdict(answer(429), idempotent=True, tally=spent, policy=policy) is REFUSED
 
@@ -114,7 +118,7 @@ def test_refusals_are_counted_apart() -> None:
 def test_one_attempt_never_repeats(outcome: Outcome) -> None:
     """With one request allowed nothing is repeated, refusals included."""
     policy = RetryPolicy(max_attempts=1)
-    tally = Tally(attempts=1)
+    tally = RetryState(attempts=1)
     assert verdict(outcome, idempotent=True, tally=tally, policy=policy) is FAIL
 
 
@@ -129,7 +133,7 @@ def test_attempts_are_bounded_whatever_for(outcome: Outcome, usual: int) -> None
             if verdict(
                 outcome,
                 idempotent=True,
-                tally=Tally(attempts=n + 1, failures=n, refusals=n),
+                tally=RetryState(attempts=n + 1, retries=n, rate_limits=n),
                 policy=policy,
             )
             is FAIL
@@ -138,12 +142,12 @@ def test_attempts_are_bounded_whatever_for(outcome: Outcome, usual: int) -> None
     assert repeats(RetryPolicy()) == usual
     assert repeats(RetryPolicy(max_attempts=3)) == 2
     assert repeats(RetryPolicy(max_attempts=30)) == 29
-    assert repeats(RetryPolicy(max_attempts=30, max_failures=1, max_refusals=1)) == 1
+    assert repeats(RetryPolicy(max_attempts=30, max_retries=1, max_rate_limited=1)) == 1
 
 
 def test_a_deletion_that_was_done_before_is_done() -> None:
     """404 after a doubtful attempt is success; a first 404, and one of a GET, is not."""
-    doubtful, sure = Tally(attempts=2, doubtful=True), Tally(attempts=2)
+    doubtful, sure = RetryState(attempts=2, maybe_executed=True), RetryState(attempts=2)
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=doubtful) is GONE
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=sure) is FAIL
     assert verdict(answer(404), idempotent=True, method="GET", tally=doubtful) is FAIL
@@ -164,16 +168,16 @@ def test_an_attempt_is_doubtful_if_it_may_have_been_carried_out(
     outcome: Outcome, *, doubtful: bool
 ) -> None:
     """A 404 after it means that a deletion was done before only if that can be."""
-    tally = Tally(attempts=1)
+    tally = RetryState(attempts=1)
     tally.note_failure(outcome)
-    assert (tally.failures, tally.doubtful) == (1, doubtful)
+    assert (tally.retries, tally.maybe_executed) == (1, doubtful)
 
 
 def test_renewals_leave_attempts_alone() -> None:
     """Requests that were rejected for their token do not count against `max_attempts`."""
     policy = RetryPolicy(max_attempts=2)
-    assert Tally(attempts=2, renewed=1).requests_left(policy)
-    assert not Tally(attempts=3, renewed=1).requests_left(policy)
+    assert RetryState(attempts=2, renewed=1).has_attempts_left(policy)
+    assert not RetryState(attempts=3, renewed=1).has_attempts_left(policy)
 
 
 def test_waits_grow_and_are_capped() -> None:
@@ -194,8 +198,8 @@ def test_waits_differ() -> None:
     "settings",
     [
         {"max_attempts": 0},
-        {"max_failures": -1},
-        {"max_refusals": -1},
+        {"max_retries": -1},
+        {"max_rate_limited": -1},
         {"base": -1.0},
         {"base": 2.0, "cap": 1.0},
         {"cap": float("inf")},

@@ -11,7 +11,7 @@ import pytest
 from asyncclients import AsyncClientsError
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AttemptTimeoutError, DeadlineExceededError, OutcomeUnknownError
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from tests.support.byte_server import Connection, answers, byte_server, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
 

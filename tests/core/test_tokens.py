@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from asyncclients.core.auth import Token, bearer
-from asyncclients.core.endpoint import current_lane, lane
+from asyncclients.core.endpoint import call_context, current_call_context
 from asyncclients.core.tokens import FAILURE_REMEMBERED, TokenCache
 from asyncclients.errors import ClientClosedError, TokenEndpointError
-from asyncclients.limits.priority import Priority
+from asyncclients.ratelimit.priority import Priority
 from asyncclients.secret import Secret
 
 pytestmark = pytest.mark.virtual_time
@@ -29,7 +29,7 @@ class Endpoint:
     async def fetch(self) -> Token:
         self.asked += 1
         number = self.asked
-        self.lanes.append(current_lane())
+        self.lanes.append(current_call_context())
         await asyncio.sleep(self.delay)
         if self.failing:
             raise TokenEndpointError("down")
@@ -126,9 +126,9 @@ async def test_only_the_token_that_failed_is_forgotten() -> None:
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     old = await cache.get(now())
-    await cache.forget(old)
+    await cache.invalidate(old)
     assert await ask(cache) == "t2"
-    await cache.forget(old)
+    await cache.invalidate(old)
     assert await ask(cache) == "t2"
     assert endpoint.asked == 2
 
@@ -140,7 +140,7 @@ async def test_five_hundred_refusals_of_one_token_cost_one_request() -> None:
     token = await cache.get(now())
 
     async def refused() -> str:
-        await cache.forget(token)
+        await cache.invalidate(token)
         return await ask(cache)
 
     assert set(await all_of(*(refused() for _ in range(500)))) == {"t2"}
@@ -218,7 +218,7 @@ async def test_a_fresh_token_that_was_refused_stops_the_asking_for_a_while() -> 
     """After `fail` nobody asks for a few seconds; then the next one does."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
-    cache.fail(TokenEndpointError("refused what it had issued"), now())
+    cache.remember_failure(TokenEndpointError("refused what it had issued"), now())
     with pytest.raises(TokenEndpointError):
         await ask(cache)
     assert endpoint.asked == 0
@@ -258,7 +258,7 @@ async def test_the_request_runs_in_nobodys_lane() -> None:
     """A backfill's need for a token does not make all others wait behind the backfill."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
-    with lane(Priority.BACKGROUND, "night"):
+    with call_context(Priority.BACKGROUND, "night"):
         await ask(cache)
     assert endpoint.lanes == [None]
 
@@ -283,7 +283,7 @@ async def test_a_refused_token_is_dropped_from_the_store_once() -> None:
     token = await cache.get(now())
 
     async def refused() -> str:
-        await cache.forget(token)
+        await cache.invalidate(token)
         return await ask(cache)
 
     assert set(await all_of(*(refused() for _ in range(500)))) == {"t1"}
@@ -385,7 +385,7 @@ async def test_token_store_that_fails_stops_no_call(
     cache = TokenCache("key", endpoint.fetch, BrokenStore(step))
     token, other = await asyncio.gather(cache.get(loop.time()), cache.get(loop.time()))
     assert token is other
-    await cache.forget(token)
+    await cache.invalidate(token)
     assert (await cache.get(loop.time())).value.reveal() == "t2"
     assert "the token store failed" in caplog.text
 

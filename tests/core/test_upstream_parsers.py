@@ -14,9 +14,9 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from asyncclients.core import codec
-from asyncclients.core.segment import fill
+from asyncclients.core.path_template import expand
 from asyncclients.errors import DecodeError
-from asyncclients.limits.ratelimit_headers import retry_after_seconds
+from asyncclients.ratelimit.headers import retry_after_seconds
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_yarl_resolves_dots_and_slashes_of_an_id() -> None:
     assert (base / "..").path == "/v1/"
     assert (base / "a/b").path == "/v1/things/a/b"
     with pytest.raises(ValueError, match=r"\.\."):
-        fill("things/{id}", {"id": ".."})
-    path = fill("things/{id}", {"id": "a/b?c#d"})
+        expand("things/{id}", {"id": ".."})
+    path = expand("things/{id}", {"id": "a/b?c#d"})
     assert path == "things/a%2Fb%3Fc%23d"
     assert URL(f"https://example.com/v1/{path}", encoded=True).raw_path == f"/v1/{path}"
 

@@ -10,11 +10,11 @@ from multidict import CIMultiDict
 
 from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import (
-    Meaning,
+    ResponseKind,
     Vendor,
+    classify_response,
     field_errors,
     standard_advice,
-    standard_meaning,
 )
 from tests.support.fake_vendor import TOY
 
@@ -26,33 +26,33 @@ def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = No
 @pytest.mark.parametrize(
     ("response", "meaning"),
     [
-        (reply(200), Meaning.SUCCESS),
-        (reply(204), Meaning.SUCCESS),
-        (reply(429), Meaning.RATE_LIMITED),
-        (reply(429, b'{"message":"Too Many Requests"}'), Meaning.RATE_LIMITED),
-        (reply(429, b'{"message":"Limit Exceeded"}'), Meaning.QUOTA_SPENT),
-        (reply(429, b"Limit Exceeded"), Meaning.QUOTA_SPENT),
-        (reply(429, b'{"message": "limit exceeded."}'), Meaning.QUOTA_SPENT),
-        (reply(429, b'{"message": "Monthly Limit Exceeded"}'), Meaning.QUOTA_SPENT),
-        (reply(429, b'{"error": "Quota exceeded"}'), Meaning.QUOTA_SPENT),
-        (reply(429, b"<h1>Limit Exceeded</h1>"), Meaning.QUOTA_SPENT),
-        (reply(429, b"Limit Exceeded", {"Retry-After": "soon"}), Meaning.QUOTA_SPENT),
-        (reply(429, b"Limit Exceeded", {"Retry-After": "5"}), Meaning.RATE_LIMITED),
-        (reply(429, b'{"message":"Concurrency Limit Exceeded"}'), Meaning.RATE_LIMITED),
-        (reply(429, b"Concurrent Request Limit Exceeded"), Meaning.RATE_LIMITED),
-        (reply(429, b"Limit Exceeded: 5 concurrent requests"), Meaning.RATE_LIMITED),
-        (reply(429, b"Rate Limit Exceeded"), Meaning.RATE_LIMITED),
-        (reply(429, b'{"message":"API Rate Limit Exceeded"}'), Meaning.RATE_LIMITED),
-        (reply(429, b"RateLimit Exceeded"), Meaning.RATE_LIMITED),
-        (reply(429, b"Rate-Limit Exceeded"), Meaning.RATE_LIMITED),
-        (reply(302), Meaning.FAILURE),
-        (reply(404), Meaning.FAILURE),
-        (reply(500, b"Limit Exceeded"), Meaning.FAILURE),
+        (reply(200), ResponseKind.SUCCESS),
+        (reply(204), ResponseKind.SUCCESS),
+        (reply(429), ResponseKind.RATE_LIMITED),
+        (reply(429, b'{"message":"Too Many Requests"}'), ResponseKind.RATE_LIMITED),
+        (reply(429, b'{"message":"Limit Exceeded"}'), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b"Limit Exceeded"), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b'{"message": "limit exceeded."}'), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b'{"message": "Monthly Limit Exceeded"}'), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b'{"error": "Quota exceeded"}'), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b"<h1>Limit Exceeded</h1>"), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b"Limit Exceeded", {"Retry-After": "soon"}), ResponseKind.QUOTA_EXHAUSTED),
+        (reply(429, b"Limit Exceeded", {"Retry-After": "5"}), ResponseKind.RATE_LIMITED),
+        (reply(429, b'{"message":"Concurrency Limit Exceeded"}'), ResponseKind.RATE_LIMITED),
+        (reply(429, b"Concurrent Request Limit Exceeded"), ResponseKind.RATE_LIMITED),
+        (reply(429, b"Limit Exceeded: 5 concurrent requests"), ResponseKind.RATE_LIMITED),
+        (reply(429, b"Rate Limit Exceeded"), ResponseKind.RATE_LIMITED),
+        (reply(429, b'{"message":"API Rate Limit Exceeded"}'), ResponseKind.RATE_LIMITED),
+        (reply(429, b"RateLimit Exceeded"), ResponseKind.RATE_LIMITED),
+        (reply(429, b"Rate-Limit Exceeded"), ResponseKind.RATE_LIMITED),
+        (reply(302), ResponseKind.FAILURE),
+        (reply(404), ResponseKind.FAILURE),
+        (reply(500, b"Limit Exceeded"), ResponseKind.FAILURE),
     ],
 )
-def test_what_an_answer_means(response: Response, meaning: Meaning) -> None:
+def test_what_an_answer_means(response: Response, meaning: ResponseKind) -> None:
     """2xx is success, 429 a refusal by rate unless it is a spent quota, all else a failure."""
-    assert standard_meaning(response) is meaning
+    assert classify_response(response) is meaning
 
 
 def test_each_usual_status_has_advice() -> None:

@@ -33,7 +33,7 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
         for name, value in opened.environ.items():
             monkeypatch.setenv(name, value)
         for vendor, client in _clients().items():
-            here = msgspec.structs.replace(client.facts, base_url=opened.url(vendor))
+            here = msgspec.structs.replace(client.vendor, base_url=opened.url(vendor))
             monkeypatch.setattr(client, "facts", here)
         opened.state("intouch").keys.add("ii_...")
         yield opened

@@ -93,7 +93,7 @@ async def test_nightly_pull_writes_every_contact(
     for email in emails:
         await clients["intouch"].contacts.create(NewContact(email=email))
     report = await module.main()
-    assert (report.done, report.unproved) == (60, ())
+    assert (report.done, report.unverified) == (60, ())
     table = parquet.read_table(tmp_path / "contacts.parquet")
     assert table.column("email").to_pylist() == emails
 

@@ -22,8 +22,8 @@ PASSES: Final = "hardening/test_faults.py::test_idempotent_call_survives_a_trans
 CUTS: Final = "hardening/test_interruptions.py::test_interrupted_call_releases_everything"
 CUT_JOBS: Final = "hardening/test_interruptions.py::test_interrupted_job_resumes"
 TRANSPORT: Final = "core/test_transport.py::test_"
-LIMITER: Final = "limits/test_limiter.py::test_"
-SCHEDULER: Final = "limits/test_scheduler.py::test_"
+LIMITER: Final = "ratelimit/test_limiter.py::test_"
+SCHEDULER: Final = "ratelimit/test_scheduler.py::test_"
 DISPATCH: Final = "core/test_dispatch.py::test_"
 TOKENS: Final = "core/test_tokens.py::test_"
 UPSTREAM: Final = "core/test_upstream.py::test_"
@@ -109,7 +109,7 @@ CONNECTION: Final = (
 LIMITS: Final = (
     Hazard(21, "Absurd Retry-After",
            "A strict grammar: any text is a finite wait or none; a long one raises at once.",
-           (FAULTS, *tests("limits/test_ratelimit_headers.py::test_", "retry_after",
+           (FAULTS, *tests("ratelimit/test_ratelimit_headers.py::test_", "retry_after",
                            "any_text_is_a_finite_wait_or_none"))),
     Hazard(22, "Refusals that name no time", "The server is asked ever less.",
            tests(LIMITER, "a_server_that_always_refuses_is_asked_ever_less")),
@@ -129,7 +129,7 @@ LIMITS: Final = (
     Hazard(27, "The wall clock jumps",
            "Durations are of the loop's clock; a date counts against the answer's own date.",
            (SEEDS, *tests(LIMITER, "a_clock_that_stands_still_or_jumps"),
-            *tests("limits/test_ratelimit_headers.py::test_", "a_date_without_a_readable_date_is_compared_with_our_clock"),
+            *tests("ratelimit/test_ratelimit_headers.py::test_", "a_date_without_a_readable_date_is_compared_with_our_clock"),
             *tests("stores/test_files.py::test_",
                    "a_clock_set_back_does_not_make_a_token_immortal"))),
     Hazard(28, "The machine sleeps while a token expires", "A 401 renews it, once.",

@@ -30,7 +30,7 @@ from .fault_server import CAP, Behaviour, met_by, promised
 
 pytestmark = pytest.mark.virtual_time
 
-POLICY = RetryPolicy(max_failures=1, max_refusals=2, base=0.01, cap=0.02)
+POLICY = RetryPolicy(max_retries=1, max_rate_limited=2, base=0.01, cap=0.02)
 CASES = [
     pytest.param(vendor, kind, behaviour, id=f"{vendor}-{kind}-{behaviour.name}")
     for vendor in SUBJECTS

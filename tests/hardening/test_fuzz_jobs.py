@@ -264,7 +264,7 @@ class PushCase:
             map=self._map,
             idempotent=self.idempotent,
             max_failed=1.0,
-            patience=20.0,
+            max_outage=20.0,
             progress=lambda _: self.faults.maybe("progress"),
             **self.options,
         )
@@ -416,7 +416,7 @@ class PullCase:
             makes[self.kind](),
             self.to,
             state=self.state,
-            patience=20.0,
+            max_outage=20.0,
             progress=lambda _: self.faults.maybe("progress"),
         )
 

@@ -20,9 +20,9 @@ from asyncclients import (
     quota_middleware,
 )
 from asyncclients.backfill import pull, push
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 
@@ -149,11 +149,11 @@ async def test_scheduler_grants_in_time_on_each_loop(
     sent: list[float] = []
 
     async def call(number: int) -> None:
-        ticket = Ticket(Priority(number % 2))
-        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        ticket = PermitRequest(Priority(number % 2))
+        permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
         sent.append(loop.time())
-        scheduler.answered(permit, None)
-        scheduler.finished()
+        scheduler.on_response(permit, None)
+        scheduler.on_done()
 
     async with asyncio.timeout(20):
         await asyncio.gather(*(call(number) for number in range(_calls(limit))))

@@ -15,10 +15,10 @@ from asyncclients.core import call
 from asyncclients.core.auth import Token
 from asyncclients.core.events import logger
 from asyncclients.core.oauth import TokenSource
-from asyncclients.core.retry import judge
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.permit import Permit
-from asyncclients.limits.scheduler import Scheduler
+from asyncclients.core.retry import decide
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.permit import Permit
+from asyncclients.ratelimit.scheduler import Scheduler
 
 from .simulation.world import Simulation
 
@@ -71,7 +71,7 @@ async def test_simulation_is_reproducible() -> None:
 
 def forgets_a_cancelled_slot(patch: pytest.MonkeyPatch) -> None:
     """A call that is cancelled on the wire stays in flight for ever."""
-    finished = Scheduler.finished
+    finished = Scheduler.on_done
 
     def finish(self: Scheduler) -> None:
         task = asyncio.current_task()
@@ -97,14 +97,14 @@ def repeats_whatever_it_is(patch: pytest.MonkeyPatch) -> None:
     """A creation whose answer was lost is sent again."""
 
     def judge_all_alike(request: Any, *rest: Any) -> Any:
-        return judge(msgspec.structs.replace(request, idempotent=True), *rest)
+        return decide(msgspec.structs.replace(request, idempotent=True), *rest)
 
     patch.setattr(call, "judge", judge_all_alike)
 
 
 def counts_at_the_send(patch: pytest.MonkeyPatch) -> None:
     """A slot is free one period after the send, however long the request is on its way."""
-    take = Limiter.take
+    take = Limiter.acquire
 
     def taken(self: Any, now: float) -> Permit:
         permit = take(self, now)

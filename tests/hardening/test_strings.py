@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.endpoint import Endpoint, Request
-from asyncclients.core.freeform import Method, free_request
-from asyncclients.core.wire import Wire, wire_of
+from asyncclients.core.freeform import Method, raw_request
+from asyncclients.core.prepare import PreparedRequest, prepare
 from asyncclients.errors import ConfigurationError
 
 BASE: Final = "https://api.example.com/v1/"
@@ -31,10 +31,10 @@ def test_header_is_sent_exactly_or_rejected(name: str, value: str) -> None:
     """Accepted text adds exactly one header, of that name and value, without control characters."""
     request: Request[JsonObject] = POST.request(body={})
     try:
-        sent = dict(wire_of(BASE, request, {name: value}).headers)
+        sent = dict(prepare(BASE, request, {name: value}).headers)
     except (ValueError, ConfigurationError):
         return
-    plain = dict(wire_of(BASE, request, None).headers)
+    plain = dict(prepare(BASE, request, None).headers)
     assert sent[name] == value
     assert sent.keys() - plain.keys() <= {name}
     assert name.isascii()
@@ -80,7 +80,7 @@ def test_method_is_known_or_rejected(method: str) -> None:
 def test_json_text_is_sent_exactly_or_rejected(text: str) -> None:
     """Text arrives as given; text without a form in UTF-8 is rejected."""
     try:
-        body = wire_of(BASE, POST.request(body={"text": text}), None).body
+        body = prepare(BASE, POST.request(body={"text": text}), None).body
     except (ValueError, ConfigurationError):
         assert any(0xD800 <= ord(c) <= 0xDFFF for c in text)
         return
@@ -88,9 +88,9 @@ def test_json_text_is_sent_exactly_or_rejected(text: str) -> None:
     assert msgspec.json.decode(body) == {"text": text}
 
 
-def free_wire(method: str, path: str) -> Wire:
+def free_wire(method: str, path: str) -> PreparedRequest:
     """What `client.request(method, path)` puts on the wire."""
-    request: Request[None] = free_request(
+    request: Request[None] = raw_request(
         method, path, params=None, json=None, form=None, headers=None, returns=None, idempotent=None
     )
-    return wire_of(BASE, request, None)
+    return prepare(BASE, request, None)

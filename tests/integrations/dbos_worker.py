@@ -9,7 +9,7 @@ import signal
 import sys
 
 from asyncclients import DigitalOnboardingClient, IntouchClient, Quota, SessionPool
-from asyncclients.backfill.steps import Destination
+from asyncclients.backfill.steps import PushTarget
 from asyncclients.integrations.dbos import Backfills
 from asyncclients.paging import Paginator
 from asyncclients.vendors.digital_onboarding import NewContact
@@ -19,7 +19,7 @@ ENOUGH = [Quota(100_000, 1.0)]
 LEASE = 1.5
 
 
-def resolve_with(pool: SessionPool, spec: str) -> Destination | Paginator[object]:
+def resolve_with(pool: SessionPool, spec: str) -> PushTarget | Paginator[object]:
     """What the jobs of the tests are."""
     intouch = IntouchClient(
         pool,
@@ -28,8 +28,8 @@ def resolve_with(pool: SessionPool, spec: str) -> Destination | Paginator[object
         quotas=ENOUGH,
     )
     if spec == "create":
-        return Destination(
-            target=intouch.hierarchies.create, row_type=NewHierarchy, concurrency=4, patience=60.0
+        return PushTarget(
+            target=intouch.hierarchies.create, row_type=NewHierarchy, concurrency=4, max_outage=60.0
         )
     if spec == "list":
         return intouch.contacts.list(sort_by="created_at", limit=5)
@@ -42,7 +42,7 @@ def resolve_with(pool: SessionPool, spec: str) -> Destination | Paginator[object
         base_url=os.environ["DIGITAL_ONBOARDING_BASE_URL"],
         quotas=ENOUGH,
     )
-    return Destination(
+    return PushTarget(
         target=onboarding.contacts.upsert_many, batch=3, row_type=NewContact, concurrency=4
     )
 

@@ -284,7 +284,7 @@ async def test_a_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "all", to, state=tmp_path / "all.state", spec="nodes", progress=seen.append
         )
     assert report.done == len(to.read_bytes().splitlines()) == 24
-    assert (report.unproved, report.requests) == ((), 5)
+    assert (report.unverified, report.requests) == ((), 5)
     assert 0 < report.quota_use < 5 / 100_000
     assert {each.done for each in seen} >= {24}
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("dbos", reason="needs the extra [dbos]")
 
-from asyncclients.cli.engine import write_rows
+from asyncclients.cli.worker import write_rows
 from asyncclients.errors import InputError
 from asyncclients.sandbox import Sandbox
 

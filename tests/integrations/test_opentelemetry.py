@@ -47,7 +47,7 @@ STATS = ScopeStats(
     sent=9,
     rejected=0,
     paused_for=0.0,
-    foreign_rate=0.5,
+    external_rate=0.5,
 )
 METRIC = re.compile(r"(?:asyncclients|http_client)_\w+(?=\{|, asyncclients_vendor\))")
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana" / "asyncclients.json"

@@ -20,15 +20,15 @@ from dbos import DBOS
 
 from asyncclients import errors
 from asyncclients.backfill import Report
-from asyncclients.backfill.meter import Tally
-from asyncclients.backfill.steps import Destination, Reached
+from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.steps import PullCursor, PushTarget
 from asyncclients.errors import AsyncClientsError, BackfillStoppedError, StateError
 from asyncclients.integrations.dbos import Backfills
 from asyncclients.integrations.serializer import JSONSerializer
-from asyncclients.limits.quota import Quota
 from asyncclients.paging import Page, Paginator
+from asyncclients.ratelimit.quota import Quota
 
-TALLY = Tally(requests=3, rejected=1, quotas={"scope": (Quota(2, 1.0), Quota(100, 60.0))})
+TALLY = RequestCounts(requests=3, rejected=1, quotas={"scope": (Quota(2, 1.0), Quota(100, 60.0))})
 ROWS = [{"n": number} for number in range(30)]
 
 
@@ -48,7 +48,7 @@ def again(value: Any) -> Any:
         "a lone surrogate \ud800 and a NUL \0",
         {"args": ["job", [1, 2]], "kwargs": {}},
         TALLY,
-        Reached(page=2, last=False, pages=9, items="digest", tally=TALLY),
+        PullCursor(page=2, last=False, pages=9, items="digest", tally=TALLY),
     ],
 )
 def test_serializer_returns_equal_values(value: object) -> None:
@@ -116,12 +116,12 @@ async def fetch(number: int) -> Page[dict[str, int]]:
     return Page(items=[{"n": number}], number=number, last=number == 3, total=3)
 
 
-def resolve(spec: str) -> Destination | Paginator[Any]:
+def resolve(spec: str) -> PushTarget | Paginator[Any]:
     if spec == "unresolvable":
         raise KeyError(spec)
     if spec == "pull":
         return Paginator(fetch)
-    return Destination(target=choke if spec == "choke" else swallow)
+    return PushTarget(target=choke if spec == "choke" else swallow)
 
 
 def values(path: Path) -> Iterator[tuple[str, Any]]:

@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs the extra [dbos]")
 
 from asyncclients.backfill.sources import open_source
-from asyncclients.backfill.steps import Destination
-from asyncclients.integrations.backlog import Backlog
+from asyncclients.backfill.steps import PushTarget
 from asyncclients.integrations.database import Database
+from asyncclients.integrations.job_store import JobStore
 from asyncclients.integrations.worker import Worker
 
 ROWS = [{"n": number} for number in range(40)]
@@ -37,17 +37,17 @@ class Vendor:
         await asyncio.sleep(0.02)
 
 
-async def open_job(url: str) -> tuple[Database, Backlog]:
+async def open_job(url: str) -> tuple[Database, JobStore]:
     database = Database(url)
     await database.create()
-    backlog = Backlog(database)
+    backlog = JobStore(database)
     source = await open_source(ROWS)
     await backlog.submit("job", source, spec="job", target="job", batch=len(ROWS))
     return database, backlog
 
 
 def worker_for(database: Database, vendor: Vendor) -> Worker:
-    to = Destination(target=vendor.create, concurrency=4)
+    to = PushTarget(target=vendor.create, concurrency=4)
     return Worker(database, {"job": to}.__getitem__)
 
 
@@ -99,7 +99,7 @@ async def test_a_row_that_json_cannot_hold_is_kept_as_a_failed_one(
     """The database holds rows as JSON: NaN there is neither null nor a text that is sent."""
     database = Database(url)
     await database.create()
-    backlog = Backlog(database)
+    backlog = JobStore(database)
     path = tmp_path / "rows.csv"
     path.write_text("n\n1\n\n,\n")
     for job, source in (("values", [{"n": 1, "x": nan}, {"n": 2, "x": None}]), ("empty", path)):
@@ -108,8 +108,8 @@ async def test_a_row_that_json_cannot_hold_is_kept_as_a_failed_one(
         await backlog.submit(job, opened, spec=job, target=job, batch=9)
         await opened.aclose()
     bad, good = await backlog.rows("values", 0)
-    assert "nan in x" in bad.complaint
-    assert (good.data, good.complaint) == ({"n": 2, "x": None}, "")
+    assert "nan in x" in bad.error
+    assert (good.data, good.error) == ({"n": 2, "x": None}, "")
     first, second = await backlog.rows("empty", 0)
-    assert (first.data, second.data, second.complaint) == ({"n": "1"}, None, "")
+    assert (first.data, second.data, second.error) == ({"n": "1"}, None, "")
     await database.aclose()

@@ -16,10 +16,10 @@ pytest.importorskip("taskiq", reason="needs taskiq")
 from taskiq import InMemoryBroker, SimpleRetryMiddleware
 
 from asyncclients.backfill.sources import open_source
-from asyncclients.backfill.steps import Destination
+from asyncclients.backfill.steps import PushTarget
 from asyncclients.errors import UnauthorizedError
-from asyncclients.integrations.backlog import Backlog
 from asyncclients.integrations.database import Database
+from asyncclients.integrations.job_store import JobStore
 from asyncclients.integrations.worker import Worker
 
 ROWS = [{"n": number} for number in range(40)]
@@ -44,7 +44,7 @@ class Vendor:
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     opened = Database(f"sqlite:///{tmp_path}/jobs.sqlite")
     await opened.create()
-    await Backlog(opened).submit("job", await open_source(ROWS), spec="s", target="s", batch=10)
+    await JobStore(opened).submit("job", await open_source(ROWS), spec="s", target="s", batch=10)
     yield opened
     await opened.aclose()
 
@@ -52,7 +52,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 def task_of(database: Database, vendor: Vendor) -> Any:
     """The task, on a broker that repeats what failed: each of its runs has a worker of its own."""
     broker = InMemoryBroker().with_middlewares(SimpleRetryMiddleware(default_retry_count=5))
-    to = Destination(target=vendor.create, concurrency=4)
+    to = PushTarget(target=vendor.create, concurrency=4)
 
     async def deliver(job: str, number: int) -> None:
         await Worker(database, {"s": to}.__getitem__).deliver(job, number)
@@ -64,7 +64,7 @@ async def test_each_row_arrives_once_though_each_task_is_delivered_twice(
     database: Database,
 ) -> None:
     """A broker may deliver a task twice, at once: no row goes twice, and none is unknown."""
-    vendor, backlog = Vendor(), Backlog(database)
+    vendor, backlog = Vendor(), JobStore(database)
     deliver = task_of(database, vendor)
     numbers = await backlog.left("job")
     tasks = [await deliver.kiq("job", number) for number in numbers * 2]
@@ -77,7 +77,7 @@ async def test_each_row_arrives_once_though_each_task_is_delivered_twice(
 
 async def test_a_task_that_fails_is_repeated(database: Database) -> None:
     """What no row can be blamed for fails the task; its repetition sends what is left."""
-    vendor, backlog = Vendor(refusals=3), Backlog(database)
+    vendor, backlog = Vendor(refusals=3), JobStore(database)
     deliver = task_of(database, vendor)
     for number in await backlog.left("job"):
         await deliver.kiq("job", number)

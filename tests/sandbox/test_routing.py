@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncclients.sandbox.exchange import Call, Reply
+from asyncclients.sandbox.exchange import Reply, SandboxRequest
 from asyncclients.sandbox.routing import Route, Router, segments_of
 
 
@@ -24,7 +24,7 @@ def test_segments_are_split_before_decoding(path: str, segments: tuple[str, ...]
     assert segments_of(path) == segments
 
 
-def _answer(state: object, call: Call) -> Reply:
+def _answer(state: object, call: SandboxRequest) -> Reply:
     del state, call
     return Reply(200)
 

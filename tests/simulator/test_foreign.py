@@ -7,18 +7,18 @@ from random import Random
 
 import pytest
 
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS
-from asyncclients.simulator.world import Call, World
+from asyncclients.simulator.world import Call, Simulation
 
 HUNDRED = Quota(100, 60.0)
 RATE = 0.8
 SECONDS, LEARNED = 1800.0, 600.0
 
 
-class Shared(World):
+class Shared(Simulation):
     """A world in which others use the quota at random instants, and answers say what remains."""
 
     def __init__(
@@ -53,17 +53,21 @@ class Shared(World):
         if not self.server.admit(now):
             self.record.refused_at.append(now)
             wait = math.ceil(self.server.reset_after(now))
-            signal = Signal(refused=True, retry_after=wait, limit=HUNDRED.limit, remaining=0)
+            signal = RateLimitInfo(
+                is_rate_limited=True, retry_after=wait, limit=HUNDRED.limit, remaining=0
+            )
         else:
             self.record.admitted_at.append(now)
             remaining, reset = self.server.remaining(now), math.ceil(self.server.reset_after(now))
-            signal = Signal(limit=HUNDRED.limit, remaining=remaining, reset=reset)
-        self._later(now + (0.0 if signal.refused else work) + down, self._answer, call, signal)
+            signal = RateLimitInfo(limit=HUNDRED.limit, remaining=remaining, reset=reset)
+        self._later(
+            now + (0.0 if signal.is_rate_limited else work) + down, self._answer, call, signal
+        )
 
-    def _answer(self, now: float, call: Call, signal: Signal | None) -> None:
+    def _answer(self, now: float, call: Call, signal: RateLimitInfo | None) -> None:
         super()._answer(now, call, signal)
         if now > LEARNED:
-            self.seen.append(self.limiter.foreign_rate)
+            self.seen.append(self.limiter.external_rate)
 
 
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "two-counter"])

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.ratelimit_headers import Signal
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text, simulate
-from asyncclients.simulator.world import World
+from asyncclients.simulator.world import Simulation
 
 TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
 LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")
@@ -111,7 +111,7 @@ def test_interactive_call_waits_at_most_one_slot(quota: Quota, latency: str) -> 
 def test_simulation_gives_background_its_share() -> None:
     """If interactive calls exceed the quota, one grant in ten is background, as in a pool."""
     random = Random(0)
-    world = World(
+    world = Simulation(
         Limiter((TWO,)),
         SERVERS["sliding-log"](TWO, random),
         LATENCIES["fast"],
@@ -150,7 +150,7 @@ class Greedy:
     def take(self, now: float) -> None:
         return None
 
-    def answered(self, permit: None, now: float, signal: Signal | None) -> None:
+    def answered(self, permit: None, now: float, signal: RateLimitInfo | None) -> None:
         return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, SimulationReport, simulate
 from asyncclients.testing.clock import run_virtual
 from tests.support.socket_simulation import SocketWorld

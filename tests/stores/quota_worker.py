@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from asyncclients import IntouchClient, Quota, SessionPool
-from asyncclients.limits.shared import LimitStore
+from asyncclients.ratelimit.protocol import LimitStore
 from asyncclients.stores import FileLimits, RedisLimits
 
 WORKERS = 8

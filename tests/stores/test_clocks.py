@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
 from tests.support.shared_quota import World, most_in
 

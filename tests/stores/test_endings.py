@@ -8,10 +8,10 @@ from random import Random
 import pytest
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.terms import StoreSilentError
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.config import StoreUnavailableError
 from tests.support.shared_quota import MemoryLedgers, World
 
 pytestmark = pytest.mark.virtual_time
@@ -34,8 +34,8 @@ class FailingLedgers(MemoryLedgers):
     error: type[BaseException] | None = None
     nonsense = False
 
-    async def exchange(self, key: str, claim: Claim) -> Grant:
-        grant = await super().exchange(key, claim)
+    async def exchange(self, key: str, claim: LeaseRequest) -> LeaseResponse:
+        grant = await super().apply(key, claim)
         if self.commands % 2 and self.error is not None:
             raise self.error
         if self.commands % 2 and self.nonsense:
@@ -101,10 +101,10 @@ class FuzzedLedgers(MemoryLedgers):
         self._random = random
         self.rate = random.choice((0.1, 0.5, 0.9))
 
-    async def exchange(self, key: str, claim: Claim) -> Grant:
+    async def exchange(self, key: str, claim: LeaseRequest) -> LeaseResponse:
         if self._random.random() < self.rate / 2:
             raise self._random.choice(ANYTHING)
-        grant = await super().exchange(key, claim)
+        grant = await super().apply(key, claim)
         if self._random.random() < self.rate / 2:
             raise self._random.choice(ANYTHING)
         return grant
@@ -115,7 +115,7 @@ ANYTHING: tuple[type[BaseException], ...] = (
     MuteError,
     MemoryError,
     OSError,
-    StoreSilentError,
+    StoreUnavailableError,
     ConfigurationError,
     asyncio.CancelledError,
     GeneratorExit,

@@ -16,7 +16,7 @@ from asyncclients.core.auth import bearer
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import FileTokens
-from asyncclients.stores.files import FileTokens as Direct
+from asyncclients.stores.file_tokens import FileTokens as Direct
 
 CANARY = "canary-token-5d1f"
 

@@ -9,131 +9,131 @@ import msgspec
 import pytest
 import redis
 
-from asyncclients.stores.claim import Claim, Grant, PacedQuota
-from asyncclients.stores.ledger import Ledger
-from asyncclients.stores.script import SCRIPT, keys
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, QuotaSpec
+from asyncclients.stores.quota_log import QuotaLog
+from asyncclients.stores.script import keys, load_script
 from asyncclients.stores.shares import NONE, UNIT, Block
 
 SECOND = 1_000_000
-TWO = PacedQuota(limit=2, period=SECOND, interval=SECOND // 2, burst=2.0)
+TWO = QuotaSpec(limit=2, period=SECOND, interval=SECOND // 2, burst=2.0)
 START = 1_700_000_000 * SECOND
 
-QUIET = Claim(
-    me="a",
+QUIET = LeaseRequest(
+    process="a",
     epoch="",
-    fresh="e1",
-    returns=False,
-    cold=False,
+    new_epoch="e1",
+    recovering=False,
+    assume_spent=False,
     quotas=(TWO,),
-    settled=(),
-    renewed=(),
-    freed=(),
+    arrived=(),
+    in_flight=(),
+    released=(),
     first=1,
-    wanted=0,
+    count=0,
     priority=1,
-    admitted=0,
-    refused=0,
+    accepted=0,
+    rejected=0,
     pause=0,
-    beat=False,
-    leave=False,
+    heartbeat=False,
+    goodbye=False,
     idle=False,
-    held=(0, 0),
-    due=SECOND,
+    share_held=(0, 0),
+    heartbeat_due=SECOND,
     lease=100_000,
     grace=150_000,
-    live=3 * SECOND,
-    poll=125_000,
-    spent=SECOND,
-    notice=2 * SECOND,
+    ttl=3 * SECOND,
+    min_retry=125_000,
+    recovery_hold=SECOND,
+    detection_time=2 * SECOND,
 )
 
 
-def claim(**changes: object) -> Claim:
+def claim(**changes: object) -> LeaseRequest:
     return msgspec.structs.replace(QUIET, **changes)
 
 
 def test_slots_are_given_until_the_window_is_full() -> None:
     """Two per second: two at once, and the third is told to come when one may open, at best."""
-    ledger = Ledger()
-    assert ledger.exchange(claim(wanted=5), START).opens == (0, 0)
-    third = ledger.exchange(claim(me="b", wanted=1), START)
-    assert third.opens == ()
-    assert third.wait == 900_000
+    ledger = QuotaLog()
+    assert ledger.apply(claim(count=5), START).opens_in == (0, 0)
+    third = ledger.apply(claim(process="b", count=1), START)
+    assert third.opens_in == ()
+    assert third.retry_in == 900_000
 
 
 def test_a_settled_slot_opens_a_period_after_its_arrival() -> None:
     """Both arrived 30 ms after the grant: the next slot opens 1.03 s after it, and not before."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2), START)
+    ledger = QuotaLog()
+    ledger.apply(claim(count=2), START)
     at = START + 50_000
-    ledger.exchange(claim(settled=((1, 20_000), (2, 20_000))), at)
-    told = ledger.exchange(claim(me="b", wanted=1), at)
-    assert told.wait == 1_030_000 - 100_000 - 50_000
-    at += told.wait
-    assert ledger.exchange(claim(me="b", wanted=1), at).opens == (100_000,)
+    ledger.apply(claim(arrived=((1, 20_000), (2, 20_000))), at)
+    told = ledger.apply(claim(process="b", count=1), at)
+    assert told.retry_in == 1_030_000 - 100_000 - 50_000
+    at += told.retry_in
+    assert ledger.apply(claim(process="b", count=1), at).opens_in == (100_000,)
 
 
 def test_a_dead_process_s_slot_ends_by_itself() -> None:
     """Never settled: lease, grace and period after its opening the slot is free."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2), START)
+    ledger = QuotaLog()
+    ledger.apply(claim(count=2), START)
     at = START + 100_000 + 150_000 + SECOND
-    assert ledger.exchange(claim(me="b", wanted=1), at - 100_001).opens == ()
-    assert ledger.exchange(claim(me="b", wanted=1), at).opens == (0,)
+    assert ledger.apply(claim(process="b", count=1), at - 100_001).opens_in == ()
+    assert ledger.apply(claim(process="b", count=1), at).opens_in == (0,)
 
 
 def test_a_slot_in_flight_is_held_as_long_as_it_is_renewed() -> None:
     """Renewed at each beat, it stays for ten seconds, and ends a period after the last beat."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2), START)
+    ledger = QuotaLog()
+    ledger.apply(claim(count=2), START)
     at = START
     for _ in range(10):
         at += SECOND
-        assert ledger.exchange(claim(renewed=(1, 2)), at).opens == ()
-        assert ledger.exchange(claim(me="b", wanted=1), at + 900_000).opens == ()
-    assert ledger.exchange(claim(me="b", wanted=1), at + 1_150_000).opens == (0,)
+        assert ledger.apply(claim(in_flight=(1, 2)), at).opens_in == ()
+        assert ledger.apply(claim(process="b", count=1), at + 900_000).opens_in == ()
+    assert ledger.apply(claim(process="b", count=1), at + 1_150_000).opens_in == (0,)
 
 
 def test_a_slot_that_is_freed_is_free_at_once() -> None:
     """Freed slots may be had by others in the same instant, and their pace with them."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2), START)
-    ledger.exchange(claim(freed=(1, 2)), START)
-    assert ledger.exchange(claim(me="b", wanted=2), START).opens == (0, 0)
+    ledger = QuotaLog()
+    ledger.apply(claim(count=2), START)
+    ledger.apply(claim(released=(1, 2)), START)
+    assert ledger.apply(claim(process="b", count=2), START).opens_in == (0, 0)
 
 
 def test_a_repeated_claim_counts_once() -> None:
     """The answer was lost: the numbers are given up, and the same slots come again."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2), START)
-    again = ledger.exchange(claim(wanted=2, first=3, freed=(1, 2)), START + 1000)
-    assert len(again.opens) == 2
+    ledger = QuotaLog()
+    ledger.apply(claim(count=2), START)
+    again = ledger.apply(claim(count=2, first=3, released=(1, 2)), START + 1000)
+    assert len(again.opens_in) == 2
     assert len(ledger.log) == 2
 
 
 def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_s() -> None:
     """Both wait for each slot: nine of ten go to the interactive process."""
-    ledger, now = Ledger(), START
+    ledger, now = QuotaLog(), START
     won = {"a": 0, "b": 0}
     number = 1
     for _ in range(4000):
         now += 10_000
         for me, priority in (("a", 1), ("b", 0)):
-            grant = ledger.exchange(claim(me=me, wanted=1, first=number, priority=priority), now)
-            if grant.opens:
+            grant = ledger.apply(claim(process=me, count=1, first=number, priority=priority), now)
+            if grant.opens_in:
                 won[me] += 1
-                age = -grant.opens[0]
-                ledger.exchange(
+                age = -grant.opens_in[0]
+                ledger.apply(
                     claim(
-                        me=me,
-                        settled=((number, age),),
-                        wanted=1,
+                        process=me,
+                        arrived=((number, age),),
+                        count=1,
                         first=9_000_000,
                         priority=priority,
                     ),
                     now,
                 )
-                ledger.exchange(claim(me=me, freed=(9_000_000,), wanted=0), now)
+                ledger.apply(claim(process=me, released=(9_000_000,), count=0), now)
             number += 1
     assert sum(won.values()) > 60
     assert 0.05 < won["a"] / sum(won.values()) < 0.2
@@ -141,23 +141,23 @@ def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_
 
 def test_refusals_pause_everybody() -> None:
     """One process was told to wait five seconds: nobody gets a slot before."""
-    ledger = Ledger()
-    ledger.exchange(claim(admitted=3, refused=1, pause=5 * SECOND), START)
-    told = ledger.exchange(claim(me="b", wanted=1), START)
-    assert (told.opens, told.pause, told.admitted, told.refused) == ((), 5 * SECOND, 3, 1)
-    assert ledger.exchange(claim(me="b", wanted=1), START + 5 * SECOND).opens == (0,)
+    ledger = QuotaLog()
+    ledger.apply(claim(accepted=3, rejected=1, pause=5 * SECOND), START)
+    told = ledger.apply(claim(process="b", count=1), START)
+    assert (told.opens_in, told.pause, told.accepted, told.rejected) == ((), 5 * SECOND, 3, 1)
+    assert ledger.apply(claim(process="b", count=1), START + 5 * SECOND).opens_in == (0,)
 
 
 def test_every_quota_spoken_of_holds() -> None:
     """Another program's stricter quota binds all; it is forgotten when nobody speaks of it."""
-    strict = PacedQuota(limit=1, period=SECOND, interval=SECOND, burst=1.0)
-    ledger = Ledger()
-    ledger.exchange(claim(quotas=(strict,)), START)
-    grant = ledger.exchange(claim(me="b", wanted=2), START)
-    assert grant.opens == (0,)
+    strict = QuotaSpec(limit=1, period=SECOND, interval=SECOND, burst=1.0)
+    ledger = QuotaLog()
+    ledger.apply(claim(quotas=(strict,)), START)
+    grant = ledger.apply(claim(process="b", count=2), START)
+    assert grant.opens_in == (0,)
     assert grant.quotas == ("1/1000000", "2/1000000")
-    later = ledger.exchange(claim(me="b", wanted=2, first=5), START + 120 * SECOND)
-    assert later.opens == (0, 0)
+    later = ledger.apply(claim(process="b", count=2, first=5), START + 120 * SECOND)
+    assert later.opens_in == (0, 0)
     assert later.quotas == ("2/1000000",)
 
 
@@ -168,52 +168,52 @@ def test_every_quota_spoken_of_holds() -> None:
 )
 def test_a_new_ledger(known: str, cold: bool, waits: int) -> None:
     """An empty store is an empty window only to who knows no other ledger."""
-    ledger = Ledger()
-    grant = ledger.exchange(claim(epoch=known, cold=cold, wanted=1), START)
-    assert (grant.opens == (0,)) is (waits == 0)
-    assert ledger.exchange(claim(epoch="e1", wanted=1, first=2), START + waits).opens
+    ledger = QuotaLog()
+    grant = ledger.apply(claim(epoch=known, assume_spent=cold, count=1), START)
+    assert (grant.opens_in == (0,)) is (waits == 0)
+    assert ledger.apply(claim(epoch="e1", count=1, first=2), START + waits).opens_in
 
 
 def test_a_clock_that_is_set_back_counts_as_a_spent_window() -> None:
     """The store's clock goes back by a day: no call too many, and it goes on in three seconds."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2, pause=5 * SECOND), START)
+    ledger = QuotaLog()
+    ledger.apply(claim(count=2, pause=5 * SECOND), START)
     at = START - 86_400 * SECOND
-    grant = ledger.exchange(claim(epoch="e1", fresh="e2", wanted=2, first=3), at)
-    assert (grant.opens, grant.epoch) == ((), "e2")
+    grant = ledger.apply(claim(epoch="e1", new_epoch="e2", count=2, first=3), at)
+    assert (grant.opens_in, grant.epoch) == ((), "e2")
     at += 3 * SECOND
-    assert ledger.exchange(claim(epoch="e2", wanted=2, first=5), at).opens == (0, 0)
+    assert ledger.apply(claim(epoch="e2", count=2, first=5), at).opens_in == (0, 0)
 
 
 def test_the_living_are_counted() -> None:
     """Who beats counts; who leaves or is silent for `live` does not."""
-    ledger = Ledger()
+    ledger = QuotaLog()
     for me in "ca":
-        ledger.exchange(claim(me=me, beat=True), START)
-    grant = ledger.exchange(claim(me="b", beat=True), START)
-    assert grant.live == 3
-    ledger.exchange(claim(me="a", leave=True), START + SECOND)
-    grant = ledger.exchange(claim(me="b", beat=True), START + 2 * SECOND)
-    assert grant.live == 2
-    grant = ledger.exchange(claim(me="b", beat=True), START + 4 * SECOND)
-    assert grant.live == 1
+        ledger.apply(claim(process=me, heartbeat=True), START)
+    grant = ledger.apply(claim(process="b", heartbeat=True), START)
+    assert grant.peers == 3
+    ledger.apply(claim(process="a", goodbye=True), START + SECOND)
+    grant = ledger.apply(claim(process="b", heartbeat=True), START + 2 * SECOND)
+    assert grant.peers == 2
+    grant = ledger.apply(claim(process="b", heartbeat=True), START + 4 * SECOND)
+    assert grant.peers == 1
 
 
 def test_the_living_who_are_not_heard_are_waited_for() -> None:
     """No sign of life of `b` when one was due: `a` waits for `notice`, unless `b` has left."""
     for leave in (False, True):
         for gap in (1_250_000, 1_250_001, 60 * SECOND):
-            ledger, at = Ledger(), START + gap
-            ledger.exchange(claim(me="b", beat=True), START)
-            ledger.exchange(claim(me="b", leave=leave), START)
+            ledger, at = QuotaLog(), START + gap
+            ledger.apply(claim(process="b", heartbeat=True), START)
+            ledger.apply(claim(process="b", goodbye=leave), START)
             at_once = leave or gap == 1_250_000
-            assert bool(ledger.exchange(claim(wanted=1, beat=True), at).opens) is at_once
-            ledger.exchange(claim(beat=True), at + SECOND)
-            told = claim(wanted=1, first=2, beat=True)
-            assert ledger.exchange(told, at + 2 * SECOND).opens == (0,)
-    alone = Ledger()
-    alone.exchange(claim(beat=True), START)
-    assert alone.exchange(claim(wanted=1), START + 60 * SECOND).opens
+            assert bool(ledger.apply(claim(count=1, heartbeat=True), at).opens_in) is at_once
+            ledger.apply(claim(heartbeat=True), at + SECOND)
+            told = claim(count=1, first=2, heartbeat=True)
+            assert ledger.apply(told, at + 2 * SECOND).opens_in == (0,)
+    alone = QuotaLog()
+    alone.apply(claim(heartbeat=True), START)
+    assert alone.apply(claim(count=1), START + 60 * SECOND).opens_in
 
 
 class Lua:
@@ -222,14 +222,16 @@ class Lua:
     def __init__(self, url: str) -> None:
         self._client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         head = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
-        assert head in SCRIPT
-        told = SCRIPT.replace(head, "local now = tonumber(ARGV[2])")
+        assert head in load_script()
+        told = load_script().replace(head, "local now = tonumber(ARGV[2])")
         self._script = self._client.register_script(told)
 
-    def exchange(self, claim: Claim, now: int) -> Grant:
+    def exchange(self, claim: LeaseRequest, now: int) -> LeaseResponse:
         answer = self._script(keys=keys("t", "s"), args=[msgspec.json.encode(claim), now])
         first, epoch, *rest, quotas = answer
-        return msgspec.convert((first, epoch.decode(), *rest, [q.decode() for q in quotas]), Grant)
+        return msgspec.convert(
+            (first, epoch.decode(), *rest, [q.decode() for q in quotas]), LeaseResponse
+        )
 
     def close(self) -> None:
         self._client.close()
@@ -240,12 +242,12 @@ def random_block(random: Random) -> Block:
     return random.randrange(UNIT // size) * size, size
 
 
-def random_claims(random: Random, steps: int) -> list[tuple[Claim, int]]:
+def random_claims(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
     """A random history of four processes; what is settled and freed was given, or was not."""
     now, number = START, dict.fromkeys("abcd", 1)
     held = {me: random_block(random) for me in "abcd"}
-    claims: list[tuple[Claim, int]] = []
-    quotas = [TWO, PacedQuota(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)]
+    claims: list[tuple[LeaseRequest, int]] = []
+    quotas = [TWO, QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)]
     for _ in range(steps):
         now += random.choice([0, 1000, 50_000, 300_000, 1_500_000, 70 * SECOND])
         now -= random.choice([0] * 40 + [900_000, 30 * SECOND])
@@ -256,29 +258,29 @@ def random_claims(random: Random, steps: int) -> list[tuple[Claim, int]]:
         claims.append(
             (
                 claim(
-                    me=me,
+                    process=me,
                     epoch=random.choice(["", "e1", "e1", "e1", "e9"]),
-                    fresh="e1",
-                    returns=random.random() < 0.05,
+                    new_epoch="e1",
+                    recovering=random.random() < 0.05,
                     quotas=tuple(random.sample(quotas, random.randint(1, 2))),
-                    settled=tuple(
+                    arrived=tuple(
                         (n, random.randint(-100_000, 400_000))
                         for n in known
                         if pick[n] == "settled"
                     ),
-                    renewed=tuple(n for n in known if pick[n] == "renewed"),
-                    freed=tuple(n for n in known if pick[n] == "freed"),
+                    in_flight=tuple(n for n in known if pick[n] == "renewed"),
+                    released=tuple(n for n in known if pick[n] == "freed"),
                     first=number[me],
-                    wanted=wanted,
+                    count=wanted,
                     priority=random.randint(0, 1),
-                    admitted=random.randint(0, 3),
-                    refused=random.randint(0, 1),
+                    accepted=random.randint(0, 3),
+                    rejected=random.randint(0, 1),
                     pause=random.choice([0] * 19 + [2 * SECOND]),
-                    beat=random.random() < 0.5,
+                    heartbeat=random.random() < 0.5,
                     idle=random.random() < 0.2,
-                    held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
-                    due=random.choice([SECOND, SECOND, 10 * SECOND]),
-                    leave=random.random() < 0.03,
+                    share_held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
+                    heartbeat_due=random.choice([SECOND, SECOND, 10 * SECOND]),
+                    goodbye=random.random() < 0.03,
                 ),
                 now,
             )
@@ -290,7 +292,7 @@ def random_claims(random: Random, steps: int) -> list[tuple[Claim, int]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_script_says_what_the_ledger_says(url: str, seed: int) -> None:
     """Random histories of four processes: answer by answer, Lua and Python agree."""
-    random, ledger, lua = Random(seed), Ledger(), Lua(url)
+    random, ledger, lua = Random(seed), QuotaLog(), Lua(url)
     for asked, now in random_claims(random, 300):
-        assert lua.exchange(asked, now) == ledger.exchange(asked, now)
+        assert lua.exchange(asked, now) == ledger.apply(asked, now)
     lua.close()

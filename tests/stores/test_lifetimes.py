@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from asyncclients.core.pool import SessionPool
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.stores import FileLimits
-from asyncclients.stores.line import Line
-from asyncclients.stores.talk import Talk
-from asyncclients.stores.terms import Terms
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.lease_client import LeaseClient
+from asyncclients.stores.config import StoreConfig
 from tests.support.byte_server import answers, byte_server, http
 from tests.support.fake_vendor import ToyClient
 from tests.support.shared_quota import MemoryLedgers
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 QUOTAS = (Quota(5, 2.0),)
-TERMS = Terms(me="a", store="memory", when_down="safe_share", lease=0.1, timeout=0.5, cold=False)
+TERMS = StoreConfig(process="a", display_name="memory", when_down="safe_share", lease=0.1, timeout=0.5, assume_spent=False)
 
 
 class Store(MemoryLedgers):
@@ -33,19 +33,19 @@ class Store(MemoryLedgers):
         super().__init__()
         self.closed = 0
 
-    def open(self, *, cold: bool) -> Line:
+    def open(self, *, cold: bool) -> StoreSession:
         """A line for one pool."""
-        return Line(self, TERMS)
+        return StoreSession(self, TERMS)
 
     async def aclose(self) -> None:
         await asyncio.sleep(1.0)
         self.closed += 1
 
 
-def talks() -> list[Talk]:
+def talks() -> list[LeaseClient]:
     """The conversations with a store that are still referenced."""
     gc.collect()
-    return [thing for thing in gc.get_objects() if type(thing) is Talk]
+    return [thing for thing in gc.get_objects() if type(thing) is LeaseClient]
 
 
 async def use(pool: SessionPool, url: str, key: str = "key-one") -> None:
@@ -80,13 +80,13 @@ async def test_the_store_is_closed_whatever_a_scope_raises(
         pool = SessionPool(limits=store)
         for key in ("key-one", "key-two"):
             await use(pool, server.url, key)
-        monkeypatch.setattr(Talk, "_exchange", _fails)
+        monkeypatch.setattr(LeaseClient, "_exchange", _fails)
         with pytest.raises(ArithmeticError):
             await pool.aclose()
         assert store.closed == 1
 
 
-async def _fails(_: Talk, *, leave: bool = False) -> None:
+async def _fails(_: LeaseClient, *, leave: bool = False) -> None:
     raise ArithmeticError(leave)
 
 
@@ -130,7 +130,7 @@ async def test_a_scope_that_comes_back_gives_no_slot_number_again() -> None:
                 await use(pool, server.url)
             await asyncio.sleep(80.0)
             assert pool.stats() == ()
-            used = [number for _, claim, _ in store.record for number, _ in claim.settled]
+            used = [number for _, claim, _ in store.record for number, _ in claim.arrived]
             numbers += sorted(set(used))
             store.record.clear()
         assert len(numbers) == 9

@@ -9,17 +9,17 @@ import pytest
 
 from asyncclients import IntouchClient, SessionPool
 from asyncclients.errors import ConfigurationError, DeadlineExceededError
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.permit import Permit
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.permit import Permit
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.limiter import SharedLimiter
-from asyncclients.stores.line import Line
-from asyncclients.stores.outage import Census, NoShare, Turns, WindowShare, share_of
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.fallback import Membership, NoShare, TimeSlots, StaticShare, fallback_policy
 from asyncclients.stores.shares import UNIT
-from asyncclients.stores.terms import Terms, WhenDown
+from asyncclients.stores.config import StoreConfig, WhenDown
 from tests.support.shared_quota import EPOCH, MemoryLedgers, World, most_in
 
 TWO = Quota(2, 1.0)
@@ -256,11 +256,11 @@ class Kept:
         self.ledgers = MemoryLedgers()
         self._when_down: WhenDown = when_down
 
-    def open(self, *, cold: bool) -> Line:
-        terms = Terms(
-            me="pool", store="memory", when_down=self._when_down, lease=0.1, timeout=0.5, cold=cold
+    def open(self, *, cold: bool) -> StoreSession:
+        terms = StoreConfig(
+            process="pool", display_name="memory", when_down=self._when_down, lease=0.1, timeout=0.5, assume_spent=cold
         )
-        return Line(self.ledgers, terms)
+        return StoreSession(self.ledgers, terms)
 
 
 @pytest.mark.virtual_time
@@ -295,8 +295,8 @@ async def test_a_long_outage_gathers_nothing() -> None:
     limiter = world.processes[0].scheduler.limiter
     assert isinstance(limiter, SharedLimiter)
     assert len(world.processes[0].sent) > 1500
-    assert len(limiter.slots.settled) <= 600
-    assert len(limiter.slots.freed) <= 50
+    assert len(limiter.slots.arrived) <= 600
+    assert len(limiter.slots.released) <= 50
     await world.stop()
 
 
@@ -348,16 +348,16 @@ def clock_at(offset: float) -> StoreClock:
     return clock
 
 
-def census(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Census:
-    return Census(live=live, start=start, size=size, due_at=101.0, until=until, idle=False)
+def census(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
+    return Membership(peers=live, start=start, size=size, due_at=101.0, until=until, idle=False)
 
 
 @pytest.mark.parametrize(
     "unsure", [census(0, 0), census(0, UNIT, until=99.0)], ids=["no share", "stopped for long"]
 )
-def test_process_without_share_sends_nothing(unsure: Census) -> None:
+def test_process_without_share_sends_nothing(unsure: Membership) -> None:
     """A process that was given no share, or may have lost it, sends nothing, and says so."""
-    share = share_of([TWENTY], unsure, clock_at(0), 100.0, 100.3)
+    share = fallback_policy([TWENTY], unsure, clock_at(0), 100.0, 100.3)
     assert isinstance(share, NoShare)
     assert share.ready_at(500.0) == math.inf
     assert "not given a share" in share.outlook
@@ -365,9 +365,9 @@ def test_process_without_share_sends_nothing(unsure: Census) -> None:
 
 def test_a_share_of_the_window() -> None:
     """A quarter of twenty slots: five, after one spent window."""
-    share = share_of([TWENTY], census(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
+    share = fallback_policy([TWENTY], census(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
     assert share.outlook == "1 of 3 processes, 5 per 10 s"
-    assert isinstance(share, WindowShare)
+    assert isinstance(share, StaticShare)
     assert share.ready_at(100.0) >= 110.3
     taken = 0
     local = Limiter([TWENTY])
@@ -377,7 +377,7 @@ def test_a_share_of_the_window() -> None:
         if at == math.inf or at > 120.3:
             break
         now = at
-        share.take(local.take(now), now)
+        share.take(local.acquire(now), now)
         taken += 1
     assert taken == 5
 
@@ -389,8 +389,8 @@ def test_turns_never_meet() -> None:
     blocks = [(0, quarter), (quarter, quarter), (2 * quarter, quarter)]
     blocks += [(6 * eighth, eighth), (7 * eighth, eighth)]
     for rank, block in enumerate(blocks):
-        turns = share_of([TWO], census(*block), clock_at(3.21 + rank * 0.002), 100.0, 100.3)
-        assert isinstance(turns, Turns)
+        turns = fallback_policy([TWO], census(*block), clock_at(3.21 + rank * 0.002), 100.0, 100.3)
+        assert isinstance(turns, TimeSlots)
         now = 100.0
         while now < 160.0:
             now = turns.ready_at(now)

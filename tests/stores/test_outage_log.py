@@ -17,13 +17,18 @@ from asyncclients import (
     SessionPool,
 )
 from asyncclients.sandbox import Sandbox
+from asyncclients.stores.config import StoreConfig, WhenDown
 from asyncclients.stores.outage_log import OutageLog
-from asyncclients.stores.terms import Terms, WhenDown
 
 from .test_outage import Kept
 
-TERMS = Terms(
-    me="me", store="redis://host:6379", when_down="pause", lease=0.1, timeout=0.5, cold=False
+TERMS = StoreConfig(
+    process="me",
+    display_name="redis://host:6379",
+    when_down="pause",
+    lease=0.1,
+    timeout=0.5,
+    assume_spent=False,
 )
 
 

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from asyncclients.stores.terms import WhenDown
+from asyncclients.stores.config import WhenDown
 from tests.stores.worker_fleet import Trial, TwoFloats, fleet_of, judged, measure
 from tests.support.valkey_server import Server
 

@@ -18,17 +18,17 @@ import trustme
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.core.auth import bearer
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisLimits, RedisTokens, redis_client, script
-from asyncclients.stores.claim import Claim
-from asyncclients.stores.redis import RedisLedgers
+from asyncclients.stores.protocol import LeaseRequest
+from asyncclients.stores.redis import RedisBackend
 from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
 from asyncclients.stores.script import keys
-from asyncclients.stores.terms import StoreSilentError, WhenDown
+from asyncclients.stores.config import StoreUnavailableError, WhenDown
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
@@ -379,8 +379,8 @@ async def test_many_scopes_take_turns(url: str, caplog: pytest.LogCaptureFixture
         local = Limiter((Quota(2, 1.0),), now=loop.time())
         scheduler = Scheduler(local, loop)
         scheduler.limiter = line.limiter(name, local, scheduler)
-        scheduler.answered(await scheduler.take(Ticket()), None)
-        scheduler.finished()
+        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
+        scheduler.on_done()
 
     await asyncio.gather(*(call(f"scope-{number}") for number in range(300)))
     with connect(url) as client:
@@ -398,19 +398,19 @@ def executed(url: str) -> int:
         return int(client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0))
 
 
-def asking(me: str) -> Claim:
+def asking(me: str) -> LeaseRequest:
     return claim(me=me, fresh=f"epoch-{me}", wanted=1)
 
 
 async def test_a_lost_answer_is_not_asked_again_by_the_library(url: str) -> None:
     """redis-py repeats nothing: a claim whose answer is lost was carried out exactly once."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisLedgers(connector(proxy.url)(), "store", "t")
-        await backend.exchange("s", asking("a"))
+        backend = RedisBackend(connector(proxy.url)(), "store", "t")
+        await backend.apply("s", asking("a"))
         before = executed(url)
         proxy.drop = True
-        with pytest.raises(StoreSilentError):
-            await backend.exchange("s", asking("b"))
+        with pytest.raises(StoreUnavailableError):
+            await backend.apply("s", asking("b"))
         proxy.drop = False
         await asyncio.sleep(0.3)
         assert executed(url) == before + 1
@@ -420,14 +420,14 @@ async def test_a_lost_answer_is_not_asked_again_by_the_library(url: str) -> None
 async def test_a_cancelled_command_does_not_shift_the_answers(url: str) -> None:
     """CVE-2023-28858: the answer to a cancelled claim never reaches another claim."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisLedgers(connector(proxy.url)(), "store", "t")
-        await backend.exchange("warm", asking("w"))
+        backend = RedisBackend(connector(proxy.url)(), "store", "t")
+        await backend.apply("warm", asking("w"))
         proxy.delay = 0.04
-        cancelled = asyncio.create_task(backend.exchange("one", asking("one")))
+        cancelled = asyncio.create_task(backend.apply("one", asking("one")))
         await asyncio.sleep(0.02)
         cancelled.cancel()
         grants = await asyncio.gather(
-            *(backend.exchange(me, asking(me)) for me in ("two", "three", "four"))
+            *(backend.apply(me, asking(me)) for me in ("two", "three", "four"))
         )
         assert [g.epoch for g in grants] == ["epoch-two", "epoch-three", "epoch-four"]
         await backend.aclose()
@@ -436,11 +436,11 @@ async def test_a_cancelled_command_does_not_shift_the_answers(url: str) -> None:
 async def test_every_command_has_its_bound(url: str) -> None:
     """Answers that come after the bound count as silence, at the bound."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisLedgers(connector(proxy.url)(), "store", "t")
+        backend = RedisBackend(connector(proxy.url)(), "store", "t")
         proxy.delay = 3 * TIMEOUT
         before = time.monotonic()
-        with pytest.raises(StoreSilentError):
-            await backend.exchange("s", QUIET)
+        with pytest.raises(StoreUnavailableError):
+            await backend.apply("s", QUIET)
         assert time.monotonic() - before < TIMEOUT + 0.3
         await backend.aclose()
 
@@ -465,9 +465,9 @@ class Parrot:
 async def test_nonsense_is_silence(nonsense: object) -> None:
     """Whatever a script answers, a caller waits or goes alone; nothing breaks."""
     client: Any = Parrot(nonsense)
-    backend = RedisLedgers(client, "store", "t")
-    with pytest.raises(StoreSilentError):
-        await backend.exchange("s", QUIET)
+    backend = RedisBackend(client, "store", "t")
+    with pytest.raises(StoreUnavailableError):
+        await backend.apply("s", QUIET)
     await backend.aclose()
 
 

@@ -73,7 +73,7 @@ async def test_a_refused_token_is_renewed_once(url: str, vendor: Vendor) -> None
     olds = await asyncio.gather(*(process.get(now()) for process in processes))
 
     async def renew(process: TokenCache, old: Token) -> Token:
-        await process.forget(old)
+        await process.invalidate(old)
         return await process.get(now())
 
     tokens = await asyncio.gather(*map(renew, processes, olds))
@@ -164,14 +164,14 @@ async def test_token_store_with_new_password_stops_no_call(
         command(server.url, "CONFIG", "SET", "requirepass", "two")
         changed = server.url.replace("redis://", "redis://:two@")
         for number in (2, 3):
-            await process.forget(first)
+            await process.invalidate(first)
             first = await process.get(now())
             assert first.value.reveal() == f"canary-{number}"
         assert caplog.text.count("unusable") == 1
         assert f"127.0.0.1:{server.port}" in caplog.text
         assert "password" in caplog.text
         command(changed, "CONFIG", "SET", "requirepass", "")
-        await process.forget(first)
+        await process.invalidate(first)
         await process.get(now())
         assert caplog.text.count("usable again") == 1
         assert (await vendor.process(server.url).get(now())).value.reveal() == "canary-4"

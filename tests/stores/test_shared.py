@@ -8,17 +8,17 @@ from random import Random
 
 import pytest
 
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.limiter import SharedLimiter
-from asyncclients.stores.line import Line
-from asyncclients.stores.slots import Lease
-from asyncclients.stores.terms import Terms
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.lease_book import Lease
+from asyncclients.stores.config import StoreConfig
 from tests.support.shared_quota import Latency, MemoryLedgers, World, fast, loopback, most_in
 
 pytestmark = pytest.mark.virtual_time
@@ -175,8 +175,8 @@ async def test_a_refusal_is_heeded_by_all() -> None:
     first, second = world.start(), world.start()
     second.work(4)
     await asyncio.sleep(3)
-    first.scheduler.refuse(10.0)
-    first.scheduler.pump()
+    first.scheduler.on_rate_limited(10.0)
+    first.scheduler.dispatch()
     told = asyncio.get_running_loop().time()
     await asyncio.sleep(20)
     await world.stop()
@@ -190,25 +190,25 @@ async def test_unavailability_pauses_all_processes_and_teaches_none() -> None:
     first, second = world.start(), world.start()
     second.work(4)
     await asyncio.sleep(3)
-    permit = await first.scheduler.take(Ticket(Priority.INTERACTIVE))
+    permit = await first.scheduler.acquire(PermitRequest(Priority.INTERACTIVE))
     told = asyncio.get_running_loop().time()
-    first.scheduler.answered(permit, Signal(unavailable=True, retry_after=10.0))
-    first.scheduler.finished()
+    first.scheduler.on_response(permit, RateLimitInfo(unavailable=True, retry_after=10.0))
+    first.scheduler.on_done()
     await asyncio.sleep(20)
     await world.stop()
     assert not [at for at in second.sent if told + 0.2 < at < told + 10.0]
     assert [at for at in second.sent if at > told + 10.0]
-    assert first.scheduler.refused == second.scheduler.refused == 0
-    assert second.scheduler.limiter.snapshot(told).rate_share == 1.0
+    assert first.scheduler.rejected == second.scheduler.rejected == 0
+    assert second.scheduler.limiter.snapshot(told).rate_factor == 1.0
 
 
 async def test_slots_that_are_not_used_are_given_back() -> None:
     """A waiter that is cancelled costs no slot: another process has it at once."""
     world = world_of(Quota(2, 60.0))
     first, second = world.start(), world.start()
-    permit = await first.scheduler.take(Ticket())
-    first.scheduler.returned(permit)
-    first.scheduler.finished()
+    permit = await first.scheduler.acquire(PermitRequest())
+    first.scheduler.cancel(permit)
+    first.scheduler.on_done()
     await asyncio.sleep(1)
     assert await second.call()
     assert await second.call()
@@ -250,15 +250,15 @@ async def test_a_process_that_stood_still_costs_little() -> None:
 async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
     """A thousand scopes, one call each: a few claims a scope in a minute, not one a second."""
     loop, store = asyncio.get_running_loop(), MemoryLedgers()
-    terms = Terms(me="one", store="memory", when_down="pause", lease=0.1, timeout=0.5, cold=False)
-    line = Line(store, terms)
+    terms = StoreConfig(process="one", display_name="memory", when_down="pause", lease=0.1, timeout=0.5, assume_spent=False)
+    line = StoreSession(store, terms)
 
     async def call(name: str) -> None:
         local = Limiter((TWO,), now=loop.time())
         scheduler = Scheduler(local, loop)
         scheduler.limiter = line.limiter(name, local, scheduler)
-        scheduler.answered(await scheduler.take(Ticket()), None)
-        scheduler.finished()
+        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
+        scheduler.on_done()
 
     await asyncio.gather(*(call(f"scope-{number}") for number in range(1000)))
     await asyncio.sleep(60)
@@ -294,10 +294,10 @@ async def test_the_vendor_s_remaining_is_not_taken_for_a_stranger() -> None:
     """What other processes of ours used is no foreign use of the quota."""
     world = world_of(HUNDRED)
     process = world.start()
-    permit = await process.scheduler.take(Ticket())
-    process.scheduler.answered(permit, Signal(limit=100, remaining=3, reset=50.0))
-    process.scheduler.finished()
-    assert process.scheduler.limiter.snapshot(asyncio.get_running_loop().time()).foreign_rate == 0
+    permit = await process.scheduler.acquire(PermitRequest())
+    process.scheduler.on_response(permit, RateLimitInfo(limit=100, remaining=3, reset=50.0))
+    process.scheduler.on_done()
+    assert process.scheduler.limiter.snapshot(asyncio.get_running_loop().time()).external_rate == 0
     await world.stop()
 
 

@@ -10,12 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncclients.limits.permit import Permit
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.permit import Permit
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
-from asyncclients.stores.ledger import Ledger
-from asyncclients.stores.outage import Census, NoShare, Turns, WindowShare, share_of
+from asyncclients.stores.fallback import (
+    Membership,
+    NoShare,
+    StaticShare,
+    TimeSlots,
+    fallback_policy,
+)
+from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.shares import NONE, UNIT, Block
 from tests.support.shared_quota import EPOCH, World, most_in
 
@@ -39,7 +45,7 @@ class Fleet:
     """Processes that beat, lose answers, fall idle, leave and die."""
 
     def __init__(self) -> None:
-        self.ledger, self.now = Ledger(), START
+        self.ledger, self.now = QuotaLog(), START
         self.held: dict[str, Block] = {}
         self.beat_at: dict[str, int] = {}
 
@@ -48,7 +54,7 @@ class Fleet:
         held = self.held.get(me, NONE)
         every = 10 * SECOND if idle else SECOND
         asked = claim(me=me, beat=True, idle=idle, held=held, due=every, live=3 * every)
-        grant = self.ledger.exchange(asked, self.now)
+        grant = self.ledger.apply(asked, self.now)
         if lost:
             self.held.setdefault(me, NONE)
         else:
@@ -58,7 +64,7 @@ class Fleet:
     def leave(self, me: str) -> None:
         """*me* leaves in good order."""
         self.held.pop(me, None)
-        self.ledger.exchange(claim(me=me, leave=True), self.now)
+        self.ledger.apply(claim(me=me, leave=True), self.now)
 
     def wait(self, micros: int) -> None:
         """Time passes; those whose share has run out without a beat know that."""
@@ -139,7 +145,7 @@ def test_blocks_taken_after_lost_data_are_given_back() -> None:
     """The ledger forgot a process: a block that was given twice is divided again."""
     fleet = Fleet()
     fleet.settle("ab")
-    fleet.ledger, first = Ledger(), fleet.held.pop("a")
+    fleet.ledger, first = QuotaLog(), fleet.held.pop("a")
     fleet.settle("b")
     fleet.held["a"], fleet.beat_at["a"] = first, fleet.now
     assert not disjoint(list(fleet.held.values()))
@@ -151,8 +157,10 @@ def test_blocks_taken_after_lost_data_are_given_back() -> None:
 # --- What a block allows -----------------------------------------------------------------
 
 
-def census(block: Block) -> Census:
-    return Census(live=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"), idle=False)
+def census(block: Block) -> Membership:
+    return Membership(
+        peers=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"), idle=False
+    )
 
 
 BLOCKS = st.recursive(
@@ -176,8 +184,8 @@ def test_all_blocks_together_stay_inside_the_quota(tree: object, limit: int, per
     clock.hear(0.0, 0.0, EPOCH)
     sends: list[float] = []
     for block in leaves(tree):
-        share = share_of([quota], census(block), clock, 0.0, 0.3)
-        assert isinstance(share, (WindowShare, Turns))
+        share = fallback_policy([quota], census(block), clock, 0.0, 0.3)
+        assert isinstance(share, (StaticShare, TimeSlots))
         now = 0.0
         for _ in itertools.count():
             now = max(now, share.ready_at(now))
@@ -199,10 +207,10 @@ def test_quotas_of_other_programs_hold_in_an_outage() -> None:
     clock = StoreClock()
     clock.hear(0.0, 0.0, EPOCH)
     quotas = [Quota(100, 60.0), Quota(2, 1.0)]
-    half = share_of(quotas, census((0, UNIT // 2)), clock, 0.0, 0.3)
+    half = fallback_policy(quotas, census((0, UNIT // 2)), clock, 0.0, 0.3)
     assert half.outlook == "1 of 9 processes, 50 per 60 s and 1 per 1 s"
-    assert isinstance(share_of(quotas, census((0, UNIT // 4)), clock, 0.0, 0.3), Turns)
-    assert isinstance(share_of(quotas, census(NONE), clock, 0.0, 0.3), NoShare)
+    assert isinstance(fallback_policy(quotas, census((0, UNIT // 4)), clock, 0.0, 0.3), TimeSlots)
+    assert isinstance(fallback_policy(quotas, census(NONE), clock, 0.0, 0.3), NoShare)
 
 
 # --- Processes, a vendor and a store in virtual time -----------------------------------------

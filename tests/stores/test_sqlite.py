@@ -14,20 +14,20 @@ import pytest
 from asyncclients import ConfigurationError, IntouchClient, SessionPool
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
-from asyncclients.stores.ledger import Ledger
-from asyncclients.stores.sqlite import FileLedgers, explain
-from asyncclients.stores.terms import StoreSilentError
+from asyncclients.stores.config import StoreUnavailableError
+from asyncclients.stores.quota_log import QuotaLog
+from asyncclients.stores.sqlite import SqliteBackend, explain
 
 from .test_ledger import SECOND, claim
 
 
 async def test_two_lines_share_one_window(tmp_path: Path) -> None:
     """Two processes, one file, two slots: the third claim gets none."""
-    ours, theirs = (FileLedgers(tmp_path / "limits.db") for _ in range(2))
-    assert len((await ours.exchange("s", claim(me="a", wanted=1))).opens) == 1
-    assert len((await theirs.exchange("s", claim(me="b", wanted=1))).opens) == 1
-    assert (await ours.exchange("s", claim(me="a", wanted=1, first=2))).opens == ()
-    assert len((await ours.exchange("other", claim(me="a", wanted=1))).opens) == 1
+    ours, theirs = (SqliteBackend(tmp_path / "limits.db") for _ in range(2))
+    assert len((await ours.apply("s", claim(me="a", wanted=1))).opens_in) == 1
+    assert len((await theirs.apply("s", claim(me="b", wanted=1))).opens_in) == 1
+    assert (await ours.apply("s", claim(me="a", wanted=1, first=2))).opens_in == ()
+    assert len((await ours.apply("other", claim(me="a", wanted=1))).opens_in) == 1
     await ours.aclose()
     await theirs.aclose()
 
@@ -35,11 +35,11 @@ async def test_two_lines_share_one_window(tmp_path: Path) -> None:
 async def test_the_window_outlives_the_process(tmp_path: Path) -> None:
     """A process that starts anew finds what the last one used."""
     path = tmp_path / "limits.db"
-    first = FileLedgers(path)
-    await first.exchange("s", claim(me="a", wanted=2))
+    first = SqliteBackend(path)
+    await first.apply("s", claim(me="a", wanted=2))
     await first.aclose()
-    second = FileLedgers(path)
-    assert (await second.exchange("s", claim(me="b", wanted=1))).opens == ()
+    second = SqliteBackend(path)
+    assert (await second.apply("s", claim(me="b", wanted=1))).opens_in == ()
     await second.aclose()
 
 
@@ -47,8 +47,8 @@ async def test_it_is_its_owner_s_alone(tmp_path: Path) -> None:
     """The file is made with mode 0600, whatever the umask."""
     before = os.umask(0)
     try:
-        ledgers = FileLedgers(tmp_path / "limits.db")
-        await ledgers.exchange("s", claim())
+        ledgers = SqliteBackend(tmp_path / "limits.db")
+        await ledgers.apply("s", claim())
         await ledgers.aclose()
     finally:
         os.umask(before)
@@ -58,12 +58,12 @@ async def test_it_is_its_owner_s_alone(tmp_path: Path) -> None:
 async def test_a_file_that_is_removed_counts_as_spent(tmp_path: Path) -> None:
     """Removed under a process at work: a new one is made, and its window counts as spent."""
     path = tmp_path / "limits.db"
-    ledgers = FileLedgers(path)
-    epoch = (await ledgers.exchange("s", claim(wanted=1))).epoch
+    ledgers = SqliteBackend(path)
+    epoch = (await ledgers.apply("s", claim(wanted=1))).epoch
     for name in tmp_path.iterdir():
         name.unlink()
-    lost = await ledgers.exchange("s", claim(epoch=epoch, fresh="e2", wanted=1))
-    assert (lost.opens, lost.epoch) == ((), "e2")
+    lost = await ledgers.apply("s", claim(epoch=epoch, fresh="e2", wanted=1))
+    assert (lost.opens_in, lost.epoch) == ((), "e2")
     assert path.exists()
     await ledgers.aclose()
 
@@ -71,45 +71,45 @@ async def test_a_file_that_is_removed_counts_as_spent(tmp_path: Path) -> None:
 async def test_a_ledger_from_before_the_host_s_start(tmp_path: Path) -> None:
     """A ledger of the clock's future is of another boot: the window counts as spent."""
     path = tmp_path / "limits.db"
-    ledgers = FileLedgers(path)
-    await ledgers.exchange("s", claim(wanted=1))
+    ledgers = SqliteBackend(path)
+    await ledgers.apply("s", claim(wanted=1))
     with sqlite3.connect(path) as connection:
         (state,) = connection.execute("SELECT state FROM ledger").fetchone()
-        later = msgspec.msgpack.decode(state, type=Ledger)
+        later = msgspec.msgpack.decode(state, type=QuotaLog)
         later.at += 10**15
         connection.execute("UPDATE ledger SET state = ?", (msgspec.msgpack.encode(later),))
     connection.close()
-    assert (await ledgers.exchange("s", claim(me="b", wanted=1))).opens == ()
+    assert (await ledgers.apply("s", claim(me="b", wanted=1))).opens_in == ()
     await ledgers.aclose()
 
 
 async def test_what_another_version_wrote_counts_as_spent(tmp_path: Path) -> None:
     """A state that cannot be read is no error and no free window."""
     path = tmp_path / "limits.db"
-    ledgers = FileLedgers(path)
-    await ledgers.exchange("s", claim())
+    ledgers = SqliteBackend(path)
+    await ledgers.apply("s", claim())
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE ledger SET state = ?", (b"\xc1",))
     connection.close()
-    assert (await ledgers.exchange("s", claim(wanted=1))).opens == ()
+    assert (await ledgers.apply("s", claim(wanted=1))).opens_in == ()
     await ledgers.aclose()
 
 
 async def test_a_locked_file_is_a_silent_store(tmp_path: Path) -> None:
     """Somebody holds the file: silence, in bounded time, and no claim taken in."""
     path = tmp_path / "limits.db"
-    ledgers = FileLedgers(path)
-    await ledgers.exchange("s", claim())
+    ledgers = SqliteBackend(path)
+    await ledgers.apply("s", claim())
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     loop = asyncio.get_running_loop()
     before = loop.time()
-    with pytest.raises(StoreSilentError, match="locked"):
-        await ledgers.exchange("s", claim(wanted=1))
+    with pytest.raises(StoreUnavailableError, match="locked"):
+        await ledgers.apply("s", claim(wanted=1))
     assert loop.time() - before < 2
     holder.rollback()
     holder.close()
-    assert len((await ledgers.exchange("s", claim(wanted=2, first=2))).opens) == 2
+    assert len((await ledgers.apply("s", claim(wanted=2, first=2))).opens_in) == 2
     await ledgers.aclose()
 
 
@@ -132,14 +132,14 @@ async def test_an_unusable_path_is_said_at_the_first_call(tmp_path: Path, kind: 
 async def test_old_ledgers_are_swept(tmp_path: Path) -> None:
     """A scope that nobody used for long leaves the file when it is next opened."""
     path = tmp_path / "limits.db"
-    ledgers = FileLedgers(path)
-    await ledgers.exchange("old", claim())
+    ledgers = SqliteBackend(path)
+    await ledgers.apply("old", claim())
     await ledgers.aclose()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE ledger SET at = at - ?", (3600 * SECOND,))
     connection.close()
-    again = FileLedgers(path)
-    await again.exchange("new", claim())
+    again = SqliteBackend(path)
+    await again.apply("new", claim())
     await again.aclose()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT scope FROM ledger").fetchall() == [("new",)]
@@ -148,9 +148,9 @@ async def test_old_ledgers_are_swept(tmp_path: Path) -> None:
 
 def test_a_ledger_survives_its_encoding() -> None:
     """What is written is read back whole."""
-    ledger = Ledger()
-    ledger.exchange(claim(wanted=2, beat=True), 10**12)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=Ledger) == ledger
+    ledger = QuotaLog()
+    ledger.apply(claim(wanted=2, beat=True), 10**12)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=QuotaLog) == ledger
 
 
 def _break(path: Path, kind: str) -> None:
@@ -179,9 +179,9 @@ async def test_unusable_limit_file_is_explained(tmp_path: Path, kind: str) -> No
     """A file that cannot be used is a ConfigurationError with its path and the next step."""
     path = tmp_path / "limits.db"
     _break(path, kind)
-    ledgers = FileLedgers(path)
+    ledgers = SqliteBackend(path)
     with pytest.raises(ConfigurationError, match=r"limits\.db") as caught:
-        await ledgers.exchange("s", claim())
+        await ledgers.apply("s", claim())
     assert "local disk" in str(caught.value.advice)
     await ledgers.aclose()
 
@@ -243,9 +243,9 @@ async def test_database_of_another_program_is_left_alone(tmp_path: Path) -> None
         connection.execute("CREATE TABLE users (name TEXT)")
     connection.close()
     before = path.read_bytes()
-    ledgers = FileLedgers(path)
+    ledgers = SqliteBackend(path)
     with pytest.raises(ConfigurationError, match="another program"):
-        await ledgers.exchange("s", claim())
+        await ledgers.apply("s", claim())
     await ledgers.aclose()
     assert path.read_bytes() == before
 
@@ -260,8 +260,8 @@ async def test_file_beside_limit_file_is_left_alone(tmp_path: Path, suffix: str,
         beside.symlink_to(precious)
     else:
         beside.write_text("precious")
-    ledgers = FileLedgers(tmp_path / "limits.db")
+    ledgers = SqliteBackend(tmp_path / "limits.db")
     with pytest.raises(ConfigurationError, match=f"limits.db{suffix}"):
-        await ledgers.exchange("s", claim())
+        await ledgers.apply("s", claim())
     await ledgers.aclose()
     assert (precious.read_text(), beside.read_text()) == ("precious", "precious")

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import pytest
 
 from asyncclients.sandbox import Sandbox
-from asyncclients.stores.terms import WhenDown
+from asyncclients.stores.config import WhenDown
 from tests.stores.quota_worker import Lag
 from tests.support.shared_quota import most_in
 

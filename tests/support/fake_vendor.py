@@ -14,7 +14,7 @@ from asyncclients.core.endpoint import Endpoint, Resource
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.vendor import Vendor
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Secret
 from tests.support.leaks import CANARY
 
@@ -63,7 +63,7 @@ class Things(Resource):
 class ToyClient(VendorClient):
     """The client of the toy vendor; its credential is the canary."""
 
-    facts = TOY
+    vendor = TOY
 
     def __init__(
         self,

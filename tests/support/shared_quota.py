@@ -8,17 +8,17 @@ from random import Random
 from typing import Literal
 
 from asyncclients.errors import ClientClosedError
-from asyncclients.limits.limiter import Limiter
-from asyncclients.limits.priority import Priority
-from asyncclients.limits.quota import Quota
-from asyncclients.limits.ratelimit_headers import Signal
-from asyncclients.limits.scheduler import Scheduler
-from asyncclients.limits.ticket import Ticket
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox.limits import ServerLimit
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.ledger import Ledger
-from asyncclients.stores.line import Line
-from asyncclients.stores.terms import StoreSilentError, Terms, WhenDown
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.quota_log import QuotaLog
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.config import StoreUnavailableError, StoreConfig, WhenDown
 
 EPOCH = 1_700_000_000_000_000
 KEY = "scope"
@@ -39,7 +39,7 @@ class MemoryLedgers:
     def __init__(
         self, *, latency: float = 0.0005, timeout: float = 0.5, is_recording: bool = True
     ) -> None:
-        self.ledgers: dict[str, Ledger] = {}
+        self.ledgers: dict[str, QuotaLog] = {}
         self._is_recording = is_recording
         self.latency, self.timeout = latency, timeout
         self.down = False
@@ -47,25 +47,25 @@ class MemoryLedgers:
         self.ahead = 0.0
         self.deaf = 0
         self.commands = 0
-        self.record: list[tuple[str, Claim, int]] = []
+        self.record: list[tuple[str, LeaseRequest, int]] = []
         self.broken: set[str] = set()
 
-    async def exchange(self, key: str, claim: Claim) -> Grant:
+    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
         self.commands += 1
-        if self.down or claim.me in self.broken:
+        if self.down or claim.process in self.broken:
             await asyncio.sleep(self.timeout)
-            raise StoreSilentError("down")
+            raise StoreUnavailableError("down")
         if self.fault is not None:
             raise self.fault
         await asyncio.sleep(self.latency)
         now = EPOCH + round((asyncio.get_running_loop().time() + self.ahead) * 1e6)
         if self._is_recording:
             self.record.append((key, claim, now))
-        grant = self.ledgers.setdefault(key, Ledger()).exchange(claim, now)
+        grant = self.ledgers.setdefault(key, QuotaLog()).apply(claim, now)
         if self.deaf:
             self.deaf -= 1
             await asyncio.sleep(self.timeout)
-            raise StoreSilentError("deaf")
+            raise StoreUnavailableError("deaf")
         await asyncio.sleep(self.latency)
         return grant
 
@@ -94,7 +94,7 @@ def fast(random: Random) -> tuple[float, float]:
 class Process:
     """One process: a scheduler with a shared limiter, and workers that call."""
 
-    def __init__(self, world: World, line: Line | None, name: int) -> None:
+    def __init__(self, world: World, line: StoreSession | None, name: int) -> None:
         loop = asyncio.get_running_loop()
         self.world, self.line = world, line
         local = Limiter(world.quotas, admission=world.admission, now=loop.time())
@@ -118,20 +118,20 @@ class Process:
     async def call(self, priority: Priority = Priority.INTERACTIVE) -> bool:
         """One call; was it admitted?"""
         loop, scheduler = asyncio.get_running_loop(), self.scheduler
-        ticket = Ticket(priority)
-        permit = scheduler.try_take(ticket) or await scheduler.take(ticket)
+        ticket = PermitRequest(priority)
+        permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
         self.sent.append(loop.time())
         there, back = self.world.latency(self.random)
         try:
             admitted = await asyncio.shield(asyncio.create_task(self.world.arrive(there)))
             await asyncio.sleep(back)
-            scheduler.answered(permit, None if admitted else Signal(refused=True))
+            scheduler.on_response(permit, None if admitted else RateLimitInfo(is_rate_limited=True))
             return admitted
         except asyncio.CancelledError:
-            scheduler.lost(permit)
+            scheduler.on_no_response(permit)
             raise
         finally:
-            scheduler.finished()
+            scheduler.on_done()
 
     async def stop(self) -> None:
         """Leave in good order."""
@@ -142,7 +142,7 @@ class Process:
 
     async def kill(self) -> None:
         """End as by SIGKILL: nothing more is said. What is on the wire arrives."""
-        self.world.store.broken.add(_terms(self).me)
+        self.world.store.broken.add(_terms(self).process)
         await self._cancel()
         self.scheduler.fail(ClientClosedError("over"), for_good=True)
 
@@ -152,7 +152,7 @@ class Process:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-def _terms(process: Process) -> Terms:
+def _terms(process: Process) -> StoreConfig:
     assert process.line is not None
     return process.line.terms
 
@@ -192,15 +192,15 @@ class World:
     def start(self, *, shared: bool = True, when_down: WhenDown | None = None) -> Process:
         """One more process; idle until it is told to work."""
         number = len(self.processes)
-        terms = Terms(
-            me=f"p{number:03}",
-            store="memory",
+        terms = StoreConfig(
+            process=f"p{number:03}",
+            display_name="memory",
             when_down=when_down or self.when_down,
             lease=0.1,
             timeout=self.store.timeout,
-            cold=False,
+            assume_spent=False,
         )
-        process = Process(self, Line(self.store, terms) if shared else None, number)
+        process = Process(self, StoreSession(self.store, terms) if shared else None, number)
         self.processes.append(process)
         return process
 

@@ -14,7 +14,7 @@ FLOORS = {
     "secret": 0,
     "arguments": 1,
     "base_url": 2,
-    "limits": 2,
+    "ratelimit": 2,
     "http": 2,
     "paging": 2,
     "core": 3,

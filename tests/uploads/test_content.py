@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.errors import UploadError
-from asyncclients.uploads.content import PIECE, Content, Source, open_content
+from asyncclients.uploads.content import PIECE, UploadBody, Source, open_content
 from tests.support.resources import descriptors
 
 
@@ -30,7 +30,7 @@ class Stream:
             yield piece
 
 
-async def read(content: Content) -> list[bytes]:
+async def read(content: UploadBody) -> list[bytes]:
     """The pieces of one pass."""
     return [piece async for piece in content]
 
@@ -208,7 +208,7 @@ async def test_content_always_closes_its_file(tmp_path: Path) -> None:
     """After the block nothing is read, also by a pass in progress."""
     path = tmp_path / "a.csv"
     path.write_bytes(b"x" * (2 * PIECE))
-    seen: list[Content] = []
+    seen: list[UploadBody] = []
     with pytest.raises(LookupError):  # noqa: PT012
         async with open_content(path, None, None) as content:
             seen.append(content)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from asyncclients.secret import Secret, cut
+from asyncclients.secret import Secret, redact
 from asyncclients.uploads.content import open_content
-from asyncclients.uploads.upload import Link
+from asyncclients.uploads.upload import PresignedUrl
 
 SIGNATURE = "5d1f0c1e9a7b"
 QUERY = (
@@ -38,12 +38,12 @@ QUERY = (
 )
 def test_upload_link_must_be_https_or_loopback(location: str, *, usable: bool) -> None:
     """A link to any other address is rejected."""
-    assert Link(Secret(location)).usable is usable
+    assert PresignedUrl(Secret(location)).usable is usable
 
 
 def test_upload_link_hides_its_query() -> None:
     """Neither its repr nor errors show any of the query."""
-    link = Link(Secret(f"https://bucket.example/a%20b.csv?{QUERY}"))
+    link = PresignedUrl(Secret(f"https://bucket.example/a%20b.csv?{QUERY}"))
     assert repr(link) == "<Link https://bucket.example/a%20b.csv>"
     assert (link.origin, link.path) == ("https://bucket.example", "/a%20b.csv")
     assert link.shown == "https://bucket.example/a%20b.csv"
@@ -51,9 +51,9 @@ def test_upload_link_hides_its_query() -> None:
 
 def test_upload_error_redacts_the_signature() -> None:
     """Signature and credential, plain and encoded; common words stay readable."""
-    link = Link(Secret(f"https://bucket.example/b.csv?{QUERY}"))
+    link = PresignedUrl(Secret(f"https://bucket.example/b.csv?{QUERY}"))
     words = f"host AWS4-HMAC-SHA256 {SIGNATURE} AKIA7/2026/s3 AKIA7%2F2026%2Fs3 expired"
-    shown = cut(words, link.secrets)
+    shown = redact(words, link.secrets)
     assert shown == "host AWS4-HMAC-SHA256 [credential] [credential] [credential] expired"
 
 
@@ -72,7 +72,7 @@ async def test_upload_sends_only_signed_headers(query: str, headers: dict[str, s
     """PUT, the unchanged address, its length; a content type if the signature covers one."""
     location = f"https://bucket.example/a%2Fb.csv?{query}"
     async with open_content(b"abc", None, None) as content:
-        wire = Link(Secret(location)).wire(content)
+        wire = PresignedUrl(Secret(location)).wire(content)
     assert (wire.method, str(wire.url)) == ("PUT", location.rstrip("?"))
     assert dict(wire.headers) == headers
     assert SIGNATURE not in repr(wire)

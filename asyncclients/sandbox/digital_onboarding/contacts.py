@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_array, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_array, as_object
 
 from .state import DigitalOnboardingState, Row, stamp
 
@@ -48,7 +48,7 @@ def refused(status: int, errors: Mapping[str, object]) -> RefusedError:
     return RefusedError(Reply.json(status, {"errors": dict(errors)}))
 
 
-def body_of(call: Call) -> Row:
+def body_of(call: SandboxRequest) -> Row:
     """The JSON object in the body; RefusedError 400 when there is none."""
     try:
         body = as_object(call.json()) if call.media_type == "application/json" else None
@@ -59,7 +59,7 @@ def body_of(call: Call) -> Row:
     return body
 
 
-def upsert(state: DigitalOnboardingState, call: Call) -> Reply:
+def upsert(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
     """One contact, or a batch when the body has `contacts`."""
     body = body_of(call)
     if "contacts" in body:
@@ -69,7 +69,9 @@ def upsert(state: DigitalOnboardingState, call: Call) -> Reply:
     return Reply.json(201 if new else 200, contact)
 
 
-def _upsert_many(state: DigitalOnboardingState, call: Call, items: list[object] | None) -> Reply:
+def _upsert_many(
+    state: DigitalOnboardingState, call: SandboxRequest, items: list[object] | None
+) -> Reply:
     contacts = [as_object(item) for item in items or []]
     if items is None or None in contacts:
         raise refused(422, {"contacts": ["must be an array of contacts"]})
@@ -128,7 +130,7 @@ def _template_of(contact: Row) -> object:
     return nested.get("template_id", contact.get("journey.template_id"))
 
 
-def save(state: DigitalOnboardingState, call: Call, given: Row) -> tuple[Row, bool]:
+def save(state: DigitalOnboardingState, call: SandboxRequest, given: Row) -> tuple[Row, bool]:
     """Insert or update the contact *given*; the contact, and whether it is new."""
     unique_id = str(given.get("unique_id") or given.get("email") or state.new_uuid())
     old, now = state.contacts.get(unique_id), stamp(call.time)

@@ -12,7 +12,7 @@ import binascii
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,14 +25,14 @@ def _refused(status: int, error: str) -> RefusedError:
     return RefusedError(Reply.json(status, {"error": error}, login))
 
 
-def revoke_if_shown(state: DigitalOnboardingState, call: Call) -> None:
+def revoke_if_shown(state: DigitalOnboardingState, call: SandboxRequest) -> None:
     """Revoke a client whose id and secret stand in the query string of *call*."""
     client_id = call.query.get("client_id", "")
     if client_id in state.clients and "client_secret" in call.query:
         state.revoke_client(client_id)
 
 
-def grant(state: DigitalOnboardingState, call: Call) -> Reply:
+def grant(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
     """A token for a client that proves itself."""
     fields = _fields(call)
     client_id, secret = _login(call, fields)
@@ -46,7 +46,7 @@ def grant(state: DigitalOnboardingState, call: Call) -> Reply:
     return Reply.json(200, body | {"token_type": "bearer"}, {"Cache-Control": "no-store"})
 
 
-def _fields(call: Call) -> Mapping[str, object]:
+def _fields(call: SandboxRequest) -> Mapping[str, object]:
     try:
         if call.media_type == "application/json":
             return as_object(call.json()) or {}
@@ -57,7 +57,7 @@ def _fields(call: Call) -> Mapping[str, object]:
     raise _refused(400, "invalid_request")
 
 
-def _login(call: Call, fields: Mapping[str, object]) -> tuple[str, str]:
+def _login(call: SandboxRequest, fields: Mapping[str, object]) -> tuple[str, str]:
     scheme, _, encoded = call.headers.get("Authorization", "").partition(" ")
     in_body = str(fields.get("client_id", "")), str(fields.get("client_secret", ""))
     if scheme.lower() != "basic":

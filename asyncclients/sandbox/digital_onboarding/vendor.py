@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
 from asyncclients.sandbox.limits import TokenBucket
 from asyncclients.sandbox.routing import Route
 from asyncclients.sandbox.vendor import Vendor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOKEN_PATH = ("oauth2", "token")
 
 
-def _start_journey(state: DigitalOnboardingState, call: Call) -> Reply:
+def _start_journey(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
     template = next((t for t in state.templates if t["id"] == call.ids[0]), None)
     if template is None:
         raise contacts.refused(404, {"detail": "Not Found"})
@@ -46,12 +46,12 @@ def _listed(state: DigitalOnboardingState, name: str, rows: list[Row]) -> Reply:
     return Reply.json(200, rows if state.wire_form == "array" else {name: rows})
 
 
-def _templates(state: DigitalOnboardingState, call: Call) -> Reply:
+def _templates(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
     del call
     return _listed(state, "templates", state.templates)
 
 
-def _objectives(state: DigitalOnboardingState, call: Call) -> Reply:
+def _objectives(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
     del call
     return _listed(state, "objectives", state.objectives)
 
@@ -82,7 +82,7 @@ class DigitalOnboarding(Vendor[DigitalOnboardingState]):
             "DIGITAL_ONBOARDING_CLIENT_SECRET": secret,
         }
 
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         tokens.revoke_if_shown(self.state, call)
         if call.segments == TOKEN_PATH:
             return ""

@@ -8,7 +8,7 @@ the reply to a create tells the ids.
 
 from __future__ import annotations
 
-from asyncclients.sandbox.exchange import Call, Reply, as_array, as_object
+from asyncclients.sandbox.exchange import Reply, SandboxRequest, as_array, as_object
 from asyncclients.sandbox.routing import Route
 
 from .state import EmmaState, Row, read_time, stamp
@@ -17,7 +17,7 @@ from .types import body_of, deleted, number_of, refused
 MOST = 10
 
 
-def _create(state: EmmaState, call: Call) -> Reply:
+def _create(state: EmmaState, call: SandboxRequest) -> Reply:
     items = as_array(body_of(call).get("touchpoints"))
     if not items:
         raise refused(400, "No touchpoints provided")
@@ -63,7 +63,7 @@ def _type_id(state: EmmaState, item: Row) -> object:
     raise refused(400, "An existing touchpoint_type_id or type_name is required")
 
 
-def _stored(state: EmmaState, call: Call, item: Row) -> Row:
+def _stored(state: EmmaState, call: SandboxRequest, item: Row) -> Row:
     now = stamp(call.time)
     member_id = item.get("member_id") or state.add_member(str(item["email"]))
     number = state.new_id()
@@ -81,7 +81,7 @@ def _stored(state: EmmaState, call: Call, item: Row) -> Row:
     return state.touchpoints[number]
 
 
-def _list(state: EmmaState, call: Call) -> Reply:
+def _list(state: EmmaState, call: SandboxRequest) -> Reply:
     member_id = number_of(call.ids[1])
     if member_id not in state.members:
         raise refused(404, "No member with that ID")
@@ -89,18 +89,18 @@ def _list(state: EmmaState, call: Call) -> Reply:
     return Reply.json(200, [state.shown(row, "touchpoint_id", "attributes") for row in rows])
 
 
-def _found(state: EmmaState, call: Call) -> Row:
+def _found(state: EmmaState, call: SandboxRequest) -> Row:
     row = state.touchpoints.get(number_of(call.ids[1]) or 0)
     if row is None:
         raise refused(404, "No touchpoint with that ID")
     return row
 
 
-def _get(state: EmmaState, call: Call) -> Reply:
+def _get(state: EmmaState, call: SandboxRequest) -> Reply:
     return Reply.json(200, state.shown(_found(state, call), "touchpoint_id", "attributes"))
 
 
-def _delete(state: EmmaState, call: Call) -> Reply:
+def _delete(state: EmmaState, call: SandboxRequest) -> Reply:
     _found(state, call)
     del state.touchpoints[int(call.ids[1])]
     return deleted(state)

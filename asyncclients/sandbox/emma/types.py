@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
 from asyncclients.sandbox.routing import Route
 
 from .state import EmmaState, Row, stamp
@@ -13,7 +13,7 @@ def refused(status: int, message: str) -> RefusedError:
     return RefusedError(Reply.json(status, {"error": message}))
 
 
-def body_of(call: Call) -> Row:
+def body_of(call: SandboxRequest) -> Row:
     """The JSON object in the body; RefusedError 400 when there is none."""
     try:
         body = as_object(call.json()) if call.media_type == "application/json" else None
@@ -36,14 +36,14 @@ def deleted(state: EmmaState) -> Reply:
     return Reply(200 if state.delete_reply == "empty" else 204)
 
 
-def _found(state: EmmaState, call: Call) -> Row:
+def _found(state: EmmaState, call: SandboxRequest) -> Row:
     row = state.types.get(number_of(call.ids[1]) or 0)
     if row is None:
         raise refused(404, "No touchpoint type with that ID")
     return row
 
 
-def _names(state: EmmaState, call: Call, own: Row | None = None) -> Row:
+def _names(state: EmmaState, call: SandboxRequest, own: Row | None = None) -> Row:
     body = body_of(call)
     names: Row = {name: body.get(name) for name in ("display_name", "type_name")}
     if not all(isinstance(value, str) and value for value in names.values()):
@@ -54,7 +54,7 @@ def _names(state: EmmaState, call: Call, own: Row | None = None) -> Row:
     return names
 
 
-def _create(state: EmmaState, call: Call) -> Reply:
+def _create(state: EmmaState, call: SandboxRequest) -> Reply:
     row: Row = {"account_id": state.account_id, "created_at": stamp(call.time)}
     row |= _names(state, call)
     row["touchpoint_type_id"] = number = state.new_id()
@@ -62,22 +62,22 @@ def _create(state: EmmaState, call: Call) -> Reply:
     return Reply.json(200, state.shown(row))
 
 
-def _list(state: EmmaState, call: Call) -> Reply:
+def _list(state: EmmaState, call: SandboxRequest) -> Reply:
     del call
     return Reply.json(200, [state.shown(row) for row in state.types.values()])
 
 
-def _get(state: EmmaState, call: Call) -> Reply:
+def _get(state: EmmaState, call: SandboxRequest) -> Reply:
     return Reply.json(200, state.shown(_found(state, call)))
 
 
-def _update(state: EmmaState, call: Call) -> Reply:
+def _update(state: EmmaState, call: SandboxRequest) -> Reply:
     row = _found(state, call)
     row.update(_names(state, call, row))
     return Reply.json(200, state.shown(row))
 
 
-def _delete(state: EmmaState, call: Call) -> Reply:
+def _delete(state: EmmaState, call: SandboxRequest) -> Reply:
     number = _found(state, call)["touchpoint_type_id"]
     for key in [k for k, t in state.touchpoints.items() if t["touchpoint_type_id"] == number]:
         del state.touchpoints[key]

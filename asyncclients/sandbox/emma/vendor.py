@@ -11,7 +11,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest
 from asyncclients.sandbox.vendor import Vendor
 
 from . import touchpoints, types
@@ -41,7 +41,7 @@ class Emma(Vendor[EmmaState]):
             "EMMA_PRIVATE_KEY": private,
         }
 
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         public, private = basic_login(call)
         if not public or self.state.keys.get(public) != private:
             raise RefusedError(self.complaint(401, "Invalid API key"))
@@ -57,7 +57,7 @@ class Emma(Vendor[EmmaState]):
         return Reply.json(status, {"error": message})
 
 
-def basic_login(call: Call) -> tuple[str, str]:
+def basic_login(call: SandboxRequest) -> tuple[str, str]:
     """User and password of HTTP Basic; empty when absent or unreadable."""
     scheme, _, token = call.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "basic":

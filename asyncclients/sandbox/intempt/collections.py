@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Call, Reply, as_array, as_object
+from asyncclients.sandbox.exchange import Reply, SandboxRequest, as_array, as_object
 
 from .rows import body_of, refused, store, store_file
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOST = "https://api.intempt.com"
 
 
-def collection_of(state: IntemptState, call: Call) -> Collection:
+def collection_of(state: IntemptState, call: SandboxRequest) -> Collection:
     """The collection whose id the path names."""
     for collection in state.collections.values():
         if str(collection.id) == call.ids[1]:
@@ -36,7 +36,7 @@ def shown(state: IntemptState, item: Row) -> Row:
     return {**item, **numbers, "_links": {"self": {"href": href}}}
 
 
-def hal(state: IntemptState, call: Call, rel: str, items: list[Row]) -> Reply:
+def hal(state: IntemptState, call: SandboxRequest, rel: str, items: list[Row]) -> Reply:
     """A list of *items*: HAL under *rel*, without `_embedded` when empty, or a bare array."""
     if state.wire_form == "array":
         return Reply.json(200, items)
@@ -45,12 +45,12 @@ def hal(state: IntemptState, call: Call, rel: str, items: list[Row]) -> Reply:
     return Reply.json(200, {**embedded, "_links": links})
 
 
-def list_items(state: IntemptState, call: Call) -> Reply:
+def list_items(state: IntemptState, call: SandboxRequest) -> Reply:
     items = collection_of(state, call).items.values()
     return hal(state, call, "dataItemList", [shown(state, item) for item in items])
 
 
-def _found(state: IntemptState, call: Call) -> tuple[Collection, str]:
+def _found(state: IntemptState, call: SandboxRequest) -> tuple[Collection, str]:
     collection = collection_of(state, call)
     for key, item in collection.items.items():
         if str(item["id"]) == call.ids[2]:
@@ -58,23 +58,23 @@ def _found(state: IntemptState, call: Call) -> tuple[Collection, str]:
     raise refused(404, "Not Found", "No such data item")
 
 
-def get_item(state: IntemptState, call: Call) -> Reply:
+def get_item(state: IntemptState, call: SandboxRequest) -> Reply:
     collection, key = _found(state, call)
     item = shown(state, collection.items[key])
     return Reply.json(200, [item] if state.wire_form == "array" else item)
 
 
-def delete_item(state: IntemptState, call: Call) -> Reply:
+def delete_item(state: IntemptState, call: SandboxRequest) -> Reply:
     collection, key = _found(state, call)
     return Reply.json(200, shown(state, collection.items.pop(key)))
 
 
-def insert(state: IntemptState, call: Call) -> Reply:
+def insert(state: IntemptState, call: SandboxRequest) -> Reply:
     collection, row = collection_of(state, call), body_of(call)
     return _created(state, [store(state, collection, row, call.time)], single=True)
 
 
-def insert_many(state: IntemptState, call: Call) -> Reply:
+def insert_many(state: IntemptState, call: SandboxRequest) -> Reply:
     if call.ids[1] != str(state.source_id):
         raise refused(404, "Not Found", "No such source")
     rows: list[tuple[Collection, Row]] = []
@@ -98,7 +98,7 @@ def _created(state: IntemptState, items: list[Row], *, single: bool) -> Reply:
     return Reply.json(201, shapes[0] if single else {"_embedded": {"data": shapes}})
 
 
-def upload_link(state: IntemptState, storage: StorageState, call: Call) -> Reply:
+def upload_link(state: IntemptState, storage: StorageState, call: SandboxRequest) -> Reply:
     """307, with the URL to PUT the file to."""
     collection = collection_of(state, call)
     if call.body:

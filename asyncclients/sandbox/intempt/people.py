@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
-from asyncclients.sandbox.exchange import Call, Reply, as_object
+from asyncclients.sandbox.exchange import Reply, SandboxRequest, as_object
 
 from .collections import HOST, hal
 from .rows import refused
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .state import IntemptState, Profile, Row
 
 
-def _by_id(state: IntemptState, call: Call) -> Profile | None:
+def _by_id(state: IntemptState, call: SandboxRequest) -> Profile | None:
     profile_id, master_id = call.query.get("profileId"), call.query.get("masterId")
     if (profile_id is None) == (master_id is None):
         raise refused(400, "Bad Request", "Give masterId or profileId")
@@ -30,7 +30,7 @@ def _by_id(state: IntemptState, call: Call) -> Profile | None:
     return None
 
 
-def _by_identifiers(state: IntemptState, call: Call) -> Profile | None:
+def _by_identifiers(state: IntemptState, call: SandboxRequest) -> Profile | None:
     try:
         wanted = as_object(cast("object", json.loads(call.query.get("profile", ""))))
     except ValueError:
@@ -44,7 +44,7 @@ def _by_identifiers(state: IntemptState, call: Call) -> Profile | None:
     return None
 
 
-def matches(state: IntemptState, call: Call) -> Reply:
+def matches(state: IntemptState, call: SandboxRequest) -> Reply:
     profile = _by_id(state, call)
     if profile is None:
         raise refused(404, "Not Found", "No such user")
@@ -58,7 +58,7 @@ def matches(state: IntemptState, call: Call) -> Reply:
     return Reply.json(200, body)
 
 
-def segmentations(state: IntemptState, call: Call) -> Reply:
+def segmentations(state: IntemptState, call: SandboxRequest) -> Reply:
     find = _by_identifiers if "sourceId" in call.query else _by_id
     profile = find(state, call)
     return hal(state, call, "segmentations", [_segmentation(state, profile)] if profile else [])

@@ -13,7 +13,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +26,7 @@ def refused(status: int, error: str, message: str) -> RefusedError:
     return RefusedError(Reply.json(status, {"status": status, "error": error, "message": message}))
 
 
-def body_of(call: Call) -> Row:
+def body_of(call: SandboxRequest) -> Row:
     """The JSON object in the body; RefusedError when there is none."""
     # The manual's samples send JSON with `curl --data-raw`, which calls it a form.
     if call.media_type not in {"application/json", "application/x-www-form-urlencoded"}:

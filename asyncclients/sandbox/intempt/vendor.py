@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest
 from asyncclients.sandbox.limits import TokenBucket
 from asyncclients.sandbox.routing import Route
 from asyncclients.sandbox.vendor import Vendor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asyncclients.sandbox.storage import StorageState
 
 
-def _root(state: IntemptState, call: Call) -> Reply:
+def _root(state: IntemptState, call: SandboxRequest) -> Reply:
     del call
     names = ("sources", "collections")
     links = {n: {"href": f"{collections.HOST}/v1/{state.org}/{n}/"} for n in names}
@@ -41,7 +41,7 @@ class Intempt(Vendor[IntemptState]):
     def __init__(self, random: Random, storage: StorageState) -> None:
         del random
 
-        def post(state: IntemptState, call: Call) -> Reply:
+        def post(state: IntemptState, call: SandboxRequest) -> Reply:
             if call.media_type == "text/csv":
                 return collections.upload_link(state, storage, call)
             return collections.insert(state, call)
@@ -64,7 +64,7 @@ class Intempt(Vendor[IntemptState]):
         self.state.keys.add(key)
         return {"INTEMPT_API_KEY": key, "INTEMPT_ORG": self.state.org}
 
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         if not call.segments and "Authorization" not in call.headers:
             return ""
         scheme, _, key = call.headers.get("Authorization", "").partition(" ")

@@ -23,7 +23,7 @@ from .state import IntouchState, Row, contact_row, stamp
 from .tags import found, remove, store
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import Call
+    from asyncclients.sandbox.exchange import SandboxRequest
 
 LANGUAGES = frozenset(
     [
@@ -97,22 +97,22 @@ def _check_unique(state: IntouchState, values: Row, own_uuid: str | None = None)
         raise invalid({"email": ["The email has already been taken."]})
 
 
-def _list(state: IntouchState, call: Call) -> Reply:
+def _list(state: IntouchState, call: SandboxRequest) -> Reply:
     return page_of(state.contacts, CONTACTS, call)
 
 
-def _create(state: IntouchState, call: Call) -> Reply:
+def _create(state: IntouchState, call: SandboxRequest) -> Reply:
     values = checked(call, FIELDS)
     _check_unique(state, values)
     row: Row = {"uuid": state.new_uuid(), **contact_row(values), "created_at": stamp(call.time)}
     return Reply.json(201, store(state.contacts, call, row))
 
 
-def _get(state: IntouchState, call: Call) -> Reply:
+def _get(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(200, found(state.contacts, call))
 
 
-def _update(state: IntouchState, call: Call) -> Reply:
+def _update(state: IntouchState, call: SandboxRequest) -> Reply:
     row = found(state.contacts, call)
     values = checked(call, FIELDS, partial=True)
     _check_unique(state, values, str(row["uuid"]))
@@ -123,16 +123,16 @@ def _update(state: IntouchState, call: Call) -> Reply:
     return Reply.json(200, store(state.contacts, call, row | values))
 
 
-def _delete(state: IntouchState, call: Call) -> Reply:
+def _delete(state: IntouchState, call: SandboxRequest) -> Reply:
     return remove(state.contacts, call)
 
 
-def _subscribe(state: IntouchState, call: Call) -> Reply:
+def _subscribe(state: IntouchState, call: SandboxRequest) -> Reply:
     row = found(state.contacts, call) | {"status": "subscribed"}
     return Reply.json(200, store(state.contacts, call, row))
 
 
-def _unsubscribe(state: IntouchState, call: Call) -> Reply:
+def _unsubscribe(state: IntouchState, call: SandboxRequest) -> Reply:
     row = found(state.contacts, call) | {"status": "unsubscribed"}
     return Reply.json(200, store(state.contacts, call, row))
 

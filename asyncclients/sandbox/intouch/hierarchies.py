@@ -28,7 +28,7 @@ from .state import IntouchState, Row, stamp
 from .tags import found, remove, store
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import Call
+    from asyncclients.sandbox.exchange import SandboxRequest
 
 FIELDS = {
     "name": Field(text(255), required=True),
@@ -72,11 +72,11 @@ def _check_parent(state: IntouchState, values: Row, own_uuid: str | None = None)
         parent = state.hierarchies[str(parent)]["parent_uuid"]
 
 
-def _list(state: IntouchState, call: Call) -> Reply:
+def _list(state: IntouchState, call: SandboxRequest) -> Reply:
     return page_of(state.hierarchies, HIERARCHIES, call)
 
 
-def _create(state: IntouchState, call: Call) -> Reply:
+def _create(state: IntouchState, call: SandboxRequest) -> Reply:
     values = checked(call, FIELDS)
     _check_parent(state, values)
     values["client_code"] = values.get("client_code") or state.new_code()
@@ -84,11 +84,11 @@ def _create(state: IntouchState, call: Call) -> Reply:
     return Reply.json(201, store(state.hierarchies, call, row))
 
 
-def _get(state: IntouchState, call: Call) -> Reply:
+def _get(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(200, found(state.hierarchies, call))
 
 
-def _update(state: IntouchState, call: Call) -> Reply:
+def _update(state: IntouchState, call: SandboxRequest) -> Reply:
     row = found(state.hierarchies, call)
     values = checked(call, FIELDS, partial=True)
     _check_parent(state, values, str(row["uuid"]))
@@ -96,7 +96,7 @@ def _update(state: IntouchState, call: Call) -> Reply:
     return Reply.json(200, store(state.hierarchies, call, _shaped(row | values)))
 
 
-def _delete(state: IntouchState, call: Call) -> Reply:
+def _delete(state: IntouchState, call: SandboxRequest) -> Reply:
     own_uuid = found(state.hierarchies, call)["uuid"]
     if own_uuid == state.root_uuid:
         raise invalid({"uuid": ["The root of the hierarchy cannot be deleted."]})

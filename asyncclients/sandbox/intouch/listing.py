@@ -16,7 +16,7 @@ from asyncclients.sandbox.exchange import Reply
 from .rules import invalid
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import Call
+    from asyncclients.sandbox.exchange import SandboxRequest
 
     from .state import Row, Table
 
@@ -48,7 +48,7 @@ CONTACTS = Listing(
 )
 
 
-def page_of(table: Table, listing: Listing, call: Call) -> Reply:
+def page_of(table: Table, listing: Listing, call: SandboxRequest) -> Reply:
     """The page of *table* that *call* asks for; RefusedError when it asks wrongly."""
     errors: dict[str, list[str]] = {}
     sort_by = _choice(call, "sort_by", listing.sort_by, errors)
@@ -96,7 +96,9 @@ def _found(row: Row, fields: tuple[str, ...], search: str) -> bool:
     return not wanted or any(wanted in str(row[field] or "").casefold() for field in fields)
 
 
-def _choice(call: Call, name: str, allowed: tuple[str, ...], errors: dict[str, list[str]]) -> str:
+def _choice(
+    call: SandboxRequest, name: str, allowed: tuple[str, ...], errors: dict[str, list[str]]
+) -> str:
     value = call.query.get(name, allowed[0])
     if value not in allowed:
         errors[name] = [f"The selected {name} is invalid."]
@@ -104,7 +106,7 @@ def _choice(call: Call, name: str, allowed: tuple[str, ...], errors: dict[str, l
 
 
 def _number(
-    call: Call, name: str, default: int, most: int | None, errors: dict[str, list[str]]
+    call: SandboxRequest, name: str, default: int, most: int | None, errors: dict[str, list[str]]
 ) -> int:
     value = call.query.get(name, str(default))
     number = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0

@@ -15,18 +15,18 @@ from .rules import Field, checked, object_or_empty, refused, uuid
 from .state import IntouchState, Row, stamp
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import Call
+    from asyncclients.sandbox.exchange import SandboxRequest
 
 FIELDS = {"data": Field(object_or_empty, required=True), "meta": Field(object_or_empty)}
 
 
-def _program(call: Call) -> str:
+def _program(call: SandboxRequest) -> str:
     if uuid(call.ids[0]):
         raise refused(404, "The requested resource could not be found.")
     return call.ids[0]
 
 
-def _add(state: IntouchState, call: Call) -> Reply:
+def _add(state: IntouchState, call: SandboxRequest) -> Reply:
     records = state.records.setdefault(_program(call), {})
     values = checked(call, {"data": FIELDS["data"]})
     document_id = state.new_uuid()
@@ -35,7 +35,7 @@ def _add(state: IntouchState, call: Call) -> Reply:
     return Reply.json(201, records[document_id])
 
 
-def _update(state: IntouchState, call: Call) -> Reply:
+def _update(state: IntouchState, call: SandboxRequest) -> Reply:
     records = state.records.get(_program(call), {})
     record = records.get(call.ids[1])
     if record is None:

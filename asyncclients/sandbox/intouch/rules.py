@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_array, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_array, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -94,7 +94,9 @@ def _is_object(value: object) -> bool:
     return as_object(value) is not None
 
 
-def checked(call: Call, fields: Mapping[str, Field], *, partial: bool = False) -> dict[str, object]:
+def checked(
+    call: SandboxRequest, fields: Mapping[str, Field], *, partial: bool = False
+) -> dict[str, object]:
     """The known fields of the body of *call*; RefusedError when one breaks its rule.
 
     *partial* lets required fields be absent. Unknown fields are ignored.
@@ -130,7 +132,7 @@ def _complaint(body: Mapping[str, object], name: str, field: Field, *, partial: 
     return field.rule(value)
 
 
-def _body(call: Call) -> dict[str, object]:
+def _body(call: SandboxRequest) -> dict[str, object]:
     if call.media_type != "application/json":
         raise refused(400, "The request body must be application/json.")
     try:

@@ -12,12 +12,12 @@ from .rules import Field, checked, refused, text
 from .state import IntouchState, Row, Table, stamp
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import Call
+    from asyncclients.sandbox.exchange import SandboxRequest
 
 FIELDS = {"name": Field(text(255), required=True)}
 
 
-def found(table: Table, call: Call) -> Row:
+def found(table: Table, call: SandboxRequest) -> Row:
     """The row of *table* that the path of *call* names; RefusedError 404 when there is none."""
     row = table.get(call.ids[0])
     if row is None:
@@ -25,39 +25,39 @@ def found(table: Table, call: Call) -> Row:
     return row
 
 
-def store(table: Table, call: Call, row: Row) -> Row:
+def store(table: Table, call: SandboxRequest, row: Row) -> Row:
     """Put *row* with its new `updated_at` into *table*."""
     row = {**row, "updated_at": stamp(call.time)}
     table[str(row["uuid"])] = row
     return row
 
 
-def remove(table: Table, call: Call) -> Reply:
+def remove(table: Table, call: SandboxRequest) -> Reply:
     """Delete the row that the path names."""
     del table[str(found(table, call)["uuid"])]
     return Reply(204)
 
 
-def _list(state: IntouchState, call: Call) -> Reply:
+def _list(state: IntouchState, call: SandboxRequest) -> Reply:
     return page_of(state.tags, TAGS, call)
 
 
-def _create(state: IntouchState, call: Call) -> Reply:
+def _create(state: IntouchState, call: SandboxRequest) -> Reply:
     values = checked(call, FIELDS)
     row: Row = {"uuid": state.new_uuid(), **values, "created_at": stamp(call.time)}
     return Reply.json(201, store(state.tags, call, row))
 
 
-def _get(state: IntouchState, call: Call) -> Reply:
+def _get(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(200, found(state.tags, call))
 
 
-def _update(state: IntouchState, call: Call) -> Reply:
+def _update(state: IntouchState, call: SandboxRequest) -> Reply:
     row = found(state.tags, call)
     return Reply.json(200, store(state.tags, call, row | checked(call, FIELDS)))
 
 
-def _delete(state: IntouchState, call: Call) -> Reply:
+def _delete(state: IntouchState, call: SandboxRequest) -> Reply:
     return remove(state.tags, call)
 
 

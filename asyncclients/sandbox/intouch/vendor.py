@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import Call, Reply
+from asyncclients.sandbox.exchange import Reply, SandboxRequest
 from asyncclients.sandbox.vendor import Vendor
 
 from . import contacts, hierarchies, programs, tags
@@ -38,7 +38,7 @@ class Intouch(Vendor[IntouchState]):
         self.state.keys.add(key)
         return {"INTOUCH_API_KEY": key}
 
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         key = call.headers.get("x-api-key")
         if key is None:
             raise refused(401, "Missing Authentication Token")

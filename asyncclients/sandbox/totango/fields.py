@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply, as_array, as_object
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_array, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ def refused(status: int, message: str) -> RefusedError:
     return RefusedError(Reply.json(status, {"message": message}))
 
 
-def fields_of(call: Call) -> Row:
+def fields_of(call: SandboxRequest) -> Row:
     """The fields of the body; RefusedError when it is neither form nor JSON object."""
     if call.media_type == "application/json":
         try:

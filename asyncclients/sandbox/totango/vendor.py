@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import Call, RefusedError, Reply
+from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest
 from asyncclients.sandbox.limits import FixedWindow
 from asyncclients.sandbox.routing import Route
 from asyncclients.sandbox.vendor import Vendor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from asyncclients.sandbox.limits import ServerLimit
 
 
-def _note(state: TotangoState, call: Call) -> Row:
+def _note(state: TotangoState, call: SandboxRequest) -> Row:
     number = call.ids[0]
     note = state.touchpoints.get(int(number)) if number.isascii() and number.isdigit() else None
     if note is None:
@@ -44,7 +44,7 @@ def _created(state: TotangoState, note: Row) -> Reply:
     return Reply.json(200, {"note": {"id": number, "text": note["content"]}})
 
 
-def _create(state: TotangoState, call: Call) -> Reply:
+def _create(state: TotangoState, call: SandboxRequest) -> Reply:
     fields = fields_of(call)
     check(state, fields, required=("account_id", "content"))
     fields.setdefault("create_date", int(call.time.timestamp() * 1000))
@@ -54,7 +54,7 @@ def _create(state: TotangoState, call: Call) -> Reply:
     return _created(state, note)
 
 
-def _update(state: TotangoState, call: Call) -> Reply:
+def _update(state: TotangoState, call: SandboxRequest) -> Reply:
     note, fields = _note(state, call), fields_of(call)
     check(state, fields, required=())
     for name in ("note_id", "event_id", "account_id"):
@@ -64,7 +64,7 @@ def _update(state: TotangoState, call: Call) -> Reply:
     return _created(state, note)
 
 
-def _delete(state: TotangoState, call: Call) -> Reply:
+def _delete(state: TotangoState, call: SandboxRequest) -> Reply:
     note = _note(state, call)
     event_id = fields_of(call).get("event_id")
     if event_id is None:
@@ -75,7 +75,7 @@ def _delete(state: TotangoState, call: Call) -> Reply:
     return Reply.json(200, {})
 
 
-def _events(state: TotangoState, call: Call) -> Reply:
+def _events(state: TotangoState, call: SandboxRequest) -> Reply:
     account = call.query.get("account_id")
     if not account:
         raise refused(400, "account_id is required")
@@ -115,17 +115,17 @@ def _named(state: TotangoState, names: Mapping[str, str]) -> Reply:
     return Reply.json(200, objects if state.wire_form == "objects" else list(objects.values()))
 
 
-def _types(state: TotangoState, call: Call) -> Reply:
+def _types(state: TotangoState, call: SandboxRequest) -> Reply:
     del call
     return _named(state, state.touchpoint_types)
 
 
-def _tags(state: TotangoState, call: Call) -> Reply:
+def _tags(state: TotangoState, call: SandboxRequest) -> Reply:
     del call
     return _named(state, state.touchpoint_tags)
 
 
-def _activities(state: TotangoState, call: Call) -> Reply:
+def _activities(state: TotangoState, call: SandboxRequest) -> Reply:
     del call
     return Reply.json(200, state.activity_types)
 
@@ -155,7 +155,7 @@ class Totango(Vendor[TotangoState]):
         self.state.tokens.add(token)
         return {"TOTANGO_APP_TOKEN": token}
 
-    def credential(self, call: Call) -> str:
+    def credential(self, call: SandboxRequest) -> str:
         token = call.headers.get("app-token", "")
         if token not in self.state.tokens:
             raise RefusedError(self.complaint(401, "Unauthorized"))

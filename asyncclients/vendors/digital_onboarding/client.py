@@ -11,14 +11,14 @@ from typing import Self
 
 from msgspec import UNSET
 
-from asyncclients.base_url import guarded
+from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import client_credentials
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.digital_onboarding.models import (
     BatchResult,
@@ -39,10 +39,16 @@ _KEYED = "updates the contact with its unique_id or email; one with neither is m
 _NO_KEY = "a repetition would start a second journey"
 
 UPSERT = Endpoint(
-    "contacts.upsert", "POST", "v1/contacts", WireContact, idempotent=True, why=_KEYED
+    "contacts.upsert", "POST", "v1/contacts", WireContact, idempotent=True, idempotency_note=_KEYED
 )
 UPSERT_MANY = Endpoint(
-    "contacts.upsert_many", "POST", "v1/contacts", WireBatch, idempotent=True, why=_KEYED, batch=100
+    "contacts.upsert_many",
+    "POST",
+    "v1/contacts",
+    WireBatch,
+    idempotent=True,
+    idempotency_note=_KEYED,
+    max_batch_size=100,
 )
 CREATE_JOURNEY = Endpoint(
     "journeys.create",
@@ -50,7 +56,7 @@ CREATE_JOURNEY = Endpoint(
     "v1/templates/{template_id}/journeys",
     Journey,
     idempotent=False,
-    why=_NO_KEY,
+    idempotency_note=_NO_KEY,
 )
 LIST_TEMPLATES = Endpoint("templates.list", "GET", "v1/templates", TemplateList, idempotent=True)
 LIST_OBJECTIVES = Endpoint(
@@ -146,7 +152,7 @@ class DigitalOnboardingClient(VendorClient):
     those that it meets in a query string.
     """
 
-    facts = DIGITAL_ONBOARDING
+    vendor = DIGITAL_ONBOARDING
 
     def __init__(
         self,
@@ -159,7 +165,7 @@ class DigitalOnboardingClient(VendorClient):
         max_in_flight: int | None = None,
     ) -> None:
         client_id, client_secret = Secret(client_id), Secret(client_secret)
-        base_url = guarded(base_url)
+        base_url = wrap_userinfo(base_url)
         check_credentials(DIGITAL_ONBOARDING, client_id=client_id, client_secret=client_secret)
         super().__init__(
             pool,
@@ -186,7 +192,7 @@ class DigitalOnboardingClient(VendorClient):
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         client_id, client_secret = sealed(client_id), sealed(client_secret)
         return cls._from_env(
             pool,

@@ -13,15 +13,15 @@ from types import NoneType
 from typing import Any, Self, TypeVar
 
 from asyncclients.arguments import shown
-from asyncclients.base_url import guarded
+from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import basic
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operation
+from asyncclients.core.path_template import encode_segment
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError, DecodeError
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.emma.models import (
     CreatedTouchpoints,
@@ -49,7 +49,7 @@ CREATE_TYPE = Endpoint(
     "{account_id}/touchpoints",
     TouchpointType,
     idempotent=False,
-    why=_KEYED,
+    idempotency_note=_KEYED,
 )
 LIST_TYPES = Endpoint(
     "touchpoint_types.list",
@@ -86,8 +86,8 @@ CREATE_TOUCHPOINTS = Endpoint(
     "{account_id}/touchpoints/members",
     CreatedTouchpoints,
     idempotent=False,
-    why=_DUPLICATE,
-    batch=MOST_AT_ONCE,
+    idempotency_note=_DUPLICATE,
+    max_batch_size=MOST_AT_ONCE,
 )
 LIST_TOUCHPOINTS = Endpoint(
     "touchpoints.list",
@@ -272,7 +272,7 @@ class EmmaClient(VendorClient):
         max_in_flight: requests at the same time, 4 unless given.
     """
 
-    facts = EMMA
+    vendor = EMMA
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class EmmaClient(VendorClient):
         max_in_flight: int | None = None,
     ) -> None:
         public_key, private_key = Secret(public_key), Secret(private_key)
-        base_url = guarded(base_url)
+        base_url = wrap_userinfo(base_url)
         check_credentials(EMMA, public_key=public_key, private_key=private_key)
         self._account_id = _account(account_id)
         super().__init__(
@@ -315,7 +315,7 @@ class EmmaClient(VendorClient):
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         public_key, private_key = sealed(public_key), sealed(private_key)
         return cls._from_env(
             pool,

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 
 from asyncclients.core.endpoint import Response
-from asyncclients.core.vendor import Meaning, Vendor, standard_advice, standard_meaning
-from asyncclients.limits.quota import Quota
+from asyncclients.core.vendor import ResponseKind, Vendor, classify_response, standard_advice
+from asyncclients.ratelimit.quota import Quota
 
 MANUAL = "https://api.myemma.com/api/external/touchpoints.html"
 
 _RATE_LIMIT = re.compile(rb"rate[ _-]?limit", re.IGNORECASE)
 
 
-def meaning(response: Response) -> Meaning:
+def meaning(response: Response) -> ResponseKind:
     """Emma refuses by rate with 403 "Rate Limit Exceeded"; only its words tell.
 
     http://myemma.com/api-docs/ ; a 403 that asks to come back later is one as
@@ -26,13 +26,13 @@ def meaning(response: Response) -> Meaning:
     if response.status == 403 and (
         "Retry-After" in response.headers or _RATE_LIMIT.search(response.body[:2048])
     ):
-        return Meaning.RATE_LIMITED
-    return standard_meaning(response)
+        return ResponseKind.RATE_LIMITED
+    return classify_response(response)
 
 
 def advice(response: Response) -> str:
     """What to do about an answer that says no."""
-    if meaning(response) is Meaning.RATE_LIMITED:
+    if meaning(response) is ResponseKind.RATE_LIMITED:
         return standard_advice(Response(429, response.headers, b""))
     if response.status == 401:
         return "Check EMMA_PUBLIC_KEY and EMMA_PRIVATE_KEY: the pair is wrong or was revoked"
@@ -57,6 +57,6 @@ EMMA = Vendor(
         "public_key": "EMMA_PUBLIC_KEY",
         "private_key": "EMMA_PRIVATE_KEY",
     },
-    meaning=meaning,
+    classify=meaning,
     advice=advice,
 )

@@ -9,16 +9,16 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
-from asyncclients.base_url import guarded
+from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, operation
+from asyncclients.core.path_template import encode_segment
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.uploads.content import Progress, Source, open_content
 from asyncclients.uploads.upload import Uploader, UploadReceipt
@@ -59,14 +59,25 @@ INSERT = Endpoint(
     _DATA,
     Response,
     idempotent=False,
-    why=_ROW,
+    idempotency_note=_ROW,
     result_fields=DataItemList.wire_fields,
 )
 UPLOAD_CSV = Endpoint(
-    "collections.upload_csv", "POST", _DATA, Response, idempotent=True, why=_LINK, expects=307
+    "collections.upload_csv",
+    "POST",
+    _DATA,
+    Response,
+    idempotent=True,
+    idempotency_note=_LINK,
+    expects=307,
 )
 PUT_CSV = Endpoint(
-    "collections.upload_csv", "PUT", "{link}", Response, idempotent=True, why=_SAME_FILE
+    "collections.upload_csv",
+    "PUT",
+    "{link}",
+    Response,
+    idempotent=True,
+    idempotency_note=_SAME_FILE,
 )
 INSERT_MANY = Endpoint(
     "sources.insert",
@@ -74,7 +85,7 @@ INSERT_MANY = Endpoint(
     "v1/{org}/sources/{source_id}/data",
     Response,
     idempotent=False,
-    why=_ROW,
+    idempotency_note=_ROW,
     result_fields=DataItemList.wire_fields,
 )
 MATCHES = Endpoint(
@@ -266,7 +277,7 @@ def _user(profile_id: str | None, master_id: str | None) -> dict[str, str]:
 class IntemptClient(VendorClient):
     """Intempt. *api_key* is the key of one source, *org* the name of the organization."""
 
-    facts = INTEMPT
+    vendor = INTEMPT
 
     def __init__(
         self,
@@ -278,7 +289,7 @@ class IntemptClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        api_key, base_url = Secret(api_key), guarded(base_url)
+        api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
         check_credentials(INTEMPT, api_key=api_key)
         self.org = _check_org(org)
         super().__init__(
@@ -306,7 +317,7 @@ class IntemptClient(VendorClient):
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         api_key = sealed(api_key)
         return cls._from_env(
             pool,

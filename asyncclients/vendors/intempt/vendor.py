@@ -9,7 +9,7 @@ import msgspec
 
 from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 
 MANUAL = "https://dev.intempt.com"
 

@@ -10,14 +10,14 @@ from typing import Any, Self
 
 from msgspec import UNSET
 
-from asyncclients.base_url import guarded
+from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Resource, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.limits.quota import Quota
 from asyncclients.paging import Paginator
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.intouch.endpoints import (
     ADD_RECORD,
@@ -226,7 +226,7 @@ class ExternalPrograms(Resource):
 class IntouchClient(VendorClient):
     """Intouch Insight. *api_key* is an admin's key, as in `ii_...`."""
 
-    facts = INTOUCH
+    vendor = INTOUCH
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class IntouchClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        api_key, base_url = Secret(api_key), guarded(base_url)
+        api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
         check_credentials(INTOUCH, api_key=api_key)
         super().__init__(
             pool,
@@ -263,7 +263,7 @@ class IntouchClient(VendorClient):
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         api_key = sealed(api_key)
         return cls._from_env(
             pool,

@@ -1,7 +1,7 @@
 """The endpoint table of Intouch.
 
 Manual: https://docs.api.intouchinsight.com. The manual prints few paths and
-methods; those it leaves out are marked `printed=False` and follow the pattern
+methods; those it leaves out are marked `documented=False` and follow the pattern
 of those it prints.
 """
 
@@ -19,12 +19,18 @@ _STATE = "sets the same state again"
 
 LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag], idempotent=True)
 CREATE_TAG = Endpoint(
-    "tags.create", "POST", "tags", Tag, idempotent=False, why=_DUPLICATE, printed=False
+    "tags.create",
+    "POST",
+    "tags",
+    Tag,
+    idempotent=False,
+    idempotency_note=_DUPLICATE,
+    documented=False,
 )
-GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, idempotent=True, printed=False)
-UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, idempotent=True, printed=False)
+GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, idempotent=True, documented=False)
+UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, idempotent=True, documented=False)
 DELETE_TAG = Endpoint(
-    "tags.delete", "DELETE", "tags/{uuid}", NoneType, idempotent=True, printed=False
+    "tags.delete", "DELETE", "tags/{uuid}", NoneType, idempotent=True, documented=False
 )
 
 LIST_HIERARCHIES = Endpoint(
@@ -36,33 +42,44 @@ CREATE_HIERARCHY = Endpoint(
     "hierarchies",
     Hierarchy,
     idempotent=False,
-    why=_DUPLICATE,
-    printed=False,
+    idempotency_note=_DUPLICATE,
+    documented=False,
 )
 GET_HIERARCHY = Endpoint(
-    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, idempotent=True, printed=False
+    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
 )
 UPDATE_HIERARCHY = Endpoint(
-    "hierarchies.update", "PUT", "hierarchies/{uuid}", Hierarchy, idempotent=True, printed=False
+    "hierarchies.update", "PUT", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
 )
 DELETE_HIERARCHY = Endpoint(
-    "hierarchies.delete", "DELETE", "hierarchies/{uuid}", NoneType, idempotent=True, printed=False
+    "hierarchies.delete",
+    "DELETE",
+    "hierarchies/{uuid}",
+    NoneType,
+    idempotent=True,
+    documented=False,
 )
 
 LIST_CONTACTS = Endpoint(
-    "contacts.list", "GET", "contacts", Envelope[Contact], idempotent=True, printed=False
+    "contacts.list", "GET", "contacts", Envelope[Contact], idempotent=True, documented=False
 )
 CREATE_CONTACT = Endpoint(
-    "contacts.create", "POST", "contacts", Contact, idempotent=False, why=_KEYED, printed=False
+    "contacts.create",
+    "POST",
+    "contacts",
+    Contact,
+    idempotent=False,
+    idempotency_note=_KEYED,
+    documented=False,
 )
 GET_CONTACT = Endpoint(
-    "contacts.get", "GET", "contacts/{uuid}", Contact, idempotent=True, printed=False
+    "contacts.get", "GET", "contacts/{uuid}", Contact, idempotent=True, documented=False
 )
 UPDATE_CONTACT = Endpoint(
-    "contacts.update", "PUT", "contacts/{uuid}", Contact, idempotent=True, printed=False
+    "contacts.update", "PUT", "contacts/{uuid}", Contact, idempotent=True, documented=False
 )
 DELETE_CONTACT = Endpoint(
-    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, idempotent=True, printed=False
+    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, idempotent=True, documented=False
 )
 SUBSCRIBE_CONTACT = Endpoint(
     "contacts.subscribe",
@@ -70,8 +87,8 @@ SUBSCRIBE_CONTACT = Endpoint(
     "contacts/{uuid}/subscribe",
     Contact,
     idempotent=True,
-    why=_STATE,
-    printed=False,
+    idempotency_note=_STATE,
+    documented=False,
 )
 UNSUBSCRIBE_CONTACT = Endpoint(
     "contacts.unsubscribe",
@@ -79,8 +96,8 @@ UNSUBSCRIBE_CONTACT = Endpoint(
     "contacts/{uuid}/unsubscribe",
     Contact,
     idempotent=True,
-    why=_STATE,
-    printed=False,
+    idempotency_note=_STATE,
+    documented=False,
 )
 
 ADD_RECORD = Endpoint(
@@ -89,7 +106,7 @@ ADD_RECORD = Endpoint(
     "external-programs/{program_uuid}/records",
     Record,
     idempotent=False,
-    why=_DUPLICATE,
+    idempotency_note=_DUPLICATE,
 )
 UPDATE_RECORD = Endpoint(
     "external_programs.update_record",
@@ -97,5 +114,5 @@ UPDATE_RECORD = Endpoint(
     "external-programs/{program_uuid}/records/{document_id}",
     Record,
     idempotent=True,
-    printed=False,
+    documented=False,
 )

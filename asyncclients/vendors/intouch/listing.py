@@ -10,7 +10,7 @@ import msgspec
 from asyncclients.core import codec
 from asyncclients.core.endpoint import Endpoint, Resource
 from asyncclients.errors import DecodeError
-from asyncclients.paging import Page, Paginator, Spoiled
+from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.vendors.intouch.models import Envelope
 from asyncclients.vendors.intouch.vendor import INTOUCH
 
@@ -64,10 +64,10 @@ def mended(body: bytes, cls: type[T]) -> Page[T]:
         raise DecodeError("answered with something that is no page of a list")
     page = _page(codec.decode(found[0], Envelope[Any]))
     items: list[T] = []
-    spoiled: list[Spoiled] = []
+    spoiled: list[InvalidItem] = []
     for raw in found[1]:
         try:
             items.append(codec.decode(raw, cls))
         except DecodeError as bad:
-            spoiled.append(Spoiled(raw=raw, reason=bad.message))
+            spoiled.append(InvalidItem(raw=raw, reason=bad.message))
     return msgspec.structs.replace(page, items=items, spoiled=spoiled)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 
 MANUAL = "https://docs.api.intouchinsight.com"
 

@@ -17,16 +17,16 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncclients.arguments import shown
-from asyncclients.base_url import guarded
+from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.dispatch import Dispatcher
 from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.path_template import encode_segment
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.segment import encode_segment
 from asyncclients.errors import ConfigurationError, NotFoundError
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
 from asyncclients.vendors.totango.models import (
     CreatedTouchpoint,
@@ -52,8 +52,8 @@ CREATE_TOUCHPOINT = Endpoint(
     "api/v3/touchpoints/",
     CreatedTouchpoint,
     idempotent=False,
-    why="a repetition would make a second one",
-    form="form",
+    idempotency_note="a repetition would make a second one",
+    encoding="form",
 )
 UPDATE_TOUCHPOINT = Endpoint(
     "touchpoints.update",
@@ -61,7 +61,7 @@ UPDATE_TOUCHPOINT = Endpoint(
     "api/v3/touchpoints/{note_id}",
     NoneType,
     idempotent=True,
-    form="form",
+    encoding="form",
 )
 DELETE_TOUCHPOINT = Endpoint(
     "touchpoints.delete",
@@ -69,7 +69,7 @@ DELETE_TOUCHPOINT = Endpoint(
     "api/v3/touchpoints/{note_id}",
     NoneType,
     idempotent=True,
-    form="form",
+    encoding="form",
 )
 LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", "api/v2/events/", EventList, idempotent=True)
 LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", EventList, idempotent=True)
@@ -194,7 +194,7 @@ def _in_fitting_form(endpoint: Endpoint[T], body: Mapping[str, Any]) -> Endpoint
     """*endpoint* with its form, or with JSON where *body* has fields that no form has."""
     if all(isinstance(value, str | int | float) for value in body.values()):
         return endpoint
-    return msgspec.structs.replace(endpoint, form="json")
+    return msgspec.structs.replace(endpoint, encoding="json")
 
 
 def _warn_of_length(content: str | UnsetType) -> None:
@@ -228,7 +228,7 @@ class TotangoClient(VendorClient):
         ConfigurationError: for a *region* that is neither `us` nor `eu`.
     """
 
-    facts = TOTANGO
+    vendor = TOTANGO
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class TotangoClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> None:
-        app_token, base_url = Secret(app_token), guarded(base_url)
+        app_token, base_url = Secret(app_token), wrap_userinfo(base_url)
         check_credentials(TOTANGO, app_token=app_token)
         region_url = _region_url(region)
         super().__init__(
@@ -268,7 +268,7 @@ class TotangoClient(VendorClient):
         Raises:
             ConfigurationError: naming each variable that is missing.
         """
-        variables, environ, base_url = Environment(environ), None, guarded(base_url)
+        variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         app_token = sealed(app_token)
         return cls._from_env(
             pool,

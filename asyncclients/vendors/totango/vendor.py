@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
-from asyncclients.limits.quota import Quota
+from asyncclients.ratelimit.quota import Quota
 
 MANUAL = "https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API"
 

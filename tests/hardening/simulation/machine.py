@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MACHINE: Final[ContextVar[Machine | None]] = ContextVar("MACHINE", default=None)
 """The process that runs."""
-_RETRY: Final = RetryPolicy(max_failures=2, base=0.2, cap=2.0)
+_RETRY: Final = RetryPolicy(max_retries=2, base=0.2, cap=2.0)
 
 
 class Machine:

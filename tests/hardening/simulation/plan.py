@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from asyncclients.sandbox import cut, delay, drop, hang, html, status
 from asyncclients.sandbox.faults import Fault
-from asyncclients.stores.terms import WhenDown
+from asyncclients.stores.config import WhenDown
 
 VendorName = Literal["intouch", "totango", "intempt", "emma", "digital_onboarding"]
 JobKind = Literal["create", "upsert", "pull"]

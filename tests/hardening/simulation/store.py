@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.line import Line
-from asyncclients.stores.terms import Terms
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.session import StoreSession
+from asyncclients.stores.config import StoreConfig
 from tests.support.shared_quota import MemoryLedgers
 
 from .plan import StorePlan
@@ -28,7 +28,7 @@ class Names:
 
 
 class _Backend(Protocol):
-    async def exchange(self, key: str, claim: Claim) -> Grant: ...
+    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse: ...
     async def aclose(self) -> None: ...
 
 
@@ -36,8 +36,8 @@ class _Named:
     def __init__(self, ledgers: _Backend, names: Names) -> None:
         self._ledgers, self._names = ledgers, names
 
-    async def exchange(self, key: str, claim: Claim) -> Grant:
-        return await self._ledgers.exchange(self._names[key], claim)
+    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
+        return await self._ledgers.apply(self._names[key], claim)
 
     async def aclose(self) -> None:
         await self._ledgers.aclose()
@@ -53,13 +53,13 @@ class Store:
 
     def seen_by(self, process: str) -> SeenStore:
         """What *process* gives its pool."""
-        terms = Terms(
-            me=process,
-            store="memory",
+        terms = StoreConfig(
+            process=process,
+            display_name="memory",
             when_down=self._plan.when_down,
             lease=0.1,
             timeout=self._ledgers.timeout,
-            cold=False,
+            assume_spent=False,
         )
         return SeenStore(_Named(self._ledgers, self._names), terms)
 
@@ -86,19 +86,19 @@ class Store:
 
 
 class SeenStore:
-    """Implements `asyncclients.limits.shared.LimitStore`."""
+    """Implements `asyncclients.ratelimit.protocol.LimitStore`."""
 
-    def __init__(self, backend: _Backend, terms: Terms) -> None:
+    def __init__(self, backend: _Backend, terms: StoreConfig) -> None:
         self._backend, self._terms = backend, terms
 
-    def open(self, *, cold: bool) -> Line:
+    def open(self, *, cold: bool) -> StoreSession:
         """A line for one pool."""
-        terms = Terms(
-            me=self._terms.me,
-            store=self._terms.store,
+        terms = StoreConfig(
+            process=self._terms.process,
+            display_name=self._terms.display_name,
             when_down=self._terms.when_down,
             lease=self._terms.lease,
             timeout=self._terms.timeout,
-            cold=cold,
+            assume_spent=cold,
         )
-        return Line(self._backend, terms)
+        return StoreSession(self._backend, terms)

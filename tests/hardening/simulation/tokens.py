@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncclients.core.auth import Token
-from asyncclients.stores.files import FileTokens
+from asyncclients.stores.file_tokens import FileTokens
 
 from .store import Names
 

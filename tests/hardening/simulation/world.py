@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 from asyncclients import AsyncClientsError
 from asyncclients.sandbox import Sandbox
-from asyncclients.stores.files import FileTokens
+from asyncclients.stores.file_tokens import FileTokens
 from tests.hardening.simulation.scenarios import set_scene
 from tests.support.resources import Traces
 

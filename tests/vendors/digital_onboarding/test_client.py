@@ -217,4 +217,4 @@ def test_the_default_is_modest() -> None:
     """The vendor publishes no limit: ten a second, at its own address."""
     client = DigitalOnboardingClient(SessionPool(), client_id="i", client_secret="s")
     assert client.base_url == "https://api.digitalonboarding.com/"
-    assert client.facts.quotas == (Quota(10, 1.0),)
+    assert client.vendor.quotas == (Quota(10, 1.0),)

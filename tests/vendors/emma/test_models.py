@@ -10,7 +10,7 @@ import pytest
 
 from asyncclients.core import codec
 from asyncclients.core.endpoint import Response
-from asyncclients.core.vendor import Meaning
+from asyncclients.core.vendor import ResponseKind
 from asyncclients.errors import DecodeError
 from asyncclients.vendors.emma import NewTouchpoint, Touchpoint, TouchpointType
 from asyncclients.vendors.emma.models import Timestamp
@@ -97,20 +97,20 @@ def test_the_manuals_touchpoint_is_read() -> None:
 @pytest.mark.parametrize(
     ("status", "body", "headers", "meaning"),
     [
-        (403, b'{"error": "Rate Limit Exceeded"}', {}, Meaning.RATE_LIMITED),
-        (403, b"Rate limit exceeded", {}, Meaning.RATE_LIMITED),
-        (403, b"<html>RATE LIMIT EXCEEDED</html>", {}, Meaning.RATE_LIMITED),
-        (403, b'{"error": "rate_limit_exceeded"}', {}, Meaning.RATE_LIMITED),
-        (403, b"", {"Retry-After": "3"}, Meaning.RATE_LIMITED),
-        (403, b'{"error": "Forbidden"}', {}, Meaning.FAILURE),
-        (403, b"", {}, Meaning.FAILURE),
-        (429, b"", {}, Meaning.RATE_LIMITED),
-        (401, b"Rate Limit Exceeded", {}, Meaning.FAILURE),
-        (200, b"Rate Limit Exceeded", {"Retry-After": "3"}, Meaning.SUCCESS),
+        (403, b'{"error": "Rate Limit Exceeded"}', {}, ResponseKind.RATE_LIMITED),
+        (403, b"Rate limit exceeded", {}, ResponseKind.RATE_LIMITED),
+        (403, b"<html>RATE LIMIT EXCEEDED</html>", {}, ResponseKind.RATE_LIMITED),
+        (403, b'{"error": "rate_limit_exceeded"}', {}, ResponseKind.RATE_LIMITED),
+        (403, b"", {"Retry-After": "3"}, ResponseKind.RATE_LIMITED),
+        (403, b'{"error": "Forbidden"}', {}, ResponseKind.FAILURE),
+        (403, b"", {}, ResponseKind.FAILURE),
+        (429, b"", {}, ResponseKind.RATE_LIMITED),
+        (401, b"Rate Limit Exceeded", {}, ResponseKind.FAILURE),
+        (200, b"Rate Limit Exceeded", {"Retry-After": "3"}, ResponseKind.SUCCESS),
     ],
 )
 def test_only_its_words_tell_a_refusal_by_rate(
-    status: int, body: bytes, headers: dict[str, str], meaning: Meaning
+    status: int, body: bytes, headers: dict[str, str], meaning: ResponseKind
 ) -> None:
     """A 403 is one if it says so in any case, or asks to come back later; a 429 always."""
-    assert EMMA.meaning(Response(status, headers, body)) is meaning
+    assert EMMA.classify(Response(status, headers, body)) is meaning

@@ -203,4 +203,4 @@ def test_the_default_is_modest() -> None:
     """The vendor publishes no limit: ten a second, at its own address."""
     client = IntemptClient(SessionPool(), api_key="k", org="o")
     assert client.base_url == "https://api.intempt.com/"
-    assert client.facts.quotas == (Quota(10, 1.0),)
+    assert client.vendor.quotas == (Quota(10, 1.0),)

@@ -261,7 +261,9 @@ def test_what_may_be_repeated() -> None:
         "contacts.create",
         "external_programs.add_record",
     }
-    assert all(endpoint.why for endpoint in table().values() if not endpoint.idempotent)
+    assert all(
+        endpoint.idempotency_note for endpoint in table().values() if not endpoint.idempotent
+    )
 
 
 async def test_the_samples_of_the_manual_are_read() -> None:

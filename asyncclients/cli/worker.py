@@ -1,0 +1,160 @@
+"""`asyncclients worker`, and `asyncclients run --engine dbos`: jobs that many machines share."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from asyncclients.backfill import Report
+from asyncclients.backfill.steps import PushTarget
+from asyncclients.cli.jobs import JobSpec, map_of
+from asyncclients.cli.operations import Clients
+from asyncclients.cli.output import ProgressPrinter
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
+from asyncclients.core.pool import SessionPool
+from asyncclients.errors import ConfigurationError, InputError
+from asyncclients.own_files import open_own, replace_file
+
+_SQLITE = "sqlite:///"
+
+
+async def worker(*, database_url: str = "", limits: str = "") -> int:
+    """Do the jobs that `run --engine dbos` puts into a database, until it is interrupted.
+
+    Start any number, on any machine, with the vendors' credentials in the environment.
+
+    Args:
+        database_url: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE; by default the variable ASYNCCLIENTS_DATABASE_URL, which keeps a password off the command line.
+        limits: what shares the quotas: redis://HOST for many machines, a file for one; by default the variable ASYNCCLIENTS_LIMITS, else a file beside an SQLite database.
+    """
+    database_url = from_environment(database_url, DATABASE_URL)
+    if not database_url:
+        raise ConfigurationError(
+            "a worker needs a job database", advice=f"Set {DATABASE_URL} or give --database-url"
+        )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with _backfills(database_url, from_environment(limits, LIMITS)):
+        print("At work; Ctrl-C ends it", file=sys.stderr, flush=True)
+        await stop.wait()
+    return 0
+
+
+async def run_jobs(
+    jobs: Sequence[JobSpec], database_url: str, limits: str
+) -> list[Report | BaseException]:
+    """Do *jobs* on DBOS, with all workers of the database; what came of each."""
+    async with _backfills(database_url, limits) as backfills:
+        work: list[Coroutine[Any, Any, Report]] = [_work(job, backfills) for job in jobs]
+        return await asyncio.gather(*work, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
+    try:
+        from asyncclients.integrations.dbos import Backfills
+    except ImportError:
+        raise ConfigurationError(
+            "the engine dbos is not installed", advice="pip install 'asyncclients[dbos]'"
+        ) from None
+    if not limits and database_url.startswith(_SQLITE):
+        limits = database_url.removeprefix(_SQLITE) + ".limits"
+    store = limits_store(limits)
+    if store is None:
+        raise ConfigurationError(
+            "workers on many machines must share the quotas",
+            advice=f"Set {LIMITS} or give --limits: redis://HOST, or a file if all are on this "
+            "host",
+        )
+    async with SessionPool(limits=store) as pool:
+        clients = Clients(pool)
+        async with Backfills(database_url, lambda spec: _resolve(clients, spec)) as backfills:
+            yield backfills
+
+
+def _resolve(clients: Clients, spec: str) -> Any:
+    """Where the rows of the job in *spec* go, or the list that it pulls."""
+    job = msgspec.json.decode(spec, type=JobSpec)
+    if job.pull is not None:
+        return clients.read(job.pull, job.query)()
+    assert job.push is not None
+    write = clients.write(job.push, job.with_)
+    return PushTarget(
+        target=write.call,
+        map=map_of(job, write),
+        concurrency=job.concurrency,
+        max_failed=job.max_failed,
+    )
+
+
+async def _work(job: JobSpec, backfills: Any) -> Report:
+    if job.unknown != "keep":
+        raise ConfigurationError(
+            f"{job.name}: unknown = {job.unknown!r} works without --engine only"
+        )
+    file = Path(job.file or job.to)
+    bare = msgspec.structs.replace(
+        job,
+        state="",
+        new_credential=False,
+        **({"file": file.name} if job.file else {"to": file.name}),
+    )
+    spec = msgspec.json.encode(bare).decode()
+    if job.pull is not None:
+        pulled: Report = await backfills.pull(
+            job.name,
+            job.to,
+            state=job.state,
+            spec=spec,
+            key=job.key,
+            progress=ProgressPrinter(job.name),
+        )
+        return pulled
+    # How fast, and how many may fail, may change; what is sent where may not.
+    same = msgspec.structs.replace(bare, concurrency=64, max_failed=0.1)
+    target = msgspec.json.encode(same).decode()
+    report: Report = await backfills.push(
+        job.name, job.file, spec=spec, target=target, progress=ProgressPrinter(job.name)
+    )
+    backlog = backfills.backlog
+    failed = await backlog.failures(job.name)
+    unknown = [msgspec.json.encode(row) for row in await backlog.unknown(job.name)]
+    failures = write_rows(Path(job.state + ".failed.jsonl"), failed)
+    write_rows(Path(job.state + ".unknown.jsonl"), unknown)
+    return msgspec.structs.replace(report, failures=failures)
+
+
+def write_rows(path: Path, lines: Sequence[bytes]) -> str | None:
+    """Write *lines* to *path*; its name, None for no lines."""
+    if not lines:
+        return None
+    if not _is_ours(path):
+        raise InputError(
+            f"{path}, where rows of this job belong, is not a list of rows",
+            file=str(path),
+            advice="Move it away, or give the job another `state`; it was not touched",
+        )
+    replace_file(path, lambda file: file.writelines(line + b"\n" for line in lines))
+    return str(path)
+
+
+def _is_ours(path: Path) -> bool:
+    """True unless *path* is a link, or has content that a job has not written."""
+    try:
+        with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
+            line = file.readline()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return not line or line.startswith((b'{"line":', b'{"number":'))

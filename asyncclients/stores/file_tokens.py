@@ -1,0 +1,175 @@
+"""Access tokens in one small file, so that they outlive a process.
+
+Rules:
+
+* The file is its owner's alone (mode 0600) and is replaced whole: a reader sees the
+  old one or the new one. Of two processes that write at once the last wins, and the
+  other's token is asked for again.
+* Keys are one-way names of credentials. The tokens themselves stand in it in the
+  clear: whoever can read the file can use them until they expire.
+* Instants on disk are wall-clock seconds; in memory they are the loop's.
+* A file that is missing, torn, foreign or of a newer form is like an empty one. Failing
+  to read or write is logged once, until it works again, and stops no call.
+* Nothing is read or written in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from asyncclients.arguments import check_type
+from asyncclients.core.auth import Token, bearer, token_text
+from asyncclients.core.events import logger
+from asyncclients.own_files import target_of
+
+_VERSION = 1
+_LARGEST = 2**20
+"""Bytes from which the file is not one of ours."""
+
+
+class _StoredToken(msgspec.Struct, frozen=True, kw_only=True):
+    """One token on disk; times in seconds of the wall clock."""
+
+    token: str
+    expires_at: float
+    saved_at: float = 0.0
+
+    def __repr__(self) -> str:
+        return "<token>"
+
+
+class _TokenFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    version: int = _VERSION
+    tokens: dict[str, _StoredToken] = msgspec.field(default_factory=dict[str, _StoredToken])
+
+
+def _is_ours(path: Path) -> bool:
+    """True unless *path* has content that this class has not written."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(4096).strip(b" \t\r\n\0")
+    except OSError:
+        return True  # there is none, or writing says what is wrong
+    return start in (b"", b"{}") or start.startswith((b'{"version":', b'{"tokens":'))
+
+
+class FileTokens:
+    """Keeps access tokens in the file *path*: `SessionPool(tokens=FileTokens(path))`.
+
+    Its folder is made where it is missing. *clock* gives seconds of the wall clock.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time
+    ) -> None:
+        check_type("path", path, (str, os.PathLike), "FileTokens('tokens.json')")
+        self._path = Path(path)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._undropped: set[str] = set()
+        self._warned: set[str] = set()
+
+    async def load(self, key: str, now: float) -> Token | None:
+        """The token kept under *key*, if it is still good at loop instant *now*."""
+        kept = await asyncio.to_thread(self._find, key)
+        value = token_text(kept.token) if kept is not None else None
+        if kept is None or value is None:
+            return None
+        # With a wall clock that was set back it would live longer than the vendor said.
+        left = kept.expires_at - max(kept.saved_at, self._clock())
+        return bearer(value, now + left) if left > 0 else None
+
+    async def save(self, key: str, token: Token, now: float) -> None:
+        """Keep *token* under *key* until it expires."""
+        saved_at = self._clock()
+        expires_at = saved_at + token.expires_at - now
+        kept = _StoredToken(token=token.value.reveal(), expires_at=expires_at, saved_at=saved_at)
+        await asyncio.to_thread(self._change, lambda tokens: tokens.update({key: kept}))
+
+    async def drop(self, key: str, token: Token) -> None:
+        """Forget *token* if it is the one kept under *key*."""
+
+        def forget(tokens: dict[str, _StoredToken]) -> None:
+            if key in tokens and tokens[key].token == token.value.reveal():
+                self._undropped.add(tokens[key].token)  # until the file is written
+                del tokens[key]
+
+        await asyncio.to_thread(self._change, forget)
+
+    async def release(self, key: str) -> None:
+        """Nothing to do: here nobody waits for another's token."""
+
+    # --- In a thread ----------------------------------------------------------------
+
+    def _find(self, key: str) -> _StoredToken | None:
+        with self._lock:
+            found = self._read().get(key)
+            return found if found is None or found.token not in self._undropped else None
+
+    def _change(self, change: Callable[[dict[str, _StoredToken]], None]) -> None:
+        with self._lock:
+            before = self._read()
+            after, wall = dict(before), self._clock()
+            change(after)
+            after = {key: kept for key, kept in after.items() if kept.expires_at > wall}
+            if after != before:
+                self._write(after)
+
+    def _read(self) -> dict[str, _StoredToken]:
+        try:
+            with self._path.open("rb") as file:
+                page = msgspec.json.decode(file.read(_LARGEST), type=_TokenFile)
+        except FileNotFoundError:
+            return {}
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            left = "it counts as empty" if _is_ours(self._path) else "tokens are not kept"
+            logger.warning("%s is not a token file: %s", self._path, left)
+            return {}
+        except OSError as failure:
+            self._warn("read from", failure)
+            return {}
+        self._warned.discard("read from")
+        return page.tokens if page.version == _VERSION else {}
+
+    def _write(self, tokens: dict[str, _StoredToken]) -> None:
+        name: str | None = None
+        path = target_of(self._path)
+        if not _is_ours(path):
+            return  # `_read` has said so
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # mkstemp gives mode 0600 whatever the umask.
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.encode(_TokenFile(tokens=tokens)))
+            os.replace(name, path)  # noqa: PTH105 - mkstemp gives a name
+            self._undropped.clear()
+            self._warned.discard("kept in")
+        except OSError as failure:
+            self._warn("kept in", failure)
+            if name is not None:
+                with suppress(OSError):
+                    os.unlink(name)  # noqa: PTH108
+
+    def _warn(self, what: str, failure: OSError) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            logger.warning(
+                "tokens cannot be %s %s: %s. Each process requests tokens alone. "
+                "Name a file that this user may read and write",
+                *(what, self._path, failure.strerror or type(failure).__name__),
+            )
+
+    def __repr__(self) -> str:
+        return f"<FileTokens {self._path}>"

@@ -1,0 +1,576 @@
+"""Who goes next: order, fairness, deadlines, cancellation, caps. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncclients.errors import ClientClosedError, DeadlineExceededError
+from asyncclients.ratelimit.connections import InFlightLimit
+from asyncclients.ratelimit.fair_queue import InteractiveForecast, FlowQueue
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.permit import Permit
+from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.testing.clock import run_virtual
+
+INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
+pytestmark = pytest.mark.virtual_time
+
+
+def scheduler(
+    *quotas: Quota, max_in_flight: int | None = None, connections: InFlightLimit | None = None
+) -> Scheduler:
+    loop = asyncio.get_running_loop()
+    limiter = Limiter(quotas, now=loop.time())
+    return Scheduler(limiter, loop, max_in_flight=max_in_flight, connections=connections)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def call(queue: Scheduler, ticket: PermitRequest, took: float = 0.0) -> float:
+    """One call through *queue*; returns when it was sent."""
+    permit = queue.try_acquire(ticket) or await queue.acquire(ticket)
+    sent = now()
+    try:
+        if took:
+            await asyncio.sleep(took)
+        queue.on_response(permit, None)
+    except asyncio.CancelledError:
+        queue.on_no_response(permit)
+        raise
+    finally:
+        queue.on_done()
+    return sent
+
+
+def start(
+    queue: Scheduler, tickets: Sequence[PermitRequest], order: list[int]
+) -> list[asyncio.Task[None]]:
+    """A task for each ticket, started in order; each notes its number when it is sent."""
+
+    async def run(number: int, ticket: PermitRequest) -> None:
+        await call(queue, ticket)
+        order.append(number)
+
+    return [asyncio.create_task(run(*numbered)) for numbered in enumerate(tickets)]
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+# --- Order ----------------------------------------------------------------------
+
+
+async def test_calls_of_one_flow_go_in_order() -> None:
+    """First come, first served."""
+    order: list[int] = []
+    await asyncio.gather(*start(scheduler(Quota(2, 1.0)), [PermitRequest() for _ in range(20)], order))
+    assert order == list(range(20))
+
+
+async def test_interactive_goes_first() -> None:
+    """A call that comes last and is interactive overtakes all background calls that wait."""
+    queue, order = scheduler(Quota(1, 1.0)), list[int]()
+    backfill = start(queue, [PermitRequest(BACKGROUND) for _ in range(5)], order)
+    await settle()
+    web = start(queue, [PermitRequest()], web_order := list[int]())
+    await asyncio.gather(*web)
+    assert web_order == [0]
+    assert order == [0]
+    await asyncio.gather(*backfill)
+
+
+async def test_background_survives_a_flood() -> None:
+    """While both wait, every tenth grant is background's."""
+    queue, order = scheduler(Quota(10, 1.0)), list[int]()
+    tasks = start(queue, [PermitRequest()] * 90 + [PermitRequest(BACKGROUND)] * 20, order)
+    await asyncio.sleep(5.0)
+    done = Counter(number >= 90 for number in order[10:50])
+    assert done == {False: 36, True: 4}
+    await asyncio.gather(*tasks)
+
+
+async def test_background_survives_a_caller_that_never_queues() -> None:
+    """One interactive call after the other, as fast as the quota lets: the tenth is still ours."""
+    queue = scheduler(Quota(10, 1.0))
+    order: list[int] = []
+    backfill = start(queue, [PermitRequest(BACKGROUND) for _ in range(30)], order)
+    end = now() + 20.0
+    web = 0
+    while now() < end:
+        await call(queue, PermitRequest())
+        web += 1
+    assert len(order) >= 15
+    assert web + len(order) >= 195
+    for task in backfill:
+        task.cancel()
+    await asyncio.gather(*backfill, return_exceptions=True)
+
+
+async def test_background_s_turn_holds_nobody_up() -> None:
+    """When the tenth grant is background's, it is given: users never wait for it to be allowed."""
+    queue = scheduler(Quota(100, 60.0))
+    for _ in range(100):
+        await call(queue, PermitRequest())
+    backfill = start(queue, [PermitRequest(BACKGROUND) for _ in range(100)], done := list[int]())
+    sent = [await call(queue, PermitRequest()) for _ in range(200)]
+    assert max(after - before for before, after in pairwise(sent)) < 4.0
+    assert len(done) >= 20
+    for task in backfill:
+        task.cancel()
+    await asyncio.gather(*backfill, return_exceptions=True)
+
+
+async def test_no_interactive_call_waits_while_a_slot_is_free() -> None:
+    """A reserve for interactive calls holds back background ones only."""
+    queue = scheduler(Quota(100, 60.0))
+    for _ in range(30):
+        await call(queue, PermitRequest())
+    await asyncio.sleep(60.0)
+    backfill = start(queue, [PermitRequest(BACKGROUND) for _ in range(200)], [])
+    await asyncio.sleep(10.0)
+    asked = now()
+    sent = await call(queue, PermitRequest())
+    assert sent - asked <= 0.6 + 0.001
+    for task in backfill:
+        task.cancel()
+    await asyncio.gather(*backfill, return_exceptions=True)
+
+
+async def test_flows_share_the_quota() -> None:
+    """A flow of three calls is done while one of a hundred has hardly begun."""
+    queue, order = scheduler(Quota(1, 1.0)), list[int]()
+    big = [PermitRequest(flow="big") for _ in range(100)]
+    tasks = start(queue, [*big, *[PermitRequest(flow="small") for _ in range(3)]], order)
+    await asyncio.sleep(8.0)
+    assert [number for number in order if number >= 100] == [100, 101, 102]
+    assert len(order) <= 9
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_repeated_call_goes_to_the_front_of_its_flow() -> None:
+    """It has waited before."""
+    queue, order = scheduler(Quota(1, 1.0)), list[int]()
+    again = PermitRequest()
+    again = again.as_retry()
+    tasks = start(queue, [PermitRequest(), PermitRequest(), PermitRequest(), again], order)
+    await asyncio.gather(*tasks)
+    assert order == [0, 3, 1, 2]
+
+
+async def test_a_free_slot_is_never_left() -> None:
+    """Whoever waits is woken in time: a thousand calls at 100 per second take ten seconds."""
+    queue = scheduler(Quota(100, 1.0))
+    began = now()
+    sent = await asyncio.gather(*(call(queue, PermitRequest()) for _ in range(1000)))
+    assert max(sent) - began <= 10.0
+
+
+# --- Deadlines --------------------------------------------------------------------
+
+
+async def test_a_call_that_cannot_make_its_deadline_is_refused_at_once() -> None:
+    """With the time it would have taken; nothing is taken from the quota."""
+    queue = scheduler(Quota(1, 1.0))
+    tasks = start(queue, [PermitRequest() for _ in range(10)], [])
+    await settle()
+    asked = now()
+    with pytest.raises(
+        DeadlineExceededError, match=r"would wait 10\.0 s .* 3\.0 s are left"
+    ) as late:
+        await queue.acquire(PermitRequest(deadline_at=now() + 3.0))
+    assert now() == asked
+    assert late.value.eta == pytest.approx(10.0, abs=0.2)
+    assert late.value.advice
+    assert queue.queued() == {"interactive": 9, "background": 0}
+    await asyncio.gather(*tasks)
+
+
+async def test_a_deadline_is_judged_by_the_turn_of_the_flow() -> None:
+    """A hundred calls of another flow do not stand before a call that goes second."""
+    queue = scheduler(Quota(1, 1.0))
+    tasks = start(queue, [PermitRequest(flow="big") for _ in range(100)], [])
+    await settle()
+    sent = await call(queue, PermitRequest(flow="small", deadline_at=now() + 3.0))
+    assert sent <= 3.0
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_eta_counts_those_who_go_first() -> None:
+    """Never early by more than a slot; background waits for interactive as well."""
+    queue = scheduler(Quota(2, 1.0))
+    assert queue.eta(1) == 0.0
+    tasks = start(queue, [PermitRequest()] * 6 + [PermitRequest(BACKGROUND)] * 4, [])
+    await settle()
+    assert queue.eta(1) == pytest.approx(3.0, abs=0.6)
+    assert queue.eta(1, BACKGROUND) == pytest.approx(5.0, abs=0.6)
+    assert queue.eta(1) < queue.eta(1, BACKGROUND) < queue.eta(20, BACKGROUND)
+    await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("before", [9, 18, 45])
+@pytest.mark.parametrize("priority", Priority)
+async def test_deadline_counts_the_share_of_background(priority: Priority, before: int) -> None:
+    """One grant in ten is background's: a deadline before the turn fails at once, a later one not.
+
+    *before* calls of the same class are in line, and 40 of the other.
+    """
+    due = await seconds_until_sent(priority, before, math.inf)
+    for deadline in (0.5 * due, due - 1.1):
+        with pytest.raises(DeadlineExceededError):
+            await seconds_until_sent(priority, before, deadline)
+    assert await seconds_until_sent(priority, before, due + 0.1) == pytest.approx(due, abs=0.1)
+
+
+async def seconds_until_sent(priority: Priority, before: int, deadline: float) -> float:
+    """Virtual time of a call behind *before* of its class and 40 of the other; none is served yet."""
+    queue = scheduler(Quota(1, 1.0))
+    queue.on_response(await queue.acquire(PermitRequest()), None)
+    queue.on_done()
+    tickets = [PermitRequest(priority)] * before + [PermitRequest(Priority(1 - priority))] * 40
+    tasks = start(queue, tickets, [])
+    await settle()
+    asked = now()
+    try:
+        return await call(queue, PermitRequest(priority, deadline_at=asked + deadline)) - asked
+    except DeadlineExceededError:
+        assert now() == asked, "it waited before it failed"
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+CALLS = st.tuples(st.sampled_from(Priority), st.sampled_from("abc"), st.booleans(), st.booleans())
+
+
+@given(st.lists(CALLS, max_size=60), st.integers(0, 40), CALLS)
+def test_turn_of_a_call_is_known_exactly(
+    calls: list[tuple[Priority, str, bool, bool]],
+    served: int,
+    late: tuple[Priority, str, bool, bool],
+) -> None:
+    """Flows, classes, repeated and cancelled calls: as many go first as the deadline check counts."""
+
+    async def run() -> None:
+        queue, order = scheduler(max_in_flight=1), list[int]()
+        permit = queue.try_acquire(PermitRequest())
+        assert permit is not None
+        tickets = [PermitRequest(priority, flow, is_retry=again) for priority, flow, again, _ in calls]
+        tasks = start(queue, tickets, order)
+        await settle()
+        for task, (*_, cancelled) in zip(tasks, calls, strict=True):
+            if cancelled:
+                task.cancel()
+        await settle()
+        queue.max_in_flight = 0
+        queue.on_response(permit, None)
+        queue.on_done()
+        await serve(queue, order, min(served, sum(queue.queued().values())))
+        priority, flow, again, _ = late
+        own = queue._queue_of(priority).ahead(flow, front=again)  # pyright: ignore[reportPrivateUsage]
+        before = queue._before(own, priority)  # pyright: ignore[reportPrivateUsage]
+        sent = len(order)
+        last = start(queue, [PermitRequest(priority, flow, is_retry=again)], turn := list[int]())
+        await settle()
+        while not turn:
+            await serve(queue, order, 1, turn)
+        assert len(order) - sent == before
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *last, return_exceptions=True)
+
+    virtually(run)
+
+
+async def serve(
+    queue: Scheduler, order: list[int], count: int, other: list[int] | None = None
+) -> None:
+    """Let *count* calls go, one at a time; stop at one that goes into *other*."""
+    other = [] if other is None else other
+    goal = len(order) + count
+    while len(order) < goal and not other:
+        queue.max_in_flight = queue.in_flight + 1
+        queue.dispatch()
+        queue.max_in_flight = 0
+        await settle()
+
+
+@pytest.mark.parametrize(("interactive", "background"), [(40, 0), (40, 3), (30, 30), (0, 20)])
+@pytest.mark.parametrize("priority", Priority)
+async def test_eta_counts_the_share_of_background(
+    priority: Priority, interactive: int, background: int
+) -> None:
+    """`eta` is when a call that comes now is sent, whichever class waits before it."""
+    queue = scheduler(Quota(1, 1.0))
+    await call(queue, PermitRequest())
+    tickets = [PermitRequest()] * interactive + [PermitRequest(BACKGROUND)] * background
+    tasks = start(queue, tickets, [])
+    await settle()
+    asked, eta = now(), queue.eta(1, priority)
+    assert await call(queue, PermitRequest(priority)) - asked == pytest.approx(eta, abs=0.5)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- Cancellation -------------------------------------------------------------------
+
+
+async def test_a_cancelled_waiter_costs_nothing() -> None:
+    """Those behind it move up, and the counts are right."""
+    queue, order = scheduler(Quota(1, 1.0)), list[int]()
+    tasks = start(queue, [PermitRequest() for _ in range(5)], order)
+    await settle()
+    for task in tasks[1:4]:
+        task.cancel()
+    await settle()
+    assert queue.queued()["interactive"] == 1
+    await tasks[4]
+    assert order == [0, 4]
+    assert now() == pytest.approx(1.0, abs=0.1)
+    assert (queue.in_flight, queue.sent) == (0, 2)
+
+
+async def test_cancelled_in_the_tick_of_its_grant() -> None:
+    """The permit goes back, and the next one has it in the same tick."""
+    queue = scheduler(Quota(1, 1.0), max_in_flight=1)
+    first = queue.try_acquire(PermitRequest())
+    assert first is not None
+    waiting = [asyncio.create_task(queue.acquire(PermitRequest())) for _ in range(2)]
+    await settle()
+    queue.on_response(first, None)
+    await asyncio.sleep(2.0)
+    queue.on_done()  # grants to the first waiter, which has not run yet
+    waiting[0].cancel()
+    await settle()
+    assert waiting[0].cancelled()
+    permit = await waiting[1]
+    assert now() == pytest.approx(2.0, abs=0.01)
+    assert (queue.in_flight, queue.sent) == (1, 2)
+    queue.cancel(permit)
+    queue.on_done()
+
+
+@given(st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=40), st.integers(1, 4))
+def test_nothing_is_lost_in_any_order(steps: list[tuple[int, bool]], in_flight: int) -> None:
+    """Random calls, some cancelled at random: in the end nothing is in flight or queued."""
+
+    async def run() -> None:
+        connections = InFlightLimit(in_flight)
+        queues = [scheduler(Quota(5, 1.0), connections=connections) for _ in range(2)]
+        tasks: list[asyncio.Task[float]] = []
+        for number, (place, cancel) in enumerate(steps):
+            ticket = PermitRequest(Priority(place % 2), flow=str(place))
+            tasks.append(asyncio.create_task(call(queues[number % 2], ticket, took=0.001)))
+            if cancel:
+                tasks[place % len(tasks)].cancel()
+            if place % 3 == 0:
+                await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 100)
+        for queue in queues:
+            assert queue.in_flight == 0
+            assert queue.queued() == {"interactive": 0, "background": 0}
+        assert connections.in_use == 0
+
+    virtually(run)
+
+
+def virtually(run: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Run a coroutine function on a loop whose time is virtual."""
+    run_virtual(run())
+
+
+# --- Caps ---------------------------------------------------------------------------
+
+
+async def test_max_in_flight() -> None:
+    """Never more at a time, and a finished one makes room at once."""
+    queue = scheduler(Quota(1000, 1.0), max_in_flight=4)
+    most = 0
+
+    async def one() -> None:
+        nonlocal most
+        permit = queue.try_acquire(PermitRequest()) or await queue.acquire(PermitRequest())
+        most = max(most, queue.in_flight)
+        await asyncio.sleep(1.0)
+        queue.on_response(permit, None)
+        queue.on_done()
+
+    await asyncio.gather(*(one() for _ in range(20)))
+    assert most == 4
+    assert now() == pytest.approx(5.0, abs=0.1)
+
+
+async def test_connections_are_shared_by_all_scopes() -> None:
+    """Two scopes with 3 connections between them: both get on, never more than 3 at once."""
+    connections = InFlightLimit(3)
+    queues = [scheduler(Quota(1000, 1.0), connections=connections) for _ in range(2)]
+    most = 0
+
+    async def one(queue: Scheduler) -> None:
+        nonlocal most
+        permit = queue.try_acquire(PermitRequest()) or await queue.acquire(PermitRequest())
+        most = max(most, connections.in_use)
+        await asyncio.sleep(1.0)
+        queue.on_response(permit, None)
+        queue.on_done()
+
+    await asyncio.gather(*(one(queue) for queue in queues for _ in range(9)))
+    assert most == 3
+    assert connections.in_use == 0
+    assert now() == pytest.approx(6.0, abs=0.1)
+
+
+async def test_a_scope_that_gave_up_does_not_keep_a_connection_from_others() -> None:
+    """The first in line for a connection was cancelled: the next scope is woken all the same."""
+    connections = InFlightLimit(1)
+    one, two, three = (scheduler(Quota(9, 1.0), connections=connections) for _ in range(3))
+    permit = one.try_acquire(PermitRequest())
+    assert permit is not None
+    gives_up = asyncio.create_task(two.acquire(PermitRequest()))
+    await settle()
+    waits = asyncio.create_task(three.acquire(PermitRequest()))
+    await settle()
+    gives_up.cancel()
+    await settle()
+    one.on_response(permit, None)
+    one.on_done()
+    await settle()
+    assert waits.done()
+    three.cancel(await waits)
+    three.on_done()
+
+
+@pytest.mark.parametrize("blocked_by", ["scope", "pool"])
+async def test_scheduler_grants_a_burst_in_several_turns(blocked_by: str) -> None:
+    """200 slots that open at once are granted 64 a turn, with no event but the turns between."""
+    connections = InFlightLimit(1 if blocked_by == "pool" else math.inf)
+    queue = scheduler(max_in_flight=1 if blocked_by == "scope" else None, connections=connections)
+    first = queue.try_acquire(PermitRequest())
+    assert first is not None
+    waiting = [asyncio.create_task(queue.acquire(PermitRequest(Priority(n % 2)))) for n in range(200)]
+    await settle()
+    queue.max_in_flight = connections.limit = math.inf
+    queue.on_response(first, None)
+    queue.on_done()
+    granted = [queue.in_flight]
+    while granted[-1] < 200 and len(granted) < 20:
+        await asyncio.sleep(0)
+        granted.append(queue.in_flight)
+    assert granted[-1] == 200
+    assert max(after - before for before, after in pairwise([0, *granted])) == 64
+    for task in waiting:
+        queue.on_response(await task, None)
+        queue.on_done()
+
+
+# --- The end ----------------------------------------------------------------------------
+
+
+async def test_failing_ends_all_who_wait() -> None:
+    """Each with an error of its own; later calls fail too when it is for good."""
+    queue = scheduler(Quota(1, 60.0))
+    first = queue.try_acquire(PermitRequest())
+    assert first is not None
+    waiting = [asyncio.create_task(queue.acquire(PermitRequest(Priority(n % 2)))) for n in range(4)]
+    await settle()
+    queue.fail(ClientClosedError("closed", advice="later"), for_good=True)
+    errors = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(error, ClientClosedError) for error in errors)
+    assert len({id(error) for error in errors}) == 4
+    assert queue.queued() == {"interactive": 0, "background": 0}
+    assert queue.try_acquire(PermitRequest()) is None
+    with pytest.raises(ClientClosedError, match="closed"):
+        await queue.acquire(PermitRequest())
+    queue.on_response(first, None)
+    queue.on_done()
+
+
+async def test_a_call_cancelled_as_the_pool_closes_is_cancelled() -> None:
+    """Both in one tick: the cancellation wins, and no error is left unheard."""
+    queue = scheduler(Quota(1, 60.0))
+    assert queue.try_acquire(PermitRequest()) is not None
+    waiting = asyncio.create_task(queue.acquire(PermitRequest()))
+    await settle()
+    queue.fail(ClientClosedError("closed"), for_good=True)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+# --- The arithmetic of flows ----------------------------------------------------------------
+
+
+async def test_a_flow_queue_takes_turns() -> None:
+    """Round by round, and a flow that was idle gets no credit for it."""
+    queue, names = FlowQueue(), dict[asyncio.Future[Permit], str]()
+    loop = asyncio.get_running_loop()
+
+    def push(flow: str) -> None:
+        waiter: asyncio.Future[Permit] = loop.create_future()
+        names[waiter] = flow
+        queue.push(flow, waiter, front=False)
+
+    def pop(count: int) -> str:
+        popped = [queue.pop() for _ in range(count)]
+        return "".join(names[waiter] for waiter in popped if waiter)
+
+    for flow in "aaaabb":
+        push(flow)
+    assert pop(3) == "aba"
+    for flow in "cc":
+        push(flow)
+    assert queue.ahead("c") == 2 + 2 + 1
+    assert queue.ahead("d") == 2
+    push("d")
+    assert pop(6) == "bcdaca"
+    assert queue.pop() is None
+
+
+async def test_flows_that_are_over_are_forgotten() -> None:
+    """A backlog that never ends, of flows that come and go, keeps no trace of them."""
+    queue = FlowQueue()
+    loop = asyncio.get_running_loop()
+    queue.push("steady", loop.create_future(), front=False)
+    for number in range(5_000):
+        queue.push("steady", loop.create_future(), front=False)
+        queue.push(f"user {number}", loop.create_future(), front=False)
+        assert queue.pop() is not None
+        assert queue.pop() is not None
+    assert len(queue._flows) < 200  # pyright: ignore[reportPrivateUsage]
+
+
+def test_demand_expects_what_was_before() -> None:
+    """As many as in the last window, less those that came; none after a pause or a single call."""
+    demand = InteractiveForecast(1.0)
+    for _ in range(5):
+        demand.count(10.5)
+    assert demand.remaining(10.9) == 0
+    assert demand.remaining(11.1) == 5
+    demand.count(11.2)
+    demand.count(11.3)
+    assert demand.remaining(11.4) == 3
+    assert demand.remaining(12.3) == 2
+    demand.count(12.4)
+    assert demand.remaining(13.3) == 0
+    assert demand.remaining(14.0) == 0
