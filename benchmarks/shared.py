@@ -38,9 +38,9 @@ from shared_store import Row, store
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits, RedisLimits
-from asyncclients.stores.claim import Claim, Grant
-from asyncclients.stores.redis import RedisLedgers
-from asyncclients.stores.sqlite import FileLedgers
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.redis import RedisBackend
+from asyncclients.stores.sqlite import SqliteBackend
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Server
 
@@ -57,16 +57,16 @@ TwoNumbers = tuple[int, float]
 def count_claims() -> list[int]:
     """Count the claims of this process from now on, in the only item of the list."""
     count = [0]
-    for kind in (RedisLedgers, FileLedgers):
-        exchange = kind.exchange
+    for kind in (RedisBackend, SqliteBackend):
+        exchange = kind.apply
 
         async def counted(
-            self: Any, key: str, claim: Claim, exchange: Any = exchange
-        ) -> Grant:  # bound early: one for each kind
+            self: Any, key: str, claim: LeaseRequest, exchange: Any = exchange
+        ) -> LeaseResponse:  # bound early: one for each kind
             count[0] += 1
             return await exchange(self, key, claim)
 
-        kind.exchange = counted  # type: ignore[method-assign, assignment]
+        kind.apply = counted  # type: ignore[method-assign, assignment]
     return count
 
 

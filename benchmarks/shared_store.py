@@ -43,7 +43,9 @@ def cpu(server: Server) -> float:
     return float(facts["used_cpu_user"]) + float(facts["used_cpu_sys"])
 
 
-def claim(me: str, number: int, slots: int, limit: int = 1000, period: int = 100_000) -> LeaseRequest:
+def claim(
+    me: str, number: int, slots: int, limit: int = 1000, period: int = 100_000
+) -> LeaseRequest:
     """Return a claim that asks for *slots* and settles as many of the previous ones."""
     settled = range(max(1, number - slots), number)
     return LeaseRequest(

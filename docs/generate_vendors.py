@@ -81,7 +81,9 @@ def _table(vendor: str) -> Iterator[str]:
 
 
 def _retried(endpoint: Endpoint[Any]) -> str:
-    why = endpoint.idempotency_note or (_BY_METHOD.get(endpoint.method, "") if endpoint.idempotent else "")
+    why = endpoint.idempotency_note or (
+        _BY_METHOD.get(endpoint.method, "") if endpoint.idempotent else ""
+    )
     return ("yes" if endpoint.idempotent else "no") + (f": {why}" if why else "")
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import ClientClosedError, DeadlineExceededError
 from asyncclients.ratelimit.connections import InFlightLimit
-from asyncclients.ratelimit.fair_queue import InteractiveForecast, FlowQueue
+from asyncclients.ratelimit.fair_queue import FlowQueue, InteractiveForecast
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.permit import Permit
 from asyncclients.ratelimit.priority import Priority
@@ -78,7 +78,9 @@ async def settle() -> None:
 async def test_calls_of_one_flow_go_in_order() -> None:
     """First come, first served."""
     order: list[int] = []
-    await asyncio.gather(*start(scheduler(Quota(2, 1.0)), [PermitRequest() for _ in range(20)], order))
+    await asyncio.gather(
+        *start(scheduler(Quota(2, 1.0)), [PermitRequest() for _ in range(20)], order)
+    )
     assert order == list(range(20))
 
 
@@ -275,7 +277,9 @@ def test_turn_of_a_call_is_known_exactly(
         queue, order = scheduler(max_in_flight=1), list[int]()
         permit = queue.try_acquire(PermitRequest())
         assert permit is not None
-        tickets = [PermitRequest(priority, flow, is_retry=again) for priority, flow, again, _ in calls]
+        tickets = [
+            PermitRequest(priority, flow, is_retry=again) for priority, flow, again, _ in calls
+        ]
         tasks = start(queue, tickets, order)
         await settle()
         for task, (*_, cancelled) in zip(tasks, calls, strict=True):
@@ -468,7 +472,9 @@ async def test_scheduler_grants_a_burst_in_several_turns(blocked_by: str) -> Non
     queue = scheduler(max_in_flight=1 if blocked_by == "scope" else None, connections=connections)
     first = queue.try_acquire(PermitRequest())
     assert first is not None
-    waiting = [asyncio.create_task(queue.acquire(PermitRequest(Priority(n % 2)))) for n in range(200)]
+    waiting = [
+        asyncio.create_task(queue.acquire(PermitRequest(Priority(n % 2)))) for n in range(200)
+    ]
     await settle()
     queue.max_in_flight = connections.limit = math.inf
     queue.on_response(first, None)
