@@ -263,7 +263,7 @@ async def test_rows_that_a_batch_leaves_out_have_failed(state: Path) -> None:
         def __init__(self, taken: Batch) -> None:
             self._taken = taken
 
-        def missing(self, sent: Batch) -> Batch:
+        def unacknowledged(self, sent: Batch) -> Batch:
             return [value for value in sent if value not in self._taken]
 
     async def target(batch: Batch) -> Answer:

@@ -105,10 +105,11 @@ async def test_lock_follows_other_names_of_the_state(
 
 HOLD = """
 import asyncio, sys
-from asyncclients.backfill.journal import Job, Journal
+from asyncclients.backfill.identity import JobIdentity
+from asyncclients.backfill.journal import Journal
 
 async def main():
-    journal = await Journal.open(sys.argv[1], Job(kind="push", source="a.csv", target="x"))
+    journal = await Journal.open(sys.argv[1], JobIdentity(kind="push", source="a.csv", target="x"))
     print("go", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     await journal.aclose()

@@ -53,7 +53,14 @@ class Fleet:
         """One beat of *me*; if it is *lost*, the ledger counts it, and *me* hears nothing."""
         held = self.held.get(me, NONE)
         every = 10 * SECOND if idle else SECOND
-        asked = claim(me=me, beat=True, idle=idle, held=held, due=every, live=3 * every)
+        asked = claim(
+            process=me,
+            heartbeat=True,
+            idle=idle,
+            share_held=held,
+            heartbeat_due=every,
+            ttl=3 * every,
+        )
         grant = self.ledger.apply(asked, self.now)
         if lost:
             self.held.setdefault(me, NONE)
@@ -64,7 +71,7 @@ class Fleet:
     def leave(self, me: str) -> None:
         """*me* leaves in good order."""
         self.held.pop(me, None)
-        self.ledger.apply(claim(me=me, leave=True), self.now)
+        self.ledger.apply(claim(process=me, goodbye=True), self.now)
 
     def wait(self, micros: int) -> None:
         """Time passes; those whose share has run out without a beat know that."""

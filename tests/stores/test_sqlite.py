@@ -24,10 +24,10 @@ from .test_ledger import SECOND, claim
 async def test_two_lines_share_one_window(tmp_path: Path) -> None:
     """Two processes, one file, two slots: the third claim gets none."""
     ours, theirs = (SqliteBackend(tmp_path / "limits.db") for _ in range(2))
-    assert len((await ours.apply("s", claim(me="a", wanted=1))).opens_in) == 1
-    assert len((await theirs.apply("s", claim(me="b", wanted=1))).opens_in) == 1
-    assert (await ours.apply("s", claim(me="a", wanted=1, first=2))).opens_in == ()
-    assert len((await ours.apply("other", claim(me="a", wanted=1))).opens_in) == 1
+    assert len((await ours.apply("s", claim(process="a", count=1))).opens_in) == 1
+    assert len((await theirs.apply("s", claim(process="b", count=1))).opens_in) == 1
+    assert (await ours.apply("s", claim(process="a", count=1, first=2))).opens_in == ()
+    assert len((await ours.apply("other", claim(process="a", count=1))).opens_in) == 1
     await ours.aclose()
     await theirs.aclose()
 
@@ -36,10 +36,10 @@ async def test_the_window_outlives_the_process(tmp_path: Path) -> None:
     """A process that starts anew finds what the last one used."""
     path = tmp_path / "limits.db"
     first = SqliteBackend(path)
-    await first.apply("s", claim(me="a", wanted=2))
+    await first.apply("s", claim(process="a", count=2))
     await first.aclose()
     second = SqliteBackend(path)
-    assert (await second.apply("s", claim(me="b", wanted=1))).opens_in == ()
+    assert (await second.apply("s", claim(process="b", count=1))).opens_in == ()
     await second.aclose()
 
 
@@ -59,10 +59,10 @@ async def test_a_file_that_is_removed_counts_as_spent(tmp_path: Path) -> None:
     """Removed under a process at work: a new one is made, and its window counts as spent."""
     path = tmp_path / "limits.db"
     ledgers = SqliteBackend(path)
-    epoch = (await ledgers.apply("s", claim(wanted=1))).epoch
+    epoch = (await ledgers.apply("s", claim(count=1))).epoch
     for name in tmp_path.iterdir():
         name.unlink()
-    lost = await ledgers.apply("s", claim(epoch=epoch, fresh="e2", wanted=1))
+    lost = await ledgers.apply("s", claim(epoch=epoch, new_epoch="e2", count=1))
     assert (lost.opens_in, lost.epoch) == ((), "e2")
     assert path.exists()
     await ledgers.aclose()
@@ -72,14 +72,14 @@ async def test_a_ledger_from_before_the_host_s_start(tmp_path: Path) -> None:
     """A ledger of the clock's future is of another boot: the window counts as spent."""
     path = tmp_path / "limits.db"
     ledgers = SqliteBackend(path)
-    await ledgers.apply("s", claim(wanted=1))
+    await ledgers.apply("s", claim(count=1))
     with sqlite3.connect(path) as connection:
         (state,) = connection.execute("SELECT state FROM ledger").fetchone()
         later = msgspec.msgpack.decode(state, type=QuotaLog)
         later.at += 10**15
         connection.execute("UPDATE ledger SET state = ?", (msgspec.msgpack.encode(later),))
     connection.close()
-    assert (await ledgers.apply("s", claim(me="b", wanted=1))).opens_in == ()
+    assert (await ledgers.apply("s", claim(process="b", count=1))).opens_in == ()
     await ledgers.aclose()
 
 
@@ -91,7 +91,7 @@ async def test_what_another_version_wrote_counts_as_spent(tmp_path: Path) -> Non
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE ledger SET state = ?", (b"\xc1",))
     connection.close()
-    assert (await ledgers.apply("s", claim(wanted=1))).opens_in == ()
+    assert (await ledgers.apply("s", claim(count=1))).opens_in == ()
     await ledgers.aclose()
 
 
@@ -105,11 +105,11 @@ async def test_a_locked_file_is_a_silent_store(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     before = loop.time()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        await ledgers.apply("s", claim(wanted=1))
+        await ledgers.apply("s", claim(count=1))
     assert loop.time() - before < 2
     holder.rollback()
     holder.close()
-    assert len((await ledgers.apply("s", claim(wanted=2, first=2))).opens_in) == 2
+    assert len((await ledgers.apply("s", claim(count=2, first=2))).opens_in) == 2
     await ledgers.aclose()
 
 
@@ -149,7 +149,7 @@ async def test_old_ledgers_are_swept(tmp_path: Path) -> None:
 def test_a_ledger_survives_its_encoding() -> None:
     """What is written is read back whole."""
     ledger = QuotaLog()
-    ledger.apply(claim(wanted=2, beat=True), 10**12)
+    ledger.apply(claim(count=2, heartbeat=True), 10**12)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=QuotaLog) == ledger
 
 

@@ -93,7 +93,7 @@ class Contacts(Resource):
             idempotent=all(contact.key is not None for contact in sent),
         )
         result = (await self._send(request)).result
-        if missing := result.missing(sent):
+        if missing := result.unacknowledged(sent):
             count, total = len(missing), len(sent)
             logger.warning("digital_onboarding: no answer for %d of %d contacts", count, total)
         return result

@@ -123,7 +123,7 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     existing_contacts: list[Contact]
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
-    def missing(self, sent: list[NewContact]) -> list[NewContact]:
+    def unacknowledged(self, sent: list[NewContact]) -> list[NewContact]:
         """Those of *sent* that the vendor did not answer for, by `unique_id` or `email`.
 
         Contacts with neither cannot be told apart and are not among them.

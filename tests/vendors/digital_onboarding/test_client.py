@@ -48,7 +48,7 @@ async def test_a_batch_tells_the_new_from_the_known(client: DigitalOnboardingCli
     result = await client.contacts.upsert_many(sent)
     assert [contact.unique_id for contact in result.existing_contacts] == ["1"]
     assert [contact.unique_id for contact in result.new_contacts] == ["b@x.org"]
-    assert result.missing(sent) == []
+    assert result.unacknowledged(sent) == []
 
 
 async def test_who_is_left_out_of_a_batch_is_seen(
@@ -59,7 +59,7 @@ async def test_who_is_left_out_of_a_batch_is_seen(
     sent = [NewContact(unique_id="1"), NewContact(unique_id="2"), NewContact(email="c@x.org")]
     with caplog.at_level(logging.WARNING, "asyncclients"):
         result = await client.contacts.upsert_many(sent)
-    assert result.missing(sent) == sent[1:]
+    assert result.unacknowledged(sent) == sent[1:]
     assert "no answer for 2 of 3 contacts" in caplog.text
 
 
