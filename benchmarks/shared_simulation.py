@@ -23,17 +23,17 @@ from random import Random
 
 from harness import parser, save
 
+from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.priority import Priority
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.simulator import LATENCIES
+from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.protocol import LeaseRequest
 from asyncclients.stores.session import StoreSession
-from asyncclients.stores.config import StoreConfig
 from asyncclients.testing.clock import run_virtual
 from tests.support.shared_quota import MemoryLedgers
 

@@ -28,8 +28,8 @@ from asyncclients import (
 )
 from asyncclients.backfill import Report, pull, push
 from asyncclients.sandbox import Sandbox, cut, delay, drop, status
-from asyncclients.stores.session import StoreSession
 from asyncclients.stores.config import StoreConfig
+from asyncclients.stores.session import StoreSession
 from asyncclients.vendors.digital_onboarding import NewContact
 from asyncclients.vendors.intouch import NewContact as Person
 from tests.support.shared_quota import MemoryLedgers

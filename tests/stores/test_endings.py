@@ -10,8 +10,8 @@ import pytest
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from asyncclients.stores.config import StoreUnavailableError
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from tests.support.shared_quota import MemoryLedgers, World
 
 pytestmark = pytest.mark.virtual_time

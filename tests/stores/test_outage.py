@@ -15,11 +15,17 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
+from asyncclients.stores.config import StoreConfig, WhenDown
+from asyncclients.stores.fallback import (
+    Membership,
+    NoShare,
+    StaticShare,
+    TimeSlots,
+    fallback_policy,
+)
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.session import StoreSession
-from asyncclients.stores.fallback import Membership, NoShare, TimeSlots, StaticShare, fallback_policy
 from asyncclients.stores.shares import UNIT
-from asyncclients.stores.config import StoreConfig, WhenDown
 from tests.support.shared_quota import EPOCH, MemoryLedgers, World, most_in
 
 TWO = Quota(2, 1.0)
@@ -258,7 +264,12 @@ class Kept:
 
     def open(self, *, cold: bool) -> StoreSession:
         terms = StoreConfig(
-            process="pool", display_name="memory", when_down=self._when_down, lease=0.1, timeout=0.5, assume_spent=cold
+            process="pool",
+            display_name="memory",
+            when_down=self._when_down,
+            lease=0.1,
+            timeout=0.5,
+            assume_spent=cold,
         )
         return StoreSession(self.ledgers, terms)
 

@@ -23,12 +23,12 @@ from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
-from asyncclients.stores import RedisLimits, RedisTokens, redis_client, script
+from asyncclients.stores import RedisLimits, RedisTokens, redis_client
+from asyncclients.stores.config import StoreUnavailableError, WhenDown
 from asyncclients.stores.protocol import LeaseRequest
 from asyncclients.stores.redis import RedisBackend
 from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
-from asyncclients.stores.script import keys
-from asyncclients.stores.config import StoreUnavailableError, WhenDown
+from asyncclients.stores.script import keys, load_script
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
@@ -196,7 +196,7 @@ def test_store_rights_name_commands_that_exist(server: Server, right: str) -> No
     sources = "".join(
         path.read_text() for path in Path(redis_client.__file__).parent.glob("re*.py")
     )
-    sources += Path(script.__file__).read_text()
+    sources += load_script()
     used = re.search(rf"call\('{right}'|client\.{right.lower()}\(", sources)
     assert used, "a right that nothing needs"
 
@@ -399,7 +399,7 @@ def executed(url: str) -> int:
 
 
 def asking(me: str) -> LeaseRequest:
-    return claim(me=me, fresh=f"epoch-{me}", wanted=1)
+    return claim(process=me, new_epoch=f"epoch-{me}", count=1)
 
 
 async def test_a_lost_answer_is_not_asked_again_by_the_library(url: str) -> None:

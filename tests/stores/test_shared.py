@@ -8,17 +8,17 @@ from random import Random
 
 import pytest
 
+from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.priority import Priority
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.stores.config import StoreConfig
+from asyncclients.stores.lease_book import Lease
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.session import StoreSession
-from asyncclients.stores.lease_book import Lease
-from asyncclients.stores.config import StoreConfig
 from tests.support.shared_quota import Latency, MemoryLedgers, World, fast, loopback, most_in
 
 pytestmark = pytest.mark.virtual_time
@@ -250,7 +250,14 @@ async def test_a_process_that_stood_still_costs_little() -> None:
 async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
     """A thousand scopes, one call each: a few claims a scope in a minute, not one a second."""
     loop, store = asyncio.get_running_loop(), MemoryLedgers()
-    terms = StoreConfig(process="one", display_name="memory", when_down="pause", lease=0.1, timeout=0.5, assume_spent=False)
+    terms = StoreConfig(
+        process="one",
+        display_name="memory",
+        when_down="pause",
+        lease=0.1,
+        timeout=0.5,
+        assume_spent=False,
+    )
     line = StoreSession(store, terms)
 
     async def call(name: str) -> None:

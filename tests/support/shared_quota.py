@@ -8,17 +8,17 @@ from random import Random
 from typing import Literal
 
 from asyncclients.errors import ClientClosedError
+from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.priority import Priority
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.ratelimit.ticket import PermitRequest
 from asyncclients.sandbox.limits import ServerLimit
+from asyncclients.stores.config import StoreConfig, StoreUnavailableError, WhenDown
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
-from asyncclients.stores.config import StoreUnavailableError, StoreConfig, WhenDown
 
 EPOCH = 1_700_000_000_000_000
 KEY = "scope"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from asyncclients.stores.session import StoreSession
-from asyncclients.stores.config import StoreConfig
 from tests.support.shared_quota import MemoryLedgers
 
 from .plan import StorePlan
