@@ -1,4 +1,4 @@
-"""What every test may ask for, and what none may leave behind."""
+"""Fixtures of all tests, and checks for leaks after each test."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from asyncclients.sandbox import Sandbox
 from tests.support import event_loops
 
 FAST = (10_000, 1.0)
-"""A quota that is not what the test is about."""
+"""A quota that tests do not exceed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let all tests run on all kinds of event loops."""
+    """Add the option to run all tests on all kinds of event loops."""
     parser.addoption("--every-loop", action="store_true", help="run all tests on each event loop")
 
 
@@ -29,7 +29,7 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure() -> None:
-    """Say that there is no loop yet: asked for one, Python 3.11 makes one that nobody closes."""
+    """Unset the event loop: otherwise Python 3.11 creates one on request, which is never closed."""
     asyncio.set_event_loop(None)
 
 
@@ -44,7 +44,7 @@ class _Complaints(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def _nothing_unhandled() -> Iterator[None]:  # pyright: ignore[reportUnusedFunction] - autouse
-    """No task dies unheard, and no callback fails: what the loop complains of fails the test."""
+    """Fail the test if asyncio logs an error, such as an exception that was never retrieved."""
     complaints = _Complaints()
     logger = logging.getLogger("asyncio")
     logger.addHandler(complaints)
@@ -55,7 +55,7 @@ def _nothing_unhandled() -> Iterator[None]:  # pyright: ignore[reportUnusedFunct
 
 @pytest.fixture
 async def sandbox() -> AsyncIterator[Sandbox]:
-    """The pretend vendors, with quotas out of the way."""
+    """The mock vendors, with quotas that no test exceeds."""
     names = ("intouch", "totango", "intempt", "emma", "digital_onboarding")
     async with Sandbox(quotas=dict.fromkeys(names, FAST)) as opened:
         yield opened
@@ -63,6 +63,6 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 @pytest.fixture
 async def pool() -> AsyncIterator[SessionPool]:
-    """A pool that waits little between attempts."""
+    """A pool with default settings."""
     async with SessionPool() as opened:
         yield opened

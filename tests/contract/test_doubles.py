@@ -34,7 +34,7 @@ TAG = {"uuid": "a", "name": "gold"}
 
 
 class Answer(aiohttp.ClientResponse):
-    """What aioresponses makes, with the argument that newer aiohttp wants."""
+    """A response of aioresponses, with the argument that newer aiohttp requires."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"stream_writer": Mock(output_size=0), **options})

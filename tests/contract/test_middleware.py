@@ -36,7 +36,7 @@ class Program:
         self.done.append((name, loop.time()))
 
     def seconds(self, began: float) -> list[tuple[str, int]]:
-        """Who was answered in which second."""
+        """Return the second of each response by its caller."""
         return [(name, int(at - began)) for name, at in self.done]
 
 
@@ -107,7 +107,7 @@ async def test_middleware_counts_a_resend_of_aiohttp(virtual_time: VirtualClock)
     async def once(connection: Any) -> None:
         await connection.request()
         await connection.send(http())
-        await connection.request()  # and hangs up, where the client thinks it is kept alive
+        await connection.request()  # and close, although the client expects keep-alive
 
     async with byte_server(once, answers(http())) as server:
         program = Program(server.url, quota_middleware(Quota(1, 10.0)))

@@ -134,7 +134,7 @@ STRUCTS: Final = {
 
 
 def words(function: Any) -> str:
-    """The parameters as a reader would list them; defaults only where one may be passed over."""
+    """Return the parameters as text; defaults only for optional ones."""
     said: list[str] = []
     starred = False
     for parameter in inspect.signature(function).parameters.values():
@@ -148,7 +148,7 @@ def words(function: Any) -> str:
 
 
 def defaults(function: Any) -> dict[str, Any]:
-    """Keyword-only parameters with their defaults; what has none is left out."""
+    """Return the keyword-only parameters that have defaults."""
     return {
         name: parameter.default
         for name, parameter in inspect.signature(function).parameters.items()
@@ -274,7 +274,7 @@ async def test_stats_have_the_documented_fields() -> None:
 
 
 def test_sandbox_accepts_quotas_and_seed() -> None:
-    """By position or by name; it refuses an address that other machines could reach."""
+    """By position or by name; it rejects an address that other machines could reach."""
     parameters = inspect.signature(Sandbox).parameters
     assert list(parameters)[:2] == ["quotas", "seed"]
     assert (parameters["quotas"].default, parameters["seed"].default) == (None, 0)

@@ -34,7 +34,7 @@ class Steps:
                 self._strike()
             try:
                 yield waits_for
-            except BaseException as thrown:  # noqa: BLE001 - passed on as it came
+            except BaseException as thrown:  # noqa: BLE001 - re-raised unchanged
                 resume = self._throwing(thrown)
             else:
                 resume = self._next
@@ -47,7 +47,7 @@ class Steps:
 
 
 class SiblingError(Exception):
-    """What fails beside the call."""
+    """Return the failures other than the call's own."""
 
 
 Interruption = Callable[[Coroutine[Any, Any, Any], int], Coroutine[Any, Any, bool]]

@@ -37,7 +37,7 @@ CAP: Final = 200_000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Promise:
-    """What a call comes to, and after how many requests."""
+    """The error of a call, and the number of its requests."""
 
     error: type[AsyncClientsError]
     requests: int
@@ -169,7 +169,7 @@ def broken(status: int, write: type[AsyncClientsError]) -> Behaviour:
 
 
 def refused(name: str, status: int = 429, body: bytes = b"", **headers: str) -> Behaviour:
-    """Refused by rate: every call sits out two refusals, then says so."""
+    """Rate-limited: every call waits after two 429s, then raises."""
     return same(name, answer(status, body, **headers), RateLimitedError, 3)
 
 
@@ -248,7 +248,7 @@ BEHAVIOURS: Final = (
 )
 
 EMMA_ONLY: Final = refused("403 by rate", 403, b"403 Rate Limit Exceeded")
-"""Emma says with 403 what others say with 429."""
+"""Emma's rate limit is a 403, the others' a 429."""
 
 
 def met_by(vendor: str) -> tuple[Behaviour, ...]:

@@ -1,7 +1,7 @@
-"""A network on loopback: what a client sends arrives later, by a time drawn anew each time.
+"""A network on loopback: bytes that a client sends arrive after a random delay.
 
-A connection that the client gives up takes what is still under way with it. When the line
-of a killed process is cut, what is under way arrives or does not, as is asked for.
+If the client closes a connection, bytes in transit are lost. If the connection of a killed
+process is cut, bytes in transit arrive or are lost, as selected.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 
 class Relay:
-    """The line of one process to *url*, with up to *longest* seconds on the way.
+    """The connection of one process to *url*, with a delay of up to *longest* seconds.
 
-    *step* is called as something leaves.
+    *step* is called when the client has sent bytes.
     """
 
     def __init__(self, url: str, random: Random, longest: float, step: Callable[[], None]) -> None:
@@ -38,7 +38,7 @@ class Relay:
     async def __aexit__(self, *_: object) -> None:
         self.cut(delivered=False)
         # asyncio leaks a connection that it is accepting when the listener closes (seen in
-        # 3.11): let those under way become connections, and close then.
+        # 3.11): wait for pending ones to be accepted, then close.
         for _turn in range(3):
             await asyncio.sleep(0)
         self._listener.close()
@@ -48,7 +48,7 @@ class Relay:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def cut(self, *, delivered: bool) -> None:
-        """Let nothing more in or out; *delivered*: what has left arrives all the same."""
+        """Stop all traffic; with *delivered*, bytes already sent still arrive."""
         self._delivers = delivered
         loop = asyncio.get_running_loop()
         for listening in self._listener.sockets:

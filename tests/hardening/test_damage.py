@@ -16,7 +16,7 @@ FLIPS: Final = 400
 
 
 async def pushed(state: Path) -> list[dict[str, Any]]:
-    """What a push sends."""
+    """The rows of the push."""
     sent: list[dict[str, Any]] = []
 
     async def target(row: dict[str, Any]) -> None:
@@ -28,7 +28,7 @@ async def pushed(state: Path) -> list[dict[str, Any]]:
 
 
 async def once_more(state: Path) -> tuple[list[dict[str, Any]], StateError | None]:
-    """What the push sends that finds *state*, or what it says of that."""
+    """Return the rows sent by a push that finds *state*, or its error."""
     try:
         return await pushed(state), None
     except StateError as refusal:
@@ -37,7 +37,7 @@ async def once_more(state: Path) -> tuple[list[dict[str, Any]], StateError | Non
 
 def damaged(content: bytes, random: Random) -> bytes:
     """*content* with one byte changed, every other time where the state stands, or cut off."""
-    at = random.randrange(1, len(content))  # of an empty file nobody can tell
+    at = random.randrange(1, len(content))  # an empty file cannot be recognised
     if random.random() < 0.5:
         at = content.rindex(b'"settled"') + random.randrange(-40, 60)
     elif random.random() < 0.4:

@@ -1,8 +1,8 @@
 """Fuzzed jobs end, whatever fails, and lose or duplicate no row.
 
-A run has a seed, which says what fails and when: the target, the map, the progress callback,
-the source, the sink, SQLite, or the whole event loop. After some runs that fail, one that does
-not must find each row done exactly once, or failed, or unknown.
+The seed of a run determines what fails and when: the target, the map, the progress callback,
+the source, the sink, SQLite, or the whole event loop. After some failing runs, a run without
+failures must leave each row done exactly once, failed or unknown.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def run(case: PushCase | PullCase) -> None:
                 task.cancel()
             if kind != "abandoned":
                 await asyncio.wait([task])
-            # What is left of the job when this returns is cancelled by `asyncio.run`.
+            # `asyncio.run` cancels the rest of the job when this returns.
             case.faults.may_exit = False
 
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
@@ -270,7 +270,7 @@ class PushCase:
         )
 
     def check(self, report: Report) -> None:
-        """Every row is accounted for, and as often at the vendor as the report says."""
+        """Every row is accounted for, and the vendor has it as often as reported."""
         status = read_status(self.state)
         unknown = {each.number - 1 for each in status.unknown_rows}
         failed = set(numbers_of(report.failures))
@@ -326,7 +326,7 @@ def test_push_survives_random_failures_long(
 
 
 class MemorySink:
-    """Keeps items; what was not flushed is lost when a run ends. Each step may fail, or after it."""
+    """Keeps items; unflushed ones are lost when a run ends. Each step may fail, before or after its work."""
 
     def __init__(self, faults: Faults) -> None:
         self._faults = faults

@@ -53,7 +53,7 @@ async def interrupted(vendor: Any, call: Call, interrupt: Interruption, at: int)
             client = getattr(asyncclients, CLIENTS[vendor]).from_env(pool, sandbox.environ)
             struck = await interrupt(call(client, sandbox.state(vendor)), at)  # type: ignore[arg-type]
             for stats in pool.stats():
-                # A token that was asked for is good for the next call: that goes on.
+                # A token request continues, because the next call can use its token.
                 assert stats.in_flight == 0 or stats.token_refreshes
             reached = sum(len(sandbox.requests(name)) for name in (vendor, "storage"))
             sent = sum(stats.sent for stats in pool.stats())

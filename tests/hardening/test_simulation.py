@@ -23,7 +23,7 @@ from asyncclients.ratelimit.scheduler import Scheduler
 from .simulation.world import Simulation
 
 SEEDS: Final = 6
-"""Seeds of the default run; `ASYNCCLIENTS_SEEDS=5000`, or `=700-799`, says which come on top."""
+"""Seeds of the default run; `ASYNCCLIENTS_SEEDS=5000`, or `=700-799`, adds others."""
 
 
 def more_seeds() -> range:
@@ -40,7 +40,7 @@ async def lived(seed: int) -> Simulation:
 
 
 async def violations(seed: int) -> list[str]:
-    """What the world of *seed* found broken, and how to see it again."""
+    """Return the broken invariants of *seed*, and how to reproduce them."""
     again = f"ASYNCCLIENTS_SEEDS={seed}-{seed} pytest -m sweep tests/hardening/test_simulation.py"
     found = (await lived(seed)).violations
     return [f"seed {seed}: {violation} (again: {again})" for violation in found]

@@ -20,7 +20,7 @@ PACKAGE: Final = Path(asyncclients.__file__).parent
 PROJECT: Final = Path(__file__).parent.parent.parent / "pyproject.toml"
 BASE: Final = {"aiohttp", "aiolimiter", "msgspec", "python-backoff"}
 MODULES: Final = {"python-backoff": "backoff"}
-"""What a package is called in `import`, where that is another name."""
+"""Import names of packages, if they differ."""
 HOLES: Final = {"aiohttp": "3.14.5", "redis": "5.0.0"}
 """The first version without known advisories that concern a client.
 

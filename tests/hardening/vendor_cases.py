@@ -1,4 +1,4 @@
-"""The five clients, each with a call that may be repeated, one that may not, and canaries.
+"""The five clients, each with an idempotent call, another one, and canaries.
 
 Every credential here is a canary; `Subject.canaries` is each of them in the forms in
 which it travels. The server's good answers are the vendors' own, as short as allowed.
@@ -52,19 +52,19 @@ class Subject:
     canaries: tuple[str, ...]
 
     def reply(self, request: RawRequest) -> bytes:
-        """What a server in order answers to *request*."""
+        """Return the correct response to *request*."""
         if request.target == "/oauth2/token":
             return _TOKEN_REPLY
         found = self.read_reply if request.method == "GET" else self.write_reply
         return msgspec.json.encode(found)
 
     async def serves(self, connection: Connection) -> None:
-        """Answer every request as is right."""
+        """Send the correct response to every request."""
         while True:
             await connection.send(http(body=self.reply(await connection.request())))
 
     async def serves_once(self, connection: Connection) -> None:
-        """Answer one call as is right, and what it takes to make one; then close."""
+        """Send the correct responses to one call and its prerequisites; then close."""
         while True:
             request = await connection.request()
             last = request.target != "/oauth2/token"

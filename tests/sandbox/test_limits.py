@@ -28,7 +28,7 @@ def instants(gaps: list[float]) -> list[float]:
 
 
 def admitted(limit: ServerLimit, arrivals: list[float]) -> list[float]:
-    """Those of *arrivals* that are let in."""
+    """Return the accepted *arrivals*."""
     return [now for now in arrivals if limit.admit(now)]
 
 

@@ -8,7 +8,7 @@ from asyncclients.simulator.event_loop import SimulatedLoop
 
 
 def test_simulated_loop_calls_back_in_order() -> None:
-    """By instant, then as they were set; what is ready goes first; a cancelled timer never does."""
+    """By instant, then by creation; ready callbacks run first, cancelled timers never."""
     loop, seen = SimulatedLoop(), list[tuple[float, str]]()
 
     def note(name: str) -> None:
@@ -28,7 +28,7 @@ def test_simulated_loop_calls_back_in_order() -> None:
 
 
 def test_simulated_loop_runs_a_coroutine_from_future_to_future() -> None:
-    """It goes on at the instant of each result, and an error is raised where it awaits."""
+    """It resumes at the instant of each result, and errors are raised at its `await`."""
     loop, seen = SimulatedLoop(), list[tuple[float, object]]()
     first, second = loop.create_future(), loop.create_future()
 

@@ -139,7 +139,7 @@ async def listening(port: int) -> None:
 async def test_limit_req_of_nginx_is_learned(tmp_path: Path) -> None:
     """A leaky bucket of five, where the client assumes a window of twenty.
 
-    It spaces requests by the millisecond; refusals stay below a tenth of the calls.
+    It spaces requests by the millisecond; less than a tenth of the calls is rejected.
     """
     async with nginx(tmp_path) as url:
         seen = await statuses(url, 200, Quota(20, 1.0), "adaptive")

@@ -31,7 +31,7 @@ def same_luck(quota: Quota, server: str, latency: str, seconds: float) -> None:
     """Assert that sockets and simulator come to the same, with the same luck."""
     real = over_sockets(quota, server, latency, seconds)
     model = simulate(quota, server=server, latency=latency, seconds=seconds)
-    # Where refusals change the pace a send may shift by microseconds, and that changes what follows.
+    # If rejections change the pace, a send may shift by microseconds, which changes later calls.
     assert real.quota_use == pytest.approx(model.quota_use, abs=0.01)
     assert real.refused_share == pytest.approx(model.refused_share, abs=0.005)
     assert real.calls == pytest.approx(model.calls, rel=0.01)

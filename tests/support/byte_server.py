@@ -31,14 +31,14 @@ class Connection:
         self._reader, self._writer, self._server = reader, writer, server
 
     async def head(self) -> str:
-        """The next request without its body; EOFError when the client hangs up instead."""
+        """Return the head of the next request; EOFError if the client closes the connection."""
         try:
             return (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         except asyncio.IncompleteReadError as gone:
             raise EOFError from gone
 
     async def request(self) -> RawRequest:
-        """The next request; EOFError when the client hangs up instead."""
+        """Return the next request; EOFError if the client closes the connection."""
         first, *lines = (await self.head()).split("\r\n")
         method, target, _ = first.split(" ")
         fields = (line.partition(":") for line in lines if line)
@@ -49,7 +49,7 @@ class Connection:
         return found
 
     async def send(self, data: bytes) -> None:
-        """Write *data* as it is."""
+        """Write *data* unchanged."""
         self._writer.write(data)
         await self._writer.drain()
 
@@ -62,7 +62,7 @@ Script = Callable[[Connection], Awaitable[None]]
 
 
 class ByteServer:
-    """What listens: its address, and what arrived."""
+    """A server: its address and the requests that arrived."""
 
     def __init__(self, scripts: tuple[Script, ...], scheme: str) -> None:
         self._scripts, self._scheme = scripts, scheme
@@ -76,7 +76,7 @@ class ByteServer:
         self.url = f"{self._scheme}://127.0.0.1:{port}/"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Run the script of this connection: the n-th for the n-th, the last for all others."""
+        """Run the script of this connection: the n-th for the n-th, the last for all later ones."""
         script = self._scripts[min(self.connections, len(self._scripts) - 1)]
         self.connections += 1
         task = asyncio.current_task()
@@ -91,7 +91,7 @@ class ByteServer:
             writer.close()
 
     async def stop(self) -> None:
-        """End the scripts that still run."""
+        """Cancel the scripts that still run."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -103,7 +103,7 @@ class ByteServer:
 async def byte_server(
     *scripts: Script, tls: ssl.SSLContext | None = None
 ) -> AsyncGenerator[ByteServer]:
-    """A server on loopback that runs *scripts*, one for each connection."""
+    """Run a server on loopback that runs *scripts*, one for each connection."""
     server = ByteServer(scripts, "https" if tls else "http")
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
     server.listens_at(listener.sockets[0].getsockname()[1])
@@ -115,7 +115,7 @@ async def byte_server(
 
 
 def http(status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | None = None) -> bytes:
-    """A whole answer."""
+    """Return the bytes of a response."""
     fields = {"Content-Type": "application/json", "Content-Length": str(len(body))}
     fields |= dict(headers or {})
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
@@ -123,7 +123,7 @@ def http(status: int = 200, body: bytes = b"{}", headers: Mapping[str, str] | No
 
 
 def answers(*replies: bytes) -> Script:
-    """Answer each request of a connection with the next of *replies*, the last for ever."""
+    """Return a script that sends the next of *replies* per request, the last one repeatedly."""
 
     async def script(connection: Connection) -> None:
         for reply in replies:
@@ -137,5 +137,5 @@ def answers(*replies: bytes) -> Script:
 
 
 async def hangs_up(connection: Connection) -> None:
-    """Read a request and close without an answer."""
+    """Read a request and close without a response."""
     await connection.request()

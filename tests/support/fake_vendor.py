@@ -28,7 +28,7 @@ TOY = Vendor(
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True):
-    """What the toy vendor holds."""
+    """An item of the fake vendor."""
 
     id: int
     text: str = ""
@@ -48,7 +48,7 @@ class Things(Resource):
         return await self._send(GET.request(id=str(number)))
 
     async def make(self, body: Any = None) -> Thing:
-        """Make one; not repeatable."""
+        """Create one; not idempotent."""
         return await self._send(MAKE.request(body={} if body is None else body))
 
     async def put(self, number: int = 1) -> Thing:

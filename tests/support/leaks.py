@@ -19,7 +19,7 @@ CANARY = "ii_Canary/Secret+4711=="
 
 
 def leaks(error: BaseException, *secrets: str) -> list[str]:
-    """Where one of *secrets* shows: in the error's texts, its pickle, or its frames' locals."""
+    """Return the places that show one of *secrets*: texts, pickle, or locals of frames."""
     texts: list[tuple[str, str]] = []
     for link in chain(error):
         texts += [("repr", repr(link)), ("str", str(link)), ("args", repr(link.args))]
@@ -35,7 +35,7 @@ def leaks(error: BaseException, *secrets: str) -> list[str]:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of *error* as printed with locals, without the tests' own frames."""
+    """Return the printed traceback of *error* with locals, without the tests' own frames."""
     printed = traceback.TracebackException.from_exception(error, capture_locals=True)
     frames = [frame for frame in printed.stack if not frame.filename.startswith(TESTS)]
     printed.stack = traceback.StackSummary.from_list(frames)
@@ -43,7 +43,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """*error* and all that it came from."""
+    """Yield *error*, its causes and its contexts."""
     seen: set[int] = set()
     todo = [error]
     while todo:
@@ -55,7 +55,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def locals_of(error: BaseException) -> Iterator[tuple[str, str]]:
-    """The locals of all frames but the tests' own, looked into as crash reporters do."""
+    """Yield the locals of all frames except the tests' own, as crash reporters show them."""
     trace = error.__traceback__
     while trace is not None:
         frame: FrameType = trace.tb_frame
@@ -79,7 +79,7 @@ def _look(value: Any, depth: int) -> Iterator[str]:
 def _repr(value: Any) -> str:
     try:
         return repr(value)
-    except Exception as broken:  # noqa: BLE001 - whatever a foreign repr raises
+    except Exception as broken:  # noqa: BLE001 - a repr may raise anything
         return f"<unprintable: {type(broken).__name__}>"
 
 

@@ -1,4 +1,4 @@
-"""What a client might leave behind: tasks, and open files or sockets."""
+"""Tasks, open files and sockets that a client might leak."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 def descriptors() -> dict[str, str]:
-    """What is open in this process, by number; nothing where the system does not tell."""
+    """Return the open descriptors of this process by number; empty without /proc."""
     found: dict[str, str] = {}
     for entry in _DESCRIPTORS.iterdir() if _DESCRIPTORS.exists() else ():
-        with contextlib.suppress(OSError):  # that of this very listing
+        with contextlib.suppress(OSError):  # the descriptor of this listing
             found[entry.name] = str(entry.readlink())
     return found
 
@@ -26,7 +26,7 @@ class Traces:
         self._tasks, self._open = asyncio.all_tasks(), set(descriptors().values())
 
     async def gone(self) -> None:
-        """Assert that nothing came on top, once the loop had its turns."""
+        """Assert that nothing was added, after some turns of the loop."""
         for _ in range(10):
             await asyncio.sleep(0)
         await asyncio.sleep(1.0)

@@ -1,4 +1,4 @@
-"""A vendor, a store and processes that share one loop and its virtual time."""
+"""A vendor, a store and processes in one event loop with virtual time."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ Latency = Callable[[Random], tuple[float, float]]
 
 
 def loopback(random: Random) -> tuple[float, float]:
-    """0.5 ms each way, and a little."""
+    """0.5 ms each way, plus a little."""
     return 0.0005 + random.expovariate(2000), 0.0005 + random.expovariate(2000)
 
 
@@ -92,7 +92,7 @@ def fast(random: Random) -> tuple[float, float]:
 
 
 class Process:
-    """One process: a scheduler with a shared limiter, and workers that call."""
+    """One process: a scheduler with a shared limiter, and workers that send calls."""
 
     def __init__(self, world: World, line: StoreSession | None, name: int) -> None:
         loop = asyncio.get_running_loop()
@@ -107,7 +107,7 @@ class Process:
         self.dead = False
 
     def work(self, workers: int = 10, priority: Priority = Priority.BACKGROUND) -> None:
-        """Call without end."""
+        """Start workers that send calls without end."""
         for _ in range(workers):
             self.tasks.append(asyncio.create_task(self._work(priority)))
 
@@ -116,7 +116,7 @@ class Process:
             await self.call(priority)
 
     async def call(self, priority: Priority = Priority.INTERACTIVE) -> bool:
-        """One call; was it admitted?"""
+        """Send one call; return whether it was accepted."""
         loop, scheduler = asyncio.get_running_loop(), self.scheduler
         ticket = PermitRequest(priority)
         permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
@@ -134,14 +134,14 @@ class Process:
             scheduler.on_done()
 
     async def stop(self) -> None:
-        """Leave in good order."""
+        """Stop like a process that exits."""
         await self._cancel()
         self.scheduler.fail(ClientClosedError("over"), for_good=True)
         if self.line is not None:
             await self.line.aclose()
 
     async def kill(self) -> None:
-        """End as by SIGKILL: nothing more is said. What is on the wire arrives."""
+        """Stop as if by SIGKILL: the store gets no goodbye. Calls in flight still arrive."""
         self.world.store.broken.add(_terms(self).process)
         await self._cancel()
         self.scheduler.fail(ClientClosedError("over"), for_good=True)
@@ -158,7 +158,7 @@ def _terms(process: Process) -> StoreConfig:
 
 
 class World:
-    """One vendor with one quota, and whoever calls it."""
+    """One vendor with one quota, and the processes that call it."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class World:
         self.refusals: list[float] = []
 
     async def arrive(self, after: float) -> bool:
-        """A call arrives *after* so many seconds; is it admitted?"""
+        """Let a call arrive *after* some seconds; return whether it was accepted."""
         await asyncio.sleep(after)
         now = asyncio.get_running_loop().time()
         self.arrivals.append(now)
@@ -190,7 +190,7 @@ class World:
         return admitted
 
     def start(self, *, shared: bool = True, when_down: WhenDown | None = None) -> Process:
-        """One more process; idle until it is told to work."""
+        """Add a process, which is idle until `work`."""
         number = len(self.processes)
         terms = StoreConfig(
             process=f"p{number:03}",
@@ -205,18 +205,18 @@ class World:
         return process
 
     def admitted(self, since: float, until: float) -> int:
-        """Calls admitted from *since* to *until*."""
+        """Return the number of calls accepted from *since* to *until*."""
         refused = sum(since < at <= until for at in self.refusals)
         return sum(since < at <= until for at in self.arrivals) - refused
 
     async def stop(self) -> None:
-        """End every process."""
+        """Stop every process."""
         for process in self.processes:
             await process.stop()
 
 
 def most_in(period: float, arrivals: list[float]) -> int:
-    """The most arrivals in any half-open interval of *period* seconds."""
+    """Return the most arrivals in any half-open interval of *period* seconds."""
     most = head = 0
     ordered = sorted(arrivals)
     for index, at in enumerate(ordered):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NUMBER = "X-Number"
 PUNCTUAL = 1e-6
-"""Seconds by which an arrival may differ from what was drawn: rounding of the clock."""
+"""Tolerance in seconds of an arrival's time, for rounding by the clock."""
 
 
 class SocketWorld:
@@ -106,7 +106,7 @@ class SocketWorld:
     async def _work(self, client: IntouchClient) -> None:
         backlog = client.with_options(priority=Priority.BACKGROUND)
         while True:
-            with suppress(RateLimitedError):  # refused ten times: the next call is as good
+            with suppress(RateLimitedError):  # rejected ten times: the next call is equivalent
                 await backlog.request("GET", "backlog")
 
     async def _users(self, client: IntouchClient) -> None:

@@ -34,7 +34,7 @@ FLOORS = {
 """A unit imports from lower floors and from itself. Each vendor is a unit of its own."""
 
 LINES, PARAMETERS = 50, 5
-"""What a function may have: lines without its docstring, which is a screen, and positional parameters."""
+"""Limits of a function: lines without its docstring (a screen), and positional parameters."""
 
 FORBIDDEN_MODULES = frozenset({"utils", "util", "helpers", "common", "base", "manager", "misc"})
 _LOADERS = frozenset({"pickle", "cPickle", "marshal", "shelve", "yaml", "dill"})
@@ -74,7 +74,7 @@ def imports(module: Module, names: frozenset[str]) -> Iterator[str]:
 
 
 def graph(root: Path) -> dict[str, list[str]]:
-    """Who imports whom."""
+    """Return the imports of each module."""
     found = modules(root)
     names = frozenset(name for name, _, _ in found)
     return {module[0]: sorted(set(imports(module, names)) - {module[0]}) for module in found}
@@ -153,7 +153,7 @@ def function_violations(root: Path) -> list[str]:
 
 
 def name_violations(root: Path) -> list[str]:
-    """Modules with a name that says nothing, or without a docstring."""
+    """Modules with a meaningless name, or without a docstring."""
     found: list[str] = []
     for name, _, tree in modules(root):
         if name.rpartition(".")[2] in FORBIDDEN_MODULES:

@@ -1,7 +1,7 @@
-"""One call of every operation of every vendor, over the public clients alone.
+"""One call of every operation of every vendor, through the public clients.
 
-Keyed as endpoints are named, `vendor.resource.method`. What a call needs to exist it
-makes first, so the last request that arrives is the one that is meant.
+Keys are the names of endpoints, `vendor.resource.method`. A call first creates the objects
+that it needs, so the last request that arrives is its own.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 from asyncclients.vendors import digital_onboarding, emma, intouch, totango
 
 Call = Callable[[Any, Any], Awaitable[Any]]
-"""Takes the client, and what its sandbox vendor holds."""
+"""A function of the client and the state of its sandbox vendor."""
 
 
 _PROGRAM = "b1a8c7e0-5d3f-11ee-8c99-0242ac120002"
 
 
-# --- What has to be there first ---------------------------------------------------
+# --- Prerequisites ---------------------------------------------------
 
 
 async def _tag(client: Any) -> str:

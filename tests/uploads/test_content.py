@@ -20,7 +20,7 @@ from tests.support.resources import descriptors
 
 
 class Stream:
-    """Gives *pieces*, each pass anew."""
+    """A stream of *pieces*, for each pass."""
 
     def __init__(self, *pieces: bytes) -> None:
         self._pieces = pieces
@@ -36,7 +36,7 @@ async def read(content: UploadBody) -> list[bytes]:
 
 
 async def passes(source: Source, length: int | None = None) -> list[bytes]:
-    """What two passes over *source* give."""
+    """Return the results of two passes over *source*."""
     async with open_content(source, length, None) as content:
         return [b"".join(await read(content)) for _ in range(2)]
 
@@ -201,7 +201,7 @@ async def test_content_rejects_invalid_sources(tmp_path: Path) -> None:
     ):
         with pytest.raises(error):
             await passes(source, length)
-    regular.close()  # nobody else has closed it
+    regular.close()  # it was not closed elsewhere
 
 
 async def test_content_always_closes_its_file(tmp_path: Path) -> None:

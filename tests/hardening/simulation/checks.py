@@ -1,4 +1,4 @@
-"""What must hold after each run, whatever went wrong in it."""
+"""Invariants that hold after each run, whatever failed in it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def at_rest(world: Simulation, machine: Machine) -> Iterator[str]:
 
 
 def complaints(world: Simulation) -> Iterator[str]:
-    """What the loop had to say."""
+    """The messages of the event loop."""
     for said in world.log.complaints:
         yield f"the loop complains: {said}"
 
@@ -74,7 +74,7 @@ def _rows(world: Simulation, vendor: VendorName) -> Iterator[str]:
                 yield f"row {label} is {word} and {made[label]} times there"
         held = Counter({label: kept[label] for label in flow.kept})
         if held != Counter(flow.kept):
-            yield f"rows that may be repeated are not there once: {held}"
+            yield f"rows of idempotent operations are not there once: {held}"
 
 
 # --- Secrets --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Threads in virtual time: what is given to one is done on the loop, after a drawn while.
+"""Threads in virtual time: work of a thread runs on the loop after a random delay.
 
 So the seed decides when a commit is on the disk, and a process can be killed between any
 two steps there. One executor does one thing after another, as a thread would.
@@ -14,7 +14,7 @@ from typing import Any
 
 _USUAL = 0.002
 _SLOW = 0.3
-"""Seconds for one step at the most where the disk is busy, one time in thirty."""
+"""Maximum seconds of one step on a busy disk, one step in thirty."""
 
 
 class Disk:

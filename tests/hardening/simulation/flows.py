@@ -1,4 +1,4 @@
-"""What a web process does: calls of one flow, one after another, some not to their end."""
+"""A web process: the calls of one flow, one after another, some of them cancelled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Flow:
 
     Attributes:
         outcomes: of each row that must not be repeated, in a word.
-        kept: rows that may be repeated, all of which must be there at the end.
+        kept: rows of idempotent operations; all must be there at the end.
     """
 
     def __init__(self, world: Simulation, plan: FlowPlan, machine: Machine) -> None:

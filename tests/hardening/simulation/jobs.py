@@ -28,7 +28,7 @@ _PAUSE = 2.0
 
 
 class Job:
-    """One backfill, from its first start to its end, over all its lives."""
+    """One backfill, from its first start to its end, over all restarts."""
 
     def __init__(self, world: Simulation, plan: JobPlan) -> None:
         self._world, self.plan = world, plan
@@ -40,7 +40,7 @@ class Job:
         self._input = _written(self.folder / "rows.jsonl", self._records())
 
     def _set_scene(self) -> None:
-        """What is there to be pulled."""
+        """The items to pull."""
         if self.plan.kind != "pull":
             return
         if self.plan.vendor == "intouch":
@@ -139,7 +139,7 @@ class Job:
         lines = (self.folder / "out.jsonl").read_bytes().splitlines()
         found = Counter(str(msgspec.json.decode(line)[name]) for line in lines)
         lost = sorted(Counter(there) - found)
-        # A page that stays unreadable is set aside, and said to be: see `docs/backfill.md`.
+        # A page that stays unreadable is set aside and reported: see `docs/backfill.md`.
         told = read_status(self.folder / "state").failed
         self._world.happened["item set aside"] += told
         if len(lost) > told:
@@ -169,7 +169,7 @@ class Job:
     def _counts(self, status: Status, failed: int) -> Iterator[str]:
         told = status.done + status.failed + status.unknown + status.skipped
         if not status.complete or told != len(self.rows) or status.failed != failed:
-            yield f"of {len(self.rows)} rows, {failed} in the file of failed ones, it says {status}"
+            yield f"of {len(self.rows)} rows, {failed} in the dead-letter file, status {status}"
 
     def _failed(self) -> set[str]:
         path = self.folder / "state.failed.jsonl"

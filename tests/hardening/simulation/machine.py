@@ -89,7 +89,7 @@ class Machine:
         return client
 
     async def greet(self) -> None:
-        """Make a call with each credential: who has spoken to the store before knows it again."""
+        """Make a call with each credential: a process that knows the store recognises it."""
         for vendor, issued in self._world.environs.items():
             for credential in range(len(issued)):
                 await TRADES[vendor].look(self.client(vendor, credential), "")
@@ -102,7 +102,7 @@ class Machine:
         return self._died.is_set()
 
     async def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """What *work* returns, done in this process; None where it is killed before."""
+        """Run *work* in this process and return its result; None if the process is killed before."""
         context = copy_context()
         context.run(MACHINE.set, self)
         task = self._task = asyncio.create_task(work, context=context)
@@ -122,7 +122,7 @@ class Machine:
 
     @staticmethod
     def _is_stopped(task: asyncio.Task[Any]) -> bool:
-        """Has it ended because it was told to?"""
+        """Return whether it ended on request."""
         return task.done() and task.cancelled()
 
     def works(self) -> None:
@@ -139,7 +139,7 @@ class Machine:
             self.kill()
 
     def kill(self) -> None:
-        """End as by SIGKILL, or in good order; where the trouble is over, nobody does any more."""
+        """End as if by SIGKILL, or cleanly; after the period of faults, no process ends."""
         task, crash = self._task, self._crash
         if self.dead or self._world.calm or task is None or task.done() or crash is None:
             return

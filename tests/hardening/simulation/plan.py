@@ -1,4 +1,4 @@
-"""What a seed decides before anything moves: which ingredients its world has.
+"""The plan of a simulation, which its seed determines before the run.
 
 Worlds are small and unlike each other: a seed has one to three vendors and some of all
 that can go wrong, and breadth comes from many seeds. Of two processes on one credential
@@ -102,7 +102,7 @@ class Jump:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """The store is silent for *seconds* from *at*; *forgets*: and comes back empty."""
+    """The store is unreachable for *seconds* from *at*; with *forgets* it comes back empty."""
 
     at: float
     seconds: float
@@ -127,11 +127,11 @@ class Plan:
     """One world.
 
     Attributes:
-        quotas: what each vendor of this world allows a credential.
+        quotas: the quota of a credential at each vendor.
         credentials: how many each vendor has issued.
         webs: processes that serve users.
         on_the_way: seconds for which a request is on its way, at the most.
-        faults: what goes wrong at the vendors, each as often as any other.
+        faults: the faults of the vendors, all with equal probability.
         haste: faults a second.
         revokes: access tokens end at once, now and then.
         token_life: seconds for which an access token is good.
@@ -242,7 +242,7 @@ def _crash(draw: Random) -> Crash:
 
 
 def _jumps(draw: Random, *, paused: bool) -> tuple[Jump, ...]:
-    """Where a store is, the loop does not stand still: that would hold up the wire for seconds."""
+    """With a store, the loop is never blocked: that would delay all bytes for seconds."""
     jumps: list[Jump] = []
     for _ in range(draw.choice((0, 0, 1, 2))):
         at = draw.uniform(0.0, TROUBLE)

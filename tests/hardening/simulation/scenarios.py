@@ -1,6 +1,6 @@
-"""What is done at each vendor: a row that must not be repeated, one that may, and a look.
+"""The operations at each vendor: a row that is not idempotent, one that is, and a read.
 
-Every row has a label, by which it is found again in what the vendor holds.
+Every row has a label, which identifies it in the vendor's data.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ TRADES: Final[dict[VendorName, Trade]] = {
 
 
 def set_scene(sandbox: Sandbox) -> None:
-    """What the vendors have before anyone calls."""
+    """The vendors' data before the first call."""
     state = sandbox.state("emma")
     number = state.new_id()
     kind = {"touchpoint_type_id": number, "type_name": _VISIT, "display_name": "Visit"}

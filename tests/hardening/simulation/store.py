@@ -14,7 +14,7 @@ from .plan import StorePlan
 
 
 class Names:
-    """What scopes are called, whatever the address at which a process reaches the vendor."""
+    """Names of scopes, independent of the address at which a process reaches the vendor."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
@@ -64,7 +64,7 @@ class Store:
         return SeenStore(_Named(self._ledgers, self._names), terms)
 
     def bury(self, process: str) -> None:
-        """*process* says nothing more."""
+        """*process* sends nothing more."""
         self._ledgers.broken.add(process)
 
     async def be_lost(self) -> None:

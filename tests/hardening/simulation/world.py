@@ -42,7 +42,7 @@ from .tokens import Tokens
 HEALING: Final = 400.0
 """Seconds within which all is done once the trouble is over."""
 _DISK: Final = next((path for path in ("/dev/shm",) if Path(path).is_dir()), None)
-"""In memory, where the system has such a place: nobody pulls the plug here."""
+"""In memory, if the system supports it: no test here needs a real disk."""
 
 
 def _one_origin(_: str) -> str:
