@@ -41,7 +41,7 @@ PACKAGES: dict[str, Place] = {
     "uploads": Place(0, 3, "files to a storage"),
     "core": Place(1.75, 4, "one call: token, attempt, decision, retry", 2.55),
     "http": Place(1, 5, "aiohttp session"),
-    "limits": Place(3.3, 5, "when to send"),
+    "ratelimit": Place(3.3, 5, "when to send"),
     "sandbox": Place(4.35, 5, "mock vendors"),
 }
 """Packages, and the modules of the root that import one. Other modules of the root form the base."""

@@ -69,20 +69,20 @@ async def test_simulation_is_reproducible() -> None:
 # --- Bugs that are planted, and found ---------------------------------------------------
 
 
-def forgets_a_cancelled_slot(patch: pytest.MonkeyPatch) -> None:
-    """A call that is cancelled on the wire stays in flight for ever."""
-    finished = Scheduler.on_done
+def keeps_a_cancelled_slot(patch: pytest.MonkeyPatch) -> None:
+    """A call that is cancelled in flight is never released."""
+    on_done = Scheduler.on_done
 
     def finish(self: Scheduler) -> None:
         task = asyncio.current_task()
         if task is None or not task.cancelling():
-            finished(self)
+            on_done(self)
 
-    patch.setattr(Scheduler, "finished", finish)
+    patch.setattr(Scheduler, "on_done", finish)
 
 
 def checkpoints_before_the_data(patch: pytest.MonkeyPatch) -> None:
-    """A page is noted as read before its items are on the disk."""
+    """A checkpoint is saved before the items of its page."""
     save = Pull._save  # pyright: ignore[reportPrivateUsage]
 
     async def note_and_save(self: Any) -> None:
@@ -93,31 +93,31 @@ def checkpoints_before_the_data(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pull, "_save", note_and_save)
 
 
-def repeats_whatever_it_is(patch: pytest.MonkeyPatch) -> None:
-    """A creation whose answer was lost is sent again."""
+def retries_every_operation(patch: pytest.MonkeyPatch) -> None:
+    """A creation whose response was lost is retried."""
 
-    def judge_all_alike(request: Any, *rest: Any) -> Any:
+    def decide_all_alike(request: Any, *rest: Any) -> Any:
         return decide(msgspec.structs.replace(request, idempotent=True), *rest)
 
-    patch.setattr(call, "judge", judge_all_alike)
+    patch.setattr(call, "decide", decide_all_alike)
 
 
-def counts_at_the_send(patch: pytest.MonkeyPatch) -> None:
-    """A slot is free one period after the send, however long the request is on its way."""
-    take = Limiter.acquire
+def counts_from_the_send(patch: pytest.MonkeyPatch) -> None:
+    """A slot is free one period after the send instead of after the arrival."""
+    acquire = Limiter.acquire
 
-    def taken(self: Any, now: float) -> Permit:
-        permit = take(self, now)
+    def acquire_too_early(self: Any, now: float) -> Permit:
+        permit = acquire(self, now)
         for index, (window, end) in enumerate(permit.slots):
             window.move(end, now + window.period)
             permit.slots[index] = (window, now + window.period)
         return permit
 
-    patch.setattr(Limiter, "take", taken)
+    patch.setattr(Limiter, "acquire", acquire_too_early)
 
 
 def logs_the_token(patch: pytest.MonkeyPatch) -> None:
-    """Each new token stands in the log."""
+    """Each new token is logged."""
     fetch = TokenSource.fetch
 
     async def fetch_and_tell(self: TokenSource) -> Token:
@@ -129,10 +129,10 @@ def logs_the_token(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED: Final = [
-    (forgets_a_cancelled_slot, (1, 2), "permits of"),
+    (keeps_a_cancelled_slot, (1, 2), "permits of"),
     (checkpoints_before_the_data, (218, 236, 292), "not in the file"),
-    (repeats_whatever_it_is, (0, 2), "times"),
-    (counts_at_the_send, (1, 2), "within"),
+    (retries_every_operation, (0, 2), "times"),
+    (counts_from_the_send, (1, 2), "within"),
     (logs_the_token, (1, 3), "a credential is in the log"),
 ]
 """Each bug, seeds that find it, and what it is found by.
