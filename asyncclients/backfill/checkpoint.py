@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from asyncclients.backfill.dead_letters import DeadLetter, DeadLetterFile, Mark
-from asyncclients.backfill.journal import Changes, Journal, Statement
 from asyncclients.backfill.seen_keys import SeenKeys, digest, drop_at
+from asyncclients.backfill.state.dead_letters import DeadLetter, DeadLetterFile, Mark
+from asyncclients.backfill.state.journal import Changes, Journal, Statement
 from asyncclients.errors import BackfillStoppedError, DecodeError
 from asyncclients.paging import Page
 

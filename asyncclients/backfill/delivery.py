@@ -6,21 +6,53 @@ the others are delivered.
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import CancelledError, Task, current_task
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Sequence,
+)
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from enum import Enum
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
 from asyncclients.backfill.circuit_breaker import Attempt, CircuitBreaker, ForbiddenRows
-from asyncclients.backfill.request_counter import RequestCounter
-from asyncclients.backfill.row_log import RowLog
+from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.sources import Row
-from asyncclients.backfill.verdict import RowOutcome, classify_error, proves_access
 from asyncclients.core.endpoint import OutgoingRequest, call_context, endpoint_of
-from asyncclients.errors import BackfillStoppedError, ClientClosedError, ForbiddenError, error_text
+from asyncclients.core.events import logger
+from asyncclients.errors import (
+    AsyncClientsError,
+    BackfillError,
+    BackfillStoppedError,
+    ClientClosedError,
+    ConfigurationError,
+    ConnectError,
+    DeadlineExceededError,
+    DecodeError,
+    ForbiddenError,
+    NoResponseError,
+    OutcomeUnknownError,
+    RateLimitedError,
+    ResponseTooLargeError,
+    ServerError,
+    StatusError,
+    TLSError,
+    TokenEndpointError,
+    TokenError,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+    WrongEventLoopError,
+    error_text,
+)
 from asyncclients.ratelimit.priority import Priority
 
 _TRIES = 3
@@ -362,3 +394,210 @@ def _missing(result: Any, parcels: Sequence[PreparedRow]) -> Collection[int]:
     if not isinstance(result, PartialResult):
         return ()
     return {id(value) for value in result.unacknowledged([value for _, value in parcels])}
+
+
+# What a call's error means for the rows in it. One table, two facts.
+#
+# *repeatable*: may the operation be repeated? *sent*: may a request have left?
+#
+# | error                                                       | rows are                        |
+# |-------------------------------------------------------------|---------------------------------|
+# | not carried out: rate limited, 408, 425, no connection, no turn | tried again                 |
+# | an error in the body of a 2xx                               | failed if repeatable, else unknown |
+# | outcome unknown, no answer, 5xx, an answer nobody can read  | tried again if repeatable, else unknown |
+# | the vendor's no (4xx), or a value that the call refuses     | failed (a batch is halved first) |
+# | no row's fault: credential, TLS, redirect, closed pool      | pending, and the run stops      |
+# | 403                                                         | see `outage.ForbiddenRows`      |
+#
+# A 500 says that the vendor failed, not how far it got: a row that must not be
+# repeated is unknown after it.
+
+_STOPS = (
+    BackfillError,
+    ClientClosedError,
+    ConfigurationError,
+    TLSError,
+    UnauthorizedError,
+    UnexpectedRedirectError,
+    WrongEventLoopError,
+)
+_NOT_CARRIED_OUT = (ConnectError, DeadlineExceededError, RateLimitedError, TokenEndpointError)
+_NOT_CARRIED_OUT_STATUSES = (408, 425)
+_DOUBTFUL = (
+    DecodeError,
+    NoResponseError,
+    OutcomeUnknownError,
+    ResponseTooLargeError,
+    ServerError,
+)
+_BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+
+
+class RowOutcome(Enum):
+    """What becomes of the rows of a call that raised."""
+
+    AGAIN = "not done; try again"
+    UNKNOWN = "may or may not be done"
+    REFUSED = "not done, and never will be as they are"
+    STOP = "not their fault; stop"
+
+
+def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowOutcome:
+    """What *error* means for the rows of the call that raised it."""
+    if not isinstance(error, AsyncClientsError):
+        if isinstance(error, _BAD_VALUE) or not sent:
+            return RowOutcome.REFUSED
+        return RowOutcome.AGAIN if idempotent else RowOutcome.UNKNOWN
+    if isinstance(error, _STOPS):
+        return RowOutcome.STOP
+    if isinstance(error, DecodeError) and error.is_error_body and (idempotent or not sent):
+        return RowOutcome.REFUSED
+    if isinstance(error, _NOT_CARRIED_OUT) or error.status in _NOT_CARRIED_OUT_STATUSES:
+        return RowOutcome.AGAIN
+    if isinstance(error, TokenError):
+        return RowOutcome.STOP
+    if isinstance(error, _DOUBTFUL):
+        return RowOutcome.AGAIN if idempotent or not sent else RowOutcome.UNKNOWN
+    return RowOutcome.REFUSED
+
+
+def proves_access(error: BaseException) -> bool:
+    """True if the vendor's no to a row, *error*, shows that the credential is valid."""
+    return isinstance(error, StatusError) and not isinstance(error, ForbiddenError)
+
+
+# What has become of rows, as those who deliver them note it.
+#
+# One run on one machine notes in its state file (`ledger`); a batch that any
+# worker may take over notes in a book that all of them share (`batch`).
+
+
+class RowLog(Protocol):
+    """Where delivery notes what happens. All but `sending` is done at once."""
+
+    @property
+    def done(self) -> int:
+        """Rows carried out, as far as this run knows."""
+        ...
+
+    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
+        """Done when it is kept for good that *rows* go out now."""
+        ...
+
+    def mark_pending(self, rows: Iterable[Row]) -> None:
+        """*rows* were certainly not carried out; they are pending again."""
+        ...
+
+    def mark_done(self, rows: Sequence[Row]) -> None:
+        """*rows* were carried out."""
+        ...
+
+    def mark_skipped(self, rows: Sequence[Row]) -> None:
+        """There is nothing to send for *rows*."""
+        ...
+
+    def mark_failed(self, row: Row, failure: BaseException) -> None:
+        """*row* was refused."""
+        ...
+
+    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
+        """*rows* may or may not have been carried out."""
+        ...
+
+
+# Many deliveries at the same time, and how they end together.
+#
+# On the first error, or when cancelled, nothing more is sent; calls that are on
+# the wire may finish, within a grace.
+
+T = TypeVar("T")
+
+GRACE = 30.0
+"""Seconds that an interrupted run gives calls on the wire to end."""
+_CANCEL_GRACE = 5.0
+"""Seconds that a cancelled call has to end: one that ignores its cancellation is left behind."""
+
+
+async def run_workers(
+    work: Sequence[Coroutine[Any, Any, None]], delivery: Delivery, stop: Callable[[], None]
+) -> None:
+    """Do all of *work*, which calls *delivery*; *stop* ends the rows that it is fed."""
+    tasks = [asyncio.create_task(_tracked(each, delivery)) for each in work]
+    ended = _Ended(tasks)
+    try:
+        await ended.over
+    finally:
+        await _drain([task for task in tasks if not task.done()], delivery, stop)
+        for each, task in zip(work, tasks, strict=True):
+            if task.done():
+                each.close()  # one that was cancelled before it began
+    if ended.error is not None:
+        raise ended.error
+
+
+class _Ended:
+    """How *tasks* end: *over* is done when all have, or the first one raised or was cancelled.
+
+    `asyncio.wait(return_when=FIRST_EXCEPTION)` does not count a task that is cancelled.
+    """
+
+    def __init__(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: BaseException | None = None
+        self._left = len(tasks)
+        for task in tasks:
+            task.add_done_callback(self._note)
+
+    def _note(self, task: asyncio.Task[Any]) -> None:
+        self._left -= 1
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        # A cancellation that comes from landing is no reason to end.
+        if self.error is None and not (self.over.done() and task.cancelled()):
+            self.error = error
+        if (error is not None or not self._left) and not self.over.done():
+            self.over.set_result(None)
+
+
+async def _tracked(work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
+    with delivery.tracked():
+        await work
+
+
+async def _drain(
+    running: list[asyncio.Task[None]], delivery: Delivery, stop: Callable[[], None]
+) -> None:
+    """End the *running* tasks: those with a call on the wire may finish it."""
+    if not running:
+        return
+    stop()
+    delivery.stopping = True
+    flights = delivery.flights
+    for task in running:
+        if task not in flights or not flights[task].sent:
+            task.cancel()
+    try:
+        await asyncio.wait(running, timeout=GRACE)
+    finally:
+        for task in running:
+            task.cancel()
+        _, left = await asyncio.wait(running, timeout=_CANCEL_GRACE)
+        if left:
+            logger.warning(
+                "%d calls ignore their cancellation and are left behind; their rows are unknown",
+                len(left),
+            )
+
+
+async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of *work*, done at the same time; on the first error the rest ends."""
+    tasks = [asyncio.create_task(each) for each in work]
+    ended = _Ended(tasks)
+    try:
+        await ended.over
+        if ended.error is not None:
+            raise ended.error
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

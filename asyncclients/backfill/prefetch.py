@@ -18,8 +18,8 @@ from typing import Any
 
 from asyncclients.backfill.blocking import iterate
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.request_counter import RequestCounter
-from asyncclients.backfill.verdict import RowOutcome, classify_error
+from asyncclients.backfill.delivery import RowOutcome, classify_error
+from asyncclients.backfill.report import RequestCounter
 from asyncclients.core.capture import capture_responses
 from asyncclients.core.endpoint import call_context
 from asyncclients.errors import DecodeError

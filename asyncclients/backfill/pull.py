@@ -23,13 +23,9 @@ from typing import Any, Never
 from asyncclients.backfill import arguments
 from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.identity import pull_job
 from asyncclients.backfill.item_keys import ItemKeys, Key
-from asyncclients.backfill.journal import Changes, Journal
-from asyncclients.backfill.lock import check_apart
 from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialReader, reader_of
-from asyncclients.backfill.report import Progress, Report
-from asyncclients.backfill.request_counter import RequestCounter
+from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
 from asyncclients.backfill.seen_keys import drop_at
 from asyncclients.backfill.sinks import (
     FileSink,
@@ -38,7 +34,9 @@ from asyncclients.backfill.sinks import (
     UnwritableItemsError,
     open_sink,
 )
-from asyncclients.backfill.ticker import reporting_progress
+from asyncclients.backfill.state.identity import pull_job
+from asyncclients.backfill.state.journal import Changes, Journal
+from asyncclients.backfill.state.lock import check_apart
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 

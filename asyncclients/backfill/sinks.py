@@ -22,8 +22,8 @@ import msgspec
 from asyncclients.backfill import export
 from asyncclients.backfill.completion import finish_before_cancel, in_thread
 from asyncclients.backfill.encoding import encode_row, json_fault
-from asyncclients.backfill.lock import lock_or_fail
 from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill.state.lock import lock_or_fail
 from asyncclients.core import codec
 from asyncclients.errors import (
     BackfillStoppedError,

@@ -11,12 +11,18 @@ from typing import Literal
 import msgspec
 
 from asyncclients.backfill.checkpoint import PullState
-from asyncclients.backfill.database import connect, log_path, read_state, select, unusable
-from asyncclients.backfill.identity import JobIdentity
-from asyncclients.backfill.journal import read_job
-from asyncclients.backfill.ledger import PushState, Unknown, read_unknown
 from asyncclients.backfill.lines import FAILED_SUFFIX
-from asyncclients.backfill.lock import check_companions, holder_of
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import (
+    connect,
+    log_path,
+    read_job,
+    read_state,
+    select,
+    unusable,
+)
+from asyncclients.backfill.state.lock import check_companions, holder_of
+from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import target_of
 

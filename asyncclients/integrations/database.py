@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql, sqlite
 
-from asyncclients.backfill.batch import BatchStatus, RowRecord, RowStatus
+from asyncclients.backfill.steps import BatchStatus, RowRecord, RowStatus
 from asyncclients.errors import ConfigurationError, StateError
 from asyncclients.integrations.tables import METADATA, ROWS
 

@@ -6,7 +6,7 @@
 * A pull is one workflow, and some pages a step (`pull_step`); the file is
   written by who asked for it, from the pages in the database.
 * What DBOS keeps is which steps are finished. What became of the rows inside a
-  step is in our own table, by the rules in `asyncclients.backfill.batch`: so a
+  step is in our own table, by the rules in `asyncclients.backfill.steps`: so a
   step that runs again, or twice at the same time, sends no row twice.
 * Workers show that they live by a counter (`heartbeat`). The shards of one that
   died are put back on the queue by the others, about one lease later.
@@ -37,7 +37,7 @@ except ImportError:
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Report, Sink
 from asyncclients.backfill.completion import in_thread
-from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.sources import Rows, open_source
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.database import Database

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from asyncclients.backfill import Progress, Report
-from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.report import RequestCounts
 from asyncclients.core.events import Callback
 
 _EVERY = 2.0

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 
 from asyncclients.backfill import Report
 from asyncclients.backfill.encoding import encode_row, encode_rows, json_fault
-from asyncclients.backfill.ledger import Unknown
-from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.sources import Row, Source
+from asyncclients.backfill.state.push_state import Unknown
 from asyncclients.backfill.steps import plain
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.database import Connection, Database, counts

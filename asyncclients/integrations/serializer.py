@@ -18,7 +18,7 @@ from dbos import Serializer
 from dbos import _serialization as dbos_serialization  # pyright: ignore[reportPrivateUsage]
 
 from asyncclients import errors
-from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.steps import PullCursor
 from asyncclients.errors import AsyncClientsError, BackfillStoppedError, StateError
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from dbos import DBOS
 
-from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.steps import PullCursor
 from asyncclients.errors import ConfigurationError
 from asyncclients.integrations.worker import Worker

@@ -22,7 +22,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import Renaming, pull, push
-from asyncclients.backfill.identity import JobIdentity, pull_job, push_job
+from asyncclients.backfill.state.identity import JobIdentity, pull_job, push_job
 from asyncclients.sandbox import Sandbox
 
 URL = "https://a.example/v1/"

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from asyncclients import StateError, StateInUseError, StateMismatchError
-from asyncclients.backfill.database import VERSION
-from asyncclients.backfill.identity import JobIdentity
-from asyncclients.backfill.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import VERSION, Changes, Journal, Statement
 
 JOB = JobIdentity(kind="push", source="a.csv", target="things.create", row_type="Thing")
 

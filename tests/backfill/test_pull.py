@@ -28,10 +28,10 @@ from asyncclients import (
 )
 from asyncclients.backfill import Progress, pull, read_status, sinks
 from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.identity import JobIdentity
 from asyncclients.backfill.item_keys import text_of
-from asyncclients.backfill.journal import Changes, Journal
 from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 

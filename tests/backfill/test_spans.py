@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.backfill.interval_set import IntervalSet
+from asyncclients.backfill.state.push_state import IntervalSet
 
 numbers = st.integers(0, 40)
 steps = st.lists(

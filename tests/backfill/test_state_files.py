@@ -21,9 +21,9 @@ import pytest
 
 from asyncclients import StateError, StateInUseError
 from asyncclients.backfill import Report, pull, push, read_status
-from asyncclients.backfill.identity import JobIdentity
-from asyncclients.backfill.journal import Changes, Journal, Statement
-from asyncclients.backfill.lock import Lock, holder_of
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.lock import Lock, holder_of
 from asyncclients.own_files import target_of
 from asyncclients.paging import Page
 
@@ -105,8 +105,8 @@ async def test_lock_follows_other_names_of_the_state(
 
 HOLD = """
 import asyncio, sys
-from asyncclients.backfill.identity import JobIdentity
-from asyncclients.backfill.journal import Journal
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import Journal
 
 async def main():
     journal = await Journal.open(sys.argv[1], JobIdentity(kind="push", source="a.csv", target="x"))

@@ -24,7 +24,7 @@ from asyncclients import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from asyncclients.backfill.verdict import RowOutcome, classify_error
+from asyncclients.backfill.delivery import RowOutcome, classify_error
 
 AGAIN, UNKNOWN, REFUSED, STOP = (
     RowOutcome.AGAIN,

@@ -20,7 +20,7 @@ from dbos import DBOS
 
 from asyncclients import errors
 from asyncclients.backfill import Report
-from asyncclients.backfill.request_counter import RequestCounts
+from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.steps import PullCursor, PushTarget
 from asyncclients.errors import AsyncClientsError, BackfillStoppedError, StateError
 from asyncclients.integrations.dbos import Backfills

@@ -49,7 +49,7 @@ def _one_origin(_: str) -> str:
     return ""
 
 
-_ONE_ORIGIN = patch("asyncclients.backfill.identity._origin", new=_one_origin)
+_ONE_ORIGIN = patch("asyncclients.backfill.state.identity._origin", new=_one_origin)
 """Each process reaches the vendors through a relay of its own: the same job at another address."""
 
 
