@@ -42,7 +42,7 @@ def renewed(vendor: str) -> str:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{page_of(vendor)} needs the lines {BEGIN!r} and {END!r}")
-    return "\n".join([head + begin, "", *_facts(vendor), "", *_table(vendor), "", end + tail])
+    return "\n".join([head + begin, "", *_summary(vendor), "", *_table(vendor), "", end + tail])
 
 
 def endpoints(vendor: str) -> list[Endpoint[Any]]:
@@ -53,17 +53,17 @@ def endpoints(vendor: str) -> list[Endpoint[Any]]:
     return [value for value in module.values() if isinstance(value, Endpoint)]
 
 
-def _facts(vendor: str) -> Iterator[str]:
-    facts: Vendor = getattr(import_module(f"asyncclients.vendors.{vendor}.vendor"), vendor.upper())
-    named = [f"`{argument}=` {_code(name)}" for argument, name in facts.environment.items()]
-    named += [f"`{argument}=` {_code(name)}, optional" for argument, name in facts.settings.items()]
-    in_flight = f", at most {facts.max_in_flight} in flight" if facts.max_in_flight else ""
+def _summary(vendor: str) -> Iterator[str]:
+    data: Vendor = getattr(import_module(f"asyncclients.vendors.{vendor}.vendor"), vendor.upper())
+    named = [f"`{argument}=` {_code(name)}" for argument, name in data.environment.items()]
+    named += [f"`{argument}=` {_code(name)}, optional" for argument, name in data.settings.items()]
+    in_flight = f", at most {data.max_in_flight} in flight" if data.max_in_flight else ""
     yield "| | |"
     yield "| --- | --- |"
-    yield f"| manual | <{facts.manual}> |"
+    yield f"| manual | <{data.manual}> |"
     yield f"| credential | {'; '.join(named)} |"
-    yield f"| base URL | {_code(facts.base_url)}; `base_url=` {_code(vendor.upper() + '_BASE_URL')} |"
-    yield f"| default quota | {', '.join(str(quota) for quota in facts.quotas)}{in_flight} |"
+    yield f"| base URL | {_code(data.base_url)}; `base_url=` {_code(vendor.upper() + '_BASE_URL')} |"
+    yield f"| default quota | {', '.join(str(quota) for quota in data.quotas)}{in_flight} |"
 
 
 def _table(vendor: str) -> Iterator[str]:

@@ -34,7 +34,7 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
             monkeypatch.setenv(name, value)
         for vendor, client in _clients().items():
             here = msgspec.structs.replace(client.vendor, base_url=opened.url(vendor))
-            monkeypatch.setattr(client, "facts", here)
+            monkeypatch.setattr(client, "vendor", here)
         opened.state("intouch").keys.add("ii_...")
         yield opened
 
