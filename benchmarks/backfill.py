@@ -18,7 +18,7 @@ import csv
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -168,7 +168,7 @@ async def ours(connection: Connection, base_url: str, pages: int) -> None:
         await take_turns(connection, {"push": push_ours, "pull": pull_ours})
 
 
-async def take_turns(connection: Connection, rounds: dict[str, Round]) -> None:
+async def take_turns(connection: Connection, rounds: Mapping[str, Round]) -> None:
     """Run one of *rounds* per turn in a new folder; send the rows done and the seconds."""
     while (turn := connection.recv()) is not None:
         name, rows = turn

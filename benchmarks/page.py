@@ -58,10 +58,7 @@ def whole(rows: list[Row]) -> str:
         {name: f"{value:,}" if isinstance(value, int) else value for name, value in row.items()}
         for row in rows
     ]
-    names = {"refused": "rejected"}
-    return table(
-        "|".join(f"{names.get(name, name)}:{each}" for name, each in formats.items()), text
-    )
+    return table("|".join(f"{name}:{each}" for name, each in formats.items()), text)
 
 
 def grouped(rows: list[Row], line: tuple[str, ...], column: str, cell: str) -> str:
@@ -85,8 +82,8 @@ CELL = "quota: {quota} | server: {server} | network: {latency} |"
 
 def adaptive() -> str:
     return table(
-        CELL + "use: {use:.2%} | target: ≥ {target_use:.1%} | rejected: {refused:.3%}"
-        "| target: ≤ {target_refused:.2%} | : {verdict}",
+        CELL + "use: {use:.2%} | target: ≥ {target_use:.1%} | rejected: {rejected:.3%}"
+        "| target: ≤ {target_rejected:.2%} | : {verdict}",
         load("rate-limits")["adaptive"],
     )
 
@@ -94,7 +91,7 @@ def adaptive() -> str:
 def exact() -> str:
     rows = load("rate-limits")["exact"]
     text = f"{rows[0]['seeds']:,} seeds in every cell, runs of two and six minutes.\n\n"
-    columns = "use: {use:.1%} | rejected: {refused:.4%} | most in a window: {most_in_window}"
+    columns = "use: {use:.1%} | rejected: {rejected:.4%} | most in a window: {most_in_window}"
     return text + table(CELL + columns, rows)
 
 
@@ -106,7 +103,7 @@ def peers() -> str:
         parts.setdefault((row["quota"], row["latency"]), []).append(row)
     return "\n".join(
         f"### {quota}, *{latency}*\n\n"
-        + grouped(part, ("client",), "server", "{use:.1%} / {refused:.2%}")
+        + grouped(part, ("client",), "server", "{use:.1%} / {rejected:.2%}")
         for (quota, latency), part in parts.items()
     )
 
@@ -130,14 +127,14 @@ def sockets() -> str:
         f"runs agree\nwith the simulator; {result['late']} calls took virtual time in the kernel."
     )
     columns = "use: {use:.2%} | simulated: {simulated_use:.2%} | target: ≥ {target_use:.1%}"
-    columns += "| rejected: {refused:.3%} | simulated: {simulated_refused:.3%}"
-    columns += "| target: ≤ {target_refused:.2%} | : {verdict}"
+    columns += "| rejected: {rejected:.3%} | simulated: {simulated_rejected:.3%}"
+    columns += "| target: ≤ {target_rejected:.2%} | : {verdict}"
     return f"{text}\n\n{table(CELL + columns, rows)}"
 
 
 def sockets_exact() -> str:
     rows = load("rate-limits-sockets")["exact"]
-    return grouped(rows, ("quota", "latency"), "server", "{use:.1%} ({refused:.0%})")
+    return grouped(rows, ("quota", "latency"), "server", "{use:.1%} ({rejected:.0%})")
 
 
 def sockets_waits() -> str:
@@ -234,7 +231,7 @@ def run() -> str:
     world = result["world"]
     counts = {
         "requests": sum(world["requests"].values()),
-        "rate-limited requests": sum(world["refused"].values()),
+        "rate-limited requests": sum(world["rejected"].values()),
         "quota use of Intouch": f"{world['quota_use']['intouch']:.1%}",
         "quota use of Totango": f"{world['quota_use']['totango']:.1%}",
         "visits": world["visits"],

@@ -105,7 +105,7 @@ def row_of(
     uses = [report.quota_use for report in reports]
     use = statistics.fmean(uses)
     learned = first.server == "two-counter"
-    refused = statistics.fmean(
+    rejected = statistics.fmean(
         report.refused_late if learned else report.refused_share for report in reports
     )
     return {
@@ -116,11 +116,11 @@ def row_of(
         "seeds": len(reports),
         "use": use,
         "use_error": statistics.stdev(uses) / len(uses) ** 0.5 if len(uses) > 1 else 0.0,
-        "refused": refused,
+        "rejected": rejected,
         "most_in_window": max(report.most_in_window for report in reports),
         "target_use": target.use if target else None,
-        "target_refused": target.rejected if target else None,
-        "met": use >= target.use and refused <= target.rejected if target else None,
+        "target_rejected": target.rejected if target else None,
+        "met": use >= target.use and rejected <= target.rejected if target else None,
     }
 
 
@@ -134,9 +134,9 @@ def show(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if "p99" in row:
             line += f" {row['p99']:8.3f} s   ≤ {row['target']:.2f} s"
         else:
-            line += f" {row['use']:8.2%} ±{row['use_error']:.2%} {row['refused']:9.4%}"
+            line += f" {row['use']:8.2%} ±{row['use_error']:.2%} {row['rejected']:9.4%}"
         if row.get("target_use") is not None:
-            line += f"   ≥ {row['target_use']:.1%}, ≤ {row['target_refused']:.2%}"
+            line += f"   ≥ {row['target_use']:.1%}, ≤ {row['target_rejected']:.2%}"
         if row["met"] is not None:
             line += "   met" if row["met"] else "   MISSED"
         print(line, flush=True)
@@ -170,7 +170,7 @@ class OverSockets:
         model = row_of("simulator", [model for _, model in pairs])
         return {
             "simulated_use": model["use"],
-            "simulated_refused": model["refused"],
+            "simulated_rejected": model["rejected"],
             "simulated_p99": statistics.fmean(model.wait_p99 for _, model in pairs),
             "agree": sum(agree(*pair) for pair in pairs),
         }

@@ -150,7 +150,7 @@ async def fleet(kind: str, quota: TwoNumbers, count: int, seconds: float) -> Row
         until = loop.time()
         claims = await end(processes)
         arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
-        refused = sandbox.refused("intouch")
+        rejected = sandbox.refused("intouch")
     server.kill()
     directory.cleanup()
     return {
@@ -159,7 +159,7 @@ async def fleet(kind: str, quota: TwoNumbers, count: int, seconds: float) -> Row
         "processes": count,
         "use": round(fill(arrivals, quota, since, until), 4),
         "calls": len(arrivals),
-        "refused": refused,
+        "rejected": rejected,
         "most in a period": most_in(period, arrivals),
         "claims a call": round(claims / len(arrivals), 1) if claims else "",
     }
@@ -190,7 +190,7 @@ async def kill(when_down: Mode, seconds: float) -> Row:
         await asyncio.sleep(seconds)
         await end(processes)
         arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
-        refused = sandbox.refused("intouch")
+        rejected = sandbox.refused("intouch")
     server.kill()
     down_for = sum(until - since for since, until in outages)
     meanwhile = sum(since < at <= until for since, until in outages for at in arrivals)
@@ -198,7 +198,7 @@ async def kill(when_down: Mode, seconds: float) -> Row:
     return {
         "when_down": when_down,
         "calls": len(arrivals),
-        "refused": refused,
+        "rejected": rejected,
         "most in a period": most_in(1.0, arrivals),
         "use meanwhile": round(meanwhile / (2 * down_for), 3),
         "longest gap, s": round(max(gaps), 1),

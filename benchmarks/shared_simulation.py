@@ -153,7 +153,7 @@ async def run(
         "work": work_name(spread),
         "keys": keys,
         "use": round(calls / (quota.rate * keys * seconds), 3),
-        "refused": crowd.answers[False],
+        "rejected": crowd.answers[False],
         "claims a call": round(claims / calls, 2),
         "claims a second and key": round(claims / seconds / keys, 2),
         f"claims a second, {FULL} keys": round(claims / seconds / keys * FULL),

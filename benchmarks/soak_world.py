@@ -119,7 +119,7 @@ class World:
         vendors = {name: self.sandbox.summary(name) for name in VENDORS}
         return {
             "requests": {name: found.arrivals for name, found in vendors.items()},
-            "refused": {name: found.refused for name, found in vendors.items()},
+            "rejected": {name: found.refused for name, found in vendors.items()},
             "quota_use": {name: round(found.quota_use, 4) for name, found in vendors.items()},
             "tokens": self.sandbox.state("digital_onboarding").token_requests,
             "store_restarts": self.store.restarts,
@@ -133,7 +133,7 @@ class World:
 
     def _client(self, kind: type[T], pool: SessionPool) -> T:
         """Return a new client, as each request of a web app makes one."""
-        name = str(kind.facts.name)
+        name = str(kind.vendor.name)
         return kind.from_env(pool, self.sandbox.environ, quotas=[Quota(*QUOTAS[name])])
 
     async def _populate(self) -> None:
