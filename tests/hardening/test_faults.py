@@ -36,6 +36,8 @@ CASES = [
     for vendor in SUBJECTS
     for behaviour in met_by(vendor)
     for kind in ("read", "write")
+    # A success, see test_create_without_note_id_succeeds.
+    if (vendor, kind, behaviour.name) != ("totango", "write", "is empty")
 ]
 PASSING = [case for case in CASES if promised(case.values[2], case.values[1]).requests > 1]
 

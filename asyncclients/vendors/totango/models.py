@@ -119,9 +119,10 @@ class CreatedTouchpoint:
 
     The note's id is seen in `note_id`, or in the object `note` as `id` or `note_id`. A body
     in the shape of an event has the event's id; an empty body and an empty object have none.
+    Any other object is not the response to a create: it may name a job that has yet to run.
     """
 
-    wire_fields = frozenset({"note_id", "note", "id", "note_content"})
+    wire_fields = frozenset({"note_id", "event_id", "note", "id", "type", "note_content"})
     accepts_empty = True
 
     def __init__(self, touchpoint: Touchpoint) -> None:
@@ -129,8 +130,14 @@ class CreatedTouchpoint:
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The touchpoint in *value*; None for an empty body."""
+        """Return the touchpoint in *value*, which is None for an empty body.
+
+        Raises:
+            ValueError: *value* has none of the fields of a response.
+        """
         reply = {} if value is None else json_object(value)
+        if reply and not reply.keys() & cls.wire_fields:
+            raise ValueError(f"expected one of {', '.join(sorted(cls.wire_fields))}")
         note = json_object(reply.get("note") or {})
         note_id = reply.get("note_id") or note.get("id") or note.get("note_id")
         is_event = bool(reply.keys() & {"type", "note_content"})

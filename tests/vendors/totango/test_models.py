@@ -94,11 +94,18 @@ def test_a_created_touchpoint_has_its_note_id(reply: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [b"", b"\n", b"{}", b"[]", b"null", b'{"note": {}}', b'{"note": []}', b'{"ok": true}']
+    "reply", [b"", b"\n", b"{}", b"[]", b"null", b'{"note": {}}', b'{"note": []}']
 )
 def test_created_touchpoint_may_lack_its_note_id(reply: bytes) -> None:
     """A create whose response has no note id is a success with `note_id=None`."""
     assert (created(reply).note_id, created(reply).event_id) == (None, None)
+
+
+@pytest.mark.parametrize("reply", [b'{"job": "/jobs/1"}', b'{"ok": true}', b"7"])
+def test_created_touchpoint_is_no_other_object(reply: bytes) -> None:
+    """A response with none of the fields of a touchpoint or an event is a `DecodeError`."""
+    with pytest.raises(DecodeError):
+        created(reply)
 
 
 def test_created_touchpoint_reads_event() -> None:
