@@ -35,8 +35,8 @@ from asyncclients.vendors.digital_onboarding.models import (
 )
 from asyncclients.vendors.digital_onboarding.vendor import DIGITAL_ONBOARDING, TOKEN_PATH
 
-_KEYED = "updates the contact with its unique_id or email; one with neither is made anew each time"
-_NO_KEY = "a repetition would start a second journey"
+_KEYED = "updates the contact with its unique_id or email; with neither, each call creates one"
+_NO_KEY = "a second request starts a second journey"
 
 UPSERT = Endpoint(
     "contacts.upsert", "POST", "v1/contacts", WireContact, idempotent=True, idempotency_note=_KEYED

@@ -38,8 +38,8 @@ T = TypeVar("T")
 MOST_AT_ONCE = 10
 """Touchpoints in one create: "Create up to 10 touchpoints"."""
 
-_KEYED = "type_name is unique, so a repetition fails with 400 and hides that the first one worked"
-_DUPLICATE = "a repetition would make second ones"
+_KEYED = "type_name is unique, so a second request fails with 400, although the first succeeded"
+_DUPLICATE = "a second request creates duplicates"
 _WORDS = ("members", "touchpoints")  # of its paths, where others have an id
 
 

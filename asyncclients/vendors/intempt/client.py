@@ -34,9 +34,9 @@ from asyncclients.vendors.intempt.models import (
 )
 from asyncclients.vendors.intempt.vendor import INTEMPT, STORAGE
 
-_ROW = "a row that carries its primary key overwrites itself; one without it may be stored twice"
-_LINK = "only makes a link"
-_SAME_FILE = "the link stands for one object; a source that cannot be read again is not repeated"
+_ROW = "a row with its primary key overwrites itself; a row without it may be stored twice"
+_LINK = "only creates a link"
+_SAME_FILE = "the link identifies one object; a source that cannot be read twice is not sent again"
 
 _DATA = "v1/{org}/collections/{collection_id}/data"
 

@@ -12,9 +12,9 @@ from types import NoneType
 from asyncclients.core.endpoint import Endpoint
 from asyncclients.vendors.intouch.models import Contact, Envelope, Hierarchy, Record, Tag
 
-_DUPLICATE = "a repetition would make a second one"
-_KEYED = "email is unique, so a repetition fails with 422 and hides that the first one worked"
-_STATE = "sets the same state again"
+_DUPLICATE = "a second request creates a duplicate"
+_KEYED = "email is unique, so a second request fails with 422, although the first succeeded"
+_STATE = "sets the same state"
 
 
 LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag], idempotent=True)

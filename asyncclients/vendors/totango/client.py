@@ -52,7 +52,7 @@ CREATE_TOUCHPOINT = Endpoint(
     "api/v3/touchpoints/",
     CreatedTouchpoint,
     idempotent=False,
-    idempotency_note="a repetition would make a second one",
+    idempotency_note="a second request creates a duplicate",
     encoding="form",
 )
 UPDATE_TOUCHPOINT = Endpoint(
