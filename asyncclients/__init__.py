@@ -64,8 +64,7 @@ if TYPE_CHECKING:
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.retry import RetryPolicy
     from asyncclients.middleware import quota_middleware
-    from asyncclients.ratelimit.priority import Priority
-    from asyncclients.ratelimit.quota import Quota
+    from asyncclients.ratelimit.quota import Priority, Quota
     from asyncclients.vendors.digital_onboarding import DigitalOnboardingClient
     from asyncclients.vendors.emma import EmmaClient
     from asyncclients.vendors.intempt import IntemptClient
@@ -77,7 +76,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "CapturedResponse": "asyncclients.core.capture",
     "Options": "asyncclients.core.endpoint",
-    "Priority": "asyncclients.ratelimit.priority",
+    "Priority": "asyncclients.ratelimit.quota",
     "Quota": "asyncclients.ratelimit.quota",
     "RetryPolicy": "asyncclients.core.retry",
     "SessionPool": "asyncclients.core.pool",

@@ -23,13 +23,11 @@ from asyncclients.core.endpoint import current_call_context
 from asyncclients.core.events import emit_external_usage
 from asyncclients.core.transport_errors import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
-from asyncclients.ratelimit.eviction import IdleSweep
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota, check_quotas
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.ratelimit.timer import IdleSweep
 
 if TYPE_CHECKING:
     import aiohttp

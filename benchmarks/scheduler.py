@@ -33,8 +33,7 @@ from harness import compare, exit_code, parser, save
 
 from asyncclients import Quota
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 
 WAITERS = 100_000
 SCOPES = 10_000

@@ -53,7 +53,7 @@ from asyncclients.errors import (
     WrongEventLoopError,
     error_text,
 )
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 
 _TRIES = 3
 """Tries of one call, each as often as the client repeats it, while other calls succeed."""

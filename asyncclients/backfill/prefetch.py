@@ -24,7 +24,7 @@ from asyncclients.core.capture import capture_responses
 from asyncclients.core.endpoint import call_context
 from asyncclients.errors import DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator, Path
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 
 _TRIES = 2
 """How often a page that cannot be read is asked for again."""

@@ -37,7 +37,7 @@ from asyncclients.errors import (
     InputError,
     StateMismatchError,
 )
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 
 Reconcile = Callable[[Any], Awaitable[bool | None]]
 

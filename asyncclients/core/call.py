@@ -28,7 +28,7 @@ from asyncclients.core.retry import Decision, RetryState, decide
 from asyncclients.core.transport import Attempt
 from asyncclients.core.vendor import ResponseKind
 from asyncclients.ratelimit.headers import UNAVAILABLE
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from asyncclients.core.pool import SessionPool
 from asyncclients.core.settings import OptionFields
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota, check_quotas
+from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
 from asyncclients.secret import Environment, Secret
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ import msgspec
 from asyncclients.arguments import check_count, check_headers, check_seconds, check_type
 from asyncclients.core.path_template import expand, placeholders
 from asyncclients.errors import AsyncClientsError
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota

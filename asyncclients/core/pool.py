@@ -35,10 +35,9 @@ from asyncclients.core.scope import Scope, ScopeHandle, ScopeStats
 from asyncclients.core.settings import PoolConfig
 from asyncclients.core.tokens import TokenCache, TokenStore
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
-from asyncclients.ratelimit.connections import InFlightLimit
-from asyncclients.ratelimit.eviction import IdleSweep
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.scheduler import InFlightLimit, Scheduler
+from asyncclients.ratelimit.timer import IdleSweep
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:

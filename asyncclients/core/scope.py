@@ -16,8 +16,7 @@ from asyncclients.core.attempt_timeouts import AttemptTimeouts
 from asyncclients.core.events import logger
 from asyncclients.errors import ClientClosedError
 from asyncclients.http.session import open_session
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import Priority, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,8 +17,8 @@ from asyncclients.core.events import Callback
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope
 from asyncclients.core.vendor import Vendor
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.scheduler import PermitRequest
 
 
 class OptionFields(TypedDict, total=False):

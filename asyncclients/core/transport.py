@@ -52,9 +52,8 @@ if TYPE_CHECKING:
 
     from asyncclients.core.attempt_timeouts import AttemptTimeouts
     from asyncclients.core.retry import RetryState
-    from asyncclients.ratelimit.limiter import Permit
-    from asyncclients.ratelimit.scheduler import Scheduler
-    from asyncclients.ratelimit.ticket import PermitRequest
+    from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+    from asyncclients.ratelimit.window import Permit
 
 _ACCEPT, _COOKIE, _ENCODING = hdrs.ACCEPT, hdrs.COOKIE, hdrs.CONTENT_ENCODING
 _SKIP_AUTO_HEADERS = (hdrs.CONTENT_TYPE,)

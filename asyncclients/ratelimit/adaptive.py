@@ -39,8 +39,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.ratelimit.permit import Permit
     from asyncclients.ratelimit.quota import Quota
+    from asyncclients.ratelimit.window import Permit
 
 LONGEST_PAUSE = 120.0
 _CAUTION_GROWTH = 1.5

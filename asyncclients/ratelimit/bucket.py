@@ -4,7 +4,7 @@
 never used, because here every decision is a function of (state, now). It reads
 its clock through the private property `_loop`, and a slot of that name is where
 it is told the time instead. What is relied upon (`_loop`, `_leak`, `_level`, `_last_check`,
-`_rate_per_sec`, `max_rate`) is pinned by `tests/ratelimit/test_pacing.py`.
+`_rate_per_sec`, `max_rate`) is pinned by `tests/ratelimit/test_bucket.py`.
 """
 
 from __future__ import annotations

@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
     from asyncclients.ratelimit.adaptive import Feedback
     from asyncclients.ratelimit.headers import RateLimitInfo
-    from asyncclients.ratelimit.permit import Permit
-    from asyncclients.ratelimit.window import SlidingWindow
+    from asyncclients.ratelimit.window import Permit, SlidingWindow
 
 _SMOOTHING = 0.1
 _MOST_CONTRADICTIONS = 3

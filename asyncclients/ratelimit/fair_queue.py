@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from asyncclients.ratelimit.permit import Permit
+    from asyncclients.ratelimit.window import Permit
 
 _IDLE_FLOWS = 64
 """How many flows without a waiter are remembered at least."""
@@ -140,44 +140,3 @@ class FlowQueue:
             if not waiter.done():
                 return waiter
         return None
-
-
-class InteractiveForecast:
-    """How many interactive calls to expect in what is left of this window.
-
-    As many as the last window had, less those that came already; nothing after
-    a window without any, so that a night's backfill gets the whole quota, nor
-    after one with a single call, which is no burst: the next slot is soon enough.
-
-    Attributes:
-        last_at: when the last interactive call was granted.
-    """
-
-    __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
-
-    def __init__(self, period: float) -> None:
-        self._period = period
-        self._index = 0
-        self._previous = self._current = 0
-        self._until = 0.0
-        self.last_at = -math.inf
-
-    def _roll(self, now: float) -> None:
-        index = int(now // self._period)
-        if index != self._index:
-            self._previous = self._current if index == self._index + 1 else 0
-            self._index, self._current = index, 0
-        self._until = (index + 1) * self._period
-
-    def count(self, now: float) -> None:
-        """An interactive call was granted at *now*."""
-        if now >= self._until:
-            self._roll(now)
-        self._current += 1
-        self.last_at = now
-
-    def remaining(self, now: float) -> int:
-        """Interactive calls that the last window leads one to expect after *now*."""
-        if now >= self._until:
-            self._roll(now)
-        return max(0, self._previous - self._current) if self._previous > 1 else 0

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from asyncclients.errors import AsyncClientsError
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Limiter, LimiterState
-    from asyncclients.ratelimit.permit import Permit
-    from asyncclients.ratelimit.priority import Priority
-    from asyncclients.ratelimit.quota import Quota
+    from asyncclients.ratelimit.quota import Priority, Quota
+    from asyncclients.ratelimit.window import Permit
 
 
 class LimiterProtocol(Protocol):

@@ -6,6 +6,7 @@ Arithmetic only; nothing here reads a clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from asyncclients.arguments import is_seconds, shown
@@ -64,3 +65,14 @@ def check_quotas(quotas: Any, form: str = "quotas=[Quota(2, 1.0)]") -> tuple[Quo
     raise ConfigurationError(
         f"quotas must be a sequence of Quota; this one {problem}", advice=f"Write it as in {form}"
     )
+
+
+class Priority(IntEnum):
+    """Class of a call, which decides its place in the queue when the quota is short.
+
+    Interactive calls go before background calls. While both wait, one grant in ten goes
+    to background, so that a flood of interactive calls does not starve it.
+    """
+
+    INTERACTIVE = 0
+    BACKGROUND = 1

@@ -21,16 +21,16 @@ import math
 from typing import TYPE_CHECKING
 
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
-from asyncclients.ratelimit.connections import InFlightLimit
-from asyncclients.ratelimit.fair_queue import FlowQueue, InteractiveForecast
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.fair_queue import FlowQueue
+from asyncclients.ratelimit.quota import Priority
 from asyncclients.ratelimit.timer import Timer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncclients.ratelimit.headers import RateLimitInfo
-    from asyncclients.ratelimit.permit import Permit
     from asyncclients.ratelimit.protocol import LimiterProtocol
+    from asyncclients.ratelimit.window import Permit
 
 _INTERACTIVE, _BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 _INTERACTIVE_COOLDOWN = 300.0
@@ -41,6 +41,109 @@ _SOONEST = 2e-6
 """Seconds to wait at least: rounding may wake us an instant early, and must not do so for ever."""
 _BACKGROUND_EVERY = 10
 """One grant in so many is background's while interactive calls wait as well."""
+
+
+class PermitRequest:
+    """What a call asks of the scheduler.
+
+    Attributes:
+        priority: its class.
+        flow: whose turn it takes.
+        deadline_at: loop instant after which it is of no use; inf for none.
+        is_retry: it has waited before, and goes to the front of its flow.
+
+    Nobody changes one, so calls may share it.
+    """
+
+    __slots__ = ("deadline_at", "flow", "is_retry", "priority")
+
+    def __init__(
+        self,
+        priority: Priority = Priority.INTERACTIVE,
+        flow: str | None = None,
+        deadline_at: float = math.inf,
+        *,
+        is_retry: bool = False,
+    ) -> None:
+        self.priority, self.flow, self.deadline_at = priority, flow, deadline_at
+        self.is_retry = is_retry
+
+    def as_retry(self) -> PermitRequest:
+        """The same, for a call that has waited before."""
+        return PermitRequest(self.priority, self.flow, self.deadline_at, is_retry=True)
+
+
+class InFlightLimit:
+    """How many requests the whole pool may have in flight, over all scopes.
+
+    Attributes:
+        in_use: how many it has.
+        limit: how many it may have.
+        blocked: the pumps of the scopes that were told that it is full.
+    """
+
+    __slots__ = ("blocked", "in_use", "limit")
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self.limit = limit
+        self.in_use = 0
+        self.blocked: dict[Callable[[], None], None] = {}
+
+    def full(self, pump: Callable[[], None]) -> bool:
+        """Is there no room? If so, *pump* is called when there is."""
+        if self.in_use < self.limit:
+            return False
+        self.blocked[pump] = None
+        return True
+
+    def wake(self) -> None:
+        """A request is over: let those in who were told that it was full."""
+        # They may not want it any more: ask on.
+        while self.blocked and self.in_use < self.limit:
+            pump = next(iter(self.blocked))
+            del self.blocked[pump]
+            pump()
+
+
+class InteractiveForecast:
+    """How many interactive calls to expect in what is left of this window.
+
+    As many as the last window had, less those that came already; nothing after
+    a window without any, so that a night's backfill gets the whole quota, nor
+    after one with a single call, which is no burst: the next slot is soon enough.
+
+    Attributes:
+        last_at: when the last interactive call was granted.
+    """
+
+    __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._index = 0
+        self._previous = self._current = 0
+        self._until = 0.0
+        self.last_at = -math.inf
+
+    def _roll(self, now: float) -> None:
+        index = int(now // self._period)
+        if index != self._index:
+            self._previous = self._current if index == self._index + 1 else 0
+            self._index, self._current = index, 0
+        self._until = (index + 1) * self._period
+
+    def count(self, now: float) -> None:
+        """An interactive call was granted at *now*."""
+        if now >= self._until:
+            self._roll(now)
+        self._current += 1
+        self.last_at = now
+
+    def remaining(self, now: float) -> int:
+        """Interactive calls that the last window leads one to expect after *now*."""
+        if now >= self._until:
+            self._roll(now)
+        return max(0, self._previous - self._current) if self._previous > 1 else 0
 
 
 class Scheduler:

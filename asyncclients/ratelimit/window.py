@@ -10,6 +10,8 @@ import math
 from bisect import bisect_left, bisect_right, insort
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota
 
@@ -123,3 +125,28 @@ class SlidingWindow:
             return now
         end = self.expiries[self.first_live + missing] if missing < held else self.external_until
         return min(end, now + self.period + lag)
+
+
+class Permit(msgspec.Struct, eq=False, gc=False):
+    """One call's slots, from the take until it is settled.
+
+    Attributes:
+        number: 1 for the first call of the limiter, then ever higher.
+        sent_at: the instant of the take, loop clock.
+        slots: each quota's window, and until when its slot is held, as far as is known.
+        slot_idle_for: for how many seconds the scarcest of the slots had been free.
+        in_burst: the call went out sooner after another than the rate's interval.
+        settled: its fate is known to the limiter.
+    """
+
+    number: int
+    sent_at: float
+    slots: list[tuple[SlidingWindow, float]] = []
+    slot_idle_for: float = math.inf
+    in_burst: bool = False
+    settled: bool = False
+
+    @property
+    def arrived_by(self) -> float:
+        """The instant by which the call has arrived at the vendor; inf while nobody knows."""
+        return min((end - window.period for window, end in self.slots), default=self.sent_at)

@@ -9,7 +9,7 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.simulator.latency import LATENCIES
 from asyncclients.simulator.servers import SERVERS
-from asyncclients.simulator.world import Adapter, Simulation
+from asyncclients.simulator.world import Simulation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +62,7 @@ def simulate(
     world = Simulation(
         Limiter((quota,), admission=admission)
         if client is None
-        else cast("LimiterProtocol", Adapter(client, quota)),
+        else cast("LimiterProtocol", client),
         model(quota, random),
         route,
         workers=workers,

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from asyncclients.ratelimit.headers import RateLimitInfo
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.simulator.event_loop import SimulatedLoop
 from asyncclients.simulator.report import Record
 
@@ -36,27 +35,13 @@ _BACKLOG, _USER = PermitRequest(Priority.BACKGROUND), PermitRequest(Priority.INT
 
 
 class Client(Protocol):
-    """What a simulation asks of another limiter than ours; see `limits/limiter.py`."""
+    """The methods of a limiter that a simulation needs; see `LimiterProtocol`."""
 
-    def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float: ...
-    def take(self, now: float) -> Any: ...
-    def answered(self, permit: Any, now: float, signal: RateLimitInfo | None) -> None: ...
-
-
-class Adapter:
-    """*client* for the scheduler, which asks for its quotas and takes None for "no permit"."""
-
-    def __init__(self, client: Client, quota: Quota) -> None:
-        self._client, self.quotas = client, (quota,)
-        self.ready_at = client.ready_at
-
-    def take(self, now: float) -> Any:
-        """The client's permit, in a tuple."""
-        return (self._client.take(now),)
-
-    def answered(self, permit: Any, now: float, signal: RateLimitInfo | None) -> None:
-        """Pass it on."""
-        self._client.answered(permit[0], now, signal)
+    @property
+    def quotas(self) -> tuple[Quota, ...]: ...
+    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float: ...
+    def acquire(self, now: float) -> Any: ...
+    def on_response(self, permit: Any, now: float, info: RateLimitInfo | None) -> None: ...
 
 
 class Call(msgspec.Struct, eq=False):

@@ -34,7 +34,7 @@ from asyncclients.stores.shares import UNIT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.ratelimit.permit import Permit
+    from asyncclients.ratelimit.window import Permit
     from asyncclients.stores.clock import StoreClock
 
 _TURN_SLACK = 0.175

@@ -25,8 +25,8 @@ from asyncclients.stores.lease_client import LeaseClient
 if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Limiter, LimiterState
-    from asyncclients.ratelimit.permit import Permit
     from asyncclients.ratelimit.quota import Quota
+    from asyncclients.ratelimit.window import Permit
 
 _ROUNDING = 2e-6
 """Seconds: the store counts in microseconds."""

@@ -12,8 +12,7 @@ import pytest
 
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError, OutcomeUnknownError
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import Priority, Quota
 from tests.support.byte_server import answers, byte_server, hangs_up, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
 from tests.support.leaks import CANARY, leaks

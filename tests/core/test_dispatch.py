@@ -44,8 +44,7 @@ from asyncclients.errors import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.secret import Secret
 from tests.support.byte_server import ByteServer, Connection, byte_server, hangs_up, http
 from tests.support.fake_vendor import QUICK, Thing, ToyClient

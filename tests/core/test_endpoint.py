@@ -24,7 +24,7 @@ from asyncclients.core.endpoint import (
 from asyncclients.core.path_template import encode_segment
 from asyncclients.core.prepare import prepare
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 
 GET = Endpoint("things.get", "GET", "things/{uuid}/parts/{part}", JsonObject, idempotent=True)
 BASE = "https://api.example.com/v1/"

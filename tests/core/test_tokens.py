@@ -11,7 +11,7 @@ from asyncclients.core.auth import Token, bearer
 from asyncclients.core.endpoint import call_context, current_call_context
 from asyncclients.core.tokens import FAILURE_REMEMBERED, TokenCache
 from asyncclients.errors import ClientClosedError, TokenEndpointError
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 from asyncclients.secret import Secret
 
 pytestmark = pytest.mark.virtual_time

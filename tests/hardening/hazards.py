@@ -112,7 +112,7 @@ CONNECTION: Final = (
 LIMITS: Final = (
     Hazard(21, "Absurd Retry-After",
            "Any text is a finite wait or none; a long one raises at once.",
-           (FAULTS, *tests("ratelimit/test_ratelimit_headers.py::test_", "retry_after",
+           (FAULTS, *tests("ratelimit/test_headers.py::test_", "retry_after",
                            "any_text_is_a_finite_wait_or_none"))),
     Hazard(22, "Rate limits without `Retry-After`", "Waits grow exponentially.",
            tests(LIMITER, "a_server_that_always_refuses_is_asked_ever_less")),
@@ -132,7 +132,7 @@ LIMITS: Final = (
     Hazard(27, "The wall clock jumps",
            "Durations use the loop's clock; dates are compared with the response's own date.",
            (SEEDS, *tests(LIMITER, "a_clock_that_stands_still_or_jumps"),
-            *tests("ratelimit/test_ratelimit_headers.py::test_", "a_date_without_a_readable_date_is_compared_with_our_clock"),
+            *tests("ratelimit/test_headers.py::test_", "a_date_without_a_readable_date_is_compared_with_our_clock"),
             *tests("stores/test_files.py::test_",
                    "a_clock_set_back_does_not_make_a_token_immortal"))),
     Hazard(28, "The machine sleeps while a token expires", "A 401 renews it once.",
@@ -444,8 +444,8 @@ OUTSIDE: Final = (
     Hazard(132, "`Retry-After` and rate-limit headers in other dialects",
            "They are read as the reference implementation of structured fields reads them; an "
            "unreadable value counts as missing.",
-           ("ratelimit/test_ratelimit_headers.py::test_an_unreadable_retry_after_counts_as_missing",
-            "ratelimit/test_ratelimit_headers.py::test_broken_structured_fields_are_ignored")),
+           ("ratelimit/test_headers.py::test_an_unreadable_retry_after_counts_as_missing",
+            "ratelimit/test_headers.py::test_broken_structured_fields_are_ignored")),
     Hazard(133, "A vendor is unavailable for a stated time", "All calls and processes pause.",
            (*tests(DISPATCH, "unavailability_with_retry_after_pauses_the_scope"),
             *tests(SHARED, "unavailability_pauses_all_processes_and_teaches_none"))),

@@ -21,8 +21,7 @@ from asyncclients import (
 )
 from asyncclients.backfill import pull, push
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 

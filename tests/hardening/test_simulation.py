@@ -17,8 +17,8 @@ from asyncclients.core.events import logger
 from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import decide
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.permit import Permit
 from asyncclients.ratelimit.scheduler import Scheduler
+from asyncclients.ratelimit.window import Permit
 
 from .simulation.world import Simulation
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
-from asyncclients.ratelimit.limiter import Limiter, Permit
+from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import SlidingWindow
+from asyncclients.ratelimit.window import Permit, SlidingWindow
 
 TWO = Quota(2, 1.0)
 HUNDRED = Quota(100, 60.0)

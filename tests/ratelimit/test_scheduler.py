@@ -13,14 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.errors import ClientClosedError, DeadlineExceededError
-from asyncclients.ratelimit.connections import InFlightLimit
-from asyncclients.ratelimit.fair_queue import FlowQueue, InteractiveForecast
+from asyncclients.ratelimit.fair_queue import FlowQueue
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.permit import Permit
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.scheduler import (
+    InFlightLimit,
+    InteractiveForecast,
+    PermitRequest,
+    Scheduler,
+)
+from asyncclients.ratelimit.window import Permit
 from asyncclients.testing.clock import run_virtual
 
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND

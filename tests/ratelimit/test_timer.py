@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.ratelimit.timer import TICK, Timer
 
 

@@ -16,6 +16,7 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.window import Permit
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text, simulate
 from asyncclients.simulator.world import Simulation
 
@@ -142,15 +143,17 @@ def test_simulation_depends_on_its_seed_only() -> None:
 
 
 class Greedy:
-    """A client that obeys nothing."""
+    """A limiter that grants every permit at once."""
 
-    def ready_at(self, now: float, spare: int = 0, *, even: bool = False) -> float:
+    quotas = (TWO,)
+
+    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float:
         return now
 
-    def take(self, now: float) -> None:
-        return None
+    def acquire(self, now: float) -> Permit:
+        return Permit(1, now)
 
-    def answered(self, permit: None, now: float, signal: RateLimitInfo | None) -> None:
+    def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
         return None
 
 

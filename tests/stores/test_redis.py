@@ -19,8 +19,7 @@ import trustme
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.core.auth import bearer
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisLimits, RedisTokens, redis_client

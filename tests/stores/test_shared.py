@@ -10,10 +10,8 @@ import pytest
 
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.lease_book import Lease

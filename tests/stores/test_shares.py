@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncclients.ratelimit.permit import Permit
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.window import Permit
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.fallback import (

@@ -10,10 +10,8 @@ from typing import Literal
 from asyncclients.errors import ClientClosedError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.priority import Priority
-from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.ticket import PermitRequest
+from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import ServerLimit
 from asyncclients.stores.config import StoreConfig, StoreUnavailableError, WhenDown
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse

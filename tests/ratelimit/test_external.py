@@ -11,9 +11,8 @@ from asyncclients.ratelimit.adaptive import Feedback
 from asyncclients.ratelimit.external import ExternalUsage
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.permit import Permit
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import SlidingWindow
+from asyncclients.ratelimit.window import Permit, SlidingWindow
 from asyncclients.sandbox.limits import FixedWindow, ServerLimit, SlidingLog, TokenBucket
 
 HUNDRED = Quota(100, 60.0)
