@@ -5,7 +5,6 @@ Seen from outside: real sockets, one public client, and what a program can catch
 
 from __future__ import annotations
 
-import asyncio
 import pickle
 
 import pytest
@@ -21,14 +20,17 @@ from asyncclients import (
     StatusError,
     TotangoClient,
 )
-from tests.support.byte_server import Connection, Script, answers, byte_server, hangs_up, http
+from tests.support.byte_server import (
+    Connection,
+    Script,
+    answers,
+    byte_server,
+    hangs_up,
+    http,
+    never_responds,
+)
 
 QUOTA = [Quota(10_000, 1.0)]
-
-
-async def hangs(connection: Connection) -> None:
-    await connection.request()
-    await asyncio.sleep(3600)
 
 
 async def breaks_off(connection: Connection) -> None:
@@ -48,7 +50,7 @@ SERVERS: dict[str, Script] = {
     "no HTTP": answers(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
     "drops": hangs_up,
     "breaks off": breaks_off,
-    "hangs": hangs,
+    "hangs": never_responds,
 }
 
 

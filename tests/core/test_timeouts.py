@@ -12,18 +12,12 @@ from asyncclients import AsyncClientsError
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AttemptTimeoutError, DeadlineExceededError, OutcomeUnknownError
 from asyncclients.ratelimit.quota import Quota
-from tests.support.byte_server import Connection, answers, byte_server, http
+from tests.support.byte_server import answers, byte_server, http, never_responds
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
 
 pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
-
-
-async def silent(connection: Connection) -> None:
-    """Read and say nothing."""
-    await connection.request()
-    await asyncio.Event().wait()
 
 
 def now() -> float:
@@ -38,7 +32,7 @@ def cancelling() -> int:
 
 async def test_a_timeout_is_of_one_attempt() -> None:
     """Three seconds each, from the permit on, however often; the waits in between do not count."""
-    async with byte_server(silent) as server, SessionPool(retry=QUICK) as pool:
+    async with byte_server(never_responds) as server, SessionPool(retry=QUICK) as pool:
         client = ToyClient(pool, base_url=server.url).with_options(timeout=3.0, max_attempts=4)
         with pytest.raises(AttemptTimeoutError) as caught:
             await client.things.get()
@@ -66,7 +60,7 @@ async def test_each_call_ends_at_its_own_time() -> None:
             await client.with_options(timeout=seconds, max_attempts=1).things.get()
         ended.append((seconds, now()))
 
-    async with byte_server(silent) as server, SessionPool() as pool:
+    async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
         await asyncio.gather(*(one(client, float(10 - n * 7 % 10)) for n in range(10)))
     assert [at for _, at in ended] == pytest.approx(list(range(1, 11)), abs=0.05)
@@ -75,7 +69,7 @@ async def test_each_call_ends_at_its_own_time() -> None:
 
 async def test_a_timeout_around_a_call_is_the_caller_s() -> None:
     """The outer limit ends the call as Python's own TimeoutError, and the task goes on."""
-    async with byte_server(silent) as server, SessionPool() as pool:
+    async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(2.0):
@@ -90,7 +84,7 @@ async def test_a_timeout_around_a_call_is_the_caller_s() -> None:
 @pytest.mark.parametrize("early", [-0.001, 0.0, 0.001])
 async def test_two_limits_at_once(limit: str, early: float) -> None:
     """Both are over in one instant: one TimeoutError comes out, and nothing is left cancelled."""
-    async with byte_server(silent) as server, SessionPool() as pool:
+    async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
         options: dict[str, Any] = {limit: 2.0, "max_attempts": 1}
         hurried = client.with_options(**options)
@@ -104,7 +98,7 @@ async def test_two_limits_at_once(limit: str, early: float) -> None:
 
 async def test_cancelled_as_the_time_is_over() -> None:
     """A cancellation in the very tick of the timeout is a cancellation."""
-    async with byte_server(silent) as server, SessionPool() as pool:
+    async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url).with_options(timeout=2.0, max_attempts=1)
         task = asyncio.create_task(client.things.get())
         await asyncio.sleep(0.1)
@@ -129,7 +123,7 @@ async def test_a_group_that_fails_takes_its_calls_along() -> None:
         await asyncio.sleep(1.0)
         raise ValueError
 
-    async with byte_server(silent) as server, SessionPool() as pool:
+    async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=(Quota(1, 60.0),))
         with pytest.raises(ExceptionGroup) as caught:
             await together(client.things.get(), client.things.get(), fails())
@@ -141,7 +135,7 @@ async def test_a_group_that_fails_takes_its_calls_along() -> None:
 
 async def test_deadlines_at_every_stage() -> None:
     """On the wire, between attempts and in the queue: never later than the deadline."""
-    async with byte_server(silent) as server, SessionPool(retry=QUICK) as pool:
+    async with byte_server(never_responds) as server, SessionPool(retry=QUICK) as pool:
         client = ToyClient(pool, base_url=server.url).with_options(deadline=2.0, timeout=1.5)
         with pytest.raises(DeadlineExceededError) as late:
             await client.things.get()

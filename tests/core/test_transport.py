@@ -39,8 +39,13 @@ from tests.support.byte_server import (
     Script,
     answers,
     byte_server,
+    drips,
     hangs_up,
     http,
+    never_ends,
+    never_responds,
+    resets,
+    sends,
 )
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
 from tests.support.leaks import CANARY, chain, leaks
@@ -64,55 +69,6 @@ async def serve(
         yield server, ToyClient(pool, base_url=server.url)
 
 
-def sends(*pieces: bytes, pause: float = 0.0, then: bytes | None = None) -> Script:
-    """Read a request, send *pieces*, close; or answer the next requests with *then*."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        for piece in pieces:
-            await connection.send(piece)
-            await asyncio.sleep(pause)
-        while then is not None:
-            await connection.request()
-            await connection.send(then)
-
-    return script
-
-
-async def resets(connection: Connection) -> None:
-    """Read a request and reset the connection."""
-    await connection.request()
-    connection.abort()
-
-
-async def refuses_bytes(connection: Connection) -> None:
-    """Reset before anything is read."""
-    connection.abort()
-
-
-async def never_answers(connection: Connection) -> None:
-    """Read and wait for ever."""
-    await connection.request()
-    await asyncio.Event().wait()
-
-
-async def drips(connection: Connection) -> None:
-    """One byte each second: no gap is long, and the end never comes."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while True:
-        await connection.send(b" ")
-        await asyncio.sleep(1.0)
-
-
-async def never_ends(connection: Connection) -> None:
-    """A body without end."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        await connection.send(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
-
-
 def compressed(body: bytes, **fields: str) -> bytes:
     return http(body=body, headers={"Content-Encoding": "gzip", **fields})
 
@@ -133,7 +89,7 @@ CASES: list[tuple[str, Script, type[AsyncClientsError], int]] = [
     ("resets", resets, DisconnectedError, 2),
     ("cut body", sends(CUT), DisconnectedError, 2),
     ("cut chunk", sends(CHUNK_CUT), DisconnectedError, 2),
-    ("never answers", never_answers, AttemptTimeoutError, 2),
+    ("never answers", never_responds, AttemptTimeoutError, 2),
     ("drips", drips, AttemptTimeoutError, 2),
     ("bomb", sends(BOMB), ResponseTooLargeError, 1),
     ("never ends", never_ends, ResponseTooLargeError, 1),
@@ -354,7 +310,7 @@ async def test_a_redirect_carries_nothing_away() -> None:
 async def test_a_deadline_ends_a_call_that_was_sent() -> None:
     """A GET ends with DeadlineExceededError, a POST with OutcomeUnknownError, both in time."""
     loop = asyncio.get_running_loop()
-    async with serve(never_answers) as (server, client):
+    async with serve(never_responds) as (server, client):
         soon, began = client.with_options(deadline=2.0), loop.time()
         with pytest.raises(DeadlineExceededError, match="before its deadline") as late:
             await soon.things.get()

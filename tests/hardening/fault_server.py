@@ -29,7 +29,18 @@ from asyncclients import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
-from tests.support.byte_server import Connection, Script, hangs_up, http
+from tests.support.byte_server import (
+    Connection,
+    Script,
+    drips,
+    hangs_up,
+    http,
+    never_ends,
+    never_responds,
+    resets,
+    resets_at_once,
+    sends,
+)
 
 CAP: Final = 200_000
 """Bytes of a reply that the clients under test take."""
@@ -56,52 +67,14 @@ class Behaviour:
 # --- What a connection does -----------------------------------------------------------
 
 
-def says(*pieces: bytes, pause: float = 0.0) -> Script:
-    """Read a request, send *pieces*, close."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        for piece in pieces:
-            await connection.send(piece)
-            await asyncio.sleep(pause)
-
-    return script
-
-
 def answer(status: int = 200, body: bytes = b"{}", **headers: str) -> Script:
     """Answer, and close as announced."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return says(http(status, body, {"Connection": "close", **named}))
+    return sends(http(status, body, {"Connection": "close", **named}))
 
 
 async def closes(connection: Connection) -> None:
     """Close before anything is read."""
-
-
-async def aborts(connection: Connection) -> None:
-    """Reset before anything is read."""
-    connection.abort()
-
-
-async def resets(connection: Connection) -> None:
-    """Read a request and reset."""
-    await connection.request()
-    connection.abort()
-
-
-async def is_silent(connection: Connection) -> None:
-    """Read a request and wait for ever."""
-    await connection.request()
-    await asyncio.Event().wait()
-
-
-async def drips(connection: Connection) -> None:
-    """One byte each second: no gap is long, and the end never comes."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-    while True:
-        await connection.send(b" ")
-        await asyncio.sleep(1.0)
 
 
 async def drips_headers(connection: Connection) -> None:
@@ -110,14 +83,6 @@ async def drips_headers(connection: Connection) -> None:
     for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"a" * 1000:
         await connection.send(bytes((byte,)))
         await asyncio.sleep(1.0)
-
-
-async def never_ends(connection: Connection) -> None:
-    """A body without end."""
-    await connection.request()
-    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    while True:
-        await connection.send(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
 
 
 async def endless_headers(connection: Connection) -> None:
@@ -186,25 +151,25 @@ HTML: Final = b"<!DOCTYPE html><title>Sign in</title>"
 
 BEHAVIOURS: Final = (
     lost("closes at once", closes, DisconnectedError),
-    lost("aborts at once", aborts, DisconnectedError),
+    lost("aborts at once", resets_at_once, DisconnectedError),
     lost("closes after the request", hangs_up, DisconnectedError),
     lost("resets after the request", resets, DisconnectedError),
-    lost("closes after the headers", says(HEAD + b"Content-Length: 9\r\n\r\n"), DisconnectedError),
-    lost("closes in the headers", says(HEAD + b"Content-Le"), DisconnectedError),
-    lost("cuts the body", says(HEAD + b'Content-Length: 9\r\n\r\n{"a'), DisconnectedError),
+    lost("closes after the headers", sends(HEAD + b"Content-Length: 9\r\n\r\n"), DisconnectedError),
+    lost("closes in the headers", sends(HEAD + b"Content-Le"), DisconnectedError),
+    lost("cuts the body", sends(HEAD + b'Content-Length: 9\r\n\r\n{"a'), DisconnectedError),
     lost(
         "cuts a chunk",
-        says(HEAD + b'Transfer-Encoding: chunked\r\n\r\n20\r\n{"a'),
+        sends(HEAD + b'Transfer-Encoding: chunked\r\n\r\n20\r\n{"a'),
         DisconnectedError,
     ),
-    same("cuts what has no length", says(HEAD + b'\r\n{"a'), DecodeError),
-    lost("is silent", is_silent, AttemptTimeoutError),
+    same("cuts what has no length", sends(HEAD + b'\r\n{"a'), DecodeError),
+    lost("is silent", never_responds, AttemptTimeoutError),
     lost("drips", drips, AttemptTimeoutError),
     lost("drips headers", drips_headers, AttemptTimeoutError),
-    lost("is no HTTP", says(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), DecodeError),
-    lost("has too many headers", says(HEAD + b"X-A: b\r\n" * 500 + b"\r\n{}"), DecodeError),
+    lost("is no HTTP", sends(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), DecodeError),
+    lost("has too many headers", sends(HEAD + b"X-A: b\r\n" * 500 + b"\r\n{}"), DecodeError),
     lost(
-        "has too long a header", says(HEAD + b"X-A: " + b"b" * 100_000 + b"\r\n\r\n"), DecodeError
+        "has too long a header", sends(HEAD + b"X-A: " + b"b" * 100_000 + b"\r\n\r\n"), DecodeError
     ),
     lost("has endless headers", endless_headers, DecodeError),
     huge("never ends", never_ends),

@@ -294,8 +294,8 @@ def numbers_of(failures: str | None) -> list[int]:
     return [msgspec.json.decode(line)["number"] - 1 for line in lines]
 
 
-def fuzz_push(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = PushCase(seed, folder)
+def fuzz(case: PushCase | PullCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run *case* with failures, then once without, and check its result."""
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", faulty(case.faults))
         for _ in range(RUNS):
@@ -310,7 +310,7 @@ def test_push_survives_random_failures(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A push ends whatever fails, and each row is done once, failed or unknown."""
-    fuzz_push(seed, tmp_path, monkeypatch)
+    fuzz(PushCase(seed, tmp_path), monkeypatch)
 
 
 @pytest.mark.sweep
@@ -319,7 +319,7 @@ def test_push_survives_random_failures_long(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same with many seeds."""
-    fuzz_push(seed, tmp_path, monkeypatch)
+    fuzz(PushCase(seed, tmp_path), monkeypatch)
 
 
 # --- Pull -----------------------------------------------------------------------------
@@ -430,23 +430,12 @@ class PullCase:
         assert report.done == len(wanted)
 
 
-def fuzz_pull(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = PullCase(seed, folder)
-    with monkeypatch.context() as patch:
-        patch.setattr(sqlite3, "connect", faulty(case.faults))
-        for _ in range(RUNS):
-            case.faults.begin()
-            run(case)
-        case.faults.end()
-    case.check(asyncio.run(case.job()))
-
-
 @pytest.mark.parametrize("seed", range(SHORT))
 def test_pull_survives_random_failures(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pull ends whatever fails, and each item is in the sink once."""
-    fuzz_pull(seed, tmp_path, monkeypatch)
+    fuzz(PullCase(seed, tmp_path), monkeypatch)
 
 
 @pytest.mark.sweep
@@ -455,4 +444,4 @@ def test_pull_survives_random_failures_long(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same with many seeds."""
-    fuzz_pull(seed, tmp_path, monkeypatch)
+    fuzz(PullCase(seed, tmp_path), monkeypatch)

@@ -136,6 +136,58 @@ def answers(*replies: bytes) -> Script:
     return script
 
 
+def sends(*pieces: bytes, pause: float = 0.0, then: bytes | None = None) -> Script:
+    """Return a script that reads a request and sends *pieces*.
+
+    It then closes the connection, or sends *then* for each further request.
+    """
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        for piece in pieces:
+            await connection.send(piece)
+            await asyncio.sleep(pause)
+        while then is not None:
+            await connection.request()
+            await connection.send(then)
+
+    return script
+
+
 async def hangs_up(connection: Connection) -> None:
     """Read a request and close without a response."""
     await connection.request()
+
+
+async def resets(connection: Connection) -> None:
+    """Read a request and reset the connection."""
+    await connection.request()
+    connection.abort()
+
+
+async def resets_at_once(connection: Connection) -> None:
+    """Reset the connection before anything is read."""
+    connection.abort()
+
+
+async def never_responds(connection: Connection) -> None:
+    """Read a request and wait without end."""
+    await connection.request()
+    await asyncio.Event().wait()
+
+
+async def drips(connection: Connection) -> None:
+    """Send one byte of a body each second, without end."""
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        await connection.send(b" ")
+        await asyncio.sleep(1.0)
+
+
+async def never_ends(connection: Connection) -> None:
+    """Send a chunked body as fast as possible, without end."""
+    await connection.request()
+    await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await connection.send(b"8000\r\n" + b" " * 0x8000 + b"\r\n")
