@@ -32,7 +32,7 @@ _COMMANDS = {
     "push": ("backfill:push", "Send each row of a file to a vendor; go on where it stopped."),
     "status": ("backfill:status", "Say how far a pull or push is, and what is in doubt."),
     "run": ("backfill:run", "Run many pulls and pushes side by side, from a TOML file."),
-    "worker": ("engine:worker", "Do the jobs in a database that many machines share."),
+    "worker": ("worker:worker", "Do the jobs in a database that many machines share."),
     "simulate": ("simulate:simulate", "Prove a quota against a server's limiter in virtual time."),
     "sandbox": (
         "sandbox:sandbox",

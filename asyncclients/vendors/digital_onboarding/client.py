@@ -1,7 +1,7 @@
 """Digital Onboarding: the endpoint table, the resources, the client.
 
-Manual: https://docs.digitalonboarding.com/docs/api. One path takes a contact and
-a batch of them, told apart by the shape of the body.
+Manual: https://docs.digitalonboarding.com/docs/api. One path accepts a contact or a batch,
+distinguished by the shape of the body.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ LIST_OBJECTIVES = Endpoint(
 
 
 class Contacts(Resource):
-    """People who are onboarded."""
+    """Contacts: the people to onboard."""
 
     @operation(UPSERT)
     async def upsert(self, contact: NewContact) -> Contact:
         """Create *contact*, or update the one with its `unique_id` (or `email`).
 
-        With neither, the vendor makes up a `unique_id`: such a call makes a new contact
-        each time, and is not repeated where its answer was lost.
+        Without both, the vendor generates a `unique_id`: each such call creates a new contact,
+        and is not retried if its response is lost.
         """
         request = UPSERT.request(body=contact.to_wire(), idempotent=contact.key is not None)
         return (await self._send(request)).contact
@@ -81,9 +81,9 @@ class Contacts(Resource):
     async def upsert_many(self, contacts: Iterable[NewContact]) -> BatchResult:
         """Create or update *contacts* in one call.
 
-        The manual names no largest batch; a hundred is a modest one. It shows no
-        errors for single contacts either: whom the vendor left out, `BatchResult.missing`
-        tells, and a warning is logged.
+        The manual gives no maximum batch size; 100 contacts is a conservative size. It shows
+        no errors of single contacts: `BatchResult.unacknowledged` returns those that are not in
+        the response, and a warning is logged.
         """
         sent = list(contacts)
         if not sent:
@@ -95,12 +95,14 @@ class Contacts(Resource):
         result = (await self._send(request)).result
         if missing := result.unacknowledged(sent):
             count, total = len(missing), len(sent)
-            logger.warning("digital_onboarding: no answer for %d of %d contacts", count, total)
+            logger.warning(
+                "digital_onboarding: %d of %d contacts are not in the response", count, total
+            )
         return result
 
 
 class Journeys(Resource):
-    """What a contact is led through."""
+    """Journeys of contacts."""
 
     @operation(CREATE_JOURNEY)
     async def create(
@@ -111,13 +113,13 @@ class Journeys(Resource):
         owner_id: str | None = None,
         name: str | None = None,
     ) -> Journey:
-        """Start a journey for *contact*, who is created or updated with it.
+        """Start a journey for *contact*, which is created or updated.
 
         Args:
-            template_id: what it is made from, see `templates.list`.
-            contact: for whom.
-            owner_id: the user who owns it.
-            name: of the journey; by default the template's.
+            template_id: id of its template, see `templates.list`.
+            contact: the contact.
+            owner_id: id of the user who owns the journey.
+            name: the journey's name, by default the template's.
         """
         body = NewJourney(
             contact=contact.to_wire(),
@@ -128,28 +130,28 @@ class Journeys(Resource):
 
 
 class Templates(Resource):
-    """What journeys are made from."""
+    """Templates of journeys."""
 
     @operation(LIST_TEMPLATES)
     async def list(self) -> list[Template]:
-        """The templates of your team."""
+        """Return the templates of your team."""
         return await self._send(LIST_TEMPLATES.request())
 
 
 class Objectives(Resource):
-    """What contacts can complete."""
+    """Objectives that contacts can complete."""
 
     @operation(LIST_OBJECTIVES)
     async def list(self) -> list[Objective]:
-        """The objectives of your team, and those of everybody."""
+        """Return the objectives of your team and those of all teams."""
         return await self._send(LIST_OBJECTIVES.request())
 
 
 class DigitalOnboardingClient(VendorClient):
-    """Digital Onboarding; *client_id* and *client_secret* are from its admin interface.
+    """Client of Digital Onboarding; *client_id* and *client_secret* are in its admin interface.
 
-    They travel in the header of the token request alone: the vendor revokes at once
-    those that it meets in a query string.
+    They are only sent in the header of the token request: the vendor immediately revokes
+    credentials that it receives in a query string.
     """
 
     vendor = DIGITAL_ONBOARDING
@@ -187,10 +189,12 @@ class DigitalOnboardingClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> Self:
-        """A client from the variables DIGITAL_ONBOARDING_*; an argument replaces its variable.
+        """Create a client from the variables DIGITAL_ONBOARDING_*.
+
+        An argument overrides its variable.
 
         Raises:
-            ConfigurationError: naming each variable that is missing.
+            ConfigurationError: a variable is missing; the error names it.
         """
         variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         client_id, client_secret = sealed(client_id), sealed(client_secret)

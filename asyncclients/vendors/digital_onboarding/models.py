@@ -1,9 +1,8 @@
-"""What Digital Onboarding sends and takes, field for field, under the vendor's names.
+"""The data types of Digital Onboarding, under the vendor's field names.
 
-Manual: https://docs.digitalonboarding.com/docs/api. A contact is an open object:
-beside its fields it has keys of the customer's own, and keys that complete an
-objective, such as `debit-card-activation`. Here these are in `extra`; on the wire
-they stand beside the others.
+Manual: https://docs.digitalonboarding.com/docs/api. A contact is an open object: it may have
+custom keys, and keys that complete an objective, such as `debit-card-activation`. These are
+in `extra` here and top-level keys on the wire.
 """
 
 from __future__ import annotations
@@ -20,22 +19,20 @@ Text = str | None | UnsetType
 
 
 class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A contact to create or update.
-
-    What is left out stays as it is; None may blank a field.
+    """A contact to create or update. Omitted fields are not changed; None may clear a field.
 
     Attributes:
-        unique_id: your own id of the contact; the vendor takes `email` where it is
-            left out, and makes one up where both are, so that each call makes a new contact.
-        meta_public: data for personalization. Anyone who looks at the source of a
-            journey's page can read it: nothing confidential belongs here.
+        unique_id: your own id of the contact, by default `email`. Without both, the vendor
+            generates an id, and each call creates a new contact.
+        meta_public: data for personalization. It is readable in the source of a journey's page,
+            so it must not be confidential.
         journey_template_id: starts or updates a journey from this template.
-        extra: further top-level keys. The key of an objective completes it, at a
-            time (ISO 8601) or, with `True` or `"done"`, at the time of the call:
+        extra: further top-level keys. The key of an objective completes it at a time (ISO 8601)
+            or, with `True` or `"done"`, at the time of the call:
             https://docs.digitalonboarding.com/docs/completing-objectives
 
     Raises:
-        ValueError: a key in *extra* is that of a field, or one that means a batch.
+        ValueError: *extra* has the key of a field, or of a batch.
     """
 
     unique_id: Text = UNSET
@@ -68,11 +65,11 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def key(self) -> str | None:
-        """What the vendor knows the contact by; None where it will make something up."""
+        """Return the id by which the vendor finds the contact; None if it generates one."""
         return self.unique_id or self.email or None
 
     def to_wire(self) -> dict[str, Any]:
-        """The contact as it travels."""
+        """Return the contact as sent."""
         fields: dict[str, Any] = to_plain(self)
         extra, template = fields.pop("extra", {}), fields.pop("journey_template_id", None)
         if template is not None:
@@ -82,7 +79,7 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A contact, as the vendor has it; `extra` holds the keys that are not fields."""
+    """A contact; `extra` has the keys that are not fields."""
 
     id: ExactId | None = None
     unique_id: ExactId | None = None
@@ -112,11 +109,11 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class BatchResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What became of a batch.
+    """The result of a batch.
 
-    The manual shows no errors for single contacts, so a contact that the vendor
-    left out shows only by its absence: see `missing`. `extra` holds all else that
-    the vendor sent, as `errors` if there are any.
+    The manual shows no errors of single contacts, so a failed contact is only recognizable
+    by its absence: see `unacknowledged`. `extra` has all other fields of the response, such
+    as `errors`.
     """
 
     new_contacts: list[Contact]
@@ -124,18 +121,18 @@ class BatchResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
     def unacknowledged(self, sent: list[NewContact]) -> list[NewContact]:
-        """Those of *sent* that the vendor did not answer for, by `unique_id` or `email`.
+        """Return the contacts in *sent* whose `unique_id` or `email` is not in the response.
 
-        Contacts with neither cannot be told apart and are not among them.
+        Contacts with neither cannot be compared and are not included.
         """
-        answered: set[str | None] = set()
+        received: set[str | None] = set()
         for contact in (*self.new_contacts, *self.existing_contacts):
-            answered |= {contact.unique_id, contact.email}
-        return [contact for contact in sent if contact.key and contact.key not in answered]
+            received |= {contact.unique_id, contact.email}
+        return [contact for contact in sent if contact.key and contact.key not in received]
 
 
 class Journey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A journey that was started: `web_client_url` is where the contact finds it."""
+    """A journey that was started; `web_client_url` is its address for the contact."""
 
     id: ExactId
     slug: str | None = None
@@ -143,14 +140,14 @@ class Journey(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Template(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What journeys are made from."""
+    """A template of journeys."""
 
     id: ExactId
     name: str | None = None
 
 
 class Objective(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Something a contact can complete; `team_id` is None where it is everybody's."""
+    """An objective for contacts; `team_id` is None if it belongs to all teams."""
 
     key: str
     id: ExactId | None = None
@@ -164,7 +161,7 @@ _FIELDS = {*Contact.__struct_fields__} - {"extra", "journey_template_id"}
 
 
 class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Body of a journey; its template stands in the path."""
+    """Body of a journey; the path has its template."""
 
     contact: dict[str, Any]
     owner_id: str | UnsetType = UNSET
@@ -172,10 +169,10 @@ class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def read_contact(value: Any) -> Contact:
-    """The contact in *value*; keys that are no fields land in `extra`.
+    """Return the contact in *value*, with unknown keys in `extra`.
 
     Raises:
-        ValueError: if it is no object, or a field is of another type.
+        ValueError: *value* is not an object, or a field has the wrong type.
     """
     given = json_object(value)
     fields = {name: given.pop(name) for name in _FIELDS & given.keys()}
@@ -188,14 +185,14 @@ def read_contact(value: Any) -> Contact:
 
 
 def _template(journey: Any) -> Any:
-    """The template in *journey*, where that is all there is in it."""
+    """Return the template in *journey*, if that is its only field."""
     if isinstance(journey, dict) and set(cast("dict[str, Any]", journey)) == {"template_id"}:
         return cast("dict[str, Any]", journey)["template_id"]
     return None
 
 
 class WireContact:
-    """A contact in a reply."""
+    """A contact in a response."""
 
     wire_fields = frozenset({*_FIELDS, "journey"})
 
@@ -204,19 +201,19 @@ class WireContact:
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The contact in *value*."""
+        """Return the contact in *value*."""
         return cls(read_contact(value))
 
 
 class WireBatch:
-    """What became of a batch, in a reply."""
+    """The result of a batch in a response."""
 
     def __init__(self, result: BatchResult) -> None:
         self.result = result
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The result in *value*; a list that is left out is empty, but not both."""
+        """Return the result in *value*; one of its two lists may be missing."""
         fields = json_object(value)
         if not fields.keys() & {"new_contacts", "existing_contacts"}:
             raise ValueError("expected new_contacts and existing_contacts")
@@ -231,20 +228,20 @@ class WireBatch:
 
 
 class TemplateList(list[Template]):
-    """Templates, wrapped as in the manual or as a bare array."""
+    """Templates, in an object as in the manual or as a bare array."""
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The templates in *value*."""
+        """Return the templates in *value*."""
         return cls(from_reply(_unwrapped(value, "templates"), list[Template]))
 
 
 class ObjectiveList(list[Objective]):
-    """Objectives, wrapped as in the manual or as a bare array."""
+    """Objectives, in an object as in the manual or as a bare array."""
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The objectives in *value*."""
+        """Return the objectives in *value*."""
         return cls(from_reply(_unwrapped(value, "objectives"), list[Objective]))
 
 

@@ -1,4 +1,4 @@
-"""Digital Onboarding API v1, as data.
+"""Digital Onboarding API v1: origin, quotas, login, advice.
 
 Manual: https://docs.digitalonboarding.com/docs/api
 """
@@ -15,9 +15,9 @@ TOKEN_PATH = "oauth2/token"  # noqa: S105 - a path
 
 
 def advice(response: Response) -> str:
-    """What to do about an answer that says no; the manual names one, for an expired token."""
+    """Return advice for an error response; the manual documents only that of an expired token."""
     if response.status == 401:
-        return "The access token is good, and may not do this: ask the vendor for its scopes"
+        return "The access token is valid but has no permission: ask the vendor for its scopes"
     if response.status == 413:
         return "Send fewer contacts at a time"
     return standard_advice(response)
@@ -26,7 +26,7 @@ def advice(response: Response) -> str:
 DIGITAL_ONBOARDING = Vendor(
     name="digital_onboarding",
     base_url="https://api.digitalonboarding.com/",
-    # None is published; this is modest, and the user's to change.
+    # The vendor publishes no limit; this default is conservative.
     quotas=(Quota(10, 1.0),),
     manual=MANUAL,
     environment={

@@ -1,8 +1,8 @@
 """Emma: the endpoint table, the resources, the client.
 
-Manual: https://api.myemma.com/api/external/touchpoints.html. All ids are
-integers. An id that is one of the manual's own words is refused:
-`touchpoints/members` is another list than the touchpoint type `members` would be.
+Manual: https://api.myemma.com/api/external/touchpoints.html. All ids are integers. An id that
+is a word of a path is a `ValueError`: the path of a touchpoint type `members` would be that of
+another list, `touchpoints/members`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOST_AT_ONCE = 10
 
 _KEYED = "type_name is unique, so a second request fails with 400, although the first succeeded"
 _DUPLICATE = "a second request creates duplicates"
-_WORDS = ("members", "touchpoints")  # of its paths, where others have an id
+_PATH_WORDS = ("members", "touchpoints")
 
 
 CREATE_TYPE = Endpoint(
@@ -113,7 +113,7 @@ DELETE_TOUCHPOINT = Endpoint(
 
 
 class AccountResource(Resource):
-    """A resource of one account, whose id begins each path."""
+    """A resource of one account; each path begins with the account's id."""
 
     def __init__(self, send: Send, account_id: str) -> None:
         super().__init__(send)
@@ -131,28 +131,27 @@ class TouchpointTypes(AccountResource):
     async def create(self, type_name: str, display_name: str) -> TouchpointType:
         """Create a type.
 
-        Raises `BadRequestError` if a name is empty; it may also mean that the
-        type exists already.
+        Raises `BadRequestError` if a name is empty or, possibly, the type exists already.
         """
         body = NewType(type_name=type_name, display_name=display_name)
         return await self._send(self._request(CREATE_TYPE, body))
 
     @operation(LIST_TYPES)
     async def list(self) -> list[TouchpointType]:
-        """All types of the account, in one reply."""
+        """Return all types of the account; they are not paged."""
         return await self._send(self._request(LIST_TYPES))
 
     @operation(GET_TYPE)
     async def get(self, id: int) -> TouchpointType:
-        """One type. Raises `NotFoundError` if there is none."""
+        """Return one type. Raises `NotFoundError` if it does not exist."""
         return await self._send(self._request(GET_TYPE, touchpoint_type_id=id))
 
     @operation(UPDATE_TYPE)
     async def update(self, id: int, type_name: str, display_name: str) -> TouchpointType:
         """Rename a type; both names are required.
 
-        Raises `NotFoundError` if there is none, `BadRequestError` if another
-        type has the name.
+        Raises `NotFoundError` if it does not exist, `BadRequestError` if another type has the
+        name.
         """
         body = NewType(type_name=type_name, display_name=display_name)
         request = self._request(UPDATE_TYPE, body, touchpoint_type_id=id)
@@ -160,26 +159,25 @@ class TouchpointTypes(AccountResource):
 
     @operation(DELETE_TYPE)
     async def delete(self, id: int) -> None:
-        """Delete a type and all touchpoints of it. This cannot be undone."""
+        """Delete a type and all its touchpoints. This cannot be undone."""
         await self._send(self._request(DELETE_TYPE, touchpoint_type_id=id))
 
 
 class Touchpoints(AccountResource):
-    """What members did, when, and what it was worth."""
+    """Touchpoints: actions of members, with time and value."""
 
     @operation(CREATE_TOUCHPOINTS)
     async def create(self, touchpoints: Sequence[NewTouchpoint]) -> list[Touchpoint]:
         """Create up to ten touchpoints and return them in the same order.
 
-        Only this reply tells their `touchpoint_id`. Raises `ValueError` for
-        more than ten (see `create_many`), `BadRequestError` for none, and
-        `DecodeError` if the reply holds more or fewer than were sent: its `received`
-        are those that it holds, with their ids.
+        Only this response contains their `touchpoint_id`. Raises `ValueError` for more than ten
+        (see `create_many`), `BadRequestError` for none, and `DecodeError` if the number in the
+        response differs; its `received` has the touchpoints of the response, with their ids.
         """
         if len(touchpoints) > MOST_AT_ONCE:
             raise ValueError(
-                f"at most {MOST_AT_ONCE} touchpoints fit in one create, not {len(touchpoints)}; "
-                "create_many splits"
+                f"create accepts at most {MOST_AT_ONCE} touchpoints, not {len(touchpoints)}; "
+                "create_many sends several batches"
             )
         body = NewTouchpoints(touchpoints=[*touchpoints])
         created = (await self._send(self._request(CREATE_TOUCHPOINTS, body))).touchpoints
@@ -198,24 +196,24 @@ class Touchpoints(AccountResource):
     def create_many(self, touchpoints: Iterable[NewTouchpoint]) -> Creation:
         """Create any number of touchpoints, ten a request, in order.
 
-        `async for touchpoint in ...create_many(...)` yields them as they are
-        created: when a request fails, those yielded are stored and none of the
-        rest was tried, save the ten of that request. `await` collects them in a
-        list, and does not tell how far it came, except in the `received` of a `DecodeError`.
+        `async for touchpoint in ...create_many(...)` yields them as they are created: if a
+        request fails, the yielded ones are stored, and only the ten of that request may be.
+        `await` collects them in a list; after an error the progress is unknown, except for the
+        `received` of a `DecodeError`.
         """
         return Creation(self, touchpoints)
 
     @operation(LIST_TOUCHPOINTS)
     async def list(self, member_id: int) -> list[Touchpoint]:
-        """The touchpoints of a member, without their ids.
+        """Return the touchpoints of a member, without their ids.
 
-        Raises `NotFoundError` if there is no such member.
+        Raises `NotFoundError` if the member does not exist.
         """
         return await self._send(self._request(LIST_TOUCHPOINTS, member_id=member_id))
 
     @operation(GET_TOUCHPOINT)
     async def get(self, touchpoint_id: int) -> Touchpoint:
-        """One touchpoint. Raises `NotFoundError` if there is none."""
+        """Return one touchpoint. Raises `NotFoundError` if it does not exist."""
         return await self._send(self._request(GET_TOUCHPOINT, touchpoint_id=touchpoint_id))
 
     @operation(DELETE_TOUCHPOINT)
@@ -225,7 +223,7 @@ class Touchpoints(AccountResource):
 
 
 class Creation:
-    """Touchpoints on their way to Emma, ten at a time; see `Touchpoints.create_many`."""
+    """The result of `Touchpoints.create_many`: creates the touchpoints when awaited or iterated."""
 
     def __init__(self, resource: Touchpoints, touchpoints: Iterable[NewTouchpoint]) -> None:
         self._resource = resource
@@ -252,24 +250,24 @@ class Creation:
 
 
 def _segment(name: str, value: Any) -> str:
-    """*value*, an integer or its digits, as text that stands for itself in a path."""
-    if isinstance(value, bool) or not isinstance(value, str | int) or value in _WORDS:
+    """Return the id *value*, an integer or its digits, as a segment of a path."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value in _PATH_WORDS:
         raise ValueError(f"{name} must be an id, an integer, not {value!r}")
     return str(value)
 
 
 class EmmaClient(VendorClient):
-    """Emma (MyEmma).
+    """Client of Emma (MyEmma).
 
     Args:
         pool: the pool whose sessions and quotas it uses.
-        account_id: number of the account, of the subaccount for HQ customers.
-            It is part of every path, and no secret.
+        account_id: number of the account (of the subaccount for HQ customers); part of every
+            path, not a secret.
         public_key: the API key's public half.
         private_key: the API key's private half.
-        base_url: where requests go, without the account.
-        quotas: replaces the vendor's own; an empty sequence means no limit.
-        max_in_flight: requests at the same time, 4 unless given.
+        base_url: base URL without the account.
+        quotas: replaces the vendor's quotas; an empty sequence means no limit.
+        max_in_flight: maximum number of concurrent requests, by default 4.
     """
 
     vendor = EMMA
@@ -310,10 +308,10 @@ class EmmaClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> Self:
-        """A client from the variables EMMA_*; an argument replaces its variable.
+        """Create a client from the variables EMMA_*; an argument overrides its variable.
 
         Raises:
-            ConfigurationError: naming each variable that is missing.
+            ConfigurationError: a variable is missing; the error names it.
         """
         variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         public_key, private_key = sealed(public_key), sealed(private_key)
@@ -337,14 +335,14 @@ class EmmaClient(VendorClient):
 
 
 def _account(account_id: str | int | Secret) -> str:
-    """The account's id, which is one segment of each path."""
+    """Return the account's id, one segment of each path."""
     value: Any = account_id.reveal() if isinstance(account_id, Secret) else account_id
     problem = f"must be a number or text, not {shown(value)}"
     if isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             encode_segment(str(value) if str(value).strip() else "", "account_id")
         except ValueError:
-            problem = "must be one segment of a path, and is empty or has characters of another"
+            problem = "is empty or contains characters that a path segment cannot have"
         else:
             return str(value)
     raise ConfigurationError(

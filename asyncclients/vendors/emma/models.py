@@ -1,9 +1,8 @@
-"""What Emma sends and takes, field for field.
+"""The data types of Emma, under the vendor's field names.
 
-Manual: https://api.myemma.com/api/external/touchpoints.html. Ids are integers
-beyond 2**31. Times have no zone and are the account's own: none is ever guessed.
-The manual's samples leave fields out here and there, so only what makes a thing
-usable is required on the way in.
+Manual: https://api.myemma.com/api/external/touchpoints.html. Ids are integers beyond 2**31.
+Times have no zone: they are local times of the account. Some of the manual's samples omit
+fields, so only the fields that make a response usable are required.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ _MARK = "@D:"
 
 
 class Timestamp(datetime):
-    """A datetime that travels as `@D:2025-11-24T10:23:10`, to the second.
+    """A datetime that is sent as `@D:2025-11-24T10:23:10`, to the second.
 
-    Read with or without the mark, since other parts of Emma leave it out.
+    The prefix is optional in responses, since other parts of Emma omit it.
     """
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """*value*, a text or a datetime, as a time."""
+        """Return *value*, text or a datetime, as a timestamp."""
         if isinstance(value, datetime):
             return cls.of(value)
         if not isinstance(value, str):
@@ -36,18 +35,18 @@ class Timestamp(datetime):
 
     @classmethod
     def of(cls, time: datetime) -> Self:
-        """*time* as one that travels in this form."""
+        """Return *time* as a `Timestamp`."""
         return cls.fromisoformat(time.isoformat())
 
     def to_wire(self) -> str:
-        """With the mark."""
+        """Return the text with the prefix."""
         return _MARK + self.isoformat(timespec="seconds")
 
 
 if TYPE_CHECKING:
     GivenTime: TypeAlias = datetime
 else:
-    GivenTime = Timestamp  # a caller gives any datetime; rows of a file may have the mark
+    GivenTime = Timestamp  # callers pass any datetime; rows of a file may have the prefix
 
 
 class NewType(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,20 +67,20 @@ class TouchpointType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A touchpoint to create. A field that is None is left out: there is nothing to clear yet.
+    """A touchpoint to create. Fields that are None are not sent.
 
     Attributes:
-        email: the member's; this or `member_id` is required.
+        email: the member's email; this or `member_id` is required.
         member_id: the member's id.
         touchpoint_type_id: of an existing type; this or `type_name` is required.
         type_name: of an existing type.
         touchpoint_monetary_value: a number; the manual names no currency.
-        mailing_id: the mailing it belongs to.
-        touchpoint_timestamp: when it happened, in the account's time, to the second.
+        mailing_id: its mailing.
+        touchpoint_timestamp: its time, in the account's time, to the second.
         attributes: free-form.
 
     Raises:
-        ValueError: for a timestamp with a time zone, which Emma has no form for.
+        ValueError: `touchpoint_timestamp` has a time zone, which Emma cannot represent.
     """
 
     email: str | None = None
@@ -99,8 +98,8 @@ class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             return
         if time.tzinfo is not None:
             raise ValueError(
-                "touchpoint_timestamp has a time zone, which Emma has no form for; "
-                "give the account's own time, without one"
+                "touchpoint_timestamp has a time zone, which Emma cannot represent; "
+                "give the account's local time, without one"
             )
         msgspec.structs.force_setattr(self, "touchpoint_timestamp", Timestamp.of(time))
 
@@ -115,8 +114,8 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint of a member.
 
     Attributes:
-        touchpoint_id: told by a create alone; lists and `get` leave it and
-            `attributes` out, so keep it where you may want to delete.
+        touchpoint_id: only in the response to a create, as is `attributes`; keep it if you may
+            want to delete the touchpoint.
     """
 
     touchpoint_type_id: int
@@ -131,9 +130,9 @@ class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class CreatedTouchpoints:
-    """The readable touchpoints in the response to a create.
+    """The touchpoints in the response to a create.
 
-    One that is not readable is left out, so that the ids of the others are not lost.
+    Invalid ones are skipped, so that the ids of the others are not lost.
     """
 
     def __init__(self, touchpoints: list[Touchpoint]) -> None:
@@ -141,7 +140,7 @@ class CreatedTouchpoints:
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The touchpoints in *value*."""
+        """Return the touchpoints in *value*."""
         touchpoints: list[Touchpoint] = []
         for item in from_reply(value, list[Any]):
             with suppress(ValueError):

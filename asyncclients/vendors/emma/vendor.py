@@ -1,7 +1,7 @@
-"""Emma's Touchpoints API, as data.
+"""Emma's Touchpoints API: origin, quotas, login, rate-limit responses, advice.
 
 Manual: https://api.myemma.com/api/external/touchpoints.html
-Address, login and refusals: http://myemma.com/api-docs/
+Origin, login and rate limit: http://myemma.com/api-docs/
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ MANUAL = "https://api.myemma.com/api/external/touchpoints.html"
 _RATE_LIMIT = re.compile(rb"rate[ _-]?limit", re.IGNORECASE)
 
 
-def meaning(response: Response) -> ResponseKind:
-    """Emma refuses by rate with 403 "Rate Limit Exceeded"; only its words tell.
+def classify(response: Response) -> ResponseKind:
+    """Classify a response; Emma's rate limit is a 403 with the text "Rate Limit Exceeded".
 
-    http://myemma.com/api-docs/ ; a 403 that asks to come back later is one as
-    well: https://github.com/joseph3114/EmmaSharper (Rate-Limiting-and-Resilience).
+    http://myemma.com/api-docs/ ; a 403 with `Retry-After` is one as well:
+    https://github.com/joseph3114/EmmaSharper (Rate-Limiting-and-Resilience).
     """
     if response.status == 403 and (
         "Retry-After" in response.headers or _RATE_LIMIT.search(response.body[:2048])
@@ -31,15 +31,15 @@ def meaning(response: Response) -> ResponseKind:
 
 
 def advice(response: Response) -> str:
-    """What to do about an answer that says no."""
-    if meaning(response) is ResponseKind.RATE_LIMITED:
+    """Return advice for an error response."""
+    if classify(response) is ResponseKind.RATE_LIMITED:
         return standard_advice(Response(429, response.headers, b""))
     if response.status == 401:
         return "Check EMMA_PUBLIC_KEY and EMMA_PRIVATE_KEY: the pair is wrong or was revoked"
     if response.status == 403:
         return (
             "Either the keys may not use this account (check EMMA_ACCOUNT_ID; an HQ customer "
-            "needs the id of a subaccount), or Emma refused by rate without saying so"
+            "needs the id of a subaccount), or Emma's rate limit was exceeded"
         )
     return standard_advice(response)
 
@@ -47,9 +47,9 @@ def advice(response: Response) -> str:
 EMMA = Vendor(
     name="emma",
     base_url="https://api.e2ma.net/",
-    # The vendor's limit as a third party tells it; its own page has a limit and no number.
+    # From a third party; the vendor's page mentions a limit without a number.
     quotas=(Quota(180, 60.0),),
-    # https://github.com/joseph3114/EmmaSharper: more at a time are refused in practice.
+    # https://github.com/joseph3114/EmmaSharper: in practice, more concurrent calls are rejected.
     max_in_flight=4,
     manual=MANUAL,
     environment={
@@ -57,6 +57,6 @@ EMMA = Vendor(
         "public_key": "EMMA_PUBLIC_KEY",
         "private_key": "EMMA_PRIVATE_KEY",
     },
-    classify=meaning,
+    classify=classify,
     advice=advice,
 )

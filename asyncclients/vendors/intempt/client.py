@@ -1,6 +1,6 @@
 """Intempt: the endpoint table, the resources, the client.
 
-Manual: https://dev.intempt.com. The organization stands in every path but the root's.
+Manual: https://dev.intempt.com. All paths except the root contain the organization.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from asyncclients.vendors.intempt.models import (
     Segmentation,
     SegmentationList,
     ServiceInfo,
-    shown_items,
+    readable_items,
 )
 from asyncclients.vendors.intempt.vendor import INTEMPT, STORAGE
 
@@ -109,7 +109,7 @@ class OrgResource(Resource):
 
 
 class Collections(OrgResource):
-    """Rows of collections. A collection and its primary key are made in the console."""
+    """Rows of collections. Collections and their primary keys are defined in the console."""
 
     def __init__(self, send: Send, org: str, uploader: Uploader) -> None:
         super().__init__(send, org)
@@ -117,37 +117,37 @@ class Collections(OrgResource):
 
     @operation(GET_ITEM)
     async def get_item(self, collection_id: str, item_id: str) -> DataItem:
-        """One row. Raises `NotFoundError` if there is none."""
+        """Return one row. Raises `NotFoundError` if it does not exist."""
         request = GET_ITEM.request(org=self._org, collection_id=collection_id, item_id=item_id)
         return (await self._send(request))[0]
 
     @operation(DELETE_ITEM)
     async def delete_item(self, collection_id: str, item_id: str) -> DataItem | None:
-        """Delete a row; returns it where the vendor's reply shows it."""
+        """Delete a row and return it, or None if the response does not contain it."""
         request = DELETE_ITEM.request(org=self._org, collection_id=collection_id, item_id=item_id)
-        items = shown_items(await self._send(request))
+        items = readable_items(await self._send(request))
         return items[0] if items else None
 
     @operation(LIST_ITEMS)
     async def list_items(self, collection_id: str) -> list[DataItem]:
-        """All rows of a collection; the vendor sends them in one reply."""
+        """Return all rows of a collection; they are not paged."""
         return await self._send(LIST_ITEMS.request(org=self._org, collection_id=collection_id))
 
     @operation(INSERT)
     async def insert(self, collection_id: str, data: Mapping[str, Any]) -> DataItem | None:
-        """Insert a row, or overwrite the one with its primary key.
+        """Insert a row, or overwrite the row with the same primary key.
 
-        *data* is field -> value. Fields that the collection's schema lacks are
-        dropped by the vendor in silence; where a field's type is a union of several, the
-        value is wrapped in its type's name, as in `{"price": {"double": 3.14}}`.
+        *data* is field -> value. The vendor silently drops fields that are not in the
+        collection's schema. If the type of a field is a union, wrap the value in its type's
+        name: `{"price": {"double": 3.14}}`.
 
         The client does not know the primary key, so a call whose response was lost is not
-        retried. If *data* carries it, use `with_options(retry_unsafe=True)`.
+        retried. If *data* contains it, use `with_options(retry_unsafe=True)`.
 
-        Returns the row where the vendor's reply shows it, which it need not do.
+        Returns the row, or None if the response does not contain it.
         """
         request = INSERT.request(org=self._org, collection_id=collection_id, body=dict(data))
-        items = shown_items(await self._send(request))
+        items = readable_items(await self._send(request))
         return items[0] if items else None
 
     @operation(UPLOAD_CSV)
@@ -159,28 +159,28 @@ class Collections(OrgResource):
         length: int | None = None,
         progress: Progress | None = None,
     ) -> UploadReceipt:
-        """Insert the lines of a CSV file, whose first line names the fields.
+        """Insert the lines of a CSV file; its first line has the field names.
 
-        The vendor gives a link to its storage, and the file is put there, without any of
-        our credentials. What becomes of the rows is not told: the storage has no opinion.
+        The vendor returns a link to its storage, and the file is uploaded there without our
+        credentials. The storage does not report which rows were inserted.
 
         Args:
             collection_id: the collection to insert into.
             source: a path, bytes, or an async iterable of bytes. The latter cannot be read
-                twice, so its upload is not repeated once some of it was sent.
-            length: bytes in *source*; an async iterable needs it.
-            progress: called with the number of bytes handed to the connection so far.
+                twice, so its upload is not retried after the first byte.
+            length: bytes in *source*; required for an async iterable.
+            progress: called with the number of bytes passed to the connection so far.
 
         Raises:
-            ValueError: no *length* for an async iterable.
+            ValueError: an async iterable without *length*.
             UploadError: *source* is shorter or longer than *length*; nothing was stored.
-            UnexpectedRedirectError: the link is none that a file may be sent to.
+            UnexpectedRedirectError: the link is unsafe, see `PresignedUrl.usable`.
         """
         began = asyncio.get_running_loop().time()
         request = UPLOAD_CSV.request(
             org=self._org,
             collection_id=collection_id,
-            # The manual: "should not have body"; the type is what tells it from an insert.
+            # "should not have body" (manual); the content type distinguishes it from an insert.
             headers={"Content-Type": "text/csv", "Content-Length": "0"},
         )
         async with open_content(source, length, progress) as content:
@@ -189,7 +189,7 @@ class Collections(OrgResource):
 
 
 class Sources(OrgResource):
-    """Where rows come from; one source has several collections."""
+    """Sources of rows; a source has several collections."""
 
     @operation(INSERT_MANY)
     async def insert(
@@ -197,41 +197,40 @@ class Sources(OrgResource):
     ) -> list[DataItem]:
         """Insert many rows: collection name -> rows, each as in `collections.insert`.
 
-        As there, a call whose response was lost is not retried.
-
-        Returns the rows that the vendor's reply shows, which may be none of them.
+        As there, a call whose response was lost is not retried. Returns the rows that the
+        response contains, which may be none.
 
         Raises:
-            ValueError: for a collection whose rows are not a list.
+            ValueError: the rows of a collection are not a list.
         """
         for name, some in rows.items():
             if isinstance(some, (str, bytes, Mapping)):
                 raise ValueError(f"the rows of {name!r} must be a list of objects")
         body = {name: list(some) for name, some in rows.items()}
         request = INSERT_MANY.request(org=self._org, source_id=source_id, body=body)
-        return shown_items(await self._send(request))
+        return readable_items(await self._send(request))
 
 
 class Events(OrgResource):
-    """What users did."""
+    """Events of users."""
 
     @operation(MATCHES)
     async def matches(
         self, *, profile_id: str | None = None, master_id: str | None = None
     ) -> EventMatches:
-        """The events that a user matched, by the id of a profile or of the user.
+        """Return the events matched by the user with this profile id or master id.
 
         Raises:
-            ValueError: unless exactly one id is given.
+            ValueError: not exactly one id is given.
         """
         params = _user(profile_id, master_id)
         if len(params) != 1:
-            raise ValueError("give profile_id or master_id, one of them")
+            raise ValueError("give either profile_id or master_id")
         return await self._send(MATCHES.request(org=self._org, params=params))
 
 
 class Segmentations(OrgResource):
-    """How users were sorted into segments."""
+    """Segmentations of users."""
 
     @operation(LATEST)
     async def latest(
@@ -242,13 +241,13 @@ class Segmentations(OrgResource):
         source_id: str | None = None,
         profile: Mapping[str, Any] | None = None,
     ) -> list[Segmentation]:
-        """The latest segmentation of a user.
+        """Return the latest segmentation of a user.
 
-        The user is named by *profile_id*, by *master_id*, or by *source_id* and
+        The user is identified by *profile_id*, by *master_id*, or by *source_id* and
         *profile*: identifier -> value, as in `{"visitorId": "194jso4nfja"}`.
 
         Raises:
-            ValueError: unless exactly one of these ways is used.
+            ValueError: not exactly one of these is given.
         """
         params = _user(profile_id, master_id)
         if source_id == "":
@@ -263,10 +262,10 @@ class Segmentations(OrgResource):
 
 
 def _user(profile_id: str | None, master_id: str | None) -> dict[str, str]:
-    """The query that names a user.
+    """Return the query parameters that identify a user.
 
     Raises:
-        ValueError: for an empty id.
+        ValueError: an id is empty.
     """
     given = {"profileId": profile_id, "masterId": master_id}
     if "" in given.values():
@@ -275,7 +274,7 @@ def _user(profile_id: str | None, master_id: str | None) -> dict[str, str]:
 
 
 class IntemptClient(VendorClient):
-    """Intempt. *api_key* is the key of one source, *org* the name of the organization."""
+    """Client of Intempt; *api_key* is the key of one source, *org* the organization's name."""
 
     vendor = INTEMPT
 
@@ -312,10 +311,10 @@ class IntemptClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> Self:
-        """A client from the variables INTEMPT_*; an argument replaces its variable.
+        """Create a client from the variables INTEMPT_*; an argument overrides its variable.
 
         Raises:
-            ConfigurationError: naming each variable that is missing.
+            ConfigurationError: a variable is missing; the error names it.
         """
         variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         api_key = sealed(api_key)
@@ -342,7 +341,7 @@ class IntemptClient(VendorClient):
 
     @operation(INFO)
     async def info(self) -> ServiceInfo:
-        """What the API says of itself; a quick check that it answers."""
+        """Return the service's name, version and status: a quick check that it is reachable."""
         return await self._send(INFO.request())
 
 

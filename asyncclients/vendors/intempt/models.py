@@ -1,10 +1,9 @@
-"""What Intempt sends and takes, under the vendor's names in snake_case.
+"""The data types of Intempt, under the vendor's field names in snake_case.
 
-Manual: https://dev.intempt.com. Ids are 64-bit numbers in some answers and text
-in others; here they are text, every digit kept. Lists come as HAL
-(https://datatracker.ietf.org/doc/html/draft-kelly-json-hal): under `_embedded`,
-which is absent when the list is empty. Links are never followed: the manual's
-own samples point to other hosts.
+Manual: https://dev.intempt.com. Ids are 64-bit numbers in some responses and text in others;
+here they are text, with every digit. Lists are HAL
+(https://datatracker.ietf.org/doc/html/draft-kelly-json-hal): in `_embedded`, which is absent
+if the list is empty. Links are never followed: even the manual's samples point to other hosts.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from asyncclients.core.endpoint import Response
 from asyncclients.errors import DecodeError
 
 _AROUND_A_LIST = frozenset({"_links", "page"})
-"""What HAL may put beside `_embedded`, and so what stands alone where the list is empty."""
+"""Fields that HAL puts beside `_embedded`: an empty list may have only these."""
 
 
 class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What the API says of itself at its root."""
+    """The description of the service at the API's root."""
 
     service: str | None = None
     version: str | None = None
@@ -32,7 +31,7 @@ class ServiceInfo(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class DataItem(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
-    """A row of a collection: `data` holds its fields, `id` is the platform's own."""
+    """A row of a collection: `data` has its fields, `id` is assigned by Intempt."""
 
     id: ExactId
     coll_id: ExactId | None = None
@@ -41,7 +40,7 @@ class DataItem(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="came
 
 
 class EventMatches(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
-    """Which events a user matched."""
+    """The events that a user matched."""
 
     master_id: ExactId | None = None
     profile_ids: list[ExactId] = msgspec.field(default_factory=list[ExactId])
@@ -50,7 +49,7 @@ class EventMatches(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="
 
 
 class Segmentation(msgspec.Struct, frozen=True, kw_only=True, gc=False, rename="camel"):
-    """A user's being sorted into segments, at one instant."""
+    """A segmentation of a user at one time."""
 
     id: ExactId
     master_id: ExactId | None = None
@@ -65,16 +64,16 @@ class DataItemList(list[DataItem]):
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The rows in *value*."""
+        """Return the rows in *value*."""
         return cls(from_reply(listed(value), list[DataItem]))
 
 
 class OneDataItem(DataItemList):
-    """A list of exactly one row: the manual promises an array and shows an object."""
+    """A list of exactly one row: the manual describes an array but shows an object."""
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The row in *value*."""
+        """Return the row in *value*."""
         items = super().from_wire(value)
         if len(items) != 1:
             raise ValueError(f"expected one item, got {len(items)}")
@@ -86,15 +85,15 @@ class SegmentationList(list[Segmentation]):
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The segmentations in *value*."""
+        """Return the segmentations in *value*."""
         return cls(from_reply(listed(value), list[Segmentation]))
 
 
 def listed(value: Any) -> list[Any]:
-    """The items in *value*: a HAL list under whatever name, a bare array, or one object.
+    """Return the items in *value*: a HAL list of any name, a bare array, or one object.
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: *value* is none of these.
     """
     if isinstance(value, list):
         return [*cast("Sequence[Any]", value)]
@@ -118,11 +117,11 @@ def _only_list(embedded: Any) -> list[Any]:
     return items
 
 
-def shown_items(reply: Response | None) -> DataItemList:
-    """The rows that *reply* shows, none where it shows something else or nothing.
+def readable_items(reply: Response | None) -> DataItemList:
+    """Return the rows in *reply*; none if it has another body or none.
 
-    For inserts and deletions, whose replies the manual does not describe: they are
-    done by their status, whatever the body.
+    For inserts and deletions: the manual does not describe their responses, so their success
+    depends on the status alone.
     """
     if reply is None:
         return DataItemList()

@@ -1,4 +1,4 @@
-"""Intempt API v1, as data, and the storage that its CSV files are uploaded to.
+"""Intempt API v1 (origin, quotas, login, advice), and the storage for its CSV files.
 
 Manual: https://dev.intempt.com
 """
@@ -15,7 +15,7 @@ MANUAL = "https://dev.intempt.com"
 
 
 def advice(response: Response) -> str:
-    """What to do about an answer that says no; the manual names no statuses."""
+    """Return advice for an error response; the manual documents no statuses."""
     if response.status == 401:
         return "Check INTEMPT_API_KEY: it is the key of one source, shown in the source's settings"
     if response.status == 403:
@@ -28,19 +28,19 @@ def advice(response: Response) -> str:
 
 
 def storage_advice(response: Response) -> str:
-    """What to do when the storage refuses a file (Amazon S3 error responses).
+    """Return advice for an error response of the storage (Amazon S3).
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
     """
     if response.status == 403:
         return "The upload link has expired or was altered: call upload_csv again for a new one"
-    return "The file was not taken: call upload_csv again"
+    return "The file was not stored: call upload_csv again"
 
 
 INTEMPT = Vendor(
     name="intempt",
     base_url="https://api.intempt.com/",
-    # None is published; this is modest, and the user's to change.
+    # The vendor publishes no limit; this default is conservative.
     quotas=(Quota(10, 1.0),),
     manual=MANUAL,
     environment={"api_key": "INTEMPT_API_KEY", "org": "INTEMPT_ORG"},
@@ -48,4 +48,4 @@ INTEMPT = Vendor(
 )
 
 STORAGE = msgspec.structs.replace(INTEMPT, quotas=(), advice=storage_advice)
-"""Where an upload link leads: another host, which needs no credential but the link."""
+"""The target of an upload link: another host, without a quota; the link is the credential."""

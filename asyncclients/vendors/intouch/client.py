@@ -1,49 +1,33 @@
-"""Intouch: the resources and the client.
+"""Intouch: the endpoint table, the resources, the client.
 
-Manual: https://docs.api.intouchinsight.com; its rows are in `endpoints.py`.
+Manual: https://docs.api.intouchinsight.com. It shows few paths and methods; endpoints that it
+does not show are marked `documented=False` and follow the pattern of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from types import NoneType
+from typing import Any, Self, TypeVar, get_args
 
+import msgspec
 from msgspec import UNSET
 
 from asyncclients.base_url import wrap_userinfo
+from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Resource, operation
+from asyncclients.core.endpoint import Endpoint, Resource, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.paging import Paginator
+from asyncclients.errors import DecodeError
+from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
-from asyncclients.vendors.intouch.endpoints import (
-    ADD_RECORD,
-    CREATE_CONTACT,
-    CREATE_HIERARCHY,
-    CREATE_TAG,
-    DELETE_CONTACT,
-    DELETE_HIERARCHY,
-    DELETE_TAG,
-    GET_CONTACT,
-    GET_HIERARCHY,
-    GET_TAG,
-    LIST_CONTACTS,
-    LIST_HIERARCHIES,
-    LIST_TAGS,
-    SUBSCRIBE_CONTACT,
-    UNSUBSCRIBE_CONTACT,
-    UPDATE_CONTACT,
-    UPDATE_HIERARCHY,
-    UPDATE_RECORD,
-    UPDATE_TAG,
-)
-from asyncclients.vendors.intouch.listing import PagedResource
 from asyncclients.vendors.intouch.models import (
     Contact,
     ContactUpdate,
+    Envelope,
     Hierarchy,
     HierarchyUpdate,
     NewContact,
@@ -55,6 +39,169 @@ from asyncclients.vendors.intouch.models import (
     Tag,
 )
 from asyncclients.vendors.intouch.vendor import INTOUCH
+
+T = TypeVar("T")
+
+_DUPLICATE = "a second request creates a duplicate"
+_KEYED = "email is unique, so a second request fails with 422, although the first succeeded"
+_STATE = "sets the same state"
+
+LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag], idempotent=True)
+CREATE_TAG = Endpoint(
+    "tags.create",
+    "POST",
+    "tags",
+    Tag,
+    idempotent=False,
+    idempotency_note=_DUPLICATE,
+    documented=False,
+)
+GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, idempotent=True, documented=False)
+UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, idempotent=True, documented=False)
+DELETE_TAG = Endpoint(
+    "tags.delete", "DELETE", "tags/{uuid}", NoneType, idempotent=True, documented=False
+)
+
+LIST_HIERARCHIES = Endpoint(
+    "hierarchies.list", "GET", "hierarchies", Envelope[Hierarchy], idempotent=True
+)
+CREATE_HIERARCHY = Endpoint(
+    "hierarchies.create",
+    "POST",
+    "hierarchies",
+    Hierarchy,
+    idempotent=False,
+    idempotency_note=_DUPLICATE,
+    documented=False,
+)
+GET_HIERARCHY = Endpoint(
+    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
+)
+UPDATE_HIERARCHY = Endpoint(
+    "hierarchies.update", "PUT", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
+)
+DELETE_HIERARCHY = Endpoint(
+    "hierarchies.delete",
+    "DELETE",
+    "hierarchies/{uuid}",
+    NoneType,
+    idempotent=True,
+    documented=False,
+)
+
+LIST_CONTACTS = Endpoint(
+    "contacts.list", "GET", "contacts", Envelope[Contact], idempotent=True, documented=False
+)
+CREATE_CONTACT = Endpoint(
+    "contacts.create",
+    "POST",
+    "contacts",
+    Contact,
+    idempotent=False,
+    idempotency_note=_KEYED,
+    documented=False,
+)
+GET_CONTACT = Endpoint(
+    "contacts.get", "GET", "contacts/{uuid}", Contact, idempotent=True, documented=False
+)
+UPDATE_CONTACT = Endpoint(
+    "contacts.update", "PUT", "contacts/{uuid}", Contact, idempotent=True, documented=False
+)
+DELETE_CONTACT = Endpoint(
+    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, idempotent=True, documented=False
+)
+SUBSCRIBE_CONTACT = Endpoint(
+    "contacts.subscribe",
+    "PUT",
+    "contacts/{uuid}/subscribe",
+    Contact,
+    idempotent=True,
+    idempotency_note=_STATE,
+    documented=False,
+)
+UNSUBSCRIBE_CONTACT = Endpoint(
+    "contacts.unsubscribe",
+    "PUT",
+    "contacts/{uuid}/unsubscribe",
+    Contact,
+    idempotent=True,
+    idempotency_note=_STATE,
+    documented=False,
+)
+
+ADD_RECORD = Endpoint(
+    "external_programs.add_record",
+    "POST",
+    "external-programs/{program_uuid}/records",
+    Record,
+    idempotent=False,
+    idempotency_note=_DUPLICATE,
+)
+UPDATE_RECORD = Endpoint(
+    "external_programs.update_record",
+    "PUT",
+    "external-programs/{program_uuid}/records/{document_id}",
+    Record,
+    idempotent=True,
+    documented=False,
+)
+
+
+class PagedResource(Resource):
+    """A resource with a paged list, at most 25 items a page ("Pagination" in the manual)."""
+
+    def _pages(
+        self, endpoint: Endpoint[Envelope[T]], page: int | None, query: Mapping[str, Any]
+    ) -> Paginator[T]:
+        async def fetch(number: int) -> Page[T]:
+            return _page(await self._send(endpoint.request(params={**query, "page": number})))
+
+        return Paginator(
+            fetch,
+            1 if page is None else page,
+            vendor=INTOUCH.name,
+            operation=endpoint.operation,
+            mend=lambda body: parse_leniently(body, *get_args(endpoint.returns)),
+            query=query,
+            owner=self,
+        )
+
+
+def _page(reply: Envelope[Any]) -> Page[Any]:
+    return Page(
+        items=reply.data,
+        number=reply.current_page,
+        total=reply.total if type(reply.total) is int else _count(reply.total),
+        last=reply.current_page >= reply.last_page,
+    )
+
+
+def _count(total: Any) -> int | None:
+    try:
+        count: int | None = codec.from_reply(total, int | None)
+    except ValueError:
+        return None
+    return count
+
+
+def parse_leniently(body: bytes, cls: type[T]) -> Page[T]:
+    """Return the page in *body*; items that are not a valid *cls* are listed as invalid.
+
+    Raises:
+        DecodeError: *body* is not a page.
+    """
+    found = codec.split_list(body, "data")
+    if found is None:
+        raise DecodeError("the response is not a page of a list")
+    page = _page(codec.decode(found[0], Envelope[Any]))
+    items: list[T] = []
+    spoiled: list[InvalidItem] = []
+    for raw in found[1]:
+        try:
+            items.append(codec.decode(raw, cls))
+        except DecodeError as bad:
+            spoiled.append(InvalidItem(raw=raw, reason=bad.message))
+    return msgspec.structs.replace(page, items=items, spoiled=spoiled)
 
 
 class Tags(PagedResource):
@@ -70,21 +217,21 @@ class Tags(PagedResource):
         page: int | None = None,
         limit: int | None = None,
     ) -> Paginator[Tag]:
-        """All tags from page *page* on; *sort_by* name, created_at or updated_at.
+        """Return all tags from page *page* on, *limit* (1 to 25, by default 25) a page.
 
-        *limit* items a page, 1 to 25 (the vendor's default).
+        *sort_by* is name, created_at or updated_at.
         """
         query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
         return self._pages(LIST_TAGS, page, query)
 
     @operation(CREATE_TAG)
     async def create(self, name: str) -> Tag:
-        """Create a tag; *name* has at most 255 characters."""
+        """Create a tag with a *name* of at most 255 characters."""
         return await self._send(CREATE_TAG.request(body=NewTag(name=name)))
 
     @operation(GET_TAG)
     async def get(self, uuid: str) -> Tag:
-        """One tag. Raises `NotFoundError` if there is none."""
+        """Return one tag. Raises `NotFoundError` if it does not exist."""
         return await self._send(GET_TAG.request(uuid=uuid))
 
     @operation(UPDATE_TAG)
@@ -94,7 +241,7 @@ class Tags(PagedResource):
 
     @operation(DELETE_TAG)
     async def delete(self, uuid: str) -> None:
-        """Delete a tag; what carries it already keeps it."""
+        """Delete a tag. Data and hierarchies that have it keep it."""
         await self._send(DELETE_TAG.request(uuid=uuid))
 
 
@@ -111,7 +258,7 @@ class Hierarchies(PagedResource):
         page: int | None = None,
         limit: int | None = None,
     ) -> Paginator[Hierarchy]:
-        """All nodes; *sort_by* name, created_at, updated_at or client_code."""
+        """Return all nodes; *sort_by* is name, created_at, updated_at or client_code."""
         query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
         return self._pages(LIST_HIERARCHIES, page, query)
 
@@ -125,15 +272,15 @@ class Hierarchies(PagedResource):
 
     @operation(GET_HIERARCHY)
     async def get(self, uuid: str) -> Hierarchy:
-        """One node. Raises `NotFoundError` if there is none."""
+        """Return one node. Raises `NotFoundError` if it does not exist."""
         return await self._send(GET_HIERARCHY.request(uuid=uuid))
 
     @operation(UPDATE_HIERARCHY)
     async def update(self, uuid: str, hierarchy: HierarchyUpdate) -> Hierarchy:
         """Change a node.
 
-        The manual does not say whether fields that are left out are kept; to be
-        sure, `get` the node and send all of it.
+        The manual does not say whether omitted fields are kept; to be sure, `get` the node
+        and send all its fields.
         """
         return await self._send(UPDATE_HIERARCHY.request(uuid=uuid, body=hierarchy))
 
@@ -156,10 +303,10 @@ class Contacts(PagedResource):
         page: int | None = None,
         limit: int | None = None,
     ) -> Paginator[Contact]:
-        """All contacts.
+        """Return all contacts.
 
-        *sort_by* email, first_name, last_name, phone_number, language, status,
-        created_at or updated_at.
+        *sort_by* is email, first_name, last_name, phone_number, language, status, created_at
+        or updated_at.
         """
         query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
         return self._pages(LIST_CONTACTS, page, query)
@@ -168,18 +315,18 @@ class Contacts(PagedResource):
     async def create(self, contact: NewContact) -> Contact:
         """Create *contact* and return it as Intouch stored it.
 
-        Raises `UnprocessableEntityError` if the email is taken or not sendable.
+        Raises `UnprocessableEntityError` if the email is taken or undeliverable.
         """
         return await self._send(CREATE_CONTACT.request(body=contact))
 
     @operation(GET_CONTACT)
     async def get(self, uuid: str) -> Contact:
-        """One contact. Raises `NotFoundError` if there is none."""
+        """Return one contact. Raises `NotFoundError` if it does not exist."""
         return await self._send(GET_CONTACT.request(uuid=uuid))
 
     @operation(UPDATE_CONTACT)
     async def update(self, uuid: str, contact: ContactUpdate) -> Contact:
-        """Change a contact; see `hierarchies.update` about fields left out."""
+        """Change a contact; see `hierarchies.update` about omitted fields."""
         return await self._send(UPDATE_CONTACT.request(uuid=uuid, body=contact))
 
     @operation(DELETE_CONTACT)
@@ -189,17 +336,17 @@ class Contacts(PagedResource):
 
     @operation(SUBSCRIBE_CONTACT)
     async def subscribe(self, uuid: str) -> Contact:
-        """Let a contact who had unsubscribed receive surveys again."""
+        """Resume surveys to an unsubscribed contact."""
         return await self._send(SUBSCRIBE_CONTACT.request(uuid=uuid))
 
     @operation(UNSUBSCRIBE_CONTACT)
     async def unsubscribe(self, uuid: str) -> Contact:
-        """Stop all delivery to a contact."""
+        """Stop all surveys to a contact."""
         return await self._send(UNSUBSCRIBE_CONTACT.request(uuid=uuid))
 
 
 class ExternalPrograms(Resource):
-    """Your own data, in the structure an admin gave the program."""
+    """External programs: your own records, in the structure that an admin defined."""
 
     @operation(ADD_RECORD)
     async def add_record(self, program_uuid: str, data: Mapping[str, Any]) -> Record:
@@ -224,7 +371,7 @@ class ExternalPrograms(Resource):
 
 
 class IntouchClient(VendorClient):
-    """Intouch Insight. *api_key* is an admin's key, as in `ii_...`."""
+    """Client of Intouch Insight; *api_key* is an admin's key (`ii_...`)."""
 
     vendor = INTOUCH
 
@@ -258,10 +405,10 @@ class IntouchClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> Self:
-        """A client from the variables INTOUCH_*; an argument replaces its variable.
+        """Create a client from the variables INTOUCH_*; an argument overrides its variable.
 
         Raises:
-            ConfigurationError: naming each variable that is missing.
+            ConfigurationError: a variable is missing; the error names it.
         """
         variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         api_key = sealed(api_key)

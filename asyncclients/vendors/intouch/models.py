@@ -1,8 +1,8 @@
-"""What Intouch sends and takes, field for field, under the vendor's names.
+"""The data types of Intouch, under the vendor's field names.
 
-Manual: https://docs.api.intouchinsight.com. Objects whose fields the manual
-does not show (`location`, `attributes`, `tags`, `contact_lists`, `meta`) are free-form.
-Ids are text: the manual says version 4 UUIDs, and all its samples are version 1.
+Manual: https://docs.api.intouchinsight.com. Objects whose fields the manual does not show
+(`location`, `attributes`, `tags`, `contact_lists`, `meta`) are free-form. Ids are text: the
+manual specifies version 4 UUIDs, but all its samples are version 1.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Order = Literal["asc", "desc"]
 
 
 class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
-    """One page, as the vendor wraps it ("Pagination" in the manual).
+    """The envelope of a page ("Pagination" in the manual), without the fields that we do not need.
 
-    Only the fields that are needed to read the list; `total` only informs, so it may be anything.
+    `total` may have any type: it is only informative.
     """
 
     data: list[T]
@@ -33,7 +33,7 @@ class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
 
 
 class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A label that can be put on data and on hierarchies."""
+    """A label for data and hierarchies."""
 
     uuid: str
     name: str
@@ -42,7 +42,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NewTag(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of a tag: *name* of at most 255 characters."""
+    """Body of a tag; `name` has at most 255 characters."""
 
     name: str
 
@@ -52,10 +52,10 @@ class NewHierarchy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     Attributes:
         name: at most 255 characters.
-        type: `location` nodes have an address, `generic` ones do not.
-        parent_uuid: the node above it.
-        client_code: your own id: letters, digits, dashes and underscores, at
-            most 255; made by the vendor when left out.
+        type: `location` nodes have an address, `generic` nodes do not.
+        parent_uuid: the parent node.
+        client_code: your own id, at most 255 letters, digits, dashes and underscores; generated
+            by the vendor if omitted.
         location: address data of a `location` node.
         attributes: free-form objects.
         tags: free-form objects.
@@ -71,10 +71,7 @@ class NewHierarchy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class HierarchyUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Fields of a node to change; the manual shows no body, so what is left out stays out.
-
-    A node is moved by giving it another `parent_uuid`.
-    """
+    """Fields of a node to change; omitted fields are not sent. `parent_uuid` moves the node."""
 
     name: str | UnsetType = UNSET
     type: Literal["location", "generic"] | UnsetType = UNSET
@@ -86,7 +83,7 @@ class HierarchyUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Hierarchy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A node of the tree of locations. `type` is an open word on the way in."""
+    """A node of the tree of locations; a response may have any `type`."""
 
     uuid: str
     name: str
@@ -104,13 +101,12 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A contact to create.
 
     Attributes:
-        email: at most 255 characters, unique among active contacts, and
-            checked by the vendor to be sendable.
+        email: at most 255 characters, deliverable, unique among active contacts.
         first_name: at most 100 characters.
         last_name: at most 100 characters.
         phone_number: exactly 10 digits.
         language: one of the 50 codes in the manual.
-        contact_lists: lists to put it on, free-form objects.
+        contact_lists: lists to add it to, free-form objects.
         custom_fields: "Field Column Name" -> date (YYYY-MM-DD), integer or text.
     """
 
@@ -124,7 +120,7 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ContactUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Fields of a contact to change; what is left out stays out of the body."""
+    """Fields of a contact to change; omitted fields are not sent."""
 
     email: str | UnsetType = UNSET
     first_name: str | None | UnsetType = UNSET
@@ -136,7 +132,7 @@ class ContactUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A contact. `status` is an open word, such as `subscribed`."""
+    """A contact; `status` is any text, such as `subscribed`."""
 
     uuid: str
     email: str
@@ -153,17 +149,17 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NewRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Body of a record; the keys of `data` are the program's own."""
+    """Body of a record; the keys of `data` are the program's field names."""
 
     data: dict[str, Any]
     meta: dict[str, Any] | UnsetType = UNSET
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record of an external program, and what the vendor notes about it.
+    """A record of an external program, with the vendor's metadata.
 
-    The manual calls `meta` and `data` objects and shows lists, so each is either; an empty
-    list is an empty object.
+    The manual describes `meta` and `data` as objects but shows lists: both are accepted, and
+    an empty list is read as an empty object.
     """
 
     meta: Any = msgspec.field(default_factory=JsonObject)

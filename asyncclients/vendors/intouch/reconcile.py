@@ -1,7 +1,6 @@
-"""Finding out whether a contact or node whose answer was lost was created: `push(reconcile=...)`.
+"""For `push(reconcile=...)`: check whether a create whose response was lost succeeded.
 
-Both have a key of the caller's, which `search` finds: a contact its email, a
-node its `client_code`. Tags and records have none.
+Contacts are found by email and nodes by `client_code`. Tags and records have no key.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from asyncclients.vendors.intouch.models import NewContact, NewHierarchy
 
 
 def by_email(contacts: Contacts) -> Callable[[NewContact], Awaitable[bool]]:
-    """Searches for a contact's email; one call a row, rarely more.
+    """Return a check that searches for the email of a contact: one call a row, rarely more.
 
     ```python
     await push(..., intouch.contacts.create, reconcile=by_email(intouch.contacts))
@@ -31,7 +30,7 @@ def by_email(contacts: Contacts) -> Callable[[NewContact], Awaitable[bool]]:
 
 
 def by_client_code(hierarchies: Hierarchies) -> Callable[[NewHierarchy], Awaitable[bool | None]]:
-    """Searches for a node's `client_code`; a node without one cannot be told."""
+    """Return a check that searches for the `client_code` of a node; without one, it gives None."""
 
     async def is_there(node: NewHierarchy) -> bool | None:
         code = node.client_code

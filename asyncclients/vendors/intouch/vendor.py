@@ -1,4 +1,4 @@
-"""Intouch Insight Customer Platform API 1.0.0, as data.
+"""Intouch Insight Customer Platform API 1.0.0: origin, quotas, login, advice.
 
 Manual: https://docs.api.intouchinsight.com
 """
@@ -13,11 +13,10 @@ MANUAL = "https://docs.api.intouchinsight.com"
 
 
 def advice(response: Response) -> str:
-    """What to do about an answer that says no.
+    """Return advice for an error response.
 
-    The manual promises "Missing Authentication Token" for a missing key; the
-    AWS API Gateway, whose words these are, says the same for an unknown path,
-    and answers a bad key with 403 "Forbidden":
+    The manual documents "Missing Authentication Token" for a missing key. This is a response
+    of AWS API Gateway, which also sends it for an unknown path, and 403 "Forbidden" for a bad key:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
     """
     if response.status == 401:

@@ -1,9 +1,9 @@
 """Totango: the endpoint table, the resources, the client.
 
 Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API.
-A slash at the end of a path is there where the manual prints one. Bodies are
-forms, as in its samples; a body with a list, an object or a null, which have no
-documented form, is JSON, which "is supported".
+Paths have a trailing slash exactly where the manual prints one. Bodies are forms, as in its
+samples. Lists, objects and nulls have no documented form encoding; a body with one of them is
+sent as JSON, which "is supported".
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ from asyncclients.vendors.totango.vendor import REGIONS, TOTANGO
 T = TypeVar("T")
 
 LONGEST_CONTENT = 12_000
-"""Characters: the manual says "up to 12K"."""
-
+"""Characters; "up to 12K" in the manual."""
 
 CREATE_TOUCHPOINT = Endpoint(
     "touchpoints.create",
@@ -91,30 +90,30 @@ class Touchpoints(Resource):
     async def create(self, touchpoint: NewTouchpoint) -> Touchpoint:
         """Create *touchpoint* and return its `note_id`.
 
-        The document shows no response: one that is empty, or has no note id, is a
-        success with `note_id=None`. `touchpoints.list` shows the id then.
+        The manual shows no response: an empty one, or one without a note id, is a success with
+        `note_id=None`, and `touchpoints.list` has the id.
 
-        Content over 12,000 characters is sent as it is, with a `UserWarning`:
-        whether the manual's "12K" are 12,000 or 12,288 is not known.
-        Raises `BadRequestError` if there is no such account.
+        Content over 12,000 characters is sent unchanged, with a `UserWarning`: the manual's
+        "12K" may mean 12,000 or 12,288.
+        Raises `BadRequestError` if the account does not exist.
         """
         _warn_of_length(touchpoint.content)
         body = to_plain(touchpoint)
-        request = _in_fitting_form(CREATE_TOUCHPOINT, body).request(body=body)
+        request = _encodable(CREATE_TOUCHPOINT, body).request(body=body)
         return (await self._send(request)).touchpoint
 
     @operation(UPDATE_TOUCHPOINT)
     async def update(self, note_id: str | int, touchpoint: TouchpointUpdate) -> Touchpoint:
-        """Change the touchpoint *note_id* and return its ids, as far as they were given.
+        """Change the touchpoint *note_id* and return the ids that were given.
 
-        The request has *note_id* and exactly the fields of *touchpoint*. The manual's
-        list of fields has `event_id` and `account_id` as well, its samples only the latter.
-        What the vendor does with fields left out is not documented.
+        The request has *note_id* and exactly the fields of *touchpoint*. The manual's list of
+        fields has `event_id` and `account_id` as well, its samples only the latter. The effect
+        of omitted fields is not documented.
         """
         _warn_of_length(touchpoint.content)
         note = _checked_id(note_id)
         body = {"note_id": note, **to_plain(touchpoint)}
-        await self._send(_in_fitting_form(UPDATE_TOUCHPOINT, body).request(note_id=note, body=body))
+        await self._send(_encodable(UPDATE_TOUCHPOINT, body).request(note_id=note, body=body))
         event_id = touchpoint.event_id
         return Touchpoint(note_id=ExactId(note), event_id=ExactId(event_id) if event_id else None)
 
@@ -124,9 +123,8 @@ class Touchpoints(Resource):
     ) -> None:
         """Delete the touchpoint *note_id*.
 
-        Without *event_id* this makes one call more, to find it among the
-        events of *account_id*. Raises `ValueError` with neither, and
-        `NotFoundError` if there is no such touchpoint.
+        Without *event_id*, one more call finds it among the events of *account_id*. Raises
+        `ValueError` without either, and `NotFoundError` if the touchpoint does not exist.
         """
         note = _checked_id(note_id)
         event_id = event_id or await self._event_id(note, account_id)
@@ -134,7 +132,7 @@ class Touchpoints(Resource):
 
     @operation(LIST_TOUCHPOINTS)
     async def list(self, account_id: str) -> list[Event]:
-        """The touchpoints of an account: its events of type `note`, in the vendor's order."""
+        """Return the touchpoints of an account (events of type `note`), in the vendor's order."""
         events = await self._send(LIST_TOUCHPOINTS.request(params=_account(account_id)))
         return [event for event in events if event.type == "note"]
 
@@ -150,7 +148,7 @@ class Touchpoints(Resource):
             operation=DELETE_TOUCHPOINT.operation,
             method=DELETE_TOUCHPOINT.method,
             status=404,
-            advice="It may be deleted already, or be another account's",
+            advice="It may be deleted already, or belong to another account",
         )
 
 
@@ -159,39 +157,39 @@ class Events(Resource):
 
     @operation(LIST_EVENTS)
     async def list(self, account_id: str) -> list[Event]:
-        """All events of an account: touchpoints (`note`), tasks, alerts and more, in one reply."""
+        """Return all events of an account (`note`, `task`, `alert`, ...); they are not paged."""
         return await self._send(LIST_EVENTS.request(params=_account(account_id)))
 
 
 class TouchpointTypes(Resource):
-    """What `touchpoint_type` may be."""
+    """The values of `touchpoint_type`."""
 
     @operation(LIST_TOUCHPOINT_TYPES)
     async def list(self) -> list[NamedItem]:
-        """All touchpoint types."""
+        """Return all touchpoint types."""
         return await self._send(LIST_TOUCHPOINT_TYPES.request())
 
 
 class TouchpointTags(Resource):
-    """What `touchpoint_tags` may hold; Totango also calls them reasons."""
+    """The values of `touchpoint_tags`; Totango also calls them reasons."""
 
     @operation(LIST_TOUCHPOINT_TAGS)
     async def list(self) -> list[NamedItem]:
-        """All touchpoint tags."""
+        """Return all touchpoint tags."""
         return await self._send(LIST_TOUCHPOINT_TAGS.request())
 
 
 class ActivityTypes(Resource):
-    """What `activity_type_id` may be; Totango also calls them flows."""
+    """The values of `activity_type_id`; Totango also calls them flows."""
 
     @operation(LIST_ACTIVITY_TYPES)
     async def list(self) -> list[NamedItem]:
-        """All activity types, those with `fields["disabled"]` included."""
+        """Return all activity types, including those with `fields["disabled"]`."""
         return await self._send(LIST_ACTIVITY_TYPES.request())
 
 
-def _in_fitting_form(endpoint: Endpoint[T], body: Mapping[str, Any]) -> Endpoint[T]:
-    """*endpoint* with its form, or with JSON where *body* has fields that no form has."""
+def _encodable(endpoint: Endpoint[T], body: Mapping[str, Any]) -> Endpoint[T]:
+    """Return *endpoint*, sending JSON if *body* has values without a form encoding."""
     if all(isinstance(value, str | int | float) for value in body.values()):
         return endpoint
     return msgspec.structs.replace(endpoint, encoding="json")
@@ -200,16 +198,16 @@ def _in_fitting_form(endpoint: Endpoint[T], body: Mapping[str, Any]) -> Endpoint
 def _warn_of_length(content: str | UnsetType) -> None:
     if content is not UNSET and len(content) > LONGEST_CONTENT:
         warnings.warn(
-            f"Totango takes touchpoints of up to 12K characters; this one has {len(content):,}",
+            f"Totango accepts touchpoints of up to 12K characters; this one has {len(content):,}",
             stacklevel=3,
         )
 
 
 def _checked_id(note_id: str | int) -> str:
-    """*note_id* as text.
+    """Return *note_id* as text.
 
     Raises:
-        ValueError: it cannot be part of a path, as None of a touchpoint without `note_id`.
+        ValueError: it cannot be part of a path, such as None.
     """
     encode_segment(note_id, "note_id")
     return str(note_id)
@@ -222,10 +220,12 @@ def _account(account_id: str) -> dict[str, str]:
 
 
 class TotangoClient(VendorClient):
-    """Totango. *app_token* is a personal or service token; *base_url* overrides *region*.
+    """Client of Totango; *app_token* is a personal or service token.
+
+    *base_url* overrides *region*.
 
     Raises:
-        ConfigurationError: for a *region* that is neither `us` nor `eu`.
+        ConfigurationError: *region* is neither `us` nor `eu`.
     """
 
     vendor = TOTANGO
@@ -263,10 +263,10 @@ class TotangoClient(VendorClient):
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> Self:
-        """A client from the variables TOTANGO_*; an argument replaces its variable.
+        """Create a client from the variables TOTANGO_*; an argument overrides its variable.
 
         Raises:
-            ConfigurationError: naming each variable that is missing.
+            ConfigurationError: a variable is missing; the error names it.
         """
         variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         app_token = sealed(app_token)
@@ -289,10 +289,10 @@ class TotangoClient(VendorClient):
 
 
 def _region_url(region: str) -> str:
-    if region not in tuple(REGIONS):  # which may be asked for anything
+    if region not in tuple(REGIONS):  # a tuple: *region* may be unhashable
         raise ConfigurationError(
             f"region must be one of {', '.join(REGIONS)}, not {shown(region)}",
             vendor=TOTANGO.name,
-            advice="Set region= or TOTANGO_REGION to where the account was opened",
+            advice="Set region= or TOTANGO_REGION to the region of the account",
         )
     return REGIONS[region]

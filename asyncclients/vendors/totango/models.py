@@ -1,9 +1,8 @@
-"""What Totango sends and takes, field for field; `touchpointType` is `touchpoint_type`.
+"""The data types of Totango, under the vendor's field names in snake_case.
 
 Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API.
-Account ids are text, since `0000` is one. Note ids come as a number in JSON and
-as a text elsewhere, and are text here. The manual shows no reply to a create,
-update or delete.
+Account ids are text, since `0000` is one. Note ids may be numbers or text in responses, and are
+text here. The manual shows no response to a create, update or delete.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ class TouchpointFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     Attributes:
         activity_type_id: id of the flow, from `activity_types.list()`.
-        created_by: email of the author. Totango may show the owner of the
-            token instead: the manual says both.
-        create_date: when it happened: an aware datetime, or milliseconds since
-            1970 in UTC, which is what it is kept as; now when left out.
-        disable_sync: True keeps Totango from passing it on to Salesforce and others.
+        created_by: email of the author. Totango may show the owner of the token instead
+            (the manual has both).
+        create_date: time of the touchpoint, by default now: an aware datetime (stored as
+            milliseconds) or milliseconds since 1970 in UTC.
+        disable_sync: True if Totango should not pass it on to Salesforce and others.
         touchpoint_type: id from `touchpoint_types.list()`.
         touchpoint_tags: ids from `touchpoint_tags.list()`.
-        participant_list: ids of Totango users; an object travels as it is.
+        participant_list: ids of Totango users; objects are sent unchanged.
         subject: the subject line.
-        user_id: the author as the manual's samples, but not its list of
-            fields, have it; for services that do not know `created_by`.
+        user_id: the author, for services that do not know `created_by`; in the manual's samples
+            but not in its list of fields.
 
     Raises:
-        ValueError: for a `create_date` without a time zone.
+        ValueError: `create_date` has no time zone.
     """
 
     activity_type_id: str | None | UnsetType = UNSET
@@ -70,7 +69,7 @@ def _milliseconds(time: datetime) -> int:
 
 
 def _participant(person: str | dict[str, Any]) -> dict[str, Any]:
-    # The manual has `userId` in its text and `userid` in its sample; an object chooses itself.
+    # The manual has `userId` in its text and `userid` in its sample; an object is sent unchanged.
     return {"userId": person} if isinstance(person, str) else person
 
 
@@ -90,8 +89,8 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
     """Fields of a touchpoint to change; for the others see `TouchpointFields`.
 
     Attributes:
-        account_id: the account it belongs to.
-        event_id: its id among the account's events, from `touchpoints.list`.
+        account_id: id of its account.
+        event_id: its event id, from `touchpoints.list`.
         content: the text, at most 12,000 characters.
     """
 
@@ -101,12 +100,12 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
 
 
 class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A touchpoint, by its ids.
+    """The ids of a touchpoint.
 
     Attributes:
-        note_id: its id, None if the response to a create has none.
-        event_id: its id among the account's events; a create rarely tells it.
-        note: what the vendor sent about it, free-form.
+        note_id: its id; None if the response to a create has none.
+        event_id: its event id; responses to a create rarely have it.
+        note: the vendor's response, free-form.
     """
 
     note_id: ExactId | None = None
@@ -148,13 +147,13 @@ class CreatedTouchpoint:
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The account that an event belongs to."""
+    """The account of an event."""
 
     id: ExactId
 
 
 class Author(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Who wrote a touchpoint: an email address as registered in Totango."""
+    """The author of a touchpoint; `user_name` is an email address as registered in Totango."""
 
     user_name: str | None = None
 
@@ -174,14 +173,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         id: the event id.
         type: `note` for a touchpoint, also `task`, `alert` and others.
         timestamp: milliseconds since 1970.
-        account: whose timeline it is.
+        account: the account.
         note_content: of a `note` only.
-        properties: free-form; holds `activity_type_id`, `subject`, `meeting_type`
-            (the touchpoint type), `touchpoint_tags` and more. The same property
-            comes as a boolean here and as a text there.
+        properties: free-form; holds `activity_type_id`, `subject`, `meeting_type` (the
+            touchpoint type), `touchpoint_tags` and more. A property may be a boolean in one
+            event and text in another.
         task_content: of a `task` only, free-form: assignees, due date, status and more.
         alert_content: of an `alert` only, free-form.
-        fields: all that the vendor sent, such as the content of other types.
+        fields: the whole object as received, with the content of other types.
     """
 
     id: ExactId
@@ -197,18 +196,18 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def occurred_at(self) -> datetime | None:
-        """`timestamp` as an aware datetime."""
+        """Return `timestamp` as an aware datetime."""
         if self.timestamp is None:
             return None
         return _EPOCH + timedelta(milliseconds=self.timestamp)
 
 
 class EventList(list[Event]):
-    """Events, each with its `fields`."""
+    """Events; each has its whole object in `fields`."""
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """The events in *value*."""
+        """Return the events in *value*."""
         entries = (json_object(entry) for entry in from_reply(value, list[Any]))
         return cls(from_reply({**entry, "fields": entry}, Event) for entry in entries)
 
@@ -217,9 +216,9 @@ class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A touchpoint type, touchpoint tag or activity type (flow).
 
     Attributes:
-        id: what other calls want.
-        display_name: what people see; empty where the vendor gave none.
-        fields: all that the vendor sent, such as `disabled` of an activity type.
+        id: the id, as other calls take it.
+        display_name: the name that users see; empty if the vendor sent none.
+        fields: the whole object as received, such as `disabled` of an activity type.
     """
 
     id: str
@@ -228,18 +227,18 @@ class NamedItem(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class NamedItems(list[NamedItem]):
-    """A list in any of the forms it is sent in.
+    """A list of items in any of the vendor's forms.
 
-    The manual says a map id -> name for types and tags and shows a map
-    id -> object for activity types; in reality types and tags come as an array
-    of objects (https://fivetran.com/docs/connectors/applications/totango/connector-schema).
+    The manual describes a map id -> name for types and tags, and shows a map id -> object for
+    activity types. Actual responses have arrays of objects for types and tags
+    (https://fivetran.com/docs/connectors/applications/totango/connector-schema).
     """
 
     wire_fields = frozenset[str]()
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """*value* as items, in the vendor's order."""
+        """Return the items in *value*, in the vendor's order."""
         if isinstance(value, list):
             entries = cast("list[object]", value)
             return cls(_item(_own_id(entry), entry) for entry in entries)

@@ -1,8 +1,8 @@
-"""Finding out whether a touchpoint whose answer was lost was created: `push(reconcile=...)`.
+"""For `push(reconcile=...)`: check whether a touchpoint whose response was lost was created.
 
-Totango gives a touchpoint no key of the caller's, so it is known by what it says:
-account, text, and time where the row has one. Of rows that are alike in all
-three one cannot be told from another; give such rows a `create_date` of their own.
+Totango's touchpoints have no key of the caller, so they are compared by account, content and
+(if the row has it) `create_date`. Rows equal in all three cannot be distinguished: give each
+its own `create_date`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from asyncclients.vendors.totango.models import Event, NewTouchpoint
 
 
 def by_events(touchpoints: Touchpoints) -> Callable[[NewTouchpoint], Awaitable[bool]]:
-    """Asks the events of a touchpoint's account whether it is there; one call a row.
+    """Return a check that searches the events of a touchpoint's account: one call a row.
 
     ```python
     await push(..., totango.touchpoints.create, reconcile=by_events(totango.touchpoints))
@@ -23,13 +23,13 @@ def by_events(touchpoints: Touchpoints) -> Callable[[NewTouchpoint], Awaitable[b
 
     async def is_there(touchpoint: NewTouchpoint) -> bool:
         events = await touchpoints.list(touchpoint.account_id)
-        return any(_tells(event, touchpoint) for event in events)
+        return any(_matches(event, touchpoint) for event in events)
 
     return is_there
 
 
-def _tells(event: Event, touchpoint: NewTouchpoint) -> bool:
+def _matches(event: Event, touchpoint: NewTouchpoint) -> bool:
     if event.note_content is None or event.note_content.text != touchpoint.content:
         return False
-    # Kept as milliseconds, whatever it was given as.
+    # `NewTouchpoint` converts a datetime to milliseconds.
     return not isinstance(touchpoint.create_date, int) or event.timestamp == touchpoint.create_date

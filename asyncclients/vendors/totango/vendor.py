@@ -1,4 +1,4 @@
-"""Totango's Touchpoints API, as data.
+"""Totango's Touchpoints API: origin, quotas, login, advice.
 
 Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API
 Limit: https://support.totango.com/hc/en-us/articles/15312978301588-API-rate-limit
@@ -16,13 +16,11 @@ REGIONS = {
     "us": "https://api.totango.com/",
     "eu": "https://api-eu1.totango.com/",
 }
-"""Region -> where its requests go, as the manual prints them."""
+"""Region -> base URL, from the manual."""
 
 
 def advice(response: Response) -> str:
-    """What to do about an answer that says no.
-
-    Tokens belong to a user and may expire:
+    """Return advice for an error response. Tokens belong to a user and may expire:
     https://support.totango.com/hc/en-us/articles/203036939-Personal-Access-Token-and-Service-ID
     """
     if response.status in (401, 403):
@@ -38,7 +36,7 @@ def advice(response: Response) -> str:
 TOTANGO = Vendor(
     name="totango",
     base_url=REGIONS["us"],
-    # "a global rate limit of 100 calls/minute for each token", all of Totango's APIs together
+    # "a global rate limit of 100 calls/minute for each token", over all of Totango's APIs
     quotas=(Quota(100, 60.0),),
     manual=MANUAL,
     environment={"app_token": "TOTANGO_APP_TOKEN"},

@@ -60,7 +60,7 @@ async def test_who_is_left_out_of_a_batch_is_seen(
     with caplog.at_level(logging.WARNING, "asyncclients"):
         result = await client.contacts.upsert_many(sent)
     assert result.unacknowledged(sent) == sent[1:]
-    assert "no answer for 2 of 3 contacts" in caplog.text
+    assert "2 of 3 contacts are not in the response" in caplog.text
 
 
 async def test_an_empty_batch_is_not_sent(

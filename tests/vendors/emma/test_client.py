@@ -235,7 +235,7 @@ async def test_another_403_names_both_causes_at_once(sandbox: Sandbox) -> None:
             await emma.touchpoint_types.list()
     assert caught.value.excerpt == '{"error":"Forbidden"}'
     assert "EMMA_ACCOUNT_ID" in str(caught.value)
-    assert "refused by rate" in str(caught.value)
+    assert "rate limit was exceeded" in str(caught.value)
     assert len(sandbox.requests("emma")) == 1
 
 

@@ -74,7 +74,7 @@ def test_time_of_a_row_that_is_none_is_refused(given: Any) -> None:
 
 def test_a_timestamp_with_zone_is_refused() -> None:
     """Emma has no form for a zone, and none is dropped silently: ValueError."""
-    with pytest.raises(ValueError, match="account's own time"):
+    with pytest.raises(ValueError, match="account's local time"):
         NewTouchpoint(touchpoint_timestamp=NAIVE.replace(tzinfo=UTC))
 
 

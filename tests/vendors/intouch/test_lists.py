@@ -9,7 +9,7 @@ import pytest
 
 from asyncclients import DecodeError, IntouchClient, Quota, SessionPool
 from asyncclients.vendors.intouch import Contact
-from asyncclients.vendors.intouch.listing import mended
+from asyncclients.vendors.intouch.client import parse_leniently
 from tests.support.byte_server import answers, byte_server, http
 
 TAGS = [{"uuid": f"t{n}", "name": f"tag {n}"} for n in range(5)]
@@ -91,7 +91,7 @@ def test_mended_keeps_the_other_items(bad: str) -> None:
     good = '{"uuid": "%d", "email": "a@x.org", "custom_fields": []}'
     spoiled = f'{{"uuid": "7", "email": {bad}}}'
     body = f'{{"current_page": "1", "last_page": 2, "data": [{good % 1}, {spoiled}, {good % 2}]}}'
-    page = mended(body.encode(), Contact)
+    page = parse_leniently(body.encode(), Contact)
     assert [contact.uuid for contact in page.items] == ["1", "2"]
     assert [each.raw for each in page.spoiled] == [spoiled.encode()]
     assert (page.number, page.last) == (1, False)
@@ -99,6 +99,6 @@ def test_mended_keeps_the_other_items(bad: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"data": []}', b'{"data": [', b"[]"])
 def test_mended_needs_a_page(body: bytes) -> None:
-    """What is no page of a list cannot be mended."""
+    """A body that is not a page of a list raises an error."""
     with pytest.raises(DecodeError):
-        mended(body, Contact)
+        parse_leniently(body, Contact)

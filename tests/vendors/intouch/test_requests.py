@@ -26,7 +26,7 @@ from asyncclients.vendors.intouch import (
     NewHierarchy,
     Record,
     Tag,
-    endpoints,
+    client,
 )
 
 BASE = "https://api.intouchinsight.com/public/v1"
@@ -235,7 +235,7 @@ async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
 
 def table() -> dict[str, Endpoint[Any]]:
     """The endpoints, by operation."""
-    found: list[Endpoint[Any]] = [v for v in vars(endpoints).values() if isinstance(v, Endpoint)]
+    found: list[Endpoint[Any]] = [v for v in vars(client).values() if isinstance(v, Endpoint)]
     return {endpoint.operation: endpoint for endpoint in found}
 
 
