@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
+FAILED_SUFFIX = ".failed.jsonl"
+"""Suffix of the file of failed rows, appended to the name of the state file."""
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 

@@ -10,11 +10,11 @@ report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchp
 Run again with the same state, and they go on where they were.
 """
 
+from asyncclients.backfill.files.sink import OverlappingSink, Sink
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
 from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.rows import Renaming
-from asyncclients.backfill.sinks import OverlappingSink, Sink
 from asyncclients.backfill.status import Status, read_status
 
 __all__ = [

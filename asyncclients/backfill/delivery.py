@@ -24,9 +24,9 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 import msgspec
 
 from asyncclients.backfill.circuit_breaker import Attempt, CircuitBreaker, ForbiddenRows
+from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
-from asyncclients.backfill.sources import Row
 from asyncclients.core.endpoint import OutgoingRequest, call_context, endpoint_of
 from asyncclients.core.events import logger
 from asyncclients.errors import (

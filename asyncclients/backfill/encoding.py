@@ -1,8 +1,8 @@
-"""Rows as text: for people and files, and to compare the rows of two runs.
+"""Encode rows as JSON, to store them and to compare the rows of two runs.
 
-Both are JSON. NaN and infinities, which JSON does not have, are the texts "nan", "inf" and
-"-inf"; lone surrogates are escaped; an object without a JSON form is its repr. To compare rows,
-keys and sets are sorted, and a repr that may differ between two processes is rejected.
+NaN and infinities, which JSON does not have, become the texts "nan", "inf" and "-inf"; lone
+surrogates are escaped; an object without a JSON form becomes its repr. For comparison, keys and
+sets are sorted, and a repr that may differ between processes is rejected.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from hashlib import blake2b
 from math import isfinite
 from typing import Any, cast
 
 import msgspec
 
-from asyncclients.backfill.sources import Row
+from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
 from asyncclients.errors import InputError, encodable, error_text
 
 _UNSTABLE = re.compile(r" at 0x[0-9A-Fa-f]|\{")
-"""In the repr of an object: an address, or the order of a set."""
+"""Matches a repr with an address, or with a set, whose order may vary."""
 
 Text = Callable[[Any], Any]
 
@@ -30,12 +31,17 @@ class _UnstableError(Exception):
 
 
 def encode_row(data: Any) -> bytes:
-    """*data* as JSON, to be shown or stored; never fails."""
+    """Return *data* as JSON, to be shown or stored; never raises."""
     return _encode(data, _shown, _show)
 
 
+def digest(data: bytes) -> str:
+    """Return 32 hexadecimal characters that identify *data*, the same in every process."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
 def json_fault(data: Any) -> str:
-    """Why JSON cannot hold *data* as it is, "" if it can."""
+    """Return why *data* cannot be encoded as JSON unchanged, "" if it can."""
     try:
         codec.encode(data)
     except Exception as bad:  # noqa: BLE001 - `to_wire` may raise anything
@@ -44,7 +50,7 @@ def json_fault(data: Any) -> str:
 
 
 def encode_rows(rows: Sequence[Row]) -> bytes:
-    """The data of *rows* as JSON lines, to be compared with those of another run.
+    """Return the data of *rows* as JSON lines, to be compared with those of another run.
 
     Raises:
         InputError: a row has no text that is the same in every process.
@@ -84,7 +90,7 @@ def _encode(data: Any, encoder: msgspec.json.Encoder, text: Text) -> bytes:
 
 
 def _plain(value: Any, text: Text) -> Any:
-    """*value* with all that msgspec cannot write replaced."""
+    """Return *value* with everything replaced that msgspec cannot encode."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, float):
@@ -113,7 +119,7 @@ def _show_order(member: Any) -> bytes:
 
 
 def _show(value: Any) -> Any:
-    """The wire form of *value*, else its repr."""
+    """Return the wire form of *value*, else its repr."""
     try:
         return value.to_wire() if hasattr(value, "to_wire") else encodable(repr(value))
     except Exception:  # noqa: BLE001 - a user's method may raise anything
@@ -121,7 +127,7 @@ def _show(value: Any) -> Any:
 
 
 def _compare(value: Any) -> Any:
-    """As `_show`, if it is the same in every process."""
+    """Return the result of `_show`; reject one that may differ between processes."""
     shown = _show(value)
     if not hasattr(value, "to_wire") and _UNSTABLE.search(shown):
         raise _UnstableError(f"an object of type {type(value).__qualname__}")

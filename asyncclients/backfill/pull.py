@@ -21,22 +21,20 @@ from pathlib import Path
 from typing import Any, Never
 
 from asyncclients.backfill import arguments
-from asyncclients.backfill.checkpoint import Checkpoint
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.item_keys import ItemKeys, Key
-from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialReader, reader_of
-from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
-from asyncclients.backfill.seen_keys import drop_at
-from asyncclients.backfill.sinks import (
+from asyncclients.backfill.files.sink import (
     FileSink,
     OverlappingSink,
     Sink,
     UnwritableItemsError,
     open_sink,
 )
+from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialReader, reader_of
+from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.backfill.state.lock import check_apart
+from asyncclients.backfill.state.pull_state import Checkpoint, ItemKeys, Key, drop_at
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 
@@ -146,7 +144,7 @@ class Pull:
         max_failed: float,
     ) -> None:
         self._sink, self._checkpoint = sink, checkpoint
-        self._naming = ItemKeys(key)
+        self._item_keys = ItemKeys(key)
         self._meter, self._outage, self._max_failed = meter, outage, max_failed
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
@@ -209,7 +207,7 @@ class Pull:
         number = state.page
         while number > reader.start:
             page = await reader.page(number)
-            if any(name in self._checkpoint.seen for name in self._naming.keys_of(page.items)):
+            if any(name in self._checkpoint.seen for name in self._item_keys.keys_of(page.items)):
                 break
             number -= 1
         return number
@@ -248,10 +246,10 @@ class Pull:
         """Those of *items* that are not in the sink."""
         state = self._checkpoint.state
         if state.has_keys is None and items:
-            state.has_keys = self._naming.raw_keys(items)[0] is not None
+            state.has_keys = self._item_keys.raw_keys(items)[0] is not None
         if not state.has_keys:
             return items
-        known = self._checkpoint.note(self._naming.keys_of(items))
+        known = self._checkpoint.add_keys(self._item_keys.keys_of(items))
         if not again and state.pass_number == 1:
             state.skipped += len(known)
         return drop_at(items, known)

@@ -23,9 +23,9 @@ from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
 from asyncclients.backfill.encoding import encode_rows
+from asyncclients.backfill.files.source import Row, Rows, Source, open_source
 from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
-from asyncclients.backfill.sources import Row, Rows, Source, open_source
 from asyncclients.backfill.state.identity import push_job
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.lock import check_apart

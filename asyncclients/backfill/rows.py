@@ -21,7 +21,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 import msgspec
 
 from asyncclients.backfill.arguments import check_function, close
-from asyncclients.backfill.sources import Source, open_source
+from asyncclients.backfill.files.source import Source, open_source
 from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError

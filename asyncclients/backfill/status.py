@@ -10,8 +10,6 @@ from typing import Literal
 
 import msgspec
 
-from asyncclients.backfill.checkpoint import PullState
-from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import (
     connect,
@@ -22,9 +20,10 @@ from asyncclients.backfill.state.journal import (
     unusable,
 )
 from asyncclients.backfill.state.lock import check_companions, holder_of
+from asyncclients.backfill.state.pull_state import PullState
 from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
 from asyncclients.errors import StateInUseError, StateMismatchError
-from asyncclients.own_files import target_of
+from asyncclients.own_files import FAILED_SUFFIX, target_of
 
 _ON_THE_WIRE = "on the wire when the state was last saved"
 

@@ -20,12 +20,11 @@ import msgspec
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, gathered, run_workers
-from asyncclients.backfill.encoding import encode_row
+from asyncclients.backfill.encoding import digest, encode_row
+from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.report import RequestCounter, RequestCounts
 from asyncclients.backfill.rows import Map, RowConverter, row_type_of
-from asyncclients.backfill.seen_keys import digest
-from asyncclients.backfill.sources import Row
 from asyncclients.backfill.state.dead_letters import describe
 from asyncclients.core import codec
 from asyncclients.errors import PaginationError, StateError, StateInUseError

@@ -12,9 +12,9 @@ import msgspec
 
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Renaming, Report
+from asyncclients.backfill.files.sink import FileSink, open_sink
+from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
-from asyncclients.backfill.sinks import FileSink, open_sink
-from asyncclients.backfill.sources import open_source
 from asyncclients.backfill.state.lock import files_of_state
 from asyncclients.cli.operations import Clients, Write
 from asyncclients.core.pool import SessionPool

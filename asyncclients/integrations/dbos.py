@@ -37,8 +37,8 @@ except ImportError:
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Report, Sink
 from asyncclients.backfill.completion import in_thread
+from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
-from asyncclients.backfill.sources import Rows, open_source
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.database import Database
 from asyncclients.integrations.heartbeat import (

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from asyncclients.backfill import Report
 from asyncclients.backfill.encoding import encode_row, encode_rows, json_fault
+from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounts
-from asyncclients.backfill.sources import Row, Source
 from asyncclients.backfill.state.push_state import Unknown
 from asyncclients.backfill.steps import plain
 from asyncclients.errors import StateMismatchError

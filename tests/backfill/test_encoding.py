@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from asyncclients import InputError, StateMismatchError, UnauthorizedError
 from asyncclients.backfill import push
 from asyncclients.backfill.encoding import encode_row, encode_rows
-from asyncclients.backfill.sources import Row
+from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
 
 JSON = st.recursive(
@@ -94,7 +94,7 @@ def test_sets_have_the_same_text_in_every_process(text: str) -> None:
     """The order of a set, which differs between processes, does not show."""
     code = (
         "from asyncclients.backfill.encoding import encode_rows\n"
-        "from asyncclients.backfill.sources import Row\n"
+        "from asyncclients.backfill.files.source import Row\n"
         f"print(encode_rows([Row(1, 1, {text})]))"
     )
     outputs = {

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asyncclients import InputError
-from asyncclients.backfill.parquet import pyarrow
-from asyncclients.backfill.sources import Row, open_source
+from asyncclients.backfill.files.parquet import pyarrow
+from asyncclients.backfill.files.source import Row, open_source
 
 SETTINGS = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 NAMES = ["alpha", "beta", "gamma"]

@@ -26,12 +26,12 @@ from asyncclients import (
     SessionPool,
     StateMismatchError,
 )
-from asyncclients.backfill import Progress, pull, read_status, sinks
-from asyncclients.backfill.checkpoint import Checkpoint
-from asyncclients.backfill.item_keys import text_of
-from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill import Progress, pull, read_status
+from asyncclients.backfill.files import sink as sinks
+from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Changes, Journal
+from asyncclients.backfill.state.pull_state import Checkpoint, text_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 

@@ -20,8 +20,8 @@ from asyncclients import (
     SessionPool,
 )
 from asyncclients.backfill import Renaming
+from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.rows import Map, RowConverter, nested, row_type_of
-from asyncclients.backfill.sources import open_source
 from asyncclients.core.codec import from_plain
 from asyncclients.vendors.digital_onboarding import NewContact as Digital
 from asyncclients.vendors.emma import NewTouchpoint

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from asyncclients import InputError
-from asyncclients.backfill import sources
-from asyncclients.backfill.parquet import pyarrow
-from asyncclients.backfill.sources import FileSource, Row, Rows, open_source
+from asyncclients.backfill.files import source as sources
+from asyncclients.backfill.files.parquet import pyarrow
+from asyncclients.backfill.files.source import FileSource, Row, Rows, open_source
 
 
 async def read(rows: Rows) -> list[Row]:

@@ -12,7 +12,7 @@ import pytest
 
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.backfill import pull, push
-from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.sandbox import Sandbox
 from tests.conftest import FAST
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="needs the extra [dbos]")
 
-from asyncclients.backfill.sources import open_source
+from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.steps import PushTarget
 from asyncclients.integrations.database import Database
 from asyncclients.integrations.job_store import JobStore

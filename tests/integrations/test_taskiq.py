@@ -15,7 +15,7 @@ pytest.importorskip("taskiq", reason="needs taskiq")
 
 from taskiq import InMemoryBroker, SimpleRetryMiddleware
 
-from asyncclients.backfill.sources import open_source
+from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.steps import PushTarget
 from asyncclients.errors import UnauthorizedError
 from asyncclients.integrations.database import Database

@@ -15,11 +15,10 @@ from zlib import crc32
 import msgspec
 
 from asyncclients.backfill.encoding import encode_row, json_fault
-from asyncclients.backfill.lines import FAILED_SUFFIX
-from asyncclients.backfill.sources import Row
+from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
 from asyncclients.errors import AsyncClientsError, StateMismatchError, encodable, error_text
-from asyncclients.own_files import open_own
+from asyncclients.own_files import FAILED_SUFFIX, open_own
 
 _START = b'{"line":'
 """How each line begins."""

@@ -24,9 +24,9 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
-from asyncclients.backfill.lines import FAILED_SUFFIX
 from asyncclients.errors import InputError, StateInUseError, StateMismatchError
 from asyncclients.own_files import (
+    FAILED_SUFFIX,
     SQLITE_SUFFIXES,
     are_same,
     foreign_companions,

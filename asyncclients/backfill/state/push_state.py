@@ -26,7 +26,7 @@ from typing import Any, Literal
 import msgspec
 
 from asyncclients.backfill.encoding import encode_row
-from asyncclients.backfill.sources import Row
+from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.state.dead_letters import DeadLetter, DeadLetterFile, Mark, describe
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
 

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from asyncclients.backfill import export
 from asyncclients.backfill.completion import finish_before_cancel, in_thread
 from asyncclients.backfill.encoding import encode_row, json_fault
-from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill.files.export import write_csv, write_parquet
+from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.state.lock import lock_or_fail
 from asyncclients.core import codec
 from asyncclients.errors import (
@@ -308,7 +308,7 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-_CONVERT = {".csv": export.write_csv, ".parquet": export.write_parquet}
+_CONVERT = {".csv": write_csv, ".parquet": write_parquet}
 
 
 def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:

@@ -1,4 +1,4 @@
-"""Parquet, through pyarrow (`pip install asyncclients[parquet]`), loaded when first needed."""
+"""Read Parquet with pyarrow (`pip install asyncclients[parquet]`), imported at first use."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.lines import ParsedLine, Unchanged
+from asyncclients.backfill.files.text import ChangeDetector, ParsedLine
 from asyncclients.errors import InputError
 
-_BATCH = 256
+_BATCH_ROWS = 256
 
 
-def pyarrow(part: str = "pyarrow.parquet") -> Any:
-    """A module of pyarrow.
+def pyarrow(module: str = "pyarrow.parquet") -> Any:
+    """Return a *module* of pyarrow.
 
     Raises:
         InputError: it is not installed.
     """
     try:
-        return import_module(part)
+        return import_module(module)
     except ImportError:
         raise InputError(
             "Parquet needs pyarrow, which is not installed",
@@ -29,10 +29,10 @@ def pyarrow(part: str = "pyarrow.parquet") -> Any:
 
 
 class ParquetReader:
-    """Rows of a Parquet file, values as Parquet has them; null ones are left out.
+    """Rows of a Parquet file, with the types of Parquet; null values are left out.
 
-    Times are rounded down to microseconds, the finest that Python has. A value that Python
-    cannot hold, as the year 10000, is a complaint about its row.
+    Times are rounded down to microseconds, the resolution of Python. A value that Python cannot
+    represent, such as the year 10000, is an error of its row.
     """
 
     coerce = False
@@ -42,18 +42,18 @@ class ParquetReader:
         self._path = path
         try:
             self._raw = path.open("rb")
-        except OSError as failure:
+        except OSError as error:
             raise self._unusable(
-                f"cannot be read: {failure.strerror}", "Check its rights"
+                f"cannot be read: {error.strerror}", "Check its permissions"
             ) from None
-        self.check_unchanged = Unchanged(path, self._raw).check
+        self.check_unchanged = ChangeDetector(path, self._raw).check
         try:
             self._file: Any = module.ParquetFile(self._raw, page_checksum_verification=True)
             names = self._file.schema_arrow.names
-        except Exception as bad:  # noqa: BLE001 - what pyarrow raises depends on the damage
+        except Exception as bad:  # noqa: BLE001 - pyarrow raises many types for a damaged file
             self._raw.close()
             raise self._unusable(
-                f"is not a Parquet file ({bad})", "Check that it was written to its end"
+                f"is not a Parquet file ({bad})", "Check that it is complete"
             ) from None
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -71,22 +71,22 @@ class ParquetReader:
     def __iter__(self) -> Iterator[ParsedLine]:
         for batch in self._batches():
             size = batch.nbytes // max(1, batch.num_rows)
-            for row, complaint in _rows_of(batch):
+            for row, error in _rows_of(batch):
                 self._read += 1
                 data = {name: value for name, value in row.items() if value is not None}
-                yield ParsedLine(self._read, data or None, complaint, size)
+                yield ParsedLine(self._read, data or None, error, size)
 
     def _batches(self) -> Iterator[Any]:
         try:
-            for batch in self._file.iter_batches(batch_size=_BATCH):
+            for batch in self._file.iter_batches(batch_size=_BATCH_ROWS):
                 yield _in_microseconds(batch)
-        except Exception as bad:  # noqa: BLE001 - what pyarrow raises depends on the damage
+        except Exception as bad:  # noqa: BLE001 - pyarrow raises many types for a damaged file
             raise self._unusable(
-                f"is damaged after row {self._read} ({bad})", "Get it again"
+                f"is damaged after row {self._read} ({bad})", "Download or copy it again"
             ) from None
 
     def fraction(self) -> float | None:
-        """The share of the rows that was read."""
+        """Return the share of the rows that was read."""
         return self._read / self._rows if self._rows else 1.0
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class ParquetReader:
 
 
 def _in_microseconds(batch: Any) -> Any:
-    """*batch* with its times in nanoseconds rounded down."""
+    """Return *batch* with times in nanoseconds rounded down to microseconds."""
     arrow = pyarrow("pyarrow")
     columns: list[Any] = []
     for column in batch.columns:
@@ -114,23 +114,23 @@ def _in_microseconds(batch: Any) -> Any:
 
 
 def _rows_of(batch: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """The rows of *batch*, each with a complaint if a value of it cannot be read."""
+    """Yield the rows of *batch*, each with an error if one of its values cannot be read."""
     try:
         rows = batch.to_pylist()
-    except Exception:  # noqa: BLE001 - each value is asked for on its own
-        for place in range(batch.num_rows):
-            yield _row_at(batch, place)
+    except Exception:  # noqa: BLE001 - each value is read on its own
+        for index in range(batch.num_rows):
+            yield _row_at(batch, index)
         return
     for row in rows:
         yield row, ""
 
 
-def _row_at(batch: Any, place: int) -> tuple[dict[str, Any], str]:
+def _row_at(batch: Any, index: int) -> tuple[dict[str, Any], str]:
     row: dict[str, Any] = {}
-    complaints: list[str] = []
+    errors: list[str] = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
-            row[name] = column[place].as_py()
+            row[name] = column[index].as_py()
         except Exception as bad:  # noqa: BLE001 - depends on the type of the column
-            complaints.append(f"{name} cannot be read: {bad}")
-    return row, "; ".join(complaints)
+            errors.append(f"{name} cannot be read: {bad}")
+    return row, "; ".join(errors)

@@ -1,9 +1,9 @@
-"""Where the rows of a push come from: CSV, JSON lines, Parquet, any iterable.
+"""Open the source of a push: a CSV, JSON lines or Parquet file, or any iterable.
 
-* Rows are numbered from 1 in reading order; `line` is where a person finds them.
-* Files are read in a thread, a bounded chunk at a time, gzip or not.
-* A row that cannot be read is a row with a complaint, and the reading goes on;
-  a file that cannot be read is an `InputError`.
+* Rows are numbered from 1 in reading order.
+* Files are read in a thread, a bounded chunk at a time.
+* An unreadable row becomes a `Row` with an error, and reading continues. An unreadable file
+  raises `InputError`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from typing import Any, Protocol
 
 import msgspec
 
-from asyncclients.backfill import blocking, lines, parquet
+from asyncclients.backfill import blocking
 from asyncclients.backfill.completion import finish_before_cancel, in_thread
+from asyncclients.backfill.files.csv import CsvReader
+from asyncclients.backfill.files.jsonl import JsonReader
+from asyncclients.backfill.files.parquet import ParquetReader
+from asyncclients.backfill.files.text import Reader
 from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
@@ -32,11 +36,10 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """One row of the input.
 
     Attributes:
-        number: its place among all rows, from 1.
-        line: where it begins in the file, from 1; its number where there are no lines.
-        data: its values, None if it has none; or as much of an unreadable line as helps to
-            find it.
-        error: why it could not be read, else empty.
+        number: position among all rows, from 1.
+        line: first line in the file, from 1; equal to *number* if the source has no lines.
+        data: the values; None if there are none; an excerpt if the row is unreadable.
+        error: why the row is unreadable, else empty.
     """
 
     number: int
@@ -49,9 +52,9 @@ class Source(Protocol):
     """Rows in order, a chunk at a time.
 
     Attributes:
-        name: of the job's input, as its state file keeps it.
-        columns: the columns that every row has, None where rows name their own.
-        coerce: values are texts that may mean numbers.
+        name: of the input, as stored in the state file.
+        columns: the columns that all rows share; None if each row names its own.
+        coerce: values are texts that may stand for numbers, as in CSV.
     """
 
     name: str
@@ -59,11 +62,11 @@ class Source(Protocol):
     coerce: bool
 
     async def chunk(self) -> list[Row]:
-        """The next rows; none at the end."""
+        """Return the next rows; an empty list at the end."""
         ...
 
     def fraction(self) -> float | None:
-        """The share that was read, None where that cannot be told."""
+        """Return the share that was read, from 0 to 1; None if it is not known."""
         ...
 
     async def aclose(self) -> None:
@@ -72,10 +75,10 @@ class Source(Protocol):
 
 
 async def open_source(rows: Rows) -> Source:
-    """The source for *rows*: a path by its suffix, anything else by iterating.
+    """Return the source for *rows*: the path of a file, or an iterable.
 
     Raises:
-        InputError: if the file cannot be used.
+        InputError: the file cannot be used.
     """
     if isinstance(rows, (str, os.PathLike)):
         return await _open_file(Path(rows))
@@ -104,66 +107,68 @@ class FileSource:
         self._rows = iter(reader)
 
     async def chunk(self) -> list[Row]:
-        """The next rows; none at the end."""
-        return await in_thread(self._chunk)  # never closed while it reads
+        """Return the next rows; an empty list at the end."""
+        return await in_thread(self._chunk)  # a cancellation waits for the thread
 
     def _chunk(self) -> list[Row]:
         chunk: list[Row] = []
         size = 0
         numbers = self._numbers
-        for read in itertools.islice(self._rows, _CHUNK_ROWS):
-            chunk.append(Row(next(numbers), read.line, read.data, read.error))
-            size += read.size
+        for parsed in itertools.islice(self._rows, _CHUNK_ROWS):
+            chunk.append(Row(next(numbers), parsed.line, parsed.data, parsed.error))
+            size += parsed.size
             if size > _CHUNK_BYTES:
                 break
         self._file.check_unchanged()
         return chunk
 
     def fraction(self) -> float | None:
-        """The share of the file's bytes that was read."""
+        """Return the share of the file that was read."""
         return self._file.fraction()
 
     async def aclose(self) -> None:
-        """Close the file, also when cancelled."""
+        """Close the file, even when cancelled."""
         await in_thread(self._file.close)
 
 
-def _reader(path: Path) -> lines.Reader:
+def _reader(path: Path) -> Reader:
     check_file(path)
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    kind = suffixes[-1] if suffixes else ""
-    if kind == ".csv":
-        return lines.CsvReader(path)
-    if kind in (".jsonl", ".ndjson"):
-        return lines.JsonReader(path)
-    if kind == ".parquet":
-        return parquet.ParquetReader(path)
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix == ".csv":
+        return CsvReader(path)
+    if suffix in (".jsonl", ".ndjson"):
+        return JsonReader(path)
+    if suffix == ".parquet":
+        return ParquetReader(path)
     raise InputError(
-        f"cannot tell what {path} is from its name",
+        f"cannot tell the format of {path} from its name",
         file=str(path),
         advice="Name it .csv, .jsonl or .parquet (.csv.gz and .jsonl.gz work too)",
     )
 
 
 def check_file(path: Path) -> None:
-    """Raise `InputError` unless *path* is a file that is there."""
+    """Raise `InputError` unless *path* is an existing file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         raise InputError(
             f"{path} does not exist", file=str(path), advice="Check the path"
         ) from None
-    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
-        words = getattr(failure, "strerror", None) or str(failure)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
-            f"cannot read {path}: {words}", file=str(path), advice="Check the path and its rights"
+            f"cannot read {path}: {reason}",
+            file=str(path),
+            advice="Check the path and its permissions",
         ) from None
     if stat.S_ISDIR(mode):
         raise InputError(f"{path} is a directory", file=str(path), advice="Give a file in it")
 
 
 class IterableSource:
-    """Rows that a program makes."""
+    """Rows of an iterable."""
 
     def __init__(self, rows: Iterable[Any] | AsyncIterable[Any]) -> None:
         self.name = "iterable"
@@ -173,14 +178,14 @@ class IterableSource:
         self._rows = _iterate(rows) if isinstance(rows, AsyncIterable) else blocking.iterate(rows)
 
     async def chunk(self) -> list[Row]:
-        """The next rows; none at the end. A slow iterable gives them one by one."""
+        """Return the next row in a list; an empty list at the end."""
         async for data in self._rows:
             number = next(self._numbers)
             return [Row(number, number, data)]
         return []
 
     def fraction(self) -> float | None:
-        """Not known."""
+        """Return None: the number of rows is not known."""
         return None
 
     async def aclose(self) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from asyncclients.backfill.parquet import pyarrow
+from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.own_files import open_temporary, temporary_of
 
 _ROW_GROUP = 20_000

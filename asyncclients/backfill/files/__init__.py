@@ -1,0 +1,1 @@
+"""Files that a backfill reads and writes: CSV, JSON lines and Parquet."""

@@ -1,0 +1,272 @@
+"""Read CSV: a header, then one record per row, plain or gzip.
+
+| found in the file                                   | result                                  |
+|-----------------------------------------------------|-----------------------------------------|
+| another format, encoding or separator               | `InputError` when the file is opened    |
+| a quote that is not closed, or closed in a later row | `InputError` with both lines           |
+| a quote inside a quoted cell, in one line           | a row with an error                     |
+| more or fewer cells than columns                    | a row with an error: it is usually half of one |
+| bytes that are not UTF-8, NUL bytes                 | a row with an error                     |
+| empty cells beyond the last column                  | ignored                                 |
+| an empty cell                                       | left out of its row                     |
+| no value in any cell                                | a row without data, which is skipped    |
+| an empty line                                       | no row                                  |
+| gzip without its trailer; a change while it is read | `InputError`                            |
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
+from asyncclients.errors import InputError
+
+_MIN_SEPARATORS = 6
+"""Separators in the lines of one quoted cell from which it is taken for several rows."""
+_MAX_LINES = 100
+"""Lines of a cell in a file of one column above which it is taken for several rows."""
+_RUN = re.compile(r"\d+|[^\W\d_]+")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "pipes"}
+_log = logging.getLogger(__name__)
+
+
+class Cells(dict[str, str]):
+    """The cells of a row by column. Empty cells are left out, and read as an empty text."""
+
+    __slots__ = ("columns",)
+
+    columns: Sequence[str]
+
+    def __missing__(self, column: str) -> str:
+        if column in self.columns:
+            return ""
+        raise KeyError(column)
+
+
+class CsvReader:
+    """Rows of a CSV file as dicts of texts, empty cells left out."""
+
+    coerce = True
+
+    def __init__(self, path: Path) -> None:
+        self._file = file = TextFile(path)
+        self.fraction, self.close = file.fraction, file.close
+        self.check_unchanged = file.check_unchanged
+        # The limit is global to the process; raising it is harmless to other code.
+        csv.field_size_limit(max(csv.field_size_limit(), MAX_LENGTH))
+        text = io.TextIOWrapper(
+            file.stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
+        )
+        self._text = text  # closes the file when it is collected
+        self._csv = csv.reader(self._remember_lines(text), strict=True)
+        self._raw_line, self._at_end = "", False
+        self._ends_in_crlf = file.head.partition(b"\n")[0].endswith(b"\r")
+        self._has_warned_unnamed = False
+        try:
+            self._columns = self._header()
+        except InputError:
+            self.close()
+            raise
+        self.columns: tuple[str, ...] | None = self._columns
+
+    def _repeats_header(self, record: list[str]) -> bool:
+        names = [cell.removeprefix("\ufeff").strip() for cell in record]
+        return len(names) > 1 and names == [*self._columns]
+
+    def _remember_lines(self, text: io.TextIOWrapper) -> Iterator[str]:
+        """Yield the lines of *text*; keep the last one for error messages."""
+        for line in iter(partial(text.readline, MAX_LENGTH), ""):
+            if len(line) >= MAX_LENGTH:
+                raise self._file.too_long(self._csv.line_num + 1)
+            self._raw_line = line
+            yield line
+        self._at_end = True
+
+    def _header(self) -> tuple[str, ...]:
+        records, nothing = self._records(), list[str]()
+        _, header, error = next(records, (0, nothing, ""))
+        if header == ["sep=", ""]:  # the hint to Excel that commas follow
+            _, header, error = next(records, (0, nothing, ""))
+        if error:
+            self._check_separator(header)
+            raise self._file.input_error(error, "Correct its first line", 1)
+        if not any(cell.strip() for cell in header):
+            raise self._file.input_error("is empty", "Its first line must name the columns")
+        names, self._last_name = [name.strip() for name in header], header[-1]
+        self._check_separator(names)
+        error = _encoding_error("".join(names))
+        twice = sorted({name for name in names if name and names.count(name) > 1})
+        if twice:
+            error = f"names the column {twice[0]!r} twice"
+        if quoted := [name for name in names if '"' in name]:
+            error = f"has a quote in the name of the column {quoted[0]!r}"
+        if error:
+            raise self._file.input_error(error, "Correct its first line", 1)
+        return tuple(names)
+
+    def _check_separator(self, names: list[str]) -> None:
+        """Raise `InputError` if the file is JSON or has another separator than a comma."""
+        if re.match(rb'\s*(?:\{\s*"|\[\s*[\[{"])', self._file.head.removeprefix(b"\xef\xbb\xbf")):
+            raise self._file.input_error(
+                "is JSON", "Put one object in each line, and name it .jsonl"
+            )
+        for separator, words in _SEPARATORS.items():
+            if len(names) == 1 and separator in names[0]:
+                raise self._file.input_error(
+                    f"is separated by {words} ({separator!r}), not by commas",
+                    "Save it again with commas: a spreadsheet asks for the field separator",
+                    1,
+                )
+
+    def _records(self) -> Iterator[tuple[int, list[str], str]]:
+        """Yield the first line of each record, its cells, and its error.
+
+        Raises:
+            InputError: the file cannot be read, or the rows after a quote cannot be separated.
+        """
+        cells = self._csv
+        while True:
+            first = cells.line_num + 1
+            try:
+                record = next(cells)
+            except StopIteration:
+                return
+            except csv.Error as bad:
+                yield first, [self._raw_line.rstrip("\r\n")], self._quote_error(first, bad)
+            except READ_ERRORS as error:
+                raise self._file.read_error(error, cells.line_num) from None
+            else:
+                if record:
+                    yield first, record, ""
+
+    def _quote_error(self, first: int, bad: csv.Error) -> str:
+        """Return the error of a record with a misplaced quote.
+
+        Raises:
+            InputError: the quote affects more than its own line.
+        """
+        last = self._csv.line_num
+        if self._at_end:
+            problem = "the file ends inside a quoted cell that begins here"
+        elif last == first and self._raw_line.count('"') % 2 == 0:
+            return f"has a quote inside a quoted cell, which must be written twice ({bad})"
+        elif last == first:
+            problem = f"a quote is opened and not closed before the line ends ({bad})"
+        else:
+            problem = f"a quoted cell begins here and ends wrongly in line {last} ({bad})"
+        raise self._file.input_error(
+            problem, "Look for a quote that is not closed, or for a file that was cut off", first
+        )
+
+    def __iter__(self) -> Iterator[ParsedLine]:
+        columns = self._columns
+        all_named = all(columns)
+        for first, record, error in self._records():
+            text = "".join(record)
+            if error:
+                yield ParsedLine(first, _printable(text), error, len(text))
+                continue
+            if not text or text.isspace():
+                yield ParsedLine(first, None, "", len(record))
+                continue
+            if not text.isascii():
+                error = _encoding_error(text)
+            if record[-1] == self._last_name and self._repeats_header(record):
+                error = "repeats the header; the file may be two files joined together"
+            if "\0" in text:
+                error = "has a NUL byte; the file is damaged, or is not text"
+            if "\n" in text or "\r" in text:
+                self._check_multiline(first, record)
+            if (
+                len(record) != len(columns) and (error := self._width_error(record) or error)
+            ) or error:
+                record = [_printable(cell) for cell in record]
+            pairs = zip(columns, record, strict=False)
+            if all_named and all(record):
+                data = Cells(pairs)
+            else:
+                data = Cells((name, cell) for name, cell in pairs if cell and name)
+                if not self._has_warned_unnamed and not all_named:
+                    self._warn_unnamed(first, record)
+            data.columns = columns
+            yield ParsedLine(first, data, error, len(text))
+
+    def _width_error(self, record: list[str]) -> str:
+        """Return the error of a *record* with too few cells, or with values beyond the last column."""
+        width = len(self._columns)
+        if len(record) > width and not any(cell.strip() for cell in record[width:]):
+            return ""
+        return f"has {len(record)} cells where the header has {width}"
+
+    def _check_multiline(self, first: int, record: list[str]) -> None:
+        """Raise `InputError` if *record* is probably several rows between two stray quotes.
+
+        A quoted cell may have any number of lines, but if its lines look like rows, it is not
+        one cell.
+        """
+        text, separators = ",".join(record), len(self._columns) - 1
+        if self._ends_in_crlf and "\r" not in text:
+            return  # rows end with CRLF and these lines do not
+        if _look_like_rows([line for line in _LINE_END.split(text) if line], separators):
+            raise self._file.input_error(
+                f"a quoted cell begins here and ends in line {self._csv.line_num}, and its "
+                "lines look like rows",
+                "Look for a stray quote in both lines. If it is one cell, use JSON lines instead",
+                first,
+            )
+
+    def _warn_unnamed(self, line: int, record: list[str]) -> None:
+        for column, (name, cell) in enumerate(zip(self._columns, record, strict=False), 1):
+            if cell and not name:
+                self._has_warned_unnamed = True
+                _log.warning(
+                    "%s, line %d: column %d has no name in the header: its values are ignored",
+                    self._file.path,
+                    line,
+                    column,
+                )
+                return
+
+
+def _look_like_rows(lines: list[str], separators: int) -> bool:
+    """Return whether *lines* are probably rows with *separators* commas each.
+
+    At least 80 % of them must have that number of commas. In addition there must be many of
+    them, or their first cells must have the same pattern, such as `row12` and `row13`.
+    """
+    matching = [line for line in lines if line.count(",") == separators]
+    if len(matching) < 0.8 * len(lines):
+        return False
+    if separators == 0:
+        return len(matching) > _MAX_LINES
+    patterns = {_RUN.sub(_kind_of_run, line.partition(",")[0]) for line in lines}
+    # `a9` for `row12`, `a@a.a` for an address. A single word or number is no evidence.
+    same_pattern = (
+        len(patterns) == 1 and len(patterns.pop()) > 1 and len(matching) == len(lines) > 1
+    )
+    return same_pattern or len(matching) * separators >= _MIN_SEPARATORS
+
+
+def _kind_of_run(run: re.Match[str]) -> str:
+    return "9" if run[0].isdigit() else "a"
+
+
+def _encoding_error(text: str) -> str:
+    """Return the error for the first byte of *text* that is not UTF-8, or ""."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as bad:
+        byte = ord(text[bad.start]) - 0xDC00
+        return f"is not UTF-8 (byte 0x{byte:02X}); save the file as UTF-8, or use `iconv -t utf-8`"
+    return ""
+
+
+def _printable(cell: str) -> str:
+    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

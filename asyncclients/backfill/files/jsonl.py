@@ -1,0 +1,126 @@
+"""Read JSON lines: one JSON object per line, plain or gzip.
+
+| found in the file                                   | result                                 |
+|-----------------------------------------------------|----------------------------------------|
+| an array, or an object over several lines           | `InputError` when the file is opened   |
+| a line that is not one object                       | a row with an error                    |
+| a name twice in one object                          | a row with an error                    |
+| bytes that are not UTF-8                            | a row with an error                    |
+| an empty line                                       | no row                                 |
+| gzip without its trailer; a change while it is read | `InputError`                           |
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
+from asyncclients.own_files import FAILED_SUFFIX
+
+_EXCERPT_LENGTH = 200
+"""Bytes of an unreadable line that its error shows."""
+_name_ends = re.compile(rb'"[ \t\r]*:').findall
+"""Finds the end of each name of an object, and possibly more inside of texts."""
+
+
+class JsonReader:
+    """Rows of a file with one JSON object per line.
+
+    A file of failed rows, as a push writes it, gives the rows inside of its records.
+    """
+
+    columns: tuple[str, ...] | None = None
+
+    def __init__(self, path: Path) -> None:
+        self._file = file = TextFile(path)
+        self.fraction, self.close = file.fraction, file.close
+        self.check_unchanged = file.check_unchanged
+        self.coerce = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
+        self._decode = msgspec.json.Decoder(dict[str, Any]).decode
+        # Latin-1 keeps every byte; the wrapper only splits at the three kinds of line ends.
+        self._text = io.TextIOWrapper(file.stream, encoding="latin-1", newline=None)
+        head = file.head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if head[:1] == b"[" or re.match(rb"\{\s*\n", head):
+            self.close()
+            found = "an array" if head[:1] == b"[" else "an object over several lines"
+            raise file.input_error(
+                f"begins with {found}; JSON lines have one object in each line",
+                "Convert it, as with `jq -c '.[]'` for an array, or `jq -c .` for objects",
+            )
+
+    def __iter__(self) -> Iterator[ParsedLine]:
+        for line, text in enumerate(self._lines(), 1):
+            stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
+            if stripped:
+                data, error = self._parse(stripped)
+                yield ParsedLine(line, data or None, error, len(stripped))
+
+    def _lines(self) -> Iterator[bytes]:
+        text = self._text
+        for line in range(1, 2**63):
+            try:
+                read = text.readline(MAX_LENGTH)
+            except READ_ERRORS as error:
+                raise self._file.read_error(error, line) from None
+            if len(read) >= MAX_LENGTH:
+                raise self._file.too_long(line)
+            if not read:
+                return
+            yield read.encode("latin-1")
+
+    def _parse(self, text: bytes) -> tuple[Any, str]:
+        """Return the object in *text* and "", or an excerpt and the error."""
+        try:
+            data = self._decode(text)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as bad:
+            reason = "is not UTF-8" if isinstance(bad, UnicodeDecodeError) else str(bad)
+            return _excerpt(text), f"is not a JSON object ({reason})"
+        # If the text has no more names than the object, none occurs twice.
+        if len(_name_ends(text)) > len(data) and (name := _repeated_name(text)):
+            return _excerpt(text), f"has the name {name!r} twice"
+        if self.coerce:
+            return _row_of_dead_letter(data)
+        return data, ""
+
+
+def _excerpt(text: bytes) -> str:
+    return text[:_EXCERPT_LENGTH].decode("utf-8", "replace")
+
+
+class _RepeatedNameError(Exception):
+    """An object has a name twice."""
+
+
+def _repeated_name(text: bytes) -> str:
+    """Return a name that occurs twice in one object of *text*, or ""."""
+    try:
+        json.loads(text, object_pairs_hook=_check_names, parse_int=str)
+    except _RepeatedNameError as error:
+        return str(error)
+    except RecursionError:
+        pass  # msgspec decoded it, so it is valid; deeply nested objects are not checked
+    return ""
+
+
+def _check_names(pairs: list[tuple[str, Any]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise _RepeatedNameError(name)
+        names.add(name)
+
+
+def _row_of_dead_letter(record: dict[str, Any]) -> tuple[Any, str]:
+    row = record.get("row")
+    if isinstance(row, dict) and "reason" in record:
+        return cast("dict[str, Any]", row), ""
+    if isinstance(row, str):
+        return row, "was unreadable the first time too; correct it in the file it came from"
+    return record, ""

@@ -1,0 +1,174 @@
+"""Open text files, plain or gzip, and recognise those in another format.
+
+CSV and JSON lines are read as UTF-8 with or without a byte order mark. Readers run in a thread.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
+
+import msgspec
+
+from asyncclients.errors import InputError
+
+MAX_LENGTH = 16 * 2**20
+"""Maximum bytes of one line or cell. A longer one means that the file has another format."""
+READ_ERRORS = (EOFError, OSError, zlib.error)
+"""What reading a damaged file raises."""
+_HEAD_SIZE = 4096
+"""Bytes at the start of a file that its format is recognised by."""
+_AS_UTF8 = "Save it as UTF-8, or convert it, as with `iconv -f UTF-16 -t UTF-8`"
+_UNPACK = "Unpack it; gzip is the only compression that is read directly"
+_FORMATS = (
+    (rb"\xff\xfe|\xfe\xff", "is UTF-16", _AS_UTF8),
+    (rb"PK\x03\x04", "is an Excel workbook or a ZIP archive", "Save the sheet as CSV UTF-8"),
+    (rb"\xd0\xcf\x11\xe0", "is an Excel workbook", "Save the sheet as CSV UTF-8"),
+    (rb"PAR1", "is a Parquet file", "Name it .parquet"),
+    (rb"BZh\d1AY&SY", "is compressed with bzip2", _UNPACK),
+    (rb"\xfd7zXZ\x00", "is compressed with xz", _UNPACK),
+    (rb"\x28\xb5\x2f\xfd", "is compressed with zstd", _UNPACK),
+    (rb"\x1f\x8b", "is compressed twice", _UNPACK),
+    (rb"SQLite format 3\x00", "is an SQLite database", "Export the table as CSV"),
+    (rb"%PDF-", "is a PDF document", "Export the table as CSV"),
+    (rb"[^\n]*\x00", "is UTF-16 without a byte order mark, or not text", _AS_UTF8),
+    (
+        rb"(?i)(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml)",
+        "is a web page or XML",
+        "Download the file itself; its address may have led to a login page",
+    ),
+)
+"""(pattern of the first bytes, problem, advice) of formats that are neither CSV nor JSON lines."""
+
+
+class ParsedLine(msgspec.Struct, frozen=True, gc=False):
+    """One row as read from a file.
+
+    Attributes:
+        line: line or row number in the file, from 1.
+        data: the values; None if there are none.
+        error: why the row cannot be used, else empty.
+        size: approximate bytes of the row.
+    """
+
+    line: int
+    data: Any
+    error: str
+    size: int
+
+
+class Reader(Protocol):
+    """An open file of rows."""
+
+    columns: tuple[str, ...] | None
+    coerce: bool
+
+    def __iter__(self) -> Iterator[ParsedLine]: ...
+    def fraction(self) -> float | None:
+        """Return the share of the file that was read."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise `InputError` if the file was written to since it was opened."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class ChangeDetector:
+    """Detects that *file*, open at *path*, is written to while it is read."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._initial = os.fstat(file.fileno())
+
+    def check(self) -> None:
+        """Raise `InputError` if the file was written to since it was opened."""
+        now, initial = os.fstat(self._file.fileno()), self._initial
+        if not stat.S_ISREG(now.st_mode):
+            return
+        if (now.st_size, now.st_mtime_ns) != (initial.st_size, initial.st_mtime_ns):
+            raise InputError(
+                f"{self._path} was changed while it was read",
+                file=str(self._path),
+                advice="Run again when it is complete; rows that were sent are not sent again",
+            )
+
+
+class TextFile:
+    """An open text file, plain or gzip.
+
+    Attributes:
+        stream: the unpacked bytes.
+        head: the first of them, at most 4,096.
+
+    Raises:
+        InputError: the file cannot be read, or has another format.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._size = path.stat().st_size
+        try:
+            self._raw = path.open("rb")
+        except OSError as error:
+            raise InputError(
+                f"cannot read {path}: {error.strerror}",
+                file=str(path),
+                advice="Check the file's permissions",
+            ) from None
+        self.check_unchanged = ChangeDetector(path, self._raw).check
+        is_gzip = self._raw.peek(2)[:2] == b"\x1f\x8b"
+        stream = gzip.GzipFile(fileobj=self._raw) if is_gzip else self._raw
+        self.stream = cast("BinaryIO", stream)
+        try:
+            self.head = stream.peek(_HEAD_SIZE)[:_HEAD_SIZE]
+            self._check_format()
+        except InputError:
+            self.close()
+            raise
+        except READ_ERRORS as error:
+            self.close()
+            raise self.read_error(error, 1) from None
+
+    def _check_format(self) -> None:
+        for pattern, problem, advice in _FORMATS:
+            if re.match(pattern, self.head):
+                raise self.input_error(problem, advice)
+
+    def fraction(self) -> float | None:
+        """Return the share of the file's bytes that was read."""
+        return self._raw.tell() / self._size if self._size else 1.0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._raw.close()
+
+    def input_error(self, problem: str, advice: str, line: int | None = None) -> InputError:
+        """Return the error for *problem* of this file."""
+        where = f", line {line}" if line else ""
+        return InputError(
+            f"{self.path}{where}: {problem}", file=str(self.path), line=line, advice=advice
+        )
+
+    def too_long(self, line: int) -> InputError:
+        """Return the error for a *line* of `MAX_LENGTH` bytes or more."""
+        return self.input_error(
+            f"is longer than {MAX_LENGTH // 2**20} MB", "Put each row on a line of its own", line
+        )
+
+    def read_error(self, error: Exception, line: int) -> InputError:
+        """Return the error for one of `READ_ERRORS`."""
+        if isinstance(error, EOFError):
+            problem = "ends in the middle of its gzip stream"
+        else:
+            problem = f"cannot be read further: {error}"
+        return self.input_error(problem, "Download or copy it again", line)
