@@ -364,7 +364,7 @@ async def test_ids_last_through_every_checkpoint(state: Path) -> None:
         checkpoint = await Checkpoint.load(journal)
         assert len(checkpoint.seen) == 2 * run
         for name in (f"{run}", f"{run} and more"):
-            assert checkpoint.note([name]) == []
+            assert checkpoint.add_keys([name]) == []
             checkpoint.state.page = 7
             await checkpoint.save(checkpoint.snapshot())
         await journal.aclose()
@@ -376,7 +376,7 @@ async def test_whatever_the_key_it_lasts(state: Path) -> None:
     for found in ([], [*range(len(names))]):
         journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
         checkpoint = await Checkpoint.load(journal)
-        assert checkpoint.note(names) == found
+        assert checkpoint.add_keys(names) == found
         await checkpoint.save(checkpoint.snapshot())
         await journal.aclose()
 
