@@ -38,8 +38,8 @@ STATE_FILES: Final = "backfill/test_state_files.py::test_"
 REDIS: Final = "stores/test_redis.py::test_"
 SHARED: Final = "stores/test_shared.py::test_"
 OUTAGE: Final = "stores/test_outage.py::test_"
-NOT_HERE: Final = "hardening/test_not_here.py::test_"
-SUPPLY: Final = "hardening/test_supply.py::test_"
+ABSENT: Final = "hardening/test_absent_features.py::test_"
+DEPENDENCIES: Final = "hardening/test_dependencies.py::test_"
 SEEDS: Final = "hardening/test_simulation.py::test_simulation_keeps_all_promises"
 DO_TOKENS: Final = "vendors/digital_onboarding/test_tokens.py::test_"
 DO_ENDPOINT: Final = "vendors/digital_onboarding/test_token_endpoint.py::test_"
@@ -91,7 +91,7 @@ CONNECTION: Final = (
             *tests(UPSTREAM, "aiohttp_gives_a_stray_answer_to_the_next_request"))),
     Hazard(14, "Line breaks in headers, paths and methods",
            "Rejected before anything is sent.",
-           tests("hardening/test_strings.py::test_", "header_is_sent_exactly_or_rejected", "path_stays_below_the_base_or_is_rejected",
+           tests("hardening/test_request_text.py::test_", "header_is_sent_exactly_or_rejected", "path_stays_below_the_base_or_is_rejected",
                  "method_is_known_or_rejected")),
     Hazard(15, "The server answers before the body is sent",
            "Its response is the result of the call.",
@@ -170,7 +170,7 @@ WRITES: Final = (
            tests(CRASH, "a_killed_push_sends_no_row_twice")),
     Hazard(38, "A key used for two bodies",
            "None of the five vendors takes such keys, and no operation sends one.",
-           tests(NOT_HERE, "requests_have_no_idempotency_key")),
+           tests(ABSENT, "requests_have_no_idempotency_key")),
     Hazard(39, "A gateway's 502 or 504 after the work was done",
            "Treated as maybe sent: unknown unless the operation is idempotent.", (FAULTS,)),
     Hazard(40, "A write is cancelled",
@@ -185,7 +185,7 @@ WRITES: Final = (
     Hazard(43, "Jobs to be polled",
            "None of the five vendors responds with a job; a 202 that names one is a `DecodeError`, "
            "and is not polled.",
-           tests(NOT_HERE, "202_with_a_job_is_reported_after_one_request")),
+           tests(ABSENT, "202_with_a_job_is_reported_after_one_request")),
     Hazard(44, "Two processes run one job", "The second gets `StateInUseError` with the pid of the first.",
            tests(JOURNAL, "the_second_is_told_who_the_first_is")),
 )
@@ -233,11 +233,11 @@ INPUT: Final = (
            tests("core/test_endpoint.py::test_", "an_id_is_refused_or_is_exactly_one_segment")),
     Hazard(60, "Values that change the query or form", "Parsed again, they are equal.",
            ("core/test_codec.py::test_a_query_says_what_it_was_given",
-            "hardening/test_strings.py::test_json_text_is_sent_exactly_or_rejected")),
+            "hardening/test_request_text.py::test_json_text_is_sent_exactly_or_rejected")),
     Hazard(61, "Hostile values at the vendor",
            "Values are written unchanged, and none becomes a path or a statement. A CSV file "
            "may contain a spreadsheet formula that a customer typed.",
-           tests("hardening/test_hostile.py::test_", "pull_writes_hostile_values_unchanged",
+           tests("hardening/test_hostile_values.py::test_", "pull_writes_hostile_values_unchanged",
                  "push_sends_hostile_values_unchanged")),
     Hazard(62, "Reading state runs code", "No pickle, no eval: state is JSON and SQLite.",
            ("test_house.py::test_the_package_keeps",)),
@@ -257,7 +257,7 @@ LIFE: Final = (
     Hazard(68, "Closed while in use, twice, or never", "Waiting calls end; nothing is left.",
            tests(POOL, "closing_ends_waiting_calls", "closing_leaves_no_task_or_socket")),
     Hazard(69, "A list that is not read to its end", "Everything is released.",
-           tests("contract/test_answers.py::test_", "list_break_releases_everything")),
+           tests("contract/test_failures.py::test_", "list_break_releases_everything")),
     Hazard(70, "Tasks without an owner", "Anything that the loop reports fails the test.",
            (CUTS, FAULTS)),
     Hazard(71, "Blocking the loop", "Files, SQLite and long JSON are handled in threads.",
@@ -286,7 +286,7 @@ BACKFILL: Final = (
                           "a_killed_pull_has_exactly_the_servers_items"))),
     Hazard(79, "State that did not reach the disk, or was damaged",
            "Each commit is synced, by one connection; blobs carry checksums.",
-           ("hardening/test_damage.py::test_damaged_state_file_is_rejected_or_harmless",
+           ("hardening/test_damaged_state.py::test_damaged_state_file_is_rejected_or_harmless",
             *tests(JOURNAL, "what_is_saved_is_there_again", "damage_is_told"))),
     Hazard(80, "The disk is full", "It stops before the next send, and resumes.",
            (*tests(PUSH, "a_full_disk_stops_before_the_next_send"),
@@ -338,7 +338,7 @@ OPERATION: Final = (
     Hazard(93, "Dependencies with known vulnerabilities",
            "aiohttp 3.14.5 at least; `nox -s audit` asks for advisories, `nox -s lowest` "
            "tests the lowest versions.",
-           tests(SUPPLY, "dependencies_exclude_known_vulnerabilities", "dependencies_have_lower_bounds")),
+           tests(DEPENDENCIES, "dependencies_exclude_known_vulnerabilities", "dependencies_have_lower_bounds")),
     Hazard(94, "The slow parser of the HTTP library", "`asyncclients doctor` reports it.",
            tests("cli/test_doctor.py::test_", "a_machine_that_is_fit")),
     Hazard(95, "The parser is lenient with responses",
@@ -353,7 +353,7 @@ OPERATION: Final = (
             *tests("testing/test_network.py::test_", "network_block_rejects_vendor_hosts"))),
     Hazard(98, "More dependencies than needed",
            "Four, each of them used; everything else is an extra.",
-           tests(SUPPLY, "dependencies_are_imported")),
+           tests(DEPENDENCIES, "dependencies_are_imported")),
 )
 OUTSIDE: Final = (
     Hazard(99, "Event loops with other timers",
