@@ -40,7 +40,7 @@ def digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def json_fault(data: Any) -> str:
+def json_problem(data: Any) -> str:
     """Return why *data* cannot be encoded as JSON unchanged, "" if it can."""
     try:
         codec.encode(data)

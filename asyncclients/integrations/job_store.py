@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from asyncclients.backfill import Report
-from asyncclients.backfill.encoding import encode_row, encode_rows, json_fault
+from asyncclients.backfill.encoding import encode_row, encode_rows, json_problem
 from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.state.push_state import Unknown
@@ -269,7 +269,7 @@ def _pack(rows: Sequence[Row]) -> bytes:
                 row.number,
                 row.line,
                 msgspec.Raw(encode_row(row.data)),
-                row.error or json_fault(row.data),
+                row.error or json_problem(row.data),
             )
             for row in rows
         ]

@@ -595,7 +595,7 @@ async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
         await pull(server.list(), to, state=state, prefetch=0)
     to.with_name("out.jsonl.part").unlink()
     server.asked.clear()
-    with pytest.raises(StateMismatchError, match=r"out\.jsonl\.part is gone"):
+    with pytest.raises(StateMismatchError, match=r"out\.jsonl\.part is missing"):
         await pull(server.list(), to, state=state)
     assert server.asked == []
 

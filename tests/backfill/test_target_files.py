@@ -120,7 +120,7 @@ async def test_complete_pull_without_its_file_is_reported(tmp_path: Path) -> Non
     await pull(one_page(), to, state=tmp_path / "s.db")
     assert (await pull(one_page(), to, state=tmp_path / "s.db")).done == 1
     to.unlink()
-    with pytest.raises(StateMismatchError, match="is gone, although its pull is complete"):
+    with pytest.raises(StateMismatchError, match="is missing, although its pull is complete"):
         await pull(one_page(), to, state=tmp_path / "s.db")
 
 

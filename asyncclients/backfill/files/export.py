@@ -1,8 +1,7 @@
-"""From JSON lines to the forms that need to know all items: CSV and Parquet.
+"""Convert JSON lines to CSV or Parquet.
 
-Two passes over the file of lines: the first finds the columns, the second
-writes, a bounded number of rows at a time. The result is complete before it
-appears under its name.
+The first pass over the file finds the columns, the second writes a bounded number of rows at a
+time. The result gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Item = dict[str, Any]
 
 
 def write_csv(lines: Path, to: Path) -> None:
-    """Write the objects of *lines* as CSV: every key a column, null empty, lists as JSON."""
+    """Write the objects of *lines* as CSV: one column per key, null empty, lists as JSON."""
     columns = list(_kinds(lines))
     with open_temporary(to) as binary, TextIOWrapper(binary, "utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -52,8 +51,8 @@ def _cell(value: Any) -> Any:
 def write_parquet(lines: Path, to: Path) -> None:
     """Write the objects of *lines* as Parquet, in row groups.
 
-    A column of instants is a timestamp, a column of whole numbers int64; lists,
-    objects and columns of several kinds are text that holds JSON.
+    A column of times becomes a timestamp, a column of integers int64. Lists, objects and columns
+    of several types become text in JSON.
     """
     arrow, parquet = pyarrow("pyarrow"), pyarrow()
     kinds = _kinds(lines)
@@ -97,12 +96,12 @@ def _items(lines: Path) -> Iterator[Item]:
 
 
 def _kinds(lines: Path) -> dict[str, str]:
-    """The columns, in order of appearance, and of what kind the values of each are."""
+    """Return the columns in order of appearance, with the kind of their values."""
     kinds: dict[str, str] = {}
     for item in _items(lines):
         for name, value in item.items():
             before = kinds.get(name, "")
-            kinds[name] = before if value is None else _joined(before, _kind(value))
+            kinds[name] = before if value is None else _merged(before, _kind(value))
     return {name: kind or "text" for name, kind in kinds.items()}
 
 
@@ -111,7 +110,7 @@ def _kind(value: Any) -> str:
         return "bool"
     if isinstance(value, int):
         if abs(value) <= 2**53:
-            return "int"  # also as a float: no digit is lost
+            return "int"  # exact as a float too
         return "long" if -(2**63) <= value < 2**63 else "mixed"
     if isinstance(value, float):
         return "float"
@@ -130,8 +129,8 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def _joined(before: str, kind: str) -> str:
-    """The kind of a column that had *before* and now has *kind* too."""
+def _merged(before: str, kind: str) -> str:
+    """Return the kind of a column that had the kind *before* and also has *kind*."""
     if not before or before == kind:
         return kind
     both = {before, kind}

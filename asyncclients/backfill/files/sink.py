@@ -1,9 +1,8 @@
-"""Where the items of a pull go: a file by its suffix, or the user's own `Sink`.
+"""The target of a pull: a file, or the user's own `Sink`.
 
-A file is written as JSON lines under `<name>.part`, fsynced before each
-checkpoint, and cut back to the checkpoint on resume. Under its own name it
-appears only when it is whole: renamed, or for .csv and .parquet, whose form
-depends on all items, converted first.
+A file is written as JSON lines to `<name>.part`, fsynced before each checkpoint, and cut back to
+the checkpoint on resume. It gets its own name when it is complete. A .csv or .parquet file, whose
+columns depend on all items, is converted at that point.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from asyncclients.backfill.completion import finish_before_cancel, in_thread
-from asyncclients.backfill.encoding import encode_row, json_fault
+from asyncclients.backfill.encoding import encode_row, json_problem
 from asyncclients.backfill.files.export import write_csv, write_parquet
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.state.lock import lock_or_fail
@@ -38,64 +37,63 @@ from asyncclients.paging import InvalidItem
 T = TypeVar("T")
 
 _BUFFER = 2**20
-"""Bytes that wait in memory before they are given to the disk; as many more are on their way."""
+"""Bytes buffered before a write; a second buffer of this size may be in the writing thread."""
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes the items of a pull. All calls come one after another, not all from one task."""
+    """Stores the items of a pull. Calls never overlap, but come from different tasks."""
 
     async def open(self, position: Any) -> None:
-        """Begin; or go on from *position*, which `flush` returned, and forget what came after."""
+        """Start; or resume at *position*, which `flush` returned, and discard everything after it."""
 
     async def write(self, items: Sequence[Any]) -> None:
-        """Take *items*."""
+        """Add *items*."""
 
     async def flush(self) -> Any:
-        """Make everything durable, and return the position: any JSON value but None."""
+        """Make everything durable; return the position, any JSON value but None."""
 
     async def finish(self) -> None:
-        """All is written and flushed: make it visible. May be called again after a crash."""
+        """Publish the result, after everything was flushed. May be called again after a crash."""
 
     async def close(self) -> None:
-        """Let go; called at every end, good or bad."""
+        """Release resources; called after success and after failure."""
 
 
 @runtime_checkable
 class OverlappingSink(Sink, Protocol):
-    """A sink that takes items while it makes durable what it had before."""
+    """A sink that accepts items while it makes the earlier ones durable."""
 
     async def begin_flush(self) -> tuple[Any, Awaitable[object]]:
-        """The position of what was written until now, and what to await until that is durable.
+        """Start a flush; return the position, and an awaitable that is done when it is durable.
 
-        `write` may be called before it is, `flush` and `begin_flush` not.
+        `write` may be called before it is done, `flush` and `begin_flush` may not.
         """
         ...
 
 
 class UnwritableItemsError(Exception):
-    """Some of the items given to a sink have no form there; none of them was taken.
+    """Some of the items passed to a sink cannot be written; none of them was.
 
     Attributes:
-        good: the others.
-        spoiled: those without a form, each with its reason.
+        good: the items that can be written.
+        spoiled: the others, with their reasons.
     """
 
-    def __init__(self, items: Sequence[Any], fault_of: Callable[[Any], str]) -> None:
-        faults = [fault_of(item) for item in items]
-        self.good = [item for item, fault in zip(items, faults, strict=True) if not fault]
+    def __init__(self, items: Sequence[Any], reason_of: Callable[[Any], str]) -> None:
+        reasons = [reason_of(item) for item in items]
+        self.good = [item for item, reason in zip(items, reasons, strict=True) if not reason]
         self.spoiled = [
-            InvalidItem(raw=encode_row(item), reason=fault)
-            for item, fault in zip(items, faults, strict=True)
-            if fault
+            InvalidItem(raw=encode_row(item), reason=reason)
+            for item, reason in zip(items, reasons, strict=True)
+            if reason
         ]
 
 
 class FileSink:
-    """JSON lines in a `.part` file, and at the end *path*.
+    """Writes JSON lines to a `.part` file, and at the end *path*.
 
-    Two buffers take turns, and are used again and again: one is filled while a thread
-    writes the other.
+    One of two buffers is filled while a thread writes the other.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +101,7 @@ class FileSink:
         self.part = path.with_name(path.name + ".part")
         self._suffix = path.suffix.lower()
         self._filling, self._other = BytesIO(), BytesIO()
-        self._pouring: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[None] | None = None
         self._position = 0
         self._file: BinaryIO | None = None
         self._target: BinaryIO | None = None
@@ -111,22 +109,22 @@ class FileSink:
 
     @property
     def files(self) -> list[Path]:
-        """Every file that this sink may write."""
+        """All files that this sink may write."""
         return [self.path, self.part, temporary_of(self.path)]
 
     async def _run(self, work: Awaitable[T]) -> T:
         try:
             return await work
-        except OSError as failure:
-            words, file = failure.strerror or str(failure), failure.filename or self.path
+        except OSError as error:
+            reason, file = error.strerror or str(error), error.filename or self.path
         raise BackfillStoppedError(
-            f"cannot write {file}: {words}",
-            advice="Make room or correct the rights, then run again with the same state: "
-            "what was saved before is intact",
+            f"cannot write {file}: {reason}",
+            advice="Free space or correct the permissions, then run again with the same state: "
+            "everything saved before is intact",
         )
 
     async def open(self, position: Any) -> None:
-        """Begin, or cut the part file back to *position* bytes."""
+        """Open the part file, empty or cut back to *position* bytes."""
         try:
             await self._run(in_thread(self._open, position))
         except BaseException:
@@ -137,13 +135,13 @@ class FileSink:
     def _open(self, position: int | None) -> None:
         self._lock_target()
         if position is not None and not self.part.exists() and self._size(self.path) == position:
-            self.path.replace(self.part)  # the run before was killed just after its last step
+            self.path.replace(self.part)  # the last run was killed just after the rename
             self._unlock_target()
         if position is not None and self._size(self.part) < position:
             raise StateMismatchError(
-                f"{self.part} is gone or shorter than its state says ({position} bytes)",
+                f"{self.part} is missing or shorter than its state says ({position} bytes)",
                 file=str(self.part),
-                advice="Restore it, or delete the state file to pull anew",
+                advice="Restore it, or delete the state file to start over",
             )
         try:
             descriptor = open_own(self.part, os.O_RDWR | os.O_CREAT)
@@ -159,7 +157,7 @@ class FileSink:
         self._file.seek(position or 0)
 
     def _lock_target(self) -> None:
-        """Lock the file that is there under its own name: it may have others."""
+        """Lock the existing file at *path*: another job may write it under another name."""
         with suppress(OSError):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             self._target = os.fdopen(descriptor, "rb")
@@ -179,18 +177,18 @@ class FileSink:
 
     def _foreign(self, problem: str) -> InputError:
         return InputError(
-            f"{self.part}, where the items for {self.path.name} belong, {problem}",
+            f"{self.part}, the temporary file for {self.path.name}, {problem}",
             file=str(self.part),
             advice="Move it away, or pull into another file; it was not touched",
         )
 
     def check_complete(self) -> None:
-        """Raise `StateMismatchError` unless the file of a complete pull is there."""
+        """Raise `StateMismatchError` unless the file of a complete pull exists."""
         if not self.path.is_file():
             raise StateMismatchError(
-                f"{self.path} is gone, although its pull is complete",
+                f"{self.path} is missing, although its pull is complete",
                 file=str(self.path),
-                advice="Restore it, or delete the state file to pull anew",
+                advice="Restore it, or delete the state file to start over",
             )
 
     @staticmethod
@@ -198,15 +196,15 @@ class FileSink:
         return path.lstat().st_size if path.exists() else -1
 
     async def write(self, items: Sequence[Any]) -> None:
-        """Take *items*; they reach the disk a megabyte at a time.
+        """Add *items*; they are written to disk a megabyte at a time.
 
         Raises:
-            UnwritableItemsError: some of them have no JSON form; none was taken.
+            UnwritableItemsError: some of them have no JSON form; none was added.
         """
         assert self._file is not None
         self._filling.write(self._lines_of(items))
         if self._filling.tell() > _BUFFER:
-            await self._pour(durable=False)
+            await self._write_out(durable=False)
 
     def _lines_of(self, items: Sequence[Any]) -> bytes:
         try:
@@ -215,46 +213,46 @@ class FileSink:
             lines = b""
         objects = lines.count(b"\n{") + lines.startswith(b"{")
         if len(items) != (objects if self._suffix in _CONVERT else lines.count(b"\n")):
-            raise UnwritableItemsError(items, self._fault_of)
+            raise UnwritableItemsError(items, self._problem_of)
         return lines
 
-    def _fault_of(self, item: Any) -> str:
-        """Why *item* cannot be written, "" if it can."""
-        fault = json_fault(item)
-        if not fault and self._suffix in _CONVERT and not codec.encode(item).startswith(b"{"):
+    def _problem_of(self, item: Any) -> str:
+        """Return why *item* cannot be written, "" if it can."""
+        problem = json_problem(item)
+        if not problem and self._suffix in _CONVERT and not codec.encode(item).startswith(b"{"):
             return f"has no columns: an item of type {type(item).__name__}"
-        return fault
+        return problem
 
-    async def _pour(self, *, durable: bool) -> asyncio.Future[None]:
-        """Have a thread write what the buffer holds, and go on with the other one."""
+    async def _write_out(self, *, durable: bool) -> asyncio.Future[None]:
+        """Swap the buffers and start writing the full one in a thread."""
         assert self._file is not None
-        await self._poured()
+        await self._written()
         full, self._filling = self._filling, self._other
         self._other, self._position = full, self._position + full.tell()
         loop = asyncio.get_running_loop()
-        pouring = loop.run_in_executor(None, _pour, full, self._file, durable)
-        self._pouring = pouring
-        return pouring
+        writing = loop.run_in_executor(None, _write_buffer, full, self._file, durable)
+        self._writing = writing
+        return writing
 
-    async def _poured(self) -> None:
-        """What was given to a thread is written."""
-        pouring, self._pouring = self._pouring, None
-        if pouring is not None:
-            await self._run(finish_before_cancel(pouring))
+    async def _written(self) -> None:
+        """Return when the thread has written its buffer."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await self._run(finish_before_cancel(writing))
 
     async def begin_flush(self) -> tuple[int, Awaitable[None]]:
-        """Begin to make all durable; the position is the number of bytes."""
-        pouring = await self._pour(durable=True)
-        return self._position, self._run(finish_before_cancel(pouring))
+        """Start a flush; the position is the number of bytes."""
+        writing = await self._write_out(durable=True)
+        return self._position, self._run(finish_before_cancel(writing))
 
     async def flush(self) -> int:
-        """Make all durable; the position is the number of bytes."""
+        """Make everything durable; the position is the number of bytes."""
         position, durable = await self.begin_flush()
         await durable
         return position
 
     async def finish(self) -> None:
-        """Put the file in its place."""
+        """Rename or convert the part file to *path*."""
         await self._run(in_thread(self._finish))
 
     def _finish(self) -> None:
@@ -270,12 +268,12 @@ class FileSink:
         self._finished = True
 
     async def close(self) -> None:
-        """Close the file; the part file stays unless all is done."""
+        """Close the files; keep the part file unless the sink is finished."""
         file, self._file = self._file, None
         try:
-            # What is still on its way was never counted; a full disk need not be told twice.
+            # Bytes still being written are in no checkpoint, so their error does not matter here.
             with suppress(BackfillStoppedError):
-                await self._poured()
+                await self._written()
         finally:
             if self._finished and self._suffix in _CONVERT:
                 self.part.unlink(missing_ok=True)
@@ -285,7 +283,7 @@ class FileSink:
 
 
 def _is_ours(file: BinaryIO) -> bool:
-    """True if *file* is empty, or begins with an item as a pull that was given up leaves it."""
+    """True if *file* is empty or begins with an item, as an abandoned pull leaves it."""
     line = file.readline()
     try:
         return not line or isinstance(msgspec.json.decode(line), dict)
@@ -293,8 +291,8 @@ def _is_ours(file: BinaryIO) -> bool:
         return False
 
 
-def _pour(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:
-    """Write to *file* what *buffer* has, and have it filled anew."""
+def _write_buffer(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:
+    """Write *buffer* to *file*, and rewind it for reuse."""
     with buffer.getbuffer() as view, view[: buffer.tell()] as lines:
         file.write(lines)
     file.flush()
@@ -312,10 +310,10 @@ _CONVERT = {".csv": write_csv, ".parquet": write_parquet}
 
 
 def open_sink(to: str | os.PathLike[str] | Sink) -> tuple[Sink, str]:
-    """The sink that *to* means, and its name.
+    """Return the sink for *to*, and its name.
 
     Raises:
-        InputError: the file cannot be written, or its suffix says nothing.
+        InputError: the file cannot be written, or its suffix is unknown.
     """
     if not isinstance(to, (str, os.PathLike)):
         return to, type(to).__qualname__

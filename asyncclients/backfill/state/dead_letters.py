@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.encoding import encode_row, json_fault
+from asyncclients.backfill.encoding import encode_row, json_problem
 from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
 from asyncclients.errors import AsyncClientsError, StateMismatchError, encodable, error_text
@@ -148,7 +148,7 @@ def _shown(data: Any) -> Any:
     """*data* as JSON; as a text where JSON cannot hold it, so that it is not pushed as it is."""
     text = encode_row(data)
     shown = msgspec.json.decode(text)
-    return text.decode() if not isinstance(shown, str) and json_fault(data) else shown
+    return text.decode() if not isinstance(shown, str) and json_problem(data) else shown
 
 
 def describe(row: Row, failure: BaseException) -> DeadLetter:
