@@ -1,1 +1,1 @@
-"""When a call may go, and which: decisions that are told the time, and know no HTTP."""
+"""Rate limiting: when a call may be sent, and which call is sent first. Knows no vendor."""

@@ -1,10 +1,10 @@
-"""The token bucket that gives traffic its shape: `aiolimiter`, told the time.
+"""A token bucket that spreads the calls of a quota over its period.
 
-`aiolimiter.AsyncLimiter` does the arithmetic of the bucket; its waiting is
-never used, because here every decision is a function of (state, now). It reads
-its clock through the private property `_loop`, and a slot of that name is where
-it is told the time instead. What is relied upon (`_loop`, `_leak`, `_level`, `_last_check`,
-`_rate_per_sec`, `max_rate`) is pinned by `tests/ratelimit/test_bucket.py`.
+`aiolimiter.AsyncLimiter` does the arithmetic. Its own waiting is not used, because every
+decision here is a function of (state, now): the base class reads its clock from `_loop`,
+and this class replaces that by the instant of the question. The private names in use
+(`_loop`, `_leak`, `_level`, `_last_check`, `_rate_per_sec`) are pinned by
+`tests/ratelimit/test_bucket.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota
 
 RATE_SAFETY = 0.998
-"""Share of limit/period at which calls are paced. At 0.99 a percent is lost for good."""
-_EVEN_BURST = 1.05
-"""The burst where bursts are not allowed: rounding and jitter must not cost a slot."""
+"""Share of limit/period at which calls are sent. 0.99 would lose 1 % of the quota."""
+_SPACED_BURST = 1.05
+"""Capacity in calls where bursts are off; the 0.05 absorbs rounding and timer jitter."""
 _ROUNDING = 1e-9
-"""Seconds. A bucket asked at the very instant that it named must not say no."""
+"""Seconds. At the instant that `ready_at` returned, the bucket must be ready."""
 
 
 class _Clock:
-    """All that upstream asks of its loop, outside of waiting: the instant of the question."""
+    """The event loop that `AsyncLimiter` sees: its time is the instant of the question."""
 
     __slots__ = ("now",)
 
@@ -39,9 +39,9 @@ class _Clock:
 class TokenBucket(AsyncLimiter):
     """The bucket of one quota, full at *now*.
 
-    Its capacity, the *burst*, is a twentieth of the limit, at least two calls
-    and at most the limit: enough for a page's few calls, too little for a
-    backfill to eat the minute in its first second.
+    Its capacity, the burst, is a twentieth of the limit, at least two calls and at most
+    the limit. That is enough for the few calls of one web page, and too little for a
+    backfill to send a minute's quota in the first second.
     """
 
     __slots__ = ("_clock", "_loop", "full_burst", "full_rate")
@@ -56,27 +56,30 @@ class TokenBucket(AsyncLimiter):
 
     @property
     def interval(self) -> float:
-        """Seconds between two calls at the rate in force."""
+        """Seconds between two calls at the current rate."""
         return 1 / self._rate_per_sec
 
-    def set_rate(self, share: float, ease: float) -> None:
-        """Set the rate to *share* of the full one; the burst to 1 (*ease* 0) … full (1)."""
-        self._rate_per_sec = self.full_rate * share
-        self.max_rate = _EVEN_BURST + (self.full_burst - _EVEN_BURST) * ease
+    def set_rate(self, rate_factor: float, burst_factor: float) -> None:
+        """Set the rate to *rate_factor* of the full rate.
+
+        *burst_factor* scales the burst from one call (0) to the full burst (1).
+        """
+        self._rate_per_sec = self.full_rate * rate_factor
+        self.max_rate = _SPACED_BURST + (self.full_burst - _SPACED_BURST) * burst_factor
 
     def ready_at(self, now: float, calls: int = 1) -> float:
-        """The earliest instant, not before *now*, at which *calls* tokens were there."""
-        if now > self._last_check:  # never back: the bucket would fill by it
+        """Return the earliest instant, not before *now*, with tokens for *calls* calls."""
+        if now > self._last_check:  # a clock that steps back must not fill the bucket
             self._clock.now = now
             self._leak()
-        short = self._level + calls - self.max_rate
-        if short <= 0 and self._last_check <= now:
+        missing = self._level + calls - self.max_rate
+        if missing <= 0 and self._last_check <= now:
             return now
-        due = self._last_check + short / self._rate_per_sec
+        due = self._last_check + missing / self._rate_per_sec
         return due if due > now + _ROUNDING else now
 
     def take(self, now: float) -> float:
-        """Take one token, after asking `ready_at`; return the level, 1 after a full rest."""
+        """Take one token, after `ready_at`; return the level, 1 after a full refill."""
         if now > self._last_check:
             self._clock.now = now
             self._leak()
@@ -88,6 +91,6 @@ class TokenBucket(AsyncLimiter):
         self._level = max(0.0, self._level - 1)
 
     def drain_until(self, until: float) -> None:
-        """Hold one token, and no more, at *until*: what follows a pause is paced."""
+        """Leave exactly one token at *until*, so that no burst follows a pause."""
         self._level = self.max_rate
         self._last_check = max(self._last_check, until - self.interval)

@@ -1,28 +1,28 @@
-"""Others who use the same quota, as the vendor's `remaining` betrays them.
+"""External usage: calls that other clients make on the same quota.
 
-A vendor that says how many calls remain has counted everyone's. What it has
-counted beyond ours is foreign. There are two ways to see it, and neither ever
-sees too much: ours are counted too high rather than too low, each call included
-that can have arrived by any chance, so none of ours is taken for a foreigner's.
+A vendor that reports `remaining` has counted the calls of all clients. What it counted
+beyond our own calls is external usage. There are two estimates. Neither overestimates,
+because every one of our calls that may have arrived is counted as ours.
 
-* *What stands.* Limit − remaining − ours of one period back. It is all there is
-  to see where calls are forgotten one by one, a period after each. Where the
-  vendor sets its count back at fixed instants, ours of one period back are more
-  than it still counts, and hide foreigners until shortly before the next one.
-* *What drains.* What `remaining` lost from one answer to a later one, − ours in
-  between. It is all there is to see where nothing comes back until the count is
-  set back. Where calls are forgotten one by one, what comes back hides it.
+* *Level*: limit − remaining − our calls of the last period. It works for servers that
+  forget each call one period after it arrived (sliding window). If the server resets its
+  count at fixed instants, our calls of the last period are more than it still counts, and
+  hide external usage until shortly before the next reset.
+* *Depletion*: the decrease of `remaining` from one response to a later one − our calls in
+  between. It works for servers that reset their count. If each call is forgotten
+  separately, the slots that come back hide external usage.
 
-The greater of the two is the foreign rate. The first also bounds the slots that
-are left: of the vendor's view and ours the lower wins.
+The external rate is the greater of the two. The level also limits the free slots: of the
+vendor's count and ours, the one that leaves fewer slots applies.
 
-What cannot be is not believed (more remaining than the limit), nor what is out
-of date (the answer to a call sent before one already heard), nor a vendor that
-says 0 until a reset and admits a call long before that, three times over.
+Three kinds of reports are ignored: impossible ones (more remaining than the limit);
+outdated ones (the response to a call sent before one already evaluated); and all reports
+of a vendor that three times reported 0 remaining until a reset and accepted a call long
+before it.
 
-Others are told of once they take a tenth of the quota and are seen for two
-periods: until then they may be nobody but this program before it was started
-again. Once they are gone, so is what refusals taught in their time.
+External usage is *significant*, and reported to the user, once it takes a tenth of the
+quota and has lasted for two periods. Until then it may be calls of this program before it
+was restarted. When it ends, what rejections taught in the meantime is rolled back.
 """
 
 from __future__ import annotations
@@ -38,196 +38,198 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.window import Permit, SlidingWindow
 
 _SMOOTHING = 0.1
-_MOST_CONTRADICTIONS = 3
-_ROUNDED = 1.0
-"""Seconds by which a reset may be rounded up."""
+"""Weight of a new report in the level estimate."""
+_MAX_CONTRADICTIONS = 3
+"""Reports of 0 remaining that proved wrong before the vendor's reports are ignored."""
+_RESET_ROUNDING = 1.0
+"""Seconds by which a vendor may round up a reset."""
 _HALF_LIFE = 60.0
-"""Seconds, or one period where that is longer, in which what was counted fades by half."""
-_INSTANT = 1e-6
-"""Seconds: calls so close together are sent at once."""
-_ENOUGH = 15.0
-"""Seconds of draining that say something."""
+"""Seconds in which old observations lose half their weight; one period if that is longer."""
+_SAME_INSTANT = 1e-6
+"""Seconds. Calls closer together than this count as sent at once."""
+_MIN_SECONDS = 15.0
+"""Seconds of observed depletion before its rate is used."""
 _MIN_CALLS = 0.5
-"""Foreign calls in the time remembered that are no more than a trace of former ones."""
+"""External calls, weighted by age, below which the depletion rate is 0."""
 _SIGNIFICANT_SHARE = 0.1
-"""Share of the quota from which on foreign use is worth telling."""
+"""Share of the quota from which on external usage is reported to the user."""
 
 
 class ExternalUsage:
-    """The foreign share of one scope's quotas; *lessons* are what refusals teach about it.
+    """The external usage of one scope's quotas. It tells *feedback* when usage starts and ends.
 
     Attributes:
-        rate: calls per second that others make.
-        on_change: told the usual rate once others make enough to be told of, and 0 once they are gone.
+        rate: calls per second of other clients.
+        on_change: called with the average rate when external usage becomes significant,
+            and with 0 when it has ended.
     """
 
     __slots__ = (
-        "_came_at",
-        "_concluded_at",
+        "_average",
         "_contradictions",
         "_depletion",
         "_feedback",
-        "_heard",
+        "_last_number",
+        "_last_seen_at",
         "_level_estimate",
-        "_seen_at",
         "_significant",
-        "_usual",
+        "_started_at",
+        "_updated_at",
         "_zero_until",
         "on_change",
         "rate",
     )
 
-    def __init__(self, lessons: Feedback) -> None:
+    def __init__(self, feedback: Feedback) -> None:
         self.rate = 0.0
         self.on_change: Callable[[float], None] | None = None
         self._significant = False
-        self._feedback = lessons
+        self._feedback = feedback
         self._level_estimate = 0.0
         self._depletion = DepletionEstimator()
-        self._heard = 0
+        self._last_number = 0  # number of the latest call whose report was used
         self._contradictions = 0
-        self._zero_until = -math.inf
-        self._came_at = self._seen_at = self._concluded_at = -math.inf
-        self._usual = 0.0
+        self._zero_until = -math.inf  # until then the vendor reported 0 remaining
+        self._started_at = self._last_seen_at = self._updated_at = -math.inf
+        self._average = 0.0
 
     def observe(
-        self, windows: Sequence[SlidingWindow], permit: Permit, now: float, signal: RateLimitInfo
+        self, windows: Sequence[SlidingWindow], permit: Permit, now: float, info: RateLimitInfo
     ) -> bool:
-        """Merge what the answer to *permit* says. Returns whether the rate changed."""
-        window, remaining = _spoken_of(windows, signal), signal.remaining
+        """Evaluate the report in the response to *permit*; return whether the rate changed."""
+        window, remaining = _window_of(windows, info), info.remaining
         if (
             window is None
-            or permit.number <= self._heard
-            or self._contradictions >= _MOST_CONTRADICTIONS
+            or permit.number <= self._last_number
+            or self._contradictions >= _MAX_CONTRADICTIONS
         ):
             return False
-        if remaining is None or remaining > min(window.limit, signal.limit or math.inf):
+        if remaining is None or remaining > min(window.limit, info.limit or math.inf):
             return False
-        self._heard = permit.number
+        self._last_number = permit.number
         before = (self.rate, self._significant)
-        believed = self._believed(window, now, signal)
-        # A bold bound may have freed a slot that the vendor still counted: by a round trip.
+        valid_for = self._valid_for(window, now, info)
+        # A relaxed bound may have freed a slot that the vendor still counted, at most one
+        # round trip earlier.
         since = permit.sent_at - (now - permit.sent_at)
         window.external = max(0, window.limit - remaining - window.held_since(since))
-        window.external_until = now + believed if window.external else -math.inf
-        self._level_estimate += (
-            window.external / window.period - self._level_estimate
-        ) * _SMOOTHING
+        window.external_until = now + valid_for if window.external else -math.inf
+        level = window.external / window.period
+        self._level_estimate += (level - self._level_estimate) * _SMOOTHING
         if self._level_estimate * window.period < _SMOOTHING / 10:
             self._level_estimate = 0.0
         self._depletion.observe(window, permit, now, remaining)
-        self._conclude(window, now)
+        self._update(window, now)
         return (self.rate, self._significant) != before
 
-    def _believed(self, window: SlidingWindow, now: float, signal: RateLimitInfo) -> float:
-        """For how many seconds the figure holds; 0 remaining that was not true is a lie."""
-        if signal.remaining or signal.reset is None:
+    def _valid_for(self, window: SlidingWindow, now: float, info: RateLimitInfo) -> float:
+        """Seconds for which the report is valid. Counts an earlier 0 that was not true."""
+        if info.remaining or info.reset is None:
             return window.period
-        if now < self._zero_until - _ROUNDED:
+        if now < self._zero_until - _RESET_ROUNDING:
             self._contradictions += 1
-        believed = min(window.period, signal.reset)
-        self._zero_until = now + believed
-        return believed
+        valid_for = min(window.period, info.reset)
+        self._zero_until = now + valid_for
+        return valid_for
 
-    def _conclude(self, window: SlidingWindow, now: float) -> None:
+    def _update(self, window: SlidingWindow, now: float) -> None:
         self.rate = max(self._level_estimate, self._depletion.rate)
-        if self._contradictions >= _MOST_CONTRADICTIONS:
-            window.external_until, self.rate, self._seen_at = -math.inf, 0.0, -math.inf
-        memory = _memory(window)
-        faded = 0.5 ** ((now - self._concluded_at) / memory)
-        self._usual = self._usual * faded + self.rate * (1 - faded)
-        self._concluded_at = now
+        if self._contradictions >= _MAX_CONTRADICTIONS:
+            window.external_until, self.rate, self._last_seen_at = -math.inf, 0.0, -math.inf
+        half_life = _half_life(window)
+        decay = 0.5 ** ((now - self._updated_at) / half_life)
+        self._average = self._average * decay + self.rate * (1 - decay)
+        self._updated_at = now
         if self.rate:
-            if now - self._seen_at > memory:
-                self._came_at = now
+            if now - self._last_seen_at > half_life:
+                self._started_at = now
                 self._feedback.on_external_usage()
-            self._seen_at = now
+            self._last_seen_at = now
         if self._significant:
-            crowded = now - self._seen_at <= memory
+            significant = now - self._last_seen_at <= half_life
         else:
-            much = min(self.rate, self._usual) * window.period > _SIGNIFICANT_SHARE * window.limit
-            crowded = much and now - self._came_at >= 2 * memory
-        if crowded is not self._significant:
-            self._turn(crowded=crowded)
-
-    def _turn(self, *, crowded: bool) -> None:
-        """Others are here to stay, or are gone."""
-        self._significant = crowded
-        if not crowded:
-            self._feedback.on_external_usage_end()
-        if self.on_change is not None:
-            self.on_change(self._usual if crowded else 0.0)
+            calls = min(self.rate, self._average) * window.period
+            is_large = calls > _SIGNIFICANT_SHARE * window.limit
+            significant = is_large and now - self._started_at >= 2 * half_life
+        if significant is not self._significant:
+            self._significant = significant
+            if not significant:
+                self._feedback.on_external_usage_end()
+            if self.on_change is not None:
+                self.on_change(self._average if significant else 0.0)
 
 
 class DepletionEstimator:
-    """How fast `remaining` falls beyond our own calls.
+    """Estimates how fast `remaining` decreases beyond our own calls.
 
-    A *stretch* is a row of answers, each to a call sent after the last answer,
-    so that their order is the vendor's, in which less and less remains. The
-    rate is all foreign calls of the stretches by all their seconds, both fading
-    with time: a short stretch says little, and what was long ago nothing.
+    A *run* is a sequence of responses, each to a call sent after the previous response and
+    each with less remaining; so they are in the order in which the vendor counted them. The
+    rate is the external calls of all runs divided by their seconds. Both decay with age: a
+    short run says little, an old one nothing.
 
     Attributes:
         rate: calls per second.
     """
 
     __slots__ = (
-        "_answered_at",
-        "_began",
-        "_calls",
         "_ended_at",
-        "_lost",
-        "_low",
-        "_seconds",
-        "_span",
+        "_last_remaining",
+        "_last_response_at",
+        "_past_calls",
+        "_past_seconds",
+        "_run_calls",
+        "_run_seconds",
+        "_run_start",
         "_window",
         "rate",
     )
 
     def __init__(self) -> None:
         self.rate = 0.0
-        self._calls = self._seconds = 0.0  # of the stretches before, as of the last one's end
-        self._began = (-math.inf, 0.0, 0)  # this stretch: sent at, took, remaining
-        self._low = -1
-        self._lost, self._span = 0, 0.0
-        self._answered_at = self._ended_at = -math.inf
+        self._past_calls = self._past_seconds = 0.0  # of earlier runs, decayed
+        self._run_start = (-math.inf, 0.0, 0)  # sent at, round trip, remaining
+        self._run_calls, self._run_seconds = 0, 0.0
+        self._last_remaining = -1
+        self._last_response_at = self._ended_at = -math.inf
         self._window: SlidingWindow | None = None
 
     def observe(self, window: SlidingWindow, permit: Permit, now: float, remaining: int) -> None:
-        """*remaining* were left when the call of *permit* had arrived; its answer is here *now*."""
+        """Record that *remaining* calls were left when the call of *permit* had arrived."""
         sent_at = permit.sent_at
-        if sent_at < self._answered_at:
+        if sent_at < self._last_response_at:
             return
-        self._answered_at = now
-        if remaining >= self._low or window is not self._window:
-            self._end(window, now)
+        self._last_response_at = now
+        if remaining >= self._last_remaining or window is not self._window:
+            self._end_run(window, now)
             self._window = window
-            self._began = (sent_at, now - sent_at, remaining)
-        began, took, full = self._began
-        # A bold bound may have freed a slot before its call arrived: by a round trip.
-        ours = window.held_since(began - took + window.period - _INSTANT)
-        self._lost, self._span = max(0, full - remaining - ours), sent_at - began
-        self._low = remaining
-        calls, seconds = self._calls + self._lost, self._seconds + self._span
-        self.rate = calls / seconds if calls >= _MIN_CALLS and seconds >= _ENOUGH else 0.0
+            self._run_start = (sent_at, now - sent_at, remaining)
+        started_at, round_trip, initial = self._run_start
+        # A relaxed bound may have freed a slot before its call arrived, at most one round
+        # trip earlier.
+        ours = window.held_since(started_at - round_trip + window.period - _SAME_INSTANT)
+        self._run_calls = max(0, initial - remaining - ours)
+        self._run_seconds = sent_at - started_at
+        self._last_remaining = remaining
+        calls = self._past_calls + self._run_calls
+        seconds = self._past_seconds + self._run_seconds
+        self.rate = calls / seconds if calls >= _MIN_CALLS and seconds >= _MIN_SECONDS else 0.0
 
-    def _end(self, window: SlidingWindow, now: float) -> None:
-        """The stretch is over; what it counted begins to fade."""
-        self._calls += self._lost
-        self._seconds += self._span
-        faded = 0.5 ** ((now - self._ended_at) / _memory(window))
-        self._calls, self._seconds = self._calls * faded, self._seconds * faded
+    def _end_run(self, window: SlidingWindow, now: float) -> None:
+        """Add the run to the earlier ones, and let them decay."""
+        decay = 0.5 ** ((now - self._ended_at) / _half_life(window))
+        self._past_calls = (self._past_calls + self._run_calls) * decay
+        self._past_seconds = (self._past_seconds + self._run_seconds) * decay
         self._ended_at = now
-        self._lost, self._span = 0, 0.0
+        self._run_calls, self._run_seconds = 0, 0.0
 
 
-def _memory(window: SlidingWindow) -> float:
+def _half_life(window: SlidingWindow) -> float:
     return max(_HALF_LIFE, window.period)
 
 
-def _spoken_of(windows: Sequence[SlidingWindow], signal: RateLimitInfo) -> SlidingWindow | None:
-    """The quota that *signal* speaks of, by its limit; where it fits none, the only one there is."""
+def _window_of(windows: Sequence[SlidingWindow], info: RateLimitInfo) -> SlidingWindow | None:
+    """Return the window with the reported limit; without a match, the only window if any."""
     for window in windows:
-        if window.limit == signal.limit:
+        if window.limit == info.limit:
             return window
-    return windows[0] if len(windows) == 1 and not signal.several else None
+    return windows[0] if len(windows) == 1 and not info.several else None

@@ -1,33 +1,37 @@
-"""How many calls may be sent, and when: the limiter of one scope.
+"""The limiter of one scope: how many calls may be sent, and when.
 
-A scope is one vendor's origin with one credential. Every decision is a plain
-function of (state, now), in loop seconds: nothing waits, reads a clock or knows a loop.
+A scope is one vendor's origin with one credential. Every decision is a plain function of
+(state, now), in loop seconds: nothing here waits, reads a clock or knows an event loop.
 
 The theory
 ==========
 
-A vendor admits N calls in any W seconds, and counts a call when it *arrives*.
-The client decides when a call is *sent*. Latency is between the two, it varies,
-and so arrivals can lie closer together than sends. Three rules follow.
+A vendor accepts N calls in any W seconds, and counts a call when it *arrives*. The client
+decides when a call is *sent*. The latency in between varies, so arrivals can be closer
+together than sends. Three rules follow.
 
-1. **Window (safety).** A slot of each quota is held from the send until
-   *arrival bound + W*, where the bound is an instant by which the call has
-   arrived. A call is sent only while fewer than N slots are held. Suppose N+1
-   calls arrived within W: when the last-sent of them was sent, each of the N
-   others had either no bound yet, or a bound not before its arrival, hence less
-   than W ago. All N held a slot, and the last could not have been sent.
-   With the answer as the bound (`admission="exact"`) this is a proof. It costs
-   one round trip in each W: nothing in a minute, a tenth of a second. Where W is
-   short bolder bounds are used, see `arrival.py`, and refusals teach caution.
+1. **Window (safety).** A slot of each quota is held from the send until *arrival bound +
+   W*. The arrival bound is an instant by which the call has certainly arrived. A call is
+   sent only while fewer than N slots are held.
 
-2. **Pacing (shape).** A token bucket, `pacing.py`, spreads the N over W. It is
-   asked after the window: spacing decided before lets calls bunch up behind it.
-   Where a server turns out to hold a small bucket, the *arrivals* are kept an
-   interval apart, see `spacing.py`.
+   Proof. Suppose N+1 calls arrive within W seconds. Consider the instant at which the last
+   of them is sent. Each of the other N calls either has no bound yet, or has a bound that
+   is not before its arrival, and therefore less than W seconds ago. So all N hold a slot,
+   and the last call could not have been sent.
 
-3. **Feedback.** A refusal pauses the scope and is put down to a cause, see
-   `feedback.py`. Of what the vendor says remains and our count the lower wins,
-   see `foreign.py`.
+   With the response as the bound (`admission="exact"`) the proof holds without
+   assumptions. It costs one round trip per W: negligible for a minute, a tenth of the
+   quota for a second. For short windows `admission="adaptive"` uses tighter bounds
+   (`latency.py`), and rejections widen their margins.
+
+2. **Token bucket (shape).** A token bucket (`bucket.py`) spreads the N calls over W. It is
+   asked for the instant of the send, not in advance: calls spaced in advance would bunch
+   up while they wait for the window. For a server that turns out to have a small bucket
+   the *arrivals* are kept an interval apart (`ArrivalSpacing`).
+
+3. **Feedback.** A rejection pauses the scope and is attributed to a cause (`adaptive.py`).
+   If the vendor reports the remaining calls, its count applies where it leaves fewer slots
+   than ours (`external.py`).
 """
 
 from __future__ import annotations
@@ -51,21 +55,27 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota
 
 
+_BURST_LEVEL = 1.01
+"""Bucket level above which a call follows another one faster than the rate."""
+_MIN_RATE = 0.1
+"""Lowest share of the full rate, after rejections or with external usage."""
+
+
 class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a limiter knew at one instant. Durations in seconds.
+    """The state of a limiter at one instant. Durations in seconds.
 
     Attributes:
-        held: slots in use in the fullest quota.
+        held: slots in use of the fullest quota.
         holds: slots in use, by quota.
-        opens_in: until each quota has a free slot; inf where only an answer can free one.
-        paced_for: until the next call keeps its distance from the last one.
+        opens_in: until a slot of each quota is free; inf if only a response can free one.
+        paced_for: until the token bucket allows the next call.
         in_flight: calls sent and not yet settled.
-        paused_for: until the pause ends; 0 where there is none.
-        external_rate: calls per second that others make on the same quota.
-        probing: calls go out one at a time, since refusals came in a row.
-        rate_factor: share of the quota's rate in use; below 1 after refusals.
+        paused_for: until the pause ends; 0 without a pause.
+        external_rate: calls per second of other clients on the same quota.
+        probing: calls are sent one at a time, after consecutive rejections.
+        rate_factor: share of the quota's rate in use; below 1 after rejections.
         bursts: whether calls may follow each other faster than the rate.
-        round_trip: the usual round trip of an admitted call.
+        round_trip: the mean round trip of accepted calls.
     """
 
     held: int
@@ -85,18 +95,18 @@ class Limiter:
     """The quotas of one scope.
 
     Args:
-        quotas: all hold at once; none means no limit but the vendor's refusals.
-        admission: `exact` never exceeds a quota in any window; `adaptive` uses
-            more of a short one, at about one refusal in some thousands of calls.
-        cold_start: `empty` assumes that nothing was sent before *now*, `full`
-            that the windows are spent.
+        quotas: all of them apply; without any, only the vendor's rejections limit the rate.
+        admission: `exact` never exceeds a quota in any window. `adaptive` uses more of a
+            short one, at the price of about one rejection in some thousands of calls.
+        cold_start: `empty` assumes that nothing was sent before *now*, `full` that all
+            quotas are spent.
+        now: loop instant of the creation.
 
     Raises:
         ConfigurationError: for any other *admission* or *cold_start*.
     """
 
     __slots__ = (
-        "_books",
         "_buckets",
         "_exact",
         "_in_flight",
@@ -105,6 +115,7 @@ class Limiter:
         "_sent",
         "_spacing",
         "_windows",
+        "_windows_and_buckets",
         "external",
         "feedback",
         "quotas",
@@ -124,7 +135,7 @@ class Limiter:
         self._exact = admission == "exact"
         self._windows = tuple(SlidingWindow(quota) for quota in self.quotas)
         self._buckets = tuple(TokenBucket(quota, now) for quota in self.quotas)
-        self._books = tuple(zip(self._windows, self._buckets, strict=True))
+        self._windows_and_buckets = tuple(zip(self._windows, self._buckets, strict=True))
         self._rtt = RttEstimator()
         self.feedback = Feedback(self.quotas, may_relax=not self._exact)
         self.external = ExternalUsage(self.feedback)
@@ -138,21 +149,21 @@ class Limiter:
 
     @property
     def paused_until(self) -> float:
-        """The instant before which nothing is sent; -inf before the first pause."""
+        """Loop instant before which nothing is sent; -inf before the first pause."""
         return self.feedback.paused_until
 
     @property
     def external_rate(self) -> float:
-        """Calls per second that others are seen to make on the same quota."""
+        """Calls per second that other clients make on the same quota."""
         return self.external.rate
 
     def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float:
-        """The earliest instant, not before *now*, at which a permit may be taken.
+        """Return the earliest instant, not before *now*, at which a permit may be acquired.
 
-        *spare* slots of each quota are left free. *even* is for a call that can
-        wait where others cannot: it keeps its distance from the last one, so
-        that slots open one by one, and leaves the burst to the others.
-        `math.inf`: only an answer can help; ask again when one is settled.
+        *reserve* slots of each quota are left free. *spaced* is for background calls: it
+        keeps a distance to the previous call, so that slots expire one at a time and bursts
+        are left to interactive calls. `math.inf` means that only a response can free a
+        slot: ask again when a call is settled.
         """
         if self._probe is not None:
             return math.inf
@@ -161,29 +172,29 @@ class Limiter:
             at = self.feedback.paused_until
         if self._spacing.next_at > at:
             at = self._spacing.next_at
-        for window, pacer in self._books:
+        for window, bucket in self._windows_and_buckets:
             if (free_at := window.free_at(now, reserve)) > at:
                 at = free_at
-            if (due := pacer.ready_at(now)) > at:
+            if (due := bucket.ready_at(now)) > at:
                 at = due
         if spaced:
             at = max(at, self._spacing.next_even_at(self._windows, self._rtt, self.feedback))
         return at
 
     def acquire(self, now: float) -> Permit:
-        """Take a slot of each quota. Only when `ready_at(now) <= now`."""
+        """Hold a slot of each quota. Only if `next_permit_at(now) <= now`."""
         self._sent += 1
         self._spacing.sent_at = now
         self._in_flight += 1
         permit, feedback = Permit(self._sent, now), self.feedback
-        end = math.inf
-        for window, pacer in self._books:
+        expiry = math.inf
+        for window, bucket in self._windows_and_buckets:
             if not self._exact:
-                end = now + window.period + self._rtt.assumed_arrival(window.period, feedback)
-            if (rested := window.acquire(now, end)) < permit.slot_idle_for:
-                permit.slot_idle_for = rested
-            permit.slots.append((window, end))
-            if pacer.take(now) > 1.01:
+                expiry = now + window.period + self._rtt.assumed_arrival(window.period, feedback)
+            if (idle_for := window.acquire(now, expiry)) < permit.slot_idle_for:
+                permit.slot_idle_for = idle_for
+            permit.slots.append((window, expiry))
+            if bucket.take(now) > _BURST_LEVEL:
                 permit.in_burst = True
         if feedback.probing:
             self._probe = permit
@@ -191,89 +202,92 @@ class Limiter:
             self._spacing.on_sent(permit, self._interval(), self._rtt)
         return permit
 
-    def on_response(self, permit: Permit, now: float, signal: RateLimitInfo | None) -> None:
-        """The headers of the answer came in at *now*, saying *signal* of the quota."""
+    def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
+        """Settle the call: its response arrived at *now* and reports *info* about the quota."""
         if not self._settle(permit):
             return
-        if signal is not None and signal.is_rate_limited:
-            self._rebind(permit, now, credit=False)  # refusals come back faster than work does
-            self.on_rate_limited(now, signal.retry_after, permit)
+        if info is not None and info.is_rate_limited:
+            # A rejection takes less work than a call: the minimum RTT does not apply.
+            self._update_expiries(permit, now, by_rtt=False)
+            self.on_rate_limited(now, info.retry_after, permit)
             return
-        if signal is not None and signal.unavailable:
-            self._rebind(permit, now, credit=False)
-            self._pause(now, signal.retry_after)
+        if info is not None and info.unavailable:
+            self._update_expiries(permit, now, by_rtt=False)
+            self._pause(now, info.retry_after)
             return
-        took = now - permit.sent_at
+        rtt = now - permit.sent_at
         if permit is self._spacing.last:
-            self._spacing.on_response(permit, self._interval(), took - self._rtt.mean_rtt)
-        self._rtt.add(took)
-        self._rebind(permit, now, credit=not self._exact)
-        learned = self.feedback.on_accepted(permit)
-        if signal is not None and signal.remaining is not None:
-            learned |= self.external.observe(self._windows, permit, now, signal)
-        if learned:
-            self._shape()
+            self._spacing.on_response(permit, self._interval(), rtt - self._rtt.mean_rtt)
+        self._rtt.add(rtt)
+        self._update_expiries(permit, now, by_rtt=not self._exact)
+        pace_changed = self.feedback.on_accepted(permit)
+        if info is not None and info.remaining is not None:
+            pace_changed |= self.external.observe(self._windows, permit, now, info)
+        if pace_changed:
+            self._set_rates()
 
     def on_no_response(self, permit: Permit, now: float) -> None:
-        """No answer will come, but the call may have arrived, as late as *now*."""
+        """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
         if self._settle(permit):
-            for window, end in permit.slots:
-                window.move(end, now + window.period)
+            for window, expiry in permit.slots:
+                window.move(expiry, now + window.period)
 
     def cancel(self, permit: Permit, now: float) -> None:
-        """The call was never sent: its slots are free again at once, *now*."""
+        """Settle the call: it was never sent, so its slots are free at once."""
         if not self._settle(permit):
             return
-        for window, end in permit.slots:
-            window.release(end)
-        for pacer in self._buckets:
-            pacer.refund()
+        for window, expiry in permit.slots:
+            window.release(expiry)
+        for bucket in self._buckets:
+            bucket.refund()
         if permit is self._spacing.last:
             self._spacing.next_at = now
 
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None
     ) -> None:
-        """The vendor said that the quota is spent; where only the body shows it, after `answered`.
+        """Learn from a rejection and pause.
 
-        *retry_after* is in seconds; None, negative and NaN count as not said.
+        If only the response body shows the rejection, `on_response` was called before.
+        *retry_after* is in seconds; None, negative values and NaN mean that the vendor gave
+        no time.
         """
         self.feedback.on_rejected(now, permit, self._sent)
-        self._shape()
+        self._set_rates()
         self._pause(now, retry_after)
 
     def add(self, quota: Quota, now: float) -> None:
-        """Obey *quota* as well. What was sent so far counts, as far as it is known."""
+        """Obey *quota* as well. Calls sent before count, as far as they are remembered."""
         window = SlidingWindow(quota)
         if self._windows:
             window.inherit(max(self._windows, key=lambda other: other.period), now)
         self.quotas = (*self.quotas, quota)
         self._windows = (*self._windows, window)
         self._buckets = (*self._buckets, TokenBucket(quota, now))
-        self._books = tuple(zip(self._windows, self._buckets, strict=True))
+        self._windows_and_buckets = tuple(zip(self._windows, self._buckets, strict=True))
         self.feedback.set_quotas(self.quotas)
-        self._shape()
+        self._set_rates()
 
     def nth_permit_at(self, calls: int, now: float) -> float:
-        """When *calls* more calls could have been sent, if answers take as long as they did."""
+        """Return the estimated instant at which *calls* more calls have been sent."""
         at = max(now, self.feedback.paused_until)
-        for window, pacer in self._books:
-            trips = self._rtt
-            lag = (
-                trips.mean_rtt if self._exact else trips.expected_hold(window.period, self.feedback)
-            )
-            rounds, before = divmod(calls - 1, window.limit)
-            first = window.nth_free_at(before + 1, now, lag)
-            first = max(first, pacer.ready_at(now, before + 1)) + rounds * (window.period + lag)
-            at = max(at, first, pacer.ready_at(now, calls))
+        for window, bucket in self._windows_and_buckets:
+            hold = self._rtt.mean_rtt
+            if not self._exact:
+                hold = self._rtt.expected_hold(window.period, self.feedback)
+            full_windows, before = divmod(calls - 1, window.limit)
+            first = window.nth_free_at(before + 1, now, hold)
+            first = max(first, bucket.ready_at(now, before + 1))
+            last = first + full_windows * (window.period + hold)
+            at = max(at, last, bucket.ready_at(now, calls))
         return at
 
     def held(self, now: float) -> int:
-        """Slots in use at *now*, in the fullest quota."""
+        """Return how many slots of the fullest quota are in use at *now*."""
         return max((window.held(now) for window in self._windows), default=0)
 
     def is_idle(self, now: float) -> bool:
-        """True if nothing known would delay a call: no slot is held, none paused, none in flight.
+        """Return True if no slot is held, no pause is in force and no call is in flight.
 
         A limiter without quotas is idle one second after its last call.
         """
@@ -285,9 +299,9 @@ class Limiter:
         )
 
     def snapshot(self, now: float) -> LimiterState:
-        """The state at *now*, as a value."""
+        """Return the state at *now*."""
         feedback = self.feedback
-        paced_until = max((pacer.ready_at(now) for pacer in self._buckets), default=now)
+        paced_until = max((bucket.ready_at(now) for bucket in self._buckets), default=now)
         return LimiterState(
             held=self.held(now),
             holds=tuple(window.held(now) for window in self._windows),
@@ -303,27 +317,30 @@ class Limiter:
         )
 
     def _pause(self, now: float, retry_after: float | None) -> None:
-        """Send nothing for *retry_after* seconds, and no burst after that."""
+        """Send nothing for *retry_after* seconds, and no burst afterwards."""
         self.feedback.pause(now, retry_after)
-        for pacer in self._buckets:
-            pacer.drain_until(self.feedback.paused_until)
+        for bucket in self._buckets:
+            bucket.drain_until(self.feedback.paused_until)
 
-    def _rebind(self, permit: Permit, now: float, *, credit: bool) -> None:
-        """The answer came: each slot ends by it, or sooner if that was known already."""
-        trips, feedback = self._rtt, self.feedback
-        for index, (window, end) in enumerate(permit.slots):
+    def _update_expiries(self, permit: Permit, now: float, *, by_rtt: bool) -> None:
+        """Let each slot expire a period after *now*, or earlier if an earlier bound is known.
+
+        *by_rtt*: the call had arrived before its response, by the minimum RTT.
+        """
+        rtt, feedback = self._rtt, self.feedback
+        for index, (window, expiry) in enumerate(permit.slots):
             bound = now
-            if credit and (
-                known := trips.arrival_before_response(window.period, feedback.margin_factor)
+            if by_rtt and (
+                known := rtt.arrival_before_response(window.period, feedback.margin_factor)
             ):
                 bound -= known + feedback.bound_relaxation * (now - known - permit.sent_at)
-            until = bound + window.period
-            if until < end:
-                window.move(end, until)
-                permit.slots[index] = (window, until)
+            new_expiry = bound + window.period
+            if new_expiry < expiry:
+                window.move(expiry, new_expiry)
+                permit.slots[index] = (window, new_expiry)
 
     def _settle(self, permit: Permit) -> bool:
-        """Mark the call's fate as known; False if it was before."""
+        """Mark the call as settled; return False if it was settled before."""
         if permit.settled:
             return False
         permit.settled = True
@@ -333,19 +350,19 @@ class Limiter:
         return True
 
     def _interval(self) -> float:
-        return max((pacer.interval for pacer in self._buckets), default=0.0)
+        return max((bucket.interval for bucket in self._buckets), default=0.0)
 
-    def _shape(self) -> None:
-        """Pace by what was learned: less rate after refusals and for foreigners, no bursts."""
+    def _set_rates(self) -> None:
+        """Apply the corrections of `feedback` and the external rate to the token buckets."""
         feedback = self.feedback
-        for window, pacer in self._books:
-            ours = 1 - self.external.rate / pacer.full_rate
-            bold = (
-                self._rtt.arrival_before_response(window.period, feedback.margin_factor)
-                and feedback.bound_relaxation
-            )
-            pacer.set_rate(
-                max(0.1, min(feedback.rate_factor, ours)), min(feedback.burst_factor, 1 - bold)
+        for window, bucket in self._windows_and_buckets:
+            our_share = 1 - self.external.rate / bucket.full_rate
+            relaxation = 0.0
+            if self._rtt.arrival_before_response(window.period, feedback.margin_factor):
+                relaxation = feedback.bound_relaxation
+            bucket.set_rate(
+                max(_MIN_RATE, min(feedback.rate_factor, our_share)),
+                min(feedback.burst_factor, 1 - relaxation),
             )
 
 

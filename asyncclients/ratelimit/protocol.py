@@ -1,9 +1,9 @@
-"""Where the limits of many processes meet: what a scheduler asks of a limiter, whoever keeps it.
+"""The interfaces between scheduler, limiter and limit store.
 
-The limiter of `limiter.py` is one process's own. A store (`asyncclients.stores`)
-puts a shared one in its place, with the same questions and answers. Questions
-are answered at once, from what this process holds; the store is asked in the
-background, and the scheduler is pumped when something came of it.
+`Limiter` serves one process. A limit store (`asyncclients.stores`) replaces it by a
+limiter whose quota is shared between processes, with the same methods. Each method
+returns at once, from what this process holds; the store is asked in the background, and
+calls `dispatch` of the scheduler when something has changed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class LimiterProtocol(Protocol):
-    """How many calls may be sent, and when; see `Limiter` for what each answer means."""
+    """What a scheduler asks of a limiter; `Limiter` documents each method."""
 
     @property
     def quotas(self) -> tuple[Quota, ...]: ...
     def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float: ...
     def acquire(self, now: float) -> Permit: ...
-    def on_response(self, permit: Permit, now: float, signal: RateLimitInfo | None) -> None: ...
+    def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None: ...
     def on_no_response(self, permit: Permit, now: float) -> None: ...
     def cancel(self, permit: Permit, now: float) -> None: ...
     def on_rate_limited(
@@ -41,25 +41,25 @@ class BacklogProtocol(Protocol):
     """What a shared limiter asks of its scheduler."""
 
     def backlog(self) -> tuple[int, Priority]:
-        """How many calls of the best waiting class could go now, and which class that is."""
+        """Return how many waiting calls of the first class could be sent, and that class."""
         ...
 
     def dispatch(self) -> None:
-        """Something changed: look again."""
+        """Grant the permits that have become available."""
         ...
 
     def fail(self, error: AsyncClientsError) -> None:
-        """No call can ever go: end those that wait with *error*."""
+        """Raise *error* in every waiting call."""
         ...
 
 
 class SharedLimiterFactory(Protocol):
-    """One pool's line to a store."""
+    """One pool's connection to a limit store."""
 
     def limiter(
         self, key: str, local: Limiter, queue: BacklogProtocol, *, vendor: str = ""
     ) -> LimiterProtocol:
-        """The limiter of scope *key*; it obeys *local* as well and serves *queue*.
+        """Return the limiter of scope *key*. It obeys *local* as well, and serves *queue*.
 
         *vendor* names the scope in log lines.
         """
@@ -70,16 +70,16 @@ class SharedLimiterFactory(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Give back what is held and close the line, in bounded time. Idempotent."""
+        """Give back all held slots and close the connection, in bounded time. Idempotent."""
         ...
 
 
 class LimitStore(Protocol):
-    """What `SessionPool(limits=...)` takes. It is bound to no loop and survives a fork."""
+    """The type of `SessionPool(limits=...)`. It is bound to no event loop and survives a fork."""
 
     def open(self, *, cold: bool) -> SharedLimiterFactory:
-        """A line for one pool; called inside the running loop.
+        """Return the connection of one pool; called inside the running loop.
 
-        *cold*: where the store knows nothing of a scope, its window counts as spent.
+        *cold*: a scope that the store does not know starts with its quota spent.
         """
         ...

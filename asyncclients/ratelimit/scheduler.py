@@ -311,11 +311,11 @@ class Scheduler:
 
     # --- Settling ---------------------------------------------------------------
 
-    def on_response(self, permit: Permit, signal: RateLimitInfo | None) -> None:
+    def on_response(self, permit: Permit, info: RateLimitInfo | None) -> None:
         """The headers of the answer are here."""
-        if signal is not None and signal.is_rate_limited:
+        if info is not None and info.is_rate_limited:
             self.rejected += 1
-        self.limiter.on_response(permit, self.loop.time(), signal)
+        self.limiter.on_response(permit, self.loop.time(), info)
         if self._interactive.heap or self._background.heap:
             self.dispatch()
 

@@ -1,10 +1,10 @@
-"""One timer that does not depend on the kind of event loop.
+"""Timers that work the same on every event loop.
 
-Loops differ in the handle that `call_at` returns and in when they call back.
-uvloop counts whole milliseconds: it calls back up to half of one early by its own
-clock, and for a timer due sooner than that it returns a plain `Handle`, which has no
-`when()` (MagicStack/uvloop#482). So the due time is kept here, nothing but
-`cancel()` is used of a handle, and a timer that fires early is set again.
+Loops differ in the handle that `call_at` returns and in when they call back. uvloop
+counts whole milliseconds: it calls back up to half a millisecond early, and for a timer
+due sooner than that it returns a plain `Handle` without `when()` (MagicStack/uvloop#482).
+So `Timer` keeps the due time itself, uses only `cancel()` of a handle, and sets a timer
+that fires early again.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ import time
 from collections.abc import Callable
 
 TICK = max(1e-3, time.get_clock_info("monotonic").resolution)
-"""Seconds. The coarsest clock of the known event loops: they may call back early by less."""
+"""Seconds. Loops call back early by less than this, the coarsest clock among them."""
 
 _ROUNDING = 1e-9
-"""Seconds. Arithmetic alone may put this much between two equal instants."""
+"""Seconds. Equal instants may differ by this much after arithmetic."""
+_MIN_SWEEP_INTERVAL, _MAX_SWEEP_INTERVAL = 0.05, 30.0
+"""Seconds between two sweeps for idle scopes."""
 
 
 class Timer:
     """Calls *callback* when *loop* reaches the instant that was set, and not before.
 
     Attributes:
-        due_at: the instant that is set; inf when none is.
+        due_at: the instant that is set; inf if none is.
     """
 
     __slots__ = ("_callback", "_handle", "_loop", "due_at")
@@ -52,20 +54,16 @@ class Timer:
     def _fire(self) -> None:
         now = self._loop.time()
         if now < self.due_at - _ROUNDING:
-            # Not at the same instant again: a loop that rounds that delay to zero would call
-            # back in each of its turns until its clock moves.
+            # At least a tick later: a loop that rounds a short delay to zero would call back
+            # in every iteration until its clock moves.
             self._handle = self._loop.call_at(max(self.due_at, now + TICK), self._fire)
             return
         self._handle, self.due_at = None, math.inf
         self._callback()
 
 
-_SHORTEST, _LONGEST = 0.05, 30.0
-"""Seconds between two sweeps."""
-
-
 class IdleSweep:
-    """Calls *sweep* twice in the shortest period, for as long as it returns True.
+    """Calls *sweep* twice per shortest period of the watched scopes, while it returns True.
 
     Args:
         loop: the event loop of the timer.
@@ -73,22 +71,22 @@ class IdleSweep:
             any are left.
     """
 
-    __slots__ = ("_every", "_loop", "_sweep", "_timer")
+    __slots__ = ("_interval", "_loop", "_sweep", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sweep: Callable[[float], bool]) -> None:
         self._loop, self._sweep = loop, sweep
-        self._every = _LONGEST
+        self._interval = _MAX_SWEEP_INTERVAL
         self._timer = Timer(loop, self._run)
 
     def watch(self, period: float) -> None:
-        """Start the timer, unless it runs: there is a scope whose longest period is *period*."""
-        self._every = min(self._every, max(_SHORTEST, period / 2))
-        self._timer.set(self._loop.time() + self._every)
+        """Start the timer unless it runs; *period* is the new scope's longest, in seconds."""
+        self._interval = min(self._interval, max(_MIN_SWEEP_INTERVAL, period / 2))
+        self._timer.set(self._loop.time() + self._interval)
 
     def _run(self) -> None:
         now = self._loop.time()
         if self._sweep(now):
-            self._timer.set(now + self._every)
+            self._timer.set(now + self._interval)
 
     def stop(self) -> None:
         """Cancel the timer."""

@@ -1,7 +1,8 @@
-"""The window log of one quota: which slots are held, and until when.
+"""The sliding window log of one quota, and the permits that hold its slots.
 
-A slot is held from the send until *arrival bound + period*, its *end*. While no
-bound is known the end is infinite: only an answer can free the slot.
+A slot is held from the send of a call until its *expiry*: the latest instant at which the
+call can have arrived, plus the period. While no such bound is known the expiry is
+infinite, and only the response frees the slot.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota
 
 _TRIM = 256
-"""Ends that are over are cut from the list this many at a time."""
+"""Expired entries are removed from the list this many at a time."""
 
 
 class SlidingWindow:
-    """The slots of one quota. `ends` is sorted; those before `head` are over.
+    """The slots of one quota.
 
     Attributes:
-        external: slots that others hold, as far as the vendor's figures say so.
-        external_until: the instant until which that is believed.
+        expiries: loop instants at which slots become free, ascending.
+        first_live: index of the first entry of `expiries` that may lie in the future.
+        external: slots held by other clients, according to the vendor.
+        external_until: loop instant until which `external` is valid.
     """
 
     __slots__ = ("expiries", "external", "external_until", "first_live", "limit", "period")
@@ -38,84 +41,85 @@ class SlidingWindow:
         self.external_until = -math.inf
 
     def held(self, now: float) -> int:
-        """Slots in use at *now* by our own calls."""
-        ends, head = self.expiries, self.first_live
-        size = len(ends)
-        while head < size and ends[head] <= now:
-            head += 1
-        if head > self.limit + _TRIM:
-            del ends[: head - self.limit]  # `take` looks back over *limit* of them
-            size -= head - self.limit
-            head = self.limit
-        self.first_live = head
-        return size - head
+        """Return how many slots this client's calls hold at *now*."""
+        expiries, first = self.expiries, self.first_live
+        size = len(expiries)
+        while first < size and expiries[first] <= now:
+            first += 1
+        if first > self.limit + _TRIM:
+            del expiries[: first - self.limit]  # `acquire` looks back over *limit* entries
+            size -= first - self.limit
+            first = self.limit
+        self.first_live = first
+        return size - first
 
     def free_at(self, now: float, reserve: int) -> float:
-        """The earliest instant at which a slot can be taken that leaves *spare* others.
+        """Return the earliest instant at which a slot is free and *reserve* more are.
 
-        `math.inf` if only an answer can free one.
+        At least one slot is always usable, whatever *reserve* is. `math.inf` if only a
+        response can free a slot.
         """
-        ends, head = self.expiries, self.first_live
-        held = len(ends) - head
-        if held and ends[head] <= now:
+        expiries, first = self.expiries, self.first_live
+        held = len(expiries) - first
+        if held and expiries[first] <= now:
             held = self.held(now)
         missing = held - self.limit
         if reserve:
             missing += min(reserve, self.limit - 1)
         if now >= self.external_until:
-            return now if missing < 0 else self._opens(missing, now)
-        shared = self._opens(missing + self.external, now)
-        return min(shared, max(self.external_until, self._opens(missing, now)))
+            return now if missing < 0 else self._expiry_of(missing, now)
+        shared = self._expiry_of(missing + self.external, now)
+        return min(shared, max(self.external_until, self._expiry_of(missing, now)))
 
-    def _opens(self, missing: int, now: float) -> float:
+    def _expiry_of(self, missing: int, now: float) -> float:
         if missing < 0:
             return now
         index = self.first_live + missing
         return self.expiries[index] if index < len(self.expiries) else math.inf
 
-    def acquire(self, now: float, end: float) -> float:
-        """Hold one more slot until *end*; return for how long it had been free, inf if ever."""
-        ends = self.expiries
-        index = len(ends) - self.limit
-        rested = now - ends[index] if index >= 0 else math.inf
-        if not ends or end >= ends[-1]:
-            ends.append(end)
+    def acquire(self, now: float, expiry: float) -> float:
+        """Hold a slot until *expiry*; return for how many seconds it was idle (inf: unused)."""
+        expiries = self.expiries
+        index = len(expiries) - self.limit
+        idle_for = now - expiries[index] if index >= 0 else math.inf
+        if not expiries or expiry >= expiries[-1]:
+            expiries.append(expiry)
         else:
-            insort(ends, end, self.first_live)
-        return rested
+            insort(expiries, expiry, self.first_live)
+        return idle_for
 
-    def move(self, end: float, to: float) -> None:
-        """Hold the slot that is held until *end* until *to* instead."""
-        ends, head = self.expiries, self.first_live
-        if len(ends) > head and ends[-1] == end:
-            ends.pop()
+    def move(self, expiry: float, to: float) -> None:
+        """Change the expiry of one slot from *expiry* to *to*."""
+        expiries, first = self.expiries, self.first_live
+        if len(expiries) > first and expiries[-1] == expiry:
+            expiries.pop()
         else:
-            self.release(end)
-        if not ends or to >= ends[-1]:
-            ends.append(to)
+            self.release(expiry)
+        if not expiries or to >= expiries[-1]:
+            expiries.append(to)
         else:
-            insort(ends, to, head)
+            insort(expiries, to, first)
 
     def inherit(self, other: SlidingWindow, now: float) -> None:
-        """Hold slots for the calls that *other* remembers; those in flight arrive by *now*."""
-        arrivals = (min(end - other.period, now) for end in other.expiries)
+        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*."""
+        arrivals = (min(expiry - other.period, now) for expiry in other.expiries)
         self.expiries = [at + self.period for at in arrivals if at + self.period > now]
 
-    def release(self, end: float) -> None:
-        """Free the slot that is held until *end*, unless it is over already."""
-        ends = self.expiries
-        index = bisect_left(ends, end, self.first_live)
-        if index < len(ends) and ends[index] == end:
-            del ends[index]
+    def release(self, expiry: float) -> None:
+        """Free the slot that expires at *expiry*, unless it has expired already."""
+        expiries = self.expiries
+        index = bisect_left(expiries, expiry, self.first_live)
+        if index < len(expiries) and expiries[index] == expiry:
+            del expiries[index]
 
     def held_since(self, instant: float) -> int:
-        """Slots that were in use at *instant*, of late, or have been taken since."""
+        """Return how many slots expire after *instant*."""
         return len(self.expiries) - bisect_right(self.expiries, instant)
 
-    def nth_free_at(self, nth: int, now: float, lag: float) -> float:
-        """When the *nth* of as many calls could take a slot; *nth* is at most the limit.
+    def nth_free_at(self, nth: int, now: float, extra_hold: float) -> float:
+        """Return when the *nth* call from now could take a slot; *nth* is at most the limit.
 
-        *lag* is for how many seconds a slot is expected to be held beyond its period.
+        *extra_hold* is how many seconds beyond the period a slot is expected to be held.
         """
         held = self.held(now)
         missing = nth - 1 + held - self.limit
@@ -123,20 +127,22 @@ class SlidingWindow:
             missing += self.external
         if missing < 0:
             return now
-        end = self.expiries[self.first_live + missing] if missing < held else self.external_until
-        return min(end, now + self.period + lag)
+        free_at = (
+            self.expiries[self.first_live + missing] if missing < held else self.external_until
+        )
+        return min(free_at, now + self.period + extra_hold)
 
 
 class Permit(msgspec.Struct, eq=False, gc=False):
-    """One call's slots, from the take until it is settled.
+    """Permission to send one call. It holds a slot of each quota.
 
     Attributes:
-        number: 1 for the first call of the limiter, then ever higher.
-        sent_at: the instant of the take, loop clock.
-        slots: each quota's window, and until when its slot is held, as far as is known.
-        slot_idle_for: for how many seconds the scarcest of the slots had been free.
-        in_burst: the call went out sooner after another than the rate's interval.
-        settled: its fate is known to the limiter.
+        number: 1 for the first call of the limiter, then ascending.
+        sent_at: loop instant at which the permit was granted.
+        slots: for each quota its window and the expiry of the slot held there.
+        slot_idle_for: seconds for which the most recently used of the slots was idle.
+        in_burst: the call followed another one by less than the bucket's interval.
+        settled: the limiter knows how the call ended.
     """
 
     number: int
@@ -148,5 +154,5 @@ class Permit(msgspec.Struct, eq=False, gc=False):
 
     @property
     def arrived_by(self) -> float:
-        """The instant by which the call has arrived at the vendor; inf while nobody knows."""
-        return min((end - window.period for window, end in self.slots), default=self.sent_at)
+        """The latest instant at which the call can have arrived; inf while unknown."""
+        return min((expiry - window.period for window, expiry in self.slots), default=self.sent_at)

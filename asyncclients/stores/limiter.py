@@ -86,15 +86,15 @@ class SharedLimiter:
         self.lease_client.report(now)
         return permit
 
-    def on_response(self, permit: Permit, now: float, signal: RateLimitInfo | None) -> None:
+    def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
         """The headers of the answer came in at *now*."""
-        if signal is not None and signal.remaining is not None:
-            signal = replace(signal, remaining=None)
-        self._local.on_response(permit, now, signal)
+        if info is not None and info.remaining is not None:
+            info = replace(info, remaining=None)
+        self._local.on_response(permit, now, info)
         self._settle(permit, now, min(now, permit.arrived_by))
-        if signal is not None and signal.is_rate_limited:
+        if info is not None and info.is_rate_limited:
             self.lease_client.on_rate_limited(now)
-        elif signal is not None and signal.unavailable:
+        elif info is not None and info.unavailable:
             self.lease_client.unavailable(now)
         else:
             self.lease_client.on_accepted()
