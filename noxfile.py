@@ -37,10 +37,10 @@ def sweep(session: nox.Session) -> None:
 
 @nox.session
 def loops(session: nox.Session) -> None:
-    """Every suite of the client's own work on each event loop: asyncio, its debug mode, uvloop."""
+    """The suites of calls, quotas and backfills on asyncio, its debug mode and uvloop."""
     _groups(session, "test")
     session.install("-q", EXTRAS)
-    rooms = ("backfill", "contract", "core", "limits", "stores", "test_middleware.py")
+    rooms = ("backfill", "contract", "core", "ratelimit", "stores", "test_middleware.py")
     session.run("pytest", "--every-loop", *(f"tests/{room}" for room in rooms), *session.posargs)
 
 
@@ -87,7 +87,7 @@ def benchmarks(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("extra", EACH, ids=EACH)
 def extras(session: nox.Session, extra: str) -> None:
-    """The wheel with one extra and no other: it works, and says what the others need."""
+    """The wheel with one extra: it works, and its errors name the missing extras."""
     session.install("-q", "." if extra == "base" else f".[{extra}]")
     # -P: the checkout must not stand before the installed wheel.
     session.run("python", "-P", "tests/extras.py", extra)

@@ -33,7 +33,7 @@ from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.protocol import LeaseRequest
 from asyncclients.stores.session import StoreSession
 from asyncclients.testing.clock import run_virtual
-from tests.support.shared_quota import MemoryLedgers
+from tests.support.shared_quota import MemoryStore
 
 NETWORK = LATENCIES["fast"]
 WAITERS = 2
@@ -47,7 +47,7 @@ class Crowd:
     """Workers, keys, and a vendor that counts."""
 
     def __init__(
-        self, quota: Quota, keys: int, workers: int, store: MemoryLedgers, *, scopes: int
+        self, quota: Quota, keys: int, workers: int, store: MemoryStore, *, scopes: int
     ) -> None:
         self.quota, self.keys, self.workers = quota, keys, workers
         self.store = store
@@ -134,7 +134,7 @@ async def run(
 ) -> dict[str, float | str]:
     """Measure one row for *seconds*, after a warm-up of two periods and 10 s."""
     scopes = FULL if not spread else round(FULL * spread / workers)
-    store = MemoryLedgers(is_recording=record is not None)
+    store = MemoryStore(is_recording=record is not None)
     crowd = Crowd(quota, keys, workers, store, scopes=scopes)
     crowd.begin(spread)
     await asyncio.sleep(2 * quota.period + 10)

@@ -32,7 +32,7 @@ from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.session import StoreSession
 from asyncclients.vendors.digital_onboarding import NewContact
 from asyncclients.vendors.intouch import NewContact as Person
-from tests.support.shared_quota import MemoryLedgers
+from tests.support.shared_quota import MemoryStore
 
 T = TypeVar("T", bound=Any)
 STARTS = 23.0
@@ -55,7 +55,7 @@ FAULTS = (
 VENDORS: tuple[Any, ...] = tuple(QUOTAS)
 
 
-class Store(MemoryLedgers):
+class Store(MemoryStore):
     """A shared store in memory that can restart empty."""
 
     def __init__(self) -> None:

@@ -1,18 +1,16 @@
-"""For the tests of programs that use this library.
+"""Helpers for the tests of programs that use this library.
 
-With pytest there is nothing to do: once the library is installed, a test may
-ask for these fixtures, and pays only for those that it asks for.
+pytest finds these fixtures without configuration, and loads only those in use:
 
-* `sandbox`: the five vendors on loopback; `sandbox.environ` is what `from_env`
-  needs, `sandbox.fail("intouch", "drop")` orders a fault by name.
-  `@pytest.mark.sandbox(quotas={"intouch": (200, 1.0)})` sets it up.
-* `virtual_time`: the running loop's clock jumps over every wait, so an hour of
-  quota takes a second; `virtual_time.elapsed` is how much has passed.
-* `no_vendor_network`: whoever looks up a real vendor's host gets an error that
-  says so.
+* `sandbox`: the five mock vendors on loopback. `sandbox.environ` has the variables that
+  `from_env` reads; `sandbox.fail("intouch", "drop")` injects a fault by name.
+  `@pytest.mark.sandbox(quotas={"intouch": (200, 1.0)})` passes arguments to it.
+* `virtual_time`: the running loop's clock jumps over every wait, so an hour of quota takes a
+  second. `virtual_time.elapsed` is the virtual time so far, in seconds.
+* `no_vendor_network`: looking up a real vendor's host raises `VendorNetworkError`.
 
-Without pytest, `virtual_time()` and `no_vendor_network()` are context managers.
-Nothing here imports pytest but `plugin`, which pytest loads.
+Without pytest, `virtual_time()` and `no_vendor_network()` are context managers. Only `plugin`,
+which pytest loads, imports pytest.
 """
 
 from asyncclients.testing.clock import VirtualClock, virtual_time

@@ -1,4 +1,4 @@
-"""Keeps tests away from the real vendors.
+"""Keep tests away from the real vendors.
 
 Their hosts cannot be looked up inside the block: not by `socket`, not by
 asyncio, not by either resolver of aiohttp. All other hosts can.
@@ -29,10 +29,9 @@ class VendorNetworkError(RuntimeError):
 
 @contextmanager
 def no_vendor_network() -> Generator[None]:
-    """Refuse to look up the vendors' hosts inside the block.
+    """Block name resolution of the vendors' hosts inside the block.
 
-    Whoever tries gets `VendorNetworkError`, which no client takes for a network
-    failure: it is not repeated.
+    A lookup raises `VendorNetworkError`, which is not a network error, so clients do not retry.
     """
     import aiohttp
 

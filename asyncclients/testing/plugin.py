@@ -1,8 +1,8 @@
-"""The pytest plugin: fixtures that load what they need when a test asks for them.
+"""The pytest plugin: fixtures that import their modules on first use.
 
-pytest loads this module in every run where the library is installed, so it
-imports nothing but pytest, and pytest-asyncio where that is installed. With
-another runner of coroutines (anyio's) the fixtures are plain async fixtures.
+pytest loads this module in every run if the library is installed, so it imports only pytest,
+and pytest-asyncio if that is installed. With another runner of coroutines, such as anyio's,
+the fixtures are plain async fixtures.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @async_fixture
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
-    """The five vendors on loopback, for this test alone."""
+    """The five mock vendors on loopback, for this test."""
     from asyncclients.sandbox import Sandbox
 
     test: pytest.Item = request.node
@@ -54,7 +54,7 @@ async def virtual_time() -> AsyncIterator[VirtualClock]:
 
 @pytest.fixture
 def no_vendor_network() -> Iterator[None]:
-    """No real vendor can be reached in this test."""
+    """Block the hosts of real vendors in this test."""
     from asyncclients.testing.network import no_vendor_network as blocked
 
     with blocked():

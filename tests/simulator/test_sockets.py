@@ -13,7 +13,7 @@ import pytest
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, SimulationReport, simulate
 from asyncclients.testing.clock import run_virtual
-from tests.support.socket_simulation import SocketWorld
+from tests.support.socket_simulation import SocketSimulation
 
 TWO, HUNDRED, HUNDRED_EIGHTY = Quota(2, 1.0), Quota(100, 60.0), Quota(180, 60.0)
 LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")
@@ -24,7 +24,7 @@ def over_sockets(
     quota: Quota, server: str, latency: str, seconds: float, **how: Any
 ) -> SimulationReport:
     """One run: pool, client, aiohttp, a server."""
-    return run_virtual(SocketWorld(quota, server=server, latency=latency, **how).run(seconds))
+    return run_virtual(SocketSimulation(quota, server=server, latency=latency, **how).run(seconds))
 
 
 def same_luck(quota: Quota, server: str, latency: str, seconds: float) -> None:

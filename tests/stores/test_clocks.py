@@ -8,7 +8,7 @@ import pytest
 
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
-from tests.support.shared_quota import World, most_in
+from tests.support.shared_quota import SharedQuotaSimulation, most_in
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)
@@ -21,7 +21,7 @@ async def test_the_store_s_clock_is_set(
     quota: Quota, step: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Forward or back, by half a minute or a day: no call too many, said, and a window later on."""
-    world = World(SlidingLog(quota.limit, quota.period), quota)
+    world = SharedQuotaSimulation(SlidingLog(quota.limit, quota.period), quota)
     for _ in range(4):
         world.start().work(4)
     loop = asyncio.get_running_loop()

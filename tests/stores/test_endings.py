@@ -12,7 +12,7 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.config import StoreUnavailableError
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
-from tests.support.shared_quota import MemoryLedgers, World
+from tests.support.shared_quota import MemoryStore, SharedQuotaSimulation
 
 pytestmark = pytest.mark.virtual_time
 
@@ -28,7 +28,7 @@ class MuteError(Exception):
         raise RuntimeError("no words")
 
 
-class FailingLedgers(MemoryLedgers):
+class FailingLedgers(MemoryStore):
     """A store whose driver raises anything, for every second command."""
 
     error: type[BaseException] | None = None
@@ -43,8 +43,8 @@ class FailingLedgers(MemoryLedgers):
         return grant
 
 
-def world_of(store: MemoryLedgers) -> World:
-    world = World(SlidingLog(10, 1.0), Quota(10, 1.0), when_down="local")
+def world_of(store: MemoryStore) -> SharedQuotaSimulation:
+    world = SharedQuotaSimulation(SlidingLog(10, 1.0), Quota(10, 1.0), when_down="local")
     world.store = store
     return world
 
@@ -78,7 +78,7 @@ async def test_calls_go_on_after_an_answer_that_cannot_be_used() -> None:
 @pytest.mark.parametrize("steps", [0, 1, 2])
 async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
     """A program that cancels tasks that are not its own stops no call that waits."""
-    process = world_of(MemoryLedgers()).start()
+    process = world_of(MemoryStore()).start()
     ours = {asyncio.current_task()}
     calls = [asyncio.create_task(process.call()) for _ in range(30)]
     ours |= {*calls}
@@ -93,7 +93,7 @@ async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
     await process.stop()
 
 
-class FuzzedLedgers(MemoryLedgers):
+class FuzzedLedgers(MemoryStore):
     """A store that fails in any way, before or after it has done what it was asked."""
 
     def __init__(self, random: Random) -> None:
@@ -127,7 +127,9 @@ ANYTHING: tuple[type[BaseException], ...] = (
 async def test_fuzz_calls_end_whatever_the_store_raises(seed: int) -> None:
     """Each call is sent or fails with an error of ours, in bounded time."""
     random = Random(seed)
-    world = World(SlidingLog(10, 1.0), Quota(10, 1.0), when_down=random.choice(("local", "pause")))
+    world = SharedQuotaSimulation(
+        SlidingLog(10, 1.0), Quota(10, 1.0), when_down=random.choice(("local", "pause"))
+    )
     world.store = FuzzedLedgers(random)
     processes = [world.start() for _ in range(random.choice((1, 2)))]
     async with asyncio.timeout(600):

@@ -17,7 +17,7 @@ from asyncclients.stores.lease_client import LeaseClient
 from asyncclients.stores.session import StoreSession
 from tests.support.byte_server import answers, byte_server, http
 from tests.support.fake_vendor import ToyClient
-from tests.support.shared_quota import MemoryLedgers
+from tests.support.shared_quota import MemoryStore
 
 pytestmark = pytest.mark.virtual_time
 
@@ -33,7 +33,7 @@ TERMS = StoreConfig(
 )
 
 
-class Store(MemoryLedgers):
+class Store(MemoryStore):
     """A store in memory that is slow to close, and counts how often it was closed."""
 
     def __init__(self) -> None:

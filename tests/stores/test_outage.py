@@ -26,14 +26,14 @@ from asyncclients.stores.fallback import (
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.session import StoreSession
 from asyncclients.stores.shares import UNIT
-from tests.support.shared_quota import EPOCH, MemoryLedgers, World, most_in
+from tests.support.shared_quota import EPOCH, MemoryStore, SharedQuotaSimulation, most_in
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)
 
 
-def world_of(quota: Quota, when_down: WhenDown, processes: int) -> World:
-    world = World(SlidingLog(quota.limit, quota.period), quota, when_down=when_down)
+def world_of(quota: Quota, when_down: WhenDown, processes: int) -> SharedQuotaSimulation:
+    world = SharedQuotaSimulation(SlidingLog(quota.limit, quota.period), quota, when_down=when_down)
     for _ in range(processes):
         world.start().work(4)
     return world
@@ -162,7 +162,7 @@ async def test_a_store_that_forgot_everything_counts_as_spent(
 @pytest.mark.virtual_time
 async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
     """It spoke to it once, a minute ago: that others may have been sending since is enough."""
-    world = World(SlidingLog(20, 10.0), TWENTY, admission="exact")
+    world = SharedQuotaSimulation(SlidingLog(20, 10.0), TWENTY, admission="exact")
     busy, idle = world.start(), world.start()
     await idle.call()
     await asyncio.sleep(60)
@@ -209,7 +209,7 @@ async def test_lost_answers_count_once() -> None:
 @pytest.mark.parametrize("when_down", ["safe_share", "pause", "local"])
 async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
     """The bound: a first call with no store fails in 2.5 s, waits as told to, or goes alone."""
-    world = World(SlidingLog(2, 1.0), TWO, when_down=when_down)
+    world = SharedQuotaSimulation(SlidingLog(2, 1.0), TWO, when_down=when_down)
     world.store.down = True
     process = world.start()
     loop = asyncio.get_running_loop()
@@ -238,7 +238,7 @@ async def test_no_call_hangs_on_a_store_that_fails_in_an_unforeseen_way(
     when_down: WhenDown,
 ) -> None:
     """A fault of a driver, or a full disk, is silence like any other: the same bounds hold."""
-    world = World(SlidingLog(2, 1.0), TWO, when_down=when_down)
+    world = SharedQuotaSimulation(SlidingLog(2, 1.0), TWO, when_down=when_down)
     process = world.start()
     assert await process.call()
     await asyncio.sleep(5)  # long enough to know that it is alone
@@ -259,7 +259,7 @@ class Kept:
     """A store in memory, for a pool."""
 
     def __init__(self, when_down: WhenDown) -> None:
-        self.ledgers = MemoryLedgers()
+        self.ledgers = MemoryStore()
         self._when_down: WhenDown = when_down
 
     def open(self, *, cold: bool) -> StoreSession:

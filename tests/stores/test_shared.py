@@ -17,7 +17,14 @@ from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.lease_book import Lease
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.session import StoreSession
-from tests.support.shared_quota import Latency, MemoryLedgers, World, fast, loopback, most_in
+from tests.support.shared_quota import (
+    Latency,
+    MemoryStore,
+    SharedQuotaSimulation,
+    fast,
+    loopback,
+    most_in,
+)
 
 pytestmark = pytest.mark.virtual_time
 
@@ -25,8 +32,8 @@ TWO = Quota(2, 1.0)
 HUNDRED = Quota(100, 60.0)
 
 
-def world_of(quota: Quota, latency: Latency = loopback) -> World:
-    return World(SlidingLog(quota.limit, quota.period), quota, latency=latency)
+def world_of(quota: Quota, latency: Latency = loopback) -> SharedQuotaSimulation:
+    return SharedQuotaSimulation(SlidingLog(quota.limit, quota.period), quota, latency=latency)
 
 
 async def use(
@@ -125,7 +132,9 @@ async def test_all_processes_get_their_turn() -> None:
 async def test_exact_admission_over_processes_is_never_refused() -> None:
     """`exact`, wide latency, three seeds, four processes: the window is never overrun."""
     for seed in range(3):
-        world = World(SlidingLog(2, 1.0), TWO, latency=fast, admission="exact", seed=seed)
+        world = SharedQuotaSimulation(
+            SlidingLog(2, 1.0), TWO, latency=fast, admission="exact", seed=seed
+        )
         for _ in range(4):
             world.start().work(4)
         await asyncio.sleep(60)
@@ -214,7 +223,7 @@ async def test_slots_that_are_not_used_are_given_back() -> None:
     await world.stop()
 
 
-def held(world: World) -> deque[Lease]:
+def held(world: SharedQuotaSimulation) -> deque[Lease]:
     """The leases of a process that holds some; empty where none does."""
     for process in world.processes:
         limiter = process.scheduler.limiter
@@ -247,7 +256,7 @@ async def test_a_process_that_stood_still_costs_little() -> None:
 
 async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
     """A thousand scopes, one call each: a few claims a scope in a minute, not one a second."""
-    loop, store = asyncio.get_running_loop(), MemoryLedgers()
+    loop, store = asyncio.get_running_loop(), MemoryStore()
     terms = StoreConfig(
         process="one",
         display_name="memory",

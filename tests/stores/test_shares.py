@@ -23,7 +23,7 @@ from asyncclients.stores.fallback import (
 )
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.shares import NONE, UNIT, Block
-from tests.support.shared_quota import EPOCH, World, most_in
+from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
 
 from .test_ledger import SECOND, START, claim
 
@@ -228,7 +228,7 @@ def test_quotas_of_other_programs_hold_in_an_outage() -> None:
 @pytest.mark.parametrize("processes", [1, 4])
 async def test_young_processes_send_in_an_outage(age: float, processes: int) -> None:
     """Processes that have just started go on when the store goes down, inside the quota."""
-    world = World(SlidingLog(20, 1.0), TWENTY)
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     for _ in range(processes):
         world.start().work(4)
     await asyncio.sleep(age)
@@ -246,7 +246,7 @@ async def test_young_processes_send_in_an_outage(age: float, processes: int) -> 
 @pytest.mark.parametrize("idle", [64.5, 70.0])
 async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None:
     """A process that has sent nothing for long goes on in an outage, beside idle and busy ones."""
-    world = World(SlidingLog(20, 1.0), TWENTY)
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     process = world.start()
     busy = [world.start() for _ in range(others)]
     await process.call()
@@ -267,7 +267,7 @@ async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None
 @pytest.mark.parametrize("change", ["join", "leave", "die", "wake"])
 async def test_membership_changes_before_an_outage_exceed_nothing(change: str, when: float) -> None:
     """The store goes down while processes come, go, die or wake: never over the quota."""
-    world = World(SlidingLog(20, 1.0), TWENTY)
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     first, second, sleeper = world.start(), world.start(), world.start()
     for process in (sleeper, first, second):
         await process.call()
@@ -299,7 +299,7 @@ async def test_membership_changes_before_an_outage_exceed_nothing(change: str, w
 @pytest.mark.parametrize("outage", [1.5, 9.0, 14.0])
 async def test_newcomer_after_an_outage_of_idle_processes_waits(outage: float) -> None:
     """Idle processes woke in an outage: a newcomer that is first at the store waits for them."""
-    world = World(SlidingLog(20, 1.0), TWENTY)
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     idle = [world.start(), world.start()]
     for process in idle:
         await process.call()

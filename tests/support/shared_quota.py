@@ -22,7 +22,7 @@ EPOCH = 1_700_000_000_000_000
 KEY = "scope"
 
 
-class MemoryLedgers:
+class MemoryStore:
     """A store in memory that takes `latency` each way and fails on demand.
 
     Attributes:
@@ -92,7 +92,7 @@ def fast(random: Random) -> tuple[float, float]:
 class Process:
     """One process: a scheduler with a shared limiter, and workers that send calls."""
 
-    def __init__(self, world: World, line: StoreSession | None, name: int) -> None:
+    def __init__(self, world: SharedQuotaSimulation, line: StoreSession | None, name: int) -> None:
         loop = asyncio.get_running_loop()
         self.world, self.line = world, line
         local = Limiter(world.quotas, admission=world.admission, now=loop.time())
@@ -155,7 +155,7 @@ def _terms(process: Process) -> StoreConfig:
     return process.line.terms
 
 
-class World:
+class SharedQuotaSimulation:
     """One vendor with one quota, and the processes that call it."""
 
     def __init__(
@@ -172,7 +172,7 @@ class World:
         self.admission: Literal["adaptive", "exact"] = admission
         self.when_down: WhenDown = when_down
         self.seed = seed
-        self.store = MemoryLedgers()
+        self.store = MemoryStore()
         self.processes: list[Process] = []
         self.arrivals: list[float] = []
         self.refusals: list[float] = []

@@ -37,7 +37,7 @@ PUNCTUAL = 1e-6
 """Tolerance in seconds of an arrival's time, for rounding by the clock."""
 
 
-class SocketWorld:
+class SocketSimulation:
     """One pool before one server, for one run; `report` is what came of it.
 
     Attributes:
@@ -150,7 +150,7 @@ class SocketWorld:
 
 
 def _travellers(
-    world: SocketWorld,
+    world: SocketSimulation,
 ) -> tuple[type[aiohttp.ClientRequest], type[aiohttp.ClientResponse]]:
     """Requests and responses of one session that take their time on the way."""
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
 from asyncclients.stores.session import StoreSession
-from tests.support.shared_quota import MemoryLedgers
+from tests.support.shared_quota import MemoryStore
 
 from .plan import StorePlan
 
@@ -48,7 +48,7 @@ class Store:
 
     def __init__(self, plan: StorePlan, names: Names) -> None:
         self._plan, self._names = plan, names
-        self._ledgers = MemoryLedgers()
+        self._ledgers = MemoryStore()
         self.losses = 0
 
     def seen_by(self, process: str) -> SeenStore:
