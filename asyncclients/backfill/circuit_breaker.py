@@ -1,9 +1,8 @@
-"""Waiting for a vendor that does not answer.
+"""When to send during an outage of the vendor, and what a series of 403s means.
 
-One call that fails says little, so it waits a moment and is tried again. Five
-in a row, with no success between, say that the vendor is away: then everything
-stops but one probe at a time, with growing pauses, until one succeeds. Rows
-are not used up by an outage, and a vendor that comes back is not met by all at once.
+A single failed call is retried after a pause. Five failures in a row without a success open
+the circuit: one probe at a time is sent, with growing pauses, until one succeeds. So an outage
+does not use up the tries of a row, and a vendor that recovers is not hit by all workers at once.
 """
 
 from __future__ import annotations
@@ -20,162 +19,177 @@ from asyncclients.errors import BackfillStoppedError, ForbiddenError, error_text
 T = TypeVar("T")
 
 _THRESHOLD = 5
+"""Failed calls in a row that open the circuit."""
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
-_AT_ONCE = nullcontext()
+_CLOSED = nullcontext()
 
-
-_FEW, _MANY, _LAST = 5, 50, 3
-"""Rows answered 403 in a row that mean the credential: at first, later, at the end."""
+_FORBIDDEN_AT_START, _FORBIDDEN_LATER, _FORBIDDEN_AT_END = 5, 50, 3
+"""Rows in a row with a 403 that mean a revoked credential: before any success, after one, and
+at the end of the input."""
 
 
 class CircuitBreaker:
-    """Knows whether the vendor answers.
+    """Delays calls during an outage of the vendor.
 
     Args:
-        max_outage: seconds without any success after which `turn` and `pause` raise.
+        max_outage: seconds without any success after which `guard` and `backoff` raise.
+
+    Attributes:
+        successes: calls that got a usable response.
     """
 
     def __init__(self, max_outage: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._max_outage = max_outage
-        self._streak = self._failed_probes = 0
-        self._since: float | None = None
-        self._last = ""
+        self._failures = self._failed_probes = 0
+        self._failing_since: float | None = None
+        self._last_error = ""
         self._probing = asyncio.Lock()
         self.successes = 0
 
     @property
-    def seconds(self) -> float:
-        """For how long nothing has succeeded; 0 while the vendor is not away."""
-        if self._since is None or self._streak < _THRESHOLD:
-            return 0.0
-        return self._loop.time() - self._since
+    def is_open(self) -> bool:
+        """True during an outage: send inside `guard` only."""
+        return self._failures >= _THRESHOLD
 
     @property
-    def is_open(self) -> bool:
-        """So many calls have failed, with no success between, that `turn` has to be waited for."""
-        return self._streak >= _THRESHOLD
+    def outage_seconds(self) -> float:
+        """Seconds since the last success while the circuit is open, else 0."""
+        if self._failing_since is None or not self.is_open:
+            return 0.0
+        return self._loop.time() - self._failing_since
 
     def on_success(self) -> None:
-        """A call was answered: with success, or with a no that means the row."""
+        """Close the circuit: the vendor accepted a call, or rejected the row in it."""
         self.successes += 1
-        self._streak = self._failed_probes = 0
-        self._since = None
+        self._failures = self._failed_probes = 0
+        self._failing_since = None
 
     def on_failure(self, error: BaseException) -> None:
-        """A call got no answer that says anything about its rows."""
-        self._streak += 1
-        self._last = error_text(error)
-        if self._since is None:
-            self._since = self._loop.time()
+        """Count a call without a response, or with one that does not depend on its rows."""
+        self._failures += 1
+        self._last_error = error_text(error)
+        if self._failing_since is None:
+            self._failing_since = self._loop.time()
 
     def guard(self) -> AbstractAsyncContextManager[None]:
-        """Send inside the block: at once, or when the vendor is away, as its next probe.
+        """Return a context to send in: entered at once, or as the next probe during an outage.
 
         Raises:
-            BackfillStoppedError: it has been away for longer than max_outage.
+            BackfillStoppedError: the outage is longer than max_outage.
         """
-        return _AT_ONCE if self._streak < _THRESHOLD else self._probe()
+        return self._probe() if self.is_open else _CLOSED
 
     @asynccontextmanager
     async def _probe(self) -> AsyncGenerator[None]:
-        while self._streak >= _THRESHOLD:
+        while self.is_open:
             async with self._probing:
-                if self._streak < _THRESHOLD:
+                if not self.is_open:
                     break
-                # The failed calls that were in flight together say no more than one of them.
+                # Not `_failures`: calls that were on the wire together count as one failure.
                 await self.backoff(self._failed_probes + 1)
-                self._failed_probes += 1  # unless it succeeds
+                self._failed_probes += 1  # `on_success` resets it
                 yield
                 return
         yield
 
     async def backoff(self, tries: int) -> None:
-        """Wait before try number *tries* + 1.
+        """Wait before the next try, after *tries* tries.
 
         Raises:
-            BackfillStoppedError: it would end after max_outage.
+            BackfillStoppedError: the wait would end after max_outage.
         """
         seconds = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(tries - 1, 10))
         seconds *= 0.5 + random() / 2  # noqa: S311 - jitter
-        since = self._since
+        since = self._failing_since
         if since is not None and self._loop.time() + seconds - since > self._max_outage:
             raise BackfillStoppedError(
-                f"the vendor has given no usable answer for {self._loop.time() - since:.0f} s; "
-                f"the last words: {self._last}",
-                advice="The state is saved: run again when the vendor is back, "
-                "or allow a longer max_outage=",
+                f"no usable response from the vendor for {self._loop.time() - since:.0f} s; "
+                f"the last error: {self._last_error}",
+                advice="The state is saved: run again when the vendor is available, "
+                "or increase max_outage=",
             )
         await asyncio.sleep(seconds)
 
 
-class Attempt(NamedTuple):
-    """When a call began: its number among all calls, and how many 403s there had been."""
+class CallStart(NamedTuple):
+    """The number of a call in the order of starting, and the 403s received before it started."""
 
     number: int
-    seen: int
+    forbidden_before: int
+
+
+class _WaitingRow(NamedTuple, Generic[T]):
+    start: CallStart
+    index: int
+    """Number of 403s received before this one."""
+    row: T
+    error: ForbiddenError
 
 
 class ForbiddenRows(Generic[T]):
-    """Rows that were answered 403: is the row forbidden, or was the credential revoked?
+    """Rows that got a 403: is the row forbidden, or was the credential revoked?
 
-    Such a row waits, neither failed nor sent again. It has failed once a call that began
-    after its 403 succeeds: the credential works. But if of all calls the last 50 were
-    answered 403 (5 while nothing has ever succeeded), or at the end of the input the last 3,
-    it is the credential: the run stops, and the rows that wait are pending. Calls count in
-    the order in which they began, since responses overtake each other.
+    Such a row waits and is not sent again. It fails once a call that started after its 403
+    succeeds, because the credential is valid then. The credential counts as revoked, the run
+    stops and the waiting rows are pending, when the last 50 calls got a 403 (5 before any
+    success; the last 3 at the end of the input). Calls are ordered by their start, because
+    responses can overtake each other.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Attempt, int, T, ForbiddenError]] = deque()
-        self._begun = self._seen = 0
-        self._succeeded = 0
-        """The number of the last call that succeeded."""
+        self._waiting: deque[_WaitingRow[T]] = deque()
+        self._started = self._forbidden = 0
+        self._last_success = 0
+        """Number of the last call, in the order of starting, that succeeded."""
 
-    def begin(self) -> Attempt:
-        """Note that a call begins."""
-        self._begun += 1
-        return Attempt(self._begun, self._seen)
+    def begin(self) -> CallStart:
+        """Number a call that starts now."""
+        self._started += 1
+        return CallStart(self._started, self._forbidden)
 
-    def add(self, attempt: Attempt, row: T, error: ForbiddenError, *, done: bool) -> None:
-        """*row* was answered 403 in *attempt*; *done*: the job has carried out rows.
+    def add(self, start: CallStart, row: T, error: ForbiddenError, *, any_done: bool) -> None:
+        """Add *row*, which got a 403; *any_done*: the job has rows that are done.
 
         Raises:
-            ForbiddenError: it is the credential.
+            ForbiddenError: the credential was revoked.
         """
-        self._waiting.append((attempt, self._seen, row, error))
-        self._seen += 1
-        if self._streak() >= (_MANY if done or self._succeeded else _FEW):
+        self._waiting.append(_WaitingRow(start, self._forbidden, row, error))
+        self._forbidden += 1
+        has_succeeded = any_done or self._last_success
+        if self._streak() >= (_FORBIDDEN_LATER if has_succeeded else _FORBIDDEN_AT_START):
             raise self._revoked(error)
 
-    def succeeded(self, attempt: Attempt) -> list[tuple[T, ForbiddenError]]:
-        """Return the rows that are forbidden, now that *attempt* has succeeded."""
-        self._succeeded = max(self._succeeded, attempt.number)
+    def on_success(self, start: CallStart) -> list[tuple[T, ForbiddenError]]:
+        """Return the rows that have failed, now that the call of *start* has succeeded."""
+        self._last_success = max(self._last_success, start.number)
         failed: list[tuple[T, ForbiddenError]] = []
-        while self._waiting and self._waiting[0][1] < attempt.seen:
-            failed.append(self._waiting.popleft()[2:])
+        while self._waiting and self._waiting[0].index < start.forbidden_before:
+            waiting = self._waiting.popleft()
+            failed.append((waiting.row, waiting.error))
         return failed
 
-    def ended(self, *, done: bool) -> list[tuple[T, ForbiddenError]]:
-        """Return the rows that are forbidden, now that there are no more to send.
+    def finish(self, *, any_done: bool) -> list[tuple[T, ForbiddenError]]:
+        """Return the rows that have failed, at the end of the input.
 
         Raises:
-            ForbiddenError: it is the credential.
+            ForbiddenError: the credential was revoked.
         """
-        if self._waiting and self._streak() >= (_LAST if done or self._succeeded else 1):
-            raise self._revoked(self._waiting[-1][3])
-        failed = [(row, error) for _, _, row, error in self._waiting]
+        limit = _FORBIDDEN_AT_END if any_done or self._last_success else 1
+        if self._waiting and self._streak() >= limit:
+            raise self._revoked(self._waiting[-1].error)
+        failed = [(waiting.row, waiting.error) for waiting in self._waiting]
         self._waiting.clear()
         return failed
 
     def _streak(self) -> int:
-        return sum(attempt.number > self._succeeded for attempt, *_ in self._waiting)
+        return sum(waiting.start.number > self._last_success for waiting in self._waiting)
 
     def _revoked(self, error: ForbiddenError) -> ForbiddenError:
         error.advice = (
-            f"The last {self._streak()} rows were answered 403: the credential may have been "
-            "revoked. They are not failed; run again with a valid one. If only these rows are "
-            "forbidden, add one at the end of the input that is not"
+            f"The last {self._streak()} rows got a 403: the credential may have been revoked. "
+            "They are pending; run again with a valid credential. If only these rows are "
+            "forbidden, add a row that is permitted at the end of the input"
         )
         return error

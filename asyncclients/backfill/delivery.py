@@ -1,7 +1,22 @@
-"""Delivering rows: one call, its verdict, and what follows from it.
+"""Deliver rows to the vendor: send a call, classify its error, record the outcome of each row.
 
-A batch that is refused is halved until the row that poisons it stands alone;
-the others are delivered.
+A batch that the vendor rejects is halved until the row that causes it is alone; the other
+rows are delivered.
+
+An error is classified by two facts: whether the operation is *idempotent*, and whether a
+request *may have been sent*.
+
+| error                                                               | outcome of the rows             |
+|---------------------------------------------------------------------|---------------------------------|
+| not executed: rate-limited, 408, 425, no connection, no permit      | RETRY                           |
+| an error in the body of a 2xx                                       | FAILED if idempotent, else UNKNOWN |
+| outcome unknown, no response, 5xx, unreadable response              | RETRY if idempotent, else UNKNOWN |
+| other 4xx, or a value that the call does not accept                 | FAILED (a batch is halved first) |
+| credential, TLS, redirect, closed pool: not caused by a row         | STOP: pending, and the run ends |
+| 403                                                                 | see `ForbiddenRows`             |
+
+A 500 does not prove that nothing was executed, so a row of an operation that is not
+idempotent is unknown after it.
 """
 
 from __future__ import annotations
@@ -23,7 +38,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
 
-from asyncclients.backfill.circuit_breaker import Attempt, CircuitBreaker, ForbiddenRows
+from asyncclients.backfill.circuit_breaker import CallStart, CircuitBreaker, ForbiddenRows
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
@@ -53,33 +68,76 @@ from asyncclients.errors import (
     WrongEventLoopError,
     error_text,
 )
-from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.priority import Priority
+
+T = TypeVar("T")
 
 _TRIES = 3
-"""Tries of one call, each as often as the client repeats it, while other calls succeed."""
-
-_JUDGED_FROM = 50
-"""Rows after which the share of failed ones is looked at."""
+"""Times that a call is made while other calls succeed; the client's own retries come on top."""
+_MIN_ROWS = 50
+"""Rows from which `max_failed` applies."""
+GRACE = 30.0
+"""Seconds that an interrupted run waits for calls on the wire."""
+_CANCEL_GRACE = 5.0
+"""Seconds that a cancelled call has to end; a call that ignores the cancellation is abandoned."""
 
 PreparedRow = tuple[Row, Any]
-"""A row, and what is sent for it."""
+"""A row, and the value that is sent for it."""
+
+
+class RowLog(Protocol):
+    """Record of what became of each row.
+
+    A push on one machine keeps it in its state file (`JournalRowLog`); steps that any worker
+    may run keep it in a shared database (`BatchRowLog`). All methods but `record_intent` are
+    synchronous.
+    """
+
+    @property
+    def done(self) -> int:
+        """Number of rows done in the whole job, as far as this run knows."""
+        ...
+
+    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
+        """Record that *rows* are about to be sent; done when that is durable."""
+        ...
+
+    def mark_pending(self, rows: Iterable[Row]) -> None:
+        """Withdraw the intent: *rows* were certainly not executed."""
+        ...
+
+    def mark_done(self, rows: Sequence[Row]) -> None:
+        """Record that the vendor executed *rows*."""
+        ...
+
+    def mark_skipped(self, rows: Sequence[Row]) -> None:
+        """Record that there is nothing to send for *rows*."""
+        ...
+
+    def mark_failed(self, row: Row, failure: BaseException) -> None:
+        """Record that *row* was rejected with *failure*."""
+        ...
+
+    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
+        """Record that *rows* may or may not have been executed."""
+        ...
 
 
 class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """How a push delivers.
+    """How the rows of a push are sent.
 
     Attributes:
-        target: the coroutine function that is called.
-        batch: rows a call, as one list; 0 for one row a call, as itself.
-        announces: its requests tell when they leave, as those of our clients do.
-        idempotent: whether a call may be repeated; None to learn it from its request.
-        flow: whose turn the calls take.
+        target: the coroutine function to call.
+        batch: rows per call, passed as one list; 0 to pass one row as itself.
+        is_operation: the target is an operation of a client, which calls the send hook.
+        idempotent: whether a call may be sent twice; None to take it from each request.
+        flow: flow of the calls in the scheduler's queue.
         max_failed: share of failed rows above which the run stops.
     """
 
     target: Callable[[Any], Awaitable[Any]]
     batch: int
-    announces: bool
+    is_operation: bool
     idempotent: bool | None
     flow: str
     max_failed: float
@@ -94,323 +152,335 @@ class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
         flow: str,
         max_failed: float,
     ) -> Self:
-        """Terms for *target*; None for what its operation says, if it is one of a client."""
+        """Return the options for *target*; None means the default of its operation, if any."""
         endpoint = endpoint_of(target)
-        own = False if idempotent is None else idempotent
+        if endpoint is None:
+            idempotent = bool(idempotent)
         return cls(
             target=target,
             batch=(endpoint.max_batch_size if endpoint else 0) if batch is None else batch,
-            announces=endpoint is not None,
-            idempotent=idempotent if endpoint is not None else own,
+            is_operation=endpoint is not None,
+            idempotent=idempotent,
             flow=flow,
             max_failed=max_failed,
         )
 
 
 class SendGuard:
-    """The `Watch` of one call after another.
+    """Send hook that records the intent before a request that is not idempotent is sent.
 
-    A request that must not be repeated leaves only after it is on the disk that
-    it does. That is asked for when its turn has come, so that after a crash only
-    what was really on the wire is unknown, and not all that stood in the queue.
+    The intent is recorded when the request has its permit, not when the call is made: after a
+    crash only the rows on the wire are unknown, not those that waited in the queue. One guard
+    serves consecutive calls of one task.
 
     Args:
-        told: whether calls may be repeated, None to learn it from each request.
-        stopping: whether the run is to send nothing more.
+        log: where the intent is recorded.
+        counter: counts the requests.
+        idempotent: whether calls may be sent twice; None to take it from each request.
+        is_stopping: returns True once nothing more may be sent.
     """
 
-    __slots__ = ("_ledger", "_meter", "_out", "_rows", "_stopping", "_told", "idempotent")
+    __slots__ = (
+        "_counter",
+        "_default",
+        "_is_stopping",
+        "_log",
+        "_rows",
+        "_unanswered",
+        "idempotent",
+    )
 
     def __init__(
-        self, ledger: RowLog, meter: RequestCounter, told: bool | None, stopping: Callable[[], bool]
+        self,
+        log: RowLog,
+        counter: RequestCounter,
+        idempotent: bool | None,
+        is_stopping: Callable[[], bool],
     ) -> None:
-        self._ledger, self._meter, self._told = ledger, meter, told
-        self._stopping = stopping
+        self._log, self._counter, self._default = log, counter, idempotent
+        self._is_stopping = is_stopping
         self.assign(())
 
     def assign(self, rows: Sequence[Row]) -> None:
-        """The next call has *rows*; none between two calls."""
+        """Set the rows of the next call; empty between two calls."""
         self._rows = rows
-        self.idempotent = self._told
-        self._out = 0
+        self.idempotent = self._default
+        self._unanswered = 0
 
     @property
-    def sent(self) -> bool:
-        """A request has left that was not refused by rate: it may have been carried out."""
-        return self._out > 0
+    def maybe_sent(self) -> bool:
+        """True if a request was sent and not rate-limited: the vendor may have executed it."""
+        return self._unanswered > 0
 
     async def before_send(self, request: OutgoingRequest) -> None:
-        """Note that *request* goes out now; only then return."""
-        if self._stopping():
+        """Record the intent, if *request* needs one, and count it."""
+        if self._is_stopping():
             raise CancelledError
         if self.idempotent is None:
             self.idempotent = request.idempotent
-        if not (self._out or self.idempotent):
-            await self._ledger.record_intent(self._rows)
-        self._out += 1
-        self._meter.before_send(request)
+        if not (self._unanswered or self.idempotent):
+            await self._log.record_intent(self._rows)
+        self._unanswered += 1
+        self._counter.before_send(request)
 
-    async def drop(self) -> None:
-        """The rows go out now, nobody tells how."""
+    async def mark_sent(self) -> None:
+        """Record the intent for a function of the user, which may send without calling this hook."""
         if not self.idempotent:
-            await self._ledger.record_intent(self._rows)
-        self._out += 1
+            await self._log.record_intent(self._rows)
+        self._unanswered += 1
 
     def on_rate_limited(self) -> None:
-        """The last request was refused by rate."""
-        self._meter.on_rate_limited()
-        self._out -= 1
-        if not self.sent:
-            self._ledger.mark_pending(self._rows)
+        """Withdraw the intent if no other request of this call may have been executed."""
+        self._counter.on_rate_limited()
+        self._unanswered -= 1
+        if not self.maybe_sent:
+            self._log.mark_pending(self._rows)
 
 
 @runtime_checkable
 class PartialResult(Protocol):
-    """The answer to a batch that can tell which rows it leaves out."""
+    """Result of a batch that names the values the vendor did not acknowledge."""
 
     def unacknowledged(self, sent: list[Any], /) -> list[Any]:
-        """Those of *sent*, the very objects, that were not answered for."""
+        """Return those objects of *sent* (the same objects) that are not in the response."""
         ...
 
 
-class _Retry(NamedTuple):
-    """A call whose rows are still to do; *refused*: not as they are."""
+class _Failure(NamedTuple):
+    """A call whose rows are still pending; *is_final*: the same call would fail again."""
 
     error: BaseException
-    refused: bool
-    attempt: Attempt
+    is_final: bool
+    start: CallStart
 
 
 class Delivery:
-    """Brings rows to the vendor and notes in the ledger what became of them."""
+    """Sends rows and records their outcomes.
+
+    Attributes:
+        guards: the send guard of each task that delivers.
+        stopping: nothing more may be sent.
+        called: the target was called at least once.
+    """
 
     def __init__(
         self,
-        terms: DeliveryOptions,
-        shape: RowConverter,
-        ledger: RowLog,
-        meter: RequestCounter,
-        outage: CircuitBreaker,
+        options: DeliveryOptions,
+        converter: RowConverter,
+        log: RowLog,
+        counter: RequestCounter,
+        breaker: CircuitBreaker,
     ) -> None:
-        self._terms, self._shape = terms, shape
-        self._ledger, self._meter, self._outage = ledger, meter, outage
+        self._options, self._converter = options, converter
+        self._log, self._counter, self._breaker = log, counter, breaker
         self._tried = self._failed = 0
         self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
-        self.flights: dict[Task[Any] | None, SendGuard] = {}
+        self.guards: dict[Task[Any] | None, SendGuard] = {}
         self.stopping = False
         self.called = False
 
     # --- Rows -------------------------------------------------------------------------
 
-    async def rows(self, rows: Sequence[Row], *, lax: bool) -> None:
-        """Deliver *rows*, each to its end: done, failed, unknown or skipped.
+    async def deliver_rows(self, rows: Sequence[Row], *, coerce: bool) -> None:
+        """Convert and send *rows*; each ends as done, failed, unknown or skipped.
+
+        Args:
+            rows: at most one batch.
+            coerce: values are texts that may stand for numbers and booleans.
 
         Raises:
-            BackfillStoppedError: too many rows fail, or the vendor stays away.
-            AsyncClientsError: no row can be delivered, for a reason that is not in the rows.
+            BackfillStoppedError: too many rows failed, or the outage exceeded max_outage.
+            AsyncClientsError: an error that no row caused, such as an invalid credential.
         """
-        parcels = [parcel for row in rows if (parcel := self._parcel(row, lax=lax))]
-        if parcels:
-            await self.parcels(parcels)
+        prepared = [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
+        if prepared:
+            await self._deliver(prepared)
 
-    def _parcel(self, row: Row, *, lax: bool) -> PreparedRow | None:
+    def _prepare(self, row: Row, *, coerce: bool) -> PreparedRow | None:
         failure: Exception
         if row.error:
             self._fail(row, ValueError(row.error))
             return None
         try:
-            value = self._shape.convert(row.data, lax=lax)
-        except Exception as bad:  # noqa: BLE001 - the user's map may raise anything
-            failure = bad
+            value = self._converter.convert(row.data, lax=coerce)
+        except Exception as error:  # noqa: BLE001 - the user's map may raise anything
+            failure = error
         else:
             if value is not None:
                 return row, value
-            self._ledger.mark_skipped([row])
+            self._log.mark_skipped([row])
             return None
-        self._fail(row, failure)
+        self._fail(row, failure)  # outside `except`: the error that it raises has no context
         return None
 
     def _fail(self, row: Row, failure: BaseException) -> None:
-        self._ledger.mark_failed(row, failure)
+        self._log.mark_failed(row, failure)
         self._tried += 1
         self._failed += 1
-        if self._tried < _JUDGED_FROM or self._failed <= self._terms.max_failed * self._tried:
+        if self._tried < _MIN_ROWS or self._failed <= self._options.max_failed * self._tried:
             return
         raise BackfillStoppedError(
             f"{self._failed} of {self._tried} rows of this run failed; "
             f"the last one, line {row.line}: {error_text(failure)}",
-            advice="See the file of failed rows; correct the input or its mapping. To go on all "
-            "the same, run again with a higher max_failed=",
+            advice="See the file of failed rows and correct the input or its mapping. To continue "
+            "anyway, run again with a higher max_failed=",
         )
 
     # --- Calls ------------------------------------------------------------------------
 
     @contextmanager
     def tracked(self) -> Generator[None]:
-        """Deliver inside the block, one call after another."""
-        flight = self._flight()
-        with call_context(Priority.BACKGROUND, self._terms.flow, flight):
+        """Deliver inside the block with this task's guard as the send hook."""
+        guard = self._new_guard()
+        with call_context(Priority.BACKGROUND, self._options.flow, guard):
             try:
                 yield
             finally:
-                self.flights.pop(current_task(), None)
+                self.guards.pop(current_task(), None)
 
-    def _flight(self) -> SendGuard:
-        repeatable = self._terms.idempotent
-        flight = SendGuard(self._ledger, self._meter, repeatable, self._is_stopping)
-        self.flights[current_task()] = flight
-        return flight
+    def _new_guard(self) -> SendGuard:
+        guard = SendGuard(self._log, self._counter, self._options.idempotent, lambda: self.stopping)
+        self.guards[current_task()] = guard
+        return guard
 
-    async def parcels(self, parcels: Sequence[PreparedRow], since: int | None = None) -> None:
-        """Deliver *parcels* in one call, or in parts where the vendor refuses them together.
+    async def _deliver(self, prepared: Sequence[PreparedRow], since: int | None = None) -> None:
+        """Send *prepared* in one call, or in halves if the vendor rejects them together.
 
-        *since* is how many calls had succeeded when it was first refused.
+        *since* is the number of successful calls when this call first failed.
         """
-        outage, tries = self._outage, 0
+        breaker, tries = self._breaker, 0
         while True:
-            if outage.is_open:
-                async with outage.guard():
-                    trouble = await self._call(parcels)
+            if breaker.is_open:
+                async with breaker.guard():
+                    failure = await self._call(prepared)
             else:
-                trouble = await self._call(parcels)
-            if trouble is None:
+                failure = await self._call(prepared)
+            if failure is None:
                 return
-            since = outage.successes if since is None else since
-            # A call that fails again and again while others succeed is itself the reason.
-            tries += outage.successes > since
-            if trouble.refused or tries >= _TRIES:
+            since = breaker.successes if since is None else since
+            # Tries count only while other calls succeed: otherwise it is an outage.
+            tries += breaker.successes > since
+            if failure.is_final or tries >= _TRIES:
                 break
-            await outage.backoff(tries + 1)
-        if len(parcels) == 1:
-            self._give_up(parcels[0][0], trouble)
+            await breaker.backoff(tries + 1)
+        if len(prepared) == 1:
+            self._give_up(prepared[0][0], failure)
             return
-        middle = len(parcels) // 2
-        await self.parcels(parcels[:middle], since)
-        await self.parcels(parcels[middle:], since)
+        middle = len(prepared) // 2
+        await self._deliver(prepared[:middle], since)
+        await self._deliver(prepared[middle:], since)
 
-    def _give_up(self, row: Row, trouble: _Retry) -> None:
-        error = trouble.error
+    def _give_up(self, row: Row, failure: _Failure) -> None:
+        error = failure.error
         if isinstance(error, ForbiddenError):
-            self._forbidden.add(trouble.attempt, row, error, done=self._ledger.done > 0)
+            self._forbidden.add(failure.start, row, error, any_done=self._log.done > 0)
         else:
             self._fail(row, error)
 
-    def end(self) -> None:
-        """Every row was sent: decide about those that were answered 403.
+    def finish(self) -> None:
+        """Decide about the rows that got a 403, after the last row was sent.
 
         Raises:
-            ForbiddenError: the credential was revoked; they are pending.
+            ForbiddenError: the credential was revoked; the rows are pending.
             BackfillStoppedError: too many rows failed.
         """
-        for row, error in self._forbidden.ended(done=self._ledger.done > 0):
+        for row, error in self._forbidden.finish(any_done=self._log.done > 0):
             self._fail(row, error)
 
-    def _succeeded(self, attempt: Attempt) -> None:
-        for row, error in self._forbidden.succeeded(attempt):
+    def _on_access_proved(self, start: CallStart) -> None:
+        for row, error in self._forbidden.on_success(start):
             self._fail(row, error)
 
-    async def _call(self, parcels: Sequence[PreparedRow]) -> _Retry | None:
-        """Call the target once; None where its rows are settled now."""
-        terms = self._terms
-        rows = [row for row, _ in parcels]
-        argument = [value for _, value in parcels] if terms.batch else parcels[0][1]
-        flight = self.flights[current_task()] if terms.announces else self._flight()
-        flight.assign(rows)
-        self.called, attempt = True, self._forbidden.begin()
+    async def _call(self, prepared: Sequence[PreparedRow]) -> _Failure | None:
+        """Call the target once; return None if the outcome of its rows is recorded."""
+        options = self._options
+        rows = [row for row, _ in prepared]
+        argument = [value for _, value in prepared] if options.batch else prepared[0][1]
+        guard = self.guards[current_task()] if options.is_operation else self._new_guard()
+        guard.assign(rows)
+        self.called, start = True, self._forbidden.begin()
         try:
-            if terms.announces:
-                result = await terms.target(argument)
+            if options.is_operation:
+                result = await options.target(argument)
             else:
-                result = await self._call_unannounced(argument, flight)
-            missing = _missing(result, parcels) if terms.batch else ()
+                result = await self._call_function(argument, guard)
+            missing = _missing(result, prepared) if options.batch else ()
         except BaseException as error:  # the target may raise anything
-            if isinstance(error, Exception) or self._is_foreign_cancellation(error):
-                refused = self._judge(error, flight, rows)
-                if refused and proves_access(error):
-                    self._succeeded(attempt)
-                return None if refused is None else _Retry(error, refused, attempt)
-            self._settle_interrupted(flight, rows)
+            if isinstance(error, Exception) or self._is_cancelled_by_target(error):
+                is_final = self._on_error(error, guard, rows)
+                if is_final and proves_access(error):
+                    self._on_access_proved(start)
+                return None if is_final is None else _Failure(error, is_final, start)
+            self._on_interruption(guard, rows)
             raise
         finally:
-            flight.assign(())
-        self._outage.on_success()
-        self._settle(parcels, missing)
-        self._succeeded(attempt)
+            guard.assign(())
+        self._breaker.on_success()
+        self._on_success(prepared, missing)
+        self._on_access_proved(start)
         return None
 
-    def _is_foreign_cancellation(self, error: BaseException) -> bool:
-        """True if the target was cancelled from inside, not with this task: its call has failed."""
+    def _is_cancelled_by_target(self, error: BaseException) -> bool:
+        """True if the target raised `CancelledError` although this task was not cancelled."""
         task = current_task()
         cancelled = isinstance(error, CancelledError) and not self.stopping
         return cancelled and task is not None and not task.cancelling()
 
-    async def _call_unannounced(self, argument: Any, flight: SendGuard) -> Any:
-        """Call the user's own function. What it leaves running does not speak for later rows."""
-        await flight.drop()
-        with call_context(Priority.BACKGROUND, self._terms.flow, flight):
-            return await self._terms.target(argument)
+    async def _call_function(self, argument: Any, guard: SendGuard) -> Any:
+        """Call a function of the user.
 
-    def _settle(self, parcels: Sequence[PreparedRow], missing: Collection[int]) -> None:
-        """Note that *parcels* were carried out, except those whose values have the ids *missing*."""
-        done = [row for row, value in parcels if id(value) not in missing]
+        Each call has a guard of its own, so a task that the function leaves running cannot
+        record anything for later rows.
+        """
+        await guard.mark_sent()
+        with call_context(Priority.BACKGROUND, self._options.flow, guard):
+            return await self._options.target(argument)
+
+    def _on_success(self, prepared: Sequence[PreparedRow], missing: Collection[int]) -> None:
+        """Record *prepared* as done, except the values with the ids *missing*."""
+        done = [row for row, value in prepared if id(value) not in missing]
         self._tried += len(done)
-        self._ledger.mark_done(done)
-        for row, value in parcels:
+        self._log.mark_done(done)
+        for row, value in prepared:
             if id(value) in missing:
-                self._fail(row, ValueError("the vendor answered for its batch and not for it"))
+                self._fail(row, ValueError("the vendor's response to the batch omits this row"))
 
-    def _judge(self, error: BaseException, flight: SendGuard, rows: Sequence[Row]) -> bool | None:
-        """Whether *rows* are refused as they are; None where they are settled now."""
-        verdict = classify_error(error, sent=flight.sent, idempotent=bool(flight.idempotent))
-        if verdict is RowOutcome.STOP:
+    def _on_error(self, error: BaseException, guard: SendGuard, rows: Sequence[Row]) -> bool | None:
+        """Return whether *error* is final for *rows*; None if their outcome is recorded."""
+        outcome = classify_error(error, sent=guard.maybe_sent, idempotent=bool(guard.idempotent))
+        if outcome is RowOutcome.STOP:
             if isinstance(error, ClientClosedError):
-                self._settle_interrupted(flight, rows)
-            self._ledger.mark_pending(rows)
+                self._on_interruption(guard, rows)
+            else:
+                self._log.mark_pending(rows)
             raise error
-        if verdict is RowOutcome.UNKNOWN:
-            self._outage.on_failure(error)
+        if outcome is RowOutcome.UNKNOWN:
+            self._breaker.on_failure(error)
             self._tried += len(rows)
-            self._ledger.mark_unknown(rows, error_text(error))
+            self._log.mark_unknown(rows, error_text(error))
             return None
-        self._ledger.mark_pending(rows)
-        if verdict is RowOutcome.REFUSED:
-            self._outage.on_success()
+        self._log.mark_pending(rows)
+        if outcome is RowOutcome.FAILED:
+            self._breaker.on_success()
+            return True
+        self._breaker.on_failure(error)
+        return False
+
+    def _on_interruption(self, guard: SendGuard, rows: Sequence[Row]) -> None:
+        if guard.maybe_sent and not guard.idempotent:
+            self._log.mark_unknown(rows, "the run was interrupted before the response arrived")
         else:
-            self._outage.on_failure(error)
-        return verdict is RowOutcome.REFUSED
-
-    def _settle_interrupted(self, flight: SendGuard, rows: Sequence[Row]) -> None:
-        if flight.sent and not flight.idempotent:
-            self._ledger.mark_unknown(rows, "the run was interrupted before its answer came")
-        else:
-            self._ledger.mark_pending(rows)
-
-    def _is_stopping(self) -> bool:
-        return self.stopping
+            self._log.mark_pending(rows)
 
 
-def _missing(result: Any, parcels: Sequence[PreparedRow]) -> Collection[int]:
-    """The ids of the values that *result* leaves out."""
+def _missing(result: Any, prepared: Sequence[PreparedRow]) -> Collection[int]:
+    """Return the ids of the values that *result* does not acknowledge."""
     if not isinstance(result, PartialResult):
         return ()
-    return {id(value) for value in result.unacknowledged([value for _, value in parcels])}
+    return {id(value) for value in result.unacknowledged([value for _, value in prepared])}
 
 
-# What a call's error means for the rows in it. One table, two facts.
-#
-# *repeatable*: may the operation be repeated? *sent*: may a request have left?
-#
-# | error                                                       | rows are                        |
-# |-------------------------------------------------------------|---------------------------------|
-# | not carried out: rate limited, 408, 425, no connection, no turn | tried again                 |
-# | an error in the body of a 2xx                               | failed if repeatable, else unknown |
-# | outcome unknown, no answer, 5xx, an answer nobody can read  | tried again if repeatable, else unknown |
-# | the vendor's no (4xx), or a value that the call refuses     | failed (a batch is halved first) |
-# | no row's fault: credential, TLS, redirect, closed pool      | pending, and the run stops      |
-# | 403                                                         | see `outage.ForbiddenRows`      |
-#
-# A 500 says that the vendor failed, not how far it got: a row that must not be
-# repeated is unknown after it.
+# --- Errors: see the table at the top ---------------------------------------------------
 
 _STOPS = (
     BackfillError,
@@ -421,9 +491,9 @@ _STOPS = (
     UnexpectedRedirectError,
     WrongEventLoopError,
 )
-_NOT_CARRIED_OUT = (ConnectError, DeadlineExceededError, RateLimitedError, TokenEndpointError)
-_NOT_CARRIED_OUT_STATUSES = (408, 425)
-_DOUBTFUL = (
+_NOT_EXECUTED = (ConnectError, DeadlineExceededError, RateLimitedError, TokenEndpointError)
+_NOT_EXECUTED_STATUSES = (408, 425)
+_MAYBE_EXECUTED = (
     DecodeError,
     NoResponseError,
     OutcomeUnknownError,
@@ -434,127 +504,93 @@ _BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeErro
 
 
 class RowOutcome(Enum):
-    """What becomes of the rows of a call that raised."""
+    """What an error means for the rows of its call."""
 
-    AGAIN = "not done; try again"
-    UNKNOWN = "may or may not be done"
-    REFUSED = "not done, and never will be as they are"
-    STOP = "not their fault; stop"
+    RETRY = "not executed; try again"
+    UNKNOWN = "may or may not have been executed"
+    FAILED = "not executed, and would fail again unchanged"
+    STOP = "not caused by the rows; end the run"
 
 
 def classify_error(error: BaseException, *, sent: bool, idempotent: bool) -> RowOutcome:
-    """What *error* means for the rows of the call that raised it."""
+    """Return what *error* means for the rows of the call that raised it.
+
+    Args:
+        error: raised by the target.
+        sent: whether a request may have been sent.
+        idempotent: whether the call may be sent twice.
+    """
     if not isinstance(error, AsyncClientsError):
         if isinstance(error, _BAD_VALUE) or not sent:
-            return RowOutcome.REFUSED
-        return RowOutcome.AGAIN if idempotent else RowOutcome.UNKNOWN
+            return RowOutcome.FAILED
+        return RowOutcome.RETRY if idempotent else RowOutcome.UNKNOWN
     if isinstance(error, _STOPS):
         return RowOutcome.STOP
     if isinstance(error, DecodeError) and error.is_error_body and (idempotent or not sent):
-        return RowOutcome.REFUSED
-    if isinstance(error, _NOT_CARRIED_OUT) or error.status in _NOT_CARRIED_OUT_STATUSES:
-        return RowOutcome.AGAIN
+        return RowOutcome.FAILED
+    if isinstance(error, _NOT_EXECUTED) or error.status in _NOT_EXECUTED_STATUSES:
+        return RowOutcome.RETRY
     if isinstance(error, TokenError):
         return RowOutcome.STOP
-    if isinstance(error, _DOUBTFUL):
-        return RowOutcome.AGAIN if idempotent or not sent else RowOutcome.UNKNOWN
-    return RowOutcome.REFUSED
+    if isinstance(error, _MAYBE_EXECUTED):
+        return RowOutcome.RETRY if idempotent or not sent else RowOutcome.UNKNOWN
+    return RowOutcome.FAILED
 
 
 def proves_access(error: BaseException) -> bool:
-    """True if the vendor's no to a row, *error*, shows that the credential is valid."""
+    """True if *error* is a rejection that the vendor sends only for a valid credential."""
     return isinstance(error, StatusError) and not isinstance(error, ForbiddenError)
 
 
-# What has become of rows, as those who deliver them note it.
-#
-# One run on one machine notes in its state file (`ledger`); a batch that any
-# worker may take over notes in a book that all of them share (`batch`).
-
-
-class RowLog(Protocol):
-    """Where delivery notes what happens. All but `sending` is done at once."""
-
-    @property
-    def done(self) -> int:
-        """Rows carried out, as far as this run knows."""
-        ...
-
-    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
-        """Done when it is kept for good that *rows* go out now."""
-        ...
-
-    def mark_pending(self, rows: Iterable[Row]) -> None:
-        """*rows* were certainly not carried out; they are pending again."""
-        ...
-
-    def mark_done(self, rows: Sequence[Row]) -> None:
-        """*rows* were carried out."""
-        ...
-
-    def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """There is nothing to send for *rows*."""
-        ...
-
-    def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """*row* was refused."""
-        ...
-
-    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """*rows* may or may not have been carried out."""
-        ...
-
-
-# Many deliveries at the same time, and how they end together.
-#
-# On the first error, or when cancelled, nothing more is sent; calls that are on
-# the wire may finish, within a grace.
-
-T = TypeVar("T")
-
-GRACE = 30.0
-"""Seconds that an interrupted run gives calls on the wire to end."""
-_CANCEL_GRACE = 5.0
-"""Seconds that a cancelled call has to end: one that ignores its cancellation is left behind."""
+# --- Workers ------------------------------------------------------------------------------
 
 
 async def run_workers(
     work: Sequence[Coroutine[Any, Any, None]], delivery: Delivery, stop: Callable[[], None]
 ) -> None:
-    """Do all of *work*, which calls *delivery*; *stop* ends the rows that it is fed."""
+    """Run the coroutines *work*, which use *delivery*, concurrently.
+
+    On the first error, or when cancelled, nothing more is sent, and calls on the wire have
+    `GRACE` seconds to finish.
+
+    Args:
+        work: one coroutine per worker.
+        delivery: sends the rows.
+        stop: called to end the supply of rows.
+    """
     tasks = [asyncio.create_task(_tracked(each, delivery)) for each in work]
-    ended = _Ended(tasks)
+    group = _TaskGroupEnd(tasks)
     try:
-        await ended.over
+        await group.over
     finally:
         await _drain([task for task in tasks if not task.done()], delivery, stop)
         for each, task in zip(work, tasks, strict=True):
             if task.done():
-                each.close()  # one that was cancelled before it began
-    if ended.error is not None:
-        raise ended.error
+                each.close()  # a task that was cancelled before its first step never awaited it
+    if group.error is not None:
+        raise group.error
 
 
-class _Ended:
-    """How *tasks* end: *over* is done when all have, or the first one raised or was cancelled.
+class _TaskGroupEnd:
+    """`over` is done when all tasks have ended, or the first one has failed or was cancelled.
 
-    `asyncio.wait(return_when=FIRST_EXCEPTION)` does not count a task that is cancelled.
+    `asyncio.wait(return_when=FIRST_EXCEPTION)` ignores cancelled tasks.
     """
 
-    def __init__(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+    def __init__(self, tasks: Sequence[Task[Any]]) -> None:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: BaseException | None = None
-        self._left = len(tasks)
+        self._running = len(tasks)
         for task in tasks:
-            task.add_done_callback(self._note)
+            task.add_done_callback(self._on_end)
 
-    def _note(self, task: asyncio.Task[Any]) -> None:
-        self._left -= 1
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        # A cancellation that comes from landing is no reason to end.
+    def _on_end(self, task: Task[Any]) -> None:
+        self._running -= 1
+        error = CancelledError() if task.cancelled() else task.exception()
+        # `_drain` cancels tasks once `over` is done: those cancellations are not errors.
         if self.error is None and not (self.over.done() and task.cancelled()):
             self.error = error
-        if (error is not None or not self._left) and not self.over.done():
+        if (error is not None or not self._running) and not self.over.done():
             self.over.set_result(None)
 
 
@@ -563,17 +599,15 @@ async def _tracked(work: Coroutine[Any, Any, None], delivery: Delivery) -> None:
         await work
 
 
-async def _drain(
-    running: list[asyncio.Task[None]], delivery: Delivery, stop: Callable[[], None]
-) -> None:
-    """End the *running* tasks: those with a call on the wire may finish it."""
+async def _drain(running: list[Task[None]], delivery: Delivery, stop: Callable[[], None]) -> None:
+    """End the *running* tasks; those with a call on the wire may finish it."""
     if not running:
         return
     stop()
     delivery.stopping = True
-    flights = delivery.flights
+    guards = delivery.guards
     for task in running:
-        if task not in flights or not flights[task].sent:
+        if task not in guards or not guards[task].maybe_sent:
             task.cancel()
     try:
         await asyncio.wait(running, timeout=GRACE)
@@ -583,19 +617,19 @@ async def _drain(
         _, left = await asyncio.wait(running, timeout=_CANCEL_GRACE)
         if left:
             logger.warning(
-                "%d calls ignore their cancellation and are left behind; their rows are unknown",
+                "%d calls ignore their cancellation and are abandoned; their rows are unknown",
                 len(left),
             )
 
 
-async def gathered(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of *work*, done at the same time; on the first error the rest ends."""
+async def gather_or_cancel(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Return the results of *work*, run concurrently; on the first error cancel the rest."""
     tasks = [asyncio.create_task(each) for each in work]
-    ended = _Ended(tasks)
+    group = _TaskGroupEnd(tasks)
     try:
-        await ended.over
-        if ended.error is not None:
-            raise ended.error
+        await group.over
+        if group.error is not None:
+            raise group.error
         return [task.result() for task in tasks]
     finally:
         for task in tasks:

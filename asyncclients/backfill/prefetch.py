@@ -84,7 +84,7 @@ class PagePrefetcher:
                 except Exception as error:
                     unreadable += isinstance(error, DecodeError)
                     verdict = classify_error(error, sent=True, idempotent=True)
-                    if verdict is not RowOutcome.AGAIN or unreadable > self._mends * _TRIES:
+                    if verdict is not RowOutcome.RETRY or unreadable > self._mends * _TRIES:
                         raise
                     self._outage.on_failure(error)
                 else:

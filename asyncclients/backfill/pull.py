@@ -327,5 +327,5 @@ class Pull:
             rate=rate,
             quota_use=meter.quota_use,
             eta=left / rate if left is not None and rate else None,
-            waiting=self._outage.seconds,
+            waiting=self._outage.outage_seconds,
         )

@@ -1,12 +1,11 @@
-"""Push: rows from a file or an iterable into one operation of a vendor.
+"""Push: send the rows of a file or an iterable to one operation of a vendor.
 
-The table of contents of one run: open the source and the state · read rows ·
-deliver them, so many at a time · settle what is unknown, if asked · report.
+A run opens the source and the state, delivers the rows with several workers, optionally
+resolves unknown rows, and returns a report.
 
-A push may be killed at any instant and run again with the same state. Rows of
-operations that may be repeated arrive at least once and are the same after a
-second time; all others are sent at most once, and those of which nobody can say
-are listed as unknown.
+A push may be killed at any moment and run again with the same state. Rows of idempotent
+operations are delivered at least once. Rows of other operations are sent at most once; a row
+whose outcome is not known is listed as unknown.
 """
 
 from __future__ import annotations
@@ -66,43 +65,44 @@ async def push(
     Args:
         source: a .csv, .jsonl or .parquet file (.csv and .jsonl also gzipped), or
             any iterable or async iterable of rows.
-        target: an operation of a client, as `totango.touchpoints.create`, or any
+        target: an operation of a client, such as `totango.touchpoints.create`, or any
             coroutine function of one argument.
-        state: the file that remembers what was sent; `<state>.failed.jsonl` takes
-            the rows that are refused, and is itself good as a *source*.
-        row_type: struct that each row is converted to and checked against; by default the
-            one that the operation takes.
-        map: function that makes of a row what is converted, and None to skip the row; or a
-            mapping from column to field, as `{"Mail": "email"}`: other columns keep their
-            names, and an empty field leaves its column out.
-        batch: rows a call, given to *target* as a list; by default what the operation
-            takes, else one row as itself.
-        idempotent: whether a call may be repeated; by default the operation's own
-            word, and False for a callable of your own.
-        concurrency: calls under way at the same time.
-        flow: calls share one turn in the queue with each other flow; by default the job's.
-        unknown: what to do at the end about rows whose outcome nobody knows: list
-            them, send them again, or count them as skipped.
-        reconcile: asked at the end about each unknown row (as *row_type*): True, it
-            was carried out; False, it was not and is sent; None, nobody can say.
+        state: path of the state file. Failed rows are written to
+            `<state>.failed.jsonl`, which can be used as a *source*.
+        row_type: struct that each row is converted to and validated against; by default
+            the type that the operation takes.
+        map: function from a row to the object to convert, or to None to skip the row; or
+            a mapping from column to field, as `{"Mail": "email"}`: other columns keep
+            their names, and a column mapped to "" is left out.
+        batch: rows per call, passed to *target* as a list; by default the operation's
+            batch size, or one row per call.
+        idempotent: whether a call may be sent twice; by default as documented for the
+            operation, and False for a function of your own.
+        concurrency: maximum number of concurrent calls.
+        flow: the scheduler divides the quota fairly between flows; by default, the job is
+            a flow of its own.
+        unknown: what to do at the end with rows whose outcome is unknown: list them, send
+            them again, or count them as skipped.
+        reconcile: called at the end with each unknown row (as *row_type*). True: the row
+            was executed; False: it was not and is sent; None: still unknown.
         max_failed: share of failed rows, of at least 50, above which the run stops.
-        max_outage: seconds without any usable answer after which the run stops.
-        new_credential: the client's credential is a new one of the same account, so
-            the state that was begun with the old one is resumed.
-        progress: is given a `Progress` about once a second.
+        max_outage: seconds without a usable response after which the run stops.
+        new_credential: the client has a new credential of the same account; resume
+            the state that was created with the old one.
+        progress: called with a `Progress` about once a second.
         misspelt: none; any other keyword is a `ConfigurationError`.
 
     Raises:
-        ConfigurationError: an argument cannot be used; nothing was read.
-        InputError: the input cannot be used; nothing was sent.
-        StateInUseError: another run has the state file.
-        StateMismatchError: the state is of another job, another version or another input.
-        BackfillStoppedError: too many rows failed, or the vendor stayed away.
-        AsyncClientsError: what no row can be blamed for, as a refused credential.
+        ConfigurationError: an argument is invalid; nothing was read.
+        InputError: the input cannot be read; nothing was sent.
+        StateInUseError: another run uses the state file.
+        StateMismatchError: the state belongs to another job, version or input.
+        BackfillStoppedError: too many rows failed, or the outage exceeded *max_outage*.
+        AsyncClientsError: an error that no row caused, such as an invalid credential.
 
-    When cancelled, it sends nothing more, waits up to 30 s for the answers to what
-    is on the wire, saves, and raises `CancelledError`. Every call waits behind
-    interactive ones.
+    When cancelled, it sends nothing more, waits up to 30 s for responses to requests that
+    are on the wire, saves the state, and raises `CancelledError`. Interactive calls take
+    precedence over all calls of a push.
     """
     arguments.check_names(push, misspelt)
     arguments.check_rows(source)
@@ -112,21 +112,21 @@ async def push(
     arguments.check_flags(idempotent=idempotent, new_credential=new_credential)
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
     arguments.check_delivery(concurrency, batch, max_failed, max_outage)
-    shape = RowConverter(row_type_of(target) if row_type is None else row_type, map)
+    converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
     if isinstance(source, (str, os.PathLike)):
         check_apart(Path(state), [Path(source)], "the input")
     rows = await open_source(source)
     try:
-        shape.check(rows)
-        await check_mapped(shape, source)
-        job = await asyncio.to_thread(push_job, rows.name, target, shape.name, map)
+        converter.check(rows)
+        await check_mapped(converter, source)
+        job = await asyncio.to_thread(push_job, rows.name, target, converter.name, map)
         journal = await Journal.open(state, job, new_credential=new_credential)
         try:
             flow = flow or f"push {job.target} {os.fspath(state)}"
-            terms = DeliveryOptions.of(
+            options = DeliveryOptions.of(
                 target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
             )
-            run = Push(rows, terms, shape, await JournalRowLog.load(journal), max_outage)
+            run = Push(rows, options, converter, await JournalRowLog.load(journal), max_outage)
             async with reporting_progress(run.progress, progress):
                 await run.work(concurrency, unknown, reconcile)
             await journal.saved()
@@ -138,218 +138,226 @@ async def push(
 
 
 class Push:
-    """One run."""
+    """One run of a push."""
 
     def __init__(
         self,
         source: Source,
-        terms: DeliveryOptions,
-        shape: RowConverter,
-        ledger: JournalRowLog,
+        options: DeliveryOptions,
+        converter: RowConverter,
+        log: JournalRowLog,
         max_outage: float,
     ) -> None:
-        self._source, self._terms, self._ledger = source, terms, ledger
-        self._meter = RequestCounter()
-        self._outage = CircuitBreaker(max_outage)
-        self._feed = PendingRows(source, ledger)
-        self._delivery = Delivery(terms, shape, ledger, self._meter, self._outage)
-        self._shape = shape
-        self._done_before = ledger.done
-        self._fraction_before: float | None = None
+        self._source, self._options, self._log = source, options, log
+        self._counter = RequestCounter()
+        self._breaker = CircuitBreaker(max_outage)
+        self._pending = PendingRows(source, log)
+        self._delivery = Delivery(options, converter, log, self._counter, self._breaker)
+        self._converter = converter
+        self._done_before = log.done
+        self._first_fraction: float | None = None
 
     async def work(
-        self, concurrency: int, unknown: Literal["keep", "resend", "drop"], ask: Reconcile | None
+        self,
+        concurrency: int,
+        unknown: Literal["keep", "resend", "drop"],
+        reconcile: Reconcile | None,
     ) -> None:
-        """Deliver everything."""
+        """Deliver all pending rows, then resolve the unknown ones."""
         stop: BackfillError
         try:
-            await self._together([self._deliver_all() for _ in range(concurrency)])
-            self._delivery.end()
-            await self._resolve(concurrency, unknown, ask)
-            self._delivery.end()
+            await self._run([self._deliver_all() for _ in range(concurrency)])
+            self._delivery.finish()
+            await self._resolve(concurrency, unknown, reconcile)
+            self._delivery.finish()
         except (BackfillStoppedError, InputError) as error:
             if isinstance(error, InputError) and not self._delivery.called:
                 raise
             stop = error
         else:
-            self._ledger.finish()
+            self._log.finish()
             return
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _deliver_all(self) -> None:
-        most, lax = max(1, self._terms.batch), self._source.coerce
-        feed, deliver = self._feed, self._delivery.rows
-        while rows := feed.ready(most) or await feed.take(most):
-            await deliver(rows, lax=lax)
+        size, coerce = max(1, self._options.batch), self._source.coerce
+        pending, deliver = self._pending, self._delivery.deliver_rows
+        while rows := pending.take_nowait(size) or await pending.take(size):
+            await deliver(rows, coerce=coerce)
 
-    async def _together(self, work: list[Coroutine[Any, Any, None]]) -> None:
-        await run_workers(work, self._delivery, self._feed.stop)
+    async def _run(self, work: list[Coroutine[Any, Any, None]]) -> None:
+        await run_workers(work, self._delivery, self._pending.stop)
 
     # --- Unknown rows -----------------------------------------------------------------
 
     async def _resolve(
-        self, concurrency: int, unknown: Literal["keep", "resend", "drop"], ask: Reconcile | None
+        self,
+        concurrency: int,
+        unknown: Literal["keep", "resend", "drop"],
+        reconcile: Reconcile | None,
     ) -> None:
-        ledger = self._ledger
-        if ask is not None and ledger.unknowns:
-            waiting = iter(await ledger.unknowns.all())
-            await self._together([self._reconcile(waiting, ask) for _ in range(concurrency)])
+        log = self._log
+        if reconcile is not None and log.unknowns:
+            rows = iter(await log.unknowns.all())
+            await self._run([self._reconcile(rows, reconcile) for _ in range(concurrency)])
         if unknown == "drop":
-            for number in ledger.unknowns:
-                ledger.resolve(number, "skipped")
-        elif unknown == "resend" and ledger.unknowns:
-            waiting = iter(await ledger.unknowns.all())
-            await self._together([self._resend(waiting) for _ in range(concurrency)])
+            for number in log.unknowns:
+                log.resolve(number, "skipped")
+        elif unknown == "resend" and log.unknowns:
+            rows = iter(await log.unknowns.all())
+            await self._run([self._resend(rows) for _ in range(concurrency)])
 
-    async def _reconcile(self, waiting: Iterator[Unknown], ask: Reconcile) -> None:
-        for unknown in waiting:
-            row = Row(unknown.number, unknown.line, unknown.row)
-            with call_context(Priority.BACKGROUND, self._terms.flow, self._meter):
-                carried_out = await ask(self._shape.convert(row.data, lax=True))
-            if carried_out is not None:
-                self._ledger.resolve(row.number, "done" if carried_out else "pending")
-            if carried_out is False:
-                await self._delivery.rows([row], lax=True)
+    async def _reconcile(self, unknowns: Iterator[Unknown], reconcile: Reconcile) -> None:
+        for unknown in unknowns:
+            with call_context(Priority.BACKGROUND, self._options.flow, self._counter):
+                executed = await reconcile(self._converter.convert(unknown.row, lax=True))
+            if executed:
+                self._log.resolve(unknown.number, "done")
+            elif executed is not None:
+                await self._send_again(unknown)
 
-    async def _resend(self, waiting: Iterator[Unknown]) -> None:
-        for unknown in waiting:
-            row = Row(unknown.number, unknown.line, unknown.row)
-            self._ledger.resolve(row.number, "pending")
-            await self._delivery.rows([row], lax=True)
+    async def _resend(self, unknowns: Iterator[Unknown]) -> None:
+        for unknown in unknowns:
+            await self._send_again(unknown)
 
-    # --- Telling ----------------------------------------------------------------------
+    async def _send_again(self, unknown: Unknown) -> None:
+        self._log.resolve(unknown.number, "pending")
+        row = Row(unknown.number, unknown.line, unknown.row)
+        await self._delivery.deliver_rows([row], coerce=True)
+
+    # --- Report -----------------------------------------------------------------------
 
     def report(self) -> Report:
-        """What the job has come to."""
-        ledger, meter = self._ledger, self._meter
+        """Return the result of the run so far."""
+        log, counter = self._log, self._counter
         return Report(
-            done=ledger.done,
-            failed=ledger.state.failed,
-            unknown=len(ledger.unknowns),
-            skipped=ledger.state.skipped,
-            requests=meter.requests,
-            rejected=meter.rejected,
-            seconds=meter.seconds,
-            quota_use=meter.quota_use,
-            failures=ledger.failures,
+            done=log.done,
+            failed=log.state.failed,
+            unknown=len(log.unknowns),
+            skipped=log.state.skipped,
+            requests=counter.requests,
+            rejected=counter.rejected,
+            seconds=counter.seconds,
+            quota_use=counter.quota_use,
+            failures=log.failures,
         )
 
     def progress(self) -> Progress:
-        """Where the run stands."""
-        ledger, meter = self._ledger, self._meter
-        seconds = meter.seconds
+        """Return the progress of the run."""
+        log, counter = self._log, self._counter
+        seconds = counter.seconds
         return Progress(
-            done=ledger.done,
-            failed=ledger.state.failed,
-            unknown=len(ledger.unknowns),
-            skipped=ledger.state.skipped,
-            rate=(ledger.done - self._done_before) / seconds if seconds else 0.0,
-            quota_use=meter.quota_use,
+            done=log.done,
+            failed=log.state.failed,
+            unknown=len(log.unknowns),
+            skipped=log.state.skipped,
+            rate=(log.done - self._done_before) / seconds if seconds else 0.0,
+            quota_use=counter.quota_use,
             eta=self._eta(seconds),
-            waiting=self._outage.seconds,
+            waiting=self._breaker.outage_seconds,
         )
 
     def _eta(self, seconds: float) -> float | None:
+        """Extrapolate from the share of the input read since the first request."""
         fraction = self._source.fraction()
-        if fraction is None or not self._meter.requests:
+        if fraction is None or not self._counter.requests:
             return None
-        if self._fraction_before is None:
-            self._fraction_before = fraction
-        gained = fraction - self._fraction_before
+        if self._first_fraction is None:
+            self._first_fraction = fraction
+        gained = fraction - self._first_fraction
         return seconds * (1 - fraction) / gained if gained > 0 else None
 
 
-# The rows that are still to do, in order.
-#
-# On a resumed job the rows that were read before are read again and compared, as
-# a whole, by a digest: if the input is not the same up to there, nothing is sent.
-# Those that are not settled then come first.
-
-
 class PendingRows:
-    """Hands out rows of *source* that *ledger* has not settled."""
+    """The rows of *source* that are still to be delivered, in order.
 
-    def __init__(self, source: Source, ledger: JournalRowLog) -> None:
-        self._source, self._ledger = source, ledger
+    A resumed run reads the rows of earlier runs again and compares a digest of all of them:
+    if the input has changed up to that point, nothing is sent. Of those rows, the ones that
+    are not settled come first.
+    """
+
+    def __init__(self, source: Source, log: JournalRowLog) -> None:
+        self._source, self._log = source, log
         self._ready: deque[Row] = deque()
-        self._held: list[Row] = []
+        self._unsettled: list[Row] = []  # rows of earlier runs, until the digest is compared
         self._reading = asyncio.Lock()
         self._digest = hashlib.blake2b(digest_size=16)
-        self._known = ledger.state.read
+        self._read_before = log.state.read
         self._read = 0
-        self._ended = False
+        self._is_at_end = self._is_stopped = False
         self._failure: BaseException | None = None
-        self.stopped = False
 
     def stop(self) -> None:
-        """Hand out no more."""
-        self.stopped = True
+        """Return no more rows."""
+        self._is_stopped = True
 
-    def ready(self, most: int) -> list[Row]:
-        """At most *most* rows, of those that are read; none while so many are not."""
+    def take_nowait(self, count: int) -> list[Row]:
+        """Return *count* rows if that many are read already, else none."""
         ready = self._ready
-        if len(ready) < most or self.stopped:
+        if len(ready) < count or self._is_stopped:
             return []
-        return [ready.popleft() for _ in range(most)]
+        return [ready.popleft() for _ in range(count)]
 
-    async def take(self, most: int) -> list[Row]:
-        """At most *most* rows; none at the end.
+    async def take(self, count: int) -> list[Row]:
+        """Return at most *count* rows; none at the end.
 
         Raises:
-            StateMismatchError: the input has changed since the job was begun.
-            InputError: the input cannot be read on.
+            StateMismatchError: the input has changed since the job was created.
+            InputError: the input cannot be read.
         """
-        while len(self._ready) < most and not self._ended and not self.stopped:
+        while len(self._ready) < count and not self._is_at_end and not self._is_stopped:
             async with self._reading:
-                if len(self._ready) < most and not self._ended:
+                if len(self._ready) < count and not self._is_at_end:
                     await self._fill()
-        return self.ready(min(most, len(self._ready)))
+        return self.take_nowait(min(count, len(self._ready)))
 
     async def _fill(self) -> None:
         if self._failure is not None:
-            raise self._failure  # an iterator that has raised looks like one at its end
+            raise self._failure  # after an exception, an iterator looks exhausted
         try:
             rows = await self._source.chunk()
         except BaseException as failure:
             self._failure = failure
             raise
         if not rows:
-            if self._read < self._known:
-                raise self._changed(f"it has {self._read} rows now, and {self._known} were read")
-            self._ended = True
+            if self._read < self._read_before:
+                raise self._changed(
+                    f"it has {self._read} rows now, and {self._read_before} were read before"
+                )
+            self._is_at_end = True
             return
-        again = rows[: max(0, self._known - self._read)]
-        if again:
-            self._again(again)
-            rows = rows[len(again) :]
+        old = rows[: max(0, self._read_before - self._read)]
+        if old:
+            self._skip_settled(old)
+            rows = rows[len(old) :]
         if rows:
-            self._note(rows)
-            if recovered := self._ledger.recovered:
+            self._add_to_digest(rows)
+            if recovered := self._log.recovered:
                 rows = [row for row in rows if row.number not in recovered]
             self._ready.extend(rows)
-            self._ledger.reading(self._read, self._digest.hexdigest())
+            self._log.set_read(self._read, self._digest.hexdigest())
 
-    def _note(self, rows: list[Row]) -> None:
+    def _add_to_digest(self, rows: list[Row]) -> None:
         self._read += len(rows)
         self._digest.update(encode_rows(rows))
 
-    def _again(self, rows: list[Row]) -> None:
-        """*rows* were read before."""
-        self._note(rows)
-        ledger = self._ledger
+    def _skip_settled(self, rows: list[Row]) -> None:
+        """Keep the unsettled ones of *rows*, which an earlier run has read."""
+        self._add_to_digest(rows)
+        log = self._log
         for row in rows:
-            ledger.unknowns.seen(row)
-        self._held += [row for row in rows if row.number not in ledger.settled]
-        if self._read == self._known:
-            if self._digest.hexdigest() != ledger.state.digest:
-                raise self._changed(f"its first {self._known} rows are not what they were")
-            self._ready.extend(self._held)
-            self._held.clear()
+            log.unknowns.add_content(row)
+        self._unsettled += [row for row in rows if row.number not in log.settled]
+        if self._read == self._read_before:
+            if self._digest.hexdigest() != log.state.digest:
+                raise self._changed(f"its first {self._read_before} rows differ")
+            self._ready.extend(self._unsettled)
+            self._unsettled.clear()
 
     def _changed(self, how: str) -> StateMismatchError:
         return StateMismatchError(
-            f"{self._source.name} has changed since this job was begun: {how}",
+            f"{self._source.name} has changed since this job was created: {how}",
             file=self._source.name,
-            advice="Give back the old input (rows may be added at its end), "
-            "or push the new one with a state file of its own",
+            advice="Restore the old input (rows may be added at its end), "
+            "or push the new one with another state file",
         )

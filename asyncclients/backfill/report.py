@@ -1,4 +1,4 @@
-"""What a run says: a report at its end, progress on the way. Frozen values."""
+"""Counts and reports of a run: `Report` at its end, `Progress` once a second."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from asyncclients.core.endpoint import OutgoingRequest
 from asyncclients.core.events import Callback
 from asyncclients.ratelimit.quota import Quota
 
+_PROGRESS_INTERVAL = 1.0
+
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What a job has come to.
+    """The result of a run.
 
     Attributes:
-        done: rows delivered, or items written; of the whole job so far.
-        failed: rows the vendor or the row type refused, or items that nobody can
-            read; of the whole job.
-        unknown: rows that may or may not have been carried out; of the whole job.
-        skipped: rows that `map` or the user dropped, or items that came twice; of
-            the whole job.
-        requests: put on the wire by this run.
-        rejected: refusals by rate met by this run.
-        seconds: that this run took.
-        quota_use: share of what the quota allowed between this run's first and
-            last request, one full window at the start included; 0 where no
+        done: rows delivered or items written, in the whole job.
+        failed: rows rejected by the vendor or the row type, or items that cannot be
+            decoded, in the whole job.
+        unknown: rows that may or may not have been executed, in the whole job.
+        skipped: rows dropped by `map` or by `unknown="drop"`, or repeated items, in the
+            whole job.
+        requests: HTTP requests sent by this run.
+        rejected: requests of this run that were rate-limited.
+        seconds: duration of this run.
+        quota_use: requests divided by what the quota allowed between the first and the
+            last request of this run, one full window at the start included; 0 if no
             quota is known.
-        total: what the vendor says there is; pulls only.
-        unverified: in words, what could not be proved of a pull; empty when the
-            file is the vendor's list and the vendor's own count says so.
-        failures: the file that holds the failed rows or items, None when there are none.
+        total: number of items according to the vendor; pulls only.
+        unverified: what could not be verified about a pull, in words; empty if the
+            vendor's count confirms that the file is its complete list.
+        failures: path of the file of failed rows or items; None without any.
     """
 
     done: int = 0
@@ -49,17 +51,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run stands; given to `progress=` about once a second.
+    """The counts of a run in progress, passed to `progress=` about once a second.
 
     Attributes:
-        done: of the whole job so far, as are the three that follow.
-        failed: see `Report`.
-        unknown: see `Report`.
-        skipped: see `Report`.
+        done: as in `Report`, for the whole job.
+        failed: as in `Report`.
+        unknown: as in `Report`.
+        skipped: as in `Report`.
         rate: rows or items per second in this run.
-        quota_use: see `Report`.
-        eta: seconds to the end, None where it cannot be told.
-        waiting: seconds for which the vendor has given no usable answer, else 0.
+        quota_use: as in `Report`.
+        eta: seconds to the end, None if unknown.
+        waiting: seconds since the last usable response during an outage, else 0.
     """
 
     done: int
@@ -72,16 +74,13 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     waiting: float = 0.0
 
 
-# Counts what one run puts on the wire, and what share of the quota that is.
-
-
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What was put on the wire.
+    """Counts of requests.
 
     Attributes:
-        requests: put on the wire.
-        rejected: refusals by rate.
-        quotas: those of each scope that was used, by its one-way name.
+        requests: sent.
+        rejected: rate-limited by the vendor.
+        quotas: quotas of each scope that was used, by the scope's one-way name.
     """
 
     requests: int = 0
@@ -89,7 +88,7 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     quotas: dict[str, tuple[Quota, ...]] = {}
 
     def plus(self, other: RequestCounts) -> RequestCounts:
-        """This and *other*."""
+        """Return the sum of both."""
         return RequestCounts(
             requests=self.requests + other.requests,
             rejected=self.rejected + other.rejected,
@@ -97,7 +96,7 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def since(self, before: RequestCounts) -> RequestCounts:
-        """What has come to this since it was *before*."""
+        """Return the difference to the earlier counts *before*."""
         return RequestCounts(
             requests=self.requests - before.requests,
             rejected=self.rejected - before.rejected,
@@ -105,7 +104,7 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def quota_use(self, span: float) -> float:
-        """Share of what was allowed in *span* seconds, one full window included; 0 if unknown."""
+        """Return the share of the quota used in *span* seconds plus one window; 0 if unknown."""
         allowed = [
             min(quota.limit * (1 + span / quota.period) for quota in quotas)
             for quotas in self.quotas.values()
@@ -115,7 +114,7 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestCounter:
-    """The requests of one run. It is a `Watch`, and the part of every other watch here."""
+    """Send hook that counts the requests of one run; other hooks of the run forward to it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -126,7 +125,7 @@ class RequestCounter:
         self.rejected = 0
 
     def before_send(self, request: OutgoingRequest) -> None:
-        """One more goes out now."""
+        """Count *request*."""
         self._last_at = self._loop.time()
         if not self.requests:
             self._first_at = self._last_at
@@ -134,50 +133,45 @@ class RequestCounter:
         self._scopes[request.scope] = request.quotas
 
     def on_rate_limited(self) -> None:
-        """One was refused by rate."""
+        """Count a rate-limited request."""
         self.rejected += 1
 
     @property
     def seconds(self) -> float:
-        """Seconds since the run began."""
+        """Seconds since the run started."""
         return self._loop.time() - self._started_at
 
     @property
     def counts(self) -> RequestCounts:
-        """What was put on the wire so far."""
+        """The counts so far."""
         return RequestCounts(
             requests=self.requests, rejected=self.rejected, quotas={**self._scopes}
         )
 
     @property
     def quota_use(self) -> float:
-        """Share of what was allowed between the first and the last request; 0 if unknown."""
+        """Share of the quota used between the first and the last request; 0 if unknown."""
         return self.counts.quota_use(self._last_at - self._first_at)
-
-
-# Tells somebody, about once a second, how a run is going.
-
-_EVERY = 1.0
 
 
 @asynccontextmanager
 async def reporting_progress(
-    look: Callable[[], Progress], tell: Callable[[Progress], None] | None
+    progress: Callable[[], Progress], report: Callable[[Progress], None] | None
 ) -> AsyncGenerator[None]:
-    """Give *tell* what *look* sees, every second and at the end of the block."""
-    if tell is None:
+    """Call *report* with the result of *progress* every second and at the end of the block."""
+    if report is None:
         yield
         return
-    report = Callback(tell)
-    ticker = asyncio.create_task(_tick(look, report))
+    callback = Callback(report)
+    task = asyncio.create_task(_report_progress(progress, callback))
     try:
         yield
     finally:
-        ticker.cancel()
-        report(look())
+        task.cancel()
+        callback(progress())
 
 
-async def _tick(look: Callable[[], Progress], report: Callback[Progress]) -> None:
+async def _report_progress(progress: Callable[[], Progress], callback: Callback[Progress]) -> None:
     while True:
-        await asyncio.sleep(_EVERY)
-        report(look())
+        await asyncio.sleep(_PROGRESS_INTERVAL)
+        callback(progress())

@@ -21,7 +21,7 @@ from asyncclients.backfill.encoding import encode_row, encode_rows, json_problem
 from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.state.push_state import Unknown
-from asyncclients.backfill.steps import plain
+from asyncclients.backfill.steps import plain_page
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.database import Connection, Database, counts
 from asyncclients.integrations.tables import BATCHES, JOBS, PAGES, ROWS
@@ -217,7 +217,7 @@ class DbPageStore:
 
     async def put(self, page: Page[Any]) -> None:
         """See `Shelf`."""
-        packed = msgspec.msgpack.encode(plain(page))
+        packed = msgspec.msgpack.encode(plain_page(page))
         values = {
             "job": self._job,
             "number": page.number,

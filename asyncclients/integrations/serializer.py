@@ -22,7 +22,7 @@ from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.steps import PullCursor
 from asyncclients.errors import AsyncClientsError, BackfillStoppedError, StateError
 
-_STRUCTS: dict[str, type[Any]] = {"Reached": PullCursor, "Tally": RequestCounts}
+_STRUCTS: dict[str, type[Any]] = {cls.__name__: cls for cls in (PullCursor, RequestCounts)}
 
 
 class JSONSerializer(Serializer):

@@ -59,7 +59,7 @@ class Worker:
             raise ConfigurationError(f"the job {job!r} is a push, and resolves to a list")
         await self._check_failures(job, to.max_failed)
         book = DbRowLog(self._database, job)
-        step = push_step(rows, to, book, flow=f"push {job}", lax=task.lax)
+        step = push_step(rows, to, book, flow=f"push {job}", coerce=task.lax)
         await self._backlog.finish(job, number, await self._until_left(step))
 
     async def fetch(self, job: str, after: PullCursor | None) -> PullCursor:

@@ -74,8 +74,8 @@ async def push_batches(job: str, numbers: list[int]) -> None:
 async def pull_pages(job: str) -> RequestCounts:
     with _running():
         reached = await _pull_some(job, None)
-        tally = reached.tally
+        tally = reached.counts
         while not reached.last:
             reached = await _pull_some(job, reached)
-            tally = tally.plus(reached.tally)
+            tally = tally.plus(reached.counts)
     return tally

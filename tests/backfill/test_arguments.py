@@ -122,7 +122,7 @@ async def test_push_step_rejects_negative_number(name: str) -> None:
         await push_step([], PushTarget(target=target, **options), any_, flow="f")
 
 
-@pytest.mark.parametrize(("name", "value"), [("most", 0), ("max_outage", nan)])
+@pytest.mark.parametrize(("name", "value"), [("max_pages", 0), ("max_outage", nan)])
 async def test_pull_step_rejects_invalid_number(name: str, value: Any) -> None:
     """A step of a pull checks its numbers before it fetches a page."""
 

@@ -315,7 +315,7 @@ async def test_pull_step_fetches_existing_pages_once(start: int) -> None:
     reached: PullCursor | None = None
     while reached is None or not reached.last:
         pages = Paginator(fetch, start=start)
-        reached = await pull_step(pages, Shelf(), after=reached, flow="job", most=2)
+        reached = await pull_step(pages, Shelf(), after=reached, flow="job", max_pages=2)
     assert fetched == kept == list(range(start, 5))
 
 

@@ -325,7 +325,7 @@ async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> Non
             raise ConnectError("away")
 
     server.before = away
-    with pytest.raises(BackfillStoppedError, match="no usable answer") as caught:
+    with pytest.raises(BackfillStoppedError, match="no usable response") as caught:
         await pull(server.list(), to, state=state, max_outage=60)
     assert caught.value.report.done == 90
     report = await pull(server.list(), to, state=state)

@@ -327,7 +327,7 @@ async def test_patience_ends(state: Path) -> None:
     """A vendor away for longer than the patience stops the run; the next one ends the job."""
     vendor = Vendor()
     vendor.fault = Outage(ConnectError("away"), 1.0, 1e9)
-    with pytest.raises(BackfillStoppedError, match="no usable answer") as caught:
+    with pytest.raises(BackfillStoppedError, match="no usable response") as caught:
         await push(range(100), vendor.take, concurrency=4, max_outage=60, state=state)
     before = caught.value.report.done
     assert caught.value.report.failed == caught.value.report.unknown == 0

@@ -43,4 +43,4 @@ def test_rows_done_in_order_are_one_span() -> None:
     for number in range(1, 100_001):
         spans.add(number)
     assert list(spans) == [(1, 100_000)]
-    assert repr(spans) == "<Spans 1-100000>"
+    assert repr(spans) == "<IntervalSet 1-100000>"

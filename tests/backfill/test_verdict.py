@@ -27,9 +27,9 @@ from asyncclients import (
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 
 AGAIN, UNKNOWN, REFUSED, STOP = (
-    RowOutcome.AGAIN,
+    RowOutcome.RETRY,
     RowOutcome.UNKNOWN,
-    RowOutcome.REFUSED,
+    RowOutcome.FAILED,
     RowOutcome.STOP,
 )
 

@@ -1,20 +1,19 @@
-"""What has become of each row of a push, in memory and in the journal.
+"""The outcome of each row of a push, in memory and in the journal.
 
-| state   | what it means                                     | kept as               |
-|---------|---------------------------------------------------|-----------------------|
-| pending | not sent, or sent and certainly not carried out   | not at all            |
-| sent    | must not be repeated, and its answer is not known | number and line       |
-| done    | carried out                                       | a span of numbers     |
-| failed  | refused, by its type or by the vendor             | a line of a text file |
-| unknown | may or may not have been carried out              | a row of a table      |
-| skipped | nothing to send for it                            | a span of numbers     |
+| outcome | meaning                                               | stored as              |
+|---------|-------------------------------------------------------|------------------------|
+| pending | not sent, or sent and certainly not executed          | nothing                |
+| sent    | on the wire, and not idempotent                       | number and line        |
+| done    | executed                                              | an interval of numbers |
+| failed  | rejected by the row type or by the vendor             | a line of a text file  |
+| unknown | may or may not have been executed                     | a row of a table       |
+| skipped | nothing to send                                       | an interval of numbers |
 
-All but the first two are *settled*. Numbers settle nearly in order, so a
-million rows are a few spans, and the whole state is one small value that each
-commit replaces.
+All but the first two are *settled*. Rows settle nearly in order, so a million settled rows are
+a few intervals, and the whole state is one small value that each commit replaces.
 
-Rows that are `sent` when a run begins were on the wire when the last one was
-killed: they become unknown.
+`sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
+when a run starts were on the wire when the previous run was killed; they become unknown.
 """
 
 from __future__ import annotations
@@ -27,26 +26,24 @@ import msgspec
 
 from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.files.source import Row
-from asyncclients.backfill.state.dead_letters import DeadLetter, DeadLetterFile, Mark, describe
+from asyncclients.backfill.state.dead_letters import DeadLetterFile, Mark, describe
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
 
-RowFate = Literal["done", "pending", "skipped"]
-
-_KILLED = "the run was killed before its answer came"
+_KILLED = "the run was killed before the response arrived"
 
 
 class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
-        settled: spans of rows that nothing more is done for.
-        sent: (number, line) of rows that are on the wire and must not be repeated.
-        done: rows carried out.
-        failed: rows refused.
-        skipped: rows for which nothing was sent.
-        read: rows read from the input so far.
-        digest: of the rows read, to tell an input that has changed.
-        failures: how much of the file of failed rows is accounted for.
+        settled: intervals of settled row numbers.
+        sent: (number, line) of rows that are on the wire and not idempotent.
+        done: number of rows executed.
+        failed: number of rows rejected.
+        skipped: number of rows for which nothing was sent.
+        read: number of rows read from the input.
+        digest: of the rows read, to detect a changed input.
+        failures: how much of the file of failed rows is counted in `failed`.
         complete: the input was read to its end and nothing is pending.
     """
 
@@ -62,123 +59,125 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class JournalRowLog:
-    """The rows of one push. Every method that settles rows is synchronous."""
+    """The `RowLog` of a push, kept in the journal.
+
+    Attributes:
+        state: saved with the next commit; its lists are filled in when the commit starts.
+        settled: the numbers of the settled rows.
+        unknowns: the unknown rows.
+        recovered: failed rows in the file of failed rows that the last commit did not count.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self.state = PushState()
         self.settled = IntervalSet()
         self.unknowns = Unknowns(journal)
-        self.recovered: set[int] = set()  # failed rows that the last commit did not count
+        self.recovered: set[int] = set()
         self._sent: dict[int, int] = {}
         self._failures = DeadLetterFile(journal.path)
 
     @classmethod
     async def load(cls, journal: Journal) -> JournalRowLog:
-        """The ledger that *journal* holds, an empty one for a new job."""
-        ledger = cls(journal)
+        """Return the row log stored in *journal*; an empty one for a new job."""
+        log = cls(journal)
         found = await journal.state(PushState)
-        state = ledger.state = found or PushState()
-        ledger.settled = IntervalSet(state.settled)
-        await ledger.unknowns.load()
-        journal.set_source(ledger._changes)
+        state = log.state = found or PushState()
+        log.settled = IntervalSet(state.settled)
+        await log.unknowns.load()
+        journal.set_source(log._changes)
         if found is None:
-            await journal.run(ledger._failures.begin)
-        for failure in await journal.run(ledger._failures.resume, state.failures):
-            ledger._fail_again(failure)
-        lost = {number: line for number, line in state.sent if number not in ledger.settled}
-        for number, line in lost.items():
-            ledger.settled.add(number)
-            ledger.unknowns.add(number, line, None, _KILLED)
+            await journal.run(log._failures.begin)
+        for failure in await journal.run(log._failures.resume, state.failures):
+            # Written by the last run, which was killed before the commit that counts it.
+            if failure.number not in log.settled:
+                log.recovered.add(failure.number)
+                log.settled.add(failure.number)
+                state.failed += 1
+        for number, line in state.sent:
+            if number not in log.settled:
+                log.settled.add(number)
+                log.unknowns.add(number, line, None, _KILLED)
         await journal.saved()
-        return ledger
-
-    def _fail_again(self, failure: DeadLetter) -> None:
-        """Note a failure that was written down when the commit after it was not."""
-        if failure.number not in self.settled:
-            self.recovered.add(failure.number)
-            self.settled.add(failure.number)
-            self.state.failed += 1
-
-    # --- Counts ---------------------------------------------------------------------
+        return log
 
     @property
     def done(self) -> int:
-        """Rows carried out."""
+        """Number of rows executed."""
         return self.state.done
 
     @property
     def failures(self) -> str | None:
-        """The file of failed rows, None while there are none."""
+        """Path of the file of failed rows, None without any."""
         return str(self._failures.path) if self.state.failed else None
 
-    # --- What becomes of rows ---------------------------------------------------------
+    # --- Outcomes -----------------------------------------------------------------------
 
-    def reading(self, read: int, digest: str) -> None:
-        """*read* rows have been read, with *digest*; saved with the next commit."""
+    def set_read(self, read: int, digest: str) -> None:
+        """Note that *read* rows with *digest* were read; saved with the next commit."""
         self.state.read, self.state.digest = read, digest
 
     def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
-        """Done when it is on the disk that *rows* go out now."""
+        """Record that *rows* are about to be sent; done when that is on disk."""
         for row in rows:
             self._sent[row.number] = row.line
         return self._journal.saved()
 
     def mark_pending(self, rows: Iterable[Row]) -> None:
-        """*rows* were certainly not carried out; they are pending again."""
+        """Withdraw the intent: *rows* were certainly not executed."""
         for row in rows:
             if self._sent.pop(row.number, None) is not None:
                 self._journal.changed()
 
     def mark_done(self, rows: Sequence[Row]) -> None:
-        """*rows* were carried out."""
+        """Record that the vendor executed *rows*."""
         self.state.done += len(rows)
         self._settle(rows)
 
     def mark_skipped(self, rows: Sequence[Row]) -> None:
-        """There is nothing to send for *rows*."""
+        """Record that there is nothing to send for *rows*."""
         self.state.skipped += len(rows)
         self._settle(rows)
 
     def mark_failed(self, row: Row, failure: BaseException) -> None:
-        """*row* was refused."""
+        """Record that *row* was rejected with *failure*."""
         self.state.failed += 1
         self._failures.add(describe(row, failure))
         self._settle([row])
 
     def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
-        """*rows* may or may not have been carried out."""
+        """Record that *rows* may or may not have been executed."""
         for row in rows:
             self._sent.pop(row.number, None)
             self.settled.add(row.number)
             self.unknowns.add(row.number, row.line, row.data, reason)
 
-    def resolve(self, number: int, fate: RowFate) -> None:
-        """It was found out, or decided, what became of the unknown row *number*."""
+    def resolve(self, number: int, outcome: Literal["done", "pending", "skipped"]) -> None:
+        """Replace the outcome of the unknown row *number*."""
         self.unknowns.remove(number)
-        if fate == "done":
+        if outcome == "done":
             self.state.done += 1
-        elif fate == "skipped":
+        elif outcome == "skipped":
             self.state.skipped += 1
         else:
             self.settled.discard(number)
 
     def finish(self) -> None:
-        """Nothing is pending any more."""
+        """Mark the job as complete: nothing is pending."""
         self.state.complete = True
         self._journal.changed()
 
-    # --- Saving -----------------------------------------------------------------------
+    # --- Saving -------------------------------------------------------------------------
 
     def _settle(self, rows: Iterable[Row]) -> None:
-        marked = False
+        had_intent = False
         for row in rows:
             self.settled.add(row.number)
-            marked |= self._sent.pop(row.number, None) is not None
-        if marked:
+            had_intent |= self._sent.pop(row.number, None) is not None
+        if had_intent:
             self._journal.changed()
         else:
-            # To repeat them after a crash costs a little and does no harm.
+            # An idempotent row that is sent again after a crash does no harm.
             self._journal.changes_later()
 
     def _changes(self) -> Changes:
@@ -192,11 +191,18 @@ class JournalRowLog:
         return Changes([*self.unknowns.take(), replaced], write_failures)
 
 
-# --- Unknown rows: a table, which a person will read ------------------------------------
+# --- Unknown rows: in a table, so that a person can read them ------------------------------
 
 
 class Unknown(msgspec.Struct, frozen=True, kw_only=True):
-    """A row that may or may not have been carried out; *row* is None until it is read again."""
+    """A row that may or may not have been executed.
+
+    Attributes:
+        number: of the row in the input, from 1.
+        line: where the row starts in the input.
+        row: its content; None until a resumed run has read the row again.
+        reason: why its outcome is unknown.
+    """
 
     number: int
     line: int
@@ -205,13 +211,16 @@ class Unknown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Unknowns:
-    """The unknown rows of a push. Changes are saved with the journal's next commit."""
+    """The unknown rows of a push; iterates over their numbers.
+
+    Changes are saved with the journal's next commit.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._numbers: set[int] = set()
-        self._unread: set[int] = set()
-        self._news: list[Statement] = []
+        self._without_content: set[int] = set()
+        self._unsaved: list[Statement] = []
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -220,106 +229,104 @@ class Unknowns:
         return iter(list(self._numbers))
 
     async def load(self) -> None:
-        """Take what the journal holds."""
+        """Load the numbers from the journal."""
         for number, row in await self._journal.read("SELECT number, row FROM unknown"):
             self._numbers.add(number)
             if row is None:
-                self._unread.add(number)
+                self._without_content.add(number)
 
     async def all(self) -> list[Unknown]:
-        """All of them, by number."""
+        """Return all unknown rows, ordered by number."""
         await self._journal.saved()
         found = await self._journal.read("SELECT * FROM unknown ORDER BY number")
         return [read_unknown(record) for record in found]
 
     def add(self, number: int, line: int, data: Any, reason: str) -> None:
-        """Nobody can say what became of the row *number*; *data* is None if it was not read."""
+        """Add row *number*; *data* is None if its content was not read yet."""
         self._numbers.add(number)
         if data is None:
-            self._unread.add(number)
+            self._without_content.add(number)
         row = None if data is None else encode_row(data)
-        self._note("INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)", number, line, row, reason)
+        self._save("INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)", number, line, row, reason)
 
-    def seen(self, row: Row) -> None:
-        """*row* was read again: an unknown one has its content now."""
-        if row.number in self._unread:
-            self._unread.discard(row.number)
+    def add_content(self, row: Row) -> None:
+        """Add the content of *row*, which was read again, if it is missing."""
+        if row.number in self._without_content:
+            self._without_content.discard(row.number)
             sql = "UPDATE unknown SET line = ?, row = ? WHERE number = ?"
-            self._note(sql, row.line, encode_row(row.data), row.number)
+            self._save(sql, row.line, encode_row(row.data), row.number)
 
     def remove(self, number: int) -> None:
-        """The row *number* is not unknown any more."""
+        """Remove row *number*: its outcome is known."""
         self._numbers.discard(number)
-        self._unread.discard(number)
-        self._note("DELETE FROM unknown WHERE number = ?", number)
+        self._without_content.discard(number)
+        self._save("DELETE FROM unknown WHERE number = ?", number)
 
     def take(self) -> list[Statement]:
-        """What has changed since the last time."""
-        news, self._news = self._news, []
-        return news
+        """Return the statements for all changes since the last call."""
+        statements, self._unsaved = self._unsaved, []
+        return statements
 
-    def _note(self, sql: str, *parameters: Any) -> None:
-        self._news.append(Statement(sql, [parameters]))
+    def _save(self, sql: str, *parameters: Any) -> None:
+        self._unsaved.append(Statement(sql, [parameters]))
         self._journal.changed()
 
 
 def read_unknown(record: tuple[int, int, bytes | None, str]) -> Unknown:
-    """A row of the table of unknown rows."""
+    """Return the unknown row of one record of the table `unknown`."""
     number, line, row, reason = record
     data = None if row is None else msgspec.json.decode(row)
     return Unknown(number=number, line=line, row=data, reason=reason)
 
 
-# A set of whole numbers as spans, for row numbers that fill up from below.
-#
-# A million rows done in order are one span; a row that is stuck splits one in two.
-# Numbers that are added one by one wait in a list until somebody asks: they come
-# nearly in order, and a run of neighbours is put in its place at once.
+# --- Row numbers ----------------------------------------------------------------------------
 
-_MANY = 1024
-"""Numbers that wait at the most."""
+_BUFFER_SIZE = 1024
 
 
 class IntervalSet:
-    """A mutable set of whole numbers, stored as sorted spans that never touch."""
+    """A mutable set of integers, stored as sorted intervals that are neither adjacent nor overlap.
 
-    __slots__ = ("_firsts", "_lasts", "_new")
+    A million rows done in order are one interval. Single numbers are buffered until the set
+    is read: they come nearly in order, so a run of consecutive numbers is inserted at once.
+    """
 
-    def __init__(self, spans: Iterable[tuple[int, int]] = ()) -> None:
+    __slots__ = ("_buffer", "_firsts", "_lasts")
+
+    def __init__(self, intervals: Iterable[tuple[int, int]] = ()) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
-        self._new: list[int] = []
-        for first, last in spans:
+        self._buffer: list[int] = []
+        for first, last in intervals:
             self._insert(first, last)
 
     def __contains__(self, number: int) -> bool:
-        self._settle()
+        self._flush()
         index = bisect_right(self._firsts, number) - 1
         return index >= 0 and number <= self._lasts[index]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        self._settle()
+        self._flush()
         return iter(list(zip(self._firsts, self._lasts, strict=True)))
 
     def __len__(self) -> int:
         return sum(last - first + 1 for first, last in self)
 
     def add(self, first: int, last: int | None = None) -> None:
-        """Add the numbers from *first* to *last*, or *first* alone."""
+        """Add *first*, or all numbers from *first* to *last*."""
         if last is not None:
             self._insert(first, last)
             return
-        self._new.append(first)
-        if len(self._new) >= _MANY:
-            self._settle()
+        self._buffer.append(first)
+        if len(self._buffer) >= _BUFFER_SIZE:
+            self._flush()
 
-    def _settle(self) -> None:
-        """Put what waits in its place."""
-        if not self._new:
+    def _flush(self) -> None:
+        if not self._buffer:
             return
-        new, self._new = sorted(self._new), []
-        first = last = new[0]
-        for number in new:
+        numbers, self._buffer = sorted(self._buffer), []
+        first = last = numbers[0]
+        for number in numbers:
             if number > last + 1:
                 self._insert(first, last)
                 first = number
@@ -338,14 +345,14 @@ class IntervalSet:
         lasts[start:end] = [last]
 
     def discard(self, number: int) -> None:
-        """Take *number* out, if it is in."""
+        """Remove *number* if it is present."""
         if number not in self:
             return
         index = bisect_right(self._firsts, number) - 1
         first, last = self._firsts[index], self._lasts[index]
-        kept = [span for span in ((first, number - 1), (number + 1, last)) if span[0] <= span[1]]
-        self._firsts[index : index + 1] = [span[0] for span in kept]
-        self._lasts[index : index + 1] = [span[1] for span in kept]
+        parts = [part for part in ((first, number - 1), (number + 1, last)) if part[0] <= part[1]]
+        self._firsts[index : index + 1] = [part[0] for part in parts]
+        self._lasts[index : index + 1] = [part[1] for part in parts]
 
     def __repr__(self) -> str:
-        return f"<Spans {', '.join(f'{a}-{b}' if a < b else str(a) for a, b in self)}>"
+        return f"<IntervalSet {', '.join(f'{a}-{b}' if a < b else str(a) for a, b in self)}>"
