@@ -68,7 +68,7 @@ from asyncclients.errors import (
     WrongEventLoopError,
     error_text,
 )
-from asyncclients.ratelimit.priority import Priority
+from asyncclients.ratelimit.quota import Priority
 
 T = TypeVar("T")
 
