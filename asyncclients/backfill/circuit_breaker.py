@@ -190,6 +190,6 @@ class ForbiddenRows(Generic[T]):
         error.advice = (
             f"The last {self._streak()} rows got a 403: the credential may have been revoked. "
             "They are pending; run again with a valid credential. If only these rows are "
-            "forbidden, add a row that is permitted at the end of the input"
+            "forbidden, add a permitted row at the end of the input"
         )
         return error

@@ -141,7 +141,7 @@ async def test_forbidden_rows_at_the_end_fail_once_a_row_is_added(
 ) -> None:
     """The way out that the error names: one row more shows that the credential is valid."""
     vendor.fault = among(*range(10, 15))
-    with pytest.raises(ForbiddenError, match="add one at the end of the input"):
+    with pytest.raises(ForbiddenError, match="add a permitted row at the end of the input"):
         await push(range(15), vendor.take, state=state, max_failed=1.0)
     report = await push(range(16), vendor.take, state=state, max_failed=1.0, concurrency=1)
     assert (report.done, report.failed) == (11, 5)
