@@ -1,12 +1,12 @@
-"""The pages of a list, in order, some of them fetched ahead.
+"""Read the pages of a list in order, and fetch some of them ahead.
 
-The first page tells how many there are. From then on up to *ahead* more than the
-next one are under way at any time, so that the way there and back costs no quota; they
-are given away in order, and what is fetched too far when the list ends is dropped.
+The total on the first page gives the number of pages. After that, up to *prefetch* pages beyond
+the next one are requested concurrently, so that round trips do not waste quota. Pages are
+delivered in order; pages fetched beyond the end are dropped.
 
-A page that is not what its document says is asked for again, and then mended: items
-that nobody can read are set aside, with their bytes. A page of which nothing can be
-read is set aside whole, if it is known that it is one of the list.
+A page that cannot be decoded is requested again, then parsed leniently: unreadable items are set
+aside with their bytes. A page without any readable item is set aside as one invalid item if the
+total shows that it belongs to the list.
 """
 
 from __future__ import annotations
@@ -26,83 +26,84 @@ from asyncclients.errors import DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator, Path
 from asyncclients.ratelimit.quota import Priority
 
-_TRIES = 2
-"""How often a page that cannot be read is asked for again."""
+_MAX_RETRIES = 2
+"""Number of times an unreadable page is requested again."""
 
 Take = Callable[[Page[Any]], Awaitable[None]]
 Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Iterator[Page[Any]] | Awaitable[Sequence[Any]]
 
 
 class PagePrefetcher:
-    """Fetches pages of a paginator, patiently, behind all interactive calls.
+    """Fetches pages of a paginator with background priority, and waits during outages.
 
     Args:
         paginator: the list.
-        ahead: pages under way at the same time beyond the next one.
-        flow: whose turn the calls take.
-        meter: counts them.
-        outage: knows whether the vendor answers.
-        mends: set aside what cannot be read; else raise for it.
+        prefetch: concurrent requests beyond the next page.
+        flow: of the calls, for fair queueing.
+        counter: counts the requests.
+        breaker: shared by the calls of the run.
+        lenient: set unreadable items aside instead of raising.
     """
 
     def __init__(
         self,
         paginator: Paginator[Any],
-        ahead: int,
+        prefetch: int,
         flow: str,
-        meter: RequestCounter,
-        outage: CircuitBreaker,
+        counter: RequestCounter,
+        breaker: CircuitBreaker,
         *,
-        mends: bool = False,
+        lenient: bool = False,
     ) -> None:
-        self._paginator, self.ahead, self._flow = paginator, ahead, flow
-        self._meter, self._outage, self._mends = meter, outage, mends
+        self._paginator, self.prefetch, self._flow = paginator, prefetch, flow
+        self._counter, self._breaker, self._is_lenient = counter, breaker, lenient
         self.start = paginator.start
         self._size = self._last = 0
 
     def path(self) -> Path:
-        """Sees when pages come again."""
+        """Return the detector of repeated pages."""
         return Path(self._paginator.vendor, self._paginator.operation)
 
     async def page(self, number: int) -> Page[Any]:
-        """Page *number*, however long the vendor is away.
+        """Return page *number*; retry during an outage of the vendor.
 
         Raises:
-            BackfillStoppedError: it has been away for longer than max_outage.
-            DecodeError: nobody can say what is on it.
+            BackfillStoppedError: the outage is longer than max_outage.
+            DecodeError: the page cannot be decoded.
         """
-        tries = unreadable = 0
+        attempts = unreadable = 0
         while True:
-            async with self._outage.guard():
+            async with self._breaker.guard():
                 try:
-                    with call_context(Priority.BACKGROUND, self._flow, self._meter):
+                    with call_context(Priority.BACKGROUND, self._flow, self._counter):
                         page = await (
-                            self._mended(number, unreadable)
+                            self._parse_leniently(number, unreadable)
                             if unreadable
                             else self._paginator.page(number)
                         )
                 except Exception as error:
                     unreadable += isinstance(error, DecodeError)
-                    verdict = classify_error(error, sent=True, idempotent=True)
-                    if verdict is not RowOutcome.RETRY or unreadable > self._mends * _TRIES:
+                    outcome = classify_error(error, sent=True, idempotent=True)
+                    max_unreadable = _MAX_RETRIES if self._is_lenient else 0
+                    if outcome is not RowOutcome.RETRY or unreadable > max_unreadable:
                         raise
-                    self._outage.on_failure(error)
+                    self._breaker.on_failure(error)
                 else:
-                    self._outage.on_success()
+                    self._breaker.on_success()
                     return page
-            tries += 1
-            await self._outage.backoff(tries)
+            attempts += 1
+            await self._breaker.backoff(attempts)
 
-    async def _mended(self, number: int, unreadable: int) -> Page[Any]:
-        """Page *number*, mended, as it was *unreadable* before."""
-        with capture_responses() as answers:
+    async def _parse_leniently(self, number: int, unreadable: int) -> Page[Any]:
+        """Return page *number* without its unreadable items, after *unreadable* failed attempts."""
+        with capture_responses() as responses:
             try:
                 return await self._paginator.page(number)
             except DecodeError as error:
                 bad = error
-        body = answers[-1].body if answers else b""
+        body = responses[-1].body if responses else b""
         mended = self._paginator.mended(number, body)
-        if mended is None and unreadable == _TRIES and number <= self._last:
+        if mended is None and unreadable == _MAX_RETRIES and number <= self._last:
             lost = InvalidItem(raw=body, reason=bad.message, items=self._size)
             mended = Page(items=(), number=number, last=number == self._last, spoiled=[lost])
         if mended is None:
@@ -110,15 +111,15 @@ class PagePrefetcher:
         return mended
 
     async def read(self, number: int, take: Take) -> None:
-        """Give *take* the pages from *number* to the last, in order, one after another.
+        """Call *take* with the pages from *number* to the last, in order, one at a time.
 
         Raises:
             PaginationError: the server repeats a page.
         """
         await _Prefetch(self, number, take).run()
 
-    def learn(self, page: Page[Any]) -> int:
-        """Up to which page it is known that there are more, as *page* tells; 0 where it does not."""
+    def last_page_after(self, page: Page[Any]) -> int:
+        """Return the number of the last page according to the total of *page*; 0 if unknown."""
         here = len(page.items) + len(page.spoiled)
         if page.last:
             self._last = 0
@@ -130,29 +131,29 @@ class PagePrefetcher:
 
 
 class _Prefetch:
-    """One way through the list, by workers that go from page to page.
+    """One pass over the list by concurrent workers.
 
-    Whoever gets the page that is wanted next gives it away at once, while the processor
-    has it at hand, and after it those that came before their turn.
+    The worker that fetches the next page in order delivers it at once, while it is in the
+    processor's cache, and then the later pages that are waiting.
     """
 
     def __init__(self, reader: PagePrefetcher, number: int, take: Take) -> None:
         self._reader, self._take = reader, take
-        self._most = 1 + reader.ahead
-        self._next = self._wanted = number
+        self._max_workers = 1 + reader.prefetch
+        self._next_to_fetch = self._next_to_deliver = number
         self._last = 0
-        self._ended = self._gives = False
-        self._found: dict[int, Page[Any] | Exception] = {}
+        self._is_last_reached = self._is_delivering = False
+        self._results: dict[int, Page[Any] | Exception] = {}
         self._path = reader.path()
         self._workers: set[asyncio.Task[None]] = set()
-        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._error: BaseException | None = None
 
     async def run(self) -> None:
-        """Read to the end; what is under way when it is over is dropped."""
+        """Read to the end; cancel requests that are still in flight then."""
         try:
             self._start_workers()
-            await self._over
+            await self._finished
             if self._error is not None:
                 raise self._error
         finally:
@@ -163,70 +164,70 @@ class _Prefetch:
                 await asyncio.wait(workers)
 
     def _start_workers(self) -> None:
-        while len(self._workers) < self._most and (number := self._claim()) is not None:
+        while len(self._workers) < self._max_workers and (number := self._claim()) is not None:
             worker = asyncio.create_task(self._work(number))
             self._workers.add(worker)
-            worker.add_done_callback(self._worked)
+            worker.add_done_callback(self._on_worker_done)
 
-    def _worked(self, worker: asyncio.Task[None]) -> None:
-        """A worker is at its end; where it failed, and be it before its first step, so has all."""
+    def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
+        """End the pass if *worker* failed or was cancelled, even before its first step."""
         self._workers.discard(worker)
         error = asyncio.CancelledError() if worker.cancelled() else worker.exception()
-        if error is not None and not self._over.done():
+        if error is not None and not self._finished.done():
             self._error = error
-            self._over.set_result(None)
+            self._finished.set_result(None)
 
     def _claim(self) -> int | None:
-        """The page to fetch next; None where it is not known to be there, or it is too early."""
-        number = self._next
-        known = min(self._last, self._wanted + 2 * self._reader.ahead)
-        if self._ended or number > max(known, self._wanted):
+        """Return the page to fetch next; None if it may not exist, or is too far ahead."""
+        number = self._next_to_fetch
+        known = min(self._last, self._next_to_deliver + 2 * self._reader.prefetch)
+        if self._is_last_reached or number > max(known, self._next_to_deliver):
             return None
-        self._next += 1
+        self._next_to_fetch += 1
         return number
 
     async def _work(self, number: int | None) -> None:
         while number is not None:
             try:
-                self._found[number] = await self._reader.page(number)
-            except Exception as error:  # noqa: BLE001 - it is raised in its turn
-                self._found[number] = error
-            if not self._gives:
+                self._results[number] = await self._reader.page(number)
+            except Exception as error:  # noqa: BLE001 - raised when the page is delivered
+                self._results[number] = error
+            if not self._is_delivering:
                 await self._deliver_ready()
             number = self._claim()
 
     async def _deliver_ready(self) -> None:
-        """Give away the pages whose turn it is; nobody else does meanwhile."""
-        self._gives = True
-        while (page := self._found.pop(self._wanted, None)) is not None:
+        """Deliver the pages that are next in order; only one worker does so at a time."""
+        self._is_delivering = True
+        while (page := self._results.pop(self._next_to_deliver, None)) is not None:
             if isinstance(page, Exception):
                 raise page
             self._path.go_on(page)
-            self._wanted += 1
-            self._last, self._ended = self._reader.learn(page), page.last
+            self._next_to_deliver += 1
+            self._last, self._is_last_reached = self._reader.last_page_after(page), page.last
             self._start_workers()
             await self._take(page)
-            if self._ended:
-                if not self._over.done():
-                    self._over.set_result(None)
+            if self._is_last_reached:
+                if not self._finished.done():
+                    self._finished.set_result(None)
                 return
-        self._gives = False
+        self._is_delivering = False
 
 
 class SequentialReader:
-    """Pages that can be read from their start only: an iterable, or a list that comes whole."""
+    """Reads pages that are only available from the start: an iterable, or an awaitable list."""
 
     def __init__(
         self,
         source: AsyncIterable[Page[Any]] | Iterator[Page[Any]] | Awaitable[Sequence[Any]],
         flow: str,
-        meter: RequestCounter,
+        counter: RequestCounter,
     ) -> None:
-        self._source, self._flow, self._meter = source, flow, meter
+        self._source, self._flow, self._counter = source, flow, counter
 
     async def read(self, number: int, take: Take) -> None:
-        """Give *take* the pages from *number* to the last."""
-        with call_context(Priority.BACKGROUND, self._flow, self._meter):
+        """Call *take* with the pages from *number* to the last."""
+        with call_context(Priority.BACKGROUND, self._flow, self._counter):
             if isinstance(self._source, Awaitable):
                 found = await self._source
                 await take(Page(items=found, number=1, total=len(found), last=True))
@@ -245,9 +246,9 @@ class SequentialReader:
 
 
 def reader_of(
-    source: Pages, ahead: int, flow: str, meter: RequestCounter, outage: CircuitBreaker
+    source: Pages, prefetch: int, flow: str, counter: RequestCounter, breaker: CircuitBreaker
 ) -> PagePrefetcher | SequentialReader:
-    """What reads *source*."""
+    """Return the reader for *source*."""
     if isinstance(source, Paginator):
-        return PagePrefetcher(source, ahead, flow, meter, outage, mends=True)
-    return SequentialReader(source, flow, meter)
+        return PagePrefetcher(source, prefetch, flow, counter, breaker, lenient=True)
+    return SequentialReader(source, flow, counter)

@@ -1,9 +1,11 @@
-"""From a row of the input to what the operation takes.
+"""Convert a row of the input to the argument of the operation.
 
-`map` first, if there is one; then dotted names become nested objects; then the
-row type, which says what is missing or of the wrong type. Nothing is sent for a
-row that does not fit. What no field takes goes into the row type's `extra`; where
-it has none it is left out, and said so if the header tells.
+1. `map` is applied, if given.
+2. Dotted names become nested objects.
+3. The result is converted to the row type. A row that does not fit fails without being sent.
+
+Fields that the row type does not have go into its `extra`; if it has none, they are ignored with
+a warning.
 """
 
 from __future__ import annotations
@@ -26,25 +28,25 @@ from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError
 
-_MANY = (list, Iterable, Sequence)
-_EXTRA = "extra"
-"""The field for whatever else a vendor takes, in the row types that have one."""
-_EXACT = 2**53
-"""Up to here, each whole number is a float of its own."""
-_MOST_TOLD = 20
-"""Fields that no row type has, of which a log may say so."""
-_CORRECT_NAMES = "Rename the columns, or give map= (on the command line --map COLUMN=field)"
+_SEQUENCES = (list, Iterable, Sequence)
+_EXTRA_FIELD = "extra"
+"""The field of a row type for fields that it does not name."""
+_MAX_EXACT_FLOAT = 2**53
+"""Up to this number every integer is exact as a float."""
+_MAX_REPORTED = 20
+"""Unknown fields that are logged at most."""
+_RENAME_ADVICE = "Rename the columns, or give map= (on the command line --map COLUMN=field)"
 _log = logging.getLogger(__name__)
 
 Map = Callable[[Any], Any]
 
 
 class Renaming:
-    """A map by names: columns become fields, fixed values are added.
+    """A `map` that renames columns and adds fixed values.
 
     Args:
-        columns: column -> field; an empty field drops the column. Columns that
-            are not named keep their names.
+        columns: column -> field; an empty field drops the column. Other columns keep
+            their names.
         fixed: field -> value, the same in each row.
     """
 
@@ -52,10 +54,10 @@ class Renaming:
         self._columns, self._fixed = dict(columns), dict(fixed or {})
 
     def __call__(self, row: Any) -> dict[str, Any]:
-        """*row* under its new names.
+        """Return *row* with its new names.
 
         Raises:
-            ValueError: *row* is no object, or two of its columns become one field.
+            ValueError: *row* is not an object, or two of its columns become one field.
         """
         if not isinstance(row, Mapping):
             raise ValueError(f"a row must be an object with names, not {type(row).__name__}")
@@ -67,14 +69,14 @@ class Renaming:
         return {**self._fixed, **fields}
 
     def names(self) -> tuple[dict[str, str], dict[str, Any]]:
-        """The columns with their fields, and the fixed fields with their values."""
+        """Return the columns with their fields, and the fixed fields with their values."""
         return self._columns, self._fixed
 
     def fields(self, columns: Sequence[str]) -> set[str]:
-        """The fields that rows with *columns* get.
+        """Return the fields of rows with *columns*.
 
         Raises:
-            ValueError: a column that is to be renamed is not there, or two become one field.
+            ValueError: a renamed column is missing, or two columns become one field.
         """
         missing = sorted(self._columns.keys() - set(columns))
         if missing:
@@ -83,11 +85,11 @@ class Renaming:
         return {self._columns.get(column, column) for column in columns} | self._fixed.keys()
 
     def columns(self) -> frozenset[str]:
-        """The columns that this map names."""
+        """Return the columns that this map renames or drops."""
         return frozenset(self._columns)
 
     def targets(self) -> set[str]:
-        """The fields that this map names."""
+        """Return the fields that this map sets."""
         return {*self._columns.values(), *self._fixed} - {""}
 
 
@@ -103,7 +105,7 @@ def _check_distinct(names: Mapping[str, str], columns: Iterable[str]) -> None:
 
 
 class RowConverter:
-    """Makes a *row_type* of a row; without one, whatever *map* makes of it."""
+    """Converts rows to *row_type*; without one, returns the result of *map*."""
 
     def __init__(
         self,
@@ -114,64 +116,67 @@ class RowConverter:
         self._type, self._map = row_type, map
         self._wire_names: dict[str, str] = {}
         self._required: tuple[str, ...] = ()
-        self._as_they_are: frozenset[str] = frozenset()
+        self._direct_names: frozenset[str] = frozenset()
         self._source = "a row"
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.name = ""
         if row_type is not None:
-            fields = _fields(row_type)
+            fields = _struct_fields(row_type)
             self.name = f"{row_type.__module__}.{row_type.__qualname__}"
             self._wire_names = {field.name: field.encode_name for field in fields}
             self._required = tuple(field.name for field in fields if field.required)
-            self._note(self._wire_names)
+            self._add_direct_names(self._wire_names)
             if isinstance(map, Renaming):
                 self._check_targets(map)
 
     def _check_targets(self, renaming: Renaming) -> None:
         known = {*self._wire_names, *self._wire_names.values()}
         unknown = sorted(name for name in renaming.targets() if name.split(".", 1)[0] not in known)
-        if unknown and _EXTRA not in known:
+        if unknown and _EXTRA_FIELD not in known:
             raise ConfigurationError(
                 f"map names {', '.join(map(repr, unknown))}, which {self.name} does not have",
                 advice=f"It has: {', '.join(self._wire_names)}",
             )
 
-    def _note(self, names: Iterable[str]) -> None:
-        """Rows with these *names* alone may be taken as they are, if none is nested or renamed."""
+    def _add_direct_names(self, names: Iterable[str]) -> None:
+        """Remember those of *names* that need no renaming or nesting.
+
+        Rows that have only such names skip both.
+        """
         same = {name for name in names if "." not in name}
-        if _EXTRA in self._wire_names:
+        if _EXTRA_FIELD in self._wire_names:
             same &= self._wire_names.keys()
-        self._as_they_are |= {name for name in same if self._wire_names.get(name, name) == name}
+        self._direct_names |= {name for name in same if self._wire_names.get(name, name) == name}
 
     def check(self, source: Source) -> None:
-        """Raise `InputError` if no row of *source* can fit: a required column is missing."""
+        """Raise `InputError` if *source* lacks a required column."""
         columns, self._source = source.columns, source.name
         if columns is None:
             return
-        self._note(columns)
-        complaint = ""
+        self._add_direct_names(columns)
+        error = ""
         if self._map is None or isinstance(self._map, Renaming):
             try:
                 fields = set(columns) if self._map is None else self._map.fields(columns)
             except ValueError as bad:
-                complaint = str(bad)
+                error = str(bad)
             else:
-                complaint = self._missing(fields)
-                self._tell_of_others(fields)
-        if complaint:
+                error = self._missing_columns(fields)
+                self._warn_unknown_fields(fields)
+        if error:
             raise InputError(
-                f"{source.name} {complaint}; it has: {', '.join(columns)}",
+                f"{source.name} {error}; it has: {', '.join(columns)}",
                 file=source.name,
                 line=1,
-                advice=_CORRECT_NAMES,
+                advice=_RENAME_ADVICE,
             )
 
     @property
     def mapped(self) -> frozenset[str]:
-        """The columns that a mapping names; rows without a header must have each somewhere."""
+        """The columns that a mapping names; each must occur in the input."""
         return self._map.columns() if isinstance(self._map, Renaming) else frozenset()
 
-    def _missing(self, fields: set[str]) -> str:
+    def _missing_columns(self, fields: set[str]) -> str:
         heads = {field.split(".", 1)[0] for field in fields}
         missing = [
             name
@@ -180,26 +185,31 @@ class RowConverter:
         ]
         return f"has no column {' and no column '.join(missing)}" if missing else ""
 
-    def _tell_of_others(self, fields: Iterable[str]) -> None:
-        """Warn of *fields* that the row type does not have, once of each."""
+    def _warn_unknown_fields(self, fields: Iterable[str]) -> None:
+        """Warn about *fields* that the row type does not have, once for each."""
         known = {*self._wire_names, *self._wire_names.values(), ""}
-        if self._type is None or _EXTRA in known or len(self._told) > _MOST_TOLD:
+        if self._type is None or _EXTRA_FIELD in known or len(self._reported) > _MAX_REPORTED:
             return
-        others = {name for name in fields if name.split(".", 1)[0] not in known} - self._told
+        others = {name for name in fields if name.split(".", 1)[0] not in known} - self._reported
         if others:
-            self._told |= others
+            self._reported |= others
             _log.warning(
-                "%s: %s has no field for %s: left out",
+                "%s: %s has no field for %s: ignored",
                 self._source,
                 self._type.__name__,
-                ", ".join(sorted(others)[:_MOST_TOLD]),
+                ", ".join(sorted(others)[:_MAX_REPORTED]),
             )
 
     def convert(self, data: Any, *, lax: bool) -> Any:
-        """What is sent for *data*; None for nothing.
+        """Return the value to send for *data*; None to skip the row.
+
+        Args:
+            data: the row.
+            lax: values are texts that may stand for numbers, as in CSV.
 
         Raises:
-            ValueError: saying which field does not fit; TypeError: *map* is asynchronous.
+            ValueError: a field does not fit the row type.
+            TypeError: *map* is asynchronous.
         """
         if self._map is not None and data is not None:
             data = self._map(data)
@@ -209,10 +219,10 @@ class RowConverter:
         if data is None or self._type is None or isinstance(data, self._type):
             return data
         names: Any = data
-        plain = isinstance(data, dict) and self._as_they_are.issuperset(names)
+        plain = isinstance(data, dict) and self._direct_names.issuperset(names)
         if not plain and isinstance(data, Mapping):
             if self._map is None or isinstance(self._map, Renaming):
-                self._tell_of_others(cast("Mapping[str, Any]", data))
+                self._warn_unknown_fields(cast("Mapping[str, Any]", data))
             data = self._renamed(nested(cast("Mapping[str, Any]", data)))
         try:
             return from_plain(data, self._type, strict=not lax)
@@ -221,33 +231,33 @@ class RowConverter:
         try:
             return from_plain(_with_ints(data), self._type, strict=not lax)
         except msgspec.ValidationError:
-            raise ValueError(_words(wrong, data, self._type, strict=not lax)) from None
+            raise ValueError(_message(wrong, data, self._type, strict=not lax)) from None
 
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names
         renamed = {names.get(name, name): value for name, value in data.items()}
         if len(renamed) < len(data):
             _check_distinct(names, data)
-        if _EXTRA in names:
-            known, extra = {*names.values()}, renamed.get(_EXTRA, {})
+        if _EXTRA_FIELD in names:
+            known, extra = {*names.values()}, renamed.get(_EXTRA_FIELD, {})
             others = [name for name in renamed if name not in known]
-            if others and isinstance(extra, dict):  # else it is for the row type to complain
-                renamed[_EXTRA] = extra | {name: renamed.pop(name) for name in others}
+            if others and isinstance(extra, dict):  # otherwise the conversion fails
+                renamed[_EXTRA_FIELD] = extra | {name: renamed.pop(name) for name in others}
         return renamed
 
 
 def _is_file(rows: Any) -> bool:
-    """Whether *rows* is a file that can be read twice."""
+    """Return whether *rows* is a file that can be read twice."""
     return isinstance(rows, (str, os.PathLike)) and Path(cast("str", rows)).is_file()
 
 
-async def check_mapped(shape: RowConverter, rows: Any) -> None:
+async def check_mapped(converter: RowConverter, rows: Any) -> None:
     """Raise `InputError` if no row of the file *rows* has a column that a mapping names.
 
-    A header says at once which columns there are. Without one the file is read, up to where
-    each of them has come.
+    Files with a header are checked by `RowConverter.check`. Others are read until every mapped
+    column has occurred.
     """
-    missing = set(shape.mapped)
+    missing = set(converter.mapped)
     if not missing or not _is_file(rows):
         return
     source = await open_source(rows)
@@ -267,12 +277,12 @@ async def check_mapped(shape: RowConverter, rows: Any) -> None:
         raise InputError(
             f"{source.name} has no row with {' and '.join(map(repr, sorted(missing)))}",
             file=source.name,
-            advice=_CORRECT_NAMES,
+            advice=_RENAME_ADVICE,
         )
 
 
 def _map_of(given: Any) -> Map | None:
-    """*given* as a function.
+    """Return *given* as a function.
 
     Raises:
         ConfigurationError: it is neither a plain function nor a mapping of names.
@@ -282,7 +292,7 @@ def _map_of(given: Any) -> Map | None:
         if not all(isinstance(each, str) for each in (*names, *names.values())):
             raise ConfigurationError(
                 f"map must map names of columns to names of fields, not {names!r}",
-                advice='Write map={"Column": "field"}; an empty field leaves the column out',
+                advice='Write map={"Column": "field"}; an empty field drops the column',
             )
         return Renaming(cast("Mapping[str, str]", given))
     if isinstance(given, type) and hasattr(given, "__struct_fields__"):
@@ -294,7 +304,7 @@ def _map_of(given: Any) -> Map | None:
     return cast("Map | None", given)
 
 
-def _fields(row_type: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
+def _struct_fields(row_type: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
     if not isinstance(row_type, type) or not issubclass(row_type, msgspec.Struct):
         raise ConfigurationError(
             f"row_type must be a msgspec Struct, not {row_type!r}",
@@ -304,7 +314,7 @@ def _fields(row_type: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
 
 
 def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
-    """The struct that an operation takes, or takes a list of; None for any other callable."""
+    """Return the struct that an operation takes, alone or in a list; None for other callables."""
     if endpoint_of(target) is None:
         return None
     parameters = inspect.signature(target).parameters
@@ -312,34 +322,34 @@ def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
     for parameter in parameters.values():
         if parameter.default is parameter.empty:
             hint = hints.get(parameter.name)
-            if get_origin(hint) in _MANY:
+            if get_origin(hint) in _SEQUENCES:
                 hint = get_args(hint)[0]
             return hint if hasattr(hint, "__struct_fields__") else None
     return None
 
 
 def unbound(target: Any) -> Any:
-    """*target* without the arguments that `partial` bound."""
+    """Return *target* without the arguments that `partial` bound."""
     while isinstance(target, partial):
         target = target.func
     return target
 
 
 def nested(data: Mapping[str, Any]) -> dict[str, Any]:
-    """*data* with `{"a.b": 1}` as `{"a": {"b": 1}}`; objects inside *data* stay as they are.
+    """Return *data* with `{"a.b": 1}` as `{"a": {"b": 1}}`; objects in *data* are not changed.
 
     Raises:
         ValueError: two names give the same field.
     """
     result: dict[str, Any] = {}
-    # Names without a dot first: `a` is then never put over what `a.b` made.
+    # Names without a dot first, so that `a` never overwrites the object of `a.b`.
     for name, value in sorted(data.items(), key=lambda item: "." in item[0]):
         *path, last = name.split(".")
         inner = result
         for part in path:
             deeper = inner.get(part, {})
             if not isinstance(deeper, dict):
-                raise ValueError(f"{name} contradicts {part}, which is a value already")
+                raise ValueError(f"{name} contradicts {part}, which is already a value")
             inner[part] = {**cast("dict[str, Any]", deeper)}
             inner = inner[part]
         if last in inner:
@@ -349,9 +359,9 @@ def nested(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_ints(value: Any) -> Any:
-    """*value* with whole floats and decimals as ints, which data frames store as floats."""
+    """Return *value* with integral floats and decimals as ints; data frames store ints as floats."""
     if isinstance(value, (float, Decimal)):
-        exact = isfinite(value) and value == int(value) and abs(int(value)) <= _EXACT
+        exact = isfinite(value) and value == int(value) and abs(int(value)) <= _MAX_EXACT_FLOAT
         return int(value) if exact else value
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
@@ -361,8 +371,8 @@ def _with_ints(value: Any) -> Any:
     return value
 
 
-def _words(bad: msgspec.ValidationError, data: Any, cls: Any, *, strict: bool) -> str:
-    """What *bad* says, with the first value in *data* that does not fit its field of *cls*."""
+def _message(bad: msgspec.ValidationError, data: Any, cls: Any, *, strict: bool) -> str:
+    """Return the message of *bad* with the first value of *data* that does not fit *cls*."""
     is_struct = isinstance(cls, type) and issubclass(cls, msgspec.Struct)
     for field in (
         msgspec.structs.fields(cast("Any", cls)) if is_struct and isinstance(data, dict) else ()
