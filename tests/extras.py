@@ -1,7 +1,7 @@
-"""What a user gets who installs one extra and no other: `python -P tests/extras.py redis`.
+"""Check an installation with one extra: `python -P tests/extras.py redis`.
 
-Run by `nox -s extras`, each time in an environment with the wheel and that extra alone. What the
-extra is for must work, and whatever else is asked for must say which extra it needs.
+`nox -s extras` runs it in environments with the wheel and one extra each. The features of that
+extra must work, and all others must raise an error that names their extra.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ NEEDS = {
     "dbos": "dbos",
     "plot": "matplotlib",
 }
-"""The package by which it is known whether an extra is there."""
+"""The package whose presence shows that an extra is installed."""
 NOBODY = "redis://127.0.0.1:1"
 TWO = Quota(2, 1.0)
 
 
 def run(*arguments: str, code: int = 0) -> str:
-    """What the command prints; it must end with *code*."""
+    """Run the command and return its output; it must exit with *code*."""
     command = [sys.executable, "-m", "asyncclients", *arguments]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    said = ran.stdout + ran.stderr
-    assert ran.returncode == code, f"{arguments} ended with {ran.returncode}:\n{said}"
-    return said
+    output = ran.stdout + ran.stderr
+    assert ran.returncode == code, f"{arguments} exited with {ran.returncode}:\n{output}"
+    return output
 
 
 def complaint(ask: Callable[[], Any]) -> str:
-    """What *ask* raises, in words."""
+    """Return the message of the error that *ask* raises."""
     try:
         ask()
     except (AsyncClientsError, ImportError) as error:
         return str(error)
-    raise AssertionError("nobody complains")
+    raise AssertionError("no error was raised")
 
 
 async def pulled(to: Path, **options: Any) -> Report:
@@ -67,14 +67,14 @@ async def pulled(to: Path, **options: Any) -> Report:
 
 
 def use_base(folder: Path) -> None:
-    """Calls, a backfill and a simulation."""
+    """Calls, a backfill and a simulation work."""
     report = asyncio.run(pulled(folder / "tags.jsonl"))
     assert report.done == len((folder / "tags.jsonl").read_text().splitlines()) == 3
     assert len(simulate(TWO, seconds=60.0).admitted_at) > 100
 
 
 def use_cli(folder: Path) -> None:
-    """Every command explains itself; a simulation runs; what it lacks is said in one line."""
+    """Every command has a help text; a simulation runs; a missing extra is named in one line."""
     said = run("--help")
     for command in ("demo", "pull", "push", "status", "run", "worker", "sandbox", "doctor"):
         assert f" {command} " in said
@@ -88,7 +88,7 @@ def use_cli(folder: Path) -> None:
 
 
 def use_parquet(folder: Path) -> None:
-    """A pull ends as one row group that reads back."""
+    """A pull writes one row group that can be read back."""
     from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
 
     assert asyncio.run(pulled(folder / "tags.parquet")).done == 3
@@ -97,7 +97,7 @@ def use_parquet(folder: Path) -> None:
 
 
 def use_redis(folder: Path) -> None:
-    """A wrong address is refused, a server that never answered named, and `local` goes on."""
+    """A wrong address is rejected, an unreachable server is named, and `local` continues."""
     from asyncclients.stores import RedisLimits, RedisTokens
 
     for store in (RedisLimits, RedisTokens):
@@ -111,7 +111,7 @@ def _pulled_through(limits: Any, folder: Path) -> Report:
 
 
 def use_otel(folder: Path) -> None:
-    """A pool with the listener works, with OpenTelemetry's API and no SDK."""
+    """A pool with the listener works with OpenTelemetry's API and without its SDK."""
     from asyncclients.integrations.opentelemetry import OpenTelemetryListener
 
     report = asyncio.run(pulled(folder / "spans.jsonl", listeners=(OpenTelemetryListener(),)))
@@ -119,7 +119,7 @@ def use_otel(folder: Path) -> None:
 
 
 def use_dbos(folder: Path) -> None:
-    """A push through an SQLite file."""
+    """A push with an SQLite file works."""
     assert asyncio.run(_pushed(f"sqlite:///{folder}/jobs.db")).done == 2
 
 
@@ -139,12 +139,12 @@ async def _pushed(url: str) -> Report:
 
 
 def use_plot(folder: Path) -> None:
-    """A simulation as a picture."""
+    """A simulation is drawn as an image."""
     draw_image(simulate(TWO, seconds=60.0), folder / "run.png")
     assert (folder / "run.png").read_bytes().startswith(b"\x89PNG")
 
 
-# --- What is said of those that are not there -------------------------------------------
+# --- Errors of missing extras -------------------------------------------
 
 
 def _redis() -> None:
@@ -176,7 +176,7 @@ def _raise(said: str) -> None:
 
 
 def main(extra: str) -> None:
-    """Check the installation with *extra* alone; `base` is that without any."""
+    """Check the installation with *extra* only; `base` has none."""
     uses: dict[str, Callable[[Path], None]] = {
         "base": use_base, "cli": use_cli, "parquet": use_parquet, "redis": use_redis,
         "otel": use_otel, "dbos": use_dbos, "plot": use_plot,
@@ -189,7 +189,7 @@ def main(extra: str) -> None:
         uses[extra](Path(folder))
     for name in NEEDS.keys() - there:
         said = complaint(ASKED[name])
-        assert f"asyncclients[{name}]" in said, f"{name} is not there, and what is said is: {said}"
+        assert f"asyncclients[{name}]" in said, f"{name} is missing, and the error is: {said}"
     print(f"{extra} alone: works; {', '.join(sorted(NEEDS.keys() - there))}: say what they need")  # noqa: T201
 
 

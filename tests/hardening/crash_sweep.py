@@ -47,11 +47,11 @@ class Steps:
 
 
 class SiblingError(Exception):
-    """Return the failures other than the call's own."""
+    """The failure of a task beside the call."""
 
 
 Interruption = Callable[[Coroutine[Any, Any, Any], int], Coroutine[Any, Any, bool]]
-"""Runs a coroutine and interrupts it at the given point; False when it has fewer."""
+"""Run a coroutine and interrupt it at the given point; return False if it has fewer points."""
 
 
 async def cancelled(work: Coroutine[Any, Any, Any], at: int) -> bool:
@@ -68,7 +68,7 @@ async def cancelled(work: Coroutine[Any, Any, Any], at: int) -> bool:
 
 
 async def timed_out(work: Coroutine[Any, Any, Any], at: int) -> bool:
-    """Let the time of a timeout around it be over."""
+    """Let a timeout around it expire."""
     now = asyncio.get_running_loop().time()
     limit = asyncio.timeout(None)
     steps = Steps(work, at, lambda: limit.reschedule(now))
@@ -76,7 +76,7 @@ async def timed_out(work: Coroutine[Any, Any, Any], at: int) -> bool:
         async with limit:
             await steps
     except TimeoutError as over:
-        # Ours are timeouts as well: this one must be the one around it.
+        # The library's errors are timeouts as well: only the one around it counts.
         if type(over) is not TimeoutError or steps.count < at:
             raise
     return steps.count >= at

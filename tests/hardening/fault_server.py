@@ -1,8 +1,8 @@
-"""Ways in which a server can misbehave, and what each client promises about each.
+"""Ways in which a server can fail, and the promise of every client for each.
 
-One behaviour is what one connection does. It meets a call that may be repeated
-(`read`) and one that may not (`write`); the promise is the error that it comes to
-when the server goes on like that, and after how many requests.
+A behaviour is that of one connection. It meets an idempotent call (`read`) and another one
+(`write`). The promise is the error of the call if the server keeps behaving like that, and the
+number of its requests.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.support.byte_server import (
 )
 
 CAP: Final = 200_000
-"""Bytes of a reply that the clients under test take."""
+"""Maximum bytes of a response for the clients under test."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

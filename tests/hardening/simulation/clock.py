@@ -1,7 +1,7 @@
-"""The clock of a simulated world: virtual, and now and then it jumps.
+"""The clock of a simulation: virtual, with occasional jumps.
 
-Both ends of each socket are in this process, where the kernel hands bytes over at once:
-one look tells all that has arrived.
+Both ends of each socket are in this process, where the kernel delivers bytes at once: one poll
+finds all that have arrived.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BEGIN: Final = 1_000_000.0
 
 
 class Clock(VirtualClock):
-    """See `asyncclients.testing.clock`; it begins at the same instant in every run."""
+    """A virtual clock that starts at the same instant in every run."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)

@@ -1,8 +1,7 @@
-"""One process: its pool, its lines to the vendors, its folder; and its end, orderly or not.
+"""One process: its pool, its connections to the vendors, its folder, and its end.
 
-What is killed is cut off: nothing more gets in or out of it, and of its folder only what
-was on the disk at that instant is left, as a copy. What its objects do as they are cleared
-away is heard by nobody.
+A killed process is isolated: it sends and receives nothing more, and only a copy of the files
+that were on the disk at that instant is left. The cleanup of its objects has no effect.
 """
 
 from __future__ import annotations

@@ -64,10 +64,10 @@ class FlowPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:
-    """The end of a process: at an instant of its own, or at a step to or on the disk or the wire.
+    """The end of a process: at an instant, or at a step of the disk or the network.
 
-    *count* is seconds, or how many steps; *delivered*: what had left arrives all the same;
-    *rest* is seconds until it is started again. An *orderly* end is a cancellation.
+    *count* is seconds or a number of steps. With *delivered*, bytes already sent still arrive.
+    *rest* is seconds until the restart. An *orderly* end is a cancellation.
     """
 
     orderly: bool

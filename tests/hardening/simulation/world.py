@@ -1,11 +1,10 @@
-"""One seed, one world: processes that call, are killed and come back; vendors that fail.
+"""A random system from one seed: processes that are killed and restarted, vendors that fail.
 
-For a while everything goes wrong that the plan of the seed has. Then the vendors heal, the
-store is back and nobody is killed any more. What must hold all the same is said in words
-by `violations`.
+For a while, all faults in the plan of the seed occur. Then the vendors recover, the store is
+back and no process is killed any more. `violations` describes the invariants that do not hold.
 
-Real sockets in virtual time; threads are in it, too (`disk.py`). So the seed decides all
-of it: two runs of a seed are alike to the last request, which `story` shows.
+Sockets are real and time is virtual, for threads as well (`disk.py`). So the seed determines
+everything: two runs of a seed have the same requests, which `story` lists.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from .store import Names, Store
 from .tokens import Tokens
 
 HEALING: Final = 400.0
-"""Seconds within which all is done once the trouble is over."""
+"""Seconds to complete all work after the period of faults."""
 _DISK: Final = next((path for path in ("/dev/shm",) if Path(path).is_dir()), None)
 """In memory, if the system supports it: no test here needs a real disk."""
 
@@ -50,11 +49,11 @@ def _one_origin(_: str) -> str:
 
 
 _ONE_ORIGIN = patch("asyncclients.backfill.state.identity._origin", new=_one_origin)
-"""Each process reaches the vendors through a relay of its own: the same job at another address."""
+"""Each process reaches the vendors through its own proxy, so one job has several addresses."""
 
 
 class Simulation:
-    """The world of *seed*; `run` it, then ask for `violations`."""
+    """The simulation of *seed*; `run` it, then read `violations`."""
 
     sandbox: Sandbox
     folder: Path
