@@ -1,8 +1,8 @@
-"""Who waits, fair between flows; and how many interactive calls to expect.
+"""Fair queueing of waiting calls between flows.
 
-Start-time fair queueing (Goyal, Vin and Cheng, 1996): the flow whose turn began
-earliest goes first, each call costs one turn, and a flow that was idle gets no
-credit for it. Arithmetic only; `scheduler.py` decides.
+Start-time fair queueing (Goyal, Vin and Cheng, 1996): each call takes one turn in virtual
+time, and the flow whose next turn starts first is served first. Idle flows accumulate no
+credit.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.window import Permit
 
 _IDLE_FLOWS = 64
-"""How many flows without a waiter are remembered at least."""
+"""Flows without a waiter that are kept before they are searched for removal."""
 
 
 class Flow:
-    """Waiters of one flow, and when its next turn begins in virtual time.
+    """The waiters of one flow, and the start of its next turn in virtual time.
 
     Attributes:
-        waiters: in order, those that gave up included until their turn comes.
-        waiting: those that still wait.
-        start: when the next turn begins, a whole number.
-        order: among flows whose turns begin at the same instant, lower goes first.
+        waiters: in order; cancelled ones stay until their turn.
+        waiting: number of waiters that are not cancelled.
+        start: virtual time at which the next turn starts, a whole number.
+        order: of two flows with the same start, the lower goes first.
+        queued: whether the flow is in the heap of its queue.
     """
 
     __slots__ = ("order", "queued", "start", "waiters", "waiting")
@@ -42,101 +43,102 @@ class Flow:
 
 
 class FlowQueue:
-    """The waiters of one class, fair between flows. O(log flows) a call.
+    """The waiters of one priority class, fair between flows. O(log flows) per call.
 
     Attributes:
-        heap: the flows that have someone in line, the one whose turn is next first.
-        waiting: calls that still wait.
+        heap: the flows that have waiters, the next one first.
+        waiting: number of waiters that are not cancelled.
     """
 
-    __slots__ = ("_flows", "_order", "_turn", "heap", "waiting")
+    __slots__ = ("_flows", "_order", "_virtual_time", "heap", "waiting")
 
     def __init__(self) -> None:
         self._flows: dict[str | None, Flow] = {}
         self.heap: list[tuple[float, int, str | None]] = []
-        self._turn = 0.0
+        self._virtual_time = 0.0
         self._order = 0
         self.waiting = 0
 
-    def push(self, flow: str | None, waiter: asyncio.Future[Permit], *, front: bool) -> Flow:
-        """Add *waiter* at the end of its flow, or at its front; return its flow."""
-        line = self._flows.get(flow)
-        if line is None:
-            line = self._flows[flow] = Flow()
-        (line.waiters.appendleft if front else line.waiters.append)(waiter)
-        line.waiting += 1
+    def push(self, name: str | None, waiter: asyncio.Future[Permit], *, front: bool) -> Flow:
+        """Add *waiter* at the end of flow *name*, or at its front; return the flow."""
+        flow = self._flows.get(name)
+        if flow is None:
+            flow = self._flows[name] = Flow()
+        (flow.waiters.appendleft if front else flow.waiters.append)(waiter)
+        flow.waiting += 1
         self.waiting += 1
         if len(self._flows) > 2 * len(self.heap) + _IDLE_FLOWS:
-            self._forget_idle()
-        if not line.queued:
-            line.start = max(line.start, self._turn)
-            self._enqueue(flow, line)
-        return line
+            self._drop_idle_flows()
+        if not flow.queued:
+            flow.start = max(flow.start, self._virtual_time)
+            self._enqueue(name, flow)
+        return flow
 
-    def _enqueue(self, flow: str | None, line: Flow) -> None:
-        line.queued = True
+    def _enqueue(self, name: str | None, flow: Flow) -> None:
+        flow.queued = True
         self._order += 1
-        line.order = self._order
-        heappush(self.heap, (line.start, line.order, flow))
+        flow.order = self._order
+        heappush(self.heap, (flow.start, flow.order, name))
 
     def pop(self) -> asyncio.Future[Permit] | None:
-        """The next waiter that still waits; None when there is none (and the queue is empty)."""
+        """Remove and return the next waiter that is not cancelled; None if there is none."""
         while self.heap:
-            start, _, flow = heappop(self.heap)
-            line = self._flows[flow]
-            line.queued = False
-            waiter = self._next(line)
+            start, _, name = heappop(self.heap)
+            flow = self._flows[name]
+            flow.queued = False
+            waiter = self._next_waiter(flow)
             if waiter is None:
-                del self._flows[flow]
+                del self._flows[name]
                 continue
-            line.waiting -= 1
-            self._turn, line.start = start, start + 1.0
-            if line.waiters:
-                self._enqueue(flow, line)
+            flow.waiting -= 1
+            self.waiting -= 1
+            self._virtual_time, flow.start = start, start + 1.0
+            if flow.waiters:
+                self._enqueue(name, flow)
             elif not self.heap:
-                # Nobody competes any more: turns taken so far are forgotten.
+                # No flow is waiting: forget the turns taken so far.
                 self._flows.clear()
-                self._turn = start + 1.0
+                self._virtual_time = start + 1.0
             return waiter
         return None
 
-    def leave(self, line: Flow) -> None:
-        """A waiter of *line* gave up: where it was the last, nobody is in line any more."""
-        line.waiting -= 1
+    def leave(self, flow: Flow) -> None:
+        """Count a cancelled waiter of *flow*; clear the queue if it was the last one."""
+        flow.waiting -= 1
         self.waiting -= 1
         if not self.waiting:
             self.heap.clear()
             self._flows.clear()
 
-    def ahead(self, flow: str | None, *, front: bool = False) -> int:
-        """How many of those that wait would go before one that *flow* added now."""
-        line = self._flows.get(flow)
-        own, start, order = 0, self._turn, math.inf
-        if line is not None:
-            own = 0 if front else line.waiting
-            start = line.start if line.queued else max(line.start, start)
-            order = line.order if line.queued else order
+    def ahead(self, name: str | None, *, front: bool = False) -> int:
+        """Return how many waiters would go before a new waiter of flow *name*."""
+        flow = self._flows.get(name)
+        own, start, order = 0, self._virtual_time, math.inf
+        if flow is not None:
+            own = 0 if front else flow.waiting
+            start = flow.start if flow.queued else max(flow.start, start)
+            order = flow.order if flow.queued else order
         count, turn = own, start + own
         for other in self._flows.values():
-            if other is line or not other.waiting:
+            if other is flow or not other.waiting:
                 continue
-            # A turn that begins at the same instant goes first where it was in line first.
-            first = (-other.start, other.order) < (-start, order)
-            count += min(other.waiting, max(0, int(turn - other.start) + first))
+            # Of two turns that start at the same time, the flow that was queued first wins.
+            wins_tie = (-other.start, other.order) < (-start, order)
+            count += min(other.waiting, max(0, int(turn - other.start) + wins_tie))
         return count
 
-    def _forget_idle(self) -> None:
-        """Drop flows that have no waiter and no turn to make up for."""
+    def _drop_idle_flows(self) -> None:
+        """Drop flows without a waiter whose turns are all in the past."""
         self._flows = {
-            flow: line
-            for flow, line in self._flows.items()
-            if line.waiters or line.queued or line.start > self._turn
+            name: flow
+            for name, flow in self._flows.items()
+            if flow.waiters or flow.queued or flow.start > self._virtual_time
         }
 
     @staticmethod
-    def _next(line: Flow) -> asyncio.Future[Permit] | None:
-        while line.waiters:
-            waiter = line.waiters.popleft()
+    def _next_waiter(flow: Flow) -> asyncio.Future[Permit] | None:
+        while flow.waiters:
+            waiter = flow.waiters.popleft()
             if not waiter.done():
                 return waiter
         return None

@@ -1,17 +1,18 @@
-"""Who goes next, for one scope.
+"""The scheduler of one scope: which call is sent next.
 
-The limiter says *when* a call may go; this says *which*. A slot is given at the
-instant it opens, to whoever is first then (late binding). The order:
+The limiter decides *when* a call may be sent, the scheduler *which* one. A permit is
+granted at the instant at which a slot becomes free, to the call that is first at that
+instant (late binding). The order:
 
-* Classes: `INTERACTIVE` before `BACKGROUND`; but while both wait, every tenth
-  grant is background's, so that a flood does not starve it. A deadline is checked
-  against this order when its call arrives.
-* Within a class, fair between flows (`flows.py`), and FIFO within a flow. A call
-  that is repeated has waited before, and goes to the front of its flow.
+* `INTERACTIVE` before `BACKGROUND`. While both wait, every tenth grant goes to background,
+  so that it does not starve. A deadline is checked against this order when its call
+  arrives.
+* Within a class, fair between flows (`fair_queue.py`) and first in, first out within a
+  flow. A retry goes to the front of its flow.
 
-Every decision is synchronous. Waiting is one future per waiter and one timer
-per scope. A waiter that is cancelled costs nothing, also when its permit was
-granted in the same tick.
+Every decision is synchronous. Each waiter is one future, and each scope has one timer. A
+cancelled waiter takes no slot, even if its permit was granted in the same iteration of the
+event loop.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from __future__ import annotations
 import asyncio
 import math
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
 from asyncclients.ratelimit.fair_queue import FlowQueue
@@ -32,54 +35,43 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.protocol import LimiterProtocol
     from asyncclients.ratelimit.window import Permit
 
-_INTERACTIVE, _BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND
 _INTERACTIVE_COOLDOWN = 300.0
-"""Seconds after an interactive call in which background goes evenly: no slots open in pairs."""
+"""Seconds after an interactive call during which background calls are spaced evenly."""
 _GRANTS_PER_TICK = 64
-"""Permits granted in one turn of the event loop: a large burst must not hold up everything else."""
-_SOONEST = 2e-6
-"""Seconds to wait at least: rounding may wake us an instant early, and must not do so for ever."""
+"""Permits granted in one iteration of the event loop, so that a burst does not block it."""
+_MIN_DELAY = 2e-6
+"""Seconds. A timer may fire early by rounding; a shorter delay could repeat that for ever."""
 _BACKGROUND_EVERY = 10
-"""One grant in so many is background's while interactive calls wait as well."""
+"""While interactive calls wait, one grant in this many goes to background."""
 
 
-class PermitRequest:
+class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """What a call asks of the scheduler.
 
     Attributes:
-        priority: its class.
-        flow: whose turn it takes.
-        deadline_at: loop instant after which it is of no use; inf for none.
-        is_retry: it has waited before, and goes to the front of its flow.
-
-    Nobody changes one, so calls may share it.
+        priority: the class of the call.
+        flow: the flow in whose turn it is sent.
+        deadline_at: loop instant after which a permit is useless; inf for none.
+        is_retry: the call has waited before, and goes to the front of its flow.
     """
 
-    __slots__ = ("deadline_at", "flow", "is_retry", "priority")
-
-    def __init__(
-        self,
-        priority: Priority = Priority.INTERACTIVE,
-        flow: str | None = None,
-        deadline_at: float = math.inf,
-        *,
-        is_retry: bool = False,
-    ) -> None:
-        self.priority, self.flow, self.deadline_at = priority, flow, deadline_at
-        self.is_retry = is_retry
+    priority: Priority = Priority.INTERACTIVE
+    flow: str | None = None
+    deadline_at: float = math.inf
+    is_retry: bool = False
 
     def as_retry(self) -> PermitRequest:
-        """The same, for a call that has waited before."""
+        """Return the same request for a call that has waited before."""
         return PermitRequest(self.priority, self.flow, self.deadline_at, is_retry=True)
 
 
 class InFlightLimit:
-    """How many requests the whole pool may have in flight, over all scopes.
+    """The limit on requests in flight that all scopes of a pool share.
 
     Attributes:
-        in_use: how many it has.
-        limit: how many it may have.
-        blocked: the pumps of the scopes that were told that it is full.
+        in_use: requests in flight.
+        limit: the most requests that may be in flight.
+        blocked: the `dispatch` methods of the schedulers that wait for room, in order.
     """
 
     __slots__ = ("blocked", "in_use", "limit")
@@ -89,31 +81,30 @@ class InFlightLimit:
         self.in_use = 0
         self.blocked: dict[Callable[[], None], None] = {}
 
-    def full(self, pump: Callable[[], None]) -> bool:
-        """Is there no room? If so, *pump* is called when there is."""
+    def is_full(self, dispatch: Callable[[], None]) -> bool:
+        """Return whether there is no room; if so, *dispatch* is called when there is."""
         if self.in_use < self.limit:
             return False
-        self.blocked[pump] = None
+        self.blocked[dispatch] = None
         return True
 
     def wake(self) -> None:
-        """A request is over: let those in who were told that it was full."""
-        # They may not want it any more: ask on.
+        """Call the blocked schedulers in order while there is room."""
         while self.blocked and self.in_use < self.limit:
-            pump = next(iter(self.blocked))
-            del self.blocked[pump]
-            pump()
+            dispatch = next(iter(self.blocked))
+            del self.blocked[dispatch]
+            dispatch()
 
 
 class InteractiveForecast:
-    """How many interactive calls to expect in what is left of this window.
+    """Predicts how many interactive calls the rest of the current window will have.
 
-    As many as the last window had, less those that came already; nothing after
-    a window without any, so that a night's backfill gets the whole quota, nor
-    after one with a single call, which is no burst: the next slot is soon enough.
+    The prediction is the count of the previous window, less the calls of this one. It is 0
+    after a window without interactive calls, so that a backfill at night gets the whole
+    quota, and after a window with a single one, which can wait for the next slot.
 
     Attributes:
-        last_at: when the last interactive call was granted.
+        last_at: loop instant of the latest interactive grant.
     """
 
     __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
@@ -125,7 +116,7 @@ class InteractiveForecast:
         self._until = 0.0
         self.last_at = -math.inf
 
-    def _roll(self, now: float) -> None:
+    def _advance(self, now: float) -> None:
         index = int(now // self._period)
         if index != self._index:
             self._previous = self._current if index == self._index + 1 else 0
@@ -133,21 +124,33 @@ class InteractiveForecast:
         self._until = (index + 1) * self._period
 
     def count(self, now: float) -> None:
-        """An interactive call was granted at *now*."""
+        """Count an interactive call that was granted at *now*."""
         if now >= self._until:
-            self._roll(now)
+            self._advance(now)
         self._current += 1
         self.last_at = now
 
     def remaining(self, now: float) -> int:
-        """Interactive calls that the last window leads one to expect after *now*."""
+        """Return how many more interactive calls are expected in the window of *now*."""
         if now >= self._until:
-            self._roll(now)
+            self._advance(now)
         return max(0, self._previous - self._current) if self._previous > 1 else 0
 
 
 class Scheduler:
-    """Grants the permits of one scope."""
+    """Grants the permits of one scope.
+
+    Args:
+        limiter: decides when a call may be sent.
+        loop: the event loop of the waiters and the timer.
+        max_in_flight: the most requests of this scope in flight; None for no limit.
+        connections: the limit that the scopes of a pool share.
+
+    Attributes:
+        in_flight: requests of this scope in flight.
+        sent: permits granted, less those that were cancelled.
+        rejected: calls that the vendor rejected with 429.
+    """
 
     __slots__ = (
         "_background",
@@ -191,34 +194,34 @@ class Scheduler:
         self._timer = Timer(loop, self.dispatch)
         self._closed: AsyncClientsError | None = None
 
-    # --- Taking -----------------------------------------------------------------
+    # --- Granting ---------------------------------------------------------------
 
-    def try_acquire(self, ticket: PermitRequest) -> Permit | None:
-        """A permit at once, if nobody who goes before *ticket* is waiting."""
-        priority = ticket.priority
-        if self._interactive.heap or (priority and self._background.heap):
+    def try_acquire(self, request: PermitRequest) -> Permit | None:
+        """Return a permit if one is available now and no call with precedence waits."""
+        is_background = bool(request.priority)
+        if self._interactive.heap or (is_background and self._background.heap):
             return None
         shared = self.connections
         if self.in_flight >= self.max_in_flight or shared.in_use >= shared.limit:
             return None
         now = self.loop.time()
-        at = self._background_at(now) if priority else self.limiter.next_permit_at(now)
-        return self._grant(priority, now) if at <= now and self._closed is None else None
+        at = self._background_at(now) if is_background else self.limiter.next_permit_at(now)
+        return self._grant(now, is_background) if at <= now and self._closed is None else None
 
-    async def acquire(self, ticket: PermitRequest) -> Permit:
-        """A permit, as soon as it is *ticket*'s turn.
+    async def acquire(self, request: PermitRequest) -> Permit:
+        """Wait for the turn of *request* and return its permit.
 
         Raises:
-            DeadlineExceededError: at once, if its turn cannot come in time.
+            DeadlineExceededError: at once, if its turn cannot come before the deadline.
             ClientClosedError: if the scope is closed before its turn.
         """
         if self._closed is not None:
             raise self._closed.with_facts()
-        if ticket.deadline_at < math.inf:
-            self._check_deadline(ticket)
+        if request.deadline_at < math.inf:
+            self._check_deadline(request)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
-        queue = self._queue_of(ticket.priority)
-        flow = queue.push(ticket.flow, waiter, front=ticket.is_retry)
+        queue = self._queue_of(request.priority)
+        flow = queue.push(request.flow, waiter, front=request.is_retry)
         self.dispatch()
         try:
             return await waiter
@@ -230,13 +233,13 @@ class Scheduler:
                 self.on_done()
             raise
 
-    def _check_deadline(self, ticket: PermitRequest) -> None:
+    def _check_deadline(self, request: PermitRequest) -> None:
         now = self.loop.time()
-        left = ticket.deadline_at - now
-        if self.eta(1, ticket.priority) <= left:
+        left = request.deadline_at - now
+        if self.eta(1, request.priority) <= left:
             return
-        own = self._queue_of(ticket.priority).ahead(ticket.flow, front=ticket.is_retry)
-        eta = self._eta(1 + self._before(own, ticket.priority), now)
+        own = self._queue_of(request.priority).ahead(request.flow, front=request.is_retry)
+        eta = self._eta(1 + self._grants_before(own, request.priority), now)
         if eta > left:
             raise DeadlineExceededError(
                 f"would wait {eta:.1f} s for its turn, {max(0.0, left):.1f} s are left",
@@ -244,33 +247,32 @@ class Scheduler:
                 advice="Allow a longer deadline or send less",
             )
 
-    def _before(self, own: int, priority: Priority) -> int:
-        """Grants before that of a call, if *own* calls of its class go first and no more arrive."""
+    def _grants_before(self, own: int, priority: Priority) -> int:
+        """Return the grants before that of a call with *own* calls of its class ahead."""
         every = _BACKGROUND_EVERY - 1
-        until_share = max(0, every - self._grants_since_background)
+        until_background = max(0, every - self._grants_since_background)
         if priority:
-            return own + min(self._interactive.waiting, until_share + every * own)
-        return own + min(self._background.waiting, (own + every - until_share) // every)
+            return own + min(self._interactive.waiting, until_background + every * own)
+        return own + min(self._background.waiting, (own + every - until_background) // every)
 
     def _queue_of(self, priority: Priority) -> FlowQueue:
         return self._background if priority else self._interactive
 
     def dispatch(self) -> None:
-        """Grant the permits that can be granted now; if more could, go on in the next turn."""
+        """Grant the available permits, at most `_GRANTS_PER_TICK` per loop iteration."""
         interactive, background = self._interactive, self._background
         left = 0 if self._resuming else _GRANTS_PER_TICK
-        while left and (interactive.heap or background.heap) and not self._full():
-            queue, now = self._next_queue(), self.loop.time()
-            priority = _INTERACTIVE if queue is interactive else _BACKGROUND
-            at = self._background_at(now) if priority else self.limiter.next_permit_at(now)
+        while left and (interactive.heap or background.heap) and not self._is_full():
+            now = self.loop.time()
+            is_background = not interactive.heap or bool(background.heap and self._is_due())
+            at = self._background_at(now) if is_background else self.limiter.next_permit_at(now)
             if at > now:
-                # At infinity it is never set: an answer will free a slot, and pump again.
-                self._timer.set(max(at, now + _SOONEST))
+                # At inf the timer is not set: a response will free a slot and call `dispatch`.
+                self._timer.set(max(at, now + _MIN_DELAY))
                 return
-            waiter = queue.pop()
+            waiter = (background if is_background else interactive).pop()
             if waiter is not None:
-                queue.waiting -= 1
-                waiter.set_result(self._grant(priority, now))
+                waiter.set_result(self._grant(now, is_background))
                 left -= 1
         if not left and not self._resuming:
             self._resuming = True
@@ -280,39 +282,37 @@ class Scheduler:
         self._resuming = False
         self.dispatch()
 
-    def _next_queue(self) -> FlowQueue:
-        if self._interactive.heap and not (self._background.heap and self._share_due()):
-            return self._interactive
-        return self._background
-
-    def _share_due(self) -> bool:
+    def _is_due(self) -> bool:
+        """Return whether the next grant is background's even if interactive calls wait."""
         return self._grants_since_background >= _BACKGROUND_EVERY - 1
 
-    def _grant(self, priority: Priority, now: float) -> Permit:
-        if priority is _INTERACTIVE:
+    def _grant(self, now: float, is_background: bool) -> Permit:
+        if is_background:
+            self._grants_since_background = 0
+        else:
             self._grants_since_background += 1
             self._forecast.count(now)
-        else:
-            self._grants_since_background = 0
         self.in_flight += 1
         self.sent += 1
         self.connections.in_use += 1
         return self.limiter.acquire(now)
 
-    def _full(self) -> bool:
-        return self.in_flight >= self.max_in_flight or self.connections.full(self.dispatch)
+    def _is_full(self) -> bool:
+        return self.in_flight >= self.max_in_flight or self.connections.is_full(self.dispatch)
 
     def _background_at(self, now: float) -> float:
-        """When a background call may go: evenly, while users are about."""
-        # It leaves slots to interactive ones, unless its own share is due.
-        spare = 0 if self._share_due() else self._forecast.remaining(now)
-        even = now - self._forecast.last_at < _INTERACTIVE_COOLDOWN
-        return self.limiter.next_permit_at(now, spare, spaced=even)
+        """Return when a background call may be sent, with slots reserved for interactive calls.
+
+        Nothing is reserved if background's own share of the grants is due.
+        """
+        reserve = 0 if self._is_due() else self._forecast.remaining(now)
+        spaced = now - self._forecast.last_at < _INTERACTIVE_COOLDOWN
+        return self.limiter.next_permit_at(now, reserve, spaced=spaced)
 
     # --- Settling ---------------------------------------------------------------
 
     def on_response(self, permit: Permit, info: RateLimitInfo | None) -> None:
-        """The headers of the answer are here."""
+        """Settle the call of *permit*: the headers of its response have arrived."""
         if info is not None and info.is_rate_limited:
             self.rejected += 1
         self.limiter.on_response(permit, self.loop.time(), info)
@@ -320,23 +320,26 @@ class Scheduler:
             self.dispatch()
 
     def on_no_response(self, permit: Permit) -> None:
-        """No answer will come, and the request may have arrived."""
+        """Settle the call of *permit*: it gets no response, but may have arrived."""
         self.limiter.on_no_response(permit, self.loop.time())
         self.dispatch()
 
     def cancel(self, permit: Permit) -> None:
-        """The request never left; the slot is free again."""
+        """Settle the call of *permit*: it was never sent, so its slot is free."""
         self.sent -= 1
         self.limiter.cancel(permit, self.loop.time())
         self.dispatch()
 
     def on_rate_limited(self, retry_after: float | None, permit: Permit | None = None) -> None:
-        """A reply whose body turned out to be a refusal by rate."""
+        """Record a response whose body shows that the call was rejected.
+
+        *retry_after* is in seconds; None if the vendor gave no time.
+        """
         self.rejected += 1
         self.limiter.on_rate_limited(self.loop.time(), retry_after, permit)
 
     def on_done(self) -> None:
-        """The exchange is over, body and all: it is not in flight any more."""
+        """Record that a request is not in flight any more: its response has been read."""
         self.in_flight -= 1
         shared = self.connections
         shared.in_use -= 1
@@ -345,30 +348,33 @@ class Scheduler:
         if self._interactive.heap or self._background.heap:
             self.dispatch()
 
-    # --- Looking ----------------------------------------------------------------
+    # --- Statistics -------------------------------------------------------------
 
     def eta(self, calls: int, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Seconds until *calls* more calls of *priority* could have been sent.
+        """Estimated seconds until *calls* more calls of *priority* have been sent.
 
-        It counts the calls that wait now, and that background has one grant in ten.
+        Waiting calls and background's share of the grants are included.
         """
-        before = self._before(self._queue_of(priority).waiting + calls - 1, priority)
-        return self._eta(before + 1, self.loop.time())
+        own = self._queue_of(priority).waiting + calls - 1
+        return self._eta(self._grants_before(own, priority) + 1, self.loop.time())
 
     def _eta(self, calls: int, now: float) -> float:
         return max(0.0, self.limiter.nth_permit_at(calls, now) - now)
 
     def queued(self) -> dict[str, int]:
-        """Waiters by class."""
+        """Return the number of waiting calls by class."""
         return {"interactive": self._interactive.waiting, "background": self._background.waiting}
 
     def is_idle(self, now: float) -> bool:
-        """True if nothing is queued or in flight, and the limiter would delay no call."""
+        """Return True if nothing is queued or in flight, and the limiter would delay no call."""
         queued = self._interactive.waiting or self._background.waiting
         return not self.in_flight and not queued and self.limiter.is_idle(now)
 
     def backlog(self) -> tuple[int, Priority]:
-        """How many calls of the best waiting class could go by our own caps, and its class."""
+        """Return how many waiting calls of the first class could be sent, and that class.
+
+        The limits on requests in flight apply.
+        """
         interactive, background = self._interactive, self._background
         priority = Priority.INTERACTIVE if interactive.waiting else Priority.BACKGROUND
         shared = self.connections
@@ -377,11 +383,10 @@ class Scheduler:
         return max(0, int(min(waiting, room))), priority
 
     def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
-        """End all who wait with *error*, each with one of its own; *for_good* all to come, too."""
+        """Raise a copy of *error* in each waiting call; *for_good*: in later calls as well."""
         if for_good:
             self._closed = error
             self._timer.cancel()
         for queue in (self._interactive, self._background):
             while (waiter := queue.pop()) is not None:
-                queue.waiting -= 1
                 waiter.set_exception(error.with_facts())
