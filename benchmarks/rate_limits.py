@@ -37,7 +37,7 @@ from rate_limit_peers import PEERS, run_peer
 from asyncclients import Quota
 from asyncclients.simulator import SimulationReport, simulate
 from asyncclients.testing.clock import run_virtual
-from tests.support.socket_simulation import SocketWorld
+from tests.support.socket_simulation import SocketSimulation
 
 TWO, HUNDRED, HUNDRED_EIGHTY = Quota(2, 1.0), Quota(100, 60.0), Quota(180, 60.0)
 QUOTAS = (TWO, HUNDRED, HUNDRED_EIGHTY)
@@ -154,7 +154,7 @@ class OverSockets:
         self, quota: Quota, *, server: str, latency: str, seconds: float, seed: int, **how: Any
     ) -> SimulationReport:
         """Run once each; return the report of the run over sockets."""
-        world = SocketWorld(quota, server=server, latency=latency, seed=seed, **how)
+        world = SocketSimulation(quota, server=server, latency=latency, seed=seed, **how)
         real = run_virtual(world.run(seconds))
         model = simulate(quota, server=server, latency=latency, seconds=seconds, seed=seed, **how)
         self._pairs.append((real, model))
