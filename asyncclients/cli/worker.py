@@ -126,9 +126,9 @@ async def _work(job: JobSpec, backfills: Any) -> Report:
     report: Report = await backfills.push(
         job.name, job.file, spec=spec, target=target, progress=ProgressPrinter(job.name)
     )
-    backlog = backfills.backlog
-    failed = await backlog.failures(job.name)
-    unknown = [msgspec.json.encode(row) for row in await backlog.unknown(job.name)]
+    job_store = backfills.job_store
+    failed = await job_store.failures(job.name)
+    unknown = [msgspec.json.encode(row) for row in await job_store.unknown(job.name)]
     failures = write_rows(Path(job.state + ".failed.jsonl"), failed)
     write_rows(Path(job.state + ".unknown.jsonl"), unknown)
     return msgspec.structs.replace(report, failures=failures)

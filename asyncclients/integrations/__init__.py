@@ -1,1 +1,1 @@
-"""What connects the library to other software; each module needs its own extra, or none."""
+"""Integrations with other software. Each module names the extra that it needs, if any."""

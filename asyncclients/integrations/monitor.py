@@ -1,4 +1,4 @@
-"""A live page of a pool at work, for a browser on this machine.
+"""A live web page of a pool, for a browser on this machine.
 
 ```python
 async with Monitor(pool) as monitor:
@@ -6,11 +6,10 @@ async with Monitor(pool) as monitor:
     await pull(contacts, to="contacts.jsonl", progress=monitor.job("contacts"))
 ```
 
-The page is one static file; what moves comes to it as server-sent events, four
-samples of `pool.stats()` a second and the progress of jobs. It is for loopback
-only: other addresses are refused, and so are requests that name another host
-(DNS rebinding). It shows vendors, quotas and counts; no credential, no path and
-no data of a call ever gets there.
+The page is a static file that receives server-sent events: four samples of `pool.stats()` a
+second, with the progress of jobs. The server binds to loopback only, and rejects requests for
+another host name (DNS rebinding). It shows vendors, quotas and counts, but no credentials, paths
+or data of calls.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 
 TICK = 0.25
 """Seconds between two samples."""
-_REMEMBERED = 240
-"""Samples that a page is given when it opens: a minute."""
+_HISTORY = 240
+"""Samples that a new page receives: one minute."""
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
@@ -57,7 +56,7 @@ class QuotaBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope as the page shows it; the names are those of `ScopeStats`."""
+    """One scope on the page, with the field names of `ScopeStats`."""
 
     name: str
     gauges: tuple[QuotaBar, ...]
@@ -71,7 +70,7 @@ class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One job as the page shows it; the names are those of `Progress`."""
+    """One job on the page, with the field names of `Progress`."""
 
     name: str
     done: int
@@ -84,7 +83,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """All there is to see at one instant, *at* seconds after the first sample."""
+    """The content of the page, *at* seconds after the first sample."""
 
     at: float
     scopes: tuple[ScopeRow, ...]
@@ -92,34 +91,34 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Monitor:
-    """Serves the page of one pool, from `async with` or `start` on.
+    """The page of one pool; `async with` or `start` serves it.
 
     Attributes:
-        url: its address, once it is served.
+        url: its address, after the start.
         jobs: the latest progress of each job, by name.
 
     Raises:
-        ConfigurationError: for a *host* beyond this machine.
+        ConfigurationError: *host* is not a loopback address.
     """
 
     def __init__(self, pool: SessionPool, *, port: int = 0, host: str = "127.0.0.1") -> None:
         if not is_loopback(host):
             raise ConfigurationError(
-                f"the monitor answers to anyone who asks: it binds to loopback only, not to {host}",
-                advice="Leave host out; to look from elsewhere, forward the port by ssh",
+                f"the monitor has no access control: it binds to loopback only, not to {host}",
+                advice="Omit host; from another machine, forward the port with ssh",
             )
-        check_count("port", port, least=0, advice="Leave port out for any free one")
+        check_count("port", port, least=0, advice="Omit port to use any free one")
         self.url = ""
         self.jobs: dict[str, Progress] = {}
         self._pool, self._host, self._port = pool, host, port
         self._hosts: frozenset[str] = frozenset()
-        self._samples: deque[tuple[int, Sample]] = deque(maxlen=_REMEMBERED)
-        self._news = asyncio.Event()
+        self._samples: deque[tuple[int, Sample]] = deque(maxlen=_HISTORY)
+        self._sampled = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._sampler: asyncio.Task[None] | None = None
 
     def job(self, name: str) -> Callable[[Progress], None]:
-        """What to give a backfill as `progress=`, to see it on the page as *name*."""
+        """Return a `progress=` callback that shows a backfill on the page as *name*."""
 
         def progress(state: Progress) -> None:
             self.jobs[name] = state
@@ -152,15 +151,15 @@ class Monitor:
         self._hosts = frozenset({f"{host}:{port}", f"localhost:{port}"})
         self.url = f"http://{host}:{port}/"
         self._sampler = asyncio.create_task(self._sample(), name="asyncclients monitor")
-        self._sampler.add_done_callback(self._sampled)
+        self._sampler.add_done_callback(self._on_sampler_done)
 
     async def aclose(self) -> None:
-        """Stop serving. Idempotent; if it is cancelled, another call closes what is left."""
+        """Stop serving. Idempotent; if it is cancelled, another call closes the rest."""
         if self._sampler is not None:
             self._sampler.cancel()
             await asyncio.wait([self._sampler])
             self._sampler = None
-        self._news.set()  # the streams see that nothing more will come
+        self._sampled.set()  # ends the event streams
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -169,26 +168,25 @@ class Monitor:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
         number = 0
-        take = Callback(self._take)
+        add_sample = Callback(self._add_sample)
         while True:
             number += 1
-            take((number, loop.time() - started_at))
+            add_sample((number, loop.time() - started_at))
             await asyncio.sleep(TICK)
 
-    def _take(self, numbered: tuple[int, float]) -> None:
-        """Take the sample of that number and time."""
+    def _add_sample(self, numbered: tuple[int, float]) -> None:
         number, at = numbered
         jobs = tuple(_job(name, state) for name, state in self.jobs.items())
-        sample = Sample(at=at, scopes=tuple(_lines(self._pool.stats())), jobs=jobs)
+        sample = Sample(at=at, scopes=tuple(_scope_rows(self._pool.stats())), jobs=jobs)
         self._samples.append((number, sample))
-        self._news.set()
-        self._news = asyncio.Event()
+        self._sampled.set()
+        self._sampled = asyncio.Event()
 
-    def _sampled(self, sampler: asyncio.Task[None]) -> None:
-        """The sampler has ended, by `aclose` or with the loop: end the streams, too."""
+    def _on_sampler_done(self, sampler: asyncio.Task[None]) -> None:
+        """End the event streams when the sampler ends, by `aclose` or with the loop."""
         if self._sampler is sampler:
             self._sampler = None
-        self._news.set()
+        self._sampled.set()
 
     async def _page(self, request: web.Request) -> web.Response:
         self._check(request)
@@ -199,24 +197,24 @@ class Monitor:
         self._check(request)
         response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
         await response.prepare(request)
-        seen = 0
+        last = 0
         while self._sampler is not None:
-            news = self._news
-            fresh = [(number, sample) for number, sample in self._samples if number > seen]
+            sampled = self._sampled
+            fresh = [(number, sample) for number, sample in self._samples if number > last]
             if fresh:
-                seen = fresh[-1][0]
+                last = fresh[-1][0]
                 samples = msgspec.json.encode([sample for _, sample in fresh])
                 await response.write(b"data: " + samples + b"\n\n")
-            await news.wait()
+            await sampled.wait()
         return response
 
     def _check(self, request: web.Request) -> None:
-        """Refuse a page of elsewhere whose name was made to point here."""
+        """Reject requests for another host name (DNS rebinding)."""
         if request.host not in self._hosts:
-            raise web.HTTPForbidden(text="this page is for a browser on its own machine\n")
+            raise web.HTTPForbidden(text="this page is only served to its own machine\n")
 
 
-def _lines(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
+def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
     names: Counter[str] = Counter()
     for scope in stats:
         names[scope.vendor] += 1

@@ -1,31 +1,37 @@
-"""Spans and metrics of every call, by OpenTelemetry. Needs the extra `[otel]`.
+"""Spans and metrics of every call for OpenTelemetry. Needs the extra `[otel]`.
 
 ```python
 SessionPool(listeners=(OpenTelemetryListener(),))
 ```
 
-A call is a span (INTERNAL, `intouch.contacts.create`) below the caller's; each
-request on the wire is a span below it (CLIENT, `POST /public/v1/contacts`), and
-the wait for its permit is an event of the call's span. Names, attributes and
-`http.client.request.duration` follow the HTTP client conventions 1.44:
-https://opentelemetry.io/docs/specs/semconv/http/http-spans/
+A call is an INTERNAL span (`intouch.contacts.create`) below the caller's span. Each attempt is a
+CLIENT span below it (`POST /public/v1/contacts`), and the wait for its permit is an event of the
+call's span. Names, attributes and `http.client.request.duration` follow the HTTP client
+conventions 1.44: https://opentelemetry.io/docs/specs/semconv/http/http-spans/
 
-Nothing of a request is exported but its method, its host, its path template
-and the vendor's request id: no query string, no id in a path (and so no
-`url.full`), no header, no body, no credential. Every label of a metric has as
-many values as there are vendors, operations and statuses. The trace context is
-not sent to vendors.
+Only the method, host, path template and vendor's request id of a request are exported: no query
+string, no id in a path (and so no `url.full`), no header, no body, no credential. The labels of
+metrics are bounded: vendors, operations, priorities and statuses. The trace context is not sent
+to vendors.
+
+A pool belongs to its event loop, but exporters collect gauges in their own threads. So the
+loop reads the statistics of its pools; a pool whose loop is closed, or does not respond within
+half a second, is missing in that collection. Gauges add up the scopes of a vendor, but are the
+maximum of shares and pauses.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 try:
     from opentelemetry import metrics, trace
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation
     from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 except ImportError:
     raise ImportError("OpenTelemetry is not installed: pip install 'asyncclients[otel]'") from None
@@ -40,36 +46,42 @@ from asyncclients.core.events import (
     ScopePaused,
     TokenRefreshed,
 )
-from asyncclients.integrations.gauges import Gauges
+
+if TYPE_CHECKING:
+    from asyncclients.core.scope import ScopeStats
+
+    Stats = tuple[ScopeStats, ...]
+    Read = Callable[[], Stats]
+    Sample = tuple[dict[str, str], float]
 
 _SCOPE = "asyncclients"
 _SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 _DURATIONS = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
-"""The conventions' buckets, seconds."""
+"""Histogram buckets of the conventions, in seconds."""
 _WAITS = [0.001, 0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800]
 _WITHOUT_TEMPLATE = "request"
-"""The operation of `client.request()`: its path is the caller's, and not bounded."""
+"""The operation of `client.request()`: its path is any text, so it is not a label."""
 
 
 class _Call:
-    """A call under way: its span, and that of the request on the wire."""
+    """An active call: its span, and that of its current attempt."""
 
-    __slots__ = ("attempt", "labels", "sent_at", "span", "started", "wire_labels")
+    __slots__ = ("attempt", "attempt_labels", "labels", "sent_at", "span", "started")
 
     def __init__(self, started: CallStarted, span: Span) -> None:
         self.started, self.span = started, span
         self.attempt: Span | None = None
         self.sent_at = 0.0
         self.labels = _labels(started)
-        self.wire_labels = _wire_labels(started)
+        self.attempt_labels = _attempt_labels(started)
 
 
 class OpenTelemetryListener:
-    """A listener for `SessionPool(listeners=...)`; one serves any number of pools.
+    """A listener for `SessionPool(listeners=...)`; several pools may share it.
 
     Args:
-        tracer_provider: None takes the global one.
-        meter_provider: None takes the global one.
+        tracer_provider: the tracer provider, by default the global one.
+        meter_provider: the meter provider, by default the global one.
     """
 
     def __init__(
@@ -90,14 +102,14 @@ class OpenTelemetryListener:
         self._wait = meter.create_histogram(
             "asyncclients.wait",
             "s",
-            "Wait of a request for its permit",
+            "Time that a request waited for its permit",
             explicit_bucket_boundaries_advisory=_WAITS,
         )
-        self._refusals = meter.create_counter(
-            "asyncclients.refusals", "{refusal}", "Requests that the vendor refused by rate"
+        self._rate_limited = meter.create_counter(
+            "asyncclients.rate_limited", "{request}", "Requests that the vendor rate-limited"
         )
         self._refreshes = meter.create_counter(
-            "asyncclients.token.refreshes", "{request}", "Access tokens asked for"
+            "asyncclients.token.refreshes", "{request}", "Requests for access tokens"
         )
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             CallStarted: self._call_started,
@@ -111,7 +123,7 @@ class OpenTelemetryListener:
         }
 
     def __call__(self, event: object) -> None:
-        """Take one event of `asyncclients.core.events`."""
+        """Record one event of `asyncclients.core.events`."""
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(event)
@@ -127,9 +139,9 @@ class OpenTelemetryListener:
             return
         call.span.add_event("asyncclients.permit", {"asyncclients.wait": event.waited})
         self._wait.record(event.waited, call.labels)
-        template = call.wire_labels.get("url.template")
+        template = call.attempt_labels.get("url.template")
         method = call.started.method
-        attributes: dict[str, str | int] = dict(call.wire_labels)
+        attributes: dict[str, str | int] = dict(call.attempt_labels)
         if event.attempt > 1:
             attributes["http.request.resend_count"] = event.attempt - 1
         call.attempt = self._tracer.start_span(
@@ -161,7 +173,7 @@ class OpenTelemetryListener:
         if error is not None:
             facts["error.type"] = error
         took = asyncio.get_running_loop().time() - call.sent_at
-        self._duration.record(took, {**call.wire_labels, **facts})
+        self._duration.record(took, {**call.attempt_labels, **facts})
         span.set_attributes(facts)
         _end(span, error)
 
@@ -169,7 +181,7 @@ class OpenTelemetryListener:
         call = self._calls.pop(event.call, None)
         if call is None:
             return
-        self._end_attempt(call, {}, event.error)  # one that was cancelled on the wire
+        self._end_attempt(call, {}, event.error)  # an attempt that was cancelled in flight
         if event.error is not None:
             call.span.set_attribute("error.type", event.error)
         _end(call.span, event.error)
@@ -181,14 +193,14 @@ class OpenTelemetryListener:
         self._refreshes.add(1, labels)
 
     def _paused(self, event: ScopePaused) -> None:
-        self._refusals.add(1, {"asyncclients.vendor": event.vendor})
+        self._rate_limited.add(1, {"asyncclients.vendor": event.vendor})
 
 
 def _labels(event: CallStarted) -> dict[str, str]:
     return {"asyncclients.vendor": event.vendor, "asyncclients.operation": event.operation}
 
 
-def _wire_labels(event: CallStarted) -> dict[str, str | int]:
+def _attempt_labels(event: CallStarted) -> dict[str, str | int]:
     origin = urlsplit(event.origin)
     labels: dict[str, str | int] = {
         "asyncclients.vendor": event.vendor,
@@ -205,3 +217,121 @@ def _end(span: Span, error: str | None) -> None:
     if error is not None:
         span.set_status(Status(StatusCode.ERROR))
     span.end()
+
+
+_READ_TIMEOUT = 0.5
+"""Seconds that an exporter's thread waits for the loop."""
+_VENDOR = "asyncclients.vendor"
+_PRIORITY = "asyncclients.priority"
+
+
+class Gauges:
+    """Observable gauges of all added pools."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._pools: dict[Read, asyncio.AbstractEventLoop] = {}
+        for name, (unit, words, measure) in _GAUGES.items():
+            meter.create_observable_gauge(name, [self._callback(measure)], unit, words)
+
+    def add(self, stats: Read) -> None:
+        """Add the pool with *stats*, which belongs to the running loop."""
+        self._pools[stats] = asyncio.get_running_loop()
+
+    def remove(self, stats: Read) -> None:
+        """Remove the pool with *stats*."""
+        self._pools.pop(stats, None)
+
+    def _callback(
+        self, measure: Callable[[Stats], Iterator[Sample]]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [Observation(value, labels) for labels, value in measure(self._read())]
+
+        return observe
+
+    def _read(self) -> Stats:
+        found: list[ScopeStats] = []
+        for stats, loop in list(self._pools.items()):
+            if loop.is_closed():
+                self.remove(stats)  # the pool was never closed
+            else:
+                found += _read_in(loop, stats)
+        return tuple(found)
+
+
+def _read_in(loop: asyncio.AbstractEventLoop, stats: Read) -> Stats:
+    try:
+        if asyncio.get_running_loop() is loop:
+            return stats()
+    except RuntimeError:
+        pass  # an exporter's thread
+    reading: Future[Stats] = Future()
+
+    def read() -> None:
+        try:
+            reading.set_result(stats())
+        except BaseException:
+            reading.set_result(())
+            raise
+
+    try:
+        loop.call_soon_threadsafe(read)
+        return reading.result(_READ_TIMEOUT)
+    except (RuntimeError, TimeoutError):  # the loop is closed or busy
+        return ()
+
+
+def _sum(stats: Stats, value: Callable[[ScopeStats], float]) -> Iterator[Sample]:
+    return _by_vendor(stats, value, sum)
+
+
+def _largest(stats: Stats, value: Callable[[ScopeStats], float]) -> Iterator[Sample]:
+    return _by_vendor(stats, value, max)
+
+
+def _by_vendor(
+    stats: Stats,
+    value: Callable[[ScopeStats], float],
+    total: Callable[[Iterable[float]], float],
+) -> Iterator[Sample]:
+    for vendor in dict.fromkeys(scope.vendor for scope in stats):
+        yield {_VENDOR: vendor}, total(value(scope) for scope in stats if scope.vendor == vendor)
+
+
+def _queued(stats: Stats) -> Iterator[Sample]:
+    totals: Counter[tuple[str, str]] = Counter()
+    for scope in stats:
+        for priority, waiting in scope.queued.items():
+            totals[scope.vendor, priority] += waiting
+    for (vendor, priority), waiting in totals.items():
+        yield {_VENDOR: vendor, _PRIORITY: priority}, waiting
+
+
+_GAUGES: dict[str, tuple[str, str, Callable[[Stats], Iterator[Sample]]]] = {
+    "asyncclients.queue.depth": ("{call}", "Calls that wait for a permit", _queued),
+    "asyncclients.in_flight": (
+        "{request}",
+        "Requests in flight",
+        lambda stats: _sum(stats, lambda scope: scope.in_flight),
+    ),
+    "asyncclients.slots.held": (
+        "{slot}",
+        "Used slots of the fullest quota",
+        lambda stats: _sum(stats, lambda scope: scope.held),
+    ),
+    "asyncclients.quota.use": (
+        "{share}",
+        "Used share of the scarcest quota",
+        lambda stats: _largest(stats, lambda scope: scope.quota_use),
+    ),
+    "asyncclients.pause": (
+        "s",
+        "Time until the vendor's pause ends",
+        lambda stats: _largest(stats, lambda scope: scope.paused_for),
+    ),
+    "asyncclients.external.rate": (
+        "{call}/s",
+        "Calls of other clients on the same quota",
+        lambda stats: _sum(stats, lambda scope: scope.external_rate),
+    ),
+}

@@ -178,7 +178,7 @@ async def test_creates_arrive_once_or_are_unknown_whoever_is_killed(
                 await gang.hire()
                 assert not job.done(), "the kills came too late to mean anything"
             report: Report = await job
-            unknown = await backfills.backlog.unknown("nodes")
+            unknown = await backfills.job_store.unknown("nodes")
         await gang.end()
         codes = codes_of(sandbox)
     doubtful = {row.row["client_code"] for row in unknown}
@@ -239,7 +239,7 @@ async def test_a_worker_that_was_only_asleep_sends_nothing_twice(postgres: Postg
             sleeper.send_signal(signal.SIGCONT)
             report = await job
             await gang.end()
-            report = await backfills.backlog.report("nodes")
+            report = await backfills.job_store.report("nodes")
         codes = codes_of(sandbox)
     assert not [code for code, times in codes.items() if times > 1]
     assert report.done + report.unknown == count
@@ -260,7 +260,7 @@ async def test_a_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (seen[-1].done, seen[-1].failed, seen[-1].eta) == (60, 1, 0.0)
         assert report.quota_use == pytest.approx(60 / (100_000 * (1 + report.seconds)))
         assert codes_of(sandbox) == Counter(f"node-{n}" for n in range(60))
-        (failure,) = await backfills.backlog.failures("nodes")
+        (failure,) = await backfills.job_store.failures("nodes")
         assert b"node-bad" in failure
         sent = len(sandbox.requests("intouch"))
         again = await backfills.push("nodes", rows, spec="create", batch=10)
@@ -295,7 +295,7 @@ async def test_a_lost_answer_is_unknown(tmp_path: Path, monkeypatch: pytest.Monk
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
         sandbox.fail("intouch", drop(committed=True), 1)
         report = await backfills.push("nodes", nodes(sandbox, 5), spec="create")
-        (unknown,) = await backfills.backlog.unknown("nodes")
+        (unknown,) = await backfills.job_store.unknown("nodes")
         assert (report.done, report.unknown) == (4, 1)
         assert unknown.row["client_code"].startswith("node-")
         assert set(codes_of(sandbox).values()) == {1}

@@ -193,7 +193,7 @@ async def test_monitor_goes_on_after_sample_that_fails(
     ):
         await events(stream)
         with monkeypatch.context() as patch:
-            patch.setattr("asyncclients.integrations.monitor._lines", None)
+            patch.setattr("asyncclients.integrations.monitor._scope_rows", None)
             await asyncio.sleep(10 * TICK)
         await events(stream)
     assert caplog.text.count("TypeError: 'NoneType'") == 1

@@ -26,9 +26,8 @@ from prometheus_client import REGISTRY, generate_latest
 from asyncclients import IntouchClient, NotFoundError, Quota, SessionPool
 from asyncclients.core.events import PoolOpened, ScopePaused, TokenRefreshed
 from asyncclients.core.scope import ScopeStats
-from asyncclients.integrations import gauges as gauges_module
-from asyncclients.integrations.gauges import Gauges
-from asyncclients.integrations.opentelemetry import OpenTelemetryListener
+from asyncclients.integrations import opentelemetry as gauges_module
+from asyncclients.integrations.opentelemetry import Gauges, OpenTelemetryListener
 from asyncclients.sandbox import Sandbox, drop, hang, status
 
 if TYPE_CHECKING:
@@ -235,7 +234,7 @@ async def test_a_blocked_loop_does_not_hold_up_an_exporter(
     telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the loop is blocked a collection does without the gauges, and ends."""
-    monkeypatch.setattr(gauges_module, "_PATIENCE", 0.001)
+    monkeypatch.setattr(gauges_module, "_READ_TIMEOUT", 0.001)
     Gauges(telemetry.meters.get_meter("busy")).add(lambda: (STATS,))
     found: list[dict[str, Any]] = []
     thread = threading.Thread(target=lambda: found.append(telemetry.points()))
@@ -292,7 +291,7 @@ async def test_scopes_of_one_vendor_are_added_up(telemetry: Telemetry) -> None:
         "asyncclients.slots.held": [5],
         "asyncclients.quota.use": [0.75],
         "asyncclients.pause": [7.0],
-        "asyncclients.foreign.rate": [1.0],
+        "asyncclients.external.rate": [1.0],
     }
 
 

@@ -24,7 +24,7 @@ from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.steps import PullCursor, PushTarget
 from asyncclients.errors import AsyncClientsError, BackfillStoppedError, StateError
 from asyncclients.integrations.dbos import Backfills
-from asyncclients.integrations.serializer import JSONSerializer
+from asyncclients.integrations.dbos.serializer import JSONSerializer
 from asyncclients.paging import Page, Paginator
 from asyncclients.ratelimit.quota import Quota
 

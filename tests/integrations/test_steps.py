@@ -14,9 +14,9 @@ pytest.importorskip("sqlalchemy", reason="needs the extra [dbos]")
 
 from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.steps import PushTarget
-from asyncclients.integrations.database import Database
-from asyncclients.integrations.job_store import JobStore
-from asyncclients.integrations.worker import Worker
+from asyncclients.integrations.jobs.database import Database
+from asyncclients.integrations.jobs.job_store import JobStore
+from asyncclients.integrations.jobs.worker import Worker
 
 ROWS = [{"n": number} for number in range(40)]
 
@@ -82,7 +82,7 @@ async def test_a_step_that_is_left_lands_its_calls(url: str) -> None:
     step = asyncio.create_task(worker.deliver("job", 0))
     while len(vendor.arrived) < 8:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
-    await worker.leave()
+    await worker.aclose()
     with pytest.raises(asyncio.CancelledError):
         await step
     assert len(vendor.arrived) < len(ROWS)

@@ -18,9 +18,9 @@ from taskiq import InMemoryBroker, SimpleRetryMiddleware
 from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.steps import PushTarget
 from asyncclients.errors import UnauthorizedError
-from asyncclients.integrations.database import Database
-from asyncclients.integrations.job_store import JobStore
-from asyncclients.integrations.worker import Worker
+from asyncclients.integrations.jobs.database import Database
+from asyncclients.integrations.jobs.job_store import JobStore
+from asyncclients.integrations.jobs.worker import Worker
 
 ROWS = [{"n": number} for number in range(40)]
 

@@ -60,7 +60,7 @@ def _error_fields(error: BaseException) -> dict[str, Any]:
         return {"name": "BackfillStoppedError", "message": f"{type(error).__name__}: {error}"}
     known = vars(errors).values()
     fields = dict(error._facts())  # pyright: ignore[reportPrivateUsage]
-    fields.pop("report", None)  # whoever reads the error makes a new one
+    fields.pop("report", None)  # the reader of the error creates a new one
     return {
         "name": next(base.__name__ for base in type(error).__mro__ if base in known),
         "message": error.message,

@@ -1,7 +1,7 @@
-"""The durable workflows of backfills, as DBOS knows them.
+"""The durable workflows of backfills, registered with DBOS.
 
-DBOS finds workflows by name and calls them in whatever process takes them off
-the queue; there the one `Worker` of the process does their steps.
+DBOS finds workflows by name and calls them in the process that dequeues them, where its one
+`Worker` runs their steps.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ from dbos import DBOS
 from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.steps import PullCursor
 from asyncclients.errors import ConfigurationError
-from asyncclients.integrations.worker import Worker
+from asyncclients.integrations.jobs.worker import Worker
 
-_here: Worker | None = None
+_current: Worker | None = None
 
 
 def register_worker(worker: Worker) -> None:
-    """*worker* does the steps in this process from now on.
+    """Run the steps of this process in *worker*.
 
     Raises:
-        ConfigurationError: there is one.
+        ConfigurationError: this process has a worker already.
     """
-    global _here  # noqa: PLW0603 - DBOS is one per process
-    if _here is not None:
+    global _current  # noqa: PLW0603 - DBOS is one per process
+    if _current is not None:
         raise ConfigurationError("this process has an open Backfills already")
-    _here = worker
+    _current = worker
 
 
 def unregister_worker() -> None:
-    """Nobody does any more."""
-    global _here  # noqa: PLW0603
-    _here = None
+    """Forget the worker of this process."""
+    global _current  # noqa: PLW0603
+    _current = None
 
 
 def _worker() -> Worker:
-    assert _here is not None, "DBOS runs while a Backfills is open"
-    return _here
+    assert _current is not None, "DBOS runs while a Backfills is open"
+    return _current
 
 
 @contextmanager
 def _running() -> Generator[None]:
-    """The workflow of this context runs in this process."""
+    """List the current workflow in `Worker.running` inside the block."""
     running, name = _worker().running, DBOS.workflow_id or ""
     running.add(name)
     try:
@@ -73,9 +73,9 @@ async def push_batches(job: str, numbers: list[int]) -> None:
 @DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
 async def pull_pages(job: str) -> RequestCounts:
     with _running():
-        reached = await _pull_some(job, None)
-        tally = reached.counts
-        while not reached.last:
-            reached = await _pull_some(job, reached)
-            tally = tally.plus(reached.counts)
-    return tally
+        cursor = await _pull_some(job, None)
+        counts = cursor.counts
+        while not cursor.last:
+            cursor = await _pull_some(job, cursor)
+            counts = counts.plus(cursor.counts)
+    return counts

@@ -1,17 +1,17 @@
-"""What is to be done: the jobs that workers share, and their batches and pages.
+"""The jobs that workers share: their batches, row outcomes and pages.
 
-The rows of a push are copied into the database once, in batches, since a worker
-on another machine cannot read the file; a batch is emptied when it is finished.
-A job is known by its name; the same name with another input, or another target,
-is refused.
+The rows of a push are copied into the database once, in batches, since a worker on another
+machine cannot read the file; a finished batch is emptied. A job is identified by its name: the
+same name with another input or target is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import sqlalchemy as sa
@@ -21,12 +21,20 @@ from asyncclients.backfill.encoding import encode_row, encode_rows, json_problem
 from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.state.push_state import Unknown
-from asyncclients.backfill.steps import plain_page
+from asyncclients.backfill.steps import BatchStatus, RowRecord, RowStatus, plain_page
 from asyncclients.errors import StateMismatchError
-from asyncclients.integrations.database import Connection, Database, counts
-from asyncclients.integrations.tables import BATCHES, JOBS, PAGES, ROWS
+from asyncclients.integrations.jobs.database import (
+    BATCHES,
+    JOBS,
+    PAGES,
+    ROWS,
+    Connection,
+    Database,
+)
 from asyncclients.paging import Page
 from asyncclients.ratelimit.quota import Quota
+
+_WORKER_LOST = "its worker stopped before the response was recorded"
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,15 +42,15 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: `push` or `pull`.
-        spec: what the workers make its target or its list from.
-        digest: of what it is: its target and its input. A spec may change, this may not.
-        lax: the input's values are texts that may mean numbers.
+        spec: the text from which workers create the target or list; it may change.
+        digest: a hash of the target and the input, which may not change.
+        coerce: True if the input's values are texts that may represent numbers.
     """
 
     kind: str
     spec: str
     digest: str = ""
-    lax: bool = False
+    coerce: bool = False
 
 
 class JobStore:
@@ -54,40 +62,40 @@ class JobStore:
     # --- Jobs -------------------------------------------------------------------------
 
     async def find(self, job: str) -> JobRecord | None:
-        """The job *job*, if it was submitted."""
+        """Return the job named *job*, or None."""
         row = await self._database.transact(
             lambda connection: connection.execute(
-                sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.digest, JOBS.c.lax).where(
+                sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.digest, JOBS.c.coerce).where(
                     JOBS.c.job == job
                 )
             ).one_or_none()
         )
-        return JobRecord(kind=row[0], spec=row[1], digest=row[2], lax=row[3]) if row else None
+        return JobRecord(kind=row[0], spec=row[1], digest=row[2], coerce=row[3]) if row else None
 
     async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> int:
-        """Copy the rows of *source* in, *batch* at a time, unless that was done before.
+        """Copy the rows of *source*, *batch* at a time, unless this was done before.
 
-        Returns how many there are.
+        Returns the number of rows.
 
         Raises:
-            StateMismatchError: *job* is there with another target or another input.
+            StateMismatchError: *job* exists with another target or input.
             InputError: *source* cannot be read.
         """
         rows: list[Row] = []
         while chunk := await source.chunk():
             rows += chunk
         digest = digest_of(target, encode_rows(rows))
-        task = JobRecord(kind="push", spec=spec, digest=digest, lax=source.coerce)
-        await self.add(job, task, rows, batch)
+        record = JobRecord(kind="push", spec=spec, digest=digest, coerce=source.coerce)
+        await self.add(job, record, rows, batch)
         return len(rows)
 
     async def add(
-        self, job: str, task: JobRecord, rows: Sequence[Row] = (), batch: int = 1
+        self, job: str, record: JobRecord, rows: Sequence[Row] = (), batch: int = 1
     ) -> None:
-        """Add *task* as *job*, with its *rows*; nothing, if it is there.
+        """Add *record* as *job*, with its *rows*, unless it exists.
 
         Raises:
-            StateMismatchError: it is there and is another one.
+            StateMismatchError: another job of this name exists.
         """
         batches = [
             {"job": job, "number": number, "rows": _pack(part), "requests": 0, "rejected": 0}
@@ -98,11 +106,11 @@ class JobStore:
             this = JOBS.c.job == job
             found = connection.execute(sa.select(JOBS.c.kind, JOBS.c.digest).where(this))
             if (known := found.one_or_none()) is not None:
-                same = tuple(known) == (task.kind, task.digest)
+                same = tuple(known) == (record.kind, record.digest)
                 if same:
-                    connection.execute(sa.update(JOBS).where(this).values(spec=task.spec))
+                    connection.execute(sa.update(JOBS).where(this).values(spec=record.spec))
                 return same
-            connection.execute(sa.insert(JOBS), {"job": job, **msgspec.structs.asdict(task)})
+            connection.execute(sa.insert(JOBS), {"job": job, **msgspec.structs.asdict(record)})
             if batches:
                 connection.execute(sa.insert(BATCHES), batches)
             return True
@@ -110,73 +118,73 @@ class JobStore:
         if not await self._database.transact(put):
             raise StateMismatchError(
                 f"the job {job!r} is in the database already, with another target or input",
-                advice="Give back the old ones, or give the new job a name of its own",
+                advice="Restore the target and input, or give the new job another name",
             )
 
     # --- Batches ----------------------------------------------------------------------
 
     async def left(self, job: str) -> list[int]:
-        """The numbers of the batches of *job* that are not finished."""
+        """Return the numbers of the unfinished batches of *job*."""
         query = sa.select(BATCHES.c.number).where(BATCHES.c.job == job, BATCHES.c.rows.is_not(None))
         return await self._database.transact(
             lambda connection: list(connection.execute(query.order_by(BATCHES.c.number)).scalars())
         )
 
     async def rows(self, job: str, number: int) -> list[Row]:
-        """The rows of batch *number* of *job*; none if it is finished."""
+        """Return the rows of batch *number* of *job*; none if it is finished."""
         query = sa.select(BATCHES.c.rows).where(BATCHES.c.job == job, BATCHES.c.number == number)
         packed = await self._database.transact(
             lambda connection: connection.execute(query).scalar()
         )
         return [] if packed is None else _unpack(packed)
 
-    async def finish(self, job: str, number: int, tally: RequestCounts) -> None:
-        """Batch *number* of *job* is finished, and took *tally*: it is emptied."""
+    async def finish(self, job: str, number: int, counts: RequestCounts) -> None:
+        """Mark batch *number* of *job* as finished: delete its rows and record *counts*."""
         this = sa.and_(BATCHES.c.job == job, BATCHES.c.number == number)
         values = {
             "rows": None,
-            "requests": tally.requests,
-            "rejected": tally.rejected,
-            "quotas": msgspec.json.encode(tally.quotas).decode(),
+            "requests": counts.requests,
+            "rejected": counts.rejected,
+            "quotas": msgspec.json.encode(counts.quotas).decode(),
         }
         update = sa.update(BATCHES).where(this).values(values)
         await self._database.transact(lambda connection: connection.execute(update))
 
-    # --- What has come of it ----------------------------------------------------------
+    # --- Results ----------------------------------------------------------------------
 
     async def report(self, job: str) -> Report:
-        """What *job* has come to; its requests are those of its finished batches."""
-        fates = await self._database.transact(lambda connection: counts(connection, job))
-        tally = await self.tally(job)
+        """Return the state of *job*; requests are those of the finished batches."""
+        by_status = await self._database.transact(lambda connection: _row_counts(connection, job))
+        counts = await self.request_counts(job)
         return Report(
-            done=fates.get("done", 0),
-            failed=fates.get("failed", 0),
-            unknown=fates.get("unknown", 0),
-            skipped=fates.get("skipped", 0),
-            requests=tally.requests,
-            rejected=tally.rejected,
+            done=by_status.get("done", 0),
+            failed=by_status.get("failed", 0),
+            unknown=by_status.get("unknown", 0),
+            skipped=by_status.get("skipped", 0),
+            requests=counts.requests,
+            rejected=counts.rejected,
         )
 
-    async def tally(self, job: str) -> RequestCounts:
-        """What the finished batches of *job* have put on the wire."""
+    async def request_counts(self, job: str) -> RequestCounts:
+        """Return the requests of the finished batches of *job*."""
         these = BATCHES.c.job == job
-        wire = sa.select(
+        totals = sa.select(
             sa.func.coalesce(sa.func.sum(BATCHES.c.requests), 0),
             sa.func.coalesce(sa.func.sum(BATCHES.c.rejected), 0),
         ).where(these)
-        kinds = sa.select(BATCHES.c.quotas).where(these, BATCHES.c.quotas.is_not(None)).distinct()
+        known = sa.select(BATCHES.c.quotas).where(these, BATCHES.c.quotas.is_not(None)).distinct()
 
         def read(connection: Connection) -> RequestCounts:
-            requests, rejected = connection.execute(wire).one()
+            requests, rejected = connection.execute(totals).one()
             quotas: dict[str, tuple[Quota, ...]] = {}
-            for found in connection.execute(kinds).scalars():
+            for found in connection.execute(known).scalars():
                 quotas |= msgspec.json.decode(found, type=dict[str, tuple[Quota, ...]])
             return RequestCounts(requests=requests, rejected=rejected, quotas=quotas)
 
         return await self._database.transact(read)
 
     async def pulled(self, job: str) -> int:
-        """Items of *job* that are in the database."""
+        """Return the number of items of *job* in the database."""
         query = sa.select(sa.func.coalesce(sa.func.sum(PAGES.c.length), 0))
         count = await self._database.transact(
             lambda connection: connection.execute(query.where(PAGES.c.job == job)).scalar()
@@ -184,10 +192,10 @@ class JobStore:
         return int(count or 0)
 
     async def unknown(self, job: str) -> list[Unknown]:
-        """Each row of *job* of which nobody can say whether it was carried out."""
+        """Return the rows of *job* with an unknown outcome."""
         query = (
             sa.select(ROWS.c.number, ROWS.c.line, ROWS.c.row, ROWS.c.reason)
-            .where(ROWS.c.job == job, ROWS.c.fate == "unknown")
+            .where(ROWS.c.job == job, ROWS.c.status == "unknown")
             .order_by(ROWS.c.number)
         )
         found = await self._database.transact(lambda connection: connection.execute(query).all())
@@ -197,10 +205,10 @@ class JobStore:
         ]
 
     async def failures(self, job: str) -> list[bytes]:
-        """Each failed row of *job*, as a line of a file of failed rows."""
+        """Return the failed rows of *job*, as lines of a dead-letter file."""
         query = (
             sa.select(ROWS.c.reason)
-            .where(ROWS.c.job == job, ROWS.c.fate == "failed")
+            .where(ROWS.c.job == job, ROWS.c.status == "failed")
             .order_by(ROWS.c.number)
         )
         found = await self._database.transact(
@@ -210,13 +218,13 @@ class JobStore:
 
 
 class DbPageStore:
-    """The `Shelf` of the pull *job* in *database*."""
+    """The `PageStore` of the pull *job* in *database*."""
 
     def __init__(self, database: Database, job: str) -> None:
         self._database, self._job = database, job
 
     async def put(self, page: Page[Any]) -> None:
-        """See `Shelf`."""
+        """See `PageStore`."""
         packed = msgspec.msgpack.encode(plain_page(page))
         values = {
             "job": self._job,
@@ -228,7 +236,7 @@ class DbPageStore:
         await self._database.transact(lambda connection: connection.execute(upsert, values))
 
     async def pages(self) -> AsyncGenerator[Page[Any]]:
-        """The pages that are kept, in order."""
+        """Yield the stored pages, in order."""
         number = -1
         while True:
             found = await self._database.transact(partial(self._next, number))
@@ -248,8 +256,75 @@ class DbPageStore:
         return None if packed is None else msgspec.msgpack.decode(packed, type=Page[Any])
 
 
+class DbRowLog:
+    """The `SharedRowLog` of one run of one batch of *job*, in *database*."""
+
+    def __init__(self, database: Database, job: str) -> None:
+        self._database, self._job = database, job
+        self._run = uuid4().hex
+
+    async def begin(self, numbers: Collection[int]) -> BatchStatus:
+        """See `SharedRowLog`."""
+        these = sa.and_(ROWS.c.job == self._job, ROWS.c.number.in_(list(numbers)))
+
+        def take_over(connection: Connection) -> BatchStatus:
+            connection.execute(
+                sa.update(ROWS)
+                .where(these, ROWS.c.status == "sent", ROWS.c.run != self._run)
+                .values(status="unknown", reason=_WORKER_LOST)
+            )
+            settled = sa.select(ROWS.c.number).where(these, ROWS.c.status != "sent")
+            return BatchStatus(
+                settled=set(connection.execute(settled).scalars()),
+                done=_row_counts(connection, self._job).get("done", 0),
+            )
+
+        return await self._database.transact(take_over)
+
+    async def write(self, entries: Mapping[int, RowRecord | None]) -> Collection[int]:
+        """See `SharedRowLog`."""
+        kept = [self._values(number, entry) for number, entry in sorted(entries.items()) if entry]
+        dropped = [number for number, entry in entries.items() if entry is None]
+        upsert = self._database.upsert(ROWS, unless="run")
+        mine = ROWS.c.job == self._job
+
+        def put(connection: Connection) -> set[int]:
+            if dropped:
+                own = sa.and_(mine, ROWS.c.number.in_(dropped), ROWS.c.run == self._run)
+                connection.execute(sa.delete(ROWS).where(own))
+            if not kept:
+                return set()
+            connection.execute(upsert, kept)
+            numbers = [values["number"] for values in kept]
+            taken = sa.select(ROWS.c.number).where(
+                mine, ROWS.c.number.in_(numbers), ROWS.c.run != self._run
+            )
+            return set(connection.execute(taken).scalars())
+
+        return await self._database.transact(put)
+
+    def _values(self, number: int, entry: RowRecord) -> dict[str, Any]:
+        return {
+            "job": self._job,
+            "number": number,
+            "run": self._run,
+            "status": entry.status,
+            "line": entry.line,
+            "row": entry.row,
+            "reason": entry.reason,
+        }
+
+
+def _row_counts(connection: Connection, job: str) -> dict[RowStatus, int]:
+    """Return the number of rows of *job* by status."""
+    query = (
+        sa.select(ROWS.c.status, sa.func.count()).where(ROWS.c.job == job).group_by(ROWS.c.status)
+    )
+    return {status: number for status, number in connection.execute(query).all()}  # noqa: C416
+
+
 def digest_of(target: str, *rows: bytes) -> str:
-    """What tells the job that sends *rows* to *target* from all others."""
+    """Return a hash that identifies the job that sends *rows* to *target*."""
     digest = hashlib.blake2b(target.encode(), digest_size=16)
     for row in rows:
         digest.update(b"\n" + row)
@@ -262,7 +337,7 @@ def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
 
 
 def _pack(rows: Sequence[Row]) -> bytes:
-    """*rows* as JSON; one that JSON cannot hold is a row with a complaint."""
+    """Return *rows* as JSON; a row that JSON cannot represent gets an error."""
     return msgspec.json.encode(
         [
             (

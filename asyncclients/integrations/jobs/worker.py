@@ -1,0 +1,97 @@
+"""The durable steps of the jobs in a shared database, for any task queue.
+
+The queue calls `deliver` for each batch of a push, and `fetch` repeatedly for a pull. After a
+crash, any worker may call either again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from asyncclients.backfill.steps import PullCursor, PushTarget, pull_step, push_step
+from asyncclients.errors import BackfillStoppedError, ConfigurationError
+from asyncclients.integrations.jobs.database import Database
+from asyncclients.integrations.jobs.job_store import DbPageStore, DbRowLog, JobRecord, JobStore
+from asyncclients.paging import Paginator
+
+T = TypeVar("T")
+Resolve = Callable[[str], PushTarget | Paginator[Any]]
+
+_MIN_ROWS = 50
+"""Number of rows from which the share of failed rows is checked."""
+
+
+class Worker:
+    """Runs steps of the jobs in *database*.
+
+    Args:
+        database: the database that the workers share.
+        resolve: returns the target or list of a job's spec.
+
+    Attributes:
+        running: the ids of the workflows that run in this process.
+    """
+
+    def __init__(self, database: Database, resolve: Resolve) -> None:
+        self._database, self._resolve = database, resolve
+        self._jobs = JobStore(database)
+        self._resolved: dict[str, PushTarget | Paginator[Any]] = {}
+        self._steps: set[asyncio.Task[Any]] = set()
+        self._closing = False
+        self.running: set[str] = set()
+
+    async def aclose(self) -> None:
+        """Cancel all steps: nothing more is sent, and attempts in flight get 30 s to finish."""
+        self._closing = True
+        for step in self._steps:
+            step.cancel()
+        await asyncio.gather(*self._steps, return_exceptions=True)
+
+    async def deliver(self, job: str, number: int) -> None:
+        """Deliver batch *number* of *job*: one durable step."""
+        rows = await self._jobs.rows(job, number)
+        if not rows:
+            return
+        record, to = await self._resolve_job(job)
+        if not isinstance(to, PushTarget):
+            raise ConfigurationError(f"the job {job!r} is a push, but resolves to a list")
+        await self._check_failures(job, to.max_failed)
+        log = DbRowLog(self._database, job)
+        step = push_step(rows, to, log, flow=f"push {job}", coerce=record.coerce)
+        await self._jobs.finish(job, number, await self._run(step))
+
+    async def fetch(self, job: str, after: PullCursor | None) -> PullCursor:
+        """Fetch the pages of *job* after the cursor *after*: one durable step."""
+        _, source = await self._resolve_job(job)
+        if isinstance(source, PushTarget):
+            raise ConfigurationError(f"the job {job!r} is a pull, but resolves to a target")
+        pages = DbPageStore(self._database, job)
+        return await self._run(pull_step(source, pages, after=after, flow=f"pull {job}"))
+
+    async def _resolve_job(self, job: str) -> tuple[JobRecord, PushTarget | Paginator[Any]]:
+        record = await self._jobs.find(job)
+        assert record is not None, "a job is stored before its first step"
+        if record.spec not in self._resolved:
+            self._resolved[record.spec] = self._resolve(record.spec)
+        return record, self._resolved[record.spec]
+
+    async def _check_failures(self, job: str, max_failed: float) -> None:
+        report = await self._jobs.report(job)
+        settled = report.done + report.failed + report.unknown + report.skipped
+        if settled >= _MIN_ROWS and report.failed > max_failed * settled:
+            raise BackfillStoppedError(
+                f"{report.failed} of {settled} rows of {job!r} failed",
+                advice="Check the failed rows, and correct the input or its mapping; or resume "
+                "with a higher max_failed",
+            )
+
+    async def _run(self, step: Coroutine[Any, Any, T]) -> T:
+        """Return the result of *step*; `aclose` cancels it."""
+        task = asyncio.create_task(step)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        if self._closing:
+            task.cancel()
+        return await task
