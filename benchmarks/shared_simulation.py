@@ -2,8 +2,8 @@
 
     python benchmarks/shared_simulation.py [--keys 10000] [--workers 1000] [--json FILE]
 
-Virtual time, with the code of real processes (`Line`, `Talk`, `Limiter`, `Scheduler`) and
-ledgers in memory that count their claims. The vendor is one strict sliding log per key, on the
+Virtual time, with the code of real processes (`StoreSession`, `LeaseClient`, `Limiter`, `Scheduler`) and
+quota logs in memory that count the requests. The vendor is one strict sliding log per key, on the
 simulator's `fast` network. Two distributions of work:
 
 * `backlog, N workers a key`: each key has endless work, on N workers.
@@ -54,12 +54,13 @@ class Crowd:
         self.random = Random(1)
         self.vendor = [SlidingLog(quota.limit, quota.period) for _ in range(keys)]
         self.answers: Counter[bool] = Counter()
-        self._lines = [self._line(name, scopes) for name in range(workers)]
+        self._scopes = {f"other {number}": "" for number in range(scopes)}
+        self._sessions = [self._session(name) for name in range(workers)]
         self._schedulers: dict[tuple[int, int], Scheduler] = {}
         self.tasks: set[asyncio.Task[None]] = set()
 
-    def _line(self, name: int, scopes: int) -> StoreSession:
-        terms = StoreConfig(
+    def _session(self, name: int) -> StoreSession:
+        config = StoreConfig(
             process=f"w{name}",
             display_name="memory",
             when_down="safe_share",
@@ -67,9 +68,9 @@ class Crowd:
             timeout=0.5,
             assume_spent=False,
         )
-        line = StoreSession(self.store, terms)
-        line._crowd.scopes = scopes  # with all keys, not only the simulated ones
-        return line
+        session = StoreSession(self.store, config)
+        session._log._vendors = self._scopes  # all keys, not only the simulated ones
+        return session
 
     def scheduler(self, worker: int, key: int) -> Scheduler:
         known = self._schedulers.get((worker, key))
@@ -77,7 +78,7 @@ class Crowd:
             loop = asyncio.get_running_loop()
             local = Limiter((self.quota,), now=loop.time())
             known = self._schedulers[worker, key] = Scheduler(local, loop)
-            known.limiter = self._lines[worker].limiter(str(key), local, known)
+            known.limiter = self._sessions[worker].limiter(str(key), local, known)
         return known
 
     async def call(self, worker: int, key: int, priority: Priority) -> None:

@@ -8,7 +8,7 @@ Part of `shared.py`. Two kinds of load:
   server's script in the same order. This is the mix that real processes send: most ask for a
   slot that is not open yet.
 
-For the file: claims per second of this process's CPU time, in `FileLedgers`.
+For the file: claims per second of this process's CPU time, in `SqliteBackend`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-import msgspec
 import shared_simulation
 
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
-from asyncclients.stores.redis import RedisBackend
+from asyncclients.stores.redis import RedisBackend, load_script, script_arguments, script_keys
 from asyncclients.stores.redis_client import connector
-from asyncclients.stores.script import keys, load_script
 from asyncclients.stores.sqlite import SqliteBackend
 from asyncclients.testing.clock import run_virtual
 from tests.support.valkey_server import Server, connect
@@ -116,18 +114,18 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
     run_virtual(
         shared_simulation.run(quota, keys_of_it, 1000, spread, seconds=seconds, record=record)
     )
-    work = [([*keys("b", key)], msgspec.json.encode(each), now) for key, each, now in record]
+    work = [(script_keys("b", key), script_arguments(each), now) for key, each, now in record]
     server = Server()
     server.start()
     granted = 0
     with connect(server.url) as client:
         assert _TIME in load_script()
-        name = client.script_load(load_script().replace(_TIME, "local now = tonumber(ARGV[2])"))
+        name = client.script_load(load_script().replace(_TIME, "local now = tonumber(ARGV[3])"))
         used = cpu(server)
         for first in range(0, len(work), _BATCH):
             batch = client.pipeline(transaction=False)
-            for names, payload, now in work[first : first + _BATCH]:
-                batch.evalsha(name, len(names), *names, payload, now)
+            for keys, arguments, now in work[first : first + _BATCH]:
+                batch.evalsha(name, len(keys), *keys, *arguments, now)
             granted += sum(len(answer[2]) for answer in batch.execute())
         used = cpu(server) - used
     server.kill()
@@ -145,15 +143,15 @@ async def in_a_file(limit: int, claims: int) -> Row:
     """Measure one row: a file whose log is full with *limit* calls."""
     took: list[float] = []
     with tempfile.TemporaryDirectory() as directory:
-        ledgers = SqliteBackend(Path(directory) / "limits.db")
-        await ledgers.apply("key", claim("p", 1, limit, limit, 3_600_000_000))
+        backend = SqliteBackend(Path(directory) / "limits.db")
+        await backend.apply("key", claim("p", 1, limit, limit, 3_600_000_000))
         used = time.process_time()
         for turn in range(claims):
             begun = time.perf_counter()
-            await ledgers.apply("key", claim("p", limit + 1 + turn, 1, limit, 3_600_000_000))
+            await backend.apply("key", claim("p", limit + 1 + turn, 1, limit, 3_600_000_000))
             took.append(time.perf_counter() - begun)
         used = time.process_time() - used
-        await ledgers.aclose()
+        await backend.aclose()
     return {
         "store": "file",
         "claims": f"made up, in vain, {limit} calls in the log",

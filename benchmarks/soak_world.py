@@ -65,7 +65,7 @@ class Store(MemoryStore):
     def open(self, *, cold: bool) -> StoreSession:
         """Open a session for one pool."""
         self.sessions += 1
-        terms = StoreConfig(
+        config = StoreConfig(
             process=f"program-{self.sessions}",
             display_name="memory",
             when_down="safe_share",
@@ -73,12 +73,12 @@ class Store(MemoryStore):
             timeout=self.timeout,
             assume_spent=cold,
         )
-        return StoreSession(self, terms)
+        return StoreSession(self, config)
 
     async def restart(self, seconds: float) -> None:
         """Be down for *seconds*, then come back empty."""
         self.down = True
-        self.ledgers.clear()
+        self.logs.clear()
         await asyncio.sleep(seconds)
         self.down = False
         self.restarts += 1

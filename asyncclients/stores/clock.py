@@ -1,10 +1,9 @@
-"""The store's clock, seen from the loop's.
+"""Convert the store's clock to the event loop's.
 
-Each answer carries the store's time. It was read before the answer came in and
-after the question went out; of the last answers the quickest tells most. The
-estimate never runs ahead of the truth by more than clocks drift in a few
-answers, so a slot is never used before it opens. The process's own wall clock
-is never looked at.
+Each response carries the store's time, read between request and response, so the response
+with the shortest delay gives the best estimate. The estimate is never early by more than the
+clocks drift within a few responses: a slot is not used before it opens. The wall clock of the
+process is not used.
 """
 
 from __future__ import annotations
@@ -13,49 +12,52 @@ import math
 from collections import deque
 
 SECOND = 1_000_000
-"""Microseconds: the store counts in whole ones."""
-_MEMORY = 16
-_LEAP = 1.0
-"""Seconds by which a clock was surely set: less is drift, or another server of a cluster."""
-_LATELY = 60.0
+"""Microseconds per second: the store counts in whole microseconds."""
+_SAMPLES = 16
+_JUMP = 1.0
+"""Seconds: a smaller difference is drift, or another server of a cluster."""
+_JUMP_WINDOW = 60.0
+"""Seconds between two responses within which a jump is detected."""
 
 
 def micros(seconds: float) -> int:
-    """*seconds* as the store counts them."""
+    """Return *seconds* as whole microseconds."""
     return round(seconds * SECOND)
 
 
 class StoreClock:
-    """Which loop instant an instant of the store is."""
+    """The offset between the store's clock and the loop's."""
 
-    __slots__ = ("_heard_at", "_least", "_offsets")
+    __slots__ = ("_min_offset", "_offsets", "_updated_at")
 
     def __init__(self) -> None:
-        self._offsets: deque[float] = deque(maxlen=_MEMORY)
-        self._least = self._heard_at = -math.inf
+        self._offsets: deque[float] = deque(maxlen=_SAMPLES)
+        self._min_offset = self._updated_at = -math.inf
 
-    def leapt(self, asked_at: float, heard_at: float, store_now: int) -> bool:
-        """Was the store's clock set forward since an answer that came lately?
+    def jumped(self, sent_at: float, received_at: float, store_now: int) -> bool:
+        """Return whether the store's clock was set forward since a recent response.
 
-        Then its log looks older than it is. A process that was put to sleep with its
-        host, unlike the store, cannot tell that from this.
+        A process that was suspended while the store was not sees the same difference.
         """
-        stamp = store_now / SECOND
-        leapt = heard_at - stamp < self._least - _LEAP and heard_at < self._heard_at + _LATELY
-        self._least, self._heard_at = asked_at - stamp, heard_at
-        return leapt
+        time = store_now / SECOND
+        jumped = (
+            received_at - time < self._min_offset - _JUMP
+            and received_at < self._updated_at + _JUMP_WINDOW
+        )
+        self._min_offset, self._updated_at = sent_at - time, received_at
+        return jumped
 
-    def hear(self, asked_at: float, heard_at: float, store_now: int) -> float:
-        """The loop instant of *store_now*, which the answer carried. At most *heard_at*."""
-        stamp = store_now / SECOND
-        self._offsets.append(heard_at - stamp)
-        at = min(self._offsets) + stamp
-        if at < asked_at:  # one of the clocks was set: forget what was before
+    def update(self, sent_at: float, received_at: float, store_now: int) -> float:
+        """Return the loop instant of *store_now*, at most *received_at*."""
+        time = store_now / SECOND
+        self._offsets.append(received_at - time)
+        at = min(self._offsets) + time
+        if at < sent_at:  # one of the clocks was set: discard the earlier samples
             self._offsets.clear()
-            self._offsets.append(heard_at - stamp)
-            at = heard_at
+            self._offsets.append(received_at - time)
+            at = received_at
         return at
 
     def store_time(self, now: float) -> float:
-        """The store's seconds at loop instant *now*; 0 before the first answer."""
+        """Return the store's time in seconds at loop instant *now*; 0 before the first response."""
         return now - min(self._offsets) if self._offsets else 0.0

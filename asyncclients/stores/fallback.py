@@ -1,23 +1,22 @@
-"""What a process may send while the store is silent.
+"""Outages of a store: when one begins, what may be sent in it, and what is logged.
 
-`local` goes on alone, by its own limiter, at N times the processes in the worst
-case. `pause` sends nothing. `safe_share` sends this process's share, so that
-all together stay inside the quota although they cannot speak to each other:
+`when_down="local"` applies the process's own limiter only: with N processes, up to N times
+the quota. `"pause"` sends nothing. `"safe_share"` sends this process's share, so that all
+processes together keep the quota without communicating:
 
-* It first waits until every slot given before is over: a period, and a lease.
-* Its share is the block of the quota that the store gave it last, see `shares.py`:
-  blocks never overlap, whatever each process knows of the others.
-* A block of 1/2^k is that part of each window, by a limiter of its own in exact
-  admission, while that is one call at least.
-* Below that, the processes whose blocks are in the same slot take turns on the store's
-  clock, which each knows well enough. A turn is a period + slack; the slack is for
-  clocks and latency.
-* A process without a block sends nothing: it came in the last second before the
-  outage to a quota that was divided among others. So does one whose block may have
-  been given to another, since it was stopped for longer than `LIVE`.
+* First the process waits until every slot granted before is over: a period and a lease.
+* Its share is the block of the quota that the store assigned last (`shares.py`). Blocks never
+  overlap, whatever each process knows about the others.
+* A block of 1/2^k is that part of each window, if it is at least one call. It is enforced by
+  a limiter of its own with exact admission.
+* Below one call, the processes whose blocks lie in the same slot take turns on the store's
+  clock. A turn lasts a period plus slack for clock errors and latency.
+* A process without a block sends nothing: it joined in the last second before the outage,
+  when the quota was divided among others. A process that was suspended for longer than `TTL`
+  sends nothing either, because its block may have been reassigned.
 
-A process that alone is cut off from a store that serves the others cannot
-know it. `pause` is the mode that is safe there.
+A process that alone loses the connection, while the store serves the others, cannot detect
+this. `pause` is the safe mode there.
 """
 
 from __future__ import annotations
@@ -27,8 +26,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from asyncclients.core.events import logger
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.stores.clock import SECOND
+from asyncclients.stores.protocol import PROBE_INTERVAL, SEND_GRACE, LeaseRequest
 from asyncclients.stores.shares import UNIT
 
 if TYPE_CHECKING:
@@ -36,21 +38,29 @@ if TYPE_CHECKING:
 
     from asyncclients.ratelimit.window import Permit
     from asyncclients.stores.clock import StoreClock
+    from asyncclients.stores.config import StoreConfig
 
 _TURN_SLACK = 0.175
 _TURN_USE = 0.05
-"""Seconds from its start in which a turn may be used."""
+"""Seconds from its start within which a turn may be used."""
+_HEARTBEAT_SLACK = 0.25
+"""Seconds by which a heartbeat may be late, as in `quota_log.py`."""
+_LOG_INTERVAL = 150.0
+"""Seconds in which all scopes notice a reset of the store: longer than the longest heartbeat."""
+
+
+# --- What may be sent -------------------------------------------------------------------
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store said last of the processes of a scope.
+    """The response to the last heartbeat of a process for a scope.
 
     Attributes:
-        peers: how many there are.
-        start, size: this one's block of the quota.
-        due_at: loop instant at which the store expects the next beat.
-        until: loop instant from which the block may be another's.
-        idle: this process had not sent for a while.
+        peers: number of members, this process included.
+        start, size: this process's block of the quota.
+        due_at: loop instant at which the store expects the next heartbeat.
+        until: loop instant from which the block may be reassigned.
+        idle: the process reported that it had not sent for a while.
     """
 
     peers: int
@@ -65,136 +75,287 @@ NO_MEMBERS = Membership(peers=0, start=0, size=0, due_at=-math.inf, until=-math.
 
 
 class FallbackPolicy(Protocol):
-    """What a process may send while it cannot ask; *outlook* says it in words."""
+    """The limit in an outage; *description* is for the log."""
 
-    outlook: str
+    description: str
 
-    def ready_at(self, now: float) -> float: ...
-    def take(self, permit: Permit, now: float) -> None: ...
+    def next_permit_at(self, now: float) -> float: ...
+    def acquire(self, permit: Permit, now: float) -> None: ...
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None: ...
 
 
 class Unlimited:
-    """No limit beyond the local one."""
+    """No limit beyond the process's own limiter."""
 
-    outlook = "this process obeys its own limit only"
+    description = "this process obeys its own limit only"
 
-    def ready_at(self, now: float) -> float:
-        """At once."""
+    def next_permit_at(self, now: float) -> float:
+        """Return *now*."""
         return now
 
-    def take(self, permit: Permit, now: float) -> None:
-        """Nothing to note."""
+    def acquire(self, permit: Permit, now: float) -> None:
+        """Do nothing: there is nothing to count."""
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
-        """Nothing to note."""
+        """Do nothing: there is nothing to count."""
 
 
 class Blocked(Unlimited):
-    """Not until the store is back."""
+    """Nothing is sent until the store is back."""
 
-    outlook = "nothing is sent"
+    description = "nothing is sent"
 
-    def ready_at(self, now: float) -> float:
-        """Never: the store's return changes that."""
+    def next_permit_at(self, now: float) -> float:
+        """Return infinity."""
         del now
         return math.inf
 
 
 class NoShare(Blocked):
-    """Not until the store is back: the share of this process is not known."""
+    """Nothing is sent until the store is back, because this process has no block."""
 
-    outlook = "nothing is sent, since this process was not given a share"
+    description = "nothing is sent, since this process was not given a share"
 
 
 class StaticShare:
-    """So many slots of each window, beginning with a spent one."""
+    """A part of each window, starting with a spent one."""
 
-    def __init__(self, quotas: Sequence[Quota], live: int, now: float) -> None:
+    def __init__(self, quotas: Sequence[Quota], peers: int, now: float) -> None:
         self._limiter = Limiter(quotas, admission="exact", cold_start="full", now=now)
         self._permits: dict[int, Permit] = {}
         sizes = " and ".join(f"{quota.limit} per {quota.period:g} s" for quota in quotas)
-        self.outlook = f"1 of {live} processes, {sizes}"
+        self.description = f"1 of {peers} processes, {sizes}"
 
-    def ready_at(self, now: float) -> float:
-        """When the share has a free slot."""
+    def next_permit_at(self, now: float) -> float:
+        """Return the instant at which the share has a free slot."""
         return self._limiter.next_permit_at(now)
 
-    def take(self, permit: Permit, now: float) -> None:
-        """*permit* uses one."""
+    def acquire(self, permit: Permit, now: float) -> None:
+        """Count the call of *permit*."""
         self._permits[permit.number] = self._limiter.acquire(now)
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
-        """The call of *permit* has arrived by *now*, or was never *sent*."""
+        """Record that the call of *permit* arrived by *now*, or was not *sent*."""
         own = self._permits.pop(permit.number, None)
         if own is not None:
             (self._limiter.on_no_response if sent else self._limiter.cancel)(own, now)
 
 
 class TimeSlots:
-    """One call in each turn of one's own, on the store's clock.
+    """One call in each turn of this process, on the store's clock.
 
     Args:
         length: seconds of a turn.
-        count: how many turns there are before the same comes again.
-        index: which one is this process's.
-        start: nothing is sent before.
+        count: turns per round.
+        index: this process's turn within the round.
+        start: nothing is sent before this loop instant.
     """
 
     def __init__(
-        self, length: float, count: int, index: int, *, live: int, clock: StoreClock, start: float
+        self, length: float, count: int, index: int, *, peers: int, clock: StoreClock, start: float
     ) -> None:
         self.length, self._count, self._index = length, count, index
-        self._use = min(_TURN_USE, length / 4)
+        self._usable_for = min(_TURN_USE, length / 4)
         self._clock, self._not_before = clock, start
-        self.outlook = f"1 of {live} processes, 1 per {length * count:g} s"
+        self.description = f"1 of {peers} processes, 1 per {length * count:g} s"
 
-    def ready_at(self, now: float) -> float:
-        """*now* inside a turn of one's own, else the start of the next."""
+    def next_permit_at(self, now: float) -> float:
+        """Return *now* inside a turn of this process, else the start of its next turn."""
         at = max(now, self._not_before)
         time = self._clock.store_time(at)
         turn = math.floor(time / self.length)
         wait = (self._index - turn) % self._count
         if wait == 0:
-            if time - turn * self.length <= self._use:
+            if time - turn * self.length <= self._usable_for:
                 return at
             wait = self._count
         return at + (turn + wait) * self.length - time
 
-    def take(self, permit: Permit, now: float) -> None:
-        """The turn is used: the next is a round later."""
+    def acquire(self, permit: Permit, now: float) -> None:
+        """Use the turn; the next one is a round later."""
         del permit
         self._not_before = now + self.length
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
-        """Nothing to note: an unused turn is gone."""
+        """Do nothing: an unused turn cannot be given back."""
 
 
 def fallback_policy(
-    quotas: Sequence[Quota], census: Membership, clock: StoreClock, now: float, over_by: float
+    quotas: Sequence[Quota],
+    membership: Membership,
+    clock: StoreClock,
+    now: float,
+    leases_end: float,
 ) -> FallbackPolicy:
-    """The share of one process; slots given before *now* may be used until *over_by*."""
-    if not census.size or now >= census.until:
+    """Return the share of one process; slots granted before *now* are over at *leases_end*."""
+    if not membership.size or now >= membership.until:
         return NoShare()
     if not quotas:
         return Unlimited()
-    if all(quota.limit * census.size >= UNIT for quota in quotas):
-        parts = [Quota(quota.limit * census.size // UNIT, quota.period) for quota in quotas]
-        return StaticShare(parts, census.peers, over_by)
+    start, size, peers = membership.start, membership.size, membership.peers
+    if all(quota.limit * size >= UNIT for quota in quotas):
+        parts = [Quota(quota.limit * size // UNIT, quota.period) for quota in quotas]
+        return StaticShare(parts, peers, leases_end)
     slots = 1 << (min(quota.limit for quota in quotas).bit_length() - 1)
-    whole = UNIT // slots  # the smallest block that is a slot of every quota
-    length = max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in quotas)
+    slot = UNIT // slots  # the smallest block that is a slot of every quota
+    count = slot // size
     return TimeSlots(
-        length,
-        whole // census.size,
-        _reversed(census.start % whole // census.size, whole // census.size),
-        live=census.peers,
+        max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in quotas),
+        count,
+        _reverse_bits(start % slot // size, count),
+        peers=peers,
         clock=clock,
-        start=over_by + max(quota.period for quota in quotas),
+        start=leases_end + max(quota.period for quota in quotas),
     )
 
 
-def _reversed(index: int, count: int) -> int:
-    """Return *index* with its bits reversed: a half has every other turn, as its halves have."""
+def _reverse_bits(index: int, count: int) -> int:
+    """Return *index* with its bits reversed, so that the two halves of a block alternate."""
     bits = count.bit_length() - 1
     return int(f"{index:0{bits}b}"[::-1], 2) if bits else 0
+
+
+# --- When an outage begins and ends -----------------------------------------------------
+
+
+class OutageState:
+    """The failed requests of one scope.
+
+    The first failure may be a stale connection: the request is retried at once. The second
+    begins an outage, which ends with the first response.
+
+    Attributes:
+        failures: consecutive failed requests.
+        fallback: what may be sent; None while there is no outage.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._config = config
+        self._failed_at = -math.inf
+        self.failures = 0
+        self.fallback: FallbackPolicy | None = None
+
+    def recently_probed(self, now: float) -> bool:
+        """Return whether the store failed to respond so recently that asking again is useless."""
+        return now < self._failed_at + PROBE_INTERVAL + 2 * self._config.timeout
+
+    def probe_at(self) -> float:
+        """Return the instant of the next attempt; infinity while the store responds."""
+        if not self.failures:
+            return math.inf
+        return self._failed_at + (PROBE_INTERVAL if self.failures > 1 else 0.0)
+
+    def on_failure(self, now: float) -> bool:
+        """Count a failed request; return whether it is an outage."""
+        self._failed_at = now
+        self.failures += 1
+        return self.failures > 1
+
+    def start(
+        self, now: float, quotas: Sequence[Quota], membership: Membership, clock: StoreClock
+    ) -> FallbackPolicy:
+        """Begin an outage; return what may be sent in it."""
+        if self._config.when_down == "local":
+            self.fallback = Unlimited()
+        elif self._config.when_down == "pause":
+            self.fallback = Blocked()
+        else:
+            leases_end = now + self._config.lease + SEND_GRACE
+            if membership.idle:
+                # Others may return to the store before this process is overdue there, and
+                # this process may not notice at once that the store is back.
+                detected = membership.due_at + _HEARTBEAT_SLACK + PROBE_INTERVAL
+                leases_end = max(leases_end, detected + 2 * self._config.timeout)
+            self.fallback = fallback_policy(quotas, membership, clock, now, leases_end)
+        return self.fallback
+
+    def stop(self) -> None:
+        """End the outage."""
+        self.fallback = None
+        self.failures = 0
+
+    def others_may_be_sending(self, now: float, shares_from: float) -> bool:
+        """Return whether others may send by themselves until they notice that the store is back.
+
+        *shares_from* is the earliest instant at which a share can have been used.
+        """
+        if self.fallback is None or self._config.when_down == "pause":
+            return False
+        return self._config.when_down == "local" or now > shares_from
+
+
+# --- What is logged ---------------------------------------------------------------------
+
+
+class OutageLog:
+    """The scopes of one pool on one store. Logs each event once, not once per scope."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._config = config
+        self._vendors: dict[str, str] = {}
+        self._is_down = False
+        self._recovered_at = self._reset_logged_at = -math.inf
+
+    @property
+    def scopes(self) -> int:
+        """Number of scopes of the pool."""
+        return len(self._vendors)
+
+    @property
+    def has_worked(self) -> bool:
+        """True if the store has responded to any scope of the pool."""
+        return self._recovered_at > -math.inf
+
+    def add(self, key: str, vendor: str) -> None:
+        """Add scope *key* of *vendor*."""
+        self._vendors[key] = vendor
+
+    def remove(self, key: str) -> None:
+        """Remove scope *key*."""
+        self._vendors.pop(key, None)
+
+    def vendor(self, key: str) -> str:
+        """Return the vendor of scope *key*; empty if it is unknown."""
+        return self._vendors.get(key, "")
+
+    def name(self, key: str) -> str:
+        """Return scope *key* as it appears in the log."""
+        return f"{self.vendor(key) or 'quota'} (scope {key[:4]})"
+
+    def begin(self, key: str, sent_at: float, reason: str, advice: str, fallback: str) -> None:
+        """Log that the request of *key* sent at *sent_at* failed, if no outage is logged."""
+        if self._is_down or sent_at <= self._recovered_at:
+            return
+        self._is_down = True
+        name, others = self.name(key), self.scopes - 1
+        if others > 0:
+            name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
+        logger.warning(
+            "%s: limit store %s unreachable: %s. Fallback %s: %s. Retrying every %g s. %s",
+            *(name, self._config.display_name, reason.rstrip("."), self._config.when_down),
+            *(fallback, PROBE_INTERVAL, advice or "Check that it is running"),
+        )
+
+    def end(self, now: float) -> None:
+        """Log that the store responds again, if an outage was logged."""
+        self._recovered_at = now
+        if self._is_down:
+            self._is_down = False
+            logger.warning(
+                "%s: limit store %s reachable again",
+                *(self._vendor_names(), self._config.display_name),
+            )
+
+    def reset(self, key: str, now: float, event: str, request: LeaseRequest, advice: str) -> None:
+        """Log an *event* that voids the logs of all scopes, unless it was logged lately."""
+        if now < self._reset_logged_at + _LOG_INTERVAL:
+            return
+        self._reset_logged_at = now
+        logger.warning(
+            "%s: limit store %s: %s; the window counts as spent, no calls for %g s. %s",
+            *(self.name(key), self._config.display_name, event),
+            *((request.recovery_hold + request.detection_time) / SECOND, advice),
+        )
+
+    def _vendor_names(self) -> str:
+        return ", ".join(sorted({vendor for vendor in self._vendors.values() if vendor}))

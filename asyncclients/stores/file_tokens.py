@@ -1,16 +1,14 @@
 """Access tokens in one small file, so that they outlive a process.
 
-Rules:
-
-* The file is its owner's alone (mode 0600) and is replaced whole: a reader sees the
-  old one or the new one. Of two processes that write at once the last wins, and the
-  other's token is asked for again.
-* Keys are one-way names of credentials. The tokens themselves stand in it in the
-  clear: whoever can read the file can use them until they expire.
-* Instants on disk are wall-clock seconds; in memory they are the loop's.
-* A file that is missing, torn, foreign or of a newer form is like an empty one. Failing
-  to read or write is logged once, until it works again, and stops no call.
-* Nothing is read or written in the event loop's thread.
+* Only its owner can read the file (mode 0600). It is replaced as a whole, so a reader sees the
+  old content or the new. If two processes write at the same time the last one wins, and the
+  other's token is requested again.
+* Keys are one-way names of credentials. The tokens are stored in the clear: everyone who can
+  read the file can use them until they expire.
+* Times on disk are wall-clock seconds; in memory they are the loop's.
+* A file that is missing, truncated, of another program or of a newer version counts as empty.
+  A failure to read or write is logged once until it works again, and makes no call fail.
+* The event loop's thread does not access the file.
 """
 
 from __future__ import annotations
@@ -32,12 +30,12 @@ from asyncclients.core.events import logger
 from asyncclients.own_files import target_of
 
 _VERSION = 1
-_LARGEST = 2**20
-"""Bytes from which the file is not one of ours."""
+_MAX_SIZE = 2**20
+"""Bytes; a larger file was not written by this class."""
 
 
 class _StoredToken(msgspec.Struct, frozen=True, kw_only=True):
-    """One token on disk; times in seconds of the wall clock."""
+    """One token on disk; times are wall-clock seconds."""
 
     token: str
     expires_at: float
@@ -55,19 +53,19 @@ class _TokenFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _is_ours(path: Path) -> bool:
-    """True unless *path* has content that this class has not written."""
+    """True unless *path* has content that this class did not write."""
     try:
         with path.open("rb") as file:
             start = file.read(4096).strip(b" \t\r\n\0")
     except OSError:
-        return True  # there is none, or writing says what is wrong
+        return True  # missing, or writing will raise the reason
     return start in (b"", b"{}") or start.startswith((b'{"version":', b'{"tokens":'))
 
 
 class FileTokens:
     """Keeps access tokens in the file *path*: `SessionPool(tokens=FileTokens(path))`.
 
-    Its folder is made where it is missing. *clock* gives seconds of the wall clock.
+    A missing folder is created. *clock* returns wall-clock seconds.
     """
 
     def __init__(
@@ -81,34 +79,34 @@ class FileTokens:
         self._warned: set[str] = set()
 
     async def load(self, key: str, now: float) -> Token | None:
-        """The token kept under *key*, if it is still good at loop instant *now*."""
-        kept = await asyncio.to_thread(self._find, key)
-        value = token_text(kept.token) if kept is not None else None
-        if kept is None or value is None:
+        """Return the token stored under *key*, if it is valid at loop instant *now*."""
+        stored = await asyncio.to_thread(self._find, key)
+        value = token_text(stored.token) if stored is not None else None
+        if stored is None or value is None:
             return None
-        # With a wall clock that was set back it would live longer than the vendor said.
-        left = kept.expires_at - max(kept.saved_at, self._clock())
+        # If the wall clock was set back, the token must not outlive its lifetime.
+        left = stored.expires_at - max(stored.saved_at, self._clock())
         return bearer(value, now + left) if left > 0 else None
 
     async def save(self, key: str, token: Token, now: float) -> None:
-        """Keep *token* under *key* until it expires."""
+        """Store *token* under *key* until it expires."""
         saved_at = self._clock()
         expires_at = saved_at + token.expires_at - now
-        kept = _StoredToken(token=token.value.reveal(), expires_at=expires_at, saved_at=saved_at)
-        await asyncio.to_thread(self._change, lambda tokens: tokens.update({key: kept}))
+        stored = _StoredToken(token=token.value.reveal(), expires_at=expires_at, saved_at=saved_at)
+        await asyncio.to_thread(self._change, lambda tokens: tokens.update({key: stored}))
 
     async def drop(self, key: str, token: Token) -> None:
-        """Forget *token* if it is the one kept under *key*."""
+        """Delete *token* if it is the one stored under *key*."""
 
-        def forget(tokens: dict[str, _StoredToken]) -> None:
+        def delete(tokens: dict[str, _StoredToken]) -> None:
             if key in tokens and tokens[key].token == token.value.reveal():
                 self._undropped.add(tokens[key].token)  # until the file is written
                 del tokens[key]
 
-        await asyncio.to_thread(self._change, forget)
+        await asyncio.to_thread(self._change, delete)
 
     async def release(self, key: str) -> None:
-        """Nothing to do: here nobody waits for another's token."""
+        """Do nothing: no process waits for another's token."""
 
     # --- In a thread ----------------------------------------------------------------
 
@@ -122,38 +120,38 @@ class FileTokens:
             before = self._read()
             after, wall = dict(before), self._clock()
             change(after)
-            after = {key: kept for key, kept in after.items() if kept.expires_at > wall}
+            after = {key: stored for key, stored in after.items() if stored.expires_at > wall}
             if after != before:
                 self._write(after)
 
     def _read(self) -> dict[str, _StoredToken]:
         try:
             with self._path.open("rb") as file:
-                page = msgspec.json.decode(file.read(_LARGEST), type=_TokenFile)
+                stored = msgspec.json.decode(file.read(_MAX_SIZE), type=_TokenFile)
         except FileNotFoundError:
             return {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            left = "it counts as empty" if _is_ours(self._path) else "tokens are not kept"
-            logger.warning("%s is not a token file: %s", self._path, left)
+            effect = "it counts as empty" if _is_ours(self._path) else "tokens are not kept"
+            logger.warning("%s is not a token file: %s", self._path, effect)
             return {}
         except OSError as failure:
             self._warn("read from", failure)
             return {}
         self._warned.discard("read from")
-        return page.tokens if page.version == _VERSION else {}
+        return stored.tokens if stored.version == _VERSION else {}
 
     def _write(self, tokens: dict[str, _StoredToken]) -> None:
         name: str | None = None
         path = target_of(self._path)
         if not _is_ours(path):
-            return  # `_read` has said so
+            return  # `_read` has logged it
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # mkstemp gives mode 0600 whatever the umask.
+            # mkstemp creates with mode 0600, whatever the umask.
             handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
             with os.fdopen(handle, "wb") as file:
                 file.write(msgspec.json.encode(_TokenFile(tokens=tokens)))
-            os.replace(name, path)  # noqa: PTH105 - mkstemp gives a name
+            os.replace(name, path)  # noqa: PTH105 - mkstemp returns a name
             self._undropped.clear()
             self._warned.discard("kept in")
         except OSError as failure:

@@ -1,54 +1,391 @@
-"""The talk of one scope with the store: one claim at a time, in the background.
+"""A process's side of the protocol for one scope; see `protocol.py`.
 
-A claim goes out when slots are wanted, when there is news that others wait for,
-and as a sign of life, less often when the process is idle. A claim may be repeated: numbers that were asked for in
-vain are freed. Whatever a store raises, no call hangs on it: see `silence.py`.
+* `LeaseBook` holds the slots and what has to be reported about them.
+* `SyncState` builds requests and applies responses. It does not wait: `now` is an argument.
+* `LeaseClient` decides when to send a request, sends it in the background, and handles failures.
+
+A request is sent when a call needs a slot, when there is something to report (at once if it
+concerns other processes), and as a heartbeat. No call hangs, whatever a backend raises.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from contextvars import Context
+from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
 
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError, error_text
+from asyncclients.ratelimit.bucket import RATE_SAFETY, TokenBucket
+from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.timer import Timer
-from asyncclients.stores.clock import SECOND
-from asyncclients.stores.config import StoreUnavailableError
-from asyncclients.stores.lease_book import Lease, LeaseBook
-from asyncclients.stores.outage_state import OutageState
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
-from asyncclients.stores.sync_state import SyncState
+from asyncclients.stores.clock import SECOND, StoreClock, micros
+from asyncclients.stores.fallback import NO_MEMBERS, Membership, OutageState
+from asyncclients.stores.protocol import (
+    HEARTBEAT,
+    PROBE_INTERVAL,
+    SEND_GRACE,
+    TTL,
+    LeaseRequest,
+    LeaseResponse,
+    QuotaSpec,
+    StoreUnavailableError,
+)
+from asyncclients.stores.shares import NONE, Block, contains
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asyncclients.ratelimit.limiter import Limiter
     from asyncclients.ratelimit.protocol import BacklogProtocol
-    from asyncclients.stores.config import Backend, ScopeCount, StoreConfig
-    from asyncclients.stores.outage_log import OutageLog
+    from asyncclients.stores.config import StoreConfig
+    from asyncclients.stores.fallback import OutageLog
+    from asyncclients.stores.protocol import Backend
 
-_AFTER_ERROR = 0.05
-"""Seconds after which the store is asked again when the talk was ended from outside."""
-_MOST_LESSONS = 5000
-"""Calls of others from which one answer teaches: more teach nothing new."""
+_MAX_SLOTS = 512
+"""Slots of each kind in one request; the rest is sent with the next one."""
+_UNKNOWN_EPOCH = "?"
+"""Name of no log: reports that the log's entries look older than they are."""
+_NO_SHARE_HEARTBEAT = 0.1
+"""Seconds between two heartbeats of a process that has no block."""
+_SPACED_BURST = 1.25
+"""Burst where calls are spaced evenly: a call that is slightly late does not delay the next."""
+_RETRY_AFTER_ERROR = 0.05
+"""Seconds until the next request if one was cancelled from outside or met a bug."""
+_MAX_FEEDBACK = 5000
+"""Accepted calls of other processes that one response reports to the limiter."""
+_IDLE_TIMEOUT = 60.0
+"""Seconds without calls after which a process counts as idle."""
+_IDLE_HEARTBEAT = 10.0
+_MAX_HEARTBEAT = 120.0
+_CROWD = 100
+"""Scopes or processes above which heartbeats are sent less often, to save the store work."""
+
+
+class Lease(NamedTuple):
+    """A slot that may be used from `usable_at` until `lapses_at`, in loop time."""
+
+    usable_at: float
+    lapses_at: float
+    number: int
+
+
+class LeaseBook:
+    """The slots of one process for one scope, and what the store does not know about them yet.
+
+    A report stays here until the store has responded, so that a request can be repeated.
+
+    Args:
+        first: number of the first slot.
+
+    Attributes:
+        leases: slots that are held and not used, the earliest first.
+        in_flight: used slots whose calls may not have arrived yet.
+        arrived: used slots and the instants by which their calls arrived, to be reported.
+        released: slots that will not be used, to be reported.
+    """
+
+    __slots__ = ("_next", "arrived", "in_flight", "leases", "released")
+
+    def __init__(self, first: int = 1) -> None:
+        self._next = first
+        self.leases: deque[Lease] = deque()
+        self.in_flight: set[int] = set()
+        self.arrived: dict[int, float] = {}
+        self.released: set[int] = set()
+
+    def reserve_numbers(self, count: int) -> int:
+        """Reserve *count* slot numbers and return the first."""
+        first = self._next
+        self._next += count
+        return first
+
+    def first_lease(self, now: float) -> Lease | None:
+        """Return the earliest lease that has not lapsed; release those that have."""
+        while self.leases and self.leases[0].lapses_at < now:
+            self.released.add(self.leases.popleft().number)
+        return self.leases[0] if self.leases else None
+
+    def expire(self, now: float, longest: float) -> None:
+        """Release lapsed leases, and drop arrivals that are older than the *longest* window."""
+        self.first_lease(now)
+        if len(self.arrived) > _MAX_SLOTS:
+            self.arrived = {n: at for n, at in self.arrived.items() if at > now - longest}
+
+    def consume(self) -> int:
+        """Use the first lease, or a slot without a lease in an outage; return its number."""
+        number = self.leases.popleft().number if self.leases else self.reserve_numbers(1)
+        self.in_flight.add(number)
+        return number
+
+    def report_arrival(self, number: int, arrived_by: float) -> None:
+        """Record that the call of slot *number* arrives by *arrived_by*; infinity if unknown."""
+        if arrived_by < math.inf:
+            self.in_flight.discard(number)
+            self.arrived[number] = arrived_by
+
+    def release(self, number: int) -> None:
+        """Record that the call of slot *number* was not sent."""
+        self.in_flight.discard(number)
+        self.arrived.pop(number, None)
+        self.released.add(number)
+
+    def drop_leases(self) -> None:
+        """Release all slots that are held and not used."""
+        self.released.update(lease.number for lease in self.leases)
+        self.leases.clear()
+
+    def has_unreported(self) -> bool:
+        """Return whether there is something to report."""
+        return bool(self.arrived or self.released)
+
+    def snapshot(self, arrived: Iterable[tuple[int, int]]) -> dict[int, float]:
+        """Return the arrivals that a request reports, for `acknowledge`."""
+        return {number: self.arrived[number] for number, _ in arrived}
+
+    def acknowledge(self, arrived: dict[int, float], released: set[int]) -> None:
+        """Drop what the store knows now; arrivals that changed since stay."""
+        self.released -= released
+        for number, arrived_by in arrived.items():
+            if self.arrived.get(number) == arrived_by:
+                del self.arrived[number]
+
+
+class SyncState:
+    """What one process knows about a scope's log, and what it has to report.
+
+    Attributes:
+        clock: the store's clock.
+        membership: the response to the last heartbeat; `NO_MEMBERS` while this process is none.
+        is_idle: the last heartbeat reported that this process is idle.
+        last_response_at: loop instant of the last response; -inf before the first.
+        heartbeat_at: loop instant of the next heartbeat.
+        unavailable_until: loop instant until which the vendor announced to be unavailable.
+        accepted, rejected: calls of this process that the store does not know of.
+        others_accepted, others_rejected: calls of other processes, from the last response.
+        clock_suspect: the store's clock was set forward; leases granted since are not used.
+    """
+
+    def __init__(
+        self, key: str, local: Limiter, slots: LeaseBook, config: StoreConfig, log: OutageLog
+    ) -> None:
+        self._key, self._local, self._slots = key, local, slots
+        self._config, self._log = config, log
+        self._epoch = ""
+        self._other_quotas: frozenset[str] = frozenset()
+        self.clock = StoreClock()
+        self.membership = NO_MEMBERS
+        self.is_idle = False
+        self._share_held: Block = NONE
+        self._renew_at = -math.inf
+        self.last_response_at = self.heartbeat_at = -math.inf
+        self.accepted = self.rejected = 0
+        self.unavailable_until = -math.inf
+        self.others_accepted = self.others_rejected = 0
+        self.clock_suspect = False
+        self._totals: tuple[int, int] | None = None  # accepted and rejected, of all processes
+
+    def periods(self) -> list[float]:
+        """Return the periods of the quotas in seconds; never empty."""
+        return [quota.period for quota in self._local.quotas] or [HEARTBEAT]
+
+    def quotas(self) -> list[Quota]:
+        """Return the quotas of this process and those that others have configured."""
+        return [*self._local.quotas, *_parse_quotas(self._other_quotas)]
+
+    def due_at(self) -> float:
+        """Return the loop instant at which a heartbeat, or a report of calls in flight, is due."""
+        if self._slots.in_flight:
+            return min(self.heartbeat_at, self._renew_at)
+        return self.heartbeat_at
+
+    # --- Requests -------------------------------------------------------------------
+
+    def request(
+        self,
+        now: float,
+        count: int,
+        priority: int,
+        *,
+        recovering: bool,
+        goodbye: bool,
+        idle: bool,
+        interval: float,
+    ) -> LeaseRequest:
+        """Return a request for up to *count* slots; heartbeats are *interval* seconds apart."""
+        slots, config, shortest = self._slots, self._config, min(self.periods())
+        count = min(_MAX_SLOTS, max(0, count - len(slots.leases)))
+        if len(slots.arrived) > _MAX_SLOTS:
+            count = 0  # report all arrivals first
+        pause_until = self._local.paused_until if self.rejected else self.unavailable_until
+        heartbeat = self._is_heartbeat(now, goodbye=goodbye, idle=idle, interval=interval)
+        arrived = islice(slots.arrived.items(), _MAX_SLOTS)
+        renews = heartbeat or now >= self._renew_at
+        if renews:
+            self._renew_at = now + min(HEARTBEAT, *self.periods())
+        return LeaseRequest(
+            process=config.process,
+            epoch=self._reported_epoch(now, recovering=recovering),
+            new_epoch=uuid4().hex[:12],
+            recovering=recovering,
+            # A process that has ever been in contact knows that a new log has lost data.
+            assume_spent=config.assume_spent or self._epoch != "",
+            quotas=self._specs(now),
+            arrived=tuple((number, micros(now - at)) for number, at in arrived),
+            in_flight=tuple(islice(slots.in_flight, _MAX_SLOTS)) if renews else (),
+            released=tuple(islice(slots.released, _MAX_SLOTS)),
+            first=slots.reserve_numbers(count),
+            count=count,
+            priority=int(priority),
+            accepted=self.accepted,
+            rejected=self.rejected,
+            pause=micros(max(0.0, pause_until - now)),
+            heartbeat=heartbeat,
+            goodbye=goodbye,
+            idle=idle,
+            share_held=self._share_held,
+            heartbeat_due=micros(interval),
+            lease=micros(min(config.lease, shortest / 4)),
+            grace=micros(SEND_GRACE),
+            ttl=micros(max(TTL, 3 * interval)),
+            min_retry=micros(min(0.25, max(0.005, shortest / 8))),
+            recovery_hold=micros(max(self.periods())),
+            detection_time=micros(PROBE_INTERVAL + 2 * config.timeout + config.lease + SEND_GRACE),
+        )
+
+    def _is_heartbeat(self, now: float, *, goodbye: bool, idle: bool, interval: float) -> bool:
+        """Return whether a heartbeat is due: also when the process is no longer idle."""
+        if goodbye or (now < self.heartbeat_at and (idle or not self.is_idle)):
+            return False
+        self.is_idle, self.heartbeat_at = idle, now + interval
+        return True
+
+    def _reported_epoch(self, now: float, *, recovering: bool) -> str:
+        """Return the epoch that contains this process's calls of the last period; "" for none."""
+        if self.clock_suspect:
+            return _UNKNOWN_EPOCH
+        longest = max(self.periods()) + SEND_GRACE + self._config.lease
+        if not recovering and now - self.last_response_at > longest:
+            return ""
+        return self._epoch
+
+    def _specs(self, now: float) -> tuple[QuotaSpec, ...]:
+        state = self._local.snapshot(now)
+        return tuple(
+            QuotaSpec(
+                limit=quota.limit,
+                period=micros(quota.period),
+                interval=micros(quota.period / quota.limit / RATE_SAFETY / state.rate_factor),
+                burst=TokenBucket(quota, 0.0).full_burst if state.bursts else _SPACED_BURST,
+            )
+            for quota in self._local.quotas
+        )
+
+    # --- Responses ------------------------------------------------------------------
+
+    def apply(
+        self, request: LeaseRequest, response: LeaseResponse, sent_at: float, received_at: float
+    ) -> float:
+        """Apply *response* to *request*; return the loop instant of `response.now`."""
+        self.last_response_at = received_at
+        self._update_counts(request, response)
+        self._update_share(request, response, sent_at, received_at)
+        self._check_epoch(request, response, received_at)
+        self._check_quotas(request, response)
+        self._check_clock(
+            request, received_at, jumped=self.clock.jumped(sent_at, received_at, response.now)
+        )
+        return self.clock.update(sent_at, received_at, response.now)
+
+    def _update_counts(self, request: LeaseRequest, response: LeaseResponse) -> None:
+        self.accepted -= request.accepted
+        self.rejected -= request.rejected
+        totals = response.accepted, response.rejected
+        self.others_accepted = self.others_rejected = 0
+        if self._totals is not None and response.epoch == self._epoch:
+            accepted, rejected = self._totals
+            self.others_accepted = max(0, totals[0] - accepted - request.accepted)
+            self.others_rejected = max(0, totals[1] - rejected - request.rejected)
+        self._totals = totals
+
+    def _update_share(
+        self, request: LeaseRequest, response: LeaseResponse, sent_at: float, received_at: float
+    ) -> None:
+        if request.goodbye:
+            self.membership, self._share_held = NO_MEMBERS, NONE
+        elif request.heartbeat:
+            self._share_held = (response.start, response.size)
+            self.membership = Membership(
+                peers=response.peers,
+                start=response.start,
+                size=response.size,
+                due_at=sent_at + request.heartbeat_due / SECOND,
+                until=sent_at + request.ttl / SECOND,
+                idle=request.idle,
+            )
+            if not contains(self._share_held, request.share_held):
+                self.heartbeat_at = received_at  # confirm it, so that others can get the rest
+            elif not response.size:
+                self.heartbeat_at = min(self.heartbeat_at, received_at + _NO_SHARE_HEARTBEAT)
+        elif response.share_wanted:
+            self.heartbeat_at = received_at
+
+    def _check_epoch(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
+        if request.epoch not in {"", response.epoch, _UNKNOWN_EPOCH}:
+            advice = "Check whether it was restarted or flushed, or evicts keys"
+            self._log.reset(self._key, now, "it lost its data", request, advice)
+        if response.epoch != self._epoch:
+            self.heartbeat_at = now  # report membership and calls in flight to the new log
+        self._epoch = response.epoch
+
+    def _check_clock(self, request: LeaseRequest, now: float, *, jumped: bool) -> None:
+        self.clock_suspect = jumped or (self.clock_suspect and request.epoch != _UNKNOWN_EPOCH)
+        if jumped:
+            advice = "Check the time service of its host"
+            self._log.reset(self._key, now, "its clock was set forward", request, advice)
+
+    def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
+        others = frozenset(response.quotas) - {quota.name for quota in request.quotas}
+        if others - self._other_quotas:
+            vendor, own = self._log.vendor(self._key), self._local.quotas
+            logger.warning(
+                "another process configured %s for this %s, this one %s: %s apply. "
+                "Configure the same quotas in all processes",
+                " and ".join(map(str, _parse_quotas(others))),
+                f"{vendor} key" if vendor else "key",
+                " and ".join(map(str, own)) or "none",
+                "both" if len(others) == len(own) == 1 else "all",
+            )
+        self._other_quotas = others
+
+
+def _parse_quotas(names: Iterable[str]) -> list[Quota]:
+    """Return the quotas that *names* (see `QuotaSpec.name`) stand for."""
+    parts = (name.split("/") for name in sorted(names))
+    return [Quota(int(limit), int(period) / SECOND) for limit, period in parts]
 
 
 class LeaseClient:
-    """What is said to the store, and heard from it, for one scope.
+    """Sends the requests of one scope to a store, in the background.
 
     Args:
         key: one-way name of the scope.
+        local: this process's limiter: its quotas, and the rate it has learned.
+        queue: the calls that wait.
         backend: the store.
-        terms: how it is used.
-        local: this process's limiter: its quotas, and the pace it has learned.
-        queue: who waits.
+        config: how it is used.
+        log: the scopes of the pool.
+        first_slot: number of the first slot.
 
     Attributes:
-        slots: what is held, and what the store has yet to hear.
+        slots: slots that are held, and reports that are due.
         outage: what may be sent without the store.
-        contenders: other processes that waited in the same class, lately.
+        contenders: other processes that waited in the same priority class.
     """
 
     def __init__(
@@ -58,80 +395,89 @@ class LeaseClient:
         queue: BacklogProtocol,
         *,
         backend: Backend,
-        terms: StoreConfig,
-        crowd: ScopeCount,
+        config: StoreConfig,
         log: OutageLog,
         first_slot: int = 1,
     ) -> None:
         self.key, self._local, self._queue = key, local, queue
-        self._backend, self._terms, self._crowd = backend, terms, crowd
-        self._log = log
+        self._backend, self._config, self._log = backend, config, log
         self.slots = LeaseBook(first_slot)
+        self._sync = SyncState(key, local, self.slots, config, log)
+        self.outage = OutageState(config)
+        self.contenders = 0
+        self._random = Random(config.process)  # noqa: S311 - a different one in each process
         self._loop = asyncio.get_running_loop()
-        self._sync = SyncState(local, self.slots, terms)
-        self.outage = OutageState(self._sync, terms)
-        self._random = Random(terms.process)  # noqa: S311 - a different one in each process
-        self._ask_at = -math.inf
+        self._request_at = -math.inf
         self._used_at = self._loop.time()
         self._timer = Timer(self._loop, self._start)
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self.contenders = 0
 
-    # --- What the limiter asks ------------------------------------------------------
+    # --- Called by the limiter ------------------------------------------------------
 
     def request_slots(self, now: float) -> None:
-        """Slots are wanted. Those that we give back may be ours again at once."""
-        self._wake_at(now if self.slots.released else max(now, self._ask_at), now)
+        """Request slots; at once if slots are to be released, which may be granted again."""
+        self._wake_at(now if self.slots.released else max(now, self._request_at), now)
 
-    def report(self, now: float, *, urgent: bool = False) -> None:
-        """There is something to tell."""
-        self._wake_at(now if urgent else now + self._flush(), now)
+    def report(self, now: float) -> None:
+        """Send a report soon."""
+        self._wake_at(now + self._report_delay(), now)
 
     def on_sent(self, now: float) -> None:
-        """A call is sent."""
+        """Record that a call is sent."""
         self._used_at = now
+        self.report(now)
 
     def on_rate_limited(self, now: float) -> None:
-        """The vendor refused a call: that concerns all."""
+        """Report at once that the vendor rate-limited a call: it concerns all processes."""
         self._sync.rejected += 1
-        self.report(now, urgent=True)
+        self._wake_at(now, now)
 
-    def unavailable(self, now: float) -> None:
-        """The vendor is unavailable and says for how long: all processes pause."""
+    def on_unavailable(self, now: float) -> None:
+        """Report at once that the vendor is unavailable, and for how long: all processes pause."""
         self._sync.unavailable_until = self._local.paused_until
-        self.report(now, urgent=True)
+        self._wake_at(now, now)
 
     def on_accepted(self) -> None:
-        """The vendor let a call in: that teaches all."""
+        """Record that the vendor accepted a call."""
         self._sync.accepted += 1
 
     def opens_at(self, now: float) -> float:
-        """The earliest instant at which the store may give another slot."""
-        return now if self._ask_at <= now else self._ask_at + self._terms.lease
+        """Return the earliest instant at which the store may grant another slot."""
+        return now if self._request_at <= now else self._request_at + self._config.lease
 
     def is_at_rest(self) -> bool:
-        """True if the store answers, knows all, and was told that this process is idle."""
-        counted = self._sync.membership.peers > 0 and not self._sync.is_idle
-        busy = self._task is not None or self.outage.failures or counted
+        """True if nothing is held or to be reported, and the store knows that this is idle."""
+        is_active_member = self._sync.membership.peers > 0 and not self._sync.is_idle
         slots = self.slots
-        return not (busy or slots.leases or slots.in_flight or slots.has_unreported())
+        return not (
+            self._task is not None
+            or self.outage.failures
+            or is_active_member
+            or slots.leases
+            or slots.in_flight
+            or slots.has_unreported()
+        )
 
-    # --- When to talk ---------------------------------------------------------------
+    # --- When to send a request -----------------------------------------------------
 
-    def _flush(self) -> float:
+    def _report_delay(self) -> float:
         return min(0.25, max(0.005, min(self._sync.periods()) / 20))
 
-    def _active(self, now: float) -> bool:
-        return bool(
-            self.slots.in_flight
-            or self._queue.backlog()[0]
-            or now < self._used_at + self._crowd.idle_timeout()
-        )
+    def _is_active(self, now: float) -> bool:
+        if self.slots.in_flight or self._queue.backlog()[0]:
+            return True
+        return now < self._used_at + _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, self._log.scopes))
+
+    def _heartbeat_interval(self, *, idle: bool) -> float:
+        """Return the seconds between two heartbeats."""
+        if idle:
+            return min(_MAX_HEARTBEAT, _IDLE_HEARTBEAT * max(1.0, self._log.scopes / _CROWD))
+        return min(_MAX_HEARTBEAT, HEARTBEAT * max(1.0, self._sync.membership.peers / _CROWD))
 
     def _wake_at(self, at: float, now: float) -> None:
         if self._task is not None or self._closed:
-            return  # what is due is looked up again when the answer is in
+            return  # `_plan` looks again when the response is in
         if at <= now:
             self._start()
         else:
@@ -142,147 +488,146 @@ class LeaseClient:
         if self._task is None:
             # In a context of its own: it serves all calls, not the one that came first.
             self._task = self._loop.create_task(self._run(), context=Context())
-            self._task.add_done_callback(self._ended)
+            self._task.add_done_callback(self._on_done)
 
     def _plan(self, now: float) -> None:
-        """Set the timer for what has to be said next, if nobody asks for more."""
+        """Set the timer for the next request that is due without another event."""
         slots = self.slots
         at = self.outage.probe_at()
         if at == math.inf:
             if slots.has_unreported() or self._sync.rejected or self._sync.clock_suspect:
-                at = now + self._flush()
+                at = now + self._report_delay()
             if slots.leases:
                 at = min(at, slots.leases[-1].lapses_at)
             at = min(at, self._sync.due_at())
-        counted = not self.outage.failures and self._sync.membership.peers > 0
+        is_member = not self.outage.failures and self._sync.membership.peers > 0
         if at < math.inf and (
-            self._active(now) or slots.has_unreported() or slots.leases or counted
+            is_member or slots.leases or slots.has_unreported() or self._is_active(now)
         ):
             self._wake_at(at, now)
 
-    # --- The talk -------------------------------------------------------------------
+    # --- Requests -------------------------------------------------------------------
 
     async def _run(self) -> None:
         await self._exchange()
         self._task = None
-        now = self._loop.time()
-        self._plan(now)
+        self._plan(self._loop.time())
         self._queue.dispatch()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Where the talk was ended from outside, or by an error, calls still wait: try again soon."""
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        """Try again soon if the task was cancelled from outside or failed: calls may wait."""
         if self._task is task:
             self._task = None
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            logger.error("the exchange with the limit store failed", exc_info=error)
-        if (task.cancelled() or error is not None) and not self._closed:
-            self._timer.set(self._loop.time() + max(self._flush(), _AFTER_ERROR))
-
-    async def _exchange(self, *, leave: bool = False) -> None:
-        asked_at = self._loop.time()
-        account, slots = self._sync, self.slots
-        slots.expire(asked_at, max(account.periods()))
-        demand, priority = self._queue.backlog()
-        if leave or self.outage.fallback is not None:
-            demand = 0  # a silent store is asked for a sign of life only
-        returns = self.outage.others_may_be_sending(asked_at)
-        idle = not self._active(asked_at)
-        claim = account.request(
-            asked_at,
-            demand,
-            priority,
-            returns=returns,
-            leave=leave,
-            idle=idle,
-            every=self._crowd.beat(idle=idle, live=account.membership.peers),
-        )
-        told = slots.snapshot(claim.arrived)
-        try:
-            grant = await self._backend.apply(self.key, claim)
-            slots.acknowledge(told, set(claim.released))
-            self._on_response(claim, grant, asked_at)
-        except StoreUnavailableError as why:
-            self._on_outage(claim, asked_at, str(why), why.advice)
-        except ConfigurationError as error:
-            self._refused(claim, asked_at, error)
-        except BaseException as failure:  # of a driver, or of ours: no call may hang on it
-            slots.drop_leases()
-            ended = isinstance(failure, asyncio.CancelledError) and _is_cancelled()
-            if ended or isinstance(failure, (KeyboardInterrupt, SystemExit)):
-                slots.released.update(range(claim.first, claim.first + claim.count))
-                raise
-            self._on_outage(
-                claim, asked_at, f"{type(failure).__name__}: {error_text(failure)}"[:200]
+            logger.error(
+                "%s: request to limit store %s failed; retrying",
+                *(self._log.name(self.key), self._config.display_name),
+                exc_info=error,
             )
+        if (task.cancelled() or error is not None) and not self._closed:
+            self._timer.set(self._loop.time() + max(self._report_delay(), _RETRY_AFTER_ERROR))
 
-    def _refused(self, claim: LeaseRequest, asked_at: float, error: ConfigurationError) -> None:
-        """Configuration error: fatal on first contact, an outage afterwards."""
+    async def _exchange(self, *, goodbye: bool = False) -> None:
+        sent_at = self._loop.time()
+        sync, slots = self._sync, self.slots
+        slots.expire(sent_at, max(sync.periods()))
+        count, priority = self._queue.backlog()
+        if goodbye or self.outage.fallback is not None:
+            count = 0  # in an outage the request is a heartbeat only
+        shares_from = sync.last_response_at + max(sync.periods())
+        idle = not self._is_active(sent_at)
+        request = sync.request(
+            sent_at,
+            count,
+            priority,
+            recovering=self.outage.others_may_be_sending(sent_at, shares_from),
+            goodbye=goodbye,
+            idle=idle,
+            interval=self._heartbeat_interval(idle=idle),
+        )
+        arrived = slots.snapshot(request.arrived)
+        try:
+            response = await self._backend.apply(self.key, request)
+            slots.acknowledge(arrived, set(request.released))
+            self._on_response(request, response, sent_at)
+        except StoreUnavailableError as error:
+            self._on_outage(request, sent_at, str(error), error.advice)
+        except ConfigurationError as error:
+            self._on_configuration_error(request, sent_at, error)
+        except BaseException as error:  # from a driver, or a bug: no call may hang on it
+            slots.drop_leases()
+            is_cancelled = isinstance(error, asyncio.CancelledError) and _is_task_cancelled()
+            if is_cancelled or isinstance(error, (KeyboardInterrupt, SystemExit)):
+                slots.released.update(range(request.first, request.first + request.count))
+                raise
+            reason = f"{type(error).__name__}: {error_text(error)}"[:200]
+            self._on_outage(request, sent_at, reason, "")
+
+    def _on_configuration_error(
+        self, request: LeaseRequest, sent_at: float, error: ConfigurationError
+    ) -> None:
+        """Treat it as fatal on first contact, and as an outage afterwards."""
         if self._log.has_worked:
-            self._on_outage(claim, asked_at, error.message, error.advice or "")
+            self._on_outage(request, sent_at, error.message, error.advice or "")
             return
         self.slots.released.clear()
         self._queue.fail(error)
 
-    def _on_outage(self, claim: LeaseRequest, asked_at: float, why: str, advice: str = "") -> None:
-        now = self._loop.time()
-        self.slots.released.update(range(claim.first, claim.first + claim.count))
-        self._sync.heartbeat_at = now
+    def _on_outage(self, request: LeaseRequest, sent_at: float, reason: str, advice: str) -> None:
+        now, sync = self._loop.time(), self._sync
+        self.slots.released.update(range(request.first, request.first + request.count))
+        sync.heartbeat_at = now
         if not self.outage.on_failure(now):
             return
-        if not self._log.has_worked and self._terms.when_down == "safe_share":
-            self._queue.fail(_unreachable(self._terms.display_name, why, advice))
+        if not self._log.has_worked and self._config.when_down == "safe_share":
+            self._queue.fail(_unreachable(self._config.display_name, reason, advice))
         if self.outage.fallback is None:
             self.slots.drop_leases()
-            share = self.outage.start(now)
-            self._log.begin(self.key, asked_at, why, advice, share.outlook)
+            fallback = self.outage.start(now, sync.quotas(), sync.membership, sync.clock)
+            self._log.begin(self.key, sent_at, reason, advice, fallback.description)
 
-    def _on_response(self, claim: LeaseRequest, grant: LeaseResponse, asked_at: float) -> None:
-        heard_at = self._loop.time()
-        base = self._sync.apply(claim, grant, asked_at, heard_at)
-        lease = claim.lease / SECOND
-        for offset, opens in enumerate(grant.opens_in):
-            usable_at = base + opens / SECOND
-            self.slots.leases.append(Lease(usable_at, usable_at + lease, claim.first + offset))
+    def _on_response(self, request: LeaseRequest, response: LeaseResponse, sent_at: float) -> None:
+        received_at = self._loop.time()
+        base = self._sync.apply(request, response, sent_at, received_at)
+        lease = request.lease / SECOND
+        for offset, opens_in in enumerate(response.opens_in):
+            usable_at = base + opens_in / SECOND
+            self.slots.leases.append(Lease(usable_at, usable_at + lease, request.first + offset))
         if self._sync.clock_suspect:
             self.slots.drop_leases()
-        self._ask_at = base + grant.retry_in / SECOND
-        if grant.contenders:  # not all at the same instant, nor always in the same order
-            self._ask_at += self._random.random() * lease / 2
-        self.contenders = grant.contenders
+        self._request_at = base + response.retry_in / SECOND
+        if response.contenders:  # jitter: not all at once, nor always in the same order
+            self._request_at += self._random.random() * lease / 2
+        self.contenders = response.contenders
         self.outage.stop()
-        self._log.end(heard_at)
-        self._learn(heard_at, grant.pause / SECOND)
-
-    def _learn(self, now: float, pause: float) -> None:
-        """What other processes met belongs to the quota, so to all."""
-        feedback, account = self._local.feedback, self._sync
-        for _ in range(min(account.others_accepted, _MOST_LESSONS)):
-            feedback.on_success()
-        if account.others_rejected:
-            self._local.on_rate_limited(now, pause or None)
+        self._log.end(received_at)
+        for _ in range(min(self._sync.others_accepted, _MAX_FEEDBACK)):
+            self._local.feedback.on_success()
+        if self._sync.others_rejected:
+            self._local.on_rate_limited(received_at, response.pause / SECOND or None)
 
     async def aclose(self) -> None:
-        """Tell the last news and leave; in bounded time, whatever the store does."""
+        """Send the last report and leave; in bounded time, whatever the store does."""
         self._closed = True
         self._timer.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         self.slots.drop_leases()
         if self._sync.last_response_at > -math.inf and self.outage.fallback is None:
-            await self._exchange(leave=True)
+            await self._exchange(goodbye=True)
 
 
-def _is_cancelled() -> bool:
-    """True if the running task was cancelled; else a `CancelledError` is the driver's own."""
+def _is_task_cancelled() -> bool:
+    """True if the running task was cancelled, not a task of the driver."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
 
-def _unreachable(store: str, why: str, advice: str) -> ConfigurationError:
-    """The store never answered, so the usage of other processes is unknown."""
+def _unreachable(store: str, reason: str, advice: str) -> ConfigurationError:
+    """Return the error for a store that never responded: nothing is known about other processes."""
     advice = advice or "Start it or correct its address"
     return ConfigurationError(
-        f"the shared limit store {store} could not be reached: {why}",
+        f"the shared limit store {store} could not be reached: {reason}",
         advice=f"{advice}; when_down='local' sends without it",
     )

@@ -1,15 +1,100 @@
-"""What a process tells and asks a store, and what the store answers: plain values.
+"""The protocol between the processes that share a quota and the store that holds it.
 
-Instants and durations are whole microseconds. The rules are in `ledger.py`.
+A *scope* is one vendor account. Its quotas hold for all processes together, so each process
+asks the store for permission to send: one `LeaseRequest` at a time for each scope, answered
+by a `LeaseResponse`. `lease_client.py` is the process's side, `quota_log.py` the store's
+side, and `quota_log.lua` the same for Redis. Instants and durations are whole microseconds
+of the store's clock, except where seconds are named.
+
+**Leases.** A request asks for `count` slots; a slot is the right to send one call. The store
+reserves them and answers when each opens. A slot is reserved up to `lease` before it opens,
+so that no round trip lies between its opening and the send, and is void `lease` after its
+opening. The process reports each slot in a later request: `arrived` when the call reached
+the vendor, `in_flight` while there is no response, or `released` when it was not used.
+
+**Why no quota is exceeded.** The store logs, for every slot, the latest instant at which its
+call can reach the vendor: the end of the lease plus `grace` for a reserved slot, the
+reported instant for an arrived one. The next slot opens when the limit-th latest of these
+instants is one period old, so fewer than `limit` calls can arrive within the period before
+it. A request whose response was lost is safe: the process releases the numbers that it asked
+for, no number is used twice, and a repeated report has no further effect.
+
+**Heartbeat and ttl.** A request with `heartbeat` renews the membership of the process, for
+`ttl`: every second, or every 10 s after a minute without calls. Calls without a response are
+listed again at least once a period; the log keeps them until a period after the last report.
+The slots of a killed process expire in the same way, without any cleanup.
+
+**Epoch.** The log has a random name. A process that knows another epoch proves that the log
+lost data: it is empty although calls were sent. Nothing is granted for a period
+(`recovery_hold`) plus the time that other processes need to notice (`detection_time`).
+
+**Outage.** The first failed request is retried at once, since it may have met a stale
+connection. The second begins an outage: leases are dropped, `when_down` decides what may be
+sent (`fallback.py`), and the store is asked for a heartbeat every second until it answers.
+
+**Blocks.** In an outage nobody can be asked, so each heartbeat assigns the process a block of
+the quota in advance (`shares.py`). The store keeps both the block that the process confirmed
+and the one last assigned, because the response may be lost, and gives neither to another.
+
+**Recovery hold.** After an outage the first request has `recovering` set: the process sent
+calls by itself, and so may others. Nothing is granted for `detection_time`, until all have
+reported. A store that was out of reach for everybody also notices this itself, by the
+heartbeats that are overdue, since the first process to return may be a new one.
+
+**Clocks.** Only the store's clock counts. If it was set back, the log starts anew with a
+spent window. If it was set forward, the log looks older than it is: processes detect the
+jump and report an unknown epoch, which makes the window count as spent.
+
+**Keys in Redis**, all named `PREFIX:v2:{SCOPE}:NAME`. SCOPE is a one-way hash; log lines show
+its first four digits. Instants are microseconds since 1970 of the server's clock.
+
+| name | type | content |
+| --- | --- | --- |
+| `log` | sorted set | `r:PROCESS:NUMBER` (reserved) or `a:PROCESS:NUMBER` (arrived), scored with the call's latest arrival |
+| `state` | hash | the fields below |
+| `members` | hash | by process: `TTL_END HEARTBEAT_DUE IDLE`, then `START SIZE` of each block, in 1/1,048,576 of the quota |
+| `interactive`, `background` | sorted sets | processes that wait for a slot, scored with the instant at which their claim ends |
+
+| field of `state` | content |
+| --- | --- |
+| `epoch` | name of this log, random |
+| `updated_at` | instant of the last request |
+| `spent_until` | nothing is granted before this instant: data was lost, or the store is recovering |
+| `paused_until` | nothing is granted before this instant, because the vendor rejected a call or is unavailable |
+| `accepted`, `rejected` | calls that the vendor accepted and rate-limited since the epoch began |
+| `interactive_at` | instant of the last interactive request |
+| `since_background` | slots granted to interactive calls since the last one for a background call |
+| `members_changed_at` | instant at which a process last joined or left |
+| `share_wanted_until` | until this instant processes send early heartbeats, because one has no block |
+| `quota:LIMIT/PERIOD` | a quota in force, PERIOD in microseconds: `LAST_REPORT INTERVAL BURST`, the instant, microseconds per call, and calls |
+| `tat:LIMIT/PERIOD` | instant at which its token bucket is full again (GCRA's theoretical arrival time) |
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import msgspec
+
+HEARTBEAT = 1.0
+"""Seconds between two heartbeats of a process that sends calls."""
+TTL = 10.0
+"""Seconds without a heartbeat after which a process is no member; at least three heartbeats."""
+PROBE_INTERVAL = 1.0
+"""Seconds between two attempts to reach the store in an outage."""
+SEND_GRACE = 0.15
+"""Seconds from the latest send until a call of a killed process has arrived."""
 
 
 class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """A quota with the pace that its process has learned: `burst` calls, then one an `interval`."""
+    """A quota, and the token bucket that a process has learned to keep it.
+
+    Attributes:
+        limit: calls per *period*.
+        period: microseconds.
+        interval: microseconds per call after the burst.
+        burst: calls that may be sent at once.
+    """
 
     limit: int
     period: int
@@ -22,33 +107,34 @@ class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What one process tells and asks. Numbers name its slots and are never used twice.
+    """One request of a process for a scope. Slot numbers are unique within the process.
 
     Attributes:
-        process: the process.
-        epoch: the ledger that it knows; empty for none.
-        new_epoch: name of the ledger, if a new one has to be begun.
-        recovering: it comes back after an outage in which others may be sending.
-        assume_spent: a new ledger begins with a spent window.
-        quotas: what it obeys.
-        arrived: number, and how long ago the call had arrived (may be negative).
-        in_flight: slots in flight without an answer.
-        released: slots that were not used and will not be.
-        first: number of the first slot that may be granted.
-        count: how many slots it could use at once.
+        process: random name of the pool in this process.
+        epoch: the log that the process knows; empty for none.
+        new_epoch: name for the log if it is new.
+        recovering: the process returns from an outage in which others may have sent calls.
+        assume_spent: a new log starts with a spent window.
+        quotas: the quotas that the process obeys.
+        arrived: slot number, and how long ago the call arrived (may be negative).
+        in_flight: slots whose calls have no response yet.
+        released: slots that were not used.
+        first: number of the first slot to be granted.
+        count: slots that could be used at once.
         priority: 0 interactive, 1 background.
-        accepted, rejected: its calls that the vendor let in, and did not, since the last claim.
-        pause: how long the vendor, which refused a call since the last claim, wants
-            nothing; 0 where it did not.
-        heartbeat: count me among the living.
-        goodbye: and now no longer.
-        idle: it has sent nothing for a while, and needs a small share only.
-        share_held: the block of the quota that it would send in an outage, see `shares.py`.
-        heartbeat_due: how long until its next beat at the latest.
-        lease, grace, ttl, min_retry, recovery_hold, detection_time: durations that the rules speak of;
-            *poll* is when, at the soonest, to ask again where an answer can change the outlook,
-            *notice* is how long others may take to find the store back, and
-            *spent* how long, beyond that, a ledger that lost its past grants nothing.
+        accepted, rejected: calls that the vendor accepted and rate-limited since the last request.
+        pause: for how long the vendor wants no calls; 0 for no pause.
+        heartbeat: renew the membership of the process.
+        goodbye: end the membership of the process.
+        idle: the process has sent nothing for a while and needs a small block only.
+        share_held: the block that the process would use in an outage, as start and size.
+        heartbeat_due: time until the next heartbeat at the latest.
+        lease: how long before and after its opening a slot is held.
+        grace: time after the lease by which a call has arrived.
+        ttl: how long the membership lasts.
+        min_retry: shortest *retry_in* where a report of another process may open a slot sooner.
+        recovery_hold: how long nothing is granted after data was lost.
+        detection_time: time that others need to notice that the store is back.
     """
 
     process: str
@@ -80,19 +166,19 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What the store answers.
+    """The store's response.
 
     Attributes:
         now: the store's clock.
-        epoch: the name of the ledger.
-        opens_in: how long from *now* each granted slot opens; numbers count from `Claim.first`.
-        retry_in: how long from *now* it is worth while to ask again.
-        pause: how long the vendor wants nothing.
-        accepted, rejected: the same of all processes, ever.
-        contenders: other processes that wait in the same class.
-        peers: processes alive; 0 where the claim was no beat.
-        start, size: the asker's block of the quota from now on; of a beat only.
-        hungry: 1 if a process has no block: others are asked to beat soon.
+        epoch: name of the log.
+        opens_in: time from *now* until each granted slot opens, from `LeaseRequest.first` on.
+        retry_in: time from *now* after which another request may be granted a slot.
+        pause: for how long the vendor wants no calls.
+        accepted, rejected: calls of all processes since the epoch began.
+        contenders: other processes that wait in the same priority class.
+        peers: members, this process included; 0 if the request was no heartbeat.
+        start, size: the process's block of the quota; for a heartbeat only.
+        share_wanted: 1 if a process has no block, so that others should send a heartbeat soon.
         quotas: names of all quotas in force.
     """
 
@@ -107,5 +193,34 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     peers: int
     start: int
     size: int
-    hungry: int
+    share_wanted: int
     quotas: tuple[str, ...]
+
+
+class StoreUnavailableError(Exception):
+    """The store did not respond, or could not serve the request.
+
+    Attributes:
+        advice: the next step for the person who runs the store.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.advice = advice
+
+
+class Backend(Protocol):
+    """Storage for the quota logs of all scopes."""
+
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
+        """Apply *request* to the log of scope *key*, in one transaction and in bounded time.
+
+        Raises:
+            StoreUnavailableError: there was no usable response; the request may have been applied.
+            ConfigurationError: the store cannot work as configured.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections and files."""
+        ...

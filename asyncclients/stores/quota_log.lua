@@ -1,16 +1,18 @@
--- The rules of quota_log.py for Redis and Valkey; see there for their reasons.
+-- The rules of quota_log.py for Redis and Valkey. The reasons are in quota_log.py and
+-- protocol.py, and the keys and fields are listed in protocol.py.
 --
--- One script, one round trip, the server's clock. All keys of a scope have its name as
--- their hash tag, so they are in one slot of a cluster. Times are whole microseconds:
--- exact in a double until the year 2255, but formatted with %.0f, since Lua would print
--- 14 digits.
+-- One script call is one round trip with the server's clock. All keys of a scope have its
+-- name as their hash tag, so they are in one slot of a cluster. Instants are whole
+-- microseconds: exact in a double until the year 2255, but formatted with %.0f, because Lua
+-- prints 14 digits.
 --
--- KEYS: log, state, members, interactive, background. ARGV[1]: a LeaseRequest as JSON.
+-- KEYS: log, state, members, interactive, background.
+-- ARGV[1]: a LeaseRequest as JSON. ARGV[2]: the constants, quota_log.RULES, as JSON.
 -- Returns the fields of a LeaseResponse, in order.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
-local request = cjson.decode(ARGV[1])
+local request, RULES = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local LOG, STATE, MEMBERS = KEYS[1], KEYS[2], KEYS[3]
 local WAITING = {KEYS[4], KEYS[5]}
 local process = request.process
@@ -25,36 +27,40 @@ local function put(field, number)
   redis.call('HSET', STATE, field, state[field])
 end
 
+local function hold(duration)
+  put('spent_until', math.max(get('spent_until'), now + duration))
+end
+
 -- The clock was set back, or members could not reach the log for a while.
-if now + 1000000 < get('at') then
+if now + RULES.clock_tolerance < get('updated_at') then
   redis.call('DEL', unpack(KEYS))
   state = {}
   put('spent_until', now + request.recovery_hold + request.detection_time)
-elseif now > get('at') + 1250000 then
+elseif now > get('updated_at') + RULES.silence then
   local members = redis.call('HGETALL', MEMBERS)
   for i = 1, #members, 2 do
     local due = tonumber(string.match(members[i + 1], '^%d+ (%d+)'))
-    if members[i] ~= process and due + 250000 < now then
-      put('spent_until', math.max(get('spent_until'), now + request.detection_time))
+    if members[i] ~= process and due + RULES.heartbeat_slack < now then
+      hold(request.detection_time)
     end
   end
 end
-put('at', now)
+put('updated_at', now)
 
--- The process knows another log, or this one is new.
-local is_other_epoch = request.epoch ~= '' and request.epoch ~= state.epoch
+-- The process knows another epoch, or this log is new.
+local lost_data = request.epoch ~= '' and request.epoch ~= state.epoch
 if not state.epoch then
   state.epoch = request.new_epoch
   redis.call('HSET', STATE, 'epoch', request.new_epoch)
-  is_other_epoch = is_other_epoch or request.assume_spent
+  lost_data = lost_data or request.assume_spent
 end
-if is_other_epoch then
-  put('spent_until', math.max(get('spent_until'), now + request.recovery_hold + request.detection_time))
+if lost_data then
+  hold(request.recovery_hold + request.detection_time)
 elseif request.recovering then
-  put('spent_until', math.max(get('spent_until'), now + request.detection_time))
+  hold(request.detection_time)
 end
 
--- All quotas that any process has configured are in force.
+-- The quotas of all processes apply.
 for _, quota in ipairs(request.quotas) do
   local field = 'quota:' .. quota[1] .. '/' .. text(quota[2])
   state[field] = text(now) .. ' ' .. text(quota[3]) .. ' ' .. quota[4]
@@ -64,9 +70,9 @@ local quotas, names, longest = {}, {}, 0
 for field, value in pairs(state) do
   local limit, period = string.match(field, '^quota:(%d+)/(%d+)$')
   if limit then
-    local seen, interval, burst = string.match(value, '^(%S+) (%S+) (%S+)$')
+    local reported_at, interval, burst = string.match(value, '^(%S+) (%S+) (%S+)$')
     local name = limit .. '/' .. period
-    if tonumber(seen) + period + 60000000 < now then
+    if tonumber(reported_at) + period + RULES.quota_ttl < now then
       redis.call('HDEL', STATE, field, 'tat:' .. name)
     else
       quotas[#quotas + 1] = {name = name, limit = tonumber(limit), period = tonumber(period),
@@ -80,14 +86,14 @@ table.sort(names)
 
 -- Book what the process reports about its slots.
 for _, pair in ipairs(request.arrived) do
-  redis.call('ZREM', LOG, 'p:' .. process .. ':' .. text(pair[1]))
-  redis.call('ZADD', LOG, text(now - pair[2]), 's:' .. process .. ':' .. text(pair[1]))
+  redis.call('ZREM', LOG, 'r:' .. process .. ':' .. text(pair[1]))
+  redis.call('ZADD', LOG, text(now - pair[2]), 'a:' .. process .. ':' .. text(pair[1]))
 end
 for _, number in ipairs(request.in_flight) do
-  redis.call('ZADD', LOG, text(now + request.grace), 'p:' .. process .. ':' .. text(number))
+  redis.call('ZADD', LOG, text(now + request.grace), 'r:' .. process .. ':' .. text(number))
 end
 for _, number in ipairs(request.released) do
-  if redis.call('ZREM', LOG, 'p:' .. process .. ':' .. text(number)) == 1 then
+  if redis.call('ZREM', LOG, 'r:' .. process .. ':' .. text(number)) == 1 then
     for _, quota in ipairs(quotas) do quota.tat = quota.tat - quota.interval end
   end
 end
@@ -96,14 +102,14 @@ redis.call('ZREMRANGEBYSCORE', LOG, '-inf', text(now - longest))
 put('accepted', get('accepted') + request.accepted)
 put('rejected', get('rejected') + request.rejected)
 if request.pause > 0 then
-  put('pause', math.max(get('pause'), now + request.pause))
+  put('paused_until', math.max(get('paused_until'), now + request.pause))
   for _, quota in ipairs(quotas) do
-    quota.tat = math.max(quota.tat, get('pause') + math.floor((quota.burst - 1) * quota.interval))
+    quota.tat = math.max(quota.tat, get('paused_until') + math.floor((quota.burst - 1) * quota.interval))
   end
 end
 
 -- The members, and the block of the quota that each may use in an outage; see shares.py.
-local UNIT = 1048576
+local UNIT = RULES.unit
 local taken, peers, start, size = {}, 0, 0, 0
 local function overlaps(from, length)
   for _, block in ipairs(taken) do
@@ -132,38 +138,39 @@ local function largest_free(limit, own_start, own_size)
   return best_start, best_size
 end
 if request.heartbeat or request.goodbye then
-  local known, changed, without, total, others = false, false, false, 0, {}
+  local is_member, has_expired, is_wanted, total, others = false, false, false, 0, {}
   local members = redis.call('HGETALL', MEMBERS)
   for i = 1, #members, 2 do
     local fields, held = {}, 0
     for field in string.gmatch(members[i + 1], '%d+') do fields[#fields + 1] = tonumber(field) end
     if fields[1] <= now then
       redis.call('HDEL', MEMBERS, members[i])
-      changed = true
+      has_expired = true
     elseif members[i] == process then
-      known = true
+      is_member = true
     else
       for n = 4, #fields, 2 do
         taken[#taken + 1] = {fields[n], fields[n + 1]}
         held = held + fields[n + 1]
       end
-      total, without = total + held, without or held == 0
+      total, is_wanted = total + held, is_wanted or held == 0
       others[#others + 1] = {idle = fields[3] == 1, held = held}
     end
   end
-  if changed or known == request.goodbye then put('changed', now) end
+  if has_expired or is_member == request.goodbye then put('members_changed_at', now) end
   peers = #others
   if request.goodbye then
     redis.call('HDEL', MEMBERS, process)
   else
     peers = peers + 1
-    local fair, wanted = UNIT, false
+    local fair, others_want = UNIT, false
     while fair * peers > UNIT do fair = math.floor(fair / 2) end
-    local most = fair * peers == UNIT and fair or fair * 2
-    local steady = not request.idle and now - get('changed') >= 1000000
-    local limit = steady and most or math.max(1, math.floor(fair / 2))
+    local largest = fair * peers == UNIT and fair or fair * 2
+    local may_grow = not request.idle
+      and now - get('members_changed_at') >= RULES.settling_time
+    local limit = may_grow and largest or math.max(1, math.floor(fair / 2))
     for _, other in ipairs(others) do
-      wanted = wanted or (not other.idle and other.held < fair)
+      others_want = others_want or (not other.idle and other.held < fair)
     end
     local held_start, held_size = request.share_held[1], request.share_held[2]
     start, size = held_start, held_size
@@ -171,41 +178,42 @@ if request.heartbeat or request.goodbye then
       start, size = largest_free(limit, 0, 0)
     elseif request.idle and size > limit then
       size = limit
-    elseif size > fair and wanted then
+    elseif size > fair and others_want then
       size = math.floor(size / 2)
     else
-      if wanted then limit = math.min(limit, fair) end
+      if others_want then limit = math.min(limit, fair) end
       if size < limit and UNIT - total >= 2 * size then
         start, size = largest_free(limit, start, size)
       end
     end
-    local kept = text(now + request.ttl) .. ' ' .. text(now + request.heartbeat_due) .. ' '
+    local member = text(now + request.ttl) .. ' ' .. text(now + request.heartbeat_due) .. ' '
       .. (request.idle and '1' or '0')
-    if held_size > 0 then kept = kept .. ' ' .. text(held_start) .. ' ' .. text(held_size) end
+    if held_size > 0 then member = member .. ' ' .. text(held_start) .. ' ' .. text(held_size) end
     if size > 0 and (start ~= held_start or size ~= held_size) then
-      kept = kept .. ' ' .. text(start) .. ' ' .. text(size)
+      member = member .. ' ' .. text(start) .. ' ' .. text(size)
     end
-    redis.call('HSET', MEMBERS, process, kept)
-    without = without or (held_size == 0 and size == 0) or size == 0
-    put('hungry', without and now + 1000000 or 0)
+    redis.call('HSET', MEMBERS, process, member)
+    is_wanted = is_wanted or size == 0
+    put('share_wanted_until', is_wanted and now + RULES.share_wait or 0)
   end
 end
 
 -- Grant slots.
-local spent_until, pause = get('spent_until'), get('pause')
-local function opening()
-  local at, open_end = math.max(now, spent_until, pause), false
+local spent_until, paused_until = get('spent_until'), get('paused_until')
+local function next_opening()
+  local at, may_open_sooner = math.max(now, spent_until, paused_until), false
   for _, quota in ipairs(quotas) do
     local found = redis.call('ZREVRANGE', LOG, quota.limit - 1, quota.limit - 1, 'WITHSCORES')
     if found[2] and tonumber(found[2]) + quota.period > at then
-      at, open_end = tonumber(found[2]) + quota.period, string.sub(found[1], 1, 1) == 'p'
+      at, may_open_sooner = tonumber(found[2]) + quota.period, string.sub(found[1], 1, 1) == 'r'
     end
-    local expected = get('interactive_at') + 10 * quota.period > now
-    local burst = request.priority == 1 and expected and math.min(quota.burst, 1.2) or quota.burst
+    local is_spaced = request.priority == 1
+      and get('interactive_at') + RULES.interactive_periods * quota.period > now
+    local burst = is_spaced and math.min(quota.burst, RULES.background_burst) or quota.burst
     local earliest = quota.tat - math.floor((burst - 1) * quota.interval)
-    if earliest > at then at, open_end = earliest, false end
+    if earliest > at then at, may_open_sooner = earliest, false end
   end
-  return at, open_end
+  return at, may_open_sooner
 end
 
 local opens_in, retry_in, contenders = {}, 0, 0
@@ -216,33 +224,35 @@ end
 if request.count > 0 then
   if request.priority == 0 then put('interactive_at', now) end
   local own, other = WAITING[request.priority + 1], WAITING[2 - request.priority]
-  local since = get('since')
-  local yields = redis.call('ZCARD', other) > 0 and (since >= 9) == (request.priority == 0)
+  local since = get('since_background')
+  local is_background_due = since >= RULES.background_every - 1
+  local yields = redis.call('ZCARD', other) > 0 and is_background_due == (request.priority == 0)
   contenders = redis.call('ZCARD', own)
   local most = request.count
   for _, quota in ipairs(quotas) do
-    local room = quota.burst + request.lease / quota.interval
-    most = math.min(most, math.max(1, math.floor(room / (contenders + 1))))
+    local open_slots = quota.burst + request.lease / quota.interval
+    most = math.min(most, math.max(1, math.floor(open_slots / (contenders + 1))))
   end
   if yields then most = 0 end
-  local at, open_end = opening()
+  local at, may_open_sooner = next_opening()
   while #opens_in < most and at <= now + request.lease do
     redis.call('ZADD', LOG, text(at + request.lease + request.grace),
-      'p:' .. process .. ':' .. text(request.first + #opens_in))
+      'r:' .. process .. ':' .. text(request.first + #opens_in))
     for _, quota in ipairs(quotas) do
       quota.tat = math.max(quota.tat, at) + quota.interval
     end
     opens_in[#opens_in + 1] = at - now
-    at, open_end = opening()
+    at, may_open_sooner = next_opening()
   end
-  put('since', (#opens_in > 0 and request.priority == 1) and 0 or since + #opens_in)
+  put('since_background', (#opens_in > 0 and request.priority == 1) and 0 or since + #opens_in)
   if most == 0 or #opens_in < most then retry_in = math.max(0, at - request.lease - now) end
-  if open_end then
-    retry_in = math.min(retry_in, math.max(request.min_retry, at - request.grace - 2 * request.lease - now))
+  if may_open_sooner then
+    local soonest = at - request.grace - 2 * request.lease - now
+    retry_in = math.min(retry_in, math.max(request.min_retry, soonest))
   end
-  if yields then retry_in = retry_in + 20000 end
+  if yields then retry_in = retry_in + RULES.yield_delay end
   if #opens_in < request.count then
-    redis.call('ZADD', own, text(math.max(at, now + retry_in) + 100000), process)
+    redis.call('ZADD', own, text(math.max(at, now + retry_in) + RULES.claim_time), process)
   end
 end
 for _, quota in ipairs(quotas) do put('tat:' .. quota.name, quota.tat) end
@@ -250,5 +260,5 @@ for _, quota in ipairs(quotas) do put('tat:' .. quota.name, quota.tat) end
 local keep = text(math.ceil(longest / 500) + 120000)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
 redis.call('PEXPIRE', MEMBERS, text(math.ceil(math.max(longest / 500, request.ttl / 1000)) + 120000))
-return {now, state.epoch, opens_in, retry_in, math.max(0, pause - now), get('accepted'),
-  get('rejected'), contenders, peers, start, size, get('hungry') > now and 1 or 0, names}
+return {now, state.epoch, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
+  get('rejected'), contenders, peers, start, size, get('share_wanted_until') > now and 1 or 0, names}

@@ -1,106 +1,104 @@
-"""One quota, many processes: the rules of the shared log.
+"""The store's side of the protocol: the log of one scope and the rules for granting slots.
 
-This is the reference: plain values, `now` is an argument. `sqlite.py` keeps a
-`Ledger` in a file; `script.py` says the same in Lua, for Redis, and a test
-holds the two against each other. Instants and durations are whole microseconds
-of the store's own clock, so that processes need not agree on the time.
+This is the reference implementation, without I/O: `now` is an argument. `sqlite.py` stores a
+`QuotaLog` in a file. `quota_log.lua` implements the same rules for Redis, with the constants
+of `RULES` as an argument; a test compares the two. `protocol.py` explains leases, epochs,
+heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
 
-A process sends one `Claim` at a time and gets a `Grant`. The rules:
-
-1. **Two phases.** A slot is *reserved* first, `p:<process>:<number>` in the
-   log, and *settled* when it is known by when the call has arrived,
-   `s:<process>:<number>`. The score is the arrival bound. A reservation's score
-   is the latest send plus `grace`; a call without an answer is renewed at
-   each beat. So the slots of a process that was killed end by themselves.
-2. **Window.** The next slot opens when the limit-th latest score is one period
-   old: then fewer than `limit` calls can have arrived within a period.
-3. **Lease.** A slot may be booked up to `lease` before it opens, and must be
-   used no later than `lease` after. Hence no round trip between the opening
-   and the send, and many slots in one round trip where many are open.
-4. **Pacing** is common as well: one virtual schedule (GCRA) for each quota. Where
-   interactive calls come, bursts are theirs, and background work is spaced evenly.
-5. **Order.** A process says the best class that waits in it. While an
-   interactive call waits anywhere, background gets every tenth slot only. Of
-   one class, each process gets at most its share of what is open.
-6. **Quotas.** Every program's quotas hold, as long as it is heard of: the
-   stricter wins.
-7. **Lost data.** The ledger has a name, its *epoch*. A process that knows
-   another one makes the window count as spent: an empty store is no empty
-   window. A process that comes back after an outage lists what it sent
-   meanwhile, and nothing is granted until all the others have noticed as well.
-   The same where a sign of life was due of another and none came from anybody: the
-   ledger was out of reach, and who speaks first may be new and know nothing of it.
-   An idle process is due less often, and says when.
-8. **Shares.** Each process is told its block of the quota, for the time when the store
-   is down, see `shares.py`. The ledger keeps what a process said it holds and what it
-   was told last, since an answer may be lost, and gives neither to another.
-9. **Clocks.** Only the store's own counts. Where it was set back, what is in the
-   log lies in its future: the ledger begins anew with a spent window. Where it was
-   set forward the processes notice, and name no ledger that there is.
+* **Token bucket.** All processes share one virtual schedule (GCRA) for each quota. While
+  interactive calls are expected, background calls are spaced evenly, so that a slot is never
+  far away; bursts are left to interactive calls.
+* **Order.** A request names the best priority class that waits in its process. While an
+  interactive call waits in any process, background calls get every tenth slot. Within a
+  class, each process gets at most its share of the slots that are open.
+* **Quotas.** The quotas of all processes apply together, so the strictest one limits. A quota
+  that nobody has reported for a while is dropped.
 """
 
 from __future__ import annotations
 
-import math
 from bisect import insort
 
 import msgspec
 
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, QuotaSpec
-from asyncclients.stores.shares import NONE, Block, fair_sizes, next_block
+from asyncclients.stores.shares import NONE, UNIT, Block, fair_sizes, next_block
 
-_FORGET_QUOTA = 60_000_000
-"""A quota of which nobody spoke for this long, plus its period, is no longer in force."""
-_SLIP = 1_000_000
-"""A clock that goes back by less than this was not set: it is another server's of a cluster."""
-_SILENT = 1_250_000
-"""Who lives is heard of sooner. Nobody sends alone before a window and more has passed."""
-_SLACK = 250_000
-"""How much later than announced a beat may come."""
-_STEADY = 1_000_000
-"""How long after a process came or went the others' shares may grow."""
-_HUNGRY = 1_000_000
-"""How long the others are asked to beat soon, for one that has no share."""
-_CLAIM = 100_000
-"""How long past its opening a slot is left to the process that waits for it first."""
-_YIELD = 20_000
-"""How much later than the better class the other one asks."""
-_BACKGROUND_EVERY = 10
-_EVEN = 1.2
-"""The burst of background work while interactive calls come, so that a slot is never far."""
-_RECENT = 10
-"""For how many periods after an interactive call another is expected."""
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """The constants of the rules; durations in microseconds.
+
+    Attributes:
+        quota_ttl: a quota is dropped when nobody has reported it for this long and a period.
+        clock_tolerance: a clock that goes back further than this was set. A smaller step is
+            the difference between two servers of a cluster.
+        silence: time without any request after which members may have lost the store. It is
+            longer than a heartbeat; in an outage nobody sends before a window and more is over.
+        heartbeat_slack: time by which a heartbeat may be late.
+        settling_time: time after a process joined or left before blocks may grow.
+        share_wait: time for which others send early heartbeats for a process without a block.
+        claim_time: time after its opening for which a slot is kept for the first in the queue.
+        yield_delay: time by which the class that yields asks later than the other.
+        background_every: background calls get one of this many slots in an interactive flood.
+        background_burst: burst of background calls while interactive calls are expected.
+        interactive_periods: periods after an interactive request in which another is expected.
+        unit: size of the whole quota, see `shares.py`.
+    """
+
+    quota_ttl: int = 60_000_000
+    clock_tolerance: int = 1_000_000
+    silence: int = 1_250_000
+    heartbeat_slack: int = 250_000
+    settling_time: int = 1_000_000
+    share_wait: int = 1_000_000
+    claim_time: int = 100_000
+    yield_delay: int = 20_000
+    background_every: int = 10
+    background_burst: float = 1.2
+    interactive_periods: int = 10
+    unit: int = UNIT
+
+
+RULES = Rules()
 
 
 class QuotaState(msgspec.Struct, kw_only=True):
-    """A quota in force: when it was last spoken of, and where its schedule stands."""
+    """A quota in force: when it was last reported, and its theoretical arrival time (GCRA)."""
 
-    seen: int
-    quota: QuotaSpec
+    reported_at: int
+    spec: QuotaSpec
     tat: int = 0
+
+    def earliest(self, burst: float) -> int:
+        """Return when the token bucket permits another call."""
+        return self.tat - int((burst - 1) * self.spec.interval)
 
 
 class Member(msgspec.Struct, kw_only=True, array_like=True):
-    """A live process: until when, when its next beat is due, and its blocks of the quota."""
+    """A process: the end of its membership, its next heartbeat, and its blocks of the quota."""
 
     until: int
-    due: int
+    heartbeat_due: int
     idle: bool
     blocks: list[Block]
 
 
 class QuotaLog(msgspec.Struct, kw_only=True):
-    """The state of one scope at instant `at`. `log` maps a slot to its score."""
+    """The log of one scope; `protocol.py` lists the fields under "Keys in Redis".
 
-    at: int = 0
+    `log` maps a slot to the latest arrival of its call. `interactive` and `background` map a
+    waiting process to the end of its claim.
+    """
+
+    updated_at: int = 0
     epoch: str = ""
     spent_until: int = 0
-    pause: int = 0
+    paused_until: int = 0
     accepted: int = 0
     rejected: int = 0
     since_background: int = 0
-    changed: int = 0
-    hungry: int = 0
+    members_changed_at: int = 0
+    share_wanted_until: int = 0
     interactive_at: int = 0
     log: dict[str, int] = {}
     members: dict[str, Member] = {}
@@ -108,119 +106,124 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     background: dict[str, int] = {}
     quotas: dict[str, QuotaState] = {}
 
-    def apply(self, claim: LeaseRequest, now: int) -> LeaseResponse:
-        """Take *claim* in and answer it. Costs O(log n) a slot beside the load and save."""
-        self._check_clock(claim, now)
-        self._check_epoch(claim, now)
-        self._update_quotas(claim, now)
-        self._book_slots(claim, now)
-        self._on_rate_limited(claim, now)
-        live, (start, size) = self._update_members(claim, now)
-        opens, wait, rivals = self._grant(claim, now)
+    def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
+        """Apply *request*. Costs O(log n) per slot, plus loading and saving the log."""
+        self._check_clock(request, now)
+        self._check_epoch(request, now)
+        self._update_quotas(request, now)
+        self._book_slots(request, now)
+        self._on_rate_limited(request, now)
+        peers, (start, size) = self._update_members(request, now)
+        opens_in, retry_in, contenders = self._grant(request, now)
         return LeaseResponse(
             now=now,
             epoch=self.epoch,
-            opens_in=tuple(opens),
-            retry_in=wait,
-            pause=max(0, self.pause - now),
+            opens_in=tuple(opens_in),
+            retry_in=retry_in,
+            pause=max(0, self.paused_until - now),
             accepted=self.accepted,
             rejected=self.rejected,
-            contenders=rivals,
-            peers=live,
+            contenders=contenders,
+            peers=peers,
             start=start,
             size=size,
-            hungry=int(self.hungry > now),
+            share_wanted=int(self.share_wanted_until > now),
             quotas=tuple(sorted(self.quotas)),
         )
 
-    def _check_clock(self, claim: LeaseRequest, now: int) -> None:
-        if now + _SLIP < self.at:
-            fresh = QuotaLog(spent_until=now + claim.recovery_hold + claim.detection_time)
+    def _check_clock(self, request: LeaseRequest, now: int) -> None:
+        """Start anew if the clock was set back; hold if others may have lost the store."""
+        if now + RULES.clock_tolerance < self.updated_at:
+            hold = request.recovery_hold + request.detection_time
+            empty = QuotaLog(spent_until=now + hold)
             for field in self.__struct_fields__:
-                setattr(self, field, getattr(fresh, field))
-        elif now > self.at + _SILENT and any(
-            member.due + _SLACK < now
+                setattr(self, field, getattr(empty, field))
+        elif now > self.updated_at + RULES.silence and any(
+            member.heartbeat_due + RULES.heartbeat_slack < now
             for name, member in self.members.items()
-            if name != claim.process
+            if name != request.process
         ):
-            self.spent_until = max(self.spent_until, now + claim.detection_time)
-        self.at = now
+            self._hold(now + request.detection_time)
+        self.updated_at = now
 
-    def _check_epoch(self, claim: LeaseRequest, now: int) -> None:
-        stranger = claim.epoch not in {"", self.epoch}
+    def _check_epoch(self, request: LeaseRequest, now: int) -> None:
+        lost_data = request.epoch not in {"", self.epoch}
         if not self.epoch:
-            self.epoch = claim.new_epoch
-            stranger = stranger or claim.assume_spent
-        if stranger:
-            self.spent_until = max(
-                self.spent_until, now + claim.recovery_hold + claim.detection_time
-            )
-        elif claim.recovering:
-            self.spent_until = max(self.spent_until, now + claim.detection_time)
+            self.epoch = request.new_epoch
+            lost_data = lost_data or request.assume_spent
+        if lost_data:
+            self._hold(now + request.recovery_hold + request.detection_time)
+        elif request.recovering:
+            self._hold(now + request.detection_time)
 
-    def _update_quotas(self, claim: LeaseRequest, now: int) -> None:
-        for quota in claim.quotas:
-            known = self.quotas.get(quota.name)
-            due = known.tat if known else 0
-            self.quotas[quota.name] = QuotaState(seen=now, quota=quota, tat=due)
-        for name, paced in list(self.quotas.items()):
-            if paced.seen + paced.quota.period + _FORGET_QUOTA < now:
+    def _hold(self, until: int) -> None:
+        self.spent_until = max(self.spent_until, until)
+
+    def _update_quotas(self, request: LeaseRequest, now: int) -> None:
+        for spec in request.quotas:
+            known = self.quotas.get(spec.name)
+            tat = known.tat if known else 0
+            self.quotas[spec.name] = QuotaState(reported_at=now, spec=spec, tat=tat)
+        for name, quota in list(self.quotas.items()):
+            if quota.reported_at + quota.spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
 
-    def _book_slots(self, claim: LeaseRequest, now: int) -> None:
-        for number, age in claim.arrived:
-            self.log.pop(f"p:{claim.process}:{number}", None)
-            self.log[f"s:{claim.process}:{number}"] = now - age
-        for number in claim.in_flight:
-            self.log[f"p:{claim.process}:{number}"] = now + claim.grace
-        for number in claim.released:
-            if self.log.pop(f"p:{claim.process}:{number}", None) is not None:
-                for paced in self.quotas.values():
-                    paced.tat -= paced.quota.interval
-        longest = max((paced.quota.period for paced in self.quotas.values()), default=0)
+    def _book_slots(self, request: LeaseRequest, now: int) -> None:
+        for number, age in request.arrived:
+            self.log.pop(f"r:{request.process}:{number}", None)
+            self.log[f"a:{request.process}:{number}"] = now - age
+        for number in request.in_flight:
+            self.log[f"r:{request.process}:{number}"] = now + request.grace
+        for number in request.released:
+            if self.log.pop(f"r:{request.process}:{number}", None) is not None:
+                for quota in self.quotas.values():
+                    quota.tat -= quota.spec.interval
+        longest = max((quota.spec.period for quota in self.quotas.values()), default=0)
         self.log = {slot: score for slot, score in self.log.items() if score > now - longest}
 
-    def _on_rate_limited(self, claim: LeaseRequest, now: int) -> None:
-        self.accepted += claim.accepted
-        self.rejected += claim.rejected
-        if not claim.pause:
+    def _on_rate_limited(self, request: LeaseRequest, now: int) -> None:
+        self.accepted += request.accepted
+        self.rejected += request.rejected
+        if not request.pause:
             return
-        self.pause = max(self.pause, now + claim.pause)
-        for paced in self.quotas.values():
-            quota = paced.quota
-            paced.tat = max(paced.tat, self.pause + int((quota.burst - 1) * quota.interval))
+        self.paused_until = max(self.paused_until, now + request.pause)
+        for quota in self.quotas.values():  # an empty bucket at the end of the pause
+            spec = quota.spec
+            full_at = self.paused_until + int((spec.burst - 1) * spec.interval)
+            quota.tat = max(quota.tat, full_at)
 
-    def _update_members(self, claim: LeaseRequest, now: int) -> tuple[int, Block]:
-        if not (claim.heartbeat or claim.goodbye):
+    def _update_members(self, request: LeaseRequest, now: int) -> tuple[int, Block]:
+        """Return the number of members and the block of the process."""
+        if not (request.heartbeat or request.goodbye):
             return 0, NONE
-        living = {name: each for name, each in self.members.items() if each.until > now}
-        known = living.pop(claim.process, None) is not None
-        if known == claim.goodbye or len(living) + known < len(self.members):
-            self.changed = now
-        self.members = living
-        if claim.goodbye:
-            return len(living), NONE
-        block = self._next_block(claim, now)
-        living[claim.process] = Member(
-            until=now + claim.ttl,
-            due=now + claim.heartbeat_due,
-            idle=claim.idle,
-            blocks=[each for each in dict.fromkeys((claim.share_held, block)) if each[1]],
+        members = {name: member for name, member in self.members.items() if member.until > now}
+        is_member = members.pop(request.process, None) is not None
+        if is_member == request.goodbye or len(members) + is_member < len(self.members):
+            self.members_changed_at = now
+        self.members = members
+        if request.goodbye:
+            return len(members), NONE
+        block = self._next_block(request, now)
+        members[request.process] = Member(
+            until=now + request.ttl,
+            heartbeat_due=now + request.heartbeat_due,
+            idle=request.idle,
+            blocks=[each for each in dict.fromkeys((request.share_held, block)) if each[1]],
         )
-        without = any(not member.blocks for member in living.values()) or not block[1]
-        self.hungry = now + _HUNGRY if without else 0
-        return len(living), block
+        is_wanted = any(not member.blocks for member in members.values()) or not block[1]
+        self.share_wanted_until = now + RULES.share_wait if is_wanted else 0
+        return len(members), block
 
-    def _next_block(self, claim: LeaseRequest, now: int) -> Block:
+    def _next_block(self, request: LeaseRequest, now: int) -> Block:
         others = self.members.values()
-        fair, most = fair_sizes(len(others) + 1)
-        steady = not claim.idle and now - self.changed >= _STEADY
+        fair, largest = fair_sizes(len(others) + 1)
+        may_grow = not request.idle and now - self.members_changed_at >= RULES.settling_time
         return next_block(
-            claim.share_held,
+            request.share_held,
             [block for member in others for block in member.blocks],
             fair=fair,
-            limit=most if steady else max(1, fair // 2),
-            is_idle=claim.idle,
+            limit=largest if may_grow else max(1, fair // 2),
+            is_idle=request.idle,
             is_wanted=any(
                 sum(size for _, size in member.blocks) < fair
                 for member in others
@@ -228,67 +231,78 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             ),
         )
 
-    def _grant(self, claim: LeaseRequest, now: int) -> tuple[list[int], int, int]:
-        self._forget_claims(claim.process, now)
-        if claim.count <= 0:
+    def _grant(self, request: LeaseRequest, now: int) -> tuple[list[int], int, int]:
+        """Return when each granted slot opens, when to ask again, and the contenders."""
+        self._drop_claims(request.process, now)
+        if request.count <= 0:
             return [], 0, 0
-        if claim.priority == 0:
+        if request.priority == 0:
             self.interactive_at = now
         classes = self.interactive, self.background
-        own, other = classes[claim.priority], classes[1 - claim.priority]
-        overdue = self.since_background >= _BACKGROUND_EVERY - 1
-        yields = bool(other) and overdue == (claim.priority == 0)
-        most = 0 if yields else self._share(claim, len(own))
-        scores = sorted((score, slot) for slot, score in self.log.items())
-        opens: list[int] = []
-        at, open_end = self._opening(scores, claim.priority, now)
-        while len(opens) < most and at <= now + claim.lease:
-            slot = f"p:{claim.process}:{claim.first + len(opens)}"
-            self.log[slot] = at + claim.lease + claim.grace
-            insort(scores, (self.log[slot], slot))
-            for paced in self.quotas.values():
-                paced.tat = max(paced.tat, at) + paced.quota.interval
-            opens.append(at - now)
-            at, open_end = self._opening(scores, claim.priority, now)
-        self.since_background = (
-            0 if opens and claim.priority else self.since_background + len(opens)
-        )
-        wait = 0 if 0 < most == len(opens) else max(0, at - claim.lease - now)
-        if open_end:  # it may open sooner, by what the reservation was taken to the safe side
-            soonest = at - claim.grace - 2 * claim.lease - now
-            wait = min(wait, max(claim.min_retry, soonest))
-        wait += _YIELD if yields else 0
-        if len(opens) < claim.count:
-            own[claim.process] = max(at, now + wait) + _CLAIM
-        return opens, wait, len(own.keys() - {claim.process})
+        own, other = classes[request.priority], classes[1 - request.priority]
+        is_background_due = self.since_background >= RULES.background_every - 1
+        yields = bool(other) and is_background_due == (request.priority == 0)
+        contenders = len(own)
+        most = 0 if yields else self._fair_count(request, contenders)
+        opens_in, at, may_open_sooner = self._reserve(request, most, now)
+        if opens_in and request.priority:
+            self.since_background = 0
+        else:
+            self.since_background += len(opens_in)
+        retry_in = 0 if 0 < most == len(opens_in) else max(0, at - request.lease - now)
+        if may_open_sooner:  # by the time that was added to the reservation for safety
+            soonest = at - request.grace - 2 * request.lease - now
+            retry_in = min(retry_in, max(request.min_retry, soonest))
+        retry_in += RULES.yield_delay if yields else 0
+        if len(opens_in) < request.count:
+            own[request.process] = max(at, now + retry_in) + RULES.claim_time
+        return opens_in, retry_in, contenders
 
-    def _forget_claims(self, me: str, now: int) -> None:
-        """Drop the claims that have run out, and those of *me*, who claims anew."""
+    def _reserve(self, request: LeaseRequest, most: int, now: int) -> tuple[list[int], int, bool]:
+        """Reserve up to *most* slots; return when they open, and `_next_opening` after them."""
+        scores = sorted((score, slot) for slot, score in self.log.items())
+        opens_in: list[int] = []
+        at, may_open_sooner = self._next_opening(scores, request.priority, now)
+        while len(opens_in) < most and at <= now + request.lease:
+            slot = f"r:{request.process}:{request.first + len(opens_in)}"
+            self.log[slot] = at + request.lease + request.grace
+            insort(scores, (self.log[slot], slot))
+            for quota in self.quotas.values():
+                quota.tat = max(quota.tat, at) + quota.spec.interval
+            opens_in.append(at - now)
+            at, may_open_sooner = self._next_opening(scores, request.priority, now)
+        return opens_in, at, may_open_sooner
+
+    def _drop_claims(self, process: str, now: int) -> None:
+        """Drop the claims that are over, and the one of *process*, which this request renews."""
         for waiting in (self.interactive, self.background):
             for name in [name for name, until in waiting.items() if until <= now]:
                 del waiting[name]
-            waiting.pop(me, None)
+            waiting.pop(process, None)
 
-    def _share(self, claim: LeaseRequest, rivals: int) -> int:
-        room = math.inf
-        for paced in self.quotas.values():
-            room = min(room, paced.quota.burst + claim.lease / paced.quota.interval)
-        return (
-            claim.count if room == math.inf else min(claim.count, max(1, int(room / (rivals + 1))))
-        )
+    def _fair_count(self, request: LeaseRequest, contenders: int) -> int:
+        """Return how many slots the process may get, so that *contenders* get as many."""
+        most = request.count
+        for quota in self.quotas.values():
+            open_slots = quota.spec.burst + request.lease / quota.spec.interval
+            most = min(most, max(1, int(open_slots / (contenders + 1))))
+        return most
 
-    def _opening(self, scores: list[tuple[int, str]], priority: int, now: int) -> tuple[int, bool]:
-        """When the next slot opens, and whether an answer may yet make that sooner."""
-        at, open_end = max(now, self.spent_until, self.pause), False
-        for paced in self.quotas.values():
-            quota = paced.quota
-            if len(scores) >= quota.limit:
-                score, slot = scores[-quota.limit]
-                if score + quota.period > at:
-                    at, open_end = score + quota.period, slot.startswith("p")
-            expected = self.interactive_at + _RECENT * quota.period > now
-            burst = min(quota.burst, _EVEN) if priority and expected else quota.burst
-            due = paced.tat - int((burst - 1) * quota.interval)
-            if due > at:
-                at, open_end = due, False
-        return at, open_end
+    def _next_opening(
+        self, scores: list[tuple[int, str]], priority: int, now: int
+    ) -> tuple[int, bool]:
+        """Return when the next slot opens, and whether a report may make that sooner."""
+        at, may_open_sooner = max(now, self.spent_until, self.paused_until), False
+        for quota in self.quotas.values():
+            spec = quota.spec
+            if len(scores) >= spec.limit:
+                score, slot = scores[-spec.limit]
+                if score + spec.period > at:
+                    at, may_open_sooner = score + spec.period, slot.startswith("r")
+            is_spaced = (
+                priority and self.interactive_at + RULES.interactive_periods * spec.period > now
+            )
+            burst = min(spec.burst, RULES.background_burst) if is_spaced else spec.burst
+            if quota.earliest(burst) > at:
+                at, may_open_sooner = quota.earliest(burst), False
+        return at, may_open_sooner

@@ -1,13 +1,13 @@
 """Quotas shared through Redis or Valkey; needs the extra `asyncclients[redis]`.
 
-The rules are in `ledger.py`, the script in `script.py`. What cannot work, now or
-later, is a `ConfigurationError` at first use; everything else is a silent
-store, see `outage.py`. Tokens are in `redis_tokens.py`.
+The keys and their content are listed in `protocol.py`. A store that cannot work as configured
+is a `ConfigurationError` at first use; any other failure is an outage (`fallback.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -15,13 +15,9 @@ import msgspec
 
 from asyncclients.arguments import check_type
 from asyncclients.secret import Secret
-from asyncclients.stores.config import (
-    StoreConfig,
-    StoreUnavailableError,
-    WhenDown,
-    check_store_options,
-)
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
+from asyncclients.stores.quota_log import RULES
 from asyncclients.stores.redis_client import (
     TIMEOUT,
     Script,
@@ -31,7 +27,6 @@ from asyncclients.stores.redis_client import (
     with_timeout,
 )
 from asyncclients.stores.redis_tokens import RedisTokens
-from asyncclients.stores.script import keys, load_script
 from asyncclients.stores.session import StoreSession
 
 if TYPE_CHECKING:
@@ -39,9 +34,26 @@ if TYPE_CHECKING:
 
 __all__ = ["RedisLimits", "RedisTokens"]
 
-_AT_ONCE = 16
-"""Commands on their way at a time: ten thousand scopes take turns."""
+_MAX_COMMANDS = 16
+"""Commands in flight at a time: with ten thousand scopes, the others wait."""
+_KEYS = ("log", "state", "members", "interactive", "background")
 _encode = msgspec.json.Encoder().encode
+_RULES = _encode(RULES)
+
+
+def script_keys(prefix: str, scope: str) -> list[str]:
+    """Return the keys of *scope*, in the order in which the script expects them."""
+    return [f"{prefix}:v2:{{{scope}}}:{name}" for name in _KEYS]
+
+
+def script_arguments(request: LeaseRequest) -> list[bytes]:
+    """Return the script's arguments: *request* and the constants of `quota_log.py`, as JSON."""
+    return [_encode(request), _RULES]
+
+
+def load_script() -> str:
+    """Return the source of `quota_log.lua`."""
+    return files(__package__).joinpath("quota_log.lua").read_text("utf-8")
 
 
 class RedisLimits:
@@ -49,16 +61,16 @@ class RedisLimits:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
-        when_down: while the store is silent, each process sends its share of
-            the quota (`safe_share`), nothing (`pause`), or what its own limiter
-            allows (`local`, up to the quota times the number of processes).
+        when_down: what each process sends in an outage: its share of the quota
+            (`safe_share`), nothing (`pause`), or what its own limiter allows (`local`, up to
+            the quota times the number of processes).
         lease: seconds for which a process may hold a slot before it uses it. Longer: fewer
-            round trips; shorter: a slot is sooner free for another's more urgent call.
-        prefix: begins the name of every key.
+            round trips; shorter: a more urgent call of another process gets a slot sooner.
+        prefix: first part of every key.
 
     Raises:
-        ConfigurationError: for an unusable argument. A store that refuses the
-            password or is too old raises it at the first call.
+        ConfigurationError: for an invalid argument. A wrong password or a server that is too
+            old raises it at the first call.
     """
 
     def __init__(
@@ -81,8 +93,8 @@ class RedisLimits:
         return f"<RedisLimits {self._store} when_down={self._when_down!r}>"
 
     def open(self, *, cold: bool = False) -> StoreSession:
-        """A line for one pool."""
-        terms = StoreConfig(
+        """Return a session for one pool; with *cold*, a new log starts with a spent window."""
+        config = StoreConfig(
             process=uuid4().hex[:12],
             display_name=self._store,
             when_down=self._when_down,
@@ -90,52 +102,61 @@ class RedisLimits:
             timeout=TIMEOUT,
             assume_spent=cold,
         )
-        return StoreSession(RedisBackend(self._connect(), self._store, self._prefix), terms)
+        return StoreSession(RedisBackend(self._connect(), self._store, self._prefix), config)
 
 
 class RedisBackend:
-    """Ledgers in Redis."""
+    """The quota logs of all scopes in one Redis."""
 
     def __init__(self, client: redis.Redis, store: str, prefix: str) -> None:
         self._client, self._store, self._prefix = client, store, prefix
         self._script = Script(load_script())
-        self._greeting: asyncio.Task[None] | None = None
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._server_check: asyncio.Task[None] | None = None
+        self._semaphore = asyncio.Semaphore(_MAX_COMMANDS)
         self._failures = 0
 
-    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
-        """See `Backend.exchange`. Who waits behind a command that fails fails with it."""
-        names = keys(self._prefix, key)
-        payload = _encode(claim)
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
+        """Apply *request*, see `Backend.apply`.
+
+        If a command queued before this one fails, this one fails too, without being sent.
+        """
+        keys, arguments = script_keys(self._prefix, key), script_arguments(request)
         failures = self._failures
-        async with self._turns:
+        async with self._semaphore:
             if failures != self._failures:
-                raise StoreUnavailableError("a command before this one got no answer")
+                raise StoreUnavailableError("a command queued before this one got no response")
             try:
-                answer = await with_timeout(self._store, lambda: self._ask(names, payload))
+                reply = await with_timeout(self._store, lambda: self._run(keys, arguments))
             except StoreUnavailableError:
                 self._failures += 1
                 raise
-        try:
-            now, epoch, *rest, quotas = answer
-            fields = (now, epoch.decode(), *rest, [name.decode() for name in quotas])
-            return msgspec.convert(fields, LeaseResponse)
-        except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
-            raise StoreUnavailableError("it answered nonsense") from None
+        return decode_reply(reply)
 
-    async def _ask(self, names: list[str], payload: bytes) -> Any:
-        if self._greeting is None or (self._greeting.done() and not _went_well(self._greeting)):
-            self._greeting = asyncio.create_task(check_server(self._client, self._store))
-        await asyncio.shield(self._greeting)
-        return await self._script.run(self._client, names, [payload])
+    async def _run(self, keys: list[str], arguments: list[bytes]) -> Any:
+        check = self._server_check
+        if check is None or (check.done() and (check.cancelled() or check.exception() is not None)):
+            check = asyncio.create_task(check_server(self._client, self._store))
+            self._server_check = check
+        await asyncio.shield(check)
+        return await self._script.run(self._client, keys, arguments)
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._greeting is not None:
-            self._greeting.cancel()
-            await asyncio.gather(self._greeting, return_exceptions=True)
+        if self._server_check is not None:
+            self._server_check.cancel()
+            await asyncio.gather(self._server_check, return_exceptions=True)
         await self._client.aclose()
 
 
-def _went_well(task: asyncio.Task[None]) -> bool:
-    return not task.cancelled() and task.exception() is None
+def decode_reply(reply: Any) -> LeaseResponse:
+    """Return the script's *reply* as a response.
+
+    Raises:
+        StoreUnavailableError: it is not a response.
+    """
+    try:
+        now, epoch, *rest, quotas = reply
+        fields = (now, epoch.decode(), *rest, [name.decode() for name in quotas])
+        return msgspec.convert(fields, LeaseResponse)
+    except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
+        raise StoreUnavailableError("its reply is not a lease response") from None

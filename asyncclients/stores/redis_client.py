@@ -1,8 +1,8 @@
-"""redis-py, tamed: nothing is repeated, nothing takes longer than its bound.
+"""Connect to Redis without retries and with a timeout for every command; explain its errors.
 
-redis-py repeats commands by default, and a repeated script counts twice. After
-a timeout or a cancelled command it closes the connection, so that no answer
-reaches the wrong question.
+redis-py retries commands by default, and a script that runs twice would count twice. After a
+timeout or a cancelled command it closes the connection, so that no reply reaches the wrong
+command.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
-from asyncclients.stores.config import StoreUnavailableError
+from asyncclients.stores.protocol import StoreUnavailableError
 
 try:
     import redis.asyncio as redis
@@ -41,22 +41,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 TIMEOUT = 0.5
-"""Seconds for one command, connecting included."""
-_OLDEST = (6, 2)
+"""Seconds for one command, including the connection."""
+_MIN_VERSION = (6, 2)
 COMMANDS = (
     *("INFO", "EVALSHA", "EVAL", "TIME"),
     *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
     *("HDEL", "HGET", "HGETALL", "HMGET", "HSET"),
     *("ZADD", "ZCARD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE"),
 )
-"""Every command that is used, inside the scripts or outside of them."""
-NEEDED = ", ".join(COMMANDS)
+"""The commands in use, inside and outside of the scripts."""
 ACL_RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (asyncclients:*)"
-"""For ACL SETUSER."""
+"""Arguments of ACL SETUSER for a user of the store."""
 
 
 def display_url(url: Secret) -> str:
-    """Where *url* points, without user, password and query."""
+    """Return *url* without user, password and query."""
     if not _is_text(url):
         return "at an unreadable address"
     try:
@@ -68,15 +67,15 @@ def display_url(url: Secret) -> str:
 
 
 def connector(url: str | Secret) -> Callable[[], redis.Redis]:
-    """Makes clients for *url* that repeat nothing and wait for nothing without bound.
+    """Return a function that creates clients for *url*, without retries and with timeouts.
 
     Raises:
-        ConfigurationError: if *url* is none that redis-py understands.
+        ConfigurationError: redis-py does not accept *url*.
     """
     url = Secret(url)
     if not _is_redis_url(url):
         raise ConfigurationError(
-            "the address of the shared store is no redis://, rediss:// or unix:// URL",
+            "the address of the shared store is not a redis://, rediss:// or unix:// URL",
             advice="Give it as redis://host:6379/0, or rediss:// for TLS",
         )
 
@@ -93,13 +92,13 @@ def connector(url: str | Secret) -> Callable[[], redis.Redis]:
     if not _is_connectable(connect):
         raise ConfigurationError(
             f"the address of the shared store {display_url(url)} has a query that redis-py cannot use",
-            advice="Leave out what follows the question mark, or see redis-py's `from_url`",
+            advice="Remove the part after the question mark, or see redis-py's `from_url`",
         )
     return connect
 
 
 def _is_connectable(connect: Callable[[], redis.Redis]) -> bool:
-    """Can a connection be made, not opened? An unknown option in the query shows only then."""
+    """Return whether a connection object can be created; it raises for an unknown option."""
     try:
         connect().connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, ValueError, RedisError):
@@ -108,7 +107,7 @@ def _is_connectable(connect: Callable[[], redis.Redis]) -> bool:
 
 
 def _is_redis_url(url: Secret) -> bool:
-    """Is *url* of a form that leads somewhere? redis-py takes a name for database 0."""
+    """Return whether *url* is complete; redis-py would read a database name as database 0."""
     if not _is_text(url):
         return False
     try:
@@ -118,11 +117,11 @@ def _is_redis_url(url: Secret) -> bool:
         return False
     if parts.scheme == "unix":
         return bool(parts.path)
-    number = parts.path.strip("/")
+    database = parts.path.strip("/")
     return (
         parts.scheme in {"redis", "rediss"}
-        and bool(parts.hostname or number)
-        and (not number or number.isdecimal())
+        and bool(parts.hostname or database)
+        and (not database or database.isdecimal())
     )
 
 
@@ -132,17 +131,17 @@ def _is_text(url: Secret) -> bool:
 
 
 async def with_timeout(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
-    """The answer to *command*, within the bound.
+    """Return the reply to *command*.
 
     Raises:
-        StoreSilentError: none came, or none that helps.
-        ConfigurationError: the store refuses us.
+        StoreUnavailableError: there was no usable reply within `TIMEOUT`.
+        ConfigurationError: the store rejects the login or the command.
     """
     try:
         async with asyncio.timeout(TIMEOUT):
             return await command()
-    except (RedisError, OSError, TimeoutError) as failure:
-        raise explain(store, failure) from None
+    except (RedisError, OSError, TimeoutError) as error:
+        raise explain(store, error) from None
 
 
 class Script:
@@ -161,27 +160,27 @@ class Script:
 
 
 async def check_server(client: redis.Redis, store: str) -> None:
-    """Look at the server once, if it allows INFO.
+    """Check the server's version and eviction policy, if it permits INFO.
 
     Raises:
-        ConfigurationError: if it is too old.
+        ConfigurationError: the server is too old.
     """
-    facts: dict[str, Any]
+    info: dict[str, Any]
     try:
-        facts = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
-    except ResponseError as failure:
-        if isinstance(explain(store, failure), ConfigurationError):
-            return  # no permission, or renamed: what is needed shows with the first script
+        info = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
+    except ResponseError as error:
+        if isinstance(explain(store, error), ConfigurationError):
+            return  # no permission, or renamed: INFO is not required
         raise
-    version = str(facts.get("redis_version", ""))
+    version = str(info.get("redis_version", ""))
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < _OLDEST:
-        raise too_old(store, version)
-    policy = str(facts.get("maxmemory_policy", "noeviction"))
-    if facts.get("maxmemory", 0) and policy != "noeviction":
+    if numbers and numbers < _MIN_VERSION:
+        raise _too_old(store, version)
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    if info.get("maxmemory", 0) and policy != "noeviction":
         logger.warning(
-            "the shared store %s may evict keys (maxmemory-policy %s): a quota whose log is "
-            "evicted pauses for a whole period; set noeviction or give it a server of its own",
+            "limit store %s may evict keys (maxmemory-policy %s): if a quota log is evicted, its "
+            "calls pause for a whole period. Set noeviction or use a server without other data",
             store,
             policy,
         )
@@ -191,33 +190,33 @@ async def check_server(client: redis.Redis, store: str) -> None:
 
 
 class _Meaning(NamedTuple):
-    """What an error code says of the store, and the next step."""
+    """The meaning of an error code, with the store as the subject, and the next step."""
 
-    says: str
+    text: str
     advice: str
-    lasting: bool
-    """True if it ends only when somebody changes the configuration."""
+    is_configuration: bool
+    """True if it ends only when the configuration is changed."""
 
 
 _LOGIN = "Correct user and password in its URL"
 _ONE_SERVER = "Give the address of a single server, or of one that takes all keys for the cluster"
 _MEANINGS = {
-    "NOAUTH": _Meaning("refuses the login: it wants a password", _LOGIN, True),
-    "WRONGPASS": _Meaning("refuses the login: wrong user or password", _LOGIN, True),
-    "NOPERM": _Meaning("refuses a command", "", True),
+    "NOAUTH": _Meaning("rejects the login: it requires a password", _LOGIN, True),
+    "WRONGPASS": _Meaning("rejects the login: wrong user or password", _LOGIN, True),
+    "NOPERM": _Meaning("rejects a command", "", True),
     "DENIED": _Meaning(
-        "runs in protected mode and refuses connections from other hosts",
+        "runs in protected mode and rejects connections from other hosts",
         "Set a password on the server, or protected-mode no in a trusted network",
         True,
     ),
     "READONLY": _Meaning(
         "is a read-only replica", "Give the address of the primary, or wait for the failover", True
     ),
-    "MOVED": _Meaning(
-        "is one node of a cluster, and has a part of the keys only", _ONE_SERVER, True
-    ),
+    "MOVED": _Meaning("is one node of a cluster and has only some of the keys", _ONE_SERVER, True),
     "CLUSTERDOWN": _Meaning("is a node of a cluster that is down", _ONE_SERVER, False),
-    "OOM": _Meaning("is out of memory", "Raise maxmemory, or give it a server of its own", False),
+    "OOM": _Meaning(
+        "is out of memory", "Raise maxmemory, or use a server without other data", False
+    ),
     "LOADING": _Meaning("is loading its data", "Wait until it has started", False),
     "MISCONF": _Meaning("cannot save to its disk", "Free disk space on the server", False),
     "NOREPLICAS": _Meaning("has too few replicas", "Start its replicas", False),
@@ -227,73 +226,77 @@ _MEANINGS = {
         "holds other data under the same keys", "Choose another prefix=, or another database", True
     ),
 }
-_UNKNOWN = re.compile(r"unknown command[ `'\"]*(\w*)", re.IGNORECASE)
+_UNKNOWN_COMMAND = re.compile(r"unknown command[ `'\"]*(\w*)", re.IGNORECASE)
 
 
-def explain(store: str, failure: Exception) -> ConfigurationError | StoreUnavailableError:
-    """Return what *failure* means: configuration to be changed, or an outage."""
-    text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(failure)))[:160]
-    code = getattr(failure, "status_code", None) or text.partition(" ")[0]
-    if isinstance(failure, AuthenticationError) and code not in _MEANINGS:
+def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailableError:
+    """Return *error* as an error of configuration or an outage.
+
+    The code at the start of a server's error reply is part of the Redis protocol. An unknown code
+    is an outage.
+    """
+    text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(error)))[:160]
+    code = getattr(error, "status_code", None) or text.partition(" ")[0]
+    if isinstance(error, AuthenticationError) and code not in _MEANINGS:
         code = "NOAUTH" if "without" not in text else "WRONGPASS"
-    if isinstance(failure, AuthorizationError):
+    if isinstance(error, AuthorizationError):
         code = "NOPERM"
-    if isinstance(failure, ResponseError) and (unknown := _UNKNOWN.search(text)):
-        return _lacks(store, unknown[1].upper())
-    if isinstance(failure, ResponseError) and text.startswith(("ACL failure", "The user exec")):
-        code = "NOPERM"  # inside the script; the code of the error is ERR
+    if isinstance(error, ResponseError) and (unknown := _UNKNOWN_COMMAND.search(text)):
+        return _lacks_command(store, unknown[1].upper())
+    if isinstance(error, ResponseError) and text.startswith(("ACL failure", "The user exec")):
+        code = "NOPERM"  # inside a script, where the code is ERR
     meaning = _MEANINGS.get(code)
     if meaning is None:
-        return _of_the_connection(store, failure, text)
-    said = "" if isinstance(failure, AuthenticationError) else f" ({text})"
-    if meaning.lasting:
+        return _connection_error(store, error, text)
+    detail = "" if isinstance(error, AuthenticationError) else f" ({text})"
+    if meaning.is_configuration:
         advice = meaning.advice or f"Give the user of its URL these rights: {ACL_RIGHTS}"
-        return ConfigurationError(f"the shared store {store} {meaning.says}{said}", advice=advice)
-    return StoreUnavailableError(f"{type(failure).__name__}: it {meaning.says}", meaning.advice)
+        return ConfigurationError(f"the shared store {store} {meaning.text}{detail}", advice=advice)
+    return StoreUnavailableError(f"{type(error).__name__}: it {meaning.text}", meaning.advice)
 
 
-def _of_the_connection(
-    store: str, failure: Exception, text: str
+def _connection_error(
+    store: str, error: Exception, text: str
 ) -> ConfigurationError | StoreUnavailableError:
-    tls = next((each for each in _chain(failure) if isinstance(each, ssl.SSLError)), None)
+    tls = next((each for each in _chain(error) if isinstance(each, ssl.SSLError)), None)
     if tls is not None:
         return ConfigurationError(
             f"the shared store {store} cannot be reached over TLS ({tls.reason or tls})",
             advice="Check its certificate (ssl_ca_certs= in the URL's query), or use redis:// "
             "for a server without TLS",
         )
-    if isinstance(failure, InvalidResponse):
+    if isinstance(error, InvalidResponse):
         return ConfigurationError(
             f"the server at {store} does not speak the Redis protocol",
             advice="Correct host and port; use rediss:// if the port expects TLS",
         )
-    says = type(failure).__name__
-    if isinstance(failure, RedisError) and not isinstance(failure, RedisTimeoutError):
-        says += f": {text}"
+    reason = type(error).__name__
+    if isinstance(error, RedisError) and not isinstance(error, RedisTimeoutError):
+        reason += f": {text}"
     advice = (
         "Start it or correct its address; a port with TLS needs rediss://, one without redis://"
     )
-    return StoreUnavailableError(says, advice)
+    return StoreUnavailableError(reason, advice)
 
 
-def _chain(failure: BaseException | None) -> Iterator[BaseException]:
-    while failure is not None:
-        yield failure
-        failure = failure.__cause__ or failure.__context__
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
-def _lacks(store: str, command: str) -> ConfigurationError:
+def _lacks_command(store: str, command: str) -> ConfigurationError:
     if command in {"", "HELLO"}:
-        return too_old(store, "5 or older, or has HELLO disabled")
-    which = "a command that the script calls" if command == "CALLED" else command
+        return _too_old(store, "5 or older, or has HELLO disabled")
+    name = "a command that the script calls" if command == "CALLED" else command
     return ConfigurationError(
-        f"the shared store {store} lacks {which}: it is disabled or renamed there",
-        advice=f"Enable it; the store needs {NEEDED}",
+        f"the shared store {store} lacks {name}: it is disabled or renamed there",
+        advice=f"Enable it; the store needs {', '.join(COMMANDS)}",
     )
 
 
-def too_old(store: str, version: str) -> ConfigurationError:
-    """The server does not know what is needed."""
+def _too_old(store: str, version: str) -> ConfigurationError:
+    """Return the error for a server without the required commands."""
     return ConfigurationError(
         f"the shared store {store} is version {version}, which is too old",
         advice="Use Redis 6.2 or later, or Valkey",

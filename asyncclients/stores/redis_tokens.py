@@ -1,15 +1,20 @@
-"""Access tokens shared through Redis or Valkey: one process asks, all use the token.
+"""Access tokens shared through Redis or Valkey: one process requests a token, all use it.
 
-Opt-in: whoever can read this Redis can use the tokens. A token is kept under a
-one-way hash of its credential and leaves Redis when it expires.
+Opt-in, because everyone who can read this Redis can use the tokens. A token is stored under a
+one-way hash of its credential and expires from Redis when it expires at the vendor.
 
-Who finds no token, or one that is to be renewed, takes a short lock and asks
-for it; the others wait for that, and for no longer than the lock lives. Each
-lock has a number higher than the last, and a token is written only over one
-with a lower number: a process that was stopped and comes back late cannot
-overwrite its successor's token. While the store is down, or refuses what it accepted
-before (a password was changed), each process asks for a token of its own: failing
-must not stop a call. That is logged once, and so is the recovery.
+A process that finds no token, or one that is due for renewal, takes a short lock and requests
+a new token; the others wait, at most until the lock expires. Each lock has a higher number (a
+fencing token) than the one before, and a token replaces only one with a lower number: a
+process that was suspended cannot overwrite its successor's token. While the store is down, or
+rejects a password that it accepted before, each process requests its own token, so no call
+fails. The outage and its end are logged once.
+
+| key | type | content |
+| --- | --- | --- |
+| `PREFIX:{HASH}:token` | hash | `value`; `expires` and `refresh`, microseconds since 1970; `fence`, the lock's number |
+| `PREFIX:{HASH}:lock` | string | number of the lock; expires after 10 s |
+| `PREFIX:{HASH}:fence` | string | last lock number |
 """
 
 from __future__ import annotations
@@ -24,16 +29,16 @@ from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND, micros
-from asyncclients.stores.config import StoreUnavailableError
+from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.redis_client import Script, connector, display_url, with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LOCK = 10.0
-"""Seconds for which one process may take to get a token before another tries as well."""
-_LOOK = 0.05
-"""Seconds between two looks for another's token."""
+"""Seconds until another process requests a token as well."""
+_POLL_INTERVAL = 0.05
+"""Seconds between two checks for another process's token."""
 
 _CLOCK = """
 local clock = redis.call('TIME')
@@ -43,10 +48,9 @@ local function text(number) return string.format('%.0f', number) end
 _LOAD = Script(
     _CLOCK
     + """
-local kept = redis.call('HMGET', KEYS[1], 'value', 'expires', 'refresh')
-local good = kept[1] and tonumber(kept[2]) > now
-if good and tonumber(kept[3]) > now then
-  return {kept[1], tonumber(kept[2]) - now, tonumber(kept[3]) - now}
+local token = redis.call('HMGET', KEYS[1], 'value', 'expires', 'refresh')
+if token[1] and tonumber(token[2]) > now and tonumber(token[3]) > now then
+  return {token[1], tonumber(token[2]) - now, tonumber(token[3]) - now}
 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'wait' end
 local fence = redis.call('INCR', KEYS[3])
@@ -81,11 +85,11 @@ class RedisTokens:
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
-        prefix: begins the name of every key.
+        prefix: first part of every key.
 
     Raises:
-        ConfigurationError: for an unusable URL, and at first use if the store refuses the
-            login or a command. After it has worked, neither stops a call.
+        ConfigurationError: for an invalid URL, and at first use if the store rejects the login
+            or a command. Once the store has worked, neither makes a call fail.
     """
 
     def __init__(self, url: str | Secret, *, prefix: str = "asyncclients") -> None:
@@ -101,67 +105,67 @@ class RedisTokens:
         return f"<RedisTokens {self._store}>"
 
     async def load(self, key: str, now: float) -> Token | None:
-        """The token kept under *key*; None: this process is to ask for one."""
+        """Return the token stored under *key*; None if this process is to request one."""
         for value in [*self._undropped.get(key, ())]:
             await self._drop(key, value)
-        for _ in range(math.ceil(_LOCK / _LOOK) + 1):
-            answer = await self._try(_LOAD, key, [str(round(_LOCK * 1000))])
-            if isinstance(answer, list):
-                value, expires, refresh = cast("tuple[bytes, int, int]", answer)
+        for _ in range(math.ceil(_LOCK / _POLL_INTERVAL) + 1):
+            reply = await self._try(_LOAD, key, [str(round(_LOCK * 1000))])
+            if isinstance(reply, list):
+                value, expires, refresh = cast("tuple[bytes, int, int]", reply)
                 text = token_text(value.decode(errors="replace"))
-                if text is None:  # not a token: another program wrote it
+                if text is None:  # written by another program
                     return None
                 return bearer(text, now + expires / SECOND, now + refresh / SECOND)
-            if isinstance(answer, int):
-                self._fences[key] = str(answer)
-            if answer != b"wait":
+            if isinstance(reply, int):
+                self._fences[key] = str(reply)
+            if reply != b"wait":
                 return None
-            await asyncio.sleep(_LOOK)
-            now += _LOOK
+            await asyncio.sleep(_POLL_INTERVAL)
+            now += _POLL_INTERVAL
         return None
 
     async def save(self, key: str, token: Token, now: float) -> None:
-        """Keep *token* until it expires, unless a later one is kept already."""
-        lives, fresh = token.expires_at - now, token.refresh_at - now
-        if lives <= 0:
+        """Store *token* until it expires, unless a later one is stored."""
+        expires_in = token.expires_at - now
+        if expires_in <= 0:
             return
-        fresh = min(fresh, lives)
+        refresh_in = min(token.refresh_at - now, expires_in)
         fence = self._fences.pop(key, "0")
-        times = [str(micros(lives)), str(micros(fresh))]
+        times = [str(micros(expires_in)), str(micros(refresh_in))]
         await self._try(_SAVE, key, [fence, token.value.reveal(), *times])
 
     async def drop(self, key: str, token: Token) -> None:
-        """Forget *token* if it is the one kept under *key*."""
+        """Delete *token* if it is the one stored under *key*."""
         await self._drop(key, token.value.reveal())
 
     async def _drop(self, key: str, value: str) -> None:
-        """Forget *value* now, or before the next `load` if the store is down now."""
-        waiting = self._undropped.setdefault(key, set())
-        waiting.add(value)
+        """Delete *value* now, or before the next `load` if the store is down."""
+        pending = self._undropped.setdefault(key, set())
+        pending.add(value)
         if await self._try(_DROP, key, [value]) is not None:
-            waiting.discard(value)
+            pending.discard(value)
 
     async def release(self, key: str) -> None:
-        """Let another process ask for a token."""
+        """Let another process request a token."""
         fence = self._fences.pop(key, None)
         if fence is not None:
             await self._try(_RELEASE, key, [fence])
 
     async def _try(self, script: Script, key: str, arguments: Sequence[str]) -> Any:
-        """Return what *script* returns; None while the store is down.
+        """Return the result of *script*; None while the store is down.
 
         Raises:
-            ConfigurationError: the store has never worked, and cannot as configured.
+            ConfigurationError: the store has never worked and cannot work as configured.
         """
         try:
             result = await self._run(script, key, arguments)
-        except StoreUnavailableError as why:
-            self._failed(str(why), why.advice)
+        except StoreUnavailableError as error:
+            self._log_outage(str(error), error.advice)
             return None
         except ConfigurationError as error:
             if not self._has_worked:
                 raise
-            self._failed(error.message, error.advice or "")
+            self._log_outage(error.message, error.advice or "")
             return None
         self._has_worked = True
         if self._is_down:
@@ -169,17 +173,17 @@ class RedisTokens:
             logger.warning("token store %s is usable again", self._store)
         return result
 
-    def _failed(self, why: str, advice: str) -> None:
+    def _log_outage(self, reason: str, advice: str) -> None:
         if not self._is_down:
             self._is_down = True
             logger.warning(
                 "token store %s unusable: %s. Each process requests tokens alone until it is "
                 "back. %s",
-                *(self._store, why, advice),
+                *(self._store, reason, advice),
             )
 
     async def _run(self, script: Script, key: str, arguments: Sequence[str]) -> Any:
-        # A connection for each: it is needed once in the life of a token.
+        # A new connection each time: it is needed once in the lifetime of a token.
         client = self._connect()
         names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
         try:

@@ -1,4 +1,4 @@
-"""One pool's line to a store: the scopes that talk, and the end of all talks."""
+"""The scopes of one pool on one store, and their end."""
 
 from __future__ import annotations
 
@@ -6,70 +6,68 @@ import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING
 
-from asyncclients.stores.config import ScopeCount
+from asyncclients.stores.fallback import OutageLog
 from asyncclients.stores.lease_client import LeaseClient
 from asyncclients.stores.limiter import SharedLimiter
-from asyncclients.stores.outage_log import OutageLog
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.limiter import Limiter
     from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol
-    from asyncclients.stores.config import Backend, StoreConfig
+    from asyncclients.stores.config import StoreConfig
+    from asyncclients.stores.protocol import Backend
 
 
 class StoreSession:
-    """Implements `asyncclients.ratelimit.protocol.SharedLimits` over *backend*, on *terms*."""
+    """Implements `asyncclients.ratelimit.protocol.SharedLimiterFactory` over *backend*."""
 
-    def __init__(self, backend: Backend, terms: StoreConfig) -> None:
-        self._backend, self.terms = backend, terms
+    def __init__(self, backend: Backend, config: StoreConfig) -> None:
+        self._backend, self.config = backend, config
         self._limiters: dict[LimiterProtocol, SharedLimiter] = {}
         self._first_slot = 1
         self._leaving: set[asyncio.Task[None]] = set()
-        self._crowd = ScopeCount()
         self._closing = asyncio.Lock()
-        self._log = OutageLog(terms)
+        self._log = OutageLog(config)
         self._closed = False
 
     def limiter(
         self, key: str, local: Limiter, queue: BacklogProtocol, *, vendor: str = ""
     ) -> SharedLimiter:
-        """The limiter of scope *key*; it obeys *local* as well and serves *queue*."""
-        self._crowd.scopes += 1
+        """Return a limiter for scope *key* that obeys *local* as well and serves *queue*."""
         self._log.add(key, vendor)
-        talk = LeaseClient(
+        lease_client = LeaseClient(
             key,
             local,
             queue,
             backend=self._backend,
-            terms=self.terms,
-            crowd=self._crowd,
-            first_slot=self._first_slot,
+            config=self.config,
             log=self._log,
+            first_slot=self._first_slot,
         )
-        limiter = SharedLimiter(local, talk, self.terms.lease)
+        limiter = SharedLimiter(local, lease_client, self.config.lease)
         self._limiters[limiter] = limiter
         return limiter
 
     def forget(self, limiter: LimiterProtocol) -> None:
         """Drop *limiter*, which is idle."""
-        self._crowd.scopes -= 1
-        talk = self._limiters[limiter].lease_client
-        self._log.remove(talk.key)
-        leaving = asyncio.get_running_loop().create_task(talk.aclose(), context=Context())
+        dropped = self._limiters.pop(limiter)
+        self._log.remove(dropped.lease_client.key)
+        leaving = asyncio.get_running_loop().create_task(
+            dropped.lease_client.aclose(), context=Context()
+        )
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
-        # The store may remember its slots: numbers are not given again.
-        self._first_slot = max(self._first_slot, self._limiters.pop(limiter).slots.numbers(0))
+        # The store may remember its slots, so their numbers are not used again.
+        self._first_slot = max(self._first_slot, dropped.slots.reserve_numbers(0))
 
     async def aclose(self) -> None:
-        """Give back what is held and close the line, in bounded time. Idempotent."""
+        """Give back all slots and close the store, in bounded time. Idempotent."""
         async with self._closing:
             if self._closed:
                 return
-            talks = (limiter.lease_client.aclose() for limiter in self._limiters.values())
-            ends = await asyncio.gather(*talks, *self._leaving, return_exceptions=True)
+            closing = (limiter.lease_client.aclose() for limiter in self._limiters.values())
+            results = await asyncio.gather(*closing, *self._leaving, return_exceptions=True)
             await self._backend.aclose()
             self._closed = True
-        for end in ends:
-            if end is not None:
-                raise end
+        for result in results:
+            if result is not None:
+                raise result

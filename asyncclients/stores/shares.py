@@ -1,11 +1,11 @@
 """Divide a quota into blocks, so that the shares of all processes never overlap.
 
-A process needs its share when the store is down and nobody can be asked. So the
-store gives each process a block of the quota in advance, and gives a block to
-another only after its owner has confirmed that it knows a smaller one. At any
-instant, the blocks that the processes believe to own add up to one at most.
+A process needs its share when the store is down and cannot be asked. So the store assigns
+each process a block of the quota in advance, and reassigns a part of it only after the owner
+has confirmed a smaller block. At any instant the blocks that all processes believe to own are
+disjoint, so they add up to one quota at most.
 
-A block is *size* units from *start*, of `UNIT` in all. The size is a power of two and
+A block is *size* units from *start*, of `UNIT` in total. The size is a power of two and
 divides the start (buddy allocation), so two blocks are disjoint or nested.
 """
 
@@ -18,25 +18,25 @@ UNIT = 1 << 20
 NONE: Block = (0, 0)
 
 
-def fair_sizes(live: int) -> tuple[int, int]:
-    """Return the smaller and the larger size of a fair share among *live* processes."""
+def fair_sizes(members: int) -> tuple[int, int]:
+    """Return the smaller and the larger size of a fair share among *members* processes."""
     fair = UNIT
-    while fair * live > UNIT:
+    while fair * members > UNIT:
         fair //= 2
-    return fair, fair if fair * live == UNIT else fair * 2
+    return fair, fair if fair * members == UNIT else fair * 2
 
 
 def next_block(
     own: Block, taken: Sequence[Block], *, fair: int, limit: int, is_idle: bool, is_wanted: bool
 ) -> Block:
-    """Return the block that the owner of *own* gets.
+    """Return the next block of the owner of *own*.
 
     Args:
-        own: the block that it has, `NONE` for none.
+        own: the block that the owner has confirmed, `NONE` for none.
         taken: the blocks of all others.
         fair: the smaller of `fair_sizes`.
-        limit: the size up to which it may grow now.
-        is_idle: its owner has sent nothing for a while, and gives back what is above *limit*.
+        limit: the size up to which the block may grow now.
+        is_idle: the owner has sent nothing for a while: shrink the block to *limit*.
         is_wanted: another process, which is not idle, has less than *fair*.
     """
     start, size = own
@@ -54,7 +54,7 @@ def next_block(
 
 
 def contains(outer: Block, inner: Block) -> bool:
-    """Return whether *inner* is a part of *outer*."""
+    """Return whether *inner* lies inside *outer*."""
     return not inner[1] or (outer[0] <= inner[0] and sum(inner) <= sum(outer))
 
 
@@ -64,7 +64,7 @@ def _overlaps(block: Block, taken: Sequence[Block]) -> bool:
 
 
 def _largest_free(taken: Sequence[Block], limit: int, own: Block) -> Block:
-    """Return the largest free block up to *limit*; one around *own* first, *own* at least."""
+    """Return the largest free block up to *limit*, preferably around *own*, at least *own*."""
     best, size = own, limit
     while size > best[1] and best != NONE:
         around = (own[0] - own[0] % size, size)

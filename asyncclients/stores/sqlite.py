@@ -1,11 +1,10 @@
 """Quotas shared by the processes of one host through one SQLite file; no server needed.
 
-The rules are in `ledger.py`; each scope's ledger is one row, read and written in
-one IMMEDIATE transaction, in a thread. The clock is the host's monotonic one,
-the same in all its processes; it starts again with the host, so a ledger from
-its future is from before the start.
+Each scope's quota log is one row, read and written in one IMMEDIATE transaction in a thread.
+The clock is the host's monotonic clock, which all its processes share. It restarts with the
+host: a log with a later time was written before the restart.
 
-For processes of one host only: the locks of network file systems are not to be trusted.
+For processes of one host only: the locks of network file systems are not reliable.
 """
 
 from __future__ import annotations
@@ -24,20 +23,17 @@ from asyncclients.arguments import check_type
 from asyncclients.errors import ConfigurationError
 from asyncclients.own_files import foreign_companions, target_of
 from asyncclients.stores.clock import micros
-from asyncclients.stores.config import (
-    StoreConfig,
-    StoreUnavailableError,
-    WhenDown,
-    check_store_options,
-)
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
 
 _TIMEOUT = 0.5
 _KEEP = 600.0
-"""Seconds after which an unused ledger is removed, beside its longest period."""
-_SCHEMA = "CREATE TABLE IF NOT EXISTS ledger (scope TEXT PRIMARY KEY, at INTEGER, state BLOB)"
+"""Seconds after which an unused log is deleted when the file is opened."""
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS quota_log (scope TEXT PRIMARY KEY, updated_at INTEGER, state BLOB)"
+)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(QuotaLog).decode
 
@@ -46,13 +42,13 @@ class FileLimits:
     """Shares quotas between all processes of this host that name the same *path*.
 
     Args:
-        path: the file; it is made on first use, readable by its owner only.
-        when_down: what is sent while the file cannot be used, as in `RedisLimits`.
+        path: the file; it is created on first use, readable by its owner only.
+        when_down: what each process sends while the file cannot be used, see `RedisLimits`.
         lease: seconds for which a process may hold a slot before it uses it.
 
     Raises:
-        ConfigurationError: for an unusable argument, and at the first call where the file
-            cannot be made or is no SQLite file.
+        ConfigurationError: for an invalid argument, and at the first call if the file cannot
+            be created or is not an SQLite file.
     """
 
     def __init__(
@@ -72,8 +68,8 @@ class FileLimits:
         return f"<FileLimits {self._path.name} when_down={self._when_down!r}>"
 
     def open(self, *, cold: bool = False) -> StoreSession:
-        """A line for one pool."""
-        terms = StoreConfig(
+        """Return a session for one pool; with *cold*, a new log starts with a spent window."""
+        config = StoreConfig(
             process=uuid4().hex[:12],
             display_name=str(self._path),
             when_down=self._when_down,
@@ -81,11 +77,11 @@ class FileLimits:
             timeout=_TIMEOUT,
             assume_spent=cold,
         )
-        return StoreSession(SqliteBackend(self._path), terms)
+        return StoreSession(SqliteBackend(self._path), config)
 
 
 class SqliteBackend:
-    """Ledgers in one SQLite file, used by one thread of its own."""
+    """The quota logs of all scopes in one SQLite file, used by a thread of its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,43 +89,45 @@ class SqliteBackend:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
 
-    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
-        """See `Backend.exchange`."""
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
+        """Apply *request*, see `Backend.apply`."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._exchange, key, claim
+            self._thread, self._apply, key, request
         )
 
-    def _exchange(self, key: str, claim: LeaseRequest) -> LeaseResponse:
+    def _apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         try:
-            return self._transact(self._open(), key, claim)
+            return self._transact(self._open(), key, request)
         except sqlite3.Error as failure:
             self._close()
             raise explain(self._path, failure) from None
 
     def _transact(
-        self, connection: sqlite3.Connection, key: str, claim: LeaseRequest
+        self, connection: sqlite3.Connection, key: str, request: LeaseRequest
     ) -> LeaseResponse:
         connection.execute("BEGIN IMMEDIATE")
         try:
             now = micros(time.monotonic())
-            row = connection.execute("SELECT state FROM ledger WHERE scope = ?", (key,)).fetchone()
-            ledger = _read(row, claim, now)
-            grant = ledger.apply(claim, now)
+            row = connection.execute(
+                "SELECT state FROM quota_log WHERE scope = ?", (key,)
+            ).fetchone()
+            log = _read(row, request, now)
+            response = log.apply(request, now)
             connection.execute(
-                "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", (key, now, _encode(ledger))
+                "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, now, _encode(log))
             )
             connection.execute("COMMIT")
         except BaseException:
             connection.rollback()
             raise
-        return grant
+        return response
 
     def _open(self) -> sqlite3.Connection:
-        """The connection; a new one where the file was removed or replaced meanwhile."""
+        """Return the connection; a new one if the file was removed or replaced."""
         try:
             inode = self._path.stat().st_ino
         except OSError:
-            inode = 0  # why is said when it is opened
+            inode = 0  # opening it raises the reason
         if self._connection is not None and inode == self._inode:
             return self._connection
         self._close()
@@ -151,7 +149,7 @@ class SqliteBackend:
     async def aclose(self) -> None:
         """Close the file and end the thread."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown()  # its work is done: nothing is waited for
+        self._thread.shutdown()  # idle, so this does not wait
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -161,11 +159,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         _check_tables(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
-        # After a power cut the clock begins anew, and the ledgers with it: nothing to save.
+        # After a power cut the clock restarts and the logs are void: nothing to protect.
         connection.execute("PRAGMA synchronous = OFF")
         connection.execute(_SCHEMA)
         oldest = micros(time.monotonic() - _KEEP)
-        connection.execute("DELETE FROM ledger WHERE at < ?", (oldest,))
+        connection.execute("DELETE FROM quota_log WHERE updated_at < ?", (oldest,))
     except BaseException:
         connection.close()
         raise
@@ -174,29 +172,29 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    if {name for (name,) in tables} - {"ledger"}:
+    if {name for (name,) in tables} - {"quota_log"}:
         raise _unusable(path, "belongs to another program")
 
 
-def _read(row: tuple[bytes] | None, claim: LeaseRequest, now: int) -> QuotaLog:
+def _read(row: tuple[bytes] | None, request: LeaseRequest, now: int) -> QuotaLog:
     if row is None:
         return QuotaLog()
     try:
         return _decode(row[0])
     except msgspec.DecodeError:
-        # Written by another version: what it holds is unknown.
-        return QuotaLog(spent_until=now + claim.recovery_hold + claim.detection_time)
+        # Written by another version: its content is unknown.
+        return QuotaLog(spent_until=now + request.recovery_hold + request.detection_time)
 
 
-_LASTING = {
-    "SQLITE_CANTOPEN": "cannot be opened, or the files beside it",
+_CONFIGURATION_ERRORS = {
+    "SQLITE_CANTOPEN": "cannot be opened, or a file that SQLite keeps beside it",
     "SQLITE_CORRUPT": "is damaged",
     "SQLITE_ERROR": "belongs to another program",
-    "SQLITE_NOTADB": "is no SQLite file, or a damaged one",
+    "SQLITE_NOTADB": "is not an SQLite file, or is damaged",
     "SQLITE_PERM": "cannot be written",
     "SQLITE_READONLY": "cannot be written",
 }
-_PASSING = {
+_OUTAGES = {
     "SQLITE_BUSY": "End the program that keeps it locked",
     "SQLITE_FULL": "Free space on its disk",
     "SQLITE_IOERR": "Check its disk",
@@ -205,17 +203,17 @@ _PASSING = {
 
 
 def explain(path: Path, failure: sqlite3.Error) -> ConfigurationError | StoreUnavailableError:
-    """Return what *failure* means: configuration to be changed, or an outage."""
+    """Return *failure* as an error of configuration or an outage."""
     name = getattr(failure, "sqlite_errorname", "") or type(failure).__name__
     code = "_".join(name.split("_")[:2])
-    if code in _LASTING and name != "SQLITE_READONLY_DBMOVED":
-        return _unusable(path, f"{_LASTING[code]} ({failure})")
-    advice = _PASSING.get(code, "Check the file and its disk")
+    if code in _CONFIGURATION_ERRORS and name != "SQLITE_READONLY_DBMOVED":
+        return _unusable(path, f"{_CONFIGURATION_ERRORS[code]} ({failure})")
+    advice = _OUTAGES.get(code, "Check the file and its disk")
     return StoreUnavailableError(f"{name}: {failure}", advice)
 
 
-def _unusable(path: Path, why: str) -> ConfigurationError:
+def _unusable(path: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(
-        f"the shared limit file {path} {why}",
+        f"the shared limit file {path} {reason}",
         advice="Name a file that this user may write, on a local disk",
     )

@@ -326,7 +326,7 @@ STORE: Final = (
            tests(REDIS, "forgotten_scripts_are_nobody_s_trouble",
                  "all_keys_of_a_scope_live_in_one_slot_of_a_cluster")),
     Hazard(90, "Locks of a dead process", "Its slots expire.",
-           tests("stores/test_ledger.py::test_", "a_dead_process_s_slot_ends_by_itself")),
+           tests("stores/test_quota_log.py::test_", "a_dead_process_s_slot_ends_by_itself")),
     Hazard(91, "A long task is given to a second worker",
            "A worker that was only suspended sends nothing twice.",
            ("integrations/test_dbos.py::test_a_worker_that_was_only_asleep_sends_nothing_twice",)),

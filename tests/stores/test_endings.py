@@ -10,8 +10,7 @@ import pytest
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox.limits import SlidingLog
-from asyncclients.stores.config import StoreUnavailableError
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from tests.support.shared_quota import MemoryStore, SharedQuotaSimulation
 
 pytestmark = pytest.mark.virtual_time
@@ -28,19 +27,19 @@ class MuteError(Exception):
         raise RuntimeError("no words")
 
 
-class FailingLedgers(MemoryStore):
+class FailingBackend(MemoryStore):
     """A store whose driver raises anything, for every second command."""
 
     error: type[BaseException] | None = None
     nonsense = False
 
-    async def exchange(self, key: str, claim: LeaseRequest) -> LeaseResponse:
-        grant = await super().apply(key, claim)
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
+        response = await super().apply(key, request)
         if self.commands % 2 and self.error is not None:
             raise self.error
         if self.commands % 2 and self.nonsense:
             return None  # type: ignore[return-value]
-        return grant
+        return response
 
 
 def world_of(store: MemoryStore) -> SharedQuotaSimulation:
@@ -56,7 +55,7 @@ async def test_calls_go_on_whatever_the_driver_raises(
     error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A driver may raise anything: every waiting call is sent all the same."""
-    store = FailingLedgers()
+    store = FailingBackend()
     store.error = error
     process = world_of(store).start()
     async with asyncio.timeout(60):
@@ -67,7 +66,7 @@ async def test_calls_go_on_whatever_the_driver_raises(
 
 async def test_calls_go_on_after_an_answer_that_cannot_be_used() -> None:
     """An answer that is not one counts as none."""
-    store = FailingLedgers()
+    store = FailingBackend()
     store.nonsense = True
     process = world_of(store).start()
     async with asyncio.timeout(60):
@@ -93,7 +92,7 @@ async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
     await process.stop()
 
 
-class FuzzedLedgers(MemoryStore):
+class FuzzedBackend(MemoryStore):
     """A store that fails in any way, before or after it has done what it was asked."""
 
     def __init__(self, random: Random) -> None:
@@ -101,13 +100,13 @@ class FuzzedLedgers(MemoryStore):
         self._random = random
         self.rate = random.choice((0.1, 0.5, 0.9))
 
-    async def exchange(self, key: str, claim: LeaseRequest) -> LeaseResponse:
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         if self._random.random() < self.rate / 2:
             raise self._random.choice(ANYTHING)
-        grant = await super().apply(key, claim)
+        response = await super().apply(key, request)
         if self._random.random() < self.rate / 2:
             raise self._random.choice(ANYTHING)
-        return grant
+        return response
 
 
 ANYTHING: tuple[type[BaseException], ...] = (
@@ -130,7 +129,7 @@ async def test_fuzz_calls_end_whatever_the_store_raises(seed: int) -> None:
     world = SharedQuotaSimulation(
         SlidingLog(10, 1.0), Quota(10, 1.0), when_down=random.choice(("local", "pause"))
     )
-    world.store = FuzzedLedgers(random)
+    world.store = FuzzedBackend(random)
     processes = [world.start() for _ in range(random.choice((1, 2)))]
     async with asyncio.timeout(600):
         results = await asyncio.gather(

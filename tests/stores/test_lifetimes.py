@@ -75,7 +75,7 @@ async def test_a_cancelled_aclose_can_be_repeated(after: float) -> None:
         assert store.closed == 1
         await pool.aclose()
         assert store.closed == 1
-    assert [ledger.members for ledger in store.ledgers.values()] == [{}, {}]
+    assert [ledger.members for ledger in store.logs.values()] == [{}, {}]
 
 
 async def test_the_store_is_closed_whatever_a_scope_raises(
@@ -93,8 +93,8 @@ async def test_the_store_is_closed_whatever_a_scope_raises(
         assert store.closed == 1
 
 
-async def _fails(_: LeaseClient, *, leave: bool = False) -> None:
-    raise ArithmeticError(leave)
+async def _fails(_: LeaseClient, *, goodbye: bool = False) -> None:
+    raise ArithmeticError(goodbye)
 
 
 async def test_a_file_store_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_limiters_of_evicted_scopes_are_dropped() -> None:
         commands = store.commands
         await asyncio.sleep(80.0)
         assert store.commands == commands
-    assert not any(ledger.members for ledger in store.ledgers.values())
+    assert not any(ledger.members for ledger in store.logs.values())
 
 
 async def test_a_scope_that_comes_back_gives_no_slot_number_again() -> None:

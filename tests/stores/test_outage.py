@@ -150,7 +150,7 @@ async def test_a_store_that_forgot_everything_counts_as_spent(
     loop = asyncio.get_running_loop()
     for _ in range(3):
         await asyncio.sleep(17.7)
-        world.store.ledgers.clear()
+        world.store.logs.clear()
     flushed = loop.time()
     await asyncio.sleep(40)
     await world.stop()
@@ -168,7 +168,7 @@ async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
     await asyncio.sleep(60)
     busy.work()
     await asyncio.sleep(25)
-    world.store.ledgers.clear()
+    world.store.logs.clear()
     await asyncio.gather(*(idle.call() for _ in range(20)))
     await world.stop()
     assert most_in(TWENTY.period, world.arrivals) <= TWENTY.limit
@@ -181,7 +181,7 @@ async def test_a_store_that_comes_back_empty() -> None:
     for pause in (0.4, 1.1, 2.3, 5.0, 9.7):
         await asyncio.sleep(7.3)
         world.store.down = True
-        world.store.ledgers.clear()
+        world.store.logs.clear()
         await asyncio.sleep(pause)
         world.store.down = False
     await asyncio.sleep(10)
@@ -259,11 +259,11 @@ class Kept:
     """A store in memory, for a pool."""
 
     def __init__(self, when_down: WhenDown) -> None:
-        self.ledgers = MemoryStore()
+        self.backend = MemoryStore()
         self._when_down: WhenDown = when_down
 
     def open(self, *, cold: bool) -> StoreSession:
-        terms = StoreConfig(
+        config = StoreConfig(
             process="pool",
             display_name="memory",
             when_down=self._when_down,
@@ -271,7 +271,7 @@ class Kept:
             timeout=0.5,
             assume_spent=cold,
         )
-        return StoreSession(self.ledgers, terms)
+        return StoreSession(self.backend, config)
 
 
 @pytest.mark.virtual_time
@@ -286,7 +286,7 @@ async def test_a_deadline_holds_while_the_store_is_silent(when_down: WhenDown, s
         client = IntouchClient.from_env(pool, sandbox.environ)
         await client.tags.list(limit=1).first()
         await asyncio.sleep(5)
-        store.ledgers.down = True
+        store.backend.down = True
         calls = [client.with_options(deadline=3.5).tags.list(limit=1).first() for _ in range(10)]
         begun = asyncio.get_running_loop().time()
         ended = await asyncio.gather(*calls, return_exceptions=True)
@@ -355,7 +355,7 @@ async def test_one_failure_is_no_outage(caplog: pytest.LogCaptureFixture) -> Non
 
 def clock_at(offset: float) -> StoreClock:
     clock = StoreClock()
-    clock.hear(0.0, 0.0, EPOCH + round(offset * 1e6))
+    clock.update(0.0, 0.0, EPOCH + round(offset * 1e6))
     return clock
 
 
@@ -370,25 +370,25 @@ def test_process_without_share_sends_nothing(unsure: Membership) -> None:
     """A process that was given no share, or may have lost it, sends nothing, and says so."""
     share = fallback_policy([TWENTY], unsure, clock_at(0), 100.0, 100.3)
     assert isinstance(share, NoShare)
-    assert share.ready_at(500.0) == math.inf
-    assert "not given a share" in share.outlook
+    assert share.next_permit_at(500.0) == math.inf
+    assert "not given a share" in share.description
 
 
 def test_a_share_of_the_window() -> None:
     """A quarter of twenty slots: five, after one spent window."""
     share = fallback_policy([TWENTY], census(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
-    assert share.outlook == "1 of 3 processes, 5 per 10 s"
+    assert share.description == "1 of 3 processes, 5 per 10 s"
     assert isinstance(share, StaticShare)
-    assert share.ready_at(100.0) >= 110.3
+    assert share.next_permit_at(100.0) >= 110.3
     taken = 0
     local = Limiter([TWENTY])
     now = 110.3
     while now < 120.3:
-        at = share.ready_at(now)
+        at = share.next_permit_at(now)
         if at == math.inf or at > 120.3:
             break
         now = at
-        share.take(local.acquire(now), now)
+        share.acquire(local.acquire(now), now)
         taken += 1
     assert taken == 5
 
@@ -404,8 +404,8 @@ def test_turns_never_meet() -> None:
         assert isinstance(turns, TimeSlots)
         now = 100.0
         while now < 160.0:
-            now = turns.ready_at(now)
-            turns.take(Permit(1, now, [], 0.0), now)
+            now = turns.next_permit_at(now)
+            turns.acquire(Permit(1, now, [], 0.0), now)
             sends.append((now, rank))
     sends = [(at, rank) for at, rank in sorted(sends) if 105.0 < at < 160.0]
     assert most_in(1.0, [at for at, _ in sends]) == 2
@@ -418,8 +418,8 @@ def test_the_clock_never_runs_ahead() -> None:
     clock = StoreClock()
     for asked, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
         heard = asked + there + back
-        at = clock.hear(asked, heard, EPOCH + round((asked + there) * 1e6))
+        at = clock.update(asked, heard, EPOCH + round((asked + there) * 1e6))
         assert asked + there - 1e-5 <= at <= heard + 1e-5
     # Set back by an hour: what was learned before is forgotten.
-    at = clock.hear(40.0, 40.1, EPOCH - 3_600_000_000)
+    at = clock.update(40.0, 40.1, EPOCH - 3_600_000_000)
     assert at == pytest.approx(40.1)

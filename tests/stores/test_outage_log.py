@@ -18,7 +18,7 @@ from asyncclients import (
 )
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.config import StoreConfig, WhenDown
-from asyncclients.stores.outage_log import OutageLog
+from asyncclients.stores.fallback import OutageLog
 
 from .test_outage import Kept
 
@@ -63,14 +63,14 @@ async def test_outage_is_logged_once_per_pool(
         await asyncio.sleep(5)
         for _ in range(2):
             caplog.clear()
-            store.ledgers.down = True
+            store.backend.down = True
             await asyncio.sleep(3)
             for client in clients:
                 with suppress(AsyncClientsError):
                     await client.tags.get("t")
             await asyncio.sleep(5)
             (down,) = [record.getMessage() for record in caplog.records]
-            store.ledgers.down = False
+            store.backend.down = False
             await asyncio.sleep(10)
     down, up = [record.getMessage() for record in caplog.records]
     assert "limit store memory unreachable: down. " in down
@@ -108,8 +108,8 @@ async def test_new_scope_in_an_outage_waits_for_the_store(lasting: bool) -> None
         base_url = sandbox.environ["INTOUCH_BASE_URL"]
         known = IntouchClient.from_env(pool, sandbox.environ)
         await known.tags.list(limit=1).first()
-        fault = ConfigurationError("refuses the login") if lasting else OSError("unplugged")
-        store.ledgers.fault = fault
+        fault = ConfigurationError("rejects the login") if lasting else OSError("unplugged")
+        store.backend.fault = fault
         fresh = IntouchClient(
             pool, api_key=sandbox.environ["INTOUCH_API_KEY"] + "2", base_url=base_url
         )
@@ -118,6 +118,6 @@ async def test_new_scope_in_an_outage_waits_for_the_store(lasting: bool) -> None
         waiting = asyncio.create_task(fresh.tags.get("t"))
         await asyncio.sleep(5)
         assert not waiting.done()
-        store.ledgers.fault = None
+        store.backend.fault = None
         with pytest.raises(ForbiddenError):  # from the vendor: the call was sent
             await waiting

@@ -23,15 +23,14 @@ from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisLimits, RedisTokens, redis_client
-from asyncclients.stores.config import StoreUnavailableError, WhenDown
-from asyncclients.stores.protocol import LeaseRequest
-from asyncclients.stores.redis import RedisBackend
+from asyncclients.stores.config import WhenDown
+from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
+from asyncclients.stores.redis import RedisBackend, load_script, script_keys
 from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
-from asyncclients.stores.script import keys, load_script
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
-from .test_ledger import QUIET, claim
+from .test_quota_log import QUIET, claim
 
 FAST = {"intouch": (20, 1.0)}
 
@@ -150,7 +149,7 @@ def locked() -> Iterator[Server]:
 @pytest.mark.parametrize("login", ["", ":wrong-word@"])
 async def test_a_refused_password(locked: Server, login: str) -> None:
     """A missing or wrong password: an error with advice at first use, without the password."""
-    with pytest.raises(ConfigurationError, match="refuses the login") as caught:
+    with pytest.raises(ConfigurationError, match="rejects the login") as caught:
         await first_call(f"redis://{login}127.0.0.1:{locked.port}/0", "local")
     assert "URL" in str(caught.value.advice)
     assert "wrong-word" not in f"{caught.value!r} {caught.value} {vars(caught.value)}"
@@ -165,7 +164,7 @@ async def test_store_user_with_advised_rights_can_call(server: Server) -> None:
     """The rights in the advice are sufficient: limits and tokens work with exactly these."""
     command(server.url, "ACL", "SETUSER", "app", "reset", "on", ">canary", "~asyncclients:*")
     url = f"redis://app:canary@127.0.0.1:{server.port}/0"
-    with pytest.raises(ConfigurationError, match="refuses a command") as caught:
+    with pytest.raises(ConfigurationError, match="rejects a command") as caught:
         await first_call(url, "pause")
     assert "canary" not in f"{caught.value!r}"
     rights = rights_in(caught.value.advice)
@@ -239,9 +238,9 @@ async def test_store_without_optional_command_works(renamed: str) -> None:
         (b"-MASTERDOWN Link with MASTER is down\r\n", "primary", "primary"),
         (b"-BUSY Redis is busy running a script\r\n", "busy", "SCRIPT KILL"),
         (b"-WRONGTYPE Operation against a key\r\n", "other data", "prefix="),
-        (b"-NOAUTH Authentication required.\r\n", "wants a password", "URL"),
-        (b"-NOPERM No permissions to access a key\r\n", "refuses a command", "+evalsha"),
-        (b"-ERR ACL failure in script: no permissions\r\n", "refuses a command", "+zadd"),
+        (b"-NOAUTH Authentication required.\r\n", "requires a password", "URL"),
+        (b"-NOPERM No permissions to access a key\r\n", "rejects a command", "+evalsha"),
+        (b"-ERR ACL failure in script: no permissions\r\n", "rejects a command", "+zadd"),
         (b"-ERR something new\r\n", "something new", "address"),
     ],
 )
@@ -287,7 +286,7 @@ async def test_a_password_that_is_changed_at_work_is_silence(
         command(server.url, "ACL", "SETUSER", "default", "resetpass", ">other")
         changed = f"redis://:other@127.0.0.1:{server.port}/0"
         command(changed, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        await until(lambda: "refuses the login" in caplog.text)
+        await until(lambda: "rejects the login" in caplog.text)
         begun = len(sandbox.requests("intouch"))
         command(changed, "ACL", "SETUSER", "default", "nopass")
         await until(lambda: len(sandbox.requests("intouch")) >= begun + 20)
@@ -352,9 +351,9 @@ async def test_what_is_kept_there(url: str) -> None:
 
 def test_all_keys_of_a_scope_live_in_one_slot_of_a_cluster() -> None:
     """The hash tag is the scope, whatever the prefix."""
-    names = keys("my{odd", "0123abcd")
+    names = script_keys("my{odd", "0123abcd")
     assert len(names) == len(set(names)) == 5
-    assert all("{0123abcd}" in name for name in keys("plain", "0123abcd"))
+    assert all("{0123abcd}" in name for name in script_keys("plain", "0123abcd"))
 
 
 async def test_one_object_serves_many_loops_and_pools(url: str) -> None:

@@ -183,7 +183,7 @@ async def test_token_store_that_never_worked_is_rejected(vendor: Vendor) -> None
     """A wrong password at first use is a ConfigurationError without the password."""
     with (
         Server("--requirepass", "sesame") as server,
-        pytest.raises(ConfigurationError, match="refuses the login") as caught,
+        pytest.raises(ConfigurationError, match="rejects the login") as caught,
     ):
         await vendor.process(server.url.replace("redis://", "redis://:canary@")).get(now())
     assert "canary" not in f"{caught.value!r}"

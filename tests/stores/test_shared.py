@@ -14,7 +14,7 @@ from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.config import StoreConfig
-from asyncclients.stores.lease_book import Lease
+from asyncclients.stores.lease_client import Lease
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.session import StoreSession
 from tests.support.shared_quota import (
@@ -342,7 +342,7 @@ async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture)
     await world.stop()
     assert most_in(1.0, [at for at in world.arrivals if at > 2]) == 1
     assert (
-        len([r for r in caplog.records if "1 per 1 s" in r.message and "all apply" in r.message])
+        len([r for r in caplog.records if "1 per 1 s" in r.message and "both apply" in r.message])
         == 2
     )
 

@@ -25,7 +25,7 @@ from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.shares import NONE, UNIT, Block
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
 
-from .test_ledger import SECOND, START, claim
+from .test_quota_log import SECOND, START, claim
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 1.0)
@@ -45,7 +45,7 @@ class Fleet:
     """Processes that beat, lose answers, fall idle, leave and die."""
 
     def __init__(self) -> None:
-        self.ledger, self.now = QuotaLog(), START
+        self.log, self.now = QuotaLog(), START
         self.held: dict[str, Block] = {}
         self.beat_at: dict[str, int] = {}
 
@@ -61,7 +61,7 @@ class Fleet:
             heartbeat_due=every,
             ttl=3 * every,
         )
-        grant = self.ledger.apply(asked, self.now)
+        grant = self.log.apply(asked, self.now)
         if lost:
             self.held.setdefault(me, NONE)
         else:
@@ -71,7 +71,7 @@ class Fleet:
     def leave(self, me: str) -> None:
         """*me* leaves in good order."""
         self.held.pop(me, None)
-        self.ledger.apply(claim(process=me, goodbye=True), self.now)
+        self.log.apply(claim(process=me, goodbye=True), self.now)
 
     def wait(self, micros: int) -> None:
         """Time passes; those whose share has run out without a beat know that."""
@@ -152,7 +152,7 @@ def test_blocks_taken_after_lost_data_are_given_back() -> None:
     """The ledger forgot a process: a block that was given twice is divided again."""
     fleet = Fleet()
     fleet.settle("ab")
-    fleet.ledger, first = QuotaLog(), fleet.held.pop("a")
+    fleet.log, first = QuotaLog(), fleet.held.pop("a")
     fleet.settle("b")
     fleet.held["a"], fleet.beat_at["a"] = first, fleet.now
     assert not disjoint(list(fleet.held.values()))
@@ -188,17 +188,17 @@ def leaves(tree: Any, start: int = 0, size: int = UNIT) -> list[Block]:
 def test_all_blocks_together_stay_inside_the_quota(tree: object, limit: int, period: float) -> None:
     """However the whole is divided, and whoever has less than a call: never too many."""
     quota, clock = Quota(limit, period), StoreClock()
-    clock.hear(0.0, 0.0, EPOCH)
+    clock.update(0.0, 0.0, EPOCH)
     sends: list[float] = []
     for block in leaves(tree):
         share = fallback_policy([quota], census(block), clock, 0.0, 0.3)
         assert isinstance(share, (StaticShare, TimeSlots))
         now = 0.0
         for _ in itertools.count():
-            now = max(now, share.ready_at(now))
+            now = max(now, share.next_permit_at(now))
             if now > 40 * period:
                 break
-            share.take(_permit(now), now)
+            share.acquire(_permit(now), now)
             share.settle(_permit(now), now, sent=True)
             sends.append(now)
     assert most_in(0.999 * period, sends) <= limit
@@ -212,10 +212,10 @@ def _permit(now: float) -> Permit:
 def test_quotas_of_other_programs_hold_in_an_outage() -> None:
     """Several quotas: each is divided, and the scarcest decides about turns."""
     clock = StoreClock()
-    clock.hear(0.0, 0.0, EPOCH)
+    clock.update(0.0, 0.0, EPOCH)
     quotas = [Quota(100, 60.0), Quota(2, 1.0)]
     half = fallback_policy(quotas, census((0, UNIT // 2)), clock, 0.0, 0.3)
-    assert half.outlook == "1 of 9 processes, 50 per 60 s and 1 per 1 s"
+    assert half.description == "1 of 9 processes, 50 per 60 s and 1 per 1 s"
     assert isinstance(fallback_policy(quotas, census((0, UNIT // 4)), clock, 0.0, 0.3), TimeSlots)
     assert isinstance(fallback_policy(quotas, census(NONE), clock, 0.0, 0.3), NoShare)
 

@@ -14,11 +14,11 @@ import pytest
 from asyncclients import ConfigurationError, IntouchClient, SessionPool
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
-from asyncclients.stores.config import StoreUnavailableError
+from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.sqlite import SqliteBackend, explain
 
-from .test_ledger import SECOND, claim
+from .test_quota_log import SECOND, claim
 
 
 async def test_two_lines_share_one_window(tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ async def test_it_is_its_owner_s_alone(tmp_path: Path) -> None:
     """The file is made with mode 0600, whatever the umask."""
     before = os.umask(0)
     try:
-        ledgers = SqliteBackend(tmp_path / "limits.db")
-        await ledgers.apply("s", claim())
-        await ledgers.aclose()
+        backend = SqliteBackend(tmp_path / "limits.db")
+        await backend.apply("s", claim())
+        await backend.aclose()
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "limits.db").stat().st_mode) == 0o600
@@ -58,59 +58,59 @@ async def test_it_is_its_owner_s_alone(tmp_path: Path) -> None:
 async def test_a_file_that_is_removed_counts_as_spent(tmp_path: Path) -> None:
     """Removed under a process at work: a new one is made, and its window counts as spent."""
     path = tmp_path / "limits.db"
-    ledgers = SqliteBackend(path)
-    epoch = (await ledgers.apply("s", claim(count=1))).epoch
+    backend = SqliteBackend(path)
+    epoch = (await backend.apply("s", claim(count=1))).epoch
     for name in tmp_path.iterdir():
         name.unlink()
-    lost = await ledgers.apply("s", claim(epoch=epoch, new_epoch="e2", count=1))
+    lost = await backend.apply("s", claim(epoch=epoch, new_epoch="e2", count=1))
     assert (lost.opens_in, lost.epoch) == ((), "e2")
     assert path.exists()
-    await ledgers.aclose()
+    await backend.aclose()
 
 
-async def test_a_ledger_from_before_the_host_s_start(tmp_path: Path) -> None:
-    """A ledger of the clock's future is of another boot: the window counts as spent."""
+async def test_a_log_from_before_the_host_s_start(tmp_path: Path) -> None:
+    """A log of the clock's future is of another boot: the window counts as spent."""
     path = tmp_path / "limits.db"
-    ledgers = SqliteBackend(path)
-    await ledgers.apply("s", claim(count=1))
+    backend = SqliteBackend(path)
+    await backend.apply("s", claim(count=1))
     with sqlite3.connect(path) as connection:
-        (state,) = connection.execute("SELECT state FROM ledger").fetchone()
+        (state,) = connection.execute("SELECT state FROM quota_log").fetchone()
         later = msgspec.msgpack.decode(state, type=QuotaLog)
-        later.at += 10**15
-        connection.execute("UPDATE ledger SET state = ?", (msgspec.msgpack.encode(later),))
+        later.updated_at += 10**15
+        connection.execute("UPDATE quota_log SET state = ?", (msgspec.msgpack.encode(later),))
     connection.close()
-    assert (await ledgers.apply("s", claim(process="b", count=1))).opens_in == ()
-    await ledgers.aclose()
+    assert (await backend.apply("s", claim(process="b", count=1))).opens_in == ()
+    await backend.aclose()
 
 
 async def test_what_another_version_wrote_counts_as_spent(tmp_path: Path) -> None:
     """A state that cannot be read is no error and no free window."""
     path = tmp_path / "limits.db"
-    ledgers = SqliteBackend(path)
-    await ledgers.apply("s", claim())
+    backend = SqliteBackend(path)
+    await backend.apply("s", claim())
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE ledger SET state = ?", (b"\xc1",))
+        connection.execute("UPDATE quota_log SET state = ?", (b"\xc1",))
     connection.close()
-    assert (await ledgers.apply("s", claim(count=1))).opens_in == ()
-    await ledgers.aclose()
+    assert (await backend.apply("s", claim(count=1))).opens_in == ()
+    await backend.aclose()
 
 
 async def test_a_locked_file_is_a_silent_store(tmp_path: Path) -> None:
     """Somebody holds the file: silence, in bounded time, and no claim taken in."""
     path = tmp_path / "limits.db"
-    ledgers = SqliteBackend(path)
-    await ledgers.apply("s", claim())
+    backend = SqliteBackend(path)
+    await backend.apply("s", claim())
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     loop = asyncio.get_running_loop()
     before = loop.time()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        await ledgers.apply("s", claim(count=1))
+        await backend.apply("s", claim(count=1))
     assert loop.time() - before < 2
     holder.rollback()
     holder.close()
-    assert len((await ledgers.apply("s", claim(count=2, first=2))).opens_in) == 2
-    await ledgers.aclose()
+    assert len((await backend.apply("s", claim(count=2, first=2))).opens_in) == 2
+    await backend.aclose()
 
 
 @pytest.mark.parametrize("kind", ["a text", "a directory", "nowhere"])
@@ -129,28 +129,28 @@ async def test_an_unusable_path_is_said_at_the_first_call(tmp_path: Path, kind: 
             await client.tags.list(limit=1).first()
 
 
-async def test_old_ledgers_are_swept(tmp_path: Path) -> None:
+async def test_old_logs_are_swept(tmp_path: Path) -> None:
     """A scope that nobody used for long leaves the file when it is next opened."""
     path = tmp_path / "limits.db"
-    ledgers = SqliteBackend(path)
-    await ledgers.apply("old", claim())
-    await ledgers.aclose()
+    backend = SqliteBackend(path)
+    await backend.apply("old", claim())
+    await backend.aclose()
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE ledger SET at = at - ?", (3600 * SECOND,))
+        connection.execute("UPDATE quota_log SET updated_at = updated_at - ?", (3600 * SECOND,))
     connection.close()
     again = SqliteBackend(path)
     await again.apply("new", claim())
     await again.aclose()
     with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT scope FROM ledger").fetchall() == [("new",)]
+        assert connection.execute("SELECT scope FROM quota_log").fetchall() == [("new",)]
     connection.close()
 
 
-def test_a_ledger_survives_its_encoding() -> None:
+def test_a_log_survives_its_encoding() -> None:
     """What is written is read back whole."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2, heartbeat=True), 10**12)
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ledger), type=QuotaLog) == ledger
+    log = QuotaLog()
+    log.apply(claim(count=2, heartbeat=True), 10**12)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(log), type=QuotaLog) == log
 
 
 def _break(path: Path, kind: str) -> None:
@@ -163,7 +163,7 @@ def _break(path: Path, kind: str) -> None:
         path.symlink_to(path.parent / "missing" / "file")
     elif kind == "another program":
         with sqlite3.connect(path) as connection:
-            connection.execute("CREATE TABLE ledger (id INTEGER, name TEXT)")
+            connection.execute("CREATE TABLE quota_log (id INTEGER, name TEXT)")
         connection.close()
     elif kind == "damaged":
         path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
@@ -179,11 +179,11 @@ async def test_unusable_limit_file_is_explained(tmp_path: Path, kind: str) -> No
     """A file that cannot be used is a ConfigurationError with its path and the next step."""
     path = tmp_path / "limits.db"
     _break(path, kind)
-    ledgers = SqliteBackend(path)
+    backend = SqliteBackend(path)
     with pytest.raises(ConfigurationError, match=r"limits\.db") as caught:
-        await ledgers.apply("s", claim())
+        await backend.apply("s", claim())
     assert "local disk" in str(caught.value.advice)
-    await ledgers.aclose()
+    await backend.aclose()
 
 
 async def test_limit_file_replaced_at_work_is_an_outage(
@@ -252,10 +252,10 @@ async def test_database_of_another_program_is_left_alone(tmp_path: Path) -> None
         connection.execute("CREATE TABLE users (name TEXT)")
     connection.close()
     before = path.read_bytes()
-    ledgers = SqliteBackend(path)
+    backend = SqliteBackend(path)
     with pytest.raises(ConfigurationError, match="another program"):
-        await ledgers.apply("s", claim())
-    await ledgers.aclose()
+        await backend.apply("s", claim())
+    await backend.aclose()
     assert path.read_bytes() == before
 
 
@@ -269,8 +269,8 @@ async def test_file_beside_limit_file_is_left_alone(tmp_path: Path, suffix: str,
         beside.symlink_to(precious)
     else:
         beside.write_text("precious")
-    ledgers = SqliteBackend(tmp_path / "limits.db")
+    backend = SqliteBackend(tmp_path / "limits.db")
     with pytest.raises(ConfigurationError, match=f"limits.db{suffix}"):
-        await ledgers.apply("s", claim())
-    await ledgers.aclose()
+        await backend.apply("s", claim())
+    await backend.aclose()
     assert (precious.read_text(), beside.read_text()) == ("precious", "precious")

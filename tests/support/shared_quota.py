@@ -13,8 +13,8 @@ from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import ServerLimit
-from asyncclients.stores.config import StoreConfig, StoreUnavailableError, WhenDown
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse
+from asyncclients.stores.config import StoreConfig, WhenDown
+from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
 
@@ -29,15 +29,15 @@ class MemoryStore:
         down: every command fails after the timeout.
         fault: every command fails at once with this error.
         ahead: seconds by which its clock is set forward.
-        deaf: number of commands whose response is lost after the claim was applied.
+        deaf: number of commands whose response is lost after the request was applied.
         commands: number of commands so far.
-        record: keys and claims so far, with the store's times in microseconds.
+        record: keys and requests so far, with the store's times in microseconds.
     """
 
     def __init__(
         self, *, latency: float = 0.0005, timeout: float = 0.5, is_recording: bool = True
     ) -> None:
-        self.ledgers: dict[str, QuotaLog] = {}
+        self.logs: dict[str, QuotaLog] = {}
         self._is_recording = is_recording
         self.latency, self.timeout = latency, timeout
         self.down = False
@@ -48,9 +48,9 @@ class MemoryStore:
         self.record: list[tuple[str, LeaseRequest, int]] = []
         self.broken: set[str] = set()
 
-    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         self.commands += 1
-        if self.down or claim.process in self.broken:
+        if self.down or request.process in self.broken:
             await asyncio.sleep(self.timeout)
             raise StoreUnavailableError("down")
         if self.fault is not None:
@@ -58,14 +58,14 @@ class MemoryStore:
         await asyncio.sleep(self.latency)
         now = EPOCH + round((asyncio.get_running_loop().time() + self.ahead) * 1e6)
         if self._is_recording:
-            self.record.append((key, claim, now))
-        grant = self.ledgers.setdefault(key, QuotaLog()).apply(claim, now)
+            self.record.append((key, request, now))
+        response = self.logs.setdefault(key, QuotaLog()).apply(request, now)
         if self.deaf:
             self.deaf -= 1
             await asyncio.sleep(self.timeout)
             raise StoreUnavailableError("deaf")
         await asyncio.sleep(self.latency)
-        return grant
+        return response
 
     async def aclose(self) -> None:
         pass
@@ -92,13 +92,15 @@ def fast(random: Random) -> tuple[float, float]:
 class Process:
     """One process: a scheduler with a shared limiter, and workers that send calls."""
 
-    def __init__(self, world: SharedQuotaSimulation, line: StoreSession | None, name: int) -> None:
+    def __init__(
+        self, world: SharedQuotaSimulation, session: StoreSession | None, name: int
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.world, self.line = world, line
+        self.world, self.session = world, session
         local = Limiter(world.quotas, admission=world.admission, now=loop.time())
         self.scheduler = Scheduler(local, loop)
-        if line is not None:
-            self.scheduler.limiter = line.limiter(KEY, local, self.scheduler)
+        if session is not None:
+            self.scheduler.limiter = session.limiter(KEY, local, self.scheduler)
         self.random = Random(f"{world.seed} {name}")
         self.tasks: list[asyncio.Task[None]] = []
         self.sent: list[float] = []
@@ -135,12 +137,12 @@ class Process:
         """Stop like a process that exits."""
         await self._cancel()
         self.scheduler.fail(ClientClosedError("over"), for_good=True)
-        if self.line is not None:
-            await self.line.aclose()
+        if self.session is not None:
+            await self.session.aclose()
 
     async def kill(self) -> None:
         """Stop as if by SIGKILL: the store gets no goodbye. Calls in flight still arrive."""
-        self.world.store.broken.add(_terms(self).process)
+        self.world.store.broken.add(_config(self).process)
         await self._cancel()
         self.scheduler.fail(ClientClosedError("over"), for_good=True)
 
@@ -150,9 +152,9 @@ class Process:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-def _terms(process: Process) -> StoreConfig:
-    assert process.line is not None
-    return process.line.terms
+def _config(process: Process) -> StoreConfig:
+    assert process.session is not None
+    return process.session.config
 
 
 class SharedQuotaSimulation:
@@ -190,7 +192,7 @@ class SharedQuotaSimulation:
     def start(self, *, shared: bool = True, when_down: WhenDown | None = None) -> Process:
         """Add a process, which is idle until `work`."""
         number = len(self.processes)
-        terms = StoreConfig(
+        config = StoreConfig(
             process=f"p{number:03}",
             display_name="memory",
             when_down=when_down or self.when_down,
@@ -198,7 +200,7 @@ class SharedQuotaSimulation:
             timeout=self.store.timeout,
             assume_spent=False,
         )
-        process = Process(self, StoreSession(self.store, terms) if shared else None, number)
+        process = Process(self, StoreSession(self.store, config) if shared else None, number)
         self.processes.append(process)
         return process
 

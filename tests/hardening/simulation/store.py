@@ -28,19 +28,19 @@ class Names:
 
 
 class _Backend(Protocol):
-    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse: ...
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse: ...
     async def aclose(self) -> None: ...
 
 
 class _Named:
-    def __init__(self, ledgers: _Backend, names: Names) -> None:
-        self._ledgers, self._names = ledgers, names
+    def __init__(self, backend: _Backend, names: Names) -> None:
+        self._backend, self._names = backend, names
 
-    async def apply(self, key: str, claim: LeaseRequest) -> LeaseResponse:
-        return await self._ledgers.apply(self._names[key], claim)
+    async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
+        return await self._backend.apply(self._names[key], request)
 
     async def aclose(self) -> None:
-        await self._ledgers.aclose()
+        await self._backend.aclose()
 
 
 class Store:
@@ -48,24 +48,24 @@ class Store:
 
     def __init__(self, plan: StorePlan, names: Names) -> None:
         self._plan, self._names = plan, names
-        self._ledgers = MemoryStore()
+        self._backend = MemoryStore()
         self.losses = 0
 
     def seen_by(self, process: str) -> SeenStore:
         """What *process* gives its pool."""
-        terms = StoreConfig(
+        config = StoreConfig(
             process=process,
             display_name="memory",
             when_down=self._plan.when_down,
             lease=0.1,
-            timeout=self._ledgers.timeout,
+            timeout=self._backend.timeout,
             assume_spent=False,
         )
-        return SeenStore(_Named(self._ledgers, self._names), terms)
+        return SeenStore(_Named(self._backend, self._names), config)
 
     def bury(self, process: str) -> None:
         """*process* sends nothing more."""
-        self._ledgers.broken.add(process)
+        self._backend.broken.add(process)
 
     async def be_lost(self) -> None:
         """Go through the losses of the plan, one after another."""
@@ -73,32 +73,32 @@ class Store:
         for loss in sorted(self._plan.losses, key=lambda loss: loss.at):
             await asyncio.sleep(began + loss.at - asyncio.get_running_loop().time())
             self.losses += 1
-            self._ledgers.down = loss.seconds > 0
+            self._backend.down = loss.seconds > 0
             await asyncio.sleep(loss.seconds)
             if loss.forgets:
-                self._ledgers.ledgers.clear()
-            self._ledgers.down = False
+                self._backend.logs.clear()
+            self._backend.down = False
 
     def reserved(self, process: str) -> list[str]:
         """The slots that *process* still holds unused."""
-        slots = [slot for ledger in self._ledgers.ledgers.values() for slot in ledger.log]
-        return [slot for slot in slots if slot.startswith(f"p:{process}:")]
+        slots = [slot for log in self._backend.logs.values() for slot in log.log]
+        return [slot for slot in slots if slot.startswith(f"r:{process}:")]
 
 
 class SeenStore:
     """Implements `asyncclients.ratelimit.protocol.LimitStore`."""
 
-    def __init__(self, backend: _Backend, terms: StoreConfig) -> None:
-        self._backend, self._terms = backend, terms
+    def __init__(self, backend: _Backend, config: StoreConfig) -> None:
+        self._backend, self._config = backend, config
 
     def open(self, *, cold: bool) -> StoreSession:
-        """A line for one pool."""
-        terms = StoreConfig(
-            process=self._terms.process,
-            display_name=self._terms.display_name,
-            when_down=self._terms.when_down,
-            lease=self._terms.lease,
-            timeout=self._terms.timeout,
+        """Return a session for one pool."""
+        config = StoreConfig(
+            process=self._config.process,
+            display_name=self._config.display_name,
+            when_down=self._config.when_down,
+            lease=self._config.lease,
+            timeout=self._config.timeout,
             assume_spent=cold,
         )
-        return StoreSession(self._backend, terms)
+        return StoreSession(self._backend, config)

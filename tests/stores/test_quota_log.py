@@ -11,7 +11,7 @@ import redis
 
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, QuotaSpec
 from asyncclients.stores.quota_log import QuotaLog
-from asyncclients.stores.script import keys, load_script
+from asyncclients.stores.redis import decode_reply, load_script, script_arguments, script_keys
 from asyncclients.stores.shares import NONE, UNIT, Block
 
 SECOND = 1_000_000
@@ -54,76 +54,76 @@ def claim(**changes: object) -> LeaseRequest:
 
 def test_slots_are_given_until_the_window_is_full() -> None:
     """Two per second: two at once, and the third is told to come when one may open, at best."""
-    ledger = QuotaLog()
-    assert ledger.apply(claim(count=5), START).opens_in == (0, 0)
-    third = ledger.apply(claim(process="b", count=1), START)
+    log = QuotaLog()
+    assert log.apply(claim(count=5), START).opens_in == (0, 0)
+    third = log.apply(claim(process="b", count=1), START)
     assert third.opens_in == ()
     assert third.retry_in == 900_000
 
 
 def test_a_settled_slot_opens_a_period_after_its_arrival() -> None:
     """Both arrived 30 ms after the grant: the next slot opens 1.03 s after it, and not before."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2), START)
+    log = QuotaLog()
+    log.apply(claim(count=2), START)
     at = START + 50_000
-    ledger.apply(claim(arrived=((1, 20_000), (2, 20_000))), at)
-    told = ledger.apply(claim(process="b", count=1), at)
+    log.apply(claim(arrived=((1, 20_000), (2, 20_000))), at)
+    told = log.apply(claim(process="b", count=1), at)
     assert told.retry_in == 1_030_000 - 100_000 - 50_000
     at += told.retry_in
-    assert ledger.apply(claim(process="b", count=1), at).opens_in == (100_000,)
+    assert log.apply(claim(process="b", count=1), at).opens_in == (100_000,)
 
 
 def test_a_dead_process_s_slot_ends_by_itself() -> None:
     """Never settled: lease, grace and period after its opening the slot is free."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2), START)
+    log = QuotaLog()
+    log.apply(claim(count=2), START)
     at = START + 100_000 + 150_000 + SECOND
-    assert ledger.apply(claim(process="b", count=1), at - 100_001).opens_in == ()
-    assert ledger.apply(claim(process="b", count=1), at).opens_in == (0,)
+    assert log.apply(claim(process="b", count=1), at - 100_001).opens_in == ()
+    assert log.apply(claim(process="b", count=1), at).opens_in == (0,)
 
 
 def test_a_slot_in_flight_is_held_as_long_as_it_is_renewed() -> None:
     """Renewed at each beat, it stays for ten seconds, and ends a period after the last beat."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2), START)
+    log = QuotaLog()
+    log.apply(claim(count=2), START)
     at = START
     for _ in range(10):
         at += SECOND
-        assert ledger.apply(claim(in_flight=(1, 2)), at).opens_in == ()
-        assert ledger.apply(claim(process="b", count=1), at + 900_000).opens_in == ()
-    assert ledger.apply(claim(process="b", count=1), at + 1_150_000).opens_in == (0,)
+        assert log.apply(claim(in_flight=(1, 2)), at).opens_in == ()
+        assert log.apply(claim(process="b", count=1), at + 900_000).opens_in == ()
+    assert log.apply(claim(process="b", count=1), at + 1_150_000).opens_in == (0,)
 
 
 def test_a_slot_that_is_freed_is_free_at_once() -> None:
     """Freed slots may be had by others in the same instant, and their pace with them."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2), START)
-    ledger.apply(claim(released=(1, 2)), START)
-    assert ledger.apply(claim(process="b", count=2), START).opens_in == (0, 0)
+    log = QuotaLog()
+    log.apply(claim(count=2), START)
+    log.apply(claim(released=(1, 2)), START)
+    assert log.apply(claim(process="b", count=2), START).opens_in == (0, 0)
 
 
 def test_a_repeated_claim_counts_once() -> None:
     """The answer was lost: the numbers are given up, and the same slots come again."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2), START)
-    again = ledger.apply(claim(count=2, first=3, released=(1, 2)), START + 1000)
+    log = QuotaLog()
+    log.apply(claim(count=2), START)
+    again = log.apply(claim(count=2, first=3, released=(1, 2)), START + 1000)
     assert len(again.opens_in) == 2
-    assert len(ledger.log) == 2
+    assert len(log.log) == 2
 
 
 def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_s() -> None:
     """Both wait for each slot: nine of ten go to the interactive process."""
-    ledger, now = QuotaLog(), START
+    log, now = QuotaLog(), START
     won = {"a": 0, "b": 0}
     number = 1
     for _ in range(4000):
         now += 10_000
         for me, priority in (("a", 1), ("b", 0)):
-            grant = ledger.apply(claim(process=me, count=1, first=number, priority=priority), now)
+            grant = log.apply(claim(process=me, count=1, first=number, priority=priority), now)
             if grant.opens_in:
                 won[me] += 1
                 age = -grant.opens_in[0]
-                ledger.apply(
+                log.apply(
                     claim(
                         process=me,
                         arrived=((number, age),),
@@ -133,7 +133,7 @@ def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_
                     ),
                     now,
                 )
-                ledger.apply(claim(process=me, released=(9_000_000,), count=0), now)
+                log.apply(claim(process=me, released=(9_000_000,), count=0), now)
             number += 1
     assert sum(won.values()) > 60
     assert 0.05 < won["a"] / sum(won.values()) < 0.2
@@ -141,22 +141,22 @@ def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_
 
 def test_refusals_pause_everybody() -> None:
     """One process was told to wait five seconds: nobody gets a slot before."""
-    ledger = QuotaLog()
-    ledger.apply(claim(accepted=3, rejected=1, pause=5 * SECOND), START)
-    told = ledger.apply(claim(process="b", count=1), START)
+    log = QuotaLog()
+    log.apply(claim(accepted=3, rejected=1, pause=5 * SECOND), START)
+    told = log.apply(claim(process="b", count=1), START)
     assert (told.opens_in, told.pause, told.accepted, told.rejected) == ((), 5 * SECOND, 3, 1)
-    assert ledger.apply(claim(process="b", count=1), START + 5 * SECOND).opens_in == (0,)
+    assert log.apply(claim(process="b", count=1), START + 5 * SECOND).opens_in == (0,)
 
 
 def test_every_quota_spoken_of_holds() -> None:
     """Another program's stricter quota binds all; it is forgotten when nobody speaks of it."""
     strict = QuotaSpec(limit=1, period=SECOND, interval=SECOND, burst=1.0)
-    ledger = QuotaLog()
-    ledger.apply(claim(quotas=(strict,)), START)
-    grant = ledger.apply(claim(process="b", count=2), START)
+    log = QuotaLog()
+    log.apply(claim(quotas=(strict,)), START)
+    grant = log.apply(claim(process="b", count=2), START)
     assert grant.opens_in == (0,)
     assert grant.quotas == ("1/1000000", "2/1000000")
-    later = ledger.apply(claim(process="b", count=2, first=5), START + 120 * SECOND)
+    later = log.apply(claim(process="b", count=2, first=5), START + 120 * SECOND)
     assert later.opens_in == (0, 0)
     assert later.quotas == ("2/1000000",)
 
@@ -166,36 +166,36 @@ def test_every_quota_spoken_of_holds() -> None:
     [("", False, 0), ("", True, 3 * SECOND), ("e0", False, 3 * SECOND)],
     ids=["a first start", "a cold start", "lost data"],
 )
-def test_a_new_ledger(known: str, cold: bool, waits: int) -> None:
-    """An empty store is an empty window only to who knows no other ledger."""
-    ledger = QuotaLog()
-    grant = ledger.apply(claim(epoch=known, assume_spent=cold, count=1), START)
+def test_a_new_log(known: str, cold: bool, waits: int) -> None:
+    """An empty store is an empty window only to who knows no other log."""
+    log = QuotaLog()
+    grant = log.apply(claim(epoch=known, assume_spent=cold, count=1), START)
     assert (grant.opens_in == (0,)) is (waits == 0)
-    assert ledger.apply(claim(epoch="e1", count=1, first=2), START + waits).opens_in
+    assert log.apply(claim(epoch="e1", count=1, first=2), START + waits).opens_in
 
 
 def test_a_clock_that_is_set_back_counts_as_a_spent_window() -> None:
     """The store's clock goes back by a day: no call too many, and it goes on in three seconds."""
-    ledger = QuotaLog()
-    ledger.apply(claim(count=2, pause=5 * SECOND), START)
+    log = QuotaLog()
+    log.apply(claim(count=2, pause=5 * SECOND), START)
     at = START - 86_400 * SECOND
-    grant = ledger.apply(claim(epoch="e1", new_epoch="e2", count=2, first=3), at)
+    grant = log.apply(claim(epoch="e1", new_epoch="e2", count=2, first=3), at)
     assert (grant.opens_in, grant.epoch) == ((), "e2")
     at += 3 * SECOND
-    assert ledger.apply(claim(epoch="e2", count=2, first=5), at).opens_in == (0, 0)
+    assert log.apply(claim(epoch="e2", count=2, first=5), at).opens_in == (0, 0)
 
 
 def test_the_living_are_counted() -> None:
     """Who beats counts; who leaves or is silent for `live` does not."""
-    ledger = QuotaLog()
+    log = QuotaLog()
     for me in "ca":
-        ledger.apply(claim(process=me, heartbeat=True), START)
-    grant = ledger.apply(claim(process="b", heartbeat=True), START)
+        log.apply(claim(process=me, heartbeat=True), START)
+    grant = log.apply(claim(process="b", heartbeat=True), START)
     assert grant.peers == 3
-    ledger.apply(claim(process="a", goodbye=True), START + SECOND)
-    grant = ledger.apply(claim(process="b", heartbeat=True), START + 2 * SECOND)
+    log.apply(claim(process="a", goodbye=True), START + SECOND)
+    grant = log.apply(claim(process="b", heartbeat=True), START + 2 * SECOND)
     assert grant.peers == 2
-    grant = ledger.apply(claim(process="b", heartbeat=True), START + 4 * SECOND)
+    grant = log.apply(claim(process="b", heartbeat=True), START + 4 * SECOND)
     assert grant.peers == 1
 
 
@@ -203,14 +203,14 @@ def test_the_living_who_are_not_heard_are_waited_for() -> None:
     """No sign of life of `b` when one was due: `a` waits for `notice`, unless `b` has left."""
     for leave in (False, True):
         for gap in (1_250_000, 1_250_001, 60 * SECOND):
-            ledger, at = QuotaLog(), START + gap
-            ledger.apply(claim(process="b", heartbeat=True), START)
-            ledger.apply(claim(process="b", goodbye=leave), START)
+            log, at = QuotaLog(), START + gap
+            log.apply(claim(process="b", heartbeat=True), START)
+            log.apply(claim(process="b", goodbye=leave), START)
             at_once = leave or gap == 1_250_000
-            assert bool(ledger.apply(claim(count=1, heartbeat=True), at).opens_in) is at_once
-            ledger.apply(claim(heartbeat=True), at + SECOND)
+            assert bool(log.apply(claim(count=1, heartbeat=True), at).opens_in) is at_once
+            log.apply(claim(heartbeat=True), at + SECOND)
             told = claim(count=1, first=2, heartbeat=True)
-            assert ledger.apply(told, at + 2 * SECOND).opens_in == (0,)
+            assert log.apply(told, at + 2 * SECOND).opens_in == (0,)
     alone = QuotaLog()
     alone.apply(claim(heartbeat=True), START)
     assert alone.apply(claim(count=1), START + 60 * SECOND).opens_in
@@ -223,15 +223,12 @@ class Lua:
         self._client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         head = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
         assert head in load_script()
-        told = load_script().replace(head, "local now = tonumber(ARGV[2])")
+        told = load_script().replace(head, "local now = tonumber(ARGV[3])")
         self._script = self._client.register_script(told)
 
-    def exchange(self, claim: LeaseRequest, now: int) -> LeaseResponse:
-        answer = self._script(keys=keys("t", "s"), args=[msgspec.json.encode(claim), now])
-        first, epoch, *rest, quotas = answer
-        return msgspec.convert(
-            (first, epoch.decode(), *rest, [q.decode() for q in quotas]), LeaseResponse
-        )
+    def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
+        arguments: list[bytes | int] = [*script_arguments(request), now]
+        return decode_reply(self._script(keys=script_keys("t", "s"), args=arguments))
 
     def close(self) -> None:
         self._client.close()
@@ -290,9 +287,9 @@ def random_claims(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_script_says_what_the_ledger_says(url: str, seed: int) -> None:
+def test_the_script_says_what_the_log_says(url: str, seed: int) -> None:
     """Random histories of four processes: answer by answer, Lua and Python agree."""
-    random, ledger, lua = Random(seed), QuotaLog(), Lua(url)
+    random, log, lua = Random(seed), QuotaLog(), Lua(url)
     for asked, now in random_claims(random, 300):
-        assert lua.exchange(asked, now) == ledger.apply(asked, now)
+        assert lua.apply(asked, now) == log.apply(asked, now)
     lua.close()
