@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.errors import UploadError
-from asyncclients.uploads.content import PIECE, Source, UploadBody, open_content
+from asyncclients.uploads import PIECE, Source, UploadBody, open_content
 from tests.support.resources import descriptors
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asyncclients.secret import Secret, redact
-from asyncclients.uploads.content import open_content
-from asyncclients.uploads.upload import PresignedUrl
+from asyncclients.uploads import PresignedUrl, open_content
 
 SIGNATURE = "5d1f0c1e9a7b"
 QUERY = (
@@ -44,7 +43,7 @@ def test_upload_link_must_be_https_or_loopback(location: str, *, usable: bool) -
 def test_upload_link_hides_its_query() -> None:
     """Neither its repr nor errors show any of the query."""
     link = PresignedUrl(Secret(f"https://bucket.example/a%20b.csv?{QUERY}"))
-    assert repr(link) == "<Link https://bucket.example/a%20b.csv>"
+    assert repr(link) == "<PresignedUrl https://bucket.example/a%20b.csv>"
     assert (link.origin, link.path) == ("https://bucket.example", "/a%20b.csv")
     assert link.shown == "https://bucket.example/a%20b.csv"
 

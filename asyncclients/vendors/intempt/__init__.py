@@ -1,6 +1,6 @@
 """Intempt: https://dev.intempt.com."""
 
-from asyncclients.uploads.upload import UploadReceipt
+from asyncclients.uploads import UploadReceipt
 from asyncclients.vendors.intempt.client import IntemptClient
 from asyncclients.vendors.intempt.models import (
     DataItem,

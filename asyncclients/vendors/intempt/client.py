@@ -20,8 +20,7 @@ from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
-from asyncclients.uploads.content import Progress, Source, open_content
-from asyncclients.uploads.upload import Uploader, UploadReceipt
+from asyncclients.uploads import Progress, Source, Uploader, UploadReceipt, open_content
 from asyncclients.vendors.intempt.models import (
     DataItem,
     DataItemList,

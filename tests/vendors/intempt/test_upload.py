@@ -16,7 +16,7 @@ from asyncclients import (
     UploadError,
 )
 from asyncclients.sandbox import Sandbox
-from asyncclients.uploads.content import PIECE
+from asyncclients.uploads import PIECE
 from asyncclients.vendors.intempt import UploadReceipt
 from tests.support.leaks import CANARY
 

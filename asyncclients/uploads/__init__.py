@@ -1,1 +1,0 @@
-"""Bodies that are streamed to a storage, of an announced length."""
