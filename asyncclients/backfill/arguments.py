@@ -11,7 +11,7 @@ from typing import Any
 from asyncclients.errors import ConfigurationError
 
 
-def check_names(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
+def check_keywords(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
     """Raise `ConfigurationError` if there are *misspelt* keywords, with those that *function* takes."""
     names = ", ".join(misspelt)
     if names:
@@ -22,7 +22,7 @@ def check_names(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
         )
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
+def check_int(name: str, value: Any, least: int) -> None:
     """Raise `ConfigurationError` unless *value* is an int of at least *least*."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise _wrong(f"{name} must be a whole number of at least {least}, not {value!r}")
@@ -48,9 +48,9 @@ def check_delivery(
     concurrency: int, batch: int | None, max_failed: float, max_outage: float
 ) -> None:
     """Raise `ConfigurationError` if an option of a push is out of range."""
-    check_whole("concurrency", concurrency, 1)
+    check_int("concurrency", concurrency, 1)
     if batch is not None:
-        check_whole("batch", batch, 0)
+        check_int("batch", batch, 0)
     check_share("max_failed", max_failed)
     check_seconds("max_outage", max_outage)
 
@@ -71,7 +71,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 def check_target(target: Any) -> None:
     """Raise `ConfigurationError` unless *target* can be called with a row and awaited."""
     if inspect.isawaitable(target):
-        close(target)
+        close_coroutine(target)
         raise _wrong(
             f"target is {target!r}, not a function",
             "Give the function itself, without calling it: create, not create(...)",
@@ -87,7 +87,7 @@ def check_function(name: str, value: Any) -> None:
     """Raise `ConfigurationError` unless *value* is None or a plain function."""
     if value is None:
         return
-    close(value)
+    close_coroutine(value)
     if not callable(value) or _is_asynchronous(value) or _is_generator(value):
         raise _wrong(f"{name} must be a plain function of one argument, not {value!r}")
 
@@ -95,7 +95,7 @@ def check_function(name: str, value: Any) -> None:
 def check_coroutine_function(name: str, value: Any) -> None:
     """Raise `ConfigurationError` if *value* can be no coroutine function; None is allowed."""
     if value is not None:
-        close(value)
+        close_coroutine(value)
         if not callable(value) or isinstance(value, type) or _is_generator(value):
             raise _wrong(f"{name} must be a coroutine function of one argument, not {value!r}")
 
@@ -118,11 +118,11 @@ def check_rows(rows: Any) -> None:
         if callable(rows):
             advice = "Call the function: its result is what gives the rows"
     if problem:
-        close(rows)
+        close_coroutine(rows)
         raise _wrong(f"the source of a push cannot be used: {problem}", advice)
 
 
-def close(value: Any) -> None:
+def close_coroutine(value: Any) -> None:
     """Close *value* if it is a coroutine, which would warn that it was never awaited."""
     if inspect.iscoroutine(value):
         value.close()

@@ -302,7 +302,7 @@ class Delivery:
             self._fail(row, ValueError(row.error))
             return None
         try:
-            value = self._converter.convert(row.data, lax=coerce)
+            value = self._converter.convert(row.data, coerce=coerce)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
             failure = error
         else:

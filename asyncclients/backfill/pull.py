@@ -1,15 +1,14 @@
-"""Pull: all pages of a list into a file or any other sink.
+"""Pull: write all pages of a list to a file or another sink.
 
-The table of contents of one run: open the sink at the last checkpoint · read
-pages, some ahead · write what is new · make it durable, then note it · compare
-with the vendor's count · finish the sink.
+A run opens the sink at the last checkpoint, reads pages, some ahead, writes the new items,
+flushes the sink before each checkpoint, compares the count with the vendor's total, and finishes
+the sink.
 
-Pages by number shift while the list changes: an item that is added before the
-place that is read comes twice, one that is deleted there hides another. Items
-that come twice are told by their id and left out. A resumed run goes back until
-it meets items that it has. If the list shrank, or the count does not fit, it is
-read once more for what was hidden; what cannot be proved even then stands in
-the report.
+Numbered pages shift while the list changes: an item added before the current position makes
+another one appear twice, a deleted one makes another one move to a page already read. Duplicates
+are recognised by their key and dropped. A resumed run goes back until it finds a known item. If
+the total shrank or the count does not match, the list is read a second time; what is not verified
+even then is in the report.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ from asyncclients.backfill.state.pull_state import Checkpoint, ItemKeys, Key, dr
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 
-_CHECKPOINT_EVERY = 0.2
-"""Seconds between checkpoints at the least: what a crash costs in pages to read again."""
+_CHECKPOINT_INTERVAL = 0.2
+"""Minimum seconds between checkpoints; a crash costs the pages read in this time."""
 
 
 async def pull(
@@ -59,38 +58,37 @@ async def pull(
     """Write every item of *source* to *to*; run again with the same *state* to resume.
 
     Args:
-        source: a paginator, as `intouch.contacts.list(sort_by="created_at")`; any
-            iterator or async iterable of `Page`; or an awaitable of a list. Sort by what does
-            not change, ascending: then pages shift least.
-        to: a .jsonl, .csv or .parquet file, which appears when it is whole, or a `Sink`.
-        state: the file that remembers how far it came. When the pull is complete,
-            another run with it does nothing; delete it to pull anew.
-        key: what tells an item from all others: the name of a field, or a function
-            of an item; by default its `uuid`, else its `id`.
-        prefetch: pages under way at the same time beyond the next one; as many more may
-            wait for their turn in memory.
-        flow: calls share one turn in the queue with each other flow; by default the job's.
-        max_failed: share of items that cannot be read, of at least 500, above which the
-            run stops. Such items go to `<state>.failed.jsonl`, as they came.
-        max_outage: seconds without any usable answer after which the run stops.
-        new_credential: the client's credential is a new one of the same account, so
-            the state that was begun with the old one is resumed.
-        progress: is given a `Progress` about once a second.
-        misspelt: none; any other keyword is a `ConfigurationError`.
+        source: a paginator, such as `intouch.contacts.list(sort_by="created_at")`; an
+            iterator or async iterable of `Page`; or an awaitable of a list. Sort by a field
+            that never changes, ascending: then pages shift least.
+        to: a .jsonl, .csv or .parquet file, which appears when it is complete, or a `Sink`.
+        state: the file with the state of the job. After a complete pull another run with
+            it does nothing; delete it to start over.
+        key: what identifies an item: the name of a field, or a function of an item; by
+            default its `uuid`, else its `id`.
+        prefetch: maximum number of concurrent requests beyond the next page; as many more
+            pages may wait in memory.
+        flow: name for fair queueing between jobs; by default that of this job.
+        max_failed: share of unreadable items, of at least 500, above which the run stops.
+            Such items are written unchanged to `<state>.failed.jsonl`.
+        max_outage: seconds without a usable response after which the run stops.
+        new_credential: the client has a new credential of the same account: resume the
+            state of the old one.
+        progress: is called with a `Progress` about once a second.
+        misspelt: not used; any other keyword raises `ConfigurationError`.
 
     Raises:
-        ConfigurationError: an argument cannot be used; nothing was sent.
+        ConfigurationError: an argument is invalid; nothing was sent.
         InputError: *to* cannot be written; nothing was sent.
-        StateInUseError: another run has the state file.
+        StateInUseError: another run uses the state file.
         StateMismatchError: the state is of another job or another version.
-        BackfillStoppedError: the vendor stayed away, or too many items cannot be read.
-        AsyncClientsError: what the vendor answered to a page.
+        BackfillStoppedError: the vendor was unavailable, or too many items are unreadable.
+        AsyncClientsError: a page failed with an error that a retry does not solve.
 
-    When cancelled it saves and raises `CancelledError`. Every call waits behind
-    interactive ones.
+    When cancelled, it saves and raises `CancelledError`. Its calls have background priority.
     """
     try:
-        arguments.check_names(pull, misspelt)
+        arguments.check_keywords(pull, misspelt)
         _check(source, key, prefetch, max_failed, max_outage)
         arguments.check_flags(new_credential=new_credential)
         arguments.check_function("progress", progress)
@@ -100,19 +98,19 @@ async def pull(
         job = await asyncio.to_thread(pull_job, source, name, key)
         journal = await Journal.open(state, job, new_credential=new_credential)
     except BaseException:
-        arguments.close(source)
+        arguments.close_coroutine(source)
         raise
     try:
         checkpoint = await Checkpoint.load(journal)
-        meter, outage = RequestCounter(), CircuitBreaker(max_outage)
+        counter, breaker = RequestCounter(), CircuitBreaker(max_outage)
         flow = flow or f"pull {name} {os.fspath(state)}"
-        reader = reader_of(source, prefetch, flow, meter, outage)
-        run = Pull(sink, checkpoint, key, meter, outage, max_failed=max_failed)
+        reader = reader_of(source, prefetch, flow, counter, breaker)
+        run = Pull(sink, checkpoint, key, counter, breaker, max_failed=max_failed)
         async with reporting_progress(run.progress, progress):
             await run.work(reader)
         return run.report()
     finally:
-        arguments.close(source)
+        arguments.close_coroutine(source)
         await journal.aclose()
 
 
@@ -125,36 +123,36 @@ def _check(source: Any, key: Any, prefetch: int, max_failed: float, max_outage: 
         )
     if not isinstance(key, str):
         arguments.check_function("key", key)
-    arguments.check_whole("prefetch", prefetch, 0)
+    arguments.check_int("prefetch", prefetch, 0)
     arguments.check_share("max_failed", max_failed)
     arguments.check_seconds("max_outage", max_outage)
 
 
 class Pull:
-    """One run."""
+    """One run of a pull."""
 
     def __init__(
         self,
         sink: Sink,
         checkpoint: Checkpoint,
         key: Key | None,
-        meter: RequestCounter,
-        outage: CircuitBreaker,
+        counter: RequestCounter,
+        breaker: CircuitBreaker,
         *,
         max_failed: float,
     ) -> None:
         self._sink, self._checkpoint = sink, checkpoint
         self._item_keys = ItemKeys(key)
-        self._meter, self._outage, self._max_failed = meter, outage, max_failed
+        self._counter, self._breaker, self._max_failed = counter, breaker, max_failed
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
-        self._broken = False
+        self._is_sink_uncertain = False
         self._saving: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._saving.set_result(None)
-        self._before = checkpoint.state.done
+        self._done_before = checkpoint.state.done
 
     async def work(self, reader: PagePrefetcher | SequentialReader) -> None:
-        """Read, write and finish; save what was reached on the way out."""
+        """Read, write and finish; save a checkpoint at the end in any case."""
         state = self._checkpoint.state
         if state.complete:
             if isinstance(self._sink, FileSink):
@@ -168,7 +166,7 @@ class Pull:
                     await self._read(reader)
             finally:
                 await self._save()
-                await self._saved()
+                await self._wait_saved()
             await self._sink.finish()
             state.complete = True
             await self._checkpoint.save(self._checkpoint.snapshot())
@@ -177,7 +175,7 @@ class Pull:
         else:
             return
         finally:
-            self._saving.cancel()  # it is over, unless this run was cancelled twice
+            self._saving.cancel()  # still running only if this run was cancelled twice
             try:
                 await self._sink.close()
             finally:
@@ -191,14 +189,14 @@ class Pull:
         else:
             await reader.read(await self._resume_at(reader), self._take)
             if state.pass_number == 1 and state.has_keys and state.is_missing_some:
-                # What was hidden by a shift is found by reading once more.
+                # A second pass finds items that a shift moved to a page already read.
                 state.pass_number, state.page, state.total_shrank = 2, 0, False
                 await reader.read(reader.start, self._take)
         state.unverified = state.doubts()
         state.read = True
 
     async def _resume_at(self, reader: PagePrefetcher) -> int:
-        """The page to go on with: the first one back that has something we have."""
+        """Return the page to resume at: going back, the first page with a known item."""
         state = self._checkpoint.state
         if not state.page:
             return reader.start
@@ -207,7 +205,7 @@ class Pull:
         number = state.page
         while number > reader.start:
             page = await reader.page(number)
-            if any(name in self._checkpoint.seen for name in self._item_keys.keys_of(page.items)):
+            if any(key in self._checkpoint.seen for key in self._item_keys.keys_of(page.items)):
                 break
             number -= 1
         return number
@@ -219,105 +217,105 @@ class Pull:
             state.total = page.total
         if page.spoiled:
             self._checkpoint.set_aside(page, self._max_failed)
-        new = self._new(page.items, again=page.number <= state.page)
+        new = self._new_items(page.items, is_reread=page.number <= state.page)
         if new:
             new = await self._write(new, page)
         state.done += len(new)
         state.page = max(state.page, page.number)
-        if self._loop.time() - self._saved_at >= _CHECKPOINT_EVERY:
+        if self._loop.time() - self._saved_at >= _CHECKPOINT_INTERVAL:
             await self._save()
 
     async def _write(self, items: Sequence[Any], page: Page[Any]) -> Sequence[Any]:
-        """Write *items*, which are new on *page*; return those that have a form in the sink."""
+        """Write *items*, which are new on *page*; return those that the sink can store."""
         try:
-            await self._sure(self._sink.write(items))
+            await self._use_sink(self._sink.write(items))
         except UnwritableItemsError as error:
-            self._broken = False
+            self._is_sink_uncertain = False
             good, spoiled = error.good, error.spoiled
         else:
             return items
         found = Page[Any](items=good, number=page.number, spoiled=spoiled)
         self._checkpoint.set_aside(found, self._max_failed)
         if good:
-            await self._sure(self._sink.write(good))
+            await self._use_sink(self._sink.write(good))
         return good
 
-    def _new(self, items: Sequence[Any], *, again: bool) -> Sequence[Any]:
-        """Those of *items* that are not in the sink."""
+    def _new_items(self, items: Sequence[Any], *, is_reread: bool) -> Sequence[Any]:
+        """Return those of *items* that are not in the sink."""
         state = self._checkpoint.state
         if state.has_keys is None and items:
             state.has_keys = self._item_keys.raw_keys(items)[0] is not None
         if not state.has_keys:
             return items
-        known = self._checkpoint.add_keys(self._item_keys.keys_of(items))
-        if not again and state.pass_number == 1:
-            state.skipped += len(known)
-        return drop_at(items, known)
+        duplicates = self._checkpoint.add_keys(self._item_keys.keys_of(items))
+        if not is_reread and state.pass_number == 1:
+            state.skipped += len(duplicates)
+        return drop_at(items, duplicates)
 
     async def _save(self) -> None:
-        """Begin to make durable what is in the sink, and to note after that how far it is."""
-        await self._saved()
-        if not self._broken:
-            position, durable = await self._sure(self._begin_flush())
+        """Start to flush the sink and to save a checkpoint after it."""
+        await self._wait_saved()
+        if not self._is_sink_uncertain:
+            position, durable = await self._use_sink(self._begin_flush())
             self._checkpoint.state.position = position
-            note = self._note(durable, self._checkpoint.snapshot())
-            self._saving = asyncio.create_task(note)
+            saving = self._save_when_durable(durable, self._checkpoint.snapshot())
+            self._saving = asyncio.create_task(saving)
             self._saved_at = self._loop.time()
 
     async def _begin_flush(self) -> tuple[Any, asyncio.Future[object] | None]:
-        """The sink's position, and what to await until that is durable; None where it is."""
+        """Return the sink's position and a future that is done when it is durable, None if it is."""
         if not isinstance(self._sink, OverlappingSink):
             return await self._sink.flush(), None
         position, durable = await self._sink.begin_flush()
         return position, asyncio.ensure_future(durable)
 
-    async def _note(
+    async def _save_when_durable(
         self, durable: asyncio.Future[object] | None, changes: Changes
     ) -> BaseException | None:
         try:
             if durable is not None:
                 await durable
             await self._checkpoint.save(changes)
-        except BaseException as error:  # noqa: BLE001 - raised by `_saved`
+        except BaseException as error:  # noqa: BLE001 - raised by `_wait_saved`
             return error
         return None
 
-    async def _saved(self) -> None:
-        """Return when the checkpoint under way is saved, or raise what it failed with."""
+    async def _wait_saved(self) -> None:
+        """Wait for the current checkpoint; raise its error, if any."""
         error = await asyncio.shield(self._saving)
         if error is not None:
             raise error
 
-    async def _sure(self, step: Coroutine[Any, Any, Any]) -> Any:
-        """Await *step* of the sink. After one that failed nobody knows what the sink holds."""
-        self._broken = True
+    async def _use_sink(self, step: Coroutine[Any, Any, Any]) -> Any:
+        """Await *step* of the sink. If it fails, the content of the sink is uncertain."""
+        self._is_sink_uncertain = True
         result = await step
-        self._broken = False
+        self._is_sink_uncertain = False
         return result
 
-    # --- Telling ----------------------------------------------------------------------
+    # --- Reporting ----------------------------------------------------------------------
 
     def report(self) -> Report:
-        """What the job has come to."""
-        state, meter = self._checkpoint.state, self._meter
+        """Return the counts of the job."""
+        state, counter = self._checkpoint.state, self._counter
         return Report(
             done=state.done,
             failed=state.failed,
             skipped=state.skipped,
-            requests=meter.requests,
-            rejected=meter.rejected,
-            seconds=meter.seconds,
-            quota_use=meter.quota_use,
+            requests=counter.requests,
+            rejected=counter.rejected,
+            seconds=counter.seconds,
+            quota_use=counter.quota_use,
             total=state.total,
             unverified=state.unverified,
             failures=self._checkpoint.failures,
         )
 
     def progress(self) -> Progress:
-        """Where the run stands."""
-        state, meter = self._checkpoint.state, self._meter
-        seconds = meter.seconds
-        rate = (state.done - self._before) / seconds if seconds else 0.0
+        """Return the progress of the run."""
+        state, counter = self._checkpoint.state, self._counter
+        seconds = counter.seconds
+        rate = (state.done - self._done_before) / seconds if seconds else 0.0
         left = None if state.total is None else max(0, state.total - state.done - state.failed)
         return Progress(
             done=state.done,
@@ -325,7 +323,7 @@ class Pull:
             unknown=0,
             skipped=state.skipped,
             rate=rate,
-            quota_use=meter.quota_use,
+            quota_use=counter.quota_use,
             eta=left / rate if left is not None and rate else None,
-            waiting=self._outage.outage_seconds,
+            waiting=self._breaker.outage_seconds,
         )

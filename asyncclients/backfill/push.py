@@ -104,7 +104,7 @@ async def push(
     are on the wire, saves the state, and raises `CancelledError`. Interactive calls take
     precedence over all calls of a push.
     """
-    arguments.check_names(push, misspelt)
+    arguments.check_keywords(push, misspelt)
     arguments.check_rows(source)
     arguments.check_target(target)
     arguments.check_coroutine_function("reconcile", reconcile)
@@ -210,7 +210,7 @@ class Push:
     async def _reconcile(self, unknowns: Iterator[Unknown], reconcile: Reconcile) -> None:
         for unknown in unknowns:
             with call_context(Priority.BACKGROUND, self._options.flow, self._counter):
-                executed = await reconcile(self._converter.convert(unknown.row, lax=True))
+                executed = await reconcile(self._converter.convert(unknown.row, coerce=True))
             if executed:
                 self._log.resolve(unknown.number, "done")
             elif executed is not None:

@@ -22,7 +22,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from asyncclients.backfill.arguments import check_function, close
+from asyncclients.backfill.arguments import check_function, close_coroutine
 from asyncclients.backfill.files.source import Source, open_source
 from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import endpoint_of
@@ -172,7 +172,7 @@ class RowConverter:
             )
 
     @property
-    def mapped(self) -> frozenset[str]:
+    def mapped_columns(self) -> frozenset[str]:
         """The columns that a mapping names; each must occur in the input."""
         return self._map.columns() if isinstance(self._map, Renaming) else frozenset()
 
@@ -200,12 +200,12 @@ class RowConverter:
                 ", ".join(sorted(others)[:_MAX_REPORTED]),
             )
 
-    def convert(self, data: Any, *, lax: bool) -> Any:
+    def convert(self, data: Any, *, coerce: bool) -> Any:
         """Return the value to send for *data*; None to skip the row.
 
         Args:
             data: the row.
-            lax: values are texts that may stand for numbers, as in CSV.
+            coerce: values are texts that may stand for numbers, as in CSV.
 
         Raises:
             ValueError: a field does not fit the row type.
@@ -214,7 +214,7 @@ class RowConverter:
         if self._map is not None and data is not None:
             data = self._map(data)
             if isinstance(data, Awaitable):
-                close(data)
+                close_coroutine(data)
                 raise TypeError("map returned an awaitable; it must be a plain function")
         if data is None or self._type is None or isinstance(data, self._type):
             return data
@@ -225,13 +225,13 @@ class RowConverter:
                 self._warn_unknown_fields(cast("Mapping[str, Any]", data))
             data = self._renamed(nested(cast("Mapping[str, Any]", data)))
         try:
-            return from_plain(data, self._type, strict=not lax)
+            return from_plain(data, self._type, strict=not coerce)
         except msgspec.ValidationError as bad:
             wrong = bad
         try:
-            return from_plain(_with_ints(data), self._type, strict=not lax)
+            return from_plain(_with_ints(data), self._type, strict=not coerce)
         except msgspec.ValidationError:
-            raise ValueError(_message(wrong, data, self._type, strict=not lax)) from None
+            raise ValueError(_message(wrong, data, self._type, strict=not coerce)) from None
 
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names
@@ -257,7 +257,7 @@ async def check_mapped(converter: RowConverter, rows: Any) -> None:
     Files with a header are checked by `RowConverter.check`. Others are read until every mapped
     column has occurred.
     """
-    missing = set(converter.mapped)
+    missing = set(converter.mapped_columns)
     if not missing or not _is_file(rows):
         return
     source = await open_source(rows)

@@ -304,14 +304,14 @@ class PullCursor(msgspec.Struct, frozen=True, kw_only=True):
         page: number of the last page stored.
         last: there are no more pages.
         pages: number of pages according to the vendor; 0 if unknown.
-        items: digest of the last page's items, to detect a repeated page.
+        items_digest: digest of the last page's items, to detect a repeated page.
         counts: requests of the step.
     """
 
     page: int
     last: bool
     pages: int
-    items: str
+    items_digest: str
     counts: RequestCounts
 
 
@@ -338,7 +338,7 @@ async def pull_step(
         BackfillStoppedError: the outage exceeded max_outage.
         AsyncClientsError: the vendor's error for a page.
     """
-    arguments.check_whole("max_pages", max_pages, 1)
+    arguments.check_int("max_pages", max_pages, 1)
     arguments.check_seconds("max_outage", max_outage)
     counter, breaker = RequestCounter(), CircuitBreaker(max_outage)
     reader = PagePrefetcher(source, 0, flow, counter, breaker)
@@ -347,7 +347,7 @@ async def pull_step(
     known = after.pages if after else 0
     count = max(1, min(max_pages, known - first + 1))
     pages = await gather_or_cancel([reader.page(first + index) for index in range(count)])
-    page, before = pages[0], after.items if after else None
+    page, before = pages[0], after.items_digest if after else None
     for page in pages:
         before = _checked_digest(page, before)
         await store.put(page)
@@ -356,7 +356,11 @@ async def pull_step(
     if not known and page.total and page.items:
         known = -(-page.total // len(page.items))
     return PullCursor(
-        page=page.number, last=page.last, pages=known, items=before or "", counts=counter.counts
+        page=page.number,
+        last=page.last,
+        pages=known,
+        items_digest=before or "",
+        counts=counter.counts,
     )
 
 

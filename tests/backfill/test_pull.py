@@ -339,7 +339,7 @@ async def test_cancelled_at_any_step(
 ) -> None:
     """Runs that are cancelled while they fetch, write or save come to the list, each item once."""
     monkeypatch.setattr(sinks, "_BUFFER", buffer)
-    monkeypatch.setattr(import_module("asyncclients.backfill.pull"), "_CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(import_module("asyncclients.backfill.pull"), "_CHECKPOINT_INTERVAL", 0.0)
     server = Server(400)
     server.seconds = dict.fromkeys(range(1, 41), 0.0)
     steps, cancelled, report = 20.0, 0, None

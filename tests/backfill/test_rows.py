@@ -40,21 +40,21 @@ def test_texts_become_what_the_row_type_says() -> None:
     shape = RowConverter(Place, None)
     expected = Place(place_name="x", height=1.5, is_open=True)
     row = {"place_name": "x", "height": "1.5", "is_open": "true"}
-    assert shape.convert(row, lax=True) == expected
+    assert shape.convert(row, coerce=True) == expected
     row = {"placeName": "x", "height": "1.5", "isOpen": "true"}
-    assert shape.convert(row, lax=True) == expected
-    assert shape.convert(expected, lax=False) is expected
+    assert shape.convert(row, coerce=True) == expected
+    assert shape.convert(expected, coerce=False) is expected
 
 
 def test_types_are_strict_where_the_source_has_types() -> None:
     """In JSON a text is not a number."""
     with pytest.raises(ValueError, match="height"):
-        RowConverter(Place, None).convert({"place_name": "x", "height": "1"}, lax=False)
+        RowConverter(Place, None).convert({"place_name": "x", "height": "1"}, coerce=False)
 
 
-@pytest.mark.parametrize("lax", [True, False])
+@pytest.mark.parametrize("coerce", [True, False])
 @pytest.mark.parametrize("whole", [3, 3.0, Decimal(3), Decimal("3.00")])
-def test_whole_numbers_fit_integer_fields(whole: Any, *, lax: bool) -> None:
+def test_whole_numbers_fit_integer_fields(whole: Any, *, coerce: bool) -> None:
     """A whole float or decimal, as data frames store ids, is an integer, in lists as well."""
 
     class Thing(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,18 +63,18 @@ def test_whole_numbers_fit_integer_fields(whole: Any, *, lax: bool) -> None:
         free: float
 
     row = {"number": whole, "numbers": [whole, 2.0], "free": 2.0}
-    made = RowConverter(Thing, None).convert(row, lax=lax)
+    made = RowConverter(Thing, None).convert(row, coerce=coerce)
     assert made == Thing(number=3, numbers=[3, 2], free=2.0)
     assert (type(made.number), type(made.free)) == (int, float)
     for wrong in (1.5, nan, inf, 1e300, Decimal("NaN"), True):
         with pytest.raises(ValueError, match="number"):
-            RowConverter(Thing, None).convert({**row, "number": wrong}, lax=lax)
+            RowConverter(Thing, None).convert({**row, "number": wrong}, coerce=coerce)
 
 
 def test_a_complaint_quotes_the_value() -> None:
     """A wrong value is named with its field."""
     with pytest.raises(ValueError, match=r"height.*'tall'"):
-        RowConverter(Place, None).convert({"place_name": "x", "height": "tall"}, lax=True)
+        RowConverter(Place, None).convert({"place_name": "x", "height": "tall"}, coerce=True)
 
 
 def test_dotted_names_nest() -> None:
@@ -111,7 +111,7 @@ def test_both_names_of_one_field_are_rejected() -> None:
     """The name in Python and the name on the wire in one row are two values for one field."""
     row = {"place_name": "x", "placeName": "y", "height": 1.0}
     with pytest.raises(ValueError, match="'place_name' and 'placeName'"):
-        RowConverter(Place, None).convert(row, lax=False)
+        RowConverter(Place, None).convert(row, coerce=False)
 
 
 def test_what_no_field_takes_is_extra() -> None:
@@ -120,10 +120,10 @@ def test_what_no_field_takes_is_extra() -> None:
     expected = Place(**fields, extra={"debit-card": "done", "other": 2})
     for extra in ({"extra.other": 2}, {"extra": {"other": 2}}):
         row: dict[str, Any] = {**fields, "debit-card": "done", **extra}
-        assert RowConverter(Place, None).convert(row, lax=True) == expected
+        assert RowConverter(Place, None).convert(row, coerce=True) == expected
         assert row == {**fields, "debit-card": "done", **extra}, "the caller's own"
     with pytest.raises(ValueError, match="extra"):
-        RowConverter(Place, None).convert({**fields, "extra": "words", "more": 1}, lax=True)
+        RowConverter(Place, None).convert({**fields, "extra": "words", "more": 1}, coerce=True)
 
 
 @pytest.mark.parametrize(
@@ -159,16 +159,16 @@ def test_fields_that_nothing_takes_are_told_once(caplog: pytest.LogCaptureFixtur
     """Rows without a header: the first row with a field that the row type lacks is a warning."""
     shape = RowConverter(ContactUpdate, None)
     for row in ({"email": "a"}, {"emial": "b"}, {"emial": "c", "x.y": 1}, {"x.y": 2}):
-        shape.convert(row, lax=False)
+        shape.convert(row, coerce=False)
     for row_type, map_ in ((Digital, None), (ContactUpdate, dict)):
-        RowConverter(row_type, map_).convert({"emial": "b"}, lax=False)
+        RowConverter(row_type, map_).convert({"emial": "b"}, coerce=False)
     assert [record.getMessage() for record in caplog.records] == [
         "a row: ContactUpdate has no field for emial: ignored",
         "a row: ContactUpdate has no field for x.y: ignored",
     ]
     many = {f"name {number}": number for number in range(1000)}
     for number in range(1000):
-        shape.convert({**many, f"other {number}": 1}, lax=False)
+        shape.convert({**many, f"other {number}": 1}, coerce=False)
     assert len(caplog.records) == 3
 
 
@@ -177,9 +177,9 @@ def test_a_map_comes_first_and_may_skip() -> None:
     shape = RowConverter(
         Place, lambda row: {"place_name": row["n"], "height": 1} if row["n"] else None
     )
-    assert shape.convert({"n": "x"}, lax=True) == Place(place_name="x", height=1.0)
-    assert shape.convert({"n": ""}, lax=True) is None
-    assert RowConverter(None, lambda row: row["n"]).convert({"n": 7}, lax=True) == 7
+    assert shape.convert({"n": "x"}, coerce=True) == Place(place_name="x", height=1.0)
+    assert shape.convert({"n": ""}, coerce=True) is None
+    assert RowConverter(None, lambda row: row["n"]).convert({"n": 7}, coerce=True) == 7
 
 
 def test_renaming() -> None:
@@ -252,4 +252,4 @@ def test_make_quotes_the_value_that_does_not_fit(
 
     monkeypatch.setattr("asyncclients.backfill.rows.from_plain", wordless)
     with pytest.raises(ValueError, match="does not fit, which is 'high'"):
-        RowConverter(Place, None).convert(row, lax=True)
+        RowConverter(Place, None).convert(row, coerce=True)

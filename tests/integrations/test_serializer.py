@@ -48,7 +48,7 @@ def again(value: Any) -> Any:
         "a lone surrogate \ud800 and a NUL \0",
         {"args": ["job", [1, 2]], "kwargs": {}},
         TALLY,
-        PullCursor(page=2, last=False, pages=9, items="digest", counts=TALLY),
+        PullCursor(page=2, last=False, pages=9, items_digest="digest", counts=TALLY),
     ],
 )
 def test_serializer_returns_equal_values(value: object) -> None:
