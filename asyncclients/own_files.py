@@ -1,9 +1,9 @@
-"""Files that the package writes, opened so that no file of somebody else is harmed.
+"""Open the files that the package writes without damaging files of other programs.
 
-* A file that the user names may be a symbolic link: its target is written.
-* A file whose name is derived from that (`.lock`, `.part`, `.failed.jsonl`) is opened
-  without following links, must be a regular file, and is changed only if its content
-  shows that it is ours.
+* A path given by the user may be a symbolic link: its target is written.
+* A path derived from it (`.lock`, `.part`, `.failed.jsonl`) is opened without following
+  links, must be a regular file, and is changed only if its content proves that the package
+  wrote it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
-    """Return *path*, or where it points if it is a symbolic link."""
+    """Return *path*, or its target if it is a symbolic link."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # noqa: PTH114
 
 
@@ -31,7 +31,7 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
     """Return a descriptor of the regular file *path*.
 
     Raises:
-        OSError: it cannot be opened, is a symbolic link, or is no regular file.
+        OSError: it cannot be opened, is a symbolic link, or is not a regular file.
     """
     try:
         descriptor = os.open(path, flags | _FLAGS, mode)
@@ -46,7 +46,7 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
 
 
 def open_temporary(path: Path) -> BinaryIO:
-    """Open the temporary file beside *path*, emptied; its name marks it as ours, also a left-over.
+    """Open and truncate the temporary file beside *path*; its name shows that it is ours.
 
     Raises:
         OSError: it cannot be opened.
@@ -62,7 +62,7 @@ def temporary_of(path: Path) -> Path:
 
 
 def are_same(one: Path, other: Path) -> bool:
-    """True if both names mean one file, or would if it existed."""
+    """True if both paths are the same file, or would be if it existed."""
     if os.path.realpath(one) == os.path.realpath(other):
         return True
     try:
@@ -72,10 +72,10 @@ def are_same(one: Path, other: Path) -> bool:
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace *path* by what *write* writes: readers see the old content or the new one.
+    """Replace the content of *path* atomically by the output of *write*.
 
     Raises:
-        OSError: it cannot be written; *path* is as it was.
+        OSError: it cannot be written; *path* is unchanged.
     """
     path = target_of(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -93,7 +93,7 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _mode_of(path: Path) -> int:
-    """Return the permissions of *path*, or those of a new file."""
+    """Return the permissions of *path*, or the default of a new file."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
@@ -107,12 +107,12 @@ _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "-shm": (b"\x18\xe2\x2d\x00", b"\x00\x2d\xe2\x18", bytes(4)),
     "-journal": (b"\xd9\xd5\x05\xf9", bytes(4)),
 }
+"""Suffix of each file that SQLite keeps beside a database -> possible first bytes."""
 SQLITE_SUFFIXES = tuple(_BEGINNINGS)
-"""Of the files that SQLite keeps beside a database."""
 
 
 def foreign_companions(database: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each file that SQLite would write beside *database* and that is not its, and why."""
+    """Yield the files of other programs that SQLite would overwrite for *database*, and why."""
     for suffix, beginnings in _BEGINNINGS.items():
         path = database.with_name(database.name + suffix)
         try:

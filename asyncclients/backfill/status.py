@@ -1,4 +1,4 @@
-"""What a state file says, for a person; readable while its job runs."""
+"""Read the status of a job from its state file, also while the job runs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _ON_THE_WIRE = "on the wire when the state was last saved"
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a job is.
+    """The status of a job.
 
     Attributes:
-        job: what it does.
-        done: see `Report`, as are the three that follow.
-        failed: see `Report`.
-        unknown: see `Report`.
-        skipped: see `Report`.
-        total: what the vendor says there is; pulls only.
-        complete: nothing is left to do.
-        running: the process that works on it now, None for nobody.
-        failures: the file that holds the failed rows.
-        unverified: see `Report`.
-        unknown_rows: each row of which nobody can say whether it was carried out.
+        job: identity of the job.
+        done: as in `Report`.
+        failed: as in `Report`.
+        unknown: as in `Report`.
+        skipped: as in `Report`.
+        total: number of items according to the vendor; pulls only.
+        complete: the job is finished.
+        running: id of the process that runs it, 0 if that is unknown, None if it is not running.
+        failures: path of the file of failed rows; None without any.
+        unverified: as in `Report`.
+        unknown_rows: the rows that may or may not have been executed.
     """
 
     job: JobIdentity
@@ -59,10 +59,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_status(path: str | os.PathLike[str]) -> Status:
-    """What the state file at *path* says.
+    """Return the status stored in the state file *path*.
 
     Raises:
-        StateMismatchError: it is no state file, or another version's.
+        StateMismatchError: it is not a state file, or one of another version.
         StateInUseError: it is a hard link, and a job uses it under another name.
         StateError: it cannot be read.
     """
@@ -82,14 +82,14 @@ def read_status(path: str | os.PathLike[str]) -> Status:
 
 def _hard_link(path: Path) -> StateInUseError:
     return StateInUseError(
-        f"{path} is a hard link of a state in use, whose -wal file is beside its other name",
+        f"{path} is a hard link to a state in use under another name, where its -wal file is",
         file=str(path),
-        advice="Ask for the status under the name that the job was given",
+        advice="Give the path of the state that the job was started with",
     )
 
 
 def _mode(path: Path, running: int | None) -> Literal["rw", "ro"]:
-    """How to open *path*: nothing of it may change, and no `-wal` file may appear or go."""
+    """Return the mode to open *path* in such that no `-wal` file is created or removed."""
     may_write = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return "ro" if log_path(path).exists() or running is not None or not may_write else "rw"
 

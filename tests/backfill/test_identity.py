@@ -74,14 +74,14 @@ OTHERS: dict[str, tuple[str, Pair]] = {
         ),
     ),
     "credential": (
-        "credential is another one",
+        "credential differs",
         lambda pool: (
             job_of(intouch(pool).contacts.create),
             job_of(intouch(pool, api_key="ii_two").contacts.create),
         ),
     ),
     "client secret": (
-        "credential is another one",
+        "credential differs",
         lambda pool: (
             job_of(onboarding(pool, "one").contacts.upsert_many),
             job_of(onboarding(pool, "two").contacts.upsert_many),
@@ -113,25 +113,25 @@ OTHERS: dict[str, tuple[str, Pair]] = {
         lambda pool: (job_of(nested(pool, "a")), job_of(nested(pool, "b"))),
     ),
     "headers of the client": (
-        "headers are another one",
+        "headers differ",
         lambda pool: (
             job_of(intouch(pool).with_options(headers={"X-Tenant": "a"}).contacts.create),
             job_of(intouch(pool).with_options(headers={"X-Tenant": "b"}).contacts.create),
         ),
     ),
     "path of a free request": (
-        "other values (method, path)",
+        "arguments have changed (method, path)",
         lambda pool: (
             job_of(partial(intouch(pool).request, "POST", "a")),
             job_of(partial(intouch(pool).request, "POST", "b")),
         ),
     ),
     "argument of an own function": (
-        "other values (url)",
+        "arguments have changed (url)",
         lambda _: (job_of(partial(own, url="a")), job_of(partial(own, url="b"))),
     ),
     "client bound to an own function": (
-        "credential is another one",
+        "credential differs",
         lambda pool: (
             job_of(partial(own, client=intouch(pool))),
             job_of(partial(own, client=intouch(pool, api_key="ii_two"))),
@@ -167,7 +167,7 @@ OTHERS: dict[str, tuple[str, Pair]] = {
         ),
     ),
     "account of a list": (
-        "credential is another one",
+        "credential differs",
         lambda pool: (
             pull_job(intouch(pool).contacts.list(), "out", None),
             pull_job(intouch(pool, api_key="ii_two").contacts.list(), "out", None),

@@ -102,7 +102,7 @@ async def test_another_job_is_refused(tmp_path: Path, other: JobIdentity) -> Non
         await Journal.open(path, other)
 
 
-@pytest.mark.parametrize(("other", "remedy"), [(1, "Upgrade"), (-1, "End the job with that")])
+@pytest.mark.parametrize(("other", "remedy"), [(1, "Upgrade"), (-1, "Finish the job with that")])
 async def test_another_format_is_refused_untouched(tmp_path: Path, other: int, remedy: str) -> None:
     """A file of another version is not read, not written, and the remedy is named."""
     path = tmp_path / "s.db"
@@ -258,7 +258,7 @@ async def test_journal_saves_without_a_task(tmp_path: Path) -> None:
     saved = journal.saved()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     await saved
-    journal.changed()
+    journal.commit_now()
     closing = asyncio.create_task(journal.aclose())
     await asyncio.sleep(0)
     others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -276,8 +276,8 @@ async def test_journal_that_is_closed_saves_nothing_more(tmp_path: Path) -> None
     """A call that is still on its way when the journal is closed gets an error and no wait."""
     journal = await Journal.open(tmp_path / "s.db", JOB)
     await journal.aclose()
-    journal.changed()
-    journal.changes_later()
+    journal.commit_now()
+    journal.commit_later()
     with pytest.raises(StateError, match="closed"):
         journal.saved()
     await journal.aclose()

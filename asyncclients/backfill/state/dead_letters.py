@@ -1,6 +1,6 @@
-"""The file of failed rows: JSON lines that say what failed, why, and how often it was tried.
+"""The file of failed rows: JSON lines with each row, the error and the number of attempts.
 
-It is itself good as the input of a push: the rows inside are read.
+It can be used as the input of a push, which reads the rows in it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,21 @@ from asyncclients.errors import AsyncClientsError, StateMismatchError, encodable
 from asyncclients.own_files import FAILED_SUFFIX, open_own
 
 _START = b'{"line":'
-"""How each line begins."""
+"""The first bytes of each line."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the file of failed rows."""
+    """One line of the file of failed rows.
+
+    Attributes:
+        line: where the row starts in the input.
+        number: of the row in the input.
+        row: its content.
+        reason: text of the error.
+        error: class of the error.
+        attempts: requests sent for the row.
+        errors: field errors in the vendor's response, if any.
+    """
 
     line: int
     number: int
@@ -37,24 +47,24 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """How much of the file is accounted for: its first *size* bytes, with their CRC-32."""
+    """The part of the file whose rows a commit has counted: *size* bytes and their CRC-32."""
 
     size: int = 0
     checksum: int = 0
 
     def after(self, lines: bytes) -> Mark:
-        """Return the mark once *lines* are appended."""
+        """Return the mark after *lines* are appended."""
         return Mark(self.size + len(lines), crc32(lines, self.checksum))
 
 
 class DeadLetterFile:
-    """The file of failed rows: appended and fsynced before the commit that counts them.
+    """The file of failed rows: written and fsynced before the commit that counts them.
 
-    A person may correct rows in it between two runs. So nothing is cut off but a tail
-    that is ours, and only where all before it is as the last commit left it.
+    A person may edit it between two runs. So only an incomplete line written by this package
+    is removed from its end, and only if the part before it is as the last commit left it.
 
     Attributes:
-        mark: of the file, once all that was taken is written.
+        mark: covers all rows that `take` has returned.
     """
 
     def __init__(self, state: Path) -> None:
@@ -63,11 +73,11 @@ class DeadLetterFile:
         self._waiting: list[bytes] = []
 
     def add(self, failure: DeadLetter) -> None:
-        """Write *failure* with the next commit."""
+        """Add *failure*, to be written with the next commit."""
         self._waiting.append(codec.encode(failure) + b"\n")
 
     def take(self) -> Callable[[], None] | None:
-        """What writes all that waits; None for nothing. From now on `mark` counts it."""
+        """Return a function that writes the rows added, None without any; `mark` covers them."""
         lines, self._waiting = b"".join(self._waiting), []
         if not lines:
             return None
@@ -90,13 +100,13 @@ class DeadLetterFile:
 
     def _foreign(self, problem: str) -> StateMismatchError:
         return StateMismatchError(
-            f"{self.path}, where the failed rows of this state belong, {problem}",
+            f"{self.path}, the file of failed rows of this state, {problem}",
             file=str(self.path),
             advice="Move it away, or give the state another name; it was not touched",
         )
 
     def begin(self) -> None:
-        """Remove the file of an older state."""
+        """Remove a file left by an older state."""
         try:
             with self._open(os.O_RDWR, "rb+") as file:
                 start = file.readline()
@@ -107,7 +117,7 @@ class DeadLetterFile:
         self.path.unlink()
 
     def resume(self, mark: Mark, *, drop: bool = False) -> list[DeadLetter]:
-        """Failures that were written after *mark* and not counted; with *drop* they are removed."""
+        """Return the failures after *mark*, which no commit has counted; with *drop*, remove them."""
         try:
             with self._open(os.O_RDWR, "rb+") as file:
                 content = file.read()
@@ -123,9 +133,9 @@ class DeadLetterFile:
 
 
 def _tail(content: bytes, mark: Mark, *, drop: bool) -> tuple[list[DeadLetter], int]:
-    """The failures in *content* after *mark*, and how many bytes of the file to keep."""
+    """Return the failures in *content* after *mark*, and the number of bytes of the file to keep."""
     if Mark().after(content[: mark.size]) != mark:
-        return [], len(content)  # a person has edited it
+        return [], len(content)  # edited since
     end = max(content.rfind(b"\n") + 1, mark.size)
     lines = [_read(line) for line in content[mark.size : end].splitlines()]
     found = [failure for failure in lines if failure is not None]
@@ -141,18 +151,18 @@ def _read(line: bytes) -> DeadLetter | None:
     try:
         return msgspec.json.decode(line, type=DeadLetter)
     except msgspec.MsgspecError:
-        return None  # a person has edited the file since
+        return None  # edited since
 
 
 def _shown(data: Any) -> Any:
-    """*data* as JSON; as a text where JSON cannot hold it, so that it is not pushed as it is."""
+    """Return *data* as a JSON value; as text if JSON cannot hold it, so it cannot be pushed."""
     text = encode_row(data)
     shown = msgspec.json.decode(text)
     return text.decode() if not isinstance(shown, str) and json_problem(data) else shown
 
 
 def describe(row: Row, failure: BaseException) -> DeadLetter:
-    """What the file says about *row*."""
+    """Return the line for *row*, which failed with *failure*."""
     attempts, errors = 0, None
     if isinstance(failure, AsyncClientsError):
         attempts = failure.attempts or 0

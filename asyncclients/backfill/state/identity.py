@@ -1,17 +1,17 @@
-"""Which job a state belongs to: found out from the arguments of `pull` and `push`.
+"""The identity of a job, derived from the arguments of `pull` or `push`.
 
-| part       | is                                                                          |
+| part       | content                                                                     |
 |------------|-----------------------------------------------------------------------------|
-| source     | the input's file name, or the operation that lists                          |
-| target     | the operation or function that is called, or the file that is written       |
+| source     | name of the input file, or the list operation                               |
+| target     | the operation or function to call, or the file to write                     |
 | origin     | scheme, host, port and base path of the vendor                              |
-| account    | the account's own name, where the vendor has one (Emma, Intempt)            |
-| credential | otherwise: a slow one-way hash of the credential, which reveals nothing     |
-| arguments  | what is bound to the operation; of a function of the user only a slow hash  |
-| headers    | a slow hash of the headers that the client's options add                    |
+| account    | name of the account, for vendors with one in the URL (Emma, Intempt)        |
+| credential | for other vendors: a slow one-way hash of the credential                    |
+| arguments  | arguments bound to the operation; for a function of the user, a slow hash   |
+| headers    | a slow hash of the headers added by the client's options                    |
 
-Priorities, timeouts and quotas do not belong to it: they change how a job runs. Nor does
-a `map` or `key` that is a function: it may be corrected between two runs.
+Priorities, timeouts and quotas are not part of it: they only change how a job runs. A `map`
+or `key` that is a function is not part of it either, so it may be corrected between two runs.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from asyncclients.paging import Paginator
 from asyncclients.secret import Secret
 
 _LONGEST = 200
-"""Characters of an argument that are kept as they are; of a longer one a hash."""
+"""Maximum length of an argument that is stored as text; a longer one is stored as a hash."""
 _HIDDEN = ("credential", "headers")
 _FUNCTION = "function"
-"""The key that is a function of the user, which may be corrected."""
+"""Stored as `key` if the key is a function of the user."""
 
 
 class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a state file belongs to; see the module's docstring."""
+    """The identity of the job that a state file belongs to; see the module's docstring."""
 
     kind: str
     source: str
@@ -58,22 +58,22 @@ class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     map: str = ""
 
     def check(self, found: JobIdentity, path: str, *, new_credential: bool) -> None:
-        """Raise `StateMismatchError` if the state at *path*, which is of the job *found*, is of another."""
+        """Raise `StateMismatchError` if *found*, the job of the state *path*, is another job."""
         for field in self.__struct_fields__:
             theirs, ours = getattr(found, field), getattr(self, field)
             if theirs == ours or (field == "key" and _FUNCTION in (theirs, ours)):
                 continue
             if field == "credential" and theirs and ours and new_credential:
                 continue
-            advice = "Give each job a state file of its own"
+            advice = "Use a separate state file for each job"
             what = f"its {field.replace('_', ' ')} is {theirs!r}, not {ours!r}"
             if field == "arguments":
                 what = _difference(theirs, ours)
             elif field in _HIDDEN:
-                what = f"its {field} {'are' if field == 'headers' else 'is'} another one"
+                what = f"its {field} {'differ' if field == 'headers' else 'differs'}"
             if field == "credential":
-                advice += ", or if this is a new key of the same account, give new_credential=True "
-                advice += "(on the command line --new-credential)"
+                advice += ". If this is a new credential of the same account, pass "
+                advice += "new_credential=True (command line: --new-credential)"
             raise StateMismatchError(
                 f"{path} belongs to another job: {what}", file=path, advice=advice
             )
@@ -83,7 +83,7 @@ def _difference(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     for name in sorted({*theirs, *ours}):
         if theirs.get(name) != ours.get(name):
             if "hash of" in name:
-                return f"bound arguments have other values ({name.removeprefix('hash of ')})"
+                return f"bound arguments have changed ({name.removeprefix('hash of ')})"
             was, now = theirs.get(name, "not given"), ours.get(name, "not given")
             return f"its argument {name} is {was}, now {now}"
     return "its arguments differ"
@@ -95,10 +95,10 @@ def push_job(
     row_type: str,
     map: Any,  # noqa: A002 - as the argument of push
 ) -> JobIdentity:
-    """Return the identity of a push. Takes about a tenth of a second: call it in a thread."""
+    """Return the identity of a push. Blocks for about 0.1 s: call it in a thread."""
     endpoint = endpoint_of(target)
     function, given = _bound(target)
-    terms = _terms_among([getattr(function, "__self__", None), *given.values()])
+    config = _config_among([getattr(function, "__self__", None), *given.values()])
     return JobIdentity(
         kind="push",
         source=source,
@@ -106,12 +106,12 @@ def push_job(
         row_type=row_type,
         arguments=_arguments(given, shown=endpoint is not None),
         map=_text(_mapping(map)) if _mapping(map) is not None else "",
-        **_account(terms),
+        **_account(config),
     )
 
 
 def pull_job(source: Any, target: str, key: Any) -> JobIdentity:
-    """Return the identity of a pull. Takes about a tenth of a second: call it in a thread."""
+    """Return the identity of a pull. Blocks for about 0.1 s: call it in a thread."""
     operation, owner, given = _list_of(source)
     return JobIdentity(
         kind="pull",
@@ -119,12 +119,12 @@ def pull_job(source: Any, target: str, key: Any) -> JobIdentity:
         target=target,
         arguments=_arguments(given, shown=True),
         key=key if isinstance(key, str) else "" if key is None else _FUNCTION,
-        **_account(_terms_among([owner])),
+        **_account(_config_among([owner])),
     )
 
 
 def name_of(target: Callable[..., Any]) -> str:
-    """Return what the state file calls *target*: its operation, or its own name."""
+    """Return the name of *target* in the state file: its operation, or its qualified name."""
     endpoint = endpoint_of(target)
     while isinstance(target, partial):
         target = target.func
@@ -134,7 +134,7 @@ def name_of(target: Callable[..., Any]) -> str:
 
 
 def _list_of(source: Any) -> tuple[str, object, Mapping[str, Any]]:
-    """The operation behind *source*, the resource it is of, and its arguments."""
+    """Return the list operation of *source*, its resource, and its arguments."""
     if inspect.iscoroutine(source) and source.cr_frame is not None:
         given = dict(source.cr_frame.f_locals)
         owner = given.pop("self", None)
@@ -152,7 +152,7 @@ def _list_of(source: Any) -> tuple[str, object, Mapping[str, Any]]:
 
 
 def _bound(target: Any) -> tuple[Any, dict[str, Any]]:
-    """The function under all `partial`s around *target*, and what they bind, by name."""
+    """Return the function inside the `partial`s of *target*, and the bound arguments by name."""
     positional: tuple[Any, ...] = ()
     named: dict[str, Any] = {}
     while isinstance(target, partial):
@@ -174,11 +174,11 @@ def _arguments(given: Mapping[str, Any], *, shown: bool) -> dict[str, str]:
             name: text if len(text) <= _LONGEST else _hash(Secret(text), name)
             for name, text in texts.items()
         }
-    # Arguments of the user's own function may hold a credential.
+    # Arguments of a function of the user may contain a credential.
     return {f"hash of {', '.join(sorted(texts))}": _hash(Secret(_text(texts)), "arguments")}
 
 
-def _terms_among(candidates: list[Any]) -> ClientConfig | None:
+def _config_among(candidates: list[Any]) -> ClientConfig | None:
     for candidate in candidates:
         found = terms_of(candidate) or terms_of(getattr(candidate, "__self__", None))
         if found is not None:
@@ -186,17 +186,17 @@ def _terms_among(candidates: list[Any]) -> ClientConfig | None:
     return None
 
 
-def _account(terms: ClientConfig | None) -> dict[str, str]:
-    """The parts of an identity that say with whom its calls talk, as whom."""
-    if terms is None:
+def _account(config: ClientConfig | None) -> dict[str, str]:
+    """Return origin, account, credential and headers of the client's calls."""
+    if config is None:
         return {}
-    found = {"origin": _origin(terms.base_url), "account": terms.account}
-    login = terms.login
-    if login is not None and not terms.account:
+    found = {"origin": _origin(config.base_url), "account": config.account}
+    login = config.login
+    if login is not None and not config.account:
         secret = login.basic if isinstance(login, ClientCredentials) else login.value
-        found["credential"] = _hash(secret, terms.vendor.name)
-    if terms.options.headers:
-        headers = {name.lower(): value for name, value in terms.options.headers.items()}
+        found["credential"] = _hash(secret, config.vendor.name)
+    if config.options.headers:
+        headers = {name.lower(): value for name, value in config.options.headers.items()}
         found["headers"] = _hash(Secret(_text(headers)), "headers")
     return found
 
@@ -208,7 +208,7 @@ def _origin(base_url: str) -> str:
 
 
 def _mapping(map: Any) -> Any:  # noqa: A002 - as the argument of push
-    """What a map by names says; None for no map, and for a function."""
+    """Return the fields of a map by names as plain values; None for a function or no map."""
     map = getattr(map, "renaming", map)  # noqa: A001
     if isinstance(map, Renaming):
         return map.names()
@@ -221,7 +221,7 @@ def _hash(secret: Secret, context: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """*value* as text that is the same in each process."""
+    """Return *value* as text that does not depend on the process."""
     try:
         plain = msgspec.to_builtins(value, str_keys=True, order="sorted", enc_hook=_plain)
         return json.dumps(plain, sort_keys=True)

@@ -1,16 +1,24 @@
 """The journal of one job: one SQLite file, one connection, one thread.
 
-* What is `saved()` survives the process and the machine: WAL with
-  `synchronous=FULL`, one fsync a commit.
-* Commits are grouped: whatever is noted while one commit is written goes into
-  the next, so the number of commits does not grow with the number of rows.
-* Nothing reads the file while the job runs. Its owner keeps the state in memory
-  and hands over what changed when a commit begins.
-* A failed commit is final: after a failed fsync nobody knows what is on the disk
+* A change survives a crash of the process and of the machine once `saved()` is done: WAL
+  mode with `synchronous=FULL`, one fsync per commit.
+* Commits are grouped: all changes made while a commit is written go into the next one, so
+  the number of commits does not grow with the number of rows.
+* The file is read when the job starts. After that its owner keeps the state in memory and
+  hands over the changes when a commit starts.
+* A failed commit is final: after a failed fsync the content of the disk is unknown
   (Rebello et al., "Can Applications Recover from fsync Failures?", 2020).
+* Exactly one connection writes: SQLite below 3.51.3 can damage a WAL that two connections
+  reset at once (https://sqlite.org/changes.html, 3.51.3).
 
-Exactly one connection writes: SQLite below 3.51.3 can damage a WAL that two
-connections reset at once (https://sqlite.org/changes.html, 3.51.3).
+A file of another program, of another version, or a damaged one is not written to. Each blob
+has a checksum (CRC-32), because SQLite detects damage to its own structures only.
+
+The mark of the `-wal` file: recent commits are in the file `<state>-wal` until SQLite moves
+them to the state file. A copy of the state file alone would be an older state that looks
+complete, and rows would be sent twice. So the state file always contains the mark that it
+needs its `-wal` file (`mark_log`), and the first commit after that replaces the mark, in the
+`-wal` file only. A reader that sees the mark, and finds no `-wal` file, has such a copy.
 """
 
 from __future__ import annotations
@@ -34,11 +42,18 @@ from asyncclients.own_files import target_of
 
 T = TypeVar("T")
 
-_SOON = 0.05
-"""Seconds for which changes that may be lost wait for others."""
-_REST = 0.001
-"""Seconds between two commits at the least. A lone row meets no commit before it; of many the
-more gather for the next, and each commit costs the loop two handings over of the interpreter."""
+VERSION = 5
+"""Format of the file; a file of any other version is rejected."""
+APPLICATION = 0x61636C69
+"""SQLite's `application_id` of the file."""
+_COMMIT_DELAY = 0.05
+"""Seconds that changes wait for others if losing them does no harm."""
+_COMMIT_INTERVAL = 0.001
+"""Minimum seconds between two commits, so that more rows share one: each commit makes the event
+loop wait for the interpreter's lock twice. A single row does not wait for it."""
+_MAX_LOG_SIZE = 4 * 2**20
+"""Bytes of the `-wal` file above which its content is moved into the state file."""
+_NEEDS_LOG, _HAS_LOG = "needed", "applied"
 _SCHEMA = (
     "CREATE TABLE job (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
@@ -47,21 +62,26 @@ _SCHEMA = (
 
 
 class Statement(NamedTuple):
-    """One SQL statement for each of *rows*."""
+    """One SQL statement, executed for each of *rows*."""
 
     sql: str
     rows: Sequence[Sequence[Any]]
 
 
 class Changes(NamedTuple):
-    """What one commit writes; *before* runs first, in the journal's thread."""
+    """The content of one commit; *before* runs first, in the journal's thread."""
 
     statements: Sequence[Statement]
     before: Callable[[], None] | None = None
 
 
 class Journal:
-    """See the module's docstring; made by `open`."""
+    """An open journal; created by `open`.
+
+    Attributes:
+        path: of the state file.
+        failure: the error of a failed commit; nothing is saved after it.
+    """
 
     def __init__(self, path: Path, lock: Lock, thread: ThreadPoolExecutor) -> None:
         self.path = path
@@ -69,35 +89,35 @@ class Journal:
         self._loop = asyncio.get_running_loop()
         self._database: sqlite3.Connection
         self._collect: Callable[[], Changes] = lambda: Changes(())
-        self._changed = False
-        self._busy = self._torn = False
+        self._has_changes = False
+        self._is_committing = self._maybe_marked = False
         self._closed: asyncio.Future[None] | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._rested_at = 0.0
+        self._next_commit_at = 0.0
         self.failure: StateError | None = None
 
     @classmethod
     async def open(
         cls, path: str | os.PathLike[str], job: JobIdentity, *, new_credential: bool = False
     ) -> Self:
-        """The journal of *job* at *path*, made if there is none; it is ours until `aclose`.
+        """Open the journal of *job* at *path*, created if missing, and lock it until `aclose`.
 
-        With *new_credential*, another credential is one of the same account, and noted.
+        With *new_credential*, a changed credential is accepted and stored.
 
         Raises:
-            StateInUseError: another run has it.
-            StateMismatchError: it is of another job or version, damaged, or no journal.
-            StateError: the disk refuses.
+            StateInUseError: another run uses it.
+            StateMismatchError: it belongs to another job or version, is damaged, or is no journal.
+            StateError: the file cannot be written.
         """
         path = target_of(path)
         try:
             lock = Lock(path)
-        except OSError as refused:
+        except OSError as error:
             raise StateMismatchError(
-                f"cannot keep a state in {path}: {refused.strerror}",
+                f"cannot keep a state in {path}: {error.strerror}",
                 file=str(path),
-                advice="Give a file in a directory that is there and can be written to",
+                advice="Give a file in an existing directory that is writable",
             ) from None
         journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
@@ -109,10 +129,10 @@ class Journal:
         return journal
 
     async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """What *work* returns, done in the journal's thread.
+        """Return the result of *work*, run in the journal's thread.
 
         Raises:
-            StateError: for whatever it raises.
+            StateError: *work* raised an exception.
         """
         outcome = await finish_before_cancel(self._in_thread(work, *arguments))
         if outcome.error is not None:
@@ -120,96 +140,101 @@ class Journal:
         return outcome.result
 
     def _connect(self) -> None:
-        self._database = connect(self.path)  # kept here: a cancelled `open` has it to close
+        # Assigned in the thread, so that `aclose` finds it after a cancelled `open`.
+        self._database = connect(self.path)
 
     def _disconnect(self) -> None:
         if hasattr(self, "_database"):
             try:
                 self._database.close()
             finally:
-                if self._torn:
+                if self._maybe_marked:
                     keep_log(self.path)
 
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
-        """The rows that *sql* selects."""
+        """Return the rows that *sql* selects."""
         return cast("list[Any]", await self.run(select, self._database, sql, parameters))
 
     async def state(self, cls: type[T]) -> T | None:
-        """The value that each commit replaces, None in a new journal."""
+        """Return the value that each commit replaces, None in a new journal."""
         return cast("T | None", await self.run(read_state, self._database, cls))
 
     def set_source(self, collect: Callable[[], Changes]) -> None:
-        """Call *collect* on the loop, when a commit begins, for what has changed."""
+        """Set the function that returns the changes; called on the loop when a commit starts."""
         self._collect = collect
 
-    def changed(self) -> None:
-        """There is something to save; it is saved at once."""
-        self._changed = True
+    def commit_now(self) -> None:
+        """Start a commit: there are changes."""
+        self._has_changes = True
         self._schedule()
 
-    def changes_later(self) -> None:
-        """There is something to save, and no harm if a crash takes it: it is saved soon."""
+    def commit_later(self) -> None:
+        """Start a commit soon: there are changes that may be lost in a crash."""
         if self._timer is None and self.failure is None:
-            self._timer = self._loop.call_later(_SOON, self.changed)
+            self._timer = self._loop.call_later(_COMMIT_DELAY, self.commit_now)
 
     def saved(self) -> asyncio.Future[None]:
-        """Done when all that is noted up to now is on the disk.
+        """Return a future that is done when all changes so far are on disk.
 
         Raises:
-            StateError: it could not be saved, and nothing will be any more.
+            StateError: a commit failed; nothing is saved after it.
         """
         if self.failure is not None:
             raise self.failure
-        self.changed()
+        self.commit_now()
         waiter = self._loop.create_future()
-        self._waiting.append(waiter)
+        self._waiters.append(waiter)
         return waiter
 
     # --- Commits: callbacks, no task, since `asyncio.run` cancels every task at its end ---
 
     def _schedule(self) -> None:
-        """Begin a commit soon, unless one is under way: its end calls this again."""
-        if self._changed and not self._busy and self.failure is None:
-            self._busy = True
-            # Whatever is noted in this turn of the loop still gets into this commit.
-            self._loop.call_later(max(0.0, self._rested_at - self._loop.time()), self._begin)
+        """Schedule a commit, unless one is running: `_on_committed` calls this again."""
+        if self._has_changes and not self._is_committing and self.failure is None:
+            self._is_committing = True
+            # Later changes of this iteration of the loop are part of the same commit.
+            delay = max(0.0, self._next_commit_at - self._loop.time())
+            self._loop.call_later(delay, self._commit)
 
-    def _begin(self) -> None:
-        self._changed = False
+    def _commit(self) -> None:
+        self._has_changes = False
         self._stop_timer()
-        saving, self._waiting = self._waiting, []
+        waiters, self._waiters = self._waiters, []
         try:
-            commit = self._in_thread(_commit, self._database, self.path, self._collect())
+            commit = self._in_thread(_write, self._database, self.path, self._collect())
         except BaseException as error:
-            self._finished(saving, error)
+            self._on_committed(waiters, error)
             if not isinstance(error, Exception):
                 raise
         else:
-            commit.add_done_callback(lambda ended: self._finished(saving, _error_of(ended)))
+            commit.add_done_callback(lambda ended: self._on_committed(waiters, _error_of(ended)))
 
     def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Outcome]:
         return self._loop.run_in_executor(self._thread, self._outcome, work, *arguments)
 
     def _outcome(self, work: Callable[..., Any], *arguments: Any) -> Outcome:
-        """In the thread, where a cancelled waiter cannot miss the error: see `keep_log`."""
+        """Run *work*; note an error here, in the thread: a cancelled waiter would not see it."""
         outcome = outcome_of(work, *arguments)
-        self._torn |= outcome.error is not None and not isinstance(outcome.error, StateError)
+        failed = outcome.error is not None and not isinstance(outcome.error, StateError)
+        self._maybe_marked |= failed  # see `keep_log`
         return outcome
 
-    def _finished(self, saving: list[asyncio.Future[None]], error: BaseException | None) -> None:
-        """A commit has ended: wake everyone who waits for it, and see to the next one."""
+    def _on_committed(
+        self, waiters: list[asyncio.Future[None]], error: BaseException | None
+    ) -> None:
+        """Wake the *waiters* of a commit that has ended, and schedule the next one."""
         if error is not None:
             self.failure = _state_error(self.path, error)
-            saving += self._waiting
-            self._waiting = []
-        self._rested_at = self._loop.time() + _REST
-        self._busy = False
-        for waiter in saving:
+            waiters += self._waiters
+            self._waiters = []
+        self._next_commit_at = self._loop.time() + _COMMIT_INTERVAL
+        self._is_committing = False
+        for waiter in waiters:
             if self.failure is None and not waiter.done():
                 waiter.set_result(None)
             elif self.failure is not None and not waiter.done():
                 waiter.set_exception(self.failure)
-                waiter.exception()  # seen, also where the waiter is gone: `saved` raises it again
+                waiter.exception()  # avoids asyncio's warning; `saved` raises it again
         self._schedule()
         self._disconnect_if_closing()
 
@@ -219,28 +244,28 @@ class Journal:
             self._timer = None
 
     async def aclose(self) -> None:
-        """Save what is left and let go of the file, also when cancelled. Idempotent."""
+        """Commit pending changes and release the file, also when cancelled. Idempotent."""
         if self._closed is None:
             self._closed = self._loop.create_future()
             if self._timer is not None:
                 self._stop_timer()
-                self.changed()
+                self.commit_now()
             self._disconnect_if_closing()
         await finish_before_cancel(self._closed)
 
     def _disconnect_if_closing(self) -> None:
-        if self._closed is None or self._busy:
+        if self._closed is None or self._is_committing:
             return
-        self._busy = True  # no commit begins any more
+        self._is_committing = True  # no further commit starts
         self.failure = self.failure or StateError(f"{self.path} is closed", file=str(self.path))
         try:
-            leaving = self._in_thread(self._disconnect)
-        except RuntimeError:  # the interpreter is shutting down and starts no thread any more
-            self._let_go()
+            closing = self._in_thread(self._disconnect)
+        except RuntimeError:  # the interpreter is shutting down and starts no threads
+            self._release()
         else:
-            leaving.add_done_callback(self._let_go)
+            closing.add_done_callback(self._release)
 
-    def _let_go(self, _: object = None) -> None:
+    def _release(self, _: object = None) -> None:
         assert self._closed is not None
         try:
             self._thread.shutdown(wait=False)
@@ -253,54 +278,15 @@ def _error_of(work: asyncio.Future[Outcome]) -> BaseException | None:
     return asyncio.CancelledError() if work.cancelled() else work.exception() or work.result().error
 
 
-def _state_error(path: Path, error: BaseException) -> StateError:
-    """The error for everyone who waits; what neither SQLite nor the disk says is its cause."""
-    if isinstance(error, StateError):
-        return error
-    if isinstance(error, (sqlite3.Error, OSError)):
-        return unusable(path, error)
-    failure = StateError(
-        f"cannot keep the state in {path}: {type(error).__name__}: {error_text(error)}",
-        file=str(path),
-        advice="What was saved before is intact: correct the cause, then run again",
-    )
-    failure.__cause__ = error
-    return failure
-
-
-def _check_job(
-    database: sqlite3.Connection, path: Path, job: JobIdentity, new_credential: bool
-) -> None:
-    new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    if not new:
-        job.check(read_job(database), str(path), new_credential=new_credential)
-    database.execute("BEGIN IMMEDIATE")
-    if new:
-        for statement in _SCHEMA:
-            database.execute(statement)
-        database.execute(f"PRAGMA application_id = {APPLICATION}")
-        database.execute(f"PRAGMA user_version = {VERSION}")
-    value = with_checksum([msgspec.json.encode(job)])
-    database.execute("INSERT OR REPLACE INTO job VALUES ('job', ?)", value)
-    database.execute("COMMIT")
-    mark_log(database)
-
-
-def read_job(database: sqlite3.Connection) -> JobIdentity:
-    """The job that the journal belongs to."""
-    job = read_value(database, "job", JobIdentity)
-    if job is None:
-        raise sqlite3.DatabaseError("its job is gone")
-    return job
-
-
-def _commit(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
+def _write(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
+    """Commit *changes*."""
     if changes.before is not None:
         changes.before()
-    shorten_log(database, path)
+    if log_path(path).stat().st_size > _MAX_LOG_SIZE:
+        mark_log(database)  # SQLite's automatic checkpoint would not write the mark
     statement = changes.statements[0] if len(changes.statements) == 1 else None
     if statement is not None and len(statement.rows) == 1:
-        # Each call into SQLite waits for the interpreter's lock again: one is best.
+        # Each call into SQLite waits for the interpreter's lock: one call instead of three.
         database.execute(statement.sql, with_checksum(statement.rows[0]))
         return
     database.execute("BEGIN IMMEDIATE")
@@ -314,30 +300,11 @@ def _commit(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
         raise
 
 
-# The file of a journal: ours and whole, or refused and left alone.
-#
-# A file of another program, of another version, or damaged is not written to.
-#
-# What was saved last is in the `-wal` file beside it, until SQLite moves it here. A copy
-# without that file would be an older state that looks whole, and rows would be sent twice.
-# So this file always says, in the row `wal`, that it needs the other one (`mark_log`); the
-# first commit that follows takes that back, in the other one. Whoever sees the first and
-# has no `-wal` file has such a copy.
-#
-# Each blob has a checksum (CRC-32), so that a state file that was damaged is never believed.
-
-
-VERSION = 5
-"""Of the format of the file. Any other is refused."""
-APPLICATION = 0x61636C69
-"""Marks the file as ours."""
-_LONGEST_LOG = 4 * 2**20
-"""Bytes of the `-wal` file from which its content is moved into the state file."""
-_NEEDS_LOG, _HAS_LOG = "needed", "applied"
+# --- Opening the file -----------------------------------------------------------------------
 
 
 def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:
-    """A checked connection to the journal at *path*; with `rwc`, made if there is none."""
+    """Return a checked connection to the journal at *path*; `rwc` creates a missing file."""
     _check_file(path, must_exist=mode != "rwc")
     has_log = log_path(path).exists()
     uri = f"{path.absolute().as_uri()}?mode={mode}"
@@ -352,58 +319,9 @@ def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Con
             if has_log and mode != "ro":
                 keep_log(path)
         if getattr(failure, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise _foreign(path) from None
+            raise _not_a_journal(path) from None
         raise
     return database
-
-
-def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: bool) -> None:
-    if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-        return
-    if read_value(database, "wal", str) != _NEEDS_LOG:
-        return
-    if has_log and mode != "ro":
-        # A run was ended while it marked the log: said now, before closing removes the log.
-        _write_mark(database, _HAS_LOG)
-    if not has_log:
-        raise StateMismatchError(
-            f"{path} is incomplete: what was saved last is in {path.name}-wal, which is missing",
-            file=str(path),
-            advice="Copy both files, or go on with the original; rows that were sent since "
-            "would be sent again from this one",
-        )
-
-
-def mark_log(database: sqlite3.Connection) -> None:
-    """Move the `-wal` file's content into the state file, which then says that it needs the other."""
-    _write_mark(database, _NEEDS_LOG)
-    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    _write_mark(database, _HAS_LOG)
-
-
-def _write_mark(database: sqlite3.Connection, mark: str) -> None:
-    value = with_checksum([b'"%s"' % mark.encode()])
-    database.execute("INSERT OR REPLACE INTO job VALUES ('wal', ?)", value)
-
-
-def keep_log(path: Path) -> None:
-    """Leave a `-wal` file, be it empty, after a run that may have failed while it marked the log.
-
-    Closing has moved what the log held into the state file, which may say that it needs it.
-    """
-    if path.exists():
-        log_path(path).touch()
-
-
-def log_path(path: Path) -> Path:
-    """Return the path of the `-wal` file of the journal at *path*."""
-    return path.with_name(path.name + "-wal")
-
-
-def shorten_log(database: sqlite3.Connection, path: Path) -> None:
-    """Keep the `-wal` file short; SQLite's own way would leave a file that looks whole."""
-    if log_path(path).stat().st_size > _LONGEST_LOG:
-        mark_log(database)
 
 
 def _check_file(path: Path, *, must_exist: bool) -> None:
@@ -413,32 +331,36 @@ def _check_file(path: Path, *, must_exist: bool) -> None:
         )
     if must_exist and not path.exists():
         raise StateMismatchError(f"{path} does not exist", file=str(path))
-    # Not where a job may be running in this process: see the rule on descriptors in `lock`.
+    # Only if no job of this process can use the file: see the rule on descriptors in `lock`.
     if not must_exist and path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":
-                raise _foreign(path)
+                raise _not_a_journal(path)
 
 
-def _foreign(path: Path) -> StateMismatchError:
-    what = f"{path} is not a state file of asyncclients"
-    advice = "Give another path for the state; this file was not touched"
-    return StateMismatchError(what, file=str(path), advice=advice)
+def _not_a_journal(path: Path) -> StateMismatchError:
+    return StateMismatchError(
+        f"{path} is not a state file of asyncclients",
+        file=str(path),
+        advice="Give another path for the state; this file was not touched",
+    )
 
 
 def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
     application = database.execute("PRAGMA application_id").fetchone()[0]
-    # In this order: another process may be making the file, in one transaction.
+    # In this order: another process may be creating the file, in one transaction.
     empty = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if application != APPLICATION and not (empty and not application and mode == "rwc"):
-        raise _foreign(path)
+        raise _not_a_journal(path)
     if version != VERSION and not empty:
         newer = version > VERSION
-        remedy = "Upgrade asyncclients" if newer else "End the job with that version, or begin anew"
+        remedy = (
+            "Upgrade asyncclients" if newer else "Finish the job with that version, or start again"
+        )
         raise StateMismatchError(
             f"{path} was written by {'a newer' if newer else 'an older'} version of asyncclients "
-            f"(format {version}, this one knows {VERSION})",
+            f"(format {version}; this version supports {VERSION})",
             file=str(path),
             advice=f"{remedy}; the file was not touched",
         )
@@ -452,75 +374,162 @@ def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
             raise sqlite3.DatabaseError(found)
 
 
-def unusable(path: Path, failure: Exception) -> StateError:
-    """The error for what SQLite or the disk said about *path*."""
-    words = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
-    if isinstance(failure, OSError) and failure.filename not in (None, str(path)):
-        words = f"{failure.filename}: {words}"
-    damaged = isinstance(failure, sqlite3.DatabaseError) and not isinstance(
-        failure, sqlite3.OperationalError
-    )
-    if damaged:
-        return StateMismatchError(
-            f"{path} is damaged: {words}",
+def _check_job(
+    database: sqlite3.Connection, path: Path, job: JobIdentity, new_credential: bool
+) -> None:
+    is_new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+    if not is_new:
+        job.check(read_job(database), str(path), new_credential=new_credential)
+    database.execute("BEGIN IMMEDIATE")
+    if is_new:
+        for statement in _SCHEMA:
+            database.execute(statement)
+        database.execute(f"PRAGMA application_id = {APPLICATION}")
+        database.execute(f"PRAGMA user_version = {VERSION}")
+    value = with_checksum([msgspec.json.encode(job)])
+    database.execute("INSERT OR REPLACE INTO job VALUES ('job', ?)", value)
+    database.execute("COMMIT")
+    mark_log(database)
+
+
+# --- The `-wal` file and its mark -----------------------------------------------------------
+
+
+def log_path(path: Path) -> Path:
+    """Return the path of the `-wal` file of the journal at *path*."""
+    return path.with_name(path.name + "-wal")
+
+
+def mark_log(database: sqlite3.Connection) -> None:
+    """Move the content of the `-wal` file into the state file, with the mark that it needs it."""
+    _write_mark(database, _NEEDS_LOG)
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    _write_mark(database, _HAS_LOG)
+
+
+def _write_mark(database: sqlite3.Connection, mark: str) -> None:
+    value = with_checksum([b'"%s"' % mark.encode()])
+    database.execute("INSERT OR REPLACE INTO job VALUES ('wal', ?)", value)
+
+
+def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: bool) -> None:
+    if not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        return
+    if read_value(database, "wal", str) != _NEEDS_LOG:
+        return
+    if has_log and mode != "ro":
+        # A run was killed in `mark_log`. Write now: closing the connection removes the file.
+        _write_mark(database, _HAS_LOG)
+    if not has_log:
+        raise StateMismatchError(
+            f"{path} is incomplete: the last changes are in {path.name}-wal, which is missing",
             file=str(path),
-            advice="Restore it from a copy, or start again with another state file "
-            "after looking at what the vendor holds",
+            advice="Copy both files, or continue with the original: with this file, rows "
+            "sent since it was copied would be sent again",
         )
-    return StateError(
-        f"cannot keep the state in {path}: {words}",
-        file=str(path),
-        advice="Check the disk's space and the file's rights, then run again: "
-        "what was saved before is intact",
-    )
 
 
-# --- Blobs with a checksum: SQLite notices damage to its own structures only ------------
+def keep_log(path: Path) -> None:
+    """Leave a `-wal` file, even an empty one, after an error that may have happened in `mark_log`.
 
-_SIZE = 4
-
-
-def with_checksum(row: Sequence[Any]) -> list[Any]:
-    """*row* with its blobs sealed."""
-    return [_digest(value) + value if isinstance(value, bytes) else value for value in row]
-
-
-def verify(row: Sequence[Any]) -> tuple[Any, ...]:
-    """*row* as it was before it was `sealed`.
-
-    Raises:
-        sqlite3.DatabaseError: a blob was changed since.
+    Closing has moved its content into the state file, which may contain the mark.
     """
-    return tuple(_opened(value) if isinstance(value, bytes) else value for value in row)
+    if path.exists():
+        log_path(path).touch()
 
 
-def _opened(blob: bytes) -> bytes:
-    value = blob[_SIZE:]
-    if _digest(value) != blob[:_SIZE]:
-        raise sqlite3.DatabaseError("what it holds was changed by something else")
-    return value
+# --- Reading --------------------------------------------------------------------------------
 
 
-def _digest(value: bytes) -> bytes:
-    return crc32(value).to_bytes(_SIZE)
+def read_job(database: sqlite3.Connection) -> JobIdentity:
+    """Return the job that the journal belongs to."""
+    job = read_value(database, "job", JobIdentity)
+    if job is None:
+        raise sqlite3.DatabaseError("the row 'job' is missing in table job")
+    return job
 
 
 def read_state(database: sqlite3.Connection, cls: type[T]) -> T | None:
-    """The value that each commit replaces, None in a new journal."""
+    """Return the value that each commit replaces, None in a new journal."""
     if set(select(database, "SELECT name FROM job")) - {("job",), ("state",), ("wal",)}:
-        raise sqlite3.DatabaseError("it holds something unknown")
+        raise sqlite3.DatabaseError("unexpected row in table job")
     return read_value(database, "state", cls)
 
 
 def read_value(database: sqlite3.Connection, name: str, cls: type[T]) -> T | None:
-    """What the journal holds under *name*, None if nothing."""
+    """Return the value stored under *name* in table job, None if there is none."""
     rows = select(database, "SELECT value FROM job WHERE name = ?", (name,))
     try:
         return msgspec.json.decode(rows[0][0], type=cls) if rows else None
-    except (TypeError, msgspec.MsgspecError) as bad:
-        raise sqlite3.DatabaseError(f"its {name} cannot be read") from bad
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise sqlite3.DatabaseError(f"the row {name!r} in table job cannot be decoded") from error
 
 
 def select(database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-    """The rows that *sql* selects; an error if one was damaged."""
-    return [verify(row) for row in database.execute(sql, parameters)]
+    """Return the rows that *sql* selects.
+
+    Raises:
+        sqlite3.DatabaseError: the checksum of a blob does not match.
+    """
+    return [
+        tuple(_verified(value) if isinstance(value, bytes) else value for value in row)
+        for row in database.execute(sql, parameters)
+    ]
+
+
+_CHECKSUM_SIZE = 4
+
+
+def with_checksum(row: Sequence[Any]) -> list[Any]:
+    """Return *row* with a checksum before the content of each blob."""
+    return [_checksum(value) + value if isinstance(value, bytes) else value for value in row]
+
+
+def _verified(blob: bytes) -> bytes:
+    value = blob[_CHECKSUM_SIZE:]
+    if _checksum(value) != blob[:_CHECKSUM_SIZE]:
+        raise sqlite3.DatabaseError("checksum mismatch: the file is corrupted or was edited")
+    return value
+
+
+def _checksum(value: bytes) -> bytes:
+    return crc32(value).to_bytes(_CHECKSUM_SIZE)
+
+
+# --- Errors ---------------------------------------------------------------------------------
+
+
+def _state_error(path: Path, error: BaseException) -> StateError:
+    """Return the error to raise for *error*; one of neither SQLite nor the disk is its cause."""
+    if isinstance(error, StateError):
+        return error
+    if isinstance(error, (sqlite3.Error, OSError)):
+        return unusable(path, error)
+    failure = StateError(
+        f"cannot keep the state in {path}: {type(error).__name__}: {error_text(error)}",
+        file=str(path),
+        advice="The state saved before is intact: correct the cause, then run again",
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def unusable(path: Path, failure: Exception) -> StateError:
+    """Return the error for an error of SQLite or of the file system with the file *path*."""
+    text = failure.strerror if isinstance(failure, OSError) and failure.strerror else str(failure)
+    if isinstance(failure, OSError) and failure.filename not in (None, str(path)):
+        text = f"{failure.filename}: {text}"
+    is_damage = isinstance(failure, sqlite3.DatabaseError)
+    if is_damage and not isinstance(failure, sqlite3.OperationalError):
+        return StateMismatchError(
+            f"{path} is damaged: {text}",
+            file=str(path),
+            advice="Restore it from a backup, or compare the input with the vendor's data and "
+            "start again with another state file",
+        )
+    return StateError(
+        f"cannot keep the state in {path}: {text}",
+        file=str(path),
+        advice="Check the free space of the disk and the permissions of the file, then run "
+        "again: the state saved before is intact",
+    )

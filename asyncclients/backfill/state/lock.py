@@ -1,14 +1,14 @@
-"""One run per state file, however the file is named.
+"""One run per state file, whatever name the file is opened by.
 
-* `<state>.lock`, beside the file that a symbolic link leads to, is held by `flock`. It
-  ends with its process, however that ends, and names the process for the message to
-  the second one.
-* The state file itself is locked as well, at a place that SQLite does not use: a hard
-  link has another name, and the same content. That lock can be queried without being
-  taken, so `status` never stops a job from starting.
+* `<state>.lock`, beside the target of a symbolic link, is locked with `flock`. The kernel
+  releases the lock when the process ends. The file contains the process id, for the error
+  message of a second process.
+* The state file itself is locked too, at an offset that SQLite does not use, because a hard
+  link is another name of the same file. `status` can query that lock without taking it, so
+  it never prevents a job from starting.
 
-POSIX drops the locks that SQLite holds when its process closes any other descriptor
-of the file. So a state in use by this very process is known by its inode, and not opened.
+POSIX releases the locks that SQLite holds on a file when the process closes any descriptor
+of that file. So a state in use by this process is recognised by its inode and not opened.
 """
 
 from __future__ import annotations
@@ -36,21 +36,23 @@ from asyncclients.own_files import (
 
 _MARK = re.compile(rb"asyncclients: process (\d+)\n")
 _RANGE = (2**62, 1)
-"""Offset and length of the lock in the state file: far behind SQLite's at 2**30."""
+"""Offset and length of the lock in the state file; SQLite's locks are at 2**30."""
 _SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
 _FLOCK = "hhqqi"
 
 _guard = threading.Lock()
 _held: dict[tuple[int, int], int] = {}
-"""Device and inode of each state in use -> the process that uses it: this one or its parent."""
+"""Device and inode of each state in use -> id of the process that uses it: this one, or a parent
+from which it was forked."""
 
 
 class Lock:
-    """Holds *state*, which is no symbolic link, from its making until `release`.
+    """The lock on *state*, which is not a symbolic link; held until `release`.
 
     Raises:
-        StateInUseError: another run has it.
-        StateMismatchError: its lock file belongs to somebody else, or its file system has no locks.
+        StateInUseError: another run holds it.
+        StateMismatchError: the lock file belongs to another program, or the file system does
+            not support locks.
         OSError: a file cannot be opened.
     """
 
@@ -79,10 +81,10 @@ class Lock:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # the previous run removed it in between
+            os.close(descriptor)  # the previous run has removed the file
 
     def _open(self) -> int:
-        """Return the lock file, made if there is none."""
+        """Return a descriptor of the lock file, created if missing."""
         while True:
             try:
                 descriptor = open_own(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -91,7 +93,7 @@ class Lock:
                 try:
                     return open_own(self._path, os.O_RDWR)
                 except FileNotFoundError:
-                    continue  # the previous run removed it in between
+                    continue  # the previous run has removed the file
                 except OSError as error:
                     if error.errno not in (errno.ELOOP, errno.EEXIST):
                         raise
@@ -106,12 +108,12 @@ class Lock:
         if self._is_ours:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"asyncclients: process %d\n" % os.getpid(), 0)
-        elif content:  # an empty file serves as it is: it may be somebody else's
+        elif content:  # an empty file is locked but left empty: it may be another program's
             raise self._foreign("is not a lock file of asyncclients")
 
     def _foreign(self, problem: str) -> StateMismatchError:
         return StateMismatchError(
-            f"{self._path}, which the state {self._state} needs for its lock, {problem}",
+            f"{self._path}, the lock file of the state {self._state}, {problem}",
             file=str(self._path),
             advice="Give the state another name; this file was not touched",
         )
@@ -123,7 +125,7 @@ class Lock:
             return False
 
     def _take_state(self) -> int:
-        """Return the state file, made if there is none, locked against its other names."""
+        """Return a locked descriptor of the state file, created if missing."""
         with suppress(FileNotFoundError):
             if _held.get(_key(self._state.lstat())) == os.getpid():
                 raise _in_use(self._state, os.getpid())
@@ -132,7 +134,7 @@ class Lock:
             if _SET is not None:
                 fcntl.fcntl(descriptor, _SET, _range_lock())
         except OSError as error:
-            # Any other failure: this file system knows `flock` only, which is held.
+            # On any other error the file system supports `flock` only, which is held already.
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 os.close(descriptor)
                 raise _in_use(self._state, None) from None
@@ -141,7 +143,7 @@ class Lock:
         return descriptor
 
     def release(self) -> None:
-        """Give the state back."""
+        """Release the state."""
         if self._file >= 0:
             _held.pop(self._key, None)
             os.close(self._file)
@@ -151,12 +153,15 @@ class Lock:
 
 
 def lock_path(state: Path) -> Path:
-    """Return the path of the lock file of *state*: beside it."""
+    """Return the path of the lock file of *state*."""
     return state.with_name(state.name + ".lock")
 
 
 def holder_of(state: Path) -> int | None:
-    """Return the process that uses *state*, 0 if that is unknown, None for none. Takes no lock."""
+    """Return the id of the process that uses *state*, 0 if unknown, None if not in use.
+
+    Takes no lock.
+    """
     if _held.get(_key(state.stat())) == os.getpid():
         return os.getpid()
     pid = _read_pid(lock_path(state))
@@ -173,13 +178,13 @@ def holder_of(state: Path) -> int | None:
 
 
 def lock_or_fail(descriptor: int, error: Exception) -> None:
-    """Lock the file of *descriptor* until it is closed; raise *error* if another run has it."""
+    """Lock the file of *descriptor* until it is closed; raise *error* if it is locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise error from None
     except OSError:
-        pass  # a file system without locks: the lock of the state is what protects a job
+        pass  # no locks on this file system: the lock of the state protects the job
 
 
 def _flock(descriptor: int, state: Path) -> None:
@@ -191,7 +196,7 @@ def _flock(descriptor: int, state: Path) -> None:
         raise StateMismatchError(
             f"the file system of {state} does not support file locks ({error.strerror})",
             file=str(state),
-            advice="Give a state on a local disk: without a lock, two runs could send a row twice",
+            advice="Put the state on a local disk: without a lock, two runs could send a row twice",
         ) from None
 
 
@@ -236,34 +241,33 @@ def _in_use(state: Path, pid: int | None) -> StateInUseError:
 
 
 def files_of_state(state: Path) -> list[Path]:
-    """Return every file that a job with *state* may write for it."""
+    """Return the paths of all files that a job may write for *state*."""
     state = target_of(state)
     suffixes = (".lock", FAILED_SUFFIX, *SQLITE_SUFFIXES)
     return [state, *(state.with_name(state.name + suffix) for suffix in suffixes)]
 
 
 def check_apart(state: Path, others: Iterable[Path], role: str) -> None:
-    """Raise `InputError` if one of *others*, which are the *role* of the job, belongs to *state*."""
+    """Raise `InputError` if one of *others*, the *role* of the job, is a file of *state*."""
     for other, mine in product(others, files_of_state(state)):
         if are_same(other, mine):
             problem = (
-                "not a state file" if mine.name == state.name else f"a file of the state {state}"
+                "cannot be its state file"
+                if mine.name == state.name
+                else f"is a file of its state {state}"
             )
             raise InputError(
-                f"{other} is {role} of this job, and is {problem}",
+                f"{other} is {role} of this job and {problem}",
                 file=str(other),
                 advice="Give the state another name",
             )
 
 
-# --- The files that SQLite keeps beside the state -----------------------------------
-
-
 def check_companions(state: Path) -> None:
-    """Raise `StateMismatchError` if SQLite would write to a file beside *state* that is not its."""
+    """Raise `StateMismatchError` if SQLite would overwrite another program's file beside *state*."""
     for path, problem in foreign_companions(state):
         raise StateMismatchError(
-            f"{path}, which belongs to the state {state}, {problem}",
+            f"{path}, a file that SQLite needs for the state {state}, {problem}",
             file=str(path),
             advice="Give the state another name; this file was not touched",
         )

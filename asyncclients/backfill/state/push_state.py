@@ -127,7 +127,7 @@ class JournalRowLog:
         """Withdraw the intent: *rows* were certainly not executed."""
         for row in rows:
             if self._sent.pop(row.number, None) is not None:
-                self._journal.changed()
+                self._journal.commit_now()
 
     def mark_done(self, rows: Sequence[Row]) -> None:
         """Record that the vendor executed *rows*."""
@@ -165,7 +165,7 @@ class JournalRowLog:
     def finish(self) -> None:
         """Mark the job as complete: nothing is pending."""
         self.state.complete = True
-        self._journal.changed()
+        self._journal.commit_now()
 
     # --- Saving -------------------------------------------------------------------------
 
@@ -175,10 +175,10 @@ class JournalRowLog:
             self.settled.add(row.number)
             had_intent |= self._sent.pop(row.number, None) is not None
         if had_intent:
-            self._journal.changed()
+            self._journal.commit_now()
         else:
             # An idempotent row that is sent again after a crash does no harm.
-            self._journal.changes_later()
+            self._journal.commit_later()
 
     def _changes(self) -> Changes:
         state, failures = self.state, self._failures
@@ -269,7 +269,7 @@ class Unknowns:
 
     def _save(self, sql: str, *parameters: Any) -> None:
         self._unsaved.append(Statement(sql, [parameters]))
-        self._journal.changed()
+        self._journal.commit_now()
 
 
 def read_unknown(record: tuple[int, int, bytes | None, str]) -> Unknown:
