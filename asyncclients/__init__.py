@@ -59,8 +59,8 @@ from asyncclients.errors import (
 )
 
 if TYPE_CHECKING:
-    from asyncclients.core.capture import CapturedResponse, capture_responses
-    from asyncclients.core.endpoint import Options
+    from asyncclients.core.events import CapturedResponse, capture_responses
+    from asyncclients.core.options import Options
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.retry import RetryPolicy
     from asyncclients.middleware import quota_middleware
@@ -74,13 +74,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _LAZY = {
-    "CapturedResponse": "asyncclients.core.capture",
-    "Options": "asyncclients.core.endpoint",
+    "CapturedResponse": "asyncclients.core.events",
+    "Options": "asyncclients.core.options",
     "Priority": "asyncclients.ratelimit.quota",
     "Quota": "asyncclients.ratelimit.quota",
     "RetryPolicy": "asyncclients.core.retry",
     "SessionPool": "asyncclients.core.pool",
-    "capture_responses": "asyncclients.core.capture",
+    "capture_responses": "asyncclients.core.events",
     "quota_middleware": "asyncclients.middleware",
     "DigitalOnboardingClient": "asyncclients.vendors.digital_onboarding",
     "EmmaClient": "asyncclients.vendors.emma",

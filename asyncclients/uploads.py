@@ -27,8 +27,7 @@ from yarl import URL
 
 from asyncclients.arguments import check_count, shown
 from asyncclients.base_url import is_encodable, is_loopback
-from asyncclients.core.call import Call
-from asyncclients.core.dispatch import run
+from asyncclients.core.call import Call, ClientConfig, send
 from asyncclients.core.endpoint import Endpoint, Request, Response
 from asyncclients.core.error_mapping import safe_location
 from asyncclients.core.events import Callback
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from asyncclients.core.pool import SessionPool
-    from asyncclients.core.settings import ClientConfig
     from asyncclients.core.vendor import Vendor
 
 PIECE = 256 * 1024
@@ -343,29 +341,29 @@ class UploadCall(Call[Response]):
 
     def __init__(
         self,
-        terms: ClientConfig,
+        config: ClientConfig,
         request: Request[Response],
         link: PresignedUrl,
         content: UploadBody,
         secrets: tuple[Secret, ...],
     ) -> None:
-        super().__init__(terms, request)
+        super().__init__(config, request)
         self._link, self._content, self._sent = link, content, secrets
 
-    def open(self) -> None:
+    def prepare(self) -> None:
         """Resolve the scope and prepare the request; nothing is sent."""
-        self._scope = self._terms.scope()
-        self._wire = self._link.wire(self._content)
-        if self._narrator is not None:
-            self._narrator.started(self._terms.base_url, self._request)
+        self._scope = self._config.scope()
+        self._prepared = self._link.wire(self._content)
+        if self.events is not None:
+            self.events.on_start(self._config.base_url)
 
-    async def exchange(self) -> Any:
+    async def attempt(self) -> Any:
         """Make one attempt.
 
         Raises:
             Exception: the error of the source, if it failed.
         """
-        outcome = await super().exchange()
+        outcome = await super().attempt()
         if self._content.failure is not None:
             raise self._content.failure
         return outcome
@@ -380,11 +378,11 @@ class Uploader:
     Args:
         pool: provides connections; no credential and no quota is used.
         vendor: classifies the storage's responses.
-        terms: configuration of the client that requested the link.
+        config: configuration of the client that requested the link.
     """
 
-    def __init__(self, pool: SessionPool, vendor: Vendor, terms: ClientConfig) -> None:
-        self._pool, self._vendor, self._terms = pool, vendor, terms
+    def __init__(self, pool: SessionPool, vendor: Vendor, config: ClientConfig) -> None:
+        self._pool, self._vendor, self._config = pool, vendor, config
 
     async def put(
         self, endpoint: Endpoint[Response], reply: Response, content: UploadBody, began: float
@@ -410,20 +408,20 @@ class Uploader:
         request: Request[Response] = Request(
             endpoint=endpoint, path=link.path, idempotent=content.replayable
         )
-        login = self._terms.login
+        login = self._config.login
         secrets = () if login is None else login.secrets
-        await run(UploadCall(self._terms_at(link, began), request, link, content, secrets))
+        await send(UploadCall(self._config_at(link, began), request, link, content, secrets))
         return UploadReceipt(host=URL(link.origin).host or "", bytes_sent=content.sent)
 
-    def _terms_at(self, link: PresignedUrl, began: float) -> ClientConfig:
+    def _config_at(self, link: PresignedUrl, began: float) -> ClientConfig:
         """Return the client's configuration for *link*: no credential or headers, less time."""
-        pool, vendor, options = self._pool, self._vendor, self._terms.options
+        pool, vendor, options = self._pool, self._vendor, self._config.options
         deadline = options.deadline
         if deadline is not None:
             passed = asyncio.get_running_loop().time() - began
             deadline = max(deadline - passed, 1e-6)
         return msgspec.structs.replace(
-            self._terms,
+            self._config,
             scope=pool.handle(vendor, link.origin, None, (), None),
             vendor=vendor,
             login=None,

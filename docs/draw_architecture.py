@@ -40,14 +40,11 @@ PACKAGES: dict[str, Place] = {
     "stores": Place(2.75, 2, "shared quotas"),
     "uploads": Place(0, 3, "files to a storage"),
     "core": Place(1.75, 4, "one call: token, attempt, decision, retry", 2.55),
-    "http": Place(1, 5, "aiohttp session"),
     "ratelimit": Place(3.3, 5, "when to send"),
     "sandbox": Place(4.35, 5, "mock vendors"),
 }
 """Packages, and the modules of the root that import one. Other modules of the root form the base."""
 
-ONLY_ON_3_11 = frozenset({"http/prompt_request.py"})
-"""Files that a call passes through on Python 3.11 only: left out of its path."""
 
 _PITCH, _WIDTH, _HEIGHT, _ROW = 146, 126, 46, 82
 _LEFT, _TOP, _TOTAL = 74, 66, 800
@@ -120,7 +117,6 @@ def draw(imports: Mapping[str, set[str]], path: Sequence[str]) -> str:
         imports: the result of `imports_of`.
         path: the files of a call in order, relative to the package.
     """
-    path = [file for file in path if file not in ONLY_ON_3_11]
     used = {Path(file).parts[0].removesuffix(".py") for file in path}
     bottom = _TOP + (max(place.row for place in PACKAGES.values()) + 1) * _ROW
     height = bottom + 120 + -(-len(path) // _LINES) * _STEP

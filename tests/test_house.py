@@ -154,10 +154,10 @@ def test_the_public_names_are_those_promised() -> None:
 async def test_create_passes_through_few_files() -> None:
     """A warm `create` passes through as few files and functions as a reader can follow."""
     found = await call_trace.create()
-    assert found.files <= 26
-    assert found.functions <= 68
-    assert found.lines <= 690
-    assert found.switches <= 58
+    assert found.files <= 19
+    assert found.functions <= 60
+    assert found.lines <= 655
+    assert found.switches <= 44
 
 
 async def test_push_passes_through_few_files(tmp_path: Path) -> None:

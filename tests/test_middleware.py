@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
-from asyncclients.core.endpoint import call_context
+from asyncclients.core.options import call_context
 from asyncclients.sandbox import Sandbox
 from tests.support.byte_server import Connection, answers, byte_server, hangs_up, http
 
@@ -57,7 +57,9 @@ async def test_external_usage_is_logged_once(caplog: pytest.LogCaptureFixture) -
                 await asyncio.sleep(1.5)
     (said,) = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert said[0] == "WARNING"
-    assert said[1].startswith("quota_middleware 100 per 60 s: others use the same quota, at about")
+    assert said[1].startswith(
+        "quota_middleware 100 per 60 s: other clients use the same quota, about"
+    )
 
 
 async def test_resend_takes_a_permit() -> None:

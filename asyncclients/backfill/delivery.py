@@ -42,8 +42,9 @@ from asyncclients.backfill.circuit_breaker import CallStart, CircuitBreaker, For
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
-from asyncclients.core.endpoint import OutgoingRequest, call_context, endpoint_of
+from asyncclients.core.endpoint import endpoint_of
 from asyncclients.core.events import logger
+from asyncclients.core.options import OutgoingRequest, call_context
 from asyncclients.errors import (
     AsyncClientsError,
     BackfillError,

@@ -20,8 +20,8 @@ from asyncclients.backfill.blocking import iterate
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.report import RequestCounter
-from asyncclients.core.capture import capture_responses
-from asyncclients.core.endpoint import call_context
+from asyncclients.core.events import capture_responses
+from asyncclients.core.options import call_context
 from asyncclients.errors import DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator, Path
 from asyncclients.ratelimit.quota import Priority

@@ -29,7 +29,7 @@ from asyncclients.backfill.state.identity import push_job
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.lock import check_apart
 from asyncclients.backfill.state.push_state import JournalRowLog, Unknown
-from asyncclients.core.endpoint import call_context
+from asyncclients.core.options import call_context
 from asyncclients.errors import (
     BackfillError,
     BackfillStoppedError,

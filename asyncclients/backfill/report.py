@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from asyncclients.core.endpoint import OutgoingRequest
 from asyncclients.core.events import Callback
+from asyncclients.core.options import OutgoingRequest
 from asyncclients.ratelimit.quota import Quota
 
 _PROGRESS_INTERVAL = 1.0

@@ -1,264 +1,388 @@
-"""One call between its attempts: what each step of `Dispatcher.send` knows."""
+"""One call: token, attempt, decision, wait; repeated until there is a result or an error.
+
+Start at [`send`][asyncclients.core.call.send]. A `Call` is the state of one call, and its
+methods are the steps. `ClientConfig` is what the calls of one client have in common.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import msgspec
+from msgspec.structs import force_setattr
+from multidict import istr
 
-from asyncclients.core.auth import ClientCredentials
-from asyncclients.core.call_events import CallEvents, emit_scope_paused
-from asyncclients.core.call_token import TOKEN_EXPIRED, CallToken
-from asyncclients.core.capture import captures
-from asyncclients.core.decoding import decode_response
-from asyncclients.core.endpoint import (
-    Outcome,
-    OutgoingRequest,
-    Request,
-    Response,
-    current_call_context,
+from asyncclients.core import codec
+from asyncclients.core.auth import ClientCredentials, Header, HeaderLogin, Login
+from asyncclients.core.endpoint import Outcome, Request, Response
+from asyncclients.core.error_mapping import (
+    error_from,
+    redacted_excerpt,
+    request_id,
+    retry_after,
+    unknown_outcome,
 )
-from asyncclients.core.error_mapping import error_from, retry_after, unknown_outcome
-from asyncclients.core.events import logger
+from asyncclients.core.events import (
+    Callback,
+    CallEvents,
+    ScopePaused,
+    captures,
+    emit_scope_paused,
+    logger,
+)
+from asyncclients.core.options import CallContext, Options, OutgoingRequest, current_call_context
 from asyncclients.core.prepare import PreparedRequest, prepare
-from asyncclients.core.retry import Decision, RetryState, decide
+from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide
+from asyncclients.core.scope import Scope
+from asyncclients.core.tokens import TOKEN_EXPIRED, CallToken
 from asyncclients.core.transport import Attempt
-from asyncclients.core.vendor import ResponseKind
+from asyncclients.core.vendor import ResponseKind, Vendor
+from asyncclients.errors import AsyncClientsError, DecodeError
 from asyncclients.ratelimit.headers import UNAVAILABLE
 from asyncclients.ratelimit.quota import Priority
-from asyncclients.secret import Secret
+from asyncclients.ratelimit.scheduler import PermitRequest
+from asyncclients.secret import Secret, redact
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from asyncclients.core.endpoint import SendHook
-    from asyncclients.core.scope import Scope
-    from asyncclients.core.settings import ClientConfig
-    from asyncclients.errors import AsyncClientsError
+    from collections.abc import Awaitable, Coroutine
 
 T = TypeVar("T")
 
-# The members that each call meets: to look one up costs as much as to call a function.
-_DONE, _SUCCESS, _FAILURE = Decision.DONE, ResponseKind.SUCCESS, ResponseKind.FAILURE
+_DECODED_IN_THREAD = 2**20
+"""Bytes above which a body is decoded in a thread, so that the event loop is not blocked."""
+
+
+async def send(call: Call[T]) -> T:
+    """Send *call*, retry it as its policy allows, and return its decoded response.
+
+    Raises:
+        AsyncClientsError: with vendor, operation, method, path and attempts filled in.
+    """
+    error: AsyncClientsError
+    try:
+        call.prepare()
+        while True:
+            if call.token is not None:
+                await call.token.ensure()
+            outcome = await call.attempt()
+            decision = call.decide(outcome)
+            if decision is Decision.DONE:
+                response = cast("Response", outcome)
+                if len(response.body) > _DECODED_IN_THREAD:
+                    result = await asyncio.to_thread(call.decode, response)
+                else:
+                    result = call.decode(response)
+                break
+            if decision is Decision.ALREADY_DELETED:
+                result = cast("T", None)
+                break
+            if not await call.wait(decision, outcome):
+                raise call.error(decision, outcome)  # noqa: TRY301 - completed below
+    except AsyncClientsError as raised:
+        error = raised.with_facts(**call.error_fields())
+    except BaseException as raised:
+        if call.events is not None:
+            call.events.on_end(raised)
+        raise
+    else:
+        if call.events is not None:
+            call.events.on_end(None)
+        return result
+    if call.events is not None:
+        call.events.on_end(error)
+    try:
+        raise error
+    finally:
+        # The traceback holds this frame, and the call its client until the next collection.
+        del error, call
+
+
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What all calls of a pool have in common."""
+
+    timeout: float
+    retry: RetryPolicy
+    max_response_bytes: int
+    listeners: tuple[Callback[Any], ...] = ()
+
+
+class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What all calls of a client have in common.
+
+    Attributes:
+        scope: returns the scope of the credential; creates it at first use.
+        vendor: the vendor.
+        login: the credential; None for none.
+        base_url: with a slash at its end.
+        pool: the pool's part.
+        options: the client's options.
+        account: name of the account, if the vendor has one besides the credential.
+        timeout: seconds for one attempt.
+        credential: the header with the login; None if the login has no fixed header.
+        default_request: the permit request of a call without deadline and context.
+    """
+
+    scope: Callable[[], Scope]
+    vendor: Vendor
+    login: Login | None
+    base_url: str
+    pool: PoolConfig
+    options: Options
+    account: str = ""
+    timeout: float = 0.0
+    credential: Header | None = None
+    default_request: PermitRequest | None = None
+
+    def __post_init__(self) -> None:
+        # Derived once, not by each call. A copy may have another login: None is set as well.
+        login, options = self.login, self.options
+        force_setattr(self, "timeout", options.timeout or self.pool.timeout)
+        header = (istr(login.header), login.value) if isinstance(login, HeaderLogin) else None
+        force_setattr(self, "credential", header)
+        default = PermitRequest(options.priority, options.flow)
+        force_setattr(self, "default_request", None if options.deadline is not None else default)
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The pool's retry policy with the client's `max_attempts`."""
+        policy, max_attempts = self.pool.retry, self.options.max_attempts
+        if max_attempts is None:
+            return policy
+        return msgspec.structs.replace(policy, max_attempts=max_attempts)
+
+    def permit_request(self, context: CallContext | None) -> PermitRequest:
+        """Return the permit request of a call made now in *context*."""
+        options = self.options
+        priority, flow, deadline_at = options.priority, options.flow, math.inf
+        if options.deadline is not None:
+            deadline_at = asyncio.get_running_loop().time() + options.deadline
+        if context is not None:
+            priority, flow = max(priority, context.priority), flow or context.flow
+        return PermitRequest(priority, flow, deadline_at)
+
+    def send(self, request: Request[T]) -> Coroutine[Any, Any, T]:
+        """Make one call; see [`send`][asyncclients.core.call.send]."""
+        return send(Call(self, request))
+
+
+def config_of(owner: object) -> ClientConfig | None:
+    """Return the configuration of a client or of the client of a resource; None for others."""
+    config = getattr(owner, "_config", None) or getattr(
+        getattr(owner, "_send", None), "__self__", None
+    )
+    return config if isinstance(config, ClientConfig) else None
 
 
 class Call(Generic[T]):
-    """The state of one call.
+    """The state of one call; its methods are the steps of `send`.
 
     Attributes:
-        bearer: its access token; None where the login goes without.
-        response: what says that it is done.
+        token: its access token; None if the login needs none.
+        events: tells listeners and captures; None if there are none.
     """
 
     __slots__ = (
-        "_exchange",
-        "_lane",
-        "_meaning",
-        "_narrator",
+        "_attempt",
+        "_config",
+        "_context",
+        "_kind",
+        "_permit_request",
+        "_prepared",
         "_request",
         "_scope",
-        "_tally",
-        "_terms",
-        "_ticket",
-        "_wire",
-        "bearer",
-        "response",
+        "_state",
+        "events",
+        "token",
     )
 
     _scope: Scope
-    _wire: PreparedRequest
-    _exchange: Attempt
-    response: Response
+    _prepared: PreparedRequest
+    _attempt: Attempt
 
-    def __init__(self, terms: ClientConfig, request: Request[T]) -> None:
-        if terms.options.retry_unsafe and not request.idempotent:
+    def __init__(self, config: ClientConfig, request: Request[T]) -> None:
+        if config.options.retry_unsafe and not request.idempotent:
             request = msgspec.structs.replace(request, idempotent=True)
-        self._terms, self._request = terms, request
-        self._lane = lane = current_call_context()
-        usual = terms.default_request if lane is None else None
-        self._ticket = usual or terms.permit_request(lane)
-        self._tally = RetryState()
-        self._meaning = _FAILURE
-        self._narrator: CallEvents | None = None
-        if terms.pool.listeners or captures():
-            self._narrator = CallEvents(terms, request)
-        self.bearer: CallToken | None = None
+        self._config, self._request = config, request
+        self._context = context = current_call_context()
+        default = config.default_request if context is None else None
+        self._permit_request = default or config.permit_request(context)
+        self._state = RetryState()
+        self._kind = ResponseKind.FAILURE
+        self.token: CallToken | None = None
+        self.events: CallEvents | None = None
+        if config.pool.listeners or captures():
+            self.events = CallEvents(config.pool.listeners, config.vendor, request.endpoint)
 
-    def open(self) -> None:
-        """Find the scope and put the request together; nothing is sent.
+    def prepare(self) -> None:
+        """Find the scope and build the request; nothing is sent.
 
         Raises:
             ClientClosedError: the pool is closed.
-            WrongEventLoopError: the pool is another loop's.
-            ValueError: the request has no form on the wire.
+            WrongEventLoopError: the pool belongs to another event loop.
+            ValueError: a parameter or the body cannot be encoded.
         """
-        terms, request = self._terms, self._request
-        self._scope = scope = terms.scope()
-        self._wire = prepare(terms.base_url, request, terms.options.headers)
-        if scope.tokens is not None and isinstance(terms.login, ClientCredentials):
-            self.bearer = CallToken(scope.tokens, self._ticket.deadline_at)
-        if self._narrator is not None:
-            self._narrator.started(terms.base_url, request)
+        config = self._config
+        self._scope = scope = config.scope()
+        self._prepared = prepare(config.base_url, self._request, config.options.headers)
+        if scope.tokens is not None and isinstance(config.login, ClientCredentials):
+            self.token = CallToken(scope.tokens, self._permit_request.deadline_at)
+        if self.events is not None:
+            self.events.on_start(config.base_url)
 
-    # --- The steps of one attempt -------------------------------------------------
-
-    def exchange(self) -> Awaitable[Outcome]:
-        """One request on the wire, once its permit is granted."""
-        scope, terms = self._scope, self._terms
-        # Without the loop it would be asked for, which is a system call.
+    def attempt(self) -> Awaitable[Outcome]:
+        """Send the request once, as soon as a permit is granted."""
+        scope, config = self._scope, self._config
+        # Without the loop as an argument it would be looked up: a system call on Python 3.11.
         task = asyncio.current_task(scope.scheduler.loop)
         assert task is not None
-        session = scope.session()
-        self._exchange = exchange = Attempt(
-            self._wire,
+        session = scope.session or scope.open()
+        self._attempt = attempt = Attempt(
+            self._prepared,
             scope.scheduler,
             scope.timeouts,
-            self._ticket,
-            self._tally,
-            terms.timeout,
-            terms.credential if self.bearer is None else self.bearer.header,
+            self._permit_request,
+            self._state,
+            config.timeout,
+            config.credential if self.token is None else self.token.header,
             task=task,
             cancelling=task.cancelling(),
         )
-        if self._narrator is not None:
-            exchange.on_sent = self._narrator.sent
-        if self._lane is not None:
-            exchange.before_send = self._watch(self._lane.hook)
-        return exchange.run(session, terms.pool.max_response_bytes)
-
-    def _watch(self, watch: SendHook | None) -> Callable[[], Awaitable[None] | None] | None:
-        """Tells *watch* that the request is about to go out."""
-        if watch is None:
-            return None
-        quotas = self._scope.scheduler.limiter.quotas
-        return partial(
-            watch.before_send, OutgoingRequest(self._scope.key, quotas, self._request.idempotent)
-        )
-
-    def record(self, outcome: Outcome) -> Outcome:
-        """The exchange is over."""
-        if not self._exchange.sent and outcome is not TOKEN_EXPIRED:
-            # Test doubles of a session know no middleware: they send without a permit.
-            self._tally.attempts += 1
-        if self._narrator is not None and outcome is not TOKEN_EXPIRED:
-            self._narrator.outcome(outcome, self._tally.attempts, self._secrets)
-        return outcome
-
-    async def decide_with_token(self, outcome: Outcome) -> Decision:
-        """As `judge`, for a call that goes by an access token."""
-        assert self.bearer is not None
-        if await self.bearer.handle_401(outcome, self._secrets):
-            return Decision.RETRY_WITH_NEW_TOKEN
-        return self.decide(outcome)
+        if self.events is not None:
+            attempt.on_sent = self.events.on_sent
+        if self._context is not None and (hook := self._context.hook) is not None:
+            quotas = scope.scheduler.limiter.quotas
+            outgoing = OutgoingRequest(scope.key, quotas, self._request.idempotent)
+            attempt.before_send = partial(hook.before_send, outgoing)
+        return attempt.run(session, config.pool.max_response_bytes, scope.outer, scope.inner)
 
     def decide(self, outcome: Outcome) -> Decision:
-        """What to do with *outcome*."""
+        """Record *outcome* and return what to do next."""
+        config = self._config
+        if outcome is not TOKEN_EXPIRED:
+            if not self._attempt.sent:
+                # Not through our middleware: some test doubles of a session call none.
+                self._state.attempts += 1
+            if self.events is not None:
+                self.events.on_outcome(outcome, self._state.attempts, self._secrets)
+        if self.token is not None and self.token.is_rejected(outcome):
+            return Decision.RETRY_WITH_NEW_TOKEN
         if isinstance(outcome, Response):
-            expects, meaning = self._request.endpoint.expects, self._terms.vendor.classify(outcome)
-            if expects is not None and (meaning is _SUCCESS) != (outcome.status == expects):
-                meaning = _SUCCESS if outcome.status == expects else _FAILURE
-            self._meaning = meaning
-            if meaning is _SUCCESS:
-                self.response = outcome
-                return _DONE
-            if meaning is ResponseKind.RATE_LIMITED:
-                self._note_refusal(outcome)
+            kind, expects = config.vendor.classify(outcome), self._request.endpoint.expects
+            if expects is not None and outcome.status == expects:
+                kind = ResponseKind.SUCCESS
+            elif expects is not None and kind is ResponseKind.SUCCESS:
+                kind = ResponseKind.FAILURE
+            if kind is ResponseKind.SUCCESS:
+                return Decision.DONE
+            self._kind = kind
+            if kind is ResponseKind.RATE_LIMITED:
+                self._on_rate_limited(outcome)
             elif outcome.status in UNAVAILABLE and retry_after(outcome) is not None:
-                now = asyncio.get_running_loop().time()
-                emit_scope_paused(self._terms, self._scope, now, unavailable=True)
-        return decide(self._request, outcome, self._meaning, self._tally, self._terms.policy)
+                self._emit_pause(unavailable=True)
+        return decide(self._request, outcome, self._kind, self._state, config.policy)
 
-    def _note_refusal(self, outcome: Response) -> None:
-        # With a permit, the transport saw a 429 at its headers.
-        permit = self._exchange.permit
-        if outcome.status != 429 or permit is None:
+    def _on_rate_limited(self, outcome: Response) -> None:
+        permit = self._attempt.permit
+        if outcome.status != 429 or permit is None:  # else the attempt has reported its headers
             self._scope.scheduler.on_rate_limited(retry_after(outcome, refused=True), permit)
-        if self._lane is not None and self._lane.hook is not None:
-            self._lane.hook.on_rate_limited()
-        emit_scope_paused(self._terms, self._scope, asyncio.get_running_loop().time())
+        if self._context is not None and self._context.hook is not None:
+            self._context.hook.on_rate_limited()
+        self._emit_pause()
 
-    async def wait(self, verdict: Decision, outcome: Outcome) -> bool:
-        """Wait as *verdict* says; False where the call must not be repeated."""
-        self._ticket = self._ticket.as_retry()
-        if verdict is Decision.RETRY_WITH_NEW_TOKEN:
-            self._tally.renewed += outcome is not TOKEN_EXPIRED
+    def _emit_pause(self, *, unavailable: bool = False) -> None:
+        scope = self._scope
+        seconds = scope.scheduler.limiter.snapshot(scope.scheduler.loop.time()).paused_for
+        if seconds > 0:
+            event = ScopePaused(
+                vendor=scope.vendor, scope=scope.key, seconds=seconds, unavailable=unavailable
+            )
+            emit_scope_paused(self._config.pool.listeners, event)
+
+    async def wait(self, decision: Decision, outcome: Outcome) -> bool:
+        """Wait before the next attempt; return False if there must be none."""
+        self._permit_request = self._permit_request.as_retry()
+        if decision is Decision.RETRY_WITH_NEW_TOKEN:
+            assert self.token is not None
+            await self.token.renew(outcome, self._secrets)
+            self._state.renewed += outcome is not TOKEN_EXPIRED
             return True
-        if verdict not in (Decision.RETRY, Decision.RETRY_AFTER_PAUSE):
+        if decision not in (Decision.RETRY, Decision.RETRY_AFTER_PAUSE):
             return False
+        rate_limited = decision is Decision.RETRY_AFTER_PAUSE
         asked = None
         if isinstance(outcome, Response):
-            asked = retry_after(outcome, refused=verdict is Decision.RETRY_AFTER_PAUSE)
-        now, deadline_at = asyncio.get_running_loop().time(), self._ticket.deadline_at
-        interactive = self._ticket.priority is Priority.INTERACTIVE
-        longest = self._terms.policy.longest_retry_after if interactive else math.inf
+            asked = retry_after(outcome, refused=rate_limited)
+        policy, scope, state = self._config.policy, self._scope, self._state
+        now, deadline_at = scope.scheduler.loop.time(), self._permit_request.deadline_at
+        interactive = self._permit_request.priority is Priority.INTERACTIVE
+        longest = policy.longest_retry_after if interactive else math.inf
         if asked is not None and (asked > longest or now + asked > deadline_at):
             return False
-        if verdict is Decision.RETRY_AFTER_PAUSE:
-            # The scope is paused: the queue is the place to wait, for those who pass it.
-            self._tally.rate_limits += 1
-            if self._exchange.permit is None:
-                await self._scope.pause(self._scope.scheduler.limiter.snapshot(now).paused_for)
+        if rate_limited:
+            state.rate_limits += 1
+            if self._attempt.permit is None:  # else the call waits in the queue of its scope
+                await scope.pause(scope.scheduler.limiter.snapshot(now).paused_for)
             return True
-        self._tally.note_failure(outcome)
-        pause = max(self._terms.policy.wait(self._tally.retries), asked or 0.0)
+        state.note_failure(outcome)
+        pause = max(policy.wait(state.retries), asked or 0.0)
         if now + pause > deadline_at:
             return False
-        logger.debug("%s: %d attempts, again in %.2f s", self._name(), self._tally.attempts, pause)
-        await self._scope.pause(pause)
+        name = f"{self._config.vendor.name}.{self._request.endpoint.operation}"
+        logger.debug("%s: %d attempts, next in %.2f s", name, state.attempts, pause)
+        await scope.pause(pause)
         return True
 
-    # --- The end --------------------------------------------------------------------
+    def decode(self, response: Response) -> T:
+        """Return the body as the endpoint's type, or *response* itself if that is `Response`.
 
-    async def long_result(self) -> T:
-        """As `result`, decoded off the event loop."""
-        result = await asyncio.to_thread(self._decoded)
-        self.ended(None)
-        return result
-
-    def result(self) -> T:
-        """What the endpoint promises, decoded."""
-        result = self._decoded()
-        if self._narrator is not None:
-            self._narrator.ended(None)
-        return result
-
-    def _decoded(self) -> T:
-        return decode_response(
-            self.response, self._request.endpoint, self._terms.vendor, self._secrets
+        Raises:
+            DecodeError: the body is of another type, is markup, or reports an error; quotes
+                its start, redacted.
+        """
+        endpoint = self._request.endpoint
+        try:
+            if endpoint.returns is Response:
+                if response.status < 300:
+                    codec.check_body(response.body, endpoint.result_fields)
+                return cast("T", response)
+            return cast("T", codec.decode(response.body, endpoint.returns))
+        except DecodeError as caught:
+            bad = caught
+        secrets = self._secrets()
+        raise DecodeError(
+            redact(bad.message, secrets),
+            status=response.status,
+            excerpt=redacted_excerpt(response.body, secrets),
+            request_id=request_id(response, self._config.vendor, secrets),
+            advice=bad.advice,
+            is_error_body=bad.is_error_body,
         )
 
-    def ended(self, error: BaseException | None) -> None:
-        """The call returns, or raises *error*."""
-        if self._narrator is not None:
-            self._narrator.ended(error)
-
-    def failure(self, verdict: Decision, outcome: Outcome) -> AsyncClientsError:
-        """The error that ends the call."""
-        secrets, vendor = self._secrets(), self._terms.vendor
-        if verdict is Decision.OUTCOME_UNKNOWN:
+    def error(self, decision: Decision, outcome: Outcome) -> AsyncClientsError:
+        """Return the error that ends the call."""
+        secrets, vendor = self._secrets(), self._config.vendor
+        if decision is Decision.OUTCOME_UNKNOWN:
             return unknown_outcome(outcome, vendor, secrets)
-        return error_from(outcome, self._meaning, vendor, secrets)
+        return error_from(outcome, self._kind, vendor, secrets)
 
     def error_fields(self) -> dict[str, Any]:
-        """What every error of this call says about it."""
+        """Return the fields that every error of this call has."""
         endpoint = self._request.endpoint
         return {
-            "vendor": self._terms.vendor.name,
+            "vendor": self._config.vendor.name,
             "operation": endpoint.operation,
             "method": endpoint.method,
             "path": "/" + self._request.path.lstrip("/"),
-            "attempts": self._tally.attempts,
+            "attempts": self._state.attempts,
         }
 
     def _secrets(self) -> tuple[Secret, ...]:
-        """All that must be cut from what the vendor echoes."""
-        login = self._terms.login
+        """Return everything to redact from what the vendor sends."""
+        login = self._config.login
         secrets = () if login is None else login.secrets
-        used = None if self.bearer is None else self.bearer.used
+        used = None if self.token is None else self.token.used
         return secrets if used is None else (*secrets, *used.secrets)
-
-    def _name(self) -> str:
-        return f"{self._terms.vendor.name}.{self._request.endpoint.operation}"

@@ -1,6 +1,6 @@
-"""What every vendor's client is: credentials and options around one dispatcher.
+"""The base class of every vendor's client.
 
-Immutable. `with_options` makes a sibling that shares scope, quota and token.
+A client is immutable: `with_options` returns another one that shares scope, quota and token.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import msgspec
 from asyncclients.arguments import check_count
 from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Options
+from asyncclients.core.call import ClientConfig
 from asyncclients.core.explain import Explanation, explain
-from asyncclients.core.freeform import raw_request
+from asyncclients.core.options import OptionFields, Options
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.settings import OptionFields
+from asyncclients.core.prepare import raw_request
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
@@ -27,24 +26,25 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from asyncclients.core.auth import Login
+    from asyncclients.core.endpoint import Send
     from asyncclients.core.scope import ScopeStats
 
 T = TypeVar("T")
 
 
 class VendorClient:
-    """Base of the five clients; a subclass says who the vendor is and adds resources.
+    """Base class of the clients; a subclass names its vendor and adds the resources.
 
     Args:
         pool: the pool whose sessions and quotas it uses.
         login: the credential.
-        base_url: where requests go.
+        base_url: replaces the vendor's own.
         quotas: replaces the vendor's own; an empty sequence means no limit.
-        max_in_flight: requests at the same time; None takes the vendor's.
+        max_in_flight: most requests at the same time; None for the vendor's.
     """
 
     vendor: ClassVar[Vendor]
-    """The vendor, as data."""
+    """The description of the vendor."""
 
     def __init__(
         self,
@@ -72,15 +72,14 @@ class VendorClient:
         if most is not None:
             check_count("max_in_flight", most)
         self._scope = pool.handle(vendor, self.base_url, login, own, most)
-        self._options = Options()
-        self._attach(
-            Dispatcher(
-                self._scope,
-                vendor,
-                login,
-                self.base_url,
-                settings=pool.settings,
-                options=self._options,
+        self._configure(
+            ClientConfig(
+                scope=self._scope,
+                vendor=vendor,
+                login=login,
+                base_url=self.base_url,
+                pool=pool.config,
+                options=Options(),
                 account=self._account_name(),
             )
         )
@@ -95,9 +94,9 @@ class VendorClient:
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
     ) -> Self:
-        """A client from environment variables; see the vendor's page for their names.
+        """Return a client from environment variables; the vendor's page has their names.
 
-        An argument that is given replaces its variable.
+        An argument replaces its variable.
 
         Raises:
             ConfigurationError: naming each variable that is missing.
@@ -109,7 +108,7 @@ class VendorClient:
 
     @classmethod
     def _from_env(cls, pool: SessionPool, variables: Environment, **arguments: object) -> Self:
-        """The constructor with *arguments*, as far as they are not None, and with *variables*."""
+        """Call the constructor with those *arguments* that are not None, and with *variables*."""
         check_pool(pool)
         if not variables.is_mapping:
             raise ConfigurationError(
@@ -119,43 +118,43 @@ class VendorClient:
         given: dict[str, Any] = {n: value for n, value in arguments.items() if value is not None}
         return cls(pool, **_read_environment(cls.vendor, variables, given), **given)
 
-    def _attach(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._add_resources(dispatcher)
+    def _configure(self, config: ClientConfig) -> None:
+        self._config = config
+        self._add_resources(config.send)
 
     def _account_name(self) -> str:
-        """The account's own name; empty where only the credential tells accounts apart."""
+        """Return the account's name; empty if accounts differ by their credential only."""
         return ""
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        """Make the resources, each with `dispatcher.send`."""
+    def _add_resources(self, send: Send) -> None:
+        """Create the resources, each with *send*."""
         raise NotImplementedError
 
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
-        """The same client with other defaults: any field of `Options`."""
-        # Not copy.copy: it goes by way of pickle, which a client refuses.
+        """Return the same client with other options: any fields of `Options`."""
+        # copy.copy would pickle the client, which is not allowed.
         sibling = object.__new__(type(self))
         vars(sibling).update(vars(self))
-        sibling._options = msgspec.structs.replace(self._options, **options)
-        sibling._attach(self._dispatcher.with_options(sibling._options))
+        own = msgspec.structs.replace(self._config.options, **options)
+        sibling._configure(msgspec.structs.replace(self._config, options=own))
         return sibling
 
     def eta(self, calls: int = 1) -> float:
-        """Seconds until *calls* more calls could have been sent, from 1.
+        """Return the seconds until *calls* more calls (from 1) could have been sent.
 
-        Counts what is queued before them and, in a pool with a shared store,
-        what other processes hold.
+        Counts the calls queued before them and, with a shared store, those of other
+        processes.
         """
         check_count("calls", calls)
-        return self._scope().eta(calls, Priority(self._options.priority))
+        return self._scope().eta(calls, Priority(self._config.options.priority))
 
     def explain(self) -> Explanation:
-        """Why a call made now would wait, and for how long; print it."""
+        """Return why a call made now would wait, and how long; as text with `print`."""
         now = self._pool.bind().time()
-        return explain(self._scope(), Priority(self._options.priority), now)
+        return explain(self._scope(), Priority(self._config.options.priority), now)
 
     def stats(self) -> ScopeStats:
-        """A snapshot of this client's scope."""
+        """Return a snapshot of this client's scope."""
         return self._scope().stats(self._pool.bind().time())
 
     @overload
@@ -195,22 +194,22 @@ class VendorClient:
         response_type: Any = Any,
         idempotent: bool | None = None,
     ) -> Any:
-        """Call what has no method here yet, under the same quota, retry and errors.
+        """Call an endpoint that has no method, with the same quota, retries and errors.
 
         Args:
             method: HTTP method.
-            path: relative to the base, with or without a leading slash.
-            params: query parameters; None values are left out.
+            path: relative to the base URL, with or without a leading slash.
+            params: query parameters; those that are None are left out.
             json: body as JSON.
             form: body as a form.
             headers: further request headers.
-            response_type: what the reply decodes to; `type(None)` ignores it.
-            idempotent: whether it may be repeated; by default as its method says.
+            response_type: type of the decoded response; `type(None)` ignores it.
+            idempotent: whether it may be retried; by default, if its method is idempotent.
 
         Raises:
             ValueError: for a path that leads elsewhere, or both *json* and *form*.
         """
-        call = raw_request(
+        request = raw_request(
             method,
             path,
             params=params,
@@ -220,10 +219,10 @@ class VendorClient:
             returns=response_type,
             idempotent=idempotent,
         )
-        return await self._dispatcher.send(call)
+        return await self._config.send(request)
 
     def __repr__(self) -> str:
-        # A traceback with locals shows also a client whose constructor failed.
+        # A traceback with locals may show a client whose constructor failed.
         return f"<{type(self).__name__} {vars(self).get('base_url', 'not set up')}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
@@ -231,10 +230,10 @@ class VendorClient:
 
 
 def check_pool(pool: object) -> None:
-    """See that *pool* is one.
+    """Check that *pool* is a `SessionPool`.
 
     Raises:
-        ConfigurationError: if it is anything else.
+        ConfigurationError: it is not.
     """
     if not isinstance(pool, SessionPool):
         raise ConfigurationError(
@@ -244,7 +243,7 @@ def check_pool(pool: object) -> None:
 
 
 def check_credentials(vendor: Vendor, **credentials: Secret) -> None:
-    """See that each of *credentials*, by argument, may be one.
+    """Check that each of *credentials*, by argument, can be one.
 
     Raises:
         ConfigurationError: naming the argument and its variable, without the value.
@@ -261,7 +260,7 @@ def check_credentials(vendor: Vendor, **credentials: Secret) -> None:
 def _read_environment(
     vendor: Vendor, environ: Environment, given: Collection[str]
 ) -> dict[str, Any]:
-    """Constructor arguments from the variables that *vendor* names, but for those *given*."""
+    """Return constructor arguments from the variables of *vendor*, except those *given*."""
     wanted = {name: var for name, var in vendor.environment.items() if name not in given}
     missing = [name for name in wanted.values() if name not in environ]
     if missing:

@@ -1,24 +1,36 @@
-"""What happens to calls, told to whoever listens.
+"""Events of calls, the log, and captured responses.
 
-A listener is a callable that takes one event. It is called in the task of the
-call, between two awaits: it must be quick and must not raise (what it raises is
-logged once, with its traceback, and dropped). No event holds a credential, a body or a query string, and
-so events are what is logged, too: nothing else gets there.
+A listener is a callable that takes one event. It is called in the task of the call, without
+awaiting: it must be quick. An exception that it raises is logged, the first time with its
+traceback. No event holds a credential, a body or a query string.
 
-The logger is `asyncclients`. At DEBUG it has every event of pools that are made
-after the level was set; at INFO and above what an operator wants to know: a
-pause the vendor asked for (WARNING from ten seconds on), others who use the same
-quota (WARNING), an access token that could not be had, two clients of one
-credential that disagree on its quotas.
+The logger is `asyncclients`. At DEBUG it logs every event of pools that are created after
+the level was set. At INFO and above it logs what an operator needs to know: a pause that
+the vendor asked for (WARNING from ten seconds on), other clients of the same quota
+(WARNING), an access token that could not be fetched, and clients of one credential
+with different quotas.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
+from yarl import URL
+
+from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Response
+from asyncclients.core.error_mapping import request_id
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from asyncclients.core.vendor import Vendor
+    from asyncclients.secret import Secret
 
 T = TypeVar("T")
 
@@ -26,10 +38,11 @@ logger = logging.getLogger("asyncclients")
 logger.addHandler(logging.NullHandler())
 
 _LONG_PAUSE = 10.0
+"""Seconds from which a pause is logged as a WARNING."""
 
 
 class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """A call was made; *call* names it in the events that follow."""
+    """A call was made; *call* is its number in the events that follow."""
 
     call: int
     vendor: str
@@ -40,7 +53,7 @@ class CallStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
-    """A permit was granted after *waited* seconds; the request goes out now."""
+    """A permit was granted after *waited* seconds; the request is sent now."""
 
     call: int
     attempt: int
@@ -48,7 +61,7 @@ class AttemptStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt got an answer (*status*) or none (*error*, a class name)."""
+    """An attempt got a response (*status*) or none (*error*, a class name)."""
 
     call: int
     attempt: int
@@ -66,14 +79,14 @@ class CallEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenRefreshed(msgspec.Struct, frozen=True, kw_only=True):
-    """An access token was asked for; *error* is a class name when none came."""
+    """An access token was requested; *error* is a class name if the request failed."""
 
     vendor: str
     error: str | None
 
 
 class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing is sent for *seconds*: the vendor refused by rate, or is *unavailable* and says so."""
+    """Nothing is sent for *seconds*: a 429, or a 503 with `Retry-After` (*unavailable*)."""
 
     vendor: str
     scope: str
@@ -82,7 +95,7 @@ class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExternalUsageSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """Others use the same quota, at *rate* calls per second, which are left to them; 0: no more."""
+    """Other clients use *rate* calls per second of the same quota; 0 if they have stopped."""
 
     vendor: str
     scope: str
@@ -90,13 +103,13 @@ class ExternalUsageSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolOpened(msgspec.Struct, frozen=True, kw_only=True):
-    """A pool was bound to the running loop; *stats* reads its scopes, in that loop only."""
+    """A pool was bound to the running loop; call *stats* in that loop only."""
 
     stats: Callable[[], tuple[Any, ...]]
 
 
 class PoolClosed(msgspec.Struct, frozen=True, kw_only=True):
-    """The pool of that *stats* was closed."""
+    """A pool was closed; *stats* equals that of its `PoolOpened`."""
 
     stats: Callable[[], tuple[Any, ...]]
 
@@ -115,40 +128,10 @@ Event = (
 Listener = Callable[[Any], None]
 
 
-def log_event(event: object) -> None:
-    """The listener that writes every event to the log, at DEBUG."""
-    logger.debug("%r", event)
-
-
-def log_pause(event: ScopePaused) -> None:
-    """Tell the operator that nothing is sent for a while."""
-    level = logging.WARNING if event.seconds >= _LONG_PAUSE else logging.INFO
-    words = "%s refused by rate: nothing is sent for %.1f s. Others may use the same quota"
-    if event.unavailable:
-        words = "%s is unavailable: nothing is sent for %.1f s, as it asks"
-    logger.log(level, words, event.vendor, event.seconds)
-
-
-def emit_external_usage(
-    listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float
-) -> None:
-    """Others are seen to use the quota of *scope*, at *rate*, or are gone, at 0."""
-    if rate:
-        words = (
-            "%s: others use the same quota, at about %.2g calls per second, which are left to them. "
-            "Give this program a credential of its own, or share the quota with other processes "
-            "of yours: SessionPool(limits=...)"
-        )
-        logger.warning(words, vendor, rate)
-    else:
-        logger.info("%s: nobody else uses the same quota any more", vendor)
-    emit(listeners, ExternalUsageSeen(vendor=vendor, scope=scope, rate=rate))
-
-
 class Callback(Generic[T]):
-    """A user's callback, *function*: it cannot fail the work that it is told about.
+    """A user's callback, *function*, whose exceptions do not end the work.
 
-    What it raises is logged with its traceback, the first time only; it is called again.
+    Only the first exception is logged; the function is called again afterwards.
     """
 
     __slots__ = ("_failed", "_function")
@@ -168,7 +151,7 @@ class Callback(Generic[T]):
                 self._failed = True
                 name = getattr(self._function, "__qualname__", type(self._function).__qualname__)
                 logger.exception(
-                    "the callback %s raised %s; the work goes on, and further errors of this "
+                    "the callback %s raised %s; the work continues, and further errors of this "
                     "callback are not logged",
                     name,
                     type(error).__name__,
@@ -176,6 +159,178 @@ class Callback(Generic[T]):
 
 
 def emit(listeners: Sequence[Callback[Any]], event: Event) -> None:
-    """Give *event* to each listener."""
+    """Call each listener with *event*."""
     for listener in listeners:
         listener(event)
+
+
+# --- What is logged -----------------------------------------------------------
+
+
+def log_event(event: object) -> None:
+    """Listener that logs every event at DEBUG."""
+    logger.debug("%r", event)
+
+
+def emit_scope_paused(listeners: Sequence[Callback[Any]], event: ScopePaused) -> None:
+    """Log the pause of a scope and emit its event."""
+    level = logging.WARNING if event.seconds >= _LONG_PAUSE else logging.INFO
+    text = "%s: rate-limited, nothing is sent for %.1f s; other clients may use the same quota"
+    if event.unavailable:
+        text = "%s: unavailable, nothing is sent for %.1f s, as the vendor asks"
+    logger.log(level, text, event.vendor, event.seconds)
+    emit(listeners, event)
+
+
+def emit_external_usage(
+    listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float
+) -> None:
+    """Log that other clients use the quota of *scope*, at *rate* calls per second; emit it."""
+    if rate:
+        text = (
+            "%s: other clients use the same quota, about %.2g calls per second, which are left "
+            "to them. Give this program a credential of its own, or share the quota with your "
+            "other processes: SessionPool(limits=...)"
+        )
+        logger.warning(text, vendor, rate)
+    else:
+        logger.info("%s: other clients no longer use the same quota", vendor)
+    emit(listeners, ExternalUsageSeen(vendor=vendor, scope=scope, rate=rate))
+
+
+# --- Captured responses -------------------------------------------------------
+
+
+class CapturedResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """One response of a vendor, before decoding.
+
+    Attributes:
+        vendor: name of the vendor.
+        operation: the operation, as in `contacts.create`.
+        attempt: number of the request within its call, from 1.
+        status: HTTP status.
+        headers: case-insensitive.
+        body: decompressed.
+        request_id: the vendor's id of the request, None if it sent none.
+    """
+
+    vendor: str
+    operation: str
+    attempt: int
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    request_id: str | None
+
+    def __repr__(self) -> str:
+        # Headers and body may hold what a traceback must not print.
+        name = f"{self.vendor}.{self.operation}"
+        return f"<CapturedResponse {name} {self.status}, {len(self.body)} bytes>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("status", self.status)]
+
+
+_captures: ContextVar[tuple[list[CapturedResponse], ...]] = ContextVar(
+    "asyncclients_captures", default=()
+)
+captures = _captures.get
+"""Return the lists of all `capture_responses` blocks around the running code."""
+
+
+@contextmanager
+def capture_responses() -> Generator[list[CapturedResponse]]:
+    """Collect the responses of all calls inside the block, in order of arrival.
+
+    One per request, rejected and failed ones included; tasks that are started inside the
+    block are included. Responses of token endpoints are not: they hold the token.
+
+    ```python
+    with capture_responses() as responses:
+        contact = await intouch.contacts.get(uuid)
+    print(responses[-1].status, responses[-1].headers["Date"], responses[-1].request_id)
+    ```
+
+    The list keeps whole bodies: leave the block before a long listing.
+    """
+    responses: list[CapturedResponse] = []
+    token = _captures.set((*captures(), responses))
+    try:
+        yield responses
+    finally:
+        _captures.reset(token)
+
+
+# --- The events of one call ---------------------------------------------------
+
+_call_numbers = itertools.count(1)
+
+
+class CallEvents:
+    """Emits the events of one call and captures its responses."""
+
+    __slots__ = ("_attempts", "_endpoint", "_listeners", "_number", "_vendor")
+
+    def __init__(
+        self, listeners: Sequence[Callback[Any]], vendor: Vendor, endpoint: Endpoint[Any]
+    ) -> None:
+        self._listeners, self._vendor, self._endpoint = listeners, vendor, endpoint
+        self._number = next(_call_numbers)
+        self._attempts = 0
+
+    def on_start(self, base_url: str) -> None:
+        """The call enters the queue."""
+        if not self._listeners:
+            return
+        base, endpoint = URL(base_url), self._endpoint
+        event = CallStarted(
+            call=self._number,
+            vendor=self._vendor.name,
+            operation=endpoint.operation,
+            method=endpoint.method,
+            template=base.path + endpoint.path,
+            origin=str(base.origin()),
+        )
+        emit(self._listeners, event)
+
+    def on_sent(self, waited: float) -> None:
+        """A permit was granted after *waited* seconds."""
+        attempt = self._attempts + 1
+        emit(self._listeners, AttemptStarted(call=self._number, attempt=attempt, waited=waited))
+
+    def on_outcome(
+        self, outcome: Outcome, attempts: int, secrets: Callable[[], tuple[Secret, ...]]
+    ) -> None:
+        """Attempt number *attempts* ended with *outcome*; *secrets* returns what to redact."""
+        self._attempts = attempts
+        status: int | None = None
+        error: str | None = None
+        vendor_id: str | None = None
+        if isinstance(outcome, NoResponse):
+            error = outcome.error.__name__
+        else:
+            self._capture(outcome)
+            if self._listeners:
+                status, vendor_id = outcome.status, request_id(outcome, self._vendor, secrets())
+        event = AttemptEnded(
+            call=self._number, attempt=attempts, status=status, error=error, request_id=vendor_id
+        )
+        emit(self._listeners, event)
+
+    def _capture(self, response: Response) -> None:
+        captured = CapturedResponse(
+            vendor=self._vendor.name,
+            operation=self._endpoint.operation,
+            attempt=self._attempts,
+            status=response.status,
+            headers=response.headers,
+            body=response.body,
+            request_id=self._vendor.request_id(response.headers),
+        )
+        for responses in captures():
+            responses.append(captured)
+
+    def on_end(self, error: BaseException | None) -> None:
+        """The call returns, or raises *error*."""
+        name = None if error is None else type(error).__name__
+        emit(self._listeners, CallEnded(call=self._number, attempts=self._attempts, error=name))

@@ -1,8 +1,8 @@
-"""The pool: one per program; sessions, scopes, tokens, and the end of all of them.
+"""The pool, one per event loop: it creates the scopes, evicts idle ones and closes all.
 
-It binds to the event loop of its first use and says so clearly when used from
-another. Scopes are made on first use. A scope without clients is evicted one period
-after its last call, when no quota is affected by it any more.
+A pool is bound to the event loop of its first use and raises when it is used in another.
+A scope is created at first use, and evicted when it has no client and no quota is affected
+by its calls any longer, one period after the last of them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import msgspec
+
 from asyncclients.arguments import check_count, check_seconds, check_type
-from asyncclients.core.auth import ClientCredentials, Login
+from asyncclients.core.auth import ClientCredentials, HeaderLogin, Login
+from asyncclients.core.call import ClientConfig, PoolConfig
 from asyncclients.core.events import (
     Callback,
     PoolClosed,
@@ -29,11 +32,16 @@ from asyncclients.core.events import (
     log_event,
     logger,
 )
-from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope, ScopeHandle, ScopeStats
-from asyncclients.core.settings import PoolConfig
-from asyncclients.core.tokens import TokenCache, TokenStore
+from asyncclients.core.tokens import (
+    TOKEN_OPTIONS,
+    TOKEN_RETRY,
+    TOKEN_TIMEOUT,
+    TokenCache,
+    TokenSource,
+    TokenStore,
+)
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.scheduler import InFlightLimit, Scheduler
@@ -56,16 +64,16 @@ class SessionPool:
         session: an `aiohttp.ClientSession` to borrow; it is never closed here.
             Without one, each credential gets a session of its own.
         max_connections: requests in flight at the same time, over all scopes.
-        timeout: seconds for one attempt, from its permit to the end of its reply.
-        retry: how often and how long calls are repeated.
+        timeout: seconds for one attempt, from its permit to the end of its response.
+        retry: how often and how long calls are retried.
         limits: shares quotas with other processes (`asyncclients.stores`).
         tokens: shares access tokens with other processes (`asyncclients.stores`).
-        max_response_bytes: decompressed size above which a reply is refused.
+        max_response_bytes: decompressed size above which a response is rejected.
         admission: `adaptive` learns how tightly calls may follow each other;
             `exact` never causes a 429 on a server that counts by window.
-        cold_start: `empty` assumes that nothing was sent before, `full` that
-            the window is spent.
-        listeners: callables that are given each event (`asyncclients.core.events`).
+        cold_start: `empty` assumes that nothing was sent before the start, `full` that
+            the quotas are used up.
+        listeners: callables that take each event (`asyncclients.core.events`).
     """
 
     def __init__(
@@ -87,9 +95,9 @@ class SessionPool:
         check_seconds("timeout", timeout)
         check_type("retry", retry, RetryPolicy, "retry=RetryPolicy(max_attempts=3)")
         _check_parts(session, limits, tokens, listeners)
-        Limiter((), admission=admission, cold_start=cold_start)  # refuses unknown words now
+        Limiter((), admission=admission, cold_start=cold_start)  # rejects other words
         logs = (log_event,) if logger.isEnabledFor(DEBUG) else ()
-        self.settings = PoolConfig(
+        self.config = PoolConfig(
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
@@ -138,20 +146,22 @@ class SessionPool:
             raise _wrong_loop()
         if not self._closed:
             self._closed = True
+            for scope in self._scopes.values():
+                scope.closed = True
             if self._loop is not None:
-                emit(self.settings.listeners, PoolClosed(stats=self.stats))
+                emit(self.config.listeners, PoolClosed(stats=self.stats))
         if self._eviction is not None:
             self._eviction.stop()
         async with self._closing:
             if self._evicting:
                 await asyncio.wait(self._evicting)
-            # All are closed, also if one raises; whatever is closed already does nothing.
+            # All are closed even if one raises; closing one twice does nothing.
             ends = await asyncio.gather(
                 *(scope.aclose() for scope in self._scopes.values()), return_exceptions=True
             )
             if self._shared is not None:
                 await self._shared.aclose()
-            # Sockets are closed by the loop in its next turns; give it those.
+            # The loop closes sockets in its next iteration.
             await asyncio.sleep(0)
             self._ended = True
             for end in ends:
@@ -159,23 +169,24 @@ class SessionPool:
                     raise end
 
     def bind(self) -> asyncio.AbstractEventLoop:
-        """The loop that this pool belongs to, from its first use on.
+        """Return the loop of this pool; at first use, the running one.
 
         Raises:
             ClientClosedError: after `aclose`.
-            WrongEventLoopError: from any other loop, or from none.
+            WrongEventLoopError: another loop is running, or none.
         """
         if self._closed:
             raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
-        loop = asyncio._get_running_loop()  # the public one raises where there is none
-        if loop is None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
             raise WrongEventLoopError(
                 "the pool was used outside a running event loop",
                 advice="Use it inside a coroutine that asyncio.run() runs",
-            )
+            ) from None
         if self._loop is None:
             self._loop = loop
-            emit(self.settings.listeners, PoolOpened(stats=self.stats))
+            emit(self.config.listeners, PoolOpened(stats=self.stats))
         elif loop is not self._loop:
             raise _wrong_loop()
         return loop
@@ -190,7 +201,7 @@ class SessionPool:
         quotas: tuple[Quota, ...],
         max_in_flight: int | None,
     ) -> ScopeHandle:
-        """A handle of the scope of *login* at the origin of *base_url*, made on first use."""
+        """Return a handle of the scope of *login* at *base_url*, which is created at first use."""
         find = partial(self._scope, vendor, base_url, login, quotas, max_in_flight)
         return ScopeHandle(find, self.bind)
 
@@ -210,20 +221,34 @@ class SessionPool:
             found.add_quotas(quotas, max_in_flight)
             return found
         scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
-        # A borrowed session may have headers of its own: without a login they are not wanted.
+        # Without a login the headers of a borrowed session must not be sent either.
         borrowed = None if login is None else self._session
         scope = Scope(vendor.name, key, scheduler, borrowed=borrowed)
         if isinstance(login, ClientCredentials):
-            source = TokenSource(scope, vendor, login, base_url, self.settings)
-            scope.tokens = TokenCache(key, source.fetch, self._tokens)
+            scope.tokens = self._token_cache(scope, vendor, login, base_url)
         self._scopes[key] = scope
         if self._eviction is None:
             self._eviction = IdleSweep(loop, self._evict)
         self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
         return scope
 
+    def _token_cache(
+        self, scope: Scope, vendor: Vendor, login: ClientCredentials, base_url: str
+    ) -> TokenCache:
+        basic = HeaderLogin(header="Authorization", value=login.basic, secrets=login.secrets)
+        config = ClientConfig(
+            scope=lambda: scope,
+            vendor=vendor,
+            login=basic,
+            base_url=base_url,
+            pool=msgspec.structs.replace(self.config, retry=TOKEN_RETRY, timeout=TOKEN_TIMEOUT),
+            options=TOKEN_OPTIONS,
+        )
+        source = TokenSource(config.send, login, vendor.name, self.config.listeners)
+        return TokenCache(scope.key, source.fetch, self._tokens)
+
     def _evict(self, now: float) -> bool:
-        """Evict the scopes without clients that are idle at *now*; True if any scope is left."""
+        """Evict the scopes that are idle at *now*; return True if any scope is left."""
         idle = [scope for scope in self._scopes.values() if scope.is_idle(now)]
         for scope in idle:
             logger.debug("%s (scope %.8s): evicted; it has no client", scope.vendor, scope.key)
@@ -232,7 +257,7 @@ class SessionPool:
                 self._shared.forget(scope.scheduler.limiter)
             elif self._cold_start == "full":
                 self._evicted.add(scope.key)
-            # In a context of its own: the timer has that of the call which started it.
+            # In an empty context: the timer has the context of the call that started it.
             task = asyncio.get_running_loop().create_task(scope.aclose(), context=Context())
             self._evicting.add(task)
             task.add_done_callback(self._closed_evicted)
@@ -241,7 +266,7 @@ class SessionPool:
     def _closed_evicted(self, task: asyncio.Task[None]) -> None:
         self._evicting.discard(task)
         if not task.cancelled() and (failure := task.exception()) is not None:
-            logger.warning("an evicted scope did not close: %s", type(failure).__name__)
+            logger.warning("an evicted scope failed to close: %s", type(failure).__name__)
 
     def _scheduler(
         self,
@@ -251,13 +276,11 @@ class SessionPool:
         quotas: tuple[Quota, ...],
         max_in_flight: int | None,
     ) -> Scheduler:
-        # What a store remembers is better than any supposition about the time before the start.
+        # A shared store knows what was sent before the start.
         known = self._limits is not None or key in self._evicted
         cold = "empty" if known else self._cold_start
         local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
-        local.external.on_change = partial(
-            emit_external_usage, self.settings.listeners, vendor, key
-        )
+        local.external.on_change = partial(emit_external_usage, self.config.listeners, vendor, key)
         scheduler = Scheduler(
             local, loop, max_in_flight=max_in_flight, connections=self._connections
         )
@@ -275,7 +298,7 @@ class SessionPool:
             )
 
     def stats(self) -> tuple[ScopeStats, ...]:
-        """A snapshot of every scope in use."""
+        """Return a snapshot of every scope."""
         if self._loop is None:
             return ()
         now = self._loop.time()
@@ -283,7 +306,7 @@ class SessionPool:
 
 
 def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None:
-    """See that each part has the methods of its kind. Only types are named: a URL has a password.
+    """Check that each part has its methods. Errors show types only: a URL may hold a password.
 
     Raises:
         ConfigurationError: naming the argument.
@@ -300,8 +323,8 @@ def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None
             raise ConfigurationError(
                 f"{name} cannot be used: it is of type {kind}", advice=f"Write it as in {form}"
             )
-    heard = listeners if issubclass(type(listeners), Sequence) else (None,)
-    if not all(callable(one) and not iscoroutinefunction(one) for one in heard):
+    functions = listeners if issubclass(type(listeners), Sequence) else (None,)
+    if not all(callable(one) and not iscoroutinefunction(one) for one in functions):
         raise ConfigurationError(
             "listeners must be a sequence of functions, and none a coroutine function",
             advice="Write it as in listeners=[print]",
@@ -317,7 +340,7 @@ def _wrong_loop() -> WrongEventLoopError:
 
 
 def scope_key(base_url: str, login: Login | None) -> str:
-    """A one-way name for the origin of *base_url* with *login*, the same in every process."""
+    """Return a one-way name of origin and *login*, the same in every process."""
     parts = urlsplit(base_url)
     port = parts.port or {"https": 443}.get(parts.scheme, 80)
     origin = f"{parts.scheme}://{parts.hostname}:{port}"

@@ -1,29 +1,33 @@
-"""One request, down to its bytes, without its credential."""
+"""From a `Request` to what is sent: URL, headers and body, without the credential."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import AsyncIterable, Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from types import NoneType
+from typing import Any, Literal, Self, TypeVar, cast
+from urllib.parse import quote, unquote
 
 import msgspec
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from asyncclients.arguments import check_headers
+from asyncclients.arguments import check_headers, check_mapping, check_type, shown
 from asyncclients.core import codec
+from asyncclients.core.endpoint import Endpoint, Request
+from asyncclients.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from asyncclients.core.endpoint import Request
+T = TypeVar("T")
 
 _LARGE_BODY = 2**20
 JSON = "application/json"
 GET_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
-"""The headers of a request that has no body and none of its own."""
+"""The headers of a request without a body and headers of its own."""
 NO_HEADERS = CIMultiDictProxy(CIMultiDict[str]())
-_WITH_JSON = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}))
-_WITH_FORM = CIMultiDictProxy(
+_JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JSON}))
+_FORM_HEADERS = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
 )
 
@@ -31,75 +35,86 @@ Body = bytes | AsyncIterable[bytes] | None
 
 
 class PreparedRequest(msgspec.Struct, frozen=True, gc=False):
-    """What goes on the wire; the credential is added there."""
+    """What is sent, but for the credential.
+
+    Attributes:
+        has_content_type: whether the headers have a content type, or the method no body;
+            aiohttp must not add one otherwise.
+    """
 
     method: str
     url: URL
     headers: Mapping[str, str]
     body: Body = None
     has_content_type: bool = False
-    """aiohttp adds no content type: the headers have one, or the method has no body."""
 
     def __repr__(self) -> str:
-        return f"<Wire {self.method} {self.url.origin()}>"
+        return f"<PreparedRequest {self.method} {self.url.origin()}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
 
-    def payload(self, moved: Callable[[], None]) -> Any:
-        """The body as aiohttp likes it: large ones as a file, written piece by piece.
+    def payload(self, on_progress: Callable[[], None]) -> Any:
+        """Return the body for aiohttp, a large one as a file, which is written in pieces.
 
-        *moved* is called for each piece of a body that comes in pieces.
+        *on_progress* is called for each piece of a streamed body.
         """
         if isinstance(self.body, bytes) and len(self.body) > _LARGE_BODY:
             return io.BytesIO(self.body)
-        return ChunkedBody(self.body, moved) if isinstance(self.body, AsyncIterable) else self.body
+        if isinstance(self.body, AsyncIterable):
+            return _StreamedBody(self.body, on_progress)
+        return self.body
 
 
-class ChunkedBody:
-    """A body in pieces, one pass; not a generator, which would need to be closed."""
+class _StreamedBody:
+    """One pass over a body in pieces. Unlike a generator, it need not be closed."""
 
-    def __init__(self, body: AsyncIterable[bytes], moved: Callable[[], None]) -> None:
-        self._pieces, self._moved = aiter(body), moved
+    def __init__(self, body: AsyncIterable[bytes], on_progress: Callable[[], None]) -> None:
+        self._pieces, self._on_progress = aiter(body), on_progress
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
         piece = await anext(self._pieces)
-        self._moved()
+        self._on_progress()
         return piece
 
 
 def prepare(
     base_url: str, request: Request[Any], headers: Mapping[str, str] | None
 ) -> PreparedRequest:
-    """*request* under *base_url*; *headers* are the client's own.
+    """Encode *request* for *base_url*; *headers* are the client's own.
 
     Raises:
         ConfigurationError: for a header that HTTP cannot carry.
-        ValueError: for a parameter or body that has no form on the wire.
+        ValueError: for a parameter or body that cannot be encoded.
     """
-    endpoint = request.endpoint
+    method, body = request.endpoint.method, None
     query = codec.encode_query(request.params) if request.params else ""
-    address = _address(base_url + request.path.lstrip("/"), query)
-    body, fields = (None, GET_HEADERS) if request.body is None else _body_of(request)
+    url = _url(base_url + request.path.lstrip("/"), query)
+    fields: Mapping[str, str] = GET_HEADERS
+    if request.body is not None:
+        if request.endpoint.encoding == "json":
+            body, fields = codec.encode(request.body), _JSON_HEADERS
+        else:
+            body, fields = codec.encode_form(request.body), _FORM_HEADERS
     if headers or request.headers:
         fields = CIMultiDict(fields)
         for extra in (headers, request.headers):
             if extra:
                 check_headers(extra)
                 fields.update(extra)
-    typed = body is not None or endpoint.method in ("GET", "DELETE")
-    return PreparedRequest(endpoint.method, address, fields, body, has_content_type=typed)
+    has_content_type = body is not None or method in ("GET", "DELETE")
+    return PreparedRequest(method, url, fields, body, has_content_type)
 
 
-@lru_cache(maxsize=128)  # all creates of a push go to one address
-def _address(place: str, query: str = "") -> URL:
-    """*place*, with *query*. Pages differ in their queries alone: the rest is parsed once."""
+@lru_cache(maxsize=128)  # all creates of a push have the same URL
+def _url(location: str, query: str = "") -> URL:
+    """Return the URL. Pages differ in their queries only: the rest is parsed once."""
     if not query:
-        return URL(place, encoded=True)
-    url = _address(place)
+        return URL(location, encoded=True)
+    url = _url(location)
     return URL.build(
         scheme=url.scheme,
         authority=url.raw_authority,
@@ -109,8 +124,95 @@ def _address(place: str, query: str = "") -> URL:
     )
 
 
-def _body_of(request: Request[Any]) -> tuple[bytes | None, Mapping[str, str]]:
-    """The body of *request*, and the headers that go with it."""
-    if request.endpoint.encoding == "json":
-        return codec.encode(request.body), _WITH_JSON
-    return codec.encode_form(request.body), _WITH_FORM
+# --- client.request(...) ------------------------------------------------------
+
+Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
+_IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
+"""By RFC 9110 §9.2.2."""
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|https?:", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def raw_request(
+    method: str,
+    path: str,
+    *,
+    params: Mapping[str, Any] | None,
+    json: Any,
+    form: Mapping[str, Any] | None,
+    headers: Mapping[str, str] | None,
+    returns: type[T] | None,
+    idempotent: bool | None,
+) -> Request[T]:
+    """Return the request of `client.request`, which documents the arguments."""
+    check_mapping("params", params)
+    check_mapping("form", form)
+    if headers is not None:
+        check_headers(headers)
+    check_type("idempotent", idempotent, (bool, NoneType), "idempotent=True")
+    if not _is_decodable(returns):
+        raise ConfigurationError(
+            f"response_type must be a type that msgspec can decode, not {shown(returns)}",
+            advice="Write it as in response_type=dict or response_type=list[Item]",
+        )
+    if json is not None and form is not None:
+        raise ValueError("give json= or form=, not both")
+    verb = cast("Method", str(method).upper())
+    if verb not in _METHODS:
+        raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {shown(method)}")
+    may_retry = verb in _IDEMPOTENT if idempotent is None else idempotent
+    endpoint: Endpoint[T] = Endpoint(
+        "request",
+        verb,
+        check_path(path),
+        cast("type[T]", type(None) if returns is None else returns),
+        idempotent=may_retry,
+        encoding="json" if form is None else "form",
+    )
+    return Request(
+        endpoint=endpoint,
+        path=endpoint.path,
+        params=params,
+        body=json if form is None else form,
+        idempotent=may_retry,
+        headers=headers,
+    )
+
+
+@lru_cache(maxsize=128)
+def _decoder(returns: Any) -> object:
+    return msgspec.json.Decoder(returns)
+
+
+def _is_decodable(returns: Any) -> bool:
+    """Return True if a response can be decoded as *returns*; checked before anything is sent."""
+    try:
+        _decoder(returns)
+    except (TypeError, NameError, AttributeError):
+        return False
+    return True
+
+
+def check_path(path: Any) -> str:
+    """Return *path*, relative to the base URL and encoded.
+
+    Raises:
+        ValueError: for a URL, `//host`, dot segments, a query or control characters.
+    """
+    if not isinstance(path, str):
+        raise ValueError(f"path must be text, as in 'contacts/1', not {shown(path)}")
+    bare = path.removeprefix("/")
+    # A colon elsewhere is part of a name, as in `contacts:search`.
+    if bare.startswith("/") or _SCHEME.match(bare) or "\\" in bare:
+        raise ValueError(f"path must be relative to the base, not {path!r}")
+    if any(segment in (".", "..") for segment in re.split(r"[/\\]", unquote(bare))):
+        raise ValueError(f"path must not hold dot segments: {path!r}")
+    if any(c.isspace() or not c.isprintable() or c in "?#" for c in bare):
+        raise ValueError(
+            f"path must not hold a query (use params=), fragment, space or control: {path!r}"
+        )
+    if _CONTROL.search(unquote(bare)):
+        raise ValueError(f"path must not hold encoded control characters: {path!r}")
+    return quote(bare, safe="/%:@!$&'()*+,;=~")

@@ -1,6 +1,6 @@
-"""One origin with one credential: its queue, its connections, its token.
+"""One origin with one credential: its queue, connections and access token.
 
-Clients built apart meet here when their origin and credential are the same.
+Clients with the same origin and credential share a scope, however they were created.
 """
 
 from __future__ import annotations
@@ -12,37 +12,38 @@ from weakref import ref
 
 import msgspec
 
-from asyncclients.core.attempt_timeouts import AttemptTimeouts
 from asyncclients.core.events import logger
+from asyncclients.core.session import middlewares_of, open_session, reuse_clean_connections
+from asyncclients.core.transport import AttemptTimeouts
 from asyncclients.errors import ClientClosedError
-from asyncclients.http.session import open_session
 from asyncclients.ratelimit.quota import Priority, Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import aiohttp
+    from aiohttp.client_middlewares import ClientMiddlewareType
 
     from asyncclients.core.tokens import TokenCache
     from asyncclients.ratelimit.scheduler import Scheduler
 
 
 class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What one scope was doing at one instant.
+    """A snapshot of one scope.
 
     Attributes:
-        vendor: its name.
+        vendor: name of the vendor.
         scope: one-way name of origin and credential.
         quotas: the quotas in force.
         held: slots in use in the fullest quota.
         holds: slots in use, by quota, in the order of *quotas*.
-        queued: waiting calls, by priority.
+        queued: waiting calls by priority.
         in_flight: requests on the wire.
-        sent: requests put on the wire so far.
-        rejected: refusals by rate so far.
+        sent: requests sent so far.
+        rejected: requests that the vendor rate-limited so far.
         paused_for: seconds until the scope may send again; 0 when not paused.
-        external_rate: calls per second that others make on the same quota.
-        token_refreshes: access tokens asked for so far.
+        external_rate: calls per second of other clients on the same quota.
+        token_refreshes: access tokens requested so far.
     """
 
     vendor: str
@@ -60,41 +61,59 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def quota_use(self) -> float:
-        """Share of the quota in use, 0 to 1; of the scarcest one where there are several."""
+        """Share of the fullest quota in use, 0 to 1."""
         shares = (held / q.limit for held, q in zip(self.holds, self.quotas, strict=False))
         return max(shares, default=0.0)
 
 
 class ScopeHandle:
-    """One client's way to its scope, which is not evicted while a handle of it lives.
+    """Returns the scope of one client; a scope is not evicted while a handle of it is alive.
 
     Args:
-        find: finds or makes the scope, on first use.
+        find: finds or creates the scope at first use.
         check: raises if the pool is closed or belongs to another event loop.
     """
 
-    __slots__ = ("__weakref__", "_check", "_find", "_found")
+    __slots__ = ("__weakref__", "_check", "_find", "_scope")
 
     def __init__(self, find: Callable[[], Scope], check: Callable[[], object]) -> None:
         self._find, self._check = find, check
-        self._found: Scope | None = None
+        self._scope: Scope | None = None
 
     def __call__(self) -> Scope:
-        """The scope."""
-        found = self._found
-        if found is None:
-            found = self._found = self._find()
-            found.handles.add(ref(self, found.handles.discard))
-        else:
+        """Return the scope.
+
+        Raises:
+            ClientClosedError: the pool is closed.
+            WrongEventLoopError: the pool belongs to another event loop.
+        """
+        scope = self._scope
+        if scope is None:
+            scope = self._scope = self._find()
+            scope.handles.add(ref(self, scope.handles.discard))
+            return scope
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if scope.closed or loop is not scope.scheduler.loop:
             self._check()
-        return found
+        return scope
 
 
 class Scope:
-    """What all clients of one credential share.
+    """What all clients of one credential at one origin share.
 
     Attributes:
-        handles: references to those that live, of the clients that use it.
+        vendor: name of the vendor.
+        key: one-way name of origin and credential.
+        scheduler: grants permits.
+        tokens: the access token, if the login uses one.
+        timeouts: of the attempts.
+        session: the aiohttp session; None before first use and after the end.
+        outer, inner: middlewares of the session to run around and inside of an attempt.
+        closed: whether the pool is closed.
+        handles: weak references to the handles of the clients that use it.
     """
 
     def __init__(
@@ -108,38 +127,45 @@ class Scope:
         self.vendor, self.key, self.scheduler = vendor, key, scheduler
         self.tokens: TokenCache | None = None
         self.timeouts = AttemptTimeouts()
-        self._session = borrowed
+        self.session: aiohttp.ClientSession | None = None
+        self.outer: tuple[ClientMiddlewareType, ...] = ()
+        self.inner: tuple[ClientMiddlewareType, ...] = ()
+        self.closed = False
+        self.handles: set[ref[ScopeHandle]] = set()
+        self._borrowed = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()
-        self.handles: set[ref[ScopeHandle]] = set()
 
-    def session(self) -> aiohttp.ClientSession:
-        """The session, opened on first use inside the running loop.
+    def open(self) -> aiohttp.ClientSession:
+        """Return the session, opened at first use inside the running loop.
 
         Raises:
             ClientClosedError: after `aclose`.
         """
-        if self._session is None:
-            self._check_open()
-            self._session = self._own = open_session()
-        return self._session
+        self._check_open()
+        if self._borrowed is not None:
+            self.session = self._borrowed
+            self.outer, self.inner = middlewares_of(self.session), (reuse_clean_connections,)
+        else:
+            self.session = self._own = open_session()
+        return self.session
 
     def add_quotas(self, quotas: tuple[Quota, ...], max_in_flight: int | None) -> None:
-        """Obey these as well: of two opinions about one key the stricter wins."""
+        """Apply *quotas* as well, and the lower of two limits of requests in flight."""
         if max_in_flight is not None:
             self.scheduler.max_in_flight = min(self.scheduler.max_in_flight, max_in_flight)
-        news = [quota for quota in quotas if quota not in self.scheduler.limiter.quotas]
-        if news:
+        added = [quota for quota in quotas if quota not in self.scheduler.limiter.quotas]
+        if added:
             logger.warning(
-                "%s: two clients of one credential give different quotas; all are kept: %s",
+                "%s: two clients of one credential have different quotas; all of them apply: %s",
                 self.vendor,
-                ", ".join(str(q) for q in (*self.scheduler.limiter.quotas, *news)),
+                ", ".join(str(q) for q in (*self.scheduler.limiter.quotas, *added)),
             )
-        for quota in news:
+        for quota in added:
             self.scheduler.limiter.add(quota, asyncio.get_running_loop().time())
 
     def stats(self, now: float) -> ScopeStats:
-        """A snapshot at loop instant *now*."""
+        """Return a snapshot at loop time *now*."""
         scheduler = self.scheduler
         state = scheduler.limiter.snapshot(now)
         return ScopeStats(
@@ -158,11 +184,11 @@ class Scope:
         )
 
     def eta(self, calls: int, priority: Priority) -> float:
-        """Seconds until *calls* more calls could have been sent."""
+        """Return the seconds until *calls* more calls could have been sent."""
         return self.scheduler.eta(calls, priority)
 
     def is_idle(self, now: float) -> bool:
-        """True if no client can use it any more, and nothing in it matters at *now*."""
+        """Return True if no client is left and no quota is affected by it at loop time *now*."""
         if self.handles or (self.tokens is not None and self.tokens.is_refreshing):
             return False
         return self.scheduler.is_idle(now)
@@ -183,12 +209,12 @@ class Scope:
             raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
 
     async def aclose(self) -> None:
-        """Close what is ours; waiting calls end with `ClientClosedError`. May be repeated."""
+        """Close the own session; waiting calls raise `ClientClosedError`. Idempotent."""
+        self.closed, self.session = True, None
         self._closing.set()
-        self._session = None
         self.scheduler.fail(
             ClientClosedError(
-                "the pool was closed before its turn came",
+                "the pool was closed before the call got a permit",
                 advice="Close the pool after its last call; this one was not sent",
             ),
             for_good=True,

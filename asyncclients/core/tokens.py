@@ -1,39 +1,67 @@
-"""One access token, shared by all calls of one credential.
+"""Access tokens: the cache of one credential, the token endpoint, and the token of one call.
 
-Lazy: a token is asked for when a call needs one, and again when it has expired
-or the vendor said that *this very token* is invalid. In the last part of its
-life a call that uses it has the next one asked for, and does not wait for that.
-One caller's need starts the request; it runs in a task of its own, so that a
-cancelled caller does not take down those who wait with it. A failure is
-remembered for a moment only, so that a thousand waiting calls fail once and not
-one after the other.
+A token is requested when a call needs one: at first use, after it has expired, or after the
+vendor has rejected *that* token. Near the end of its lifetime a call that uses it starts
+the refresh and does not wait for it. The request runs in a task of its own, so that a
+cancelled caller does not cancel the others that wait. A failure is kept for a few
+seconds, so that a thousand waiting calls fail once and not one after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from asyncclients.core.auth import Token
-from asyncclients.core.events import logger
-from asyncclients.errors import AsyncClientsError, ClientClosedError, TokenError, error_text
-
-FAILURE_REMEMBERED = 5.0
-"""Seconds for which a failed refresh answers further calls as well."""
+from asyncclients.core.auth import (
+    ClientCredentials,
+    Header,
+    Token,
+    TokenReplyError,
+    is_invalid_token_response,
+    read_token,
+)
+from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Response, Send
+from asyncclients.core.error_mapping import redacted_excerpt
+from asyncclients.core.events import Callback, TokenRefreshed, emit, logger
+from asyncclients.core.options import Options
+from asyncclients.core.retry import RetryPolicy
+from asyncclients.errors import (
+    AsyncClientsError,
+    ClientClosedError,
+    DeadlineExceededError,
+    StatusError,
+    TokenEndpointError,
+    TokenError,
+    TokenRejectedError,
+    error_text,
+)
+from asyncclients.secret import Secret
 
 T = TypeVar("T")
-Fetch = Callable[[], Awaitable[Token]]
+
+FAILURE_REMEMBERED = 5.0
+"""Seconds for which a failed refresh fails further calls as well."""
+TOKEN_RETRY = RetryPolicy(max_retries=1, max_rate_limited=0)
+"""Of the token request: other calls wait for it."""
+TOKEN_TIMEOUT = 15.0
+"""Seconds for the token request."""
+TOKEN_OPTIONS = Options(flow="oauth2.token")
+"""A flow of its own, which gets the next turn: queued calls of other flows need the token."""
+
+TOKEN_EXPIRED = NoResponse("no", TokenError, "had its access token expire while it waited")
+"""Outcome of an attempt that was not sent and has given its permit back."""
 
 
 class TokenStore(Protocol):
-    """Where tokens are kept beyond this process. Failing must not stop a call."""
+    """Keeps tokens beyond this process. A failure of it does not fail a call."""
 
     async def load(self, key: str, now: float) -> Token | None:
-        """The token kept under *key*, if it is still good at *now*; None: ask for one.
+        """Return the token of *key*, if it is valid at *now*; None to request one.
 
-        While another process asks for one a store may wait for that, in bounded time.
+        May wait, for a bounded time, while another process requests one.
         """
         ...
 
@@ -42,11 +70,11 @@ class TokenStore(Protocol):
         ...
 
     async def drop(self, key: str, token: Token) -> None:
-        """Forget *token* if it is the one kept under *key*."""
+        """Delete *token* if it is the one kept under *key*."""
         ...
 
     async def release(self, key: str) -> None:
-        """The token that `load` left to this process to ask for was not to be had."""
+        """Let other processes request a token: this one failed after `load` returned None."""
         ...
 
 
@@ -55,11 +83,13 @@ class TokenCache:
 
     Args:
         key: one-way name of the credential, for the store.
-        fetch: asks the vendor for a new token; raises `TokenError`.
-        store: shared with other processes, None for none.
+        fetch: requests a new token; raises `TokenError`.
+        store: shared with other processes; None for none.
     """
 
-    def __init__(self, key: str, fetch: Fetch, store: TokenStore | None = None) -> None:
+    def __init__(
+        self, key: str, fetch: Callable[[], Awaitable[Token]], store: TokenStore | None = None
+    ) -> None:
         self._key, self._fetch, self._store = key, fetch, store
         self._token: Token | None = None
         self._task: asyncio.Task[Token] | None = None
@@ -69,39 +99,39 @@ class TokenCache:
         self.refreshes = 0
 
     def current(self, now: float) -> Token | None:
-        """The token in hand, None if there is none that is good at *now*."""
+        """Return the token if it is valid at *now*, else None; start a refresh if it is due."""
         token = self._token
         if token is None or now >= token.expires_at:
             return None
-        if now >= token.refresh_at and self._task is None and not self._failed(now):
+        if now >= token.refresh_at and self._task is None and not self._failed_recently(now):
             self._start()
         return token
 
     @property
     def is_refreshing(self) -> bool:
-        """True while a new token is asked for."""
+        """True while a new token is requested."""
         return self._task is not None
 
-    def _failed(self, now: float) -> bool:
+    def _failed_recently(self, now: float) -> bool:
         return self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED
 
     def _start(self) -> asyncio.Task[Token]:
-        # In a context of its own: it serves all, so it must not inherit one caller's lane.
+        # In an empty context: the token serves all callers, not the context of one.
         task = asyncio.create_task(self._refresh(), name="asyncclients token", context=Context())
-        task.add_done_callback(self._refreshed)
+        task.add_done_callback(self._on_refreshed)
         self._task = task
         return task
 
     async def get(self, now: float) -> Token:
-        """A token that is good at *now*.
+        """Return a token that is valid at *now*.
 
         Raises:
-            TokenError: if none can be had.
+            TokenError: the request for one failed.
         """
         token = self.current(now)
         if token is not None:
             return token
-        if self._task is None and self._failure is not None and self._failed(now):
+        if self._task is None and self._failure is not None and self._failed_recently(now):
             raise self._failure.with_facts()
         task = self._task or self._start()
         try:
@@ -111,27 +141,27 @@ class TokenCache:
             if not task.cancelled() or (caller is not None and caller.cancelling()):
                 raise
         raise ClientClosedError(
-            "the pool was closed while a token was asked for",
+            "the pool was closed while an access token was requested",
             advice="Close the pool after its last call",
         )
 
     async def invalidate(self, token: Token) -> None:
-        """The vendor refused *token*: drop it, unless another took its place already."""
+        """Drop *token*, which the vendor rejected, unless it has been replaced already."""
         if self._token is token:
             self._token = None
         if self._rejected is not token:
             self._rejected = token
             if self._store is not None:
-                await _tried(self._store.drop(self._key, token))
+                await _ignoring_failures(self._store.drop(self._key, token))
 
     def remember_failure(self, failure: TokenError, now: float) -> None:
-        """A fresh token was refused: do not ask for the next one right away."""
+        """Fail further calls with *failure* for a few seconds, instead of requesting a token."""
         self._failure, self._failed_at = failure, now
 
     async def _refresh(self) -> Token:
         loop = asyncio.get_running_loop()
         if self._store is not None:
-            kept = await _tried(self._store.load(self._key, loop.time()))
+            kept = await _ignoring_failures(self._store.load(self._key, loop.time()))
             if kept is not None and not self._is_old(kept):
                 return kept
         self.refreshes += 1
@@ -139,18 +169,18 @@ class TokenCache:
             token = await self._fetch()
         except BaseException:
             if self._store is not None:
-                await asyncio.shield(_tried(self._store.release(self._key)))
+                await asyncio.shield(_ignoring_failures(self._store.release(self._key)))
             raise
         if self._store is not None:
-            await _tried(self._store.save(self._key, token, loop.time()))
+            await _ignoring_failures(self._store.save(self._key, token, loop.time()))
         return token
 
     def _is_old(self, token: Token) -> bool:
-        """Is it the one that was rejected, or the one that is to be replaced?"""
+        """Return True for the token that was rejected, or that is being replaced."""
         olds = (self._rejected, self._token)
         return any(old is not None and old.value == token.value for old in olds)
 
-    def _refreshed(self, task: asyncio.Task[Token]) -> None:
+    def _on_refreshed(self, task: asyncio.Task[Token]) -> None:
         self._task = None
         if task.cancelled():
             return
@@ -161,22 +191,171 @@ class TokenCache:
             self.remember_failure(failure, task.get_loop().time())
 
     async def aclose(self) -> None:
-        """Stop a refresh under way; those who wait for it are cancelled with it."""
+        """Cancel a refresh and the calls that wait for it."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
 
-async def _tried(step: Awaitable[T]) -> T | None:
-    """The result of a *step* of the store; None where it failed, which must not stop a call."""
+async def _ignoring_failures(step: Awaitable[T]) -> T | None:
+    """Return the result of a *step* of the store; log a failure of it and return None."""
     try:
         return await step
     except AsyncClientsError:
-        raise  # said on purpose, as of a store that cannot be used at all
+        raise  # a store that cannot be used at all: a configuration error
     except Exception as failure:  # noqa: BLE001 - of a driver
         logger.warning(
-            "the token store failed, this process goes on without it: %s: %s",
+            "token store failed: %s: %s; this process continues without it",
             type(failure).__name__,
             error_text(failure),
         )
         return None
+
+
+class TokenSource:
+    """Requests the tokens of one credential.
+
+    The request takes a permit of the credential's quota like any other call, and is retried
+    at most once.
+
+    Args:
+        send: sends with HTTP Basic, see `TOKEN_RETRY`, `TOKEN_TIMEOUT` and `TOKEN_OPTIONS`.
+        login: names the path of the endpoint.
+        vendor: name of the vendor.
+        listeners: are sent a `TokenRefreshed` after each request.
+    """
+
+    def __init__(
+        self, send: Send, login: ClientCredentials, vendor: str, listeners: Sequence[Callback[Any]]
+    ) -> None:
+        self._send, self._vendor, self._listeners = send, vendor, listeners
+        self._endpoint: Endpoint[Response] = Endpoint(
+            "oauth2.token", "POST", login.path, Response, idempotent=True, encoding="form"
+        )
+
+    async def fetch(self) -> Token:
+        """Return a new token.
+
+        Raises:
+            TokenRejectedError: the vendor does not accept this client.
+            TokenEndpointError: there was no usable response.
+        """
+        try:
+            token = await self._request()
+        except TokenError as failure:
+            name = type(failure).__name__
+            logger.warning("%s: no access token: %s", self._vendor, name)
+            emit(self._listeners, TokenRefreshed(vendor=self._vendor, error=name))
+            raise
+        emit(self._listeners, TokenRefreshed(vendor=self._vendor, error=None))
+        return token
+
+    async def _request(self) -> Token:
+        failure: AsyncClientsError
+        try:
+            request = self._endpoint.request(body={"grant_type": "client_credentials"})
+            response = await self._send(request)
+            return read_token(response.body, asyncio.get_running_loop().time())
+        except ClientClosedError:
+            raise
+        except AsyncClientsError as error:
+            failure = error
+        except TokenReplyError as error:
+            failure = AsyncClientsError(str(error), status=200, attempts=1)
+        endpoint = self._endpoint
+        facts = {"operation": endpoint.operation, "method": endpoint.method}
+        failure = failure.with_facts(vendor=self._vendor, path="/" + endpoint.path, **facts)
+        raise _token_error(failure)
+
+
+def _token_error(failure: AsyncClientsError) -> TokenError:
+    facts = {
+        name: value
+        for name, value in vars(failure).items()
+        if hasattr(TokenError, name) and name != "message"
+    }
+    if isinstance(failure, StatusError) and failure.status in (400, 401, 403):
+        facts["advice"] = "Check client_id and client_secret; the vendor may have revoked them"
+        return TokenRejectedError("did not accept this client", **facts)
+    facts["advice"] = "The token endpoint failed; it is asked again in a few seconds"
+    return TokenEndpointError(f"gave no token: {failure.message}", **facts)
+
+
+class CallToken:
+    """The token of one call.
+
+    Attributes:
+        used: the token that was sent last, or is about to be.
+    """
+
+    __slots__ = ("_cache", "_deadline_at", "_has_expired", "_renewed", "used")
+
+    def __init__(self, cache: TokenCache, deadline_at: float) -> None:
+        self._cache, self._deadline_at = cache, deadline_at
+        self._renewed = self._has_expired = False
+        self.used: Token | None = None
+
+    async def ensure(self) -> None:
+        """Get a token before the attempt.
+
+        Raises:
+            TokenError: the request for one failed.
+            DeadlineExceededError: the call's deadline came first.
+        """
+        now = asyncio.get_running_loop().time()
+        self.used = self._cache.current(now) or await self._get(now)
+
+    async def _get(self, now: float) -> Token:
+        deadline_at = self._deadline_at
+        try:
+            async with asyncio.timeout_at(None if deadline_at == math.inf else deadline_at):
+                return await self._cache.get(now)
+        except AsyncClientsError:
+            raise
+        except TimeoutError:
+            pass
+        raise DeadlineExceededError(
+            "got no access token before its deadline",
+            advice="Allow a longer deadline: requesting a token takes time as well",
+        )
+
+    def header(self, now: float) -> Header | None:
+        """Return the header to send at *now*; None if the token has expired in the queue.
+
+        A token that expires in the queue a second time is sent all the same: the vendor's
+        clock decides.
+        """
+        found = self._cache.current(now) or (self.used if self._has_expired else None)
+        self.used = found
+        return None if found is None else ("Authorization", found.authorization)
+
+    def is_rejected(self, outcome: Outcome) -> bool:
+        """Return True if *outcome* says that the token is invalid or has expired."""
+        if isinstance(outcome, NoResponse):
+            return outcome is TOKEN_EXPIRED
+        return self.used is not None and is_invalid_token_response(
+            outcome.status, outcome.headers, outcome.body
+        )
+
+    async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> None:
+        """Drop the token that *outcome* rejects; *secrets* returns what to redact.
+
+        Raises:
+            TokenRejectedError: it was the second one.
+        """
+        if not isinstance(outcome, Response):
+            self._has_expired = True
+            return
+        assert self.used is not None
+        await self._cache.invalidate(self.used)
+        if not self._renewed:
+            self._renewed = True
+            return
+        error = TokenRejectedError(
+            "rejected a token that it had just issued",
+            status=401,
+            excerpt=redacted_excerpt(outcome.body, secrets()),
+            advice="Check that the client is enabled for this API, and the clocks",
+        )
+        self._cache.remember_failure(error, asyncio.get_running_loop().time())
+        raise error

@@ -1,14 +1,14 @@
-"""The border to aiohttp: here requests go out, and `silence.py` reads its failures.
+"""One attempt: a request on the wire, its timeout, and the meaning of aiohttp's exceptions.
 
-One exchange is one request on the wire. Its permit is taken in a client
-middleware, after aiohttp has made the request and before a connection is taken:
-a call that waits for its turn holds no socket, and whatever puts a second
-request on the wire has to pass here again. aiohttp's own resend of a dropped
-GET, PUT or DELETE is refused here, because the retry judge owns repetition.
+The permit is acquired in a client middleware, after aiohttp has built the request and
+before it takes a connection. A waiting call therefore holds no socket, and whatever sends a
+second request (a middleware of a borrowed session, aiohttp's own resend of a dropped GET,
+PUT or DELETE) passes here again. The resend is rejected: `retry.py` decides about retries.
 
-aiohttp's exceptions end here. They carry the request's headers, and their
-frames hold the credential: an outcome is a value, and a cancellation passes on
-without its traceback.
+aiohttp's exceptions end here. They contain the request with its headers, and their frames
+hold the credential. An attempt returns an `Outcome`; a cancellation passes on without its
+traceback. Exceptions are classified by type: their text may hold a credential, and the
+`status` of one may be invented, since aiohttp reports its own parse errors as status 400.
 """
 
 from __future__ import annotations
@@ -19,77 +19,162 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 from aiohttp import hdrs
+from aiohttp.http_exceptions import ContentEncodingError
 
-from asyncclients.core.attempt_timeouts import TimedTask
 from asyncclients.core.auth import Header
-from asyncclients.core.call_token import TOKEN_EXPIRED
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
 from asyncclients.core.prepare import GET_HEADERS, JSON, NO_HEADERS, PreparedRequest
-from asyncclients.core.transport_errors import (
-    classify_transport_error,
-    deadline_exceeded,
-    never_sent,
-    timed_out,
-    too_large,
-)
+from asyncclients.core.retry import RetryState
+from asyncclients.core.session import CONNECT_TIMEOUT, NO_TIMEOUT
+from asyncclients.core.tokens import TOKEN_EXPIRED
 from asyncclients.errors import (
     AsyncClientsError,
+    AttemptTimeoutError,
     ClientClosedError,
+    ConnectError,
     DeadlineExceededError,
-)
-from asyncclients.http.session import (
-    CONNECT_TIMEOUT,
-    NO_TIMEOUT,
-    drop_dirty_connections,
-    middlewares_of,
+    DecodeError,
+    DisconnectedError,
+    ResponseTooLargeError,
+    TLSError,
 )
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.ratelimit.timer import TICK
+from asyncclients.ratelimit.window import Permit
 
 if TYPE_CHECKING:
+    from aiohttp.client_middlewares import ClientMiddlewareType
     from multidict import CIMultiDict
 
-    from asyncclients.core.attempt_timeouts import AttemptTimeouts
-    from asyncclients.core.retry import RetryState
-    from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
-    from asyncclients.ratelimit.window import Permit
 
-_ACCEPT, _COOKIE, _ENCODING = hdrs.ACCEPT, hdrs.COOKIE, hdrs.CONTENT_ENCODING
 _SKIP_AUTO_HEADERS = (hdrs.CONTENT_TYPE,)
-"""Headers that are sent as we state them or not at all: a presigned address covers them."""
+"""For a request without a content type: the signature of a presigned URL covers its absence."""
 
-_CONNECTING = 0.9
-"""Share of an attempt's time after which connecting ends."""
-_LONG = CONNECT_TIMEOUT / _CONNECTING
+_CONNECT_SHARE = 0.9
+"""Share of the time left after which connecting is given up."""
+_LONG_TIMEOUT = CONNECT_TIMEOUT / _CONNECT_SHARE
 
 Credential = Header | Callable[[float], Header | None] | None
-"""The header that carries the credential; or what gives it at the instant of the send,
-None where it is not good any more by then."""
+"""The header with the credential, or a function of the loop time that returns it.
+
+The function returns None if the credential has expired by then."""
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
 
+# --- Timeouts -----------------------------------------------------------------
+
+
+class AttemptTimeouts:
+    """One timer for all attempts under way in a scope.
+
+    A timer per attempt, nearly always cancelled unused, would cost more than its permit.
+    There are no more attempts than connections. Waiting calls may be many, and their
+    deadlines have timers of their own.
+    """
+
+    __slots__ = ("_closed", "_due", "_fires_at", "_timer")
+
+    def __init__(self) -> None:
+        self._due: dict[TimedTask, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = math.inf
+        self._closed = False
+
+    def schedule(self, timed: TimedTask, at: float) -> None:
+        """Expire *timed* at loop time *at*; replaces an earlier time."""
+        self._due[timed] = at
+        if at < self._fires_at:
+            self._arm(at)
+
+    def cancel(self, timed: TimedTask) -> None:
+        """Do not expire *timed*."""
+        # The timer stays: when it fires it finds nothing due, and is set for the next one.
+        self._due.pop(timed, None)
+        if self._closed:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel the timer as soon as no attempt is under way."""
+        self._closed = True
+        if self._timer is not None and not self._due:
+            self._timer.cancel()
+            self._timer, self._fires_at = None, math.inf
+
+    def _arm(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(at, self._expire, at)
+        self._fires_at = at
+
+    def _expire(self, due_by: float) -> None:
+        self._timer, self._fires_at = None, math.inf
+        for timed in [timed for timed, at in self._due.items() if at <= due_by]:
+            del self._due[timed]
+            timed.expire()
+        if self._due:
+            self._arm(min(self._due.values()))
+
+
+class TimedTask(msgspec.Struct, eq=False, kw_only=True):
+    """Work of a task that is cancelled when its time is over, by the rules of `asyncio.timeout`.
+
+    A cancellation by anyone else passes on.
+
+    Attributes:
+        task: the task; None once the work is finished.
+        cancelling: the task's count of cancellation requests at the start.
+        expired: whether the time was over before the work.
+    """
+
+    task: asyncio.Task[object] | None
+    cancelling: int = 0
+    expired: bool = False
+
+    @property
+    def is_running(self) -> bool:
+        """True until the work is finished."""
+        return self.task is not None
+
+    def expire(self) -> None:
+        """Cancel the task, unless the work has finished meanwhile."""
+        if self.task is not None and not self.expired:
+            self.expired = True
+            self.task.cancel()
+
+    def finish(self) -> bool:
+        """End the work; return True if only the timeout cancelled the task, if anything did."""
+        task, self.task = self.task, None
+        assert task is not None
+        return self.expired and task.uncancel() <= self.cancelling
+
+
+# --- The attempt --------------------------------------------------------------
+
+
 class _TokenExpiredError(Exception):
-    """The credential of a call is not good any more, now that it is its turn."""
+    """The access token expired while the call waited for its permit."""
 
 
 class Attempt(TimedTask, eq=False):
-    """One request on the wire: called by aiohttp as the middleware of that request.
+    """One request on the wire. aiohttp calls the attempt as a middleware of the request.
 
     Attributes:
         prepared: the request.
         scheduler: grants the permit.
-        timeouts: rings when the attempt has taken its time.
+        timeouts: expires the attempt.
         permit_request: the call's place in the queue.
-        state: what the call has been through.
-        timeout: seconds from the permit to the end of the answer.
+        state: the call's retry state; counts the attempt.
+        timeout: seconds from the permit to the end of the response.
         credential: see `Credential`.
-        on_sent: told how many seconds the permit took.
-        before_send: called before anything leaves, and what it returns waited for.
+        on_sent: called with the seconds that the permit took.
+        before_send: called before anything is sent; its result, if any, is awaited.
         permit: once it is granted.
-        sent: it is on the wire.
-        stop_with: why nothing more goes out.
+        sent: whether the request went on the wire.
+        stop_with: what is raised if aiohttp sends again.
     """
 
     prepared: PreparedRequest
@@ -106,19 +191,77 @@ class Attempt(TimedTask, eq=False):
     stop_with: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.prepared!r}>"
+        return f"<Attempt {self.prepared!r}>"
 
     def __rich_repr__(self) -> list[tuple[str, object]]:
         return []
+
+    def __deepcopy__(self, memo: object) -> Attempt:
+        return self  # some test doubles of a session copy their arguments
+
+    async def run(
+        self,
+        session: aiohttp.ClientSession,
+        max_bytes: int,
+        outer: tuple[ClientMiddlewareType, ...] = (),
+        inner: tuple[ClientMiddlewareType, ...] = (),
+    ) -> Outcome:
+        """Send the request once, inside the middlewares *outer* and around *inner*.
+
+        Raises:
+            DeadlineExceededError: before anything was sent.
+            ClientClosedError: the pool or its session was closed meanwhile.
+        """
+        request, deadline_at = self.prepared, self.permit_request.deadline_at
+        # The deadline includes the time in the queue; the timeout starts with the permit.
+        loop = self.scheduler.loop
+        deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
+        response: aiohttp.ClientResponse | None = None
+        outcome: Outcome | BaseException
+        try:
+            response = await session.request(
+                request.method,
+                request.url,
+                # Without headers of its own, a request is spared two copies of them.
+                headers=NO_HEADERS if request.headers is GET_HEADERS else request.headers,
+                data=None if request.body is None else request.payload(self.on_progress),
+                middlewares=(*outer, self, *inner),
+                allow_redirects=False,
+                raise_for_status=False,
+                auto_decompress=True,
+                skip_auto_headers=None if request.has_content_type else _SKIP_AUTO_HEADERS,
+                timeout=self._connect_timeout(),
+            )
+            content = self._buffered_body(response, session, max_bytes)
+            if content is None:
+                content = await _read_body(response, max_bytes)
+            if content is None:
+                response.close()
+                outcome = _too_large(max_bytes)
+            else:
+                if not response.closed:
+                    response.release()
+                outcome = Response(response.status, response.headers, content)
+            self.finish()
+        except BaseException as failure:  # noqa: BLE001 - returned or raised below
+            if response is not None:
+                response.close()
+            outcome = self._outcome_of(failure, session)
+        finally:
+            self._end(deadline)
+        response = None  # it holds the request, and the traceback of an exception this frame
+        if isinstance(outcome, BaseException):
+            raise outcome from None
+        return outcome
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
     ) -> aiohttp.ClientResponse:
         if self.stop_with is not None:
-            raise self.stop_with  # aiohttp's own resend; the judge decides about those
+            raise self.stop_with  # aiohttp resends by itself
         scheduler = self.scheduler
         if self.permit is not None:
-            self.permit = None  # a borrowed session's middleware sends the request once more
+            self.permit = None  # a middleware of a borrowed session sends the request again
             scheduler.on_done()
         asked_at = scheduler.loop.time() if self.on_sent else 0.0
         permit = scheduler.try_acquire(self.permit_request)
@@ -127,9 +270,9 @@ class Attempt(TimedTask, eq=False):
         self.permit = permit
         self.timeouts.schedule(self, permit.sent_at + self.timeout)
         try:
-            if self.before_send is not None and (noted := self.before_send()) is not None:
-                await noted
-            self._sign(request.headers)
+            if self.before_send is not None and (pending := self.before_send()) is not None:
+                await pending
+            self._add_credential(request.headers)
         except BaseException as failure:
             self.stop_with = failure
             scheduler.cancel(permit)
@@ -138,7 +281,6 @@ class Attempt(TimedTask, eq=False):
             self.on_sent(permit.sent_at - asked_at)
         self.sent = True
         self.state.attempts += 1
-        drop_dirty_connections(request)
         try:
             response = await handler(request)
         except BaseException as failure:
@@ -151,8 +293,8 @@ class Attempt(TimedTask, eq=False):
         scheduler.on_response(permit, parse_rate_limit_headers(response.status, response.headers))
         return response
 
-    def _sign(self, headers: CIMultiDict[str]) -> None:
-        """Put the credential in, and what others left in a borrowed session's jar out."""
+    def _add_credential(self, headers: CIMultiDict[str]) -> None:
+        """Add the credential header; drop cookies that a borrowed session adds."""
         credential = self.credential
         if callable(credential):
             credential = credential(self.scheduler.loop.time())
@@ -160,84 +302,41 @@ class Attempt(TimedTask, eq=False):
                 raise _TokenExpiredError
         if credential is not None:
             headers[credential[0]] = credential[1].reveal()
-        ours = self.prepared.headers
-        if ours is GET_HEADERS:
-            headers[_ACCEPT] = JSON
-        if _COOKIE in headers and _COOKIE not in ours:
-            del headers[_COOKIE]
+        own = self.prepared.headers
+        if own is GET_HEADERS:
+            headers[hdrs.ACCEPT] = JSON
+        if hdrs.COOKIE in headers and hdrs.COOKIE not in own:
+            del headers[hdrs.COOKIE]
 
-    def __deepcopy__(self, memo: object) -> Attempt:
-        return self  # test doubles of a session copy what they are called with
-
-    def progressed(self) -> None:
-        """A piece of a long body goes out: the attempt has its whole timeout again."""
+    def on_progress(self) -> None:
+        """Restart the timeout: a piece of a streamed body was sent."""
         if self.is_running:
             self.timeouts.schedule(self, self.scheduler.loop.time() + self.timeout)
 
-    async def run(self, session: aiohttp.ClientSession, max_bytes: int) -> Outcome:
-        """Put the request on the wire once; an `Outcome`, whatever happens there.
+    def _connect_timeout(self) -> aiohttp.ClientTimeout:
+        """Give up connecting before the attempt expires: it is then known that nothing was sent."""
+        left = self.timeout
+        if self.permit_request.deadline_at < math.inf:
+            left = min(left, self.permit_request.deadline_at - self.scheduler.loop.time())
+        if left >= _LONG_TIMEOUT:
+            return NO_TIMEOUT
+        connect = left * _CONNECT_SHARE
+        return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
 
-        Raises:
-            DeadlineExceededError: before anything was sent.
-            ClientClosedError: the pool or its session was closed meanwhile.
-        """
-        wire, at = (
-            self.prepared,
-            self.permit_request.deadline_at,
-        )  # queueing included, unlike the timeout
-        deadline = None if at == math.inf else self.scheduler.loop.call_at(at, self.expire)
-        response: aiohttp.ClientResponse | None = None
-        outcome: Outcome | BaseException
-        try:
-            response = await session.request(
-                wire.method,
-                wire.url,
-                # What has no headers of its own is spared two copies of them.
-                headers=NO_HEADERS if wire.headers is GET_HEADERS else wire.headers,
-                data=None if wire.body is None else wire.payload(self.progressed),
-                middlewares=(*middlewares_of(session), self),
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-                skip_auto_headers=None if wire.has_content_type else _SKIP_AUTO_HEADERS,
-                timeout=self._connecting(),
-            )
-            content = self._at_hand(response, session, max_bytes)
-            if content is None:
-                content = await read_body(response, max_bytes)
-            if content is not None:
-                if not response.closed:
-                    response.release()
-                outcome = Response(response.status, response.headers, content)
-            else:
-                response.close()
-                outcome = too_large(max_bytes)
-            self.finish()
-        except BaseException as failure:  # noqa: BLE001 - all but our own timeout goes on
-            if response is not None:
-                response.close()
-            outcome = self._outcome_of(failure, session)
-        finally:
-            self._end(deadline)
-        response = None  # it holds the request, and what is raised here this frame
-        if isinstance(outcome, BaseException):
-            raise outcome from None
-        return outcome
-
-    def _at_hand(
+    def _buffered_body(
         self, response: aiohttp.ClientResponse, session: aiohttp.ClientSession, max_bytes: int
     ) -> bytes | None:
-        """The body, if all of it came along with its headers, as small ones do; else None."""
+        """Return the body if all of it arrived with the headers, as small ones do; else None."""
         stream, sent = response.content, self.prepared.body
         if stream.at_eof():
             return None  # empty, or read by a middleware of a borrowed session
         if session.trace_configs or not (sent is None or isinstance(sent, bytes)):
-            # aiohttp's own reading tells a trace of it, and ends when nobody reads *sent* any more.
+            # aiohttp's own `read` calls the traces, and stops writing a streamed body.
             return None
         return stream.read_nowait() if stream.is_eof() and stream.total_bytes <= max_bytes else None
 
     def _end(self, deadline: asyncio.TimerHandle | None) -> None:
-        """It is over: nothing rings any more, nothing is in flight."""
+        """Cancel the timers and give the connection's place in flight back."""
         if deadline is not None:
             deadline.cancel()
         self.timeouts.cancel(self)
@@ -248,16 +347,16 @@ class Attempt(TimedTask, eq=False):
     def _outcome_of(
         self, failure: BaseException, session: aiohttp.ClientSession
     ) -> Outcome | BaseException:
-        """What *failure* comes to: an outcome, or what is to be raised."""
+        """Return the outcome that *failure* stands for, or the exception to raise."""
         if self.finish() and isinstance(failure, asyncio.CancelledError):
-            return self._late()
+            return self._expired()
         if isinstance(failure, AsyncClientsError):
             return failure.with_facts()
         if isinstance(failure, _TokenExpiredError):
             return TOKEN_EXPIRED
         expected = isinstance(failure, (aiohttp.ClientError, OSError)) or session.closed
         if not (isinstance(failure, Exception) and expected):
-            # Its frames are aiohttp's, and hold the request with its credential.
+            # The frames of its traceback hold the request with its credential.
             failure.__context__ = None
             return failure.with_traceback(None)
         if session.closed:
@@ -265,48 +364,33 @@ class Attempt(TimedTask, eq=False):
                 "the pool was closed during the call",
                 advice="Close the pool after its last call; this one may have been carried out",
             )
-        return classify_transport_error(failure)
+        return classify_exception(failure)
 
-    def _late(self) -> NoResponse | DeadlineExceededError:
-        """The time of the attempt or of the call is over."""
+    def _expired(self) -> NoResponse | DeadlineExceededError:
+        """Return what an expired attempt comes to: of its own timeout or the call's deadline."""
         if self.sent:
-            # Some loops ring up to a tick early.
+            # Some loops fire a timer up to a tick early.
             over = self.scheduler.loop.time() + TICK >= self.permit_request.deadline_at
-            return deadline_exceeded() if over else timed_out()
+            return _DEADLINE_EXCEEDED if over else _TIMED_OUT
         return DeadlineExceededError(
-            "did not get its turn before its deadline",
+            "got no permit before its deadline",
             eta=self.scheduler.eta(1, self.permit_request.priority),
             advice="Allow a longer deadline or send less",
         )
 
-    def _connecting(self) -> aiohttp.ClientTimeout:
-        """Connecting ends before the attempt does, so that it is known that nothing was sent."""
-        left = self.timeout
-        if self.permit_request.deadline_at < math.inf:
-            left = min(left, self.permit_request.deadline_at - self.scheduler.loop.time())
-        if left >= _LONG:
-            return NO_TIMEOUT
-        connect = left * _CONNECTING
-        return aiohttp.ClientTimeout(total=None, connect=connect, ceil_threshold=math.inf)
 
-
-def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Awaitable[bytes | None]:
-    """The decompressed body; None as soon as it is longer than *max_bytes*."""
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+    """Return the decompressed body; None as soon as it is longer than *max_bytes*."""
     if response.content.at_eof():
-        return _read_again(response, max_bytes)
-    headers = response.headers
-    length = headers.get(hdrs.CONTENT_LENGTH)
-    if length is None or _ENCODING in headers or int(length) > max_bytes:
-        return _read_counted(response, max_bytes)
-    return response.read()
-
-
-async def _read_again(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    content = await response.read()  # aiohttp keeps what was read before
-    return content if len(content) <= max_bytes else None
-
-
-async def _read_counted(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
+        content = await response.read()  # aiohttp keeps what a middleware has read
+        return content if len(content) <= max_bytes else None
+    length = response.headers.get(hdrs.CONTENT_LENGTH)
+    if (
+        length is not None
+        and hdrs.CONTENT_ENCODING not in response.headers
+        and int(length) <= max_bytes
+    ):
+        return await response.read()
     chunks: list[bytes] = []
     size = 0
     async for chunk in response.content.iter_any():
@@ -315,3 +399,79 @@ async def _read_counted(response: aiohttp.ClientResponse, max_bytes: int) -> byt
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+# --- aiohttp's exceptions -----------------------------------------------------
+
+
+def never_sent(failure: BaseException) -> bool:
+    """Return True if it is certain that nothing of the request was sent."""
+    return isinstance(failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+
+
+def classify_exception(failure: BaseException) -> NoResponse:
+    """Return the outcome that *failure*, raised by aiohttp, stands for."""
+    if isinstance(failure, (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)):
+        return NoResponse(
+            "no",
+            TLSError,
+            "could not verify the server's TLS certificate",
+            "Check the address and the CA store (SSL_CERT_FILE); never turn verification off",
+            final=True,
+        )
+    if isinstance(failure, aiohttp.ClientConnectorDNSError):
+        return _connect_failed("could not resolve the server's name")
+    if isinstance(failure, aiohttp.ConnectionTimeoutError):
+        return _connect_failed("could not connect in time")
+    if isinstance(failure, aiohttp.ClientConnectorError):
+        return _connect_failed("could not connect to the server")
+    if isinstance(failure, TimeoutError):
+        return _TIMED_OUT
+    if isinstance(failure, aiohttp.ClientResponseError) or _is_bad_encoding(failure):
+        return NoResponse(
+            "maybe",
+            DecodeError,
+            "got a response that is not valid HTTP",
+            "Check what answers at base_url: a proxy or another service?",
+        )
+    return NoResponse(
+        "maybe",
+        DisconnectedError,
+        "lost the connection before the response was complete",
+        "Try again; if it happens again, check the network and the vendor's status page",
+    )
+
+
+_TIMED_OUT = NoResponse(
+    "maybe", AttemptTimeoutError, "got no response in time", "Raise timeout= if it is slow"
+)
+_DEADLINE_EXCEEDED = NoResponse(
+    "maybe",
+    DeadlineExceededError,
+    "was sent and got no response before its deadline",
+    "Allow a longer deadline",
+    final=True,
+)
+
+
+def _too_large(max_bytes: int) -> NoResponse:
+    return NoResponse(
+        "maybe",
+        ResponseTooLargeError,
+        f"got a response of more than {max_bytes} bytes (decompressed)",
+        "Raise SessionPool(max_response_bytes=...) if responses may be that large",
+        final=True,
+    )
+
+
+def _connect_failed(why: str) -> NoResponse:
+    return NoResponse(
+        "no", ConnectError, why, "Check base_url, the network and the vendor's status page"
+    )
+
+
+def _is_bad_encoding(failure: BaseException) -> bool:
+    cause = failure.__cause__ or failure.__context__
+    return isinstance(failure, aiohttp.ClientPayloadError) and isinstance(
+        cause, ContentEncodingError
+    )

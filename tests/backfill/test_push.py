@@ -31,7 +31,7 @@ from asyncclients import (
     UnprocessableEntityError,
 )
 from asyncclients.backfill import Progress, Report, push, read_status
-from asyncclients.core.endpoint import current_call_context
+from asyncclients.core.options import current_call_context
 from asyncclients.sandbox import Sandbox, drop, status
 from asyncclients.sandbox.exchange import SandboxRequest
 from asyncclients.vendors.intouch import NewContact, NewHierarchy

@@ -347,8 +347,8 @@ def test_from_env_argument_replaces_its_variable(made: type[VendorClient]) -> No
             SessionPool(), variables, **CLIENTS[made], base_url="https://api.example.com"
         )
         assert built.base_url == "https://api.example.com/"
-        login = built._dispatcher.terms.login
-        assert login == call(SessionPool(), **CLIENTS[made])._dispatcher.terms.login
+        login = built._config.login
+        assert login == call(SessionPool(), **CLIENTS[made])._config.login
 
 
 @pytest.mark.parametrize("made", CLIENTS)

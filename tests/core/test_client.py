@@ -112,7 +112,7 @@ async def test_with_options_is_a_sibling(pool: SessionPool) -> None:
         assert [("x-a" in seen.headers) for seen in server.arrived] == [True, False]
         assert client.stats() == patient.stats() == both.stats()
         assert type(both) is ToyClient
-        options = both._options  # pyright: ignore[reportPrivateUsage]
+        options = both._config.options  # pyright: ignore[reportPrivateUsage]
         assert (options.priority, options.max_attempts) == (Priority.BACKGROUND, 1)
 
 

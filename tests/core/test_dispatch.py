@@ -14,16 +14,17 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from asyncclients.core.auth import HeaderLogin
-from asyncclients.core.capture import CapturedResponse
-from asyncclients.core.endpoint import Response, call_context
+from asyncclients.core.endpoint import Response
 from asyncclients.core.error_mapping import redacted_excerpt
 from asyncclients.core.events import (
     AttemptEnded,
     AttemptStarted,
     CallEnded,
     CallStarted,
+    CapturedResponse,
     ScopePaused,
 )
+from asyncclients.core.options import call_context
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.prepare import PreparedRequest
 from asyncclients.core.retry import RetryPolicy
@@ -493,7 +494,7 @@ async def test_a_listener_that_fails_stops_nothing(caplog: pytest.LogCaptureFixt
 
     async with serve(FINE, listeners=(broken,)) as (_, client):
         assert await client.things.get() == Thing(id=1)
-    assert "raised ValueError; the work goes on" in caplog.text
+    assert "raised ValueError; the work continues" in caplog.text
 
 
 async def test_the_log_holds_no_credential(caplog: pytest.LogCaptureFixture) -> None:
@@ -538,7 +539,7 @@ async def test_a_large_body_is_decoded_off_the_loop() -> None:
 def test_the_login_of_the_toy_is_the_canary() -> None:
     """Or else the searches for leaks would search for nothing."""
     client = ToyClient(SessionPool())
-    login = client._dispatcher.terms.login  # pyright: ignore[reportPrivateUsage]
+    login = client._config.login  # pyright: ignore[reportPrivateUsage]
     assert isinstance(login, HeaderLogin)
     assert login.value.reveal() == CANARY
 

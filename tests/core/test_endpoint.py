@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from asyncclients.core.codec import JsonObject
-from asyncclients.core.endpoint import (
-    Endpoint,
-    Options,
-    Resource,
-    call_context,
-    current_call_context,
-    endpoint_of,
-    operation,
-)
-from asyncclients.core.path_template import encode_segment
+from asyncclients.core.endpoint import Endpoint, Resource, encode_segment, endpoint_of, operation
+from asyncclients.core.options import Options, call_context, current_call_context
 from asyncclients.core.prepare import prepare
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Priority

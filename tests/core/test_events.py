@@ -69,7 +69,7 @@ async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture
         await intouch.tags.list().first()
     paused = [event for event in events if isinstance(event, ScopePaused)]
     assert [round(event.seconds) for event in paused] == [3, 30]
-    said = "intouch refused by rate: nothing is sent for %.1f s. Others may use the same quota"
+    said = "intouch: rate-limited, nothing is sent for %.1f s; other clients may use the same quota"
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("INFO", said % 3),
         ("WARNING", said % 30),
@@ -96,11 +96,11 @@ async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptu
     (level, warned), (quieter, gone) = [(r.levelname, r.getMessage()) for r in caplog.records]
     assert (level, quieter) == ("WARNING", "INFO")
     assert warned.startswith(
-        f"totango: others use the same quota, at about {came.rate:.2g} calls per second"
+        f"totango: other clients use the same quota, about {came.rate:.2g} calls per second"
     )
     assert "a credential of its own" in warned
     assert "SessionPool(limits=...)" in warned
-    assert gone == "totango: nobody else uses the same quota any more"
+    assert gone == "totango: other clients no longer use the same quota"
 
 
 async def _others(sandbox: Sandbox, *, calls: int, every: float) -> None:
@@ -145,7 +145,7 @@ async def test_a_token_that_could_not_be_had_is_a_warning(
     with pytest.raises(TokenEndpointError):
         await onboarding.templates.list()
     told = [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "asyncclients"]
-    assert told == [("WARNING", "digital_onboarding gave no access token: TokenEndpointError")]
+    assert told == [("WARNING", "digital_onboarding: no access token: TokenEndpointError")]
 
 
 async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
@@ -154,7 +154,7 @@ async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
     assert not logger.isEnabledFor(logging.DEBUG)
     assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
     async with SessionPool() as pool:
-        assert pool.settings.listeners == ()
+        assert pool.config.listeners == ()
 
 
 async def test_a_listener_that_fails_harms_no_call(

@@ -380,7 +380,7 @@ async def test_an_eviction_that_fails_is_logged(
         monkeypatch.setattr(aiohttp.ClientSession, "close", fails)
         await asyncio.sleep(4.0)
         monkeypatch.undo()
-        assert "did not close: OSError" in caplog.text
+        assert "failed to close: OSError" in caplog.text
         assert await ToyClient(pool, base_url=server.url).things.get() == Thing(id=1)
 
 

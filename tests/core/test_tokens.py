@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from asyncclients.core.auth import Token, bearer
-from asyncclients.core.endpoint import call_context, current_call_context
+from asyncclients.core.options import call_context, current_call_context
 from asyncclients.core.tokens import FAILURE_REMEMBERED, TokenCache
 from asyncclients.errors import ClientClosedError, TokenEndpointError
 from asyncclients.ratelimit.quota import Priority
@@ -387,7 +387,7 @@ async def test_token_store_that_fails_stops_no_call(
     assert token is other
     await cache.invalidate(token)
     assert (await cache.get(loop.time())).value.reveal() == "t2"
-    assert "the token store failed" in caplog.text
+    assert "token store failed" in caplog.text
 
 
 async def test_token_store_that_fails_hides_no_failure() -> None:

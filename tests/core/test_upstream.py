@@ -17,6 +17,7 @@ import pytest
 from aiohttp.client_proto import ResponseHandler
 
 from asyncclients.core.pool import SessionPool
+from asyncclients.core.session import open_session
 from asyncclients.errors import (
     AsyncClientsError,
     AttemptTimeoutError,
@@ -25,7 +26,6 @@ from asyncclients.errors import (
     ResponseTooLargeError,
     UnexpectedRedirectError,
 )
-from asyncclients.http.session import open_session
 from tests.support.byte_server import Connection, answers, byte_server, hangs_up, http
 from tests.support.fake_vendor import QUICK, ToyClient
 from tests.support.leaks import CANARY, leaks

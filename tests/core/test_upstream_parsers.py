@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from asyncclients.core import codec
-from asyncclients.core.path_template import expand
+from asyncclients.core.endpoint import expand
 from asyncclients.errors import DecodeError
 from asyncclients.ratelimit.headers import retry_after_seconds
 

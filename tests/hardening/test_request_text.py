@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.endpoint import Endpoint, Request
-from asyncclients.core.freeform import Method, raw_request
-from asyncclients.core.prepare import PreparedRequest, prepare
+from asyncclients.core.prepare import Method, PreparedRequest, prepare, raw_request
 from asyncclients.errors import ConfigurationError
 
 BASE: Final = "https://api.example.com/v1/"

@@ -14,8 +14,8 @@ from asyncclients.backfill.pull import Pull
 from asyncclients.core import call
 from asyncclients.core.auth import Token
 from asyncclients.core.events import logger
-from asyncclients.core.oauth import TokenSource
 from asyncclients.core.retry import decide
+from asyncclients.core.tokens import TokenSource
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.ratelimit.window import Permit

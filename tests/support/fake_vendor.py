@@ -9,8 +9,7 @@ import msgspec
 
 from asyncclients.core.auth import api_key
 from asyncclients.core.client import VendorClient
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Resource
+from asyncclients.core.endpoint import Endpoint, Resource, Send
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.vendor import Vendor
@@ -83,8 +82,8 @@ class ToyClient(VendorClient):
             max_in_flight=max_in_flight,
         )
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        self.things = Things(dispatcher.send)
+    def _add_resources(self, send: Send) -> None:
+        self.things = Things(send)
 
 
 QUICK = RetryPolicy(base=0.01, cap=0.02)

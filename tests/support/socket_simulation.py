@@ -1,7 +1,7 @@
 """The simulator's world once more, over real sockets: a pool and a client of ours, and a server.
 
 Client and server live in one event loop, whose time is virtual; between them is
-a TCP connection on 127.0.0.1. The client is all of it: pool, dispatcher,
+a TCP connection on 127.0.0.1. The client is all of it: pool, calls,
 transport, scheduler, limiter, and aiohttp. The server is aiohttp's, with a model of
 `simulator/servers.py` in front, which counts a request when its head arrives.
 

@@ -15,7 +15,6 @@ FLOORS = {
     "arguments": 1,
     "base_url": 2,
     "ratelimit": 2,
-    "http": 2,
     "paging": 2,
     "core": 3,
     "stores": 4,

@@ -7,7 +7,7 @@ from typing import get_type_hints
 import msgspec
 
 from asyncclients import Options
-from asyncclients.core.settings import OptionFields
+from asyncclients.core.options import OptionFields
 
 
 def test_every_option_can_be_given() -> None:

@@ -28,9 +28,8 @@ import msgspec
 
 from asyncclients.backfill.rows import Renaming
 from asyncclients.core.auth import ClientCredentials
-from asyncclients.core.dispatch import terms_of
+from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import endpoint_of
-from asyncclients.core.settings import ClientConfig
 from asyncclients.errors import StateMismatchError
 from asyncclients.paging import Paginator
 from asyncclients.secret import Secret
@@ -180,7 +179,7 @@ def _arguments(given: Mapping[str, Any], *, shown: bool) -> dict[str, str]:
 
 def _config_among(candidates: list[Any]) -> ClientConfig | None:
     for candidate in candidates:
-        found = terms_of(candidate) or terms_of(getattr(candidate, "__self__", None))
+        found = config_of(candidate) or config_of(getattr(candidate, "__self__", None))
         if found is not None:
             return found
     return None

@@ -14,8 +14,7 @@ from msgspec import UNSET
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import client_credentials
 from asyncclients.core.client import VendorClient, check_credentials
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
 from asyncclients.ratelimit.quota import Quota
@@ -208,8 +207,8 @@ class DigitalOnboardingClient(VendorClient):
             max_in_flight=max_in_flight,
         )
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        self.contacts = Contacts(dispatcher.send)
-        self.journeys = Journeys(dispatcher.send)
-        self.templates = Templates(dispatcher.send)
-        self.objectives = Objectives(dispatcher.send)
+    def _add_resources(self, send: Send) -> None:
+        self.contacts = Contacts(send)
+        self.journeys = Journeys(send)
+        self.templates = Templates(send)
+        self.objectives = Objectives(send)

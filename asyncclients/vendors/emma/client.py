@@ -16,9 +16,7 @@ from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import basic
 from asyncclients.core.client import VendorClient, check_credentials
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, operation
-from asyncclients.core.path_template import encode_segment
+from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.ratelimit.quota import Quota
@@ -329,9 +327,9 @@ class EmmaClient(VendorClient):
     def _account_name(self) -> str:
         return self._account_id
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        self.touchpoint_types = TouchpointTypes(dispatcher.send, self._account_id)
-        self.touchpoints = Touchpoints(dispatcher.send, self._account_id)
+    def _add_resources(self, send: Send) -> None:
+        self.touchpoint_types = TouchpointTypes(send, self._account_id)
+        self.touchpoints = Touchpoints(send, self._account_id)
 
 
 def _account(account_id: str | int | Secret) -> str:

@@ -13,9 +13,7 @@ from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, operation
-from asyncclients.core.path_template import encode_segment
+from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Quota
@@ -330,10 +328,10 @@ class IntemptClient(VendorClient):
     def _account_name(self) -> str:
         return self.org
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        send, org = dispatcher.send, self.org
+    def _add_resources(self, send: Send) -> None:
+        org = self.org
         self._send = send
-        self.collections = Collections(send, org, Uploader(self._pool, STORAGE, dispatcher.terms))
+        self.collections = Collections(send, org, Uploader(self._pool, STORAGE, self._config))
         self.sources = Sources(send, org)
         self.events = Events(send, org)
         self.segmentations = Segmentations(send, org)

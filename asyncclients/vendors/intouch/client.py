@@ -17,8 +17,7 @@ from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Resource, operation
+from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator
@@ -421,8 +420,8 @@ class IntouchClient(VendorClient):
             max_in_flight=max_in_flight,
         )
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        self.tags = Tags(dispatcher.send)
-        self.hierarchies = Hierarchies(dispatcher.send)
-        self.contacts = Contacts(dispatcher.send)
-        self.external_programs = ExternalPrograms(dispatcher.send)
+    def _add_resources(self, send: Send) -> None:
+        self.tags = Tags(send)
+        self.hierarchies = Hierarchies(send)
+        self.contacts = Contacts(send)
+        self.external_programs = ExternalPrograms(send)

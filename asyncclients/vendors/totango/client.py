@@ -21,9 +21,7 @@ from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.codec import ExactId, to_plain
-from asyncclients.core.dispatch import Dispatcher
-from asyncclients.core.endpoint import Endpoint, Resource, operation
-from asyncclients.core.path_template import encode_segment
+from asyncclients.core.endpoint import Endpoint, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.ratelimit.quota import Quota
@@ -280,12 +278,12 @@ class TotangoClient(VendorClient):
             max_in_flight=max_in_flight,
         )
 
-    def _add_resources(self, dispatcher: Dispatcher) -> None:
-        self.touchpoints = Touchpoints(dispatcher.send)
-        self.events = Events(dispatcher.send)
-        self.touchpoint_types = TouchpointTypes(dispatcher.send)
-        self.touchpoint_tags = TouchpointTags(dispatcher.send)
-        self.activity_types = ActivityTypes(dispatcher.send)
+    def _add_resources(self, send: Send) -> None:
+        self.touchpoints = Touchpoints(send)
+        self.events = Events(send)
+        self.touchpoint_types = TouchpointTypes(send)
+        self.touchpoint_tags = TouchpointTags(send)
+        self.activity_types = ActivityTypes(send)
 
 
 def _region_url(region: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from asyncclients.http.session import NO_TIMEOUT, open_session
+from asyncclients.core.session import NO_TIMEOUT, open_session
 
 
 class _Listener:
@@ -70,7 +70,7 @@ SENT: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("method", "given"), SENT)
-async def test_prompt_request_sends_the_bytes_of_aiohttp(
+async def test_eager_body_request_sends_the_bytes_of_aiohttp(
     method: str, given: dict[str, Any]
 ) -> None:
     """Two requests in a row, to two paths, equal those of aiohttp."""
@@ -85,7 +85,7 @@ async def test_prompt_request_sends_the_bytes_of_aiohttp(
     assert len(ours) == 2
 
 
-async def test_prompt_request_sends_a_small_body_without_a_task() -> None:
+async def test_eager_body_request_sends_a_small_body_without_a_task() -> None:
     """While it waits for the response there is no task but the caller's; a large body has one."""
     tasks: list[int] = []
 

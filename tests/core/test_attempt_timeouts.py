@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from asyncclients.core.attempt_timeouts import AttemptTimeouts, TimedTask
+from asyncclients.core.transport import AttemptTimeouts, TimedTask
 
 pytestmark = pytest.mark.virtual_time
 

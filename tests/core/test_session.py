@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from trustme import CA
 
-from asyncclients.http.session import open_session
+from asyncclients.core.session import open_session
 from tests.support.byte_server import answers, byte_server, http
 
 BODY = b"x" * 300_000

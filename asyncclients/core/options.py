@@ -1,0 +1,124 @@
+"""How calls are made: the options of a client, and the context that surrounds a call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from contextvars import ContextVar
+from types import NoneType
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
+
+import msgspec
+
+from asyncclients.arguments import check_count, check_headers, check_seconds, check_type
+from asyncclients.ratelimit.quota import Priority
+
+if TYPE_CHECKING:
+    from asyncclients.ratelimit.quota import Quota
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How the calls of a client are made.
+
+    Attributes:
+        priority: strict class in the queue.
+        timeout: seconds for one attempt, from its permit to the end of its response;
+            None for the pool's.
+        deadline: seconds for the whole call, queueing and retries included; None for no limit.
+        max_attempts: most requests per call, from 1; None for the retry policy's.
+        flow: name of a flow. Flows of the same priority take turns in the queue;
+            calls of one flow share its turn. None is a flow of its own.
+        retry_unsafe: also retry operations that are not idempotent, at the risk of duplicates.
+        headers: further request headers; they never replace the credential.
+    """
+
+    priority: Priority = Priority.INTERACTIVE
+    timeout: float | None = None
+    deadline: float | None = None
+    max_attempts: int | None = None
+    flow: str | None = None
+    retry_unsafe: bool = False
+    headers: Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "deadline"):
+            if (seconds := getattr(self, name)) is not None:
+                advice = f"As in with_options({name}=30.0); leave it out for no limit of your own"
+                check_seconds(name, seconds, advice=advice)
+        if self.max_attempts is not None:
+            advice = "It counts the first attempt too: use max_attempts=1 to never retry"
+            check_count("max_attempts", self.max_attempts, advice=advice)
+        # A plain number would be a priority class of its own.
+        check_type("priority", self.priority, Priority, "priority=Priority.BACKGROUND")
+        check_type("flow", self.flow, (str, NoneType), "flow='nightly'")
+        check_type("retry_unsafe", self.retry_unsafe, bool, "retry_unsafe=True")
+        if self.headers is not None:
+            check_headers(self.headers)
+
+
+class OptionFields(TypedDict, total=False):
+    """The fields of `Options`, for type checkers: the keywords of `with_options`."""
+
+    priority: Priority
+    timeout: float | None
+    deadline: float | None
+    max_attempts: int | None
+    flow: str | None
+    retry_unsafe: bool
+    headers: Mapping[str, str] | None
+
+
+class OutgoingRequest(NamedTuple):
+    """A request that has its permit and is about to be sent.
+
+    Attributes:
+        scope: one-way name of its origin and credential.
+        quotas: the quotas of its scope.
+        idempotent: whether it may be retried.
+    """
+
+    scope: str
+    quotas: tuple[Quota, ...]
+    idempotent: bool
+
+
+class SendHook(Protocol):
+    """Is called for each request that the code inside a `call_context` sends."""
+
+    def before_send(self, request: OutgoingRequest, /) -> Awaitable[None] | None:
+        """Called before *request* is sent; a result is awaited. If it raises, nothing is sent."""
+
+    def on_rate_limited(self) -> None:
+        """Called when the vendor has rejected the last request with a 429."""
+
+
+class CallContext(NamedTuple):
+    """What surrounding code asks of the calls made inside it."""
+
+    priority: Priority
+    flow: str | None
+    hook: SendHook | None = None
+
+
+_context: ContextVar[CallContext | None] = ContextVar("asyncclients_context", default=None)
+current_call_context = _context.get
+
+
+class call_context:  # noqa: N801 - used as a statement, like those of contextlib
+    """Give the calls inside the block at most *priority*, the flow *flow* and *hook*.
+
+    Backfills run the user's coroutines inside one: whichever client these use, their calls
+    wait behind interactive ones, share the turn of *flow*, and call *hook*.
+    """
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(
+        self, priority: Priority, flow: str | None = None, hook: SendHook | None = None
+    ) -> None:
+        self._context = CallContext(priority, flow, hook)
+
+    def __enter__(self) -> None:
+        self._token = _context.set(self._context)
+
+    def __exit__(self, *_: object) -> None:
+        _context.reset(self._token)

@@ -1,0 +1,148 @@
+"""The aiohttp session of one credential, and how it differs from a plain one.
+
+A connection is reused only if no unread bytes wait on it. Reads use small buffers. On
+Python 3.11, a small body is written together with its headers.
+"""
+
+from __future__ import annotations
+
+import sys
+from http.cookies import SimpleCookie
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+from aiohttp.http import StreamWriter
+from aiohttp.payload import BytesPayload
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from aiohttp.client_middlewares import ClientMiddlewareType
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from yarl import URL
+
+CONNECT_TIMEOUT = 15.0
+"""Seconds for name resolution, connection and TLS; nothing is sent before they are done."""
+NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
+_KEEPALIVE = 4.0
+"""Seconds to keep an idle connection: common servers close theirs after 5."""
+_NO_COOKIES = SimpleCookie()
+_READ_SIZE = 2**16
+"""Most bytes per read: what aiohttp buffers before it pauses reading."""
+_SMALL_BODY = 2**14
+"""Bytes that are written at once, however full the connection's buffer is."""
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Return a session for one credential: no cookies, proxies, or limits of its own.
+
+    One session per credential, so that a stray response cannot reach another credential.
+    """
+    return aiohttp.ClientSession(
+        connector=_Connector(limit=0, keepalive_timeout=_KEEPALIVE),
+        cookie_jar=_NoCookies(),
+        timeout=NO_TIMEOUT,
+        trust_env=False,
+        request_class=EagerBodyRequest,
+    )
+
+
+def middlewares_of(session: aiohttp.ClientSession) -> tuple[ClientMiddlewareType, ...]:
+    """Return the middlewares of *session*, which those of a request would replace."""
+    found = getattr(session, "_middlewares", ())
+    # Mocks have an attribute of any name and of another type.
+    return tuple(cast("list[Any]", found)) if isinstance(found, (tuple, list)) else ()
+
+
+async def reuse_clean_connections(
+    request: aiohttp.ClientRequest,
+    handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
+) -> aiohttp.ClientResponse:
+    """Middleware for a borrowed session: do for its connector what `_Connector` does itself."""
+    connector = request.session.connector
+    if connector is not None:
+        _drop_dirty_connections(connector, request.connection_key)
+    return await handler(request)
+
+
+class _Connector(aiohttp.TCPConnector):
+    def _get(self, key: Any, traces: Any) -> Any:
+        _drop_dirty_connections(self, key)
+        return super()._get(key, traces)
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
+        protocol = await super()._create_connection(req, traces, timeout)
+        _cap_read_buffer(protocol.transport)
+        return protocol
+
+
+def _drop_dirty_connections(connector: aiohttp.BaseConnector, key: Any) -> None:
+    # Bytes on an idle connection are a response that nobody asked for, and the next request
+    # would take it for its own: aio-libs/aiohttp#13656.
+    connections: Any = getattr(connector, "_conns", {})
+    idle: Any = connections.get(key)
+    while idle and idle[0][0].should_close:
+        idle.popleft()[0].close()
+
+
+def _cap_read_buffer(transport: Any) -> None:
+    # asyncio allocates 256 KiB for each read, which malloc maps and unmaps: a tenth of the
+    # cost of a call. python/cpython#85451.
+    layers: tuple[Any, ...] = (transport, getattr(transport, "_ssl_protocol", None))
+    for reader in layers:
+        if getattr(reader, "max_size", 0) > _READ_SIZE:
+            reader.max_size = _READ_SIZE
+
+
+class _NoCookies(aiohttp.DummyCookieJar):
+    """A jar without cookies that returns the same empty collection for each request."""
+
+    def filter_cookies(self, request_url: URL) -> SimpleCookie:  # noqa: ARG002 - signature of aiohttp
+        return _NO_COOKIES
+
+
+class EagerBodyRequest(aiohttp.ClientRequest):
+    """Write a small body without creating a task: a tenth of the cost of a call.
+
+    Python 3.12 and later start a task eagerly, so aiohttp's own code is as fast there.
+    """
+
+    if sys.version_info < (3, 12):
+
+        def send(  # pyright: ignore[reportIncompatibleMethodOverride] - same result, awaited once
+            self, conn: Connection
+        ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+            """Send the request; write a small body together with the headers."""
+            body = getattr(self, "_body", None)
+            # `isinstance` would call `ABCMeta.__instancecheck__`, which is Python code.
+            if type(body) is BytesPayload and (body.size or 0) <= _SMALL_BODY:
+                protocol = conn.protocol
+                special = self._traces or self._continue or self.chunked or self.proxy
+                if not special and protocol is not None and not protocol.writing_paused:
+                    return self._send_at_once(protocol, body)
+            return super().send(conn)
+
+        async def _send_at_once(
+            self, protocol: ResponseHandler, body: BytesPayload
+        ) -> aiohttp.ClientResponse:
+            writer = StreamWriter(protocol, self.loop)
+            line = f"{self.method} {self.url.raw_path_qs} HTTP/1.1"
+            await writer.write_headers(line, self.headers)
+            # The public way to read a payload is a coroutine.
+            await writer.write_eof(body._value)  # pyright: ignore[reportPrivateUsage]
+            protocol.start_timeout()
+            response = self.response_class(
+                self.method,
+                self.original_url,
+                writer=None,
+                continue100=None,
+                timer=self._timer,
+                request_info=self.request_info,
+                traces=self._traces,
+                loop=self.loop,
+                session=self._session,
+                stream_writer=writer,
+            )
+            self.response = response  # type: ignore[assignment]  # None in the class, upstream
+            return response

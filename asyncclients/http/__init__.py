@@ -1,1 +1,0 @@
-"""aiohttp as it is wanted here: quiet connections, and requests made the shortest way."""
