@@ -138,10 +138,10 @@ async def _run(  # noqa: PLR0917
             await asyncio.sleep(up)
             now = loop.time()
             if model.admit(now):
-                record.admitted_at.append(now)
+                record.accepted_at.append(now)
                 await asyncio.sleep(work + down)
                 return
-            record.refused_at.append(now)
+            record.rejected_at.append(now)
             await asyncio.sleep(down + math.ceil(model.reset_after(now)))
 
     async def worker() -> None:

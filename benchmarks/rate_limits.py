@@ -106,7 +106,7 @@ def row_of(
     use = statistics.fmean(uses)
     learned = first.server == "two-counter"
     rejected = statistics.fmean(
-        report.refused_late if learned else report.refused_share for report in reports
+        report.rejected_late if learned else report.rejected_share for report in reports
     )
     return {
         "client": client,
@@ -178,7 +178,7 @@ class OverSockets:
 
 def agree(real: SimulationReport, model: SimulationReport) -> bool:
     """Return whether all arrivals are the same, to the millisecond."""
-    pairs = ((real.admitted_at, model.admitted_at), (real.refused_at, model.refused_at))
+    pairs = ((real.accepted_at, model.accepted_at), (real.rejected_at, model.rejected_at))
     return all(
         len(some) == len(others)
         and all(abs(one - other) < 0.001 for one, other in zip(some, others, strict=True))

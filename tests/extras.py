@@ -70,7 +70,7 @@ def use_base(folder: Path) -> None:
     """Calls, a backfill and a simulation work."""
     report = asyncio.run(pulled(folder / "tags.jsonl"))
     assert report.done == len((folder / "tags.jsonl").read_text().splitlines()) == 3
-    assert len(simulate(TWO, seconds=60.0).admitted_at) > 100
+    assert len(simulate(TWO, seconds=60.0).accepted_at) > 100
 
 
 def use_cli(folder: Path) -> None:

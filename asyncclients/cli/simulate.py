@@ -34,7 +34,7 @@ def simulate(
 ) -> int:
     """Send a backlog through the limiter at a model of a server, in virtual time.
 
-    Prints refusals, the share of the quota used and how long interactive calls
+    Prints rejected calls, the share of the quota used and how long interactive calls
     waited, and draws the arrivals against the limit. Takes seconds for an hour.
     """
     if image is not None and not image.parent.is_dir():
@@ -51,7 +51,7 @@ def simulate(
     )
     if json:
         figures = msgspec.to_builtins(report)
-        del figures["admitted_at"], figures["refused_at"]
+        del figures["accepted_at"], figures["rejected_at"]
         print(msgspec.json.encode(figures).decode())
     else:
         print(draw_text(report))

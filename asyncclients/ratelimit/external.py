@@ -56,7 +56,7 @@ _SIGNIFICANT_SHARE = 0.1
 
 
 class ExternalUsage:
-    """The external usage of one scope's quotas. It tells *feedback* when usage starts and ends.
+    """The external usage of one scope's quotas. *feedback* is notified when usage starts and ends.
 
     Attributes:
         rate: calls per second of other clients.
@@ -165,7 +165,7 @@ class DepletionEstimator:
     A *run* is a sequence of responses, each to a call sent after the previous response and
     each with less remaining; so they are in the order in which the vendor counted them. The
     rate is the external calls of all runs divided by their seconds. Both decay with age: a
-    short run says little, an old one nothing.
+    short run has little weight, and an old one none.
 
     Attributes:
         rate: calls per second.

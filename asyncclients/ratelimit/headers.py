@@ -1,9 +1,9 @@
-"""What a response's headers say about the limit, in every dialect that vendors use.
+"""Parsing of rate limit headers, in every dialect that vendors use.
 
-All of them are read into one [`Signal`][asyncclients.ratelimit.headers.Signal]:
+All of them are parsed into one `RateLimitInfo`:
 
 * `Retry-After`, RFC 9110 §10.2.3: seconds, also with a fraction, or an HTTP date in any of
-  its three forms. Of several values, in one field or several, the longest wait counts.
+  its three forms. If there are several values, the longest wait applies.
 * `RateLimit-Limit`, `-Remaining`, `-Reset` (older IETF drafts; Totango:
   https://support.totango.com/hc/en-us/articles/15312978301588-API-rate-limit)
   and the same with `X-RateLimit-` or `X-Rate-Limit-`. A reset may be seconds, a duration
@@ -12,9 +12,9 @@ All of them are read into one [`Signal`][asyncclients.ratelimit.headers.Signal]:
 * `RateLimit: "burst";r=0;t=30, "day";r=900;t=40000` and `RateLimit-Policy` (structured
   fields, current IETF draft). A field that is not valid (RFC 9651) is ignored as a whole.
 
-Dates are compared with the response's own `Date`, and only without one with our clock.
-What cannot be read counts as missing: `inf`, `1e9`, `-5`, full-width digits. What can be
-read may still be absurd (a year); that is for the limiter to judge.
+Dates are compared with the response's `Date`, or with the local clock if it has none.
+Values outside the grammar count as missing: `inf`, `1e9`, `-5`, full-width digits. Valid
+values may still be absurd (a year); the limiter decides about those.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _HTTP_DATE = re.compile(
     re.ASCII,
 )
 _LIST = re.compile(rf"(?:{_HTTP_DATE.pattern}|[^,])+", re.ASCII)
-"""The members of a list; the comma in a date separates nothing."""
+"""The members of a list. The comma within an HTTP date is not a separator."""
 
 _KEY = r"[a-z*][a-z0-9_.*-]*"
 _BARE = (
@@ -70,22 +70,22 @@ _DIALECTS = tuple(
 )
 _RETRY_AFTER = istr("Retry-After")
 _RATE_LIMIT, _RATE_LIMIT_POLICY = istr("RateLimit"), istr("RateLimit-Policy")
-_TELLING = (
+_HEADERS = (
     _RETRY_AFTER,
     *(name for remaining, limit, _ in _DIALECTS for name in (remaining, limit)),
     _RATE_LIMIT,
 )
-"""A response without any of these says nothing."""
+"""A response without any of these headers is not parsed."""
 UNAVAILABLE = frozenset({503, 521, 522, 523, 529})
-"""Statuses whose `Retry-After` is meant for all calls."""
+"""Statuses whose `Retry-After` applies to all calls, not only to the failed one."""
 _EPOCH = 1e9
-"""A reset this large is an instant in Unix time, not a duration."""
+"""A reset of at least this many seconds is a Unix time, not a duration."""
 _EPOCH_SECONDS = 1e11
-"""From here on Unix time is not in seconds but in a thousandth of the unit before."""
+"""A Unix time of at least this is in ms, µs or ns: divide by 1,000 until it is smaller."""
 
 
 class Headers(Protocol):
-    """The part of a header multidict that is read here."""
+    """The methods of a header multidict that are used here."""
 
     def get(self, key: str, /) -> str | None: ...
     def getall(self, key: str, /) -> Iterable[str]: ...
@@ -94,17 +94,17 @@ class Headers(Protocol):
 
 
 class RateLimitInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What one response says about the quota. Absent facts are None.
+    """The rate limit information in one response. Missing values are None.
 
     Attributes:
-        is_rate_limited: the response is a refusal by rate (429, or the vendor's spelling).
+        is_rate_limited: the call was rejected (429, or the vendor's equivalent).
         unavailable: the vendor is unavailable for *retry_after* seconds, for all calls.
-        retry_after: seconds to wait, at least 0; for a refusal without `Retry-After`
-            that says nothing remains, as Totango's does, until the reset.
+        retry_after: seconds to wait, at least 0. A rejection without `Retry-After` that
+            reports nothing remaining, such as Totango's, waits until the reset.
         limit: requests per window.
         remaining: requests left in the window after this one.
-        reset: seconds until the window is set back.
-        several: the response tells of further quotas, of which more calls remain.
+        reset: seconds until the window is reset.
+        several: the response reports further quotas, with more calls remaining.
     """
 
     is_rate_limited: bool = False
@@ -117,7 +117,7 @@ class RateLimitInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """One quota, as a vendor tells of it; *counts_calls* is False for bytes and the like."""
+    """One quota as reported by a vendor; *counts_calls* is False for bytes and other units."""
 
     limit: int | None
     remaining: int | None
@@ -131,52 +131,50 @@ _NO_POLICY = Policy(None, None, None)
 def parse_rate_limit_headers(
     status: int, headers: Headers, clock: Callable[[], float] = time.time
 ) -> RateLimitInfo | None:
-    """The signal in a response, or None where it says nothing about limits.
+    """Return the rate limit information of a response, or None if it has none.
 
-    *clock* gives Unix time, for dates in a response without a `Date` of its own.
+    *clock* returns Unix time. It is used for dates in a response without a `Date` header.
     """
-    refused = status == 429
-    if not refused and headers.keys().isdisjoint(_TELLING):
+    is_rate_limited = status == 429
+    if not is_rate_limited and headers.keys().isdisjoint(_HEADERS):
         return None
     retry_after = retry_after_seconds(headers, clock)
-    policies = _policies(headers, clock, every=refused)
-    told = policies
+    policies = _policies(headers, clock, every=is_rate_limited)
+    usable = policies
     if len(policies) > 1:
-        told = [each for each in policies if each.remaining is not None and each.counts_calls]
-    tightest = _tightest(told or policies)
-    if refused and retry_after is None:
-        # The wait ends when every exhausted quota is reset.
+        usable = [each for each in policies if each.remaining is not None and each.counts_calls]
+    tightest = _tightest(usable or policies)
+    if is_rate_limited and retry_after is None:
+        # Wait until every exhausted quota is reset.
         waits = (each.reset for each in policies if not each.remaining and each.reset is not None)
         retry_after = max(waits, default=None)
     limit, remaining = tightest.limit, tightest.remaining if tightest.counts_calls else None
-    if not refused and retry_after is None and limit is None and remaining is None:
+    if not is_rate_limited and retry_after is None and limit is None and remaining is None:
         return None
     return RateLimitInfo(
-        is_rate_limited=refused,
+        is_rate_limited=is_rate_limited,
         unavailable=status in UNAVAILABLE and retry_after is not None,
         retry_after=retry_after,
         limit=limit,
         remaining=remaining,
         reset=tightest.reset,
-        several=len(told) > 1,
+        several=len(usable) > 1,
     )
 
 
 def _tightest(policies: Sequence[Policy]) -> Policy:
     if len(policies) == 1:
         return policies[0]
-    return min(policies, key=_room, default=_NO_POLICY)
-
-
-def _room(policy: Policy) -> tuple[int, float]:
-    return policy.remaining or 0, -(policy.reset or 0.0)
+    return min(
+        policies, key=lambda each: (each.remaining or 0, -(each.reset or 0.0)), default=_NO_POLICY
+    )
 
 
 # --- Retry-After --------------------------------------------------------------------
 
 
 def retry_after_seconds(headers: Headers, clock: Callable[[], float] = time.time) -> float | None:
-    """Seconds that `Retry-After` asks for; None where absent or unreadable."""
+    """Return the seconds of `Retry-After`; None if it is missing or invalid."""
     fields = headers.getall(_RETRY_AFTER) if _RETRY_AFTER in headers else ()
     values = [value.strip() for field in fields for value in _LIST.findall(field)]
     waits = (
@@ -195,8 +193,8 @@ def _until(text: str, headers: Headers, clock: Callable[[], float]) -> float | N
 def _since_date(due: float, headers: Headers, clock: Callable[[], float]) -> float | None:
     """Seconds from the response's `Date` to the Unix time *due*.
 
-    By our clock where there is none; then an instant in the past says nothing, since the
-    clock may be wrong.
+    Without a `Date` the local clock is used. An instant in the past then gives None,
+    because the clock may be wrong.
     """
     sent = _http_date((headers.get("Date") or "").strip())
     if sent is not None:
@@ -206,7 +204,7 @@ def _since_date(due: float, headers: Headers, clock: Callable[[], float]) -> flo
 
 
 def _http_date(text: str) -> float | None:
-    """The Unix time of the HTTP date *text*, in any of the three forms."""
+    """Return the Unix time of the HTTP date *text*; None if it is none of the three forms."""
     if not _HTTP_DATE.fullmatch(text):
         return None
     try:
@@ -215,11 +213,11 @@ def _http_date(text: str) -> float | None:
         return None
 
 
-# --- Three headers ------------------------------------------------------------------
+# --- Limit, remaining, reset ------------------------------------------------------------------
 
 
 def _policies(headers: Headers, clock: Callable[[], float], *, every: bool) -> list[Policy]:
-    """The quotas that *headers* tell of, those of *every* dialect or of the first one in use."""
+    """Return the quotas reported in *every* dialect, or only in the first that has `Remaining`."""
     policies: list[Policy] = []
     for names in _DIALECTS:
         remaining, limit, reset = map(headers.get, names)
@@ -239,7 +237,7 @@ def _count(text: str | None) -> int | None:
         return None
     if text.isdecimal() and text.isascii() and len(text) <= 12:
         return int(text)
-    # Older drafts allow `100, 100;w=60`: the first item is the limit in force.
+    # Older drafts allow `100, 100;w=60`: the first item is the current limit.
     found = _COUNT.fullmatch(text.split(",", 1)[0].strip())
     return int(found[1]) if found else None
 
@@ -285,9 +283,9 @@ def _duration(text: str | None) -> float | None:
 
 
 def parse_list(text: str) -> list[tuple[str, dict[str, str]]] | None:
-    """The items of a structured list, and their parameters, as they are written.
+    """Return the items of a structured list with their parameters, as unparsed text.
 
-    None if it is not valid, or has an inner list, which no rate limit header has.
+    None if *text* is invalid or has an inner list, which no rate limit header has.
     """
     found = _members(text, _ITEM)
     if found is None:
@@ -299,7 +297,7 @@ def parse_list(text: str) -> list[tuple[str, dict[str, str]]] | None:
 
 
 def parse_dictionary(text: str) -> dict[str, str] | None:
-    """The members of a structured dictionary, as they are written; None if it is not valid."""
+    """Return the members of a structured dictionary as unparsed text; None if invalid."""
     found = _members(text, _MEMBER)
     return None if found is None else {member[1]: member[2] or "?1" for member in found}
 

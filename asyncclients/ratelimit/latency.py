@@ -12,7 +12,7 @@ arrival, from the safest to the most optimistic:
   the mean excess. The memory is long (512 to 1,024 calls): with a short one the estimated
   minimum is too high too often.
 * *send + slack*: if the vendor takes long and varying times to process a call, the
-  response says little about the arrival, and waiting for it would cost a third of the
+  response is weak evidence of the arrival, and waiting for it would cost a third of the
   quota. In that case the time to the server is assumed to vary by at most `SLACK`. A slot
   may then become free while its call is still in flight.
 * *none*: a call without a response. Its slot is held until the call is given up.
@@ -25,7 +25,7 @@ servers with a small token bucket. Spacing the sends is not enough there, becaus
 arrival shortens the gap to the next one. So the next call waits for the response to the
 previous one: a response that is later than the mean by more than a tenth of the interval
 delays the next call by the rest. If response times vary by more than a third of the
-interval they say nothing about arrivals on that scale, and only the sends are spaced.
+interval they are no evidence of arrivals on that scale, and only the sends are spaced.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ together than sends. Three rules follow.
 
    Proof. Suppose N+1 calls arrive within W seconds. Consider the instant at which the last
    of them is sent. Each of the other N calls either has no bound yet, or has a bound that
-   is not before its arrival, and therefore less than W seconds ago. So all N hold a slot,
+   is not before its arrival and so is less than W seconds old. So all N hold a slot,
    and the last call could not have been sent.
 
    With the response as the bound (`admission="exact"`) the proof holds without
@@ -30,7 +30,7 @@ together than sends. Three rules follow.
    the *arrivals* are kept an interval apart (`ArrivalSpacing`).
 
 3. **Feedback.** A rejection pauses the scope and is attributed to a cause (`adaptive.py`).
-   If the vendor reports the remaining calls, its count applies where it leaves fewer slots
+   If the vendor reports the remaining calls, its count applies when it leaves fewer slots
    than ours (`external.py`).
 """
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LimiterProtocol(Protocol):
-    """What a scheduler asks of a limiter; `Limiter` documents each method."""
+    """The methods of a limiter that a scheduler uses; see `Limiter`."""
 
     @property
     def quotas(self) -> tuple[Quota, ...]: ...
@@ -38,7 +38,7 @@ class LimiterProtocol(Protocol):
 
 
 class BacklogProtocol(Protocol):
-    """What a shared limiter asks of its scheduler."""
+    """The methods of a scheduler that a shared limiter uses."""
 
     def backlog(self) -> tuple[int, Priority]:
         """Return how many waiting calls of the first class could be sent, and that class."""

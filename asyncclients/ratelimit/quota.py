@@ -1,7 +1,4 @@
-"""A quota as a vendor publishes it: so many requests in so many seconds.
-
-Arithmetic only; nothing here reads a clock.
-"""
+"""Quotas as vendors publish them, and the priority classes of calls."""
 
 from __future__ import annotations
 
@@ -48,10 +45,10 @@ class Quota:
 
 
 def check_quotas(quotas: Any, form: str = "quotas=[Quota(2, 1.0)]") -> tuple[Quota, ...]:
-    """*quotas* as a tuple; *form* is the right form, as source text.
+    """Return *quotas* as a tuple; *form* is source text of a valid value, for the advice.
 
     Raises:
-        ConfigurationError: if it is not a sequence of `Quota`.
+        ConfigurationError: if *quotas* is not a sequence of `Quota`.
     """
     try:
         found: tuple[Any, ...] = tuple(quotas)
@@ -68,10 +65,10 @@ def check_quotas(quotas: Any, form: str = "quotas=[Quota(2, 1.0)]") -> tuple[Quo
 
 
 class Priority(IntEnum):
-    """Class of a call, which decides its place in the queue when the quota is short.
+    """The class of a call, which decides its place in the queue.
 
     Interactive calls go before background calls. While both wait, one grant in ten goes
-    to background, so that a flood of interactive calls does not starve it.
+    to background, so that it does not starve.
     """
 
     INTERACTIVE = 0

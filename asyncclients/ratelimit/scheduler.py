@@ -46,11 +46,11 @@ _BACKGROUND_EVERY = 10
 
 
 class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """What a call asks of the scheduler.
+    """A call's request for a permit.
 
     Attributes:
         priority: the class of the call.
-        flow: the flow in whose turn it is sent.
+        flow: the flow that the call belongs to.
         deadline_at: loop instant after which a permit is useless; inf for none.
         is_retry: the call has waited before, and goes to the front of its flow.
     """

@@ -1,18 +1,17 @@
-"""What a configuration would do, found out in virtual time.
+"""Simulate a configuration in virtual time.
 
     report = simulate(Quota(2, 1.0), server="sliding-log", latency="wan")
     print(draw_text(report))
 
-Scheduler and limiter are those that real calls go through. Servers and networks
-are models: `SERVERS`, `LATENCIES`.
+Scheduler and limiter are those of real calls. Servers and networks are models: `SERVERS`,
+`LATENCIES`.
 """
 
 from __future__ import annotations
 
 from asyncclients.simulator.drawing import draw_image, draw_text
-from asyncclients.simulator.latency import LATENCIES, Latency
+from asyncclients.simulator.models import LATENCIES, SERVERS, Latency
 from asyncclients.simulator.report import SimulationReport
-from asyncclients.simulator.servers import SERVERS
 from asyncclients.simulator.simulation import simulate
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A run as a picture: arrivals against the limit."""
+"""Charts of a simulation: the arrivals compared with the limit."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 def draw_text(report: SimulationReport, *, width: int = 72) -> str:
-    """The fill of the rolling window over the run, *width* columns wide.
+    """Return a chart of the rolling window's fill over the run, *width* columns wide.
 
-    A column is as high as the fullest window that ended in its time; the line
-    on top is the limit. An `x` below marks a time in which calls were refused.
+    A column is as high as the fullest window that ended in its part of the run; the top
+    line is the limit. An `x` below a column marks rejected calls.
     """
     fills = _fullest(report, width)
     lines = [f"{_label(report, row)}{_row(fills, row)}" for row in range(_ROWS, 0, -1)]
-    marks = "".join("x" if count else "·" for count in _refusals(report, width))
+    marks = "".join("x" if count else "·" for count in _rejections(report, width))
     lines.insert(0, f"{report.quota.limit:>6} ┬{'─' * width} limit in {report.quota.period:g} s")
     lines.append(f"{0:>6} ┴{'─' * width} {report.seconds:g} s")
-    lines.append(f"{'429':>6}  {marks} {report.refused} refused")
+    lines.append(f"{'429':>6}  {marks} {report.rejected} rejected")
     return "\n".join((_title(report), *lines, _figures(report)))
 
 
@@ -43,7 +43,7 @@ def _title(report: SimulationReport) -> str:
 
 def _figures(report: SimulationReport) -> str:
     text = (
-        f"{report.calls} calls, {report.refused_share:.3%} refused, "
+        f"{report.calls} calls, {report.rejected_share:.3%} rejected, "
         f"{report.quota_use:.1%} of the quota used, "
         f"at most {report.most_in_window} arrivals in any {report.quota.period:g} s"
     )
@@ -59,14 +59,14 @@ def _label(report: SimulationReport, row: int) -> str:
 
 
 def _row(fills: list[float], row: int) -> str:
-    """One line of the bars: each of its cells is empty, full, or filled by eighths."""
+    """Return one line of the bars; each cell is empty, full, or filled by eighths."""
     eighths = (round((fill * _ROWS - row + 1) * 8) for fill in fills)
     return "".join(_BLOCKS[max(0, min(8, count))] for count in eighths)
 
 
 def _fullest(report: SimulationReport, width: int) -> list[float]:
-    """The fullest window of admitted calls in each of *width* parts, as a share of the limit."""
-    step, at = report.seconds / width, report.admitted_at
+    """Return the fullest window in each of *width* parts of the run, as a share of the limit."""
+    step, at = report.seconds / width, report.accepted_at
     fills = [0.0] * width
     for index, instant in enumerate(at):
         inside = index + 1 - bisect_right(at, instant - report.quota.period)
@@ -75,14 +75,14 @@ def _fullest(report: SimulationReport, width: int) -> list[float]:
     return fills
 
 
-def _refusals(report: SimulationReport, width: int) -> list[int]:
-    step, at = report.seconds / width, report.refused_at
+def _rejections(report: SimulationReport, width: int) -> list[int]:
+    step, at = report.seconds / width, report.rejected_at
     edges = [bisect_left(at, step * column) for column in range(width)] + [len(at)]
     return [edges[column + 1] - edges[column] for column in range(width)]
 
 
 def draw_image(report: SimulationReport, path: str | PathLike[str]) -> None:
-    """The same as an image; the suffix of *path* (`.png`, `.svg`, `.pdf`) is its kind.
+    """Write the chart as an image; the suffix of *path* (`.png`, `.svg`, `.pdf`) is its format.
 
     Raises:
         ConfigurationError: if matplotlib is not installed.
@@ -102,10 +102,10 @@ def draw_image(report: SimulationReport, path: str | PathLike[str]) -> None:
     axes.fill_between(times, fills, step="mid", alpha=0.6, label="fullest window")
     axes.axhline(report.quota.limit, color="black", linewidth=1, label="limit")
     axes.plot(
-        report.refused_at,
-        [report.quota.limit * 1.04] * report.refused,
+        report.rejected_at,
+        [report.quota.limit * 1.04] * report.rejected,
         "rx",
-        label=f"{report.refused} refused",
+        label=f"{report.rejected} rejected",
     )
     axes.set(
         title=_title(report),

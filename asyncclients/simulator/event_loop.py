@@ -1,8 +1,7 @@
 """The part of an event loop that a scheduler needs, in virtual time.
 
-A scheduler reads the clock, sets timers and waits for futures, never for a socket. So
-a heap of timers and a queue of callbacks are enough, and a virtual hour takes a
-fraction of a second.
+A scheduler reads the clock, sets timers and waits for futures, but never for a socket. A
+heap of timers and a queue of callbacks are enough.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ _Ts = TypeVarTuple("_Ts")
 
 
 class _Timer(asyncio.TimerHandle):
-    """A callback with its arguments, and no more."""
+    """A callback with its arguments."""
 
-    __slots__ = ("args", "callback", "dropped")
+    __slots__ = ("args", "callback", "is_cancelled")
 
     def __init__(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        self.callback, self.args, self.dropped = callback, args, False
+        self.callback, self.args, self.is_cancelled = callback, args, False
 
     def cancel(self) -> None:
-        self.dropped = True
+        self.is_cancelled = True
 
     def cancelled(self) -> bool:
-        return self.dropped
+        return self.is_cancelled
 
     def __repr__(self) -> str:
         return f"<{self.callback!r} with {self.args!r}>"
 
 
 class SimulatedLoop:
-    """A loop that starts at second 0 and jumps from timer to timer.
+    """An event loop that starts at second 0 and jumps from timer to timer.
 
-    It calls back in the order of the instants, and those of one instant in the order
-    in which they were set. Contexts are ignored: nothing here has one.
+    Timers fire in the order of their instants; timers of the same instant in the order in
+    which they were set. Contexts are ignored.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,7 @@ class SimulatedLoop:
         self._timers: list[tuple[float, int, _Timer]] = []
 
     def run(self, seconds: float) -> None:
-        """Let time pass until second *seconds*, or until nothing is left to do."""
+        """Run until second *seconds*, or until nothing is left to do."""
         while True:
             while self._ready:
                 callback, args = self._ready.popleft()
@@ -64,7 +63,7 @@ class SimulatedLoop:
                 timer.callback(*timer.args)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run *work*, at once up to its first future, and on whenever that is done."""
+        """Run *work* up to its first future at once, and resume it when that is done."""
         try:
             future: asyncio.Future[Any] = work.send(None)
         except StopIteration:
@@ -73,7 +72,7 @@ class SimulatedLoop:
 
     @property
     def as_loop(self) -> asyncio.AbstractEventLoop:
-        """Itself, for code that asks for a whole event loop and needs only this part."""
+        """This loop, typed for code that asks for a complete event loop."""
         return cast("asyncio.AbstractEventLoop", self)
 
     def time(self) -> float:
@@ -94,7 +93,7 @@ class SimulatedLoop:
         *args: *_Ts,
         context: Context | None = None,  # noqa: ARG002
     ) -> asyncio.Handle:
-        """Call *callback* before time goes on. It cannot be cancelled."""
+        """Call *callback* before time advances. It cannot be cancelled."""
         self._ready.append((callback, args))
         return _Timer(callback, args)
 

@@ -1,38 +1,38 @@
-"""What a simulation found."""
+"""The figures of a simulation."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.simulator.measure import mean_fill, most_in_window, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of one client against one server. Seconds and shares (0 to 1).
+    """The figures of one client against one server. Durations in seconds, shares from 0 to 1.
 
     Attributes:
         quota: the limit that the server enforces and the client knows.
-        server: name of the server's model.
+        server: name of the server model.
         latency: name of the latency model.
-        workers: how many calls the backlog keeps wanting to have in flight.
+        workers: the most calls of the backlog in flight.
         seconds: virtual length of the run.
-        seed: what the run's chance was drawn from.
+        seed: seed of the random numbers.
         calls: requests that arrived.
-        refused: those that were answered with 429.
-        refused_late: refused share of the calls in the last four fifths, *after learning*.
-        quota_use: mean fill of the rolling window of admitted calls after warm-up.
-        most_in_window: the most arrivals, refused ones included, in any window.
-        wait_p50: median wait of an interactive call for its permit; NaN where there was none.
+        rejected: requests that were answered with 429.
+        rejected_late: share of rejected calls in the last four fifths, *after learning*.
+        quota_use: mean fill of the rolling window of accepted calls after warm-up.
+        most_in_window: the most arrivals, rejected ones included, in any window.
+        wait_p50: median wait of an interactive call for its permit; NaN without such calls.
         wait_p99: the wait that 99 of 100 interactive calls did not exceed.
-        wait_max: the longest.
-        admitted_at: arrivals that were let in, ascending.
-        refused_at: arrivals that were not, ascending.
+        wait_max: the longest wait.
+        accepted_at: instants of accepted arrivals, ascending.
+        rejected_at: instants of rejected arrivals, ascending.
     """
 
     quota: Quota
@@ -42,30 +42,30 @@ class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     seed: int
     calls: int
-    refused: int
-    refused_late: float
+    rejected: int
+    rejected_late: float
     quota_use: float
     most_in_window: int
     wait_p50: float
     wait_p99: float
     wait_max: float
-    admitted_at: tuple[float, ...]
-    refused_at: tuple[float, ...]
+    accepted_at: tuple[float, ...]
+    rejected_at: tuple[float, ...]
 
     @property
-    def refused_share(self) -> float:
-        """Refused calls of all calls."""
-        return self.refused / self.calls if self.calls else 0.0
+    def rejected_share(self) -> float:
+        """Rejected calls as a share of all calls."""
+        return self.rejected / self.calls if self.calls else 0.0
 
 
 class Record:
-    """What happens in a run, as it happens."""
+    """The arrivals and waits of a run, recorded as they happen."""
 
-    __slots__ = ("admitted_at", "refused_at", "waits")
+    __slots__ = ("accepted_at", "rejected_at", "waits")
 
     def __init__(self) -> None:
-        self.admitted_at: list[float] = []
-        self.refused_at: list[float] = []
+        self.accepted_at: list[float] = []
+        self.rejected_at: list[float] = []
         self.waits: list[float] = []
 
     def report(
@@ -78,9 +78,9 @@ class Record:
         seconds: float,
         seed: int,
     ) -> SimulationReport:
-        """The figures of a run that has ended."""
+        """Return the figures of the finished run."""
         warm = min(max(2 * quota.period, 60.0), seconds / 2)
-        arrivals = sorted((*self.admitted_at, *self.refused_at))
+        arrivals = sorted((*self.accepted_at, *self.rejected_at))
         return SimulationReport(
             quota=quota,
             server=server,
@@ -89,18 +89,46 @@ class Record:
             seconds=seconds,
             seed=seed,
             calls=len(arrivals),
-            refused=len(self.refused_at),
-            refused_late=_share_after(seconds / 5, self.refused_at, arrivals),
-            quota_use=mean_fill(self.admitted_at, quota.period, warm, seconds) / quota.limit,
+            rejected=len(self.rejected_at),
+            rejected_late=_share_after(seconds / 5, self.rejected_at, arrivals),
+            quota_use=mean_fill(self.accepted_at, quota.period, warm, seconds) / quota.limit,
             most_in_window=most_in_window(arrivals, quota.period),
             wait_p50=percentile(self.waits, 0.50),
             wait_p99=percentile(self.waits, 0.99),
             wait_max=max(self.waits, default=percentile((), 1)),
-            admitted_at=tuple(self.admitted_at),
-            refused_at=tuple(self.refused_at),
+            accepted_at=tuple(self.accepted_at),
+            rejected_at=tuple(self.rejected_at),
         )
 
 
-def _share_after(instant: float, some: Sequence[float], of: Sequence[float]) -> float:
-    late = sum(at >= instant for at in of)
-    return sum(at >= instant for at in some) / late if late else 0.0
+def _share_after(instant: float, part: Sequence[float], whole: Sequence[float]) -> float:
+    """Return the share of *part* in *whole*, of the instants from *instant* on."""
+    late = sum(at >= instant for at in whole)
+    return sum(at >= instant for at in part) / late if late else 0.0
+
+
+def mean_fill(arrivals: Sequence[float], period: float, since: float, until: float) -> float:
+    """Return the mean number of arrivals in the window of *period* seconds that ends now.
+
+    The mean is over every instant from *since* to *until*.
+    """
+    held = (max(0.0, min(at + period, until) - max(at, since)) for at in arrivals)
+    return sum(held) / (until - since)
+
+
+def most_in_window(arrivals: Sequence[float], period: float) -> int:
+    """Return the most arrivals in any half-open window of *period* s; *arrivals* ascend."""
+    most = first = 0
+    for index, at in enumerate(arrivals):
+        while arrivals[first] <= at - period:
+            first += 1
+        most = max(most, index - first + 1)
+    return most
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that *share* of *values* do not exceed (nearest rank); NaN for none."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

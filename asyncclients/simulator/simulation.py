@@ -1,25 +1,164 @@
-"""Prove a configuration in virtual time, before it meets a vendor."""
+"""A simulation: scheduler, backlog, network and server in virtual time.
+
+The scheduler is the real one, on an event loop that has nothing but timers. An hour of
+virtual time takes a fraction of a second.
+
+A rejected call comes back without having been processed, with a `Retry-After` in whole
+seconds, rounded up as HTTP requires. It is retried before the calls that have not been sent
+yet. The backlog never ends.
+"""
 
 from __future__ import annotations
 
+import math
 from random import Random
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+
+import msgspec
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.simulator.latency import LATENCIES
-from asyncclients.simulator.servers import SERVERS
-from asyncclients.simulator.world import Simulation
+from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.simulator.event_loop import SimulatedLoop
+from asyncclients.simulator.models import LATENCIES, SERVERS
+from asyncclients.simulator.report import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from asyncclients.ratelimit.protocol import LimiterProtocol
     from asyncclients.ratelimit.quota import Quota
+    from asyncclients.sandbox.limits import ServerLimit
+    from asyncclients.simulator.models import Latency
     from asyncclients.simulator.report import SimulationReport
-    from asyncclients.simulator.world import Client
 
 _T = TypeVar("_T")
+_BACKLOG = PermitRequest(Priority.BACKGROUND)
+_INTERACTIVE = PermitRequest(Priority.INTERACTIVE)
+
+
+class Client(Protocol):
+    """The methods that a simulation needs of a limiter; see `LimiterProtocol`."""
+
+    @property
+    def quotas(self) -> tuple[Quota, ...]: ...
+    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float: ...
+    def acquire(self, now: float) -> Any: ...
+    def on_response(self, permit: Any, now: float, info: RateLimitInfo | None) -> None: ...
+
+
+class Call(msgspec.Struct, eq=False):
+    """One call of the backlog or of a user.
+
+    Attributes:
+        request: what it asks of the scheduler.
+        asked_at: when a user made the call; None once it was sent, and for the backlog.
+        permit: the permit of the current attempt.
+    """
+
+    request: PermitRequest
+    asked_at: float | None = None
+    permit: Any = None
+
+
+class Simulation:
+    """One client and one server.
+
+    Args:
+        limiter: the limiter under test.
+        server: counts what arrives.
+        latency: durations on the network and at the server.
+        workers: the most calls of the backlog in flight.
+        interactive: interactive calls per second, at random instants.
+        retry_after: rejections carry `Retry-After`.
+        random: source of all random numbers of the run.
+    """
+
+    def __init__(
+        self,
+        limiter: LimiterProtocol,
+        server: ServerLimit,
+        latency: Latency,
+        *,
+        workers: int,
+        interactive: float,
+        retry_after: bool,
+        random: Random,
+    ) -> None:
+        self.server, self.latency = server, latency
+        self.workers, self.interactive = workers, interactive
+        self.retry_after = retry_after
+        self.random = random
+        self.split = random.random()
+        self.record = Record()
+        self.loop = SimulatedLoop()
+        self.scheduler = Scheduler(limiter, self.loop.as_loop)
+
+    def run(self, seconds: float) -> Record:
+        """Simulate *seconds* and return what happened."""
+        for _ in range(self.workers):
+            self._submit(Call(_BACKLOG))
+        if self.interactive:
+            self._schedule(self._next_gap(), self._on_interactive_call)
+        self.loop.run(seconds)
+        return self.record
+
+    def _schedule(self, at: float, callback: Callable[..., None], *args: Any) -> None:
+        self.loop.call_at(at, callback, at, *args)
+
+    def _next_gap(self) -> float:
+        """Seconds until the next interactive call: half to one and a half times the mean."""
+        return (0.5 + self.random.random()) / self.interactive
+
+    def _on_interactive_call(self, now: float) -> None:
+        """Submit an interactive call."""
+        self._schedule(now + self._next_gap(), self._on_interactive_call)
+        self._submit(Call(_INTERACTIVE, asked_at=now))
+
+    def _submit(self, call: Call) -> None:
+        """Send *call* as soon as the scheduler grants its permit."""
+        call.permit = self.scheduler.try_acquire(call.request)
+        if call.permit is None:
+            self.loop.start(self._wait(call))
+        else:
+            self._send(call)
+
+    async def _wait(self, call: Call) -> None:
+        call.permit = await self.scheduler.acquire(call.request)
+        self._send(call)
+
+    def _send(self, call: Call) -> None:
+        now = self.loop.time()
+        if call.asked_at is not None:
+            self.record.waits.append(now - call.asked_at)
+            call.asked_at = None
+        up, work, down = self.latency.draw(self.random, self.split)
+        self._schedule(now + up, self._on_arrival, call, work, down)
+
+    def _on_arrival(self, now: float, call: Call, work: float, down: float) -> None:
+        if self.server.admit(now):
+            self.record.accepted_at.append(now)
+            self._schedule(now + work + down, self._on_response, call, None)
+            return
+        self.record.rejected_at.append(now)
+        wait = float(math.ceil(self.server.reset_after(now))) if self.retry_after else None
+        self._schedule(
+            now + down,
+            self._on_response,
+            call,
+            RateLimitInfo(is_rate_limited=True, retry_after=wait),
+        )
+
+    def _on_response(self, now: float, call: Call, info: RateLimitInfo | None) -> None:  # noqa: ARG002
+        self.scheduler.on_response(call.permit, info)
+        self.scheduler.on_done()
+        if info is not None and info.is_rate_limited:
+            call.request = call.request.as_retry()
+            self._submit(call)
+        elif call.request.priority:
+            self._submit(Call(_BACKLOG))
 
 
 def simulate(
@@ -35,7 +174,7 @@ def simulate(
     seed: int = 0,
     client: Client | None = None,
 ) -> SimulationReport:
-    """Send a backlog through a limiter at a server model, and report what came of it.
+    """Send a backlog through a limiter to a server model in virtual time; return the figures.
 
     Args:
         quota: the limit that the server enforces and the client knows.
@@ -43,14 +182,14 @@ def simulate(
         latency: a name in `LATENCIES`.
         workers: the most calls of the backlog in flight.
         seconds: how long, in virtual time.
-        interactive: calls per second, at random, that go before the backlog.
-        admission: the limiter's.
-        retry_after: refusals carry `Retry-After`.
+        interactive: interactive calls per second beside the backlog, at random instants.
+        admission: the limiter's mode, as in `SessionPool(admission=...)`.
+        retry_after: rejections carry `Retry-After`.
         seed: the same seed gives the same run.
-        client: another limiter than ours, for comparison.
+        client: a limiter to use instead of ours, for comparison.
 
     Raises:
-        ConfigurationError: for an unknown name, or a run of no length.
+        ConfigurationError: for an unknown name, or a run without length or workers.
     """
     model, route = _named("server", server, SERVERS), _named("latency", latency, LATENCIES)
     if not (seconds > 0 and workers > 0 and interactive >= 0):
@@ -59,10 +198,11 @@ def simulate(
             advice="Leave them out for an hour with 50 workers and a backlog alone",
         )
     random = Random(f"{server} {latency} {seed}")
-    world = Simulation(
-        Limiter((quota,), admission=admission)
-        if client is None
-        else cast("LimiterProtocol", client),
+    limiter: LimiterProtocol = Limiter((quota,), admission=admission)
+    if client is not None:
+        limiter = cast("LimiterProtocol", client)
+    simulation = Simulation(
+        limiter,
         model(quota, random),
         route,
         workers=workers,
@@ -70,7 +210,7 @@ def simulate(
         retry_after=retry_after,
         random=random,
     )
-    record = world.run(seconds)
+    record = simulation.run(seconds)
     return record.report(quota, server, latency, workers=workers, seconds=seconds, seed=seed)
 
 

@@ -18,7 +18,7 @@ from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.window import Permit
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text, simulate
-from asyncclients.simulator.world import Simulation
+from asyncclients.simulator.simulation import Simulation
 
 TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
 LOGS = ("sliding-log", "counting-log", "fixed-window", "token-bucket")
@@ -32,7 +32,7 @@ def test_exact_is_never_rejected(quota: Quota, server: str, latency: str) -> Non
     report = simulate(
         quota, server=server, latency=latency, seconds=5 * quota.period + 60, admission="exact"
     )
-    assert report.refused == 0
+    assert report.rejected == 0
     assert report.most_in_window <= quota.limit
     assert report.calls > 50
 
@@ -47,11 +47,11 @@ def test_exact_is_never_rejected_long(quota: Quota, server: str, latency: str) -
         report = simulate(
             quota, server=server, latency=latency, seconds=180.0, admission="exact", seed=seed
         )
-        assert report.refused == 0, f"seed {seed}"
+        assert report.rejected == 0, f"seed {seed}"
 
 
 @pytest.mark.parametrize(
-    ("quota", "server", "latency", "use", "refused"),
+    ("quota", "server", "latency", "use", "rejected"),
     [
         (TWO, "sliding-log", "fast", 0.945, 0.003),
         (TWO, "sliding-log", "wan", 0.92, 0.004),
@@ -66,27 +66,27 @@ def test_exact_is_never_rejected_long(quota: Quota, server: str, latency: str) -
     ],
 )
 def test_adaptive_uses_the_quota(
-    quota: Quota, server: str, latency: str, use: float, refused: float
+    quota: Quota, server: str, latency: str, use: float, rejected: float
 ) -> None:
     """A backlog gets nearly all that the server allows; almost no call is rejected."""
     report = simulate(quota, server=server, latency=latency, seconds=1200.0, seed=1)
     assert report.quota_use >= use
-    assert report.refused_late <= refused
+    assert report.rejected_late <= rejected
 
 
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
 def test_adaptive_learns_a_bucket(latency: str) -> None:
     """With a bucket of N, use grows to 99 % and more."""
     report = simulate(TWO, server="token-bucket", latency=latency, seconds=3600.0)
-    assert report.refused == 0
-    late = sum(at >= 1800.0 for at in report.admitted_at)
+    assert report.rejected == 0
+    late = sum(at >= 1800.0 for at in report.accepted_at)
     assert late >= 0.99 * 2 * 1800
 
 
 def test_adaptive_probes_a_log_rarely() -> None:
     """A log rejects one call, then one after twice the time: three in an hour."""
     report = simulate(TWO, server="sliding-log", latency="fast", seconds=3600.0)
-    assert report.refused <= 4
+    assert report.rejected <= 4
     assert report.quota_use >= 0.949
 
 
@@ -94,7 +94,7 @@ def test_adaptive_handles_429_without_retry_after() -> None:
     """The use is the same, and no more calls are rejected."""
     report = simulate(TWO, server="two-counter", seconds=900.0, retry_after=False)
     assert report.quota_use >= 0.475
-    assert report.refused_late <= 0.015
+    assert report.rejected_late <= 0.015
 
 
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
@@ -122,8 +122,8 @@ def test_simulation_gives_background_its_share() -> None:
         random=random,
     )
     record = world.run(600.0)
-    background = len(record.admitted_at) - len(record.waits)
-    assert background == pytest.approx(0.1 * len(record.admitted_at), abs=8)
+    background = len(record.accepted_at) - len(record.waits)
+    assert background == pytest.approx(0.1 * len(record.accepted_at), abs=8)
     assert world.scheduler.queued()["interactive"] > 500
     assert world.scheduler.queued()["background"] <= 5
 
@@ -131,7 +131,7 @@ def test_simulation_gives_background_its_share() -> None:
 def test_simulation_retries_a_rejected_call_first() -> None:
     """A rejected interactive call is sent again before later ones."""
     report = simulate(TWO, server="two-counter", seconds=600.0, interactive=0.5)
-    assert report.refused > 10
+    assert report.rejected > 10
     assert report.wait_max < 10
 
 
@@ -161,8 +161,8 @@ def test_servers_reject_an_unlimited_client() -> None:
     """A client without a limiter is rejected most of the time."""
     for server in (*LOGS, "small-bucket", "two-counter"):
         report = simulate(TWO, server=server, seconds=30.0, client=Greedy())
-        assert report.refused_share > 0.8
-        assert len(report.admitted_at) <= 2 * 31
+        assert report.rejected_share > 0.8
+        assert len(report.accepted_at) <= 2 * 31
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_draw_text_shows_all_figures() -> None:
         "█",
         "x",
         f"{report.calls} calls",
-        "refused",
+        "rejected",
         "waited",
     ):
         assert part in text

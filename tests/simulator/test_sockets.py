@@ -33,7 +33,7 @@ def same_luck(quota: Quota, server: str, latency: str, seconds: float) -> None:
     model = simulate(quota, server=server, latency=latency, seconds=seconds)
     # If rejections change the pace, a send may shift by microseconds, which changes later calls.
     assert real.quota_use == pytest.approx(model.quota_use, abs=0.01)
-    assert real.refused_share == pytest.approx(model.refused_share, abs=0.005)
+    assert real.rejected_share == pytest.approx(model.rejected_share, abs=0.005)
     assert real.calls == pytest.approx(model.calls, rel=0.01)
 
 
@@ -63,7 +63,7 @@ def test_pool_agrees_with_the_simulator_long(quota: Quota, server: str, latency:
 def test_exact_pool_is_never_rejected(server: str) -> None:
     """No server that counts by window rejects a call, and no window exceeds the limit."""
     report = over_sockets(TWO, server, "wan", 120.0, admission="exact")
-    assert report.refused == 0
+    assert report.rejected == 0
     assert report.most_in_window <= TWO.limit
     assert report.calls > 150
 
@@ -78,11 +78,11 @@ def test_exact_pool_is_never_rejected_long(quota: Quota, server: str, latency: s
         report = over_sockets(
             quota, server, latency, 3 * quota.period + 60, admission="exact", seed=seed
         )
-        assert report.refused == 0, f"seed {seed}"
+        assert report.rejected == 0, f"seed {seed}"
 
 
 def test_interactive_call_waits_at_most_one_slot() -> None:
     """Beside a saturating backlog, 99 of 100 wait at most one slot interval and 80 ms."""
     report = over_sockets(TWO, "sliding-log", "slow", 2400.0, interactive=0.1)
-    assert len(report.admitted_at) > 0.8 * TWO.rate * 2400.0
+    assert len(report.accepted_at) > 0.8 * TWO.rate * 2400.0
     assert report.wait_p99 <= TWO.period / TWO.limit + 0.08

@@ -135,11 +135,11 @@ class SocketSimulation:
         due, work = self._journeys.pop(request.headers[NUMBER])
         self.expect(due)
         if self.server.admit(now):
-            self.record.admitted_at.append(now)
+            self.record.accepted_at.append(now)
             await asyncio.sleep(work)
             headers, status = {"X-Sent": repr(self.now())}, 200
         else:
-            self.record.refused_at.append(now)
+            self.record.rejected_at.append(now)
             wait = math.ceil(self.server.reset_after(now))
             headers, status = {"X-Sent": repr(now), "Retry-After": str(wait)}, 429
         return web.Response(status=status, headers=headers, text="{}")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from asyncclients.simulator.measure import mean_fill, most_in_window, percentile
+from asyncclients.simulator.report import mean_fill, most_in_window, percentile
 
 
 def test_mean_fill_counts_an_arrival_for_one_window() -> None:
