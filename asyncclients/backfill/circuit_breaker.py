@@ -83,9 +83,9 @@ class CircuitBreaker:
 
     @asynccontextmanager
     async def _probe(self) -> AsyncGenerator[None]:
-        while self.is_open:
+        while self._failures >= _THRESHOLD:
             async with self._probing:
-                if not self.is_open:
+                if self._failures < _THRESHOLD:  # the probe before this one succeeded
                     break
                 # Not `_failures`: calls that were on the wire together count as one failure.
                 await self.backoff(self._failed_probes + 1)
@@ -121,9 +121,10 @@ class CallStart(NamedTuple):
 
 
 class _WaitingRow(NamedTuple, Generic[T]):
+    """A row with a 403, and the number of 403s received before it."""
+
     start: CallStart
-    index: int
-    """Number of 403s received before this one."""
+    forbidden_before: int
     row: T
     error: ForbiddenError
 
@@ -165,7 +166,7 @@ class ForbiddenRows(Generic[T]):
         """Return the rows that have failed, now that the call of *start* has succeeded."""
         self._last_success = max(self._last_success, start.number)
         failed: list[tuple[T, ForbiddenError]] = []
-        while self._waiting and self._waiting[0].index < start.forbidden_before:
+        while self._waiting and self._waiting[0].forbidden_before < start.forbidden_before:
             waiting = self._waiting.popleft()
             failed.append((waiting.row, waiting.error))
         return failed

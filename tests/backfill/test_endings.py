@@ -6,7 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,16 @@ import pytest
 
 from asyncclients.backfill import Progress, Report, push, read_status
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.steps import PullCursor, pull_step
-from asyncclients.errors import BackfillStoppedError, ConnectError, error_text
+from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.steps import (
+    BatchStatus,
+    PullCursor,
+    PushTarget,
+    RowRecord,
+    pull_step,
+    push_step,
+)
+from asyncclients.errors import BackfillStoppedError, ClientClosedError, ConnectError, error_text
 from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
 
@@ -295,6 +303,40 @@ async def test_outage_probes_more_and_more_rarely() -> None:
 
 
 # --- Steps --------------------------------------------------------------------------------
+
+
+class MemoryLog:
+    """A row log in memory."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, RowRecord] = {}
+
+    async def begin(self, _: Collection[int]) -> BatchStatus:
+        return BatchStatus(settled=set(self.records), done=0)
+
+    async def write(self, records: Mapping[int, RowRecord | None], /) -> Collection[int]:
+        for number, record in records.items():
+            self.records.pop(number, None)
+            if record is not None:
+                self.records[number] = record
+        return ()
+
+
+async def test_push_step_keeps_row_unknown_if_its_client_is_closed() -> None:
+    """A row that was sent when the client was closed is unknown, and a second run leaves it."""
+    log, sent = MemoryLog(), 0
+
+    async def target(_: Any) -> None:
+        nonlocal sent
+        sent += 1
+        raise ClientClosedError("closed")
+
+    rows = [Row(1, 1, {"id": 1})]
+    with pytest.raises(ClientClosedError):
+        await push_step(rows, PushTarget(target=target), log, flow="job")
+    assert log.records[1].status == "unknown"
+    await push_step(rows, PushTarget(target=target), log, flow="job")
+    assert sent == 1
 
 
 @pytest.mark.parametrize("start", [1, 2, 3, 4])

@@ -361,6 +361,43 @@ async def test_torn_failed_row_is_cut_off(state: Path, size: int) -> None:
     assert [msgspec.json.decode(line)["number"] for line in lines] == [2, 4, 6, 8, 10, 12]
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_push_counts_row_once_that_failed_before_a_failed_commit(
+    state: Path, monkeypatch: pytest.MonkeyPatch, *, idempotent: bool
+) -> None:
+    """A failed row that is in the file, but in no commit, is neither sent again nor counted twice."""
+    sent: list[int] = []
+
+    async def target(row: dict[str, int]) -> None:
+        sent.append(row["id"])
+        if row["id"] == 2:
+            raise ValueError("no")
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    async def run() -> Report:
+        return await push(
+            [{"id": number} for number in (1, 2, 3)],
+            target,
+            state=state,
+            idempotent=idempotent,
+            concurrency=1,
+        )
+
+    with monkeypatch.context() as patched:
+        patched.setattr("asyncclients.backfill.state.dead_letters.os.fsync", fail)
+        with pytest.raises(StateError, match="I/O error"):
+            await run()
+    assert read_status(state).failed == 0
+    for _ in range(2):
+        report = await run()
+        assert (report.done, report.failed, report.unknown) == (2, 1, 0)
+    assert sent.count(2) == 1
+    lines = failed_of(state).read_bytes().splitlines()
+    assert [msgspec.json.decode(line)["number"] for line in lines] == [2]
+
+
 @pytest.mark.parametrize("step", range(4))
 async def test_state_is_whole_after_error_while_log_is_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
