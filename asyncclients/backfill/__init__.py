@@ -1,4 +1,4 @@
-"""Backfills: many rows or pages, within the quota, that survive being killed.
+"""Backfills: push many rows or pull many pages within the quota, resumable after a crash.
 
 ```python
 from asyncclients.backfill import pull, push
@@ -7,7 +7,7 @@ report = await pull(intouch.contacts.list(sort_by="created_at"), "contacts.jsonl
 report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchpoint, state="q.db")
 ```
 
-Run again with the same state, and they go on where they were.
+Run again with the same state to resume.
 """
 
 from asyncclients.backfill.files.sink import OverlappingSink, Sink

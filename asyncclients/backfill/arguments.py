@@ -1,4 +1,4 @@
-"""Checks of the arguments of `pull` and `push`, made before anything is read or sent."""
+"""Check the arguments of `pull` and `push`, before anything is read or sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asyncclients.errors import ConfigurationError
 
 
 def check_keywords(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
-    """Raise `ConfigurationError` if there are *misspelt* keywords, with those that *function* takes."""
+    """Raise `ConfigurationError` if *misspelt* is not empty; name the keywords of *function*."""
     names = ", ".join(misspelt)
     if names:
         known = inspect.signature(function).parameters.values()
@@ -35,7 +35,7 @@ def check_share(name: str, value: Any) -> None:
 
 
 def check_seconds(name: str, value: Any) -> None:
-    """Raise `ConfigurationError` unless *value* is a number of at least 0; infinity is one."""
+    """Raise `ConfigurationError` unless *value* is a number of at least 0, possibly infinite."""
     if not _is_number(value) or not value >= 0:
         raise _wrong(f"{name} must be a number of seconds of at least 0, not {value!r}")
 
@@ -93,7 +93,7 @@ def check_function(name: str, value: Any) -> None:
 
 
 def check_coroutine_function(name: str, value: Any) -> None:
-    """Raise `ConfigurationError` if *value* can be no coroutine function; None is allowed."""
+    """Raise `ConfigurationError` unless *value* is None or may be a coroutine function."""
     if value is not None:
         close_coroutine(value)
         if not callable(value) or isinstance(value, type) or _is_generator(value):
@@ -101,35 +101,35 @@ def check_coroutine_function(name: str, value: Any) -> None:
 
 
 def check_rows(rows: Any) -> None:
-    """Raise `ConfigurationError` unless *rows* are something that gives the same rows again."""
+    """Raise `ConfigurationError` unless *rows* can give the same rows in every run."""
     problem, advice = "", "Give the path of a file, or an iterable of rows"
     if isinstance(rows, (str, os.PathLike)):
         return
     if isinstance(rows, (bytes, bytearray, memoryview)):
-        problem = "bytes are no rows"
+        problem = "bytes are not rows"
     elif isinstance(rows, Mapping):
-        problem = "a mapping is one row, or none"
+        problem = "a mapping is a single row"
         advice = "Give a list of mappings"
     elif isinstance(rows, AbstractSet):
-        problem = "a set has no order, so a resumed job cannot tell which rows were sent"
+        problem = "a set has no order, so a resumed job would not know which rows were sent"
         advice = "Give a list, as sorted(rows)"
     elif not isinstance(rows, (Iterable, AsyncIterable)) and not hasattr(rows, "__getitem__"):
         problem = f"{rows!r} cannot be iterated"
         if callable(rows):
-            advice = "Call the function: its result is what gives the rows"
+            advice = "Call the function, and pass its result"
     if problem:
         close_coroutine(rows)
         raise _wrong(f"the source of a push cannot be used: {problem}", advice)
 
 
 def close_coroutine(value: Any) -> None:
-    """Close *value* if it is a coroutine, which would warn that it was never awaited."""
+    """Close *value* if it is a coroutine, so that Python does not warn about it."""
     if inspect.iscoroutine(value):
         value.close()
 
 
 def _is_asynchronous(value: Any) -> bool:
-    call = getattr(value, "__call__", None)  # noqa: B004 - the method of an object
+    call = getattr(value, "__call__", None)  # noqa: B004 - the method, if value is an object
     return inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(call)
 
 

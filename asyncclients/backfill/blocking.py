@@ -1,9 +1,8 @@
 """Iterate over an iterable that may block, without blocking the event loop.
 
-A generator that reads a file or a database is run in a thread, one and the same from
-its first row to its close, because such things often belong to the thread that opened
-them. It reads ahead by a few rows; those that are there are given away at once, also
-while it is blocked in the next one.
+A generator that reads a file or a database runs in one thread from its first row to its close,
+because files and connections often belong to the thread that opened them. The thread reads some
+rows ahead; rows that are ready are returned even while the next one blocks.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from asyncclients.errors import error_text
 T = TypeVar("T")
 P = ParamSpec("P")
 
-_AHEAD = 256
-"""Rows read before they are asked for, at most."""
+_READ_AHEAD = 256
+"""Maximum number of rows read ahead."""
 _POLL = 0.02
-"""Seconds after which rows are given away though there could be more soon."""
+"""Seconds after which a partial chunk is returned."""
 _CLOSE_GRACE = 5.0
-"""Seconds that a blocked iterator has to get to its end when it is closed."""
+"""Seconds that closing waits for a blocked iterator."""
 _IN_MEMORY = (list, tuple, range, set, frozenset, dict, deque, str, bytes)
 
 
 async def iterate(rows: Iterable[T]) -> AsyncGenerator[T]:
-    """Yield each of *rows*: in this thread if they are in memory, else read in another one."""
+    """Yield each of *rows*; read them in another thread unless they are in memory."""
     if isinstance(rows, _IN_MEMORY):
         for row in cast("Iterable[T]", rows):
             yield row
@@ -60,7 +59,7 @@ class _Reader:
         self._reading: asyncio.Future[Any] | None = None
 
     async def chunk(self) -> list[Any]:
-        """The next rows; none at the end."""
+        """Return the next rows; an empty list at the end."""
         while True:
             if self._reading is None:
                 self._reading = self._run(self._read)
@@ -76,22 +75,25 @@ class _Reader:
                     return []
 
     def _read(self) -> int:
-        """Read some rows; how many there were."""
+        """Read some rows; return their number."""
         if self._rows is None:
             self._rows = iter(self._source)
         count = 0
-        for row in islice(self._rows, _AHEAD):
+        for row in islice(self._rows, _READ_AHEAD):
             self._ready.append(row)
             count += 1
         return count
 
     async def aclose(self) -> None:
-        """Close the generator in its thread; one that stays blocked is left behind."""
+        """Close the generator in its thread; abandon it if it stays blocked."""
         closing = self._run(self._close)
         self._thread.shutdown()
         ended, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
         if not ended:
-            logger.warning("the iterable of rows is blocked and does not end: it is left behind")
+            logger.warning(
+                "the iterable of rows is still blocked after %.0f s: its thread is abandoned",
+                _CLOSE_GRACE,
+            )
         elif (error := closing.result().error) is not None:
             logger.warning("closing the iterable of rows failed: %s", error_text(error))
 
@@ -104,7 +106,7 @@ class _Reader:
 
 
 class _DaemonThread(Executor):
-    """One thread that does not keep the process from ending; what it is given must not raise."""
+    """One daemon thread, which does not delay the end of the process. Work must not raise."""
 
     def __init__(self, name: str) -> None:
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -125,5 +127,5 @@ class _DaemonThread(Executor):
         return future
 
     def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as in `Executor`
-        """Let the thread end after what it was given."""
+        """End the thread after the work submitted so far."""
         self._work.put(None)

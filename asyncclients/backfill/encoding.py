@@ -69,7 +69,7 @@ def _comparable(row: Row) -> bytes:
     except _UnstableError as unstable:
         raise InputError(
             f"row {row.number} holds {unstable}, which looks different in each process, so a "
-            "resumed job could not tell which rows were sent",
+            "resumed job would not know which rows were sent",
             line=row.line,
             advice="Make rows of plain values: dicts, lists, texts, numbers, structs or "
             "dataclasses",

@@ -7,8 +7,8 @@ the sink.
 Numbered pages shift while the list changes: an item added before the current position makes
 another one appear twice, a deleted one makes another one move to a page already read. Duplicates
 are recognised by their key and dropped. A resumed run goes back until it finds a known item. If
-the total shrank or the count does not match, the list is read a second time; what is not verified
-even then is in the report.
+the total shrank or the count does not match, the list is read a second time. The report names
+everything that is still not verified.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def pull(
         to: a .jsonl, .csv or .parquet file, which appears when it is complete, or a `Sink`.
         state: the file with the state of the job. After a complete pull another run with
             it does nothing; delete it to start over.
-        key: what identifies an item: the name of a field, or a function of an item; by
+        key: identity of an item: the name of a field, or a function of an item; by
             default its `uuid`, else its `id`.
         prefetch: maximum number of concurrent requests beyond the next page; as many more
             pages may wait in memory.

@@ -83,7 +83,7 @@ async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Pa
     assert ids(to, "uuid") == [uuid for uuid in held.contacts if uuid != bad]
     assert (report.done, report.failed, report.total) == (99, 1, 100)
     assert requests == 4 + 1, "the page was asked for once more, the list was not read again"
-    assert report.unverified == ("1 items are not what the vendor's document says",)
+    assert report.unverified == ("1 items do not match the vendor's documentation",)
     found = failures(state)
     assert [(each["line"], each["error"]) for each in found] == [(3, "DecodeError")]
     assert "email" in found[0]["reason"]

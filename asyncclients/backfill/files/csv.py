@@ -28,7 +28,7 @@ from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine
 from asyncclients.errors import InputError
 
 _MIN_SEPARATORS = 6
-"""Separators in the lines of one quoted cell from which it is taken for several rows."""
+"""A quoted cell whose lines have at least this many separators is taken for several rows."""
 _MAX_LINES = 100
 """Lines of a cell in a file of one column above which it is taken for several rows."""
 _RUN = re.compile(r"\d+|[^\W\d_]+")

@@ -21,7 +21,7 @@ from asyncclients.errors import InputError
 MAX_LENGTH = 16 * 2**20
 """Maximum bytes of one line or cell. A longer one means that the file has another format."""
 READ_ERRORS = (EOFError, OSError, zlib.error)
-"""What reading a damaged file raises."""
+"""Errors raised while reading a damaged file."""
 _HEAD_SIZE = 4096
 """Bytes at the start of a file that its format is recognised by."""
 _AS_UTF8 = "Save it as UTF-8, or convert it, as with `iconv -f UTF-16 -t UTF-8`"

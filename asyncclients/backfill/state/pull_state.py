@@ -92,7 +92,7 @@ class ItemKeys:
         ]
 
     def raw_keys(self, items: Sequence[Any]) -> list[Any]:
-        """Return the value of the key field for each of *items*; None where there is none."""
+        """Return the value of the key field of each of *items*, None for items without one."""
         keys = self._first(items)
         for read in self._others:
             # Item by item: a key must not depend on the other items of its page.
@@ -102,7 +102,7 @@ class ItemKeys:
 
 
 def _fields(key: Key, items: Sequence[Any]) -> list[Any]:
-    """Return *key* of each of *items*; None where the field is missing."""
+    """Return *key* of each of *items*, None for items without the field."""
     if not isinstance(key, str):
         return [*map(key, items)]
     if not any(map(isinstance, items, repeat(dict))):
@@ -174,7 +174,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
             doubts.append(_NO_KEY)
         found = self.done + self.failed
         if self.failed:
-            doubts.append(f"{self.failed} items are not what the vendor's document says")
+            doubts.append(f"{self.failed} items do not match the vendor's documentation")
         if self.total is None:
             doubts.append("the vendor gives no count to compare with")
         elif found < self.total:
@@ -242,9 +242,9 @@ class Checkpoint:
         found = state.done + failed
         if failed > max_failed * max(found, _MIN_ITEMS):
             raise BackfillStoppedError(
-                f"{failed} of {found} items are not what the vendor's document says; the last, "
+                f"{failed} of {found} items do not match the vendor's documentation; the last, "
                 f"on page {page.number}: {page.spoiled[-1].reason}",
-                advice="The vendor may have changed its responses; what was read is saved. To "
+                advice="The vendor may have changed its responses; all pages before are saved. To "
                 "continue anyway, run again with a higher max_failed=",
             )
         self.add_keys(keys)
