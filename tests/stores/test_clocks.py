@@ -1,4 +1,4 @@
-"""Only the store's clock counts; what the others say, and what happens when that one is set."""
+"""Only the store's clock counts, and setting it exceeds no quota."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TWENTY = Quota(20, 10.0)
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("step", [-86_400.0, -30.0, 30.0, 86_400.0])
 @pytest.mark.parametrize("quota", [TWO, TWENTY])
-async def test_the_store_s_clock_is_set(
+async def test_store_clock_set_forward_or_back_exceeds_no_quota(
     quota: Quota, step: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Forward or back, by half a minute or a day: no call too many, said, and a window later on."""
+    """The clock is set by half a minute or a day: no call too many, a warning, full use later."""
     world = SharedQuotaSimulation(SlidingLog(quota.limit, quota.period), quota)
     for _ in range(4):
         world.start().work(4)

@@ -1,4 +1,4 @@
-"""What ends an exchange with the store never ends the calls that wait for it."""
+"""A failed or cancelled request to the store does not end the calls that wait for it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Odd(BaseException):
-    """Neither an `Exception` nor one of Python's own."""
+    """Neither an `Exception` nor a built-in one."""
 
 
 class MuteError(Exception):
-    """An error that cannot say what it is."""
+    """An error whose text cannot be made."""
 
     def __str__(self) -> str:
         raise RuntimeError("no words")
@@ -51,10 +51,10 @@ def world_of(store: MemoryStore) -> SharedQuotaSimulation:
 @pytest.mark.parametrize(
     "error", [RuntimeError, MuteError, MemoryError, asyncio.CancelledError, GeneratorExit, Odd]
 )
-async def test_calls_go_on_whatever_the_driver_raises(
+async def test_calls_are_sent_whatever_the_driver_raises(
     error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A driver may raise anything: every waiting call is sent all the same."""
+    """Every waiting call is sent although the driver raises an exception of any kind."""
     store = FailingBackend()
     store.error = error
     process = world_of(store).start()
@@ -64,8 +64,8 @@ async def test_calls_go_on_whatever_the_driver_raises(
     assert len(process.sent) == 50
 
 
-async def test_calls_go_on_after_an_answer_that_cannot_be_used() -> None:
-    """An answer that is not one counts as none."""
+async def test_calls_are_sent_after_an_invalid_response() -> None:
+    """An invalid response counts as a failed request."""
     store = FailingBackend()
     store.nonsense = True
     process = world_of(store).start()
@@ -75,8 +75,8 @@ async def test_calls_go_on_after_an_answer_that_cannot_be_used() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
-async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
-    """A program that cancels tasks that are not its own stops no call that waits."""
+async def test_calls_are_sent_when_the_request_is_cancelled(steps: int) -> None:
+    """A program that cancels the tasks of others stops no waiting call."""
     process = world_of(MemoryStore()).start()
     ours = {asyncio.current_task()}
     calls = [asyncio.create_task(process.call()) for _ in range(30)]
@@ -93,7 +93,7 @@ async def test_calls_go_on_when_the_exchange_is_cancelled(steps: int) -> None:
 
 
 class FuzzedBackend(MemoryStore):
-    """A store that fails in any way, before or after it has done what it was asked."""
+    """A store that fails in any way, before or after it has applied the request."""
 
     def __init__(self, random: Random) -> None:
         super().__init__()
@@ -123,8 +123,8 @@ ANYTHING: tuple[type[BaseException], ...] = (
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_fuzz_calls_end_whatever_the_store_raises(seed: int) -> None:
-    """Each call is sent or fails with an error of ours, in bounded time."""
+async def test_calls_end_whatever_the_store_raises(seed: int) -> None:
+    """Each call is sent or fails with an error of this library, in bounded time."""
     random = Random(seed)
     world = SharedQuotaSimulation(
         SlidingLog(10, 1.0), Quota(10, 1.0), when_down=random.choice(("local", "pause"))

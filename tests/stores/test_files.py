@@ -22,7 +22,7 @@ CANARY = "canary-token-5d1f"
 
 
 class Wall:
-    """A wall clock that is set by hand."""
+    """A settable wall clock."""
 
     def __init__(self, seconds: float = 1_700_000_000.0) -> None:
         self.seconds = seconds
@@ -46,13 +46,13 @@ def tokens(path: Path, wall: Wall) -> FileTokens:
     return FileTokens(path, clock=wall)
 
 
-def test_it_is_exported() -> None:
-    """It is found in `asyncclients.stores` and in its own module, and is the same."""
+def test_file_tokens_is_exported() -> None:
+    """`FileTokens` is the same object in `asyncclients.stores` and in its own module."""
     assert FileTokens is Direct
 
 
-async def test_a_token_is_kept_across_instances(path: Path, wall: Wall) -> None:
-    """What one instance saves another loads, with the life that is left of it."""
+async def test_token_is_kept_across_instances(path: Path, wall: Wall) -> None:
+    """A token saved by one instance is loaded by another, with its remaining lifetime."""
     await FileTokens(path, clock=wall).save("key", bearer(Secret("t"), 600.0), 100.0)
     wall.seconds += 200
     # Another process: its loop's clock began elsewhere.
@@ -63,8 +63,8 @@ async def test_a_token_is_kept_across_instances(path: Path, wall: Wall) -> None:
     assert found.expires_at == pytest.approx(5000.0 + 300.0)
 
 
-async def test_an_expired_token_is_none(tokens: FileTokens, wall: Wall) -> None:
-    """At its end a token is not given any more, and the next save takes it off the disk."""
+async def test_expired_token_is_not_loaded(tokens: FileTokens, wall: Wall) -> None:
+    """An expired token is not returned, and the next save deletes it from the disk."""
     await tokens.save("old", bearer(Secret(CANARY), 100.0), 0.0)
     wall.seconds += 100
     assert await tokens.load("old", 0.0) is None
@@ -72,8 +72,10 @@ async def test_an_expired_token_is_none(tokens: FileTokens, wall: Wall) -> None:
     assert await tokens.load("new", 0.0) is not None
 
 
-async def test_expired_tokens_leave_the_disk(tokens: FileTokens, path: Path, wall: Wall) -> None:
-    """A save takes what has expired with it."""
+async def test_expired_tokens_are_deleted_by_the_next_save(
+    tokens: FileTokens, path: Path, wall: Wall
+) -> None:
+    """A save deletes expired tokens."""
     await tokens.save("old", bearer(Secret(CANARY), 100.0), 0.0)
     assert CANARY in path.read_text()
     wall.seconds += 100
@@ -81,10 +83,8 @@ async def test_expired_tokens_leave_the_disk(tokens: FileTokens, path: Path, wal
     assert CANARY not in path.read_text()
 
 
-async def test_a_clock_set_back_does_not_make_a_token_immortal(
-    tokens: FileTokens, wall: Wall
-) -> None:
-    """A wall clock that goes back a year leaves a token no more than its whole lifetime."""
+async def test_clock_set_back_does_not_extend_a_token(tokens: FileTokens, wall: Wall) -> None:
+    """A wall clock that is set back by a year gives a token no more than its original lifetime."""
     await tokens.save("key", bearer(Secret("t"), 600.0), 0.0)
     wall.seconds -= 365 * 86_400
     found = await tokens.load("key", 0.0)
@@ -92,15 +92,15 @@ async def test_a_clock_set_back_does_not_make_a_token_immortal(
     assert found.expires_at == 600.0
 
 
-async def test_keys_do_not_mix(tokens: FileTokens) -> None:
-    """Each key has its own token, and none is given for an unknown one."""
+async def test_keys_are_separate(tokens: FileTokens) -> None:
+    """Each key has its own token, and an unknown key has none."""
     await tokens.save("a", bearer(Secret("ta"), 100.0), 0.0)
     await tokens.save("b", bearer(Secret("tb"), 100.0), 0.0)
     found = [await tokens.load(key, 0.0) for key in ("a", "b", "c")]
     assert [token and token.value.reveal() for token in found] == ["ta", "tb", None]
 
 
-async def test_only_the_token_that_failed_is_dropped(tokens: FileTokens) -> None:
+async def test_drop_deletes_only_the_given_token(tokens: FileTokens) -> None:
     """Dropping the old token leaves the new one; dropping the new one leaves none."""
     old, new = bearer(Secret("old"), 100.0), bearer(Secret("new"), 100.0)
     await tokens.save("key", new, 0.0)
@@ -112,7 +112,9 @@ async def test_only_the_token_that_failed_is_dropped(tokens: FileTokens) -> None
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022])
-async def test_the_file_is_its_owners_alone(path: Path, tokens: FileTokens, umask: int) -> None:
+async def test_token_file_is_readable_by_its_owner_only(
+    path: Path, tokens: FileTokens, umask: int
+) -> None:
     """Mode 0600 from the first byte on, whatever the umask, also over a file that was open."""
     path.parent.mkdir()
     path.write_text("{}")
@@ -126,8 +128,8 @@ async def test_the_file_is_its_owners_alone(path: Path, tokens: FileTokens, umas
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-async def test_the_file_names_no_credential(path: Path) -> None:
-    """Of the client's id and secret nothing is on disk: keys are one-way names."""
+async def test_token_file_contains_no_credential(path: Path) -> None:
+    """Client id and secret are not on disk: keys are one-way names."""
     async with Sandbox() as sandbox, SessionPool(tokens=FileTokens(path)) as pool:
         client = DigitalOnboardingClient.from_env(pool, sandbox.environ)
         await client.templates.list()
@@ -156,10 +158,10 @@ async def test_the_file_names_no_credential(path: Path) -> None:
     ],
     ids=lambda content: repr(content[:60]),
 )
-async def test_a_strange_file_is_an_empty_one(
+async def test_invalid_token_file_counts_as_empty(
     path: Path, tokens: FileTokens, content: bytes
 ) -> None:
-    """Missing, torn, too large or newer: no token, no error, and the next save works."""
+    """Missing, truncated, too large or newer: no token, no error, and the next save works."""
     assert await tokens.load("key", 0.0) is None
     path.parent.mkdir()
     path.write_bytes(content)
@@ -172,10 +174,10 @@ async def test_a_strange_file_is_an_empty_one(
 
 
 @pytest.mark.parametrize("content", [b"garbage", b"\xff\xfe\x00", b"[]", b"null", b"[" * 100_000])
-async def test_file_of_somebody_else_is_left_alone(
+async def test_file_of_another_program_is_not_overwritten(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that is no token file keeps its content; tokens are not kept, and the log says so."""
+    """A file with other content keeps it; tokens are not stored, and this is logged."""
     path = tmp_path / "notes"
     path.write_bytes(content)
     tokens = FileTokens(path)
@@ -186,7 +188,7 @@ async def test_file_of_somebody_else_is_left_alone(
 
 
 async def test_token_file_may_be_a_symlink(tmp_path: Path) -> None:
-    """The file that the user names may be a symbolic link: its target is written, for its owner."""
+    """If the path is a symbolic link its target is written, readable by its owner only."""
     link, real = tmp_path / "link", tmp_path / "real"
     link.symlink_to(real)
     tokens = FileTokens(link)
@@ -195,7 +197,7 @@ async def test_token_file_may_be_a_symlink(tmp_path: Path) -> None:
     assert await tokens.load("key", 0.0) is not None
 
 
-async def test_a_path_that_cannot_be_used_stops_nothing(
+async def test_unusable_token_path_fails_no_call(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A folder in the file's place, or a file in the folder's: logged, without the token."""
@@ -212,15 +214,15 @@ async def test_a_path_that_cannot_be_used_stops_nothing(
 
 
 async def test_concurrent_saves_lose_nothing_within_a_process(tokens: FileTokens) -> None:
-    """50 saves at once under 50 keys: all are there."""
+    """50 concurrent saves under 50 keys are all stored."""
     saves = [tokens.save(str(n), bearer(Secret(f"t{n}"), 100.0), 0.0) for n in range(50)]
     await asyncio.gather(*saves)
     found = [await tokens.load(str(n), 0.0) for n in range(50)]
     assert [token and token.value.reveal() for token in found] == [f"t{n}" for n in range(50)]
 
 
-async def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path: Path) -> None:
-    """A file that does not open yet holds up the call that needs it, and nothing else."""
+async def test_slow_disk_does_not_block_the_loop(tmp_path: Path) -> None:
+    """A file that is slow to open delays the call that needs it, and nothing else."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     waiting = asyncio.create_task(FileTokens(pipe).load("key", 0.0))
@@ -231,8 +233,8 @@ async def test_the_loop_goes_on_while_the_disk_is_slow(tmp_path: Path) -> None:
     assert await waiting is None
 
 
-async def test_a_token_outlives_its_pool(path: Path) -> None:
-    """A second pool on the same file asks for no token; a revoked one is replaced in the file."""
+async def test_token_outlives_its_pool(path: Path) -> None:
+    """A second pool on the same file requests no token; a revoked one is replaced in the file."""
     async with Sandbox() as sandbox:
         state = sandbox.state("digital_onboarding")
         for _ in range(2):
@@ -246,8 +248,8 @@ async def test_a_token_outlives_its_pool(path: Path) -> None:
         assert state.token_requests == 2
 
 
-async def test_nothing_shows_a_token(tokens: FileTokens) -> None:
-    """Neither the store's repr nor that of what it gives."""
+async def test_repr_shows_no_token(tokens: FileTokens) -> None:
+    """Neither the store's repr nor that of a stored token contains it."""
     await tokens.save("key", bearer(Secret(CANARY), 100.0), 0.0)
     assert CANARY not in repr(tokens) + repr(await tokens.load("key", 0.0))
 
@@ -255,7 +257,7 @@ async def test_nothing_shows_a_token(tokens: FileTokens) -> None:
 async def test_unwritable_token_file_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file that cannot be written is logged once until it can; a refused token stays dropped."""
+    """A file that cannot be written is logged once until it can; a rejected token stays dropped."""
     path = tmp_path / "tokens.json"
     tokens = FileTokens(path)
     now = asyncio.get_running_loop().time()

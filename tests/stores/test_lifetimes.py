@@ -23,7 +23,7 @@ pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 QUOTAS = (Quota(5, 2.0),)
-TERMS = StoreConfig(
+CONFIG = StoreConfig(
     process="a",
     display_name="memory",
     when_down="safe_share",
@@ -41,16 +41,16 @@ class Store(MemoryStore):
         self.closed = 0
 
     def open(self, *, cold: bool) -> StoreSession:
-        """A line for one pool."""
-        return StoreSession(self, TERMS)
+        """Return a session for one pool."""
+        return StoreSession(self, CONFIG)
 
     async def aclose(self) -> None:
         await asyncio.sleep(1.0)
         self.closed += 1
 
 
-def talks() -> list[LeaseClient]:
-    """The conversations with a store that are still referenced."""
+def lease_clients() -> list[LeaseClient]:
+    """Return the lease clients that are still referenced."""
     gc.collect()
     return [thing for thing in gc.get_objects() if type(thing) is LeaseClient]
 
@@ -61,8 +61,8 @@ async def use(pool: SessionPool, url: str, key: str = "key-one") -> None:
 
 
 @pytest.mark.parametrize("after", [0.0, 0.0004, 0.0009, 0.5])
-async def test_a_cancelled_aclose_can_be_repeated(after: float) -> None:
-    """The second one tells the store that the process leaves, and closes the store, once."""
+async def test_cancelled_aclose_can_be_repeated(after: float) -> None:
+    """The second `aclose` ends the membership and closes the store, once."""
     store = Store()
     async with byte_server(answers(FINE)) as server:
         pool = SessionPool(limits=store)
@@ -75,13 +75,13 @@ async def test_a_cancelled_aclose_can_be_repeated(after: float) -> None:
         assert store.closed == 1
         await pool.aclose()
         assert store.closed == 1
-    assert [ledger.members for ledger in store.logs.values()] == [{}, {}]
+    assert [log.members for log in store.logs.values()] == [{}, {}]
 
 
-async def test_the_store_is_closed_whatever_a_scope_raises(
+async def test_store_is_closed_whatever_a_scope_raises(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One scope that fails to leave keeps neither the others nor the store open."""
+    """A scope that fails to leave keeps neither the others nor the store open."""
     store = Store()
     async with byte_server(answers(FINE)) as server:
         pool = SessionPool(limits=store)
@@ -97,8 +97,8 @@ async def _fails(_: LeaseClient, *, goodbye: bool = False) -> None:
     raise ArithmeticError(goodbye)
 
 
-async def test_a_file_store_leaves_no_thread_and_no_file_open(tmp_path: Path) -> None:
-    """Closed after a cancelled `aclose`: the thread has ended when `aclose` returns."""
+async def test_file_store_leaves_no_thread_and_no_open_file(tmp_path: Path) -> None:
+    """After a cancelled `aclose`, the thread has ended when the next `aclose` returns."""
     before = threading.active_count()
     async with byte_server(answers(FINE)) as server:
         pool = SessionPool(limits=FileLimits(tmp_path / "limits.db"))
@@ -113,22 +113,22 @@ async def test_a_file_store_leaves_no_thread_and_no_file_open(tmp_path: Path) ->
 
 
 async def test_limiters_of_evicted_scopes_are_dropped() -> None:
-    """Many tenants through a store: no conversation is left, and the store counts nobody."""
+    """Many tenants through a store: no lease client is left, and the store has no members."""
     store = Store()
     async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
         for number in range(30):
             await use(pool, server.url, f"tenant {number}")
-        assert len(talks()) == 30
+        assert len(lease_clients()) == 30
         await asyncio.sleep(80.0)
-        assert (pool.stats(), talks()) == ((), [])
+        assert (pool.stats(), lease_clients()) == ((), [])
         commands = store.commands
         await asyncio.sleep(80.0)
         assert store.commands == commands
-    assert not any(ledger.members for ledger in store.logs.values())
+    assert not any(log.members for log in store.logs.values())
 
 
-async def test_a_scope_that_comes_back_gives_no_slot_number_again() -> None:
-    """A slot of the time before the eviction, which the store may remember, is not overwritten."""
+async def test_scope_after_eviction_reuses_no_slot_number() -> None:
+    """A slot from before the eviction, which the store may remember, is not overwritten."""
     store = Store()
     async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
         numbers: list[int] = []
@@ -137,15 +137,15 @@ async def test_a_scope_that_comes_back_gives_no_slot_number_again() -> None:
                 await use(pool, server.url)
             await asyncio.sleep(80.0)
             assert pool.stats() == ()
-            used = [number for _, claim, _ in store.record for number, _ in claim.arrived]
+            used = [number for _, request, _ in store.record for number, _ in request.arrived]
             numbers += sorted(set(used))
             store.record.clear()
         assert len(numbers) == 9
         assert numbers == sorted(set(numbers))
 
 
-async def test_a_scope_is_kept_while_its_store_is_silent() -> None:
-    """What is known of the store for an outage is not forgotten in it."""
+async def test_scope_is_not_evicted_in_an_outage() -> None:
+    """The state that the fallback needs is kept during an outage."""
     store = Store()
     async with byte_server(answers(FINE)) as server, SessionPool(limits=store) as pool:
         await use(pool, server.url)

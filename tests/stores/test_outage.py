@@ -1,4 +1,4 @@
-"""The store is silent, forgets, or loses answers: what may be sent then."""
+"""Outages: the store is unreachable, loses its data, or loses responses."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def world_of(quota: Quota, when_down: WhenDown, processes: int) -> SharedQuotaSi
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("processes", [1, 3, 4])
 @pytest.mark.parametrize("quota", [TWO, TWENTY])
-async def test_safe_share_stays_inside_the_quota_and_goes_on(quota: Quota, processes: int) -> None:
-    """The store dies and comes back: never over the quota, never without sending for long."""
+async def test_safe_share_keeps_the_quota_and_sends(quota: Quota, processes: int) -> None:
+    """The store fails and returns: the quota is kept, and no long time passes without a call."""
     world = world_of(quota, "safe_share", processes)
     loop = asyncio.get_running_loop()
     await asyncio.sleep(15.3)
@@ -66,8 +66,8 @@ async def test_safe_share_stays_inside_the_quota_and_goes_on(quota: Quota, proce
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("quota", [TWO, TWENTY])
-async def test_pause_sends_nothing_and_then_goes_on(quota: Quota) -> None:
-    """`pause`: silence until the store is back, and nothing lost from the log by it."""
+async def test_pause_sends_nothing_until_the_store_is_back(quota: Quota) -> None:
+    """`pause` sends nothing in the outage and resumes after it, without losing slots."""
     world = world_of(quota, "pause", 4)
     loop = asyncio.get_running_loop()
     await asyncio.sleep(15.3)
@@ -86,10 +86,8 @@ async def test_pause_sends_nothing_and_then_goes_on(quota: Quota) -> None:
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("after", [0.001, 0.1, 0.3, 0.6, 0.9, 1.4])
 @pytest.mark.parametrize("outage", [4.0, 11.7])
-async def test_who_is_new_after_an_outage_waits_for_what_others_sent(
-    outage: float, after: float
-) -> None:
-    """The store is back, and a newcomer is the first to speak to it: no call too many."""
+async def test_new_process_after_an_outage_waits_for_reports(outage: float, after: float) -> None:
+    """A new process sends the first request after an outage: no call too many."""
     world = world_of(TWO, "safe_share", 2)
     await asyncio.sleep(15.3)
     world.store.down = True
@@ -104,8 +102,8 @@ async def test_who_is_new_after_an_outage_waits_for_what_others_sent(
 
 
 @pytest.mark.virtual_time
-async def test_no_start_waits_where_no_outage_was() -> None:
-    """Beside a busy process, one that beats, one fallen idle, one that left: a call goes at once."""
+async def test_new_process_without_an_outage_sends_at_once() -> None:
+    """Beside a busy, an active, an idle or a closed process, a first call is sent at once."""
     twenty = Quota(20, 1.0)
     loop = asyncio.get_running_loop()
     for others in ("busy", "beating", "fallen idle", "gone"):
@@ -127,7 +125,7 @@ async def test_no_start_waits_where_no_outage_was() -> None:
 
 @pytest.mark.virtual_time
 async def test_local_obeys_its_own_limit_only() -> None:
-    """`local`: each process goes on with the whole quota; on return the window counts as spent."""
+    """`local` uses the whole quota in each process; afterwards the window counts as spent."""
     world = world_of(TWO, "local", 1)
     loop = asyncio.get_running_loop()
     await asyncio.sleep(5.3)
@@ -142,10 +140,10 @@ async def test_local_obeys_its_own_limit_only() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_store_that_forgot_everything_counts_as_spent(
+async def test_emptied_store_counts_as_spent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """FLUSHALL with four processes at work: no call too many, and work goes on after a window."""
+    """FLUSHALL with four busy processes: no call too many, and full use after a window."""
     world = world_of(TWENTY, "safe_share", 4)
     loop = asyncio.get_running_loop()
     for _ in range(3):
@@ -160,8 +158,8 @@ async def test_a_store_that_forgot_everything_counts_as_spent(
 
 
 @pytest.mark.virtual_time
-async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
-    """It spoke to it once, a minute ago: that others may have been sending since is enough."""
+async def test_idle_process_detects_an_emptied_store() -> None:
+    """A process that used the store a minute ago treats the empty store as spent."""
     world = SharedQuotaSimulation(SlidingLog(20, 10.0), TWENTY, admission="exact")
     busy, idle = world.start(), world.start()
     await idle.call()
@@ -175,8 +173,8 @@ async def test_an_idle_process_is_the_first_to_meet_an_empty_store() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_store_that_comes_back_empty() -> None:
-    """Killed and restarted without its data, at any moment: never over the quota."""
+async def test_store_that_restarts_empty_exceeds_no_quota() -> None:
+    """Killed and restarted without its data, at any moment: the quota is kept."""
     world = world_of(TWO, "safe_share", 4)
     for pause in (0.4, 1.1, 2.3, 5.0, 9.7):
         await asyncio.sleep(7.3)
@@ -190,8 +188,8 @@ async def test_a_store_that_comes_back_empty() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_lost_answers_count_once() -> None:
-    """Answers are lost now and then: no call too many, no outage, and the slots come back."""
+async def test_lost_responses_count_once() -> None:
+    """Responses are lost now and then: no call too many, no outage, and the slots are released."""
     world = world_of(TWO, "safe_share", 2)
     world.start()
     for _ in range(10):
@@ -207,8 +205,8 @@ async def test_lost_answers_count_once() -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("when_down", ["safe_share", "pause", "local"])
-async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
-    """The bound: a first call with no store fails in 2.5 s, waits as told to, or goes alone."""
+async def test_no_call_hangs_on_an_unreachable_store(when_down: WhenDown) -> None:
+    """A first call without a store fails in 2.5 s, waits (`pause`), or is sent (`local`)."""
     world = SharedQuotaSimulation(SlidingLog(2, 1.0), TWO, when_down=when_down)
     world.store.down = True
     process = world.start()
@@ -234,10 +232,10 @@ async def test_no_call_hangs_on_a_silent_store(when_down: WhenDown) -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("when_down", ["safe_share", "pause", "local"])
-async def test_no_call_hangs_on_a_store_that_fails_in_an_unforeseen_way(
+async def test_no_call_hangs_on_an_unexpected_error(
     when_down: WhenDown,
 ) -> None:
-    """A fault of a driver, or a full disk, is silence like any other: the same bounds hold."""
+    """An error of a driver, or a full disk, is an outage with the same bounds."""
     world = SharedQuotaSimulation(SlidingLog(2, 1.0), TWO, when_down=when_down)
     process = world.start()
     assert await process.call()
@@ -276,10 +274,10 @@ class Kept:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("when_down", "sent"), [("safe_share", 4), ("pause", 0)])
-async def test_a_deadline_holds_while_the_store_is_silent(when_down: WhenDown, sent: int) -> None:
-    """Ten calls with 3.5 s each on a silent store: each is answered or ended by then.
+async def test_deadline_holds_in_an_outage(when_down: WhenDown, sent: int) -> None:
+    """Ten calls with a deadline of 3.5 s in an outage: each ends by then.
 
-    Alone in `safe_share`: silence is noticed in 1 s, a window and the leases later it has all.
+    Alone in `safe_share`: 1 s until the outage begins, and a window and the leases until it sends.
     """
     store = Kept(when_down)
     async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
@@ -297,8 +295,8 @@ async def test_a_deadline_holds_while_the_store_is_silent(when_down: WhenDown, s
 
 
 @pytest.mark.virtual_time
-async def test_a_long_outage_gathers_nothing() -> None:
-    """A quarter of an hour without the store, with a backlog: what is remembered stays small."""
+async def test_long_outage_uses_bounded_memory() -> None:
+    """A quarter of an hour without the store, with a backlog: the reports stay few."""
     world = world_of(TWENTY, "safe_share", 1)
     await asyncio.sleep(10)
     world.store.down = True
@@ -312,8 +310,8 @@ async def test_a_long_outage_gathers_nothing() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_closing_is_bounded_with_a_silent_store() -> None:
-    """A pool whose store is gone closes within the commands' bound."""
+async def test_aclose_is_bounded_in_an_outage() -> None:
+    """A pool whose store is unreachable closes within the timeouts."""
     world = world_of(TWO, "safe_share", 1)
     await asyncio.sleep(3)
     world.store.down = True
@@ -323,8 +321,8 @@ async def test_closing_is_bounded_with_a_silent_store() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_hiccup_of_one_process_does_not_stop_the_others() -> None:
-    """One process is cut off for some seconds of a long window: the fleet loses no window."""
+async def test_short_outage_of_one_process_does_not_stop_others() -> None:
+    """One process is cut off for some seconds of a long window: the others lose no window."""
     world = world_of(Quota(60, 60.0), "safe_share", 4)
     await asyncio.sleep(70)
     since = asyncio.get_running_loop().time()
@@ -341,7 +339,7 @@ async def test_a_hiccup_of_one_process_does_not_stop_the_others() -> None:
 
 @pytest.mark.virtual_time
 async def test_one_failure_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
-    """A stale connection costs one failed command: it is asked again at once, nobody is told."""
+    """A stale connection costs one failed request: it is retried at once, and nothing is logged."""
     world = world_of(TWO, "pause", 1)
     await asyncio.sleep(3)
     world.store.timeout = 0.0
@@ -359,24 +357,26 @@ def clock_at(offset: float) -> StoreClock:
     return clock
 
 
-def census(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
+def membership(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
     return Membership(peers=live, start=start, size=size, due_at=101.0, until=until, idle=False)
 
 
 @pytest.mark.parametrize(
-    "unsure", [census(0, 0), census(0, UNIT, until=99.0)], ids=["no share", "stopped for long"]
+    "unsure",
+    [membership(0, 0), membership(0, UNIT, until=99.0)],
+    ids=["no share", "stopped for long"],
 )
 def test_process_without_share_sends_nothing(unsure: Membership) -> None:
-    """A process that was given no share, or may have lost it, sends nothing, and says so."""
+    """A process without a block, or with one that may be reassigned, sends nothing."""
     share = fallback_policy([TWENTY], unsure, clock_at(0), 100.0, 100.3)
     assert isinstance(share, NoShare)
     assert share.next_permit_at(500.0) == math.inf
     assert "not given a share" in share.description
 
 
-def test_a_share_of_the_window() -> None:
-    """A quarter of twenty slots: five, after one spent window."""
-    share = fallback_policy([TWENTY], census(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
+def test_static_share_is_a_part_of_the_window() -> None:
+    """A quarter of twenty slots is five, after one spent window."""
+    share = fallback_policy([TWENTY], membership(UNIT // 4, UNIT // 4), clock_at(0), 100.0, 100.3)
     assert share.description == "1 of 3 processes, 5 per 10 s"
     assert isinstance(share, StaticShare)
     assert share.next_permit_at(100.0) >= 110.3
@@ -393,14 +393,16 @@ def test_a_share_of_the_window() -> None:
     assert taken == 5
 
 
-def test_turns_never_meet() -> None:
-    """Five processes, two slots a second: three quarters, two eighths; never too many."""
+def test_time_slots_never_overlap() -> None:
+    """Five processes on 2 per 1 s, with three quarters and two eighths: never too many."""
     sends: list[tuple[float, int]] = []
     quarter, eighth = UNIT // 4, UNIT // 8
     blocks = [(0, quarter), (quarter, quarter), (2 * quarter, quarter)]
     blocks += [(6 * eighth, eighth), (7 * eighth, eighth)]
     for rank, block in enumerate(blocks):
-        turns = fallback_policy([TWO], census(*block), clock_at(3.21 + rank * 0.002), 100.0, 100.3)
+        turns = fallback_policy(
+            [TWO], membership(*block), clock_at(3.21 + rank * 0.002), 100.0, 100.3
+        )
         assert isinstance(turns, TimeSlots)
         now = 100.0
         while now < 160.0:
@@ -413,13 +415,13 @@ def test_turns_never_meet() -> None:
     assert len(sends) >= 0.8 * 2 * 55
 
 
-def test_the_clock_never_runs_ahead() -> None:
-    """Whatever the delays, the estimate lies between the true instant and the answer's."""
+def test_store_clock_estimate_is_never_early() -> None:
+    """Whatever the delays, the estimate lies between the true instant and the response."""
     clock = StoreClock()
-    for asked, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
-        heard = asked + there + back
-        at = clock.update(asked, heard, EPOCH + round((asked + there) * 1e6))
-        assert asked + there - 1e-5 <= at <= heard + 1e-5
-    # Set back by an hour: what was learned before is forgotten.
+    for sent, there, back in [(10.0, 0.02, 0.4), (20.0, 0.001, 0.001), (30.0, 0.3, 0.2)]:
+        received = sent + there + back
+        at = clock.update(sent, received, EPOCH + round((sent + there) * 1e6))
+        assert sent + there - 1e-5 <= at <= received + 1e-5
+    # Set back by an hour: the earlier samples are discarded.
     at = clock.update(40.0, 40.1, EPOCH - 3_600_000_000)
     assert at == pytest.approx(40.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 
 import pytest
@@ -22,7 +23,7 @@ from asyncclients.stores.fallback import OutageLog
 
 from .test_outage import Kept
 
-TERMS = StoreConfig(
+CONFIG = StoreConfig(
     process="me",
     display_name="redis://host:6379",
     when_down="pause",
@@ -83,7 +84,7 @@ async def test_outage_is_logged_once_per_pool(
 
 def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A request that was sent before the recovery and fails after it is no new outage."""
-    log = OutageLog(TERMS)
+    log = OutageLog(CONFIG)
     log.add("abcdef", "emma")
     log.begin("abcdef", 10.0, "TimeoutError", "Start it", "nothing is sent")
     log.end(20.0)
@@ -121,3 +122,40 @@ async def test_new_scope_in_an_outage_waits_for_the_store(lasting: bool) -> None
         store.backend.fault = None
         with pytest.raises(ForbiddenError):  # from the vendor: the call was sent
             await waiting
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(
+    ("ahead", "event"),
+    [(0.0, "it lost its data"), (3600.0, "its clock was set forward")],
+    ids=["data", "clock"],
+)
+async def test_reset_of_the_store_is_logged_once_per_pool(
+    ahead: float, event: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three scopes notice that the store was emptied, or its clock set: one line with the scope."""
+    store = Kept("pause")
+    async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
+        clients = [
+            IntouchClient(
+                pool, api_key=f"canary {n}", base_url=sandbox.environ["INTOUCH_BASE_URL"]
+            ).with_options(deadline=2.5)
+            for n in range(3)
+        ]
+
+        async def call_all() -> None:
+            calls = [client.tags.get("t") for client in clients]
+            await asyncio.gather(*calls, return_exceptions=True)
+
+        await call_all()
+        await asyncio.sleep(5)
+        store.backend.ahead = ahead
+        if not ahead:
+            store.backend.logs.clear()
+        await asyncio.sleep(1.5)
+        await call_all()
+        await asyncio.sleep(30)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert re.match(r"intouch \(scope [0-9a-f]{4}\): limit store memory: ", line)
+    assert f"{event}; the window counts as spent, no calls for " in line
+    assert "canary" not in caplog.text

@@ -21,20 +21,22 @@ def place_of(kind: str, url: str, directory: Path) -> str:
 
 
 def in_order(trial: Trial, quota: TwoFloats) -> bool:
-    """Nothing refused, and never more than the quota in any period."""
-    return trial.refused == 0 and trial.most <= quota[0]
+    """Return whether nothing was rate-limited and no period had more calls than the quota."""
+    return trial.rejected == 0 and trial.most <= quota[0]
 
 
 async def one_process(quota: TwoFloats) -> Trial:
-    """What one process without a store comes to."""
+    """Measure one process without a store, once for each quota."""
     if quota not in _alone:
         _alone[quota] = await measure("none", quota, 1, max(60.0, 2 * quota[1]))
     return _alone[quota]
 
 
 @pytest.mark.parametrize("kind", ["redis", "file"])
-async def test_four_processes_on_two_a_second(url: str, tmp_path: Path, kind: str) -> None:
-    """Four processes, 2 per 1 s, five seconds: never three in a second, and no slot missed.
+async def test_four_processes_share_two_calls_per_second(
+    url: str, tmp_path: Path, kind: str
+) -> None:
+    """Four processes, 2 per 1 s, five seconds: never three in a second, and no slot lost.
 
     The machines' clocks are half a minute and an hour apart.
     """
@@ -45,8 +47,8 @@ async def test_four_processes_on_two_a_second(url: str, tmp_path: Path, kind: st
     )
 
 
-async def test_processes_join_leave_and_die(url: str) -> None:
-    """One joins, one leaves, one is killed by SIGKILL, at work: never refused, and it goes on."""
+async def test_processes_that_join_leave_and_die_exceed_no_quota(url: str) -> None:
+    """One process joins, one leaves, one is killed: no rate limits, and the rest continue."""
     quota = (10.0, 1.0)
 
     async def trial() -> Trial:
@@ -74,7 +76,7 @@ async def test_processes_join_leave_and_die(url: str) -> None:
 async def test_four_processes_use_what_one_uses(
     url: str, tmp_path: Path, kind: str, quota: TwoFloats
 ) -> None:
-    """Four processes: within 1 % of one process without a store, no refusal."""
+    """Four processes: within 1 % of one process without a store, no rate limits."""
     alone = await one_process(quota)
     store = place_of(kind, url, tmp_path)
     await judged(
@@ -86,8 +88,8 @@ async def test_four_processes_use_what_one_uses(
 @pytest.mark.sweep
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("quota", [TWO, HUNDRED])
-async def test_they_use_it_also_while_they_join_leave_and_die(url: str, quota: TwoFloats) -> None:
-    """Every while one of four joins, is killed by SIGKILL or leaves: 1 % at most, no refusal."""
+async def test_quota_is_used_while_processes_join_leave_and_die(url: str, quota: TwoFloats) -> None:
+    """Processes join, are killed or leave all the time: 1 % lost at most, no rate limits."""
     alone = await one_process(quota)
     random = Random(quota[0])
     pause = max(12.0, quota[1] / 2)
@@ -114,11 +116,11 @@ async def test_they_use_it_also_while_they_join_leave_and_die(url: str, quota: T
 @pytest.mark.sweep
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("when_down", ["safe_share", "pause"])
-async def test_the_store_dies_under_four_processes(when_down: WhenDown) -> None:
-    """SIGKILL and a restart without its data, three times: no refusal, no hang, full use again.
+async def test_store_that_is_killed_exceeds_no_quota(when_down: WhenDown) -> None:
+    """SIGKILL and a restart without data, three times: no rate limits, no hang, full use again.
 
-    Nothing arrives for 5 s at most: silence is noticed in 1 s, a spent window and the leases
-    take another 1.3 s, a turn 2.5 s. In `pause` that comes on top of the outage.
+    Nothing arrives for 5 s at most: 1 s until the outage begins, 1.3 s for a spent window and
+    the leases, 2.5 s for a turn. In `pause` this is added to the outage.
     """
     down = 8.0
     loop = asyncio.get_running_loop()

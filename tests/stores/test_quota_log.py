@@ -1,4 +1,4 @@
-"""The rules of the shared log, in plain values; and that Lua says the same as Python."""
+"""The rules of the quota log, and the agreement of Lua and Python."""
 
 from __future__ import annotations
 
@@ -48,70 +48,70 @@ QUIET = LeaseRequest(
 )
 
 
-def claim(**changes: object) -> LeaseRequest:
+def lease_request(**changes: object) -> LeaseRequest:
     return msgspec.structs.replace(QUIET, **changes)
 
 
-def test_slots_are_given_until_the_window_is_full() -> None:
-    """Two per second: two at once, and the third is told to come when one may open, at best."""
+def test_slots_are_granted_until_the_window_is_full() -> None:
+    """Two per second: two at once, and the third request gets the earliest time for a retry."""
     log = QuotaLog()
-    assert log.apply(claim(count=5), START).opens_in == (0, 0)
-    third = log.apply(claim(process="b", count=1), START)
+    assert log.apply(lease_request(count=5), START).opens_in == (0, 0)
+    third = log.apply(lease_request(process="b", count=1), START)
     assert third.opens_in == ()
     assert third.retry_in == 900_000
 
 
-def test_a_settled_slot_opens_a_period_after_its_arrival() -> None:
-    """Both arrived 30 ms after the grant: the next slot opens 1.03 s after it, and not before."""
+def test_next_slot_opens_a_period_after_an_arrival() -> None:
+    """Both calls arrived 30 ms after the response: the next slot opens 1.03 s after it, not before."""
     log = QuotaLog()
-    log.apply(claim(count=2), START)
+    log.apply(lease_request(count=2), START)
     at = START + 50_000
-    log.apply(claim(arrived=((1, 20_000), (2, 20_000))), at)
-    told = log.apply(claim(process="b", count=1), at)
-    assert told.retry_in == 1_030_000 - 100_000 - 50_000
-    at += told.retry_in
-    assert log.apply(claim(process="b", count=1), at).opens_in == (100_000,)
+    log.apply(lease_request(arrived=((1, 20_000), (2, 20_000))), at)
+    response = log.apply(lease_request(process="b", count=1), at)
+    assert response.retry_in == 1_030_000 - 100_000 - 50_000
+    at += response.retry_in
+    assert log.apply(lease_request(process="b", count=1), at).opens_in == (100_000,)
 
 
-def test_a_dead_process_s_slot_ends_by_itself() -> None:
-    """Never settled: lease, grace and period after its opening the slot is free."""
+def test_slot_of_a_killed_process_expires() -> None:
+    """An unreported slot is free again after lease, grace and period."""
     log = QuotaLog()
-    log.apply(claim(count=2), START)
+    log.apply(lease_request(count=2), START)
     at = START + 100_000 + 150_000 + SECOND
-    assert log.apply(claim(process="b", count=1), at - 100_001).opens_in == ()
-    assert log.apply(claim(process="b", count=1), at).opens_in == (0,)
+    assert log.apply(lease_request(process="b", count=1), at - 100_001).opens_in == ()
+    assert log.apply(lease_request(process="b", count=1), at).opens_in == (0,)
 
 
-def test_a_slot_in_flight_is_held_as_long_as_it_is_renewed() -> None:
-    """Renewed at each beat, it stays for ten seconds, and ends a period after the last beat."""
+def test_slot_in_flight_is_held_while_it_is_reported() -> None:
+    """It stays while it is reported, and expires a period after the last report."""
     log = QuotaLog()
-    log.apply(claim(count=2), START)
+    log.apply(lease_request(count=2), START)
     at = START
     for _ in range(10):
         at += SECOND
-        assert log.apply(claim(in_flight=(1, 2)), at).opens_in == ()
-        assert log.apply(claim(process="b", count=1), at + 900_000).opens_in == ()
-    assert log.apply(claim(process="b", count=1), at + 1_150_000).opens_in == (0,)
+        assert log.apply(lease_request(in_flight=(1, 2)), at).opens_in == ()
+        assert log.apply(lease_request(process="b", count=1), at + 900_000).opens_in == ()
+    assert log.apply(lease_request(process="b", count=1), at + 1_150_000).opens_in == (0,)
 
 
-def test_a_slot_that_is_freed_is_free_at_once() -> None:
-    """Freed slots may be had by others in the same instant, and their pace with them."""
+def test_released_slot_is_free_at_once() -> None:
+    """Released slots can be granted to others at once, together with their tokens in the bucket."""
     log = QuotaLog()
-    log.apply(claim(count=2), START)
-    log.apply(claim(released=(1, 2)), START)
-    assert log.apply(claim(process="b", count=2), START).opens_in == (0, 0)
+    log.apply(lease_request(count=2), START)
+    log.apply(lease_request(released=(1, 2)), START)
+    assert log.apply(lease_request(process="b", count=2), START).opens_in == (0, 0)
 
 
-def test_a_repeated_claim_counts_once() -> None:
-    """The answer was lost: the numbers are given up, and the same slots come again."""
+def test_repeated_request_counts_once() -> None:
+    """If a response is lost its numbers are released, and the same slots are granted again."""
     log = QuotaLog()
-    log.apply(claim(count=2), START)
-    again = log.apply(claim(count=2, first=3, released=(1, 2)), START + 1000)
+    log.apply(lease_request(count=2), START)
+    again = log.apply(lease_request(count=2, first=3, released=(1, 2)), START + 1000)
     assert len(again.opens_in) == 2
     assert len(log.log) == 2
 
 
-def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_s() -> None:
+def test_interactive_calls_get_nine_of_ten_slots() -> None:
     """Both wait for each slot: nine of ten go to the interactive process."""
     log, now = QuotaLog(), START
     won = {"a": 0, "b": 0}
@@ -119,12 +119,14 @@ def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_
     for _ in range(4000):
         now += 10_000
         for me, priority in (("a", 1), ("b", 0)):
-            grant = log.apply(claim(process=me, count=1, first=number, priority=priority), now)
-            if grant.opens_in:
+            response = log.apply(
+                lease_request(process=me, count=1, first=number, priority=priority), now
+            )
+            if response.opens_in:
                 won[me] += 1
-                age = -grant.opens_in[0]
+                age = -response.opens_in[0]
                 log.apply(
-                    claim(
+                    lease_request(
                         process=me,
                         arrived=((number, age),),
                         count=1,
@@ -133,30 +135,35 @@ def test_an_interactive_call_elsewhere_goes_first_but_every_tenth_is_background_
                     ),
                     now,
                 )
-                log.apply(claim(process=me, released=(9_000_000,), count=0), now)
+                log.apply(lease_request(process=me, released=(9_000_000,), count=0), now)
             number += 1
     assert sum(won.values()) > 60
     assert 0.05 < won["a"] / sum(won.values()) < 0.2
 
 
-def test_refusals_pause_everybody() -> None:
-    """One process was told to wait five seconds: nobody gets a slot before."""
+def test_rate_limit_pauses_all_processes() -> None:
+    """The vendor asks one process to wait five seconds: no process gets a slot before."""
     log = QuotaLog()
-    log.apply(claim(accepted=3, rejected=1, pause=5 * SECOND), START)
-    told = log.apply(claim(process="b", count=1), START)
-    assert (told.opens_in, told.pause, told.accepted, told.rejected) == ((), 5 * SECOND, 3, 1)
-    assert log.apply(claim(process="b", count=1), START + 5 * SECOND).opens_in == (0,)
+    log.apply(lease_request(accepted=3, rejected=1, pause=5 * SECOND), START)
+    response = log.apply(lease_request(process="b", count=1), START)
+    assert (response.opens_in, response.pause, response.accepted, response.rejected) == (
+        (),
+        5 * SECOND,
+        3,
+        1,
+    )
+    assert log.apply(lease_request(process="b", count=1), START + 5 * SECOND).opens_in == (0,)
 
 
-def test_every_quota_spoken_of_holds() -> None:
-    """Another program's stricter quota binds all; it is forgotten when nobody speaks of it."""
+def test_reported_quotas_of_all_processes_apply() -> None:
+    """Another program's stricter quota applies to all until its reports have ended."""
     strict = QuotaSpec(limit=1, period=SECOND, interval=SECOND, burst=1.0)
     log = QuotaLog()
-    log.apply(claim(quotas=(strict,)), START)
-    grant = log.apply(claim(process="b", count=2), START)
-    assert grant.opens_in == (0,)
-    assert grant.quotas == ("1/1000000", "2/1000000")
-    later = log.apply(claim(process="b", count=2, first=5), START + 120 * SECOND)
+    log.apply(lease_request(quotas=(strict,)), START)
+    response = log.apply(lease_request(process="b", count=2), START)
+    assert response.opens_in == (0,)
+    assert response.quotas == ("1/1000000", "2/1000000")
+    later = log.apply(lease_request(process="b", count=2, first=5), START + 120 * SECOND)
     assert later.opens_in == (0, 0)
     assert later.quotas == ("2/1000000",)
 
@@ -166,65 +173,65 @@ def test_every_quota_spoken_of_holds() -> None:
     [("", False, 0), ("", True, 3 * SECOND), ("e0", False, 3 * SECOND)],
     ids=["a first start", "a cold start", "lost data"],
 )
-def test_a_new_log(known: str, cold: bool, waits: int) -> None:
-    """An empty store is an empty window only to who knows no other log."""
+def test_new_log_is_spent_if_data_was_lost(known: str, cold: bool, waits: int) -> None:
+    """An empty store is an empty window only for a process that knows no other epoch."""
     log = QuotaLog()
-    grant = log.apply(claim(epoch=known, assume_spent=cold, count=1), START)
-    assert (grant.opens_in == (0,)) is (waits == 0)
-    assert log.apply(claim(epoch="e1", count=1, first=2), START + waits).opens_in
+    response = log.apply(lease_request(epoch=known, assume_spent=cold, count=1), START)
+    assert (response.opens_in == (0,)) is (waits == 0)
+    assert log.apply(lease_request(epoch="e1", count=1, first=2), START + waits).opens_in
 
 
-def test_a_clock_that_is_set_back_counts_as_a_spent_window() -> None:
-    """The store's clock goes back by a day: no call too many, and it goes on in three seconds."""
+def test_clock_set_back_counts_as_a_spent_window() -> None:
+    """The clock is set back by a day: no call too many, and responses resume in three seconds."""
     log = QuotaLog()
-    log.apply(claim(count=2, pause=5 * SECOND), START)
+    log.apply(lease_request(count=2, pause=5 * SECOND), START)
     at = START - 86_400 * SECOND
-    grant = log.apply(claim(epoch="e1", new_epoch="e2", count=2, first=3), at)
-    assert (grant.opens_in, grant.epoch) == ((), "e2")
+    response = log.apply(lease_request(epoch="e1", new_epoch="e2", count=2, first=3), at)
+    assert (response.opens_in, response.epoch) == ((), "e2")
     at += 3 * SECOND
-    assert log.apply(claim(epoch="e2", count=2, first=5), at).opens_in == (0, 0)
+    assert log.apply(lease_request(epoch="e2", count=2, first=5), at).opens_in == (0, 0)
 
 
-def test_the_living_are_counted() -> None:
-    """Who beats counts; who leaves or is silent for `live` does not."""
+def test_members_are_counted() -> None:
+    """A process with heartbeats counts; one that left, or whose ttl is over, does not."""
     log = QuotaLog()
     for me in "ca":
-        log.apply(claim(process=me, heartbeat=True), START)
-    grant = log.apply(claim(process="b", heartbeat=True), START)
-    assert grant.peers == 3
-    log.apply(claim(process="a", goodbye=True), START + SECOND)
-    grant = log.apply(claim(process="b", heartbeat=True), START + 2 * SECOND)
-    assert grant.peers == 2
-    grant = log.apply(claim(process="b", heartbeat=True), START + 4 * SECOND)
-    assert grant.peers == 1
+        log.apply(lease_request(process=me, heartbeat=True), START)
+    response = log.apply(lease_request(process="b", heartbeat=True), START)
+    assert response.peers == 3
+    log.apply(lease_request(process="a", goodbye=True), START + SECOND)
+    response = log.apply(lease_request(process="b", heartbeat=True), START + 2 * SECOND)
+    assert response.peers == 2
+    response = log.apply(lease_request(process="b", heartbeat=True), START + 4 * SECOND)
+    assert response.peers == 1
 
 
-def test_the_living_who_are_not_heard_are_waited_for() -> None:
-    """No sign of life of `b` when one was due: `a` waits for `notice`, unless `b` has left."""
+def test_overdue_heartbeats_hold_grants() -> None:
+    """A heartbeat of `b` is overdue: `a` waits for `detection_time`, unless `b` has left."""
     for leave in (False, True):
         for gap in (1_250_000, 1_250_001, 60 * SECOND):
             log, at = QuotaLog(), START + gap
-            log.apply(claim(process="b", heartbeat=True), START)
-            log.apply(claim(process="b", goodbye=leave), START)
+            log.apply(lease_request(process="b", heartbeat=True), START)
+            log.apply(lease_request(process="b", goodbye=leave), START)
             at_once = leave or gap == 1_250_000
-            assert bool(log.apply(claim(count=1, heartbeat=True), at).opens_in) is at_once
-            log.apply(claim(heartbeat=True), at + SECOND)
-            told = claim(count=1, first=2, heartbeat=True)
-            assert log.apply(told, at + 2 * SECOND).opens_in == (0,)
+            assert bool(log.apply(lease_request(count=1, heartbeat=True), at).opens_in) is at_once
+            log.apply(lease_request(heartbeat=True), at + SECOND)
+            repeated = lease_request(count=1, first=2, heartbeat=True)
+            assert log.apply(repeated, at + 2 * SECOND).opens_in == (0,)
     alone = QuotaLog()
-    alone.apply(claim(heartbeat=True), START)
-    assert alone.apply(claim(count=1), START + 60 * SECOND).opens_in
+    alone.apply(lease_request(heartbeat=True), START)
+    assert alone.apply(lease_request(count=1), START + 60 * SECOND).opens_in
 
 
 class Lua:
-    """The script on a real server, told the time."""
+    """The script on a real server, with the time as an argument."""
 
     def __init__(self, url: str) -> None:
         self._client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
         head = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
         assert head in load_script()
-        told = load_script().replace(head, "local now = tonumber(ARGV[3])")
-        self._script = self._client.register_script(told)
+        script = load_script().replace(head, "local now = tonumber(ARGV[3])")
+        self._script = self._client.register_script(script)
 
     def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
         arguments: list[bytes | int] = [*script_arguments(request), now]
@@ -239,11 +246,11 @@ def random_block(random: Random) -> Block:
     return random.randrange(UNIT // size) * size, size
 
 
-def random_claims(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
-    """A random history of four processes; what is settled and freed was given, or was not."""
+def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
+    """Return a random history of four processes; reports may name slots that were not granted."""
     now, number = START, dict.fromkeys("abcd", 1)
     held = {me: random_block(random) for me in "abcd"}
-    claims: list[tuple[LeaseRequest, int]] = []
+    requests: list[tuple[LeaseRequest, int]] = []
     quotas = [TWO, QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)]
     for _ in range(steps):
         now += random.choice([0, 1000, 50_000, 300_000, 1_500_000, 70 * SECOND])
@@ -252,9 +259,9 @@ def random_claims(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
         known = range(max(1, number[me] - 4), number[me])
         pick = {n: random.choice(["settled", "freed", "renewed", ""]) for n in known}
         wanted = random.randint(0, 3)
-        claims.append(
+        requests.append(
             (
-                claim(
+                lease_request(
                     process=me,
                     epoch=random.choice(["", "e1", "e1", "e1", "e9"]),
                     new_epoch="e1",
@@ -283,13 +290,13 @@ def random_claims(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
             )
         )
         number[me] += wanted
-    return claims
+    return requests
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_script_says_what_the_log_says(url: str, seed: int) -> None:
-    """Random histories of four processes: answer by answer, Lua and Python agree."""
+def test_script_and_quota_log_agree(url: str, seed: int) -> None:
+    """Random histories of four processes: Lua and Python give equal responses."""
     random, log, lua = Random(seed), QuotaLog(), Lua(url)
-    for asked, now in random_claims(random, 300):
-        assert lua.apply(asked, now) == log.apply(asked, now)
+    for request, now in random_requests(random, 300):
+        assert lua.apply(request, now) == log.apply(request, now)
     lua.close()

@@ -30,7 +30,7 @@ from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
-from .test_quota_log import QUIET, claim
+from .test_quota_log import QUIET, lease_request
 
 FAST = {"intouch": (20, 1.0)}
 
@@ -39,7 +39,7 @@ FAST = {"intouch": (20, 1.0)}
 async def at_work(
     url: str, pools: int = 2, *, when_down: WhenDown = "safe_share"
 ) -> AsyncGenerator[Sandbox]:
-    """So many pools with a backlog on one key, against a strict sandbox."""
+    """Run *pools* pools with a backlog on one key, against a strict sandbox."""
     async with Sandbox(quotas=FAST) as sandbox:
         opened = [SessionPool(limits=RedisLimits(url, when_down=when_down)) for _ in range(pools)]
         clients = [
@@ -67,7 +67,7 @@ async def at_work(
 async def until(happened: Callable[[], bool]) -> None:
     """Wait until it has *happened*."""
     async with asyncio.timeout(30):
-        while not happened():  # noqa: ASYNC110 - nobody tells
+        while not happened():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.02)
 
 
@@ -105,8 +105,10 @@ def within_quota(sandbox: Sandbox) -> bool:
     ],
 )
 @pytest.mark.parametrize("store", [RedisLimits, RedisTokens])
-def test_a_wrong_url_is_refused_at_once(store: type[RedisLimits | RedisTokens], url: str) -> None:
-    """What cannot be used is a ConfigurationError at construction, without the password.
+def test_invalid_url_is_rejected_by_the_constructor(
+    store: type[RedisLimits | RedisTokens], url: str
+) -> None:
+    """An unusable URL is a ConfigurationError at construction, without the password.
 
     A traceback that is printed with its local variables does not show it either.
     """
@@ -119,7 +121,7 @@ def test_a_wrong_url_is_refused_at_once(store: type[RedisLimits | RedisTokens], 
 
 
 @pytest.mark.parametrize("arguments", [{"when_down": "open"}, {"lease": 0}, {"lease": 60.0}])
-def test_wrong_words_are_refused_at_once(arguments: dict[str, object]) -> None:
+def test_invalid_argument_is_rejected_by_the_constructor(arguments: dict[str, object]) -> None:
     """An unknown mode or an absurd lease is a ConfigurationError that names the argument."""
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
         RedisLimits("redis://localhost", **arguments)  # type: ignore[arg-type]
@@ -130,8 +132,8 @@ async def first_call(url: str, when_down: WhenDown = "safe_share") -> None:
         await IntouchClient.from_env(p, sandbox.environ).tags.list(limit=1).first()
 
 
-async def test_a_store_that_nobody_answers_at() -> None:
-    """Nothing listens there: the first call says so, in bounded time."""
+async def test_unreachable_store_fails_the_first_call() -> None:
+    """No server at the address: the first call raises in bounded time."""
     before = time.monotonic()
     with pytest.raises(ConfigurationError, match="could not be reached"):
         await first_call(f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
@@ -140,14 +142,14 @@ async def test_a_store_that_nobody_answers_at() -> None:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Server]:
-    """A server that wants a password, and may evict keys."""
+    """A server that requires a password and may evict keys."""
     policy = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru")
     with Server("--requirepass", "sesame", *policy) as server:
         yield server
 
 
 @pytest.mark.parametrize("login", ["", ":wrong-word@"])
-async def test_a_refused_password(locked: Server, login: str) -> None:
+async def test_rejected_password_fails_the_first_call(locked: Server, login: str) -> None:
     """A missing or wrong password: an error with advice at first use, without the password."""
     with pytest.raises(ConfigurationError, match="rejects the login") as caught:
         await first_call(f"redis://{login}127.0.0.1:{locked.port}/0", "local")
@@ -245,7 +247,7 @@ async def test_store_without_optional_command_works(renamed: str) -> None:
     ],
 )
 async def test_store_error_code_is_explained(code: bytes, says: str, advice: str) -> None:
-    """What the store answers to the first call is in the error, with the next step."""
+    """The error contains the store's reply to the first call, and the next step."""
     async with pretender("7.2.0", code) as url:
         with pytest.raises(ConfigurationError, match=says) as caught:
             await first_call(url)
@@ -277,10 +279,10 @@ async def test_store_with_other_protocol_is_named() -> None:
                 await first_call(f"{scheme}://127.0.0.1:{port}")
 
 
-async def test_a_password_that_is_changed_at_work_is_silence(
+async def test_password_change_at_work_is_an_outage(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Refused after it worked: no call fails; said; and with the old password back it goes on."""
+    """Rejected after it worked: logged, no call fails, calls resume with the old password."""
     async with at_work(server.url, when_down="pause") as sandbox:
         await asyncio.sleep(0.5)
         command(server.url, "ACL", "SETUSER", "default", "resetpass", ">other")
@@ -293,10 +295,8 @@ async def test_a_password_that_is_changed_at_work_is_silence(
         assert within_quota(sandbox)
 
 
-async def test_an_evicting_store_is_warned_of(
-    locked: Server, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A maxmemory-policy that evicts is named in a warning, once, and works."""
+async def test_evicting_store_is_logged(locked: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A maxmemory-policy that evicts is named in a warning, once, and the store works."""
     await first_call(f"redis://:sesame@127.0.0.1:{locked.port}/0")
     assert [r.message for r in caplog.records if "allkeys-lru" in r.message]
     assert "sesame" not in caplog.text
@@ -304,7 +304,7 @@ async def test_an_evicting_store_is_warned_of(
 
 @asynccontextmanager
 async def pretender(version: str, answer: bytes = b"+OK\r\n") -> AsyncGenerator[str]:
-    """The URL of something that says *version*, and *answer* to most commands."""
+    """Yield the URL of a server with *version* that replies *answer* to most commands."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
@@ -328,16 +328,16 @@ async def pretender(version: str, answer: bytes = b"+OK\r\n") -> AsyncGenerator[
 
 
 @pytest.mark.parametrize("version", ["5.0.14", "6.0.9"])
-async def test_a_server_that_is_too_old(version: str) -> None:
-    """A server that knows no HELLO, or says an old version, is refused with what is needed."""
+async def test_old_server_is_rejected(version: str) -> None:
+    """A server without HELLO, or with an old version, is rejected with the required version."""
     async with pretender(version) as url:
         with pytest.raises(ConfigurationError, match="too old") as caught:
             await first_call(url)
     assert "6.2" in str(caught.value.advice)
 
 
-async def test_what_is_kept_there(url: str) -> None:
-    """Keys share one hash tag, hold no credential, and end by themselves."""
+async def test_redis_keys_expire_and_contain_no_credential(url: str) -> None:
+    """Keys share one hash tag, contain no credential, and expire."""
     async with Sandbox() as sandbox, SessionPool(limits=RedisLimits(url)) as pool:
         await IntouchClient.from_env(pool, sandbox.environ).tags.list(limit=1).first()
         with connect(url) as client:
@@ -349,14 +349,14 @@ async def test_what_is_kept_there(url: str) -> None:
             assert secret not in " ".join(names)
 
 
-def test_all_keys_of_a_scope_live_in_one_slot_of_a_cluster() -> None:
+def test_keys_of_a_scope_share_one_hash_tag() -> None:
     """The hash tag is the scope, whatever the prefix."""
     names = script_keys("my{odd", "0123abcd")
     assert len(names) == len(set(names)) == 5
     assert all("{0123abcd}" in name for name in script_keys("plain", "0123abcd"))
 
 
-async def test_one_object_serves_many_loops_and_pools(url: str) -> None:
+async def test_redis_limits_serves_many_loops_and_pools(url: str) -> None:
     """RedisLimits is bound to no loop: the same one works in a second asyncio.run()."""
     limits = RedisLimits(url)
 
@@ -368,22 +368,24 @@ async def test_one_object_serves_many_loops_and_pools(url: str) -> None:
     await asyncio.to_thread(asyncio.run, once())
 
 
-async def test_many_scopes_take_turns(url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Three hundred scopes at the same instant: a few connections, and none takes it for silence."""
-    line = RedisLimits(url).open()
+async def test_many_scopes_share_few_connections(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Three hundred scopes at the same instant: a few connections, and no outage."""
+    session = RedisLimits(url).open()
     loop = asyncio.get_running_loop()
 
     async def call(name: str) -> None:
         local = Limiter((Quota(2, 1.0),), now=loop.time())
         scheduler = Scheduler(local, loop)
-        scheduler.limiter = line.limiter(name, local, scheduler)
+        scheduler.limiter = session.limiter(name, local, scheduler)
         scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
         scheduler.on_done()
 
     await asyncio.gather(*(call(f"scope-{number}") for number in range(300)))
     with connect(url) as client:
         assert len(client.client_list()) <= 20
-    await line.aclose()
+    await session.aclose()
     assert "unreachable" not in caplog.text
 
 
@@ -397,11 +399,11 @@ def executed(url: str) -> int:
 
 
 def asking(me: str) -> LeaseRequest:
-    return claim(process=me, new_epoch=f"epoch-{me}", count=1)
+    return lease_request(process=me, new_epoch=f"epoch-{me}", count=1)
 
 
-async def test_a_lost_answer_is_not_asked_again_by_the_library(url: str) -> None:
-    """redis-py repeats nothing: a claim whose answer is lost was carried out exactly once."""
+async def test_redis_py_does_not_retry_a_lost_response(url: str) -> None:
+    """A request whose response is lost was executed exactly once."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
         backend = RedisBackend(connector(proxy.url)(), "store", "t")
         await backend.apply("s", asking("a"))
@@ -415,8 +417,8 @@ async def test_a_lost_answer_is_not_asked_again_by_the_library(url: str) -> None
         await backend.aclose()
 
 
-async def test_a_cancelled_command_does_not_shift_the_answers(url: str) -> None:
-    """CVE-2023-28858: the answer to a cancelled claim never reaches another claim."""
+async def test_cancelled_command_does_not_shift_responses(url: str) -> None:
+    """CVE-2023-28858: the response to a cancelled request never reaches another request."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
         backend = RedisBackend(connector(proxy.url)(), "store", "t")
         await backend.apply("warm", asking("w"))
@@ -424,15 +426,15 @@ async def test_a_cancelled_command_does_not_shift_the_answers(url: str) -> None:
         cancelled = asyncio.create_task(backend.apply("one", asking("one")))
         await asyncio.sleep(0.02)
         cancelled.cancel()
-        grants = await asyncio.gather(
+        responses = await asyncio.gather(
             *(backend.apply(me, asking(me)) for me in ("two", "three", "four"))
         )
-        assert [g.epoch for g in grants] == ["epoch-two", "epoch-three", "epoch-four"]
+        assert [g.epoch for g in responses] == ["epoch-two", "epoch-three", "epoch-four"]
         await backend.aclose()
 
 
-async def test_every_command_has_its_bound(url: str) -> None:
-    """Answers that come after the bound count as silence, at the bound."""
+async def test_every_command_has_a_timeout(url: str) -> None:
+    """A response after the timeout counts as a failure, at the timeout."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
         backend = RedisBackend(connector(proxy.url)(), "store", "t")
         proxy.delay = 3 * TIMEOUT
@@ -444,7 +446,7 @@ async def test_every_command_has_its_bound(url: str) -> None:
 
 
 class Parrot:
-    """A client whose scripts answer *nonsense*."""
+    """A client whose scripts reply *nonsense*."""
 
     def __init__(self, nonsense: object) -> None:
         self._nonsense = nonsense
@@ -460,8 +462,8 @@ class Parrot:
 
 
 @pytest.mark.parametrize("nonsense", [7, None, [], [1, b"e", b"x"], [1, 2, 3, 4, 5, 6, 7]])
-async def test_nonsense_is_silence(nonsense: object) -> None:
-    """Whatever a script answers, a caller waits or goes alone; nothing breaks."""
+async def test_invalid_reply_is_an_outage(nonsense: object) -> None:
+    """Any other reply of a script is an unavailable store."""
     client: Any = Parrot(nonsense)
     backend = RedisBackend(client, "store", "t")
     with pytest.raises(StoreUnavailableError):
@@ -469,8 +471,8 @@ async def test_nonsense_is_silence(nonsense: object) -> None:
     await backend.aclose()
 
 
-async def test_a_slow_store_costs_little(url: str) -> None:
-    """20 ms to the store and back cost at most a tenth of what a store at hand allows.
+async def test_slow_store_costs_a_tenth_at_most(url: str) -> None:
+    """20 ms to the store and back cost at most a tenth of the rate of a local store.
 
     Slots are booked ahead. Both are at work at the same time: a slow machine slows both.
     """
@@ -489,7 +491,7 @@ async def test_a_slow_store_costs_little(url: str) -> None:
 # --- Death and return ---------------------------------------------------------------
 
 
-async def test_forgotten_scripts_are_nobody_s_trouble(url: str) -> None:
+async def test_script_flush_causes_no_error(url: str) -> None:
     """SCRIPT FLUSH between calls: no error, no pause."""
     async with at_work(url) as sandbox:
         for _ in range(5):
@@ -501,7 +503,7 @@ async def test_forgotten_scripts_are_nobody_s_trouble(url: str) -> None:
 
 
 async def test_flushall_counts_as_a_spent_window(url: str) -> None:
-    """FLUSHALL at work: no call too many; after a window and the notice it goes on."""
+    """FLUSHALL at work: no call too many, and calls resume after the recovery hold."""
     async with at_work(url) as sandbox:
         await asyncio.sleep(1.2)
         command(url, "FLUSHALL")
@@ -514,8 +516,10 @@ async def test_flushall_counts_as_a_spent_window(url: str) -> None:
 @pytest.mark.parametrize(
     "when_down", ["safe_share", pytest.param("pause", marks=pytest.mark.sweep)]
 )
-async def test_killed_and_started_again(server: Server, when_down: WhenDown) -> None:
-    """SIGKILL at work, empty on return: never over the quota, no error, and it goes on."""
+async def test_killed_store_that_restarts_exceeds_no_quota(
+    server: Server, when_down: WhenDown
+) -> None:
+    """SIGKILL at work, empty on return: the quota is kept, no error, and calls resume."""
     async with at_work(server.url, when_down=when_down) as sandbox:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(4)  # long enough for the processes to have counted each other
@@ -531,8 +535,8 @@ async def test_killed_and_started_again(server: Server, when_down: WhenDown) -> 
 
 
 @pytest.mark.sweep
-async def test_paused_by_the_system(server: Server) -> None:
-    """SIGSTOP for three seconds: no hang, no call too many, and it goes on."""
+async def test_suspended_store_exceeds_no_quota(server: Server) -> None:
+    """SIGSTOP for three seconds: no hang, no call too many, and calls resume."""
     async with at_work(server.url) as sandbox:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(1)
@@ -544,8 +548,10 @@ async def test_paused_by_the_system(server: Server) -> None:
         assert within_quota(sandbox)
 
 
-async def test_out_of_memory(server: Server, caplog: pytest.LogCaptureFixture) -> None:
-    """OOM is a silent store: it is said once, and when there is memory again it goes on."""
+async def test_store_out_of_memory_is_an_outage(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OOM is logged once per pool, and with enough memory calls resume."""
     async with at_work(server.url) as sandbox:
         await asyncio.sleep(0.8)
         command(server.url, "CONFIG", "SET", "maxmemory", "1")

@@ -27,12 +27,12 @@ class Vendor:
     def __init__(self, *, takes: float = 0.05, lives: float = 100.0) -> None:
         self.takes, self.lives = takes, lives
         self.refresh = math.inf
-        self.asked = 0
+        self.requests = 0
         self.failing = False
 
     async def fetch(self) -> Token:
-        self.asked += 1
-        number = self.asked
+        self.requests += 1
+        number = self.requests
         await asyncio.sleep(self.takes)
         if self.failing:
             raise TokenEndpointError("down")
@@ -59,16 +59,16 @@ def held(process: TokenCache) -> str:
 
 
 async def test_one_token_request_for_eight_processes(url: str, vendor: Vendor) -> None:
-    """Eight processes need a token at the same time: one asks, all have the same."""
+    """Eight processes need a token at the same time: one requests it, all use it."""
     processes = [vendor.process(url) for _ in range(8)]
     tokens = await asyncio.gather(*(process.get(now()) for process in processes))
-    assert vendor.asked == 1
+    assert vendor.requests == 1
     assert {token.value.reveal() for token in tokens} == {"canary-1"}
     assert all(90 < token.expires_at - now() <= 100.1 for token in tokens)
 
 
-async def test_a_refused_token_is_renewed_once(url: str, vendor: Vendor) -> None:
-    """The vendor refuses the token of all eight: one asks for the next."""
+async def test_rejected_token_is_renewed_once(url: str, vendor: Vendor) -> None:
+    """The vendor rejects the token of all eight: one requests the next."""
     processes = [vendor.process(url) for _ in range(8)]
     olds = await asyncio.gather(*(process.get(now()) for process in processes))
 
@@ -77,12 +77,12 @@ async def test_a_refused_token_is_renewed_once(url: str, vendor: Vendor) -> None
         return await process.get(now())
 
     tokens = await asyncio.gather(*map(renew, processes, olds))
-    assert vendor.asked == 2
+    assert vendor.requests == 2
     assert {token.value.reveal() for token in tokens} == {"canary-2"}
 
 
-async def test_a_token_near_its_end_is_renewed_once(url: str, vendor: Vendor) -> None:
-    """All eight see that the token is to be renewed: one asks, nobody waits, all get the next."""
+async def test_token_due_for_renewal_is_renewed_once(url: str, vendor: Vendor) -> None:
+    """All eight find the token due for renewal: one requests the next, all get it."""
     vendor.refresh = 0.5
     processes = [vendor.process(url) for _ in range(8)]
     await asyncio.gather(*(process.get(now()) for process in processes))
@@ -93,11 +93,11 @@ async def test_a_token_near_its_end_is_renewed_once(url: str, vendor: Vendor) ->
     async with asyncio.timeout(30.0):  # however slow the machine is
         while {held(process) for process in processes} != {"canary-2"}:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-    assert vendor.asked == 2
+    assert vendor.requests == 2
 
 
-async def test_a_failure_lets_the_next_try_at_once(url: str, vendor: Vendor) -> None:
-    """The one that asked got none: the lock is given back, and another process asks."""
+async def test_failed_token_request_releases_the_lock(url: str, vendor: Vendor) -> None:
+    """A process that got no token releases the lock, and another requests one."""
     vendor.failing = True
     with pytest.raises(TokenEndpointError):
         await vendor.process(url).get(now())
@@ -107,8 +107,8 @@ async def test_a_failure_lets_the_next_try_at_once(url: str, vendor: Vendor) -> 
     assert now() - before < 1
 
 
-async def test_a_late_process_overwrites_nothing(url: str) -> None:
-    """A process that lost its lock comes back late: its older token is not kept."""
+async def test_late_process_overwrites_no_newer_token(url: str) -> None:
+    """A process that lost its lock returns late: its older token is not stored."""
     late, early = RedisTokens(url), RedisTokens(url)
     assert await late.load("scope", now()) is None
     command(url, "DEL", "asyncclients:{scope}:lock")  # as if it had expired
@@ -120,7 +120,7 @@ async def test_a_late_process_overwrites_nothing(url: str) -> None:
     assert kept.value.reveal() == "second"
 
 
-async def test_only_the_token_that_failed_is_dropped(url: str) -> None:
+async def test_drop_deletes_only_the_given_token(url: str) -> None:
     """A process that still holds an old token does not drop the new one."""
     tokens = RedisTokens(url)
     assert await tokens.load("scope", now()) is None
@@ -133,8 +133,8 @@ async def test_only_the_token_that_failed_is_dropped(url: str) -> None:
     assert await tokens.load("scope", now()) is None
 
 
-async def test_it_leaves_with_the_token(url: str) -> None:
-    """What is kept expires when the token does, under a name without a credential."""
+async def test_stored_token_expires(url: str) -> None:
+    """The key expires with the token, and its name contains no credential."""
     tokens = RedisTokens(url)
     await tokens.load("scope", now())
     await tokens.save("scope", bearer(Secret("canary"), now() + 30), now())
@@ -144,20 +144,20 @@ async def test_it_leaves_with_the_token(url: str) -> None:
     assert "canary" not in repr(tokens)
 
 
-async def test_a_silent_store_stops_no_call(
+async def test_unreachable_token_store_fails_no_call(
     vendor: Vendor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No store: each process asks for a token of its own, and says so in the log."""
+    """Without the store each process requests its own token, and this is logged."""
     token = await vendor.process(f"redis://127.0.0.1:{free_port()}/0").get(now())
     assert token.value.reveal() == "canary-1"
     assert "alone" in caplog.text
     assert "canary" not in caplog.text
 
 
-async def test_token_store_with_new_password_stops_no_call(
+async def test_token_store_with_new_password_fails_no_call(
     vendor: Vendor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A store that refuses what it accepted is an outage: one warning, local tokens, recovery."""
+    """A login that was accepted before is rejected: one warning, local tokens, recovery."""
     with Server() as server:
         process = vendor.process(server.url)
         first = await process.get(now())
@@ -206,10 +206,10 @@ async def test_token_store_that_never_worked_is_rejected(vendor: Vendor) -> None
         ("HSET", "asyncclients:{scope}:token", "value", "v", *("expires", "soon"), "refresh", "1"),
     ],
 )
-async def test_foreign_data_in_token_store_stops_no_call(
+async def test_foreign_data_in_token_store_fails_no_call(
     url: str, vendor: Vendor, planted: tuple[str, ...]
 ) -> None:
-    """What is no token under the key of one is not used, and the process gets its own."""
+    """Data of another program is not used as a token, and the process gets its own."""
     store = RedisTokens(url)
     await store.load("warm", now())
     command(url, *planted)
@@ -217,14 +217,14 @@ async def test_foreign_data_in_token_store_stops_no_call(
     assert token.value.reveal().startswith("canary-")
 
 
-def test_a_wrong_url_is_refused_at_once() -> None:
-    """What is no Redis URL is a ConfigurationError at construction."""
+def test_invalid_token_store_url_is_rejected() -> None:
+    """An invalid URL is a ConfigurationError at construction."""
     with pytest.raises(ConfigurationError):
         RedisTokens("memcached://localhost")
 
 
-async def test_eight_pools_log_in_once(url: str) -> None:
-    """The whole way: eight pools call Digital Onboarding, its token endpoint is asked once."""
+async def test_eight_pools_request_one_token(url: str) -> None:
+    """Eight pools call Digital Onboarding: its token endpoint gets one request."""
     async with Sandbox(quotas={"digital_onboarding": (1000, 1.0)}) as sandbox:
         pools = [SessionPool(tokens=RedisTokens(url)) for _ in range(8)]
         clients = [DigitalOnboardingClient.from_env(pool, sandbox.environ) for pool in pools]
@@ -251,14 +251,14 @@ async def _needs_a_token(url: str, environ: dict[str, str]) -> Process:
 
 
 @pytest.mark.sweep
-async def test_eight_processes_log_in_once(url: str) -> None:
-    """Eight programs start calling at the same instant: one token request, and all are answered."""
+async def test_eight_processes_request_one_token(url: str) -> None:
+    """Eight programs start at the same instant: one token request, and all calls succeed."""
     async with Sandbox(quotas={"digital_onboarding": (1000, 1.0)}) as sandbox:
         environ = dict(sandbox.environ)
         processes = await asyncio.gather(*(_needs_a_token(url, environ) for _ in range(8)))
         await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
         arrivals = sandbox.requests("digital_onboarding")
-    asked = [arrival for arrival in arrivals if arrival.path.endswith("/oauth2/token")]
+    token_requests = [arrival for arrival in arrivals if arrival.path.endswith("/oauth2/token")]
     assert [process.returncode for process in processes] == [0] * 8
-    assert len(asked) == 1
+    assert len(token_requests) == 1
     assert [arrival.status for arrival in arrivals] == [200] * 9

@@ -1,4 +1,4 @@
-"""Many processes and one quota, in virtual time: use, refusals, order, comings and goings."""
+"""Many processes and one quota in virtual time: use, rate limits, order, membership."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def world_of(quota: Quota, latency: Latency = loopback) -> SharedQuotaSimulation
 async def use(
     quota: Quota, latency: Latency, *, processes: int, warm: float, shared: bool = True
 ) -> tuple[float, int]:
-    """Share of the quota in use after a warm-up, as long again, and refusals from the first call."""
+    """Return the share of the quota in use after a warm-up of *warm* s, and all rate limits."""
     world = world_of(quota, latency)
     for _ in range(processes):
         world.start(shared=shared).work(4)
@@ -62,7 +62,7 @@ async def use(
 async def test_four_processes_use_what_one_uses(
     quota: Quota, latency: Latency, warm: float
 ) -> None:
-    """Four processes on one key: within 1 % of one process, and no more refusals than one.
+    """Four processes on one key: within 1 % of one process, and no more rate limits than one.
 
     One more where latency is wide: adaptive admission is wrong once in some thousand calls.
     """
@@ -73,8 +73,8 @@ async def test_four_processes_use_what_one_uses(
 
 
 @pytest.mark.parametrize("quota", [TWO, pytest.param(HUNDRED, marks=pytest.mark.sweep)])
-async def test_processes_join_leave_and_are_killed(quota: Quota) -> None:
-    """Processes come, go and are killed every half minute: 1 % lost at most, and no refusal.
+async def test_processes_that_join_leave_and_die_lose_little(quota: Quota) -> None:
+    """Processes join, leave and are killed every half minute: 1 % lost at most, no rate limits.
 
     A process that is killed while it holds a slot takes the slot with it: it may have used it.
     """
@@ -100,8 +100,8 @@ async def test_processes_join_leave_and_are_killed(quota: Quota) -> None:
     assert used > 0.99
 
 
-async def test_from_two_to_twenty_to_three_processes() -> None:
-    """The number of processes changes at will, the vendor's rate does not."""
+async def test_number_of_processes_may_change() -> None:
+    """The number of processes changes from 2 to 20 to 3, the vendor's rate does not."""
     world = world_of(TWO)
     for _ in range(2):
         world.start().work(2)
@@ -118,8 +118,8 @@ async def test_from_two_to_twenty_to_three_processes() -> None:
     await world.stop()
 
 
-async def test_all_processes_get_their_turn() -> None:
-    """Of equals that always have work, none gets less than half its share."""
+async def test_processes_get_fair_shares() -> None:
+    """Of equal processes with endless work, none gets less than half its share."""
     world = world_of(TWO)
     for _ in range(4):
         world.start().work(4)
@@ -129,8 +129,8 @@ async def test_all_processes_get_their_turn() -> None:
     assert min(shares) > 240 / 4 / 2
 
 
-async def test_exact_admission_over_processes_is_never_refused() -> None:
-    """`exact`, wide latency, three seeds, four processes: the window is never overrun."""
+async def test_exact_admission_is_never_rate_limited() -> None:
+    """`exact`, wide latency, three seeds, four processes: the window is never exceeded."""
     for seed in range(3):
         world = SharedQuotaSimulation(
             SlidingLog(2, 1.0), TWO, latency=fast, admission="exact", seed=seed
@@ -143,8 +143,8 @@ async def test_exact_admission_over_processes_is_never_refused() -> None:
         assert most_in(1.0, world.arrivals) == 2
 
 
-async def test_an_interactive_call_goes_before_another_process_s_backfill() -> None:
-    """While three processes backfill, a fourth's interactive call waits a slot, not a queue.
+async def test_interactive_call_precedes_backfill_of_other_processes() -> None:
+    """While three processes backfill, an interactive call in a fourth waits for one slot.
 
     Two slots open together in a pure backfill; from the first interactive call on they do not.
     """
@@ -165,8 +165,8 @@ async def test_an_interactive_call_goes_before_another_process_s_backfill() -> N
     assert max(waits[1:]) <= 0.5 + 0.1 + 0.05  # a slot's interval, a lease, and 50 ms
 
 
-async def test_background_gets_its_tenth_in_an_interactive_flood() -> None:
-    """One process floods with interactive calls; another's backfill gets a tenth."""
+async def test_background_gets_a_tenth_in_an_interactive_flood() -> None:
+    """One process floods with interactive calls; the backfill of another gets a tenth."""
     world = world_of(TWO)
     world.start().work(20, Priority.INTERACTIVE)
     backfill = world.start()
@@ -176,41 +176,41 @@ async def test_background_gets_its_tenth_in_an_interactive_flood() -> None:
     assert 15 <= len(backfill.sent) <= 26
 
 
-async def test_a_refusal_is_heeded_by_all() -> None:
-    """One process is told to wait 10 s; no process sends in that time, but for what was under way."""
+async def test_rate_limit_pauses_all_processes() -> None:
+    """One process is to wait 10 s; no process sends in that time, except calls in flight."""
     world = world_of(HUNDRED)
     first, second = world.start(), world.start()
     second.work(4)
     await asyncio.sleep(3)
     first.scheduler.on_rate_limited(10.0)
     first.scheduler.dispatch()
-    told = asyncio.get_running_loop().time()
+    paused_at = asyncio.get_running_loop().time()
     await asyncio.sleep(20)
     await world.stop()
-    assert not [at for at in second.sent if told + 0.2 < at < told + 10.0]
-    assert [at for at in second.sent if at > told + 10.0]
+    assert not [at for at in second.sent if paused_at + 0.2 < at < paused_at + 10.0]
+    assert [at for at in second.sent if at > paused_at + 10.0]
 
 
-async def test_unavailability_pauses_all_processes_and_teaches_none() -> None:
-    """A vendor that is unavailable for 10 s, as one process hears, is left alone by all."""
+async def test_unavailability_pauses_all_processes_without_feedback() -> None:
+    """One process learns that the vendor is unavailable for 10 s: all pause, no rate changes."""
     world = world_of(HUNDRED)
     first, second = world.start(), world.start()
     second.work(4)
     await asyncio.sleep(3)
     permit = await first.scheduler.acquire(PermitRequest(Priority.INTERACTIVE))
-    told = asyncio.get_running_loop().time()
+    paused_at = asyncio.get_running_loop().time()
     first.scheduler.on_response(permit, RateLimitInfo(unavailable=True, retry_after=10.0))
     first.scheduler.on_done()
     await asyncio.sleep(20)
     await world.stop()
-    assert not [at for at in second.sent if told + 0.2 < at < told + 10.0]
-    assert [at for at in second.sent if at > told + 10.0]
+    assert not [at for at in second.sent if paused_at + 0.2 < at < paused_at + 10.0]
+    assert [at for at in second.sent if at > paused_at + 10.0]
     assert first.scheduler.rejected == second.scheduler.rejected == 0
-    assert second.scheduler.limiter.snapshot(told).rate_factor == 1.0
+    assert second.scheduler.limiter.snapshot(paused_at).rate_factor == 1.0
 
 
-async def test_slots_that_are_not_used_are_given_back() -> None:
-    """A waiter that is cancelled costs no slot: another process has it at once."""
+async def test_unused_slots_are_released() -> None:
+    """A cancelled waiter costs no slot: another process gets it at once."""
     world = world_of(Quota(2, 60.0))
     first, second = world.start(), world.start()
     permit = await first.scheduler.acquire(PermitRequest())
@@ -224,7 +224,7 @@ async def test_slots_that_are_not_used_are_given_back() -> None:
 
 
 def held(world: SharedQuotaSimulation) -> deque[Lease]:
-    """The leases of a process that holds some; empty where none does."""
+    """Return the leases of a process that holds some; empty if none does."""
     for process in world.processes:
         limiter = process.scheduler.limiter
         assert isinstance(limiter, SharedLimiter)
@@ -233,8 +233,8 @@ def held(world: SharedQuotaSimulation) -> deque[Lease]:
     return deque()
 
 
-async def test_a_process_that_stood_still_costs_little() -> None:
-    """Its loop stalls while it holds slots, which lapse: it asks again at once, a tenth is lost."""
+async def test_process_with_blocked_loop_costs_little() -> None:
+    """The loop stalls until its slots lapse: new ones are requested, a tenth is lost."""
     world = world_of(TWO)
     loop = asyncio.get_running_loop()
     for _ in range(4):
@@ -254,10 +254,10 @@ async def test_a_process_that_stood_still_costs_little() -> None:
     assert world.refusals == []
 
 
-async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
-    """A thousand scopes, one call each: a few claims a scope in a minute, not one a second."""
+async def test_idle_scopes_send_few_requests() -> None:
+    """A thousand scopes, one call each: a few requests per scope in a minute, not one a second."""
     loop, store = asyncio.get_running_loop(), MemoryStore()
-    terms = StoreConfig(
+    config = StoreConfig(
         process="one",
         display_name="memory",
         when_down="pause",
@@ -265,12 +265,12 @@ async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
         timeout=0.5,
         assume_spent=False,
     )
-    line = StoreSession(store, terms)
+    session = StoreSession(store, config)
 
     async def call(name: str) -> None:
         local = Limiter((TWO,), now=loop.time())
         scheduler = Scheduler(local, loop)
-        scheduler.limiter = line.limiter(name, local, scheduler)
+        scheduler.limiter = session.limiter(name, local, scheduler)
         scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
         scheduler.on_done()
 
@@ -278,10 +278,10 @@ async def test_idle_scopes_do_not_keep_the_store_busy() -> None:
     await asyncio.sleep(60)
     # Each: three for its call, heartbeats for 6 or 7 s (rounding decides), one goodbye.
     assert store.commands <= 11_000
-    await line.aclose()
+    await session.aclose()
 
 
-async def test_busy_processes_ask_for_many_slots_at_once() -> None:
+async def test_busy_processes_request_many_slots_at_once() -> None:
     """Two thousand calls in two seconds take at most a fifth as many round trips."""
     world = world_of(Quota(1000, 1.0))
     for _ in range(4):
@@ -294,8 +294,8 @@ async def test_busy_processes_ask_for_many_slots_at_once() -> None:
     assert world.store.commands < calls / 5
 
 
-async def test_four_processes_on_a_quota_of_two_take_few_round_trips() -> None:
-    """At 2 per second and four waiting processes: a handful of round trips a call, not a flood."""
+async def test_small_quota_takes_few_round_trips() -> None:
+    """At 2 per second and four waiting processes: at most twelve round trips per call."""
     world = world_of(TWO)
     for _ in range(4):
         world.start().work(4)
@@ -304,8 +304,8 @@ async def test_four_processes_on_a_quota_of_two_take_few_round_trips() -> None:
     assert world.store.commands < 12 * len(world.arrivals)
 
 
-async def test_the_vendor_s_remaining_is_not_taken_for_a_stranger() -> None:
-    """What other processes of ours used is no foreign use of the quota."""
+async def test_vendor_remaining_is_not_taken_for_external_usage() -> None:
+    """Calls of other processes on the store are no external usage of the quota."""
     world = world_of(HUNDRED)
     process = world.start()
     permit = await process.scheduler.acquire(PermitRequest())
@@ -315,8 +315,8 @@ async def test_the_vendor_s_remaining_is_not_taken_for_a_stranger() -> None:
     await world.stop()
 
 
-async def test_why_a_call_waits_for_others_is_said() -> None:
-    """Another process has the slots: the state says that none is ours, and when one opens."""
+async def test_snapshot_shows_slots_of_other_processes() -> None:
+    """Another process has the slots: the state shows that none is held, and when one opens."""
     world = world_of(Quota(2, 10.0))
     first, second = world.start(), world.start()
     await first.call()
@@ -332,8 +332,8 @@ async def test_why_a_call_waits_for_others_is_said() -> None:
     await world.stop()
 
 
-async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture) -> None:
-    """Two programs, one key, different quotas: the stricter holds for both, and both say so."""
+async def test_stricter_of_two_quotas_applies(caplog: pytest.LogCaptureFixture) -> None:
+    """Two programs with different quotas: the stricter one applies to both, both log it."""
     world = world_of(TWO)
     world.start().work(4)
     world.quotas = (Quota(1, 1.0),)
@@ -341,15 +341,16 @@ async def test_the_stricter_of_two_quotas_wins(caplog: pytest.LogCaptureFixture)
     await asyncio.sleep(30)
     await world.stop()
     assert most_in(1.0, [at for at in world.arrivals if at > 2]) == 1
-    assert (
-        len([r for r in caplog.records if "1 per 1 s" in r.message and "both apply" in r.message])
-        == 2
-    )
+    logged = [record.getMessage() for record in caplog.records]
+    assert sorted(line.partition(". ")[0] for line in logged) == [
+        "another process configured 1 per 1 s for this key, this one 2 per 1 s: both apply",
+        "another process configured 2 per 1 s for this key, this one 1 per 1 s: both apply",
+    ]
 
 
 @pytest.mark.parametrize("priority", Priority)
-async def test_a_caller_who_gave_up_asks_the_store_for_nothing(priority: Priority) -> None:
-    """The only call in line is cancelled: the store hears signs of life, a few a second."""
+async def test_cancelled_call_requests_no_slots(priority: Priority) -> None:
+    """The only waiting call is cancelled: the store gets heartbeats only, a few a second."""
     world = world_of(TWO)
     process = world.start()
     calls = [asyncio.create_task(process.call(priority)) for _ in range(6)]

@@ -25,7 +25,7 @@ from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.shares import NONE, UNIT, Block
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
 
-from .test_quota_log import SECOND, START, claim
+from .test_quota_log import SECOND, START, lease_request
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 1.0)
@@ -42,18 +42,18 @@ def disjoint(blocks: list[Block]) -> bool:
 
 
 class Fleet:
-    """Processes that beat, lose answers, fall idle, leave and die."""
+    """Processes that send heartbeats, lose responses, become idle, leave and die."""
 
     def __init__(self) -> None:
         self.log, self.now = QuotaLog(), START
         self.held: dict[str, Block] = {}
-        self.beat_at: dict[str, int] = {}
+        self.heartbeat_at: dict[str, int] = {}
 
-    def beat(self, me: str, *, idle: bool = False, lost: bool = False) -> None:
-        """One beat of *me*; if it is *lost*, the ledger counts it, and *me* hears nothing."""
+    def heartbeat(self, me: str, *, idle: bool = False, lost: bool = False) -> None:
+        """Send a heartbeat of *me*; if it is *lost* the log counts it, and *me* gets no response."""
         held = self.held.get(me, NONE)
         every = 10 * SECOND if idle else SECOND
-        asked = claim(
+        request = lease_request(
             process=me,
             heartbeat=True,
             idle=idle,
@@ -61,36 +61,36 @@ class Fleet:
             heartbeat_due=every,
             ttl=3 * every,
         )
-        grant = self.log.apply(asked, self.now)
+        response = self.log.apply(request, self.now)
         if lost:
             self.held.setdefault(me, NONE)
         else:
-            self.held[me] = (grant.start, grant.size)
-            self.beat_at[me] = self.now
+            self.held[me] = (response.start, response.size)
+            self.heartbeat_at[me] = self.now
 
     def leave(self, me: str) -> None:
-        """*me* leaves in good order."""
+        """End the membership of *me*."""
         self.held.pop(me, None)
-        self.log.apply(claim(process=me, goodbye=True), self.now)
+        self.log.apply(lease_request(process=me, goodbye=True), self.now)
 
     def wait(self, micros: int) -> None:
-        """Time passes; those whose share has run out without a beat know that."""
+        """Let time pass; processes whose membership is over drop their block."""
         self.now += micros
         for me in list(self.held):
-            if self.now >= self.beat_at.get(me, self.now) + 3 * SECOND:
+            if self.now >= self.heartbeat_at.get(me, self.now) + 3 * SECOND:
                 self.held[me] = NONE
 
     def settle(self, names: str) -> None:
-        """Let *names* beat for a while."""
+        """Let *names* send heartbeats for a while."""
         for _ in range(12):
             for me in names:
-                self.beat(me)
+                self.heartbeat(me)
             self.wait(SECOND // 2)
 
 
 STEPS = st.tuples(
     st.sampled_from(NAMES),
-    st.sampled_from(["beat", "beat", "beat", "lost", "idle", "leave", "die"]),
+    st.sampled_from(["heartbeat", "heartbeat", "heartbeat", "lost", "idle", "leave", "die"]),
     st.sampled_from([0, 1000, 100_000, 500_000, SECOND, 4 * SECOND]),
 )
 
@@ -98,7 +98,7 @@ STEPS = st.tuples(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_blocks_never_overlap(steps: list[tuple[str, str, int]]) -> None:
-    """Joins, losses, idle times, ends and deaths in any order: no two believe the same block."""
+    """Any order of joins, lost responses, idle times, ends and deaths: the blocks are disjoint."""
     fleet = Fleet()
     for me, what, after in steps:
         if what == "leave":
@@ -106,17 +106,17 @@ def test_blocks_never_overlap(steps: list[tuple[str, str, int]]) -> None:
         elif what == "die":
             fleet.held.pop(me, None)
         else:
-            fleet.beat(me, idle=what == "idle", lost=what == "lost")
+            fleet.heartbeat(me, idle=what == "idle", lost=what == "lost")
         fleet.wait(after)
         assert disjoint(list(fleet.held.values())), fleet.held
 
 
 @pytest.mark.parametrize("count", range(1, 8))
 def test_shares_become_fair(count: int) -> None:
-    """After some beats the whole quota is given out, and nobody has more than twice another's."""
+    """After some heartbeats the whole quota is assigned, and no block is over twice another."""
     fleet = Fleet()
     for me in NAMES[:count]:
-        fleet.beat(me)
+        fleet.heartbeat(me)
         fleet.wait(SECOND)
     fleet.settle(NAMES[:count])
     sizes = [size for _, size in fleet.held.values()]
@@ -130,31 +130,31 @@ def test_shares_become_fair(count: int) -> None:
 
 @pytest.mark.parametrize("count", range(1, 5))
 def test_processes_that_start_together_have_shares_at_once(count: int) -> None:
-    """The first answer gives a share to each of up to four processes."""
+    """The first response assigns a block to each of up to four processes."""
     fleet = Fleet()
     for me in NAMES[:count]:
-        fleet.beat(me)
+        fleet.heartbeat(me)
     assert all(size for _, size in fleet.held.values())
 
 
 def test_newcomer_beside_idle_process_has_share_at_once() -> None:
-    """An idle process keeps a share and leaves room for others."""
+    """An idle process keeps a block and leaves room for others."""
     fleet = Fleet()
     fleet.settle("a")
-    fleet.beat("a", idle=True)
-    fleet.beat("a", idle=True)
+    fleet.heartbeat("a", idle=True)
+    fleet.heartbeat("a", idle=True)
     assert 0 < fleet.held["a"][1] <= UNIT // 2
-    fleet.beat("b")
+    fleet.heartbeat("b")
     assert fleet.held["b"][1] > 0
 
 
-def test_blocks_taken_after_lost_data_are_given_back() -> None:
-    """The ledger forgot a process: a block that was given twice is divided again."""
+def test_blocks_assigned_twice_are_divided_again() -> None:
+    """The log lost a process: a block that was assigned twice is divided again."""
     fleet = Fleet()
     fleet.settle("ab")
     fleet.log, first = QuotaLog(), fleet.held.pop("a")
     fleet.settle("b")
-    fleet.held["a"], fleet.beat_at["a"] = first, fleet.now
+    fleet.held["a"], fleet.heartbeat_at["a"] = first, fleet.now
     assert not disjoint(list(fleet.held.values()))
     fleet.settle("ab")
     assert disjoint(list(fleet.held.values()))
@@ -164,7 +164,7 @@ def test_blocks_taken_after_lost_data_are_given_back() -> None:
 # --- What a block allows -----------------------------------------------------------------
 
 
-def census(block: Block) -> Membership:
+def membership(block: Block) -> Membership:
     return Membership(
         peers=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"), idle=False
     )
@@ -185,13 +185,13 @@ def leaves(tree: Any, start: int = 0, size: int = UNIT) -> list[Block]:
 
 @settings(max_examples=25, deadline=None)
 @given(BLOCKS, st.integers(1, 7), st.sampled_from([0.5, 1.0, 3.0]))
-def test_all_blocks_together_stay_inside_the_quota(tree: object, limit: int, period: float) -> None:
-    """However the whole is divided, and whoever has less than a call: never too many."""
+def test_fallback_of_all_blocks_keeps_the_quota(tree: object, limit: int, period: float) -> None:
+    """However the quota is divided, and however small a block: never too many calls."""
     quota, clock = Quota(limit, period), StoreClock()
     clock.update(0.0, 0.0, EPOCH)
     sends: list[float] = []
     for block in leaves(tree):
-        share = fallback_policy([quota], census(block), clock, 0.0, 0.3)
+        share = fallback_policy([quota], membership(block), clock, 0.0, 0.3)
         assert isinstance(share, (StaticShare, TimeSlots))
         now = 0.0
         for _ in itertools.count():
@@ -209,15 +209,17 @@ def _permit(now: float) -> Permit:
     return Permit(1, now, [], 0.0)
 
 
-def test_quotas_of_other_programs_hold_in_an_outage() -> None:
-    """Several quotas: each is divided, and the scarcest decides about turns."""
+def test_quotas_of_other_programs_apply_in_an_outage() -> None:
+    """Several quotas: each is divided, and the smallest decides between share and turns."""
     clock = StoreClock()
     clock.update(0.0, 0.0, EPOCH)
     quotas = [Quota(100, 60.0), Quota(2, 1.0)]
-    half = fallback_policy(quotas, census((0, UNIT // 2)), clock, 0.0, 0.3)
+    half = fallback_policy(quotas, membership((0, UNIT // 2)), clock, 0.0, 0.3)
     assert half.description == "1 of 9 processes, 50 per 60 s and 1 per 1 s"
-    assert isinstance(fallback_policy(quotas, census((0, UNIT // 4)), clock, 0.0, 0.3), TimeSlots)
-    assert isinstance(fallback_policy(quotas, census(NONE), clock, 0.0, 0.3), NoShare)
+    assert isinstance(
+        fallback_policy(quotas, membership((0, UNIT // 4)), clock, 0.0, 0.3), TimeSlots
+    )
+    assert isinstance(fallback_policy(quotas, membership(NONE), clock, 0.0, 0.3), NoShare)
 
 
 # --- Processes, a vendor and a store in virtual time -----------------------------------------
@@ -227,7 +229,7 @@ def test_quotas_of_other_programs_hold_in_an_outage() -> None:
 @pytest.mark.parametrize("age", [0.05, 1.0])
 @pytest.mark.parametrize("processes", [1, 4])
 async def test_young_processes_send_in_an_outage(age: float, processes: int) -> None:
-    """Processes that have just started go on when the store goes down, inside the quota."""
+    """Processes that have just started send when the store fails, within the quota."""
     world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     for _ in range(processes):
         world.start().work(4)
@@ -245,7 +247,7 @@ async def test_young_processes_send_in_an_outage(age: float, processes: int) -> 
 @pytest.mark.parametrize("others", [0, 2])
 @pytest.mark.parametrize("idle", [64.5, 70.0])
 async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None:
-    """A process that has sent nothing for long goes on in an outage, beside idle and busy ones."""
+    """A process that was idle for long sends in an outage, beside idle and busy ones."""
     world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     process = world.start()
     busy = [world.start() for _ in range(others)]
@@ -265,8 +267,10 @@ async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("when", [0.0, 0.4, 1.3])
 @pytest.mark.parametrize("change", ["join", "leave", "die", "wake"])
-async def test_membership_changes_before_an_outage_exceed_nothing(change: str, when: float) -> None:
-    """The store goes down while processes come, go, die or wake: never over the quota."""
+async def test_membership_changes_before_an_outage_exceed_no_quota(
+    change: str, when: float
+) -> None:
+    """The store fails while processes join, leave, die or wake: the quota is kept."""
     world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     first, second, sleeper = world.start(), world.start(), world.start()
     for process in (sleeper, first, second):
@@ -298,7 +302,7 @@ async def test_membership_changes_before_an_outage_exceed_nothing(change: str, w
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("outage", [1.5, 9.0, 14.0])
 async def test_newcomer_after_an_outage_of_idle_processes_waits(outage: float) -> None:
-    """Idle processes woke in an outage: a newcomer that is first at the store waits for them."""
+    """Idle processes woke in an outage: a new process that is first at the store waits for them."""
     world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
     idle = [world.start(), world.start()]
     for process in idle:

@@ -18,104 +18,104 @@ from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.sqlite import SqliteBackend, explain
 
-from .test_quota_log import SECOND, claim
+from .test_quota_log import SECOND, lease_request
 
 
-async def test_two_lines_share_one_window(tmp_path: Path) -> None:
-    """Two processes, one file, two slots: the third claim gets none."""
+async def test_two_sessions_share_one_window(tmp_path: Path) -> None:
+    """Two processes, one file, two slots: the third request gets none."""
     ours, theirs = (SqliteBackend(tmp_path / "limits.db") for _ in range(2))
-    assert len((await ours.apply("s", claim(process="a", count=1))).opens_in) == 1
-    assert len((await theirs.apply("s", claim(process="b", count=1))).opens_in) == 1
-    assert (await ours.apply("s", claim(process="a", count=1, first=2))).opens_in == ()
-    assert len((await ours.apply("other", claim(process="a", count=1))).opens_in) == 1
+    assert len((await ours.apply("s", lease_request(process="a", count=1))).opens_in) == 1
+    assert len((await theirs.apply("s", lease_request(process="b", count=1))).opens_in) == 1
+    assert (await ours.apply("s", lease_request(process="a", count=1, first=2))).opens_in == ()
+    assert len((await ours.apply("other", lease_request(process="a", count=1))).opens_in) == 1
     await ours.aclose()
     await theirs.aclose()
 
 
-async def test_the_window_outlives_the_process(tmp_path: Path) -> None:
-    """A process that starts anew finds what the last one used."""
+async def test_window_outlives_the_process(tmp_path: Path) -> None:
+    """A process that starts later finds the calls of the previous one."""
     path = tmp_path / "limits.db"
     first = SqliteBackend(path)
-    await first.apply("s", claim(process="a", count=2))
+    await first.apply("s", lease_request(process="a", count=2))
     await first.aclose()
     second = SqliteBackend(path)
-    assert (await second.apply("s", claim(process="b", count=1))).opens_in == ()
+    assert (await second.apply("s", lease_request(process="b", count=1))).opens_in == ()
     await second.aclose()
 
 
-async def test_it_is_its_owner_s_alone(tmp_path: Path) -> None:
-    """The file is made with mode 0600, whatever the umask."""
+async def test_limit_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    """The file is created with mode 0600, whatever the umask."""
     before = os.umask(0)
     try:
         backend = SqliteBackend(tmp_path / "limits.db")
-        await backend.apply("s", claim())
+        await backend.apply("s", lease_request())
         await backend.aclose()
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "limits.db").stat().st_mode) == 0o600
 
 
-async def test_a_file_that_is_removed_counts_as_spent(tmp_path: Path) -> None:
-    """Removed under a process at work: a new one is made, and its window counts as spent."""
+async def test_removed_limit_file_counts_as_spent(tmp_path: Path) -> None:
+    """Removed at work: a new file is created, and its window counts as spent."""
     path = tmp_path / "limits.db"
     backend = SqliteBackend(path)
-    epoch = (await backend.apply("s", claim(count=1))).epoch
+    epoch = (await backend.apply("s", lease_request(count=1))).epoch
     for name in tmp_path.iterdir():
         name.unlink()
-    lost = await backend.apply("s", claim(epoch=epoch, new_epoch="e2", count=1))
+    lost = await backend.apply("s", lease_request(epoch=epoch, new_epoch="e2", count=1))
     assert (lost.opens_in, lost.epoch) == ((), "e2")
     assert path.exists()
     await backend.aclose()
 
 
-async def test_a_log_from_before_the_host_s_start(tmp_path: Path) -> None:
-    """A log of the clock's future is of another boot: the window counts as spent."""
+async def test_log_from_before_a_reboot_counts_as_spent(tmp_path: Path) -> None:
+    """A log with a later time was written before a reboot: the window counts as spent."""
     path = tmp_path / "limits.db"
     backend = SqliteBackend(path)
-    await backend.apply("s", claim(count=1))
+    await backend.apply("s", lease_request(count=1))
     with sqlite3.connect(path) as connection:
         (state,) = connection.execute("SELECT state FROM quota_log").fetchone()
         later = msgspec.msgpack.decode(state, type=QuotaLog)
         later.updated_at += 10**15
         connection.execute("UPDATE quota_log SET state = ?", (msgspec.msgpack.encode(later),))
     connection.close()
-    assert (await backend.apply("s", claim(process="b", count=1))).opens_in == ()
+    assert (await backend.apply("s", lease_request(process="b", count=1))).opens_in == ()
     await backend.aclose()
 
 
-async def test_what_another_version_wrote_counts_as_spent(tmp_path: Path) -> None:
-    """A state that cannot be read is no error and no free window."""
+async def test_log_of_another_version_counts_as_spent(tmp_path: Path) -> None:
+    """A state that cannot be decoded is neither an error nor a free window."""
     path = tmp_path / "limits.db"
     backend = SqliteBackend(path)
-    await backend.apply("s", claim())
+    await backend.apply("s", lease_request())
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE quota_log SET state = ?", (b"\xc1",))
     connection.close()
-    assert (await backend.apply("s", claim(count=1))).opens_in == ()
+    assert (await backend.apply("s", lease_request(count=1))).opens_in == ()
     await backend.aclose()
 
 
-async def test_a_locked_file_is_a_silent_store(tmp_path: Path) -> None:
-    """Somebody holds the file: silence, in bounded time, and no claim taken in."""
+async def test_locked_limit_file_is_an_outage(tmp_path: Path) -> None:
+    """Another program locks the file: unavailable in bounded time, and no request applied."""
     path = tmp_path / "limits.db"
     backend = SqliteBackend(path)
-    await backend.apply("s", claim())
+    await backend.apply("s", lease_request())
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     loop = asyncio.get_running_loop()
     before = loop.time()
     with pytest.raises(StoreUnavailableError, match="locked"):
-        await backend.apply("s", claim(count=1))
+        await backend.apply("s", lease_request(count=1))
     assert loop.time() - before < 2
     holder.rollback()
     holder.close()
-    assert len((await backend.apply("s", claim(count=2, first=2))).opens_in) == 2
+    assert len((await backend.apply("s", lease_request(count=2, first=2))).opens_in) == 2
     await backend.aclose()
 
 
 @pytest.mark.parametrize("kind", ["a text", "a directory", "nowhere"])
-async def test_an_unusable_path_is_said_at_the_first_call(tmp_path: Path, kind: str) -> None:
-    """No SQLite file, no file, no directory: a ConfigurationError that names the path."""
+async def test_unusable_limit_path_fails_the_first_call(tmp_path: Path, kind: str) -> None:
+    """Not an SQLite file, no file, no directory: a ConfigurationError that names the path."""
     path = tmp_path / "limits.db"
     if kind == "a text":
         path.write_text("dear diary, " * 100)
@@ -129,27 +129,27 @@ async def test_an_unusable_path_is_said_at_the_first_call(tmp_path: Path, kind: 
             await client.tags.list(limit=1).first()
 
 
-async def test_old_logs_are_swept(tmp_path: Path) -> None:
-    """A scope that nobody used for long leaves the file when it is next opened."""
+async def test_old_logs_are_deleted(tmp_path: Path) -> None:
+    """A scope that was unused for long is deleted when the file is next opened."""
     path = tmp_path / "limits.db"
     backend = SqliteBackend(path)
-    await backend.apply("old", claim())
+    await backend.apply("old", lease_request())
     await backend.aclose()
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE quota_log SET updated_at = updated_at - ?", (3600 * SECOND,))
     connection.close()
     again = SqliteBackend(path)
-    await again.apply("new", claim())
+    await again.apply("new", lease_request())
     await again.aclose()
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT scope FROM quota_log").fetchall() == [("new",)]
     connection.close()
 
 
-def test_a_log_survives_its_encoding() -> None:
-    """What is written is read back whole."""
+def test_quota_log_survives_encoding() -> None:
+    """An encoded log is decoded without a difference."""
     log = QuotaLog()
-    log.apply(claim(count=2, heartbeat=True), 10**12)
+    log.apply(lease_request(count=2, heartbeat=True), 10**12)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(log), type=QuotaLog) == log
 
 
@@ -181,7 +181,7 @@ async def test_unusable_limit_file_is_explained(tmp_path: Path, kind: str) -> No
     _break(path, kind)
     backend = SqliteBackend(path)
     with pytest.raises(ConfigurationError, match=r"limits\.db") as caught:
-        await backend.apply("s", claim())
+        await backend.apply("s", lease_request())
     assert "local disk" in str(caught.value.advice)
     await backend.aclose()
 
@@ -235,7 +235,7 @@ async def test_limit_file_replaced_at_work_is_an_outage(
     ],
 )
 def test_sqlite_error_code_is_explained(name: str, lasting: bool, says: str) -> None:
-    """What SQLite reports is named by its code, with the next step."""
+    """The error names SQLite's code and the next step."""
     failure = sqlite3.OperationalError("some text")
     if name:
         failure.sqlite_errorname = name
@@ -245,8 +245,8 @@ def test_sqlite_error_code_is_explained(name: str, lasting: bool, says: str) -> 
     assert "some text" in str(error)
 
 
-async def test_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
-    """A database with tables of another program is not made a limit file."""
+async def test_database_of_another_program_is_not_changed(tmp_path: Path) -> None:
+    """A database with tables of another program does not become a limit file."""
     path = tmp_path / "app.db"
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE users (name TEXT)")
@@ -254,15 +254,17 @@ async def test_database_of_another_program_is_left_alone(tmp_path: Path) -> None
     before = path.read_bytes()
     backend = SqliteBackend(path)
     with pytest.raises(ConfigurationError, match="another program"):
-        await backend.apply("s", claim())
+        await backend.apply("s", lease_request())
     await backend.aclose()
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
 @pytest.mark.parametrize("kind", ["symlink", "file"])
-async def test_file_beside_limit_file_is_left_alone(tmp_path: Path, suffix: str, kind: str) -> None:
-    """A file of somebody else where SQLite keeps its own is named, and not touched."""
+async def test_file_beside_limit_file_is_not_changed(
+    tmp_path: Path, suffix: str, kind: str
+) -> None:
+    """A file of another program at the path of an SQLite side file is named, and not changed."""
     precious, beside = tmp_path / "precious", tmp_path / f"limits.db{suffix}"
     precious.write_text("precious")
     if kind == "symlink":
@@ -271,6 +273,6 @@ async def test_file_beside_limit_file_is_left_alone(tmp_path: Path, suffix: str,
         beside.write_text("precious")
     backend = SqliteBackend(tmp_path / "limits.db")
     with pytest.raises(ConfigurationError, match=f"limits.db{suffix}"):
-        await backend.apply("s", claim())
+        await backend.apply("s", lease_request())
     await backend.aclose()
     assert (precious.read_text(), beside.read_text()) == ("precious", "precious")

@@ -1,4 +1,4 @@
-"""What we know of redis-py and work around, so that an upgrade that changes it shows."""
+"""Behaviour of redis-py that this library works around; an upgrade that changes it fails."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import redis.asyncio as redis
 from asyncclients.stores.redis_client import connector
 
 
-async def test_redis_py_repeats_commands_by_default() -> None:
+async def test_redis_py_retries_commands_by_default() -> None:
     """Upstream: a client repeats a command up to ten times, and a script then counts that often.
 
     Ours: none, whatever the default of `from_url` is.

@@ -1,6 +1,6 @@
 """One process that needs an access token: `python token_worker.py REDIS_URL`.
 
-It says `ready`, waits for a line, and makes one call.
+It prints `ready`, waits for a line, and makes one call.
 """
 
 from __future__ import annotations

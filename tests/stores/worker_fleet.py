@@ -30,18 +30,18 @@ TwoFloats = tuple[float, float]
 
 
 class Trial(NamedTuple):
-    """What one measurement has shown.
+    """The result of one measurement.
 
     Attributes:
         used: mean fill of the rolling window, as a share of the quota.
-        refused: calls that the sandbox refused, from the first to the last.
+        rejected: calls that the sandbox rate-limited.
         most: the most arrivals in any period.
         gap: the longest time without any arrival, in seconds.
         lag: the longest time for which a loop stood still, in seconds.
     """
 
     used: float
-    refused: int
+    rejected: int
     most: int
     gap: float
     lag: float
@@ -50,8 +50,8 @@ class Trial(NamedTuple):
 async def judged(measure: Callable[[], Awaitable[Trial]], good: Callable[[Trial], bool]) -> None:
     """Assert that a trial is *good*.
 
-    A trial that is not, and in which the witness itself or a worker stood still,
-    proves nothing, and is repeated: what a machine's load does is no fault of the code.
+    A trial that is not good while this process or a worker was blocked by the machine's load
+    is repeated.
     """
     trials: list[Trial] = []
     for _ in range(4):
@@ -115,14 +115,14 @@ class Fleet:
         await process.communicate()
 
     def trial(self, since: float, until: float) -> Trial:
-        """What came of it: *used* and *gap* from *since* to *until*, the rest from the beginning."""
+        """Return the result: *used* and *gap* from *since* to *until*, the rest from the start."""
         limit, period = self._quota
         arrivals = [arrival.at for arrival in self._sandbox.requests("intouch")]
         inside = [max(0.0, min(at + period, until) - max(at, since)) for at in arrivals]
         marks = [since, *(at for at in arrivals if since < at < until), until]
         return Trial(
             used=sum(inside) / (limit * (until - since)),
-            refused=self._sandbox.refused("intouch"),
+            rejected=self._sandbox.refused("intouch"),
             most=most_in(period, arrivals),
             gap=max(b - a for a, b in pairwise(marks)),
             lag=self.lag.longest,
