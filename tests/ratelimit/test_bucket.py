@@ -1,4 +1,4 @@
-"""The bucket, and what it relies upon in aiolimiter."""
+"""The token bucket, and the private names of aiolimiter that it uses."""
 
 # pyright: reportPrivateUsage=false
 # The names that this file pins are private upstream; that is its purpose.
@@ -15,7 +15,7 @@ from asyncclients.ratelimit.quota import Quota
 
 
 class _Clock:
-    """All that aiolimiter asks of its loop, outside of waiting."""
+    """The event loop that aiolimiter sees when it does not wait."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -24,8 +24,8 @@ class _Clock:
         return self.now
 
 
-class _Told(AsyncLimiter):
-    """aiolimiter as it is, with another clock."""
+class _UpstreamBucket(AsyncLimiter):
+    """An unchanged aiolimiter with another clock."""
 
     clock = _Clock()
 
@@ -34,9 +34,9 @@ class _Told(AsyncLimiter):
         return self.clock
 
 
-def test_aiolimiter_reads_its_clock_where_it_is_told_the_time() -> None:
-    """Upstream leaks by `_loop.time()` from `_level`, `_last_check` and `_rate_per_sec`."""
-    bucket = _Told(2, 4)
+def test_aiolimiter_leaks_by_its_loop_time() -> None:
+    """The base class leaks by `_loop.time()`, from `_level`, `_last_check` and `_rate_per_sec`."""
+    bucket = _UpstreamBucket(2, 4)
     bucket.clock.now = 10.0
     assert bucket.has_capacity(2)
     assert bucket._last_check == 10.0
@@ -52,13 +52,13 @@ def test_aiolimiter_reads_its_clock_where_it_is_told_the_time() -> None:
     assert not bucket.has_capacity(1)
 
 
-def test_aiolimiter_leaks_where_it_is_asked_to() -> None:
-    """Upstream: `_leak` takes off what ran out since `_last_check`, to 0 at the least.
+def test_aiolimiter_leak_is_bounded_at_zero() -> None:
+    """`_leak` reduces the level by the time since `_last_check`, not below 0.
 
-    `_loop` is a property of the class, which a slot of ours by that name hides.
+    `_loop` is a property of the class, which a slot of the subclass hides.
     """
     assert isinstance(vars(AsyncLimiter)["_loop"], property)
-    bucket = _Told(4, 4)
+    bucket = _UpstreamBucket(4, 4)
     bucket._last_check, bucket._level, bucket.clock.now = 10.0, 3.0, 12.0
     bucket._leak()
     assert (bucket._level, bucket._last_check) == (1.0, 12.0)
@@ -67,13 +67,13 @@ def test_aiolimiter_leaks_where_it_is_asked_to() -> None:
     assert (bucket._level, bucket._last_check) == (0.0, 20.0)
 
 
-def test_the_burst_goes_at_once_and_the_rest_at_the_pace() -> None:
-    """100 per 60 s: five calls at once, then one every 60/100 s, a fraction of a percent slower."""
-    pacer = TokenBucket(Quota(100, 60.0), 0.0)
+def test_token_bucket_allows_a_burst_then_the_rate() -> None:
+    """100 per 60 s: five calls at once, then one every 0.6 s and a fraction of a percent."""
+    bucket = TokenBucket(Quota(100, 60.0), 0.0)
     now, sent = 0.0, list[float]()
     for _ in range(12):
-        now = pacer.ready_at(now)
-        pacer.take(now)
+        now = bucket.ready_at(now)
+        bucket.take(now)
         sent.append(now)
     assert sent[:5] == [0.0] * 5
     gaps = [after - before for before, after in pairwise(sent[4:])]
@@ -81,20 +81,20 @@ def test_the_burst_goes_at_once_and_the_rest_at_the_pace() -> None:
     assert RATE_SAFETY >= 0.995
 
 
-def test_a_bucket_asked_when_it_said_says_yes() -> None:
-    """No rounding: at the instant that it named, a token is there, at any scale of time."""
+def test_token_bucket_is_ready_at_the_returned_instant() -> None:
+    """At the instant that `ready_at` returned a token is available, at any scale of time."""
     for start in (0.0, 1e-3, 12345.678, 1e9):
-        pacer = TokenBucket(Quota(7, 3.0), start)
+        bucket = TokenBucket(Quota(7, 3.0), start)
         now = start
         for _ in range(200):
-            at = pacer.ready_at(now)
-            assert pacer.ready_at(at) == at
-            pacer.take(at)
+            at = bucket.ready_at(now)
+            assert bucket.ready_at(at) == at
+            bucket.take(at)
             now = at
 
 
-def test_the_nth_token_is_there_when_n_calls_would_have_gone() -> None:
-    """`ready_at(now, n)` is the instant at which the nth of n calls in a row would go."""
+def test_token_bucket_ready_at_counts_calls() -> None:
+    """`ready_at(now, n)` is the instant at which the nth of n consecutive calls is sent."""
     asked, used = TokenBucket(Quota(100, 60.0), 0.0), TokenBucket(Quota(100, 60.0), 0.0)
     now = 0.0
     for calls in range(1, 30):
@@ -103,39 +103,39 @@ def test_the_nth_token_is_there_when_n_calls_would_have_gone() -> None:
         assert asked.ready_at(0.0, calls) == pytest.approx(now)
 
 
-def test_a_clock_that_goes_back_fills_no_bucket() -> None:
-    """A bucket that is empty stays so when it is asked for an earlier instant."""
-    pacer = TokenBucket(Quota(2, 1.0), 0.0)
+def test_token_bucket_ignores_a_clock_that_steps_back() -> None:
+    """An empty bucket stays empty when it is asked for an earlier instant."""
+    bucket = TokenBucket(Quota(2, 1.0), 0.0)
     for _ in range(2):
-        pacer.take(5.0)
-    assert pacer.ready_at(4.0) >= 5.0
-    assert pacer.ready_at(5.0) > 5.0
+        bucket.take(5.0)
+    assert bucket.ready_at(4.0) >= 5.0
+    assert bucket.ready_at(5.0) > 5.0
 
 
-def test_after_a_pause_calls_go_one_by_one() -> None:
-    """Where the bucket is emptied until an instant, one call may go then, not a burst."""
-    pacer = TokenBucket(Quota(100, 60.0), 0.0)
-    pacer.drain_until(30.0)
-    assert pacer.ready_at(0.0) == pytest.approx(30.0)
-    pacer.take(30.0)
-    assert pacer.ready_at(30.0) == pytest.approx(30.0 + pacer.interval)
+def test_token_bucket_drain_allows_no_burst() -> None:
+    """After `drain_until` one call can be sent at that instant, and no burst."""
+    bucket = TokenBucket(Quota(100, 60.0), 0.0)
+    bucket.drain_until(30.0)
+    assert bucket.ready_at(0.0) == pytest.approx(30.0)
+    bucket.take(30.0)
+    assert bucket.ready_at(30.0) == pytest.approx(30.0 + bucket.interval)
 
 
-def test_a_token_given_back_can_be_taken_again() -> None:
-    """A call that was not sent costs no token."""
-    pacer = TokenBucket(Quota(2, 1.0), 0.0)
-    pacer.take(0.0)
-    pacer.take(0.0)
-    assert pacer.ready_at(0.0) > 0.0
-    pacer.refund()
-    assert pacer.ready_at(0.0) == 0.0
+def test_token_bucket_refund_returns_the_token() -> None:
+    """A call that was not sent uses no token."""
+    bucket = TokenBucket(Quota(2, 1.0), 0.0)
+    bucket.take(0.0)
+    bucket.take(0.0)
+    assert bucket.ready_at(0.0) > 0.0
+    bucket.refund()
+    assert bucket.ready_at(0.0) == 0.0
 
 
-def test_the_shape_is_rate_and_burst() -> None:
-    """Half the share is half the rate; no ease is no burst."""
-    pacer = TokenBucket(Quota(100, 60.0), 0.0)
-    full = pacer.interval
-    pacer.set_rate(0.5, 0.0)
-    assert pacer.interval == pytest.approx(2 * full)
-    pacer.take(0.0)
-    assert pacer.ready_at(0.0) == pytest.approx(0.95 * 2 * full)
+def test_token_bucket_set_rate_scales_rate_and_burst() -> None:
+    """A rate factor of 0.5 halves the rate; a burst factor of 0 allows no burst."""
+    bucket = TokenBucket(Quota(100, 60.0), 0.0)
+    full = bucket.interval
+    bucket.set_rate(0.5, 0.0)
+    assert bucket.interval == pytest.approx(2 * full)
+    bucket.take(0.0)
+    assert bucket.ready_at(0.0) == pytest.approx(0.95 * 2 * full)

@@ -1,4 +1,4 @@
-"""How foreign calls are told from our own, on plain values."""
+"""The estimates of external usage, on plain values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVERS: dict[str, Callable[[], ServerLimit]] = {
 
 
 class Shared:
-    """A vendor whose quota others use as well: *rate* calls a second from *since* to *until*."""
+    """A vendor whose quota others use at *rate* calls a second, from *since* to *until*."""
 
     def __init__(
         self, server: ServerLimit, rate: float, since: float = 0.0, until: float = math.inf
@@ -39,9 +39,9 @@ class Shared:
         while now < until:
             now = self.limiter.next_permit_at(now)
             permit = self.limiter.acquire(now)
-            signal = self._arrive(now + 0.1)
+            info = self._arrive(now + 0.1)
             now += 0.2
-            self.limiter.on_response(permit, now, signal)
+            self.limiter.on_response(permit, now, info)
             yield now, self.limiter.external_rate
 
     def _arrive(self, now: float) -> RateLimitInfo:
@@ -57,8 +57,8 @@ class Shared:
 
 @pytest.mark.parametrize("server", ["fixed window", "sliding log"])
 @pytest.mark.parametrize("rate", [0.2, 0.8, 1.2])
-def test_the_rate_of_others_is_seen(server: str, rate: float) -> None:
-    """After three minutes what the vendor lets in is known to a tenth, or two calls a minute."""
+def test_external_rate_is_estimated(server: str, rate: float) -> None:
+    """After three minutes the estimate is within a tenth, or two calls a minute, of the true rate."""
     shared = Shared(SERVERS[server](), rate)
     seen = [rate for now, rate in shared.live(900.0) if now > 180.0]
     truth = sum(at > 180.0 for at in shared.let_in) / 720.0
@@ -69,14 +69,14 @@ def test_the_rate_of_others_is_seen(server: str, rate: float) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_nobody_is_seen_where_nobody_is(server: str) -> None:
-    """Alone with the vendor, whatever it counts by: never a foreign call."""
+def test_external_rate_is_zero_without_others(server: str) -> None:
+    """Without other clients the rate is always 0, however the vendor counts."""
     assert {rate for _, rate in Shared(SERVERS[server](), 0.0).live(900.0)} == {0.0}
 
 
 @pytest.mark.parametrize("server", ["fixed window", "sliding log"])
-def test_others_who_left_are_forgotten(server: str) -> None:
-    """Half is gone within three minutes, all within ten."""
+def test_external_rate_decays_after_others_leave(server: str) -> None:
+    """It falls to half within three minutes, and to 0 within ten."""
     seen = list(Shared(SERVERS[server](), 0.8, until=600.0).live(1200.0))
     assert max(rate for now, rate in seen if 400.0 < now < 600.0) > 0.6
     assert max(rate for now, rate in seen if now > 780.0) < 0.4
@@ -84,33 +84,33 @@ def test_others_who_left_are_forgotten(server: str) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_each_change_is_told_once(server: str) -> None:
-    """The watch hears the rate once others stay, and 0 when they are gone."""
-    shared, told = Shared(SERVERS[server](), 0.8, until=600.0), list[float]()
-    shared.limiter.external.on_change = told.append
-    heard = [(now, len(told)) for now, _ in shared.live(1800.0)]
-    assert {times for now, times in heard if 300.0 < now < 600.0} == {1}
-    assert {times for now, times in heard if now > 1200.0} == {2}
-    assert told[0] > 0.16
-    assert told[1] == 0.0
+def test_external_usage_reports_each_change_once(server: str) -> None:
+    """`on_change` gets the rate once usage is significant, and 0 when it has ended."""
+    shared, reported = Shared(SERVERS[server](), 0.8, until=600.0), list[float]()
+    shared.limiter.external.on_change = reported.append
+    observed = [(now, len(reported)) for now, _ in shared.live(1800.0)]
+    assert {times for now, times in observed if 300.0 < now < 600.0} == {1}
+    assert {times for now, times in observed if now > 1200.0} == {2}
+    assert reported[0] > 0.16
+    assert reported[1] == 0.0
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_what_was_sent_before_the_start_is_seen_but_not_told(server: str) -> None:
-    """80 calls just before our first, by this program's last run, say: seen, and nobody told."""
-    shared, told = Shared(SERVERS[server](), 80.0, since=-1.0, until=0.0), list[float]()
-    shared.limiter.external.on_change = told.append
+def test_external_usage_before_the_start_is_not_reported(server: str) -> None:
+    """80 calls just before our first one count as external, but are not reported."""
+    shared, reported = Shared(SERVERS[server](), 80.0, since=-1.0, until=0.0), list[float]()
+    shared.limiter.external.on_change = reported.append
     seen = [rate for _, rate in shared.live(600.0)]
     assert max(seen) > 0.16
     assert seen[-1] == 0.0
-    assert told == []
+    assert reported == []
 
 
 # --- Figure by figure ------------------------------------------------------------------
 
 
-class Heard:
-    """A window, calls of ours, and what their answers say."""
+class Observed:
+    """A window, our calls in it, and the reports in their responses."""
 
     def __init__(self, *quotas: Quota) -> None:
         self.windows = [SlidingWindow(quota) for quota in quotas]
@@ -130,19 +130,19 @@ class Heard:
         return self.foreign.rate
 
 
-def test_what_drains_is_seen_while_old_calls_of_ours_hide_what_stands() -> None:
-    """50 calls of ours fill the vendor's last window; in this one 2 of 3 calls are others'."""
-    heard = Heard(HUNDRED)
+def test_depletion_sees_usage_that_the_level_misses() -> None:
+    """50 of our calls filled the vendor's last window; in this one 2 of 3 calls are external."""
+    observed = Observed(HUNDRED)
     for number in range(50):
-        heard.hear(0.6 * number, 99 - number)
-    rates = [heard.hear(30.0 + 2 * number, 99 - 3 * number) for number in range(15)]
+        observed.hear(0.6 * number, 99 - number)
+    rates = [observed.hear(30.0 + 2 * number, 99 - 3 * number) for number in range(15)]
     # 28 foreign calls in 28 s, less one to be safe; 29.4 s without any before, faded for 30 s.
     assert rates[-1] == pytest.approx(27 / (28.0 + 29.4 * 0.5**0.5), rel=0.001)
     assert rates == sorted(rates)
 
 
-def test_answers_that_crossed_do_not_count() -> None:
-    """The order of calls on the way together is not known: their difference says nothing."""
+def test_depletion_ignores_responses_out_of_order() -> None:
+    """The order in which concurrent calls arrived is unknown, so their difference is not used."""
     window, foreign = SlidingWindow(HUNDRED), ExternalUsage(Feedback([HUNDRED]))
     for number, sent_at, remaining in ((1, 0.0, 90), (2, 18.0, 60), (3, 19.0, 30)):
         window.acquire(sent_at, sent_at + 60.0)
@@ -150,13 +150,13 @@ def test_answers_that_crossed_do_not_count() -> None:
         foreign.observe(
             [window], permit, 20.0 + number, RateLimitInfo(limit=100, remaining=remaining)
         )
-    assert 0 < foreign.rate < 0.3, "what stands, smoothed; 60 calls drained in 20 s would be 3"
+    assert 0 < foreign.rate < 0.3, "the smoothed level; 60 calls of depletion in 20 s would be 3"
 
 
-def test_two_quotas_are_not_mixed() -> None:
-    """A vendor that speaks of the hour and of the minute in turn: no calls drain between them."""
-    heard = Heard(HUNDRED, Quota(1000, 3600.0))
+def test_depletion_separates_quotas() -> None:
+    """Alternating reports on an hourly and a minute quota are no depletion."""
+    observed = Observed(HUNDRED, Quota(1000, 3600.0))
     for number in range(40):
-        heard.hear(number + 0.0, 999 - 2 * number, 1000)
-        heard.hear(number + 0.5, 99 - 2 * number - 1, 100)
-    assert heard.foreign.rate == 0.0
+        observed.hear(number + 0.0, 999 - 2 * number, 1000)
+        observed.hear(number + 0.5, 99 - 2 * number - 1, 100)
+    assert observed.foreign.rate == 0.0

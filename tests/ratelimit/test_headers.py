@@ -1,4 +1,4 @@
-"""What a response says about the limit, in every dialect; all else counts as missing."""
+"""Rate limit headers in every dialect; everything else counts as missing."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def headers(*fields: tuple[str, str]) -> CIMultiDict[str]:
         ("soon", None),
     ],
 )
-def test_retry_after(text: str, seconds: float | None) -> None:
-    """Whole ASCII seconds or an HTTP date, against the reply's own Date; else it is not there."""
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    """Whole ASCII seconds, or an HTTP date relative to the response's Date; else None."""
     assert retry_after_seconds(headers(("Retry-After", text), ("Date", DATE))) == seconds
 
 
@@ -87,18 +87,16 @@ DATES = [
 
 @pytest.mark.parametrize("due", DATES)
 @pytest.mark.parametrize("date", [None, "yesterday", "Sat, 99 Nov 2026 12:00:00 GMT"])
-def test_a_date_without_a_readable_date_is_compared_with_our_clock(
-    due: str, date: str | None
-) -> None:
-    """And where it is in the past by our clock, which may be wrong, it says nothing."""
+def test_retry_after_date_falls_back_to_the_local_clock(due: str, date: str | None) -> None:
+    """Without a valid Date the local clock is used; a date in its past gives None."""
     fields = headers(("Retry-After", due), *([] if date is None else [("Date", date)]))
     noon = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
     assert retry_after_seconds(fields, lambda: noon) == 30.0
     assert retry_after_seconds(fields, lambda: noon + 60) is None
 
 
-def test_the_longest_of_several_retry_afters_counts() -> None:
-    """A proxy's and the vendor's, in one field or in several."""
+def test_retry_after_uses_the_longest_value() -> None:
+    """Several values, in one field or several, such as a proxy's and the vendor's."""
     assert retry_after_seconds(headers(("Retry-After", "5"), ("retry-after", "5"))) == 5.0
     assert retry_after_seconds(headers(("Retry-After", "5"), ("Retry-After", "6"))) == 6.0
     several = headers(("Retry-After", "5"), ("Retry-After", DATES[0]), ("Date", DATE))
@@ -111,10 +109,8 @@ SPENT = [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "12")]
 
 @pytest.mark.parametrize("value", UNREADABLE)
 @pytest.mark.parametrize("others", [[], SPENT, [("Retry-After", "7")]])
-def test_an_unreadable_retry_after_counts_as_missing(
-    value: str, others: list[tuple[str, str]]
-) -> None:
-    """It never makes a wait shorter than it would be without it."""
+def test_retry_after_ignores_invalid_values(value: str, others: list[tuple[str, str]]) -> None:
+    """An invalid value never shortens the wait."""
     with_it, without = (
         parse_rate_limit_headers(429, headers(*fields))
         for fields in ([("Retry-After", value), *others], others)
@@ -123,8 +119,8 @@ def test_an_unreadable_retry_after_counts_as_missing(
 
 
 @given(st.text(), st.text())
-def test_any_text_is_a_finite_wait_or_none(text: str, date: str) -> None:
-    """No header breaks the reader."""
+def test_retry_after_of_any_text_is_finite_or_none(text: str, date: str) -> None:
+    """No header text raises an exception."""
     seconds = retry_after_seconds(headers(("Retry-After", text), ("Date", date)))
     assert seconds is None or 0 <= seconds < 1e12
 
@@ -133,23 +129,23 @@ NAMES = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit
 
 
 @given(st.lists(st.tuples(st.sampled_from(NAMES), st.text() | st.integers().map(str))))
-def test_any_headers_are_read(fields: Sequence[tuple[str, str]]) -> None:
-    """Whatever stands in them, figures are whole and not negative."""
-    signal = parse_rate_limit_headers(200, headers(*fields))
-    if signal is not None:
-        for figure in (signal.limit, signal.remaining, signal.reset):
+def test_any_header_values_give_valid_numbers(fields: Sequence[tuple[str, str]]) -> None:
+    """Whatever the headers contain, counts are whole and not negative."""
+    info = parse_rate_limit_headers(200, headers(*fields))
+    if info is not None:
+        for figure in (info.limit, info.remaining, info.reset):
             assert figure is None or figure >= 0
 
 
 @pytest.mark.parametrize("prefix", ["RateLimit-", "X-RateLimit-", "x-ratelimit-"])
-def test_three_headers(prefix: str) -> None:
-    """The older drafts' three, with or without the X, in any case."""
-    signal = parse_rate_limit_headers(
+def test_limit_remaining_reset_headers(prefix: str) -> None:
+    """The three headers of the older drafts, with or without X, in any case."""
+    info = parse_rate_limit_headers(
         200,
         headers((prefix + "Limit", "100"), (prefix + "Remaining", "7"), (prefix + "Reset", "3")),
     )
-    assert signal is not None
-    assert (signal.is_rate_limited, signal.limit, signal.remaining, signal.reset) == (
+    assert info is not None
+    assert (info.is_rate_limited, info.limit, info.remaining, info.reset) == (
         False,
         100,
         7,
@@ -192,22 +188,22 @@ PREFIXES = ["RateLimit-", "X-RateLimit-", "X-Rate-Limit-", "x-ratelimit-"]
 
 @pytest.mark.parametrize("text", RESETS)
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_a_reset_may_have_any_form(prefix: str, text: str) -> None:
-    """Seconds, a duration, or an instant in any unit, by the response's own Date."""
+def test_reset_accepts_all_forms(prefix: str, text: str) -> None:
+    """Seconds, a duration, or an instant in any unit relative to the response's Date."""
     fields = [(prefix + "Remaining", "0"), (prefix + "Reset", text)]
-    signal = parse_rate_limit_headers(429, headers(*fields, ("Date", DATE)))
-    assert signal is not None
-    assert signal.retry_after == signal.reset
-    assert signal.reset == pytest.approx(RESETS[text])
+    info = parse_rate_limit_headers(429, headers(*fields, ("Date", DATE)))
+    assert info is not None
+    assert info.retry_after == info.reset
+    assert info.reset == pytest.approx(RESETS[text])
 
 
-def test_a_reset_that_is_an_instant_needs_no_date() -> None:
-    """Without a Date it is compared with our clock; in the past it says nothing then."""
+def test_reset_instant_falls_back_to_the_local_clock() -> None:
+    """Without a Date the local clock is used; an instant in its past gives None."""
     fields = headers(("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1795262460"))
     for seconds, reset in ((0, 60.0), (-10, 70.0), (60, None), (1000, None)):
-        signal = parse_rate_limit_headers(429, fields, partial(float, NOON + seconds))
-        assert signal is not None
-        assert signal.retry_after == reset
+        info = parse_rate_limit_headers(429, fields, partial(float, NOON + seconds))
+        assert info is not None
+        assert info.retry_after == reset
 
 
 @pytest.mark.parametrize(
@@ -220,21 +216,21 @@ def test_a_reset_that_is_an_instant_needs_no_date() -> None:
         ("unlimited", "1e3", (None, None)),
     ],
 )
-def test_counts_are_whole(
+def test_counts_are_whole_numbers(
     limit: str, remaining: str, expected: tuple[int | None, int | None]
 ) -> None:
-    """Decimals with a zero fraction are whole; what is not whole is not there."""
+    """Decimals with a zero fraction are accepted; other fractions count as missing."""
     fields = headers(("X-RateLimit-Limit", limit), ("X-RateLimit-Remaining", remaining))
-    signal = parse_rate_limit_headers(429, fields)
-    assert signal is not None
-    assert (signal.limit, signal.remaining) == expected
+    info = parse_rate_limit_headers(429, fields)
+    assert info is not None
+    assert (info.limit, info.remaining) == expected
 
 
 def structured(status: int, limit: str, policy: str = "") -> RateLimitInfo:
     fields = [("RateLimit", limit), *([("RateLimit-Policy", policy)] if policy else [])]
-    signal = parse_rate_limit_headers(status, headers(*fields))
-    assert signal is not None
-    return signal
+    info = parse_rate_limit_headers(status, headers(*fields))
+    assert info is not None
+    return info
 
 
 @pytest.mark.parametrize(
@@ -260,21 +256,21 @@ def structured(status: int, limit: str, policy: str = "") -> RateLimitInfo:
         ('"mb";r=0;t=8', '"mb";q=9;qu="content-bytes"', (9, None, 8.0, 8.0)),
     ],
 )
-def test_structured_fields(
+def test_structured_fields_use_the_tightest_quota(
     limit: str, policy: str, expected: tuple[int | None, int | None, float | None, float | None]
 ) -> None:
-    """Of several quotas the one counts of which least remains; all exhausted ones are waited for."""
-    signal = structured(429, limit, policy)
-    assert (signal.limit, signal.remaining, signal.reset, signal.retry_after) == expected
+    """The quota with the least remaining counts; the wait lasts until all exhausted ones reset."""
+    info = structured(429, limit, policy)
+    assert (info.limit, info.remaining, info.reset, info.retry_after) == expected
 
 
-def test_several_fields_are_one_list() -> None:
+def test_structured_fields_may_be_repeated() -> None:
     """A list may be spread over several fields, as HTTP allows."""
-    signal = parse_rate_limit_headers(
+    info = parse_rate_limit_headers(
         429, headers(("RateLimit", '"a";r=3;t=9'), ("RateLimit", '"b";r=0;t=7'))
     )
-    assert signal is not None
-    assert (signal.remaining, signal.retry_after, signal.several) == (0, 7.0, True)
+    assert info is not None
+    assert (info.remaining, info.retry_after, info.several) == (0, 7.0, True)
 
 
 NAME = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=5)
@@ -289,7 +285,7 @@ NOISE = st.text(alphabet='"\\;,=:?@%() \tartq1.-*', max_size=12)
 
 
 def read_by_oracle(text: str, kind: str) -> Any:
-    """What the reference implementation reads; None if it is not valid or has an inner list."""
+    """Return the result of the reference implementation; None if invalid or an inner list."""
     try:
         found: Any = http_sf.parse(text.encode(), tltype=kind)
     except http_sf.StructuredFieldError:
@@ -299,13 +295,13 @@ def read_by_oracle(text: str, kind: str) -> Any:
 
 
 def plain(text: str) -> Any:
-    """A bare item as the oracle reads it."""
+    """Return a bare item of the reference implementation as text."""
     found: Any = http_sf.parse(text.encode(), tltype="item")
     return found[0]
 
 
 def check(text: str) -> None:
-    """*text* is read as by the oracle, as a list and as a dictionary."""
+    """Assert that *text* is parsed like the reference implementation, as list and dictionary."""
     text = text.strip()  # HTTP has no white space around a value
     items, expected = parse_list(text), read_by_oracle(text, "list")
     if items is not None and expected is not None:
@@ -324,8 +320,8 @@ def check(text: str) -> None:
 
 
 @given(st.lists(ITEM, max_size=4) | st.dictionaries(KEY, ITEM, max_size=4))
-def test_valid_structured_fields_are_read_as_by_the_reference(value: Any) -> None:
-    """Whatever the reference implementation writes is read as it reads it."""
+def test_valid_structured_fields_match_the_reference(value: Any) -> None:
+    """Fields written by the reference implementation are parsed as it parses them."""
     if value:
         text = http_sf.ser(value)
         check(text)
@@ -338,39 +334,39 @@ def test_valid_structured_fields_are_read_as_by_the_reference(value: Any) -> Non
 @example([("", {})], "; r=1", 2)
 @example([("a", {"r": 1})], ";  t=5 ,\t1.5", 7)
 @example([(1, {})], ".1234", 1)
-def test_broken_structured_fields_are_ignored(value: Any, noise: str, at: int) -> None:
-    """Where the reference implementation finds a field invalid, nothing of it is read."""
+def test_invalid_structured_fields_are_ignored(value: Any, noise: str, at: int) -> None:
+    """A field that the reference implementation rejects is ignored as a whole."""
     text = http_sf.ser(value)
     check(text[:at] + noise + text[at:])
     check(noise)
 
 
 @pytest.mark.parametrize("status", [503, 521, 522, 523, 529])
-def test_an_unavailable_vendor_may_say_for_how_long(status: int) -> None:
-    """`Retry-After` of a 503 and its kin is meant for all calls; other statuses' is not."""
+def test_retry_after_of_an_unavailable_vendor_is_for_all_calls(status: int) -> None:
+    """`Retry-After` applies to all calls for 503 and its kin, and not for other statuses."""
     asked = headers(("Retry-After", "5"))
-    signal = parse_rate_limit_headers(status, asked)
-    assert signal is not None
-    assert (signal.unavailable, signal.is_rate_limited, signal.retry_after) == (True, False, 5.0)
+    info = parse_rate_limit_headers(status, asked)
+    assert info is not None
+    assert (info.unavailable, info.is_rate_limited, info.retry_after) == (True, False, 5.0)
     assert parse_rate_limit_headers(status, headers(("Retry-After", "soon"))) is None
     for other in (202, 301, 429, 500, 502):
-        signal = parse_rate_limit_headers(other, asked)
-        assert signal is not None
-        assert not signal.unavailable
+        info = parse_rate_limit_headers(other, asked)
+        assert info is not None
+        assert not info.unavailable
 
 
-def test_a_reply_may_say_nothing() -> None:
-    """No limit headers and no refusal is no signal; a bare 429 is a refusal."""
+def test_response_without_limit_headers_gives_none() -> None:
+    """Only a 429 without headers gives information: the call was rejected."""
     assert parse_rate_limit_headers(200, headers(("Content-Type", "text/html"))) is None
     assert parse_rate_limit_headers(503, headers()) is None
-    signal = parse_rate_limit_headers(429, headers())
-    assert signal is not None
-    assert signal.is_rate_limited
-    assert signal.retry_after is None
+    info = parse_rate_limit_headers(429, headers())
+    assert info is not None
+    assert info.is_rate_limited
+    assert info.retry_after is None
 
 
-def test_a_refusal_without_retry_after_waits_until_the_reset() -> None:
-    """Totango's refusal names the reset alone; an answer that is none waits for nothing."""
+def test_rejection_without_retry_after_waits_for_the_reset() -> None:
+    """As for Totango's 429; a response that is no rejection has no wait."""
     spent = [("RateLimit-Remaining", "0"), ("RateLimit-Reset", "12")]
     refused, admitted = (
         parse_rate_limit_headers(429, headers(*spent)),

@@ -1,4 +1,4 @@
-"""What round trips tell of arrivals, and how calls are kept apart."""
+"""The estimates of arrivals, and the spacing of calls by them."""
 
 from __future__ import annotations
 
@@ -15,61 +15,61 @@ from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 
 
-def trips_of(*seconds: float) -> RttEstimator:
-    """The experience of these round trips."""
-    trips = RttEstimator()
+def estimator_of(*seconds: float) -> RttEstimator:
+    """Return an estimator that has seen these round rtt."""
+    rtt = RttEstimator()
     for each in seconds:
-        trips.add(each)
-    return trips
+        rtt.add(each)
+    return rtt
 
 
-def test_no_floor_is_believed_without_experience() -> None:
-    """31 calls tell nothing of the floor; the 32nd does."""
-    assert trips_of(*[0.1] * 31).min_rtt == 0.0
-    assert trips_of(*[0.1] * 32).min_rtt == pytest.approx(0.1)
+def test_min_rtt_needs_32_samples() -> None:
+    """After 31 calls the minimum RTT is unknown; after 32 it is estimated."""
+    assert estimator_of(*[0.1] * 31).min_rtt == 0.0
+    assert estimator_of(*[0.1] * 32).min_rtt == pytest.approx(0.1)
 
 
-def test_the_floor_lies_below_the_shortest_by_the_gap_to_the_next() -> None:
-    """Of 60 and 64 ms the floor is 56 ms: how far the shortest is off, the second tells."""
-    assert trips_of(*[0.1] * 40, 0.064, 0.060).min_rtt == pytest.approx(0.056)
+def test_min_rtt_is_one_gap_below_the_shortest() -> None:
+    """For shortest round rtt of 60 and 64 ms it is 56 ms."""
+    assert estimator_of(*[0.1] * 40, 0.064, 0.060).min_rtt == pytest.approx(0.056)
 
 
-def test_the_floor_is_below_what_comes_after() -> None:
-    """On a route with random excess, hardly any of the next calls undercuts the floor."""
+def test_min_rtt_is_below_later_samples() -> None:
+    """On a route with random excess, hardly any later round trip is shorter."""
     random = Random(5)
-    trips = trips_of(*(0.06 + random.expovariate(50) for _ in range(1000)))
-    undercut = sum(0.06 + random.expovariate(50) < trips.min_rtt for _ in range(1000))
+    rtt = estimator_of(*(0.06 + random.expovariate(50) for _ in range(1000)))
+    undercut = sum(0.06 + random.expovariate(50) < rtt.min_rtt for _ in range(1000))
     assert undercut <= 1
-    assert trips.min_rtt > 0.059
+    assert rtt.min_rtt > 0.059
 
 
-def test_a_route_that_got_longer_is_learned() -> None:
-    """The memory is 512 to 1,024 calls: after that many the old floor is forgotten."""
-    trips = trips_of(*[0.05] * 512, *[0.15] * 511)
-    assert trips.min_rtt == pytest.approx(0.05)
+def test_min_rtt_follows_a_longer_route() -> None:
+    """The old minimum is forgotten after 512 to 1,024 calls."""
+    rtt = estimator_of(*[0.05] * 512, *[0.15] * 511)
+    assert rtt.min_rtt == pytest.approx(0.05)
     for _ in range(513):
-        trips.add(0.15)
-    assert trips.min_rtt == pytest.approx(0.15)
+        rtt.add(0.15)
+    assert rtt.min_rtt == pytest.approx(0.15)
 
 
-def test_a_long_window_takes_no_credit() -> None:
-    """A tenth of a second is nothing in a minute: there the answer itself is the bound."""
-    trips = trips_of(*[0.1] * 100)
-    assert trips.arrival_before_response(60.0, 1.0) == 0.0
-    assert trips.arrival_before_response(1.0, 1.0) == pytest.approx(0.1)
+def test_arrival_before_response_is_zero_for_long_windows() -> None:
+    """A tenth of a second is negligible in a minute: the response itself is the bound."""
+    rtt = estimator_of(*[0.1] * 100)
+    assert rtt.arrival_before_response(60.0, 1.0) == 0.0
+    assert rtt.arrival_before_response(1.0, 1.0) == pytest.approx(0.1)
 
 
-def test_caution_takes_credit_away() -> None:
-    """The more caution, the less of the floor is credited; never less than nothing."""
-    trips = trips_of(*[0.1, 0.3] * 50)
-    taken = [trips.arrival_before_response(1.0, caution) for caution in (1.0, 4.0, 8.0, 1000.0)]
+def test_arrival_before_response_shrinks_with_the_margin() -> None:
+    """A larger margin factor gives a smaller value, never below 0."""
+    rtt = estimator_of(*[0.1, 0.3] * 50)
+    taken = [rtt.arrival_before_response(1.0, margin) for margin in (1.0, 4.0, 8.0, 1000.0)]
     assert taken == sorted(taken, reverse=True)
     assert taken[-1] == 0.0
 
 
-def test_the_way_there_is_trusted_only_where_answers_come_late_and_unevenly() -> None:
-    """Slow, varied work: a slot ends by the send; steady answers, or a long window: it waits."""
-    slow, steady = trips_of(*[0.2, 1.4] * 50), trips_of(*[0.10, 0.16] * 50)
+def test_assumed_arrival_needs_long_varying_responses() -> None:
+    """With steady responses, or a long window, the response is the bound."""
+    slow, steady = estimator_of(*[0.2, 1.4] * 50), estimator_of(*[0.10, 0.16] * 50)
     lessons = Feedback([Quota(2, 1.0)])
     assert slow.assumed_arrival(1.0, lessons) == SLACK
     assert slow.assumed_arrival(600.0, lessons) == math.inf
@@ -78,8 +78,8 @@ def test_the_way_there_is_trusted_only_where_answers_come_late_and_unevenly() ->
     assert slow.assumed_arrival(1.0, lessons) == 2 * SLACK
 
 
-def test_a_small_bucket_is_recognised_at_the_first_call() -> None:
-    """A refusal though the window was rested: no bursts from then on, calls an interval apart."""
+def test_rejection_of_an_idle_slot_stops_bursts() -> None:
+    """A rejection although the window was idle: calls are an interval apart from then on."""
     limiter = Limiter([Quota(2, 1.0)])
     first, second = limiter.acquire(0.0), limiter.acquire(0.0)
     limiter.on_response(first, 0.1, None)
@@ -94,8 +94,8 @@ def test_a_small_bucket_is_recognised_at_the_first_call() -> None:
     assert all(after - before > 0.47 for before, after in pairwise(sent))
 
 
-def test_a_late_arrival_pushes_the_next_call_back() -> None:
-    """With a small bucket, an answer 200 ms later than usual delays the next call by most of it."""
+def test_arrival_spacing_delays_after_a_late_response() -> None:
+    """With a small bucket, a response 200 ms later than the mean delays the next call."""
     limiter = Limiter([Quota(2, 1.0)])
     first, second = limiter.acquire(0.0), limiter.acquire(0.0)
     limiter.on_response(first, 0.1, None)

@@ -28,14 +28,14 @@ latencies = st.floats(0.0, 5.0)
 
 
 def most_in_any_window(arrivals: list[float], period: float) -> int:
-    """The most instants in any half-open window of *period*."""
+    """Return the most instants in any half-open window of *period*."""
     return max(
         (sum(1 for other in arrivals if at - period < other <= at) for at in arrivals), default=0
     )
 
 
 def send(limiter: Limiter, now: float) -> Permit:
-    """One call as soon as it may go, known to be possible."""
+    """Send one call as soon as the limiter allows it."""
     at = limiter.next_permit_at(now)
     assert at < math.inf
     return limiter.acquire(at)
@@ -49,7 +49,7 @@ def send(limiter: Limiter, now: float) -> Permit:
     legs=st.lists(st.tuples(latencies, latencies), min_size=1, max_size=60),
     start=st.sampled_from([0.0, 1e6]),
 )
-def test_exact_never_lets_more_than_n_arrive_in_any_window(
+def test_exact_never_exceeds_the_quota_on_arrival(
     limits: list[Quota], legs: list[tuple[float, float]], start: float
 ) -> None:
     """`exact`: never more than N arrivals in any W, whatever the latencies each way."""
@@ -83,12 +83,12 @@ def test_exact_never_lets_more_than_n_arrive_in_any_window(
     ),
     admission=st.sampled_from(["adaptive", "exact"]),
 )
-def test_no_slot_is_lost(
+def test_limiter_frees_every_slot(
     limits: list[Quota],
     fates: list[tuple[str, float, int]],
     admission: Literal["adaptive", "exact"],
 ) -> None:
-    """Whatever becomes of calls, once all are settled every slot is free after a period."""
+    """However calls end, every slot is free one period after all are settled."""
     limiter = Limiter(limits, admission=admission)
     out: list[Permit] = []
     now = 0.0
@@ -105,7 +105,7 @@ def test_no_slot_is_lost(
         limiter.on_response(permit, now, None)
     over = max(now, limiter.paused_until) + max(quota.period for quota in limits) + 1e-6
     assert limiter.held(over) == 0
-    later = over + 10 * max(quota.period for quota in limits)  # refusals slow the pace
+    later = over + 10 * max(quota.period for quota in limits)  # rejections lower the rate
     assert limiter.snapshot(later).in_flight == 0
     assert limiter.next_permit_at(later) == later
 
@@ -125,10 +125,10 @@ def _settle(limiter: Limiter, permit: Permit, fate: str, now: float) -> None:
     steps=st.lists(st.tuples(st.floats(0.0, 2.0), st.floats(0.0, 1.0)), max_size=80),
     admission=st.sampled_from(["adaptive", "exact"]),
 )
-def test_what_is_ready_is_ready(
+def test_next_permit_at_keeps_its_promise(
     steps: list[tuple[float, float]], admission: Literal["adaptive", "exact"]
 ) -> None:
-    """At the instant that `ready_at` names, with nothing new in between, a permit is there."""
+    """At the instant that `next_permit_at` returned, a permit is available."""
     limiter = Limiter([TWO, HUNDRED], admission=admission)
     now = 0.0
     for wait, latency in steps:
@@ -141,8 +141,8 @@ def test_what_is_ready_is_ready(
         limiter.on_response(permit, now, None)
 
 
-def test_a_call_without_an_answer_holds_its_slot() -> None:
-    """Only an answer frees a slot, and giving up frees it one period later."""
+def test_call_without_response_holds_its_slot() -> None:
+    """Only a response frees a slot; giving up frees it one period later."""
     limiter = Limiter([TWO])
     first, second = send(limiter, 0.0), send(limiter, 0.0)
     assert limiter.next_permit_at(100.0) == math.inf
@@ -152,8 +152,8 @@ def test_a_call_without_an_answer_holds_its_slot() -> None:
     assert limiter.next_permit_at(100.0) == 100.0
 
 
-def test_spare_slots_are_left_free() -> None:
-    """With two spare of four, the third call waits for a slot that leaves two."""
+def test_reserved_slots_are_left_free() -> None:
+    """With two of four reserved, the third call waits for a slot that leaves two."""
     limiter = Limiter([Quota(4, 10.0)], admission="exact")
     for now in (0.0, 5.0):
         limiter.on_response(send(limiter, now), now, None)
@@ -164,16 +164,16 @@ def test_spare_slots_are_left_free() -> None:
     assert limiter.next_permit_at(7.5, 99) == 15.0, "one slot at least can always be had"
 
 
-def test_a_call_that_can_wait_keeps_its_distance() -> None:
-    """`even`: half a period after the last of 2 per 1 s, though both slots are free."""
+def test_spaced_call_keeps_its_distance() -> None:
+    """Half a period after the last call of 2 per 1 s, although both slots are free."""
     limiter = Limiter([TWO])
     limiter.on_response(send(limiter, 0.0), 0.0, None)
     assert limiter.next_permit_at(0.0) == 0.0
     assert limiter.next_permit_at(0.0, spaced=True) == 0.5
 
 
-def test_every_quota_holds() -> None:
-    """Of two quotas the one that is full decides."""
+def test_limiter_obeys_every_quota() -> None:
+    """Of two quotas the full one decides."""
     limiter = Limiter([Quota(5, 1.0), Quota(6, 60.0)], admission="exact")
     now = 0.0
     for _ in range(6):
@@ -182,8 +182,8 @@ def test_every_quota_holds() -> None:
     assert limiter.next_permit_at(now) == 60.0
 
 
-def test_a_quota_added_later_counts_what_was_sent() -> None:
-    """A stricter quota that comes late is full at once if it would have been."""
+def test_added_quota_counts_earlier_calls() -> None:
+    """A stricter quota that is added later is full at once if it would have been."""
     limiter = Limiter([Quota(10, 1.0)], admission="exact")
     for _ in range(2):
         limiter.on_response(send(limiter, 0.0), 0.0, None)
@@ -193,14 +193,14 @@ def test_a_quota_added_later_counts_what_was_sent() -> None:
 
 
 @pytest.mark.parametrize("now", [0.0, 1000.0])
-def test_a_full_start_waits_for_a_window(now: float) -> None:
-    """`cold_start="full"`: nothing goes for one period, `"empty"`: at once."""
+def test_cold_start_full_waits_for_a_period(now: float) -> None:
+    """`cold_start="full"`: nothing is sent for one period; `"empty"`: at once."""
     assert Limiter([TWO], cold_start="full", now=now).next_permit_at(now) == now + 1.0
     assert Limiter([TWO], cold_start="empty", now=now).next_permit_at(now) == now
 
 
-def test_a_clock_that_stands_still_or_jumps() -> None:
-    """At one instant N calls go and no more; after a jump of years, N again."""
+def test_limiter_tolerates_a_clock_that_stops_or_jumps() -> None:
+    """At one instant N calls are sent and no more; after a jump of years, N again."""
     limiter = Limiter([Quota(3, 1.0)], admission="exact")
     for year in range(3):
         now = year * 3.2e7
@@ -211,8 +211,8 @@ def test_a_clock_that_stands_still_or_jumps() -> None:
         assert 1 <= sent <= 3
 
 
-def test_no_quota_is_no_limit_but_refusals() -> None:
-    """Without quotas every call goes at once, until the vendor refuses one."""
+def test_limiter_without_quotas_obeys_rejections() -> None:
+    """Every call is sent at once until the vendor rejects one."""
     limiter = Limiter([])
     permits = [send(limiter, 0.0) for _ in range(1000)]
     limiter.on_response(permits[0], 0.0, RateLimitInfo(is_rate_limited=True, retry_after=7.0))
@@ -221,7 +221,7 @@ def test_no_quota_is_no_limit_but_refusals() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"admission": "loose"}, {"cold_start": "warm"}])
-def test_a_misspelt_choice_is_refused(wrong: dict[str, Any]) -> None:
+def test_limiter_rejects_unknown_modes(wrong: dict[str, Any]) -> None:
     """An unknown `admission` or `cold_start` is a ConfigurationError that names it."""
     with pytest.raises(ConfigurationError, match=next(iter(wrong.values()))):
         Limiter([TWO], **wrong)
@@ -238,13 +238,13 @@ def test_a_misspelt_choice_is_refused(wrong: dict[str, Any]) -> None:
     admission=st.sampled_from(["adaptive", "exact"]),
 )
 @example(quota=Quota(5, 1.0), sent=5, calls=10, latency=0.4, admission="adaptive")
-def test_the_estimate_is_not_optimistic_by_much(
+def test_nth_permit_at_is_late_by_at_most_1_5_intervals(
     quota: Quota, sent: int, calls: int, latency: float, admission: Literal["adaptive", "exact"]
 ) -> None:
-    """With latency as it was, the nth call goes at most 1.5 slot intervals after its estimate.
+    """With unchanged latency, the nth call is sent at most 1.5 slot intervals after its estimate.
 
-    The half is for the pace after a window has opened, which is not foreseen: of 250,000
-    worlds 884 took more than one interval, and the worst of them 1.38.
+    The half is for the rate after a window has opened, which is not predicted: of 250,000
+    random cases 884 took more than one interval, and the worst of them 1.38.
     """
     limiter = Limiter([quota], admission=admission)
     now = _send_many(limiter, sent, latency, 0.0)
@@ -256,7 +256,7 @@ def test_the_estimate_is_not_optimistic_by_much(
 
 
 def _send_many(limiter: Limiter, calls: int, latency: float, now: float) -> float:
-    """Send *calls*, each answered after *latency*; return when the last one went."""
+    """Send *calls*, each with a response after *latency*; return when the last one was sent."""
     flying: list[tuple[float, Permit]] = []
     for _ in range(calls):
         while (at := limiter.next_permit_at(now)) > now:
@@ -289,10 +289,10 @@ def _send_many(limiter: Limiter, calls: int, latency: float, now: float) -> floa
         max_size=30,
     )
 )
-def test_the_pause_only_moves_forward_and_never_absurdly(
+def test_pause_moves_forward_by_at_most_120_seconds(
     refusals: list[tuple[float, float | None]],
 ) -> None:
-    """Each refusal leaves the pause where it is or moves it later; never over 120 s ahead."""
+    """Each rejection leaves the end of the pause or moves it later."""
     limiter = Limiter([HUNDRED])
     now = 0.0
     for step, retry_after in refusals:
@@ -300,12 +300,12 @@ def test_the_pause_only_moves_forward_and_never_absurdly(
         before = limiter.paused_until
         limiter.on_rate_limited(now, retry_after)
         assert before <= limiter.paused_until <= max(before, now + 120.0)
-        assert limiter.paused_until > now, "a refusal without a time to wait still pauses"
+        assert limiter.paused_until > now, "a rejection without Retry-After still pauses"
         assert limiter.next_permit_at(now) >= limiter.paused_until
 
 
-def test_a_refusal_is_everyones() -> None:
-    """One refused call: the next call of anyone goes after the pause, one by one."""
+def test_rejection_pauses_all_calls() -> None:
+    """After one rejected call all calls wait for the pause and are spaced afterwards."""
     limiter = Limiter([HUNDRED])
     permit = send(limiter, 0.0)
     limiter.on_response(permit, 0.1, RateLimitInfo(is_rate_limited=True, retry_after=10.0))
@@ -315,8 +315,8 @@ def test_a_refusal_is_everyones() -> None:
     assert limiter.next_permit_at(first + 0.05) > first + 0.5
 
 
-def test_an_absurd_wait_pauses_two_minutes_then_one_probe_goes() -> None:
-    """A year of Retry-After: after max(2 periods, 120 s) one call goes, others after its answer."""
+def test_absurd_retry_after_is_cut_and_probed() -> None:
+    """A year of Retry-After: one call after max(2 periods, 120 s), others after its response."""
     limiter = Limiter([TWO])
     limiter.on_response(
         send(limiter, 0.0), 0.0, RateLimitInfo(is_rate_limited=True, retry_after=3.2e7)
@@ -328,8 +328,8 @@ def test_an_absurd_wait_pauses_two_minutes_then_one_probe_goes() -> None:
     assert limiter.next_permit_at(121.0) < 122.5
 
 
-def test_a_server_that_always_refuses_is_asked_ever_less() -> None:
-    """Always 429 without a time: one call at a time, ever rarer, at last one in two minutes."""
+def test_consecutive_rejections_back_off() -> None:
+    """Always 429 without a time: one call at a time, at last one in two minutes."""
     limiter = Limiter([TWO])
     now, sent = 0.0, list[float]()
     for _ in range(20):
@@ -345,8 +345,8 @@ def test_a_server_that_always_refuses_is_asked_ever_less() -> None:
     assert gaps[-1] == pytest.approx(120.05)
 
 
-def test_calls_in_flight_at_a_refusal_say_nothing_new() -> None:
-    """Ten calls refused together are one refusal: the pause is that of one."""
+def test_concurrent_rejections_count_once() -> None:
+    """Ten calls rejected together pause as long as one."""
     limiter = Limiter([Quota(200, 60.0)])
     permits = [send(limiter, 0.0) for _ in range(10)]
     for permit in permits:
@@ -356,8 +356,8 @@ def test_calls_in_flight_at_a_refusal_say_nothing_new() -> None:
     assert not state.probing
 
 
-def test_a_refusal_seen_in_the_body_counts_like_any() -> None:
-    """Refusals that only the body shows, each after `answered`, lengthen the pause as 429s do."""
+def test_rejection_in_the_body_counts_like_429() -> None:
+    """Rejections that only the body shows, each after `on_response`, lengthen the pause."""
     limiter = Limiter([TWO])
     now, pauses = 0.0, list[float]()
     for _ in range(5):
@@ -369,8 +369,8 @@ def test_a_refusal_seen_in_the_body_counts_like_any() -> None:
     assert pauses == pytest.approx([0.5, 1.0, 2.0, 4.0, 8.0])
 
 
-def test_refusals_lower_the_rate_and_success_restores_it() -> None:
-    """The pace falls with refusals, to a tenth at worst, and comes back to all of it."""
+def test_rejections_lower_the_rate_and_successes_restore_it() -> None:
+    """The rate falls to a tenth at worst, and recovers completely."""
     limiter = Limiter([HUNDRED])
     now = 0.0
     for _ in range(200):
@@ -386,8 +386,8 @@ def test_refusals_lower_the_rate_and_success_restores_it() -> None:
     assert (state.rate_factor, state.bursts, state.probing) == (1.0, True, False)
 
 
-def test_exact_is_never_bold() -> None:
-    """However long nothing is refused, `exact` frees a slot one period after the answer."""
+def test_exact_never_relaxes_its_bounds() -> None:
+    """However long nothing is rejected, `exact` frees a slot one period after the response."""
     opened: list[float] = []
     for admission in EITHER:
         limiter = Limiter([TWO], admission=admission)
@@ -400,11 +400,11 @@ def test_exact_is_never_bold() -> None:
     assert opened[1] == pytest.approx(1.2)
 
 
-# --- What the vendor says remains ----------------------------------------------------
+# --- Reported remaining calls --------------------------------------------------------
 
 
-def test_what_remains_is_believed_when_it_is_less_than_we_thought() -> None:
-    """100 per 60 s, one call sent, 3 remain: 3 more may go, the rest after the window."""
+def test_reported_remaining_limits_the_calls() -> None:
+    """100 per 60 s, one call sent, 3 remain: 3 more are sent, the rest after the window."""
     limiter = Limiter([HUNDRED])
     limiter.on_response(send(limiter, 0.0), 0.0, RateLimitInfo(limit=100, remaining=3, reset=30.0))
     now = 0.0
@@ -415,14 +415,14 @@ def test_what_remains_is_believed_when_it_is_less_than_we_thought() -> None:
     assert limiter.next_permit_at(now) >= 60.0
 
 
-def test_nothing_remains_until_the_reset() -> None:
-    """0 remain, reset in 7 s: the next call goes in 7 s."""
+def test_reported_zero_pauses_until_the_reset() -> None:
+    """0 remain, reset in 7 s: the next call is sent in 7 s."""
     limiter = Limiter([HUNDRED])
     limiter.on_response(send(limiter, 0.0), 0.0, RateLimitInfo(limit=100, remaining=0, reset=7.0))
     assert limiter.next_permit_at(0.0) == 7.0
 
 
-def test_our_own_calls_are_no_foreigners() -> None:
+def test_own_calls_are_no_external_usage() -> None:
     """Counts that our own calls explain, those in flight included, change nothing."""
     limiter = Limiter([HUNDRED])
     permits = [send(limiter, 0.0) for _ in range(4)]
@@ -432,27 +432,27 @@ def test_our_own_calls_are_no_foreigners() -> None:
     assert limiter.held(0.1) == 4
 
 
-def test_a_foreign_consumer_is_seen_and_forgotten() -> None:
-    """Others take half: they are seen, we leave it to them; they stop, and it is ours again."""
+def test_external_usage_is_detected_and_forgotten() -> None:
+    """Others take half: we leave it to them; when they stop, we use all of it again."""
     limiter = Limiter([HUNDRED])
     now = 0.0
     for _ in range(100):
         now = limiter.next_permit_at(now)
         permit = limiter.acquire(now)
         remaining = 100 - 50 - limiter.held(now)
-        signal = RateLimitInfo(limit=100, remaining=max(0, remaining), reset=1.0)
-        limiter.on_response(permit, now, signal)
+        info = RateLimitInfo(limit=100, remaining=max(0, remaining), reset=1.0)
+        limiter.on_response(permit, now, info)
     assert 0.3 < limiter.external_rate < 50 / 60 * 1.3
     for _ in range(100):
         now = limiter.next_permit_at(now)
         permit = limiter.acquire(now)
-        signal = RateLimitInfo(limit=100, remaining=100 - limiter.held(now), reset=60.0)
-        limiter.on_response(permit, now, signal)
+        info = RateLimitInfo(limit=100, remaining=100 - limiter.held(now), reset=60.0)
+        limiter.on_response(permit, now, info)
     assert limiter.external_rate == 0.0
 
 
 @pytest.mark.parametrize(
-    "signal",
+    "info",
     [
         RateLimitInfo(limit=100, remaining=101),
         RateLimitInfo(limit=100, remaining=10**9),
@@ -462,16 +462,16 @@ def test_a_foreign_consumer_is_seen_and_forgotten() -> None:
         RateLimitInfo(retry_after=1e9),
     ],
 )
-def test_absurd_figures_are_ignored(signal: RateLimitInfo) -> None:
-    """More remaining than there is, another limit's figures, a wait on a success: no effect."""
+def test_invalid_reports_are_ignored(info: RateLimitInfo) -> None:
+    """More remaining than the limit, another quota's limit, a wait on a success: no effect."""
     limiter = Limiter([HUNDRED])
-    limiter.on_response(send(limiter, 0.0), 0.0, signal)
+    limiter.on_response(send(limiter, 0.0), 0.0, info)
     assert limiter.next_permit_at(0.0) == 0.0
     assert limiter.external_rate == 0.0
 
 
-def test_an_answer_out_of_date_is_ignored() -> None:
-    """The answer to an earlier call that comes later does not overwrite a newer one."""
+def test_outdated_report_is_ignored() -> None:
+    """A late response to an earlier call does not overwrite a newer report."""
     limiter = Limiter([HUNDRED])
     early, late = send(limiter, 0.0), send(limiter, 0.0)
     limiter.on_response(late, 0.1, RateLimitInfo(limit=100, remaining=98, reset=60.0))
@@ -479,8 +479,8 @@ def test_an_answer_out_of_date_is_ignored() -> None:
     assert limiter.next_permit_at(0.2) == 0.2
 
 
-def test_a_vendor_that_always_says_0_is_believed_three_times() -> None:
-    """0 remain, and the next call is admitted, again and again: the figure means nothing."""
+def test_contradicted_zero_is_ignored_after_three_times() -> None:
+    """0 remain although the next call is accepted, repeatedly: the report is ignored."""
     limiter = Limiter([HUNDRED])
     permits = [send(limiter, 0.0) for _ in range(5)]
     for permit in permits:
@@ -489,8 +489,8 @@ def test_a_vendor_that_always_says_0_is_believed_three_times() -> None:
     assert limiter.external_rate == 0.0
 
 
-def test_a_window_that_is_used_does_not_grow() -> None:
-    """After 10,000 calls a window of two remembers some hundreds of ends, not all."""
+def test_window_does_not_grow() -> None:
+    """After 10,000 calls a window of two keeps some hundreds of expiries."""
     window = SlidingWindow(TWO)
     for call in range(10_000):
         assert window.free_at(float(call), 0) == call
@@ -498,8 +498,8 @@ def test_a_window_that_is_used_does_not_grow() -> None:
     assert len(window.expiries) < 300
 
 
-def test_unavailability_pauses_and_teaches_nothing() -> None:
-    """The vendor said for how long it is unavailable; the quota is not to blame for it."""
+def test_unavailability_pauses_without_feedback() -> None:
+    """A vendor that is unavailable for a time pauses the scope; no correction is learned."""
     limiter = Limiter([Quota(100, 60.0)])
     permit = limiter.acquire(0.0)
     before = (

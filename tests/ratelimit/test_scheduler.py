@@ -1,4 +1,4 @@
-"""Who goes next: order, fairness, deadlines, cancellation, caps. In virtual time."""
+"""The scheduler: order, fairness, deadlines, cancellation and limits, in virtual time."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def call(queue: Scheduler, ticket: PermitRequest, took: float = 0.0) -> float:
-    """One call through *queue*; returns when it was sent."""
-    permit = queue.try_acquire(ticket) or await queue.acquire(ticket)
+async def call(queue: Scheduler, request: PermitRequest, took: float = 0.0) -> float:
+    """Send one call through *queue*; return when it was sent."""
+    permit = queue.try_acquire(request) or await queue.acquire(request)
     sent = now()
     try:
         if took:
@@ -58,15 +58,15 @@ async def call(queue: Scheduler, ticket: PermitRequest, took: float = 0.0) -> fl
 
 
 def start(
-    queue: Scheduler, tickets: Sequence[PermitRequest], order: list[int]
+    queue: Scheduler, requests: Sequence[PermitRequest], order: list[int]
 ) -> list[asyncio.Task[None]]:
-    """A task for each ticket, started in order; each notes its number when it is sent."""
+    """Start a task for each request, in order; each records its number when it is sent."""
 
-    async def run(number: int, ticket: PermitRequest) -> None:
-        await call(queue, ticket)
+    async def run(number: int, request: PermitRequest) -> None:
+        await call(queue, request)
         order.append(number)
 
-    return [asyncio.create_task(run(*numbered)) for numbered in enumerate(tickets)]
+    return [asyncio.create_task(run(*numbered)) for numbered in enumerate(requests)]
 
 
 async def settle() -> None:
@@ -77,8 +77,8 @@ async def settle() -> None:
 # --- Order ----------------------------------------------------------------------
 
 
-async def test_calls_of_one_flow_go_in_order() -> None:
-    """First come, first served."""
+async def test_flow_is_first_in_first_out() -> None:
+    """Calls of one flow are sent in the order in which they were made."""
     order: list[int] = []
     await asyncio.gather(
         *start(scheduler(Quota(2, 1.0)), [PermitRequest() for _ in range(20)], order)
@@ -86,8 +86,8 @@ async def test_calls_of_one_flow_go_in_order() -> None:
     assert order == list(range(20))
 
 
-async def test_interactive_goes_first() -> None:
-    """A call that comes last and is interactive overtakes all background calls that wait."""
+async def test_interactive_call_precedes_background() -> None:
+    """A later interactive call is sent before all waiting background calls."""
     queue, order = scheduler(Quota(1, 1.0)), list[int]()
     backfill = start(queue, [PermitRequest(BACKGROUND) for _ in range(5)], order)
     await settle()
@@ -98,8 +98,8 @@ async def test_interactive_goes_first() -> None:
     await asyncio.gather(*backfill)
 
 
-async def test_background_survives_a_flood() -> None:
-    """While both wait, every tenth grant is background's."""
+async def test_background_gets_every_tenth_grant() -> None:
+    """While both classes wait, every tenth grant goes to background."""
     queue, order = scheduler(Quota(10, 1.0)), list[int]()
     tasks = start(queue, [PermitRequest()] * 90 + [PermitRequest(BACKGROUND)] * 20, order)
     await asyncio.sleep(5.0)
@@ -108,8 +108,8 @@ async def test_background_survives_a_flood() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_background_survives_a_caller_that_never_queues() -> None:
-    """One interactive call after the other, as fast as the quota lets: the tenth is still ours."""
+async def test_background_gets_its_share_without_a_queue() -> None:
+    """Interactive calls made one after the other leave background every tenth grant."""
     queue = scheduler(Quota(10, 1.0))
     order: list[int] = []
     backfill = start(queue, [PermitRequest(BACKGROUND) for _ in range(30)], order)
@@ -125,8 +125,8 @@ async def test_background_survives_a_caller_that_never_queues() -> None:
     await asyncio.gather(*backfill, return_exceptions=True)
 
 
-async def test_background_s_turn_holds_nobody_up() -> None:
-    """When the tenth grant is background's, it is given: users never wait for it to be allowed."""
+async def test_background_turn_does_not_delay_interactive_calls() -> None:
+    """When the tenth grant is due to background, it is granted without a reserve."""
     queue = scheduler(Quota(100, 60.0))
     for _ in range(100):
         await call(queue, PermitRequest())
@@ -139,8 +139,8 @@ async def test_background_s_turn_holds_nobody_up() -> None:
     await asyncio.gather(*backfill, return_exceptions=True)
 
 
-async def test_no_interactive_call_waits_while_a_slot_is_free() -> None:
-    """A reserve for interactive calls holds back background ones only."""
+async def test_reserve_holds_back_background_only() -> None:
+    """No interactive call waits while a slot is free."""
     queue = scheduler(Quota(100, 60.0))
     for _ in range(30):
         await call(queue, PermitRequest())
@@ -156,7 +156,7 @@ async def test_no_interactive_call_waits_while_a_slot_is_free() -> None:
 
 
 async def test_flows_share_the_quota() -> None:
-    """A flow of three calls is done while one of a hundred has hardly begun."""
+    """A flow of three calls finishes long before a flow of a hundred."""
     queue, order = scheduler(Quota(1, 1.0)), list[int]()
     big = [PermitRequest(flow="big") for _ in range(100)]
     tasks = start(queue, [*big, *[PermitRequest(flow="small") for _ in range(3)]], order)
@@ -168,8 +168,8 @@ async def test_flows_share_the_quota() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_a_repeated_call_goes_to_the_front_of_its_flow() -> None:
-    """It has waited before."""
+async def test_retry_goes_to_the_front_of_its_flow() -> None:
+    """A retry is sent before new calls of its flow."""
     queue, order = scheduler(Quota(1, 1.0)), list[int]()
     again = PermitRequest()
     again = again.as_retry()
@@ -178,8 +178,8 @@ async def test_a_repeated_call_goes_to_the_front_of_its_flow() -> None:
     assert order == [0, 3, 1, 2]
 
 
-async def test_a_free_slot_is_never_left() -> None:
-    """Whoever waits is woken in time: a thousand calls at 100 per second take ten seconds."""
+async def test_no_free_slot_is_left_unused() -> None:
+    """A thousand calls at 100 per second take ten seconds."""
     queue = scheduler(Quota(100, 1.0))
     began = now()
     sent = await asyncio.gather(*(call(queue, PermitRequest()) for _ in range(1000)))
@@ -189,8 +189,8 @@ async def test_a_free_slot_is_never_left() -> None:
 # --- Deadlines --------------------------------------------------------------------
 
 
-async def test_a_call_that_cannot_make_its_deadline_is_refused_at_once() -> None:
-    """With the time it would have taken; nothing is taken from the quota."""
+async def test_deadline_that_cannot_be_met_fails_at_once() -> None:
+    """The error names the expected wait, and no slot is used."""
     queue = scheduler(Quota(1, 1.0))
     tasks = start(queue, [PermitRequest() for _ in range(10)], [])
     await settle()
@@ -206,8 +206,8 @@ async def test_a_call_that_cannot_make_its_deadline_is_refused_at_once() -> None
     await asyncio.gather(*tasks)
 
 
-async def test_a_deadline_is_judged_by_the_turn_of_the_flow() -> None:
-    """A hundred calls of another flow do not stand before a call that goes second."""
+async def test_deadline_is_checked_against_the_flows_turn() -> None:
+    """A hundred calls of another flow do not delay a call that is second."""
     queue = scheduler(Quota(1, 1.0))
     tasks = start(queue, [PermitRequest(flow="big") for _ in range(100)], [])
     await settle()
@@ -218,8 +218,8 @@ async def test_a_deadline_is_judged_by_the_turn_of_the_flow() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_eta_counts_those_who_go_first() -> None:
-    """Never early by more than a slot; background waits for interactive as well."""
+async def test_eta_counts_calls_ahead() -> None:
+    """It is early by at most one slot; background waits for interactive calls as well."""
     queue = scheduler(Quota(2, 1.0))
     assert queue.eta(1) == 0.0
     tasks = start(queue, [PermitRequest()] * 6 + [PermitRequest(BACKGROUND)] * 4, [])
@@ -235,7 +235,7 @@ async def test_eta_counts_those_who_go_first() -> None:
 async def test_deadline_counts_the_share_of_background(priority: Priority, before: int) -> None:
     """One grant in ten is background's: a deadline before the turn fails at once, a later one not.
 
-    *before* calls of the same class are in line, and 40 of the other.
+    *before* calls of the same class wait, and 40 of the other.
     """
     due = await seconds_until_sent(priority, before, math.inf)
     for deadline in (0.5 * due, due - 1.1):
@@ -245,12 +245,12 @@ async def test_deadline_counts_the_share_of_background(priority: Priority, befor
 
 
 async def seconds_until_sent(priority: Priority, before: int, deadline: float) -> float:
-    """Virtual time of a call behind *before* of its class and 40 of the other; none is served yet."""
+    """Virtual seconds of a call behind *before* of its class and 40 of the other."""
     queue = scheduler(Quota(1, 1.0))
     queue.on_response(await queue.acquire(PermitRequest()), None)
     queue.on_done()
-    tickets = [PermitRequest(priority)] * before + [PermitRequest(Priority(1 - priority))] * 40
-    tasks = start(queue, tickets, [])
+    requests = [PermitRequest(priority)] * before + [PermitRequest(Priority(1 - priority))] * 40
+    tasks = start(queue, requests, [])
     await settle()
     asked = now()
     try:
@@ -268,21 +268,21 @@ CALLS = st.tuples(st.sampled_from(Priority), st.sampled_from("abc"), st.booleans
 
 
 @given(st.lists(CALLS, max_size=60), st.integers(0, 40), CALLS)
-def test_turn_of_a_call_is_known_exactly(
+def test_deadline_check_counts_the_grants_before_exactly(
     calls: list[tuple[Priority, str, bool, bool]],
     served: int,
     late: tuple[Priority, str, bool, bool],
 ) -> None:
-    """Flows, classes, repeated and cancelled calls: as many go first as the deadline check counts."""
+    """With flows, classes, retries and cancelled calls, as many calls are sent first as counted."""
 
     async def run() -> None:
         queue, order = scheduler(max_in_flight=1), list[int]()
         permit = queue.try_acquire(PermitRequest())
         assert permit is not None
-        tickets = [
+        requests = [
             PermitRequest(priority, flow, is_retry=again) for priority, flow, again, _ in calls
         ]
-        tasks = start(queue, tickets, order)
+        tasks = start(queue, requests, order)
         await settle()
         for task, (*_, cancelled) in zip(tasks, calls, strict=True):
             if cancelled:
@@ -311,7 +311,7 @@ def test_turn_of_a_call_is_known_exactly(
 async def serve(
     queue: Scheduler, order: list[int], count: int, other: list[int] | None = None
 ) -> None:
-    """Let *count* calls go, one at a time; stop at one that goes into *other*."""
+    """Grant *count* permits, one at a time; stop when one is recorded in *other*."""
     other = [] if other is None else other
     goal = len(order) + count
     while len(order) < goal and not other:
@@ -326,11 +326,11 @@ async def serve(
 async def test_eta_counts_the_share_of_background(
     priority: Priority, interactive: int, background: int
 ) -> None:
-    """`eta` is when a call that comes now is sent, whichever class waits before it."""
+    """`eta` is when a new call is sent, whichever class waits before it."""
     queue = scheduler(Quota(1, 1.0))
     await call(queue, PermitRequest())
-    tickets = [PermitRequest()] * interactive + [PermitRequest(BACKGROUND)] * background
-    tasks = start(queue, tickets, [])
+    requests = [PermitRequest()] * interactive + [PermitRequest(BACKGROUND)] * background
+    tasks = start(queue, requests, [])
     await settle()
     asked, eta = now(), queue.eta(1, priority)
     assert await call(queue, PermitRequest(priority)) - asked == pytest.approx(eta, abs=0.5)
@@ -342,8 +342,8 @@ async def test_eta_counts_the_share_of_background(
 # --- Cancellation -------------------------------------------------------------------
 
 
-async def test_a_cancelled_waiter_costs_nothing() -> None:
-    """Those behind it move up, and the counts are right."""
+async def test_cancelled_waiter_takes_no_slot() -> None:
+    """Later waiters move up, and the counts are right."""
     queue, order = scheduler(Quota(1, 1.0)), list[int]()
     tasks = start(queue, [PermitRequest() for _ in range(5)], order)
     await settle()
@@ -357,8 +357,8 @@ async def test_a_cancelled_waiter_costs_nothing() -> None:
     assert (queue.in_flight, queue.sent) == (0, 2)
 
 
-async def test_cancelled_in_the_tick_of_its_grant() -> None:
-    """The permit goes back, and the next one has it in the same tick."""
+async def test_waiter_cancelled_in_the_tick_of_its_grant() -> None:
+    """Its permit is returned and granted to the next waiter in the same tick."""
     queue = scheduler(Quota(1, 1.0), max_in_flight=1)
     first = queue.try_acquire(PermitRequest())
     assert first is not None
@@ -378,16 +378,16 @@ async def test_cancelled_in_the_tick_of_its_grant() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=40), st.integers(1, 4))
-def test_nothing_is_lost_in_any_order(steps: list[tuple[int, bool]], in_flight: int) -> None:
-    """Random calls, some cancelled at random: in the end nothing is in flight or queued."""
+def test_random_cancellations_leak_nothing(steps: list[tuple[int, bool]], in_flight: int) -> None:
+    """After random calls and cancellations nothing is in flight or queued."""
 
     async def run() -> None:
         connections = InFlightLimit(in_flight)
         queues = [scheduler(Quota(5, 1.0), connections=connections) for _ in range(2)]
         tasks: list[asyncio.Task[float]] = []
         for number, (place, cancel) in enumerate(steps):
-            ticket = PermitRequest(Priority(place % 2), flow=str(place))
-            tasks.append(asyncio.create_task(call(queues[number % 2], ticket, took=0.001)))
+            request = PermitRequest(Priority(place % 2), flow=str(place))
+            tasks.append(asyncio.create_task(call(queues[number % 2], request, took=0.001)))
             if cancel:
                 tasks[place % len(tasks)].cancel()
             if place % 3 == 0:
@@ -409,8 +409,8 @@ def virtually(run: Callable[[], Coroutine[object, object, None]]) -> None:
 # --- Caps ---------------------------------------------------------------------------
 
 
-async def test_max_in_flight() -> None:
-    """Never more at a time, and a finished one makes room at once."""
+async def test_max_in_flight_is_never_exceeded() -> None:
+    """A finished call makes room at once."""
     queue = scheduler(Quota(1000, 1.0), max_in_flight=4)
     most = 0
 
@@ -427,8 +427,8 @@ async def test_max_in_flight() -> None:
     assert now() == pytest.approx(5.0, abs=0.1)
 
 
-async def test_connections_are_shared_by_all_scopes() -> None:
-    """Two scopes with 3 connections between them: both get on, never more than 3 at once."""
+async def test_in_flight_limit_is_shared_by_scopes() -> None:
+    """Two scopes with 3 requests between them both progress, never more than 3 at once."""
     connections = InFlightLimit(3)
     queues = [scheduler(Quota(1000, 1.0), connections=connections) for _ in range(2)]
     most = 0
@@ -447,8 +447,8 @@ async def test_connections_are_shared_by_all_scopes() -> None:
     assert now() == pytest.approx(6.0, abs=0.1)
 
 
-async def test_a_scope_that_gave_up_does_not_keep_a_connection_from_others() -> None:
-    """The first in line for a connection was cancelled: the next scope is woken all the same."""
+async def test_in_flight_limit_wakes_the_next_scope_after_a_cancellation() -> None:
+    """If the first blocked scope has no waiter left, the next one is woken."""
     connections = InFlightLimit(1)
     one, two, three = (scheduler(Quota(9, 1.0), connections=connections) for _ in range(3))
     permit = one.try_acquire(PermitRequest())
@@ -468,8 +468,8 @@ async def test_a_scope_that_gave_up_does_not_keep_a_connection_from_others() -> 
 
 
 @pytest.mark.parametrize("blocked_by", ["scope", "pool"])
-async def test_scheduler_grants_a_burst_in_several_turns(blocked_by: str) -> None:
-    """200 slots that open at once are granted 64 a turn, with no event but the turns between."""
+async def test_scheduler_grants_a_burst_in_several_ticks(blocked_by: str) -> None:
+    """200 slots that open at once are granted 64 per iteration of the loop."""
     connections = InFlightLimit(1 if blocked_by == "pool" else math.inf)
     queue = scheduler(max_in_flight=1 if blocked_by == "scope" else None, connections=connections)
     first = queue.try_acquire(PermitRequest())
@@ -495,8 +495,8 @@ async def test_scheduler_grants_a_burst_in_several_turns(blocked_by: str) -> Non
 # --- The end ----------------------------------------------------------------------------
 
 
-async def test_failing_ends_all_who_wait() -> None:
-    """Each with an error of its own; later calls fail too when it is for good."""
+async def test_fail_raises_in_every_waiter() -> None:
+    """Each waiter gets its own error; with *for_good* later calls fail as well."""
     queue = scheduler(Quota(1, 60.0))
     first = queue.try_acquire(PermitRequest())
     assert first is not None
@@ -514,8 +514,8 @@ async def test_failing_ends_all_who_wait() -> None:
     queue.on_done()
 
 
-async def test_a_call_cancelled_as_the_pool_closes_is_cancelled() -> None:
-    """Both in one tick: the cancellation wins, and no error is left unheard."""
+async def test_cancellation_wins_over_closing_in_the_same_tick() -> None:
+    """The waiter is cancelled, and no error is left unretrieved."""
     queue = scheduler(Quota(1, 60.0))
     assert queue.try_acquire(PermitRequest()) is not None
     waiting = asyncio.create_task(queue.acquire(PermitRequest()))
@@ -529,8 +529,8 @@ async def test_a_call_cancelled_as_the_pool_closes_is_cancelled() -> None:
 # --- The arithmetic of flows ----------------------------------------------------------------
 
 
-async def test_a_flow_queue_takes_turns() -> None:
-    """Round by round, and a flow that was idle gets no credit for it."""
+async def test_flow_queue_alternates_between_flows() -> None:
+    """Flows take turns, and an idle flow accumulates no credit."""
     queue, names = FlowQueue(), dict[asyncio.Future[Permit], str]()
     loop = asyncio.get_running_loop()
 
@@ -555,8 +555,8 @@ async def test_a_flow_queue_takes_turns() -> None:
     assert queue.pop() is None
 
 
-async def test_flows_that_are_over_are_forgotten() -> None:
-    """A backlog that never ends, of flows that come and go, keeps no trace of them."""
+async def test_flow_queue_forgets_finished_flows() -> None:
+    """An endless backlog with short-lived flows keeps no trace of them."""
     queue = FlowQueue()
     loop = asyncio.get_running_loop()
     queue.push("steady", loop.create_future(), front=False)
@@ -568,17 +568,17 @@ async def test_flows_that_are_over_are_forgotten() -> None:
     assert len(queue._flows) < 200  # pyright: ignore[reportPrivateUsage]
 
 
-def test_demand_expects_what_was_before() -> None:
-    """As many as in the last window, less those that came; none after a pause or a single call."""
-    demand = InteractiveForecast(1.0)
+def test_forecast_is_the_count_of_the_previous_window() -> None:
+    """Less the calls of this window; 0 after a window with one call or none."""
+    forecast = InteractiveForecast(1.0)
     for _ in range(5):
-        demand.count(10.5)
-    assert demand.remaining(10.9) == 0
-    assert demand.remaining(11.1) == 5
-    demand.count(11.2)
-    demand.count(11.3)
-    assert demand.remaining(11.4) == 3
-    assert demand.remaining(12.3) == 2
-    demand.count(12.4)
-    assert demand.remaining(13.3) == 0
-    assert demand.remaining(14.0) == 0
+        forecast.count(10.5)
+    assert forecast.remaining(10.9) == 0
+    assert forecast.remaining(11.1) == 5
+    forecast.count(11.2)
+    forecast.count(11.3)
+    assert forecast.remaining(11.4) == 3
+    assert forecast.remaining(12.3) == 2
+    forecast.count(12.4)
+    assert forecast.remaining(13.3) == 0
+    assert forecast.remaining(14.0) == 0

@@ -1,4 +1,4 @@
-"""The timer works on any event loop and never calls back early."""
+"""Timers on any event loop: never early."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from asyncclients.ratelimit.timer import TICK, Timer
 
 
 class Handle:
-    """All that a loop promises of a handle."""
+    """A handle with only the methods that an event loop guarantees."""
 
     def __init__(self) -> None:
         self.dropped = False
@@ -72,7 +72,7 @@ def timer_on(loop: CoarseLoop, seen: list[float]) -> Timer:
 
 @given(st.integers(0, 10**9), st.floats(0, 10), st.sampled_from([TICK / 10, TICK / 3, TICK]))
 def test_timer_never_calls_back_early(ticks: int, delay: float, tick: float) -> None:
-    """On a coarse clock it calls back once, soon after its time, and does not spin until then."""
+    """On a coarse clock it calls back once, soon after its time, without spinning until then."""
     loop, seen = CoarseLoop(ticks, tick), list[float]()
     at = loop.time() + delay
     timer_on(loop, seen).set(at)
@@ -98,7 +98,7 @@ def test_timer_keeps_the_earliest_instant() -> None:
 
 
 def test_timer_can_be_cancelled_and_set_again() -> None:
-    """A cancelled timer does not call back, not even if it has fired early and waits on."""
+    """A cancelled timer does not call back, even if the loop has already fired it early."""
     loop, seen = CoarseLoop(0, TICK), list[float]()
     timer = timer_on(loop, seen)
     timer.set(2.0)
@@ -130,7 +130,7 @@ async def test_timer_calls_back_on_a_running_loop() -> None:
 
 @pytest.mark.virtual_time
 async def test_timer_is_exact_in_virtual_time() -> None:
-    """A clock that reaches the very instant sees the callback at it."""
+    """On a clock that reaches the exact instant it calls back at that instant."""
     loop = asyncio.get_running_loop()
     seen: list[float] = []
     for at in (0.1, 0.3, 0.7, 1e4):
@@ -140,7 +140,7 @@ async def test_timer_is_exact_in_virtual_time() -> None:
 
 
 async def test_scheduler_does_not_spin_on_a_coarse_clock() -> None:
-    """Where rounding puts a slot's instant just after a tick, it is granted in the next few calls."""
+    """If rounding puts a slot's instant just after a tick, it is granted within a few calls."""
     real, calls = asyncio.get_running_loop(), list[int]()
     for ticks in range(200):
         loop = CoarseLoop(ticks, TICK / 3)
