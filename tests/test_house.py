@@ -162,4 +162,4 @@ async def test_create_passes_through_few_files() -> None:
 
 async def test_push_passes_through_few_files(tmp_path: Path) -> None:
     """A push passes through as few files as a reader can follow."""
-    assert (await call_trace.push_rows(tmp_path)).files <= 52
+    assert (await call_trace.push_rows(tmp_path)).files <= 39

@@ -1,8 +1,9 @@
-"""Work that must not be left half done: a cancellation waits until it is over.
+"""Run work to its end before a cancellation is raised.
 
-A thread cannot be cancelled: code that went on while it still writes would write beside
-it, or open again a file that it has not closed. `asyncio.run` cancels every task at its
-end, internal ones too, so threads are waited for as futures, which nobody else cancels.
+A thread cannot be cancelled. If its caller continued while the thread still writes, both would
+write to the same file, or the caller would open a file that the thread has not closed yet.
+`asyncio.run` cancels every task at its end, internal ones too, so threads are awaited as
+futures, which `asyncio.run` does not cancel.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ T = TypeVar("T")
 
 
 class Outcome(NamedTuple):
-    """What came of work in a thread: a result, or what it raised."""
+    """The result of a function, or the exception that it raised."""
 
     result: Any = None
     error: BaseException | None = None
 
 
 def outcome_of(work: Callable[..., Any], *arguments: Any) -> Outcome:
-    """Do *work*; an exception is returned.
+    """Call *work*; return an exception instead of raising it.
 
-    In a future, `StopIteration` would never be seen in Python 3.11, and `GeneratorExit` would
-    end whoever awaits it without letting it clean up.
+    A future cannot hold every exception: in Python 3.11 a `StopIteration` never reaches the
+    waiter, and a `GeneratorExit` ends the waiter without running its cleanup.
     """
     try:
         return Outcome(work(*arguments))
@@ -35,10 +36,7 @@ def outcome_of(work: Callable[..., Any], *arguments: Any) -> Outcome:
 
 
 async def in_thread(work: Callable[..., T], *arguments: Any, executor: Executor | None = None) -> T:
-    """Return the result of *work*, done in a thread, or raise what it raised.
-
-    A cancellation meanwhile is raised once the thread is done.
-    """
+    """Return the result of *work*, run in a thread; a cancellation is raised after its end."""
     loop = asyncio.get_running_loop()
     outcome = await finish_before_cancel(
         loop.run_in_executor(executor, outcome_of, work, *arguments)
@@ -50,7 +48,7 @@ async def in_thread(work: Callable[..., T], *arguments: Any, executor: Executor 
 
 
 async def finish_before_cancel(work: Awaitable[T]) -> T:
-    """The result of *work*; a cancellation meanwhile is raised once that is over."""
+    """Return the result of *work*; a cancellation is raised after its end."""
     future = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
@@ -61,5 +59,5 @@ async def finish_before_cancel(work: Awaitable[T]) -> T:
     if cancelled is None:
         return future.result()
     if not future.cancelled():
-        future.exception()  # the cancellation is what is raised
+        future.exception()  # avoids asyncio's warning: the cancellation is raised instead
     raise cancelled

@@ -76,7 +76,7 @@ T = TypeVar("T")
 _TRIES = 3
 """Times that a call is made while other calls succeed; the client's own retries come on top."""
 _MIN_ROWS = 50
-"""Rows from which `max_failed` applies."""
+"""Minimum number of rows for `max_failed` to apply."""
 GRACE = 30.0
 """Seconds that an interrupted run waits for calls on the wire."""
 _CANCEL_GRACE = 5.0
@@ -175,7 +175,7 @@ class SendGuard:
     serves consecutive calls of one task.
 
     Args:
-        log: where the intent is recorded.
+        log: records the intent.
         counter: counts the requests.
         idempotent: whether calls may be sent twice; None to take it from each request.
         is_stopping: returns True once nothing more may be sent.
@@ -505,7 +505,7 @@ _BAD_VALUE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeErro
 
 
 class RowOutcome(Enum):
-    """What an error means for the rows of its call."""
+    """The meaning of an error for the rows of its call."""
 
     RETRY = "not executed; try again"
     UNKNOWN = "may or may not have been executed"

@@ -1,1 +1,1 @@
-"""The state of a job on disk: the journal, its lock, and what it holds of a push and of a pull."""
+"""The state of a job on disk: the journal, its lock, and the state of a push or a pull in it."""
