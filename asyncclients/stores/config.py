@@ -18,7 +18,7 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         process: random name of the pool in this process.
         display_name: address of the store in log lines, without credentials.
-        when_down: what may be sent in an outage.
+        when_down: the limit in an outage, see `fallback.py`.
         lease: seconds for which a slot is held before it is used.
         timeout: seconds after which a request has failed.
         assume_spent: a new log starts with a spent window.

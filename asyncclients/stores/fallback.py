@@ -44,7 +44,7 @@ _TURN_SLACK = 0.175
 _TURN_USE = 0.05
 """Seconds from its start within which a turn may be used."""
 _HEARTBEAT_SLACK = 0.25
-"""Seconds by which a heartbeat may be late, as in `quota_log.py`."""
+"""Allowed delay of a heartbeat in seconds, as in `quota_log.py`."""
 _LOG_INTERVAL = 150.0
 """Seconds in which all scopes notice a reset of the store: longer than the longest heartbeat."""
 
@@ -56,14 +56,14 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     """The response to the last heartbeat of a process for a scope.
 
     Attributes:
-        peers: number of members, this process included.
+        member_count: number of members, this process included.
         start, size: this process's block of the quota.
         due_at: loop instant at which the store expects the next heartbeat.
         until: loop instant from which the block may be reassigned.
         idle: the process reported that it had not sent for a while.
     """
 
-    peers: int
+    member_count: int
     start: int
     size: int
     due_at: float
@@ -71,7 +71,9 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     idle: bool
 
 
-NO_MEMBERS = Membership(peers=0, start=0, size=0, due_at=-math.inf, until=-math.inf, idle=False)
+NO_MEMBERS = Membership(
+    member_count=0, start=0, size=0, due_at=-math.inf, until=-math.inf, idle=False
+)
 
 
 class FallbackPolicy(Protocol):
@@ -120,11 +122,11 @@ class NoShare(Blocked):
 class StaticShare:
     """A part of each window, starting with a spent one."""
 
-    def __init__(self, quotas: Sequence[Quota], peers: int, now: float) -> None:
+    def __init__(self, quotas: Sequence[Quota], member_count: int, now: float) -> None:
         self._limiter = Limiter(quotas, admission="exact", cold_start="full", now=now)
         self._permits: dict[int, Permit] = {}
         sizes = " and ".join(f"{quota.limit} per {quota.period:g} s" for quota in quotas)
-        self.description = f"1 of {peers} processes, {sizes}"
+        self.description = f"1 of {member_count} processes, {sizes}"
 
     def next_permit_at(self, now: float) -> float:
         """Return the instant at which the share has a free slot."""
@@ -152,12 +154,19 @@ class TimeSlots:
     """
 
     def __init__(
-        self, length: float, count: int, index: int, *, peers: int, clock: StoreClock, start: float
+        self,
+        length: float,
+        count: int,
+        index: int,
+        *,
+        member_count: int,
+        clock: StoreClock,
+        start: float,
     ) -> None:
         self.length, self._count, self._index = length, count, index
         self._usable_for = min(_TURN_USE, length / 4)
         self._clock, self._not_before = clock, start
-        self.description = f"1 of {peers} processes, 1 per {length * count:g} s"
+        self.description = f"1 of {member_count} processes, 1 per {length * count:g} s"
 
     def next_permit_at(self, now: float) -> float:
         """Return *now* inside a turn of this process, else the start of its next turn."""
@@ -192,10 +201,10 @@ def fallback_policy(
         return NoShare()
     if not quotas:
         return Unlimited()
-    start, size, peers = membership.start, membership.size, membership.peers
+    start, size, member_count = membership.start, membership.size, membership.member_count
     if all(quota.limit * size >= UNIT for quota in quotas):
         parts = [Quota(quota.limit * size // UNIT, quota.period) for quota in quotas]
-        return StaticShare(parts, peers, leases_end)
+        return StaticShare(parts, member_count, leases_end)
     slots = 1 << (min(quota.limit for quota in quotas).bit_length() - 1)
     slot = UNIT // slots  # the smallest block that is a slot of every quota
     count = slot // size
@@ -203,7 +212,7 @@ def fallback_policy(
         max((quota.period + _TURN_SLACK) / (quota.limit // slots) for quota in quotas),
         count,
         _reverse_bits(start % slot // size, count),
-        peers=peers,
+        member_count=member_count,
         clock=clock,
         start=leases_end + max(quota.period for quota in quotas),
     )
@@ -226,7 +235,7 @@ class OutageState:
 
     Attributes:
         failures: consecutive failed requests.
-        fallback: what may be sent; None while there is no outage.
+        fallback: the limit in the outage; None while there is none.
     """
 
     def __init__(self, config: StoreConfig) -> None:

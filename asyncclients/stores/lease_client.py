@@ -86,7 +86,7 @@ class LeaseBook:
     Attributes:
         leases: slots that are held and not used, the earliest first.
         in_flight: used slots whose calls may not have arrived yet.
-        arrived: used slots and the instants by which their calls arrived, to be reported.
+        arrived: used slots and the latest arrival of their calls, to be reported.
         released: slots that will not be used, to be reported.
     """
 
@@ -157,7 +157,7 @@ class LeaseBook:
 
 
 class SyncState:
-    """What one process knows about a scope's log, and what it has to report.
+    """One process's knowledge of a scope's log, and its reports.
 
     Attributes:
         clock: the store's clock.
@@ -321,7 +321,7 @@ class SyncState:
         elif request.heartbeat:
             self._share_held = (response.start, response.size)
             self.membership = Membership(
-                peers=response.peers,
+                member_count=response.member_count,
                 start=response.start,
                 size=response.size,
                 due_at=sent_at + request.heartbeat_due / SECOND,
@@ -384,7 +384,7 @@ class LeaseClient:
 
     Attributes:
         slots: slots that are held, and reports that are due.
-        outage: what may be sent without the store.
+        outage: failed requests, and the limit in an outage.
         contenders: other processes that waited in the same priority class.
     """
 
@@ -448,7 +448,7 @@ class LeaseClient:
 
     def is_at_rest(self) -> bool:
         """True if nothing is held or to be reported, and the store knows that this is idle."""
-        is_active_member = self._sync.membership.peers > 0 and not self._sync.is_idle
+        is_active_member = self._sync.membership.member_count > 0 and not self._sync.is_idle
         slots = self.slots
         return not (
             self._task is not None
@@ -473,7 +473,9 @@ class LeaseClient:
         """Return the seconds between two heartbeats."""
         if idle:
             return min(_MAX_HEARTBEAT, _IDLE_HEARTBEAT * max(1.0, self._log.scopes / _CROWD))
-        return min(_MAX_HEARTBEAT, HEARTBEAT * max(1.0, self._sync.membership.peers / _CROWD))
+        return min(
+            _MAX_HEARTBEAT, HEARTBEAT * max(1.0, self._sync.membership.member_count / _CROWD)
+        )
 
     def _wake_at(self, at: float, now: float) -> None:
         if self._task is not None or self._closed:
@@ -500,7 +502,7 @@ class LeaseClient:
             if slots.leases:
                 at = min(at, slots.leases[-1].lapses_at)
             at = min(at, self._sync.due_at())
-        is_member = not self.outage.failures and self._sync.membership.peers > 0
+        is_member = not self.outage.failures and self._sync.membership.member_count > 0
         if at < math.inf and (
             is_member or slots.leases or slots.has_unreported() or self._is_active(now)
         ):

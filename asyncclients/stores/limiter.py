@@ -1,6 +1,6 @@
 """The limiter of one scope whose slots come from a store.
 
-* It answers at once, from the slots that it holds. If it holds none it asks the store in the
+* It returns at once, from the slots that it holds. If it holds none it asks the store in the
   background and returns infinity; the scheduler is dispatched when the response is in.
 * The process's own limiter applies as well: token bucket, arrival bounds and what rate limits
   have taught are local.

@@ -7,7 +7,7 @@ side, and `quota_log.lua` the same for Redis. Instants and durations are whole m
 of the store's clock, except where seconds are named.
 
 **Leases.** A request asks for `count` slots; a slot is the right to send one call. The store
-reserves them and answers when each opens. A slot is reserved up to `lease` before it opens,
+reserves them and responds with the instant at which each opens. A slot is reserved up to `lease` before it opens,
 so that no round trip lies between its opening and the send, and is void `lease` after its
 opening. The process reports each slot in a later request: `arrived` when the call reached
 the vendor, `in_flight` while there is no response, or `released` when it was not used.
@@ -30,7 +30,7 @@ lost data: it is empty although calls were sent. Nothing is granted for a period
 
 **Outage.** The first failed request is retried at once, since it may have met a stale
 connection. The second begins an outage: leases are dropped, `when_down` decides what may be
-sent (`fallback.py`), and the store is asked for a heartbeat every second until it answers.
+sent (`fallback.py`), and a heartbeat is sent every second until the store responds.
 
 **Blocks.** In an outage nobody can be asked, so each heartbeat assigns the process a block of
 the quota in advance (`shares.py`). The store keeps both the block that the process confirmed
@@ -41,7 +41,7 @@ calls by itself, and so may others. Nothing is granted for `detection_time`, unt
 reported. A store that was out of reach for everybody also notices this itself, by the
 heartbeats that are overdue, since the first process to return may be a new one.
 
-**Clocks.** Only the store's clock counts. If it was set back, the log starts anew with a
+**Clocks.** Only the store's clock counts. If it was set back, a new log starts with a
 spent window. If it was set forward, the log looks older than it is: processes detect the
 jump and report an unknown epoch, which makes the window count as spent.
 
@@ -53,7 +53,7 @@ its first four digits. Instants are microseconds since 1970 of the server's cloc
 | `log` | sorted set | `r:PROCESS:NUMBER` (reserved) or `a:PROCESS:NUMBER` (arrived), scored with the call's latest arrival |
 | `state` | hash | the fields below |
 | `members` | hash | by process: `TTL_END HEARTBEAT_DUE IDLE`, then `START SIZE` of each block, in 1/1,048,576 of the quota |
-| `interactive`, `background` | sorted sets | processes that wait for a slot, scored with the instant at which their claim ends |
+| `interactive`, `background` | sorted sets | processes that wait for a slot, scored with the instant at which they lose their place |
 
 | field of `state` | content |
 | --- | --- |
@@ -130,9 +130,9 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
         share_held: the block that the process would use in an outage, as start and size.
         heartbeat_due: time until the next heartbeat at the latest.
         lease: how long before and after its opening a slot is held.
-        grace: time after the lease by which a call has arrived.
+        grace: longest time from the end of the lease until the call arrives.
         ttl: how long the membership lasts.
-        min_retry: shortest *retry_in* where a report of another process may open a slot sooner.
+        min_retry: shortest *retry_in* if a report of another process may open a slot sooner.
         recovery_hold: how long nothing is granted after data was lost.
         detection_time: time that others need to notice that the store is back.
     """
@@ -176,7 +176,7 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         pause: for how long the vendor wants no calls.
         accepted, rejected: calls of all processes since the epoch began.
         contenders: other processes that wait in the same priority class.
-        peers: members, this process included; 0 if the request was no heartbeat.
+        member_count: number of members, this process included; 0 if the request was no heartbeat.
         start, size: the process's block of the quota; for a heartbeat only.
         share_wanted: 1 if a process has no block, so that others should send a heartbeat soon.
         quotas: names of all quotas in force.
@@ -190,7 +190,7 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     accepted: int
     rejected: int
     contenders: int
-    peers: int
+    member_count: int
     start: int
     size: int
     share_wanted: int

@@ -36,7 +36,7 @@ if now + RULES.clock_tolerance < get('updated_at') then
   redis.call('DEL', unpack(KEYS))
   state = {}
   put('spent_until', now + request.recovery_hold + request.detection_time)
-elseif now > get('updated_at') + RULES.silence then
+elseif now > get('updated_at') + RULES.max_gap then
   local members = redis.call('HGETALL', MEMBERS)
   for i = 1, #members, 2 do
     local due = tonumber(string.match(members[i + 1], '^%d+ (%d+)'))
@@ -110,7 +110,7 @@ end
 
 -- The members, and the block of the quota that each may use in an outage; see shares.py.
 local UNIT = RULES.unit
-local taken, peers, start, size = {}, 0, 0, 0
+local taken, member_count, start, size = {}, 0, 0, 0
 local function overlaps(from, length)
   for _, block in ipairs(taken) do
     if from < block[1] + block[2] and block[1] < from + length then return true end
@@ -158,14 +158,14 @@ if request.heartbeat or request.goodbye then
     end
   end
   if has_expired or is_member == request.goodbye then put('members_changed_at', now) end
-  peers = #others
+  member_count = #others
   if request.goodbye then
     redis.call('HDEL', MEMBERS, process)
   else
-    peers = peers + 1
+    member_count = member_count + 1
     local fair, others_want = UNIT, false
-    while fair * peers > UNIT do fair = math.floor(fair / 2) end
-    local largest = fair * peers == UNIT and fair or fair * 2
+    while fair * member_count > UNIT do fair = math.floor(fair / 2) end
+    local largest = fair * member_count == UNIT and fair or fair * 2
     local may_grow = not request.idle
       and now - get('members_changed_at') >= RULES.settling_time
     local limit = may_grow and largest or math.max(1, math.floor(fair / 2))
@@ -252,7 +252,7 @@ if request.count > 0 then
   end
   if yields then retry_in = retry_in + RULES.yield_delay end
   if #opens_in < request.count then
-    redis.call('ZADD', own, text(math.max(at, now + retry_in) + RULES.claim_time), process)
+    redis.call('ZADD', own, text(math.max(at, now + retry_in) + RULES.queue_time), process)
   end
 end
 for _, quota in ipairs(quotas) do put('tat:' .. quota.name, quota.tat) end
@@ -261,4 +261,4 @@ local keep = text(math.ceil(longest / 500) + 120000)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
 redis.call('PEXPIRE', MEMBERS, text(math.ceil(math.max(longest / 500, request.ttl / 1000)) + 120000))
 return {now, state.epoch, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
-  get('rejected'), contenders, peers, start, size, get('share_wanted_until') > now and 1 or 0, names}
+  get('rejected'), contenders, member_count, start, size, get('share_wanted_until') > now and 1 or 0, names}

@@ -32,13 +32,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         quota_ttl: a quota is dropped when nobody has reported it for this long and a period.
         clock_tolerance: a clock that goes back further than this was set. A smaller step is
             the difference between two servers of a cluster.
-        silence: time without any request after which members may have lost the store. It is
-            longer than a heartbeat; in an outage nobody sends before a window and more is over.
-        heartbeat_slack: time by which a heartbeat may be late.
+        max_gap: longest time between two requests while members are connected. It exceeds a
+            heartbeat; in an outage no process sends before a window and more has passed.
+        heartbeat_slack: allowed delay of a heartbeat.
         settling_time: time after a process joined or left before blocks may grow.
         share_wait: time for which others send early heartbeats for a process without a block.
-        claim_time: time after its opening for which a slot is kept for the first in the queue.
-        yield_delay: time by which the class that yields asks later than the other.
+        queue_time: time after a slot opens for which a waiting process keeps its place.
+        yield_delay: delay of the class that yields, so that the other one asks first.
         background_every: background calls get one of this many slots in an interactive flood.
         background_burst: burst of background calls while interactive calls are expected.
         interactive_periods: periods after an interactive request in which another is expected.
@@ -47,11 +47,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
     quota_ttl: int = 60_000_000
     clock_tolerance: int = 1_000_000
-    silence: int = 1_250_000
+    max_gap: int = 1_250_000
     heartbeat_slack: int = 250_000
     settling_time: int = 1_000_000
     share_wait: int = 1_000_000
-    claim_time: int = 100_000
+    queue_time: int = 100_000
     yield_delay: int = 20_000
     background_every: int = 10
     background_burst: float = 1.2
@@ -87,7 +87,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     """The log of one scope; `protocol.py` lists the fields under "Keys in Redis".
 
     `log` maps a slot to the latest arrival of its call. `interactive` and `background` map a
-    waiting process to the end of its claim.
+    waiting process to the instant at which it loses its place in the queue.
     """
 
     updated_at: int = 0
@@ -113,7 +113,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         self._update_quotas(request, now)
         self._book_slots(request, now)
         self._on_rate_limited(request, now)
-        peers, (start, size) = self._update_members(request, now)
+        member_count, (start, size) = self._update_members(request, now)
         opens_in, retry_in, contenders = self._grant(request, now)
         return LeaseResponse(
             now=now,
@@ -124,7 +124,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             accepted=self.accepted,
             rejected=self.rejected,
             contenders=contenders,
-            peers=peers,
+            member_count=member_count,
             start=start,
             size=size,
             share_wanted=int(self.share_wanted_until > now),
@@ -132,13 +132,13 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         )
 
     def _check_clock(self, request: LeaseRequest, now: int) -> None:
-        """Start anew if the clock was set back; hold if others may have lost the store."""
+        """Start a new log if the clock was set back; hold if others may have lost the store."""
         if now + RULES.clock_tolerance < self.updated_at:
             hold = request.recovery_hold + request.detection_time
             empty = QuotaLog(spent_until=now + hold)
             for field in self.__struct_fields__:
                 setattr(self, field, getattr(empty, field))
-        elif now > self.updated_at + RULES.silence and any(
+        elif now > self.updated_at + RULES.max_gap and any(
             member.heartbeat_due + RULES.heartbeat_slack < now
             for name, member in self.members.items()
             if name != request.process
@@ -233,7 +233,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
 
     def _grant(self, request: LeaseRequest, now: int) -> tuple[list[int], int, int]:
         """Return when each granted slot opens, when to ask again, and the contenders."""
-        self._drop_claims(request.process, now)
+        self._drop_waiting(request.process, now)
         if request.count <= 0:
             return [], 0, 0
         if request.priority == 0:
@@ -255,7 +255,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             retry_in = min(retry_in, max(request.min_retry, soonest))
         retry_in += RULES.yield_delay if yields else 0
         if len(opens_in) < request.count:
-            own[request.process] = max(at, now + retry_in) + RULES.claim_time
+            own[request.process] = max(at, now + retry_in) + RULES.queue_time
         return opens_in, retry_in, contenders
 
     def _reserve(self, request: LeaseRequest, most: int, now: int) -> tuple[list[int], int, bool]:
@@ -273,8 +273,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             at, may_open_sooner = self._next_opening(scores, request.priority, now)
         return opens_in, at, may_open_sooner
 
-    def _drop_claims(self, process: str, now: int) -> None:
-        """Drop the claims that are over, and the one of *process*, which this request renews."""
+    def _drop_waiting(self, process: str, now: int) -> None:
+        """Drop waiting processes whose time is over, and *process*, which this request renews."""
         for waiting in (self.interactive, self.background):
             for name in [name for name, until in waiting.items() if until <= now]:
                 del waiting[name]

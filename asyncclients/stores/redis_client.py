@@ -12,7 +12,7 @@ import hashlib
 import re
 import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
@@ -56,13 +56,10 @@ ACL_RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX
 
 def display_url(url: Secret) -> str:
     """Return *url* without user, password and query."""
-    if not _is_text(url):
+    parts = _split(url)
+    if parts is None:
         return "at an unreadable address"
-    try:
-        parts = urlsplit(url.reveal())
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "at an unreadable address"
+    port = f":{parts.port}" if parts.port else ""
     return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
@@ -108,12 +105,8 @@ def _is_connectable(connect: Callable[[], redis.Redis]) -> bool:
 
 def _is_redis_url(url: Secret) -> bool:
     """Return whether *url* is complete; redis-py would read a database name as database 0."""
-    if not _is_text(url):
-        return False
-    try:
-        parts = urlsplit(url.reveal())
-        _ = parts.port
-    except ValueError:
+    parts = _split(url)
+    if parts is None:
         return False
     if parts.scheme == "unix":
         return bool(parts.path)
@@ -125,9 +118,15 @@ def _is_redis_url(url: Secret) -> bool:
     )
 
 
-def _is_text(url: Secret) -> bool:
-    value: Any = url.reveal()
-    return isinstance(value, str)
+def _split(url: Secret) -> SplitResult | None:
+    """Return the parts of *url*; None if they cannot be read."""
+    text: Any = url.reveal()
+    try:
+        parts = urlsplit(text) if isinstance(text, str) else None
+        _ = parts and parts.port
+    except ValueError:
+        return None
+    return parts
 
 
 async def with_timeout(store: str, command: Callable[[], Awaitable[Any]]) -> Any:

@@ -35,7 +35,7 @@ def next_block(
         own: the block that the owner has confirmed, `NONE` for none.
         taken: the blocks of all others.
         fair: the smaller of `fair_sizes`.
-        limit: the size up to which the block may grow now.
+        limit: largest size of the block now.
         is_idle: the owner has sent nothing for a while: shrink the block to *limit*.
         is_wanted: another process, which is not idle, has less than *fair*.
     """

@@ -358,7 +358,9 @@ def clock_at(offset: float) -> StoreClock:
 
 
 def membership(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
-    return Membership(peers=live, start=start, size=size, due_at=101.0, until=until, idle=False)
+    return Membership(
+        member_count=live, start=start, size=size, due_at=101.0, until=until, idle=False
+    )
 
 
 @pytest.mark.parametrize(

@@ -198,12 +198,12 @@ def test_members_are_counted() -> None:
     for me in "ca":
         log.apply(lease_request(process=me, heartbeat=True), START)
     response = log.apply(lease_request(process="b", heartbeat=True), START)
-    assert response.peers == 3
+    assert response.member_count == 3
     log.apply(lease_request(process="a", goodbye=True), START + SECOND)
     response = log.apply(lease_request(process="b", heartbeat=True), START + 2 * SECOND)
-    assert response.peers == 2
+    assert response.member_count == 2
     response = log.apply(lease_request(process="b", heartbeat=True), START + 4 * SECOND)
-    assert response.peers == 1
+    assert response.member_count == 1
 
 
 def test_overdue_heartbeats_hold_grants() -> None:
