@@ -62,8 +62,8 @@ async def test_pull_source_that_blocks_leaves_the_loop_free(tmp_path: Path) -> N
     assert (await job).done == 2
 
 
-async def test_iterate_keeps_to_one_thread() -> None:
-    """A generator is begun, read and closed in the same thread: a database cursor works."""
+async def test_iterate_uses_one_thread() -> None:
+    """A generator is started, read and closed in the same thread, so a database cursor works."""
     threads: set[int] = set()
 
     def rows() -> Iterator[tuple[int]]:
@@ -84,8 +84,8 @@ async def test_iterate_keeps_to_one_thread() -> None:
     assert threads != {threading.get_ident()}
 
 
-async def test_iterate_gives_rows_before_an_error() -> None:
-    """The rows before an error are not lost with it, and a `StopIteration` does not hang."""
+async def test_iterate_yields_rows_before_an_error() -> None:
+    """Rows before an error are yielded, and a `StopIteration` does not hang."""
 
     class Rows:
         def __init__(self) -> None:
@@ -108,15 +108,17 @@ async def test_iterate_gives_rows_before_an_error() -> None:
 
 @pytest.mark.parametrize("make", MAKES)
 @pytest.mark.parametrize("length", [0, 1, 5000])
-async def test_iterate_gives_every_row(make: Callable[[range], Iterable[int]], length: int) -> None:
-    """Nothing is left out, whatever kind of iterable it is."""
+async def test_iterate_yields_every_row(
+    make: Callable[[range], Iterable[int]], length: int
+) -> None:
+    """Every row of any kind of iterable is yielded."""
     assert [row async for row in iterate(make(range(length)))] == [*range(length)]
 
 
 async def test_iterate_of_generator_that_stays_blocked_ends(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A generator that never gives its next row is left behind when the iteration is closed."""
+    """A generator that stays blocked is abandoned when the iteration is closed."""
     monkeypatch.setattr("asyncclients.backfill.blocking._CLOSE_GRACE", 0.05)
     forever: SimpleQueue[int] = SimpleQueue()
 
@@ -134,7 +136,7 @@ async def test_iterate_of_generator_that_stays_blocked_ends(
 async def test_iterate_of_generator_that_cannot_be_closed_ends(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """An error while the generator is closed is logged, and replaces no result."""
+    """An error while the generator is closed is logged and does not replace the result."""
 
     def rows() -> Iterator[int]:
         try:

@@ -58,15 +58,15 @@ async def create(
     return report, killer.kills, len(codes)
 
 
-async def test_a_killed_push_sends_no_row_twice(paths: tuple[str, str]) -> None:
-    """Rows that must not be repeated arrive exactly once, or are reported as unknown."""
+async def test_killed_push_sends_no_row_twice(paths: tuple[str, str]) -> None:
+    """Rows that are not idempotent arrive exactly once, or are reported as unknown."""
     report, kills, _ = await create(paths, 2500, 5)
     assert kills == 5
     assert report.unknown <= 5 * 8  # what was on the wire: eight calls at a time
 
 
-async def test_lost_answers_and_kills_together(paths: tuple[str, str]) -> None:
-    """Dropped answers make rows unknown, never double, also when the run is killed."""
+async def test_killed_push_with_lost_responses(paths: tuple[str, str]) -> None:
+    """Lost responses make rows unknown, never duplicates, even if the run is killed."""
     report, kills, held = await create(paths, 1500, 3, dropping=0.02, seed=1)
     assert kills == 3
     assert report.unknown > 0
@@ -99,8 +99,8 @@ async def upsert(paths: tuple[str, str], rows: int, kills: int, *, dropping: flo
     return killer.kills
 
 
-async def test_a_killed_upsert_holds_every_row_once(paths: tuple[str, str]) -> None:
-    """Rows that may be repeated are all there, once each, and none is unknown."""
+async def test_killed_upsert_writes_every_row_once(paths: tuple[str, str]) -> None:
+    """Idempotent rows all arrive, and none is unknown."""
     assert await upsert(paths, 3000, 4, dropping=0.01) == 4
 
 
@@ -123,15 +123,15 @@ async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 
     return killer.kills
 
 
-async def test_a_killed_pull_has_exactly_the_servers_items(tmp_path: Path) -> None:
-    """The file holds every item of the server once, in the server's order."""
+async def test_killed_pull_writes_every_item_once(tmp_path: Path) -> None:
+    """The file has every item of the server once, in the server's order."""
     assert await fetch(tmp_path, 40_000, 4, dropping=0.01) == 4
 
 
 @pytest.mark.sweep
 @pytest.mark.timeout(1800)
-async def test_two_hundred_kills_of_a_push(paths: tuple[str, str]) -> None:
-    """As above, at 200 random instants, with and without lost answers."""
+async def test_push_killed_two_hundred_times(paths: tuple[str, str]) -> None:
+    """No row is sent twice after 200 kills at random instants, with and without lost responses."""
     _, kills, _ = await create(paths, 60_000, 100, seed=2)
     Path(paths[1]).unlink()
     _, more, _ = await create(paths, 60_000, 100, dropping=0.01, seed=3)
@@ -140,13 +140,13 @@ async def test_two_hundred_kills_of_a_push(paths: tuple[str, str]) -> None:
 
 @pytest.mark.sweep
 @pytest.mark.timeout(1800)
-async def test_two_hundred_kills_of_an_upsert(paths: tuple[str, str]) -> None:
-    """As above, for rows that may be repeated."""
+async def test_upsert_killed_two_hundred_times(paths: tuple[str, str]) -> None:
+    """All rows of an upsert arrive after 200 kills at random instants."""
     assert await upsert(paths, 60_000, 200, dropping=0.01) == 200
 
 
 @pytest.mark.sweep
 @pytest.mark.timeout(1800)
-async def test_two_hundred_kills_of_a_pull(tmp_path: Path) -> None:
-    """As above, for a pull."""
+async def test_pull_killed_two_hundred_times(tmp_path: Path) -> None:
+    """The file is exact after 200 kills at random instants."""
     assert await fetch(tmp_path, 500_000, 200, dropping=0.01) == 200

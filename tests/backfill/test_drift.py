@@ -70,8 +70,8 @@ def failures(state: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.virtual_time
-async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Path) -> None:
-    """The others of its page are written; its bytes, place and reason stand in the file beside."""
+async def test_pull_sets_item_of_another_type_aside(to: Path, state: Path) -> None:
+    """The other items of the page are written; the bytes, place and reason are in the dead-letter file."""
     async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
         held = sandbox.state("intouch")
         held.grow(contacts=100)
@@ -95,8 +95,8 @@ async def test_a_field_that_changes_its_type_costs_that_item(to: Path, state: Pa
 
 
 @pytest.mark.virtual_time
-async def test_a_page_that_is_unreadable_for_a_moment_costs_nothing(to: Path, state: Path) -> None:
-    """A gateway's page of markup, twice, is asked for again until the list's own comes."""
+async def test_pull_retries_unreadable_page(to: Path, state: Path) -> None:
+    """A gateway's page of markup, twice, is requested again until the list's page arrives."""
     drift = Drift(100)
     drift.broken, drift.times = {4: DecodeError("markup")}, {4: 2}
     report = await pull(drift.list(), to, state=state)
@@ -106,8 +106,8 @@ async def test_a_page_that_is_unreadable_for_a_moment_costs_nothing(to: Path, st
 
 
 @pytest.mark.virtual_time
-async def test_a_page_of_which_nothing_can_be_read_is_set_aside(to: Path, state: Path) -> None:
-    """The pages after it are written; it counts as many items as a page has."""
+async def test_pull_sets_unreadable_page_aside(to: Path, state: Path) -> None:
+    """The later pages are written; the page counts as its number of items."""
     drift = Drift(200)
     drift.broken = {4: DecodeError("broken")}
     report = await pull(drift.list(), to, state=state)
@@ -117,8 +117,8 @@ async def test_a_page_of_which_nothing_can_be_read_is_set_aside(to: Path, state:
 
 
 @pytest.mark.virtual_time
-async def test_the_bytes_of_an_unreadable_page_are_kept(to: Path, state: Path) -> None:
-    """What came in its place is in the file of failures, whole, also where it is no JSON."""
+async def test_pull_keeps_bytes_of_unreadable_page(to: Path, state: Path) -> None:
+    """The dead-letter file has the whole body, even if it is not JSON."""
     async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
         held = sandbox.state("intouch")
         held.grow(contacts=500)
@@ -133,8 +133,8 @@ async def test_the_bytes_of_an_unreadable_page_are_kept(to: Path, state: Path) -
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("number", [1, 2])
-async def test_an_item_that_is_no_json_costs_that_item(to: Path, state: Path, number: int) -> None:
-    """Also on the first page: the others are written, and its bytes are kept."""
+async def test_pull_sets_item_that_is_no_json_aside(to: Path, state: Path, number: int) -> None:
+    """The other items are written and its bytes are kept, also on the first page."""
     spoiled = b'{"uuid": "bad", "name": "\\ud83d"}'
 
     async def serve(connection: Connection) -> None:
@@ -157,8 +157,8 @@ async def test_an_item_that_is_no_json_costs_that_item(to: Path, state: Path, nu
 
 
 @pytest.mark.virtual_time
-async def test_a_list_that_begins_unreadable_is_an_error(to: Path, state: Path) -> None:
-    """Of a first page nobody can say whether it belongs to a list at all."""
+async def test_pull_rejects_unreadable_first_page(to: Path, state: Path) -> None:
+    """An unreadable first page is an error, because it may not be a list at all."""
     drift = Drift(100)
     drift.broken = {1: DecodeError("markup")}
     with pytest.raises(DecodeError, match="markup"):
@@ -167,8 +167,8 @@ async def test_a_list_that_begins_unreadable_is_an_error(to: Path, state: Path) 
 
 
 @pytest.mark.virtual_time
-async def test_too_many_stop_it_and_nothing_is_lost(to: Path, state: Path) -> None:
-    """Above the share it stops, before more is set aside; another run goes on from there."""
+async def test_pull_stops_above_max_failed(to: Path, state: Path) -> None:
+    """Above the share it stops before it sets more aside; another run resumes there."""
     drift = Drift(200)
     drift.broken = {number: DecodeError("broken") for number in range(8, 15)}
     with pytest.raises(BackfillStoppedError, match="10 of 80 items") as caught:
@@ -182,8 +182,8 @@ async def test_too_many_stop_it_and_nothing_is_lost(to: Path, state: Path) -> No
 
 
 @pytest.mark.virtual_time
-async def test_a_tenth_is_too_much(to: Path, state: Path) -> None:
-    """By default it bears fifty items, and above five hundred a tenth."""
+async def test_pull_tolerates_fifty_items_or_a_tenth(to: Path, state: Path) -> None:
+    """By default fifty unreadable items are tolerated, and above five hundred items a tenth."""
     drift = Drift(2000)
     drift.broken = {number: DecodeError("broken") for number in range(101, 200, 2)}
     with pytest.raises(BackfillStoppedError, match="130 of 1250 items"):
@@ -192,8 +192,8 @@ async def test_a_tenth_is_too_much(to: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> None:
-    """A run that ends and is resumed across the same page counts and writes it once."""
+async def test_pull_sets_item_aside_once(to: Path, state: Path) -> None:
+    """A resumed run counts and writes an unreadable item of the same page once."""
     drift = Drift(200)
     drift.broken = {4: DecodeError("broken"), 9: NotFoundError("gone")}
     with pytest.raises(NotFoundError):
@@ -207,8 +207,8 @@ async def test_what_is_set_aside_is_set_aside_once(to: Path, state: Path) -> Non
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("ahead", [0, 8])
-async def test_an_empty_page_does_not_end_the_list(to: Path, state: Path, ahead: int) -> None:
-    """Pages may be empty before the last one, at the start and in a row."""
+async def test_pull_reads_past_empty_pages(to: Path, state: Path, ahead: int) -> None:
+    """Empty pages before the last one do not end the list."""
     sizes = [0, 2, 0, 0, 1, 3, 0]
 
     async def fetch(number: int) -> Page[Any]:

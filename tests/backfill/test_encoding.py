@@ -47,7 +47,7 @@ def rows_of(*values: Any) -> list[Row]:
 
 
 @given(st.lists(JSON, max_size=4), st.lists(JSON, max_size=4))
-def test_different_rows_have_different_text(one: list[Any], other: list[Any]) -> None:
+def test_encode_rows_differ_for_different_rows(one: list[Any], other: list[Any]) -> None:
     """Two lists of rows have the same text only if they are the same JSON, row by row."""
     same = [msgspec.json.encode(row, order="deterministic") for row in one] == [
         msgspec.json.encode(row, order="deterministic") for row in other
@@ -69,14 +69,14 @@ def test_different_rows_have_different_text(one: list[Any], other: list[Any]) ->
     ],
     ids=str,
 )
-def test_rows_that_differ_slightly_have_different_text(one: list[Any], other: list[Any]) -> None:
-    """No two rows look alike because of where one ends, or because JSON cannot hold them."""
+def test_encode_rows_differ_for_similar_rows(one: list[Any], other: list[Any]) -> None:
+    """Rows with different boundaries, or with values that JSON lacks, have different texts."""
     assert encode_rows(rows_of(*one)) != encode_rows(rows_of(*other))
 
 
 @pytest.mark.parametrize("make", [Plain, Members, lambda: [Plain()], lambda: {"a": {1, Plain()}}])
-def test_rows_without_stable_text_are_rejected(make: Any) -> None:
-    """A row whose text would differ in another process is named with its number and remedy."""
+def test_encode_rows_rejects_unstable_text(make: Any) -> None:
+    """The error for a row whose text differs between processes names the row and the remedy."""
     with pytest.raises(InputError, match=r"row 2 holds an object of type \w+.*plain values"):
         encode_rows(rows_of(1, make()))
     assert encode_row(make()), "a failed row can be shown all the same"
@@ -90,8 +90,8 @@ def test_rows_without_stable_text_are_rejected(make: Any) -> None:
         "{'a': [frozenset({'x', 'y', 'z'}), float('nan')]}",
     ],
 )
-def test_sets_have_the_same_text_in_every_process(text: str) -> None:
-    """The order of a set, which differs between processes, does not show."""
+def test_encode_rows_sorts_sets(text: str) -> None:
+    """The order of a set, which differs between processes, does not matter."""
     code = (
         "from asyncclients.backfill.encoding import encode_rows\n"
         "from asyncclients.backfill.files.source import Row\n"
@@ -110,14 +110,14 @@ def test_sets_have_the_same_text_in_every_process(text: str) -> None:
 
 
 @given(JSON)
-def test_a_row_that_is_json_is_shown_as_it_is(value: Any) -> None:
-    """What JSON can hold is stored unchanged, keys in their order."""
+def test_encode_row_keeps_json(value: Any) -> None:
+    """JSON values are stored unchanged, with the order of their keys."""
     assert msgspec.json.decode(encode_row(value)) == msgspec.json.decode(msgspec.json.encode(value))
     assert encode_row({"b": 1, "a": 2}) == b'{"b":1,"a":2}'
 
 
-def test_values_without_json_form_are_shown_as_text() -> None:
-    """NaN, a surrogate, an object and a list that holds itself can be stored in a file."""
+def test_encode_row_writes_other_values_as_text() -> None:
+    """NaN, a surrogate, an object and a list that contains itself can be stored."""
     endless: list[Any] = []
     endless.append(endless)
     for value in (nan, {"a": [inf]}, "\ud800", {"\ud800": 1}, endless, {2**99: {1: object()}}):
@@ -125,8 +125,8 @@ def test_values_without_json_form_are_shown_as_text() -> None:
     assert encode_row({"a": nan}) == b'{"a":"nan"}'
 
 
-async def test_a_failed_row_with_nan_is_not_pushed_as_text(tmp_path: Path) -> None:
-    """The file of failed rows shows NaN, and pushing the file again sends no other value for it."""
+async def test_push_does_not_send_text_of_nan(tmp_path: Path) -> None:
+    """The file of failed rows shows NaN, and pushing it does not send another value instead."""
     sent: list[Any] = []
 
     async def target(row: Any) -> None:
@@ -147,7 +147,7 @@ async def test_a_failed_row_with_nan_is_not_pushed_as_text(tmp_path: Path) -> No
     assert sent == [{"id": 3, "x": None}]
 
 
-async def test_a_job_is_not_resumed_with_rows_of_the_same_joined_text(tmp_path: Path) -> None:
+async def test_push_rejects_rows_of_same_joined_text(tmp_path: Path) -> None:
     """A job interrupted in [1, 23, 45] rejects [12, 3, 45]."""
     sent: list[int] = []
 
@@ -164,8 +164,8 @@ async def test_a_job_is_not_resumed_with_rows_of_the_same_joined_text(tmp_path: 
     assert sent == [1, 23]
 
 
-async def test_a_row_without_stable_text_is_rejected_before_any_is_sent(tmp_path: Path) -> None:
-    """Rows that a resumed job could not recognise are rejected while nothing has been sent."""
+async def test_push_rejects_unstable_rows_before_sending(tmp_path: Path) -> None:
+    """A row that a resumed job could not recognise is rejected before anything is sent."""
     sent: list[Any] = []
 
     async def target(row: Any) -> None:

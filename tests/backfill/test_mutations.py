@@ -67,7 +67,7 @@ def rows_of(content: bytes, name: str) -> list[Row] | InputError:
 def test_csv_reads_what_the_csv_module_writes(
     records: list[list[str]], end: str, quoting: Any, encoding: str
 ) -> None:
-    """Any table written by `csv` is read with the same values; rows without values have none."""
+    """Any table written by `csv` is read with the same values."""
     if end == "\n" and quoting == csv.QUOTE_MINIMAL:  # `csv` does not quote a lone CR then
         records = [[cell.replace("\r", "") for cell in record] for record in records]
     file = io.StringIO()
@@ -86,8 +86,8 @@ def test_csv_reads_what_the_csv_module_writes(
 
 @SETTINGS
 @given(st.lists(st.dictionaries(st.text(), VALUES, max_size=4), max_size=5))
-def test_json_lines_read_what_is_written(records: list[dict[str, Any]]) -> None:
-    """Any objects written as JSON lines are read as they are."""
+def test_json_reads_what_is_written(records: list[dict[str, Any]]) -> None:
+    """Objects written as JSON lines are read unchanged."""
     rows = rows_of(b"".join(msgspec.json.encode(record) + b"\n" for record in records), "x.jsonl")
     assert not isinstance(rows, InputError), rows
     assert [row.data for row in rows] == [record or None for record in records]
@@ -143,15 +143,10 @@ CELLS = st.sampled_from(["word", "two words", "a, b", 'say "hi"', "", "1", "x\ny
     st.integers(0, 10_000),
     st.booleans(),
 )
-def test_csv_damage_is_told(
+def test_csv_damage_is_an_error(
     records: list[list[str]], quoting: Any, put: str, place: int, cut: bool
 ) -> None:
-    """A byte put in anywhere, or an end cut off, is an error, or costs no other row.
-
-    Each record carries its number in its first and last cell: a row that is read without a
-    complaint either is a record as it was, or differs in the damaged place alone, and all
-    records before and after the damaged one are there.
-    """
+    """An inserted byte or a truncation is an error, or affects only its own row."""
     numbered = [[f"<{n}>", *record, f"<{n}>"] for n, record in enumerate(records)]
     file = io.StringIO()
     csv.writer(file, lineterminator="\n", quoting=quoting).writerows([["k", *NAMES], *numbered])
@@ -181,8 +176,8 @@ def test_csv_damage_is_told(
 
 
 @given(st.integers(0, 17), st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
-def test_csv_quote_in_the_header_is_told(place: int, quoting: Any) -> None:
-    """A stray quote anywhere in the first line is an error: no column gets another name."""
+def test_csv_quote_in_the_header_is_an_error(place: int, quoting: Any) -> None:
+    """A stray quote in the first line never renames a column."""
     file = io.StringIO()
     csv.writer(file, quoting=quoting).writerows([NAMES, *[["1", "2", "3"]] * 5])
     text = file.getvalue()
@@ -202,10 +197,10 @@ def test_csv_quote_in_the_header_is_told(place: int, quoting: Any) -> None:
     st.integers(0, 10_000),
     st.booleans(),
 )
-def test_json_damage_is_told(
+def test_json_damage_fails_its_line(
     records: list[dict[str, Any]], put: bytes, place: int, cut: bool
 ) -> None:
-    """Damage to one line of JSON lines concerns that line alone, and it is told."""
+    """Damage to one line fails that line only."""
     whole = b"".join(msgspec.json.encode(record) + b"\n" for record in records)
     at = place % (len(whole) + 1)
     rows = rows_of(whole[:at] + put + (b"" if cut else whole[at:]), "x.jsonl")

@@ -109,8 +109,8 @@ def ids(path: Path) -> list[int]:
 # --- The list as it is ----------------------------------------------------------------
 
 
-async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) -> None:
-    """Every contact, once, in order; the counts are the vendor's; a second run does nothing."""
+async def test_pull_writes_whole_list(sandbox: Sandbox, to: Path, state: Path) -> None:
+    """Every contact is written once, in order, with the vendor's count; a second run does nothing."""
     sandbox.state("intouch").grow(contacts=260)
     async with SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
@@ -127,8 +127,8 @@ async def test_all_of_a_vendors_list(sandbox: Sandbox, to: Path, state: Path) ->
 
 
 @pytest.mark.virtual_time
-async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) -> None:
-    """The next page and *ahead* more are under way; none is asked for twice or beyond the last."""
+async def test_pull_prefetches_a_bounded_number_of_pages(to: Path, state: Path) -> None:
+    """*prefetch* pages beyond the next are requested; none twice, and none beyond the last."""
     server = Server(1000)
     report = await pull(server.list(), to, state=state, prefetch=4)
     assert ids(to) == list(range(1000))
@@ -138,8 +138,8 @@ async def test_pages_are_fetched_ahead_and_not_too_far(to: Path, state: Path) ->
 
 
 @pytest.mark.virtual_time
-async def test_pages_wait_for_one_that_is_late(to: Path, state: Path) -> None:
-    """They keep their order, and few are fetched while it is waited for."""
+async def test_pull_keeps_order_behind_a_late_page(to: Path, state: Path) -> None:
+    """Pages keep their order, and few are fetched while a late one is awaited."""
     server = Server(1000)
     server.seconds[30] = 5.0
     asked: list[int] = []
@@ -152,8 +152,8 @@ async def test_pages_wait_for_one_that_is_late(to: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
-    """While a page is written few others are fetched; writes come one after another."""
+async def test_pull_waits_for_slow_sink(state: Path) -> None:
+    """Few pages are fetched while one is written, and writes never overlap."""
     server, written = Server(500), list[int]()
     furthest = 0
 
@@ -175,8 +175,8 @@ async def test_a_slow_sink_holds_the_pages_back(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_an_error_has_its_turn(state: Path) -> None:
-    """What stands before a page that cannot be had is written, though it came later."""
+async def test_pull_writes_pages_before_a_failed_one(state: Path) -> None:
+    """Pages before one that fails are written, even if they arrive later."""
     server, sink = Server(100), Memory()
 
     async def page(number: int) -> Page[Any]:
@@ -192,16 +192,16 @@ async def test_an_error_has_its_turn(state: Path) -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("items", [0, 1, 10, 11])
-async def test_short_lists(to: Path, state: Path, items: int) -> None:
-    """Empty lists and lists that just fill a page are read like others."""
+async def test_pull_reads_short_lists(to: Path, state: Path, items: int) -> None:
+    """Empty lists and lists of exactly one page are read."""
     report = await pull(Server(items).list(), to, state=state)
     assert ids(to) == list(range(items))
     assert (report.done, report.unverified) == (items, ())
 
 
 @pytest.mark.virtual_time
-async def test_without_a_count_the_report_says_so(to: Path, state: Path) -> None:
-    """A vendor that gives no total leaves the pull unverified, and it is read page by page."""
+async def test_pull_without_total_is_unverified(to: Path, state: Path) -> None:
+    """Without a total the pull is unverified and reads page by page."""
     server = Server(35, total=False)
     report = await pull(server.list(), to, state=state)
     assert ids(to) == list(range(35))
@@ -209,8 +209,8 @@ async def test_without_a_count_the_report_says_so(to: Path, state: Path) -> None
     assert report.unverified == ("the vendor gives no count to compare with",)
 
 
-async def test_other_sources(to: Path, state: Path) -> None:
-    """Any async iterable of pages, and any awaitable of a list, can be pulled."""
+async def test_pull_reads_other_sources(to: Path, state: Path) -> None:
+    """An async iterable of pages and an awaitable of a list can be pulled."""
 
     async def pages() -> AsyncIterator[Page[Any]]:
         yield Page(items=[Item(id=1)], number=1)
@@ -240,8 +240,8 @@ def at_page(server: Server, number: int, change: Callable[[], None]) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_what_a_deletion_hides_is_found(to: Path, state: Path) -> None:
-    """Items deleted before the place that is read shift others out of sight: read once more."""
+async def test_pull_reads_again_after_deletions(to: Path, state: Path) -> None:
+    """Items that a deletion moved to an earlier page are found by a second pass."""
     server = Server(200)
     at_page(server, 10, lambda: server.items.__delitem__(slice(0, 15)))
     report = await pull(server.list(), to, state=state, prefetch=2)
@@ -252,8 +252,8 @@ async def test_what_a_deletion_hides_is_found(to: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_what_comes_twice_is_written_once(to: Path, state: Path) -> None:
-    """Items added at the front push others onto the next page: they are left out there."""
+async def test_pull_drops_duplicates(to: Path, state: Path) -> None:
+    """Items that an insertion moved to the next page are written once."""
     server = Server(100)
     new = [Item(id=number) for number in range(1000, 1005)]
     at_page(server, 5, lambda: server.items.__setitem__(slice(0, 0), new))
@@ -264,8 +264,8 @@ async def test_what_comes_twice_is_written_once(to: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -> None:
-    """Deletions between two runs hide nothing: the second goes back until it meets what it has."""
+async def test_resumed_pull_goes_back_to_a_known_item(to: Path, state: Path) -> None:
+    """After deletions between two runs, the second goes back until it finds a known item."""
     server = Server(300)
 
     def fail() -> None:
@@ -283,8 +283,8 @@ async def test_a_resumed_pull_goes_back_to_known_ground(to: Path, state: Path) -
 
 
 @pytest.mark.virtual_time
-async def test_items_without_ids(to: Path, state: Path) -> None:
-    """Without an id nothing is told apart and nothing is dropped; the report says so."""
+async def test_pull_of_items_without_ids(to: Path, state: Path) -> None:
+    """Without keys no item is dropped as a duplicate, and the report says so."""
     server = Server(0)
     server.items = [{"name": "same"}] * 25
     with pytest.raises(PaginationError):
@@ -299,8 +299,8 @@ async def test_items_without_ids(to: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_page_that_repeats_ends_the_pull(to: Path, state: Path) -> None:
-    """A server that gives the same items for every page is not read for ever."""
+async def test_pull_stops_at_a_repeated_page(to: Path, state: Path) -> None:
+    """A server that gives the same items for every page ends the pull with an error."""
     server = Server(10)
 
     async def page(number: int) -> Page[Any]:
@@ -314,8 +314,8 @@ async def test_a_page_that_repeats_ends_the_pull(to: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> None:
-    """Ten minutes without an answer cost nothing; longer than max_outage stops the run."""
+async def test_pull_waits_during_an_outage(to: Path, state: Path) -> None:
+    """An outage of ten minutes is waited out; one longer than max_outage stops the run."""
     server = Server(200)
     loop = asyncio.get_running_loop()
     back_at = loop.time() + 600
@@ -334,10 +334,10 @@ async def test_a_vendor_that_is_away_is_waited_for(to: Path, state: Path) -> Non
 
 
 @pytest.mark.parametrize("buffer", [2**20, 500])
-async def test_cancelled_at_any_step(
+async def test_pull_resumes_after_cancellation_at_any_step(
     buffer: int, to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs that are cancelled while they fetch, write or save come to the list, each item once."""
+    """Runs cancelled while they fetch, write or save still write every item once."""
     monkeypatch.setattr(sinks, "_BUFFER", buffer)
     monkeypatch.setattr(import_module("asyncclients.backfill.pull"), "_CHECKPOINT_INTERVAL", 0.0)
     server = Server(400)
@@ -357,8 +357,8 @@ async def test_cancelled_at_any_step(
     assert cancelled > 1
 
 
-async def test_ids_last_through_every_checkpoint(state: Path) -> None:
-    """Also those of checkpoints at one and the same page, as after a run that went back."""
+async def test_checkpoint_keeps_all_keys(state: Path) -> None:
+    """Keys of several checkpoints at the same page are kept."""
     for run in range(3):
         journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
         checkpoint = await Checkpoint.load(journal)
@@ -370,8 +370,8 @@ async def test_ids_last_through_every_checkpoint(state: Path) -> None:
         await journal.aclose()
 
 
-async def test_whatever_the_key_it_lasts(state: Path) -> None:
-    """Keys of several lines, of no characters, of half a character, of no text: all are kept."""
+async def test_checkpoint_keeps_keys_of_any_form(state: Path) -> None:
+    """Keys of several lines, empty ones, surrogates and other types are kept."""
     names = [text_of(key) for key in ("", "two\nlines", "ü\r", "\ud800", 7, ("a", 7))]
     for found in ([], [*range(len(names))]):
         journal = await Journal.open(state, JobIdentity(kind="pull", source="s", target="t"))
@@ -382,8 +382,8 @@ async def test_whatever_the_key_it_lasts(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_cancelled_it_saves(to: Path, state: Path) -> None:
-    """What was read is kept, and not read again but for one page."""
+async def test_pull_saves_when_cancelled(to: Path, state: Path) -> None:
+    """Pages read before a cancellation are kept, and at most one is read again."""
     server = Server(1000)
     work = asyncio.create_task(pull(server.list(), to, state=state, prefetch=0))
     await asyncio.sleep(0.505)
@@ -426,8 +426,8 @@ class Shaky:
 
 
 @pytest.mark.virtual_time
-async def test_a_sink_that_fails_midway(state: Path) -> None:
-    """The sink's error comes out, it is closed and not flushed; the next run is exact."""
+async def test_pull_closes_failed_sink_without_flush(state: Path) -> None:
+    """The error of the sink is raised; it is closed without a flush; the next run is exact."""
     sink, server = Shaky(), Server(500)
     sink.fails_at = 230
     with pytest.raises(RuntimeError, match="full"):
@@ -441,8 +441,8 @@ async def test_a_sink_that_fails_midway(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_key_that_fails_loses_nothing(to: Path, state: Path) -> None:
-    """The user's error comes out; items of the pages it stopped at are written by the next run."""
+async def test_pull_loses_no_item_when_key_fails(to: Path, state: Path) -> None:
+    """The user's error is raised, and the next run writes the items of that page."""
 
     def key(item: Any) -> int:
         if item.id == 157:
@@ -484,8 +484,8 @@ class Overlapping(Shaky):
 
 
 @pytest.mark.virtual_time
-async def test_pages_go_on_while_a_sink_flushes(state: Path) -> None:
-    """Into a sink that can; one flush after another, and all is kept at the end."""
+async def test_pull_writes_while_overlapping_sink_flushes(state: Path) -> None:
+    """Pages are written during a flush of a sink that allows it; flushes never overlap."""
     sink, server = Overlapping(), Server(5000)
     report = await pull(server.list(), sink, state=state, prefetch=0)
     assert [item.id for item in sink.kept] == list(range(5000))
@@ -496,8 +496,8 @@ async def test_pages_go_on_while_a_sink_flushes(state: Path) -> None:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("failing", [1, 3])
-async def test_what_was_not_made_durable_is_not_noted(state: Path, failing: int) -> None:
-    """A flush that fails in the end comes out as its error; the next run begins before it."""
+async def test_pull_saves_no_checkpoint_after_failed_flush(state: Path, failing: int) -> None:
+    """The error of the flush is raised, and the next run starts before it."""
     sink, server = Overlapping(), Server(5000)
     sink.failing = failing
     with pytest.raises(RuntimeError, match="disk is gone"):
@@ -510,8 +510,8 @@ async def test_what_was_not_made_durable_is_not_noted(state: Path, failing: int)
 
 
 @pytest.mark.virtual_time
-async def test_cancelled_twice_a_flush_is_not_waited_for(state: Path) -> None:
-    """And not noted: the next run writes again what was on its way."""
+async def test_pull_cancelled_twice_abandons_flush(state: Path) -> None:
+    """A second cancellation does not wait for the flush, and its checkpoint is not saved."""
     sink, server = Overlapping(), Server(5000)
     run = asyncio.create_task(pull(server.list(), sink, state=state, prefetch=0))
     await asyncio.sleep(0.3)
@@ -539,14 +539,14 @@ def small_files() -> Iterator[Callable[[], None]]:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("buffer", [2**20, 5000])
-async def test_a_full_disk(
+async def test_pull_stops_at_full_disk(
     buffer: int,
     to: Path,
     state: Path,
     small_files: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """When the file cannot grow the run stops with the reason; with room it is completed."""
+    """The run stops with the reason; after space was freed the next run completes."""
     monkeypatch.setattr(sinks, "_BUFFER", buffer)
     server = Server(5000)
     server.items = [Item(id=number, name="long " * 5) for number in range(5000)]
@@ -559,10 +559,10 @@ async def test_a_full_disk(
 
 
 @pytest.mark.virtual_time
-async def test_killed_between_the_last_two_steps(
+async def test_pull_completes_after_kill_before_last_save(
     to: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the file was put in its place and the state does not know, the next run ends well."""
+    """If the file has its name but the state is not complete, the next run completes."""
     save = Checkpoint.save
 
     async def die(checkpoint: Checkpoint, changes: Changes) -> None:
@@ -583,8 +583,8 @@ async def test_killed_between_the_last_two_steps(
 
 
 @pytest.mark.virtual_time
-async def test_a_part_file_that_is_gone(to: Path, state: Path) -> None:
-    """A state whose data file is missing is refused; nothing is sent."""
+async def test_pull_rejects_state_without_part_file(to: Path, state: Path) -> None:
+    """A state whose part file is missing is rejected, and nothing is sent."""
     server = Server(100)
 
     def fail() -> None:
@@ -612,8 +612,8 @@ async def rich() -> list[dict[str, Any]]:
     return RICH
 
 
-async def test_csv(tmp_path: Path, state: Path) -> None:
-    """CSV has every key as a column, null as nothing, lists as JSON; no other file is left."""
+async def test_pull_writes_csv(tmp_path: Path, state: Path) -> None:
+    """CSV has a column for every key, null as an empty cell, lists as JSON, and no other file is left."""
     to = tmp_path / "out.csv"
     await pull(rich(), to, state=state)
     with to.open(encoding="utf-8", newline="") as file:
@@ -626,7 +626,7 @@ async def test_csv(tmp_path: Path, state: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"out.csv", "pull.db"}
 
 
-async def test_parquet(tmp_path: Path, state: Path) -> None:
+async def test_pull_writes_parquet(tmp_path: Path, state: Path) -> None:
     """Parquet columns have the types of their values."""
     to = tmp_path / "out.parquet"
     await pull(rich(), to, state=state)
@@ -657,10 +657,10 @@ async def test_parquet(tmp_path: Path, state: Path) -> None:
     ],
     ids=["nan", "surrogate", "object"],
 )
-async def test_an_item_without_a_form_is_set_aside(
+async def test_pull_sets_unwritable_item_aside(
     tmp_path: Path, state: Path, suffix: str, bad: Any, reason: str
 ) -> None:
-    """What JSON cannot hold is a failed item, never null; the others of its page are written."""
+    """An item that JSON cannot represent is a failed item; the rest of its page is written."""
 
     async def pages() -> AsyncIterator[Page[Any]]:
         yield Page(items=[{"id": 1, "n": 1.5}, bad, {"id": 3, "n": 2.5}], number=1)
@@ -676,8 +676,8 @@ async def test_an_item_without_a_form_is_set_aside(
         assert ids(to) == [1, 3, 4]
 
 
-async def test_an_item_without_columns_is_set_aside(tmp_path: Path, state: Path) -> None:
-    """An item that is no object cannot be a row of a table, and is told before the end."""
+async def test_pull_sets_item_without_columns_aside(tmp_path: Path, state: Path) -> None:
+    """An item that is no object cannot be a row of a table, and fails when it is read."""
 
     async def pages() -> AsyncIterator[Page[Any]]:
         yield Page(items=[{"id": 1}, 7, [8]], number=1, last=True)
@@ -687,8 +687,8 @@ async def test_an_item_without_columns_is_set_aside(tmp_path: Path, state: Path)
     assert (tmp_path / "out.csv").read_text() == "id\n1\n"
 
 
-async def test_parquet_loses_no_digit(tmp_path: Path, state: Path) -> None:
-    """Whole numbers that a float cannot hold are kept, next to floats and beyond 64 bits."""
+async def test_pull_keeps_large_integers_in_parquet(tmp_path: Path, state: Path) -> None:
+    """Integers that a float cannot represent are kept, next to floats and beyond 64 bits."""
     items: list[dict[str, Any]] = [
         {
             "long": 2**53 + 1,
@@ -715,8 +715,8 @@ async def test_parquet_loses_no_digit(tmp_path: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_an_older_file_stays_until_the_new_one_is_whole(to: Path, state: Path) -> None:
-    """Under its own name the file is whole or the one before."""
+async def test_pull_replaces_file_when_complete(to: Path, state: Path) -> None:
+    """Under its own name the file is either complete or the previous one."""
     to.write_text("old")
     server = Server(100)
 
@@ -733,16 +733,16 @@ async def test_an_older_file_stays_until_the_new_one_is_whole(to: Path, state: P
 
 
 @pytest.mark.parametrize("name", ["out.xml", "no/out.jsonl", "."])
-async def test_a_target_that_cannot_be(tmp_path: Path, state: Path, name: str) -> None:
-    """A file that cannot be written is told before anything is sent."""
+async def test_pull_rejects_unusable_target(tmp_path: Path, state: Path, name: str) -> None:
+    """A file that cannot be written is rejected before anything is sent."""
     server = Server(10)
     with pytest.raises(InputError):
         await pull(server.list(), tmp_path / name, state=state)
     assert (server.asked, state.exists()) == ([], False)
 
 
-async def test_another_list_is_another_job(sandbox: Sandbox, to: Path, state: Path) -> None:
-    """A state of contacts does not go on with tags, nor into another file."""
+async def test_pull_rejects_state_of_another_job(sandbox: Sandbox, to: Path, state: Path) -> None:
+    """A state of contacts cannot be resumed with tags, nor into another file."""
     async with SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
         await pull(intouch.contacts.list(), to, state=state)
@@ -753,8 +753,8 @@ async def test_another_list_is_another_job(sandbox: Sandbox, to: Path, state: Pa
 
 
 @pytest.mark.virtual_time
-async def test_progress(to: Path, state: Path) -> None:
-    """Progress tells items, rate and the time that is left."""
+async def test_pull_reports_progress(to: Path, state: Path) -> None:
+    """Progress has the items, the rate and the remaining time."""
     told: list[Progress] = []
     await pull(Server(5000).list(), to, state=state, prefetch=0, progress=told.append)
     assert [progress.done for progress in told] == sorted(progress.done for progress in told)

@@ -35,8 +35,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     is_open: bool | UnsetType = UNSET
 
 
-def test_texts_become_what_the_row_type_says() -> None:
-    """CSV texts become numbers and booleans; Python's names and the wire's are both good."""
+def test_convert_reads_texts_by_type() -> None:
+    """CSV texts become numbers and booleans, under Python's and the wire's names."""
     shape = RowConverter(Place, None)
     expected = Place(place_name="x", height=1.5, is_open=True)
     row = {"place_name": "x", "height": "1.5", "is_open": "true"}
@@ -46,7 +46,7 @@ def test_texts_become_what_the_row_type_says() -> None:
     assert shape.convert(expected, coerce=False) is expected
 
 
-def test_types_are_strict_where_the_source_has_types() -> None:
+def test_convert_is_strict_for_typed_sources() -> None:
     """In JSON a text is not a number."""
     with pytest.raises(ValueError, match="height"):
         RowConverter(Place, None).convert({"place_name": "x", "height": "1"}, coerce=False)
@@ -54,8 +54,8 @@ def test_types_are_strict_where_the_source_has_types() -> None:
 
 @pytest.mark.parametrize("coerce", [True, False])
 @pytest.mark.parametrize("whole", [3, 3.0, Decimal(3), Decimal("3.00")])
-def test_whole_numbers_fit_integer_fields(whole: Any, *, coerce: bool) -> None:
-    """A whole float or decimal, as data frames store ids, is an integer, in lists as well."""
+def test_convert_accepts_integral_floats(whole: Any, *, coerce: bool) -> None:
+    """An integral float or decimal, as data frames store ids, fits an integer field, in lists as well."""
 
     class Thing(msgspec.Struct, frozen=True, kw_only=True):
         number: int
@@ -71,14 +71,14 @@ def test_whole_numbers_fit_integer_fields(whole: Any, *, coerce: bool) -> None:
             RowConverter(Thing, None).convert({**row, "number": wrong}, coerce=coerce)
 
 
-def test_a_complaint_quotes_the_value() -> None:
-    """A wrong value is named with its field."""
+def test_convert_error_shows_field_and_value() -> None:
+    """The error for a wrong value names the field and shows the value."""
     with pytest.raises(ValueError, match=r"height.*'tall'"):
         RowConverter(Place, None).convert({"place_name": "x", "height": "tall"}, coerce=True)
 
 
-def test_dotted_names_nest() -> None:
-    """`a.b` is `b` in `a`; a contradiction is refused."""
+def test_nested_resolves_dotted_names() -> None:
+    """`a.b` becomes `b` in `a`; a contradiction is an error."""
     assert nested({"a.b": 1, "a.c.d": 2, "e": 3}) == {"a": {"b": 1, "c": {"d": 2}}, "e": 3}
     with pytest.raises(ValueError, match="contradicts"):
         nested({"a": 1, "a.b": 2})
@@ -93,29 +93,29 @@ def test_dotted_names_nest() -> None:
         {"a.b.c": 1, "a.b": 2},
     ],
 )
-def test_nested_names_that_collide_lose_no_value(row: dict[str, Any]) -> None:
-    """Where two names give one field, the row is rejected, in any order of its columns."""
+def test_nested_rejects_collisions(row: dict[str, Any]) -> None:
+    """Two names of one field are an error, in any order of the columns."""
     with pytest.raises(ValueError, match=r"twice|contradicts"):
         nested(row)
 
 
 def test_nested_merges_into_a_copy() -> None:
-    """`a.b` is added to an object `a` of the row; the caller's objects stay as they are."""
+    """`a.b` is added to a copy of the object `a`; the caller's objects do not change."""
     inner = {"b": {"c": 1}}
     row = {"a.d": 3, "a.b.e": 2, "a": inner}
     assert nested(row) == {"a": {"b": {"c": 1, "e": 2}, "d": 3}}
     assert inner == {"b": {"c": 1}}
 
 
-def test_both_names_of_one_field_are_rejected() -> None:
-    """The name in Python and the name on the wire in one row are two values for one field."""
+def test_convert_rejects_both_names_of_one_field() -> None:
+    """The name in Python and the name on the wire in one row are an error."""
     row = {"place_name": "x", "placeName": "y", "height": 1.0}
     with pytest.raises(ValueError, match="'place_name' and 'placeName'"):
         RowConverter(Place, None).convert(row, coerce=False)
 
 
-def test_what_no_field_takes_is_extra() -> None:
-    """Where a row type has `extra`: nested there or not, and from any source."""
+def test_convert_puts_unknown_fields_into_extra() -> None:
+    """Unknown fields go into `extra` if the row type has it, nested or not, from any source."""
     fields: dict[str, Any] = {"place_name": "x", "height": 1.0}
     expected = Place(**fields, extra={"debit-card": "done", "other": 2})
     for extra in ({"extra.other": 2}, {"extra": {"other": 2}}):
@@ -136,14 +136,14 @@ def test_what_no_field_takes_is_extra() -> None:
         (Digital, None, []),
     ],
 )
-async def test_columns_that_nothing_takes_are_told(
+async def test_check_warns_about_unknown_columns(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     row_type: type[Any],
     map_: Map | None,
     told: list[str],
 ) -> None:
-    """A typing error in the header is no silent loss; a map of one's own knows what it does."""
+    """Columns without a field are logged, unless a function maps the rows."""
     path = tmp_path / "x.csv"
     path.write_text("first_name,email_adress,x.y,custom_fields.a\n")
     source = await open_source(path)
@@ -155,8 +155,8 @@ async def test_columns_that_nothing_takes_are_told(
     ]
 
 
-def test_fields_that_nothing_takes_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Rows without a header: the first row with a field that the row type lacks is a warning."""
+def test_convert_warns_once_about_unknown_fields(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a header, the first row with an unknown field is logged."""
     shape = RowConverter(ContactUpdate, None)
     for row in ({"email": "a"}, {"emial": "b"}, {"emial": "c", "x.y": 1}, {"x.y": 2}):
         shape.convert(row, coerce=False)
@@ -172,8 +172,8 @@ def test_fields_that_nothing_takes_are_told_once(caplog: pytest.LogCaptureFixtur
     assert len(caplog.records) == 3
 
 
-def test_a_map_comes_first_and_may_skip() -> None:
-    """What `map` makes is converted; None skips the row; without a type it is sent as it is."""
+def test_convert_applies_map_first() -> None:
+    """The result of `map` is converted; None skips the row; without a row type it is sent unchanged."""
     shape = RowConverter(
         Place, lambda row: {"place_name": row["n"], "height": 1} if row["n"] else None
     )
@@ -182,8 +182,8 @@ def test_a_map_comes_first_and_may_skip() -> None:
     assert RowConverter(None, lambda row: row["n"]).convert({"n": 7}, coerce=True) == 7
 
 
-def test_renaming() -> None:
-    """Columns are renamed, dropped and kept; fixed values are added below them."""
+def test_renaming_maps_columns() -> None:
+    """Columns are renamed, dropped or kept; fixed values do not overwrite them."""
     renaming = Renaming({"Name": "place_name", "junk": ""}, {"height": "3", "x": 1})
     assert renaming({"Name": "a", "junk": 1, "height": "4"}) == {
         "place_name": "a",
@@ -202,10 +202,8 @@ def test_renaming() -> None:
         (dict, ""),
     ],
 )
-async def test_a_missing_column_is_found_in_the_header(
-    tmp_path: Path, map_: Map | None, words: str
-) -> None:
-    """No row is read, and nothing sent, where the header shows that no row can fit."""
+async def test_check_rejects_missing_column(tmp_path: Path, map_: Map | None, words: str) -> None:
+    """A header without a required column is an error before any row is read."""
     path = tmp_path / "x.csv"
     path.write_text("name,placeName\n")
     source = await open_source(path)
@@ -219,14 +217,14 @@ async def test_a_missing_column_is_found_in_the_header(
         await source.aclose()
 
 
-def test_a_row_type_is_a_struct() -> None:
-    """Anything else is refused at once, with the remedy."""
+def test_converter_rejects_other_row_types() -> None:
+    """A row type that is no struct is rejected at once, with the remedy."""
     with pytest.raises(ConfigurationError, match="msgspec Struct"):
         RowConverter(dict, None)
 
 
-async def test_the_row_type_is_what_the_operation_takes() -> None:
-    """One row, a list of rows, and an operation with other arguments bound; else there is none."""
+async def test_row_type_of_operation() -> None:
+    """The row type is the operation's struct, alone, in a list, or with bound arguments."""
     async with SessionPool() as pool:
         intouch = IntouchClient(pool, api_key="ii_x")
         emma = EmmaClient(pool, account_id="1", public_key="p", private_key="s")
@@ -239,10 +237,10 @@ async def test_the_row_type_is_what_the_operation_takes() -> None:
 
 
 @pytest.mark.parametrize("row", [{"placeName": "x", "height": "high"}, {"height": "high"}])
-def test_make_quotes_the_value_that_does_not_fit(
+def test_convert_error_does_not_depend_on_messages(
     row: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is found by the type of its field, whatever the words of the error."""
+    """The wrong value is found by the type of its field, not by the text of the error."""
 
     def wordless(*arguments: Any, **options: Any) -> Any:
         try:

@@ -45,7 +45,7 @@ def write(path: Path, content: bytes | str) -> Path:
 
 
 async def test_csv_rows_leave_out_empty_cells(tmp_path: Path) -> None:
-    """A CSV row is its filled cells by column; numbers and lines count from where they stand."""
+    """A CSV row has only its filled cells; numbers and lines start at 1 and 2."""
     text = 'a,b\n1,\n"two\nlines",x\n\n3,y\n'
     rows = await read(write(tmp_path / "x.csv", text))
     assert rows == [
@@ -56,22 +56,22 @@ async def test_csv_rows_leave_out_empty_cells(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.csv.gz"])
-async def test_gzip_is_read_whatever_its_name(tmp_path: Path, name: str) -> None:
-    """A gzip file is unpacked; its bytes say what it is."""
+async def test_source_reads_gzip_with_any_name(tmp_path: Path, name: str) -> None:
+    """A gzip file is recognised by its first bytes, not by its name."""
     packed = write(tmp_path / name, gzip.compress(b"a\n1\n"))
     assert [row.data for row in await read(packed)] == [{"a": "1"}]
 
 
-async def test_a_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
-    """UTF-8 with a BOM, as Excel writes it, reads like UTF-8, CSV and JSON lines."""
+async def test_source_ignores_byte_order_mark(tmp_path: Path) -> None:
+    """UTF-8 with a BOM, as Excel writes it, is read like UTF-8, in CSV and JSON lines."""
     csv = write(tmp_path / "x.csv", b"\xef\xbb\xbfa\n1\n")
     lines = write(tmp_path / "x.jsonl", b'\xef\xbb\xbf{"a": 1}\n')
     assert [row.data for row in await read(csv)] == [{"a": "1"}]
     assert [row.data for row in await read(lines)] == [{"a": 1}]
 
 
-async def test_bytes_that_are_not_utf8_are_one_rows_fault(tmp_path: Path) -> None:
-    """A Latin-1 byte on one line is that row's complaint, with the byte; the next row is good."""
+async def test_csv_bytes_that_are_not_utf8_fail_their_row(tmp_path: Path) -> None:
+    """A Latin-1 byte fails its row and is named in the error; the next row is read."""
     rows = await read(write(tmp_path / "x.csv", b"a,b\nM\xfcnchen,1\nK,2\n"))
     assert rows[0].line == 2
     assert "0xFC" in rows[0].error
@@ -79,8 +79,8 @@ async def test_bytes_that_are_not_utf8_are_one_rows_fault(tmp_path: Path) -> Non
     assert rows[1] == Row(2, 3, {"a": "K", "b": "2"})
 
 
-async def test_an_empty_cell_reads_as_an_empty_text(tmp_path: Path) -> None:
-    """A map may ask for any column of the header, filled or not, and for no other."""
+async def test_csv_empty_cell_reads_as_empty_text(tmp_path: Path) -> None:
+    """A map may read any column of the header, filled or not, and no other."""
     (row,) = await read(write(tmp_path / "x.csv", "a,b\n1,\n"))
     assert row.data == {"a": "1"}
     assert (row.data["b"], row.data.get("b")) == ("", None)
@@ -88,8 +88,8 @@ async def test_an_empty_cell_reads_as_an_empty_text(tmp_path: Path) -> None:
         _ = row.data["c"]
 
 
-async def test_a_row_of_another_width_is_a_complaint(tmp_path: Path) -> None:
-    """Half a line is not taken for a row with empty cells."""
+async def test_csv_row_of_another_width_fails(tmp_path: Path) -> None:
+    """Half a row is not taken for a row with empty cells."""
     rows = await read(write(tmp_path / "x.csv", "a,b\n1\n1,2,3\n"))
     assert [row.error for row in rows] == [
         "has 1 cells where the header has 2",
@@ -97,14 +97,14 @@ async def test_a_row_of_another_width_is_a_complaint(tmp_path: Path) -> None:
     ]
 
 
-async def test_a_cell_of_a_megabyte_is_read(tmp_path: Path) -> None:
-    """The CSV module's limit of 128 KiB a cell is not ours."""
+async def test_csv_reads_cell_of_a_megabyte(tmp_path: Path) -> None:
+    """The limit of 128 KiB per cell of Python's csv module does not apply."""
     rows = await read(write(tmp_path / "x.csv", "a\n" + "x" * 2**20 + "\n"))
     assert len(rows[0].data["a"]) == 2**20
 
 
-async def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:
-    """A quote that is never closed does not eat the file silently."""
+async def test_csv_unclosed_quote_is_an_error_with_its_line(tmp_path: Path) -> None:
+    """A quote that is never closed is an error with its line number."""
     error = await refusal(write(tmp_path / "x.csv", 'a\n1\n"' + "x\n" * 9_000_000))
     assert error.line is not None
     assert "quote" in str(error)
@@ -156,10 +156,10 @@ async def test_an_open_quote_is_told_with_its_line(tmp_path: Path) -> None:
         ("x.parquet", b"PAR1", "is not a Parquet file"),
     ],
 )
-async def test_a_useless_file_is_an_input_error(
+async def test_source_rejects_unusable_file(
     tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
-    """What cannot be read as a whole names the file, the fault and the remedy."""
+    """The error for an unusable file names the file, the problem and the remedy."""
     path = write(tmp_path / name, content)
     error = await refusal(path)
     assert words in str(error)
@@ -191,14 +191,14 @@ async def test_a_useless_file_is_an_input_error(
 async def test_csv_quotes_that_hide_rows_are_an_error(
     tmp_path: Path, text: str, line: int, end: str
 ) -> None:
-    """A stray or unclosed quote raises, with the line where it is; it never swallows rows."""
+    """A stray or unclosed quote raises an error with its line; it never swallows rows."""
     error = await refusal(write(tmp_path / "x.csv", text.replace("\n", end)))
     assert error.line == line
     assert "quote" in str(error)
 
 
 async def test_csv_quote_inside_a_cell_fails_its_row(tmp_path: Path) -> None:
-    """Where the quotes of one line are wrong and even, that row alone is a complaint."""
+    """A misplaced quote in a line with an even number of quotes fails only that row."""
     rows = await read(write(tmp_path / "x.csv", 'a,b\n1,"say "hi" now"\n2,x\n'))
     assert [(row.line, row.data) for row in rows if not row.error] == [(3, {"a": "2", "b": "x"})]
     assert [(row.line, row.data) for row in rows if row.error] == [(2, '1,"say "hi" now"')]
@@ -221,7 +221,7 @@ async def test_csv_quote_inside_a_cell_fails_its_row(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 async def test_csv_cells_of_several_lines_are_read(tmp_path: Path, cell: str, end: str) -> None:
-    """Text of several lines, properly quoted, is one cell."""
+    """A properly quoted text of several lines is one cell."""
     path = tmp_path / "x.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator=end).writerows([["a", "b"], ["1", cell], ["2", "x"]])
@@ -229,10 +229,10 @@ async def test_csv_cells_of_several_lines_are_read(tmp_path: Path, cell: str, en
     assert [row.data for row in rows] == [{"a": "1", "b": cell}, {"a": "2", "b": "x"}]
 
 
-async def test_csv_rows_that_look_like_lines_of_a_cell_are_told_by_their_ends(
+async def test_csv_line_ends_separate_rows_from_lines_of_a_cell(
     tmp_path: Path,
 ) -> None:
-    """In a file of Excel, rows end in CRLF and lines of a cell in LF: a table in a cell is one."""
+    """In a file from Excel rows end in CRLF and lines of a cell in LF, so a table in a cell is one cell."""
     cell = "\n".join(f"{number},x,y" for number in range(50))
     path = write(tmp_path / "x.csv", f'a,b,c\r\n1,2,"{cell}"\r\n')
     assert [row.data for row in await read(path)] == [{"a": "1", "b": "2", "c": cell}]
@@ -240,7 +240,7 @@ async def test_csv_rows_that_look_like_lines_of_a_cell_are_told_by_their_ends(
 
 
 async def test_csv_quotes_in_cells_without_quotes_are_text(tmp_path: Path) -> None:
-    """`5" pipe` without quotes around it is read as it is."""
+    """A quote in a cell that does not begin with one is plain text."""
     rows = await read(write(tmp_path / "x.csv", 'a,b\n1,5" pipe\n2,x"\n'))
     assert [row.data for row in rows] == [{"a": "1", "b": '5" pipe'}, {"a": "2", "b": 'x"'}]
 
@@ -259,25 +259,25 @@ async def test_csv_rows_without_values_have_no_data(tmp_path: Path) -> None:
     assert not any(row.error for row in rows)
 
 
-async def test_csv_surplus_cells(tmp_path: Path) -> None:
-    """Empty cells beyond the last column are nothing; one with a value is a complaint."""
+async def test_csv_cells_beyond_the_last_column(tmp_path: Path) -> None:
+    """Empty cells beyond the last column are ignored; one with a value fails the row."""
     rows = await read(write(tmp_path / "x.csv", "a,b\n1,2,\n3,4,, ,\n5,6,,7\n"))
     assert [row.data for row in rows[:2]] == [{"a": "1", "b": "2"}, {"a": "3", "b": "4"}]
     assert [row.error for row in rows] == ["", "", "has 4 cells where the header has 2"]
 
 
-async def test_csv_columns_without_a_name_are_told_once(
+async def test_csv_columns_without_a_name_are_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The values of a column without a name are left out, and a warning says so."""
+    """The values of a column without a name are ignored, with one warning."""
     rows = await read(write(tmp_path / "x.csv", ",a,\n0,x,\n1,y,\n"))
     assert [row.data for row in rows] == [{"a": "x"}, {"a": "y"}]
     (record,) = caplog.records
     assert "line 2: column 1 has no name" in record.getMessage()
 
 
-async def test_csv_header_in_the_middle_is_a_complaint(tmp_path: Path) -> None:
-    """Two files one after the other: the second header is no row, with its mark or without."""
+async def test_csv_repeated_header_fails_its_row(tmp_path: Path) -> None:
+    """If two files were joined, the second header is an error, with or without a BOM."""
     text = "a, b\n1,2\n\ufeffa, b\n3,4\na, b\na,c\n"
     rows = await read(write(tmp_path / "x.csv", text))
     assert ["repeats the header" in row.error for row in rows] == [
@@ -289,15 +289,15 @@ async def test_csv_header_in_the_middle_is_a_complaint(tmp_path: Path) -> None:
     ]
 
 
-async def test_csv_nul_bytes_are_a_complaint(tmp_path: Path) -> None:
-    """A row with NUL bytes, as a crash of a machine leaves them, is not sent."""
+async def test_csv_nul_bytes_fail_their_row(tmp_path: Path) -> None:
+    """A row with NUL bytes, as a machine crash leaves them, is not sent."""
     rows = await read(write(tmp_path / "x.csv", b"a\n1\n\0\0\0\n2\n"))
     assert ["NUL" in row.error for row in rows] == [False, True, False]
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
-async def test_a_line_without_end_is_not_read_whole(tmp_path: Path, name: str) -> None:
-    """A file without line ends is an error with its line; it does not fill the memory."""
+async def test_source_rejects_line_without_end(tmp_path: Path, name: str) -> None:
+    """A file without line ends is an error with its line number, and is not read into memory."""
     path = tmp_path / name
     with path.open("wb") as file:
         file.write(b'{"a": 1}\n' if name == "x.jsonl" else b"a\n")
@@ -313,14 +313,14 @@ async def test_a_line_without_end_is_not_read_whole(tmp_path: Path, name: str) -
     assert "longer than 16 MB" in str(error)
 
 
-async def test_csv_hint_of_the_separator_is_no_header(tmp_path: Path) -> None:
-    """`sep=,`, which is for Excel, is not taken for the names of the columns."""
+async def test_csv_ignores_separator_hint_of_excel(tmp_path: Path) -> None:
+    """The line `sep=,` for Excel is not taken for the header."""
     rows = await read(write(tmp_path / "x.csv", "sep=,\na,b\n1,2\n"))
     assert [row.data for row in rows] == [{"a": "1", "b": "2"}]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-async def test_line_ends_of_all_systems(tmp_path: Path, end: bytes) -> None:
+async def test_source_reads_all_line_ends(tmp_path: Path, end: bytes) -> None:
     """Unix, Windows and old Mac line ends are read, in CSV and JSON lines."""
     table = write(tmp_path / "x.csv", end.join([b"a", b"1", b"2"]))
     lines = write(tmp_path / "x.jsonl", end.join([b'{"a": 1}', b"", b'{"a": 2}', b""]))
@@ -329,8 +329,8 @@ async def test_line_ends_of_all_systems(tmp_path: Path, end: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
-async def test_a_file_that_changes_is_an_error(tmp_path: Path, name: str) -> None:
-    """Rows that were read while somebody wrote are not handed out."""
+async def test_source_rejects_file_that_changes(tmp_path: Path, name: str) -> None:
+    """Rows read while another program writes the file are not returned."""
     path = write(
         tmp_path / name, '{"a": 1}\n' * 5000 if name == "x.jsonl" else "a\n" + "1\n" * 5000
     )
@@ -345,8 +345,8 @@ async def test_a_file_that_changes_is_an_error(tmp_path: Path, name: str) -> Non
         await source.aclose()
 
 
-async def test_a_header_alone_is_no_row(tmp_path: Path) -> None:
-    """A file with a header and nothing else has no rows; an empty file of JSON lines neither."""
+async def test_source_without_rows_is_empty(tmp_path: Path) -> None:
+    """A file with only a header has no rows, nor has an empty file of JSON lines."""
     assert await read(write(tmp_path / "x.csv", "a,b")) == []
     assert await read(write(tmp_path / "x.jsonl", "")) == []
 
@@ -372,10 +372,10 @@ async def test_a_header_alone_is_no_row(tmp_path: Path) -> None:
         ('{"a": "x', "is not a JSON object"),
     ],
 )
-async def test_json_line_that_is_not_one_object_is_a_complaint(
+async def test_json_line_that_is_not_one_object_fails(
     tmp_path: Path, line: str, words: str
 ) -> None:
-    """A line that would lose a value, or is no object, fails alone."""
+    """A line that is not an object, or repeats a name, fails alone."""
     good = '{"a": "x:y"}'
     rows = await read(write(tmp_path / "x.jsonl", f"{good}\n{line}\n{good}\n"))
     assert [row.data for row in rows if not row.error] == [{"a": "x:y"}] * 2
@@ -385,19 +385,19 @@ async def test_json_line_that_is_not_one_object_is_a_complaint(
 
 
 async def test_json_object_without_names_has_no_data(tmp_path: Path) -> None:
-    """`{}` is a row without data, as a row of commas is; null is a value."""
+    """`{}` is a row without data, like a row of commas; null is a value."""
     rows = await read(write(tmp_path / "x.jsonl", '{}\n{"a": null}\n'))
     assert [row.data for row in rows] == [None, {"a": None}]
 
 
-async def test_no_file_and_a_directory(tmp_path: Path) -> None:
-    """A path that is no file says so."""
+async def test_source_rejects_missing_file_and_directory(tmp_path: Path) -> None:
+    """The error for a missing file or a directory names the reason."""
     assert "does not exist" in str(await refusal(tmp_path / "no.csv"))
     assert "is a directory" in str(await refusal(tmp_path))
 
 
-async def test_json_lines(tmp_path: Path) -> None:
-    """Objects are rows, blank lines nothing, anything else a complaint that quotes the line."""
+async def test_json_lines_are_read(tmp_path: Path) -> None:
+    """Objects are rows, blank lines are ignored, other lines are errors with an excerpt."""
     path = write(tmp_path / "x.jsonl", b'{"a": 1}\n\n[1]\n{"a": \n{"a": 2}')
     rows = await read(path)
     assert [(row.line, row.data) for row in rows if not row.error] == [
@@ -407,8 +407,8 @@ async def test_json_lines(tmp_path: Path) -> None:
     assert [(row.line, row.data) for row in rows if row.error] == [(3, "[1]"), (4, '{"a":')]
 
 
-async def test_failed_rows_are_input(tmp_path: Path) -> None:
-    """A file of failed rows gives the rows inside, and those never readable stay so."""
+async def test_json_reads_file_of_failed_rows(tmp_path: Path) -> None:
+    """A file of failed rows gives the rows in its records; unreadable ones stay unreadable."""
     path = write(
         tmp_path / "s.db.failed.jsonl",
         '{"line":3,"number":2,"row":{"a":"1"},"reason":"no"}\n'
@@ -419,10 +419,10 @@ async def test_failed_rows_are_input(tmp_path: Path) -> None:
     assert rows[1].error
 
 
-async def test_a_cancelled_opening_closes_what_it_opened(
+async def test_source_closes_file_when_opening_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thread that opens a file cannot be cancelled: its file is closed when it is there."""
+    """The file is closed when the thread that opens it is done."""
     opened: list[FileSource] = []
 
     class Noted(FileSource):
@@ -440,8 +440,8 @@ async def test_a_cancelled_opening_closes_what_it_opened(
         opened[0].fraction()
 
 
-async def test_a_cancelled_close_closes(tmp_path: Path) -> None:
-    """Also where no thread was free for it yet."""
+async def test_source_close_survives_cancellation(tmp_path: Path) -> None:
+    """The file is closed even if no thread was free at the time of the cancellation."""
     source = await open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n'))
     busy = threading.Event()
     with ThreadPoolExecutor(1) as only:
@@ -459,8 +459,8 @@ async def test_a_cancelled_close_closes(tmp_path: Path) -> None:
         source.fraction()
 
 
-async def test_parquet(tmp_path: Path) -> None:
-    """Parquet rows keep their types and leave out nulls."""
+async def test_parquet_keeps_types(tmp_path: Path) -> None:
+    """Parquet rows keep their types, without null values."""
     path = tmp_path / "x.parquet"
     arrow, parquet = pyarrow("pyarrow"), pyarrow()
     parquet.write_table(arrow.table({"a": [1, 2], "b": ["x", None]}), path)
@@ -514,7 +514,7 @@ def _arrays() -> dict[str, tuple[Any, Any]]:
 
 @pytest.mark.parametrize("kind", [*_arrays()])
 async def test_parquet_value_out_of_range_fails_its_row(tmp_path: Path, kind: str) -> None:
-    """A value that Python cannot hold is a complaint that names its column; other rows are read."""
+    """A value that Python cannot represent fails its row and names the column."""
     array, expected = _arrays()[kind]
     path = parquet_file(tmp_path / "x.parquet", {"n": [1, 2], "when": array})
     bad, good = await read(path)
@@ -524,7 +524,7 @@ async def test_parquet_value_out_of_range_fails_its_row(tmp_path: Path, kind: st
 
 
 async def test_parquet_nanoseconds_are_rounded(tmp_path: Path) -> None:
-    """Times finer than Python's are read to the microsecond, whatever other library is there."""
+    """Nanoseconds are rounded to microseconds, with and without pandas."""
     arrow = pyarrow("pyarrow")
     nanoseconds = [1_704_164_645_123_456_789, None]
     columns = {
@@ -540,8 +540,8 @@ async def test_parquet_nanoseconds_are_rounded(tmp_path: Path) -> None:
     assert second.data == {"n": 2}
 
 
-async def test_parquet_values_of_all_kinds(tmp_path: Path) -> None:
-    """Decimals, bytes, dictionaries, nested values and nulls in them are read as Python's own."""
+async def test_parquet_reads_all_types(tmp_path: Path) -> None:
+    """Decimals, bytes, dictionaries, nested values and their nulls become Python objects."""
     arrow = pyarrow("pyarrow")
     columns = {
         "decimal": arrow.array([Decimal("1.50")]),
@@ -560,8 +560,8 @@ async def test_parquet_values_of_all_kinds(tmp_path: Path) -> None:
     }
 
 
-async def test_parquet_with_a_name_twice_is_an_error(tmp_path: Path) -> None:
-    """Two columns of one name would be one value."""
+async def test_parquet_rejects_repeated_column(tmp_path: Path) -> None:
+    """Two columns of one name are an error, because a row could keep only one."""
     arrow, parquet = pyarrow("pyarrow"), pyarrow()
     path = tmp_path / "x.parquet"
     parquet.write_table(arrow.Table.from_arrays([[1], [2]], names=["a", "a"]), path)
@@ -570,7 +570,7 @@ async def test_parquet_with_a_name_twice_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["snappy", "zstd", "none"])
 async def test_parquet_damage_is_an_error(tmp_path: Path, compression: str) -> None:
-    """Damage anywhere in a Parquet file that has checksums is an `InputError`."""
+    """Damage anywhere in a Parquet file with checksums is an `InputError`."""
     columns = {"a": [f"{number * 7919:x}" for number in range(5000)]}
     path = parquet_file(
         tmp_path / "x.parquet",
@@ -588,8 +588,8 @@ async def test_parquet_damage_is_an_error(tmp_path: Path, compression: str) -> N
         assert error.advice
 
 
-async def test_iterables() -> None:
-    """Any iterable and async iterable is a source."""
+async def test_source_reads_iterables() -> None:
+    """Any iterable and any async iterable is a source."""
 
     async def rows() -> AsyncIterator[dict[str, int]]:
         for number in range(3):

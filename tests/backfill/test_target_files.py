@@ -57,7 +57,7 @@ def other_name(to: Path, how: str) -> Path:
 async def test_second_pull_into_same_file_is_rejected(
     tmp_path: Path, suffix: str, how: str
 ) -> None:
-    """Under whatever name, a file is written by one job at a time; afterwards it is free."""
+    """A file is written by one job at a time, under any of its names."""
     to, slow = tmp_path / f"out{suffix}", Slow()
     other = other_name(to, how)
     first = asyncio.create_task(pull(slow.pages(), to, state=tmp_path / "a.db"))
@@ -84,7 +84,7 @@ async def test_target_may_be_a_symlink(tmp_path: Path) -> None:
 async def test_derived_name_in_use_is_not_touched(
     tmp_path: Path, suffix: str, derived: str, kind: str
 ) -> None:
-    """A file of somebody else where one of ours belongs stays what it is, and is not the result."""
+    """A file of another program under a derived name is not changed and not used."""
     to, precious = tmp_path / f"out{suffix}", tmp_path / "precious"
     path = tmp_path / derived.format(to.name)
     precious.write_text("precious")
@@ -107,15 +107,15 @@ async def test_derived_name_in_use_is_not_touched(
         assert path.read_text() == "precious"
 
 
-async def test_part_file_of_somebody_else_is_named(tmp_path: Path) -> None:
-    """The error says which file is in the way, and what to do."""
+async def test_foreign_part_file_is_named(tmp_path: Path) -> None:
+    """The error names the file in the way and the remedy."""
     (tmp_path / "out.csv.part").write_text("half a download")
     with pytest.raises(InputError, match=r"out\.csv\.part.*Move it away"):
         await pull(one_page(), tmp_path / "out.csv", state=tmp_path / "s.db")
 
 
 async def test_complete_pull_without_its_file_is_reported(tmp_path: Path) -> None:
-    """A complete pull whose file is gone is no success."""
+    """A complete pull whose file is missing is an error."""
     to = tmp_path / "out.jsonl"
     await pull(one_page(), to, state=tmp_path / "s.db")
     assert (await pull(one_page(), to, state=tmp_path / "s.db")).done == 1
@@ -140,7 +140,7 @@ asyncio.run(pull(pages(), sys.argv[1], state=sys.argv[2]))
 
 
 async def test_pull_of_another_process_keeps_its_file(tmp_path: Path) -> None:
-    """The file of a pull in another process is rejected too, until that process has ended."""
+    """A file is locked against other processes until the pull's process ends."""
     to = tmp_path / "out.jsonl"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", HOLD, str(to), str(tmp_path / "a.db")),
@@ -157,7 +157,7 @@ async def test_pull_of_another_process_keeps_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".part"])
 async def test_result_that_is_a_file_of_the_state_is_rejected(tmp_path: Path, suffix: str) -> None:
-    """A job whose result and state would be one file is rejected, and writes nothing."""
+    """A job whose result would overwrite a file of its state is rejected, and writes nothing."""
     to = tmp_path / "out.jsonl"
     with pytest.raises(InputError, match="another name"):
         await pull(one_page(), to, state=f"{to}{suffix}")
@@ -166,7 +166,7 @@ async def test_result_that_is_a_file_of_the_state_is_rejected(tmp_path: Path, su
 
 @pytest.mark.parametrize("how", ["itself", "symlink", "hard link"])
 async def test_input_that_is_a_file_of_the_state_is_rejected(tmp_path: Path, how: str) -> None:
-    """The failed rows of a state are no input for the same state, which would replace them."""
+    """The failed rows of a state cannot be the input for the same state, which replaces them."""
     failed = tmp_path / "s.db.failed.jsonl"
     failed.write_text('{"line":1,"number":1,"row":7,"reason":"no"}\n')
     source = failed if how == "itself" else tmp_path / "rows.jsonl"
@@ -196,7 +196,7 @@ async def test_input_that_is_a_file_of_the_state_is_rejected(tmp_path: Path, how
     ],
 )
 def test_jobs_that_write_one_file_are_rejected(tmp_path: Path, second: str) -> None:
-    """No job of a file of jobs writes a file of another one, under whatever name."""
+    """No job of a job file writes a file of another job, under any name."""
     (tmp_path / "link.jsonl").symlink_to("a.jsonl")
     jobs = tmp_path / "jobs.toml"
     second = second.format(folder=tmp_path.name)
