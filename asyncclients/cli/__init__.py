@@ -1,14 +1,12 @@
-"""The command line: one file per command, each loaded when it is called.
+"""The command line. The module of a command is imported when the command is called.
 
-Exit codes: 0 done, 1 failed while running or state in use, 2 usage or unusable
-input found before anything was sent, 3 done with failed or unknown rows, 130
-interrupted (state saved).
+Exit codes: 0 done, 1 failed while running or state in use, 2 usage error or unusable input
+found before anything was sent, 3 done with failed or unknown rows, 130 interrupted (state saved).
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,24 +22,18 @@ app = App(
     name="asyncclients",
     version=__version__,
     help="Move data through rate-limited vendor APIs, within every limit.",
-    help_format="plaintext",  # markdown, the default, loads a parser of it
+    help_format="plaintext",  # the default, markdown, imports a parser
 )
 _COMMANDS = {
-    "demo": ("demo:demo", "Run five rate-limited jobs against pretend vendors on this machine."),
-    "pull": ("backfill:pull", "Read all of a vendor's list into a file; go on where it stopped."),
-    "push": ("backfill:push", "Send each row of a file to a vendor; go on where it stopped."),
-    "status": ("backfill:status", "Say how far a pull or push is, and what is in doubt."),
-    "run": ("backfill:run", "Run many pulls and pushes side by side, from a TOML file."),
-    "worker": ("worker:worker", "Do the jobs in a database that many machines share."),
-    "simulate": ("simulate:simulate", "Prove a quota against a server's limiter in virtual time."),
-    "sandbox": (
-        "sandbox:sandbox",
-        "Start the pretend vendors and print what makes clients use them.",
-    ),
-    "doctor": (
-        "doctor:doctor",
-        "Check versions, CA store, environment and the vendors' addresses.",
-    ),
+    "demo": ("demo:demo", "Run five rate-limited jobs against mock vendors on this machine."),
+    "pull": ("backfill:pull", "Read a vendor's list into a file, or resume doing so."),
+    "push": ("backfill:push", "Send each row of a file to a vendor, or resume doing so."),
+    "status": ("backfill:status", "Show the progress and the unknown rows of a pull or push."),
+    "run": ("backfill:run", "Run several pulls and pushes concurrently, from a TOML file."),
+    "worker": ("worker:worker", "Run the jobs in a database that many machines share."),
+    "simulate": ("simulate:simulate", "Test a quota against a model of a server in virtual time."),
+    "sandbox": ("sandbox:sandbox", "Start the mock vendors and print the variables for clients."),
+    "doctor": ("doctor:doctor", "Check versions, CA store, environment and vendor addresses."),
 }
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
@@ -55,17 +47,17 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except (CycloptsError, ConfigurationError, ValueError) as error:
-        _complain(str(error))
+        _print_error(str(error))
         return USAGE
-    except BrokenPipeError:  # `asyncclients ... | head`: nobody reads the rest
+    except BrokenPipeError:  # `asyncclients ... | head`: the reader has exited
         return FAILED
     except (AsyncClientsError, OSError) as error:
-        _complain(f"{type(error).__name__}: {error}")
+        _print_error(f"{type(error).__name__}: {error}")
         return FAILED
     return result if isinstance(result, int) else DONE
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     """Print *text* to standard error, on one line."""
     errors = Console(stderr=True, soft_wrap=True)
     errors.print(" ".join(text.split()), style="red", markup=False, highlight=False)
@@ -75,12 +67,7 @@ def _call(arguments: Sequence[str]) -> Any:
     command, bound, _ = app.parse_args(list(arguments), exit_on_error=False, print_error=False)
     result: Any = command(*bound.args, **bound.kwargs)
     if inspect.iscoroutine(result):
-        import asyncio  # here: `--help` has no use for it
+        import asyncio  # `--help` does not need it
 
         return asyncio.run(result)
     return result
-
-
-def is_terminal() -> bool:
-    """Does somebody watch standard output?"""
-    return sys.stdout.isatty()

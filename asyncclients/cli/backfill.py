@@ -1,8 +1,8 @@
 """`asyncclients pull`, `push`, `status` and `run`.
 
-Progress goes to standard error, one line now and then where nobody watches; the
-result goes to standard output, with `--json` as JSON. Ctrl-C and SIGTERM save
-and exit with 130; a second one does not wait for the answers to what was sent.
+Progress goes to standard error and the result to standard output, with `--json` as JSON. Ctrl-C
+and SIGTERM save the state and exit with 130; a second signal does not wait for the responses to
+the attempts in flight.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter, validators
 
 from asyncclients.backfill import Report, Status, read_status
-from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, state_path, work
+from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
+from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
 from asyncclients.cli.output import ProgressPrinter, report_text, say, show, status_text
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.worker import run_jobs
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AsyncClientsError, InputError, encodable
-
-DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -45,17 +44,17 @@ async def pull(
     limits: str = "",
     json: Json = False,
 ) -> int:
-    """Read all of a vendor's list into a file; run it again and it goes on where it stopped.
+    """Read a vendor's list into a file. Run it again to resume.
 
     Args:
-        source: VENDOR.RESOURCE, as in intouch.contacts.
+        source: VENDOR.RESOURCE, such as intouch.contacts.
         to: a .jsonl, .csv or .parquet file.
-        state: the file that remembers how far it is; by default FILE.state.
-        query: NAME=VALUE, an argument of the list, as in sort_by=email.
-        key: the field that tells items apart; by default uuid or id.
-        max_failed: share of items that cannot be read above which it stops.
-        new_credential: the credential is a new one of the same account: resume the state all the same.
-        limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
+        state: the file that records the progress; by default FILE.state.
+        query: NAME=VALUE, an argument of the list, such as sort_by=email.
+        key: the field that identifies an item; by default uuid or id.
+        max_failed: share of unreadable items above which it stops.
+        new_credential: resume the state with a new credential of the same account.
+        limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
     job = JobSpec(
@@ -87,21 +86,21 @@ async def push(
     limits: str = "",
     json: Json = False,
 ) -> int:
-    """Send each row of a file to a vendor; run it again and it goes on where it stopped.
+    """Send each row of a file to a vendor. Run it again to resume.
 
     Args:
-        target: VENDOR.RESOURCE or VENDOR.RESOURCE.METHOD, as in totango.touchpoints.
-        file: a .csv, .jsonl or .parquet file; .csv.gz and .jsonl.gz work too.
-        state: the file that remembers what was sent; by default FILE.state.
-        map: COLUMN=field renames a column, COLUMN= leaves it out, COLUMN=a.b nests it.
+        target: VENDOR.RESOURCE or VENDOR.RESOURCE.METHOD, such as totango.touchpoints.
+        file: a .csv, .jsonl, .parquet, .csv.gz or .jsonl.gz file.
+        state: the file that records the sent rows; by default FILE.state.
+        map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
         set: field=value, the same in each row.
-        with_: NAME=VALUE, an argument that the operation takes besides the row.
-        concurrency: calls under way at the same time.
+        with_: NAME=VALUE, another argument of the operation besides the row.
+        concurrency: number of concurrent calls.
         max_failed: share of failed rows above which it stops.
         resend_unknown: send rows again that may or may not have arrived.
-        drop_unknown: ask no more about rows that may or may not have arrived.
-        new_credential: the credential is a new one of the same account: resume the state all the same.
-        limits: what shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
+        drop_unknown: skip rows that may or may not have arrived.
+        new_credential: resume the state with a new credential of the same account.
+        limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the report as JSON.
     """
     if resend_unknown and drop_unknown:
@@ -123,10 +122,10 @@ async def push(
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:
-    """`["a=b"]` as `{"a": "b"}`.
+    """Return `["a=b"]` as `{"a": "b"}`.
 
     Raises:
-        ValueError: one has no `=` or is not text, or a name is given twice.
+        ValueError: an item has no `=` or is not UTF-8, or a name is given twice.
     """
     found: dict[str, str] = {}
     for text in texts or ():
@@ -146,13 +145,13 @@ async def _run(job: JobSpec, limits: str, *, as_json: bool) -> int:
 
     async def once() -> int:
         async with SessionPool(limits=store) as pool:
-            report = await work(job, pool, ProgressPrinter(job.name))
+            report = await run_job(job, pool, ProgressPrinter(job.name))
         show(report, as_json=as_json, describe=report_text)
         if job.pull is not None and not report.requests:
-            say(f"It was complete before; delete {job.state} to pull anew", sys.stderr)
-        return code_of(report)
+            say(f"The pull was complete already; delete {job.state} to repeat it", sys.stderr)
+        return exit_code(report)
 
-    return await _interruptible(once(), f"run the same command to go on ({job.state})")
+    return await _interruptible(once(), f"run the same command to resume ({job.state})")
 
 
 async def run(
@@ -164,13 +163,13 @@ async def run(
     limits: str = "",
     json: Json = False,
 ) -> int:
-    """Run many pulls and pushes side by side, each with its fair share of its vendor's quota.
+    """Run several pulls and pushes concurrently, each with a fair share of its vendor's quota.
 
     Args:
         file: TOML with a table [jobs.NAME] for each job: pull and to, or push and file, and options.
-        engine: local for this process alone; dbos for all workers of a database.
-        database_url: of dbos: see asyncclients worker --help, as for limits.
-        limits: what shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
+        engine: local for this process only; dbos for all workers of a database.
+        database_url: the database of dbos, see asyncclients worker --help.
+        limits: the store that shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
         json: print the reports as JSON.
     """
     jobs = read_jobs(file)
@@ -184,22 +183,22 @@ async def run(
         )
     limits = from_environment(limits, LIMITS)
 
-    async def all_of_them() -> int:
+    async def run_all() -> int:
         if engine == "dbos":
             results = await run_jobs(jobs, database_url, limits)
         else:
             async with SessionPool(limits=limits_store(limits)) as pool:
                 results = await asyncio.gather(
-                    *(work(job, pool, ProgressPrinter(job.name)) for job in jobs),
+                    *(run_job(job, pool, ProgressPrinter(job.name)) for job in jobs),
                     return_exceptions=True,
                 )
         return _print_all(dict(zip((job.name for job in jobs), results, strict=True)), json)
 
-    return await _interruptible(all_of_them(), "run the same command to go on")
+    return await _interruptible(run_all(), "run the same command to resume")
 
 
 def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
-    """Check the names and arguments of all *jobs*, before any of them starts."""
+    """Check the names and arguments of all *jobs* before the first one starts."""
     for job in jobs:
         try:
             check_names(job)
@@ -209,29 +208,29 @@ def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
 
 def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int:
     codes: list[int] = []
-    told: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for name, result in results.items():
         if isinstance(result, Report):
-            codes.append(code_of(result))
-            told[name] = result
+            codes.append(exit_code(result))
+            shown[name] = result
         elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
             codes.append(USAGE if isinstance(result, ValueError) else FAILED)
-            told[name] = {"error": type(result).__name__, "reason": str(result)}
+            shown[name] = {"error": type(result).__name__, "reason": str(result)}
         else:
             raise result
     if as_json:
-        show(told, as_json=True, describe=str)
+        show(shown, as_json=True, describe=str)
     else:
-        for name, result in told.items():
-            words = report_text(result) if isinstance(result, Report) else result["reason"]
-            say(f"{name}: {words}")
-    if {*codes} == {USAGE}:  # nothing was sent by any of them
+        for name, result in shown.items():
+            text = report_text(result) if isinstance(result, Report) else result["reason"]
+            say(f"{name}: {text}")
+    if {*codes} == {USAGE}:  # no job sent anything
         return USAGE
     return FAILED if not {FAILED, USAGE}.isdisjoint(codes) else max(codes, default=DONE)
 
 
 def status(state: Path, /, *, json: Json = False) -> int:
-    """Say how far a pull or push is, and list each row that may or may not have arrived.
+    """Show the progress of a pull or push, and each row that may or may not have arrived.
 
     Args:
         state: the state file.
@@ -239,16 +238,16 @@ def status(state: Path, /, *, json: Json = False) -> int:
     """
     found = read_status(state)
     show(found, as_json=json, describe=status_text)
-    return code_of(found)
+    return exit_code(found)
 
 
-def code_of(report: Report | Status) -> int:
-    """The exit code for *report*."""
+def exit_code(report: Report | Status) -> int:
+    """Return the exit code of *report*."""
     return PARTLY if report.failed or report.unknown else DONE
 
 
 async def _interruptible(command: Coroutine[Any, Any, int], advice: str) -> int:
-    """Run *command*; SIGINT and SIGTERM cancel it, and again if they come again."""
+    """Run *command*; each SIGINT and SIGTERM cancels it, also repeatedly."""
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(command)
     for number in (signal.SIGINT, signal.SIGTERM):

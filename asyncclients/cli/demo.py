@@ -1,7 +1,6 @@
 """`asyncclients demo`: five rate-limited jobs against real HTTP servers on this machine.
 
-What the closing table says comes from what the servers recorded, not from the
-clients; only the retries are the clients' own count.
+The final table shows the records of the servers; only the retries are counted by the clients.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
 
 _REFRESH = 0.25
 _LINE_EVERY = 5.0
-"""Seconds between lines where nobody watches."""
+"""Seconds between lines if standard output is not a terminal."""
 
 
 class Retries:
-    """Counts, per vendor, the attempts that were not the first of their call."""
+    """An event listener that counts the retries of each vendor."""
 
     def __init__(self) -> None:
         self.by_vendor: Counter[str] = Counter()
@@ -51,12 +50,12 @@ class Retries:
 
 async def demo(
     *,
-    fast: Annotated[bool, Parameter(help="quotas a hundredfold, whole files")] = False,
-    web: Annotated[bool, Parameter(help="show quotas and jobs on a page on this machine")] = False,
+    fast: Annotated[bool, Parameter(help="use 100 times the quotas, and the whole files")] = False,
+    web: Annotated[bool, Parameter(help="show quotas and jobs on a local web page")] = False,
 ) -> int:
-    """Run five jobs at their vendors' limits against pretend vendors on this machine.
+    """Run five jobs at their vendors' limits against mock vendors on this machine.
 
-    Takes under a minute. Nothing leaves the machine and no account is needed.
+    Takes less than a minute. Nothing leaves the machine and no account is needed.
     """
     console = Console()
     retries = Retries()
@@ -88,8 +87,8 @@ async def _work(console: Console, running: list[tuple[DemoJob, Run]]) -> None:
 async def _page(
     console: Console, pool: SessionPool, watched: list[DemoJob]
 ) -> AsyncGenerator[None]:
-    """The live page of *pool*, told of the demo's jobs four times a second."""
-    from asyncclients.integrations.monitor import Monitor  # it loads aiohttp's server
+    """Serve the live page of *pool* and of the demo's jobs inside the block."""
+    from asyncclients.integrations.monitor import Monitor  # imports aiohttp's server
 
     async with Monitor(pool) as monitor:
         console.print(f"Live page: {monitor.url}", soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""The five jobs of the demo: real data into pretend vendors, by the public clients."""
+"""The five jobs of the demo: real data into mock vendors, with the public clients."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ Row = dict[str, str]
 T = TypeVar("T")
 _WORKERS = 50
 _TOKEN_LIFETIME = 12.0
-"""Seconds: short, so that tokens expire while the demo runs."""
+"""Seconds; short, so that tokens expire during the demo."""
 
 
 class DemoJob:
-    """One vendor's part: what it does and how far it is."""
+    """The job of one vendor, with its progress in steps."""
 
     def __init__(self, vendor: str, client: VendorClient, what: str, total: int) -> None:
         self.vendor, self.client, self.what, self.total = vendor, client, what, total
         self.done = 0
 
     def eta(self) -> float:
-        """Seconds until the rest could have been sent, as the scheduler sees it."""
-        # Calls that wait in the queue already are counted by the scheduler itself.
+        """Return the seconds until the remaining calls could have been sent."""
+        # `client.eta` includes the calls in the scheduler's queue.
         queued = sum(self.client.stats().queued.values())
         return self.client.eta(max(1, self.total - self.done - queued))
 
     async def each(self, items: Iterable[T], call: Callable[[T], Awaitable[object]]) -> None:
-        """*call* every item, fifty at a time; the scheduler says when."""
+        """Await *call* for every item, with 50 concurrent calls; the scheduler limits the rate."""
         queue = iter(items)
 
         async def work() -> None:
@@ -61,7 +61,7 @@ class DemoJob:
                 group.create_task(work())
 
     async def count(self, items: AsyncIterator[object], per_step: int) -> int:
-        """Read *items* to the end; a step is *per_step* of them."""
+        """Return the number of *items*; *per_step* of them are a step."""
         found = 0
         async for _ in items:
             found += 1
@@ -74,7 +74,7 @@ Run = Callable[[], Awaitable[None]]
 
 
 def rows(name: str, limit: int | None = None) -> list[Row]:
-    """The first *limit* rows of a data file."""
+    """Return the first *limit* rows of a data file, by default all."""
     with gzip.open(_data() / f"{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return list(islice(csv.DictReader(file), limit))
 
@@ -86,7 +86,7 @@ def _data() -> Path:
 
 
 def jobs(sandbox: Sandbox, pool: SessionPool, *, fast: bool) -> list[tuple[DemoJob, Run]]:
-    """The jobs, each with the coroutine function that does it."""
+    """Return the jobs, each with the coroutine function that runs it."""
     made: dict[str, Any] = {}
     for name, client in CLIENTS.items():
         quotas = (faster(name),) if fast else None
@@ -119,7 +119,7 @@ CLIENTS: dict[str, type[VendorClient]] = {
 
 
 def faster(name: str) -> Quota:
-    """The vendor's quota, a hundredfold."""
+    """Return 100 times the vendor's quota."""
     limit, period = QUOTAS[name]
     return Quota(limit * 100, period)
 
@@ -195,7 +195,7 @@ def _emma(client: EmmaClient, sandbox: Sandbox, *, fast: bool) -> tuple[DemoJob,
 
 
 def _account_time(milliseconds: str) -> datetime:
-    """The time as Emma writes it: the account's own, without a zone."""
+    """Return the time without a zone, as Emma takes it."""
     return datetime.fromtimestamp(int(milliseconds) // 1000, UTC).replace(tzinfo=None)
 
 
@@ -249,12 +249,12 @@ def _digital_onboarding(
 async def stage(
     *, fast: bool, listeners: Sequence[Listener]
 ) -> AsyncGenerator[tuple[Sandbox, SessionPool]]:
-    """A sandbox and a pool, for as long as the demo runs."""
+    """Provide the sandbox and the pool of the demo."""
     quotas = {name: (faster(name).limit, faster(name).period) for name in QUOTAS}
     async with (
         Sandbox(quotas=quotas if fast else None) as sandbox,
-        # `exact` causes no refusal on a server that counts by window, however busy this
-        # machine is; on loopback it costs next to nothing beside `adaptive`.
+        # A server that counts by window never rejects a call with `exact`, however busy this
+        # machine is. On loopback its throughput is that of `adaptive`.
         SessionPool(listeners=listeners, admission="exact") as pool,
     ):
         yield sandbox, pool

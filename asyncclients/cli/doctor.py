@@ -1,6 +1,6 @@
-"""`asyncclients doctor`: is this machine fit, and is the environment set up?
+"""`asyncclients doctor`: check this machine and its environment.
 
-Sends nothing that would count against a quota: a base URL is only connected to.
+It only connects to base URLs, without a request, so no quota is used.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CLIENTS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `good` None is neither good nor bad."""
+    """One line of the report; `good` is None if it is only informative."""
 
     what: str
     found: str
@@ -60,9 +60,9 @@ class Finding:
 
 
 async def doctor(
-    *, connect: Annotated[bool, Parameter(help="connect to the base URLs that are set up")] = True
+    *, connect: Annotated[bool, Parameter(help="connect to the base URLs of set-up vendors")] = True
 ) -> int:
-    """Check versions, the C parser, the CA store, the environment and the vendors' addresses.
+    """Check versions, the C parser, the CA store, the environment and the vendor addresses.
 
     Exits with 1 if anything is wrong.
     """
@@ -138,7 +138,7 @@ async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
 
 
 async def _shared(what: str, variable: str, address: str, *, connect: bool) -> Finding:
-    """Whether the store or database in *variable* can be reached; shows no password."""
+    """Check that the store or database in *variable* is reachable; shows no password."""
     try:
         parts = urlsplit(address)
         port = parts.port
@@ -157,7 +157,7 @@ async def _shared(what: str, variable: str, address: str, *, connect: bool) -> F
 
 
 async def _reach(name: str, url: str) -> Finding:
-    """Connect (TLS included) and hang up: no request, so no quota is spent."""
+    """Connect, with TLS, and close: without a request no quota is used."""
     parts = urlsplit(url)
     host, tls = parts.hostname or "", parts.scheme in ("https", "rediss")
     where = f"{name} at {host}"

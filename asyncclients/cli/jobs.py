@@ -1,4 +1,4 @@
-"""Pulls and pushes as data, from a command line or a TOML file, and how each is done."""
+"""Specifications of pulls and pushes, from a command line or a TOML file, and their execution."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of jobs, by name."""
+    """A file of jobs: name -> job."""
 
     jobs: dict[str, JobSpec]
 
 
 def state_path(file: Path) -> Path:
-    """Where the state of a job on *file* lies unless the user says otherwise."""
+    """Return the default path of the state of a job on *file*."""
     return Path(f"{file}.state")
 
 
 def read_jobs(path: Path) -> list[JobSpec]:
-    """The jobs in the TOML file at *path*; their paths are relative to it.
+    """Return the jobs in the TOML file at *path*; their paths are relative to it.
 
     Raises:
-        InputError: it cannot be read, or is no file of jobs.
+        InputError: the file cannot be read, or is not a file of jobs.
     """
     try:
         found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Jobs)
@@ -80,13 +80,13 @@ def read_jobs(path: Path) -> list[JobSpec]:
             raise InputError(
                 f"{path}: two jobs, {one.name} and {other.name}, write the file {shared}",
                 file=str(path),
-                advice="Give each job a `state` and a `to` of its own",
+                advice="Give each job its own `state` and `to`",
             )
     return jobs
 
 
 def _shared(one: JobSpec, other: JobSpec) -> Path | None:
-    """A file that both jobs would write."""
+    """Return a file that both jobs would write, or None."""
     for mine, theirs in product(_written(one), _written(other)):
         if are_same(mine, theirs):
             return mine
@@ -106,10 +106,10 @@ def _placed(job: JobSpec, name: str, directory: Path) -> JobSpec:
 
 
 def check_names(job: JobSpec) -> None:
-    """Check the vendor, resource, operation and arguments that *job* names; needs no credentials.
+    """Check the vendor, resource, operation and arguments of *job*; needs no credentials.
 
     Raises:
-        ValueError: one of them is wrong, or missing.
+        ValueError: one of them is wrong or missing.
     """
     _operation(job, Clients())
 
@@ -122,10 +122,10 @@ def _operation(job: JobSpec, clients: Clients) -> Callable[[], Any] | Write:
 
 
 async def _check_files(job: JobSpec) -> None:
-    """Check the files and columns of *job*; needs no credentials, and writes nothing.
+    """Check the files and columns of *job*; needs no credentials and writes nothing.
 
     Raises:
-        InputError: one of them cannot be used.
+        InputError: one of them is unusable.
     """
     operation = _operation(job, Clients())
     if isinstance(operation, Write):
@@ -151,11 +151,11 @@ async def _check_columns(job: JobSpec, operation: Write) -> None:
         await rows.aclose()
 
 
-async def work(job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
-    """Do *job* with clients of *pool*.
+async def run_job(job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
+    """Run *job* with clients of *pool*.
 
     Raises:
-        ValueError: a name, argument, file, column or credential cannot be used; in this order.
+        ValueError: a name, argument, file, column or credential is unusable, checked in this order.
         AsyncClientsError: see `pull` and `push`.
     """
     check_names(job)
@@ -197,7 +197,7 @@ def _renaming(job: JobSpec) -> Renaming | None:
 
 
 def map_of(job: JobSpec, write: Write) -> Callable[[Any], Any] | None:
-    """What makes of a row of *job* what *write* takes; None for the row as it is."""
+    """Return the function from a row of *job* to the argument of *write*; None for the identity."""
     renaming = _renaming(job)
     if write.scalar is None:
         return renaming
@@ -205,7 +205,7 @@ def map_of(job: JobSpec, write: Write) -> Callable[[Any], Any] | None:
 
 
 class _ScalarMap:
-    """The one value that *write* takes, of a row under its new names."""
+    """Returns the single value that *write* takes from a row, after renaming its columns."""
 
     def __init__(self, write: Write, renaming: Renaming | None) -> None:
         self._write, self.renaming = write, renaming

@@ -1,7 +1,7 @@
-"""From `totango.touchpoints` on a command line to the method it names, with its arguments.
+"""Find the method and arguments for a name on the command line, such as `totango.touchpoints`.
 
-`vendor.resource` is its list for a pull, and for a push the first of `create`,
-`upsert_many`, `upsert`, `insert`, `add_record` that it has; `vendor.resource.method` is that one.
+`vendor.resource.method` names a method. `vendor.resource` means its list for a pull, and for a
+push its first method of `create`, `upsert_many`, `upsert`, `insert` and `add_record`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _SCALARS = {str, int, float}
 
 
 class Clients:
-    """The clients of one pool, each made from the environment when first named.
+    """The clients of one pool, each created from the environment at its first use.
 
-    Without a pool they have no credentials and never send anything: names and
-    arguments can be checked with them before credentials are required.
+    Without a pool they have placeholder credentials and send nothing: they check names and
+    arguments before credentials are required.
     """
 
     def __init__(self, pool: SessionPool | None = None) -> None:
@@ -55,10 +55,10 @@ class Clients:
         return self._made[vendor]
 
     def method(self, name: str, verbs: Sequence[str]) -> Callable[..., Any]:
-        """The method that *name* means; the first of *verbs* where it names none.
+        """Return the method of *name*, or the first of *verbs* if it names only a resource.
 
         Raises:
-            ValueError: there is no such thing; says what there is.
+            ValueError: it does not exist; the error lists the possible names.
         """
         vendor, _, rest = name.partition(".")
         if vendor not in CLIENTS:
@@ -81,10 +81,10 @@ class Clients:
         )
 
     def read(self, name: str, query: Mapping[str, Any]) -> Callable[[], Any]:
-        """What makes the list *name* with the arguments *query*; oldest first by default.
+        """Return a function that creates the list *name* with *query*, by default oldest first.
 
         Raises:
-            ValueError: it is no list, or its arguments are wrong or missing.
+            ValueError: it is not a list, or its arguments are wrong or missing.
         """
         method = self.method(name, _READS)
         if get_origin(get_type_hints(method)["return"]) not in (Paginator, list):
@@ -104,46 +104,46 @@ class Clients:
         return partial(method, **arguments)
 
     def write(self, name: str, bound: Mapping[str, Any]) -> Write:
-        """The operation that takes the rows of a push, its other arguments *bound*.
+        """Return the operation for the rows of a push, with its other arguments *bound*.
 
         Raises:
-            ValueError: no argument is left for the row, or more than one, or *bound* is wrong.
+            ValueError: not exactly one argument is left for the row, or *bound* is wrong.
         """
         method = self.method(name, _WRITES)
         parameters = inspect.signature(method).parameters
         required = [each.name for each in parameters.values() if each.default is each.empty]
         endpoint = endpoint_of(method)
         if not required or endpoint is None or endpoint.method == "GET":
-            raise ValueError(f"{name} takes nothing that a row could be")
+            raise ValueError(f"{name} has no argument for a row")
         arguments = _typed(name, method, bound, "--with", [*parameters])
         free = [each for each in required if each not in arguments]
         if not free:
             raise ValueError(
                 f"--with gives every argument of {name}; "
-                f"leave out the one that each row is for, as {required[-1]}"
+                f"omit the one that a row provides, such as {required[-1]}"
             )
         if len(free) > 1:
             others = ", ".join(free[:-1])
             raise ValueError(f"{name} also takes {others}: give --with NAME=VALUE for each")
         (row,) = free
-        # The row is the first argument of what remains, so what stands before it goes by place.
+        # The row is passed as the first argument, so those before it are bound by position.
         before = [*parameters][: [*parameters].index(row)]
         places = [arguments.pop(each) for each in before]
         call = partial(method, *places, **arguments) if bound else method
         hint = get_type_hints(method)[row]
         if not _takes_row(hint):
-            raise ValueError(f"{name} takes nothing that a row could be: {row} is no row")
+            raise ValueError(f"{name} has no argument for a row: {row} has another type")
         return Write(call, row, hint if _members(hint) <= _SCALARS else None)
 
 
 class Write(NamedTuple):
-    """An operation that takes one argument for a row.
+    """An operation with one argument for a row.
 
     Attributes:
         call: the operation.
-        name: of the argument.
-        scalar: the type of the argument where it is a text or a number, which is taken from
-            the column of that name; None where it is the row itself.
+        name: the argument's name.
+        scalar: the argument's type if it is text or a number, taken from the column *name*;
+            None if the argument is the row itself.
     """
 
     call: Callable[[Any], Any]
@@ -151,10 +151,10 @@ class Write(NamedTuple):
     scalar: Any = None
 
     def value(self, row: Mapping[str, Any]) -> Any:
-        """The argument from *row*, where it is a scalar.
+        """Return the scalar argument from *row*.
 
         Raises:
-            ValueError: the row lacks it, or it is of another type.
+            ValueError: it is missing or has another type.
         """
         value = row.get(self.name)
         if value is None or value == "":
@@ -165,10 +165,10 @@ class Write(NamedTuple):
 
 
 def value_of(given: Any, hint: Any) -> Any:
-    """*given* as the annotation *hint* has it: a text stays exactly as it is where it may be one.
+    """Return *given* as a value of the type *hint*; text is unchanged if *hint* allows text.
 
     Raises:
-        ValueError: it does not fit.
+        ValueError: it has another type.
     """
     if isinstance(given, str):
         return _value_of_text(given, hint)
@@ -202,13 +202,13 @@ def _names(hint: Any) -> str:
 
 
 def _members(hint: Any) -> set[Any]:
-    """The types that *hint* allows, None and UNSET left out."""
+    """Return the types that *hint* allows, without None and UNSET."""
     several = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     return {*several} - {type(None), msgspec.UnsetType}
 
 
 def _takes_row(hint: Any) -> bool:
-    """Is *hint* a struct, an object, a list of them, or a value of one column?"""
+    """True if *hint* is a struct, an object, a list of them, or a scalar."""
     kind: Any = get_origin(hint) or hint
     several = isinstance(kind, type) and issubclass(kind, Iterable)
     return several or hasattr(hint, "__struct_fields__") or _members(hint) <= _SCALARS
@@ -219,7 +219,7 @@ def _is_choice(hint: Any) -> bool:
 
 
 def _json_type(hint: Any) -> Any:
-    """*hint*, where `Mapping` is a `dict` and `Sequence` a `list`."""
+    """Return *hint* with `Mapping` as `dict` and `Sequence` as `list`."""
     (member, *_) = _members(hint)
     abstract = {Mapping: dict, Sequence: list}
     return abstract.get(get_origin(member), hint)
@@ -232,7 +232,7 @@ def _typed(
     option: str,
     known: Sequence[str],
 ) -> dict[str, Any]:
-    """The arguments *given* for *method*, each by its annotation."""
+    """Return the arguments *given* for *method*, converted by its annotations."""
     hints = get_type_hints(method)
     typed: dict[str, Any] = {}
     for argument, value in given.items():

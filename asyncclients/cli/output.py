@@ -1,4 +1,4 @@
-"""What pulls and pushes say to a person."""
+"""Output of pulls and pushes: progress, reports and states, as text or JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import msgspec
 from asyncclients.backfill import Progress, Report, Status
 
 _LINE_EVERY = 5.0
-"""Seconds between lines where nobody watches."""
+"""Seconds between lines if standard error is not a terminal."""
 
 
 class ProgressPrinter:
-    """Prints progress: in place on a terminal, else a line every five seconds."""
+    """Prints a line of progress to standard error: every second on a terminal, else every five."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -26,15 +26,15 @@ class ProgressPrinter:
         self._printed_at = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
-        """Show *progress*, if it is time."""
+        """Print *progress* if a line is due."""
         now = time.monotonic()
         if now - self._printed_at >= (0.9 if self._terminal else _LINE_EVERY):
             self._printed_at = now
-            say(f"{self._name}: {line_of(progress)}", sys.stderr)
+            say(f"{self._name}: {progress_text(progress)}", sys.stderr)
 
 
-def line_of(progress: Progress) -> str:
-    """One line about *progress*."""
+def progress_text(progress: Progress) -> str:
+    """Return *progress* as one line."""
     parts = [f"{progress.done:,} done"]
     parts += [
         f"{count:,} {what}"
@@ -47,7 +47,7 @@ def line_of(progress: Progress) -> str:
     if progress.eta is not None:
         parts.append(f"{_duration(progress.eta)} left")
     if progress.waiting:
-        parts.append(f"the vendor has not answered for {_duration(progress.waiting)}")
+        parts.append(f"vendor unavailable for {_duration(progress.waiting)}")
     return ", ".join(parts)
 
 
@@ -60,34 +60,33 @@ def _duration(seconds: float) -> str:
 
 
 def show(result: Any, *, as_json: bool, describe: Callable[[Any], str]) -> None:
-    """Print *result* as JSON, or what *describe* says about it."""
+    """Print *result* as JSON, or as the text that *describe* returns."""
     say(_as_json(result) if as_json else describe(result))
 
 
 def _as_json(result: Any) -> str:
     try:
         return msgspec.json.encode(result).decode()
-    except UnicodeEncodeError:  # a path whose bytes are not UTF-8: escaped, so that it stays exact
+    except UnicodeEncodeError:  # a path that is not UTF-8: escaped without loss
         return json.dumps(msgspec.to_builtins(result))
 
 
 def say(text: str, file: TextIO | None = None) -> None:
-    """Print *text* to *file*, standard output by default.
+    """Print *text* to *file*, by default standard output.
 
-    A reader that has gone, as `head` after its last line, fails no job: the rest
-    of the output goes nowhere.
+    If the reader has exited (`| head`), the remaining output is discarded and the job continues.
     """
     stream: TextIO = sys.stdout if file is None else file
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, stream.fileno())
+        os.close(devnull)
 
 
 def report_text(report: Report) -> str:
-    """A few lines about *report*."""
+    """Return *report* as a few lines."""
     counts = (
         f"{report.done:,} done, {report.failed:,} failed, {report.unknown:,} unknown, "
         f"{report.skipped:,} skipped; {report.requests:,} requests, {report.rejected:,} rejected, "
@@ -98,22 +97,22 @@ def report_text(report: Report) -> str:
         parts.append(f"Failed rows, with the reason of each: {report.failures}")
     if report.unknown:
         parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
-    parts += [f"Not proved: {doubt}" for doubt in report.unverified]
+    parts += [f"Not verified: {reason}" for reason in report.unverified]
     return "\n".join(parts)
 
 
 def status_text(found: Status) -> str:
-    """A few lines about *found*, and one for each unknown row."""
+    """Return *found* as a few lines, with one for each unknown row."""
     job = found.job
-    doing = "complete" if found.complete else "not complete"
+    condition = "complete" if found.complete else "not complete"
     if found.running is not None:
-        doing = f"running (process {found.running})"
+        condition = f"running (process {found.running})"
     of = "" if found.total is None else f" of {found.total:,}"
     counts = (
         f"{found.done:,}{of} done, {found.failed:,} failed, {found.unknown:,} unknown, "
         f"{found.skipped:,} skipped"
     )
-    parts = [f"{job.kind} {job.source} -> {job.target}: {doing}", counts]
+    parts = [f"{job.kind} {job.source} -> {job.target}: {condition}", counts]
     if found.failures:
         parts.append(f"Failed rows, with the reason of each: {found.failures}")
     for row in found.unknown_rows:
@@ -121,8 +120,8 @@ def status_text(found: Status) -> str:
         parts.append(f"unknown: line {row.line}: {row.reason} {shown}".rstrip())
     if found.unknown:
         parts.append(
-            "Look for them on the vendor's side; then push again with --resend-unknown "
+            "Check whether the vendor has them; then push again with --resend-unknown "
             "or --drop-unknown"
         )
-    parts += [f"Not proved: {doubt}" for doubt in found.unverified]
+    parts += [f"Not verified: {reason}" for reason in found.unverified]
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""`asyncclients sandbox`: the pretend vendors, until Ctrl-C."""
+"""`asyncclients sandbox`: the mock vendors, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _PORT = Parameter(help="first of six ports", validator=validators.Number(gte=0, 
 
 
 async def sandbox(*, port: Annotated[int, _PORT] = 0) -> int:
-    """Start all five pretend vendors on 127.0.0.1 with their documented limits.
+    """Start all five mock vendors on 127.0.0.1 with their documented limits.
 
-    Prints the `export` lines that make every client use them; stops on Ctrl-C.
+    Prints the `export` lines with which every client uses them; stops on Ctrl-C.
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
-"""What several processes share: the limit store and the job database.
+"""The options --limits and --database-url: the stores that several processes share.
 
-Their addresses may hold passwords, which a command line shows to every user of
-the machine, so both can come from the environment.
+Their URLs may contain passwords, and a command line is visible to every user of the machine,
+so both can be set in the environment.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ DATABASE_URL = "ASYNCCLIENTS_DATABASE_URL"
 
 
 def from_environment(given: str, variable: str) -> str:
-    """*given*, an option's value, or *variable* of the environment where it is empty."""
+    """Return the option's value *given*, or the environment's *variable* if it is empty."""
     return given or os.environ.get(variable, "")
 
 
 def limits_store(address: str) -> Any:
-    """The store at *address*, a Redis URL or the path of a file; None for no address.
+    """Return the limit store at *address*, a Redis URL or file; None if *address* is empty.
 
     Raises:
-        ConfigurationError: it cannot be used, or its extra is not installed.
+        ConfigurationError: the address is unusable, or its extra is not installed.
     """
     if not address:
         return None
@@ -42,6 +42,6 @@ def limits_store(address: str) -> Any:
     except ImportError:
         raise ConfigurationError(
             "sharing quotas through Redis needs redis-py, which is not installed",
-            advice="pip install 'asyncclients[redis]', or give a file as --limits",
+            advice="pip install 'asyncclients[redis]', or use a file: --limits FILE",
         ) from None
     return RedisLimits(address)

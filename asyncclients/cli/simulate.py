@@ -1,4 +1,4 @@
-"""`asyncclients simulate`: prove a configuration in virtual time before it meets a vendor."""
+"""`asyncclients simulate`: test a configuration in virtual time, without a vendor."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def simulate(
     image: Annotated[Path | None, Parameter(help="draw into this .png or .svg file too")] = None,
     json: Annotated[bool, Parameter(help="print the figures for machines")] = False,
 ) -> int:
-    """Send a backlog through the limiter at a model of a server, in virtual time.
+    """Send a backlog through the limiter to a model of a server, in virtual time.
 
-    Prints rejected calls, the share of the quota used and how long interactive calls
-    waited, and draws the arrivals against the limit. Takes seconds for an hour.
+    Prints the rejected calls, the used share of the quota and the waits of interactive calls,
+    and draws the arrivals against the limit. An hour takes seconds.
     """
     if image is not None and not image.parent.is_dir():
         raise ConfigurationError(f"{image} is in a directory that does not exist")
@@ -61,10 +61,10 @@ def simulate(
 
 
 def read_quota(text: str) -> Quota:
-    """The quota that `LIMIT/SECONDS` means.
+    """Return the quota in *text*, `LIMIT/SECONDS`.
 
     Raises:
-        ConfigurationError: if *text* is anything else.
+        ConfigurationError: *text* has another form.
     """
     limit, _, period = text.partition("/")
     try:

@@ -27,13 +27,13 @@ _SQLITE = "sqlite:///"
 
 
 async def worker(*, database_url: str = "", limits: str = "") -> int:
-    """Do the jobs that `run --engine dbos` puts into a database, until it is interrupted.
+    """Run the jobs that `run --engine dbos` adds to a database, until it is interrupted.
 
-    Start any number, on any machine, with the vendors' credentials in the environment.
+    Start any number of workers, on any machine, with the vendors' credentials in the environment.
 
     Args:
-        database_url: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE; by default the variable ASYNCCLIENTS_DATABASE_URL, which keeps a password off the command line.
-        limits: what shares the quotas: redis://HOST for many machines, a file for one; by default the variable ASYNCCLIENTS_LIMITS, else a file beside an SQLite database.
+        database_url: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; by default the variable ASYNCCLIENTS_DATABASE_URL, which keeps the password off the command line.
+        limits: the store that shares the quotas: redis://HOST for many machines, a file for one; by default the variable ASYNCCLIENTS_LIMITS, or a file next to an SQLite database.
     """
     database_url = from_environment(database_url, DATABASE_URL)
     if not database_url:
@@ -45,7 +45,7 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with _backfills(database_url, from_environment(limits, LIMITS)):
-        print("At work; Ctrl-C ends it", file=sys.stderr, flush=True)
+        print("Worker started; press Ctrl-C to stop", file=sys.stderr, flush=True)
         await stop.wait()
     return 0
 
@@ -53,10 +53,10 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
 async def run_jobs(
     jobs: Sequence[JobSpec], database_url: str, limits: str
 ) -> list[Report | BaseException]:
-    """Do *jobs* on DBOS, with all workers of the database; what came of each."""
+    """Run *jobs* on DBOS, with all workers of the database; return the result of each."""
     async with _backfills(database_url, limits) as backfills:
-        work: list[Coroutine[Any, Any, Report]] = [_work(job, backfills) for job in jobs]
-        return await asyncio.gather(*work, return_exceptions=True)
+        running: list[Coroutine[Any, Any, Report]] = [_run(job, backfills) for job in jobs]
+        return await asyncio.gather(*running, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -72,8 +72,8 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
     store = limits_store(limits)
     if store is None:
         raise ConfigurationError(
-            "workers on many machines must share the quotas",
-            advice=f"Set {LIMITS} or give --limits: redis://HOST, or a file if all are on this "
+            "workers on several machines must share the quotas",
+            advice=f"Set {LIMITS} or give --limits: redis://HOST, or a file for workers on one "
             "host",
         )
     async with SessionPool(limits=store) as pool:
@@ -83,7 +83,7 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
 
 
 def _resolve(clients: Clients, spec: str) -> Any:
-    """Where the rows of the job in *spec* go, or the list that it pulls."""
+    """Return the target or list of the job in *spec*."""
     job = msgspec.json.decode(spec, type=JobSpec)
     if job.pull is not None:
         return clients.read(job.pull, job.query)()
@@ -97,19 +97,19 @@ def _resolve(clients: Clients, spec: str) -> Any:
     )
 
 
-async def _work(job: JobSpec, backfills: Any) -> Report:
+async def _run(job: JobSpec, backfills: Any) -> Report:
     if job.unknown != "keep":
         raise ConfigurationError(
-            f"{job.name}: unknown = {job.unknown!r} works without --engine only"
+            f"{job.name}: unknown = {job.unknown!r} is not supported with --engine dbos"
         )
     file = Path(job.file or job.to)
-    bare = msgspec.structs.replace(
+    portable = msgspec.structs.replace(
         job,
         state="",
         new_credential=False,
         **({"file": file.name} if job.file else {"to": file.name}),
     )
-    spec = msgspec.json.encode(bare).decode()
+    spec = msgspec.json.encode(portable).decode()
     if job.pull is not None:
         pulled: Report = await backfills.pull(
             job.name,
@@ -120,9 +120,9 @@ async def _work(job: JobSpec, backfills: Any) -> Report:
             progress=ProgressPrinter(job.name),
         )
         return pulled
-    # How fast, and how many may fail, may change; what is sent where may not.
-    same = msgspec.structs.replace(bare, concurrency=64, max_failed=0.1)
-    target = msgspec.json.encode(same).decode()
+    # The identity of a job does not include its concurrency and max_failed.
+    identity = msgspec.structs.replace(portable, concurrency=64, max_failed=0.1)
+    target = msgspec.json.encode(identity).decode()
     report: Report = await backfills.push(
         job.name, job.file, spec=spec, target=target, progress=ProgressPrinter(job.name)
     )
@@ -135,21 +135,21 @@ async def _work(job: JobSpec, backfills: Any) -> Report:
 
 
 def write_rows(path: Path, lines: Sequence[bytes]) -> str | None:
-    """Write *lines* to *path*; its name, None for no lines."""
+    """Write *lines* to *path* and return its name; None if there are no lines."""
     if not lines:
         return None
     if not _is_ours(path):
         raise InputError(
             f"{path}, where rows of this job belong, is not a list of rows",
             file=str(path),
-            advice="Move it away, or give the job another `state`; it was not touched",
+            advice="It was not changed; move it, or give the job another `state`",
         )
     replace_file(path, lambda file: file.writelines(line + b"\n" for line in lines))
     return str(path)
 
 
 def _is_ours(path: Path) -> bool:
-    """True unless *path* is a link, or has content that a job has not written."""
+    """True unless *path* is a link or has content that was not written by a job."""
     try:
         with os.fdopen(open_own(path, os.O_RDONLY), "rb") as file:
             line = file.readline()

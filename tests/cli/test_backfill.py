@@ -98,7 +98,7 @@ async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path)
     assert (ended.code, ended.out.startswith("30 done, 0 failed")) == (0, True)
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 31
     again = await shell.run("pull", "intouch.contacts", "--to", "out.csv")
-    assert (again.code, "delete out.csv.state to pull anew" in again.err) == (0, True)
+    assert (again.code, "delete out.csv.state to repeat it" in again.err) == (0, True)
     found = await shell.run("status", "out.csv.state")
     assert (found.code, "30 of 30 done" in found.out) == (0, True)
 
@@ -111,7 +111,7 @@ async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path)
         (["push", "intouch.contacts", "x.csv", "--map", "nome=email"], "no column 'nome'"),
         (["push", "intouch.contacts", "x.csv", "--map", "name"], "'name' is not NAME=VALUE"),
         (["push", "intouch.contracts", "x.csv"], "it has: contacts, "),
-        (["push", "intouch.contacts.list", "x.csv"], "takes nothing"),
+        (["push", "intouch.contacts.list", "x.csv"], "has no argument for a row"),
         (["push", "intuch.contacts", "x.csv"], "there is no vendor 'intuch'"),
         (["push", "intouch.external_programs", "x.csv"], "--with NAME=VALUE"),
         (["push", "intouch.tags", "x.csv", "--state", "x.csv"], "is not a state file"),

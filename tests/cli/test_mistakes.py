@@ -40,7 +40,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("push", "intouch", "in.csv"), "it has: contacts, "),
     (("push", "intouch._pool", "in.csv"), "intouch has no '_pool'"),
     (("push", "intouch.contacts.make", "in.csv"), "intouch.contacts has no make"),
-    (("push", "intouch.contacts.get", "in.csv"), "takes nothing that a row could be"),
+    (("push", "intouch.contacts.get", "in.csv"), "has no argument for a row"),
     (("push", "totango.activity_types", "in.csv"), "totango.activity_types has no create or"),
     (("pull", "intouch.contract", *TO), "intouch has no 'contract'"),
     (("pull", "intouch.contacts.create", *TO), "is not a list"),
@@ -54,7 +54,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*PULL, *TO, "--query", "search=caf\udce9"), "is not valid UTF-8"),
     (
         ("push", "intempt.collections.upload_csv", "in.csv", "--with", "collection_id=1"),
-        "takes nothing that a row could be",
+        "has no argument for a row",
     ),
     ((*RECORDS, "in.csv"), "also takes program_uuid: give --with NAME=VALUE"),
     ((*RECORDS, "in.csv", "--with", "program_uuid=1", "--with", "program_uuid=2"), "given twice"),
