@@ -125,21 +125,19 @@ class Feedback:
         self.period = max((quota.period for quota in quotas), default=0.0)
         self.max_pause = max(MAX_PAUSE, 2 * self.period)
 
-    def on_accepted(self, permit: Permit) -> bool:
-        """Record that the vendor accepted the call; return whether the pace changes."""
-        if permit.number <= self._last_rejected:
-            return False
-        if self._consecutive_rejections:
-            self._rolled_back, self._accepted_after = self._consecutive_rejections, permit.number
-            self._consecutive_rejections = 0
-            self.probing = False
-        return self.on_success()
+    def on_accepted(self, permit: Permit | None = None) -> bool:
+        """Record an accepted call of this quota; return whether the pace changes.
 
-    def on_success(self) -> bool:
-        """Record one accepted call of this quota, here or in another process.
-
-        Returns whether the pace changes.
+        *permit* is None for a call of another process.
         """
+        if permit is not None:
+            if permit.number <= self._last_rejected:
+                return False
+            if self._consecutive_rejections:
+                self._rolled_back = self._consecutive_rejections
+                self._accepted_after = permit.number
+                self._consecutive_rejections = 0
+                self.probing = False
         self._successes = successes = self._successes + 1
         relaxes = successes > self._relax_after and self.bound_relaxation < 1.0
         if relaxes:

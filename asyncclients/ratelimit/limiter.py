@@ -206,25 +206,36 @@ class Limiter:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
         if not self._settle(permit):
             return
-        if info is not None and info.is_rate_limited:
-            # A rejection takes less work than a call: the minimum RTT does not apply.
-            self._update_expiries(permit, now, by_rtt=False)
-            self.on_rate_limited(now, info.retry_after, permit)
-            return
-        if info is not None and info.unavailable:
-            self._update_expiries(permit, now, by_rtt=False)
-            self._pause(now, info.retry_after)
-            return
-        rtt = now - permit.sent_at
-        if permit is self._spacing.last:
-            self._spacing.on_response(permit, self._interval(), rtt - self._rtt.mean_rtt)
-        self._rtt.add(rtt)
-        self._update_expiries(permit, now, by_rtt=not self._exact)
-        pace_changed = self.feedback.on_accepted(permit)
-        if info is not None and info.remaining is not None:
-            pace_changed |= self.external.observe(self._windows, permit, now, info)
-        if pace_changed:
-            self._set_rates()
+        feedback, rtt = self.feedback, self._rtt
+        is_accepted = info is None or not (info.is_rate_limited or info.unavailable)
+        if is_accepted:
+            seconds = now - permit.sent_at
+            if permit is self._spacing.last:
+                self._spacing.on_response(permit, self._interval(), seconds - rtt.mean_rtt)
+            rtt.add(seconds)
+        # A rejection takes less work than a call: the minimum RTT does not apply to it.
+        by_rtt = is_accepted and not self._exact
+        for index, (window, expiry) in enumerate(permit.slots):
+            bound = now
+            if by_rtt and (
+                known := rtt.arrival_before_response(window.period, feedback.margin_factor)
+            ):
+                bound -= known + feedback.bound_relaxation * (now - known - permit.sent_at)
+            new_expiry = bound + window.period
+            if new_expiry < expiry:
+                window.move(expiry, new_expiry)
+                permit.slots[index] = (window, new_expiry)
+        if is_accepted:
+            pace_changed = feedback.on_accepted(permit)
+            if info is not None and info.remaining is not None:
+                pace_changed |= self.external.observe(self._windows, permit, now, info)
+            if pace_changed:
+                self._set_rates()
+        elif info is not None:
+            if info.is_rate_limited:
+                self.on_rate_limited(now, info.retry_after, permit)
+            else:
+                self._pause(now, info.retry_after)
 
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
@@ -321,23 +332,6 @@ class Limiter:
         self.feedback.pause(now, retry_after)
         for bucket in self._buckets:
             bucket.drain_until(self.feedback.paused_until)
-
-    def _update_expiries(self, permit: Permit, now: float, *, by_rtt: bool) -> None:
-        """Let each slot expire a period after *now*, or earlier if an earlier bound is known.
-
-        *by_rtt*: the call had arrived before its response, by the minimum RTT.
-        """
-        rtt, feedback = self._rtt, self.feedback
-        for index, (window, expiry) in enumerate(permit.slots):
-            bound = now
-            if by_rtt and (
-                known := rtt.arrival_before_response(window.period, feedback.margin_factor)
-            ):
-                bound -= known + feedback.bound_relaxation * (now - known - permit.sent_at)
-            new_expiry = bound + window.period
-            if new_expiry < expiry:
-                window.move(expiry, new_expiry)
-                permit.slots[index] = (window, new_expiry)
 
     def _settle(self, permit: Permit) -> bool:
         """Mark the call as settled; return False if it was settled before."""

@@ -605,7 +605,7 @@ class LeaseClient:
         self.outage.stop()
         self._log.end(received_at)
         for _ in range(min(self._sync.others_accepted, _MAX_FEEDBACK)):
-            self._local.feedback.on_success()
+            self._local.feedback.on_accepted()
         if self._sync.others_rejected:
             self._local.on_rate_limited(received_at, response.pause / SECOND or None)
 
