@@ -214,8 +214,8 @@ def events(pool: SessionPool, account: str) -> JobIdentity:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-async def test_another_job_is_named(name: str) -> None:
-    """Whatever tells two jobs apart is named in the error, and reveals no credential."""
+async def test_identity_error_names_the_difference(name: str) -> None:
+    """The error names the difference between two jobs and reveals no credential."""
     words, pair = OTHERS[name]
     async with SessionPool() as pool:
         ours, theirs = pair(pool)
@@ -268,22 +268,22 @@ SAME: dict[str, Pair] = {
 
 
 @pytest.mark.parametrize("name", SAME)
-async def test_same_job_is_recognized(name: str) -> None:
-    """What changes only how a job runs, or how it is written, leaves it the same job."""
+async def test_identity_ignores_how_a_job_runs(name: str) -> None:
+    """Differences that only change how a job runs, or how it is written, keep its identity."""
     async with SessionPool() as pool:
         ours, theirs = SAME[name](pool)
     assert difference(ours, theirs) == ""
 
 
-async def test_secret_of_own_function_is_not_kept() -> None:
-    """A credential that is bound to a user's function stands nowhere in the state."""
+async def test_identity_contains_no_secret_of_a_function() -> None:
+    """A credential bound to a function of the user is not in the state."""
     job = job_of(partial(own, url="https://user:hunter2@example.org"))
     assert b"hunter2" not in msgspec.json.encode(job)
     assert "url" in "".join(job.arguments)
 
 
-async def test_new_credential_is_no_other_account() -> None:
-    """`new_credential` allows another key, and neither another account nor another origin."""
+async def test_new_credential_rejects_another_account() -> None:
+    """`new_credential` accepts another key, but neither another account nor another origin."""
     async with SessionPool() as pool:
         one = job_of(intouch(pool).contacts.create)
         two = job_of(intouch(pool, api_key="ii_two").contacts.create)
@@ -315,7 +315,7 @@ async def pulled(environ: dict[str, str], folder: Path, **options: Any) -> int:
 
 @pytest.mark.parametrize("run", [pushed, pulled])
 async def test_state_follows_its_account(run: Any, tmp_path: Path) -> None:
-    """Another key is rejected unsent; declared as new it resumes, from then on undeclared."""
+    """Another key is rejected before anything is sent; declared as new, it resumes, and later runs need no declaration."""
     async with Sandbox(OPEN) as sandbox:
         first = await run(sandbox.environ, tmp_path)
         sent = len(sandbox.requests("intouch"))
@@ -334,7 +334,7 @@ async def test_state_follows_its_account(run: Any, tmp_path: Path) -> None:
 
 
 async def test_rejected_job_leaves_the_state_alone(tmp_path: Path) -> None:
-    """After a job was rejected, the right one resumes."""
+    """After another job was rejected, the right one resumes."""
     async with SessionPool() as pool:
         create = intouch(pool).contacts.create
         for target in (own, create, own):

@@ -25,8 +25,8 @@ async def fill(journal: Journal, value: bytes) -> None:
     await journal.saved()
 
 
-async def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
-    """After `saved()` the value is in the file, for the next one that opens it."""
+async def test_journal_returns_saved_state(tmp_path: Path) -> None:
+    """After `saved()` the value is in the file when it is opened again."""
     path = tmp_path / "s.db"
     journal = await Journal.open(path, JOB)
     await fill(journal, b"x")
@@ -40,8 +40,8 @@ async def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.db"]
 
 
-async def test_many_who_wait_share_a_commit(tmp_path: Path) -> None:
-    """A hundred callers of `saved()` at once cost a few commits, not a hundred."""
+async def test_journal_groups_commits(tmp_path: Path) -> None:
+    """A hundred concurrent calls of `saved()` cost a few commits, not a hundred."""
     journal = await Journal.open(tmp_path / "s.db", JOB)
     collected: list[int] = []
 
@@ -55,8 +55,8 @@ async def test_many_who_wait_share_a_commit(tmp_path: Path) -> None:
     assert 1 <= len(collected) <= 3
 
 
-async def test_commits_keep_a_distance(tmp_path: Path) -> None:
-    """Commits that follow each other begin a millisecond apart at least, so that rows gather."""
+async def test_journal_keeps_an_interval_between_commits(tmp_path: Path) -> None:
+    """Consecutive commits start at least a millisecond apart, so that more rows share one."""
     loop = asyncio.get_running_loop()
     journal = await Journal.open(tmp_path / "s.db", JOB)
     begun: list[float] = []
@@ -74,8 +74,8 @@ async def test_commits_keep_a_distance(tmp_path: Path) -> None:
     assert all(after - before >= 0.001 - 1e-9 for before, after in pairwise(begun))
 
 
-async def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
-    """A state file in use raises, names the process, and is free again afterwards."""
+async def test_journal_in_use_names_the_process(tmp_path: Path) -> None:
+    """Opening a state file in use raises with the process id; it is free again afterwards."""
     path = tmp_path / "s.db"
     journal = await Journal.open(path, JOB)
     with pytest.raises(StateInUseError, match=str(os.getpid())) as caught:
@@ -94,8 +94,8 @@ async def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
         JobIdentity(kind="push", source="a.csv", target="things.create", row_type="Other"),
     ],
 )
-async def test_another_job_is_refused(tmp_path: Path, other: JobIdentity) -> None:
-    """A state file serves one job; another one is told which."""
+async def test_journal_rejects_another_job(tmp_path: Path, other: JobIdentity) -> None:
+    """A state file serves one job; the error for another job names the difference."""
     path = tmp_path / "s.db"
     await (await Journal.open(path, JOB)).aclose()
     with pytest.raises(StateMismatchError, match="belongs to another job"):
@@ -103,8 +103,8 @@ async def test_another_job_is_refused(tmp_path: Path, other: JobIdentity) -> Non
 
 
 @pytest.mark.parametrize(("other", "remedy"), [(1, "Upgrade"), (-1, "Finish the job with that")])
-async def test_another_format_is_refused_untouched(tmp_path: Path, other: int, remedy: str) -> None:
-    """A file of another version is not read, not written, and the remedy is named."""
+async def test_journal_rejects_another_format(tmp_path: Path, other: int, remedy: str) -> None:
+    """A file of another version is neither read nor written, and the error names the remedy."""
     path = tmp_path / "s.db"
     await (await Journal.open(path, JOB)).aclose()
     with closing(sqlite3.connect(path)) as database:
@@ -116,8 +116,8 @@ async def test_another_format_is_refused_untouched(tmp_path: Path, other: int, r
 
 
 @pytest.mark.parametrize("content", [b"hello", b"SQLite format 3\0" + b"x" * 500])
-async def test_what_is_no_state_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
-    """Any other file is refused and keeps its bytes."""
+async def test_journal_leaves_other_files_alone(tmp_path: Path, content: bytes) -> None:
+    """Any other file is rejected and keeps its bytes."""
     path = tmp_path / "s.db"
     path.write_bytes(content)
     with pytest.raises(StateError):
@@ -125,8 +125,8 @@ async def test_what_is_no_state_file_is_left_alone(tmp_path: Path, content: byte
     assert path.read_bytes() == content
 
 
-async def test_anothers_database_is_left_alone(tmp_path: Path) -> None:
-    """A database of another program is refused and keeps its bytes."""
+async def test_journal_leaves_databases_of_other_programs_alone(tmp_path: Path) -> None:
+    """A database of another program is rejected and keeps its bytes."""
     path = tmp_path / "s.db"
     with closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE t (x)")
@@ -136,8 +136,8 @@ async def test_anothers_database_is_left_alone(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-async def test_damage_is_told(tmp_path: Path) -> None:
-    """A state file with pages overwritten is refused, not read as far as it goes."""
+async def test_journal_rejects_a_damaged_file(tmp_path: Path) -> None:
+    """A state file with overwritten pages is rejected, not read in part."""
     path = tmp_path / "s.db"
     journal = await Journal.open(path, JOB)
     await fill(journal, b"x" * 50_000)
@@ -149,8 +149,8 @@ async def test_damage_is_told(tmp_path: Path) -> None:
         await Journal.open(path, JOB)
 
 
-async def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
-    """What a run that was killed at its first step leaves behind is no hindrance."""
+async def test_journal_accepts_an_empty_file(tmp_path: Path) -> None:
+    """The file left by a run that was killed at its first step can be used."""
     path = tmp_path / "s.db"
     path.touch()
     await (await Journal.open(path, JOB)).aclose()
@@ -158,16 +158,16 @@ async def test_an_empty_file_is_a_new_journal(tmp_path: Path) -> None:
         await Journal.open(path, JobIdentity(kind="pull", source="", target=""))
 
 
-async def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    """A directory, and a directory that is not there, are told as such."""
+async def test_journal_rejects_an_unwritable_path(tmp_path: Path) -> None:
+    """A directory, and a path in a missing directory, are rejected with the reason."""
     with pytest.raises(StateMismatchError):
         await Journal.open(tmp_path, JOB)
     with pytest.raises(StateMismatchError, match="No such file"):
         await Journal.open(tmp_path / "no" / "s.db", JOB)
 
 
-async def test_a_full_disk_ends_it(tmp_path: Path) -> None:
-    """After a commit that failed everybody who waits is told, now and later; nothing hangs."""
+async def test_journal_fails_for_good_on_a_full_disk(tmp_path: Path) -> None:
+    """After a failed commit every waiter gets the error, now and later; nothing hangs."""
     journal = await Journal.open(tmp_path / "s.db", JOB)
     await journal.read("PRAGMA max_page_count = 6")
     with pytest.raises(StateError, match="full"):
@@ -209,7 +209,7 @@ ANYTHING: list[type[BaseException]] = [
 async def test_journal_commit_that_fails_wakes_everyone(
     tmp_path: Path, error: type[BaseException]
 ) -> None:
-    """Whatever a commit raises, all who wait get a `StateError`, and the file is let go."""
+    """Whatever a commit raises, every waiter gets a `StateError`, and the file is released."""
     path = tmp_path / "s.db"
     journal = await Journal.open(path, JOB)
     begun = asyncio.Event()
@@ -238,7 +238,7 @@ async def test_journal_commit_that_fails_wakes_everyone(
 async def test_journal_that_cannot_collect_changes_wakes_everyone(
     tmp_path: Path, error: type[Exception]
 ) -> None:
-    """Whatever the owner of the state raises, all who wait get a `StateError`."""
+    """Whatever the source of the changes raises, every waiter gets a `StateError`."""
     journal = await Journal.open(tmp_path / "s.db", JOB)
 
     def collect() -> Changes:
@@ -273,7 +273,7 @@ PUT = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(b"x",)])
 
 
 async def test_journal_that_is_closed_saves_nothing_more(tmp_path: Path) -> None:
-    """A call that is still on its way when the journal is closed gets an error and no wait."""
+    """A call that is still running when the journal is closed gets an error and does not wait."""
     journal = await Journal.open(tmp_path / "s.db", JOB)
     await journal.aclose()
     journal.commit_now()
@@ -283,7 +283,7 @@ async def test_journal_that_is_closed_saves_nothing_more(tmp_path: Path) -> None
     await journal.aclose()
 
 
-async def test_journal_whose_file_cannot_be_closed_lets_go_of_it(
+async def test_journal_releases_a_file_that_cannot_be_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of the disk while closing neither hangs nor keeps the lock."""

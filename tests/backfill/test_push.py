@@ -78,10 +78,10 @@ def failures(state: Path) -> list[dict[str, Any]]:
 # --- Good rows and bad ones -----------------------------------------------------------
 
 
-async def test_bad_rows_are_written_down_and_the_rest_goes_on(
+async def test_push_lists_failed_rows_and_delivers_the_others(
     sandbox: Sandbox, csv: Path, state: Path
 ) -> None:
-    """A refused row and one that does not fit are listed with line, row, reason and attempts."""
+    """A rejected row and an invalid one are listed with line, row, reason and attempts."""
     lines = [f"p{number}@example.com," for number in range(60)]
     lines[9] = "not an address,"
     lines[19] = ",0301234"
@@ -104,8 +104,8 @@ async def test_bad_rows_are_written_down_and_the_rest_goes_on(
 
 
 @pytest.mark.parametrize("map_", [None, dict, {"n": "number"}])
-async def test_rows_without_values_are_skipped(csv: Path, state: Path, map_: Any) -> None:
-    """A row of empty cells is neither sent nor failed, whatever `map` would make of it."""
+async def test_push_skips_rows_without_values(csv: Path, state: Path, map_: Any) -> None:
+    """A row of empty cells is neither sent nor failed, whatever `map` returns for it."""
     csv.write_text("n,name\n1,a\n,\n , \n2,\n,,,\n")
     vendor = Vendor()
     report = await push(csv, vendor.take, state=state, map=map_, concurrency=1)
@@ -113,7 +113,7 @@ async def test_rows_without_values_are_skipped(csv: Path, state: Path, map_: Any
     assert [row.get("n", row.get("number")) for row in vendor.held] == ["1", "2"]
 
 
-async def test_a_quote_that_is_not_closed_stops_the_push(csv: Path, state: Path) -> None:
+async def test_push_stops_at_an_unclosed_quote(csv: Path, state: Path) -> None:
     """The rows before it are sent once; the corrected file continues with the same state."""
     good = [f"{number},x" for number in range(2000)]
     csv.write_text("n,name\n" + "\n".join([*good, '2000,"x', "2001,x"]))
@@ -127,8 +127,8 @@ async def test_a_quote_that_is_not_closed_stops_the_push(csv: Path, state: Path)
     assert sorted(int(row["n"]) for row in vendor.held) == list(range(2002))
 
 
-async def test_failed_rows_are_good_as_input(sandbox: Sandbox, csv: Path, state: Path) -> None:
-    """Once its cause is gone, the file of failed rows is pushed like any other."""
+async def test_push_accepts_a_file_of_failed_rows(sandbox: Sandbox, csv: Path, state: Path) -> None:
+    """The file of failed rows can be pushed like any other."""
     csv.write_text("email,first_name\na@example.com,Ann\n")
     sandbox.fail("intouch", status(422, b'{"message": "closed"}'))
     async with SessionPool() as pool:
@@ -143,8 +143,8 @@ async def test_failed_rows_are_good_as_input(sandbox: Sandbox, csv: Path, state:
     assert (contact["email"], contact["first_name"]) == ("a@example.com", "Ann")
 
 
-async def test_a_wrong_type_far_down_is_one_rows_fault(csv: Path, state: Path) -> None:
-    """Line 40,000 with a text for a number fails alone, and says which line and value."""
+async def test_push_fails_only_the_row_with_a_wrong_type(csv: Path, state: Path) -> None:
+    """A text instead of a number in line 40,000 fails that row only, with line and value in the error."""
     lines = [f"{number},x" for number in range(2, 40_002)]
     lines[39_998] = "many,x"
     csv.write_text("count,name\n" + "\n".join(lines))
@@ -165,8 +165,8 @@ async def test_a_wrong_type_far_down_is_one_rows_fault(csv: Path, state: Path) -
 
 
 @pytest.mark.virtual_time
-async def test_too_many_failures_stop_the_run_early(state: Path) -> None:
-    """More than a tenth of at least fifty rows: the run stops, says why, and can go on."""
+async def test_push_stops_after_too_many_failures(state: Path) -> None:
+    """If more than a tenth of at least fifty rows fail, the run stops with the reason and can be resumed."""
     vendor = Vendor()
     vendor.fault = lambda value: ValueError("no") if value % 5 == 0 else None
 
@@ -188,8 +188,8 @@ async def test_too_many_failures_stop_the_run_early(state: Path) -> None:
     assert Counter(vendor.held) == Counter(value for value in range(1000) if value % 5)
 
 
-async def test_a_refused_credential_stops_at_once(state: Path) -> None:
-    """A 401 is no row's fault: nothing fails, and the next run delivers all."""
+async def test_push_stops_at_an_invalid_credential(state: Path) -> None:
+    """After a 401 no row fails, and the next run delivers all."""
     vendor = Vendor()
     vendor.fault = lambda _: UnauthorizedError("answered 401")
     with pytest.raises(UnauthorizedError):
@@ -201,8 +201,8 @@ async def test_a_refused_credential_stops_at_once(state: Path) -> None:
     assert (report.done, report.unknown) == (100, 0)
 
 
-async def test_forbidden_from_the_start_stops_and_later_fails_the_row(state: Path) -> None:
-    """403 to the first row is a matter of rights; among rows that work it is the row's."""
+async def test_push_stops_at_a_forbidden_first_row(state: Path) -> None:
+    """A 403 for the first row stops the run; among accepted rows it fails the row."""
     vendor = Vendor()
     vendor.fault = lambda _: ForbiddenError()
     with pytest.raises(ForbiddenError):
@@ -212,15 +212,15 @@ async def test_forbidden_from_the_start_stops_and_later_fails_the_row(state: Pat
     assert (report.done, report.failed) == (19, 1)
 
 
-async def test_map_may_skip(state: Path) -> None:
-    """A row that `map` makes nothing of is counted, and not sent."""
+async def test_push_skips_rows_that_map_drops(state: Path) -> None:
+    """A row for which `map` returns None is counted and not sent."""
     vendor = Vendor()
     report = await push(range(10), vendor.take, map=lambda n: n if n % 2 else None, state=state)
     assert (report.done, report.skipped, sorted(vendor.held)) == (5, 5, [1, 3, 5, 7, 9])
 
 
-async def test_a_missing_column_is_found_before_anything(csv: Path, state: Path) -> None:
-    """Unusable input makes no state file and no call."""
+async def test_push_checks_columns_before_anything(csv: Path, state: Path) -> None:
+    """Unusable input creates no state file and makes no call."""
     csv.write_text("mail\na@example.com\n")
     vendor = Vendor()
     with pytest.raises(InputError, match="no column email"):
@@ -231,7 +231,7 @@ async def test_a_missing_column_is_found_before_anything(csv: Path, state: Path)
 # --- Batches --------------------------------------------------------------------------
 
 
-async def test_a_poisoned_batch_is_halved(state: Path) -> None:
+async def test_push_halves_a_rejected_batch(state: Path) -> None:
     """Three bad rows of two hundred are found; the others are delivered once each."""
     vendor, bad = Vendor(), {17, 18, 150}
 
@@ -247,8 +247,8 @@ async def test_a_poisoned_batch_is_halved(state: Path) -> None:
     assert delivered == Counter(set(range(200)) - bad)
 
 
-async def test_batches_are_full(csv: Path, state: Path) -> None:
-    """Rows are grouped as many as the operation takes, whatever they come from."""
+async def test_push_fills_batches(csv: Path, state: Path) -> None:
+    """Rows are sent in batches of the operation's maximum size, whatever their source."""
     csv.write_text("n\n" + "".join(f"{number}\n" for number in range(1005)))
     for source in (csv, range(1005)):
         vendor = Vendor()
@@ -256,8 +256,8 @@ async def test_batches_are_full(csv: Path, state: Path) -> None:
         assert sorted(map(len, vendor.held)) == [5] + [10] * 100
 
 
-async def test_rows_that_a_batch_leaves_out_have_failed(state: Path) -> None:
-    """Where the answer tells that rows of a batch are missing, those failed; the others are done."""
+async def test_push_fails_rows_that_a_batch_does_not_acknowledge(state: Path) -> None:
+    """Rows missing in the response to a batch have failed; the others are done."""
 
     class Answer:
         def __init__(self, taken: Batch) -> None:
@@ -275,8 +275,8 @@ async def test_rows_that_a_batch_leaves_out_have_failed(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_row_that_always_breaks_the_vendor_is_isolated(state: Path) -> None:
-    """One row that gets a 500 each time ends among the failed; its batch is delivered."""
+async def test_push_isolates_a_row_that_always_gets_a_500(state: Path) -> None:
+    """The row fails; the rest of its batch is delivered."""
     vendor = Vendor()
     vendor.fault = lambda batch: ServerError("500") if 42 in batch else None
     report = await push(range(300), vendor.take, batch=100, idempotent=True, state=state)
@@ -300,8 +300,8 @@ class Outage:
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("error", [ConnectError("away"), ServerError("503"), DisconnectedError()])
-async def test_ten_minutes_away_cost_no_row(state: Path, error: Exception) -> None:
-    """A vendor that is down for ten minutes pauses the job; no row fails, few calls are made."""
+async def test_push_survives_an_outage_of_ten_minutes(state: Path, error: Exception) -> None:
+    """During an outage of ten minutes no row fails and few calls are made."""
     vendor = Vendor()
     vendor.fault = Outage(error, 2.0, 602.0)
     report = await push(range(1000), vendor.take, idempotent=True, concurrency=8, state=state)
@@ -312,8 +312,8 @@ async def test_ten_minutes_away_cost_no_row(state: Path, error: Exception) -> No
 
 
 @pytest.mark.virtual_time
-async def test_an_outage_uses_up_few_rows_that_must_not_be_repeated(state: Path) -> None:
-    """Where each probe costs a row, there are few probes: the rest waits."""
+async def test_push_sends_few_probes_that_are_not_idempotent(state: Path) -> None:
+    """If each probe makes a row unknown, few probes are sent; the other rows wait."""
     vendor = Vendor()
     vendor.fault = Outage(DisconnectedError("cut"), 2.0, 602.0)
     report = await push(range(1000), vendor.take, concurrency=8, state=state)
@@ -323,8 +323,8 @@ async def test_an_outage_uses_up_few_rows_that_must_not_be_repeated(state: Path)
 
 
 @pytest.mark.virtual_time
-async def test_patience_ends(state: Path) -> None:
-    """A vendor away for longer than the patience stops the run; the next one ends the job."""
+async def test_push_stops_after_max_outage(state: Path) -> None:
+    """An outage longer than max_outage stops the run; the next run completes the job."""
     vendor = Vendor()
     vendor.fault = Outage(ConnectError("away"), 1.0, 1e9)
     with pytest.raises(BackfillStoppedError, match="no usable response") as caught:
@@ -367,8 +367,10 @@ def codes(sandbox: Sandbox) -> Counter[str]:
     return Counter(str(node["client_code"]) for node in held if node["name"] == "Node")
 
 
-async def test_lost_answers_are_listed_and_left(sandbox: Sandbox, csv: Path, state: Path) -> None:
-    """Rows without an answer are unknown, listed with their content, and not sent again."""
+async def test_push_lists_rows_without_a_response_as_unknown(
+    sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """Rows without a response are unknown, listed with their content, and not sent again."""
     report = await lose_some(sandbox, state, csv)
     assert (report.done, report.unknown) == (27, 3)
     again = await lose_some(sandbox, state, csv)
@@ -382,10 +384,8 @@ async def test_lost_answers_are_listed_and_left(sandbox: Sandbox, csv: Path, sta
     ]
 
 
-async def test_unknown_rows_are_sent_again_when_asked(
-    sandbox: Sandbox, csv: Path, state: Path
-) -> None:
-    """`resend` sends them, doubles and all; `drop` counts them as skipped."""
+async def test_push_resends_unknown_rows(sandbox: Sandbox, csv: Path, state: Path) -> None:
+    """`unknown="resend"` sends them again, even if that creates duplicates."""
     await lose_some(sandbox, state, csv)
     report = await lose_some(sandbox, state, csv, unknown="resend")
     assert (report.done, report.unknown, report.requests) == (30, 0, 3)
@@ -393,19 +393,15 @@ async def test_unknown_rows_are_sent_again_when_asked(
     assert codes(sandbox)["n3"] == 2
 
 
-async def test_unknown_rows_are_dropped_when_asked(
-    sandbox: Sandbox, csv: Path, state: Path
-) -> None:
-    """`drop` sends nothing."""
+async def test_push_drops_unknown_rows(sandbox: Sandbox, csv: Path, state: Path) -> None:
+    """`unknown="drop"` sends nothing and counts them as skipped."""
     await lose_some(sandbox, state, csv)
     report = await lose_some(sandbox, state, csv, unknown="drop")
     assert (report.done, report.unknown, report.skipped, report.requests) == (27, 0, 3, 0)
 
 
-async def test_reconcile_sends_only_what_is_not_there(
-    sandbox: Sandbox, csv: Path, state: Path
-) -> None:
-    """Asked about each unknown row: what is there is done, what is not is sent, the rest stays."""
+async def test_push_reconciles_unknown_rows(sandbox: Sandbox, csv: Path, state: Path) -> None:
+    """An executed row is done, one that was not is sent, and the rest stays unknown."""
     asked: list[str] = []
 
     async def ask(node: NewHierarchy) -> bool | None:
@@ -418,8 +414,8 @@ async def test_reconcile_sends_only_what_is_not_there(
     assert codes(sandbox) == Counter(f"n{number}" for number in range(30))
 
 
-async def test_what_waits_in_the_queue_is_not_on_the_wire(csv: Path, state: Path) -> None:
-    """Only requests that have left are marked as sent: a crash leaves no queued row unknown."""
+async def test_push_records_no_intent_for_queued_rows(csv: Path, state: Path) -> None:
+    """Only requests on the wire are recorded as sent: a crash leaves no queued row unknown."""
     csv.write_text("email\n" + "".join(f"p{number}@example.com\n" for number in range(40)))
     async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(3, 3600.0)])
@@ -443,8 +439,8 @@ async def test_what_waits_in_the_queue_is_not_on_the_wire(csv: Path, state: Path
 
 
 @pytest.mark.virtual_time
-async def test_cancelled_it_lands_what_flies(state: Path) -> None:
-    """On cancellation calls on the wire end and are counted; no more are made; the rest is left."""
+async def test_push_finishes_calls_on_the_wire_when_cancelled(state: Path) -> None:
+    """On cancellation, calls on the wire finish and are counted; no more calls are made."""
     vendor = Vendor()
     work = asyncio.create_task(push(range(100), vendor.take, concurrency=5, state=state))
     await asyncio.sleep(0.25)
@@ -460,8 +456,10 @@ async def test_cancelled_it_lands_what_flies(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_cancelled_it_repeats_nothing(csv: Path, state: Path) -> None:
-    """A call that was refused by rate and waits for its next attempt is given up, and pending."""
+async def test_push_leaves_a_rate_limited_row_pending_when_cancelled(
+    csv: Path, state: Path
+) -> None:
+    """A rate-limited call that waits for its next attempt is cancelled, and its row is pending."""
     csv.write_text("email\na@example.com\n")
     async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
         sandbox.fail("intouch", status(429, headers={"Retry-After": "10"}), 2)
@@ -481,8 +479,8 @@ async def test_cancelled_it_repeats_nothing(csv: Path, state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_cancelled_it_makes_no_further_attempt(state: Path) -> None:
-    """A call that may be repeated, and is between two attempts, makes no other one."""
+async def test_push_makes_no_further_attempt_when_cancelled(state: Path) -> None:
+    """An idempotent call between two attempts makes no other attempt."""
     async with Sandbox(OPEN) as sandbox, SessionPool(retry=RetryPolicy(base=60, cap=60)) as pool:
         sandbox.fail("intouch", drop(), None)
         intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(100, 1.0)])
@@ -497,8 +495,8 @@ async def test_cancelled_it_makes_no_further_attempt(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_cancelled_twice_it_does_not_wait(state: Path) -> None:
-    """A second cancellation ends at once; what must not be repeated is unknown then."""
+async def test_push_ends_at_once_when_cancelled_twice(state: Path) -> None:
+    """A second cancellation ends the run at once; rows on the wire that are not idempotent are unknown."""
 
     async def hang(_: int) -> None:
         await asyncio.sleep(1e6)
@@ -516,8 +514,8 @@ async def test_cancelled_twice_it_does_not_wait(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_one_that_never_answers_is_not_waited_for_for_ever(state: Path) -> None:
-    """After thirty seconds of grace an interrupted run ends all the same."""
+async def test_push_waits_for_calls_on_the_wire_only_so_long(state: Path) -> None:
+    """An interrupted run ends after thirty seconds even if a call never returns."""
 
     async def hang(_: int) -> None:
         await asyncio.sleep(1e6)
@@ -531,8 +529,8 @@ async def test_one_that_never_answers_is_not_waited_for_for_ever(state: Path) ->
     assert 29 < asyncio.get_running_loop().time() - started < 32
 
 
-async def test_rows_added_at_the_end_are_pushed(csv: Path, state: Path) -> None:
-    """The same file with more rows goes on with the new ones."""
+async def test_push_continues_with_rows_added_at_the_end(csv: Path, state: Path) -> None:
+    """The same file with more rows continues with the new ones."""
     vendor = Vendor()
     csv.write_text("n\n1\n2\n")
     await push(csv, vendor.take, state=state)
@@ -542,8 +540,8 @@ async def test_rows_added_at_the_end_are_pushed(csv: Path, state: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["n\n1\n9\n3\n", "n\n1\n"])
-async def test_a_changed_input_is_refused(csv: Path, state: Path, text: str) -> None:
-    """If rows that were read before differ or are gone, nothing is sent."""
+async def test_push_rejects_a_changed_input(csv: Path, state: Path, text: str) -> None:
+    """If rows that were read before differ or are missing, nothing is sent."""
     vendor = Vendor()
     csv.write_text("n\n1\n2\n")
     await push(csv, vendor.take, state=state)
@@ -554,8 +552,8 @@ async def test_a_changed_input_is_refused(csv: Path, state: Path, text: str) -> 
 
 
 @pytest.mark.virtual_time
-async def test_a_file_that_ends_in_the_middle_stops_the_run(tmp_path: Path, state: Path) -> None:
-    """Damage far down is told with file and line; what came before is delivered and saved."""
+async def test_push_stops_at_a_truncated_file(tmp_path: Path, state: Path) -> None:
+    """The error names file and line; the rows before it are delivered and saved."""
     path = tmp_path / "rows.csv.gz"
     whole = gzip.compress("\n".join(["n", *map(str, range(10_000))]).encode())
     path.write_bytes(whole[: len(whole) // 2])
@@ -578,8 +576,8 @@ def small_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_files")
-async def test_a_full_disk_stops_before_the_next_send(state: Path) -> None:
-    """When the journal cannot be written, nothing more is sent, and the state is good."""
+async def test_push_stops_when_the_disk_is_full(state: Path) -> None:
+    """When the journal cannot be written, nothing more is sent, and the state stays valid."""
     vendor = Vendor()
     with pytest.raises(StateError, match="cannot keep the state"):
         await push(range(1000), vendor.take, state=state, concurrency=4)
@@ -597,8 +595,8 @@ async def test_a_full_disk_stops_before_the_next_send(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_it_works_in_the_background_and_tells_how_it_goes(state: Path) -> None:
-    """Calls are background ones of the job's flow; progress comes every second, and at the end."""
+async def test_push_runs_in_the_background_and_reports_progress(state: Path) -> None:
+    """Calls are background calls of the job's flow; progress is reported every second and at the end."""
     told: list[Progress] = []
     lanes: set[tuple[Priority, str | None]] = set()
 

@@ -23,8 +23,8 @@ def lose(sandbox: Sandbox, vendor: Any, *committed: bool) -> None:
         sandbox.fail(vendor, drop(committed=done), 1, "POST")
 
 
-async def test_totango_by_events(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Of touchpoints whose answers were lost those that are missing are sent, the others not."""
+async def test_reconcile_totango_by_events(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Only touchpoints that are missing at the vendor are sent again."""
     lose(sandbox, "totango", True, False, True, False)
     notes = [
         NewTouchpoint(account_id="0001", content=f"Note {n // 2}", create_date=10**12 + n)
@@ -43,8 +43,8 @@ async def test_totango_by_events(sandbox: Sandbox, tmp_path: Path) -> None:
     assert Counter(event.timestamp for event in events) == Counter(range(10**12, 10**12 + 20))
 
 
-async def test_intouch_contacts_by_email(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A contact that is there by its email, in any case of letters, is done; others are sent."""
+async def test_reconcile_intouch_contacts_by_email(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A contact found by its email, in any case of letters, is done; others are sent."""
     lose(sandbox, "intouch", True, False, True, False)
     contacts = [NewContact(email=f"P{n}@example.com") for n in range(20)]
     async with SessionPool() as pool:
@@ -59,8 +59,8 @@ async def test_intouch_contacts_by_email(sandbox: Sandbox, tmp_path: Path) -> No
     assert len(sandbox.state("intouch").contacts) == 20
 
 
-async def test_intouch_nodes_by_client_code(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A node is told by its code; one without a code stays unknown."""
+async def test_reconcile_intouch_nodes_by_client_code(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A node is identified by its code; one without a code stays unknown."""
     root = sandbox.state("intouch").root_uuid
     nodes = [
         NewHierarchy(name="N", type="generic", parent_uuid=root, client_code=f"c-{n}")

@@ -70,7 +70,7 @@ BATCH = pytest.mark.parametrize("batch", [0, 10])
 async def test_revoked_credential_fails_no_row(
     state: Path, *, error: type[Exception], concurrency: int, batch: int, at: int
 ) -> None:
-    """Whenever it is revoked, the rows since then are pending, and sent once it is valid again."""
+    """Rows since the revocation are pending, and sent once the credential is valid again."""
     vendor = Vendor()
 
     def run() -> Any:
@@ -105,7 +105,7 @@ async def test_revoked_credential_fails_no_row(
 async def test_forbidden_rows_fail_alone(
     state: Path, vendor: Vendor, concurrency: int, forbidden: list[int], batch: int
 ) -> None:
-    """A row that is forbidden among others that are not has failed, wherever it is."""
+    """A forbidden row among accepted ones fails, wherever it is."""
     vendor.fault = among(*forbidden)
     report = await push(
         range(20),
@@ -123,14 +123,16 @@ async def test_forbidden_rows_fail_alone(
 
 
 async def test_long_run_of_forbidden_rows_fails(state: Path, vendor: Vendor) -> None:
-    """Forty forbidden rows in a row are no revoked credential if the next one succeeds."""
+    """Forty forbidden rows in a row do not count as a revoked credential if the next one succeeds."""
     vendor.fault = among(*range(100, 140))
     report = await push(range(200), vendor.take, state=state, max_failed=1.0, concurrency=1)
     assert (report.done, report.failed) == (160, 40)
 
 
-async def test_other_refusal_shows_that_the_credential_works(state: Path, vendor: Vendor) -> None:
-    """A 422 is an answer that no revoked credential gets: the forbidden row before it has failed."""
+async def test_other_rejection_proves_that_the_credential_works(
+    state: Path, vendor: Vendor
+) -> None:
+    """A revoked credential never gets a 422, so the forbidden row before one has failed."""
     vendor.fault = lambda value: ForbiddenError() if value < 3 else UnprocessableEntityError()
     report = await push(range(6), vendor.take, state=state, concurrency=1, max_failed=1.0)
     assert (report.done, report.failed) == (0, 6)
@@ -139,7 +141,7 @@ async def test_other_refusal_shows_that_the_credential_works(state: Path, vendor
 async def test_forbidden_rows_at_the_end_fail_once_a_row_is_added(
     state: Path, vendor: Vendor
 ) -> None:
-    """The way out that the error names: one row more shows that the credential is valid."""
+    """As the error advises: one more accepted row proves that the credential is valid."""
     vendor.fault = among(*range(10, 15))
     with pytest.raises(ForbiddenError, match="add a permitted row at the end of the input"):
         await push(range(15), vendor.take, state=state, max_failed=1.0)
@@ -148,7 +150,7 @@ async def test_forbidden_rows_at_the_end_fail_once_a_row_is_added(
 
 
 async def test_key_revoked_in_the_sandbox_fails_no_row(sandbox: Sandbox, state: Path) -> None:
-    """A vendor that answers 403 to a wrong key: nothing fails, and the message says why."""
+    """If a vendor answers 403 to a wrong key, nothing fails, and the message gives the reason."""
     rows = [f"tag {number}" for number in range(30)]
     async with SessionPool() as pool:
         wrong = {**sandbox.environ, "INTOUCH_API_KEY": "ii_wrong"}

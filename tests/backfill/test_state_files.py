@@ -120,7 +120,7 @@ asyncio.run(main())
 
 @LINKS
 def test_lock_of_another_process_follows_other_names(state: Path, how: str) -> None:
-    """Another process is kept out under each name too, and `status` says that it runs."""
+    """Another process cannot use the state under any of its names, and `status` shows that it runs."""
     command = [sys.executable, "-c", HOLD, str(state)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as holder:
@@ -142,7 +142,7 @@ def test_lock_of_another_process_follows_other_names(state: Path, how: str) -> N
 async def test_missing_locks_of_file_system_are_named(
     state: Path, tmp_path: Path, run: Run, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system without locks is named as such, and not taken for a state in use."""
+    """A file system without locks is named in the error, and not mistaken for a state in use."""
 
     def flock(*_: Any) -> None:
         raise OSError(code, os.strerror(code))
@@ -213,8 +213,8 @@ async def test_state_copied_without_wal_is_rejected(state: Path, tmp_path: Path)
     assert copy.read_bytes() == before
 
 
-async def test_state_copied_with_wal_is_whole(state: Path, tmp_path: Path) -> None:
-    """A copy with its -wal file goes on, also after `status` or another program has read it."""
+async def test_state_copied_with_wal_is_complete(state: Path, tmp_path: Path) -> None:
+    """A copy with its -wal file can be resumed, also after `status` or another program has read it."""
     copy = await crashed(state, tmp_path / "copy", "s.db", "s.db-wal")
     assert read_status(copy).done == 0
     with closing(sqlite3.connect(copy)) as database:
@@ -253,7 +253,7 @@ DERIVED = [".lock", "-wal", "-shm", "-journal", ".failed.jsonl"]
 async def test_derived_name_in_use_is_reported(
     state: Path, tmp_path: Path, run: Run, suffix: str, kind: str
 ) -> None:
-    """A file of somebody else where one of ours belongs is named, and not touched."""
+    """Another program's file at a path that the state needs is named in the error and not touched."""
     precious, derived = tmp_path / "precious", state.with_name(state.name + suffix)
     precious.write_text("precious")
     if kind == "symlink":
@@ -270,8 +270,8 @@ async def test_derived_name_in_use_is_reported(
     assert kind == "fifo" or derived.read_text() == "precious"
 
 
-async def test_empty_lock_file_of_somebody_else_stays(state: Path) -> None:
-    """An empty file with the name of the lock file is used for the lock, not written or removed."""
+async def test_empty_lock_file_of_another_program_stays(state: Path) -> None:
+    """An empty file with the name of the lock file is locked, but not written or removed."""
     lock = state.with_name("s.db.lock")
     lock.touch()
     assert (await push([1], nothing, state=state)).done == 1
@@ -335,7 +335,7 @@ EDITS: list[Callable[[bytes], bytes]] = [
 async def test_corrected_failed_rows_are_never_cut(
     state: Path, edit: Callable[[bytes], bytes]
 ) -> None:
-    """Whatever a person did to the file, a resumed job keeps it and adds what fails now."""
+    """However a person edited the file, a resumed job keeps it and appends the rows that fail now."""
     rows = range(20)
     await push(range(10), evens, state=state, max_failed=1.0)
     kept = edit(failed_of(state).read_bytes())
@@ -352,7 +352,7 @@ async def test_corrected_failed_rows_are_never_cut(
 
 @pytest.mark.parametrize("size", [1, 8, 30])
 async def test_torn_failed_row_is_cut_off(state: Path, size: int) -> None:
-    """Half a line that a crash left behind is removed, and the row is written again."""
+    """An incomplete line left by a crash is removed, and the row is written again."""
     await push(range(10), evens, state=state, max_failed=1.0)
     content = failed_of(state).read_bytes()
     failed_of(state).write_bytes(content + content[:size])
@@ -399,7 +399,7 @@ async def test_push_counts_row_once_that_failed_before_a_failed_commit(
 
 
 @pytest.mark.parametrize("step", range(4))
-async def test_state_is_whole_after_error_while_log_is_marked(
+async def test_state_is_complete_after_error_while_log_is_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """A run that fails at any step of marking the log, and again when it opens, can be resumed."""
