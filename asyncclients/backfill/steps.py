@@ -114,7 +114,7 @@ class BatchStatus(NamedTuple):
 class SharedRowLog(Protocol):
     """The records of one job in a shared database, opened for one run of one batch."""
 
-    async def begin(self, numbers: Collection[int]) -> BatchStatus:
+    async def begin(self, numbers: Collection[int], /) -> BatchStatus:
         """Turn other runs' `sent` records of the rows *numbers* into `unknown`."""
         ...
 

@@ -1,4 +1,4 @@
-"""How jobs end: always, whatever the code around them raises, and with every row accounted for."""
+"""A job always ends, whatever the code around it raises, and every row has an outcome."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_error_text_is_always_text(error: Exception, text: str) -> None:
 async def test_push_records_error_without_encodable_text(
     state: str, error: type[Exception], where: str
 ) -> None:
-    """An error whose text cannot be written is recorded like any other; the job goes on."""
+    """An error whose text cannot be encoded is recorded like any other, and the job continues."""
 
     class BadValue(error, ValueError):  # type: ignore[misc, valid-type]
-        """As for a row that is refused."""
+        """As for a row that is rejected."""
 
     async def target(row: Any) -> None:
         if row == 3 and where != "map":
@@ -242,7 +242,7 @@ def test_push_target_may_exit_the_process(state: str) -> None:
 async def test_push_survives_progress_callback_that_fails(
     state: str, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
-    """A progress callback that raises is logged once, and called again; the job goes on."""
+    """A progress callback that raises is logged once and called again; the job continues."""
     seen: list[Progress] = []
 
     def progress(state: Progress) -> None:

@@ -38,7 +38,7 @@ def job_of(target: Callable[..., Any], map: Any = None) -> JobIdentity:  # noqa:
 
 
 def difference(ours: JobIdentity, theirs: JobIdentity, *, new_credential: bool = False) -> str:
-    """What the error says about the state of *theirs*; empty if *ours* is the same job."""
+    """Return the text of the error for a state of *theirs*; empty if *ours* is the same job."""
     try:
         ours.check(theirs, "s.db", new_credential=new_credential)
     except StateMismatchError as error:

@@ -1,4 +1,4 @@
-"""Push: each row is done, failed, unknown or skipped, once, however the run goes."""
+"""Push: each row ends once, as done, failed, unknown or skipped."""
 
 from __future__ import annotations
 
@@ -342,7 +342,7 @@ async def test_push_stops_after_max_outage(state: Path) -> None:
 
 
 async def lose_some(sandbox: Sandbox, state: Path, csv: Path, **options: Any) -> Any:
-    """Push 30 nodes of which three answers are lost, two of them after the work was done."""
+    """Push 30 nodes; three responses are lost, two of them after the vendor executed the request."""
     root = sandbox.state("intouch").root_uuid
     csv.write_text(
         "client_code,name,type,parent_uuid\n"
@@ -422,7 +422,7 @@ async def test_push_records_no_intent_for_queued_rows(csv: Path, state: Path) ->
         create = intouch.contacts.create
         work = asyncio.create_task(push(csv, create, row_type=NewContact, state=state))
         async with asyncio.timeout(30):
-            # Nobody tells when they all wait.
+            # Nothing signals that all of them wait.
             while (stats := intouch.stats()).in_flight or stats.queued["background"] < 38:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             while (found := read_status(state)).done < stats.sent:  # noqa: ASYNC110
@@ -435,7 +435,7 @@ async def test_push_records_no_intent_for_queued_rows(csv: Path, state: Path) ->
     assert (found.done, found.unknown, found.running) == (2, 0, None)
 
 
-# --- Stopping and going on ------------------------------------------------------------
+# --- Stopping and resuming ------------------------------------------------------------
 
 
 @pytest.mark.virtual_time

@@ -1,4 +1,4 @@
-"""The vendors' recipes tell what was carried out from what was not."""
+"""The `reconcile` functions of the vendors find out whether a row was executed."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Vendor:
-    """Answers after 0.1 s what *fault* says when the call arrives."""
+    """Responds after 0.1 s as *fault* decides when the call arrives."""
 
     def __init__(self) -> None:
         self.fault: Fault = lambda _: None

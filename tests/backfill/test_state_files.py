@@ -1,4 +1,4 @@
-"""The state file, its lock, and the files beside it: whose they are, and what may become of them."""
+"""The state file, its lock, and the files beside it."""
 
 from __future__ import annotations
 
