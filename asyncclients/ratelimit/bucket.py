@@ -3,7 +3,7 @@
 `aiolimiter.AsyncLimiter` does the arithmetic. Its own waiting is not used, because every
 decision here is a function of (state, now): the base class reads its clock from `_loop`,
 and this class replaces that by the instant of the question. The private names in use
-(`_loop`, `_leak`, `_level`, `_last_check`, `_rate_per_sec`) are pinned by
+(`_loop`, `_level`, `_last_check`, `_rate_per_sec`) are pinned by
 `tests/ratelimit/test_bucket.py`.
 """
 
@@ -71,7 +71,8 @@ class TokenBucket(AsyncLimiter):
         """Return the earliest instant, not before *now*, with tokens for *calls* calls."""
         if now > self._last_check:  # a clock that steps back must not fill the bucket
             self._clock.now = now
-            self._leak()
+            if self.has_capacity(calls):
+                return now
         missing = self._level + calls - self.max_rate
         if missing <= 0 and self._last_check <= now:
             return now
@@ -82,7 +83,7 @@ class TokenBucket(AsyncLimiter):
         """Take one token, after `ready_at`; return the level, 1 after a full refill."""
         if now > self._last_check:
             self._clock.now = now
-            self._leak()
+            self.has_capacity()  # updates the level
         self._level += 1
         return self._level
 

@@ -75,7 +75,6 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         probing: calls are sent one at a time, after consecutive rejections.
         rate_factor: share of the quota's rate in use; below 1 after rejections.
         bursts: whether calls may follow each other faster than the rate.
-        round_trip: the mean round trip of accepted calls.
     """
 
     held: int
@@ -88,7 +87,6 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     probing: bool
     rate_factor: float
     bursts: bool
-    round_trip: float
 
 
 class Limiter:
@@ -324,7 +322,6 @@ class Limiter:
             probing=feedback.probing,
             rate_factor=feedback.rate_factor,
             bursts=feedback.burst_factor > 0,
-            round_trip=self._rtt.mean_rtt,
         )
 
     def _pause(self, now: float, retry_after: float | None) -> None:

@@ -53,17 +53,17 @@ def test_aiolimiter_leaks_by_its_loop_time() -> None:
 
 
 def test_aiolimiter_leak_is_bounded_at_zero() -> None:
-    """`_leak` reduces the level by the time since `_last_check`, not below 0.
+    """`has_capacity` reduces the level by the time since `_last_check`, not below 0.
 
     `_loop` is a property of the class, which a slot of the subclass hides.
     """
     assert isinstance(vars(AsyncLimiter)["_loop"], property)
     bucket = _UpstreamBucket(4, 4)
     bucket._last_check, bucket._level, bucket.clock.now = 10.0, 3.0, 12.0
-    bucket._leak()
+    bucket.has_capacity()
     assert (bucket._level, bucket._last_check) == (1.0, 12.0)
     bucket.clock.now = 20.0
-    bucket._leak()
+    bucket.has_capacity()
     assert (bucket._level, bucket._last_check) == (0.0, 20.0)
 
 
