@@ -1,15 +1,15 @@
-"""Pretend vendors for tests and trials: `async with Sandbox() as sandbox: ...`.
+"""Mock vendors for tests and trials: `async with Sandbox() as sandbox: ...`.
 
-Written from the vendors' manuals and from nothing of the client's, so that a
-manual misread by one of the two shows.
+They are written from the vendors' manuals and import nothing of the clients, so that a
+misinterpretation of a manual in one of the two is visible.
 """
 
 from __future__ import annotations
 
 from . import faults
 from .faults import cut, delay, drop, hang, html, redirect, status
-from .journal import Arrival, Summary
 from .sandbox import Sandbox
+from .server import Arrival, Summary
 
 __all__ = [
     "Arrival",

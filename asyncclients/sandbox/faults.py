@@ -1,9 +1,8 @@
-"""Faults on order: what goes wrong between a vendor and its client.
+"""Injected faults between a vendor and its client, for `Sandbox.fail`.
 
-Frozen values, given to `Sandbox.fail`. A fault meets only calls that the rate
-limit let in and whose credential is right. `committed` says whether the vendor
-did its work before things went wrong; that is the difference between a call
-that may be repeated and one that must not.
+A fault only affects requests with a valid credential that the rate limit accepted. `committed`
+is True if the vendor executed the request before the fault: retrying such a request may execute
+it twice.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from .exchange import SandboxRequest
+    from .vendor import SandboxRequest
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Answer with *code*, *body* and *headers* instead of the vendor's answer."""
+    """Respond with *code*, *body* and *headers* instead of the vendor's response."""
 
     code: int
     body: bytes = b""
@@ -29,14 +28,14 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Close the connection without an answer."""
+    """Close the connection without a response."""
 
     committed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Do the work, then answer only after *seconds*."""
+    """Execute the request, but respond only after *seconds*."""
 
     seconds: float
     committed: bool = True
@@ -44,14 +43,14 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Do the work, announce the whole body, send half of it, close the connection."""
+    """Execute the request, send half of the announced body, close the connection."""
 
     committed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Never answer; the connection stays open until one side gives up."""
+    """Never respond; the connection stays open until one side closes it."""
 
     committed: bool = False
 
@@ -68,38 +67,38 @@ def status(
     *,
     committed: bool = False,
 ) -> Status:
-    """Answer *code*; with *committed* the work was done all the same (a gateway's 502)."""
+    """Respond with *code*; with *committed*, after executing the request (a gateway's 502)."""
     raw = body.encode() if isinstance(body, str) else body
     return Status(code, raw, dict(headers or {}), committed)
 
 
 def drop(*, committed: bool = False) -> Drop:
-    """Close without an answer, before the work was done or, *committed*, after it."""
+    """Close without a response, before or, if *committed*, after executing the request."""
     return Drop(committed)
 
 
 def delay(seconds: float) -> Delay:
-    """Do the work at once and answer after *seconds* of the loop's time."""
+    """Execute the request at once and respond after *seconds* of loop time."""
     return Delay(seconds)
 
 
 def cut() -> Cut:
-    """Do the work and send half of the answer."""
+    """Execute the request and send half of the response."""
     return Cut()
 
 
 def hang(*, committed: bool = False) -> Hang:
-    """Never answer."""
+    """Never respond."""
     return Hang(committed)
 
 
 def html(*, committed: bool = False) -> Status:
-    """Answer 200 with a page of HTML, as a captive portal or a login wall does."""
+    """Respond with 200 and a page of HTML, like a captive portal."""
     return Status(200, HTML, {"Content-Type": "text/html; charset=utf-8"}, committed)
 
 
 def redirect(url: str, code: int = 302) -> Status:
-    """Answer *code* and send the client to *url*."""
+    """Respond with *code* and the location *url*."""
     return Status(code, b"", {"Location": url})
 
 
@@ -113,7 +112,7 @@ _NAMED: dict[str, Fault] = {
 
 
 def named(name: str) -> Fault:
-    """The fault called *name*: `drop`, `drop after`, `cut`, `hang`, `html`, or a status: `503`.
+    """Return the fault *name*: `drop`, `drop after`, `cut`, `hang`, `html`, or a status: `503`.
 
     Raises ValueError for any other name.
     """
@@ -143,24 +142,24 @@ class _Order:
 
 
 class Faults:
-    """The faults on order at one vendor, first ordered, first served."""
+    """The faults of one vendor, applied in the order in which they were added."""
 
     def __init__(self) -> None:
         self._orders: list[_Order] = []
 
     def add(self, fault: Fault, times: int | None, match: Match) -> None:
-        """Order *fault* for the next *times* calls that *match* (None: for all that come)."""
+        """Add *fault* for the next *times* matching requests (None: for all)."""
         if times is not None and times < 1:
-            msg = f"times is {times}; give how many calls shall fail, or None for all"
+            msg = f"times is {times}; give the number of requests to fail, or None for all"
             raise ValueError(msg)
         self._orders.append(_Order(fault, times, match))
 
     def clear(self) -> None:
-        """Forget every order."""
+        """Remove all faults."""
         self._orders.clear()
 
     def take(self, call: SandboxRequest) -> Fault | None:
-        """The fault that meets *call*, counted off its order."""
+        """Return the fault for *call*, if any, and count it."""
         for order in self._orders:
             if order.fits(call):
                 if order.left is not None:

@@ -1,12 +1,10 @@
-"""How a server counts: the limiters that vendors put in front of their APIs.
+"""Models of the rate limiters that vendors use.
 
-Pure arithmetic; the caller says what time it is. Each model answers one
-question, *is a request that arrives at `now` let in?*, and keeps the state that
-its kind of server would keep. They are written from the definitions, and share
-no line with the client's limiter: they are the second witness.
+They are pure arithmetic: each model decides whether a request that arrives at *now* is accepted,
+with the state that such a server has. They are written from the definitions and share no code
+with the client's limiter, so that they are an independent check.
 
-Instants are float seconds of any one monotonic clock and must not decrease
-from call to call.
+Instants are float seconds of one monotonic clock and must not decrease between calls.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import Protocol
 
 
 class ServerLimit(Protocol):
-    """At most `limit` requests per `period` seconds, counted in some way."""
+    """A limit of `limit` requests per `period` seconds."""
 
     limit: float
     period: float
@@ -27,19 +25,19 @@ class ServerLimit(Protocol):
         ...
 
     def remaining(self, now: float) -> int:
-        """How many more requests would be let in at *now*."""
+        """Return the number of requests that would be accepted at *now*."""
         ...
 
     def reset_after(self, now: float) -> float:
-        """Seconds until at least one request would be let in again (0: now)."""
+        """Return the seconds until a request would be accepted (0: now)."""
         ...
 
 
 class SlidingLog:
     """At most `limit` in every half-open interval of `period` seconds.
 
-    With *count_rejected* a refused request fills the window as well, as
-    limiters do that count before they decide.
+    With *count_rejected*, rejected requests count as well, as in limiters that count before they
+    decide.
     """
 
     def __init__(self, limit: float, period: float, *, count_rejected: bool = False) -> None:
@@ -93,7 +91,7 @@ class FixedWindow:
         return max(0, int(self.limit) - self._count)
 
     def window_ends_after(self, now: float) -> float:
-        """Seconds until the counter is set back, whether or not it is full."""
+        """Return the seconds until the counter is reset, whether or not it is full."""
         self._roll(now)
         return self.phase + (self._window + 1) * self.period - now
 
@@ -118,7 +116,7 @@ class TokenBucket:
 
     def admit(self, now: float) -> bool:
         self._refill(now)
-        # A request due at the very instant of its token must not fail by rounding.
+        # A request at the exact instant of its token must not fail by rounding.
         if self._tokens < 1 - 1e-9:
             return False
         self._tokens -= 1
@@ -163,7 +161,7 @@ class TwoCounter:
         return self._previous * (1 - over) + self._current
 
     def admit(self, now: float) -> bool:
-        # The estimate counts this request as well: it must fit, not just begin below.
+        # The estimate includes this request, so it must fit completely.
         if self._estimate(now) + 1 > self.limit + 1e-9:
             return False
         self._current += 1

@@ -1,9 +1,8 @@
-"""Five pretend vendors on loopback: real HTTP, strict limits, faults on order.
+"""Five mock vendors on loopback, with real HTTP, strict limits and injected faults.
 
-Time is the running loop's `time()`, so a sandbox works in virtual time when
-server and client share a loop. Everything random comes from *seed*; the wall
-clock that vendors write into their answers starts at *epoch*: two runs alike
-give bodies alike.
+Time is the running loop's `time()`, so a sandbox works in virtual time if server and client
+share a loop. All random values depend on *seed*, and the wall clock in responses starts at
+*epoch*, so equal runs have equal bodies.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from aiohttp import web
 from .digital_onboarding import DigitalOnboarding
 from .emma import Emma
 from .faults import named
-from .gate import VendorServer
 from .intempt import Intempt
 from .intouch import Intouch
-from .journal import RequestLog
+from .server import RequestLog, VendorServer
 from .storage import Storage
 from .totango import Totango
 
@@ -32,10 +30,9 @@ if TYPE_CHECKING:
     from .digital_onboarding import DigitalOnboardingState
     from .emma import EmmaState
     from .faults import Fault, Match
-    from .gate import QuotaSpec
     from .intempt import IntemptState
     from .intouch import IntouchState
-    from .journal import Arrival, Summary
+    from .server import Arrival, QuotaSpec, Summary
     from .storage import StorageState
     from .totango import TotangoState
     from .vendor import Vendor
@@ -48,19 +45,16 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Sandbox:
-    """All five vendors, and the storage that Intempt's uploads go to.
+    """All five vendors, and the storage for Intempt's uploads.
 
-    *quotas* replaces limits: `{"intouch": (200, 1.0)}` is 200 requests per
-    second, counted as that vendor counts; a callable makes a `ServerLimit` of
-    your own for each credential. *latency* is (seconds, jitter): each answer
-    waits that long, plus an exponential time of mean *jitter*. With *port* the
-    vendors listen on port, port + 1 ... in the order intouch, totango, intempt,
-    emma, digital_onboarding, storage. *history* is how many requests of each
-    vendor are remembered in full; *keepalive* how many seconds a server keeps an
-    idle connection.
+    *quotas* replaces limits: `{"intouch": (200, 1.0)}` is 200 requests per second, counted as
+    that vendor counts; a callable creates your own `ServerLimit` for each credential. *latency*
+    is (seconds, jitter): each response is delayed by that long, plus an exponential time with
+    mean *jitter*. With *port*, the vendors listen on port, port + 1 ... in the order intouch,
+    totango, intempt, emma, digital_onboarding, storage. *history* is the number of requests that
+    each vendor logs; *keepalive* the seconds that a server keeps an idle connection.
 
-    Raises ValueError when *host* is not a loopback address or *quotas* names no
-    vendor of the sandbox.
+    Raises ValueError if *host* is not a loopback address or *quotas* has an unknown vendor.
     """
 
     def __init__(
@@ -76,9 +70,7 @@ class Sandbox:
         epoch: datetime = EPOCH,
     ) -> None:
         if not ip_address(host).is_loopback:
-            msg = (
-                f"the sandbox answers to anyone who asks: it binds to loopback only, not to {host}"
-            )
+            msg = f"the sandbox has no access control: it binds to loopback only, not to {host}"
             raise ValueError(msg)
         self.environ: dict[str, str] = {}
         self._host, self._port, self._seed, self._epoch = host, port, seed, epoch
@@ -113,54 +105,54 @@ class Sandbox:
             for sock in listener.sockets:
                 loop.remove_reader(sock.fileno())
         # asyncio leaks a connection that it is accepting when the listener closes (seen in
-        # 3.11): accept no more, let those under way become connections, and close then.
+        # 3.11), so stop accepting, let pending ones become connections, and then close.
         for _ in range(3):
             await asyncio.sleep(0)
         for listener, server in self._servers:
             listener.close()
-            # Whoever still waits for an answer waits in vain; there is nothing to drain.
+            # Requests that still wait get no response, so there is nothing to drain.
             await server.shutdown(0.001)
             await listener.wait_closed()
         self._servers.clear()
 
     def url(self, vendor: VendorName) -> str:
-        """The base URL of *vendor*, path prefix included."""
+        """Return the base URL of *vendor*, with its path prefix."""
         return self._urls[vendor]
 
     def issue(self, vendor: str) -> dict[str, str]:
-        """One more credential for *vendor*, as the environment that `from_env` reads."""
+        """Create another credential of *vendor*; return the environment for `from_env`."""
         gate = self._gates[vendor]
         secret = gate.vendor.issue(gate.random)
         base_url = {f"{vendor.upper()}_BASE_URL": self._urls[vendor]} if secret else {}
         return secret | base_url
 
     def requests(self, vendor: VendorName) -> tuple[Arrival, ...]:
-        """What arrived at *vendor*, oldest first: the last *history* requests."""
+        """Return the last *history* requests to *vendor*, oldest first."""
         return self._gates[vendor].journal.recent()
 
     def refused(self, vendor: VendorName) -> int:
-        """How many requests the rate limit of *vendor* refused."""
+        """Return the number of requests that the rate limit of *vendor* rejected."""
         return self._gates[vendor].journal.refused
 
     def summary(self, vendor: VendorName) -> Summary:
-        """Exact counts of everything that arrived at *vendor*."""
+        """Return exact counts of all requests to *vendor*."""
         gate = self._gates[vendor]
         return gate.journal.summary(gate.quota)
 
     def fail(
         self, vendor: VendorName, fault: Fault | str, times: int | None = 1, match: Match = None
     ) -> None:
-        """Order *fault* for the next *times* calls of *vendor*; None: until `heal`.
+        """Inject *fault* into the next *times* requests to *vendor* (None: until `heal`).
 
-        A fault may be given by its name, as in "drop" or "503" (`faults.named`).
-        *match* picks the calls: a text found in `METHOD /path`, or a function
-        of the `Call`. Calls that the limit or the login refuses meet no fault.
+        A fault may be given by name, such as "drop" or "503" (`faults.named`). *match* selects
+        requests: a text contained in `METHOD /path`, or a function of the `SandboxRequest`.
+        Requests that the limit or the login rejects are not affected.
         """
         what = named(fault) if isinstance(fault, str) else fault
         self._gates[vendor].faults.add(what, times, match)
 
     def heal(self, vendor: VendorName) -> None:
-        """Cancel the faults on order at *vendor*."""
+        """Remove the injected faults of *vendor*."""
         self._gates[vendor].faults.clear()
 
     @overload
@@ -176,7 +168,7 @@ class Sandbox:
     @overload
     def state(self, vendor: Literal["storage"]) -> StorageState: ...
     def state(self, vendor: VendorName) -> object:
-        """What *vendor* holds, as plain containers; change it to set a scene."""
+        """Return the data of *vendor* in plain containers, which a test may change."""
         return self._gates[vendor].vendor.state
 
     def _build(self, quotas: dict[str, QuotaSpec], history: int) -> dict[str, VendorServer]:

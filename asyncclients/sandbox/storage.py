@@ -1,7 +1,7 @@
-"""A stand-in for S3: takes one file at a presigned URL, and is as strict as S3.
+"""A mock of S3 that accepts one file at a presigned URL, as strictly as S3.
 
-The URL is the whole login: an `Authorization` header beside it is an error, and
-so is a body whose length is not announced. Errors are XML.
+The URL is the only credential: an additional `Authorization` header is an error, and so is a
+body without `Content-Length`. Errors are XML.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
 
-from .exchange import RefusedError, Reply, SandboxRequest
-from .routing import Route
-from .vendor import Vendor
+from .vendor import RefusedError, Reply, Route, SandboxRequest, Vendor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +30,7 @@ class Slot:
 
 @dataclass(slots=True)
 class StorageState:
-    """`objects` holds the bytes uploaded by name; a presigned URL lives *lifetime* seconds."""
+    """`objects` has the uploaded bytes by name; a presigned URL is valid `lifetime` seconds."""
 
     slots: dict[str, Slot] = field(default_factory=dict[str, Slot])
     objects: dict[str, bytes] = field(default_factory=dict[str, bytes])

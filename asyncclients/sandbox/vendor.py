@@ -1,35 +1,159 @@
-"""What every pretend vendor is: a name, a limit, a login, and answers.
+"""The base of every mock vendor: requests and replies, routes, and the class `Vendor`.
 
-A vendor is data and synchronous functions. It never sees a socket, a fault or
-the record: the gate in front of it does. Its words for *no* are its own, hence
-the methods to override.
+A vendor is data and synchronous functions: a `SandboxRequest` goes in and a `Reply` comes out.
+It does not see sockets, faults or the request log, which are the business of `VendorServer`. A
+rule anywhere in a vendor rejects a request by raising `RefusedError` with the complete reply.
+
+Route patterns are written as in the vendors' manuals, `/tags/{uuid}`: a name in braces matches
+any non-empty segment. Segments are compared after decoding, so an id with `%2F` is one segment.
+One trailing slash is ignored; a doubled slash is another, unknown path. Routes are tried in
+order, so a literal goes before a placeholder.
 """
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+from urllib.parse import unquote
 
-from .exchange import RefusedError, Reply
 from .limits import SlidingLog
-from .routing import Route, Router
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
     from random import Random
 
-    from .exchange import SandboxRequest
+    from multidict import CIMultiDictProxy, MultiDictProxy
+
     from .limits import ServerLimit
 
 S = TypeVar("S")
 
 
-class Vendor(ABC, Generic[S]):
-    """A pretend vendor with its state.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxRequest:
+    """A request with a checked credential and its body.
 
-    `quota` is what its manual allows, requests per seconds; None: no limit.
-    `prefix` is the path that its base URL ends in.
+    `at` is the loop time of its arrival, `time` the same instant on the vendor's wall clock.
+    `segments` are the decoded parts of the path, `ids` those at the route's placeholders.
+    """
+
+    method: str
+    path: str
+    segments: tuple[str, ...]
+    query: MultiDictProxy[str]
+    headers: CIMultiDictProxy[str]
+    at: float
+    time: datetime
+    body: bytes = b""
+    credential: str = ""
+    ids: tuple[str, ...] = ()
+
+    @property
+    def media_type(self) -> str:
+        """Return the Content-Type without parameters in lower case, empty if absent."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+    def json(self) -> object:
+        """Return the body parsed as JSON; raises ValueError if it is not JSON."""
+        return cast("object", json.loads(self.body))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response: status, body and headers."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @classmethod
+    def json(cls, status: int, value: object, headers: Mapping[str, str] | None = None) -> Reply:
+        """Return a response with *value* as compact JSON."""
+        body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        return cls(status, body, {"Content-Type": "application/json", **(headers or {})})
+
+
+class RefusedError(Exception):
+    """A vendor rejects a request with `reply`."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.status)
+        self.reply = reply
+
+
+def as_object(value: object) -> dict[str, object] | None:
+    """Return *value* if it is a JSON object, else None."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
+
+
+def as_array(value: object) -> list[object] | None:
+    """Return *value* if it is a JSON array, else None."""
+    return cast("list[object]", value) if isinstance(value, list) else None
+
+
+def segments_of(raw_path: str) -> tuple[str, ...]:
+    """Return the decoded segments of *raw_path*, ignoring the leading and one trailing slash."""
+    parts = raw_path.split("/")[1:]
+    if parts and not parts[-1]:
+        parts.pop()
+    return tuple(unquote(part) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Route(Generic[S]):
+    """One operation: *handler* serves *methods* (separated by spaces) on *pattern*."""
+
+    methods: str
+    pattern: str
+    handler: Callable[[S, SandboxRequest], Reply]
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[S]):
+    """The route of a path, with the values of its placeholders."""
+
+    route: Route[S]
+    ids: tuple[str, ...]
+
+
+class Router(Generic[S]):
+    """The routes of one vendor."""
+
+    def __init__(self, routes: Sequence[Route[S]]) -> None:
+        self._routes = [(segments_of(route.pattern), route) for route in routes]
+
+    def matches(self, segments: tuple[str, ...]) -> list[Match[S]]:
+        """Return all routes whose pattern matches *segments*, of any method."""
+        found: list[Match[S]] = []
+        for pattern, route in self._routes:
+            ids = _fit(pattern, segments)
+            if ids is not None:
+                found.append(Match(route, ids))
+        return found
+
+
+def _fit(pattern: tuple[str, ...], segments: tuple[str, ...]) -> tuple[str, ...] | None:
+    if len(pattern) != len(segments):
+        return None
+    ids: list[str] = []
+    for word, segment in zip(pattern, segments, strict=True):
+        if word.startswith("{"):
+            if not segment:
+                return None
+            ids.append(segment)
+        elif word != segment:
+            return None
+    return tuple(ids)
+
+
+class Vendor(ABC, Generic[S]):
+    """A mock vendor with its state.
+
+    `quota` is the limit in its manual, (requests, seconds), or None. `prefix` is the path of its
+    base URL.
     """
 
     name: ClassVar[str]
@@ -42,38 +166,38 @@ class Vendor(ABC, Generic[S]):
 
     @abstractmethod
     def issue(self, random: Random) -> dict[str, str]:
-        """Make a new credential; return it as the environment variables of a client."""
+        """Create a credential; return it as the environment variables of a client."""
 
     def listens_at(self, urls: Mapping[str, str]) -> None:
-        """Learn the base URL of each vendor, as soon as all of them listen."""
+        """Receive the base URL of each vendor, when all of them listen."""
         del urls
 
     @abstractmethod
     def credential(self, call: SandboxRequest) -> str:
-        """Whose quota *call* counts against, empty for nobody's.
+        """Return the key of the quota that *call* uses, empty for none.
 
-        Raises RefusedError when *call* carries no right credential.
+        Raises RefusedError if *call* has no valid credential.
         """
 
     @abstractmethod
     def refusal(self, limit: ServerLimit, now: float) -> Reply:
-        """The answer to a call beyond the limit."""
+        """Return the response to a request that exceeds the limit."""
 
     def new_limit(self, limit: float, period: float) -> ServerLimit:
-        """How this vendor counts *limit* requests in *period* seconds."""
+        """Return a limit of *limit* requests in *period* seconds, as this vendor counts."""
         return SlidingLog(limit, period)
 
     def limit_headers(self, limit: ServerLimit, now: float) -> Mapping[str, str]:
-        """What each answer tells about the limit."""
+        """Return the headers about the limit, for every response."""
         del limit, now
         return {}
 
     def complaint(self, status: int, message: str) -> Reply:
-        """This vendor's way to say *status* where no rule of its own applies."""
+        """Return this vendor's response for an error *status*."""
         return Reply.json(status, {"message": message})
 
     def answer(self, call: SandboxRequest) -> Reply:
-        """Do what *call* asks and say how it went."""
+        """Execute *call* and return the response."""
         matches = self._router.matches(call.segments)
         if not matches:
             return self.complaint(404, "Not Found")

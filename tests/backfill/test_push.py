@@ -33,7 +33,7 @@ from asyncclients import (
 from asyncclients.backfill import Progress, Report, push, read_status
 from asyncclients.core.options import current_call_context
 from asyncclients.sandbox import Sandbox, drop, status
-from asyncclients.sandbox.exchange import SandboxRequest
+from asyncclients.sandbox.vendor import SandboxRequest
 from asyncclients.vendors.intouch import NewContact, NewHierarchy
 
 Batch = list[int]

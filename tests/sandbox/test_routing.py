@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncclients.sandbox.exchange import Reply, SandboxRequest
-from asyncclients.sandbox.routing import Route, Router, segments_of
+from asyncclients.sandbox.vendor import Reply, Route, Router, SandboxRequest, segments_of
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_array, as_object
+from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, as_array, as_object
 
 from .state import DigitalOnboardingState, Row, stamp
 

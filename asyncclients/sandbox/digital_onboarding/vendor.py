@@ -9,10 +9,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
 from asyncclients.sandbox.limits import TokenBucket
-from asyncclients.sandbox.routing import Route
-from asyncclients.sandbox.vendor import Vendor
+from asyncclients.sandbox.vendor import (
+    RefusedError,
+    Reply,
+    Route,
+    SandboxRequest,
+    Vendor,
+    as_object,
+)
 
 from . import contacts, tokens
 from .state import DigitalOnboardingState, Row

@@ -8,8 +8,7 @@ the reply to a create tells the ids.
 
 from __future__ import annotations
 
-from asyncclients.sandbox.exchange import Reply, SandboxRequest, as_array, as_object
-from asyncclients.sandbox.routing import Route
+from asyncclients.sandbox.vendor import Reply, Route, SandboxRequest, as_array, as_object
 
 from .state import EmmaState, Row, read_time, stamp
 from .types import body_of, deleted, number_of, refused

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
-from asyncclients.sandbox.routing import Route
+from asyncclients.sandbox.vendor import RefusedError, Reply, Route, SandboxRequest, as_object
 
 from .state import EmmaState, Row, stamp
 

@@ -11,8 +11,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest
-from asyncclients.sandbox.vendor import Vendor
+from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, Vendor
 
 from . import touchpoints, types
 from .state import EmmaState

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Reply, SandboxRequest, as_array, as_object
+from asyncclients.sandbox.vendor import Reply, SandboxRequest, as_array, as_object
 
 from .rows import body_of, refused, store, store_file
 

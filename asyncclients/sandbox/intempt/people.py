@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, cast
 
-from asyncclients.sandbox.exchange import Reply, SandboxRequest, as_object
+from asyncclients.sandbox.vendor import Reply, SandboxRequest, as_object
 
 from .collections import HOST, hal
 from .rows import refused

@@ -13,7 +13,7 @@ import csv
 import io
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_object
+from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, as_object
 
 if TYPE_CHECKING:
     from datetime import datetime

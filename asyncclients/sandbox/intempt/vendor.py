@@ -9,10 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest
 from asyncclients.sandbox.limits import TokenBucket
-from asyncclients.sandbox.routing import Route
-from asyncclients.sandbox.vendor import Vendor
+from asyncclients.sandbox.vendor import RefusedError, Reply, Route, SandboxRequest, Vendor
 
 from . import collections, people
 from .state import IntemptState

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Reply
-from asyncclients.sandbox.routing import Route
+from asyncclients.sandbox.vendor import Reply, Route
 
 from .listing import CONTACTS, page_of
 from .rules import (
@@ -23,7 +22,7 @@ from .state import IntouchState, Row, contact_row, stamp
 from .tags import found, remove, store
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import SandboxRequest
+    from asyncclients.sandbox.vendor import SandboxRequest
 
 LANGUAGES = frozenset(
     [

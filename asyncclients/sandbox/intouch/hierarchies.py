@@ -9,8 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Reply, as_object
-from asyncclients.sandbox.routing import Route
+from asyncclients.sandbox.vendor import Reply, Route, as_object
 
 from .listing import HIERARCHIES, page_of
 from .rules import (
@@ -28,7 +27,7 @@ from .state import IntouchState, Row, stamp
 from .tags import found, remove, store
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import SandboxRequest
+    from asyncclients.sandbox.vendor import SandboxRequest
 
 FIELDS = {
     "name": Field(text(255), required=True),

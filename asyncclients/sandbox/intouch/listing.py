@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Reply
+from asyncclients.sandbox.vendor import Reply
 
 from .rules import invalid
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import SandboxRequest
+    from asyncclients.sandbox.vendor import SandboxRequest
 
     from .state import Row, Table
 

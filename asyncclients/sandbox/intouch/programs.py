@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Reply, as_object
-from asyncclients.sandbox.routing import Route
+from asyncclients.sandbox.vendor import Reply, Route, as_object
 
 from .rules import Field, checked, object_or_empty, refused, uuid
 from .state import IntouchState, Row, stamp
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import SandboxRequest
+    from asyncclients.sandbox.vendor import SandboxRequest
 
 FIELDS = {"data": Field(object_or_empty, required=True), "meta": Field(object_or_empty)}
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_array, as_object
+from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, as_array, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncclients.sandbox.exchange import Reply
-from asyncclients.sandbox.routing import Route
+from asyncclients.sandbox.vendor import Reply, Route
 
 from .listing import TAGS, page_of
 from .rules import Field, checked, refused, text
 from .state import IntouchState, Row, Table, stamp
 
 if TYPE_CHECKING:
-    from asyncclients.sandbox.exchange import SandboxRequest
+    from asyncclients.sandbox.vendor import SandboxRequest
 
 FIELDS = {"name": Field(text(255), required=True)}
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.exchange import Reply, SandboxRequest
-from asyncclients.sandbox.vendor import Vendor
+from asyncclients.sandbox.vendor import Reply, SandboxRequest, Vendor
 
 from . import contacts, hierarchies, programs, tags
 from .rules import refused

@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
-from asyncclients.sandbox.exchange import RefusedError, Reply, SandboxRequest, as_array, as_object
+from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, as_array, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,47 +1,156 @@
-"""The front of one vendor: counts, records, and answers over HTTP.
+"""The HTTP server of one mock vendor, with its rate limit, faults and request log.
 
-The order of events, each in one synchronous step except where a wait is named:
+It handles a request in these steps, each synchronous except for the waits:
 
-1. The head of a request arrives. Its credential is checked; a call without a
-   right one counts against nobody's quota.
-2. The limit counts it, at this instant: what lies between the head and the
-   body, or between the answer and the client, changes nothing.
+1. When the head arrives, check the credential. A request without a valid one uses no quota.
+2. Count the request against the limit. Its body and the latency do not change this instant.
 3. *Wait* for the body.
-4. Fault and vendor decide on the answer; the record is written.
-5. *Wait* for what the fault or the latency asks for, and answer.
+4. Let the fault and the vendor decide on the response, and log the request.
+5. *Wait* for the fault or the latency, and respond.
 
-Work is done at step 4, so a client that gives up waiting has been served.
+The vendor's work is done in step 4, also if the client does not wait for the response.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import web
 
-from .exchange import RefusedError, Reply, SandboxRequest
 from .faults import Cut, Delay, Drop, Fault, Faults, Hang, Status
-from .routing import segments_of
+from .vendor import RefusedError, Reply, SandboxRequest, segments_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from random import Random
 
-    from .journal import RequestLog
+    from multidict import CIMultiDictProxy
+
     from .limits import ServerLimit
     from .vendor import Vendor
 
 QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit]"
-"""Requests per seconds, or what makes a limit for each credential."""
+"""(requests, seconds), or a function that creates the limit of a credential."""
+
+
+BODY_LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """One request in the log.
+
+    `at` is the loop time at which its head arrived, and `body` its first 64 KiB. `status` is
+    None if the connection was dropped or left open. `refused` is True if the rate limit rejected
+    it. `credential` is the key, token owner or account that it counted against, empty if none.
+    Nothing is redacted: a sandbox only has credentials that it created.
+    """
+
+    vendor: str
+    at: float
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    headers: CIMultiDictProxy[str]
+    body: bytes
+    credential: str
+    status: int | None
+    refused: bool
+
+    @property
+    def admitted(self) -> bool:
+        """True if the rate limit accepted it."""
+        return not self.refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Counts of a whole run.
+
+    `quota_use` is the share of the requests that the limit allowed per credential between the
+    first and the last arrival, with one full window at the start; 0 without a limit.
+    """
+
+    vendor: str
+    arrivals: int
+    refused: int
+    by_status: Mapping[int | None, int]
+    first_at: float | None
+    last_at: float | None
+    quota_use: float
+
+
+class RequestLog:
+    """The last *history* requests of one vendor, and exact counts of all requests."""
+
+    def __init__(self, vendor: str, history: int) -> None:
+        self.vendor = vendor
+        self.refused = 0
+        self._recent: deque[Arrival] = deque(maxlen=history)
+        self._by_status: Counter[int | None] = Counter()
+        self._credentials: set[str] = set()
+        self._counted = 0
+        self._first_at: float | None = None
+        self._last_at: float | None = None
+
+    def write(
+        self, call: SandboxRequest, status: int | None, *, refused: bool, counted: bool
+    ) -> None:
+        """Add *call*; *counted* is True if it used a quota."""
+        self._recent.append(
+            Arrival(
+                vendor=self.vendor,
+                at=call.at,
+                method=call.method,
+                path=call.path,
+                query=tuple(call.query.items()),
+                headers=call.headers,
+                body=call.body[:BODY_LIMIT],
+                credential=call.credential,
+                status=status,
+                refused=refused,
+            )
+        )
+        self._by_status[status] += 1
+        self.refused += refused
+        if counted:
+            self._credentials.add(call.credential)
+            self._counted += not refused
+        self._first_at = call.at if self._first_at is None else min(self._first_at, call.at)
+        self._last_at = call.at if self._last_at is None else max(self._last_at, call.at)
+
+    def recent(self) -> tuple[Arrival, ...]:
+        """Return the logged requests, in the order of their responses."""
+        return tuple(self._recent)
+
+    def summary(self, quota: tuple[float, float] | None) -> Summary:
+        """Return the counts, compared with *quota*: (requests, seconds)."""
+        return Summary(
+            vendor=self.vendor,
+            arrivals=self._by_status.total(),
+            refused=self.refused,
+            by_status=dict(self._by_status),
+            first_at=self._first_at,
+            last_at=self._last_at,
+            quota_use=self._use(quota),
+        )
+
+    def _use(self, quota: tuple[float, float] | None) -> float:
+        if quota is None or self._first_at is None or self._last_at is None:
+            return 0.0
+        limit, period = quota
+        allowed = limit * (1 + (self._last_at - self._first_at) / period)
+        return self._counted / (allowed * max(1, len(self._credentials)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What is known about a call when its head has arrived."""
+    """The result of checking the credential and the limit of a request."""
 
     call: SandboxRequest
     limit: ServerLimit | None
@@ -51,14 +160,14 @@ class _Verdict:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What goes out: a reply (None: nothing), and the fault that shapes it."""
+    """A reply, None for no response, and the fault that changes it."""
 
     reply: Reply | None
     fault: Fault | None = None
 
 
 class VendorServer:
-    """Turns HTTP requests into calls of one vendor, and its replies into HTTP."""
+    """Serves one vendor over HTTP."""
 
     def __init__(
         self,
@@ -82,7 +191,7 @@ class VendorServer:
         self._latency = latency
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Handle one request."""
         verdict = self._judge(self._head(request))
         try:
             body = await request.content.read()
@@ -98,7 +207,7 @@ class VendorServer:
         return await _send(request, answer)
 
     async def _pause(self, seconds: float | None) -> None:
-        """Wait; not beyond the end of the sandbox, where nobody waits any more."""
+        """Wait *seconds* (None: for ever), but not beyond the end of the sandbox."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.closing.wait()
@@ -182,7 +291,7 @@ async def _send(request: web.BaseRequest, answer: _Answer) -> web.StreamResponse
 async def _send_half(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
     response = web.StreamResponse(status=reply.status, headers=reply.headers)
     response.content_length = len(reply.body) or 1
-    with contextlib.suppress(ConnectionError):  # whoever asked may have left
+    with contextlib.suppress(ConnectionError):  # the client may have disconnected
         await response.prepare(request)
         await response.write(reply.body[: len(reply.body) // 2])
     _close(request)
