@@ -1,4 +1,4 @@
-"""Iterables that block are read beside the event loop, in one thread."""
+"""Blocking iterables are read in one thread beside the event loop."""
 
 from __future__ import annotations
 

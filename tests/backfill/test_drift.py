@@ -1,4 +1,4 @@
-"""Pages that are not what their document says: what cannot be read is set aside, with its bytes."""
+"""Pages that do not match the documentation: unreadable items are set aside with their bytes."""
 
 from __future__ import annotations
 

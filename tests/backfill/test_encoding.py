@@ -1,4 +1,4 @@
-"""Rows as text: the same in every process, different for different rows."""
+"""Rows as JSON: the same text in every process, different texts for different rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backfill's memory does not grow with what it moves."""
+"""The memory of a pull stays bounded."""
 
 from __future__ import annotations
 

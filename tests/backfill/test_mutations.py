@@ -1,4 +1,4 @@
-"""Whatever is written is read again, and whatever is damaged is told: no row is lost silently."""
+"""Generated files: everything written is read back, and damage never loses a row silently."""
 
 from __future__ import annotations
 

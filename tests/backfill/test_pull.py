@@ -1,4 +1,4 @@
-"""Pull: the file is the vendor's list, or the report says what is not proved."""
+"""A pull writes the vendor's list, or its report names what is not verified."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows become what an operation takes, or say which field does not fit."""
+"""Rows are converted to the type of the operation, or rejected with the field that does not fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input files: what is good in them is read, what is bad is told with its line."""
+"""Rows of CSV, JSON lines and Parquet files, and the errors of unusable ones."""
 
 from __future__ import annotations
 

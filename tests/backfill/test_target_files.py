@@ -1,4 +1,4 @@
-"""The file of a pull: one job at a time, and no file of somebody else is touched."""
+"""The file of a pull: written by one job at a time, without touching files of other programs."""
 
 from __future__ import annotations
 

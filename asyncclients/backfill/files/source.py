@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -23,7 +23,6 @@ from asyncclients.backfill.completion import finish_before_cancel, in_thread
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import ParquetReader
-from asyncclients.backfill.files.text import Reader
 from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
@@ -48,33 +47,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     error: str = ""
 
 
-class Source(Protocol):
-    """Rows in order, a chunk at a time.
-
-    Attributes:
-        name: of the input, as stored in the state file.
-        columns: the columns that all rows share; None if each row names its own.
-        coerce: values are texts that may stand for numbers, as in CSV.
-    """
-
-    name: str
-    columns: tuple[str, ...] | None
-    coerce: bool
-
-    async def chunk(self) -> list[Row]:
-        """Return the next rows; an empty list at the end."""
-        ...
-
-    def fraction(self) -> float | None:
-        """Return the share that was read, from 0 to 1; None if it is not known."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the file."""
-        ...
-
-
-async def open_source(rows: Rows) -> Source:
+async def open_source(rows: Rows) -> FileSource | IterableSource:
     """Return the source for *rows*: the path of a file, or an iterable.
 
     Raises:
@@ -96,7 +69,13 @@ async def _open_file(path: Path) -> FileSource:
 
 
 class FileSource:
-    """Rows of a file."""
+    """Rows of a file.
+
+    Attributes:
+        name: of the file, as stored in the state file.
+        columns: the columns that all rows share; None if each row names its own.
+        coerce: values are texts that may stand for numbers, as in CSV.
+    """
 
     def __init__(self, path: Path) -> None:
         self.name = encodable(path.name)
@@ -131,8 +110,8 @@ class FileSource:
         await in_thread(self._file.close)
 
 
-def _reader(path: Path) -> Reader:
-    check_file(path)
+def _reader(path: Path) -> CsvReader | JsonReader | ParquetReader:
+    _check_exists(path)
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
     suffix = suffixes[-1] if suffixes else ""
     if suffix == ".csv":
@@ -148,7 +127,7 @@ def _reader(path: Path) -> Reader:
     )
 
 
-def check_file(path: Path) -> None:
+def _check_exists(path: Path) -> None:
     """Raise `InputError` unless *path* is an existing file."""
     try:
         mode = path.stat().st_mode
@@ -168,7 +147,7 @@ def check_file(path: Path) -> None:
 
 
 class IterableSource:
-    """Rows of an iterable."""
+    """Rows of an iterable; the attributes are those of `FileSource`."""
 
     def __init__(self, rows: Iterable[Any] | AsyncIterable[Any]) -> None:
         self.name = "iterable"
@@ -196,3 +175,6 @@ class IterableSource:
 async def _iterate(rows: AsyncIterable[Any]) -> AsyncGenerator[Any]:
     async for row in rows:
         yield row
+
+
+Source = FileSource | IterableSource

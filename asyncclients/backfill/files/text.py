@@ -10,9 +10,8 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -61,26 +60,6 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
     data: Any
     error: str
     size: int
-
-
-class Reader(Protocol):
-    """An open file of rows."""
-
-    columns: tuple[str, ...] | None
-    coerce: bool
-
-    def __iter__(self) -> Iterator[ParsedLine]: ...
-    def fraction(self) -> float | None:
-        """Return the share of the file that was read."""
-        ...
-
-    def check_unchanged(self) -> None:
-        """Raise `InputError` if the file was written to since it was opened."""
-        ...
-
-    def close(self) -> None:
-        """Close the file."""
-        ...
 
 
 class ChangeDetector:
