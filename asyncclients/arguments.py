@@ -1,4 +1,4 @@
-"""Checks of arguments: a wrong one is rejected where it is given, with the right form."""
+"""Checks of arguments. The errors show the right form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 def shown(value: object) -> str:
-    """*value* in an error message: numbers and text as they are, anything else by its type."""
+    """Return *value* for an error message: numbers and text literally, others by their type."""
     if value is None or isinstance(value, (bool, float, str)):
         return repr(value)[:80]
     if isinstance(value, int):
@@ -29,7 +29,7 @@ def shown(value: object) -> str:
 
 
 def check_count(name: str, value: object, *, least: int = 1, advice: str = "") -> None:
-    """See that *value* is a whole number of at least *least*; a bool is none.
+    """Check that *value* is a whole number of at least *least*, and no bool.
 
     Raises:
         ConfigurationError: naming the argument *name*.
@@ -49,7 +49,7 @@ def is_seconds(value: object, *, zero: bool = False) -> bool:
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False, advice: str = "") -> None:
-    """See that *value* is a finite number of seconds above 0, or from 0 where *zero* is accepted.
+    """Check that *value* is a finite number of seconds above 0, or from 0 where *zero* is accepted.
 
     Raises:
         ConfigurationError: naming the argument *name*.
@@ -63,7 +63,7 @@ def check_seconds(name: str, value: object, *, zero: bool = False, advice: str =
 
 
 def check_type(name: str, value: object, kind: type | tuple[type, ...], form: str) -> None:
-    """See that *value* is an instance of *kind*; *form* is the right form, as source text.
+    """Check that *value* is an instance of *kind*; *form* is the right form, as source text.
 
     Raises:
         ConfigurationError: naming the argument *name*.
@@ -77,7 +77,7 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], form: st
 
 
 def check_mapping(name: str, value: object) -> None:
-    """See that *value* is a mapping, or None.
+    """Check that *value* is a mapping, or None.
 
     Raises:
         ConfigurationError: naming the argument *name*.
@@ -90,7 +90,7 @@ def check_mapping(name: str, value: object) -> None:
 
 
 def check_headers(headers: Any) -> None:
-    """See that HTTP can carry *headers*.
+    """Check that HTTP can carry *headers*.
 
     Raises:
         ConfigurationError: naming the header that it cannot carry; its value may be a secret.

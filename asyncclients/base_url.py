@@ -1,4 +1,4 @@
-"""Where a client may send its credential: https, or this very machine."""
+"""Base URLs: a credential is sent by https, or to a loopback address."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from asyncclients.secret import Secret
 
 
 def wrap_userinfo(url: str | Secret | None) -> str | Secret | None:
-    """*url*, wrapped where it may hold user info, which a traceback would show."""
+    """Return *url*, as a `Secret` if it may hold user info, which a traceback would show."""
     return Secret(url) if isinstance(url, str) and "@" in url else url
 
 
 def check_base_url(url: str | Secret, where: str = "base_url") -> str:
-    """*url* with exactly one slash at its end.
+    """Return *url* with exactly one slash at its end.
 
     Raises:
-        ConfigurationError: unless it is https, or http to this very machine, to a host that
-            a resolver can be asked for, without user info, query or fragment: a key sent
-            in the clear is lost.
+        ConfigurationError: unless it is https, or http to a loopback address, to a host name
+            that can be resolved, without user info, query and fragment: an attacker can
+            read a key that is sent unencrypted.
     """
     url = url.reveal() if isinstance(url, Secret) else url
     check_type(where, url, str, f"{where}='https://api.example.com/'")
@@ -39,7 +39,7 @@ def check_base_url(url: str | Secret, where: str = "base_url") -> str:
 
 
 def _base_url_problem(url: str) -> str | None:
-    """What is wrong with *url*; never quotes it, since it may hold a credential."""
+    """Return the problem with *url*, without quoting it: it may hold a credential."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -62,7 +62,7 @@ def _base_url_problem(url: str) -> str | None:
 
 
 def is_encodable(host: str) -> bool:
-    """True if *host* can be looked up: it has an ASCII form, with labels of 1 to 63 characters."""
+    """Return True if *host* can be resolved: it has an ASCII form, with labels of 1 to 63 characters."""
     try:
         host.encode("idna")
         URL.build(scheme="https", host=host)
@@ -72,7 +72,7 @@ def is_encodable(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Is *host* this very machine?"""
+    """Return True if *host* is a loopback address."""
     if host == "localhost":
         return True
     try:

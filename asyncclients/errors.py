@@ -1,14 +1,11 @@
-"""Every error of the library: one tree, picklable, free of secrets.
+"""All errors of the library: one tree, picklable, without secrets.
 
-Rules:
-
-* Each error knows what happened, to which call, and what to do about it. The
-  facts are attributes; `str()` is made from them.
-* `pickle.loads(pickle.dumps(error)) == error` holds for every class, so errors
-  cross process pools and task queues.
-* An error holds plain values only: no request, no response, no exception of
-  the HTTP library, nothing that could carry a credential.
-* "No answer" and "an answer that says no" are different branches of the tree.
+* The call, the cause and the advice are attributes; `str()` is made from them.
+* `pickle.loads(pickle.dumps(error)) == error` for every class, so that errors pass through
+  process pools and task queues.
+* An error holds plain values only: no request, response or exception of aiohttp, nothing
+  that could hold a credential.
+* "No response" and "an error response" are different branches of the tree.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import Any, Literal, Self
 
 
 def _facts_of(cls: type[AsyncClientsError]) -> frozenset[str]:
-    """The names of the fields that errors of *cls* have."""
+    """Return the names of the fields of *cls*."""
     return frozenset(
         name
         for base in cls.__mro__
@@ -27,25 +24,25 @@ def _facts_of(cls: type[AsyncClientsError]) -> frozenset[str]:
 
 
 class AsyncClientsError(Exception):
-    """Base of every error that this library raises on purpose."""
+    """Base class of all errors that this library raises on purpose."""
 
     vendor: str | None = None
-    """Which vendor, as in `intouch`."""
+    """Name of the vendor, as in `intouch`."""
     operation: str | None = None
-    """Which call, as in `contacts.create`."""
+    """Name of the operation, as in `contacts.create`."""
     method: str | None = None
     path: str | None = None
-    """The path of the request, without the query string."""
+    """Path of the request, without the query string."""
     status: int | None = None
-    """HTTP status, where there was an answer."""
+    """HTTP status; None without a response."""
     attempts: int | None = None
-    """How many requests this call put on the wire or tried to, from 1."""
+    """Requests that the call sent or tried to send, from 1."""
     advice: str | None = None
-    """What to do next."""
+    """What to do."""
     excerpt: str | None = None
-    """The start of the vendor's body, at most 200 characters, credentials cut."""
+    """Start of the response's body, at most 200 characters, redacted."""
     request_id: str | None = None
-    """The vendor's own id of the exchange, where it sent one."""
+    """The vendor's id of the request; None if it sent none."""
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)
@@ -56,11 +53,11 @@ class AsyncClientsError(Exception):
             setattr(self, name, value)
 
     def _facts(self) -> dict[str, Any]:
-        # What others hang on an exception (notes, their own marks) is not a fact.
+        # Attributes that other code sets on an exception are no fields.
         return {name: value for name, value in vars(self).items() if name in _facts_of(type(self))}
 
     def with_facts(self, **facts: Any) -> Self:
-        """The same error with *facts* filled in where they were unknown."""
+        """Return a copy of the error with *facts* for the fields that were not set."""
         return type(self)(self.message, **{**facts, **self._facts()})
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,11 +99,11 @@ class AsyncClientsError(Exception):
         return f"{type(self).__name__}({self.message!r}{facts})"
 
 
-# --- The caller's own doing ---------------------------------------------------
+# --- Misuse --------------------------------------------------------------------
 
 
 class ConfigurationError(AsyncClientsError, ValueError):
-    """A client, quota or pool was set up in a way that cannot work."""
+    """A client, quota or pool has an argument that cannot work."""
 
 
 class ClientClosedError(AsyncClientsError):
@@ -121,64 +118,64 @@ class WrongEventLoopError(AsyncClientsError):
 
 
 class DeadlineExceededError(AsyncClientsError, TimeoutError):
-    """The call could not be done within its deadline.
+    """The call could not finish before its deadline.
 
-    Raised at once, with nothing sent, when the queue alone is longer than that.
+    Raised at once, with nothing sent, if the wait in the queue alone would be longer.
     """
 
     eta: float | None = None
-    """Seconds until the call could have been sent, as far as it was known."""
+    """Seconds until the call could have been sent, as estimated."""
 
 
 class UploadError(AsyncClientsError, ValueError):
-    """The source of an upload did not hold as many bytes as were announced."""
+    """The source of an upload had more or fewer bytes than announced."""
 
 
-# --- Replies that cannot be used ------------------------------------------------
+# --- Unusable responses ---------------------------------------------------------
 
 
 class PaginationError(AsyncClientsError):
-    """A page came again, or the pages contradict each other."""
+    """The server repeated a page, or the pages contradict each other."""
 
 
 class DecodeError(AsyncClientsError):
-    """The reply was not what its document says: wrong form, wrong type, cut short."""
+    """The response does not match the manual: invalid, of another type, or incomplete."""
 
     is_error_body: bool = False
     """True if the status was a success and the body reports an error instead of a result."""
     received: Any = None
-    """What could be decoded, where only the number of items is not as documented."""
+    """The decoded items, if only their number does not match the manual."""
 
 
 class ResponseTooLargeError(AsyncClientsError):
-    """The reply, decompressed, went over the pool's `max_response_bytes`."""
+    """The decompressed response is larger than the pool's `max_response_bytes`."""
 
 
 class UnexpectedRedirectError(AsyncClientsError):
-    """The server answered with a redirect, which is never followed."""
+    """The server sent a redirect. Redirects are never followed."""
 
     location: str | None = None
-    """Where it pointed: scheme, host and path, without the query string."""
+    """Scheme, host and path of the target, without the query string."""
 
 
-# --- No answer ------------------------------------------------------------------
+# --- No response ----------------------------------------------------------------
 
 
 class NoResponseError(AsyncClientsError):
-    """No answer arrived."""
+    """No response was received."""
 
     sent: Literal["no", "maybe"] = "maybe"
-    """`no`: nothing left this machine. `maybe`: the vendor may have done it."""
+    """`no`: nothing was sent. `maybe`: the request may have been carried out."""
 
 
 class ConnectError(NoResponseError):
-    """No connection could be made; nothing was sent."""
+    """No connection was established; nothing was sent."""
 
     sent: Literal["no", "maybe"] = "no"
 
 
 class DisconnectedError(NoResponseError):
-    """The connection broke before the answer was complete."""
+    """The connection was lost before the response was complete."""
 
 
 class AttemptTimeoutError(NoResponseError, TimeoutError):
@@ -186,16 +183,16 @@ class AttemptTimeoutError(NoResponseError, TimeoutError):
 
 
 class TLSError(NoResponseError):
-    """The server's certificate or TLS version was refused; nothing was sent."""
+    """The server's certificate or TLS version was rejected; nothing was sent."""
 
     sent: Literal["no", "maybe"] = "no"
 
 
 class OutcomeUnknownError(AsyncClientsError):
-    """A call that must not be repeated may or may not have happened.
+    """A call that is not idempotent may or may not have been carried out.
 
-    The request may have left, and no usable answer came back. Look at the
-    vendor's side before sending it again.
+    The request may have been sent, and there is no usable response. Look at the vendor's
+    side before sending it again.
     """
 
 
@@ -203,22 +200,22 @@ class OutcomeUnknownError(AsyncClientsError):
 
 
 class TokenError(AsyncClientsError):
-    """No access token could be had."""
+    """No access token could be obtained."""
 
 
 class TokenRejectedError(TokenError):
-    """The vendor refused a token that it had just issued, or the client itself."""
+    """The vendor rejected a token that it had just issued, or the client itself."""
 
 
 class TokenEndpointError(TokenError):
-    """The token endpoint gave no usable answer."""
+    """The token endpoint sent no usable response."""
 
 
-# --- An answer that says no -----------------------------------------------------
+# --- Error responses ------------------------------------------------------------
 
 
 class StatusError(AsyncClientsError):
-    """The vendor answered with a status that is not a success."""
+    """The response has an error status."""
 
 
 class BadRequestError(StatusError):
@@ -230,36 +227,36 @@ class UnauthorizedError(StatusError):
 
 
 class ForbiddenError(StatusError):
-    """403: the credential is known and not permitted."""
+    """403: the credential is known, but lacks the permission."""
 
 
 class NotFoundError(StatusError):
-    """404: there is no such thing, or no such path."""
+    """404: there is no such object or path."""
 
 
 class ConflictError(StatusError):
-    """409: the request contradicts what the vendor holds."""
+    """409: the request conflicts with the vendor's data."""
 
 
 class UnprocessableEntityError(StatusError):
-    """422: well formed, and refused by validation."""
+    """422: well formed, but invalid."""
 
     errors: dict[str, Any] | list[Any] | None = None
-    """The vendor's words per field, where it gave any."""
+    """The vendor's messages by field, if it sent any."""
 
 
 class RateLimitedError(StatusError):
-    """429, or the vendor's own spelling of it."""
+    """429, or the vendor's equivalent of it."""
 
     retry_after: float | None = None
-    """Seconds the vendor asked us to wait, where it said."""
+    """Seconds to wait, as the vendor asks; None if it does not."""
 
 
 class ServerError(StatusError):
     """5xx: the vendor failed."""
 
     retry_after: float | None = None
-    """Seconds the vendor asked us to wait, where it said."""
+    """Seconds to wait, as the vendor asks; None if it does not."""
 
 
 # --- Backfills --------------------------------------------------------------------
@@ -270,11 +267,11 @@ class BackfillError(AsyncClientsError):
 
 
 class InputError(BackfillError, ValueError):
-    """The input cannot be used; found before anything was sent."""
+    """The input cannot be used. Raised before anything is sent."""
 
     file: str | None = None
     line: int | None = None
-    """Where in *file*, from 1."""
+    """Line number in *file*, from 1."""
 
 
 class StateError(BackfillError):
@@ -284,24 +281,24 @@ class StateError(BackfillError):
 
 
 class StateInUseError(StateError):
-    """Another run is working on the same state file."""
+    """Another run uses the same state file."""
 
     pid: int | None = None
-    """The process that has it."""
+    """Process id of that run."""
 
 
 class StateMismatchError(StateError, ValueError):
-    """The state file is of another job or version, damaged, or cannot be one at all."""
+    """The file is the state of another job or version, damaged, or no state at all."""
 
 
 class BackfillStoppedError(BackfillError):
-    """The run gave up: too many bad rows, or a vendor that stayed away.
+    """The run stopped: too many rows failed, or the vendor was unavailable for too long.
 
-    Nothing is lost: run again with the same state to go on.
+    Nothing is lost: run it again with the same state to resume.
     """
 
     report: Any = None
-    """The `Report` up to the stop."""
+    """The `Report` until the stop."""
 
 
 def error_text(error: BaseException) -> str:
@@ -312,7 +309,7 @@ def error_text(error: BaseException) -> str:
     for write in (str, repr):
         try:
             text = write(error)
-        except Exception:  # noqa: BLE001, S112 - other people's `__str__` may raise anything
+        except Exception:  # noqa: BLE001, S112 - a foreign `__str__` may raise anything
             continue
         if text:
             return encodable(text)

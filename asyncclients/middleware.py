@@ -4,10 +4,9 @@
 aiohttp.ClientSession(middlewares=(quota_middleware(Quota(2, 1.0)),))
 ```
 
-Each request on the wire takes a permit, aiohttp's own resends included. A
-request that waits holds no connection. Its bound is whatever bounds the
-request: `asyncio.timeout`, or the session's `ClientTimeout`, whose `total`
-counts the wait as well. A scope is evicted one period after its last request.
+Each request takes a permit, aiohttp's own resends included. A waiting request holds no
+connection. Limit the wait with `asyncio.timeout` or the session's `ClientTimeout`, whose
+`total` includes it. A scope is evicted one period after its last request.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ def quota_middleware(
     priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
     admission: Literal["adaptive", "exact"] = "adaptive",
 ) -> QuotaMiddleware:
-    """A client middleware that keeps a session's requests inside *quotas*.
+    """Return a client middleware that keeps the requests of a session within *quotas*.
 
     Args:
-        quotas: all of them hold, for each scope.
-        scope: which requests count together; by default those to one origin.
-        priority: of a request; by default that of the surrounding `lane`,
-            else interactive.
+        quotas: all of them apply, to each scope.
+        scope: returns the key of a request's scope; by default its origin.
+        priority: returns the priority of a request; by default that of the surrounding
+            `call_context`, else interactive.
         admission: as in `SessionPool`.
 
     Raises:
@@ -62,11 +61,11 @@ def quota_middleware(
     Limiter((), admission=admission)  # rejects other words
     _check_function("scope", scope, "scope=lambda request: request.url.host")
     _check_function("priority", priority, "priority=lambda request: Priority.BACKGROUND")
-    return QuotaMiddleware(quotas, scope or _origin, priority or _lane_priority, admission)
+    return QuotaMiddleware(quotas, scope or _origin, priority or _context_priority, admission)
 
 
 class QuotaMiddleware:
-    """What `quota_middleware` returns; one per session, used inside one event loop."""
+    """The result of `quota_middleware`; one per session, used in one event loop."""
 
     def __init__(
         self,
@@ -85,12 +84,12 @@ class QuotaMiddleware:
         self, request: aiohttp.ClientRequest, handler: Handler
     ) -> aiohttp.ClientResponse:
         scheduler = self._scheduler(request)
-        lane = current_call_context()
+        context = current_call_context()
         priority = self._priority(request)
         if type(priority) is not Priority:
             raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
-        ticket = PermitRequest(priority, lane.flow if lane else None)
-        permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
+        permit_request = PermitRequest(priority, context.flow if context else None)
+        permit = scheduler.try_acquire(permit_request) or await scheduler.acquire(permit_request)
         try:
             response = await handler(request)
         except BaseException as failure:
@@ -125,7 +124,7 @@ class QuotaMiddleware:
             if isinstance(key, Awaitable):
                 raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
             limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
-            # By its quotas: the scope's key may hold a credential, which is not for the log.
+            # Named by its quotas: the key of the scope may hold a credential.
             limiter.external.on_change = partial(
                 emit_external_usage, (), f"quota_middleware {self._names()}", ""
             )
@@ -170,6 +169,6 @@ def _origin(request: aiohttp.ClientRequest) -> Hashable:
     return request.url.origin()
 
 
-def _lane_priority(request: aiohttp.ClientRequest) -> Priority:  # noqa: ARG001
-    lane = current_call_context()
-    return Priority.INTERACTIVE if lane is None else lane.priority
+def _context_priority(request: aiohttp.ClientRequest) -> Priority:  # noqa: ARG001
+    context = current_call_context()
+    return Priority.INTERACTIVE if context is None else context.priority

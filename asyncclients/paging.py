@@ -1,11 +1,11 @@
-"""Lists that arrive in pages.
+"""Lists in pages.
 
-A `Paginator` is lazy: nothing is sent before the first item is asked for, and a
-page is fetched only when the one before it is used up. Between two pages no
-connection, permit or lock is held, so leaving the loop early releases all.
+A `Paginator` is lazy: nothing is sent before the first item is requested, and a page is
+fetched when the page before it is used up. Between two pages no connection, permit or
+lock is held, so the loop can be left at any time.
 
-A page that comes again is an error, not a longer list: a server that repeats
-pages, one or several in turn, would otherwise be read for ever.
+A repeated page is an error: a server that repeats one or several pages in turn would
+otherwise be read without end.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from asyncclients.errors import DecodeError, PaginationError
 T_co = TypeVar("T_co", covariant=True)
 
 MOST_EMPTY = 1000
-"""Empty pages in a row after which a server is taken to announce pages for ever."""
+"""Empty pages in a row after which the list is considered endless."""
 
 
 class InvalidItem(msgspec.Struct, frozen=True, kw_only=True):
-    """Items that are not what their document says.
+    """Items that do not match their manual.
 
     Attributes:
-        raw: as they came.
-        reason: what is wrong with them.
-        items: how many they are, at least about.
+        raw: the undecoded items.
+        reason: why they are invalid.
+        items: their number, which may be an estimate.
     """
 
     raw: bytes
@@ -37,18 +37,18 @@ class InvalidItem(msgspec.Struct, frozen=True, kw_only=True):
     items: int = 1
 
     def __repr__(self) -> str:
-        return f"<Spoiled, {len(self.raw)} bytes: {self.reason}>"
+        return f"<InvalidItem, {len(self.raw)} bytes: {self.reason}>"
 
 
 class Page(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
     """One page of a list.
 
     Attributes:
-        items: what is on it, in the server's order.
-        number: which page it is, from 1, as the server says.
-        total: items on all pages, None where the server does not say.
-        last: whether it is the last one.
-        spoiled: items that nobody can read, of a page that was mended.
+        items: its items, in the server's order.
+        number: its number in the response, from 1.
+        total: number of items on all pages; None if the server sends none.
+        last: whether it is the last page.
+        spoiled: items that could not be decoded.
     """
 
     items: Sequence[T_co]
@@ -62,18 +62,18 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     """All items of a list, page by page.
 
     `async for item in paginator` · `async for page in paginator.pages()` ·
-    `await paginator.first()`. Each loop starts anew, at page *start*.
+    `await paginator.first()`. Each loop starts at page *start*.
 
     Attributes:
-        fetch: gets a page by its number.
-        start: the number of the first one.
-        vendor: whose list it is.
-        operation: the operation that lists.
-        mend: makes a page of the body of one that could not be decoded, its items
-            sorted into good and spoiled; raises DecodeError where that is not possible.
-        query: what the list was asked for; with *owner* it tells a backfill's state
-            whether it belongs to this list.
-        owner: the resource that made it.
+        fetch: returns a page by its number.
+        start: number of the first page.
+        vendor: name of the vendor.
+        operation: name of the operation that lists.
+        mend: decodes the body of a page with invalid items; raises DecodeError if that is
+            not possible.
+        query: arguments of the list. With *owner* it identifies the list in the state of
+            a backfill.
+        owner: the resource that created it.
     """
 
     fetch: Callable[[int], Awaitable[Page[T_co]]]
@@ -85,7 +85,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     owner: object = None
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
-        number, path = self.start, None  # most lists are one page, which needs no `Path`
+        number, path = self.start, None  # a list of one page, as most are, needs none
         while True:
             page = await self.fetch(number)
             if page.number != number:
@@ -101,7 +101,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             number += 1
 
     async def pages(self) -> AsyncIterator[Page[T_co]]:
-        """The pages, from the first one on."""
+        """Iterate over the pages from the first on."""
         number, path = self.start, Path(self.vendor, self.operation)
         while True:
             page = await self.page(number)
@@ -112,17 +112,17 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             number += 1
 
     async def first(self) -> T_co | None:
-        """The first item, None when there is none."""
+        """Return the first item; None if there is none."""
         async for page in self.pages():
             if page.items:
                 return page.items[0]
         return None
 
     async def page(self, number: int) -> Page[T_co]:
-        """Page *number*.
+        """Return page *number*.
 
         Raises:
-            PaginationError: the server answered with another page.
+            PaginationError: the server sent another page.
         """
         page = await self.fetch(number)
         if page.number != number:
@@ -130,7 +130,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         return page
 
     def mended(self, number: int, body: bytes) -> Page[T_co] | None:
-        """What can be read of page *number*, of which *body* could not be decoded; None: nothing.
+        """Return page *number*, whose *body* failed to decode, without its invalid items, or None.
 
         Raises:
             PaginationError: it is another page.
@@ -150,7 +150,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             f"asked for page {number} and got page {page.number}",
             vendor=self.vendor,
             operation=self.operation,
-            advice="The server repeats a page; nothing more was read",
+            advice="The server repeats a page; the list was read no further",
         )
 
     def __repr__(self) -> str:
@@ -158,13 +158,12 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
 
 
 class Path:
-    """The way through a list: sees when pages come again, one or several in turn.
+    """Detects repeated pages, one or several in turn.
 
-    Each page is compared with the one before it and with one that is kept, which is
-    replaced after 1, 2, 4, 8 ... pages: so a circle of any length is seen before it was
-    gone round three times (Brent, "An improved Monte Carlo factorization algorithm",
-    1980), and two pages are all the memory that it takes. Empty pages prove nothing, up
-    to a number in a row that no list has.
+    Each page is compared with the page before it and with a kept page, which is replaced
+    after 1, 2, 4, 8 ... pages. A cycle of any length is detected before its third
+    repetition (Brent, "An improved Monte Carlo factorization algorithm", 1980), with two
+    pages in memory. Empty pages may repeat, up to `MOST_EMPTY` in a row.
     """
 
     def __init__(self, vendor: str | None = None, operation: str | None = None) -> None:
@@ -175,10 +174,10 @@ class Path:
         self._empty = 0
 
     def go_on(self, page: Page[Any]) -> None:
-        """*page* is the next one.
+        """Check the next page.
 
         Raises:
-            PaginationError: its items were there before, or too many pages were empty.
+            PaginationError: its items are those of an earlier page, or too many are empty.
         """
         if not page.items and not page.spoiled:
             self._count_empty(page)
@@ -192,7 +191,7 @@ class Path:
                     f"page {page.number} has the same items as page {earlier.number}",
                     vendor=self._vendor,
                     operation=self._operation,
-                    advice="The server repeats pages; what came before is good",
+                    advice="The server repeats pages; the pages before are good",
                 )
         self._before = page
         if not self._left:
@@ -208,5 +207,5 @@ class Path:
                 "server announces more",
                 vendor=self._vendor,
                 operation=self._operation,
-                advice="What came before is good; the list cannot be read to its end",
+                advice="The pages before are good; the list cannot be read to its end",
             )

@@ -1,8 +1,8 @@
-"""A string that gives nothing away: not by repr, str, format, pickle or comparison.
+"""Secrets: strings that repr, str, format and pickle do not show; and redaction.
 
-Credentials are wrapped on the first line of whatever receives them, so that a
-traceback printed with local variables shows `Secret(...)`. `reveal()` is
-called only inside the expression that hands the value to the wire.
+A credential is wrapped on the first line of the function that receives it, so that a
+traceback with local variables shows `Secret(...)`. `reveal()` is called only inside the
+expression that uses the value.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 REDACTED = "[credential]"
-_SHORTEST_TO_CUT = 4
+_SHORTEST_REDACTED = 4
 _SLOW = 100_000
-"""Rounds of the slow fingerprint: a few hundredths of a second."""
+"""Iterations of the slow fingerprint: some 30 ms."""
 _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
@@ -32,24 +32,24 @@ class Secret:
     """Wraps *value*, a non-empty string.
 
     Attributes:
-        reveal: gives the value itself.
+        reveal: returns the value.
     """
 
     __slots__ = ("reveal",)
 
     def __init__(self, value: str | Secret) -> None:
-        # Held in a closure: vars(), __slots__ walkers and crash reporters see a function.
+        # In a closure: vars() and crash reporters see a function.
         plain = value.reveal() if isinstance(value, Secret) else value
         self.reveal: Callable[[], str] = lambda: plain
 
     def fingerprint(self, context: str = "") -> str:
-        """A one-way name for this secret, the same in every process (32 hex digits)."""
+        """Return a one-way name of this secret, the same in every process (32 hex digits)."""
         digest = blake2b(self.reveal().encode(), digest_size=16, person=b"asyncclients")
         digest.update(context.encode())
         return digest.hexdigest()
 
     def slow_fingerprint(self, context: str) -> str:
-        """A one-way name like `fingerprint`, too slow to find a short secret by trying all."""
+        """Return a one-way name that is too slow to find a short secret by brute force."""
         secret, salt = self.reveal().encode("utf-8", "surrogatepass"), context.encode()
         return pbkdf2_hmac("sha256", secret, salt, _SLOW, 16).hex()
 
@@ -74,12 +74,12 @@ class Secret:
 
 
 def sealed(value: str | Secret | None) -> Secret | None:
-    """*value*, wrapped if there is one."""
+    """Return *value* as a `Secret`; None for None."""
     return None if value is None else Secret(value)
 
 
 class Environment:
-    """Environment variables, of which a traceback shows nothing."""
+    """Environment variables that a traceback does not show."""
 
     __slots__ = ("_get", "is_mapping")
 
@@ -92,11 +92,11 @@ class Environment:
         return isinstance(name, str) and bool(self._get(name))
 
     def secret(self, name: str) -> Secret:
-        """The value of *name*, wrapped."""
+        """Return the value of *name* as a `Secret`."""
         return Secret(self._get(name) or "")
 
     def setting(self, name: str) -> str:
-        """The value of *name*, which is not a credential."""
+        """Return the value of *name*, which is not a credential."""
         return self._get(name) or ""
 
     def __repr__(self) -> str:
@@ -136,9 +136,10 @@ _ENCODERS: tuple[Callable[[str], str], ...] = (
 
 
 def redact(text: str, secrets: Iterable[Secret], *, more: bool = False) -> str:
-    """*text* without any of *secrets*, in whatever form servers echo what they were sent.
+    """Return *text* with *secrets* replaced, in every form in which servers echo them.
 
-    Where there is *more* of the text, its end may be the start of a credential: cut as well.
+    If *text* is the start of a longer one (*more*), the start of a secret at its end is
+    removed as well.
     """
     forms = [form for secret in secrets for form in _forms(secret)]
     for form in forms:
@@ -151,7 +152,7 @@ def redact(text: str, secrets: Iterable[Secret], *, more: bool = False) -> str:
 
 
 def _without_start_of(form: Secret, text: str) -> str:
-    """*text* without what it has of *form* at its end."""
+    """Return *text* without a start of *form* at its end."""
     for size in range(min(len(form.reveal()), len(text)), 0, -1):
         if text.endswith(form.reveal()[:size]):
             return text[:-size]
@@ -159,8 +160,8 @@ def _without_start_of(form: Secret, text: str) -> str:
 
 
 def _forms(secret: Secret) -> Iterable[Secret]:
-    """*secret* as text, in base64, and escaped as URLs, JSON and HTML do; the longest first."""
-    if len(secret.reveal()) < _SHORTEST_TO_CUT:
+    """Return *secret* literally, in base64, and escaped for URLs, JSON and HTML; longest first."""
+    if len(secret.reveal()) < _SHORTEST_REDACTED:
         return ()
     forms = {Secret(encode(secret.reveal())) for encode in _ENCODERS}
     return sorted(forms, key=lambda form: len(form.reveal()), reverse=True)

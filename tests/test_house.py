@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import asyncclients
-from asyncclients import errors
+from asyncclients import core, errors
 from tests.support import call_trace
 from tests.support.source_tree import (
     PACKAGE,
@@ -149,6 +149,14 @@ def test_the_public_names_are_those_promised() -> None:
         assert getattr(asyncclients, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = asyncclients.Nonsense  # type: ignore[attr-defined, unused-ignore]
+
+
+def test_core_exports_what_authors_of_vendors_import() -> None:
+    """Every exported name resolves, and an unknown name is an `AttributeError`."""
+    for name in core.__all__:
+        assert getattr(core, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = core.Nonsense  # type: ignore[attr-defined, unused-ignore]
 
 
 async def test_create_passes_through_few_files() -> None:

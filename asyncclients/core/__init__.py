@@ -1,1 +1,80 @@
-"""The machinery of one call: request, token, wire, judgement, result. It knows no vendor."""
+"""One call, of any vendor. Authors of clients of their own vendors import from here.
+
+Each name is loaded at first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncclients.core.auth import (
+        ClientCredentials,
+        HeaderLogin,
+        Login,
+        api_key,
+        basic,
+        client_credentials,
+    )
+    from asyncclients.core.client import VendorClient
+    from asyncclients.core.endpoint import (
+        Endpoint,
+        Request,
+        Resource,
+        Response,
+        Send,
+        endpoint_of,
+        operation,
+    )
+    from asyncclients.core.vendor import ResponseKind, Vendor, classify_response
+
+_LAZY = {
+    "ClientCredentials": "asyncclients.core.auth",
+    "Endpoint": "asyncclients.core.endpoint",
+    "HeaderLogin": "asyncclients.core.auth",
+    "Login": "asyncclients.core.auth",
+    "Request": "asyncclients.core.endpoint",
+    "Resource": "asyncclients.core.endpoint",
+    "Response": "asyncclients.core.endpoint",
+    "ResponseKind": "asyncclients.core.vendor",
+    "Send": "asyncclients.core.endpoint",
+    "Vendor": "asyncclients.core.vendor",
+    "VendorClient": "asyncclients.core.client",
+    "api_key": "asyncclients.core.auth",
+    "basic": "asyncclients.core.auth",
+    "classify_response": "asyncclients.core.vendor",
+    "client_credentials": "asyncclients.core.auth",
+    "endpoint_of": "asyncclients.core.endpoint",
+    "operation": "asyncclients.core.endpoint",
+}
+
+__all__ = [
+    "ClientCredentials",
+    "Endpoint",
+    "HeaderLogin",
+    "Login",
+    "Request",
+    "Resource",
+    "Response",
+    "ResponseKind",
+    "Send",
+    "Vendor",
+    "VendorClient",
+    "api_key",
+    "basic",
+    "classify_response",
+    "client_credentials",
+    "endpoint_of",
+    "operation",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(module), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """One call: token, attempt, decision, wait; repeated until there is a result or an error.
 
 Start at [`send`][asyncclients.core.call.send]. A `Call` is the state of one call, and its
-methods are the steps. `ClientConfig` is what the calls of one client have in common.
+methods are the steps. `ClientConfig` is the configuration that the calls of a client share.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ async def send(call: Call[T]) -> T:
 
 
 class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What all calls of a pool have in common."""
+    """The part of a call's configuration that belongs to the pool."""
 
     timeout: float
     retry: RetryPolicy
@@ -111,7 +111,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What all calls of a client have in common.
+    """The configuration of the calls of one client.
 
     Attributes:
         scope: returns the scope of the credential; creates it at first use.
@@ -182,7 +182,7 @@ class Call(Generic[T]):
 
     Attributes:
         token: its access token; None if the login needs none.
-        events: tells listeners and captures; None if there are none.
+        events: emits events and captures responses; None without listeners and captures.
     """
 
     __slots__ = (
@@ -288,7 +288,7 @@ class Call(Generic[T]):
     def _on_rate_limited(self, outcome: Response) -> None:
         permit = self._attempt.permit
         if outcome.status != 429 or permit is None:  # else the attempt has reported its headers
-            self._scope.scheduler.on_rate_limited(retry_after(outcome, refused=True), permit)
+            self._scope.scheduler.on_rate_limited(retry_after(outcome, rate_limited=True), permit)
         if self._context is not None and self._context.hook is not None:
             self._context.hook.on_rate_limited()
         self._emit_pause()
@@ -315,7 +315,7 @@ class Call(Generic[T]):
         rate_limited = decision is Decision.RETRY_AFTER_PAUSE
         asked = None
         if isinstance(outcome, Response):
-            asked = retry_after(outcome, refused=rate_limited)
+            asked = retry_after(outcome, rate_limited=rate_limited)
         policy, scope, state = self._config.policy, self._scope, self._state
         now, deadline_at = scope.scheduler.loop.time(), self._permit_request.deadline_at
         interactive = self._permit_request.priority is Priority.INTERACTIVE

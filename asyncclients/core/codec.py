@@ -1,9 +1,8 @@
-"""Bytes in, bytes out: JSON bodies, form bodies, query strings.
+"""Encoding and decoding: JSON bodies, form bodies, query strings.
 
-There is one decode function, so that whatever a server sends, only
-`DecodeError` comes out. Types with their own wire form (an id that may be a
-number or a text, a time with a prefix) have `from_wire` and `to_wire`; all
-else is msgspec's.
+`decode` raises nothing but `DecodeError`, whatever the server sends. Types with a wire form
+of their own (an id that may be a number or text, a time with a prefix) have `from_wire` and
+`to_wire`; msgspec handles all others.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from asyncclients.core.coercion import coerce
 from asyncclients.errors import DecodeError
 
 EXCERPT_LIMIT = 200
-"""Characters of a vendor's body that an error may quote."""
+"""Most characters of a body that an error quotes."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
 _quoted_name = lru_cache(maxsize=1024)(quote_plus)
@@ -33,7 +32,7 @@ _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)", r
 
 _NO_FIELDS = frozenset[str]()
 _NO_RESULT = frozenset({"status", "message", "code"})
-"""Fields that bodies with an error have as well."""
+"""Fields that error bodies have as well."""
 _UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError, TypeError)
 _UNREAD: Any = object()
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
@@ -45,10 +44,10 @@ JsonObject = dict[str, Any]
 
 @runtime_checkable
 class WireForm(Protocol):
-    """A type that says itself how it travels.
+    """A type with a wire form of its own.
 
-    With a true `accepts_empty`, `from_wire` is given None for an empty body. `wire_fields`
-    are the JSON fields that make up a result: a body with `error` and none of them is an error.
+    If `accepts_empty` is true, `from_wire` gets None for an empty body. `wire_fields` are
+    the JSON fields of a result: a body with `error` and none of them is an error.
     """
 
     @classmethod
@@ -57,13 +56,13 @@ class WireForm(Protocol):
 
 
 class ExactId(str):
-    """An id that travels as a number or as a text and is the same id."""
+    """An id that may be sent as a number or as text."""
 
     __slots__ = ()
 
     @classmethod
     def from_wire(cls, value: Any) -> Self:
-        """*value* as text, every digit kept; a whole float that is exact counts as a number."""
+        """Return *value* as text with every digit; accepts a float that is an exact integer."""
         if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, (int, str)):
@@ -71,7 +70,7 @@ class ExactId(str):
         return cls(value)
 
     def to_wire(self) -> str:
-        """As text."""
+        """Return it as text."""
         return str.__str__(self)
 
 
@@ -90,18 +89,18 @@ _encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
 
 _MOST_DECODERS = 512
 _decoders: dict[int, tuple[Any, msgspec.json.Decoder[Any], frozenset[str] | None]] = {}
-"""By identity: to hash a type like `Envelope[Contact]` costs as much as to decode a small body."""
+"""By identity: hashing a type like `Envelope[Contact]` costs as much as decoding a small body."""
 
 
 def decoder(cls: Any) -> msgspec.json.Decoder[Any]:
-    """The decoder for *cls*, made once."""
+    """Return the decoder of *cls*, created once."""
     return (_decoders.get(id(cls)) or _remember(cls))[1]
 
 
 def _remember(cls: Any) -> tuple[Any, msgspec.json.Decoder[Any], frozenset[str] | None]:
     made = (cls, *_make_decoder(cls))
     if len(_decoders) < _MOST_DECODERS:
-        _decoders[id(cls)] = made  # the type is kept, so that its id stays its own
+        _decoders[id(cls)] = made  # holds the type, so that its id is not reused
     return made
 
 
@@ -111,7 +110,7 @@ def _make_decoder(cls: Any) -> tuple[msgspec.json.Decoder[Any], frozenset[str] |
 
 
 def _result_fields(cls: Any) -> frozenset[str] | None:
-    """Return the JSON fields that make up a *cls*; None if a body without any is no *cls*."""
+    """Return the JSON fields of a *cls*; None if a body without any of them cannot be one."""
     fields = _struct_fields(cls)
     if not fields:
         return cast("frozenset[str] | None", getattr(cls, "wire_fields", None))
@@ -126,13 +125,11 @@ def _struct_fields(cls: Any) -> tuple[msgspec.structs.FieldInfo, ...]:
 
 
 def decode(body: bytes, cls: Any) -> Any:
-    """*body* as *cls*; None where *cls* is `NoneType`, whatever the body but markup or an
-    error, and where it may be anything and is nothing.
+    """Return *body* as *cls*. For `NoneType` any body is None; for `Any` an empty one.
 
     Raises:
-        DecodeError: for anything that is not JSON of that type, for markup in any case
-            (it comes from a gateway or login page, not from the vendor), and for an
-            error in place of the result.
+        DecodeError: it is not JSON of that type, it is markup (of a gateway or login page,
+            also for `NoneType`), or it reports an error in place of the result.
     """
     if cls is NoneType:
         check_body(body, _NO_FIELDS)
@@ -142,7 +139,7 @@ def decode(body: bytes, cls: Any) -> Any:
         result = strict.decode(body)
     except _UNREADABLE:
         result = _UNREAD
-    if result is _UNREAD:  # outside the handler: no error of msgspec becomes a context
+    if result is _UNREAD:  # outside the handler, so that msgspec's error is no context
         result = _decode_leniently(body, cls)
     if fields is not None:
         check_body(body, fields)
@@ -150,7 +147,7 @@ def decode(body: bytes, cls: Any) -> Any:
 
 
 def _decode_leniently(body: bytes, cls: Any) -> Any:
-    """As `decode`, accepting other encodings of JSON and the deviations of `coercion.py`."""
+    """Decode other encodings of JSON and the deviations of `coercion.py`."""
     try:
         if json.detect_encoding(body) != "utf-8":
             return decode(to_utf8(body), cls)
@@ -171,7 +168,7 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
 def check_body(body: bytes, fields: frozenset[str] | None) -> None:
     """Check that *body*, of a 2xx, does not report a failure.
 
-    *fields* are those that make up the result; None accepts a body with `error`.
+    *fields* are those of a result; None accepts a body with `error`.
 
     Raises:
         DecodeError: it is markup, or it has `error` or `errors` and none of *fields*.
@@ -193,7 +190,7 @@ def check_body(body: bytes, fields: frozenset[str] | None) -> None:
 
 
 def to_utf8(body: bytes) -> bytes:
-    """*body*, JSON in any of its encodings, as UTF-8 without a byte order mark.
+    """Return JSON in any of its encodings as UTF-8 without a byte order mark.
 
     Raises:
         UnicodeDecodeError: it is not valid in the encoding that its first bytes show.
@@ -203,7 +200,7 @@ def to_utf8(body: bytes) -> bytes:
 
 
 def json_object(value: Any) -> JsonObject:
-    """*value* as an object; `[]` as an empty one.
+    """Return *value* as an object; `[]` as an empty one.
 
     Raises:
         ValueError: it is something else.
@@ -213,7 +210,7 @@ def json_object(value: Any) -> JsonObject:
 
 
 def from_reply(value: Any, cls: Any) -> Any:
-    """As `from_plain`, for what a vendor sent, deviations of `coercion.py` included.
+    """Convert a value of a response, accepting the deviations of `coercion.py`.
 
     Raises:
         ValueError: (of msgspec) naming the field that does not fit.
@@ -236,11 +233,11 @@ def _describe(body: bytes, reason: str) -> str:
 def _decode_advice(body: bytes) -> str:
     if _HTML.match(body):
         return "A gateway, proxy or login page answers at this address; check base_url"
-    return "If the vendor changed its reply, use client.request(..., response_type=Any) meanwhile"
+    return "If the vendor changed its reply, use client.request(..., response_type=Any)"
 
 
 def split_list(body: bytes, name: str) -> tuple[bytes, list[bytes]] | None:
-    """*body* with an empty list in its field *name*, and the items of that list.
+    """Return *body* with an empty list in its field *name*, and the items of that list.
 
     The items need not be valid JSON, as long as their quotes and brackets are balanced.
     The list may also be an object, see `coercion.py`. None if there is no such field.
@@ -265,7 +262,7 @@ def split_list(body: bytes, name: str) -> tuple[bytes, list[bytes]] | None:
 
 
 def read_object(body: bytes) -> dict[str, Any] | None:
-    """*body* as a JSON object if it is one, else None: for replies that may be anything."""
+    """Return *body* as a JSON object, None if it is not one."""
     try:
         found: dict[str, Any] = decoder(dict[str, Any]).decode(to_utf8(body))
     except _UNREADABLE:
@@ -274,11 +271,11 @@ def read_object(body: bytes) -> dict[str, Any] | None:
 
 
 def encode(body: Any) -> bytes:
-    """*body* as JSON.
+    """Return *body* as JSON.
 
     Raises:
         ValueError: it holds NaN or an infinity, which JSON does not have.
-        TypeError: it holds something that has no JSON form.
+        TypeError: it holds a value without a JSON form.
     """
     encoded = _encoder.encode(body)
     if may_hold_nan(encoded):
@@ -287,7 +284,7 @@ def encode(body: Any) -> bytes:
 
 
 def encode_lines(items: Sequence[Any]) -> bytes:
-    """*items* as JSON lines, each ended by a line break.
+    """Return *items* as JSON lines, each with a line break.
 
     Raises:
         ValueError: as `encode`.
@@ -300,7 +297,7 @@ def encode_lines(items: Sequence[Any]) -> bytes:
 
 
 def may_hold_nan(encoded: bytes) -> bool:
-    """Whether msgspec may have met NaN: it writes null for a float, and text for a `Decimal`."""
+    """Return True if msgspec may have encoded NaN: as null for a float, as text for a `Decimal`."""
     find = encoded.find  # twice as fast as `in`
     return find(b"null") >= 0 or find(b"NaN") >= 0 or find(b"Infinity") >= 0
 
@@ -308,7 +305,7 @@ def may_hold_nan(encoded: bytes) -> bool:
 def check_finite(value: Any) -> None:
     """Raise `ValueError` if there is NaN or an infinity anywhere in *value*.
 
-    msgspec writes such a float as null, which means something else: it clears a field.
+    msgspec encodes such a float as null, which would clear a field.
     """
     plain = msgspec.to_builtins(value, enc_hook=_encode_custom, builtin_types=(Decimal,))
     found: list[tuple[str, Any]] = [("", plain)]
@@ -325,12 +322,12 @@ def check_finite(value: Any) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """*value* as plain dicts, lists, strings and numbers, in wire form."""
+    """Return *value* in wire form as plain dicts, lists, strings and numbers."""
     return msgspec.to_builtins(value, enc_hook=_encode_custom)
 
 
 def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:
-    """Plain dicts, lists, strings and numbers as *cls*; without *strict*, "2" is a number too.
+    """Convert plain dicts, lists, strings and numbers to *cls*; without *strict*, "2" is a number.
 
     Raises:
         ValueError: (of msgspec) naming the field that does not fit.
@@ -339,7 +336,7 @@ def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:
 
 
 def encode_form(body: Any) -> bytes:
-    """*body* as `application/x-www-form-urlencoded`; only flat objects have that form.
+    """Return the flat object *body* as `application/x-www-form-urlencoded`.
 
     Raises:
         ValueError: for lists and objects inside, which no vendor documents.
@@ -348,7 +345,7 @@ def encode_form(body: Any) -> bytes:
 
 
 def encode_query(params: Mapping[str, Any]) -> str:
-    """*params* as a query string without `?`; a list repeats its name, None and UNSET are left out.
+    """Return *params* as a query string without `?`; lists repeat the name, None is left out.
 
     Raises:
         ValueError: for objects and lists inside, which no vendor documents.
@@ -357,7 +354,7 @@ def encode_query(params: Mapping[str, Any]) -> str:
     for name, value in params.items():
         if value is None or value is UNSET:
             continue
-        if type(value) is not int:  # digits need no quoting, and most texts neither
+        if type(value) is not int:  # digits need no quoting
             if isinstance(value, (list, tuple)):
                 several = [{name: each} for each in cast("Sequence[Any]", value)]
                 pairs.extend(pair for pair in map(encode_query, several) if pair)
@@ -387,7 +384,7 @@ def _flat(name: str, value: Any) -> str:
 
 
 def excerpt(body: bytes) -> str:
-    """The start of *body* as one line of at most 200 characters."""
+    """Return the start of *body* as one line of at most 200 characters."""
     text = body[: EXCERPT_LIMIT * 8].decode("utf-8", "replace")
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= EXCERPT_LIMIT else text[: EXCERPT_LIMIT - 1] + "…"

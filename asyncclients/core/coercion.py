@@ -1,7 +1,6 @@
-"""Fit plain values to a type, where a vendor's JSON deviates from its document.
+"""Convert plain values to a type if a vendor's JSON deviates from its manual.
 
-Used after strict decoding has failed, so the deviations cost nothing where there
-are none. The type decides, never the text of an error:
+Used after strict decoding has failed, so that correct responses cost nothing. The type decides, never the text of an error:
 
 | expected         | accepted as well                              |
 |------------------|-----------------------------------------------|
@@ -29,7 +28,7 @@ _LARGEST_EXACT = 2.0**53
 """Whole floats from here on may have lost digits, and an id must not."""
 
 Fit = Callable[[Any], Any]
-"""Puts a value right."""
+"""Converts a value."""
 
 _OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
 _NO_TEXT = (
@@ -45,7 +44,7 @@ _NO_TEXT = (
 
 
 def coerce(value: Any, cls: Any) -> Any:
-    """Return *value* with the deviations above put right, as far as *cls* asks for it."""
+    """Return *value* with the deviations above converted, as *cls* requires."""
     fit = _fit_of_type(cls)
     return value if fit is None or value is None else fit(value)
 
@@ -56,7 +55,7 @@ def _fit_of_type(cls: Any) -> Fit | None:
 
 
 def _fit_of(kind: inspect.Type) -> Fit | None:
-    """Return what puts values of *kind* right; None where nothing can."""
+    """Return the converter for values of *kind*; None if there is none."""
     if isinstance(kind, inspect.Metadata):
         return _fit_of(kind.type)
     if isinstance(kind, inspect.UnionType):

@@ -2,11 +2,11 @@
 
 An [`Endpoint`][asyncclients.core.endpoint.Endpoint] is one row of a vendor's manual.
 `endpoint.request(...)` returns a `Request`; sending it gives an outcome: a `Response`, or a
-`NoResponse` that says whether anything was sent. The structs of each call are not
+`NoResponse` with the certainty that nothing was sent, or without. The structs of each call are not
 tracked by the garbage collector (`gc=False`): they are never part of a cycle.
 
 A value in a path is percent-encoded to exactly one segment (RFC 3986 §2.1, §3.3), so that
-`../admin` cannot leave it; what cannot be one is rejected.
+`../admin` cannot leave it; a value that cannot be a segment is rejected.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class NoResponse(msgspec.Struct, frozen=True):
     Attributes:
         sent: `no` only if it is certain that nothing was sent.
         error: class of the error to raise.
-        why: what happened, without credentials.
+        why: the failure, without credentials.
         advice: what to do.
         final: whether a retry cannot help.
     """
@@ -148,7 +148,7 @@ Outcome = Response | NoResponse
 
 
 class Send(Protocol):
-    """Makes one call; what a resource needs of its client."""
+    """Make one call. A resource gets this from its client."""
 
     def __call__(self, request: Request[T], /) -> Coroutine[Any, Any, T]: ...
 

@@ -1,7 +1,6 @@
-"""From an outcome that cannot be used to the error that says so.
+"""The error for an outcome that is no success.
 
-The error quotes the start of the vendor's body, with every known credential
-cut out of it first, because vendors echo what they were sent.
+The error quotes the start of the body, redacted first: vendors echo what they were sent.
 """
 
 from __future__ import annotations
@@ -34,40 +33,42 @@ from asyncclients.secret import Secret, redact
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_LOOKED_AT = 4096
-"""Bytes of a body in which an excerpt is sought."""
+_EXCERPT_SOURCE = 4096
+"""Bytes of a body that an excerpt is made from."""
 _LOOK_FIRST = (
     "It may have been carried out: look at the vendor's side before sending it again, "
-    "or use retry_unsafe=True where a duplicate does no harm"
+    "or use retry_unsafe=True if a duplicate does no harm"
 )
 
 
 def redacted_excerpt(body: bytes, secrets: Iterable[Secret]) -> str:
-    """The start of *body* on one line, without credentials."""
-    text = body[:_LOOKED_AT].decode("utf-8", "replace")
-    return excerpt(redact(text, secrets, more=len(body) > _LOOKED_AT).encode())
+    """Return the start of *body* on one line, redacted."""
+    text = body[:_EXCERPT_SOURCE].decode("utf-8", "replace")
+    return excerpt(redact(text, secrets, more=len(body) > _EXCERPT_SOURCE).encode())
 
 
 def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> str | None:
-    """The vendor's id of the exchange, without credentials."""
+    """Return the vendor's id of the request, redacted; None if it sent none."""
     found = vendor.request_id(outcome.headers)
     return None if found is None else encodable(redact(found, secrets))
 
 
-def retry_after(outcome: Response, *, refused: bool = False) -> float | None:
-    """Seconds that *outcome* asks to wait, None where it does not say.
+def retry_after(outcome: Response, *, rate_limited: bool = False) -> float | None:
+    """Return the seconds that *outcome* asks to wait; None if it does not.
 
-    *refused*: it is a refusal by rate, whatever its status.
+    Args:
+        outcome: the response.
+        rate_limited: read it like a 429, whatever its status.
     """
     headers: Any = outcome.headers
-    signal = parse_rate_limit_headers(429 if refused else outcome.status, headers)
+    signal = parse_rate_limit_headers(429 if rate_limited else outcome.status, headers)
     return None if signal is None else signal.retry_after
 
 
 def error_from(
-    outcome: Outcome, meaning: ResponseKind, vendor: Vendor, secrets: Iterable[Secret]
+    outcome: Outcome, kind: ResponseKind, vendor: Vendor, secrets: Iterable[Secret]
 ) -> AsyncClientsError:
-    """The error that *outcome* stands for."""
+    """Return the error for *outcome*."""
     if isinstance(outcome, NoResponse):
         return _no_response_error(outcome)
     facts: dict[str, Any] = {
@@ -78,15 +79,15 @@ def error_from(
     }
     if 300 <= outcome.status < 400:
         return _redirect(outcome, facts, secrets)
-    if meaning in (ResponseKind.RATE_LIMITED, ResponseKind.QUOTA_EXHAUSTED):
-        return _rate_limited_error(outcome, meaning, facts)
+    if kind in (ResponseKind.RATE_LIMITED, ResponseKind.QUOTA_EXHAUSTED):
+        return _rate_limited_error(outcome, kind, facts)
     return _status_error(outcome, facts, secrets)
 
 
 def unknown_outcome(
     outcome: Outcome, vendor: Vendor, secrets: Iterable[Secret]
 ) -> OutcomeUnknownError:
-    """The error for a call that must not be repeated and whose answer is lost."""
+    """Return the error for a call that must not be retried and whose response is lost."""
     if isinstance(outcome, NoResponse):
         return OutcomeUnknownError(
             f"{outcome.why}, after the request may have left", advice=_LOOK_FIRST
@@ -119,7 +120,7 @@ _BY_STATUS: dict[int, type[StatusError]] = {
 
 
 def status_error_class(status: int) -> type[StatusError]:
-    """The class that stands for HTTP *status*."""
+    """Return the error class of an HTTP status."""
     if status >= 500:
         return ServerError
     return _BY_STATUS.get(status, StatusError)
@@ -139,21 +140,21 @@ def _status_error(
 
 
 def _rate_limited_error(
-    outcome: Response, meaning: ResponseKind, facts: dict[str, Any]
+    outcome: Response, kind: ResponseKind, facts: dict[str, Any]
 ) -> RateLimitedError:
-    wait = retry_after(outcome, refused=True)
-    if meaning is ResponseKind.QUOTA_EXHAUSTED:
-        facts["advice"] = "The plan's quota is spent: waiting seconds will not help; ask the vendor"
-        return RateLimitedError("said that the quota is spent", retry_after=wait, **facts)
+    wait = retry_after(outcome, rate_limited=True)
+    if kind is ResponseKind.QUOTA_EXHAUSTED:
+        facts["advice"] = "The plan's quota is used up: a short wait will not help; ask the vendor"
+        return RateLimitedError("reported that the quota is used up", retry_after=wait, **facts)
     asked = "" if wait is None else f" and asked to wait {wait:g} s"
-    return RateLimitedError(f"refused by rate{asked}", retry_after=wait, **facts)
+    return RateLimitedError(f"rate-limited{asked}", retry_after=wait, **facts)
 
 
 def _redirect(
     outcome: Response, facts: dict[str, Any], secrets: Iterable[Secret]
 ) -> UnexpectedRedirectError:
     facts["advice"] = (
-        "Redirects are never followed, they would carry the credential; check base_url"
+        "Redirects are never followed, since the credential would be sent; check base_url"
     )
     location = safe_location(encodable(redact(outcome.headers.get("Location", ""), secrets)))
     message = f"answered {outcome.status}, a redirect to {location or 'nowhere'}"
@@ -161,7 +162,7 @@ def _redirect(
 
 
 def safe_location(location: str) -> str | None:
-    """*location* without user info, query and fragment."""
+    """Return *location* without user info, query and fragment; None if it is not a URL."""
     try:
         parts = urlsplit(location)
         host = parts.hostname or ""

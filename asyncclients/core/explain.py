@@ -1,8 +1,4 @@
-"""Why a call waits, in words an operator can act on.
-
-Pure reading: of the limiter's state, of the queue, of who else uses the quota.
-The reasons are all those that hold at that instant.
-"""
+"""Why a call would wait now: all reasons that apply, as text for an operator."""
 
 from __future__ import annotations
 
@@ -23,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands between a call made now and the wire.
+    """Why a call made now would wait, and how long.
 
     Attributes:
-        vendor: its name.
-        seconds: until such a call could go out, as far as can be told.
-        ahead: calls that go before it.
-        reasons: what it waits for, in words; empty when it would go out at once.
+        vendor: name of the vendor.
+        seconds: estimate of the wait.
+        ahead: queued calls that are sent before it.
+        reasons: why it waits; empty if it would be sent at once.
     """
 
     vendor: str
@@ -39,20 +35,22 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         if not self.reasons:
-            return f"{self.vendor}: a call made now goes out at once"
+            return f"{self.vendor}: a call made now is sent at once"
         when = f"in about {_span(self.seconds)}" if self.seconds else "soon"
-        return f"{self.vendor}: a call made now goes out {when}: {'; '.join(self.reasons)}"
+        return f"{self.vendor}: a call made now is sent {when}: {'; '.join(self.reasons)}"
 
 
 def explain(scope: Scope, priority: Priority, now: float) -> Explanation:
-    """Why a call of *priority* made at *now* in *scope* would wait."""
+    """Return why a call of *priority* made at loop time *now* in *scope* would wait."""
     scheduler = scope.scheduler
     state = scheduler.limiter.snapshot(now)
     queued = scheduler.queued()
     ahead = queued["interactive"] + (queued["background"] if priority else 0)
     reasons = [*_queue(ahead, queued, priority), *_crowding(scheduler), *_limits(scheduler, state)]
     if reasons and state.external_rate:
-        reasons.append(f"others use the same quota, at {state.external_rate:.2g} calls per second")
+        reasons.append(
+            f"other clients use the same quota, {state.external_rate:.2g} calls per second"
+        )
     return Explanation(
         vendor=scope.vendor,
         seconds=scheduler.eta(1, priority),
@@ -66,33 +64,33 @@ def _queue(ahead: int, queued: dict[str, int], priority: Priority) -> Iterator[s
         kinds = [f"{count} {kind}" for kind, count in queued.items() if count]
         if priority is Priority.INTERACTIVE:
             kinds = kinds[:1]
-        yield f"{_calls(ahead)} wait{'s' if ahead == 1 else ''} before it ({', '.join(kinds)})"
+        yield f"{_calls(ahead)} {'is' if ahead == 1 else 'are'} queued before it ({', '.join(kinds)})"
 
 
 def _crowding(scheduler: Scheduler) -> Iterator[str]:
     if scheduler.in_flight >= scheduler.max_in_flight:
-        yield f"{scheduler.in_flight} requests are in flight, as many as max_in_flight allows"
+        yield f"{scheduler.in_flight} requests are in flight, the maximum of max_in_flight"
     pool = scheduler.connections
     if pool.in_use >= pool.limit:
-        yield f"the pool has {pool.in_use} requests in flight, as many as max_connections allows"
+        yield f"the pool has {pool.in_use} requests in flight, the maximum of max_connections"
 
 
 def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     if state.paused_for:
-        yield f"the vendor refused by rate, so nothing is sent for {_span(state.paused_for)}"
+        yield f"the vendor has rate-limited the scope: nothing is sent for {_span(state.paused_for)}"
     if state.probing and state.in_flight:
-        yield "after refusals in a row, one call at a time is sent until one is let in"
+        yield "after several 429s in a row, one call at a time is sent until one is accepted"
     quotas = zip(scheduler.limiter.quotas, state.holds, state.opens_in, strict=True)
     for quota, held, opens_in in quotas:
         if opens_in > 0:
             yield _full(quota, held, opens_in)
     if state.paced_for > 0 and max(state.opens_in, default=0.0) <= 0:
-        yield f"calls are spread over the period: the next may go in {_span(state.paced_for)}"
+        yield f"calls are spread over the period: the next is sent in {_span(state.paced_for)}"
 
 
 def _full(quota: Quota, held: int, opens_in: float) -> str:
-    opens = "when an answer comes in" if opens_in == math.inf else f"in {_span(opens_in)}"
-    whose = "" if held >= quota.limit else f", {quota.limit - held} by others"
+    opens = "when a response arrives" if opens_in == math.inf else f"in {_span(opens_in)}"
+    whose = "" if held >= quota.limit else f", {quota.limit - held} by other clients"
     return f"the quota of {quota} is used up ({held} by this pool{whose}); a slot opens {opens}"
 
 

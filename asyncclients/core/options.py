@@ -92,7 +92,7 @@ class SendHook(Protocol):
 
 
 class CallContext(NamedTuple):
-    """What surrounding code asks of the calls made inside it."""
+    """Priority, flow and hook that surrounding code sets for the calls made inside it."""
 
     priority: Priority
     flow: str | None

@@ -35,7 +35,7 @@ Body = bytes | AsyncIterable[bytes] | None
 
 
 class PreparedRequest(msgspec.Struct, frozen=True, gc=False):
-    """What is sent, but for the credential.
+    """An encoded request without its credential.
 
     Attributes:
         has_content_type: whether the headers have a content type, or the method no body;

@@ -1,14 +1,14 @@
-"""May this call be repeated, and when.
+"""Whether a call is retried, and how long it waits.
 
-Three facts decide: was it sent, may the operation be repeated, is there budget
-left. The operation's answer stands in its endpoint, not in its HTTP verb.
+Three facts decide: whether the request was sent, whether the operation is idempotent (its
+endpoint knows; the HTTP method does not), and whether retries are left.
 
-| outcome                                   | repeated                           |
-|-------------------------------------------|------------------------------------|
-| refused by rate (429 and vendors' spelling) | always: it was not carried out   |
-| not sent; 408, 425                        | always                             |
+| outcome                                         | retried                             |
+|-------------------------------------------------|-------------------------------------|
+| rate-limited (429 or a vendor's equivalent)     | always: it was not carried out      |
+| not sent; 408, 425                              | always                              |
 | maybe sent; 500, 502, 503, 504, 520 to 524, 529 | only if the operation is idempotent |
-| anything else                             | never                              |
+| anything else                                   | never                               |
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from asyncclients.errors import ConfigurationError
 _TRANSIENT = frozenset({500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
 """520 to 524 are Cloudflare's, 529 means that the vendor is overloaded:
 https://developers.cloudflare.com/support/troubleshooting/http-status-codes/cloudflare-5xx-errors/"""
-_ANSWER_LOST = frozenset({502, 504, 520, 524})
-"""A gateway lost the response: the work may be done."""
+_RESPONSE_LOST = frozenset({502, 504, 520, 524})
+"""A gateway lost the response: the request may have been carried out."""
 _NOT_CARRIED_OUT = frozenset({408, 425})
 """The request was not read to its end, or came too early (RFC 9110 §15.5.9, RFC 8470)."""
-_FAILURES, _REFUSALS = 3, 10
-"""Repeated and sat out where the policy names no number."""
+_MAX_RETRIES, _MAX_RATE_LIMITED = 3, 10
+"""Defaults if the policy has no number."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How often and how long.
+    """How often a call is retried, and how long it waits.
 
     Attributes:
-        max_attempts: requests of one call at the most, whatever for; 1 never repeats.
-        max_retries: failures that one call repeats; None for as many as *max_attempts*
-            lets it, and for 3 where that is None as well.
-        max_rate_limited: refusals by rate that one call sits out; None likewise, and for 10.
+        max_attempts: most requests per call, for any reason; 1 never retries.
+        max_retries: most retries after failures; None for *max_attempts*, or for 3 if that
+            is None.
+        max_rate_limited: most retries after 429s; None for *max_attempts*, or for 10.
         base: seconds; the first wait is drawn from [0, base].
-        cap: seconds; no single wait is drawn from more than [0, cap].
-        longest_retry_after: seconds; an interactive call that is told to wait
-            longer raises at once instead.
+        cap: seconds; a wait is never drawn from more than [0, cap].
+        longest_retry_after: seconds; an interactive call raises at once if the vendor asks
+            it to wait longer.
     """
 
     max_attempts: int | None = None
@@ -71,7 +71,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     def wait(self, failures: int) -> float:
-        """Seconds before the attempt that follows the *failures*-th failure.
+        """Return the seconds to wait after the *failures*-th failure.
 
         Exponential with full jitter:
         https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
@@ -86,7 +86,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Decision(Enum):
-    """What happens after an attempt.
+    """The next step after an attempt.
 
     Attributes:
         DONE: the response is the result.
@@ -108,15 +108,15 @@ class Decision(Enum):
 
 
 class RetryState(msgspec.Struct, kw_only=True, gc=False):
-    """What one call has been through so far.
+    """The attempts of one call so far.
 
     Attributes:
-        attempts: requests that were put on the wire, or were to be.
-        rate_limits: refusals by rate that were sat out.
-        retries: outcomes of any other kind that were repeated.
-        maybe_executed: whether an earlier request may have been carried out.
-        renewed: requests that were rejected for an expired token; they do not count
-            against `max_attempts`.
+        attempts: requests that were sent, or failed to be.
+        rate_limits: retries after a 429.
+        retries: retries after any other outcome.
+        maybe_executed: whether an earlier attempt may have been carried out.
+        renewed: attempts rejected for an expired token; they do not count against
+            `max_attempts`.
     """
 
     attempts: int = 0
@@ -126,26 +126,26 @@ class RetryState(msgspec.Struct, kw_only=True, gc=False):
     renewed: int = 0
 
     def may_retry_failure(self, policy: RetryPolicy) -> bool:
-        """May a failure be followed by another attempt?"""
+        """Return True if a failure may be retried."""
         most = policy.max_retries
         if most is None:
-            most = policy.max_attempts or _FAILURES
+            most = policy.max_attempts or _MAX_RETRIES
         return self.retries < most and self.has_attempts_left(policy)
 
     def may_retry_rate_limit(self, policy: RetryPolicy) -> bool:
-        """May a refusal by rate be sat out?"""
+        """Return True if a 429 may be retried."""
         most = policy.max_rate_limited
         if most is None:
-            most = policy.max_attempts or _REFUSALS
+            most = policy.max_attempts or _MAX_RATE_LIMITED
         return self.rate_limits < most and self.has_attempts_left(policy)
 
     def has_attempts_left(self, policy: RetryPolicy) -> bool:
-        """May any other request be made?"""
+        """Return True if `max_attempts` allows another request."""
         most = policy.max_attempts
         return most is None or self.attempts - self.renewed < most
 
     def note_failure(self, outcome: Outcome) -> None:
-        """Count *outcome*, which is to be repeated."""
+        """Count *outcome*, which will be retried."""
         self.retries += 1
         if isinstance(outcome, NoResponse):
             self.maybe_executed |= outcome.sent == "maybe"
@@ -156,39 +156,39 @@ class RetryState(msgspec.Struct, kw_only=True, gc=False):
 def decide(
     request: Request[object],
     outcome: Outcome,
-    meaning: ResponseKind,
-    tally: RetryState,
+    kind: ResponseKind,
+    state: RetryState,
     policy: RetryPolicy,
 ) -> Decision:
-    """What to do with *outcome*; *meaning* is the vendor's reading of an answer."""
+    """Return the next step after *outcome*, of a response of *kind*."""
     if isinstance(outcome, NoResponse):
-        return _decide_no_response(request, outcome, tally, policy)
-    if meaning is ResponseKind.SUCCESS:
+        return _decide_no_response(request, outcome, state, policy)
+    if kind is ResponseKind.SUCCESS:
         return Decision.DONE
-    if meaning is ResponseKind.RATE_LIMITED:
-        return Decision.RETRY_AFTER_PAUSE if tally.may_retry_rate_limit(policy) else Decision.FAIL
-    return _decide_response(request, outcome, tally, policy)
+    if kind is ResponseKind.RATE_LIMITED:
+        return Decision.RETRY_AFTER_PAUSE if state.may_retry_rate_limit(policy) else Decision.FAIL
+    return _decide_response(request, outcome, state, policy)
 
 
 def _decide_no_response(
-    request: Request[object], outcome: NoResponse, tally: RetryState, policy: RetryPolicy
+    request: Request[object], outcome: NoResponse, state: RetryState, policy: RetryPolicy
 ) -> Decision:
     if outcome.sent == "maybe" and not request.idempotent:
         return Decision.OUTCOME_UNKNOWN
     return (
-        Decision.RETRY if tally.may_retry_failure(policy) and not outcome.final else Decision.FAIL
+        Decision.RETRY if state.may_retry_failure(policy) and not outcome.final else Decision.FAIL
     )
 
 
 def _decide_response(
-    request: Request[object], outcome: Response, tally: RetryState, policy: RetryPolicy
+    request: Request[object], outcome: Response, state: RetryState, policy: RetryPolicy
 ) -> Decision:
-    if outcome.status == 404 and request.endpoint.method == "DELETE" and tally.maybe_executed:
+    if outcome.status == 404 and request.endpoint.method == "DELETE" and state.maybe_executed:
         return Decision.ALREADY_DELETED
     if outcome.status in _NOT_CARRIED_OUT:
-        return Decision.RETRY if tally.may_retry_failure(policy) else Decision.FAIL
+        return Decision.RETRY if state.may_retry_failure(policy) else Decision.FAIL
     if outcome.status not in _TRANSIENT:
         return Decision.FAIL
     if not request.idempotent:
-        return Decision.OUTCOME_UNKNOWN if outcome.status in _ANSWER_LOST else Decision.FAIL
-    return Decision.RETRY if tally.may_retry_failure(policy) else Decision.FAIL
+        return Decision.OUTCOME_UNKNOWN if outcome.status in _RESPONSE_LOST else Decision.FAIL
+    return Decision.RETRY if state.may_retry_failure(policy) else Decision.FAIL

@@ -67,7 +67,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeHandle:
-    """Returns the scope of one client; a scope is not evicted while a handle of it is alive.
+    """Returns the scope of one client. A scope with a live handle is not evicted.
 
     Args:
         find: finds or creates the scope at first use.
@@ -102,7 +102,7 @@ class ScopeHandle:
 
 
 class Scope:
-    """What all clients of one credential at one origin share.
+    """Queue, session and access token of one credential at one origin.
 
     Attributes:
         vendor: name of the vendor.

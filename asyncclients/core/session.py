@@ -29,7 +29,7 @@ _KEEPALIVE = 4.0
 """Seconds to keep an idle connection: common servers close theirs after 5."""
 _NO_COOKIES = SimpleCookie()
 _READ_SIZE = 2**16
-"""Most bytes per read: what aiohttp buffers before it pauses reading."""
+"""Most bytes per read: as many as aiohttp buffers before it pauses reading."""
 _SMALL_BODY = 2**14
 """Bytes that are written at once, however full the connection's buffer is."""
 

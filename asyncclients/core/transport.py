@@ -1,9 +1,9 @@
 """One attempt: a request on the wire, its timeout, and the meaning of aiohttp's exceptions.
 
 The permit is acquired in a client middleware, after aiohttp has built the request and
-before it takes a connection. A waiting call therefore holds no socket, and whatever sends a
-second request (a middleware of a borrowed session, aiohttp's own resend of a dropped GET,
-PUT or DELETE) passes here again. The resend is rejected: `retry.py` decides about retries.
+before it takes a connection. A waiting call holds no socket, and a second request passes
+here again. aiohttp resends a dropped GET, PUT or DELETE by itself: that resend is rejected,
+because `retry.py` decides about retries.
 
 aiohttp's exceptions end here. They contain the request with its headers, and their frames
 hold the credential. An attempt returns an `Outcome`; a cancellation passes on without its
@@ -140,7 +140,7 @@ class TimedTask(msgspec.Struct, eq=False, kw_only=True):
         return self.task is not None
 
     def expire(self) -> None:
-        """Cancel the task, unless the work has finished meanwhile."""
+        """Cancel the task, unless the work is finished."""
         if self.task is not None and not self.expired:
             self.expired = True
             self.task.cancel()
@@ -173,8 +173,8 @@ class Attempt(TimedTask, eq=False):
         on_sent: called with the seconds that the permit took.
         before_send: called before anything is sent; its result, if any, is awaited.
         permit: once it is granted.
-        sent: whether the request went on the wire.
-        stop_with: what is raised if aiohttp sends again.
+        sent: whether the request was sent.
+        stop_with: exception to raise if aiohttp sends again.
     """
 
     prepared: PreparedRequest
@@ -210,7 +210,7 @@ class Attempt(TimedTask, eq=False):
 
         Raises:
             DeadlineExceededError: before anything was sent.
-            ClientClosedError: the pool or its session was closed meanwhile.
+            ClientClosedError: the pool or its session was closed during the attempt.
         """
         request, deadline_at = self.prepared, self.permit_request.deadline_at
         # The deadline includes the time in the queue; the timeout starts with the permit.

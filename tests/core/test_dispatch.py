@@ -358,10 +358,10 @@ async def test_a_spent_quota_is_not_asked_again() -> None:
     """Waiting seconds does not help: one request, and the advice says so."""
     spent = http(429, b'{"message":"Limit Exceeded"}')
     async with serve(spent) as (server, client):
-        with pytest.raises(RateLimitedError, match="quota is spent") as caught:
+        with pytest.raises(RateLimitedError, match="quota is used up") as caught:
             await client.things.get()
         assert len(server.arrived) == 1
-        assert "waiting seconds will not help" in str(caught.value)
+        assert "a short wait will not help" in str(caught.value)
 
 
 # --- Deadlines ------------------------------------------------------------------------------

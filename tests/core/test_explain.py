@@ -26,7 +26,7 @@ async def test_a_call_that_need_not_wait() -> None:
     """Nothing in the way: no reasons, no seconds."""
     told = explain(scope(Limiter((Quota(2, 1.0),))), Priority.INTERACTIVE, 0.0)
     assert (told.seconds, told.ahead, told.reasons) == (0.0, 0, ())
-    assert str(told) == "intouch: a call made now goes out at once"
+    assert str(told) == "intouch: a call made now is sent at once"
 
 
 @pytest.mark.virtual_time
@@ -48,7 +48,7 @@ async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> No
     limiter = Limiter((Quota(1, 10.0),), admission="exact")
     limiter.acquire(0.0)
     (reason,) = explain(scope(limiter), Priority.INTERACTIVE, 0.0).reasons
-    assert reason.endswith("(1 by this pool); a slot opens when an answer comes in")
+    assert reason.endswith("(1 by this pool); a slot opens when a response arrives")
 
 
 @pytest.mark.virtual_time
@@ -58,9 +58,9 @@ async def test_a_pause_and_its_cause_are_named() -> None:
     permit = limiter.acquire(0.0)
     limiter.on_response(permit, 0.0, RateLimitInfo(is_rate_limited=True, retry_after=30.0))
     told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
-    assert told.reasons[0] == "the vendor refused by rate, so nothing is sent for 30 s"
+    assert told.reasons[0] == "the vendor has rate-limited the scope: nothing is sent for 30 s"
     assert told.seconds >= 30
-    assert "goes out in about" in str(told)
+    assert "is sent in about" in str(told)
 
 
 @pytest.mark.virtual_time
@@ -74,9 +74,9 @@ async def test_others_on_the_same_quota_are_named() -> None:
     told = explain(scope(limiter), Priority.INTERACTIVE, 0.0)
     full, others = told.reasons
     assert full == (
-        "the quota of 10 per 60 s is used up (1 by this pool, 9 by others); a slot opens in 60 s"
+        "the quota of 10 per 60 s is used up (1 by this pool, 9 by other clients); a slot opens in 60 s"
     )
-    assert others.startswith("others use the same quota, at ")
+    assert others.startswith("other clients use the same quota, ")
 
 
 @pytest.mark.virtual_time
@@ -90,8 +90,8 @@ async def test_the_queue_is_counted_by_priority() -> None:
         await asyncio.sleep(0.1)
         told, later = intouch.explain(), patient.explain()
         assert (told.ahead, later.ahead) == (3, 5)
-        assert told.reasons[0] == "3 calls wait before it (3 interactive)"
-        assert later.reasons[0] == "5 calls wait before it (3 interactive, 2 background)"
+        assert told.reasons[0] == "3 calls are queued before it (3 interactive)"
+        assert later.reasons[0] == "5 calls are queued before it (3 interactive, 2 background)"
         assert told.seconds == intouch.eta(1)
         await asyncio.gather(*calls)
 
@@ -114,6 +114,6 @@ async def test_crowding_is_named_where_the_quota_has_room() -> None:
             call.cancel()
         await asyncio.wait(calls)
     assert reasons == (
-        "2 requests are in flight, as many as max_in_flight allows",
-        "the pool has 2 requests in flight, as many as max_connections allows",
+        "2 requests are in flight, the maximum of max_in_flight",
+        "the pool has 2 requests in flight, the maximum of max_connections",
     )

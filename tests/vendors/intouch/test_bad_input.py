@@ -93,7 +93,7 @@ CASES: dict[str, tuple[Fault, Call, type[AsyncClientsError], str]] = {
         status(429, b'{"message": "Limit Exceeded"}'),
         read,
         RateLimitedError,
-        "waiting seconds will not help",
+        "a short wait will not help",
     ),
 }
 
