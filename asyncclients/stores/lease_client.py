@@ -52,7 +52,7 @@ _MAX_SLOTS = 512
 _UNKNOWN_EPOCH = "?"
 """Name of no log: reports that the log's entries look older than they are."""
 _NO_SHARE_HEARTBEAT = 0.1
-"""Seconds between two heartbeats of a process that has no block."""
+"""Seconds to the second heartbeat of a process that has no block; doubled after each, up to `HEARTBEAT`."""
 _SPACED_BURST = 1.25
 """Burst where calls are spaced evenly: a call that is slightly late does not delay the next."""
 _RETRY_AFTER_ERROR = 0.05
@@ -182,6 +182,7 @@ class SyncState:
         self.membership = NO_MEMBERS
         self.is_idle = False
         self._share_held: Block = NONE
+        self._share_retry = _NO_SHARE_HEARTBEAT
         self._renew_at = -math.inf
         self.last_response_at = self.heartbeat_at = -math.inf
         self.accepted = self.rejected = 0
@@ -330,8 +331,11 @@ class SyncState:
             )
             if not contains(self._share_held, request.share_held):
                 self.heartbeat_at = received_at  # confirm it, so that others can get the rest
-            elif not response.size:
-                self.heartbeat_at = min(self.heartbeat_at, received_at + _NO_SHARE_HEARTBEAT)
+            elif response.size or request.idle:
+                self._share_retry = _NO_SHARE_HEARTBEAT
+            else:
+                self.heartbeat_at = min(self.heartbeat_at, received_at + self._share_retry)
+                self._share_retry = min(2 * self._share_retry, HEARTBEAT)
         elif response.share_wanted:
             self.heartbeat_at = received_at
 
