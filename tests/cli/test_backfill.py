@@ -114,7 +114,7 @@ async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path)
         (["push", "intouch.contacts.list", "x.csv"], "has no argument for a row"),
         (["push", "intuch.contacts", "x.csv"], "there is no vendor 'intuch'"),
         (["push", "intouch.external_programs", "x.csv"], "--with NAME=VALUE"),
-        (["push", "intouch.tags", "x.csv", "--state", "x.csv"], "is not a state file"),
+        (["push", "intouch.tags", "x.csv", "--state", "x.csv"], "cannot be its state file"),
         (
             ["push", "intouch.tags", "x.csv", "--state", "no/state"],
             "in a directory that does not exist",

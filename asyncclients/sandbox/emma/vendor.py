@@ -1,8 +1,12 @@
-"""The pretend Emma: 180 requests in any minute, per key; beyond it **403**.
+"""The mock of Emma: 180 requests per minute and key, rejected with **403**.
 
-The login is HTTP Basic, public key and private key. A wrong key is a 401 and a
-strange account a 403 without the words "Rate Limit Exceeded": only the text
-tells the two kinds of 403 apart.
+The login is HTTP Basic with public and private key. A wrong key is a 401, and an unknown account a
+403 without the text "Rate Limit Exceeded": only the text distinguishes the two kinds of 403.
+
+A create takes at most ten touchpoints and stores all or none: the manual does not specify the
+effect of an invalid item among valid ones. An unknown email becomes a member. Lists and single
+touchpoints have no `touchpoint_id` and `attributes`, as in the manual's samples: only the
+response to a create has the ids. Deleting a touchpoint type deletes its touchpoints.
 """
 
 from __future__ import annotations
@@ -11,15 +15,215 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, Vendor
+from asyncclients.sandbox.vendor import (
+    RefusedError,
+    Reply,
+    Route,
+    SandboxRequest,
+    Vendor,
+    as_array,
+    as_object,
+)
 
-from . import touchpoints, types
-from .state import EmmaState
+from .state import EmmaState, Row, read_time, stamp
 
 if TYPE_CHECKING:
     from random import Random
 
     from asyncclients.sandbox.limits import ServerLimit
+
+
+def refused(status: int, message: str) -> RefusedError:
+    """A no with *message*."""
+    return RefusedError(Reply.json(status, {"error": message}))
+
+
+def body_of(call: SandboxRequest) -> Row:
+    """The JSON object in the body; RefusedError 400 when there is none."""
+    try:
+        body = as_object(call.json()) if call.media_type == "application/json" else None
+    except ValueError:
+        body = None
+    if body is None:
+        raise refused(400, "The body must be a JSON object")
+    return body
+
+
+def number_of(text: str) -> int | None:
+    """The id that a part of a path means."""
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def deleted(state: EmmaState) -> Reply:
+    """The answer to a DELETE, in the form on order."""
+    if state.delete_reply == "true":
+        return Reply.json(200, value=True)
+    return Reply(200 if state.delete_reply == "empty" else 204)
+
+
+def _found_type(state: EmmaState, call: SandboxRequest) -> Row:
+    row = state.types.get(number_of(call.ids[1]) or 0)
+    if row is None:
+        raise refused(404, "No touchpoint type with that ID")
+    return row
+
+
+def _type_names(state: EmmaState, call: SandboxRequest, own: Row | None = None) -> Row:
+    body = body_of(call)
+    names: Row = {name: body.get(name) for name in ("display_name", "type_name")}
+    if not all(isinstance(value, str) and value for value in names.values()):
+        raise refused(400, "type_name and display_name are required")
+    for row in state.types.values():
+        if row["type_name"] == names["type_name"] and row is not own:
+            raise refused(400, "The touchpoint type already exists")
+    return names
+
+
+def _create_type(state: EmmaState, call: SandboxRequest) -> Reply:
+    row: Row = {"account_id": state.account_id, "created_at": stamp(call.time)}
+    row |= _type_names(state, call)
+    row["touchpoint_type_id"] = number = state.new_id()
+    state.types[number] = row
+    return Reply.json(200, state.shown(row))
+
+
+def _list_types(state: EmmaState, call: SandboxRequest) -> Reply:
+    del call
+    return Reply.json(200, [state.shown(row) for row in state.types.values()])
+
+
+def _get_type(state: EmmaState, call: SandboxRequest) -> Reply:
+    return Reply.json(200, state.shown(_found_type(state, call)))
+
+
+def _update_type(state: EmmaState, call: SandboxRequest) -> Reply:
+    row = _found_type(state, call)
+    row.update(_type_names(state, call, row))
+    return Reply.json(200, state.shown(row))
+
+
+def _delete_type(state: EmmaState, call: SandboxRequest) -> Reply:
+    number = _found_type(state, call)["touchpoint_type_id"]
+    for key in [k for k, t in state.touchpoints.items() if t["touchpoint_type_id"] == number]:
+        del state.touchpoints[key]
+    del state.types[int(call.ids[1])]
+    return deleted(state)
+
+
+TYPE_ROUTES: list[Route[EmmaState]] = [
+    Route("POST", "/{account_id}/touchpoints", _create_type),
+    Route("GET", "/{account_id}/touchpoints", _list_types),
+    Route("GET", "/{account_id}/touchpoints/{touchpoint_type_id}", _get_type),
+    Route("PUT", "/{account_id}/touchpoints/{touchpoint_type_id}", _update_type),
+    Route("DELETE", "/{account_id}/touchpoints/{touchpoint_type_id}", _delete_type),
+]
+
+
+MOST = 10
+
+
+def _create_touchpoints(state: EmmaState, call: SandboxRequest) -> Reply:
+    items = as_array(body_of(call).get("touchpoints"))
+    if not items:
+        raise refused(400, "No touchpoints provided")
+    if len(items) > MOST:
+        raise refused(400, f"At most {MOST} touchpoints can be created at once")
+    checked = [_checked(state, as_object(item)) for item in items]
+    rows = [_stored(state, call, item) for item in checked]
+    return Reply.json(200, [state.shown(row) for row in rows])
+
+
+def _checked(state: EmmaState, item: Row | None) -> Row:
+    if item is None:
+        raise refused(400, "A touchpoint must be a JSON object")
+    timestamp = item.get("touchpoint_timestamp")
+    if timestamp is not None and read_time(timestamp) is None:
+        raise refused(400, "touchpoint_timestamp is not a datetime")
+    value = item.get("touchpoint_monetary_value")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise refused(400, "touchpoint_monetary_value is not a number")
+    if item.get("attributes") is not None and as_object(item["attributes"]) is None:
+        raise refused(400, "attributes is not a JSON object")
+    if not isinstance(item.get("mailing_id", 0), int | None):
+        raise refused(400, "mailing_id is not an integer")
+    _check_member(state, item)
+    return {**item, "touchpoint_type_id": _type_id(state, item)}
+
+
+def _check_member(state: EmmaState, item: Row) -> None:
+    member_id, email = item.get("member_id"), item.get("email")
+    if member_id is None and not (isinstance(email, str) and "@" in email):
+        raise refused(400, "member_id or email is required")
+    if member_id is not None and member_id not in state.members:
+        raise refused(400, "No member with that ID")
+
+
+def _type_id(state: EmmaState, item: Row) -> object:
+    number, name = item.get("touchpoint_type_id"), item.get("type_name")
+    if number is not None and number in state.types:
+        return number
+    for row in state.types.values():
+        if number is None and name is not None and row["type_name"] == name:
+            return row["touchpoint_type_id"]
+    raise refused(400, "An existing touchpoint_type_id or type_name is required")
+
+
+def _stored(state: EmmaState, call: SandboxRequest, item: Row) -> Row:
+    now = stamp(call.time)
+    member_id = item.get("member_id") or state.add_member(str(item["email"]))
+    number = state.new_id()
+    state.touchpoints[number] = {
+        "account_id": state.account_id,
+        "attributes": item.get("attributes"),
+        "touchpoint_timestamp": read_time(item.get("touchpoint_timestamp")) or now,
+        "touchpoint_id": number,
+        "touchpoint_type_id": item["touchpoint_type_id"],
+        "touchpoint_monetary_value": item.get("touchpoint_monetary_value"),
+        "inserted_at": now,
+        "mailing_id": item.get("mailing_id"),
+        "member_id": member_id,
+    }
+    return state.touchpoints[number]
+
+
+def _list_touchpoints(state: EmmaState, call: SandboxRequest) -> Reply:
+    member_id = number_of(call.ids[1])
+    if member_id not in state.members:
+        raise refused(404, "No member with that ID")
+    rows = [row for row in state.touchpoints.values() if row["member_id"] == member_id]
+    return Reply.json(200, [state.shown(row, "touchpoint_id", "attributes") for row in rows])
+
+
+def _found_touchpoint(state: EmmaState, call: SandboxRequest) -> Row:
+    row = state.touchpoints.get(number_of(call.ids[1]) or 0)
+    if row is None:
+        raise refused(404, "No touchpoint with that ID")
+    return row
+
+
+def _get_touchpoint(state: EmmaState, call: SandboxRequest) -> Reply:
+    return Reply.json(
+        200, state.shown(_found_touchpoint(state, call), "touchpoint_id", "attributes")
+    )
+
+
+def _delete_touchpoint(state: EmmaState, call: SandboxRequest) -> Reply:
+    _found_touchpoint(state, call)
+    del state.touchpoints[int(call.ids[1])]
+    return deleted(state)
+
+
+# Before the routes of the types: `/touchpoints/members` must not read as a type's id.
+TOUCHPOINT_ROUTES: list[Route[EmmaState]] = [
+    Route("POST", "/{account_id}/touchpoints/members", _create_touchpoints),
+    Route("GET", "/{account_id}/touchpoints/members/{member_id}", _list_touchpoints),
+    Route("GET", "/{account_id}/touchpoints/members/touchpoints/{touchpoint_id}", _get_touchpoint),
+    Route(
+        "DELETE",
+        "/{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
+        _delete_touchpoint,
+    ),
+]
 
 
 class Emma(Vendor[EmmaState]):
@@ -29,7 +233,7 @@ class Emma(Vendor[EmmaState]):
     quota: ClassVar[tuple[float, float] | None] = (180, 60.0)
 
     def __init__(self, random: Random) -> None:
-        super().__init__(EmmaState(random), [*touchpoints.ROUTES, *types.ROUTES])
+        super().__init__(EmmaState(random), [*TOUCHPOINT_ROUTES, *TYPE_ROUTES])
 
     def issue(self, random: Random) -> dict[str, str]:
         public, private = (f"{random.getrandbits(80):020x}" for _ in range(2))

@@ -1,26 +1,140 @@
-"""The pretend Totango: 100 requests in each minute of its clock, per token.
+"""The mock of Totango: 100 requests per minute and token, counted in fixed windows of its clock.
 
-Each answer tells what is left: RateLimit-Limit, -Remaining, and -Reset in
-seconds until the counter is set back. A 429 declares JSON and is bare text.
-A create tells the note's id alone; the event's id is in the list of events.
+Each response has RateLimit-Limit, -Remaining, and -Reset in seconds until the counter is reset. A
+429 declares JSON but is plain text. The response to a create has the note's id only; the event's
+id is in the list of events.
+
+Bodies are forms, as in the manual's samples, or JSON, which "is supported". Lists in a form have
+bracketed indexes, `touchpoint_tags[0]=...`. An invalid field is a 400 with a message. Stricter
+than any known rule: a `create_date` too small to be in milliseconds is rejected, and so is an
+id that is not in the catalogues.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import parse_qsl
 
 from asyncclients.sandbox.limits import FixedWindow
-from asyncclients.sandbox.vendor import RefusedError, Reply, Route, SandboxRequest, Vendor
+from asyncclients.sandbox.vendor import (
+    RefusedError,
+    Reply,
+    Route,
+    SandboxRequest,
+    Vendor,
+    as_array,
+    as_object,
+)
 
-from .fields import check, fields_of, refused
 from .state import Row, TotangoState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from random import Random
 
     from asyncclients.sandbox.limits import ServerLimit
+
+
+LONGEST_CONTENT = 12_000
+_INDEXED = re.compile(r"(\w+)\[\d*\](?:\[(\w+)\])?\Z")
+_EARLIEST_MS = 10**11  # March 1973; a number below it was meant in seconds
+
+
+def refused(status: int, message: str) -> RefusedError:
+    """A no with *message*."""
+    return RefusedError(Reply.json(status, {"message": message}))
+
+
+def fields_of(call: SandboxRequest) -> Row:
+    """The fields of the body; RefusedError when it is neither form nor JSON object."""
+    if call.media_type == "application/json":
+        try:
+            body = as_object(call.json())
+        except ValueError:
+            body = None
+        if body is None:
+            raise refused(400, "The body is not a JSON object")
+        return body
+    if call.media_type == "application/x-www-form-urlencoded":
+        return _form(call.body)
+    raise refused(415, "Send a form or JSON")
+
+
+def _form(body: bytes) -> Row:
+    fields: Row = {}
+    for name, value in parse_qsl(body.decode(), keep_blank_values=True):
+        indexed = _INDEXED.match(name)
+        if indexed is None:
+            fields[name] = _plain(name, value)
+            continue
+        items = as_array(fields.setdefault(indexed[1], []))
+        if items is None:
+            raise refused(400, f"{indexed[1]} comes both as one value and as a list")
+        items.append({indexed[2]: value} if indexed[2] else value)
+    return fields
+
+
+def _plain(name: str, value: str) -> object:
+    if name == "create_date" and value.lstrip("-").isdigit():
+        return int(value)
+    if name == "disable_sync" and value in {"true", "false"}:
+        return value == "true"
+    return value
+
+
+def check_fields(state: TotangoState, fields: Row, *, required: tuple[str, ...]) -> None:
+    """RefusedError 400 when a field breaks its rule or a *required* one is missing."""
+    for name in required:
+        if not fields.get(name):
+            raise refused(400, f"{name} is required")
+    for name, rule in _RULES.items():
+        if fields.get(name) is not None and not rule(state, fields[name]):
+            raise refused(400, f"{name} is not valid")
+    account = fields.get("account_id")
+    if account is not None and state.accounts is not None and account not in state.accounts:
+        raise refused(400, "Account not found")
+
+
+def _is_text(state: TotangoState, value: object) -> bool:
+    del state
+    return isinstance(value, str)
+
+
+def _is_content(state: TotangoState, value: object) -> bool:
+    del state
+    return isinstance(value, str) and len(value) <= LONGEST_CONTENT
+
+
+def _is_date(state: TotangoState, value: object) -> bool:
+    del state
+    return isinstance(value, int) and not isinstance(value, bool) and value >= _EARLIEST_MS
+
+
+def _are_people(state: TotangoState, value: object) -> bool:
+    del state
+    people = [as_object(person) for person in as_array(value) or [None]]
+    return all(person is not None and {"userId", "userid"} & person.keys() for person in people)
+
+
+def _are_tags(state: TotangoState, value: object) -> bool:
+    tags = as_array(value)
+    return tags is not None and all(tag in state.touchpoint_tags for tag in tags)
+
+
+_RULES: dict[str, Callable[[TotangoState, object], bool]] = {
+    "account_id": _is_text,
+    "content": _is_content,
+    "activity_type_id": lambda state, value: value in state.activity_types,
+    "created_by": _is_text,
+    "create_date": _is_date,
+    "disable_sync": lambda _, value: isinstance(value, bool),
+    "touchpointType": lambda state, value: value in state.touchpoint_types,
+    "touchpoint_tags": _are_tags,
+    "participantList": _are_people,
+    "subject": _is_text,
+}
 
 
 def _note(state: TotangoState, call: SandboxRequest) -> Row:
@@ -44,7 +158,7 @@ def _created(state: TotangoState, note: Row) -> Reply:
 
 def _create(state: TotangoState, call: SandboxRequest) -> Reply:
     fields = fields_of(call)
-    check(state, fields, required=("account_id", "content"))
+    check_fields(state, fields, required=("account_id", "content"))
     fields.setdefault("create_date", int(call.time.timestamp() * 1000))
     number = state.new_note_id()
     note = {**fields, "note_id": number, "event_id": state.new_event_id()}
@@ -54,7 +168,7 @@ def _create(state: TotangoState, call: SandboxRequest) -> Reply:
 
 def _update(state: TotangoState, call: SandboxRequest) -> Reply:
     note, fields = _note(state, call), fields_of(call)
-    check(state, fields, required=())
+    check_fields(state, fields, required=())
     for name in ("note_id", "event_id", "account_id"):
         if name in fields and str(fields.pop(name)) != str(note[name]):
             raise refused(400, f"{name} does not belong to this touchpoint")
