@@ -28,7 +28,7 @@ _INVALID = re.compile(
     r"invalid[ _-]?token|(?:token|jwt)(?:[\W_].{0,60}?|)expired|expired[ _-](?:\w+[ _-])?token",
     re.IGNORECASE | re.DOTALL,
 )
-"""Texts by which servers report an invalid or expired token."""
+"""Matches the text of an error about an invalid or expired token."""
 _CHALLENGE_ERROR = re.compile(r'\berror\s*=\s*"?([\w.-]+)', re.IGNORECASE)
 
 
@@ -76,8 +76,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         value: the token itself.
         authorization: value of the header.
-        expires_at: loop time from which it is no longer used.
-        refresh_at: loop time from which a new one is requested while this one is still used.
+        expires_at: loop time of its expiry; it is not used later.
+        refresh_at: loop time to request a new one; this one is used until that arrives.
     """
 
     value: Secret

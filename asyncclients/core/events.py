@@ -38,7 +38,7 @@ logger = logging.getLogger("asyncclients")
 logger.addHandler(logging.NullHandler())
 
 _LONG_PAUSE = 10.0
-"""Seconds from which a pause is logged as a WARNING."""
+"""Seconds; a pause of at least this length is logged as a WARNING."""
 
 
 class CallStarted(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,11 +19,11 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def attempt(alarm: AttemptTimeouts, allowed: float, needed: float) -> str:
+async def attempt(timeouts: AttemptTimeouts, allowed: float, needed: float) -> str:
     """Work for *needed* seconds, of which *allowed* are allowed; how and when it ended."""
     began, how = now(), "done"
     timed = begun()
-    alarm.schedule(timed, began + allowed)
+    timeouts.schedule(timed, began + allowed)
     try:
         await asyncio.sleep(needed)
         timed.finish()
@@ -32,7 +32,7 @@ async def attempt(alarm: AttemptTimeouts, allowed: float, needed: float) -> str:
             raise
         how = "late"
     finally:
-        alarm.cancel(timed)
+        timeouts.cancel(timed)
     return f"{how} after {now() - began:g}"
 
 
@@ -43,9 +43,9 @@ def timers() -> int:
 
 async def test_each_attempt_has_its_own_time() -> None:
     """Each one ends when its own time is over, in whatever order they began."""
-    alarm = AttemptTimeouts()
+    timeouts = AttemptTimeouts()
     works = [(5.0, 9.0), (2.0, 9.0), (3.0, 1.0), (2.0, 9.0), (7.0, 6.5)]
-    ends = await asyncio.gather(*(attempt(alarm, *work) for work in works))
+    ends = await asyncio.gather(*(attempt(timeouts, *work) for work in works))
     assert ends == [
         "late after 5",
         "late after 2",
@@ -57,33 +57,33 @@ async def test_each_attempt_has_its_own_time() -> None:
 
 async def test_one_timer_serves_all() -> None:
     """A thousand attempts under way are one timer, and none once the last due one is past."""
-    alarm = AttemptTimeouts()
+    timeouts = AttemptTimeouts()
     before = timers()
-    alarmed = [begun() for _ in range(1000)]
-    for timed in alarmed:
-        alarm.schedule(timed, now() + 10)
+    timed_tasks = [begun() for _ in range(1000)]
+    for timed in timed_tasks:
+        timeouts.schedule(timed, now() + 10)
     assert timers() == before + 1
-    for timed in alarmed:
-        alarm.cancel(timed)
+    for timed in timed_tasks:
+        timeouts.cancel(timed)
     await asyncio.sleep(11)
     assert timers() == before
 
 
 async def test_time_that_was_given_anew() -> None:
     """The last instant that was set is the one that counts, earlier or later."""
-    alarm, timed = AttemptTimeouts(), begun()
+    timeouts, timed = AttemptTimeouts(), begun()
     began = now()
-    alarm.schedule(timed, began + 1)
-    alarm.schedule(timed, began + 5)
+    timeouts.schedule(timed, began + 1)
+    timeouts.schedule(timed, began + 5)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.sleep(9)
     assert (timed.finish(), now() - began) == (True, 5)
 
 
 async def test_what_is_over_is_not_cancelled() -> None:
-    """An attempt that is over is never rung, even if nobody said so to the alarm."""
-    alarm, timed = AttemptTimeouts(), begun()
-    alarm.schedule(timed, now() + 1)
+    """A finished attempt is not cancelled, even if it was not removed from the timeouts."""
+    timeouts, timed = AttemptTimeouts(), begun()
+    timeouts.schedule(timed, now() + 1)
     assert timed.finish() is False
     await asyncio.sleep(2)
     assert timed.expired is False
@@ -91,9 +91,9 @@ async def test_what_is_over_is_not_cancelled() -> None:
 
 async def test_a_callers_cancellation_passes() -> None:
     """Who cancels the task gets its cancellation, also in the instant of the timeout."""
-    alarm = AttemptTimeouts()
+    timeouts = AttemptTimeouts()
     for at in (0.5, 1.0):
-        task = asyncio.create_task(attempt(alarm, 1.0, 9.0))
+        task = asyncio.create_task(attempt(timeouts, 1.0, 9.0))
         asyncio.get_running_loop().call_later(at, task.cancel)
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -101,12 +101,12 @@ async def test_a_callers_cancellation_passes() -> None:
 
 async def test_a_callers_timeout_passes() -> None:
     """A shorter `asyncio.timeout` around it is the caller's, and nothing is left cancelled."""
-    alarm = AttemptTimeouts()
+    timeouts = AttemptTimeouts()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1):
-            await attempt(alarm, 2.0, 9.0)
+            await attempt(timeouts, 2.0, 9.0)
     async with asyncio.timeout(3):
-        assert await attempt(alarm, 2.0, 9.0) == "late after 2"
+        assert await attempt(timeouts, 2.0, 9.0) == "late after 2"
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0

@@ -254,7 +254,7 @@ async def test_closing_ends_the_wait() -> None:
     await cache.aclose()
 
 
-async def test_the_request_runs_in_nobodys_lane() -> None:
+async def test_token_request_runs_in_an_empty_context() -> None:
     """A backfill's need for a token does not make all others wait behind the backfill."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)

@@ -24,7 +24,7 @@ CUT_JOBS: Final = "hardening/test_interruptions.py::test_interrupted_job_resumes
 TRANSPORT: Final = "core/test_transport.py::test_"
 LIMITER: Final = "ratelimit/test_limiter.py::test_"
 SCHEDULER: Final = "ratelimit/test_scheduler.py::test_"
-DISPATCH: Final = "core/test_dispatch.py::test_"
+DISPATCH: Final = "core/test_call.py::test_"
 TOKENS: Final = "core/test_tokens.py::test_"
 UPSTREAM: Final = "core/test_upstream.py::test_"
 POOL: Final = "core/test_pool.py::test_"
@@ -264,7 +264,7 @@ LIFE: Final = (
            ("stores/test_files.py::test_slow_disk_does_not_block_the_loop",)),
     Hazard(72, "Context of one caller in another's call", "Each call runs in the context of its caller.",
            (*tests(DISPATCH, "each_call_runs_in_its_caller_s_context"),
-            *tests(TOKENS, "the_request_runs_in_nobodys_lane"))),
+            *tests(TOKENS, "token_request_runs_in_an_empty_context"))),
     Hazard(73, "Other loops and builds of Python",
            "Only the virtual clock of the tests uses private names of asyncio's loop; the suites also "
            "run on uvloop and in debug mode.",

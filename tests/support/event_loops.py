@@ -23,7 +23,7 @@ SUITES: Final = frozenset(
     {
         "backfill/test_pull.py",
         "backfill/test_push.py",
-        "core/test_alarm.py",
+        "core/test_attempt_timeouts.py",
         "core/test_pool.py",
         "core/test_timeouts.py",
         "hardening/test_loops.py",

@@ -414,7 +414,7 @@ async def test_a_deadline_bounds_the_whole_call() -> None:
 # --- Lanes, headers, what is told -----------------------------------------------------------
 
 
-async def test_a_lane_makes_calls_patient() -> None:
+async def test_call_context_lowers_the_priority() -> None:
     """Inside the block an interactive client's calls wait behind other interactive ones."""
     order: list[str] = []
     async with serve(FINE, quota=Quota(1, 1.0)) as (_, client):
