@@ -105,18 +105,13 @@ class Unlimited:
 class Blocked(Unlimited):
     """Nothing is sent until the store is back."""
 
-    description = "nothing is sent"
+    def __init__(self, description: str = "nothing is sent") -> None:
+        self.description = description
 
     def next_permit_at(self, now: float) -> float:
         """Return infinity."""
         del now
         return math.inf
-
-
-class NoShare(Blocked):
-    """Nothing is sent until the store is back, because this process has no block."""
-
-    description = "nothing is sent, since this process was not given a share"
 
 
 class StaticShare:
@@ -198,7 +193,7 @@ def fallback_policy(
 ) -> FallbackPolicy:
     """Return the share of one process; slots granted before *now* are over at *leases_end*."""
     if not membership.size or now >= membership.until:
-        return NoShare()
+        return Blocked("nothing is sent, since this process was not given a share")
     if not quotas:
         return Unlimited()
     start, size, member_count = membership.start, membership.size, membership.member_count

@@ -53,7 +53,7 @@ def script_arguments(request: LeaseRequest) -> list[bytes]:
 
 def load_script() -> str:
     """Return the source of `quota_log.lua`."""
-    return files(__package__).joinpath("quota_log.lua").read_text("utf-8")
+    return files(__name__.rpartition(".")[0]).joinpath("quota_log.lua").read_text("utf-8")
 
 
 class RedisLimits:

@@ -15,8 +15,8 @@ from asyncclients.ratelimit.window import Permit
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.fallback import (
+    Blocked,
     Membership,
-    NoShare,
     StaticShare,
     TimeSlots,
     fallback_policy,
@@ -219,7 +219,7 @@ def test_quotas_of_other_programs_apply_in_an_outage() -> None:
     assert isinstance(
         fallback_policy(quotas, membership((0, UNIT // 4)), clock, 0.0, 0.3), TimeSlots
     )
-    assert isinstance(fallback_policy(quotas, membership(NONE), clock, 0.0, 0.3), NoShare)
+    assert isinstance(fallback_policy(quotas, membership(NONE), clock, 0.0, 0.3), Blocked)
 
 
 # --- Processes, a vendor and a store in virtual time -----------------------------------------
