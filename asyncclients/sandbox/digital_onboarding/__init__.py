@@ -1,4 +1,4 @@
-"""A pretend vendor: DigitalOnboarding."""
+"""The mock of Digital Onboarding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pretend Digital Onboarding holds, tokens included."""
+"""The data of the mock of Digital Onboarding, including tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OBJECTIVES = ("debit-card-activation", "direct-deposit", "online-banking", "est
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token: whose it is, and until when it is good, in the loop's time."""
+    """An access token of a client, valid until `expires_at` of loop time."""
 
     client_id: str
     expires_at: float
@@ -28,12 +28,11 @@ class Token:
 class DigitalOnboardingState:
     """One Digital Onboarding team.
 
-    `clients` are secrets by client id; one that arrives in a query string moves
-    to `revoked` for good. A token lives `lifetime` seconds, whatever it says:
-    `expires_in` is what the reply claims, None to leave it out. `token_requests`
-    counts the tokens granted. `rejection` is where a 401 says `invalid_token`:
-    in its "body", in the WWW-Authenticate "header", or nowhere ("unreadable").
-    `wire_form` wraps templates and objectives in an object, or does not.
+    `clients` are secrets by client id; one that arrives in a query string moves to `revoked`
+    permanently. A token is valid for `lifetime` seconds, independently of `expires_in`, the value
+    in the response (None to omit it). `token_requests` counts the granted tokens. `rejection` is
+    the place of `invalid_token` in a 401: the "body", the WWW-Authenticate "header", or none
+    ("unreadable"). `wire_form` is "wrapped" if templates and objectives are in an object.
     """
 
     def __init__(self, random: Random) -> None:
@@ -58,11 +57,11 @@ class DigitalOnboardingState:
         ]
 
     def new_uuid(self) -> str:
-        """A fresh UUID of version 4."""
+        """Return a new UUID of version 4."""
         return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
     def grant(self, client_id: str, now: float) -> str:
-        """A new token for *client_id*."""
+        """Return a new token for *client_id*."""
         for token in [t for t, held in self.tokens.items() if held.expires_at <= now]:
             del self.tokens[token]
         token = f"{self._random.getrandbits(256):064x}"
@@ -71,21 +70,21 @@ class DigitalOnboardingState:
         return token
 
     def owner(self, token: str, now: float) -> str | None:
-        """Whose *token* is; None when it has expired or never was."""
+        """Return the client of *token*, or None if it has expired or is unknown."""
         held = self.tokens.get(token)
         return held.client_id if held and now < held.expires_at else None
 
     def revoke_tokens(self) -> None:
-        """End every token at once, also for calls that are on their way."""
+        """Revoke all tokens, also for requests that are in flight."""
         self.tokens.clear()
 
     def revoke_client(self, client_id: str) -> None:
-        """End *client_id*, its secret and its tokens."""
+        """Revoke *client_id* with its secret and tokens."""
         self.clients.pop(client_id, None)
         self.revoked.add(client_id)
         self.tokens = {t: h for t, h in self.tokens.items() if h.client_id != client_id}
 
 
 def stamp(time: datetime) -> str:
-    """*time* in ISO 8601 with Z."""
+    """Return *time* in ISO 8601 with Z."""
     return f"{time.replace(tzinfo=None).isoformat(timespec='seconds')}Z"

@@ -112,7 +112,7 @@ def _upsert_many(
 
 
 def check_contact(state: DigitalOnboardingState, contact: Row) -> None:
-    """RefusedError 422 when a field of *contact* has a wrong type or value."""
+    """Raise RefusedError (422) if a field of *contact* has a wrong type or value."""
     keys = {str(objective["key"]) for objective in state.objectives}
     errors: dict[str, object] = {}
     for name, value in contact.items():
@@ -156,7 +156,7 @@ def _template_of(contact: Row) -> object:
 def save_contact(
     state: DigitalOnboardingState, call: SandboxRequest, given: Row
 ) -> tuple[Row, bool]:
-    """Insert or update the contact *given*; the contact, and whether it is new."""
+    """Insert or update the contact *given*; return it, and whether it is new."""
     unique_id = str(given.get("unique_id") or given.get("email") or state.new_uuid())
     old, now = state.contacts.get(unique_id), stamp(call.time)
     born: Row = {**dict.fromkeys(TEXTS), **dict.fromkeys(FLAGS, False), "meta_public": {}}
@@ -180,7 +180,7 @@ def _have_journey(state: DigitalOnboardingState, unique_id: str, template: objec
 
 
 def start_journey(state: DigitalOnboardingState, unique_id: str, fields: Row) -> Row:
-    """A journey for the contact, kept under its slug."""
+    """Create a journey for the contact."""
     number, slug = state.new_uuid(), state.new_uuid()[:8]
     url = f"https://journeys.example.com/{slug}"
     journey: Row = {"id": number, "slug": slug, "web_client_url": url, "unique_id": unique_id}
@@ -194,14 +194,14 @@ def _token_error(status: int, error: str) -> RefusedError:
 
 
 def revoke_if_in_query(state: DigitalOnboardingState, call: SandboxRequest) -> None:
-    """Revoke a client whose id and secret stand in the query string of *call*."""
+    """Revoke a client whose id and secret are in the query string of *call*."""
     client_id = call.query.get("client_id", "")
     if client_id in state.clients and "client_secret" in call.query:
         state.revoke_client(client_id)
 
 
 def grant_token(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
-    """A token for a client that proves itself."""
+    """Return a token for a client with a valid secret."""
     fields = _token_fields(call)
     client_id, secret = _login(call, fields)
     if not client_id or state.clients.get(client_id) != secret:

@@ -1,4 +1,4 @@
-"""A pretend vendor: Emma."""
+"""The mock of Emma."""
 
 from __future__ import annotations
 

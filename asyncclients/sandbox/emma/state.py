@@ -1,4 +1,4 @@
-"""What the pretend Emma holds, and how it writes times."""
+"""The data of the mock of Emma, and its time format."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TIME = re.compile(r"(?:@D:)?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\Z")
 class EmmaState:
     """One Emma account.
 
-    `members` are emails by member id; `types` and `touchpoints` rows by id,
-    times without their `@D:`. `time_form` is how times are answered: `@D:`
-    before them, or plain "iso". `delete_reply` is the body of a DELETE: a bare
-    "true", nothing with 200 ("empty"), or 204 ("no content").
+    `members` are emails by member id; `types` and `touchpoints` are rows by id, with times
+    without `@D:`. `time_form` is the format of times in responses: with `@D:`, or plain "iso".
+    `delete_reply` is the response to a DELETE: the body "true", an "empty" body with 200, or 204
+    ("no content").
     """
 
     def __init__(self, random: Random) -> None:
@@ -37,12 +37,12 @@ class EmmaState:
         self._last_id = 2**31 + random.randrange(10**6)
 
     def new_id(self) -> int:
-        """A fresh number, for whatever needs one."""
+        """Return a new id."""
         self._last_id += 1
         return self._last_id
 
     def add_member(self, email: str) -> int:
-        """The id of the member with *email*, who is added when new."""
+        """Return the id of the member with *email*, adding it if it is new."""
         for member_id, known in self.members.items():
             if known.lower() == email.lower():
                 return member_id
@@ -51,7 +51,7 @@ class EmmaState:
         return member_id
 
     def shown(self, row: Row, *hidden: str) -> Row:
-        """*row* as it is answered: times in their form, *hidden* fields left out."""
+        """Return *row* as in responses, without the *hidden* fields."""
         mark = "@D:" if self.time_form == "@D" else ""
         times = {"created_at", "inserted_at", "touchpoint_timestamp"}
         return {
@@ -62,11 +62,11 @@ class EmmaState:
 
 
 def stamp(time: datetime) -> str:
-    """*time* without zone, to the second."""
+    """Return *time* without its zone, to the second."""
     return time.replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 def read_time(value: object) -> str | None:
-    """The time that *value* means, with or without `@D:`; None when it means none."""
+    """Return the time in *value*, with or without `@D:`, or None if it is invalid."""
     found = _TIME.match(value) if isinstance(value, str) else None
     return found[1] if found else None

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 
 def refused(status: int, message: str) -> RefusedError:
-    """A no with *message*."""
+    """Return an error response with *message*."""
     return RefusedError(Reply.json(status, {"error": message}))
 
 
 def body_of(call: SandboxRequest) -> Row:
-    """The JSON object in the body; RefusedError 400 when there is none."""
+    """Return the JSON object in the body; raises RefusedError (400) if there is none."""
     try:
         body = as_object(call.json()) if call.media_type == "application/json" else None
     except ValueError:
@@ -50,12 +50,12 @@ def body_of(call: SandboxRequest) -> Row:
 
 
 def number_of(text: str) -> int | None:
-    """The id that a part of a path means."""
+    """Return *text* as an id, or None."""
     return int(text) if text.isascii() and text.isdigit() else None
 
 
 def deleted(state: EmmaState) -> Reply:
-    """The answer to a DELETE, in the form on order."""
+    """Return the response to a DELETE, in the form of `state.delete_reply`."""
     if state.delete_reply == "true":
         return Reply.json(200, value=True)
     return Reply(200 if state.delete_reply == "empty" else 204)
@@ -213,7 +213,7 @@ def _delete_touchpoint(state: EmmaState, call: SandboxRequest) -> Reply:
     return deleted(state)
 
 
-# Before the routes of the types: `/touchpoints/members` must not read as a type's id.
+# These precede the routes of types: `/touchpoints/members` is not a type's id.
 TOUCHPOINT_ROUTES: list[Route[EmmaState]] = [
     Route("POST", "/{account_id}/touchpoints/members", _create_touchpoints),
     Route("GET", "/{account_id}/touchpoints/members/{member_id}", _list_touchpoints),
@@ -261,7 +261,7 @@ class Emma(Vendor[EmmaState]):
 
 
 def basic_login(call: SandboxRequest) -> tuple[str, str]:
-    """User and password of HTTP Basic; empty when absent or unreadable."""
+    """Return user and password of HTTP Basic, empty if absent or invalid."""
     scheme, _, token = call.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return "", ""

@@ -1,4 +1,4 @@
-"""A pretend vendor: Intempt."""
+"""The mock of Intempt."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the pretend Intempt holds, and its 64-bit ids.
+"""The data of the mock of Intempt, with its 64-bit ids.
 
-Ids are snowflakes above 2**53, as the manual's samples are: milliseconds since
+Ids are snowflakes above 2**53, as in the manual's samples: milliseconds since
 2019-08-28T14:03:26Z, shifted by 22 bits, plus a sequence number.
 """
 
@@ -19,9 +19,9 @@ _ZERO = datetime(2019, 8, 28, 14, 3, 26, tzinfo=UTC)
 
 @dataclass(slots=True)
 class Collection:
-    """A table: `items` by the value of the primary key, as text.
+    """A table: `items` by the primary key as text.
 
-    `fields` are those of the schema (others are ignored on insert), None for any.
+    `fields` are the fields of the schema, None for any; an insert drops other fields.
     """
 
     id: int
@@ -34,7 +34,7 @@ class Collection:
 
 @dataclass(slots=True)
 class Profile:
-    """A user: one master id, the profiles merged into it, and what is known of them."""
+    """A user: one master id, and the data of the profiles merged into it."""
 
     master_id: int
     profile_ids: list[int]
@@ -48,11 +48,10 @@ class Profile:
 class IntemptState:
     """One Intempt organization: collections by name, profiles, one source.
 
-    `wire_form` is how lists are answered: as HAL, where an empty list has no
-    `_embedded`, or as the bare "array" that the manual's text promises (then a
-    single item is an array of one, too). `ids_as_text` writes ids as strings.
-    `insert_reply` is the body of a 201: empty, or the item stored.
-    `unread` are the objects uploaded that held no readable rows.
+    `wire_form` is the form of lists: HAL, without `_embedded` if the list is empty, or a bare
+    "array" as in the manual's text (a single item is then an array of one). With `ids_as_text`,
+    ids are strings. `insert_reply` is the body of a 201: empty, or the stored item. `unread` are
+    the collections of uploaded files without readable rows.
     """
 
     def __init__(self) -> None:
@@ -72,7 +71,7 @@ class IntemptState:
         self.add_profile({"visitorId": "194jso4nfja"}, ["newtestevent"])
 
     def new_id(self, time: datetime) -> int:
-        """A fresh id, born at *time*."""
+        """Return a new id for *time*."""
         milliseconds = (time - _ZERO) // timedelta(milliseconds=1)
         self._last_id = max(milliseconds << 22, self._last_id + 1)
         return self._last_id
@@ -80,14 +79,14 @@ class IntemptState:
     def add_collection(
         self, name: str, primary_key: str, fields: set[str] | None = None
     ) -> Collection:
-        """A new collection of the source."""
+        """Add a collection to the source."""
         schema = None if fields is None else frozenset(fields)
         number = self.new_id(_ZERO)
         self.collections[name] = Collection(number, name, self.source_id, primary_key, schema)
         return self.collections[name]
 
     def add_profile(self, identifiers: Row, matched_events: list[str]) -> Profile:
-        """A new user with two profiles, known by *identifiers*."""
+        """Add a user with two profiles, identified by *identifiers*."""
         born = datetime(2026, 1, 1, tzinfo=UTC)
         master, first, second, segmentation = (self.new_id(born) for _ in range(4))
         profile = Profile(master, [first, second], self.source_id, segmentation)
@@ -97,10 +96,10 @@ class IntemptState:
         return profile
 
     def shown_id(self, number: int) -> int | str:
-        """*number* as answers write it."""
+        """Return *number* as in responses."""
         return str(number) if self.ids_as_text else number
 
 
 def stamp(time: datetime) -> str:
-    """*time* to the millisecond, with `+00:00`."""
+    """Return *time* to the millisecond, with `+00:00`."""
     return time.isoformat(timespec="milliseconds")

@@ -48,13 +48,13 @@ if TYPE_CHECKING:
 
 
 def refused(status: int, error: str, message: str) -> RefusedError:
-    """A no in the form of Spring Boot."""
+    """Return an error response in the form of Spring Boot."""
     return RefusedError(Reply.json(status, {"status": status, "error": error, "message": message}))
 
 
 def body_of(call: SandboxRequest) -> Row:
-    """The JSON object in the body; RefusedError when there is none."""
-    # The manual's samples send JSON with `curl --data-raw`, which calls it a form.
+    """Return the JSON object in the body; raises RefusedError if there is none."""
+    # The manual's samples send JSON with `curl --data-raw`, which declares a form.
     if call.media_type not in {"application/json", "application/x-www-form-urlencoded"}:
         raise refused(415, "Unsupported Media Type", f"'{call.media_type}' is not supported")
     try:
@@ -67,7 +67,7 @@ def body_of(call: SandboxRequest) -> Row:
 
 
 def store(state: IntemptState, collection: Collection, row: Row, time: datetime) -> Row:
-    """Insert or overwrite *row*; the item as stored."""
+    """Insert or overwrite *row*; return the stored item."""
     known = row if collection.fields is None else _only_fields(row, collection.fields)
     given = row.get(collection.primary_key)
     key = "" if given is None else str(given)
@@ -80,7 +80,7 @@ def store(state: IntemptState, collection: Collection, row: Row, time: datetime)
 
 
 def store_file(state: IntemptState, collection: Collection, file: bytes, time: datetime) -> None:
-    """Insert the lines of an uploaded CSV file; note it as unread where that fails."""
+    """Insert the lines of an uploaded CSV file; add it to `unread` if it is invalid."""
     try:
         lines = csv.DictReader(io.StringIO(file.decode("utf-8-sig"), newline=""), strict=True)
         rows: list[Row] = [dict(line) for line in lines]
@@ -99,7 +99,7 @@ HOST = "https://api.intempt.com"
 
 
 def collection_of(state: IntemptState, call: SandboxRequest) -> Collection:
-    """The collection whose id the path names."""
+    """Return the collection in the path of *call*."""
     for collection in state.collections.values():
         if str(collection.id) == call.ids[1]:
             return collection
@@ -107,14 +107,14 @@ def collection_of(state: IntemptState, call: SandboxRequest) -> Collection:
 
 
 def shown(state: IntemptState, item: Row) -> Row:
-    """*item* as it is answered."""
+    """Return *item* as in responses."""
     numbers = {name: state.shown_id(int(str(item[name]))) for name in ("collId", "id")}
     href = f"{HOST}/v1/{state.org}/collections/{item['collId']}/data/{item['id']}"
     return {**item, **numbers, "_links": {"self": {"href": href}}}
 
 
 def hal(state: IntemptState, call: SandboxRequest, rel: str, items: list[Row]) -> Reply:
-    """A list of *items*: HAL under *rel*, without `_embedded` when empty, or a bare array."""
+    """Return a list of *items*: HAL with the name *rel*, or a bare array."""
     if state.wire_form == "array":
         return Reply.json(200, items)
     links = {"self": {"href": f"{HOST}{call.path}"}}
@@ -176,7 +176,7 @@ def _created(state: IntemptState, items: list[Row], *, single: bool) -> Reply:
 
 
 def upload_link(state: IntemptState, storage: StorageState, call: SandboxRequest) -> Reply:
-    """307, with the URL to PUT the file to."""
+    """Return a 307 with the URL for a PUT of the file."""
     collection = collection_of(state, call)
     if call.body:
         raise refused(400, "Bad Request", "A request for an upload link has no body")

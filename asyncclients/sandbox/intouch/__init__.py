@@ -1,4 +1,4 @@
-"""A pretend Intouch: tags, hierarchies, contacts, external programs."""
+"""The mock of Intouch: tags, hierarchies, contacts, external programs."""
 
 from __future__ import annotations
 

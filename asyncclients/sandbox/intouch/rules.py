@@ -1,8 +1,7 @@
-"""What Intouch's manual demands of the fields of a body, and how a breach is told.
+"""The rules of Intouch's manual for the fields of a body, and its validation errors.
 
-A rule looks at one value and returns the complaint, or None. Complaints are
-worded and wrapped as Laravel does, whose field names the manual shows:
-422 with `{"message": ..., "errors": {field: [complaint, ...]}}`.
+A rule returns the complaint about a value, or None. Complaints have the form of Laravel, whose
+field names the manual shows: 422 with `{"message": ..., "errors": {field: [complaint, ...]}}`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _EMAIL = re.compile(r"[^@\s,;<>\"]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a body: its rule, and whether it must be there (then null is no value)."""
+    """A field of a body: its rule, and whether it must have a value other than null."""
 
     rule: Rule
     required: bool = False
@@ -61,12 +60,12 @@ def one_of(values: Collection[str]) -> Rule:
 
 
 def uuid(value: object) -> str | None:
-    """A string of 36 characters, whatever version of UUID it is."""
+    """A string of 36 characters: a UUID of any version."""
     return None if isinstance(value, str) and len(value) == 36 else "must be 36 characters."
 
 
 def email(value: object) -> str | None:
-    """An address that mail could be sent to."""
+    """A plausible email address of at most 255 characters."""
     complaint = text(255)(value)
     if complaint is None and not _EMAIL.match(str(value)):
         complaint = "must be a valid email address."
@@ -86,7 +85,7 @@ def objects(value: object) -> str | None:
 
 
 def object_or_empty(value: object) -> str | None:
-    """An object, or the `[]` that PHP writes for an empty one."""
+    """An object, or `[]`, which PHP writes for an empty object."""
     return None if _is_object(value) or value == [] else "must be an object."
 
 
@@ -97,9 +96,9 @@ def _is_object(value: object) -> bool:
 def checked(
     call: SandboxRequest, fields: Mapping[str, Field], *, partial: bool = False
 ) -> dict[str, object]:
-    """The known fields of the body of *call*; RefusedError when one breaks its rule.
+    """Return the known fields of the body of *call*; raises RefusedError for an invalid one.
 
-    *partial* lets required fields be absent. Unknown fields are ignored.
+    With *partial*, required fields may be absent. Unknown fields are ignored.
     """
     body = _body(call)
     errors: dict[str, list[str]] = {}
@@ -113,13 +112,13 @@ def checked(
 
 
 def invalid(errors: Mapping[str, list[str]]) -> RefusedError:
-    """The 422 that lists *errors*."""
+    """Return the 422 with *errors*."""
     body = {"message": "The given data was invalid.", "errors": dict(errors)}
     return RefusedError(Reply.json(422, body))
 
 
 def refused(status: int, message: str) -> RefusedError:
-    """Any other no."""
+    """Return any other error response."""
     return RefusedError(Reply.json(status, {"message": message}))
 
 

@@ -1,7 +1,7 @@
-"""What the pretend Intouch holds, and the ids and times that it gives out.
+"""The data of the mock of Intouch, with its ids and times.
 
-Its manual calls ids "Version 4" and shows 29 of version 1: they are of version
-1 here. Times are ISO 8601 to the second with `+00:00`.
+The manual calls ids "Version 4" but shows 29 of version 1, so they are of version 1 here. Times
+are ISO 8601 to the second with `+00:00`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ _BORN = "2026-01-01T00:00:00+00:00"
 class Table(dict[str, Row]):
     """Rows by uuid, in the order of their creation.
 
-    Remembers what was computed from the rows until a row is set or deleted;
-    change a row by setting a new one. *unique* names a field with an index that
-    takes no account of case.
+    Values computed from the rows are cached until a row is set or deleted; to change a row, set
+    a new one. *unique* names a field with a case-insensitive index.
     """
 
     def __init__(self, unique: str | None = None) -> None:
@@ -47,11 +46,11 @@ class Table(dict[str, Row]):
         self._views.clear()
 
     def owner(self, value: str) -> str | None:
-        """The uuid of the row that holds *value* in the unique field."""
+        """Return the uuid of the row with *value* in the unique field, or None."""
         return self._index.get(value.lower())
 
     def view(self, key: object, build: Callable[[], T]) -> T:
-        """What *build* returns, computed once until a row changes."""
+        """Return the result of *build*, cached until a row changes."""
         if key not in self._views:
             if len(self._views) >= 32:
                 self._views.clear()
@@ -64,7 +63,7 @@ class Table(dict[str, Row]):
 
 
 class IntouchState:
-    """Tables of one Intouch account; `root_uuid` is the hierarchy that exists from the start."""
+    """The tables of one Intouch account; `root_uuid` is the root of its hierarchy."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
@@ -78,18 +77,18 @@ class IntouchState:
         self.root_uuid = self._add_node("Organization", None)
 
     def new_uuid(self) -> str:
-        """A fresh UUID of version 1."""
+        """Return a new UUID of version 1."""
         self._ticks += self._random.randrange(1, 1000)
         low, mid, high = self._ticks & 0xFFFFFFFF, self._ticks >> 32 & 0xFFFF, self._ticks >> 48
         fields = (low, mid, high & 0x0FFF, 0x87, 0x5C, self._node)
         return str(uuid.UUID(fields=fields, version=1))
 
     def new_code(self) -> str:
-        """A client code for a node that came without one."""
+        """Return a client code for a node that was created without one."""
         return f"{self._random.getrandbits(40):010X}"
 
     def grow(self, *, tags: int = 0, hierarchies: int = 0, contacts: int = 0) -> None:
-        """Add that many made-up rows, as if they had been there before."""
+        """Add this many generated rows, as if they existed before."""
         for number in range(len(self.tags), len(self.tags) + tags):
             self._add(self.tags, {"name": f"Tag {number:05}"})
         for number in range(len(self.hierarchies), len(self.hierarchies) + hierarchies):
@@ -110,7 +109,7 @@ class IntouchState:
 
 
 def contact_row(values: Row) -> Row:
-    """A contact as Intouch stores it, from the fields that were given."""
+    """Return a contact as Intouch stores it, from the fields of a request."""
     optional = ("first_name", "last_name", "phone_number", "language")
     return {
         **{name: values.get(name) for name in optional},
@@ -123,5 +122,5 @@ def contact_row(values: Row) -> Row:
 
 
 def stamp(time: datetime) -> str:
-    """*time* the way Intouch writes it."""
+    """Return *time* in Intouch's format."""
     return time.isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""A pretend vendor: Totango."""
+"""The mock of Totango."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pretend Totango holds, and the catalogues it starts with."""
+"""The data of the mock of Totango, with its initial catalogues."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ _DISABLED = "disabled_1576166402106"
 class TotangoState:
     """One Totango account.
 
-    `touchpoints` are the notes by `note_id`, each with its `event_id` and the
-    fields sent; `other_events` are tasks and alerts by account, to be set by a
-    test. `accounts` is the accounts that exist, None for any.
+    `touchpoints` are the notes by `note_id`, with `event_id` and the fields sent; `other_events`
+    are tasks and alerts by account, set by a test. `accounts` are the existing accounts, None for
+    any.
 
-    `wire_form` is how types and tags are listed: an "array" of objects, as is
-    seen in reality, a "map" id -> name, as the manual says, or "objects", id ->
-    object. `create_form` is the reply to a create, which the manual does not show:
-    {"note": {"id": number}} or, "flat", {"note_id": text}, or the new "event", or an
-    "object" or a body that is "empty".
+    `wire_form` is the form of lists of types and tags: an "array" of objects as in reality, a
+    "map" id -> name as in the manual, or "objects", id -> object. `create_form` is the response
+    to a create, which the manual does not show: {"note": {"id": number}} ("note"), {"note_id":
+    text} ("flat"), the new "event", an empty "object", or an "empty" body.
     """
 
     def __init__(self, random: Random) -> None:
@@ -48,12 +47,12 @@ class TotangoState:
         self._last_note = random.randrange(40_000, 50_000)
 
     def new_note_id(self) -> int:
-        """The number of the next note."""
+        """Return the id of the next note."""
         self._last_note += 1
         return self._last_note
 
     def new_event_id(self) -> str:
-        """An event id as the manual shows them: hexadecimal digits with z between the groups."""
+        """Return an event id as in the manual: hexadecimal digits with z between the groups."""
         digits = f"{self._random.getrandbits(128):032x}"
         ends = (0, 8, 12, 16, 20, 32)
         return "z".join(digits[a:b] for a, b in pairwise(ends))

@@ -43,12 +43,12 @@ _EARLIEST_MS = 10**11  # March 1973; a number below it was meant in seconds
 
 
 def refused(status: int, message: str) -> RefusedError:
-    """A no with *message*."""
+    """Return an error response with *message*."""
     return RefusedError(Reply.json(status, {"message": message}))
 
 
 def fields_of(call: SandboxRequest) -> Row:
-    """The fields of the body; RefusedError when it is neither form nor JSON object."""
+    """Return the fields of the body; raises RefusedError unless it is a form or JSON object."""
     if call.media_type == "application/json":
         try:
             body = as_object(call.json())
@@ -85,7 +85,7 @@ def _plain(name: str, value: str) -> object:
 
 
 def check_fields(state: TotangoState, fields: Row, *, required: tuple[str, ...]) -> None:
-    """RefusedError 400 when a field breaks its rule or a *required* one is missing."""
+    """Raise RefusedError (400) if a field is invalid or a *required* one is missing."""
     for name in required:
         if not fields.get(name):
             raise refused(400, f"{name} is required")
