@@ -16,10 +16,10 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequen
 from contextlib import aclosing
 from typing import Any
 
-from asyncclients.backfill.blocking import iterate
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.report import RequestCounter
+from asyncclients.backfill.threads import iterate
 from asyncclients.core.events import capture_responses
 from asyncclients.core.options import call_context
 from asyncclients.errors import DecodeError

@@ -387,7 +387,7 @@ OUTSIDE: Final = (
     Hazard(109, "A callback that raises", "It is logged once, and the job continues.",
            tests(ENDINGS, "push_survives_progress_callback_that_fails")),
     Hazard(110, "A blocking generator as a source", "The event loop stays free.",
-           ("backfill/test_blocking.py::test_push_source_that_blocks_leaves_the_loop_free",)),
+           ("backfill/test_threads.py::test_push_source_that_blocks_leaves_the_loop_free",)),
     Hazard(111, "A vendor outage of one second", "It costs seconds, with any number of calls in flight.",
            tests(ENDINGS, "push_recovers_from_short_outage")),
     Hazard(112, "A stray quote in CSV hides rows", "It is an error that names the line.",

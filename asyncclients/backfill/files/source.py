@@ -18,11 +18,10 @@ from typing import Any
 
 import msgspec
 
-from asyncclients.backfill import blocking
-from asyncclients.backfill.completion import finish_before_cancel, in_thread
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import ParquetReader
+from asyncclients.backfill.threads import finish_before_cancel, in_thread, iterate
 from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
@@ -154,7 +153,7 @@ class IterableSource:
         self.columns: tuple[str, ...] | None = None
         self.coerce = False
         self._numbers = itertools.count(1)
-        self._rows = _iterate(rows) if isinstance(rows, AsyncIterable) else blocking.iterate(rows)
+        self._rows = _iterate(rows) if isinstance(rows, AsyncIterable) else iterate(rows)
 
     async def chunk(self) -> list[Row]:
         """Return the next row in a list; an empty list at the end."""

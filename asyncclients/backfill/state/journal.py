@@ -34,9 +34,9 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.completion import Outcome, finish_before_cancel, outcome_of
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.lock import Lock
+from asyncclients.backfill.threads import Outcome, finish_before_cancel, outcome_of
 from asyncclients.errors import StateError, StateMismatchError, error_text
 from asyncclients.own_files import target_of
 

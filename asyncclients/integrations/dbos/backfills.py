@@ -34,9 +34,9 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Report, Sink
-from asyncclients.backfill.completion import in_thread
 from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
+from asyncclients.backfill.threads import in_thread
 from asyncclients.core.events import Callback
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.dbos.heartbeat import (
