@@ -118,7 +118,11 @@ class EagerBodyRequest(aiohttp.ClientRequest):
             # `isinstance` would call `ABCMeta.__instancecheck__`, which is Python code.
             if type(body) is BytesPayload and (body.size or 0) <= _SMALL_BODY:
                 protocol = conn.protocol
-                special = self._traces or self._continue or self.chunked or self.proxy
+                try:
+                    special = self._traces or self._continue or self.chunked or self.proxy
+                    _ = self._timer, self._session, body._value  # pyright: ignore[reportPrivateUsage]
+                except AttributeError:
+                    special = True  # this release of aiohttp has other private names
                 if not special and protocol is not None and not protocol.writing_paused:
                     return self._send_at_once(protocol, body)
             return super().send(conn)
