@@ -78,19 +78,19 @@ class Sandbox:
         self._started_at = 0.0
         self._servers: list[tuple[asyncio.Server, web.Server]] = []
         self._urls: dict[str, str] = {}
-        self._gates = self._build(dict(quotas or {}), history)
+        self._vendors = self._build(dict(quotas or {}), history)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._started_at = loop.time()
         try:
-            for offset, gate in enumerate(self._gates.values()):
-                await self._listen(gate, self._port + offset if self._port else 0)
+            for offset, server in enumerate(self._vendors.values()):
+                await self._listen(server, self._port + offset if self._port else 0)
         except BaseException:
             await self._stop()
             raise
-        for name, gate in self._gates.items():
-            gate.vendor.listens_at(self._urls)
+        for name, server in self._vendors.items():
+            server.vendor.listens_at(self._urls)
             self.environ |= self.issue(name)
         return self
 
@@ -99,8 +99,8 @@ class Sandbox:
 
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
-        for gate in self._gates.values():
-            gate.closing.set()
+        for server in self._vendors.values():
+            server.closing.set()
         for listener, _ in self._servers:
             for sock in listener.sockets:
                 loop.remove_reader(sock.fileno())
@@ -108,10 +108,10 @@ class Sandbox:
         # 3.11), so stop accepting, let pending ones become connections, and then close.
         for _ in range(3):
             await asyncio.sleep(0)
-        for listener, server in self._servers:
+        for listener, http in self._servers:
             listener.close()
             # Requests that still wait get no response, so there is nothing to drain.
-            await server.shutdown(0.001)
+            await http.shutdown(0.001)
             await listener.wait_closed()
         self._servers.clear()
 
@@ -121,23 +121,23 @@ class Sandbox:
 
     def issue(self, vendor: str) -> dict[str, str]:
         """Create another credential of *vendor*; return the environment for `from_env`."""
-        gate = self._gates[vendor]
-        secret = gate.vendor.issue(gate.random)
+        server = self._vendors[vendor]
+        secret = server.vendor.issue(server.random)
         base_url = {f"{vendor.upper()}_BASE_URL": self._urls[vendor]} if secret else {}
         return secret | base_url
 
     def requests(self, vendor: VendorName) -> tuple[Arrival, ...]:
         """Return the last *history* requests to *vendor*, oldest first."""
-        return self._gates[vendor].journal.recent()
+        return self._vendors[vendor].log.recent()
 
     def refused(self, vendor: VendorName) -> int:
         """Return the number of requests that the rate limit of *vendor* rejected."""
-        return self._gates[vendor].journal.refused
+        return self._vendors[vendor].log.refused
 
     def summary(self, vendor: VendorName) -> Summary:
         """Return exact counts of all requests to *vendor*."""
-        gate = self._gates[vendor]
-        return gate.journal.summary(gate.quota)
+        server = self._vendors[vendor]
+        return server.log.summary(server.quota)
 
     def fail(
         self, vendor: VendorName, fault: Fault | str, times: int | None = 1, match: Match = None
@@ -149,11 +149,11 @@ class Sandbox:
         Requests that the limit or the login rejects are not affected.
         """
         what = named(fault) if isinstance(fault, str) else fault
-        self._gates[vendor].faults.add(what, times, match)
+        self._vendors[vendor].faults.add(what, times, match)
 
     def heal(self, vendor: VendorName) -> None:
         """Remove the injected faults of *vendor*."""
-        self._gates[vendor].faults.clear()
+        self._vendors[vendor].faults.clear()
 
     @overload
     def state(self, vendor: Literal["intouch"]) -> IntouchState: ...
@@ -169,7 +169,7 @@ class Sandbox:
     def state(self, vendor: Literal["storage"]) -> StorageState: ...
     def state(self, vendor: VendorName) -> object:
         """Return the data of *vendor* in plain containers, which a test may change."""
-        return self._gates[vendor].vendor.state
+        return self._vendors[vendor].vendor.state
 
     def _build(self, quotas: dict[str, QuotaSpec], history: int) -> dict[str, VendorServer]:
         storage = Storage()
@@ -181,9 +181,9 @@ class Sandbox:
             DigitalOnboarding(self._random("digital_onboarding")),
             storage,
         ]
-        gates: dict[str, VendorServer] = {}
+        servers: dict[str, VendorServer] = {}
         for vendor in vendors:
-            gates[vendor.name] = VendorServer(
+            servers[vendor.name] = VendorServer(
                 vendor,
                 RequestLog(vendor.name, history),
                 quota=quotas.pop(vendor.name, vendor.quota),
@@ -192,9 +192,9 @@ class Sandbox:
                 latency=self._latency,
             )
         if quotas:
-            msg = f"quotas for {', '.join(quotas)}: the sandbox has {', '.join(gates)}"
+            msg = f"quotas for {', '.join(quotas)}: the sandbox has {', '.join(servers)}"
             raise ValueError(msg)
-        return gates
+        return servers
 
     def _random(self, purpose: str) -> Random:
         return Random(f"{self._seed} {purpose}")
@@ -202,11 +202,11 @@ class Sandbox:
     def _wall(self, now: float) -> datetime:
         return self._epoch + timedelta(seconds=now - self._started_at)
 
-    async def _listen(self, gate: VendorServer, port: int) -> None:
-        server = web.Server(gate.serve, access_log=None, keepalive_timeout=self._keepalive)
+    async def _listen(self, server: VendorServer, port: int) -> None:
+        http = web.Server(server.serve, access_log=None, keepalive_timeout=self._keepalive)
         loop = asyncio.get_running_loop()
-        listener = await loop.create_server(server, self._host, port, backlog=1024)
-        self._servers.append((listener, server))
+        listener = await loop.create_server(http, self._host, port, backlog=1024)
+        self._servers.append((listener, http))
         host = f"[{self._host}]" if ":" in self._host else self._host
         bound = listener.sockets[0].getsockname()[1]
-        self._urls[gate.vendor.name] = f"http://{host}:{bound}{gate.vendor.prefix}"
+        self._urls[server.vendor.name] = f"http://{host}:{bound}{server.vendor.prefix}"

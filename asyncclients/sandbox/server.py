@@ -149,12 +149,12 @@ class RequestLog:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Admission:
     """The result of checking the credential and the limit of a request."""
 
     call: SandboxRequest
     limit: ServerLimit | None
-    refusal: Reply | None
+    rejection: Reply | None
     over_limit: bool = False
 
 
@@ -172,7 +172,7 @@ class VendorServer:
     def __init__(
         self,
         vendor: Vendor[Any],
-        journal: RequestLog,
+        log: RequestLog,
         *,
         quota: QuotaSpec | None,
         random: Random,
@@ -180,7 +180,7 @@ class VendorServer:
         latency: tuple[float, float],
     ) -> None:
         self.vendor = vendor
-        self.journal = journal
+        self.log = log
         self.faults = Faults()
         self.closing = asyncio.Event()
         self.random = random
@@ -192,13 +192,13 @@ class VendorServer:
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
-        verdict = self._judge(self._head(request))
+        admission = self._admit(self._head(request))
         try:
             body = await request.content.read()
         except (ConnectionError, web.RequestPayloadError):
-            self._record(verdict, None)
+            self._record(admission, None)
             return web.Response(status=400)
-        answer = self._decide(replace(verdict, call=replace(verdict.call, body=body)))
+        answer = self._decide(replace(admission, call=replace(admission.call, body=body)))
         wait = self._wait(answer)
         if wait > 0:
             await self._pause(wait)
@@ -230,15 +230,15 @@ class VendorServer:
             time=self._wall(now),
         )
 
-    def _judge(self, call: SandboxRequest) -> _Verdict:
+    def _admit(self, call: SandboxRequest) -> _Admission:
         try:
             call = replace(call, credential=self.vendor.credential(call))
         except RefusedError as refused:
-            return _Verdict(call, None, refused.reply)
+            return _Admission(call, None, refused.reply)
         limit = self._limit_of(call.credential)
         if limit is None or limit.admit(call.at):
-            return _Verdict(call, limit, None)
-        return _Verdict(call, limit, self.vendor.refusal(limit, call.at), over_limit=True)
+            return _Admission(call, limit, None)
+        return _Admission(call, limit, self.vendor.rate_limited(limit, call.at), over_limit=True)
 
     def _limit_of(self, credential: str) -> ServerLimit | None:
         if self._spec is None or not credential:
@@ -248,18 +248,18 @@ class VendorServer:
             self._limits[credential] = spec() if callable(spec) else self.vendor.new_limit(*spec)
         return self._limits[credential]
 
-    def _decide(self, verdict: _Verdict) -> _Answer:
-        call, limit = verdict.call, verdict.limit
-        answer = _Answer(verdict.refusal) if verdict.refusal else self._work(call)
+    def _decide(self, admission: _Admission) -> _Answer:
+        call, limit = admission.call, admission.limit
+        answer = _Answer(admission.rejection) if admission.rejection else self._work(call)
         if answer.reply is not None and limit is not None:
             headers = {**self.vendor.limit_headers(limit, call.at), **answer.reply.headers}
             answer = replace(answer, reply=replace(answer.reply, headers=headers))
-        self._record(verdict, answer.reply.status if answer.reply else None)
+        self._record(admission, answer.reply.status if answer.reply else None)
         return answer
 
-    def _record(self, verdict: _Verdict, status: int | None) -> None:
-        counted = verdict.limit is not None
-        self.journal.write(verdict.call, status, refused=verdict.over_limit, counted=counted)
+    def _record(self, admission: _Admission, status: int | None) -> None:
+        counted = admission.limit is not None
+        self.log.write(admission.call, status, refused=admission.over_limit, counted=counted)
 
     def _work(self, call: SandboxRequest) -> _Answer:
         fault = self.faults.take(call)

@@ -98,9 +98,9 @@ class Storage(Vendor[StorageState]):
         del call
         return ""
 
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         del limit, now
         return _refused(503, "SlowDown", "Please reduce your request rate.").reply
 
-    def complaint(self, status: int, message: str) -> Reply:
+    def error(self, status: int, message: str) -> Reply:
         return _refused(status, "NoSuchKey" if status == 404 else "MethodNotAllowed", message).reply

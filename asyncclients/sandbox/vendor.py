@@ -180,7 +180,7 @@ class Vendor(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         """Return the response to a request that exceeds the limit."""
 
     def new_limit(self, limit: float, period: float) -> ServerLimit:
@@ -192,7 +192,7 @@ class Vendor(ABC, Generic[S]):
         del limit, now
         return {}
 
-    def complaint(self, status: int, message: str) -> Reply:
+    def error(self, status: int, message: str) -> Reply:
         """Return this vendor's response for an error *status*."""
         return Reply.json(status, {"message": message})
 
@@ -200,11 +200,11 @@ class Vendor(ABC, Generic[S]):
         """Execute *call* and return the response."""
         matches = self._router.matches(call.segments)
         if not matches:
-            return self.complaint(404, "Not Found")
+            return self.error(404, "Not Found")
         for match in matches:
             if call.method in match.route.methods.split():
                 try:
                     return match.route.handler(self.state, replace(call, ids=match.ids))
                 except RefusedError as refused:
                     return refused.reply
-        return self.complaint(405, "Method Not Allowed")
+        return self.error(405, "Method Not Allowed")

@@ -321,10 +321,10 @@ class DigitalOnboarding(Vendor[DigitalOnboardingState]):
     def new_limit(self, limit: float, period: float) -> ServerLimit:
         return TokenBucket(limit, period)
 
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         wait = max(1, math.ceil(limit.reset_after(now)))
         headers = {"Retry-After": str(wait)}
         return Reply.json(429, {"errors": {"detail": "Too Many Requests"}}, headers)
 
-    def complaint(self, status: int, message: str) -> Reply:
+    def error(self, status: int, message: str) -> Reply:
         return Reply.json(status, {"errors": {"detail": message}})

@@ -247,16 +247,16 @@ class Emma(Vendor[EmmaState]):
     def credential(self, call: SandboxRequest) -> str:
         public, private = basic_login(call)
         if not public or self.state.keys.get(public) != private:
-            raise RefusedError(self.complaint(401, "Invalid API key"))
+            raise RefusedError(self.error(401, "Invalid API key"))
         if call.segments[:1] != (str(self.state.account_id),):
-            raise RefusedError(self.complaint(403, "Forbidden"))
+            raise RefusedError(self.error(403, "Forbidden"))
         return public
 
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         del limit, now
-        return self.complaint(403, "Rate Limit Exceeded")
+        return self.error(403, "Rate Limit Exceeded")
 
-    def complaint(self, status: int, message: str) -> Reply:
+    def error(self, status: int, message: str) -> Reply:
         return Reply.json(status, {"error": message})
 
 

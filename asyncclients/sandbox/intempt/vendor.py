@@ -288,18 +288,18 @@ class Intempt(Vendor[IntemptState]):
             return ""
         scheme, _, key = call.headers.get("Authorization", "").partition(" ")
         if scheme != "ApiKey" or key not in self.state.keys:
-            raise RefusedError(self.complaint(401, "Unauthorized"))
+            raise RefusedError(self.error(401, "Unauthorized"))
         if call.segments and call.segments[1:2] != (self.state.org,):
-            raise RefusedError(self.complaint(403, "Forbidden"))
+            raise RefusedError(self.error(403, "Forbidden"))
         return key
 
     def new_limit(self, limit: float, period: float) -> ServerLimit:
         return TokenBucket(limit, period)
 
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         wait = max(1, math.ceil(limit.reset_after(now)))
-        reply = self.complaint(429, "Too Many Requests")
+        reply = self.error(429, "Too Many Requests")
         return Reply(429, reply.body, {**reply.headers, "Retry-After": str(wait)})
 
-    def complaint(self, status: int, message: str) -> Reply:
+    def error(self, status: int, message: str) -> Reply:
         return Reply.json(status, {"status": status, "error": message, "message": message})

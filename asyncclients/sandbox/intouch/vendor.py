@@ -467,7 +467,7 @@ class Intouch(Vendor[IntouchState]):
             raise refused(403, "Forbidden")
         return key
 
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         del limit, now
         headers = {"x-amzn-ErrorType": "TooManyRequestsException"}
         return Reply.json(429, {"message": "Too Many Requests"}, headers)

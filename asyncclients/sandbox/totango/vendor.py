@@ -270,7 +270,7 @@ class Totango(Vendor[TotangoState]):
     def credential(self, call: SandboxRequest) -> str:
         token = call.headers.get("app-token", "")
         if token not in self.state.tokens:
-            raise RefusedError(self.complaint(401, "Unauthorized"))
+            raise RefusedError(self.error(401, "Unauthorized"))
         return token
 
     def new_limit(self, limit: float, period: float) -> ServerLimit:
@@ -284,6 +284,6 @@ class Totango(Vendor[TotangoState]):
             "RateLimit-Reset": str(math.ceil(ends(now))),
         }
 
-    def refusal(self, limit: ServerLimit, now: float) -> Reply:
+    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         del limit, now
         return Reply(429, b"Too many requests", {"Content-Type": "application/json"})
