@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 from dbos import Serializer
-from dbos import _serialization as dbos_serialization  # pyright: ignore[reportPrivateUsage]
 
 from asyncclients import errors
 from asyncclients.backfill.report import RequestCounts
@@ -78,8 +77,9 @@ def _error_from(name: str, message: str, fields: dict[str, Any] | None = None) -
 @contextmanager
 def no_pickles() -> Generator[None]:
     """Make DBOS reject pickled rows, and write no pickle, while the block is open."""
-    pickling = getattr(dbos_serialization, "DBOSDefaultSerializer", None)
-    if pickling is None:
+    try:
+        from dbos._serialization import DBOSDefaultSerializer as pickling  # noqa: N813 - an object
+    except ImportError:  # another DBOS
         yield
         return
     pickling.serialize, pickling.deserialize = JSONSerializer().serialize, _reject
