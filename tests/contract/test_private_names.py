@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import inspect
 from typing import Any, Final
 
 import aiohttp
@@ -40,8 +40,11 @@ class _Hidden:
         self._name, self._default = name, default
 
     def __get__(self, owner: Any, kind: Any) -> Any:
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        default = self._default
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        caller = str(frame.f_back.f_globals.get("__name__", ""))
+        default: Any = self._default
         if owner is not None and self._name in vars(owner):
             default = vars(owner)[self._name]
         elif hasattr(default, "__get__"):

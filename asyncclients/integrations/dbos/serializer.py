@@ -89,7 +89,7 @@ def no_pickles() -> Generator[None]:
         del pickling.serialize, pickling.deserialize
 
 
-def _reject(_: str) -> Any:
+def _reject(serialized_data: str) -> Any:  # noqa: ARG001 - as DBOS calls it
     raise StateError(
         "the job database holds a pickled value, which is not loaded",
         advice="It was written by an older version or by another program: use a new database",
