@@ -42,7 +42,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: `push` or `pull`.
-        spec: the text from which workers create the target or list; it may change.
+        spec: the description of the target or list for the workers; it may change.
         digest: a hash of the target and the input, which may not change.
         coerce: True if the input's values are texts that may represent numbers.
     """

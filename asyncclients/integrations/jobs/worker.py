@@ -20,7 +20,7 @@ T = TypeVar("T")
 Resolve = Callable[[str], PushTarget | Paginator[Any]]
 
 _MIN_ROWS = 50
-"""Number of rows from which the share of failed rows is checked."""
+"""The share of failed rows is only checked after this many rows."""
 
 
 class Worker:
