@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 import pytest
@@ -45,8 +45,9 @@ class _Hidden:
         assert frame.f_back is not None
         caller = str(frame.f_back.f_globals.get("__name__", ""))
         default: Any = self._default
-        if owner is not None and self._name in vars(owner):
-            default = vars(owner)[self._name]
+        instance = cast("dict[str, Any]", getattr(owner, "__dict__", {}))
+        if self._name in instance:
+            default = instance[self._name]
         elif hasattr(default, "__get__"):
             default = default.__get__(owner, kind)
         if default is _MISSING or caller.startswith("asyncclients."):

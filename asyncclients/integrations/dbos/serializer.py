@@ -78,10 +78,11 @@ def _error_from(name: str, message: str, fields: dict[str, Any] | None = None) -
 def no_pickles() -> Generator[None]:
     """Make DBOS reject pickled rows, and write no pickle, while the block is open."""
     try:
-        from dbos._serialization import DBOSDefaultSerializer as pickling  # noqa: N813 - an object
+        from dbos._serialization import DBOSDefaultSerializer
     except ImportError:  # another DBOS
         yield
         return
+    pickling: Any = DBOSDefaultSerializer
     pickling.serialize, pickling.deserialize = JSONSerializer().serialize, _reject
     try:
         yield
@@ -89,7 +90,7 @@ def no_pickles() -> Generator[None]:
         del pickling.serialize, pickling.deserialize
 
 
-def _reject(serialized_data: str) -> Any:  # noqa: ARG001 - as DBOS calls it
+def _reject(_: str) -> Any:
     raise StateError(
         "the job database holds a pickled value, which is not loaded",
         advice="It was written by an older version or by another program: use a new database",
