@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any
 
 from asyncclients.errors import ConfigurationError
@@ -53,6 +54,22 @@ def check_delivery(
         check_int("batch", batch, 0)
     check_share("max_failed", max_failed)
     check_seconds("max_outage", max_outage)
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise `ConfigurationError` unless *value* is the path of a file, as a str or `PathLike`."""
+    try:
+        path: Any = os.fspath(value)
+    except TypeError:
+        path = None
+    if not isinstance(path, str) or not Path(path).name:
+        raise _wrong(f"{name} must be the path of a file, not {value!r}", f"As in {name}='job.db'")
+
+
+def check_target_path(value: Any) -> None:
+    """Raise `ConfigurationError` if *value*, the `to` of a pull, is neither a path nor a sink."""
+    if value is None or isinstance(value, (str, bytes, os.PathLike)):
+        check_path("to", value)
 
 
 def check_flags(**flags: Any) -> None:

@@ -274,7 +274,7 @@ class Delivery:
     ) -> None:
         self._options, self._converter = options, converter
         self._log, self._counter, self._breaker = log, counter, breaker
-        self._tried = self._failed = 0
+        self._tried = self._failed = self._in_flight = 0  # rows
         self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
         self.guards: dict[Task[Any] | None, SendGuard] = {}
         self.stopping = False
@@ -294,8 +294,13 @@ class Delivery:
             AsyncClientsError: an error that no row caused, such as an invalid credential.
         """
         prepared = [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
-        if prepared:
+        if not prepared:
+            return
+        self._in_flight += len(prepared)
+        try:
             await self._deliver(prepared)
+        finally:
+            self._in_flight -= len(prepared)
 
     def _prepare(self, row: Row, *, coerce: bool) -> PreparedRow | None:
         failure: Exception
@@ -318,10 +323,12 @@ class Delivery:
         self._log.mark_failed(row, failure)
         self._tried += 1
         self._failed += 1
-        if self._tried < _MIN_ROWS or self._failed <= self._options.max_failed * self._tried:
+        # Rows in flight count as good: an invalid row fails sooner than a valid one is done.
+        rows = self._tried + self._in_flight
+        if self._tried < _MIN_ROWS or self._failed <= self._options.max_failed * rows:
             return
         raise BackfillStoppedError(
-            f"{self._failed} of {self._tried} rows of this run failed; "
+            f"{self._failed} of {rows} rows of this run failed; "
             f"the last one, line {row.line}: {error_text(failure)}",
             advice="See the file of failed rows and correct the input or its mapping. To continue "
             "anyway, run again with a higher max_failed=",

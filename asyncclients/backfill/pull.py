@@ -89,6 +89,8 @@ async def pull(
     """
     try:
         arguments.check_keywords(pull, misspelt)
+        arguments.check_path("state", state)
+        arguments.check_target_path(to)
         _check(source, key, prefetch, max_failed, max_outage)
         arguments.check_flags(new_credential=new_credential)
         arguments.check_function("progress", progress)

@@ -16,7 +16,7 @@ import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Never
+from typing import Any, Literal, Never, TypeGuard
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
@@ -105,6 +105,7 @@ async def push(
     precedence over all calls of a push.
     """
     arguments.check_keywords(push, misspelt)
+    arguments.check_path("state", state)
     arguments.check_rows(source)
     arguments.check_target(target)
     arguments.check_coroutine_function("reconcile", reconcile)
@@ -113,8 +114,7 @@ async def push(
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
     arguments.check_delivery(concurrency, batch, max_failed, max_outage)
     converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
-    if isinstance(source, (str, os.PathLike)):
-        check_apart(Path(state), [Path(source)], "the input")
+    check_apart(Path(state), [Path(source)] if _is_path(source) else [], "the input")
     rows = await open_source(source)
     try:
         converter.check(rows)
@@ -135,6 +135,10 @@ async def push(
             await journal.aclose()
     finally:
         await rows.aclose()
+
+
+def _is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
+    return isinstance(source, (str, os.PathLike))
 
 
 class Push:

@@ -73,6 +73,22 @@ PULL_ONLY = [
 ]
 
 
+@pytest.mark.parametrize("path", ["", ".", "/", None, 5, b"s.db"])
+async def test_path_that_names_no_file_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any
+) -> None:
+    """`state` and `to` must be paths of files; no row is read and no file made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match="state must be the path of a file"):
+        await push(Unread(), target, state=path)
+    with pytest.raises(ConfigurationError, match="state must be the path of a file"):
+        await pull(Unread(), "x.jsonl", state=path)
+    if path != 5:
+        with pytest.raises(ConfigurationError, match="to must be the path of a file"):
+            await pull(Unread(), path, state="s.db")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("name", "value"), [*NUMBERS, *PUSH_ONLY])
 async def test_push_rejects_invalid_argument(tmp_path: Path, name: str, value: Any) -> None:
     """An argument of `push` that is out of range is named; no row is read and no file made."""

@@ -293,7 +293,7 @@ async def test_pull_of_items_without_ids(to: Path, state: Path) -> None:
     report = await pull(server.list(), to, state=state.with_name("b.db"))
     assert (report.done, report.total) == (25, 25)
     assert len(report.unverified) == 1
-    assert "give key=" in report.unverified[0]
+    assert "key=" in report.unverified[0]
     report = await pull(server.list(), to, state=state.with_name("c.db"), key="n")
     assert (report.done, report.skipped) == (13, 12)
 

@@ -188,6 +188,23 @@ async def test_push_stops_after_too_many_failures(state: Path) -> None:
     assert Counter(vendor.held) == Counter(value for value in range(1000) if value % 5)
 
 
+@pytest.mark.parametrize("concurrency", [1, 16, 64, 200])
+async def test_push_counts_rows_in_flight_before_it_stops(state: Path, concurrency: int) -> None:
+    """One invalid row in twenty does not stop a run, although invalid rows fail at once."""
+
+    async def take(_: Any) -> None:
+        for _turn in range(100):
+            await asyncio.sleep(0)
+
+    def check(number: int) -> int:
+        if number % 20 == 0:
+            raise ValueError("no")
+        return number
+
+    report = await push(range(1000), take, state=state, map=check, concurrency=concurrency)
+    assert (report.done, report.failed) == (950, 50)
+
+
 async def test_push_stops_at_an_invalid_credential(state: Path) -> None:
     """After a 401 no row fails, and the next run delivers all."""
     vendor = Vendor()

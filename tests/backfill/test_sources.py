@@ -181,6 +181,7 @@ async def test_source_rejects_unusable_file(
         pytest.param('a,b\n1,"x\n' + "2,y\n" * 9 + '3,7"\n', 2, id="closed-at-the-end-of-a-row"),
         pytest.param('a,b,c,d\n"1,2,3,4\n5,6,7,8\n9,10,11,12"\n', 2, id="whole-rows"),
         pytest.param('a,b\nn1,x\nn2,"y\nn3,7"\nn4,z\n', 3, id="two-rows"),
+        pytest.param('a,b\n1001,"x\n1002,y"\n1003,z\n', 2, id="two-rows-with-numbers"),
         pytest.param('a,b\na@x.org,"y\nb@x.org,7"\n', 2, id="two-addresses"),
         pytest.param('a,b\n"n1,x\nn2",y\n', 2, id="two-rows-from-their-start"),
         pytest.param('"a,b\n1,2\n', 1, id="header"),

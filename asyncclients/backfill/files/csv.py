@@ -27,6 +27,8 @@ from pathlib import Path
 from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
 from asyncclients.errors import InputError
 
+_DIGITS = 3
+"""Least digits of the numbers that are taken for ids of rows."""
 _MIN_SEPARATORS = 6
 """A quoted cell whose lines have at least this many separators is taken for several rows."""
 _MAX_LINES = 100
@@ -239,18 +241,24 @@ def _look_like_rows(lines: list[str], separators: int) -> bool:
     """Return whether *lines* are probably rows with *separators* commas each.
 
     At least 80 % of them must have that number of commas. In addition there must be many of
-    them, or their first cells must have the same pattern, such as `row12` and `row13`.
+    them, or their first cells must have the same pattern, such as `row12` and `row13`, or be
+    different numbers with the same number of digits, at least three.
     """
     matching = [line for line in lines if line.count(",") == separators]
     if len(matching) < 0.8 * len(lines):
         return False
     if separators == 0:
         return len(matching) > _MAX_LINES
-    patterns = {_RUN.sub(_kind_of_run, line.partition(",")[0]) for line in lines}
-    # `a9` for `row12`, `a@a.a` for an address. A single word or number is no evidence.
-    same_pattern = (
-        len(patterns) == 1 and len(patterns.pop()) > 1 and len(matching) == len(lines) > 1
+    cells = [line.partition(",")[0] for line in lines]
+    patterns = {_RUN.sub(_kind_of_run, cell) for cell in cells}
+    # `a9` for `row12`, `a@a.a` for an address. A single word or a short number is no evidence.
+    is_evidence = any(len(pattern) > 1 for pattern in patterns) or (
+        patterns == {"9"}
+        and len(cells[0]) >= _DIGITS
+        and {*map(len, cells)} == {len(cells[0])}
+        and len({*cells}) == len(cells)
     )
+    same_pattern = len(patterns) == 1 and is_evidence and len(matching) == len(lines) > 1
     return same_pattern or len(matching) * separators >= _MIN_SEPARATORS
 
 

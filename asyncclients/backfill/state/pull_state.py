@@ -29,7 +29,10 @@ Key = str | Callable[[Any], Any]
 
 _MIN_ITEMS = 500
 """Items above which the share of unreadable ones counts; a single bad page must not stop a pull."""
-_NO_KEY = "the items have no uuid or id, so duplicates could not be detected; give key="
+_NO_KEY = (
+    "the items do not all have the field given as key= (by default uuid or id), so duplicates "
+    "could not be detected"
+)
 
 
 def drop_at(items: Sequence[T], indexes: Sequence[int]) -> Sequence[T]:
