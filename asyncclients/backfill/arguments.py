@@ -59,10 +59,10 @@ def check_delivery(
 def check_path(name: str, value: Any) -> None:
     """Raise `ConfigurationError` unless *value* is the path of a file, as a str or `PathLike`."""
     try:
-        path: Any = os.fspath(value)
+        file = Path(value).name
     except TypeError:
-        path = None
-    if not isinstance(path, str) or not Path(path).name:
+        file = ""
+    if not file:
         raise _wrong(f"{name} must be the path of a file, not {value!r}", f"As in {name}='job.db'")
 
 
