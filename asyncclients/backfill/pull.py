@@ -110,6 +110,7 @@ async def pull(
         run = Pull(sink, checkpoint, key, counter, breaker, max_failed=max_failed)
         async with reporting_progress(run.progress, progress):
             await run.work(reader)
+        await journal.finish()
         return run.report()
     finally:
         arguments.close_coroutine(source)

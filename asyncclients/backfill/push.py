@@ -129,7 +129,7 @@ async def push(
             run = Push(rows, options, converter, await JournalRowLog.load(journal), max_outage)
             async with reporting_progress(run.progress, progress):
                 await run.work(concurrency, unknown, reconcile)
-            await journal.saved()
+            await journal.finish()
             return run.report()
         finally:
             await journal.aclose()

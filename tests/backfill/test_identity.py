@@ -14,6 +14,7 @@ import pytest
 from asyncclients import (
     DigitalOnboardingClient,
     EmmaClient,
+    ForbiddenError,
     IntemptClient,
     IntouchClient,
     Priority,
@@ -331,6 +332,19 @@ async def test_state_follows_its_account(run: Any, tmp_path: Path) -> None:
         with pytest.raises(StateMismatchError, match="its origin is"):
             await run({**renewed, **production.environ}, tmp_path, new_credential=True)
         assert not production.requests("intouch")
+
+
+@pytest.mark.parametrize("run", [pushed, pulled])
+async def test_invalid_new_credential_is_not_stored(run: Any, tmp_path: Path) -> None:
+    """If the vendor rejects a credential that was declared as new, the previous one still resumes."""
+    async with Sandbox(OPEN) as sandbox:
+        wrong = {**sandbox.environ, "INTOUCH_API_KEY": "ii_wrong"}
+        with pytest.raises(ForbiddenError):
+            await run(wrong, tmp_path)
+        with pytest.raises(ForbiddenError):
+            await run({**wrong, "INTOUCH_API_KEY": "ii_typo"}, tmp_path, new_credential=True)
+        with pytest.raises(ForbiddenError):
+            await run(wrong, tmp_path)
 
 
 async def test_rejected_job_leaves_the_state_alone(tmp_path: Path) -> None:

@@ -95,6 +95,8 @@ class Journal:
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._next_commit_at = 0.0
+        self._renewed: JobIdentity | None = None
+        self._identity: list[Statement] = []
         self.failure: StateError | None = None
 
     @classmethod
@@ -103,7 +105,7 @@ class Journal:
     ) -> Self:
         """Open the journal of *job* at *path*, created if missing, and lock it until `aclose`.
 
-        With *new_credential*, a changed credential is accepted and stored.
+        With *new_credential*, a changed credential is accepted; `finish` stores it.
 
         Raises:
             StateInUseError: another run uses it.
@@ -122,7 +124,8 @@ class Journal:
         journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
             await journal.run(journal._connect)
-            await journal.run(_check_job, journal._database, path, job, new_credential)
+            found = await journal.run(_check_job, journal._database, path, job, new_credential)
+            journal._renewed = None if found == job else job
         except BaseException:
             await journal.aclose()
             raise
@@ -186,6 +189,14 @@ class Journal:
         self._waiters.append(waiter)
         return waiter
 
+    async def finish(self) -> None:
+        """Save all changes, and a changed credential: the run has succeeded with it."""
+        if self._renewed is not None:
+            value = msgspec.json.encode(self._renewed)
+            self._identity = [Statement("INSERT OR REPLACE INTO job VALUES ('job', ?)", [(value,)])]
+            self._renewed = None
+        await self.saved()
+
     # --- Commits: callbacks, no task, since `asyncio.run` cancels every task at its end ---
 
     def _schedule(self) -> None:
@@ -201,7 +212,11 @@ class Journal:
         self._stop_timer()
         waiters, self._waiters = self._waiters, []
         try:
-            commit = self._in_thread(_write, self._database, self.path, self._collect())
+            changes = self._collect()
+            if self._identity:
+                changes = Changes([*changes.statements, *self._identity], changes.before)
+                self._identity = []
+            commit = self._in_thread(_write, self._database, self.path, changes)
         except BaseException as error:
             self._on_committed(waiters, error)
             if not isinstance(error, Exception):
@@ -376,10 +391,13 @@ def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
 
 def _check_job(
     database: sqlite3.Connection, path: Path, job: JobIdentity, new_credential: bool
-) -> None:
+) -> JobIdentity:
+    """Return the identity in the file, which is *job* except for its credential."""
     is_new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     if not is_new:
-        job.check(read_job(database), str(path), new_credential=new_credential)
+        found = read_job(database)
+        job.check(found, str(path), new_credential=new_credential)
+        job = found
     database.execute("BEGIN IMMEDIATE")
     if is_new:
         for statement in _SCHEMA:
@@ -390,6 +408,7 @@ def _check_job(
     database.execute("INSERT OR REPLACE INTO job VALUES ('job', ?)", value)
     database.execute("COMMIT")
     mark_log(database)
+    return job
 
 
 # --- The `-wal` file and its mark -----------------------------------------------------------
