@@ -45,7 +45,7 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with _backfills(database_url, from_environment(limits, LIMITS)):
-        print("Worker started; press Ctrl-C to stop", file=sys.stderr, flush=True)
+        print("At work; press Ctrl-C to stop", file=sys.stderr, flush=True)
         await stop.wait()
     return 0
 

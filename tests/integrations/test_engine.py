@@ -63,7 +63,7 @@ async def test_run_and_a_worker_share_the_jobs_and_the_quota(tmp_path: Path) -> 
         where = ("--database-url", f"sqlite:///{tmp_path}/jobs.sqlite")
         worker = await start(environ, "worker", *where)
         assert worker.stderr is not None
-        assert b"Worker started" in await worker.stderr.readline()
+        assert b"At work" in await worker.stderr.readline()
         run = ("run", str(tmp_path / "jobs.toml"), "--engine", "dbos", *where, "--json")
         first = await start(environ, *run)
         out, err = await first.communicate()
