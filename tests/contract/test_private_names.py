@@ -68,7 +68,7 @@ def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 async def test_calls_work_without_a_private_name(hidden: str, sandbox: Sandbox) -> None:
-    """Creates, lists, token requests and retries work while the name is missing."""
+    """Creates, lists, deletions and token requests work while the name is missing."""
     async with SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
         people = DigitalOnboardingClient.from_env(pool, sandbox.environ)
