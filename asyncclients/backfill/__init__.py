@@ -11,6 +11,7 @@ Run again with the same state to resume.
 """
 
 from asyncclients.backfill.files.sink import OverlappingSink, Sink
+from asyncclients.backfill.plan import InvalidRow, Plan, RequestPreview
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
 from asyncclients.backfill.report import Progress, Report
@@ -18,10 +19,13 @@ from asyncclients.backfill.rows import Renaming
 from asyncclients.backfill.status import Status, read_status
 
 __all__ = [
+    "InvalidRow",
     "OverlappingSink",
+    "Plan",
     "Progress",
     "Renaming",
     "Report",
+    "RequestPreview",
     "Sink",
     "Status",
     "pull",
