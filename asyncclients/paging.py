@@ -48,14 +48,14 @@ class Page(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True):
         number: its number in the response, from 1.
         total: number of items on all pages; None if the server sends none.
         last: whether it is the last page.
-        spoiled: items that could not be decoded.
+        invalid_items: items that could not be decoded.
     """
 
     items: Sequence[T_co]
     number: int
     total: int | None = None
     last: bool = False
-    spoiled: Sequence[InvalidItem] = ()
+    invalid_items: Sequence[InvalidItem] = ()
 
 
 class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
@@ -179,7 +179,7 @@ class Path:
         Raises:
             PaginationError: its items are those of an earlier page, or too many are empty.
         """
-        if not page.items and not page.spoiled:
+        if not page.items and not page.invalid_items:
             self._count_empty(page)
             return
         self._empty = 0

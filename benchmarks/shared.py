@@ -150,7 +150,7 @@ async def fleet(kind: str, quota: TwoNumbers, count: int, seconds: float) -> Row
         until = loop.time()
         claims = await end(processes)
         arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
-        rejected = sandbox.refused("intouch")
+        rejected = sandbox.rejected("intouch")
     server.kill()
     directory.cleanup()
     return {
@@ -190,7 +190,7 @@ async def kill(when_down: Mode, seconds: float) -> Row:
         await asyncio.sleep(seconds)
         await end(processes)
         arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
-        rejected = sandbox.refused("intouch")
+        rejected = sandbox.rejected("intouch")
     server.kill()
     down_for = sum(until - since for since, until in outages)
     meanwhile = sum(since < at <= until for since, until in outages for at in arrivals)

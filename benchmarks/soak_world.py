@@ -119,7 +119,7 @@ class World:
         vendors = {name: self.sandbox.summary(name) for name in VENDORS}
         return {
             "requests": {name: found.arrivals for name, found in vendors.items()},
-            "rejected": {name: found.refused for name, found in vendors.items()},
+            "rejected": {name: found.rejected for name, found in vendors.items()},
             "quota_use": {name: round(found.quota_use, 4) for name, found in vendors.items()},
             "tokens": self.sandbox.state("digital_onboarding").token_requests,
             "store_restarts": self.store.restarts,

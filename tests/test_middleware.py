@@ -38,7 +38,7 @@ async def test_session_uses_the_whole_quota() -> None:
             statuses = await asyncio.gather(*(read(session, "tags") for _ in range(50)))
             assert asyncio.get_running_loop().time() - began < 27.0
         assert set(statuses) == {200}
-        assert sandbox.refused("intouch") == 0
+        assert sandbox.rejected("intouch") == 0
 
 
 async def test_external_usage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

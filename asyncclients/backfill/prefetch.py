@@ -105,7 +105,7 @@ class PagePrefetcher:
         mended = self._paginator.mended(number, body)
         if mended is None and unreadable == _MAX_RETRIES and number <= self._last:
             lost = InvalidItem(raw=body, reason=bad.message, items=self._size)
-            mended = Page(items=(), number=number, last=number == self._last, spoiled=[lost])
+            mended = Page(items=(), number=number, last=number == self._last, invalid_items=[lost])
         if mended is None:
             raise bad
         return mended
@@ -120,12 +120,12 @@ class PagePrefetcher:
 
     def last_page_after(self, page: Page[Any]) -> int:
         """Return the number of the last page according to the total of *page*; 0 if unknown."""
-        here = len(page.items) + len(page.spoiled)
+        here = len(page.items) + len(page.invalid_items)
         if page.last:
             self._last = 0
         elif page.total is not None and here:
             self._size, self._last = here, -(-page.total // here)
-        elif not page.spoiled:
+        elif not page.invalid_items:
             self._last = 0
         return self._last
 

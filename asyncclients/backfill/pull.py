@@ -218,7 +218,7 @@ class Pull:
         if page.total is not None:
             state.total_shrank |= state.total is not None and page.total < state.total
             state.total = page.total
-        if page.spoiled:
+        if page.invalid_items:
             self._checkpoint.set_aside(page, self._max_failed)
         new = self._new_items(page.items, is_reread=page.number <= state.page)
         if new:
@@ -234,10 +234,10 @@ class Pull:
             await self._use_sink(self._sink.write(items))
         except UnwritableItemsError as error:
             self._is_sink_uncertain = False
-            good, spoiled = error.good, error.spoiled
+            good, invalid = error.good, error.invalid
         else:
             return items
-        found = Page[Any](items=good, number=page.number, spoiled=spoiled)
+        found = Page[Any](items=good, number=page.number, invalid_items=invalid)
         self._checkpoint.set_aside(found, self._max_failed)
         if good:
             await self._use_sink(self._sink.write(good))

@@ -70,7 +70,7 @@ async def demo(
         if web:
             console.print("The page stays until Ctrl-C.")
             await asyncio.Event().wait()
-        refused = sum(sandbox.refused(cast("Any", job.vendor)) for job in watched)
+        refused = sum(sandbox.rejected(cast("Any", job.vendor)) for job in watched)
     return 0 if refused == 0 else 1
 
 
@@ -177,7 +177,7 @@ def _closing(
             f"{summary.arrivals}",
             f"{seconds:.1f}",
             f"{summary.quota_use:.1%}",
-            f"{summary.refused}",
+            f"{summary.rejected}",
             f"{retries.by_vendor[job.vendor]}",
             f"{refreshes.get(job.vendor, 0) or ''}",
         )

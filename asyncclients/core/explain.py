@@ -70,7 +70,7 @@ def _queue(ahead: int, queued: dict[str, int], priority: Priority) -> Iterator[s
 def _crowding(scheduler: Scheduler) -> Iterator[str]:
     if scheduler.in_flight >= scheduler.max_in_flight:
         yield f"{scheduler.in_flight} requests are in flight, the maximum of max_in_flight"
-    pool = scheduler.connections
+    pool = scheduler.in_flight_limit
     if pool.in_use >= pool.limit:
         yield f"the pool has {pool.in_use} requests in flight, the maximum of max_connections"
 

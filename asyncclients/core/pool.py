@@ -107,7 +107,7 @@ class SessionPool:
         self._shared: SharedLimiterFactory | None = None
         self._admission: Literal["adaptive", "exact"] = admission
         self._cold_start: Literal["empty", "full"] = cold_start
-        self._connections = InFlightLimit(max_connections)
+        self._in_flight_limit = InFlightLimit(max_connections)
         self._scopes: dict[str, Scope] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = self._ended = False
@@ -282,7 +282,7 @@ class SessionPool:
         local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
         local.external.on_change = partial(emit_external_usage, self.config.listeners, vendor, key)
         scheduler = Scheduler(
-            local, loop, max_in_flight=max_in_flight, connections=self._connections
+            local, loop, max_in_flight=max_in_flight, in_flight_limit=self._in_flight_limit
         )
         if self._limits is not None:
             if self._shared is None:

@@ -144,7 +144,7 @@ class Scheduler:
         limiter: decides when a call may be sent.
         loop: the event loop of the waiters and the timer.
         max_in_flight: the most requests of this scope in flight; None for no limit.
-        connections: the limit that the scopes of a pool share.
+        in_flight_limit: the limit that the scopes of a pool share.
 
     Attributes:
         in_flight: requests of this scope in flight.
@@ -160,8 +160,8 @@ class Scheduler:
         "_interactive",
         "_resuming",
         "_timer",
-        "connections",
         "in_flight",
+        "in_flight_limit",
         "limiter",
         "loop",
         "max_in_flight",
@@ -175,7 +175,7 @@ class Scheduler:
         loop: asyncio.AbstractEventLoop,
         *,
         max_in_flight: int | None = None,
-        connections: InFlightLimit | None = None,
+        in_flight_limit: InFlightLimit | None = None,
     ) -> None:
         self.limiter = limiter
         self.max_in_flight = math.inf if max_in_flight is None else max_in_flight
@@ -183,7 +183,7 @@ class Scheduler:
         self.sent = 0
         self.rejected = 0
         self.loop = loop
-        self.connections = InFlightLimit() if connections is None else connections
+        self.in_flight_limit = InFlightLimit() if in_flight_limit is None else in_flight_limit
         self._interactive = FlowQueue()
         self._background = FlowQueue()
         self._grants_since_background = 0
@@ -201,7 +201,7 @@ class Scheduler:
         is_background = bool(request.priority)
         if self._interactive.heap or (is_background and self._background.heap):
             return None
-        shared = self.connections
+        shared = self.in_flight_limit
         if self.in_flight >= self.max_in_flight or shared.in_use >= shared.limit:
             return None
         now = self.loop.time()
@@ -294,11 +294,11 @@ class Scheduler:
             self._forecast.count(now)
         self.in_flight += 1
         self.sent += 1
-        self.connections.in_use += 1
+        self.in_flight_limit.in_use += 1
         return self.limiter.acquire(now)
 
     def _is_full(self) -> bool:
-        return self.in_flight >= self.max_in_flight or self.connections.is_full(self.dispatch)
+        return self.in_flight >= self.max_in_flight or self.in_flight_limit.is_full(self.dispatch)
 
     def _background_at(self, now: float) -> float:
         """Return when a background call may be sent, with slots reserved for interactive calls.
@@ -341,7 +341,7 @@ class Scheduler:
     def on_done(self) -> None:
         """Record that a request is not in flight any more: its response has been read."""
         self.in_flight -= 1
-        shared = self.connections
+        shared = self.in_flight_limit
         shared.in_use -= 1
         if shared.blocked:
             shared.wake()
@@ -377,7 +377,7 @@ class Scheduler:
         """
         interactive, background = self._interactive, self._background
         priority = Priority.INTERACTIVE if interactive.waiting else Priority.BACKGROUND
-        shared = self.connections
+        shared = self.in_flight_limit
         room = min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
         waiting = interactive.waiting or background.waiting
         return max(0, int(min(waiting, room))), priority

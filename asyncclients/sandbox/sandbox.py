@@ -130,9 +130,9 @@ class Sandbox:
         """Return the last *history* requests to *vendor*, oldest first."""
         return self._vendors[vendor].log.recent()
 
-    def refused(self, vendor: VendorName) -> int:
+    def rejected(self, vendor: VendorName) -> int:
         """Return the number of requests that the rate limit of *vendor* rejected."""
-        return self._vendors[vendor].log.refused
+        return self._vendors[vendor].log.rejected
 
     def summary(self, vendor: VendorName) -> Summary:
         """Return exact counts of all requests to *vendor*."""

@@ -46,7 +46,7 @@ class Arrival:
     """One request in the log.
 
     `at` is the loop time at which its head arrived, and `body` its first 64 KiB. `status` is
-    None if the connection was dropped or left open. `refused` is True if the rate limit rejected
+    None if the connection was dropped or left open. `rejected` is True if the rate limit rejected
     it. `credential` is the key, token owner or account that it counted against, empty if none.
     Nothing is redacted: a sandbox only has credentials that it created.
     """
@@ -60,12 +60,12 @@ class Arrival:
     body: bytes
     credential: str
     status: int | None
-    refused: bool
+    rejected: bool
 
     @property
-    def admitted(self) -> bool:
+    def accepted(self) -> bool:
         """True if the rate limit accepted it."""
-        return not self.refused
+        return not self.rejected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Summary:
 
     vendor: str
     arrivals: int
-    refused: int
+    rejected: int
     by_status: Mapping[int | None, int]
     first_at: float | None
     last_at: float | None
@@ -90,7 +90,7 @@ class RequestLog:
 
     def __init__(self, vendor: str, history: int) -> None:
         self.vendor = vendor
-        self.refused = 0
+        self.rejected = 0
         self._recent: deque[Arrival] = deque(maxlen=history)
         self._by_status: Counter[int | None] = Counter()
         self._credentials: set[str] = set()
@@ -99,7 +99,7 @@ class RequestLog:
         self._last_at: float | None = None
 
     def write(
-        self, call: SandboxRequest, status: int | None, *, refused: bool, counted: bool
+        self, call: SandboxRequest, status: int | None, *, rejected: bool, counted: bool
     ) -> None:
         """Add *call*; *counted* is True if it used a quota."""
         self._recent.append(
@@ -113,14 +113,14 @@ class RequestLog:
                 body=call.body[:BODY_LIMIT],
                 credential=call.credential,
                 status=status,
-                refused=refused,
+                rejected=rejected,
             )
         )
         self._by_status[status] += 1
-        self.refused += refused
+        self.rejected += rejected
         if counted:
             self._credentials.add(call.credential)
-            self._counted += not refused
+            self._counted += not rejected
         self._first_at = call.at if self._first_at is None else min(self._first_at, call.at)
         self._last_at = call.at if self._last_at is None else max(self._last_at, call.at)
 
@@ -133,7 +133,7 @@ class RequestLog:
         return Summary(
             vendor=self.vendor,
             arrivals=self._by_status.total(),
-            refused=self.refused,
+            rejected=self.rejected,
             by_status=dict(self._by_status),
             first_at=self._first_at,
             last_at=self._last_at,
@@ -259,7 +259,7 @@ class VendorServer:
 
     def _record(self, admission: _Admission, status: int | None) -> None:
         counted = admission.limit is not None
-        self.log.write(admission.call, status, refused=admission.over_limit, counted=counted)
+        self.log.write(admission.call, status, rejected=admission.over_limit, counted=counted)
 
     def _work(self, call: SandboxRequest) -> _Answer:
         fault = self.faults.take(call)

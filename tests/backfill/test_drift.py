@@ -135,7 +135,7 @@ async def test_pull_keeps_bytes_of_unreadable_page(to: Path, state: Path) -> Non
 @pytest.mark.parametrize("number", [1, 2])
 async def test_pull_sets_item_that_is_no_json_aside(to: Path, state: Path, number: int) -> None:
     """The other items are written and its bytes are kept, also on the first page."""
-    spoiled = b'{"uuid": "bad", "name": "\\ud83d"}'
+    invalid = b'{"uuid": "bad", "name": "\\ud83d"}'
 
     async def serve(connection: Connection) -> None:
         while True:
@@ -143,7 +143,7 @@ async def test_pull_sets_item_that_is_no_json_aside(to: Path, state: Path, numbe
             asked = int(target.partition("page=")[2])
             items = [b'{"uuid": "%d-%d", "name": "a"}' % (asked, n) for n in range(3)]
             if asked == number:
-                items.insert(1, spoiled)
+                items.insert(1, invalid)
             body = b'{"current_page": %d, "last_page": 2, "total": 7, "data": [%b]}'
             await connection.send(http(body=body % (asked, b",".join(items))))
 
@@ -153,7 +153,7 @@ async def test_pull_sets_item_that_is_no_json_aside(to: Path, state: Path, numbe
         report = await pull(intouch.tags.list(), to, state=state)
     assert ids(to, "uuid") == ["1-0", "1-1", "1-2", "2-0", "2-1", "2-2"]
     assert (report.done, report.failed, report.total) == (6, 1, 7)
-    assert [each["row"].encode() for each in failures(state)] == [spoiled]
+    assert [each["row"].encode() for each in failures(state)] == [invalid]
 
 
 @pytest.mark.virtual_time

@@ -48,7 +48,7 @@ async def test_middleware_uses_the_whole_quota(virtual_time: VirtualClock) -> No
         program = Program(url, quota_middleware(Quota(2, 1.0)))
         async with program.session:
             await asyncio.gather(*(program.ask("", **key) for _ in range(9)))
-        assert sandbox.refused("intouch") == 0
+        assert sandbox.rejected("intouch") == 0
         first, *_, last = (arrival.at for arrival in sandbox.requests("intouch"))
         assert last - first == pytest.approx(4.0, abs=0.1)
     assert virtual_time.elapsed < 4.2

@@ -74,7 +74,7 @@ async def test_web_app_serves_requests_during_a_pull(
         report = await module.app[module.BACKFILL]
     assert report.done == 203
     assert len((tmp_path / "tags.jsonl").read_text().splitlines()) == 203
-    assert sandbox.refused("intouch") == 0
+    assert sandbox.rejected("intouch") == 0
 
 
 def _tag(number: int) -> dict[str, object]:
@@ -113,7 +113,7 @@ async def test_push_with_resume_sends_each_row_once(sandbox: Sandbox) -> None:
     assert (report.done, report.failed, report.unknown) == (len(notes), 0, 0)
     assert report.done + report.skipped == 1707
     assert set(contents.values()) == {1}
-    assert sandbox.refused("totango") == 0
+    assert sandbox.rejected("totango") == 0
 
 
 async def test_worker_shares_quota_and_token(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ async def test_worker_shares_quota_and_token(tmp_path: Path) -> None:
             codes = [await worker.wait() for worker in workers]
         assert codes == [0, 0]
         assert len(sandbox.state("digital_onboarding").contacts) == rows
-        assert sandbox.refused("digital_onboarding") == 0
+        assert sandbox.rejected("digital_onboarding") == 0
 
 
 def _head(path: Path, rows: int) -> bytes:
@@ -149,4 +149,4 @@ async def test_plain_aiohttp_keeps_the_quota(sandbox: Sandbox) -> None:
     tags = await module.main([f"tag {number}" for number in range(6)])
     assert [tag["name"] for tag in tags] == [f"tag {number}" for number in range(6)]
     assert 2.0 <= loop.time() - began_at < 3.0
-    assert sandbox.refused("intouch") == 0
+    assert sandbox.rejected("intouch") == 0

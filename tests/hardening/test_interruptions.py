@@ -63,7 +63,7 @@ async def interrupted(vendor: Any, call: Call, interrupt: Interruption, at: int)
                 assert (stats.held, stats.in_flight, *stats.queued.values()) == (0, 0, 0, 0)
             await CALLS[vendor][AFTERWARDS[vendor]](client, sandbox.state(vendor))
         await traces.gone()
-        assert sandbox.refused(vendor) == 0
+        assert sandbox.rejected(vendor) == 0
     return struck
 
 
@@ -113,7 +113,7 @@ async def test_interrupted_queued_call_delays_no_other(interrupt: Interruption) 
                 await before.served()
                 await behind.served()
                 assert clock.elapsed - began < 7.0
-                assert sandbox.refused("intouch") == 0
+                assert sandbox.rejected("intouch") == 0
                 assert client.stats().in_flight == 0
             if not struck:
                 assert at > 2

@@ -113,7 +113,7 @@ async def test_queued_calls_are_sent_on_each_loop(limit: int) -> None:
         clients = (client if n % 2 else job for n in range(_calls(limit)))
         tags = [each.tags.create(f"tag {n}") for n, each in enumerate(clients)]
         assert len(await asyncio.gather(*tags)) == len(tags)
-        assert sandbox.summary("intouch").refused == 0
+        assert sandbox.summary("intouch").rejected == 0
 
 
 @pytest.mark.parametrize("limit", [1, 50])

@@ -76,7 +76,7 @@ async def test_run_and_a_worker_share_the_jobs_and_the_quota(tmp_path: Path) -> 
         assert await worker.wait() == 0
         assert len(sandbox.requests("intouch")) == sent, "all was done before"
         codes = [str(n["client_code"]) for n in sandbox.state("intouch").hierarchies.values()]
-        assert sandbox.summary("intouch").refused == 0
+        assert sandbox.summary("intouch").rejected == 0
     assert (reports["nodes"]["done"], reports["nodes"]["failed"]) == (24, 1)
     assert (reports["people"]["done"], reports["people"]["unknown"]) == (90, 0)
     assert sorted(c for c in codes if c.startswith("node-")) == sorted(

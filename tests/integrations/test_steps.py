@@ -69,7 +69,7 @@ async def test_called_again_it_does_nothing(url: str) -> None:
     worker = worker_for(database, vendor)
     await worker.deliver("job", 0)
     await worker.deliver("job", 0)
-    assert await backlog.left("job") == []
+    assert await backlog.pending("job") == []
     await database.aclose()
     assert vendor.arrived == Counter(range(len(ROWS)))
 

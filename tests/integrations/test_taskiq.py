@@ -66,7 +66,7 @@ async def test_each_row_arrives_once_though_each_task_is_delivered_twice(
     """A broker may deliver a task twice, at once: no row goes twice, and none is unknown."""
     vendor, backlog = Vendor(), JobStore(database)
     deliver = task_of(database, vendor)
-    numbers = await backlog.left("job")
+    numbers = await backlog.pending("job")
     tasks = [await deliver.kiq("job", number) for number in numbers * 2]
     results = [await task.wait_result(check_interval=0.02, timeout=30) for task in tasks]
     report = await backlog.report("job")
@@ -79,10 +79,10 @@ async def test_a_task_that_fails_is_repeated(database: Database) -> None:
     """What no row can be blamed for fails the task; its repetition sends what is left."""
     vendor, backlog = Vendor(refusals=3), JobStore(database)
     deliver = task_of(database, vendor)
-    for number in await backlog.left("job"):
+    for number in await backlog.pending("job"):
         await deliver.kiq("job", number)
     async with asyncio.timeout(30):
-        while await backlog.left("job"):  # noqa: ASYNC110
+        while await backlog.pending("job"):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert vendor.refusals == 0
     assert vendor.arrived == Counter(range(len(ROWS)))

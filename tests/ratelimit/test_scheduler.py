@@ -30,11 +30,11 @@ pytestmark = pytest.mark.virtual_time
 
 
 def scheduler(
-    *quotas: Quota, max_in_flight: int | None = None, connections: InFlightLimit | None = None
+    *quotas: Quota, max_in_flight: int | None = None, in_flight_limit: InFlightLimit | None = None
 ) -> Scheduler:
     loop = asyncio.get_running_loop()
     limiter = Limiter(quotas, now=loop.time())
-    return Scheduler(limiter, loop, max_in_flight=max_in_flight, connections=connections)
+    return Scheduler(limiter, loop, max_in_flight=max_in_flight, in_flight_limit=in_flight_limit)
 
 
 def now() -> float:
@@ -382,8 +382,8 @@ def test_random_cancellations_leak_nothing(steps: list[tuple[int, bool]], in_fli
     """After random calls and cancellations nothing is in flight or queued."""
 
     async def run() -> None:
-        connections = InFlightLimit(in_flight)
-        queues = [scheduler(Quota(5, 1.0), connections=connections) for _ in range(2)]
+        in_flight_limit = InFlightLimit(in_flight)
+        queues = [scheduler(Quota(5, 1.0), in_flight_limit=in_flight_limit) for _ in range(2)]
         tasks: list[asyncio.Task[float]] = []
         for number, (place, cancel) in enumerate(steps):
             request = PermitRequest(Priority(place % 2), flow=str(place))
@@ -396,7 +396,7 @@ def test_random_cancellations_leak_nothing(steps: list[tuple[int, bool]], in_fli
         for queue in queues:
             assert queue.in_flight == 0
             assert queue.queued() == {"interactive": 0, "background": 0}
-        assert connections.in_use == 0
+        assert in_flight_limit.in_use == 0
 
     virtually(run)
 
@@ -429,28 +429,28 @@ async def test_max_in_flight_is_never_exceeded() -> None:
 
 async def test_in_flight_limit_is_shared_by_scopes() -> None:
     """Two scopes with 3 requests between them both progress, never more than 3 at once."""
-    connections = InFlightLimit(3)
-    queues = [scheduler(Quota(1000, 1.0), connections=connections) for _ in range(2)]
+    in_flight_limit = InFlightLimit(3)
+    queues = [scheduler(Quota(1000, 1.0), in_flight_limit=in_flight_limit) for _ in range(2)]
     most = 0
 
     async def one(queue: Scheduler) -> None:
         nonlocal most
         permit = queue.try_acquire(PermitRequest()) or await queue.acquire(PermitRequest())
-        most = max(most, connections.in_use)
+        most = max(most, in_flight_limit.in_use)
         await asyncio.sleep(1.0)
         queue.on_response(permit, None)
         queue.on_done()
 
     await asyncio.gather(*(one(queue) for queue in queues for _ in range(9)))
     assert most == 3
-    assert connections.in_use == 0
+    assert in_flight_limit.in_use == 0
     assert now() == pytest.approx(6.0, abs=0.1)
 
 
 async def test_in_flight_limit_wakes_the_next_scope_after_a_cancellation() -> None:
     """If the first blocked scope has no waiter left, the next one is woken."""
-    connections = InFlightLimit(1)
-    one, two, three = (scheduler(Quota(9, 1.0), connections=connections) for _ in range(3))
+    in_flight_limit = InFlightLimit(1)
+    one, two, three = (scheduler(Quota(9, 1.0), in_flight_limit=in_flight_limit) for _ in range(3))
     permit = one.try_acquire(PermitRequest())
     assert permit is not None
     gives_up = asyncio.create_task(two.acquire(PermitRequest()))
@@ -470,15 +470,17 @@ async def test_in_flight_limit_wakes_the_next_scope_after_a_cancellation() -> No
 @pytest.mark.parametrize("blocked_by", ["scope", "pool"])
 async def test_scheduler_grants_a_burst_in_several_ticks(blocked_by: str) -> None:
     """200 slots that open at once are granted 64 per iteration of the loop."""
-    connections = InFlightLimit(1 if blocked_by == "pool" else math.inf)
-    queue = scheduler(max_in_flight=1 if blocked_by == "scope" else None, connections=connections)
+    in_flight_limit = InFlightLimit(1 if blocked_by == "pool" else math.inf)
+    queue = scheduler(
+        max_in_flight=1 if blocked_by == "scope" else None, in_flight_limit=in_flight_limit
+    )
     first = queue.try_acquire(PermitRequest())
     assert first is not None
     waiting = [
         asyncio.create_task(queue.acquire(PermitRequest(Priority(n % 2)))) for n in range(200)
     ]
     await settle()
-    queue.max_in_flight = connections.limit = math.inf
+    queue.max_in_flight = in_flight_limit.limit = math.inf
     queue.on_response(first, None)
     queue.on_done()
     granted = [queue.in_flight]

@@ -158,4 +158,4 @@ async def test_wrong_account_is_another_403(sandbox: Sandbox, connect: Open) -> 
     async with session.get("1/touchpoints") as response:
         assert response.status == 403
         assert "rate limit" not in (await response.text()).lower()
-    assert sandbox.refused("emma") == 0
+    assert sandbox.rejected("emma") == 0

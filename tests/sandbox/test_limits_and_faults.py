@@ -82,7 +82,7 @@ async def test_emma_returns_403_beyond_180_a_minute(sandbox: Sandbox, connect: O
         assert "Rate Limit Exceeded" in await response.text()
     await asyncio.sleep(0.2)
     assert await answers(session, path, 1) == [200]
-    assert sandbox.refused("emma") == 1
+    assert sandbox.rejected("emma") == 1
 
 
 @pytest.mark.virtual_time

@@ -113,7 +113,7 @@ async def test_requests_are_recorded(sandbox: Sandbox, connect: Open) -> None:
     assert arrival.query == (("a", "1"), ("a", "2"))
     assert arrival.body == b'{"name": "x"}'
     assert arrival.headers["x-api-key"] == arrival.credential == sandbox.environ["INTOUCH_API_KEY"]
-    assert (arrival.status, arrival.refused, arrival.admitted) == (201, False, True)
+    assert (arrival.status, arrival.rejected, arrival.accepted) == (201, False, True)
 
 
 @pytest.mark.virtual_time
@@ -128,7 +128,7 @@ async def test_summary_counts_beyond_the_history() -> None:
                 await asyncio.sleep(1)
         summary = sandbox.summary("intouch")
         assert len(sandbox.requests("intouch")) == 3
-        assert (summary.arrivals, summary.refused) == (15, sandbox.refused("intouch")) == (15, 5)
+        assert (summary.arrivals, summary.rejected) == (15, sandbox.rejected("intouch")) == (15, 5)
         assert summary.by_status == {200: 10, 429: 5}
         assert summary.first_at == pytest.approx(start)
         assert summary.last_at == pytest.approx(start + 4)
@@ -153,7 +153,7 @@ async def test_quotas_accept_any_model() -> None:
         key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
         async with aiohttp.ClientSession(sandbox.url("intouch"), headers=key) as session:
             assert await statuses(session, "tags", 3) == [200, 429, 429]
-        assert sandbox.summary("intouch").refused == 2
+        assert sandbox.summary("intouch").rejected == 2
 
 
 @pytest.mark.virtual_time
@@ -212,4 +212,4 @@ async def test_unauthenticated_call_uses_no_quota(
     async with session.get("v1/x/y") as response:
         assert response.status == 401
     assert sandbox.requests(vendor)[-1].credential == ""  # type: ignore[arg-type]
-    assert sandbox.refused(vendor) == 0  # type: ignore[arg-type]
+    assert sandbox.rejected(vendor) == 0  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def sent_between(sandbox: Sandbox, since: float, until: float) -> int:
 
 def within_quota(sandbox: Sandbox) -> bool:
     arrivals = [arrival.at for arrival in sandbox.requests("intouch")]
-    return sandbox.refused("intouch") == 0 and most_in(1.0, arrivals) <= 20
+    return sandbox.rejected("intouch") == 0 and most_in(1.0, arrivals) <= 20
 
 
 # --- First use ----------------------------------------------------------------------

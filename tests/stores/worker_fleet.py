@@ -122,7 +122,7 @@ class Fleet:
         marks = [since, *(at for at in arrivals if since < at < until), until]
         return Trial(
             used=sum(inside) / (limit * (until - since)),
-            rejected=self._sandbox.refused("intouch"),
+            rejected=self._sandbox.rejected("intouch"),
             most=most_in(period, arrivals),
             gap=max(b - a for a, b in pairwise(marks)),
             lag=self.lag.longest,

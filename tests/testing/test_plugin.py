@@ -26,7 +26,7 @@ TOGETHER = """
             for number in range(20):
                 await intouch.tags.create(f"tag {number}")
         assert 9 < virtual_time.elapsed < 11
-        assert sandbox.refused("intouch") == 0
+        assert sandbox.rejected("intouch") == 0
 
     @pytest.mark.sandbox(quotas={"intouch": (1, 30.0)})
     async def test_a_quota_of_its_own(sandbox, virtual_time):

@@ -77,13 +77,13 @@ class UnwritableItemsError(Exception):
 
     Attributes:
         good: the items that can be written.
-        spoiled: the others, with their reasons.
+        invalid: the others, with their reasons.
     """
 
     def __init__(self, items: Sequence[Any], reason_of: Callable[[Any], str]) -> None:
         reasons = [reason_of(item) for item in items]
         self.good = [item for item, reason in zip(items, reasons, strict=True) if not reason]
-        self.spoiled = [
+        self.invalid = [
             InvalidItem(raw=encode_row(item), reason=reason)
             for item, reason in zip(items, reasons, strict=True)
             if reason

@@ -239,25 +239,25 @@ class Checkpoint:
         # A page without readable items includes its number: a gateway's error page is always the
         # same. The prefix keeps these keys apart from those of items without an id.
         suffix = b"" if page.items else b" %d" % page.number
-        keys = [digest(b"failed " + spoiled.raw + suffix) for spoiled in page.spoiled]
+        keys = [digest(b"failed " + invalid.raw + suffix) for invalid in page.invalid_items]
         new = [key not in self.seen for key in keys]
-        failed = state.failed + sum(each.items for each in compress(page.spoiled, new))
+        failed = state.failed + sum(each.items for each in compress(page.invalid_items, new))
         found = state.done + failed
         if failed > max_failed * max(found, _MIN_ITEMS):
             raise BackfillStoppedError(
                 f"{failed} of {found} items do not match the vendor's documentation; the last, "
-                f"on page {page.number}: {page.spoiled[-1].reason}",
+                f"on page {page.number}: {page.invalid_items[-1].reason}",
                 advice="The vendor may have changed its responses; all pages before are saved. To "
                 "continue anyway, run again with a higher max_failed=",
             )
         self.add_keys(keys)
-        for index, spoiled in compress(enumerate(page.spoiled, 1), new):
+        for index, invalid in compress(enumerate(page.invalid_items, 1), new):
             self._failures.add(
                 DeadLetter(
                     line=page.number,
                     number=index,
-                    row=spoiled.raw.decode("utf-8", "backslashreplace"),
-                    reason=spoiled.reason,
+                    row=invalid.raw.decode("utf-8", "backslashreplace"),
+                    reason=invalid.reason,
                     error=DecodeError.__name__,
                 )
             )

@@ -222,7 +222,7 @@ class Backfills:
         await self._wait(job, reporter)
         counts = (await self.job_store.request_counts(job)).since(before)
         report = reporter.report(await self.job_store.report(job), counts)
-        if await self.job_store.left(job):
+        if await self.job_store.pending(job):
             await self._raise_failure(job, report)
         return report
 
@@ -289,7 +289,7 @@ class Backfills:
         for each in found:
             if each.status in _UNFINISHED and each.input is not None:
                 queued.update(_readable(job, each.input)["args"][1])
-        left = [number for number in await self.job_store.left(job) if number not in queued]
+        left = [number for number in await self.job_store.pending(job) if number not in queued]
         size = -(-len(left) // shards) or 1
         for first in range(0, len(left), size):
             # Concurrent callers compute the same ids, so each workflow is enqueued once.

@@ -123,7 +123,7 @@ class JobStore:
 
     # --- Batches ----------------------------------------------------------------------
 
-    async def left(self, job: str) -> list[int]:
+    async def pending(self, job: str) -> list[int]:
         """Return the numbers of the unfinished batches of *job*."""
         query = sa.select(BATCHES.c.number).where(BATCHES.c.job == job, BATCHES.c.rows.is_not(None))
         return await self._database.transact(

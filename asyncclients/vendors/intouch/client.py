@@ -194,13 +194,13 @@ def parse_leniently(body: bytes, cls: type[T]) -> Page[T]:
         raise DecodeError("the response is not a page of a list")
     page = _page(codec.decode(found[0], Envelope[Any]))
     items: list[T] = []
-    spoiled: list[InvalidItem] = []
+    invalid: list[InvalidItem] = []
     for raw in found[1]:
         try:
             items.append(codec.decode(raw, cls))
         except DecodeError as bad:
-            spoiled.append(InvalidItem(raw=raw, reason=bad.message))
-    return msgspec.structs.replace(page, items=items, spoiled=spoiled)
+            invalid.append(InvalidItem(raw=raw, reason=bad.message))
+    return msgspec.structs.replace(page, items=items, invalid_items=invalid)
 
 
 class Tags(PagedResource):

@@ -104,7 +104,7 @@ async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandb
     """A hundred calls at once against 2 per second: none refused, and little of it unused."""
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(intouch.tags.create(f"{n}") for n in range(100)))
-    assert sandbox.refused("intouch") == 0
+    assert sandbox.rejected("intouch") == 0
     assert asyncio.get_running_loop().time() - began <= 52.0
     assert intouch.stats().sent == 100
 
@@ -114,7 +114,7 @@ async def test_two_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
     async with SessionPool() as pool:
         one, two = (IntouchClient.from_env(pool, sandbox.environ) for _ in range(2))
         await asyncio.gather(*(client.tags.create("x") for client in (one, two) * 10))
-    assert sandbox.refused("intouch") == 0
+    assert sandbox.rejected("intouch") == 0
 
 
 async def test_a_lost_creation_is_not_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:

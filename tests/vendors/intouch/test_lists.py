@@ -89,11 +89,11 @@ async def test_needed_fields_must_be_there(fields: dict[str, Any], pool: Session
 def test_mended_keeps_the_other_items(bad: str) -> None:
     """An item that is no JSON, or no item, is set aside with its bytes; the others are kept."""
     good = '{"uuid": "%d", "email": "a@x.org", "custom_fields": []}'
-    spoiled = f'{{"uuid": "7", "email": {bad}}}'
-    body = f'{{"current_page": "1", "last_page": 2, "data": [{good % 1}, {spoiled}, {good % 2}]}}'
+    invalid = f'{{"uuid": "7", "email": {bad}}}'
+    body = f'{{"current_page": "1", "last_page": 2, "data": [{good % 1}, {invalid}, {good % 2}]}}'
     page = parse_leniently(body.encode(), Contact)
     assert [contact.uuid for contact in page.items] == ["1", "2"]
-    assert [each.raw for each in page.spoiled] == [spoiled.encode()]
+    assert [each.raw for each in page.invalid_items] == [invalid.encode()]
     assert (page.number, page.last) == (1, False)
 
 

@@ -219,7 +219,7 @@ async def test_what_others_use_of_the_quota_is_left_to_them() -> None:
         totango = TotangoClient.from_env(pool, sandbox.environ)
         await asyncio.gather(*(totango.events.list("1") for _ in range(12)))
         assert sandbox.summary("totango").by_status[200] == 12
-        assert sandbox.refused("totango") <= 1
+        assert sandbox.rejected("totango") <= 1
 
 
 async def test_a_refusal_is_waited_out_and_the_create_repeated(sandbox: Sandbox) -> None:
