@@ -11,9 +11,7 @@ whose outcome is not known is listed as unknown.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Never, TypeGuard
@@ -21,8 +19,8 @@ from typing import Any, Literal, Never, TypeGuard
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
-from asyncclients.backfill.encoding import encode_rows
 from asyncclients.backfill.files.source import Row, Rows, Source, open_source
+from asyncclients.backfill.pending_rows import PendingRows
 from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
 from asyncclients.backfill.state.identity import push_job
@@ -34,7 +32,6 @@ from asyncclients.errors import (
     BackfillError,
     BackfillStoppedError,
     InputError,
-    StateMismatchError,
 )
 from asyncclients.ratelimit.quota import Priority
 
@@ -270,98 +267,3 @@ class Push:
             self._first_fraction = fraction
         gained = fraction - self._first_fraction
         return seconds * (1 - fraction) / gained if gained > 0 else None
-
-
-class PendingRows:
-    """The rows of *source* that are still to be delivered, in order.
-
-    A resumed run reads the rows of earlier runs again and compares a digest of all of them:
-    if the input has changed up to that point, nothing is sent. Of those rows, the ones that
-    are not settled come first.
-    """
-
-    def __init__(self, source: Source, log: JournalRowLog) -> None:
-        self._source, self._log = source, log
-        self._ready: deque[Row] = deque()
-        self._unsettled: list[Row] = []  # rows of earlier runs, until the digest is compared
-        self._reading = asyncio.Lock()
-        self._digest = hashlib.blake2b(digest_size=16)
-        self._read_before = log.state.read
-        self._read = 0
-        self._is_at_end = self._is_stopped = False
-        self._failure: BaseException | None = None
-
-    def stop(self) -> None:
-        """Return no more rows."""
-        self._is_stopped = True
-
-    def take_nowait(self, count: int) -> list[Row]:
-        """Return *count* rows if that many are read already, else none."""
-        ready = self._ready
-        if len(ready) < count or self._is_stopped:
-            return []
-        return [ready.popleft() for _ in range(count)]
-
-    async def take(self, count: int) -> list[Row]:
-        """Return at most *count* rows; none at the end.
-
-        Raises:
-            StateMismatchError: the input has changed since the job was created.
-            InputError: the input cannot be read.
-        """
-        while len(self._ready) < count and not self._is_at_end and not self._is_stopped:
-            async with self._reading:
-                if len(self._ready) < count and not self._is_at_end:
-                    await self._fill()
-        return self.take_nowait(min(count, len(self._ready)))
-
-    async def _fill(self) -> None:
-        if self._failure is not None:
-            raise self._failure  # after an exception, an iterator looks exhausted
-        try:
-            rows = await self._source.chunk()
-        except BaseException as failure:
-            self._failure = failure
-            raise
-        if not rows:
-            if self._read < self._read_before:
-                raise self._changed(
-                    f"it has {self._read} rows now, and {self._read_before} were read before"
-                )
-            self._is_at_end = True
-            return
-        old = rows[: max(0, self._read_before - self._read)]
-        if old:
-            self._skip_settled(old)
-            rows = rows[len(old) :]
-        if rows:
-            self._add_to_digest(rows)
-            if recovered := self._log.recovered:
-                rows = [row for row in rows if row.number not in recovered]
-            self._ready.extend(rows)
-            self._log.set_read(self._read, self._digest.hexdigest())
-
-    def _add_to_digest(self, rows: list[Row]) -> None:
-        self._read += len(rows)
-        self._digest.update(encode_rows(rows))
-
-    def _skip_settled(self, rows: list[Row]) -> None:
-        """Keep the unsettled ones of *rows*, which an earlier run has read."""
-        self._add_to_digest(rows)
-        log = self._log
-        for row in rows:
-            log.unknowns.add_content(row)
-        self._unsettled += [row for row in rows if row.number not in log.settled]
-        if self._read == self._read_before:
-            if self._digest.hexdigest() != log.state.digest:
-                raise self._changed(f"its first {self._read_before} rows differ")
-            self._ready.extend(self._unsettled)
-            self._unsettled.clear()
-
-    def _changed(self, how: str) -> StateMismatchError:
-        return StateMismatchError(
-            f"{self._source.name} has changed since this job was created: {how}",
-            file=self._source.name,
-            advice="Restore the old input (rows may be added at its end), "
-            "or push the new one with another state file",
-        )
