@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from asyncclients.arguments import shown
 from asyncclients.core.events import emit_external_usage
+from asyncclients.core.network import never_sent
 from asyncclients.core.options import current_call_context
-from asyncclients.core.transport import never_sent
 from asyncclients.errors import ConfigurationError, WrongEventLoopError
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.limiter import Limiter

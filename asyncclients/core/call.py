@@ -257,7 +257,8 @@ class Call(Generic[T]):
             quotas = scope.scheduler.limiter.quotas
             outgoing = OutgoingRequest(scope.key, quotas, self._request.idempotent)
             attempt.before_send = partial(hook.before_send, outgoing)
-        return attempt.run(session, config.pool.max_response_bytes, scope.outer, scope.inner)
+        most = config.pool.max_response_bytes
+        return attempt.run(session, most, scope.outer, scope.inner, scope.network)
 
     def decide(self, outcome: Outcome) -> Decision:
         """Record *outcome* and return what to do next."""

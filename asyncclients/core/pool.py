@@ -14,6 +14,7 @@ from functools import partial
 from inspect import iscoroutinefunction
 from logging import DEBUG
 from pathlib import PurePath
+from ssl import SSLContext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -32,6 +33,7 @@ from asyncclients.core.events import (
     log_event,
     logger,
 )
+from asyncclients.core.network import network_arguments
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.scope import Scope, ScopeHandle, ScopeStats
 from asyncclients.core.tokens import (
@@ -46,7 +48,7 @@ from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEven
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.scheduler import InFlightLimit, Scheduler
 from asyncclients.ratelimit.timer import IdleSweep
-from asyncclients.secret import Secret
+from asyncclients.secret import Secret, sealed
 
 if TYPE_CHECKING:
     import aiohttp
@@ -74,6 +76,12 @@ class SessionPool:
         cold_start: `empty` assumes that nothing was sent before the start, `full` that
             the quotas are used up.
         listeners: callables that take each event (`asyncclients.core.events`).
+        ssl: a context with the trusted authorities and a client certificate, for the
+            vendors and for a proxy by https; None for the authorities of the system.
+        proxy: URL of a forward proxy, `http://` or `https://`, with its user and password
+            if it needs them. The environment is not read. Requests by https use it, those
+            by http to a loopback address do not.
+            Both also apply to access tokens, uploads and a borrowed session.
     """
 
     def __init__(
@@ -89,7 +97,10 @@ class SessionPool:
         admission: Literal["adaptive", "exact"] = "adaptive",
         cold_start: Literal["empty", "full"] = "empty",
         listeners: Sequence[Listener] = (),
+        ssl: SSLContext | None = None,
+        proxy: str | Secret | None = None,
     ) -> None:
+        proxy = sealed(proxy)
         check_count("max_connections", max_connections)
         check_count("max_response_bytes", max_response_bytes)
         check_seconds("timeout", timeout)
@@ -103,6 +114,7 @@ class SessionPool:
             max_response_bytes=max_response_bytes,
             listeners=tuple(map(Callback, (*listeners, *logs))),
         )
+        self._network = network_arguments(ssl, proxy)
         self._session, self._limits, self._tokens = session, limits, tokens
         self._shared: SharedLimiterFactory | None = None
         self._admission: Literal["adaptive", "exact"] = admission
@@ -223,7 +235,8 @@ class SessionPool:
         scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
         # Without a login the headers of a borrowed session must not be sent either.
         borrowed = None if login is None else self._session
-        scope = Scope(vendor.name, key, scheduler, borrowed=borrowed)
+        network = self._network if base_url.startswith("https:") else None
+        scope = Scope(vendor.name, key, scheduler, borrowed=borrowed, network=network)
         if isinstance(login, ClientCredentials):
             scope.tokens = self._token_cache(scope, vendor, login, base_url)
         self._scopes[key] = scope

@@ -19,7 +19,8 @@ from asyncclients.errors import ClientClosedError
 from asyncclients.ratelimit.quota import Priority, Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     import aiohttp
     from aiohttp.client_middlewares import ClientMiddlewareType
@@ -112,6 +113,7 @@ class Scope:
         timeouts: of the attempts.
         session: the aiohttp session; None before first use and after the end.
         outer, inner: middlewares of the session to run around and inside of an attempt.
+        network: arguments of aiohttp's `request` for TLS and proxy.
         closed: whether the pool is closed.
         handles: weak references to the handles of the clients that use it.
     """
@@ -123,6 +125,7 @@ class Scope:
         scheduler: Scheduler,
         *,
         borrowed: aiohttp.ClientSession | None = None,
+        network: Mapping[str, Any] | None = None,
     ) -> None:
         self.vendor, self.key, self.scheduler = vendor, key, scheduler
         self.tokens: TokenCache | None = None
@@ -130,6 +133,7 @@ class Scope:
         self.session: aiohttp.ClientSession | None = None
         self.outer: tuple[ClientMiddlewareType, ...] = ()
         self.inner: tuple[ClientMiddlewareType, ...] = ()
+        self.network: Mapping[str, Any] = network or {}
         self.closed = False
         self.handles: set[ref[ScopeHandle]] = set()
         self._borrowed = borrowed

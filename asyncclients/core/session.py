@@ -14,6 +14,8 @@ import aiohttp
 from aiohttp.http import StreamWriter
 from aiohttp.payload import BytesPayload
 
+from asyncclients.core.network import NoTunnelError, never_sent
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
@@ -72,7 +74,12 @@ class _Connector(aiohttp.TCPConnector):
         return super()._get(key, traces)
 
     async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> ResponseHandler:
-        protocol = await super()._create_connection(req, traces, timeout)
+        try:
+            protocol = await super()._create_connection(req, traces, timeout)
+        except (aiohttp.ClientConnectionError, aiohttp.ClientResponseError) as failure:
+            if never_sent(failure):
+                raise
+            raise NoTunnelError from failure
         _cap_read_buffer(protocol.transport)
         return protocol
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -25,6 +26,7 @@ from aiohttp.http_exceptions import ContentEncodingError
 
 from asyncclients.core.auth import Header
 from asyncclients.core.endpoint import NoResponse, Outcome, Response
+from asyncclients.core.network import classify_network_failure, never_sent
 from asyncclients.core.prepare import GET_HEADERS, JSON, NO_HEADERS, PreparedRequest
 from asyncclients.core.retry import RetryState
 from asyncclients.core.session import CONNECT_TIMEOUT, NO_TIMEOUT
@@ -38,7 +40,6 @@ from asyncclients.errors import (
     DecodeError,
     DisconnectedError,
     ResponseTooLargeError,
-    TLSError,
 )
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
@@ -61,6 +62,8 @@ Credential = Header | Callable[[float], Header | None] | None
 """The header with the credential, or a function of the loop time that returns it.
 
 The function returns None if the credential has expired by then."""
+
+_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
@@ -205,8 +208,9 @@ class Attempt(TimedTask, eq=False):
         max_bytes: int,
         outer: tuple[ClientMiddlewareType, ...] = (),
         inner: tuple[ClientMiddlewareType, ...] = (),
+        network: Mapping[str, Any] = _NO_ARGUMENTS,
     ) -> Outcome:
-        """Send the request once, inside the middlewares *outer* and around *inner*.
+        """Send the request once by *network*, inside the middlewares *outer*, around *inner*.
 
         Raises:
             DeadlineExceededError: before anything was sent.
@@ -231,6 +235,7 @@ class Attempt(TimedTask, eq=False):
                 auto_decompress=True,
                 skip_auto_headers=None if request.has_content_type else _SKIP_AUTO_HEADERS,
                 timeout=self._connect_timeout(),
+                **network,
             )
             content = self._buffered_body(response, session, max_bytes)
             if content is None:
@@ -404,23 +409,12 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes 
 # --- aiohttp's exceptions -----------------------------------------------------
 
 
-def never_sent(failure: BaseException) -> bool:
-    """Return True if it is certain that nothing of the request was sent."""
-    return isinstance(failure, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-
-
 def classify_exception(failure: BaseException) -> NoResponse:
     """Return the outcome that *failure*, raised by aiohttp, stands for."""
-    if isinstance(failure, (aiohttp.ClientSSLError, aiohttp.ServerFingerprintMismatch)):
-        return NoResponse(
-            "no",
-            TLSError,
-            "could not verify the server's TLS certificate",
-            "Check the address and the CA store (SSL_CERT_FILE); never turn verification off",
-            final=True,
-        )
+    if (found := classify_network_failure(failure)) is not None:
+        return found
     if isinstance(failure, aiohttp.ClientConnectorDNSError):
-        return _connect_failed("could not resolve the server's name")
+        return _connect_failed(f"could not resolve the host name {failure.host}")
     if isinstance(failure, aiohttp.ConnectionTimeoutError):
         return _connect_failed("could not connect in time")
     if isinstance(failure, aiohttp.ClientConnectorError):

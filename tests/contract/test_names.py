@@ -210,6 +210,8 @@ def test_pool_has_the_documented_parameters() -> None:
         "admission": "adaptive",
         "cold_start": "empty",
         "listeners": (),
+        "ssl": None,
+        "proxy": None,
     }
 
 

@@ -195,7 +195,7 @@ async def test_invalid_certificate_ends_the_call_unsent(vendor: str, certificate
         by_token = vendor == "digital_onboarding"
         with pytest.raises(TokenEndpointError if by_token else TLSError) as caught:
             await subject.read(client)
-        assert "could not verify the server's TLS certificate" in str(caught.value)
+        assert "could not verify the certificate of 127.0.0.1:" in str(caught.value)
         assert caught.value.attempts == 1 or by_token
         assert (server.arrived, server.connections) == ([], 0)
         assert leaks(caught.value, *subject.canaries) == []
