@@ -43,8 +43,8 @@ from asyncclients.errors import (
 )
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.ratelimit.slots import Permit
 from asyncclients.ratelimit.timer import TICK
-from asyncclients.ratelimit.window import Permit
 
 if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientMiddlewareType

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from asyncclients.ratelimit.adaptive import Feedback
     from asyncclients.ratelimit.headers import RateLimitInfo
-    from asyncclients.ratelimit.window import Permit, SlidingWindow
+    from asyncclients.ratelimit.slots import Permit, SlidingWindow
 
 _SMOOTHING = 0.1
 """Weight of a new report in the level estimate."""

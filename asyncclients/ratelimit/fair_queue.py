@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import asyncio
 
-    from asyncclients.ratelimit.window import Permit
+    from asyncclients.ratelimit.slots import Permit
 
 _IDLE_FLOWS = 64
 """Flows without a waiter that are kept before they are searched for removal."""

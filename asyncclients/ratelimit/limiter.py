@@ -22,9 +22,9 @@ together than sends. Three rules follow.
    With the response as the bound (`admission="exact"`) the proof holds without
    assumptions. It costs one round trip per W: negligible for a minute, a tenth of the
    quota for a second. For short windows `admission="adaptive"` uses tighter bounds
-   (`latency.py`), and rejections widen their margins.
+   (`adaptive.py`), and rejections widen their margins.
 
-2. **Token bucket (shape).** A token bucket (`bucket.py`) spreads the N calls over W. It is
+2. **Token bucket (shape).** A token bucket (`slots.py`) spreads the N calls over W. It is
    asked for the instant of the send, not in advance: calls spaced in advance would bunch
    up while they wait for the window. For a server that turns out to have a small bucket
    the *arrivals* are kept an interval apart (`ArrivalSpacing`).
@@ -42,11 +42,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.adaptive import Feedback
-from asyncclients.ratelimit.bucket import TokenBucket
+from asyncclients.ratelimit.adaptive import ArrivalSpacing, Feedback, RttEstimator
 from asyncclients.ratelimit.external import ExternalUsage
-from asyncclients.ratelimit.latency import ArrivalSpacing, RttEstimator
-from asyncclients.ratelimit.window import Permit, SlidingWindow
+from asyncclients.ratelimit.slots import Permit, SlidingWindow, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Limiter, LimiterState
     from asyncclients.ratelimit.quota import Priority, Quota
-    from asyncclients.ratelimit.window import Permit
+    from asyncclients.ratelimit.slots import Permit
 
 
 class LimiterProtocol(Protocol):

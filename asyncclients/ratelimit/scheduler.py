@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.protocol import LimiterProtocol
-    from asyncclients.ratelimit.window import Permit
+    from asyncclients.ratelimit.slots import Permit
 
 _INTERACTIVE_COOLDOWN = 300.0
 """Seconds after an interactive call during which background calls are spaced evenly."""

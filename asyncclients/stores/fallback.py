@@ -36,7 +36,7 @@ from asyncclients.stores.shares import UNIT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from asyncclients.ratelimit.window import Permit
+    from asyncclients.ratelimit.slots import Permit
     from asyncclients.stores.clock import StoreClock
     from asyncclients.stores.config import StoreConfig
 

@@ -21,8 +21,8 @@ from uuid import uuid4
 
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError, error_text
-from asyncclients.ratelimit.bucket import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.timer import Timer
 from asyncclients.stores.clock import SECOND, StoreClock, micros
 from asyncclients.stores.fallback import NO_MEMBERS, Membership, OutageState

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Limiter, LimiterState
     from asyncclients.ratelimit.quota import Quota
-    from asyncclients.ratelimit.window import Permit
+    from asyncclients.ratelimit.slots import Permit
     from asyncclients.stores.lease_client import LeaseClient
 
 _ROUNDING = 2e-6

@@ -1,7 +1,7 @@
 """What we know of aiohttp and rely on or work around, so that an upgrade that changes it shows.
 
 Each test states aiohttp's own behaviour first and ours beside it. Those of other libraries
-are in `test_upstream_parsers.py`, `tests/ratelimit/test_bucket.py`, `tests/stores/test_upstream.py`.
+are in `test_upstream_parsers.py`, `tests/ratelimit/test_slots.py`, `tests/stores/test_upstream.py`.
 """
 
 from __future__ import annotations

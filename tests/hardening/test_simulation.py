@@ -18,7 +18,7 @@ from asyncclients.core.retry import decide
 from asyncclients.core.tokens import TokenSource
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.scheduler import Scheduler
-from asyncclients.ratelimit.window import Permit
+from asyncclients.ratelimit.slots import Permit
 
 from .simulation.world import Simulation
 

@@ -12,7 +12,7 @@ from asyncclients.ratelimit.external import ExternalUsage
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import Permit, SlidingWindow
+from asyncclients.ratelimit.slots import Permit, SlidingWindow
 from asyncclients.sandbox.limits import FixedWindow, ServerLimit, SlidingLog, TokenBucket
 
 HUNDRED = Quota(100, 60.0)

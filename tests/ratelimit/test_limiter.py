@@ -15,7 +15,7 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import Permit, SlidingWindow
+from asyncclients.ratelimit.slots import Permit, SlidingWindow
 
 TWO = Quota(2, 1.0)
 HUNDRED = Quota(100, 60.0)

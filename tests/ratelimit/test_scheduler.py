@@ -22,7 +22,7 @@ from asyncclients.ratelimit.scheduler import (
     PermitRequest,
     Scheduler,
 )
-from asyncclients.ratelimit.window import Permit
+from asyncclients.ratelimit.slots import Permit
 from asyncclients.testing.clock import run_virtual
 
 INTERACTIVE, BACKGROUND = Priority.INTERACTIVE, Priority.BACKGROUND

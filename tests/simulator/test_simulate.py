@@ -16,7 +16,7 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import Permit
+from asyncclients.ratelimit.slots import Permit
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text, simulate
 from asyncclients.simulator.simulation import Simulation
 

@@ -11,7 +11,7 @@ from asyncclients import IntouchClient, SessionPool
 from asyncclients.errors import ConfigurationError, DeadlineExceededError
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import Permit
+from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock

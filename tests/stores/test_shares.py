@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.ratelimit.window import Permit
+from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.fallback import (

@@ -8,9 +8,8 @@ from random import Random
 
 import pytest
 
-from asyncclients.ratelimit.adaptive import Feedback
+from asyncclients.ratelimit.adaptive import SLACK, Feedback, RttEstimator
 from asyncclients.ratelimit.headers import RateLimitInfo
-from asyncclients.ratelimit.latency import SLACK, RttEstimator
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 

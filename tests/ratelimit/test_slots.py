@@ -10,8 +10,8 @@ from itertools import pairwise
 import pytest
 from aiolimiter import AsyncLimiter
 
-from asyncclients.ratelimit.bucket import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 
 
 class _Clock:
