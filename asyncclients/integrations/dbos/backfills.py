@@ -46,6 +46,7 @@ from asyncclients.integrations.dbos.heartbeat import (
     remove_workers,
 )
 from asyncclients.integrations.dbos.serializer import JSONSerializer, no_pickles
+from asyncclients.integrations.dbos.sqlite import Connection
 from asyncclients.integrations.dbos.workflows import (
     pull_pages,
     push_batches,
@@ -121,6 +122,8 @@ class Backfills:
             log_level="WARNING",
             serializer=JSONSerializer(),
         )
+        if self._url.startswith("sqlite"):
+            config["db_engine_kwargs"] = {"connect_args": {"factory": Connection}}
         DBOS(config=config)
         DBOS.listen_queues([_QUEUE] if self._works else [])
         DBOS.launch()
