@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Never
 
@@ -29,7 +30,8 @@ from asyncclients.backfill.files.sink import (
     open_sink,
 )
 from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialReader, reader_of
-from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
+from asyncclients.backfill.progress import EtaEstimator, reporting_progress
+from asyncclients.backfill.report import Progress, Report, RequestCounter
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.backfill.state.lock import check_apart
@@ -108,7 +110,8 @@ async def pull(
         flow = flow or f"pull {name} {os.fspath(state)}"
         reader = reader_of(source, prefetch, flow, counter, breaker)
         run = Pull(sink, checkpoint, key, counter, breaker, max_failed=max_failed)
-        async with reporting_progress(run.progress, progress):
+        estimator = EtaEstimator(counter, flow, checkpoint.state.found)
+        async with reporting_progress(partial(run.progress, estimator), estimator, progress):
             await run.work(reader)
         await journal.finish()
         return run.report()
@@ -152,7 +155,6 @@ class Pull:
         self._is_sink_uncertain = False
         self._saving: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._saving.set_result(None)
-        self._done_before = checkpoint.state.done
 
     async def work(self, reader: PagePrefetcher | SequentialReader) -> None:
         """Read, write and finish; save a checkpoint at the end in any case."""
@@ -314,19 +316,14 @@ class Pull:
             failures=self._checkpoint.failures,
         )
 
-    def progress(self) -> Progress:
-        """Return the progress of the run."""
-        state, counter = self._checkpoint.state, self._counter
-        seconds = counter.seconds
-        rate = (state.done - self._done_before) / seconds if seconds else 0.0
-        left = None if state.total is None else max(0, state.total - state.done - state.failed)
-        return Progress(
+    def progress(self, estimator: EtaEstimator) -> Progress:
+        """Return the progress of the run, with the end that *estimator* expects."""
+        state = self._checkpoint.state
+        return estimator.progress(
             done=state.done,
             failed=state.failed,
-            unknown=0,
             skipped=state.skipped,
-            rate=rate,
-            quota_use=counter.quota_use,
-            eta=left / rate if left is not None and rate else None,
+            settled=state.found,
+            total=state.total,
             waiting=self._breaker.outage_seconds,
         )

@@ -108,9 +108,10 @@ def status_text(found: Status) -> str:
     if found.running is not None:
         condition = f"running (process {found.running})"
     of = "" if found.total is None else f" of {found.total:,}"
+    left = "" if found.remaining is None else f"; {found.remaining:,} remain"
     counts = (
         f"{found.done:,}{of} done, {found.failed:,} failed, {found.unknown:,} unknown, "
-        f"{found.skipped:,} skipped"
+        f"{found.skipped:,} skipped{left}"
     )
     parts = [f"{job.kind} {job.source} -> {job.target}: {condition}", counts]
     if found.failures:

@@ -165,17 +165,21 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     unverified: tuple[str, ...] = ()
 
     @property
+    def found(self) -> int:
+        """Number of items that were read, each counted once."""
+        return self.done + self.failed
+
+    @property
     def is_missing_some(self) -> bool:
         """True if the list may have items that were not seen."""
-        found = self.done + self.failed
-        return self.total_shrank or (self.total is not None and found < self.total)
+        return self.total_shrank or (self.total is not None and self.found < self.total)
 
     def doubts(self) -> tuple[str, ...]:
         """Return a sentence for each property of a completely read list that is not verified."""
         doubts: list[str] = []
         if self.has_keys is False:
             doubts.append(_NO_KEY)
-        found = self.done + self.failed
+        found = self.found
         if self.failed:
             doubts.append(f"{self.failed} items do not match the vendor's documentation")
         if self.total is None:
