@@ -14,9 +14,11 @@ from asyncclients.backfill.files.sink import OverlappingSink, Sink
 from asyncclients.backfill.plan import InvalidRow, Plan, RequestPreview
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
-from asyncclients.backfill.report import Progress, Report
+from asyncclients.backfill.report import Progress, Report, SyncReport
 from asyncclients.backfill.rows import Renaming
 from asyncclients.backfill.status import Status, read_status
+from asyncclients.backfill.sync import sync
+from asyncclients.backfill.sync_targets import SyncTarget
 
 __all__ = [
     "InvalidRow",
@@ -28,7 +30,10 @@ __all__ = [
     "RequestPreview",
     "Sink",
     "Status",
+    "SyncReport",
+    "SyncTarget",
     "pull",
     "push",
     "read_status",
+    "sync",
 ]

@@ -47,6 +47,45 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     failures: str | None = None
 
 
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a run of `sync`: the counts before `requests` are those of its input.
+
+    Attributes:
+        created: items created.
+        updated: items updated.
+        deleted: items deleted.
+        unchanged: rows that needed no request, because the vendor has them as they are.
+        missing: items of earlier runs that the input lacks, and that were not deleted.
+        failed: rows that are invalid or that the vendor rejected, in this run or, unchanged,
+            in an earlier one.
+        unknown: creates that may or may not have been executed, earlier ones included.
+        skipped: rows dropped by `map` or by `unknown="drop"`, and empty rows.
+        requests: HTTP requests sent by this run.
+        rejected: requests of this run that were rate-limited.
+        seconds: duration of this run.
+        quota_use: as in `Report`.
+        remaining: changes that are still to be sent, as after `limit`.
+        warnings: what a person should look at, in words.
+        failures: path of the file of failed rows; None without any.
+    """
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    failed: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    requests: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    quota_use: float = 0.0
+    remaining: int = 0
+    warnings: tuple[str, ...] = ()
+    failures: str | None = None
+
+
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of a run in progress, passed to `progress=` about once a second.
 

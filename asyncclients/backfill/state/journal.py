@@ -154,6 +154,11 @@ class Journal:
                 if self._maybe_marked:
                     keep_log(self.path)
 
+    async def create_tables(self, statements: Sequence[str]) -> None:
+        """Execute *statements*, which create tables that only one kind of job has."""
+        for statement in statements:
+            await self.run(self._database.execute, statement)
+
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
         """Return the rows that *sql* selects."""
         return cast("list[Any]", await self.run(select, self._database, sql, parameters))

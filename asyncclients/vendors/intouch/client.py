@@ -382,7 +382,6 @@ class IntouchClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
-        quota_key: str | None = None,
     ) -> None:
         api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
         check_credentials(INTOUCH, api_key=api_key)
@@ -392,7 +391,6 @@ class IntouchClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
-            quota_key=quota_key,
         )
 
     @classmethod
@@ -405,7 +403,6 @@ class IntouchClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
-        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables INTOUCH_*; an argument overrides its variable.
 
@@ -421,7 +418,6 @@ class IntouchClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
-            quota_key=quota_key,
         )
 
     def _add_resources(self, send: Send) -> None:

@@ -237,7 +237,6 @@ class TotangoClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
-        quota_key: str | None = None,
     ) -> None:
         app_token, base_url = Secret(app_token), wrap_userinfo(base_url)
         check_credentials(TOTANGO, app_token=app_token)
@@ -248,7 +247,6 @@ class TotangoClient(VendorClient):
             base_url=region_url if base_url is None else base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
-            quota_key=quota_key,
         )
 
     @classmethod
@@ -262,7 +260,6 @@ class TotangoClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
-        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables TOTANGO_*; an argument overrides its variable.
 
@@ -279,7 +276,6 @@ class TotangoClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
-            quota_key=quota_key,
         )
 
     def _add_resources(self, send: Send) -> None:
