@@ -80,15 +80,17 @@ class EtaEstimator:
         rate = self._measure(settled, limited=limited)
         if waiting:
             self._samples.clear()  # an outage is no slow period
+        remaining = None if total is None else max(0, total - settled)
         eta = None
-        if total is not None and not waiting:
-            eta = self._eta(max(0, total - settled), rate, settled - self._settled_before)
+        if remaining is not None and not waiting:
+            eta = self._eta(remaining, rate, settled - self._settled_before)
         return Progress(
             done=done,
             failed=failed,
             unknown=unknown,
             skipped=skipped,
             total=total,
+            remaining=remaining,
             rate=rate,
             quota_use=self._counter.quota_use,
             eta=eta,

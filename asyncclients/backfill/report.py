@@ -95,6 +95,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         unknown: as in `Report`.
         skipped: as in `Report`.
         total: as in `Report`; the rows of a file are counted before the first is sent.
+        remaining: rows or items without an outcome; None if the total is unknown.
         rate: rows or items per second in this run, over the last half minute, or over two
             periods of the longest quota if that is longer.
         quota_use: as in `Report`.
@@ -112,6 +113,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     eta: float | None
     waiting: float = 0.0
     total: int | None = None
+    remaining: int | None = None
     limited_by_quota: bool = False
 
 
