@@ -55,7 +55,7 @@ class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
         updated: items updated.
         deleted: items deleted.
         unchanged: rows that needed no request, because the vendor has them as they are.
-        missing: items of earlier runs that the input lacks, and that were not deleted.
+        missing: known items that the input lacks, and that were not deleted.
         failed: rows that are invalid or that the vendor rejected, in this run or, unchanged,
             in an earlier one.
         unknown: creates that may or may not have been executed, earlier ones included.

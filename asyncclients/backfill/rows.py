@@ -174,6 +174,10 @@ class RowConverter:
                 advice=_RENAME_ADVICE,
             )
 
+    def use_column(self, name: str) -> None:
+        """Note that the column *name* is used, so that no warning says that it is ignored."""
+        self._reported.add(name)
+
     @property
     def fields(self) -> frozenset[str]:
         """The names of the fields of the row type."""

@@ -56,6 +56,10 @@ _MIN_ROWS = 50
 """Minimum number of rows for `max_failed` to apply to invalid rows."""
 
 
+_READ = (*SENT, Action.FAIL, Action.WITHOUT_ID)
+"""The actions that need the row itself."""
+
+
 class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `sync` that a run needs, checked."""
 
@@ -127,7 +131,8 @@ async def sync(
         key: field of a row, after *map*, that identifies its item; for Totango's touchpoints, any
             column of the source. By default that of the target. Keys that differ only in case or
             surrounding white space are equal.
-        on_missing: what to do with items of earlier runs whose row is gone.
+        on_missing: what to do with known items that have no row: those of earlier runs and,
+            after an adoption, all others of the vendor.
         max_deleted: share of the known items, at least 20 items, above which the run stops before
             it sends anything, because so many rows are gone.
         adopt: read the vendor's list first, so that its items are updated or left alone instead
@@ -327,7 +332,7 @@ class Sync:
             raise await rows.circle(circle)
         count = rows.actions.count
         state.unchanged, state.skipped = count(Action.KEEP), count(Action.NOTHING) - rows.invalid
-        state.failed += count(Action.FAIL)
+        state.failed += count(Action.FAIL) + count(Action.WITHOUT_ID)
         state.unknown += count(Action.WAIT)
         known_keys = await memory.all_keys()
         self._missing = [key for key in known_keys if key not in rows]
@@ -356,10 +361,10 @@ class Sync:
                 return Action.NOTHING
             return Action.CREATE if options.unknown == "resend" else Action.WAIT
         rejected = None if options.retry_failed else memory.rejected.get(key, (None,))[0]
-        action = decide(digest, rows.listed[place] if rows.listed else None, known, rejected)
-        if action is Action.CREATE and self._is_list_uncertain:
-            action = Action.LOCATE
-        return Action.CREATE if action is Action.LOCATE and not may_find else action
+        listed = rows.listed[place] if rows.listed else None
+        action = decide(digest, listed, known, rejected, may_find=may_find)
+        is_doubtful = action is Action.CREATE and self._is_list_uncertain and may_find
+        return Action.LOCATE if is_doubtful else action
 
     async def _settle_absent_intents(self) -> None:
         """Settle creates of unknown outcome whose rows are gone."""
@@ -414,7 +419,7 @@ class Sync:
 
     async def _send(self) -> None:
         actions = self._rows.actions
-        if any(actions.count(action) for action in (*SENT, Action.FAIL)):
+        if any(actions.count(action) for action in _READ):
             for level in range(self._tree.height):
                 await self._deliver(self._changes(level))
         self._delivery.finish()
@@ -458,10 +463,9 @@ class Sync:
     async def _changes(self, level: int) -> AsyncGenerator[list[Row]]:
         """Yield the changes of the rows that are sent at *level* of the tree."""
         rows, memory, tree, actions = self._rows, self._memory, self._tree, self._rows.actions
-        wanted = (*SENT, Action.FAIL)
 
         def is_wanted(number: int) -> bool:
-            return actions[number - 1] in wanted and tree.level(number) == level
+            return actions[number - 1] in _READ and tree.level(number) == level
 
         async for found in rows.rows(is_wanted):
             items = await memory.items([rows.keys[row.number - 1] for row in found])
@@ -488,6 +492,8 @@ class Sync:
         if change.action is Action.FAIL:
             reason = self._memory.rejected[change.key][1]
             problem = f"rejected in an earlier run, and not changed since: {reason}"
+        elif change.action is Action.WITHOUT_ID:
+            problem = "its item cannot be updated: the vendor did not return the id"
         elif parent is None:
             self._state.failed += 1
             self._handed_out += 1

@@ -37,13 +37,23 @@ class Action(IntEnum):
     CHECK = 8
     """Look up a create of unknown outcome whose row is gone."""
 
+    WITHOUT_ID = 9
+    """It has changed, but its item can neither be updated nor looked up: its id is not known."""
+
 
 _MAX_WARNINGS = 20
 SENT = (Action.CREATE, Action.UPDATE, Action.LOCATE)
 """The actions that send a row."""
 
 
-def decide(digest: int, listed: int | None, known: Digests | None, rejected: int | None) -> Action:
+def decide(
+    digest: int,
+    listed: int | None,
+    known: Digests | None,
+    rejected: int | None,
+    *,
+    may_find: bool,
+) -> Action:
     """Return what to do for a row of which no create is pending.
 
     Args:
@@ -51,17 +61,20 @@ def decide(digest: int, listed: int | None, known: Digests | None, rejected: int
         listed: that an equal item would have in the vendor's list.
         known: the digests of its item; None without an item.
         rejected: digest of the row that was rejected last; None if none was, or to retry it.
+        may_find: an item can be looked up by its key.
     """
     if rejected == digest:
         return Action.FAIL
     if known is None:
         return Action.CREATE
     if known.is_lost:
-        return Action.LOCATE
+        return Action.LOCATE if may_find else Action.CREATE
     is_same = known.listed == listed if known.sent is None else known.sent == digest
     if is_same:
         return Action.KEEP
-    return Action.UPDATE if known.has_id else Action.LOCATE
+    if known.has_id:
+        return Action.UPDATE
+    return Action.LOCATE if may_find else Action.WITHOUT_ID
 
 
 _NO_ROW = Row(0, 0, None)

@@ -70,6 +70,7 @@ class SyncInput:
 
     def __init__(self, source: Rows, target: Target, converter: RowConverter) -> None:
         self._source, self._target, self.converter = source, target, converter
+        converter.use_column(target.key)
         self._version: tuple[int, ...] | None = None
         self._key_is_field = target.key in converter.fields
         self.name, self.coerce = "", False

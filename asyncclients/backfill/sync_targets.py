@@ -163,7 +163,7 @@ def _check_methods(subject: Any, name: str) -> None:
     missing = [each for each in _REQUIRED if not callable(getattr(subject, each, None))]
     if missing or isinstance(subject, type):
         raise ConfigurationError(
-            f"{name} cannot be the target of a sync: it has no {' and no '.join(missing)}",
+            f"{name} cannot be the target of a sync: it has no {', no '.join(missing)}",
             advice="Give a resource, as intouch.contacts (without a method), or an object with "
             "the methods of SyncTarget",
         )

@@ -110,8 +110,8 @@ class HierarchyTarget:
         return item.uuid
 
     def key(self, item: Hierarchy) -> str:
-        """Return the `client_code`; empty if the vendor sent none."""
-        return item.client_code or ""
+        """Return the `client_code`; empty for the root, which is no row of an input."""
+        return (item.client_code or "") if item.parent_uuid else ""
 
     def parent(self, item: Hierarchy) -> str | None:
         """Return the uuid of the parent; None for the root."""
