@@ -10,7 +10,7 @@ report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchp
 Run again with the same state to resume.
 """
 
-from asyncclients.backfill.files.sink import OverlappingSink, Sink
+from asyncclients.backfill.files.sink import OverlappingSink, Sink, UpsertSink
 from asyncclients.backfill.plan import InvalidRow, Plan, RequestPreview
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
@@ -32,6 +32,7 @@ __all__ = [
     "Status",
     "SyncReport",
     "SyncTarget",
+    "UpsertSink",
     "pull",
     "push",
     "read_status",

@@ -21,6 +21,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         unknown: rows that may or may not have been executed, in the whole job.
         skipped: rows dropped by `map` or by `unknown="drop"`, or repeated items, in the
             whole job.
+        added: items that were not in the result before; of a refresh only, as the next three.
+        changed: items whose content differs from that in the result before.
+        removed: items that the vendor does not have any more.
+        unchanged: all other items of the result.
         requests: HTTP requests sent by this run.
         rejected: requests of this run that were rate-limited.
         seconds: duration of this run.
@@ -38,6 +42,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     unknown: int = 0
     skipped: int = 0
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
     requests: int = 0
     rejected: int = 0
     seconds: float = 0.0

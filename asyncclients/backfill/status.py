@@ -20,7 +20,7 @@ from asyncclients.backfill.state.journal import (
     unusable,
 )
 from asyncclients.backfill.state.lock import check_companions, holder_of
-from asyncclients.backfill.state.pull_state import PullState
+from asyncclients.backfill.state.pull_state import LastRefresh, PullState
 from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import FAILED_SUFFIX, target_of
@@ -44,6 +44,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         failures: path of the file of failed rows; None without any.
         unverified: as in `Report`.
         unknown_rows: the rows that may or may not have been executed.
+        refreshed: the last refresh of a pull; None without one.
     """
 
     job: JobIdentity
@@ -58,6 +59,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     failures: str | None = None
     unverified: tuple[str, ...] = ()
     unknown_rows: tuple[Unknown, ...] = ()
+    refreshed: LastRefresh | None = None
 
 
 def read_status(path: str | os.PathLike[str]) -> Status:
@@ -117,6 +119,7 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
             running=running,
             failures=str(path) + FAILED_SUFFIX if pull.failed else None,
             unverified=pull.unverified,
+            refreshed=pull.refreshed,
         )
     push = read_state(database, PushState) or PushState()
     unknown = [read_unknown(row) for row in select(database, "SELECT * FROM unknown")]

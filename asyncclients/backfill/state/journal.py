@@ -163,6 +163,10 @@ class Journal:
         """Return the rows that *sql* selects."""
         return cast("list[Any]", await self.run(select, self._database, sql, parameters))
 
+    async def on_database(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of *work*, called with the connection in the journal's thread."""
+        return cast("T", await self.run(work, self._database, *arguments))
+
     async def state(self, cls: type[T]) -> T | None:
         """Return the value that each commit replaces, None in a new journal."""
         return cast("T | None", await self.run(read_state, self._database, cls))
