@@ -71,11 +71,11 @@ async def send(call: Call[T]) -> T:
             outcome = await call.attempt()
             decision = call.decide(outcome)
             if decision is Decision.DONE:
-                response = cast("Response", outcome)
-                if len(response.body) > _DECODED_IN_THREAD:
-                    result = await asyncio.to_thread(call.decode, response)
+                assert isinstance(outcome, Response)
+                if len(outcome.body) > _DECODED_IN_THREAD:
+                    result = await asyncio.to_thread(call.decode, outcome)
                 else:
-                    result = call.decode(response)
+                    result = call.decode(outcome)
                 break
             if decision is Decision.ALREADY_DELETED:
                 result = cast("T", None)
@@ -254,7 +254,8 @@ class Call(Generic[T]):
         if self.events is not None:
             attempt.on_sent = self.events.on_sent
         if self._context is not None and (hook := self._context.hook) is not None:
-            outgoing = OutgoingRequest(scope.key, scope.scheduler, self._request.idempotent)
+            quotas = scope.scheduler.limiter.quotas
+            outgoing = OutgoingRequest(scope.key, quotas, self._request.idempotent)
             attempt.before_send = partial(hook.before_send, outgoing)
         most = config.pool.max_response_bytes
         return attempt.run(session, most, scope.outer, scope.inner, scope.network)
@@ -270,20 +271,24 @@ class Call(Generic[T]):
                 self.events.on_outcome(outcome, self._state.attempts, self._secrets)
         if self.token is not None and self.token.is_rejected(outcome):
             return Decision.RETRY_WITH_NEW_TOKEN
-        if isinstance(outcome, Response):
-            kind, expects = config.vendor.classify(outcome), self._request.endpoint.expects
-            if expects is not None and outcome.status == expects:
-                kind = ResponseKind.SUCCESS
-            elif expects is not None and kind is ResponseKind.SUCCESS:
-                kind = ResponseKind.FAILURE
-            if kind is ResponseKind.SUCCESS:
-                return Decision.DONE
-            self._kind = kind
-            if kind is ResponseKind.RATE_LIMITED:
-                self._on_rate_limited(outcome)
-            elif outcome.status in UNAVAILABLE and retry_after(outcome) is not None:
-                self._emit_pause(unavailable=True)
-        return decide(self._request, outcome, self._kind, self._state, config.policy)
+        if not isinstance(outcome, Response):
+            return decide(self._request, outcome, self._kind, self._state, config.policy)
+        kind, expects = config.vendor.classify(outcome), self._request.endpoint.expects
+        if expects is not None and outcome.status == expects:
+            kind = ResponseKind.SUCCESS
+        elif expects is not None and kind is ResponseKind.SUCCESS:
+            kind = ResponseKind.FAILURE
+        if kind is ResponseKind.SUCCESS:
+            return Decision.DONE
+        return self._decide_failure(outcome, kind)
+
+    def _decide_failure(self, response: Response, kind: ResponseKind) -> Decision:
+        self._kind = kind
+        if kind is ResponseKind.RATE_LIMITED:
+            self._on_rate_limited(response)
+        elif response.status in UNAVAILABLE and retry_after(response) is not None:
+            self._emit_pause(unavailable=True)
+        return decide(self._request, response, kind, self._state, self._config.policy)
 
     def _on_rate_limited(self, outcome: Response) -> None:
         permit = self._attempt.permit
@@ -349,11 +354,16 @@ class Call(Generic[T]):
                 if response.status < 300:
                     codec.check_body(response.body, endpoint.result_fields)
                 return cast("T", response)
-            return cast("T", codec.decode(response.body, endpoint.returns))
+            result: T = codec.decode(response.body, endpoint.returns)
         except DecodeError as caught:
             bad = caught
+        else:
+            return result
+        raise self._decode_error(response, bad)
+
+    def _decode_error(self, response: Response, bad: DecodeError) -> DecodeError:
         secrets = self._secrets()
-        raise DecodeError(
+        return DecodeError(
             redact(bad.message, secrets),
             status=response.status,
             excerpt=redacted_excerpt(response.body, secrets),

@@ -13,7 +13,7 @@ from asyncclients.arguments import check_count, check_headers, check_seconds, ch
 from asyncclients.ratelimit.quota import Priority
 
 if TYPE_CHECKING:
-    from asyncclients.ratelimit.scheduler import Scheduler
+    from asyncclients.ratelimit.quota import Quota
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +72,12 @@ class OutgoingRequest(NamedTuple):
 
     Attributes:
         scope: one-way name of its origin and credential.
-        scheduler: of its scope.
+        quotas: the quotas of its scope.
         idempotent: whether it may be retried.
     """
 
     scope: str
-    scheduler: Scheduler
+    quotas: tuple[Quota, ...]
     idempotent: bool
 
 

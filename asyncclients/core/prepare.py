@@ -59,11 +59,10 @@ class PreparedRequest(msgspec.Struct, frozen=True, gc=False):
 
         *on_progress* is called for each piece of a streamed body.
         """
-        if isinstance(self.body, bytes) and len(self.body) > _LARGE_BODY:
-            return io.BytesIO(self.body)
-        if isinstance(self.body, AsyncIterable):
-            return _StreamedBody(self.body, on_progress)
-        return self.body
+        body = self.body
+        if body is None or isinstance(body, bytes):
+            return io.BytesIO(body) if body and len(body) > _LARGE_BODY else body
+        return _StreamedBody(body, on_progress)
 
 
 class _StreamedBody:

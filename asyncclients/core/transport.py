@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ The function returns None if the credential has expired by then."""
 
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
+SendRequest = Callable[..., Awaitable[aiohttp.ClientResponse]]
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
 
@@ -158,8 +160,12 @@ class TimedTask(msgspec.Struct, eq=False, kw_only=True):
 # --- The attempt --------------------------------------------------------------
 
 
-class _TokenExpiredError(Exception):
-    """The access token expired while the call waited for its permit."""
+class _EndError(Exception):
+    """Ends an attempt with *outcome*."""
+
+    def __init__(self, outcome: NoResponse) -> None:
+        super().__init__(outcome.why)
+        self.outcome = outcome
 
 
 class Attempt(TimedTask, eq=False):
@@ -220,33 +226,32 @@ class Attempt(TimedTask, eq=False):
         # The deadline includes the time in the queue; the timeout starts with the permit.
         loop = self.scheduler.loop
         deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
+        has_time = deadline is None and self.timeout >= _LONG_TIMEOUT
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
-            response = await session.request(
+            send: SendRequest = session.request
+            if network:  # unpacking an empty mapping would cost as much as the permit
+                send = partial(session.request, **network)
+            response = await send(
                 request.method,
                 request.url,
                 # Without headers of its own, a request is spared two copies of them.
                 headers=NO_HEADERS if request.headers is GET_HEADERS else request.headers,
-                data=None if request.body is None else request.payload(self.on_progress),
+                data=request.payload(self.on_progress),
                 middlewares=(*outer, self, *inner),
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
                 skip_auto_headers=None if request.has_content_type else _SKIP_AUTO_HEADERS,
-                timeout=self._connect_timeout(),
-                **network,
+                timeout=NO_TIMEOUT if has_time else self._connect_timeout(),
             )
             content = self._buffered_body(response, session, max_bytes)
             if content is None:
                 content = await _read_body(response, max_bytes)
-            if content is None:
-                response.close()
-                outcome = _too_large(max_bytes)
-            else:
-                if not response.closed:
-                    response.release()
-                outcome = Response(response.status, response.headers, content)
+            if not response.closed:
+                response.release()
+            outcome = Response(response.status, response.headers, content)
             self.finish()
         except BaseException as failure:  # noqa: BLE001 - returned or raised below
             if response is not None:
@@ -304,7 +309,7 @@ class Attempt(TimedTask, eq=False):
         if callable(credential):
             credential = credential(self.scheduler.loop.time())
             if credential is None:
-                raise _TokenExpiredError
+                raise _EndError(TOKEN_EXPIRED)
         if credential is not None:
             headers[credential[0]] = credential[1].reveal()
         own = self.prepared.headers
@@ -357,8 +362,8 @@ class Attempt(TimedTask, eq=False):
             return self._expired()
         if isinstance(failure, AsyncClientsError):
             return failure.with_facts()
-        if isinstance(failure, _TokenExpiredError):
-            return TOKEN_EXPIRED
+        if isinstance(failure, _EndError):
+            return failure.outcome
         expected = isinstance(failure, (aiohttp.ClientError, OSError)) or session.closed
         if not (isinstance(failure, Exception) and expected):
             # The frames of its traceback hold the request with its credential.
@@ -384,11 +389,17 @@ class Attempt(TimedTask, eq=False):
         )
 
 
-async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    """Return the decompressed body; None as soon as it is longer than *max_bytes*."""
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return the decompressed body.
+
+    Raises:
+        _EndError: as soon as it is longer than *max_bytes*.
+    """
     if response.content.at_eof():
         content = await response.read()  # aiohttp keeps what a middleware has read
-        return content if len(content) <= max_bytes else None
+        if len(content) > max_bytes:
+            raise _EndError(_too_large(max_bytes))
+        return content
     length = response.headers.get(hdrs.CONTENT_LENGTH)
     if (
         length is not None
@@ -401,7 +412,7 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes 
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > max_bytes:
-            return None
+            raise _EndError(_too_large(max_bytes))
         chunks.append(chunk)
     return b"".join(chunks)
 

@@ -135,9 +135,13 @@ def parse_rate_limit_headers(
 
     *clock* returns Unix time. It is used for dates in a response without a `Date` header.
     """
-    is_rate_limited = status == 429
-    if not is_rate_limited and headers.keys().isdisjoint(_HEADERS):
+    if status != 429 and headers.keys().isdisjoint(_HEADERS):
         return None
+    return _parse(status, headers, clock)
+
+
+def _parse(status: int, headers: Headers, clock: Callable[[], float]) -> RateLimitInfo | None:
+    is_rate_limited = status == 429
     retry_after = retry_after_seconds(headers, clock)
     policies = _policies(headers, clock, every=is_rate_limited)
     usable = policies

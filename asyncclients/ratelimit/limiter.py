@@ -202,36 +202,40 @@ class Limiter:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
         if not self._settle(permit):
             return
+        if info is not None and (info.is_rate_limited or info.unavailable):
+            self._on_rejected(permit, now, info)
+            return
         feedback, rtt = self.feedback, self._rtt
-        is_accepted = info is None or not (info.is_rate_limited or info.unavailable)
-        if is_accepted:
-            seconds = now - permit.sent_at
-            if permit is self._spacing.last:
-                self._spacing.on_response(permit, self._interval(), seconds - rtt.mean_rtt)
-            rtt.add(seconds)
-        # A rejection takes less work than a call: the minimum RTT does not apply to it.
-        by_rtt = is_accepted and not self._exact
+        seconds = now - permit.sent_at
+        if permit is self._spacing.last:
+            self._spacing.on_response(permit, self._interval(), seconds - rtt.mean_rtt)
+        rtt.add(seconds)
         for index, (window, expiry) in enumerate(permit.slots):
             bound = now
-            if by_rtt and (
+            if not self._exact and (
                 known := rtt.arrival_before_response(window.period, feedback.margin_factor)
             ):
-                bound -= known + feedback.bound_relaxation * (now - known - permit.sent_at)
+                bound -= known + feedback.bound_relaxation * (seconds - known)
             new_expiry = bound + window.period
             if new_expiry < expiry:
                 window.move(expiry, new_expiry)
                 permit.slots[index] = (window, new_expiry)
-        if is_accepted:
-            pace_changed = feedback.on_accepted(permit)
-            if info is not None and info.remaining is not None:
-                pace_changed |= self.external.observe(self._windows, permit, now, info)
-            if pace_changed:
-                self._set_rates()
-        elif info is not None:
-            if info.is_rate_limited:
-                self.on_rate_limited(now, info.retry_after, permit)
-            else:
-                self._pause(now, info.retry_after)
+        pace_changed = feedback.on_accepted(permit)
+        if info is not None and info.remaining is not None:
+            pace_changed |= self.external.observe(self._windows, permit, now, info)
+        if pace_changed:
+            self._set_rates()
+
+    def _on_rejected(self, permit: Permit, now: float, info: RateLimitInfo) -> None:
+        # A rejection takes less work than a call: the minimum RTT does not apply to it.
+        for index, (window, expiry) in enumerate(permit.slots):
+            if (new_expiry := now + window.period) < expiry:
+                window.move(expiry, new_expiry)
+                permit.slots[index] = (window, new_expiry)
+        if info.is_rate_limited:
+            self.on_rate_limited(now, info.retry_after, permit)
+        else:
+            self._pause(now, info.retry_after)
 
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""

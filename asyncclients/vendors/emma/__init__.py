@@ -7,7 +7,6 @@ from asyncclients.vendors.emma.models import (
     Touchpoint,
     TouchpointType,
 )
-from asyncclients.vendors.emma.sync import TypeTarget
 
 __all__ = [
     "EmmaClient",
@@ -15,5 +14,4 @@ __all__ = [
     "Timestamp",
     "Touchpoint",
     "TouchpointType",
-    "TypeTarget",
 ]

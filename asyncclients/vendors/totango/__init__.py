@@ -8,7 +8,6 @@ from asyncclients.vendors.totango.models import (
     Touchpoint,
     TouchpointUpdate,
 )
-from asyncclients.vendors.totango.sync import TouchpointTarget
 
 __all__ = [
     "Event",
@@ -16,6 +15,5 @@ __all__ = [
     "NewTouchpoint",
     "TotangoClient",
     "Touchpoint",
-    "TouchpointTarget",
     "TouchpointUpdate",
 ]
