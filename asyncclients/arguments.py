@@ -76,6 +76,19 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], form: st
         )
 
 
+def check_text(name: str, value: object, form: str) -> None:
+    """Check that *value* is a text that is not empty; *form* is the right form, as source text.
+
+    Raises:
+        ConfigurationError: naming the argument *name*.
+    """
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(
+            f"{name} must be text that is not empty, not {shown(value)}",
+            advice=f"Write it as in {form}",
+        )
+
+
 def check_mapping(name: str, value: object) -> None:
     """Check that *value* is a mapping, or None.
 

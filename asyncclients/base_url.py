@@ -66,6 +66,8 @@ def is_encodable(host: str) -> bool:
     try:
         host.encode("idna")
         URL.build(scheme="https", host=host)
+        # Stricter: no character may become a delimiter when it is normalized.
+        URL(f"https://[{host}]/" if ":" in host else f"https://{host}/")
     except ValueError:
         return False
     return True

@@ -74,6 +74,8 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         query: arguments of the list. With *owner* it identifies the list in the state of
             a backfill.
         owner: the resource that created it.
+        newest_first: returns the same list, sorted by the time field of the given name, newest
+            first; raises `ConfigurationError` if the vendor cannot sort by it.
     """
 
     fetch: Callable[[int], Awaitable[Page[T_co]]]
@@ -83,6 +85,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     mend: Callable[[bytes], Page[T_co]] | None = None
     query: Mapping[str, Any] | None = None
     owner: object = None
+    newest_first: Callable[[str], Paginator[T_co]] | None = None
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
         number, path = self.start, None  # a list of one page, as most are, needs none

@@ -10,13 +10,15 @@ report = await push("quakes.csv", totango.touchpoints.create, row_type=NewTouchp
 Run again with the same state to resume.
 """
 
-from asyncclients.backfill.files.sink import OverlappingSink, Sink
+from asyncclients.backfill.files.sink import OverlappingSink, Sink, UpsertSink
 from asyncclients.backfill.plan import InvalidRow, Plan, RequestPreview
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
-from asyncclients.backfill.report import Progress, Report
+from asyncclients.backfill.report import Progress, Report, SyncReport
 from asyncclients.backfill.rows import Renaming
 from asyncclients.backfill.status import Status, read_status
+from asyncclients.backfill.sync import sync
+from asyncclients.backfill.sync_targets import SyncTarget
 
 __all__ = [
     "InvalidRow",
@@ -28,7 +30,11 @@ __all__ = [
     "RequestPreview",
     "Sink",
     "Status",
+    "SyncReport",
+    "SyncTarget",
+    "UpsertSink",
     "pull",
     "push",
     "read_status",
+    "sync",
 ]

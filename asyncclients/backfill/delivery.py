@@ -134,6 +134,8 @@ class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
         idempotent: whether a call may be sent twice; None to take it from each request.
         flow: flow of the calls in the scheduler's queue.
         max_failed: share of failed rows above which the run stops.
+        is_idempotent: returns `idempotent` for the argument of a call, if it is not an
+            operation and not all calls are equal.
     """
 
     target: Callable[[Any], Awaitable[Any]]
@@ -142,6 +144,7 @@ class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
     idempotent: bool | None
     flow: str
     max_failed: float
+    is_idempotent: Callable[[Any], bool] | None = None
 
     @classmethod
     def of(
@@ -294,8 +297,11 @@ class Delivery:
             AsyncClientsError: an error that no row caused, such as an invalid credential.
         """
         prepared = [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
-        if not prepared:
-            return
+        if prepared:
+            await self.deliver(prepared)
+
+    async def deliver(self, prepared: Sequence[PreparedRow]) -> None:
+        """Send *prepared*, at most one batch of rows that are converted; see `deliver_rows`."""
         self._in_flight += len(prepared)
         try:
             await self._deliver(prepared)
@@ -406,6 +412,8 @@ class Delivery:
         argument = [value for _, value in prepared] if options.batch else prepared[0][1]
         guard = self.guards[current_task()] if options.is_operation else self._new_guard()
         guard.assign(rows)
+        if options.is_idempotent is not None and not options.is_operation:
+            guard.idempotent = options.is_idempotent(argument)
         self.called, start = True, self._forbidden.begin()
         try:
             if options.is_operation:

@@ -40,6 +40,15 @@ def digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
+def content_digests(items: Sequence[Any]) -> list[int]:
+    """Return a number of 1 to 2**63 for each of *items* that identifies its content."""
+    try:
+        lines = _compared.encode_lines(items).split(b"\n")[:-1]
+    except Exception:  # noqa: BLE001 - `to_wire` may raise anything
+        lines = [encode_row(item) for item in items]
+    return [int.from_bytes(blake2b(line, digest_size=8).digest()) >> 1 or 1 for line in lines]
+
+
 def json_problem(data: Any) -> str:
     """Return why *data* cannot be encoded as JSON unchanged, "" if it can."""
     try:

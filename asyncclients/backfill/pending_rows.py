@@ -68,6 +68,7 @@ class PendingRows:
                 raise self._changed(
                     f"it has {self._read} rows now, and {self._read_before} were read before"
                 )
+            self._log.set_total(self._read)
             self._is_at_end = True
             return
         old = rows[: max(0, self._read_before - self._read)]

@@ -19,6 +19,7 @@ from typing import Any
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.report import RequestCounter
+from asyncclients.backfill.state.pull_state import PullState
 from asyncclients.backfill.threads import iterate
 from asyncclients.core.events import capture_responses
 from asyncclients.core.options import call_context
@@ -30,6 +31,7 @@ _MAX_RETRIES = 2
 """Number of times an unreadable page is requested again."""
 
 Take = Callable[[Page[Any]], Awaitable[None]]
+IsKnown = Callable[[Page[Any]], Awaitable[bool]]
 Pages = Paginator[Any] | AsyncIterable[Page[Any]] | Iterator[Page[Any]] | Awaitable[Sequence[Any]]
 
 
@@ -252,3 +254,38 @@ def reader_of(
     if isinstance(source, Paginator):
         return PagePrefetcher(source, prefetch, flow, counter, breaker, lenient=True)
     return SequentialReader(source, flow, counter)
+
+
+async def read_list(
+    reader: PagePrefetcher | SequentialReader, state: PullState, take: Take, is_known: IsKnown
+) -> None:
+    """Call *take* with the pages after the last one of *state*, a second time if some are missing.
+
+    Args:
+        reader: of the list.
+        state: how far it was read; *take* updates it.
+        take: receives the pages.
+        is_known: whether an item of a page was taken before.
+    """
+    if isinstance(reader, SequentialReader):
+        await reader.read(state.page + (not state.has_keys), take)
+    else:
+        await reader.read(await resume_at(reader, state, is_known), take)
+        if state.pass_number == 1 and state.has_keys and state.is_missing_some:
+            # A second pass finds items that a shift moved to a page already read.
+            state.pass_number, state.page, state.total_shrank = 2, 0, False
+            await reader.read(reader.start, take)
+    state.unverified = state.doubts()
+    state.read = True
+
+
+async def resume_at(reader: PagePrefetcher, state: PullState, is_known: IsKnown) -> int:
+    """Return the page to resume at: going back, the first page with a known item."""
+    if not state.page:
+        return reader.start
+    if not state.has_keys:
+        return state.page + 1
+    number = state.page
+    while number > reader.start and not await is_known(await reader.page(number)):
+        number -= 1
+    return number

@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Never
 
@@ -26,15 +28,25 @@ from asyncclients.backfill.files.sink import (
     OverlappingSink,
     Sink,
     UnwritableItemsError,
+    UpsertSink,
     open_sink,
 )
-from asyncclients.backfill.prefetch import PagePrefetcher, Pages, SequentialReader, reader_of
-from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
+from asyncclients.backfill.prefetch import Pages, read_list, reader_of
+from asyncclients.backfill.progress import EtaEstimator, reporting_progress
+from asyncclients.backfill.refresh import Read, Refresh, RefreshOptions
+from asyncclients.backfill.report import Progress, Report, RequestCounter
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.backfill.state.lock import check_apart
-from asyncclients.backfill.state.pull_state import Checkpoint, ItemKeys, Key, drop_at
-from asyncclients.errors import BackfillStoppedError, ConfigurationError
+from asyncclients.backfill.state.pull_state import (
+    Checkpoint,
+    ItemKeys,
+    Key,
+    PullState,
+    drop_at,
+)
+from asyncclients.errors import BackfillStoppedError, ConfigurationError, InputError
+from asyncclients.own_files import are_same, target_of, temporary_of
 from asyncclients.paging import Page, Paginator
 
 _CHECKPOINT_INTERVAL = 0.2
@@ -47,6 +59,10 @@ async def pull(
     *,
     state: str | os.PathLike[str],
     key: Key | None = None,
+    refresh: bool = False,
+    since: str | None = None,
+    lag: float = 300.0,
+    changes: str | os.PathLike[str] | None = None,
     prefetch: int = 8,
     flow: str | None = None,
     max_failed: float = 0.1,
@@ -63,9 +79,19 @@ async def pull(
             that never changes, ascending: then pages shift least.
         to: a .jsonl, .csv or .parquet file, which appears when it is complete, or a `Sink`.
         state: the file with the state of the job. After a complete pull another run with
-            it does nothing; delete it to start over.
+            it does nothing unless it is a *refresh*; delete it to start over.
         key: identity of an item: the name of a field, or a function of an item; by
             default its `uuid`, else its `id`.
+        refresh: bring the result of an earlier pull up to date: afterwards it has exactly
+            the vendor's items, in the order first seen. *to* is a file, which is replaced
+            when all is read, or an `UpsertSink`. Without an earlier pull it is the first.
+        since: of a refresh: the field with the time of an item's last change, such as
+            `updated_at`. The list is read newest first, to the first page whose items are
+            all older than those known. Items that the vendor has deleted are kept then.
+        lag: seconds before the newest known time that are read again, because times may be
+            out of order by so much.
+        changes: of a refresh: a file of JSON lines for the differences, replaced by each
+            refresh: `{"op": "added" | "changed" | "removed", "key": ..., "item": ...}`.
         prefetch: maximum number of concurrent requests beyond the next page; as many more
             pages may wait in memory.
         flow: name for fair queueing between jobs; by default that of this job.
@@ -78,10 +104,12 @@ async def pull(
         misspelt: not used; any other keyword raises `ConfigurationError`.
 
     Raises:
-        ConfigurationError: an argument is invalid; nothing was sent.
+        ConfigurationError: an argument is invalid, or *source* cannot be sorted by *since*;
+            nothing was sent.
         InputError: *to* cannot be written; nothing was sent.
         StateInUseError: another run uses the state file.
-        StateMismatchError: the state is of another job or another version.
+        StateMismatchError: the state is of another job or another version; or the file to
+            refresh was changed or removed.
         BackfillStoppedError: the vendor was unavailable, or too many items are unreadable.
         AsyncClientsError: a page failed with an error that a retry does not solve.
 
@@ -92,29 +120,112 @@ async def pull(
         arguments.check_path("state", state)
         arguments.check_target_path(to)
         _check(source, key, prefetch, max_failed, max_outage)
-        arguments.check_flags(new_credential=new_credential)
+        arguments.check_flags(new_credential=new_credential, refresh=refresh)
         arguments.check_function("progress", progress)
         sink, name = open_sink(to)
-        if isinstance(sink, FileSink):
-            check_apart(Path(state), sink.files, "the result")
+        options = _refresh_options(source, sink, refresh, since, lag=lag, changes=changes)
+        _check_files(Path(state), sink, options)
         job = await asyncio.to_thread(pull_job, source, name, key)
         journal = await Journal.open(state, job, new_credential=new_credential)
     except BaseException:
         arguments.close_coroutine(source)
         raise
     try:
-        checkpoint = await Checkpoint.load(journal)
         counter, breaker = RequestCounter(), CircuitBreaker(max_outage)
         flow = flow or f"pull {name} {os.fspath(state)}"
-        reader = reader_of(source, prefetch, flow, counter, breaker)
-        run = Pull(sink, checkpoint, key, counter, breaker, max_failed=max_failed)
-        async with reporting_progress(run.progress, progress):
-            await run.work(reader)
+        read = partial(reader_of, prefetch=prefetch, flow=flow, counter=counter, breaker=breaker)
+        run = await _open_run(
+            journal, sink, key, options, counter, breaker=breaker, max_failed=max_failed
+        )
+        estimator = EtaEstimator(counter, flow, run.found)
+        async with reporting_progress(partial(run.progress, estimator), estimator, progress):
+            await run.work(source, read)
         await journal.finish()
         return run.report()
     finally:
         arguments.close_coroutine(source)
         await journal.aclose()
+
+
+async def _open_run(
+    journal: Journal,
+    sink: Any,
+    key: Key | None,
+    options: RefreshOptions | None,
+    counter: RequestCounter,
+    *,
+    breaker: CircuitBreaker,
+    max_failed: float,
+) -> Pull | Refresh:
+    found = await journal.state(PullState)
+    if options is None and found is not None and found.refresh and not found.complete:
+        options = RefreshOptions()  # the first reading was begun by a refresh
+    if options is None:
+        checkpoint = await Checkpoint.load(journal)
+        return Pull(sink, checkpoint, key, counter, breaker, max_failed=max_failed)
+    return await Refresh.open(
+        journal, sink, key, options, counter, breaker=breaker, max_failed=max_failed
+    )
+
+
+def _refresh_options(
+    source: Any, sink: Any, refresh: bool, since: Any, *, lag: Any, changes: Any
+) -> RefreshOptions | None:
+    """Return the options of a refresh, None if the pull is none."""
+    if not refresh:
+        for name, value in (("since", since), ("changes", changes)):
+            if value is not None:
+                raise ConfigurationError(
+                    f"{name} is only for a refresh", advice="Pass refresh=True as well"
+                )
+        return None
+    if not isinstance(sink, (FileSink, UpsertSink)):
+        raise ConfigurationError(
+            f"a {type(sink).__name__} cannot be refreshed: it has no methods upsert and remove",
+            advice="Add them, see asyncclients.backfill.UpsertSink, or pull into a file",
+        )
+    arguments.check_seconds("lag", lag)
+    if since is not None:
+        _check_since(source, since)
+    if changes is not None:
+        arguments.check_path("changes", changes)
+        changes = target_of(changes)
+        if changes.is_dir() or not changes.parent.is_dir():
+            raise InputError(
+                f"{changes} is a directory, or in one that does not exist",
+                file=str(changes),
+                advice="Give changes= a file in an existing directory",
+            )
+    return RefreshOptions(since=since or "", lag=lag, changes=changes)
+
+
+def _check_since(source: Any, since: Any) -> None:
+    if not isinstance(since, str) or not since:
+        raise ConfigurationError(
+            f"since must be the name of a field, not {since!r}", advice="As in since='updated_at'"
+        )
+    if not isinstance(source, Paginator) or source.newest_first is None:
+        raise ConfigurationError(
+            f"this list cannot be sorted by {since!r}, newest first",
+            advice="Leave since= out: the whole list is read then",
+        )
+    source.newest_first(since)
+
+
+def _check_files(state: Path, sink: Any, options: RefreshOptions | None) -> None:
+    """Raise `InputError` if a file of the job is also another one of it."""
+    files = sink.files if isinstance(sink, FileSink) else []
+    check_apart(state, files, "the result")
+    changes = None if options is None else options.changes
+    if changes is not None:
+        mine = [changes, temporary_of(changes)]
+        check_apart(state, mine, "the file of changes")
+        if any(are_same(one, other) for one, other in product(mine, files)):
+            raise InputError(
+                f"{changes} is the file of changes of this job and cannot be its result",
+                file=str(changes),
+                advice="Give changes= another name",
+            )
 
 
 def _check(source: Any, key: Any, prefetch: int, max_failed: float, max_outage: float) -> None:
@@ -152,9 +263,8 @@ class Pull:
         self._is_sink_uncertain = False
         self._saving: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._saving.set_result(None)
-        self._done_before = checkpoint.state.done
 
-    async def work(self, reader: PagePrefetcher | SequentialReader) -> None:
+    async def work(self, source: Pages, read: Read) -> None:
         """Read, write and finish; save a checkpoint at the end in any case."""
         state = self._checkpoint.state
         if state.complete:
@@ -166,11 +276,13 @@ class Pull:
         try:
             try:
                 if not state.read:
-                    await self._read(reader)
+                    await read_list(read(source), state, self._take, self._is_known)
             finally:
                 await self._save()
                 await self._wait_saved()
             await self._sink.finish()
+            if isinstance(self._sink, FileSink):
+                state.file = self._sink.mark
             state.complete = True
             await self._checkpoint.save(self._checkpoint.snapshot())
         except BackfillStoppedError as error:
@@ -185,39 +297,13 @@ class Pull:
                 await asyncio.wait([self._saving])
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
-    async def _read(self, reader: PagePrefetcher | SequentialReader) -> None:
-        state = self._checkpoint.state
-        if isinstance(reader, SequentialReader):
-            await reader.read(state.page + (not state.has_keys), self._take)
-        else:
-            await reader.read(await self._resume_at(reader), self._take)
-            if state.pass_number == 1 and state.has_keys and state.is_missing_some:
-                # A second pass finds items that a shift moved to a page already read.
-                state.pass_number, state.page, state.total_shrank = 2, 0, False
-                await reader.read(reader.start, self._take)
-        state.unverified = state.doubts()
-        state.read = True
-
-    async def _resume_at(self, reader: PagePrefetcher) -> int:
-        """Return the page to resume at: going back, the first page with a known item."""
-        state = self._checkpoint.state
-        if not state.page:
-            return reader.start
-        if not state.has_keys:
-            return state.page + 1
-        number = state.page
-        while number > reader.start:
-            page = await reader.page(number)
-            if any(key in self._checkpoint.seen for key in self._item_keys.keys_of(page.items)):
-                break
-            number -= 1
-        return number
+    async def _is_known(self, page: Page[Any]) -> bool:
+        seen = self._checkpoint.seen
+        return any(key in seen for key in self._item_keys.keys_of(page.items))
 
     async def _take(self, page: Page[Any]) -> None:
         state = self._checkpoint.state
-        if page.total is not None:
-            state.total_shrank |= state.total is not None and page.total < state.total
-            state.total = page.total
+        state.note_total(page.total)
         if page.invalid_items:
             self._checkpoint.set_aside(page, self._max_failed)
         new = self._new_items(page.items, is_reread=page.number <= state.page)
@@ -230,17 +316,22 @@ class Pull:
 
     async def _write(self, items: Sequence[Any], page: Page[Any]) -> Sequence[Any]:
         """Write *items*, which are new on *page*; return those that the sink can store."""
+        place = self._checkpoint.unsaved_keys - len(items)
         try:
             await self._use_sink(self._sink.write(items))
         except UnwritableItemsError as error:
             self._is_sink_uncertain = False
             good, invalid = error.good, error.invalid
         else:
+            self._checkpoint.add_contents(place, items)
             return items
         found = Page[Any](items=good, number=page.number, invalid_items=invalid)
         self._checkpoint.set_aside(found, self._max_failed)
         if good:
             await self._use_sink(self._sink.write(good))
+            written = {id(item) for item in good}
+            kept = [item if id(item) in written else None for item in items]
+            self._checkpoint.add_contents(place, kept)
         return good
 
     def _new_items(self, items: Sequence[Any], *, is_reread: bool) -> Sequence[Any]:
@@ -296,6 +387,11 @@ class Pull:
         self._is_sink_uncertain = False
         return result
 
+    @property
+    def found(self) -> int:
+        """Number of items that were read."""
+        return self._checkpoint.state.found
+
     # --- Reporting ----------------------------------------------------------------------
 
     def report(self) -> Report:
@@ -314,19 +410,14 @@ class Pull:
             failures=self._checkpoint.failures,
         )
 
-    def progress(self) -> Progress:
-        """Return the progress of the run."""
-        state, counter = self._checkpoint.state, self._counter
-        seconds = counter.seconds
-        rate = (state.done - self._done_before) / seconds if seconds else 0.0
-        left = None if state.total is None else max(0, state.total - state.done - state.failed)
-        return Progress(
+    def progress(self, estimator: EtaEstimator) -> Progress:
+        """Return the progress of the run, with the end that *estimator* expects."""
+        state = self._checkpoint.state
+        return estimator.progress(
             done=state.done,
             failed=state.failed,
-            unknown=0,
             skipped=state.skipped,
-            rate=rate,
-            quota_use=counter.quota_use,
-            eta=left / rate if left is not None and rate else None,
+            settled=state.found,
+            total=state.total,
             waiting=self._breaker.outage_seconds,
         )

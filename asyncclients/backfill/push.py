@@ -21,7 +21,8 @@ from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
 from asyncclients.backfill.files.source import Row, Rows, Source, open_source
 from asyncclients.backfill.pending_rows import PendingRows
-from asyncclients.backfill.report import Progress, Report, RequestCounter, reporting_progress
+from asyncclients.backfill.progress import EtaEstimator, reporting_progress
+from asyncclients.backfill.report import Progress, Report, RequestCounter
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
 from asyncclients.backfill.state.identity import push_job
 from asyncclients.backfill.state.journal import Journal
@@ -124,7 +125,7 @@ async def push(
                 target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
             )
             run = Push(rows, options, converter, await JournalRowLog.load(journal), max_outage)
-            async with reporting_progress(run.progress, progress):
+            async with reporting_progress(run.progress, run.estimator, progress):
                 await run.work(concurrency, unknown, reconcile)
             await journal.finish()
             return run.report()
@@ -139,7 +140,11 @@ def _is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
 
 
 class Push:
-    """One run of a push."""
+    """One run of a push.
+
+    Attributes:
+        estimator: of the end of the run.
+    """
 
     def __init__(
         self,
@@ -155,8 +160,9 @@ class Push:
         self._pending = PendingRows(source, log)
         self._delivery = Delivery(options, converter, log, self._counter, self._breaker)
         self._converter = converter
-        self._done_before = log.done
-        self._first_fraction: float | None = None
+        self.estimator = EtaEstimator(
+            self._counter, options.flow, log.settled_count, max(1, options.batch)
+        )
 
     async def work(
         self,
@@ -165,6 +171,7 @@ class Push:
         reconcile: Reconcile | None,
     ) -> None:
         """Deliver all pending rows, then resolve the unknown ones."""
+        self._log.set_total(await self._source.count())
         stop: BackfillError
         try:
             await self._run([self._deliver_all() for _ in range(concurrency)])
@@ -240,30 +247,19 @@ class Push:
             rejected=counter.rejected,
             seconds=counter.seconds,
             quota_use=counter.quota_use,
+            total=log.state.total,
             failures=log.failures,
         )
 
     def progress(self) -> Progress:
         """Return the progress of the run."""
-        log, counter = self._log, self._counter
-        seconds = counter.seconds
-        return Progress(
-            done=log.done,
-            failed=log.state.failed,
+        log, state = self._log, self._log.state
+        return self.estimator.progress(
+            done=state.done,
+            failed=state.failed,
             unknown=len(log.unknowns),
-            skipped=log.state.skipped,
-            rate=(log.done - self._done_before) / seconds if seconds else 0.0,
-            quota_use=counter.quota_use,
-            eta=self._eta(seconds),
+            skipped=state.skipped,
+            settled=log.settled_count,
+            total=state.total,
             waiting=self._breaker.outage_seconds,
         )
-
-    def _eta(self, seconds: float) -> float | None:
-        """Extrapolate from the share of the input read since the first request."""
-        fraction = self._source.fraction()
-        if fraction is None or not self._counter.requests:
-            return None
-        if self._first_fraction is None:
-            self._first_fraction = fraction
-        gained = fraction - self._first_fraction
-        return seconds * (1 - fraction) / gained if gained > 0 else None

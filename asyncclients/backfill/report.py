@@ -1,18 +1,14 @@
-"""Counts and reports of a run: `Report` at its end, `Progress` once a second."""
+"""Counts of a run: `Report` at its end, `Progress` once a second, and its requests."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
 
 import msgspec
 
-from asyncclients.core.events import Callback
 from asyncclients.core.options import OutgoingRequest
 from asyncclients.ratelimit.quota import Quota
-
-_PROGRESS_INTERVAL = 1.0
+from asyncclients.ratelimit.scheduler import Scheduler
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,13 +21,18 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         unknown: rows that may or may not have been executed, in the whole job.
         skipped: rows dropped by `map` or by `unknown="drop"`, or repeated items, in the
             whole job.
+        added: items that were not in the result before; of a refresh only, as the next three.
+        changed: items whose content differs from that in the result before.
+        removed: items that the vendor does not have any more.
+        unchanged: all other items of the result.
         requests: HTTP requests sent by this run.
         rejected: requests of this run that were rate-limited.
         seconds: duration of this run.
         quota_use: requests divided by what the quota allowed between the first and the
             last request of this run, one full window at the start included; 0 if no
             quota is known.
-        total: number of items according to the vendor; pulls only.
+        total: number of rows of the input, or of items according to the vendor; None if it
+            is unknown.
         unverified: what could not be verified about a pull, in words; empty if the
             vendor's count confirms that the file is its complete list.
         failures: path of the file of failed rows or items; None without any.
@@ -41,12 +42,55 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
     unknown: int = 0
     skipped: int = 0
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
     requests: int = 0
     rejected: int = 0
     seconds: float = 0.0
     quota_use: float = 0.0
     total: int | None = None
     unverified: tuple[str, ...] = ()
+    failures: str | None = None
+
+
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a run of `sync`: the counts before `requests` are those of its input.
+
+    Attributes:
+        created: items created.
+        updated: items updated.
+        deleted: items deleted.
+        unchanged: rows that needed no request, because the vendor has them as they are.
+        missing: known items that the input lacks, and that were not deleted.
+        failed: rows that are invalid or that the vendor rejected, in this run or, unchanged,
+            in an earlier one.
+        unknown: creates that may or may not have been executed, earlier ones included.
+        skipped: rows dropped by `map` or by `unknown="drop"`, and empty rows.
+        requests: HTTP requests sent by this run.
+        rejected: requests of this run that were rate-limited.
+        seconds: duration of this run.
+        quota_use: as in `Report`.
+        remaining: changes that are still to be sent, as after `limit`.
+        warnings: what a person should look at, in words.
+        failures: path of the file of failed rows; None without any.
+    """
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    failed: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    requests: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    quota_use: float = 0.0
+    remaining: int = 0
+    warnings: tuple[str, ...] = ()
     failures: str | None = None
 
 
@@ -58,10 +102,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         failed: as in `Report`.
         unknown: as in `Report`.
         skipped: as in `Report`.
-        rate: rows or items per second in this run.
+        total: as in `Report`; the rows of a file are counted before the first is sent.
+        remaining: rows or items without an outcome; None if the total is unknown.
+        rate: rows or items per second in this run, over the last half minute, or over two
+            periods of the longest quota if that is longer.
         quota_use: as in `Report`.
-        eta: seconds to the end, None if unknown.
+        eta: estimated seconds to the end; None if unknown, or while the vendor is unavailable.
         waiting: seconds since the last usable response during an outage, else 0.
+        limited_by_quota: calls wait, and nothing but the quota delays them.
     """
 
     done: int
@@ -72,6 +120,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     quota_use: float
     eta: float | None
     waiting: float = 0.0
+    total: int | None = None
+    remaining: int | None = None
+    limited_by_quota: bool = False
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,14 +164,35 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
         return self.requests / sum(allowed) if allowed else 0.0
 
 
+class ScopeUse:
+    """The requests of one run in one scope.
+
+    Attributes:
+        scheduler: of the scope.
+        requests: sent by this run.
+    """
+
+    __slots__ = ("requests", "scheduler")
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.requests = 0
+
+
 class RequestCounter:
-    """Send hook that counts the requests of one run; other hooks of the run forward to it."""
+    """Send hook that counts the requests of one run; other hooks of the run forward to it.
+
+    Attributes:
+        scopes: the scopes in use, by their one-way names.
+        requests: sent.
+        rejected: rate-limited by the vendor.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._first_at = self._last_at = self._started_at
-        self._scopes: dict[str, tuple[Quota, ...]] = {}
+        self.scopes: dict[str, ScopeUse] = {}
         self.requests = 0
         self.rejected = 0
 
@@ -130,7 +202,10 @@ class RequestCounter:
         if not self.requests:
             self._first_at = self._last_at
         self.requests += 1
-        self._scopes[request.scope] = request.quotas
+        use = self.scopes.get(request.scope)
+        if use is None:
+            use = self.scopes[request.scope] = ScopeUse(request.scheduler)
+        use.requests += 1
 
     def on_rate_limited(self) -> None:
         """Count a rate-limited request."""
@@ -145,33 +220,12 @@ class RequestCounter:
     def counts(self) -> RequestCounts:
         """The counts so far."""
         return RequestCounts(
-            requests=self.requests, rejected=self.rejected, quotas={**self._scopes}
+            requests=self.requests,
+            rejected=self.rejected,
+            quotas={name: use.scheduler.limiter.quotas for name, use in self.scopes.items()},
         )
 
     @property
     def quota_use(self) -> float:
         """Share of the quota used between the first and the last request; 0 if unknown."""
         return self.counts.quota_use(self._last_at - self._first_at)
-
-
-@asynccontextmanager
-async def reporting_progress(
-    progress: Callable[[], Progress], report: Callable[[Progress], None] | None
-) -> AsyncGenerator[None]:
-    """Call *report* with the result of *progress* every second and at the end of the block."""
-    if report is None:
-        yield
-        return
-    callback = Callback(report)
-    task = asyncio.create_task(_report_progress(progress, callback))
-    try:
-        yield
-    finally:
-        task.cancel()
-        callback(progress())
-
-
-async def _report_progress(progress: Callable[[], Progress], callback: Callback[Progress]) -> None:
-    while True:
-        await asyncio.sleep(_PROGRESS_INTERVAL)
-        callback(progress())

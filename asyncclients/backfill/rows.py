@@ -116,6 +116,7 @@ class RowConverter:
         self._type, self._map = row_type, map
         self._wire_names: dict[str, str] = {}
         self._required: tuple[str, ...] = ()
+        self._nullable: set[str] = set()
         self._direct_names: frozenset[str] = frozenset()
         self._source = "a row"
         self._reported: set[str] = set()
@@ -125,6 +126,8 @@ class RowConverter:
             self.name = f"{row_type.__module__}.{row_type.__qualname__}"
             self._wire_names = {field.name: field.encode_name for field in fields}
             self._required = tuple(field.name for field in fields if field.required)
+            nullable = [field for field in fields if type(None) in get_args(field.type)]
+            self._nullable = {name for each in nullable for name in (each.name, each.encode_name)}
             self._add_direct_names(self._wire_names)
             if isinstance(map, Renaming):
                 self._check_targets(map)
@@ -170,6 +173,20 @@ class RowConverter:
                 line=1,
                 advice=_RENAME_ADVICE,
             )
+
+    def use_column(self, name: str) -> None:
+        """Note that the column *name* is used, so that no warning says that it is ignored."""
+        self._reported.add(name)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The names of the fields of the row type."""
+        return frozenset(self._wire_names)
+
+    @property
+    def has_map(self) -> bool:
+        """True if rows are mapped before they are converted."""
+        return self._map is not None
 
     @property
     def mapped_columns(self) -> frozenset[str]:
@@ -232,6 +249,19 @@ class RowConverter:
             return from_plain(_with_ints(data), self._type, strict=not coerce)
         except msgspec.ValidationError:
             raise ValueError(_message(wrong, data, self._type, strict=not coerce)) from None
+
+    def with_nulls(self, data: Any) -> Any:
+        """Return *data* with None for each empty cell whose field may be null.
+
+        `convert` leaves empty cells out; with None the vendor clears the field.
+        """
+        columns: Sequence[str] = getattr(data, "columns", ())
+        if len(columns) <= len(data) or not isinstance(self._map, Renaming | None):
+            return data
+        names = self._map.names()[0] if self._map else {}
+        empty = [name for name in columns if name and name not in data]
+        nulls = {name: None for name in empty if names.get(name, name) in self._nullable}
+        return {**data, **nulls}
 
     def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
         names = self._wire_names

@@ -20,7 +20,7 @@ from asyncclients.backfill.state.journal import (
     unusable,
 )
 from asyncclients.backfill.state.lock import check_companions, holder_of
-from asyncclients.backfill.state.pull_state import PullState
+from asyncclients.backfill.state.pull_state import LastRefresh, PullState
 from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import FAILED_SUFFIX, target_of
@@ -37,12 +37,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         failed: as in `Report`.
         unknown: as in `Report`.
         skipped: as in `Report`.
-        total: number of items according to the vendor; pulls only.
+        total: as in `Report`.
+        remaining: number of rows or items without an outcome; None if the total is unknown.
         complete: the job is finished.
         running: id of the process that runs it, 0 if that is unknown, None if it is not running.
         failures: path of the file of failed rows; None without any.
         unverified: as in `Report`.
         unknown_rows: the rows that may or may not have been executed.
+        refreshed: the last refresh of a pull; None without one.
     """
 
     job: JobIdentity
@@ -51,11 +53,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unknown: int = 0
     skipped: int = 0
     total: int | None = None
+    remaining: int | None = None
     complete: bool = False
     running: int | None = None
     failures: str | None = None
     unverified: tuple[str, ...] = ()
     unknown_rows: tuple[Unknown, ...] = ()
+    refreshed: LastRefresh | None = None
 
 
 def read_status(path: str | os.PathLike[str]) -> Status:
@@ -94,6 +98,12 @@ def _mode(path: Path, running: int | None) -> Literal["rw", "ro"]:
     return "ro" if log_path(path).exists() or running is not None or not may_write else "rw"
 
 
+def _remaining(state: PullState | PushState, settled: int) -> int | None:
+    if state.complete:
+        return 0
+    return None if state.total is None else max(0, state.total - settled)
+
+
 def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Status:
     job = read_job(database)
     if job.kind == "pull":
@@ -104,10 +114,12 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
             failed=pull.failed,
             skipped=pull.skipped,
             total=pull.total,
+            remaining=_remaining(pull, pull.found),
             complete=pull.complete,
             running=running,
             failures=str(path) + FAILED_SUFFIX if pull.failed else None,
             unverified=pull.unverified,
+            refreshed=pull.refreshed,
         )
     push = read_state(database, PushState) or PushState()
     unknown = [read_unknown(row) for row in select(database, "SELECT * FROM unknown")]
@@ -124,6 +136,8 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
         failed=push.failed,
         unknown=len(unknown),
         skipped=push.skipped,
+        total=push.total,
+        remaining=_remaining(push, push.done + push.failed + len(unknown) + push.skipped),
         complete=push.complete,
         running=running,
         failures=str(path) + FAILED_SUFFIX if push.failed else None,

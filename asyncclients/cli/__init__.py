@@ -25,7 +25,10 @@ app = App(
     help_format="plaintext",  # the default, markdown, imports a parser
 )
 _COMMANDS = {
-    "demo": ("demo:demo", "Run five rate-limited jobs against mock vendors on this machine."),
+    "demo": (
+        "demo:demo",
+        "Watch backfills at their vendors' limits, one killed and resumed; needs no account.",
+    ),
     "pull": ("backfill:pull", "Read a vendor's list into a file, or resume doing so."),
     "push": ("backfill:push", "Send each row of a file to a vendor, or resume doing so."),
     "status": ("backfill:status", "Show the progress and the unknown rows of a pull or push."),

@@ -19,7 +19,8 @@ from cyclopts import Parameter, validators
 from asyncclients.backfill import Report, Status, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
-from asyncclients.cli.output import ProgressPrinter, report_text, say, show, status_text
+from asyncclients.cli.output import report_text, say, show, status_text
+from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.worker import run_jobs
 from asyncclients.core.pool import SessionPool
@@ -42,6 +43,7 @@ async def pull(
     max_failed: Share = 0.1,
     new_credential: Switch = False,
     limits: str = "",
+    quiet: Switch = False,
     json: Json = False,
 ) -> int:
     """Read a vendor's list into a file. Run it again to resume.
@@ -55,6 +57,7 @@ async def pull(
         max_failed: share of unreadable items above which it stops.
         new_credential: resume the state with a new credential of the same account.
         limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
+        quiet: print nothing unless rows failed or are unknown.
         json: print the report as JSON.
     """
     job = JobSpec(
@@ -66,7 +69,7 @@ async def pull(
         max_failed=max_failed,
         new_credential=new_credential,
     )
-    return await _run(job, limits, as_json=json)
+    return await _run(job, limits, quiet=quiet, as_json=json)
 
 
 async def push(
@@ -84,6 +87,7 @@ async def push(
     drop_unknown: Switch = False,
     new_credential: Switch = False,
     limits: str = "",
+    quiet: Switch = False,
     json: Json = False,
 ) -> int:
     """Send each row of a file to a vendor. Run it again to resume.
@@ -101,6 +105,7 @@ async def push(
         drop_unknown: skip rows that may or may not have arrived.
         new_credential: resume the state with a new credential of the same account.
         limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
+        quiet: print nothing unless rows failed or are unknown.
         json: print the report as JSON.
     """
     if resend_unknown and drop_unknown:
@@ -118,7 +123,7 @@ async def push(
         new_credential=new_credential,
         unknown="drop" if drop_unknown else unknown,
     )
-    return await _run(job, limits, as_json=json)
+    return await _run(job, limits, quiet=quiet, as_json=json)
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:
@@ -140,16 +145,19 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
     return found
 
 
-async def _run(job: JobSpec, limits: str, *, as_json: bool) -> int:
+async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
     store = limits_store(from_environment(limits, LIMITS))
 
     async def once() -> int:
-        async with SessionPool(limits=store) as pool:
-            report = await run_job(job, pool, ProgressPrinter(job.name))
-        show(report, as_json=as_json, describe=report_text)
-        if job.pull is not None and not report.requests:
+        with ProgressDisplay(quiet=quiet) as display:
+            async with SessionPool(limits=store) as pool:
+                report = await run_job(job, pool, display.job(job.title))
+        code = exit_code(report)
+        if code != DONE or as_json or not quiet:
+            show(report, as_json=as_json, describe=report_text)
+        if job.pull is not None and not report.requests and not quiet:
             say(f"The pull was complete already; delete {job.state} to repeat it", sys.stderr)
-        return exit_code(report)
+        return code
 
     return await _interruptible(once(), f"run the same command to resume ({job.state})")
 
@@ -161,6 +169,7 @@ async def run(
     engine: Literal["local", "dbos"] = "local",
     database_url: str = "",
     limits: str = "",
+    quiet: Switch = False,
     json: Json = False,
 ) -> int:
     """Run several pulls and pushes concurrently, each with a fair share of its vendor's quota.
@@ -170,6 +179,7 @@ async def run(
         engine: local for this process only; dbos for all workers of a database.
         database_url: the database of dbos, see asyncclients worker --help.
         limits: the store that shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
+        quiet: print nothing unless rows failed or are unknown.
         json: print the reports as JSON.
     """
     jobs = read_jobs(file)
@@ -184,15 +194,17 @@ async def run(
     limits = from_environment(limits, LIMITS)
 
     async def run_all() -> int:
-        if engine == "dbos":
-            results = await run_jobs(jobs, database_url, limits)
-        else:
-            async with SessionPool(limits=limits_store(limits)) as pool:
-                results = await asyncio.gather(
-                    *(run_job(job, pool, ProgressPrinter(job.name)) for job in jobs),
-                    return_exceptions=True,
-                )
-        return _print_all(dict(zip((job.name for job in jobs), results, strict=True)), json)
+        with ProgressDisplay(quiet=quiet) as display:
+            if engine == "dbos":
+                results = await run_jobs(jobs, database_url, limits, display)
+            else:
+                async with SessionPool(limits=limits_store(limits)) as pool:
+                    results = await asyncio.gather(
+                        *(run_job(job, pool, display.job(job.title)) for job in jobs),
+                        return_exceptions=True,
+                    )
+        by_name = dict(zip((job.name for job in jobs), results, strict=True))
+        return _print_all(by_name, quiet=quiet, as_json=json)
 
     return await _interruptible(run_all(), "run the same command to resume")
 
@@ -206,7 +218,7 @@ def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
             raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 
 
-def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int:
+def _print_all(results: dict[str, Report | BaseException], *, quiet: bool, as_json: bool) -> int:
     codes: list[int] = []
     shown: dict[str, Any] = {}
     for name, result in results.items():
@@ -222,6 +234,8 @@ def _print_all(results: dict[str, Report | BaseException], as_json: bool) -> int
         show(shown, as_json=True, describe=str)
     else:
         for name, result in shown.items():
+            if quiet and isinstance(result, Report) and exit_code(result) == DONE:
+                continue
             text = report_text(result) if isinstance(result, Report) else result["reason"]
             say(f"{name}: {text}")
     if {*codes} == {USAGE}:  # no job sent anything

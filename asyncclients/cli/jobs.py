@@ -49,6 +49,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if self.push is not None and not self.file:
             raise ValueError("a push needs `file`")
 
+    @property
+    def title(self) -> str:
+        """The name of the job; without one, what it pulls or pushes."""
+        return self.name or self.pull or self.push or ""
+
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of jobs: name -> job."""

@@ -1,61 +1,30 @@
-"""Output of pulls and pushes: progress, reports and states, as text or JSON."""
+"""Output of pulls and pushes: reports and states, as text or JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import msgspec
 
-from asyncclients.backfill import Progress, Report, Status
+from asyncclients.backfill import Report, Status
+from asyncclients.errors import encodable
 
-_LINE_EVERY = 5.0
-"""Seconds between lines if standard error is not a terminal."""
-
-
-class ProgressPrinter:
-    """Prints a line of progress to standard error: every second on a terminal, else every five."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._terminal = sys.stderr.isatty()
-        self._printed_at = time.monotonic()
-
-    def __call__(self, progress: Progress) -> None:
-        """Print *progress* if a line is due."""
-        now = time.monotonic()
-        if now - self._printed_at >= (0.9 if self._terminal else _LINE_EVERY):
-            self._printed_at = now
-            say(f"{self._name}: {progress_text(progress)}", sys.stderr)
+_COARSE = 10
+"""Minutes from which on the seconds of a duration are left out."""
 
 
-def progress_text(progress: Progress) -> str:
-    """Return *progress* as one line."""
-    parts = [f"{progress.done:,} done"]
-    parts += [
-        f"{count:,} {what}"
-        for what in ("failed", "unknown", "skipped")
-        if (count := getattr(progress, what))
-    ]
-    parts.append(f"{progress.rate:.1f}/s")
-    if progress.quota_use:
-        parts.append(f"{progress.quota_use:.1%} of the quota")
-    if progress.eta is not None:
-        parts.append(f"{_duration(progress.eta)} left")
-    if progress.waiting:
-        parts.append(f"vendor unavailable for {_duration(progress.waiting)}")
-    return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return *seconds* as text, as in "45 s", "9 min 5 s", "12 min" or "1 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours} h {minutes} min"
+    if minutes >= _COARSE:
+        return f"{minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
@@ -75,14 +44,21 @@ def say(text: str, file: TextIO | None = None) -> None:
     """Print *text* to *file*, by default standard output.
 
     If the reader has exited (`| head`), the remaining output is discarded and the job continues.
+    Characters that the stream cannot encode are escaped.
     """
     stream: TextIO = sys.stdout if file is None else file
     try:
-        print(text, file=stream, flush=True)
+        print(_printable(text, stream.encoding), file=stream, flush=True)
     except BrokenPipeError:
         devnull = os.open(os.devnull, os.O_WRONLY)
         os.dup2(devnull, stream.fileno())
         os.close(devnull)
+
+
+def _printable(text: str, encoding: str | None) -> str:
+    """Return *text* with an escape for each character that *encoding* does not have."""
+    encoding = encoding or "utf-8"
+    return encodable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def report_text(report: Report) -> str:
@@ -90,7 +66,7 @@ def report_text(report: Report) -> str:
     counts = (
         f"{report.done:,} done, {report.failed:,} failed, {report.unknown:,} unknown, "
         f"{report.skipped:,} skipped; {report.requests:,} requests, {report.rejected:,} rejected, "
-        f"{_duration(report.seconds)}, {report.quota_use:.1%} of the quota"
+        f"{duration(report.seconds)}, {report.quota_use:.1%} of the quota"
     )
     parts = [counts]
     if report.failures:
@@ -108,9 +84,10 @@ def status_text(found: Status) -> str:
     if found.running is not None:
         condition = f"running (process {found.running})"
     of = "" if found.total is None else f" of {found.total:,}"
+    left = "" if found.remaining is None else f"; {found.remaining:,} remain"
     counts = (
         f"{found.done:,}{of} done, {found.failed:,} failed, {found.unknown:,} unknown, "
-        f"{found.skipped:,} skipped"
+        f"{found.skipped:,} skipped{left}"
     )
     parts = [f"{job.kind} {job.source} -> {job.target}: {condition}", counts]
     if found.failures:

@@ -6,18 +6,18 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from asyncclients.backfill import Report
+from asyncclients.backfill import Progress, Report
 from asyncclients.backfill.steps import PushTarget
 from asyncclients.cli.jobs import JobSpec, map_of
 from asyncclients.cli.operations import Clients
-from asyncclients.cli.output import ProgressPrinter
+from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
@@ -51,11 +51,13 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
 
 
 async def run_jobs(
-    jobs: Sequence[JobSpec], database_url: str, limits: str
+    jobs: Sequence[JobSpec], database_url: str, limits: str, display: ProgressDisplay
 ) -> list[Report | BaseException]:
     """Run *jobs* on DBOS, with all workers of the database; return the result of each."""
     async with _backfills(database_url, limits) as backfills:
-        running: list[Coroutine[Any, Any, Report]] = [_run(job, backfills) for job in jobs]
+        running: list[Coroutine[Any, Any, Report]] = [
+            _run(job, backfills, display.job(job.title)) for job in jobs
+        ]
         return await asyncio.gather(*running, return_exceptions=True)
 
 
@@ -97,7 +99,7 @@ def _resolve(clients: Clients, spec: str) -> Any:
     )
 
 
-async def _run(job: JobSpec, backfills: Any) -> Report:
+async def _run(job: JobSpec, backfills: Any, progress: Callable[[Progress], None]) -> Report:
     if job.unknown != "keep":
         raise ConfigurationError(
             f"{job.name}: unknown = {job.unknown!r} is not supported with --engine dbos"
@@ -117,14 +119,14 @@ async def _run(job: JobSpec, backfills: Any) -> Report:
             state=job.state,
             spec=spec,
             key=job.key,
-            progress=ProgressPrinter(job.name),
+            progress=progress,
         )
         return pulled
     # The identity of a job does not include its concurrency and max_failed.
     identity = msgspec.structs.replace(portable, concurrency=64, max_failed=0.1)
     target = msgspec.json.encode(identity).decode()
     report: Report = await backfills.push(
-        job.name, job.file, spec=spec, target=target, progress=ProgressPrinter(job.name)
+        job.name, job.file, spec=spec, target=target, progress=progress
     )
     job_store = backfills.job_store
     failed = await job_store.failures(job.name)

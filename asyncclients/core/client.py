@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, overload
 
 import msgspec
 
-from asyncclients.arguments import check_count
+from asyncclients.arguments import check_count, check_text
 from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.call import ClientConfig
@@ -41,6 +41,8 @@ class VendorClient:
         base_url: replaces the vendor's own.
         quotas: replaces the vendor's own; an empty sequence means no limit.
         max_in_flight: most requests at the same time; None for the vendor's.
+        quota_key: clients with the same origin and key share one quota, as two API keys of
+            one account do; sessions and tokens stay apart. None for a key of the credential.
     """
 
     vendor: ClassVar[Vendor]
@@ -54,6 +56,7 @@ class VendorClient:
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         check_pool(pool)
         if login is None:
@@ -71,7 +74,9 @@ class VendorClient:
         most = vendor.max_in_flight if max_in_flight is None else max_in_flight
         if most is not None:
             check_count("max_in_flight", most)
-        self._scope = pool.handle(vendor, self.base_url, login, own, most)
+        if quota_key is not None:
+            check_text("quota_key", quota_key, "quota_key='account 4711'")
+        self._scope = pool.handle(vendor, self.base_url, login, own, most, quota_key=quota_key)
         self._configure(
             ClientConfig(
                 scope=self._scope,
@@ -93,6 +98,7 @@ class VendorClient:
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> Self:
         """Return a client from environment variables; the vendor's page has their names.
 
@@ -103,7 +109,12 @@ class VendorClient:
         """
         variables, environ, base_url = Environment(environ), None, wrap_userinfo(base_url)
         return cls._from_env(
-            pool, variables, base_url=base_url, quotas=quotas, max_in_flight=max_in_flight
+            pool,
+            variables,
+            base_url=base_url,
+            quotas=quotas,
+            max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     @classmethod
@@ -278,4 +289,7 @@ def _read_environment(
     name = f"{vendor.name.upper()}_BASE_URL"
     if name in environ and "base_url" not in given:
         found["base_url"] = check_base_url(environ.secret(name), name)
+    name = f"{vendor.name.upper()}_QUOTA_KEY"
+    if name in environ and "quota_key" not in given:
+        found["quota_key"] = environ.setting(name)
     return found

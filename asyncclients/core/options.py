@@ -13,7 +13,7 @@ from asyncclients.arguments import check_count, check_headers, check_seconds, ch
 from asyncclients.ratelimit.quota import Priority
 
 if TYPE_CHECKING:
-    from asyncclients.ratelimit.quota import Quota
+    from asyncclients.ratelimit.scheduler import Scheduler
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,12 +72,12 @@ class OutgoingRequest(NamedTuple):
 
     Attributes:
         scope: one-way name of its origin and credential.
-        quotas: the quotas of its scope.
+        scheduler: of its scope.
         idempotent: whether it may be retried.
     """
 
     scope: str
-    quotas: tuple[Quota, ...]
+    scheduler: Scheduler
     idempotent: bool
 
 

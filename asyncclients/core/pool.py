@@ -8,7 +8,7 @@ by its calls any longer, one period after the last of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import Context
 from functools import partial
 from inspect import iscoroutinefunction
@@ -120,7 +120,8 @@ class SessionPool:
         self._admission: Literal["adaptive", "exact"] = admission
         self._cold_start: Literal["empty", "full"] = cold_start
         self._in_flight_limit = InFlightLimit(max_connections)
-        self._scopes: dict[str, Scope] = {}
+        self._scopes: dict[str, dict[str, Scope]] = {}
+        """Key of the quota -> one-way name of the credential -> its scope."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = self._ended = False
         self._closing = asyncio.Lock()
@@ -158,7 +159,7 @@ class SessionPool:
             raise _wrong_loop()
         if not self._closed:
             self._closed = True
-            for scope in self._scopes.values():
+            for scope in self._all_scopes():
                 scope.closed = True
             if self._loop is not None:
                 emit(self.config.listeners, PoolClosed(stats=self.stats))
@@ -169,7 +170,7 @@ class SessionPool:
                 await asyncio.wait(self._evicting)
             # All are closed even if one raises; closing one twice does nothing.
             ends = await asyncio.gather(
-                *(scope.aclose() for scope in self._scopes.values()), return_exceptions=True
+                *(scope.aclose() for scope in self._all_scopes()), return_exceptions=True
             )
             if self._shared is not None:
                 await self._shared.aclose()
@@ -212,9 +213,16 @@ class SessionPool:
         login: Login | None,
         quotas: tuple[Quota, ...],
         max_in_flight: int | None,
+        *,
+        quota_key: str | None = None,
     ) -> ScopeHandle:
-        """Return a handle of the scope of *login* at *base_url*, which is created at first use."""
-        find = partial(self._scope, vendor, base_url, login, quotas, max_in_flight)
+        """Return a handle of the scope of *login* at *base_url*, which is created at first use.
+
+        Scopes of the same origin and *quota_key* have one scheduler; None is a key of *login*.
+        """
+        find = partial(
+            self._scope, vendor, base_url, login, quotas, max_in_flight, quota_key=quota_key
+        )
         return ScopeHandle(find, self.bind)
 
     def _scope(
@@ -224,22 +232,28 @@ class SessionPool:
         login: Login | None,
         quotas: tuple[Quota, ...],
         max_in_flight: int | None,
+        *,
+        quota_key: str | None,
     ) -> Scope:
         loop = self.bind()
         self._check_session(loop)
-        key = scope_key(base_url, login)
-        found = self._scopes.get(key)
-        if found is not None:
-            found.add_quotas(quotas, max_in_flight)
+        credential = scope_key(base_url, login)
+        key = credential if quota_key is None else scope_key(base_url, Secret(quota_key))
+        group = self._scopes.setdefault(key, {})
+        if (other := next(iter(group.values()), None)) is None:
+            scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
+        else:
+            other.add_quotas(quotas, max_in_flight)
+            scheduler = other.scheduler
+        if (found := group.get(credential)) is not None:
             return found
-        scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
         # Without a login the headers of a borrowed session must not be sent either.
         borrowed = None if login is None else self._session
         network = self._network if base_url.startswith("https:") else None
         scope = Scope(vendor.name, key, scheduler, borrowed=borrowed, network=network)
         if isinstance(login, ClientCredentials):
             scope.tokens = self._token_cache(scope, vendor, login, base_url)
-        self._scopes[key] = scope
+        group[credential] = scope
         if self._eviction is None:
             self._eviction = IdleSweep(loop, self._evict)
         self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
@@ -258,23 +272,31 @@ class SessionPool:
             options=TOKEN_OPTIONS,
         )
         source = TokenSource(config.send, login, vendor.name, self.config.listeners)
-        return TokenCache(scope.key, source.fetch, self._tokens)
+        return TokenCache(scope_key(base_url, login), source.fetch, self._tokens)
 
     def _evict(self, now: float) -> bool:
         """Evict the scopes that are idle at *now*; return True if any scope is left."""
-        idle = [scope for scope in self._scopes.values() if scope.is_idle(now)]
-        for scope in idle:
-            logger.debug("%s (scope %.8s): evicted; it has no client", scope.vendor, scope.key)
-            del self._scopes[scope.key]
+        for key, group in [*self._scopes.items()]:
+            for credential, scope in [*group.items()]:
+                if scope.is_idle(now, shares_quota=len(group) > 1):
+                    logger.debug("%s (scope %.8s): evicted; it has no client", scope.vendor, key)
+                    del group[credential]
+                    self._close_evicted(scope, shares_quota=bool(group))
+            if not group:
+                del self._scopes[key]
+        return bool(self._scopes)
+
+    def _close_evicted(self, scope: Scope, *, shares_quota: bool) -> None:
+        if not shares_quota:
             if self._shared is not None:
                 self._shared.forget(scope.scheduler.limiter)
             elif self._cold_start == "full":
                 self._evicted.add(scope.key)
-            # In an empty context: the timer has the context of the call that started it.
-            task = asyncio.get_running_loop().create_task(scope.aclose(), context=Context())
-            self._evicting.add(task)
-            task.add_done_callback(self._closed_evicted)
-        return bool(self._scopes)
+        # In an empty context: the timer has the context of the call that started it.
+        closing = scope.aclose(shares_quota=shares_quota)
+        task = asyncio.get_running_loop().create_task(closing, context=Context())
+        self._evicting.add(task)
+        task.add_done_callback(self._closed_evicted)
 
     def _closed_evicted(self, task: asyncio.Task[None]) -> None:
         self._evicting.discard(task)
@@ -311,11 +333,19 @@ class SessionPool:
             )
 
     def stats(self) -> tuple[ScopeStats, ...]:
-        """Return a snapshot of every scope."""
+        """Return a snapshot of every scope; one of all credentials with the same quota key."""
         if self._loop is None:
             return ()
         now = self._loop.time()
-        return tuple(scope.stats(now) for scope in self._scopes.values())
+        groups = ([scope.stats(now) for scope in g.values()] for g in self._scopes.values() if g)
+        return tuple(
+            msgspec.structs.replace(found[0], token_refreshes=sum(s.token_refreshes for s in found))
+            for found in groups
+        )
+
+    def _all_scopes(self) -> Iterator[Scope]:
+        for group in self._scopes.values():
+            yield from group.values()
 
 
 def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None:
@@ -352,12 +382,13 @@ def _wrong_loop() -> WrongEventLoopError:
     )
 
 
-def scope_key(base_url: str, login: Login | None) -> str:
-    """Return a one-way name of origin and *login*, the same in every process."""
+def scope_key(base_url: str, login: Login | Secret | None) -> str:
+    """Return a one-way name of origin and *login* or key, the same in every process."""
     parts = urlsplit(base_url)
     port = parts.port or {"https": 443}.get(parts.scheme, 80)
     origin = f"{parts.scheme}://{parts.hostname}:{port}"
     if login is None:
         return Secret(origin).fingerprint()
-    secret = login.basic if isinstance(login, ClientCredentials) else login.value
-    return secret.fingerprint(origin)
+    if isinstance(login, ClientCredentials):
+        login = login.basic
+    return (login if isinstance(login, Secret) else login.value).fingerprint(origin)

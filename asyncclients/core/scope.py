@@ -1,6 +1,7 @@
 """One origin with one credential: its queue, connections and access token.
 
-Clients with the same origin and credential share a scope, however they were created.
+Clients with the same origin and credential share a scope, however they were created. Scopes
+of one quota key share the queue, which is the `Scheduler`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         vendor: name of the vendor.
-        scope: one-way name of origin and credential.
+        scope: one-way name of origin and credential, or of origin and quota key.
         quotas: the quotas in force.
         held: slots in use in the fullest quota.
         holds: slots in use, by quota, in the order of *quotas*.
@@ -107,7 +108,7 @@ class Scope:
 
     Attributes:
         vendor: name of the vendor.
-        key: one-way name of origin and credential.
+        key: one-way name of origin and credential, or of origin and quota key.
         scheduler: grants permits.
         tokens: the access token, if the login uses one.
         timeouts: of the attempts.
@@ -161,7 +162,7 @@ class Scope:
         added = [quota for quota in quotas if quota not in self.scheduler.limiter.quotas]
         if added:
             logger.warning(
-                "%s: two clients of one credential have different quotas; all of them apply: %s",
+                "%s: two clients of one quota have different settings; all of them apply: %s",
                 self.vendor,
                 ", ".join(str(q) for q in (*self.scheduler.limiter.quotas, *added)),
             )
@@ -191,11 +192,11 @@ class Scope:
         """Return the seconds until *calls* more calls could have been sent."""
         return self.scheduler.eta(calls, priority)
 
-    def is_idle(self, now: float) -> bool:
-        """Return True if no client is left and no quota is affected by it at loop time *now*."""
+    def is_idle(self, now: float, *, shares_quota: bool) -> bool:
+        """Return True if no client is left and no quota is forgotten with it at loop time *now*."""
         if self.handles or (self.tokens is not None and self.tokens.is_refreshing):
             return False
-        return self.scheduler.is_idle(now)
+        return shares_quota or self.scheduler.is_idle(now)
 
     async def pause(self, seconds: float) -> None:
         """Sleep for *seconds*.
@@ -212,17 +213,21 @@ class Scope:
         if self._closing.is_set():
             raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
 
-    async def aclose(self) -> None:
-        """Close the own session; waiting calls raise `ClientClosedError`. Idempotent."""
+    async def aclose(self, *, shares_quota: bool = False) -> None:
+        """Close the own session; waiting calls raise `ClientClosedError`. Idempotent.
+
+        With *shares_quota*, other scopes still use the scheduler, which stays open.
+        """
         self.closed, self.session = True, None
         self._closing.set()
-        self.scheduler.fail(
-            ClientClosedError(
-                "the pool was closed before the call got a permit",
-                advice="Close the pool after its last call; this one was not sent",
-            ),
-            for_good=True,
-        )
+        if not shares_quota:
+            self.scheduler.fail(
+                ClientClosedError(
+                    "the pool was closed before the call got a permit",
+                    advice="Close the pool after its last call; this one was not sent",
+                ),
+                for_good=True,
+            )
         self.timeouts.close()
         try:
             if self.tokens is not None:

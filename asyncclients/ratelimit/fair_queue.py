@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
 
     from asyncclients.ratelimit.slots import Permit
 
@@ -126,6 +127,17 @@ class FlowQueue:
             wins_tie = (-other.start, other.order) < (-start, order)
             count += min(other.waiting, max(0, int(turn - other.start) + wins_tie))
         return count
+
+    def contending(self, name: str | None, calls: int, planned: Mapping[str | None, int]) -> int:
+        """Return how many calls of other flows go before the last of *calls* of flow *name*.
+
+        A flow that waits has *planned* calls left; one without a plan has always more.
+        """
+        return sum(
+            min(calls, planned.get(other, calls))
+            for other, flow in self._flows.items()
+            if flow.waiting and other != name
+        )
 
     def _drop_idle_flows(self) -> None:
         """Drop flows without a waiter whose turns are all in the past."""

@@ -105,23 +105,24 @@ class InteractiveForecast:
 
     Attributes:
         last_at: loop instant of the latest interactive grant.
+        period: seconds of a window.
     """
 
-    __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
+    __slots__ = ("_current", "_index", "_previous", "_until", "last_at", "period")
 
     def __init__(self, period: float) -> None:
-        self._period = period
+        self.period = period
         self._index = 0
         self._previous = self._current = 0
         self._until = 0.0
         self.last_at = -math.inf
 
     def _advance(self, now: float) -> None:
-        index = int(now // self._period)
+        index = int(now // self.period)
         if index != self._index:
             self._previous = self._current if index == self._index + 1 else 0
             self._index, self._current = index, 0
-        self._until = (index + 1) * self._period
+        self._until = (index + 1) * self.period
 
     def count(self, now: float) -> None:
         """Count an interactive call that was granted at *now*."""
@@ -129,6 +130,12 @@ class InteractiveForecast:
             self._advance(now)
         self._current += 1
         self.last_at = now
+
+    def latest(self, now: float) -> int:
+        """Return the interactive calls of the previous window, or of this one if it has more."""
+        if now >= self._until:
+            self._advance(now)
+        return max(self._previous, self._current)
 
     def remaining(self, now: float) -> int:
         """Return how many more interactive calls are expected in the window of *now*."""
@@ -148,6 +155,7 @@ class Scheduler:
 
     Attributes:
         in_flight: requests of this scope in flight.
+        planned: background calls that a flow is going to make, by flow, for `eta_of_flow`.
         sent: permits granted, less those that were cancelled.
         rejected: calls that the vendor rejected with 429.
     """
@@ -165,6 +173,7 @@ class Scheduler:
         "limiter",
         "loop",
         "max_in_flight",
+        "planned",
         "rejected",
         "sent",
     )
@@ -180,6 +189,7 @@ class Scheduler:
         self.limiter = limiter
         self.max_in_flight = math.inf if max_in_flight is None else max_in_flight
         self.in_flight = 0
+        self.planned: dict[str | None, int] = {}
         self.sent = 0
         self.rejected = 0
         self.loop = loop
@@ -357,6 +367,34 @@ class Scheduler:
         """
         own = self._queue_of(priority).waiting + calls - 1
         return self._eta(self._grants_before(own, priority) + 1, self.loop.time())
+
+    def eta_of_flow(self, flow: str, calls: int) -> float:
+        """Estimated seconds until *calls* more background calls of *flow* have been sent.
+
+        Calls of *flow* that wait are among them. Interactive calls are expected as often as
+        in the last period. Flows that wait take turns with *flow* until their `planned` calls
+        are sent; one without a plan is expected to continue.
+        """
+        now = self.loop.time()
+        total = calls + self._background.contending(flow, calls, self.planned)
+        left = max(1 / _BACKGROUND_EVERY, 1 - self._interactive_share(now))
+        return self._eta(math.ceil(total / left) + self._interactive.waiting, now)
+
+    def _interactive_share(self, now: float) -> float:
+        """Return the share of the grants that interactive calls took in the last period."""
+        quotas = self.limiter.quotas
+        most = min((quota.rate for quota in quotas), default=math.inf) * self._forecast.period
+        return self._forecast.latest(now) / most
+
+    def expects_interactive(self) -> bool:
+        """Return whether there were interactive calls in this window or the previous one."""
+        return self._forecast.latest(self.loop.time()) > 0
+
+    def is_limited_by_quota(self, priority: Priority) -> bool:
+        """Return whether calls of *priority* wait for nothing but a slot of a quota."""
+        shared = self.in_flight_limit
+        has_room = self.in_flight < self.max_in_flight and shared.in_use < shared.limit
+        return has_room and self._queue_of(priority).waiting > 0
 
     def _eta(self, calls: int, now: float) -> float:
         return max(0.0, self.limiter.nth_permit_at(calls, now) - now)

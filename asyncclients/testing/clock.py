@@ -53,6 +53,9 @@ class VirtualClock:
         self._real_time: Callable[[], float] = loop.time
         self._real_select: Callable[[float | None], list[Any]] = selector.select
         self._real_thread: Callable[..., asyncio.Future[Any]] = loop.run_in_executor
+        self._real_shutdown: Callable[[], Coroutine[Any, Any, None]] = (
+            loop.shutdown_default_executor
+        )
 
     @property
     def elapsed(self) -> float:
@@ -63,6 +66,7 @@ class VirtualClock:
         """Replace the loop's clock."""
         vars(self._loop)["time"] = lambda: self._now
         vars(self._loop)["run_in_executor"] = self._run_in_executor
+        vars(self._loop)["shutdown_default_executor"] = self._shut_executor_down
         vars(self._selector)["select"] = self._select
 
     def stop(self) -> None:
@@ -71,6 +75,7 @@ class VirtualClock:
         real = self._real_time
         vars(self._loop)["time"] = lambda: real() + ahead
         del vars(self._loop)["run_in_executor"]
+        del vars(self._loop)["shutdown_default_executor"]
         del vars(self._selector)["select"]
 
     def _select(self, timeout: float | None) -> list[Any]:
@@ -95,6 +100,10 @@ class VirtualClock:
         self._threads += 1
         future.add_done_callback(self._thread_done)
         return future
+
+    def _shut_executor_down(self, _timeout: float | None = None) -> Coroutine[Any, Any, None]:
+        """Wait for the executor's threads without a limit, which would be in virtual seconds."""
+        return self._real_shutdown()
 
     def _thread_done(self, _: asyncio.Future[Any]) -> None:
         self._threads -= 1

@@ -438,7 +438,7 @@ async def test_source_closes_file_when_opening_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await opening
     with pytest.raises(ValueError, match="closed file"):
-        opened[0].fraction()
+        await opened[0].chunk()
 
 
 async def test_source_close_survives_cancellation(tmp_path: Path) -> None:
@@ -456,8 +456,8 @@ async def test_source_close_survives_cancellation(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await closing
         await working
-    with pytest.raises(ValueError, match="closed file"):
-        source.fraction()
+        with pytest.raises(ValueError, match="closed file"):
+            await source.chunk()
 
 
 async def test_parquet_keeps_types(tmp_path: Path) -> None:

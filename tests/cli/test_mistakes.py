@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -320,16 +319,6 @@ async def test_file_name_may_be_any_bytes(sandbox: Sandbox) -> None:
     assert code == 0, said
     assert Path(to).exists()
     assert (await ended(sandbox.environ, "status", f"{to}.state"))[0] == 0
-
-
-async def test_ctrl_c_is_code_130() -> None:
-    """Ctrl-C ends a command with exit code 130, without a traceback."""
-    process = await start({}, "demo")
-    assert process.stdout is not None
-    await process.stdout.readline()
-    process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
-    assert (process.returncode, err) == (130, b"")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("doctor", "--no-connect")])

@@ -428,6 +428,7 @@ BAD_HOSTS: Final = [
     "ü" * 70 + ".com",
     "a<b.com",
     "a\u3002.com",
+    "%0\u00aa",
 ]
 
 

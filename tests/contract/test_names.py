@@ -231,16 +231,13 @@ def test_call_options_have_the_documented_fields() -> None:
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda cls: cls.__name__)
 def test_clients_have_the_same_constructor(client: type[VendorClient]) -> None:
-    """`Client(pool, *, credentials, base_url, quotas, max_in_flight)`, and the same methods."""
+    """Constructors take *pool*, credentials, and the same four options; the methods are the same."""
     parameters = inspect.signature(client).parameters
     positional = [p.name for p in parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == ["pool"]
     assert CLIENTS[client].keys() <= parameters.keys()
-    assert {n: parameters[n].default for n in ("base_url", "quotas", "max_in_flight")} == {
-        "base_url": None,
-        "quotas": None,
-        "max_in_flight": None,
-    }
+    common = ("base_url", "quotas", "max_in_flight", "quota_key")
+    assert [parameters[name].default for name in common] == [None] * 4
     assert list(inspect.signature(client.from_env).parameters)[:2] == ["pool", "environ"]
     assert words(client.request) == (
         "self, method, path, *, params, json, form, headers, response_type, idempotent"

@@ -72,6 +72,7 @@ class ToyClient(VendorClient):
         base_url: str | None = None,
         quotas: tuple[Quota, ...] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         key = Secret(key)
         super().__init__(
@@ -80,6 +81,7 @@ class ToyClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     def _add_resources(self, send: Send) -> None:

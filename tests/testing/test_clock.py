@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from typing import cast
 
@@ -110,6 +111,26 @@ def test_run_virtual_sleeps_a_day_exactly() -> None:
     began = time.perf_counter()
     assert run_virtual(main()) == 86_400.1
     assert time.perf_counter() - began < 5.0
+
+
+def test_run_virtual_waits_for_the_threads_of_the_executor() -> None:
+    """At the end, threads that are still running are waited for, whatever the clock says."""
+    started, release = threading.Event(), threading.Event()
+    finished: list[bool] = []
+
+    def work() -> None:
+        started.set()
+        finished.append(release.wait())
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(None, work)
+        await loop.run_in_executor(None, started.wait)
+        call.cancel()  # the thread goes on
+        threading.Timer(0.05, release.set).start()
+
+    run_virtual(main())
+    assert finished == [True]
 
 
 def test_run_virtual_wakes_sleepers_in_order() -> None:

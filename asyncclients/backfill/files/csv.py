@@ -22,6 +22,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
@@ -59,8 +60,7 @@ class CsvReader:
 
     def __init__(self, path: Path) -> None:
         self._file = file = TextFile(path)
-        self.fraction, self.close = file.fraction, file.close
-        self.check_unchanged = file.check_unchanged
+        self.close, self.check_unchanged = file.close, file.check_unchanged
         # The limit is global to the process; raising it is harmless to other code.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LENGTH))
         text = io.TextIOWrapper(
@@ -166,6 +166,10 @@ class CsvReader:
         raise self._file.input_error(
             problem, "Look for a quote that is not closed, or for a file that was cut off", first
         )
+
+    def count(self, most: int) -> int:
+        """Read at most *most* further rows; return their number, less than *most* at the end."""
+        return sum(1 for _ in islice(self._records(), most))
 
     def __iter__(self) -> Iterator[ParsedLine]:
         columns = self._columns

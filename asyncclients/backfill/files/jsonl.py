@@ -16,6 +16,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,8 +41,8 @@ class JsonReader:
 
     def __init__(self, path: Path) -> None:
         self._file = file = TextFile(path)
-        self.fraction, self.close = file.fraction, file.close
-        self.check_unchanged = file.check_unchanged
+        self.close, self.check_unchanged = file.close, file.check_unchanged
+        self._numbered = self._texts()
         self.coerce = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
         # Latin-1 keeps every byte; the wrapper only splits at the three kinds of line ends.
@@ -55,12 +56,21 @@ class JsonReader:
                 "Convert it, as with `jq -c '.[]'` for an array, or `jq -c .` for objects",
             )
 
+    def count(self, most: int) -> int:
+        """Read at most *most* further rows; return their number, less than *most* at the end."""
+        return sum(1 for _ in islice(self._numbered, most))
+
     def __iter__(self) -> Iterator[ParsedLine]:
+        for line, text in self._numbered:
+            data, error = self._parse(text)
+            yield ParsedLine(line, data or None, error, len(text))
+
+    def _texts(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the number and the text of each line that is not empty."""
         for line, text in enumerate(self._lines(), 1):
             stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
             if stripped:
-                data, error = self._parse(stripped)
-                yield ParsedLine(line, data or None, error, len(stripped))
+                yield line, stripped
 
     def _lines(self) -> Iterator[bytes]:
         text = self._text

@@ -62,7 +62,6 @@ class ParquetReader:
                 f"names the column {twice[0]!r} twice", "Write it again with other names"
             )
         self.columns: tuple[str, ...] | None = tuple(names)
-        self._rows: int = self._file.metadata.num_rows
         self._read = 0
 
     def _unusable(self, what: str, advice: str) -> InputError:
@@ -85,9 +84,10 @@ class ParquetReader:
                 f"is damaged after row {self._read} ({bad})", "Download or copy it again"
             ) from None
 
-    def fraction(self) -> float | None:
-        """Return the share of the rows that was read."""
-        return self._read / self._rows if self._rows else 1.0
+    def count(self, most: int) -> int:
+        """Return the number of the next rows, at most *most*, from the file's metadata."""
+        before, self._read = self._read, min(self._read + most, self._file.metadata.num_rows)
+        return self._read - before
 
     def close(self) -> None:
         """Close the file."""

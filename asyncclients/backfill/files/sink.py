@@ -21,6 +21,7 @@ import msgspec
 from asyncclients.backfill.encoding import encode_row, json_problem
 from asyncclients.backfill.files.export import write_csv, write_parquet
 from asyncclients.backfill.files.parquet import pyarrow
+from asyncclients.backfill.state.dead_letters import Mark
 from asyncclients.backfill.state.lock import lock_or_fail
 from asyncclients.backfill.threads import finish_before_cancel, in_thread
 from asyncclients.core import codec
@@ -72,6 +73,21 @@ class OverlappingSink(Sink, Protocol):
         ...
 
 
+@runtime_checkable
+class UpsertSink(Sink, Protocol):
+    """A sink whose result can be brought up to date, with `pull(refresh=True)`.
+
+    A refresh calls `upsert` instead of `write`, and `flush` before it counts anything as stored.
+    After a crash it may repeat calls since the last `flush`.
+    """
+
+    async def upsert(self, items: Sequence[Any]) -> None:
+        """Add *items*, each in place of the item with the same key, if there is one."""
+
+    async def remove(self, keys: Sequence[Any]) -> None:
+        """Remove the items with these keys; those that do not exist are removed already."""
+
+
 class UnwritableItemsError(Exception):
     """Some of the items passed to a sink cannot be written; none of them was.
 
@@ -94,6 +110,10 @@ class FileSink:
     """Writes JSON lines to a `.part` file, and at the end *path*.
 
     One of two buffers is filled while a thread writes the other.
+
+    Attributes:
+        mark: size and checksum of the finished file.
+        keeps_part: whether the `.part` file is kept for the next run if this one is not finished.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,6 +126,13 @@ class FileSink:
         self._file: BinaryIO | None = None
         self._target: BinaryIO | None = None
         self._finished = False
+        self.mark = Mark()
+        self.keeps_part = True
+
+    @property
+    def has_lines(self) -> bool:
+        """True if the finished file is one of JSON lines."""
+        return self._suffix not in _CONVERT
 
     @property
     def files(self) -> list[Path]:
@@ -191,6 +218,17 @@ class FileSink:
                 advice="Restore it, or delete the state file to start over",
             )
 
+    async def check_unchanged(self, mark: Mark | None) -> None:
+        """Raise `StateMismatchError` unless the finished file has *mark*; None if it is unknown."""
+        self.check_complete()
+        if mark is not None and await self._run(in_thread(_mark_of, self.path)) != mark:
+            raise StateMismatchError(
+                f"{self.path} was changed by something else since the last run with this state",
+                file=str(self.path),
+                advice="A refresh would overwrite it. Restore it, or delete the state file to "
+                "start over",
+            )
+
     @staticmethod
     def _size(path: Path) -> int:
         return path.lstat().st_size if path.exists() else -1
@@ -201,12 +239,21 @@ class FileSink:
         Raises:
             UnwritableItemsError: some of them have no JSON form; none was added.
         """
+        await self.write_lines(self.lines_of(items))
+
+    async def write_lines(self, lines: bytes) -> None:
+        """Add *lines*, items as `lines_of` returns them."""
         assert self._file is not None
-        self._filling.write(self._lines_of(items))
+        self._filling.write(lines)
         if self._filling.tell() > _BUFFER:
             await self._write_out(durable=False)
 
-    def _lines_of(self, items: Sequence[Any]) -> bytes:
+    def lines_of(self, items: Sequence[Any]) -> bytes:
+        """Return *items* as JSON lines.
+
+        Raises:
+            UnwritableItemsError: some of them have no JSON form.
+        """
         try:
             lines = codec.encode_lines(items)
         except Exception:  # noqa: BLE001 - `to_wire` may raise anything
@@ -265,6 +312,7 @@ class FileSink:
             os.fsync(directory)
         finally:
             os.close(directory)
+        self.mark = _mark_of(self.path)
         self._finished = True
 
     async def close(self) -> None:
@@ -275,7 +323,8 @@ class FileSink:
             with suppress(BackfillStoppedError):
                 await self._written()
         finally:
-            if self._finished and self._suffix in _CONVERT:
+            converted = self._finished and self._suffix in _CONVERT
+            if file is not None and (converted or not self.keeps_part):
                 self.part.unlink(missing_ok=True)
             for opened in (file, self._target):
                 if opened is not None:
@@ -289,6 +338,15 @@ def _is_ours(file: BinaryIO) -> bool:
         return not line or isinstance(msgspec.json.decode(line), dict)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False
+
+
+def _mark_of(path: Path) -> Mark:
+    """Return the size and checksum of the file *path*."""
+    mark = Mark()
+    with path.open("rb") as file:
+        while block := file.read(_BUFFER):
+            mark = mark.after(block)
+    return mark
 
 
 def _write_buffer(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:

@@ -12,7 +12,8 @@ import asyncio
 import itertools
 import os
 import stat
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sized
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
 _CHUNK_BYTES = 2**20
+_COUNTED_ROWS = 2**15
+"""Rows that are counted before a cancellation is noticed."""
 
 Rows = str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]
 
@@ -80,7 +83,7 @@ class FileSource:
         self.name = encodable(path.name)
         reader = _reader(path)
         self.columns, self.coerce = reader.columns, reader.coerce
-        self._file = reader
+        self._path, self._file = path, reader
         self._numbers = itertools.count(1)
         self._rows = iter(reader)
 
@@ -100,13 +103,34 @@ class FileSource:
         self._file.check_unchanged()
         return chunk
 
-    def fraction(self) -> float | None:
-        """Return the share of the file that was read."""
-        return self._file.fraction()
+    async def count(self) -> int | None:
+        """Return the number of all rows; None if it is unknown.
+
+        The file is read once more, in a thread. A file that cannot be read to its end has no
+        known number of rows; the rows before the damage can still be read.
+        """
+        if not self._path.is_file():  # a pipe can be read only once
+            return None
+        total, counts = 0, _counts(self._path)
+        try:
+            while found := await in_thread(next, counts, 0):
+                total += found
+        except InputError:
+            return None
+        finally:
+            await in_thread(counts.close)
+        return total
 
     async def aclose(self) -> None:
         """Close the file, even when cancelled."""
         await in_thread(self._file.close)
+
+
+def _counts(path: Path) -> Generator[int]:
+    """Yield the numbers of rows of consecutive parts of the file at *path*."""
+    with closing(_reader(path)) as reader:
+        while found := reader.count(_COUNTED_ROWS):
+            yield found
 
 
 def _reader(path: Path) -> CsvReader | JsonReader | ParquetReader:
@@ -152,6 +176,7 @@ class IterableSource:
         self.name = "iterable"
         self.columns: tuple[str, ...] | None = None
         self.coerce = False
+        self._length = len(rows) if isinstance(rows, Sized) else None
         self._numbers = itertools.count(1)
         self._rows = _iterate(rows) if isinstance(rows, AsyncIterable) else iterate(rows)
 
@@ -162,9 +187,9 @@ class IterableSource:
             return [Row(number, number, data)]
         return []
 
-    def fraction(self) -> float | None:
-        """Return None: the number of rows is not known."""
-        return None
+    async def count(self) -> int | None:
+        """Return the number of rows; None if the iterable does not know it."""
+        return self._length
 
     async def aclose(self) -> None:
         """Close the iterator."""

@@ -95,7 +95,6 @@ class TextFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._size = path.stat().st_size
         try:
             self._raw = path.open("rb")
         except OSError as error:
@@ -122,10 +121,6 @@ class TextFile:
         for pattern, problem, advice in _FORMATS:
             if re.match(pattern, self.head):
                 raise self.input_error(problem, advice)
-
-    def fraction(self) -> float | None:
-        """Return the share of the file's bytes that was read."""
-        return self._raw.tell() / self._size if self._size else 1.0
 
     def close(self) -> None:
         """Close the file."""

@@ -109,6 +109,30 @@ def push_job(
     )
 
 
+def sync_job(
+    target: object,
+    name: str,
+    row_type: str,
+    key: str,
+    map: Any,  # noqa: A002 - as the argument of sync
+) -> JobIdentity:
+    """Return the identity of a sync with *target*. Blocks for about 0.1 s: call it in a thread.
+
+    The name of the input is not part of it: the file of each day may have another one.
+    """
+    owners = [target, *getattr(target, "__dict__", {}).values()]
+    return JobIdentity(
+        kind="sync",
+        source="",
+        target=name,
+        row_type=row_type,
+        arguments={},
+        key=key,
+        map=_text(_mapping(map)) if _mapping(map) is not None else "",
+        **_account(_config_among(owners)),
+    )
+
+
 def pull_job(source: Any, target: str, key: Any) -> JobIdentity:
     """Return the identity of a pull. Blocks for about 0.1 s: call it in a thread."""
     operation, owner, given = _list_of(source)

@@ -154,9 +154,18 @@ class Journal:
                 if self._maybe_marked:
                     keep_log(self.path)
 
+    async def create_tables(self, statements: Sequence[str]) -> None:
+        """Execute *statements*, which create tables that only one kind of job has."""
+        for statement in statements:
+            await self.run(self._database.execute, statement)
+
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
         """Return the rows that *sql* selects."""
         return cast("list[Any]", await self.run(select, self._database, sql, parameters))
+
+    async def on_database(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of *work*, called with the connection in the journal's thread."""
+        return cast("T", await self.run(work, self._database, *arguments))
 
     async def state(self, cls: type[T]) -> T | None:
         """Return the value that each commit replaces, None in a new journal."""

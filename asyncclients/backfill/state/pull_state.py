@@ -11,6 +11,9 @@ duplicate, and the comparison with the vendor's total would report it.
 
 from __future__ import annotations
 
+import asyncio
+import time
+from array import array
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from itertools import compress, repeat
@@ -18,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from asyncclients.backfill.encoding import digest, encode_row
+from asyncclients.backfill.encoding import content_digests, digest, encode_row
 from asyncclients.backfill.state.dead_letters import DeadLetter, DeadLetterFile, Mark
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
 from asyncclients.errors import BackfillStoppedError, DecodeError
@@ -29,6 +32,11 @@ Key = str | Callable[[Any], Any]
 
 _MIN_ITEMS = 500
 """Items above which the share of unreadable ones counts; a single bad page must not stop a pull."""
+DIGESTS_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS digests (number INTEGER PRIMARY KEY, digests BLOB NOT NULL)"
+)
+"""The content of the items of a pull, for a refresh: with the number of a row of table `keys`, eight
+bytes for each of its keys, 0 if it was not written. States of older versions lack rows of it."""
 _NO_KEY = (
     "the items do not all have the field given as key= (by default uuid or id), so duplicates "
     "could not be detected"
@@ -148,6 +156,16 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         read: the list was read to its end.
         complete: the sink is finished as well.
         unverified: see `Report`.
+        began_at: when the first run began, in seconds since 1970.
+        saved_at: when this was saved, in seconds since 1970.
+        seconds: from the beginning to the last save.
+        file: size and checksum of the complete file; None for a sink.
+        passes: number of refreshes that were begun.
+        refresh: the refresh in progress; the other fields describe the result before it.
+        refreshed: the last complete refresh.
+        watermark: all changes before this time of the vendor, in seconds since 1970, are in the
+            result; None if only the items themselves show it.
+        since: the field of that time; empty without one.
     """
 
     pass_number: int = 1
@@ -163,19 +181,38 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     read: bool = False
     complete: bool = False
     unverified: tuple[str, ...] = ()
+    began_at: float = 0.0
+    saved_at: float = 0.0
+    seconds: float = 0.0
+    file: Mark | None = None
+    passes: int = 0
+    refresh: RefreshPass | None = None
+    refreshed: LastRefresh | None = None
+    watermark: float | None = None
+    since: str = ""
+
+    def note_total(self, total: int | None) -> None:
+        """Take over the *total* of a page, None if it has none."""
+        if total is not None:
+            self.total_shrank |= self.total is not None and total < self.total
+            self.total = total
+
+    @property
+    def found(self) -> int:
+        """Number of items that were read, each counted once."""
+        return self.done + self.failed
 
     @property
     def is_missing_some(self) -> bool:
         """True if the list may have items that were not seen."""
-        found = self.done + self.failed
-        return self.total_shrank or (self.total is not None and found < self.total)
+        return self.total_shrank or (self.total is not None and self.found < self.total)
 
     def doubts(self) -> tuple[str, ...]:
         """Return a sentence for each property of a completely read list that is not verified."""
         doubts: list[str] = []
         if self.has_keys is False:
             doubts.append(_NO_KEY)
-        found = self.done + self.failed
+        found = self.found
         if self.failed:
             doubts.append(f"{self.failed} items do not match the vendor's documentation")
         if self.total is None:
@@ -190,6 +227,83 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         return tuple(doubts)
 
 
+class RefreshPass(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A refresh in progress.
+
+    Attributes:
+        number: of the refresh, from 1.
+        since: the field by which the list is sorted, newest first; empty if all of it is read.
+        watermark: all changes before this time of the vendor, in seconds since 1970, were known
+            when it began.
+        lag: seconds before the watermark that are read again.
+        newest: the watermark of the next refresh.
+        unnamed: unreadable items whose key is unreadable as well.
+        has_number_keys: the keys of the items are whole numbers.
+        reading: how far the list was read; `done` counts the items found by this refresh.
+    """
+
+    number: int
+    since: str = ""
+    watermark: float = 0.0
+    lag: float = 0.0
+    newest: float = 0.0
+    unnamed: int = 0
+    has_number_keys: bool = False
+    reading: PullState = msgspec.field(default_factory=PullState)
+
+    @property
+    def may_remove(self) -> bool:
+        """True if an item that was not found does not exist any more."""
+        hidden = self.unnamed or self.reading.is_missing_some
+        return not self.since and not hidden
+
+
+class LastRefresh(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last complete refresh of a pull.
+
+    Attributes:
+        ended_at: when it ended, in seconds since 1970.
+        since: the field by which only new and changed items were read; empty for a whole list.
+        added: items that were not in the result before.
+        changed: items with another content.
+        removed: items that the vendor does not have any more.
+        unchanged: all others.
+    """
+
+    ended_at: float
+    since: str = ""
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+
+
+class Stopwatch:
+    """Measures how long a list is being read, over all runs.
+
+    Differences of the wall clock count between two runs only, so that the vendor's clock need not
+    agree with ours.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._started_at = self._loop.time()
+        self._before = 0.0
+
+    def resume(self, state: PullState) -> None:
+        """Continue at the time of *state*."""
+        now = time.time()
+        state.began_at = state.began_at or now
+        self._before = state.seconds
+        if state.saved_at:
+            self._before += max(0.0, now - state.saved_at)
+
+    def note(self, state: PullState) -> None:
+        """Store the time in *state*."""
+        state.saved_at = time.time()
+        state.seconds = self._before + self._loop.time() - self._started_at
+
+
 class Checkpoint:
     """The state of one pull and the keys of its items, in memory and in the journal."""
 
@@ -198,6 +312,8 @@ class Checkpoint:
         self.state = PullState()
         self.seen = SeenKeys()
         self._new_keys: list[bytes] = []
+        self._new_digests = array("q")
+        self._clock = Stopwatch()
         self._next = Changes(())
         self._failures = DeadLetterFile(journal.path)
 
@@ -207,6 +323,8 @@ class Checkpoint:
         checkpoint = cls(journal)
         found = await journal.state(PullState)
         checkpoint.state = found or PullState()
+        checkpoint._clock.resume(checkpoint.state)
+        await journal.create_tables([DIGESTS_SCHEMA])
         for (keys,) in await journal.read("SELECT keys FROM keys"):
             checkpoint.seen.add(keys.decode(errors="surrogatepass").split("\n"))
         if found is None:
@@ -222,7 +340,20 @@ class Checkpoint:
         if new := drop_at(keys, duplicates):
             # One bytes object takes less memory than texts that outlive their page.
             self._new_keys.append("\n".join(new).encode(errors="surrogatepass"))
+            self._new_digests.extend(repeat(0, len(new)))
         return duplicates
+
+    @property
+    def unsaved_keys(self) -> int:
+        """Number of keys since the last snapshot."""
+        return len(self._new_digests)
+
+    def add_contents(self, place: int, items: Sequence[Any]) -> None:
+        """Record *items*, whose keys are the unsaved ones from *place* on; None for one not written."""
+        if self.state.has_keys:
+            pairs = zip(items, content_digests(items), strict=True)
+            found = array("q", [0 if item is None else digest for item, digest in pairs])
+            self._new_digests[place : place + len(found)] = found
 
     @property
     def failures(self) -> str | None:
@@ -262,6 +393,10 @@ class Checkpoint:
                 )
             )
         state.failed = failed
+        keys = failed_keys(page)
+        new = [key not in self.seen for key in keys]
+        set_aside(self._failures, self.state, page, new, max_failed)
+        self.add_keys(keys)
 
     def save(self, changes: Changes) -> Awaitable[None]:
         """Return an awaitable that saves *changes*. Await it before the next call."""
@@ -276,10 +411,56 @@ class Checkpoint:
         """Return the changes since the last snapshot, to be passed to `save` once."""
         write_failures = self._failures.take()
         self.state.failures = self._failures.mark
+        self._clock.note(self.state)
         state = msgspec.json.encode(self.state)
         statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
         if self._new_keys:
             keys = b"\n".join(self._new_keys)
             statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(keys,)]))
-            self._new_keys = []
+            digests = self._new_digests.tobytes()
+            sql = "INSERT INTO digests VALUES (last_insert_rowid(), ?)"
+            statements.append(Statement(sql, [(digests,)]))
+            self._new_keys, self._new_digests = [], array("q")
         return Changes(statements, write_failures)
+
+
+def failed_keys(page: Page[Any]) -> list[str]:
+    """Return a text for each unreadable item of *page* that identifies it."""
+    # A page without readable items includes its number: a gateway's error page is always the
+    # same. The prefix keeps these keys apart from those of items without an id.
+    suffix = b"" if page.items else b" %d" % page.number
+    return [digest(b"failed " + invalid.raw + suffix) for invalid in page.invalid_items]
+
+
+def set_aside(
+    failures: DeadLetterFile,
+    state: PullState,
+    page: Page[Any],
+    new: Sequence[bool],
+    max_failed: float,
+) -> None:
+    """Write those unreadable items of *page* that are *new* to *failures*, and count them.
+
+    Raises:
+        BackfillStoppedError: their share is above *max_failed*; nothing was written.
+    """
+    failed = state.failed + sum(each.items for each in compress(page.invalid_items, new))
+    found = state.done + failed
+    if failed > max_failed * max(found, _MIN_ITEMS):
+        raise BackfillStoppedError(
+            f"{failed} of {found} items do not match the vendor's documentation; the last, "
+            f"on page {page.number}: {page.invalid_items[-1].reason}",
+            advice="The vendor may have changed its responses; all pages before are saved. To "
+            "continue anyway, run again with a higher max_failed=",
+        )
+    for index, invalid in compress(enumerate(page.invalid_items, 1), new):
+        failures.add(
+            DeadLetter(
+                line=page.number,
+                number=index,
+                row=invalid.raw.decode("utf-8", "backslashreplace"),
+                reason=invalid.reason,
+                error=DecodeError.__name__,
+            )
+        )
+    state.failed = failed

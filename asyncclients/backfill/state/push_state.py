@@ -42,6 +42,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
         failed: number of rows rejected.
         skipped: number of rows for which nothing was sent.
         read: number of rows read from the input.
+        total: number of rows of the input; None while it is unknown.
         digest: of the rows read, to detect a changed input.
         failures: how much of the file of failed rows is counted in `failed`.
         complete: the input was read to its end and nothing is pending.
@@ -53,6 +54,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     failed: int = 0
     skipped: int = 0
     read: int = 0
+    total: int | None = None
     digest: str = ""
     failures: Mark = Mark()
     complete: bool = False
@@ -107,6 +109,12 @@ class JournalRowLog:
         return self.state.done
 
     @property
+    def settled_count(self) -> int:
+        """Number of rows with an outcome."""
+        state = self.state
+        return state.done + state.failed + len(self.unknowns) + state.skipped
+
+    @property
     def failures(self) -> str | None:
         """Path of the file of failed rows, None without any."""
         return str(self._failures.path) if self.state.failed else None
@@ -115,7 +123,16 @@ class JournalRowLog:
 
     def set_read(self, read: int, digest: str) -> None:
         """Note that *read* rows with *digest* were read; saved with the next commit."""
-        self.state.read, self.state.digest = read, digest
+        state = self.state
+        state.read, state.digest = read, digest
+        if (
+            state.total is not None and state.total < read
+        ):  # rows were added since they were counted
+            state.total = read
+
+    def set_total(self, total: int | None) -> None:
+        """Note that the input has *total* rows; saved with the next commit."""
+        self.state.total = total
 
     def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is on disk."""

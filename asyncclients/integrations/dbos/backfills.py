@@ -395,7 +395,7 @@ class JobProgress:
         report = await self._read()
         settled = _settled(report)
         rate = (settled - self._before) / max(now - self._began_at, 1e-9)
-        eta = max(0, self._total - settled) / rate if self._total and rate else None
+        remaining = max(0, self._total - settled) if self._total else None
         self._on_progress(
             Progress(
                 done=report.done,
@@ -404,7 +404,9 @@ class JobProgress:
                 skipped=report.skipped,
                 rate=rate,
                 quota_use=0.0,
-                eta=eta,
+                eta=remaining / rate if remaining is not None and rate else None,
+                total=self._total or None,
+                remaining=remaining,
             )
         )
 

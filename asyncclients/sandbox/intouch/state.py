@@ -7,17 +7,17 @@ are ISO 8601 to the second with `+00:00`.
 from __future__ import annotations
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
     from random import Random
 
 Row: TypeAlias = dict[str, object]
 T = TypeVar("T")
 
-_BORN = "2026-01-01T00:00:00+00:00"
+_BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Table(dict[str, Row]):
@@ -87,24 +87,29 @@ class IntouchState:
         """Return a client code for a node that was created without one."""
         return f"{self._random.getrandbits(40):010X}"
 
-    def grow(self, *, tags: int = 0, hierarchies: int = 0, contacts: int = 0) -> None:
-        """Add this many generated rows, as if they existed before."""
-        for number in range(len(self.tags), len(self.tags) + tags):
-            self._add(self.tags, {"name": f"Tag {number:05}"})
-        for number in range(len(self.hierarchies), len(self.hierarchies) + hierarchies):
-            self._add_node(f"Node {number:05}", self.root_uuid)
-        for number in range(len(self.contacts), len(self.contacts) + contacts):
-            person = f"person.{number:05}@example.com"
-            self._add(self.contacts, contact_row({"email": person}))
+    def grow(
+        self, *, tags: int = 0, hierarchies: int = 0, contacts: int = 0, every: float = 0.0
+    ) -> None:
+        """Add this many generated rows, as if they existed before, *every* seconds apart."""
+        for number in range(tags):
+            row: Row = {"name": f"Tag {len(self.tags):05}"}
+            self._add(self.tags, row, every * (tags - number))
+        for number in range(hierarchies):
+            name = f"Node {len(self.hierarchies):05}"
+            self._add_node(name, self.root_uuid, every * (hierarchies - number))
+        for number in range(contacts):
+            person = f"person.{len(self.contacts):05}@example.com"
+            self._add(self.contacts, contact_row({"email": person}), every * (contacts - number))
 
-    def _add_node(self, name: str, parent: str | None) -> str:
+    def _add_node(self, name: str, parent: str | None, age: float = 0.0) -> str:
         row: Row = {"name": name, "client_code": self.new_code(), "type": "generic"}
         row |= {"parent_uuid": parent, "attributes": [], "tags": []}
-        return self._add(self.hierarchies, row)
+        return self._add(self.hierarchies, row, age)
 
-    def _add(self, table: Table, row: Row) -> str:
+    def _add(self, table: Table, row: Row, age: float) -> str:
         key = self.new_uuid()
-        table[key] = {"uuid": key, **row, "created_at": _BORN, "updated_at": _BORN}
+        born = stamp(_BORN - timedelta(seconds=age))
+        table[key] = {"uuid": key, **row, "created_at": born, "updated_at": born}
         return key
 
 

@@ -9,10 +9,12 @@ from asyncclients.vendors.digital_onboarding.models import (
     Objective,
     Template,
 )
+from asyncclients.vendors.digital_onboarding.sync import ContactTarget
 
 __all__ = [
     "BatchResult",
     "Contact",
+    "ContactTarget",
     "DigitalOnboardingClient",
     "Journey",
     "NewContact",

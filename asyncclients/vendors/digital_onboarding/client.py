@@ -164,6 +164,7 @@ class DigitalOnboardingClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         client_id, client_secret = Secret(client_id), Secret(client_secret)
         base_url = wrap_userinfo(base_url)
@@ -174,6 +175,7 @@ class DigitalOnboardingClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     @classmethod
@@ -187,6 +189,7 @@ class DigitalOnboardingClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables DIGITAL_ONBOARDING_*.
 
@@ -205,6 +208,7 @@ class DigitalOnboardingClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     def _add_resources(self, send: Send) -> None:

@@ -7,6 +7,7 @@ from asyncclients.vendors.emma.models import (
     Touchpoint,
     TouchpointType,
 )
+from asyncclients.vendors.emma.sync import TypeTarget
 
 __all__ = [
     "EmmaClient",
@@ -14,4 +15,5 @@ __all__ = [
     "Timestamp",
     "Touchpoint",
     "TouchpointType",
+    "TypeTarget",
 ]

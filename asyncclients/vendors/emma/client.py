@@ -266,6 +266,7 @@ class EmmaClient(VendorClient):
         base_url: base URL without the account.
         quotas: replaces the vendor's quotas; an empty sequence means no limit.
         max_in_flight: maximum number of concurrent requests, by default 4.
+        quota_key: clients with the same one share a quota.
     """
 
     vendor = EMMA
@@ -280,6 +281,7 @@ class EmmaClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         public_key, private_key = Secret(public_key), Secret(private_key)
         base_url = wrap_userinfo(base_url)
@@ -291,6 +293,7 @@ class EmmaClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     @classmethod
@@ -305,6 +308,7 @@ class EmmaClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables EMMA_*; an argument overrides its variable.
 
@@ -322,6 +326,7 @@ class EmmaClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     def _account_name(self) -> str:

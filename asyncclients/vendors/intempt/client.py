@@ -284,6 +284,7 @@ class IntemptClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
         check_credentials(INTEMPT, api_key=api_key)
@@ -294,6 +295,7 @@ class IntemptClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     @classmethod
@@ -307,6 +309,7 @@ class IntemptClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables INTEMPT_*; an argument overrides its variable.
 
@@ -323,6 +326,7 @@ class IntemptClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     def _account_name(self) -> str:

@@ -11,15 +11,19 @@ from asyncclients.vendors.intouch.models import (
     Record,
     Tag,
 )
+from asyncclients.vendors.intouch.sync import ContactTarget, HierarchyTarget, TagTarget
 
 __all__ = [
     "Contact",
+    "ContactTarget",
     "ContactUpdate",
     "Hierarchy",
+    "HierarchyTarget",
     "HierarchyUpdate",
     "IntouchClient",
     "NewContact",
     "NewHierarchy",
     "Record",
     "Tag",
+    "TagTarget",
 ]

@@ -19,7 +19,7 @@ from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.client import VendorClient, check_credentials
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
-from asyncclients.errors import DecodeError
+from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import Environment, Secret, sealed
@@ -44,6 +44,8 @@ T = TypeVar("T")
 _DUPLICATE = "a second request creates a duplicate"
 _KEYED = "email is unique, so a second request fails with 422, although the first succeeded"
 _STATE = "sets the same state"
+_TIMES = ("created_at", "updated_at")
+"""The times that every list can be sorted by ("Sorting" in the manual)."""
 
 LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag], idempotent=True)
 CREATE_TAG = Endpoint(
@@ -163,7 +165,18 @@ class PagedResource(Resource):
             mend=lambda body: parse_leniently(body, *get_args(endpoint.returns)),
             query=query,
             owner=self,
+            newest_first=lambda field: self._newest_first(endpoint, field, query),
         )
+
+    def _newest_first(
+        self, endpoint: Endpoint[Envelope[T]], field: str, query: Mapping[str, Any]
+    ) -> Paginator[T]:
+        if field not in _TIMES:
+            raise ConfigurationError(
+                f"Intouch sorts {endpoint.operation} by no time {field!r}",
+                advice=f"Give one of {', '.join(_TIMES)}",
+            )
+        return self._pages(endpoint, None, {**query, "sort_by": field, "order": "desc"})
 
 
 def _page(reply: Envelope[Any]) -> Page[Any]:
@@ -382,6 +395,7 @@ class IntouchClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
         check_credentials(INTOUCH, api_key=api_key)
@@ -391,6 +405,7 @@ class IntouchClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     @classmethod
@@ -403,6 +418,7 @@ class IntouchClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables INTOUCH_*; an argument overrides its variable.
 
@@ -418,6 +434,7 @@ class IntouchClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     def _add_resources(self, send: Send) -> None:

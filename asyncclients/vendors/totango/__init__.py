@@ -8,6 +8,7 @@ from asyncclients.vendors.totango.models import (
     Touchpoint,
     TouchpointUpdate,
 )
+from asyncclients.vendors.totango.sync import TouchpointTarget
 
 __all__ = [
     "Event",
@@ -15,5 +16,6 @@ __all__ = [
     "NewTouchpoint",
     "TotangoClient",
     "Touchpoint",
+    "TouchpointTarget",
     "TouchpointUpdate",
 ]

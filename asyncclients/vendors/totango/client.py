@@ -237,6 +237,7 @@ class TotangoClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> None:
         app_token, base_url = Secret(app_token), wrap_userinfo(base_url)
         check_credentials(TOTANGO, app_token=app_token)
@@ -247,6 +248,7 @@ class TotangoClient(VendorClient):
             base_url=region_url if base_url is None else base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     @classmethod
@@ -260,6 +262,7 @@ class TotangoClient(VendorClient):
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
+        quota_key: str | None = None,
     ) -> Self:
         """Create a client from the variables TOTANGO_*; an argument overrides its variable.
 
@@ -276,6 +279,7 @@ class TotangoClient(VendorClient):
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,
+            quota_key=quota_key,
         )
 
     def _add_resources(self, send: Send) -> None:

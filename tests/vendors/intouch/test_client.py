@@ -8,6 +8,7 @@ from uuid import uuid1
 import pytest
 
 from asyncclients import (
+    ConfigurationError,
     IntouchClient,
     NotFoundError,
     OutcomeUnknownError,
@@ -98,6 +99,20 @@ async def test_pages(intouch: IntouchClient, sandbox: Sandbox) -> None:
     assert [tag.name async for tag in intouch.tags.list(page=3, order="desc")] == [
         f"tag {n:02}" for n in range(9, -1, -1)
     ]
+
+
+async def test_lists_are_sorted_newest_first(intouch: IntouchClient, sandbox: Sandbox) -> None:
+    """A list sorts itself by a time, with the same search, and names a field that is no time."""
+    state = sandbox.state("intouch")
+    state.grow(contacts=40, every=60.0)
+    contacts = intouch.contacts.list(search="person", sort_by="email")
+    assert contacts.newest_first is not None
+    listed = [contact.uuid async for contact in contacts.newest_first("updated_at")]
+    assert listed == [*reversed(state.contacts)]
+    searches = {dict(call.query)["search"] for call in sandbox.requests("intouch")}
+    assert searches == {"person"}
+    with pytest.raises(ConfigurationError, match="by no time 'email'"):
+        contacts.newest_first("email")
 
 
 async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandbox) -> None:

@@ -1,0 +1,180 @@
+"""Report the progress of a run once a second, with an estimate of its end.
+
+Two rates limit a run, and the slower one decides:
+
+* The quota. The scheduler of each scope knows when the remaining calls can be sent: it knows the
+  windows, the pauses, other clients, and the calls of other jobs (`Scheduler.eta_of_flow`).
+* Everything else, such as the vendor's latency or a slow source: the rate of the last two periods.
+
+While calls of the run wait for nothing but the quota, the measured rate says nothing new, and it
+may be wrong: for a while after a pause, or after another job has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from asyncclients.backfill.report import Progress, RequestCounter
+from asyncclients.core.events import Callback
+from asyncclients.ratelimit.quota import Priority
+
+_INTERVAL = 1.0
+"""Seconds between two reports."""
+_MIN_SPAN, _MAX_SPAN = 30.0, 600.0
+"""Seconds over which the rate is measured: two periods of the longest quota, within these limits."""
+
+
+class _Sample(NamedTuple):
+    at: float
+    settled: int
+    limited: bool
+
+
+class EtaEstimator:
+    """Estimates the end of one run from its requests.
+
+    Args:
+        counter: counts the requests of the run.
+        flow: of its calls.
+        settled: rows or items with an outcome when the run starts.
+        batch_size: rows per call; None if only the first calls will tell.
+    """
+
+    def __init__(
+        self, counter: RequestCounter, flow: str, settled: int, batch_size: int | None = None
+    ) -> None:
+        self._counter, self._flow = counter, flow
+        self._settled_before, self._batch_size = settled, batch_size
+        self._loop = asyncio.get_running_loop()
+        self._samples = deque([_Sample(self._loop.time(), settled, limited=False)])
+
+    def progress(
+        self,
+        *,
+        done: int,
+        failed: int,
+        skipped: int,
+        unknown: int = 0,
+        settled: int,
+        total: int | None,
+        waiting: float,
+    ) -> Progress:
+        """Return the progress at this instant. Call it about once a second.
+
+        Args:
+            done: as in `Progress`, like the next three.
+            failed: as in `Progress`.
+            skipped: as in `Progress`.
+            unknown: as in `Progress`.
+            settled: rows or items with an outcome.
+            total: all rows or items; None if their number is unknown.
+            waiting: as in `Progress`.
+        """
+        scopes = self._counter.scopes.values()
+        limited = any(use.scheduler.is_limited_by_quota(Priority.BACKGROUND) for use in scopes)
+        rate = self._measure(settled, limited=limited)
+        if waiting:
+            self._samples.clear()  # an outage is no slow period
+        remaining = None if total is None else max(0, total - settled)
+        eta = None
+        if remaining is not None and not waiting:
+            eta = self._eta(remaining, rate, settled - self._settled_before)
+        return Progress(
+            done=done,
+            failed=failed,
+            unknown=unknown,
+            skipped=skipped,
+            total=total,
+            remaining=remaining,
+            rate=rate,
+            quota_use=self._counter.quota_use,
+            eta=eta,
+            waiting=waiting,
+            limited_by_quota=limited,
+        )
+
+    def _eta(self, remaining: int, rate: float, settled: int) -> float | None:
+        """Return the seconds until *remaining* rows are settled; *settled* is that of this run."""
+        if not remaining:
+            return 0.0
+        by_quota = self._eta_by_quota(remaining, settled)
+        if by_quota is not None and (not rate or self._is_quota_decisive()):
+            return by_quota
+        return max(by_quota or 0.0, remaining / rate) if rate else None
+
+    def _is_quota_decisive(self) -> bool:
+        """Return whether the run waited for the quota alone, in most of the samples.
+
+        Slots that are reserved for interactive calls cost more than those calls.
+        """
+        waited = sum(sample.limited for sample in self._samples)
+        reserved = any(use.scheduler.expects_interactive() for use in self._counter.scopes.values())
+        return 2 * waited >= len(self._samples) and not reserved
+
+    def close(self) -> None:
+        """Withdraw the plans of this run from the schedulers."""
+        for use in self._counter.scopes.values():
+            use.scheduler.planned.pop(self._flow, None)
+
+    def _measure(self, settled: int, *, limited: bool) -> float:
+        """Add a sample; return the rows per second of the last two periods."""
+        now, samples = self._loop.time(), self._samples
+        scopes = self._counter.scopes.values()
+        quotas = (quota for use in scopes for quota in use.scheduler.limiter.quotas)
+        longest = max((quota.period for quota in quotas), default=0.0)
+        since = now - min(max(2 * longest, _MIN_SPAN), _MAX_SPAN)
+        samples.append(_Sample(now, settled, limited))
+        while len(samples) > 2 and samples[1].at <= since:
+            samples.popleft()
+        seconds = now - samples[0].at
+        return max(0, settled - samples[0].settled) / seconds if seconds else 0.0
+
+    def _eta_by_quota(self, remaining: int, settled: int) -> float | None:
+        """Return the seconds until *remaining* rows can be sent; *settled* is that of this run.
+
+        None if no scope is known, as when the target does not use our clients.
+        """
+        eta: float | None = None
+        for use in self._counter.scopes.values():
+            in_flight = min(use.scheduler.in_flight, use.requests)
+            if settled and use.requests > in_flight:
+                calls_per_row = (use.requests - in_flight) / settled
+            elif self._batch_size:
+                calls_per_row = 1 / self._batch_size
+            else:
+                continue
+            calls = max(1, math.ceil(remaining * calls_per_row) - in_flight)
+            use.scheduler.planned[self._flow] = calls
+            eta = max(eta or 0.0, use.scheduler.eta_of_flow(self._flow, calls))
+        return eta
+
+
+@asynccontextmanager
+async def reporting_progress(
+    progress: Callable[[], Progress],
+    estimator: EtaEstimator,
+    report: Callable[[Progress], None] | None,
+) -> AsyncGenerator[None]:
+    """Call *report* with the result of *progress* every second and at the end of the block."""
+    if report is None:
+        yield
+        return
+    callback = Callback(report)
+    task = asyncio.create_task(_report_progress(progress, callback))
+    try:
+        yield
+    finally:
+        task.cancel()
+        callback(progress())
+        estimator.close()
+
+
+async def _report_progress(progress: Callable[[], Progress], callback: Callback[Progress]) -> None:
+    while True:
+        await asyncio.sleep(_INTERVAL)
+        callback(progress())

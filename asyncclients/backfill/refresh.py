@@ -1,0 +1,415 @@
+"""Refresh: bring the result of an earlier pull up to date.
+
+The pages go into the table of items in the state file (`item_table`). When the list is read, the
+file is written from the table, in the order first seen, and replaces the old one. A user's sink
+gets the new and changed items of each page at once, because it can replace single items.
+
+The whole list is read, or with `since=` only what changed:
+
+* The list is sorted by a time of the items, newest first. Reading ends at the first page whose
+  items are all older than the watermark less the lag.
+* The watermark is a time of the vendor. All changes before it are in the table. After a partial
+  reading it is the newest time that was read: an item that changes meanwhile moves to the front,
+  where the next reading begins. After a reading of the whole list it is the newest time of all
+  items less the duration of the reading, because an item may have changed after its page was read.
+* The vendor's clock need not agree with ours. But an item with a time in the future would end all
+  later readings at their first page, so the watermark is never later than the beginning of a
+  reading by our clock. If our clock is behind, some more pages are read.
+
+An item that was not found is removed only if nothing can have hidden it: the whole list was read,
+as many items were found as the vendor counts, and each unreadable item has a readable key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
+from asyncclients.backfill.encoding import content_digests, encode_row
+from asyncclients.backfill.files.sink import FileSink, UnwritableItemsError, UpsertSink
+from asyncclients.backfill.prefetch import (
+    PagePrefetcher,
+    Pages,
+    SequentialReader,
+    read_list,
+    resume_at,
+)
+from asyncclients.backfill.progress import EtaEstimator
+from asyncclients.backfill.report import Progress, Report, RequestCounter
+from asyncclients.backfill.state.item_table import Entry, ItemTable
+from asyncclients.backfill.state.journal import Journal
+from asyncclients.backfill.state.pull_state import (
+    ItemKeys,
+    Key,
+    LastRefresh,
+    PullState,
+    failed_keys,
+    text_of,
+)
+from asyncclients.errors import BackfillStoppedError, ConfigurationError, encodable
+from asyncclients.paging import InvalidItem, Page, Paginator
+
+_SAVE_INTERVAL = 0.2
+"""Minimum seconds between saves; a crash costs the pages read in this time."""
+_MAX_UNSAVED = 2**20
+"""Bytes of items that may wait for the next save."""
+_MAX_SECONDS = 1e11
+"""Numbers above this are milliseconds since 1970."""
+
+Read = Callable[[Pages], PagePrefetcher | SequentialReader]
+
+
+class RefreshOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The arguments of `pull` for a refresh only."""
+
+    since: str = ""
+    lag: float = 300.0
+    changes: Path | None = None
+
+
+class _AllOlderError(Exception):
+    """Ends the reading: all items of a page are older than what is known."""
+
+
+class Refresh:
+    """One run of a refresh."""
+
+    def __init__(
+        self,
+        sink: FileSink | UpsertSink,
+        table: ItemTable,
+        key: Key | None,
+        options: RefreshOptions,
+        counter: RequestCounter,
+        *,
+        breaker: CircuitBreaker,
+        max_failed: float,
+    ) -> None:
+        self._sink, self._table, self._options = sink, table, options
+        self._item_keys, self._key = ItemKeys(key), key
+        self._counter, self._breaker, self._max_failed = counter, breaker, max_failed
+        self._loop = asyncio.get_running_loop()
+        self._saved_at = self._loop.time()
+        self._is_sink_uncertain = False
+        self._result: LastRefresh | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        journal: Journal,
+        sink: Any,
+        key: Key | None,
+        options: RefreshOptions,
+        counter: RequestCounter,
+        *,
+        breaker: CircuitBreaker,
+        max_failed: float,
+    ) -> Refresh:
+        """Return a run that refreshes *sink* with the state in *journal*.
+
+        Raises:
+            StateMismatchError: the file was changed, or removed.
+        """
+        state = await journal.state(PullState) or PullState()
+        lines = None
+        if isinstance(sink, FileSink) and state.complete:
+            # After a crash while the file was replaced, it may be the old or the new one.
+            if state.refresh is None or not state.refresh.reading.read:
+                await sink.check_unchanged(state.file)
+            lines = sink.path if sink.has_lines else None
+        names = [key] if isinstance(key, str) else [] if key else ["uuid", "id"]
+        table = await ItemTable.open(journal, state, names, lines)
+        return cls(sink, table, key, options, counter, breaker=breaker, max_failed=max_failed)
+
+    async def work(self, source: Pages, read: Read) -> None:
+        """Read *source* with the reader that *read* returns, and publish the result."""
+        table, sink = self._table, self._sink
+        stop: BackfillStoppedError
+        current = table.state.refresh
+        position = table.state.position if current is None else current.reading.position
+        await sink.open(None if isinstance(sink, FileSink) else position)
+        if isinstance(sink, FileSink):
+            sink.keeps_part = False
+        try:
+            await self._refresh(source, read)
+        except BackfillStoppedError as error:
+            stop = error
+        else:
+            return
+        finally:
+            await sink.close()
+        raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
+
+    async def _refresh(self, source: Pages, read: Read) -> None:
+        table, since = self._table, self._options.since
+        under_way = table.state.refresh
+        if under_way is not None:
+            await table.resume()
+            # A refresh of the whole list is one of its changes as well.
+            is_wanted = under_way.since in ("", since)
+            if under_way.reading.read:
+                await self._publish()
+                if is_wanted:
+                    return
+            elif not is_wanted:
+                under_way = None
+        if under_way is None or under_way.reading.read:
+            watermark = await self._watermark() if since else None
+            if watermark is None:
+                await table.begin()
+            else:
+                await table.begin(since, watermark, self._options.lag)
+        reading = table.current.reading
+        try:
+            if not table.current.since:
+                await read_list(read(source), reading, self._take, self._is_known)
+            else:
+                await self._read_changes(source, read)
+        finally:
+            if not self._is_sink_uncertain:
+                await self._save()
+                await table.saved()
+        await self._publish()
+
+    async def _read_changes(self, source: Pages, read: Read) -> None:
+        current = self._table.current
+        assert isinstance(source, Paginator)
+        assert source.newest_first is not None
+        reader = read(source.newest_first(current.since))
+        assert isinstance(reader, PagePrefetcher)
+        reader.prefetch = 0  # usually the first page is the last
+        with suppress(_AllOlderError):
+            number = await resume_at(reader, current.reading, self._is_known)
+            await reader.read(number, self._take)
+        current.reading.read = True
+
+    async def _watermark(self) -> float | None:
+        """Return the time before which all changes are known; None to read the whole list."""
+        table, state, since = self._table, self._table.state, self._options.since
+        if state.watermark is not None and state.since == since:
+            return state.watermark
+        if not (state.complete and state.done and state.began_at) or not await table.has_contents():
+            return None
+        newest = await table.newest(lambda item: _time_of(item, since))
+        if newest is None:
+            raise self._no_time()
+        return min(newest - state.seconds, state.began_at)
+
+    def _no_time(self) -> ConfigurationError:
+        return ConfigurationError(
+            f"since={self._options.since!r}: no item has a time in this field",
+            advice="Give the field in which the vendor keeps the time of the last change",
+        )
+
+    # --- Pages ---------------------------------------------------------------------------
+
+    async def _is_known(self, page: Page[Any]) -> bool:
+        known = await self._table.find(self._keys_of(page.items))
+        number = self._table.current.number
+        return any(each.seen == number for each in known.values())
+
+    def _keys_of(self, items: Sequence[Any]) -> list[str]:
+        keys = self._item_keys.raw_keys(items)
+        self._table.current.has_number_keys |= any(isinstance(key, int) for key in keys)
+        if None in keys:
+            name = self._key if isinstance(self._key, str) else "uuid and no id"
+            raise ConfigurationError(
+                f"a refresh identifies items by their key, and an item has no {name}",
+                advice="Give key=, a field that every item has",
+            )
+        return [encodable(key) for key in self._item_keys.keys_of(items)]
+
+    async def _take(self, page: Page[Any]) -> None:
+        table, reading = self._table, self._table.current.reading
+        reading.has_keys = True
+        reading.note_total(page.total)
+        items, contents, invalid = self._encode(page)
+        if invalid:
+            await self._set_aside(msgspec.structs.replace(page, invalid_items=invalid))
+        keys = self._keys_of(items)
+        known, fresh = await table.find(keys), list[Any]()
+        is_first_reading = page.number > reading.page and reading.pass_number == 1
+        digests = content_digests(items)
+        for item, key, content, digest in zip(items, keys, contents, digests, strict=True):
+            before = known.get(key)
+            if before is None or before.seen != table.current.number:
+                reading.done += 1
+            else:
+                reading.skipped += is_first_reading
+            is_same = before is not None and before.digest == digest
+            if not is_same:
+                fresh.append(item)
+            has_content = is_same and before is not None and before.has_content
+            table.put(key, Entry(digest, None if has_content else content))
+        if fresh and not isinstance(self._sink, FileSink):
+            await self._use_sink(self._sink.upsert(fresh))
+        reading.page = max(reading.page, page.number)
+        is_due = self._loop.time() - self._saved_at >= _SAVE_INTERVAL
+        if is_due or table.unsaved_bytes > _MAX_UNSAVED:
+            await self._save()
+        if table.current.since and contents:
+            self._note_times(page, contents)
+
+    def _note_times(self, page: Page[Any], contents: Sequence[bytes]) -> None:
+        """Note the newest time of *contents*; end the reading if all of *page* are older."""
+        current = self._table.current
+        found = [_time_of(msgspec.json.decode(item), current.since) for item in contents]
+        times = [each for each in found if each is not None]
+        if not times and page.number == 1:
+            raise self._no_time()
+        if times:
+            current.newest = max(current.newest, min(max(times), current.reading.began_at))
+        if not times or max(times) < current.watermark - current.lag:
+            raise _AllOlderError
+
+    def _encode(self, page: Page[Any]) -> tuple[Sequence[Any], list[bytes], list[InvalidItem]]:
+        """Return the items of *page* that can be stored, as JSON too, and the other ones."""
+        items, invalid = page.items, [*page.invalid_items]
+        if not isinstance(self._sink, FileSink):
+            return items, [encode_row(item) for item in items], invalid
+        try:
+            lines = self._sink.lines_of(items)
+        except UnwritableItemsError as error:
+            items, lines = error.good, self._sink.lines_of(error.good)
+            invalid += error.invalid
+        return items, lines.split(b"\n")[:-1], invalid
+
+    async def _set_aside(self, page: Page[Any]) -> None:
+        """Set the unreadable items of *page* aside; keep what is known of those with a key."""
+        table = self._table
+        await table.set_aside(page, failed_keys(page), self._max_failed)
+        for invalid in page.invalid_items:
+            key = self._key_in(invalid.raw)
+            if key is None:
+                table.current.unnamed += invalid.items
+            elif (known := (await table.find([key])).get(key)) is not None:
+                table.put(key, Entry(known.digest, None))
+
+    def _key_in(self, raw: bytes) -> str | None:
+        """Return the key in an unreadable item, None if it is unreadable as well."""
+        if not isinstance(self._key, str | None):
+            return None
+        try:
+            (key,) = self._item_keys.raw_keys([msgspec.json.decode(raw, type=dict[str, Any])])
+        except msgspec.MsgspecError:
+            return None
+        return None if key is None else encodable(text_of(key))
+
+    async def _save(self) -> None:
+        """Make the sink durable, then start to save."""
+        if not isinstance(self._sink, FileSink):
+            self._table.current.reading.position = await self._use_sink(self._sink.flush())
+        await self._table.save()
+        self._saved_at = self._loop.time()
+
+    async def _use_sink(self, step: Coroutine[Any, Any, Any]) -> Any:
+        """Await *step* of the sink. If it fails, the content of the sink is uncertain."""
+        self._is_sink_uncertain = True
+        result = await step
+        self._is_sink_uncertain = False
+        return result
+
+    # --- The result ----------------------------------------------------------------------
+
+    async def _publish(self) -> None:
+        """Write the changes, then the result, then record both."""
+        table, sink, changes = self._table, self._sink, self._options.changes
+        result = await table.compare()
+        reading = table.current.reading
+        reading.unverified = await self._doubts(result)
+        if changes is not None:
+            await table.write_changes(changes)
+        mark = table.state.file
+        if not isinstance(sink, FileSink):
+            async for keys in table.removed_keys():
+                await sink.remove(keys)
+            reading.position = await sink.flush()
+            await sink.finish()
+        elif result.added or result.changed or result.removed or not table.state.complete:
+            async for lines in table.lines():
+                await sink.write_lines(lines)
+            await sink.flush()
+            await sink.finish()
+            mark = sink.mark
+        await table.publish(result, mark)
+        self._result = result
+
+    async def _doubts(self, result: LastRefresh) -> tuple[str, ...]:
+        """Return a sentence for each property of the result that is not verified."""
+        current, count = self._table.current, result.added + result.changed + result.unchanged
+        total = current.reading.total
+        if current.since:
+            doubts = [
+                f"items that the vendor has deleted are kept: since={current.since} finds none"
+            ]
+            if total is not None and total != count:
+                doubts.append(f"the vendor counts {total} items, the result has {count}")
+            return tuple(doubts)
+        doubts = [*current.reading.doubts()]
+        missing = await self._table.count_missing()
+        if missing and not current.may_remove:
+            doubts.append(f"{missing} items that were not found again are kept: they may be hidden")
+        unknown = await self._table.count_unknown()
+        if unknown:
+            doubts.append(f"{unknown} items count as changed: an older version recorded no content")
+        return tuple(doubts)
+
+    def report(self) -> Report:
+        """Return the counts of the job, and the differences that this run published."""
+        state, reading, counter = self._table.state, self._table.current.reading, self._counter
+        result = self._result or LastRefresh(ended_at=0.0)
+        return Report(
+            done=state.done if state.complete else reading.done,
+            failed=reading.failed,
+            skipped=reading.skipped,
+            added=result.added,
+            changed=result.changed,
+            removed=result.removed,
+            unchanged=result.unchanged,
+            requests=counter.requests,
+            rejected=counter.rejected,
+            seconds=counter.seconds,
+            quota_use=counter.quota_use,
+            total=reading.total,
+            unverified=reading.unverified,
+            failures=self._table.failures,
+        )
+
+    @property
+    def found(self) -> int:
+        """Number of items that this refresh has read."""
+        return self._table.current.reading.found
+
+    def progress(self, estimator: EtaEstimator) -> Progress:
+        """Return the progress of the run, with the end that *estimator* expects."""
+        current = self._table.current
+        reading = current.reading
+        return estimator.progress(
+            done=reading.done,
+            failed=reading.failed,
+            skipped=reading.skipped,
+            settled=reading.found,
+            total=None if current.since else reading.total,
+            waiting=self._breaker.outage_seconds,
+        )
+
+
+def _time_of(item: Any, field: str) -> float | None:
+    """Return the time in *field* of *item* in seconds since 1970; None without one."""
+    value = cast("dict[str, Any]", item).get(field) if isinstance(item, dict) else None
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, float)):
+        return value / 1000 if value > _MAX_SECONDS else float(value)
+    with suppress(ValueError, OverflowError):
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+        if found is not None:
+            return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return None

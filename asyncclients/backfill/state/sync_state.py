@@ -1,0 +1,296 @@
+"""The memory of a sync: what was last sent for each item, in tables of the journal.
+
+| table       | a row                                                                          |
+|-------------|--------------------------------------------------------------------------------|
+| item        | digest of the key; the vendor's id; digest of the row that was sent last;      |
+|             | digest of the item as it was last listed; id of its parent, in a tree          |
+| sync_intent | a create that is on the wire, or whose outcome is unknown                      |
+| rejected    | digest of a row that the vendor rejected, and the reason                       |
+
+Keys and rows are stored as 64-bit digests, and uuids in 16 bytes, so that an item costs less than
+100 bytes. An item without either digest was not in the vendor's list when it was last read.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple, Self
+from uuid import UUID
+
+import msgspec
+
+from asyncclients.backfill.encoding import encode_row
+from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.state.dead_letters import DeadLetterFile, Mark, describe
+from asyncclients.backfill.state.journal import Changes, Journal, Statement
+
+_ITEM = "item (key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent)"
+_INTENT = "sync_intent (key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT)"
+_REJECTED = "rejected (key INTEGER PRIMARY KEY, digest INTEGER NOT NULL, reason TEXT NOT NULL)"
+_TABLES = [f"CREATE TABLE IF NOT EXISTS {table}" for table in (_ITEM, _INTENT, _REJECTED)]
+_KILLED = "the run was killed before the response arrived"
+_DIGITS = 19
+"""Least digits of a number that may not fit into 64 bits."""
+_PAGE = 10_000
+"""Items read from the journal at once."""
+
+
+class Item(NamedTuple):
+    """What is known of an item.
+
+    Attributes:
+        id: the vendor's id; None if the vendor did not return it.
+        sent: digest of the row that was sent last; None after the item was listed.
+        listed: digest of the item as it was listed; None if it was sent since, or is lost.
+        parent: id of its parent; None without one.
+    """
+
+    id: str | None
+    sent: int | None = None
+    listed: int | None = None
+    parent: str | None = None
+
+
+class Digests(NamedTuple):
+    """The digests of an `Item`, and whether its id is known."""
+
+    sent: int | None
+    listed: int | None
+    has_id: int
+
+    @property
+    def is_lost(self) -> bool:
+        """True if the item was not in the vendor's list when it was last read."""
+        return self.sent is None and self.listed is None
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True):
+    """A create that may or may not have been executed.
+
+    Attributes:
+        name: the key.
+        line: of the row in the input of the run that sent it.
+        row: its content.
+        reason: why its outcome is unknown; empty while it is on the wire.
+    """
+
+    name: str
+    line: int
+    row: Any
+    reason: str = ""
+
+
+class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The value that each commit replaces: the counts of the last run, as in `SyncReport`.
+
+    Attributes:
+        source: name of its input.
+        page: the page of the vendor's list at which an interrupted adoption resumes; 0 if none.
+        shape: the fields that the adoption compares.
+        failures: how much of the file of failed rows is saved.
+        complete: the last run reached its end.
+    """
+
+    source: str = ""
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    missing: int = 0
+    failed: int = 0
+    unknown: int = 0
+    skipped: int = 0
+    page: int = 0
+    shape: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    failures: Mark = Mark()
+    complete: bool = False
+
+
+class SyncMemory:
+    """The tables of a sync, and their changes that the next commit saves.
+
+    Attributes:
+        state: saved with the next commit.
+        intents: the creates that may or may not have been executed, by the digest of their key.
+        rejected: digest of the row, and reason, of rows that were rejected, by the digest of their key.
+        count: number of items with an id.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.state = SyncState()
+        self.intents: dict[int, Intent] = {}
+        self.rejected: dict[int, tuple[int, str]] = {}
+        self.count = 0
+        self._failures = DeadLetterFile(journal.path)
+        self._changed: dict[str, dict[int, tuple[Any, ...] | None]] = {
+            "item": {},
+            "sync_intent": {},
+            "rejected": {},
+        }
+        self._before: list[Statement] = []
+
+    @classmethod
+    async def load(cls, journal: Journal) -> Self:
+        """Return the memory stored in *journal*."""
+        memory = cls(journal)
+        found = await journal.state(SyncState) or SyncState()
+        memory.state = SyncState(page=found.page, shape=found.shape)
+        await journal.create_tables(_TABLES)
+        for key, name, line, row, reason in await journal.read("SELECT * FROM sync_intent"):
+            data = msgspec.json.decode(row)
+            intent = Intent(name=name, line=line, row=data, reason=reason or _KILLED)
+            memory.intents[key] = intent
+        for key, digest, reason in await journal.read("SELECT * FROM rejected"):
+            memory.rejected[key] = digest, reason
+        ((memory.count,),) = await journal.read("SELECT count(*) FROM item WHERE id IS NOT NULL")
+        await journal.run(memory._failures.begin)
+        journal.set_source(memory._changes)
+        return memory
+
+    @property
+    def failures(self) -> str | None:
+        """Path of the file of failed rows, None without any."""
+        return str(self._failures.path) if self.state.failed else None
+
+    # --- Reading --------------------------------------------------------------------------
+
+    async def items(self, keys: Sequence[int]) -> dict[int, Item]:
+        """Return the items with the *keys* that are known."""
+        places = ",".join("?" * len(keys))
+        sql = f"SELECT key, id, sent, listed, parent FROM item WHERE key IN ({places})"  # noqa: S608 - only ?
+        found = {key: _item(row) for key, *row in await self._journal.read(sql, *keys)}
+        for key in self._changed["item"].keys() & set(keys):
+            row = self._changed["item"][key]
+            found.pop(key, None)
+            if row is not None:
+                found[key] = _item(row[1:])
+        return found
+
+    async def digests(self, keys: Sequence[int]) -> dict[int, Digests]:
+        """Return the digests of the items with the *keys* that are known, as saved."""
+        places = ",".join("?" * len(keys))
+        sql = f"SELECT key, sent, listed, id IS NOT NULL FROM item WHERE key IN ({places})"  # noqa: S608
+        found = await self._journal.read(sql, *keys)
+        return {key: Digests(*rest) for key, *rest in found}
+
+    async def all_keys(self) -> array[int]:
+        """Return the digests of the keys of all items with an id, in ascending order."""
+        keys = array("q")
+        sql = (
+            "SELECT key FROM item WHERE key > ? AND id IS NOT NULL"
+            " AND (sent IS NOT NULL OR listed IS NOT NULL) ORDER BY key LIMIT ?"
+        )
+        last = -(2**63)
+        while page := await self._journal.read(sql, last, _PAGE):
+            keys.extend(key for (key,) in page)
+            last = keys[-1]
+        return keys
+
+    async def lost_keys(self) -> list[int]:
+        """Return the digests of the keys of items that are not in the vendor's list."""
+        sql = "SELECT key FROM item WHERE sent IS NULL AND listed IS NULL"
+        return [key for (key,) in await self._journal.read(sql)]
+
+    async def has_listed(self) -> bool:
+        """Return whether any item was listed and not sent since."""
+        sql = "SELECT 1 FROM item WHERE listed IS NOT NULL LIMIT 1"
+        return bool(await self._journal.read(sql))
+
+    # --- Changes ----------------------------------------------------------------------------
+
+    def remember(self, key: int, item: Item) -> None:
+        """Store *item*; its create, if one was recorded, has succeeded."""
+        row = (key, _packed(item.id), item.sent, item.listed, _packed(item.parent))
+        self._changed["item"][key] = row
+        self.remove_intent(key)
+
+    def forget(self, key: int) -> None:
+        """Remove the item and the rejection of *key*."""
+        self._changed["item"][key] = None
+        self.accept(key)
+
+    def add_intent(self, key: int, intent: Intent) -> None:
+        """Record that a create is about to be sent, or that its outcome is unknown."""
+        self.intents[key] = intent
+        row = encode_row(intent.row)
+        self._changed["sync_intent"][key] = (key, intent.name, intent.line, row, intent.reason)
+
+    def remove_intent(self, key: int) -> None:
+        """Remove the intent: the outcome of the create is known."""
+        if self.intents.pop(key, None) is not None:
+            self._changed["sync_intent"][key] = None
+
+    def reject(self, key: int, digest: int, reason: str) -> None:
+        """Remember that the vendor rejected the row with *digest*."""
+        self.rejected[key] = digest, reason
+        self._changed["rejected"][key] = (key, digest, reason)
+
+    def accept(self, key: int) -> None:
+        """Forget that a row was rejected."""
+        if self.rejected.pop(key, None) is not None:
+            self._changed["rejected"][key] = None
+
+    def begin_adoption(self, shape: dict[str, Any]) -> None:
+        """Regard all items as lost until they are listed."""
+        self.state.page, self.state.shape = 1, shape
+        self._before.append(Statement("UPDATE item SET sent = NULL, listed = NULL", [()]))
+
+    def write_failure(self, row: Row, failure: BaseException) -> None:
+        """Add *row* to the file of failed rows."""
+        self._failures.add(describe(row, failure))
+
+    def save_soon(self) -> None:
+        """Start a commit soon: there are changes that may be lost in a crash."""
+        self._journal.commit_later()
+
+    def save_now(self) -> None:
+        """Start a commit."""
+        self._journal.commit_now()
+
+    def saved(self) -> Awaitable[None]:
+        """Return a future that is done when all changes so far are on disk."""
+        return self._journal.saved()
+
+    def _changes(self) -> Changes:
+        statements, self._before = self._before, []
+        for table, changed in self._changed.items():
+            gone = [(key,) for key, row in changed.items() if row is None]
+            rows = [row for row in changed.values() if row is not None]
+            if gone:
+                statements.append(Statement(f"DELETE FROM {table} WHERE key = ?", gone))  # noqa: S608
+            if rows:
+                places = ",".join("?" * len(rows[0]))
+                sql = f"INSERT OR REPLACE INTO {table} VALUES ({places})"  # noqa: S608
+                statements.append(Statement(sql, rows))
+            changed.clear()
+        write_failures = self._failures.take()
+        self.state.failures = self._failures.mark
+        value = msgspec.json.encode(self.state)
+        statements.append(Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)]))
+        return Changes(statements, write_failures)
+
+
+def _item(row: Sequence[Any]) -> Item:
+    item_id, sent, listed, parent = row
+    return Item(_unpacked(item_id), sent, listed, _unpacked(parent))
+
+
+def _packed(item_id: str | None) -> Any:
+    """Return *item_id* in the form that takes the least space."""
+    if item_id is None:
+        return None
+    if item_id.isdecimal() and item_id.isascii() and len(item_id) < _DIGITS:
+        return int(item_id) if str(int(item_id)) == item_id else item_id
+    try:
+        uuid = UUID(item_id)
+    except ValueError:
+        return item_id
+    return uuid.bytes if str(uuid) == item_id else item_id
+
+
+def _unpacked(item_id: Any) -> str | None:
+    if isinstance(item_id, bytes):
+        return str(UUID(bytes=item_id))
+    return None if item_id is None else str(item_id)

@@ -1,0 +1,333 @@
+"""The changes of a sync: what is to be done for a row, and the record of what was done.
+
+`decide` compares a row with what is known of its item. A change may need several calls: an item
+that has to be looked up is updated or created after that, and an item that is gone at the vendor is
+created again. `ChangeLog` sets the next action of a change after each call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from enum import IntEnum
+from typing import Any
+
+from asyncclients.backfill.delivery import RowOutcome, classify_error
+from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.state.sync_state import Digests, Intent, Item, SyncMemory
+from asyncclients.backfill.sync_targets import Shape, Target, key_digest, shape_of
+from asyncclients.errors import NotFoundError, error_text
+
+
+class Action(IntEnum):
+    """What to do for a row or an item."""
+
+    NOTHING = 0
+    """No row: it is invalid or skipped."""
+    KEEP = 1
+    """Unchanged."""
+    CREATE = 2
+    UPDATE = 3
+    LOCATE = 4
+    """Look the item up by its key; then update it, or create it if there is none."""
+    DELETE = 5
+    FAIL = 6
+    """It was rejected, and has not changed since."""
+    WAIT = 7
+    """Its create may or may not have been executed, and there is no way to find out."""
+    CHECK = 8
+    """Look up a create of unknown outcome whose row is gone."""
+
+    WITHOUT_ID = 9
+    """It has changed, but its item can neither be updated nor looked up: its id is not known."""
+
+
+_MAX_WARNINGS = 20
+SENT = (Action.CREATE, Action.UPDATE, Action.LOCATE)
+"""The actions that send a row."""
+
+
+def decide(
+    digest: int,
+    listed: int | None,
+    known: Digests | None,
+    rejected: int | None,
+    *,
+    may_find: bool,
+) -> Action:
+    """Return what to do for a row of which no create is pending.
+
+    Args:
+        digest: of the row as it is sent.
+        listed: that an equal item would have in the vendor's list.
+        known: the digests of its item; None without an item.
+        rejected: digest of the row that was rejected last; None if none was, or to retry it.
+        may_find: an item can be looked up by its key.
+    """
+    if rejected == digest:
+        return Action.FAIL
+    if known is None:
+        return Action.CREATE
+    if known.is_lost:
+        return Action.LOCATE if may_find else Action.CREATE
+    is_same = known.listed == listed if known.sent is None else known.sent == digest
+    if is_same:
+        return Action.KEEP
+    if known.has_id:
+        return Action.UPDATE
+    return Action.LOCATE if may_find else Action.WITHOUT_ID
+
+
+_NO_ROW = Row(0, 0, None)
+
+
+class Change:
+    """One row to send, or one item to delete; the `data` of its `Row`.
+
+    Attributes:
+        action: the next call to make; NOTHING at the end.
+        key: digest of the key.
+        name: the key.
+        row: of the input.
+        digest: of the row as it is sent.
+        new: the value for a create.
+        value: the value for an update, with None for fields to clear.
+        item_id: the vendor's id; None if it is not known.
+        parent: id of the parent of the item, in a tree.
+        result: of the last call.
+        is_gone: the last call found that the item does not exist.
+    """
+
+    __slots__ = (
+        "action",
+        "digest",
+        "is_gone",
+        "item_id",
+        "key",
+        "name",
+        "new",
+        "parent",
+        "result",
+        "row",
+        "value",
+    )
+
+    def __init__(self, action: Action, key: int, name: str, row: Row = _NO_ROW) -> None:
+        self.action, self.key, self.name, self.row = action, key, name, row
+        self.digest = 0
+        self.new: Any = None
+        self.value: Any = None
+        self.item_id: str | None = None
+        self.parent: str | None = None
+        self.result: Any = None
+        self.is_gone = False
+
+
+def is_idempotent(change: Change) -> bool:
+    """Return whether the next call of *change* may be sent twice."""
+    return change.action is not Action.CREATE
+
+
+class SyncCalls:
+    """Makes the call of a change; a batch of changes is one call."""
+
+    def __init__(self, target: Target) -> None:
+        self._target, self._subject = target, target.subject
+        self.call: Callable[[Any], Awaitable[Any]] = self._many if target.batch else self._one
+
+    async def _one(self, change: Change) -> None:
+        subject, action = self._subject, change.action
+        change.result, change.is_gone = None, False
+        if action in (Action.LOCATE, Action.CHECK):
+            change.result = await subject.find(change.name)
+        elif action is Action.CREATE:
+            change.result = await subject.create(change.new)
+        else:
+            try:
+                if action is Action.UPDATE:
+                    change.result = await subject.update(change.item_id, change.value)
+                else:
+                    await subject.delete(change.item_id)
+            except NotFoundError:
+                change.is_gone = True
+
+    async def _many(self, changes: Sequence[Change]) -> _Unacknowledged:
+        values = {
+            id(value): change
+            for change in changes
+            for value in (change.new if change.action is Action.CREATE else change.value,)
+        }
+        sent = [
+            change.new if change.action is Action.CREATE else change.value for change in changes
+        ]
+        result = await self._subject.upsert_many(sent)
+        return _Unacknowledged([values[id(each)] for each in result.unacknowledged(sent)])
+
+
+class _Unacknowledged:
+    """The `PartialResult` of a batch of changes."""
+
+    def __init__(self, missing: list[Change]) -> None:
+        self._missing = missing
+
+    def unacknowledged(self, sent: list[Any], /) -> list[Any]:
+        """Return the changes that are not in the response."""
+        return [change for change in sent if change in self._missing]
+
+
+class ChangeLog:
+    """The `RowLog` of a sync: the data of each row is its `Change`.
+
+    Attributes:
+        warnings: what a person should look at.
+        settled: number of changes that need no further call.
+    """
+
+    def __init__(self, memory: SyncMemory, target: Target) -> None:
+        self._memory, self._target = memory, target
+        self._state = memory.state
+        self.warnings: list[str] = []
+        self.settled = 0
+
+    def _settle(self, change: Change) -> None:
+        self.settled += change.action is not Action.CHECK
+        change.action = Action.NOTHING
+
+    def warn(self, warning: str) -> None:
+        """Add *warning*, unless there are enough."""
+        if len(self.warnings) < _MAX_WARNINGS:
+            self.warnings.append(warning)
+
+    @property
+    def done(self) -> int:
+        """Number of items that are known, or were changed in this run."""
+        state = self._state
+        return self._memory.count + state.created + state.updated + state.deleted
+
+    def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
+        """Record that the creates among *rows* are about to be sent; done when that is on disk."""
+        for row in rows:
+            change: Change = row.data
+            if change.action is Action.CREATE:
+                self._add_intent(change, "")
+        return self._memory.saved()
+
+    def _add_intent(self, change: Change, reason: str) -> None:
+        row = change.row
+        intent = Intent(name=change.name, line=row.line, row=row.data, reason=reason)
+        self._memory.add_intent(change.key, intent)
+
+    def mark_pending(self, rows: Iterable[Row]) -> None:
+        """Withdraw the intent: the creates among *rows* were certainly not executed."""
+        for row in rows:
+            change: Change = row.data
+            if change.action is Action.CREATE:
+                self._memory.remove_intent(change.key)
+        self._memory.save_now()
+
+    def mark_done(self, rows: Sequence[Row]) -> None:
+        """Record that the vendor executed the calls of *rows*, and set their next actions."""
+        for row in rows:
+            change: Change = row.data
+            if change.action is Action.CREATE:
+                self._on_created(change)
+            elif change.action is Action.UPDATE:
+                self._on_updated(change)
+            elif change.action is Action.LOCATE:
+                self._on_located(change)
+            elif change.action is Action.CHECK:
+                self._on_checked(change)
+            else:
+                self._memory.forget(change.key)
+                self._state.deleted += 1
+                self._state.missing -= 1
+                self._settle(change)
+        self._memory.save_soon()
+
+    def _on_created(self, change: Change) -> None:
+        change.item_id = self._id_of(change)
+        self._remember(change)
+        self._state.created += 1
+        self._memory.save_now()
+
+    def _on_updated(self, change: Change) -> None:
+        if change.is_gone:
+            self._memory.forget(change.key)
+            change.action = Action.CREATE
+            return
+        self._remember(change)
+        self._state.updated += 1
+
+    def _on_located(self, change: Change) -> None:
+        item = change.result
+        if item is None:
+            self._memory.remove_intent(change.key)
+            self._memory.forget(change.key)
+            change.action = Action.CREATE
+            return
+        change.item_id = self._id_of(change)
+        shape: Shape = {}
+        shape_of(self._target.fields(change.new), shape)
+        found = self._target.listed(item, shape)
+        self._memory.remember(change.key, found)
+        same_parent = self._target.parent_field is None or found.parent == change.parent
+        if same_parent and found.listed == self._target.as_listed(change.new):
+            self._remember(change)
+            self._state.unchanged += 1
+        else:
+            change.action = Action.UPDATE
+
+    def _on_checked(self, change: Change) -> None:
+        if change.result is None:
+            self._memory.remove_intent(change.key)
+        else:
+            self._memory.remember(change.key, self._target.listed(change.result, {}))
+        self._settle(change)
+
+    def _id_of(self, change: Change) -> str | None:
+        """Return the id of the item in the last response; None if it has none."""
+        if self._target.batch:
+            return change.name
+        try:
+            found = self._target.subject.item_id(change.result)
+            key = self._target.subject.key(change.result)
+        except Exception as error:  # noqa: BLE001 - a user's method may raise anything
+            self.warn(f"{change.name}: its id is not known: {error_text(error)}")
+            return None
+        if key and key_digest(key) != change.key:
+            self.warn(f"{change.name}: the vendor changed the key to {key!r}")
+        return str(found) if found else None
+
+    def _remember(self, change: Change) -> None:
+        self._memory.remember(change.key, Item(change.item_id, change.digest, None, change.parent))
+        self._memory.accept(change.key)
+        self._settle(change)
+
+    def mark_skipped(self, rows: Sequence[Row]) -> None:
+        """Record that there is nothing to send for *rows*."""
+        self._state.skipped += len(rows)
+
+    def mark_failed(self, row: Row, failure: BaseException) -> None:
+        """Record that *row* was rejected with *failure*."""
+        change: Change = row.data
+        memory = self._memory
+        if change.action is not Action.CREATE and change.key in memory.intents:
+            self._state.unknown += 1  # it could not be looked up
+            self._settle(change)
+            return
+        memory.remove_intent(change.key)
+        memory.write_failure(change.row, failure)
+        self._state.failed += 1
+        is_final = classify_error(failure, sent=True, idempotent=True) is RowOutcome.FAILED
+        if is_final and change.action in SENT:
+            memory.reject(change.key, change.digest, error_text(failure))
+        self._settle(change)
+        memory.save_now()
+
+    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
+        """Record that the creates among *rows* may or may not have been executed."""
+        for row in rows:
+            change: Change = row.data
+            self._add_intent(change, reason)
+            self._state.unknown += 1
+            self._settle(change)
+        self._memory.save_now()

@@ -1,0 +1,118 @@
+"""`asyncclients demo`: backfills at their vendors' limits, one of them killed and resumed.
+
+All figures are from the records of the mock vendors, which run in this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.live import Live
+
+from asyncclients.cli import DONE, FAILED, INTERRUPTED
+from asyncclients.cli.demo.scenario import Scenario, open_scenario
+from asyncclients.cli.demo.screen import closing, frame, progress_line
+from asyncclients.core.pool import SessionPool
+
+if TYPE_CHECKING:
+    from asyncclients.integrations.monitor import Monitor
+
+Switch = Annotated[bool, Parameter(negative="")]
+_REFRESH = 0.2
+_LINE_EVERY = 5.0
+"""Seconds between lines if standard output is not a terminal."""
+
+
+async def demo(*, fast: Switch = False, web: Switch = False) -> int:
+    """Run backfills and web requests at five vendors' limits, on mock vendors of this machine.
+
+    One backfill is killed and resumed, and a naive client does the same work beside it. Takes
+    less than a minute. Nothing leaves the machine and no account is needed.
+
+    Args:
+        fast: move a quarter of the rows.
+        web: show quotas and jobs on a local web page, too.
+    """
+    console = Console(highlight=False)
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with open_scenario(fast=fast) as (scene, pool), _page(console, pool, web=web) as monitor:
+        try:
+            await _show(console, scene, monitor)
+        except asyncio.CancelledError:
+            print(_interruption(scene), file=sys.stderr)
+            return INTERRUPTED
+        console.print(closing(scene))
+        broken = scene.broken_promises()
+        for promise in broken:
+            print(f"Not as promised: {promise}", file=sys.stderr)
+        if web:
+            await _until_interrupted(console)
+        return FAILED if broken else DONE
+
+
+def _interruption(scene: Scenario) -> str:
+    intouch = scene.jobs[0]
+    return (
+        f"Interrupted after {scene.seconds():.0f} s, with {intouch.done():,} of "
+        f"{len(intouch.expected):,} contacts pulled; the mock vendors and the demo's files are gone"
+    )
+
+
+@asynccontextmanager
+async def _page(
+    console: Console, pool: SessionPool, *, web: bool
+) -> AsyncGenerator[Monitor | None]:
+    """Serve the live page of *pool* inside the block if *web* is set."""
+    if not web:
+        yield None
+        return
+    from asyncclients.integrations.monitor import Monitor  # imports aiohttp's server
+
+    async with Monitor(pool) as monitor:
+        console.print(f"Live page: {monitor.url}", soft_wrap=True)
+        yield monitor
+
+
+async def _until_interrupted(console: Console) -> None:
+    console.print("The page stays until Ctrl-C.")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return
+
+
+async def _show(console: Console, scene: Scenario, monitor: Monitor | None) -> None:
+    """Run *scene* and show its progress."""
+    running = asyncio.create_task(scene.run(monitor.job if monitor else None))
+    try:
+        if console.is_terminal:
+            await _show_frames(console, scene, running)
+        else:
+            await _show_lines(console, scene, running)
+        await running
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def _show_frames(console: Console, scene: Scenario, running: asyncio.Task[None]) -> None:
+    # Refreshed here, not by Live's thread, which would read the records while they change.
+    with Live(frame(scene), console=console, auto_refresh=False, transient=True) as live:
+        while not running.done():
+            live.update(frame(scene), refresh=True)
+            await asyncio.wait([running], timeout=_REFRESH)
+
+
+async def _show_lines(console: Console, scene: Scenario, running: asyncio.Task[None]) -> None:
+    while not running.done():
+        console.print(progress_line(scene), soft_wrap=True)
+        await asyncio.wait([running], timeout=_LINE_EVERY)

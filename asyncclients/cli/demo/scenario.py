@@ -1,0 +1,245 @@
+"""What happens in the demo: five backfills, one of them killed and resumed, and a naive client."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import aiohttp
+
+from asyncclients import IntouchClient, SessionPool
+from asyncclients.cli.demo.jobs import (
+    DemoJob,
+    OnProgress,
+    asked_now,
+    digital_onboarding_job,
+    emma_job,
+    intempt_job,
+    send_at_random,
+    totango_job,
+)
+from asyncclients.cli.demo.naive import NaiveClient
+from asyncclients.cli.demo.records import Record, duplicated, lost, pages_served, read_record
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores import FileLimits
+
+PULL = ("pull", "intouch.contacts", "--to", "contacts.csv", "--limits", "quotas.db")
+PAGE = 25
+"""Contacts in a page of Intouch."""
+ROWS = {"intouch": 1100, "totango": 48, "emma": 780, "intempt": 280, "digital_onboarding": 280}
+_FAST = 6
+"""With `--fast`, the rows are divided by this."""
+_LATENCY = (0.02, 0.005)
+"""Seconds until a vendor responds, and the mean of what is added at random."""
+_PAUSE = 1.5
+"""Seconds between the kill and the second start."""
+_POLL = 0.05
+
+
+class Backfill:
+    """`asyncclients pull` in a process of its own, which is killed once.
+
+    Attributes:
+        pid: id of the process that was killed.
+        killed_at: loop time of the kill; None before.
+        rows_before: rows that the vendor had sent until then.
+        resumed_at: loop time of the second start; None before.
+    """
+
+    def __init__(self, sandbox: Sandbox, folder: Path, total: int) -> None:
+        self._sandbox, self._folder, self._total = sandbox, folder, total
+        self.pid = self.rows_before = 0
+        self.killed_at: float | None = None
+        self.resumed_at: float | None = None
+
+    async def run(self, _progress: OnProgress = None) -> None:
+        """Pull, be killed after a third of the rows, and pull the others.
+
+        Raises:
+            ChildProcessError: the command failed.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._started() as process:
+            third = self._total // 3
+            while process.returncode is None and self.done() < third:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL)
+            self._check(process.returncode, None)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+        self.pid, self.rows_before, self.killed_at = process.pid, self.done(), loop.time()
+        await asyncio.sleep(_PAUSE)
+        self.resumed_at = loop.time()
+        async with self._started() as process:
+            self._check(await process.wait(), 0)
+
+    @asynccontextmanager
+    async def _started(self) -> AsyncGenerator[Process]:
+        """Run the command; it does not outlive the block."""
+        with (self._folder / "messages.txt").open("ab") as messages:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "asyncclients", *PULL),
+                cwd=self._folder,
+                env={**os.environ, **self._sandbox.environ},
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                stderr=messages,
+            )
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    def _check(self, code: int | None, expected: int | None) -> None:
+        if code != expected:
+            messages = (self._folder / "messages.txt").read_text(errors="replace")
+            last = messages.strip().rpartition("\n")[2]
+            raise ChildProcessError(f"asyncclients pull ended with exit code {code}: {last}")
+
+    def done(self) -> int:
+        """Return the number of rows that the vendor has sent."""
+        return min(self._total, PAGE * pages_served(self._sandbox))
+
+    def found(self) -> list[str]:
+        """Return the ids in the file that the pull wrote."""
+        path = self._folder / "contacts.csv"
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8", newline="") as file:
+            return [row["uuid"] for row in csv.DictReader(file)]
+
+
+class Scenario:
+    """All jobs of the demo, and the naive client.
+
+    Attributes:
+        jobs: those of the five vendors, Intouch first.
+        backfill: that of Intouch.
+        sandbox: the mock vendors of the jobs.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, jobs: Sequence[DemoJob], backfill: Backfill, naive: NaiveClient
+    ) -> None:
+        self.jobs, self.backfill, self._naive = jobs, backfill, naive
+        self.sandbox = sandbox
+        self._started_at = asyncio.get_running_loop().time()
+        self._ended_at: float | None = None
+
+    async def run(self, watch: Callable[[str], OnProgress] | None = None) -> None:
+        """Do all jobs; the naive client is stopped after them, if it has not ended before.
+
+        *watch* returns the callback for the progress of the job with a name.
+        """
+        naive = asyncio.create_task(self._run_naive())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in self.jobs:
+                    progress = watch(f"{job.vendor}: {job.rows}") if watch else None
+                    group.create_task(job.work(progress))
+        except BaseExceptionGroup as several:
+            raise several.exceptions[0] from None
+        finally:
+            self._ended_at = asyncio.get_running_loop().time()
+            naive.cancel()
+            await asyncio.gather(naive, return_exceptions=True)
+
+    async def _run_naive(self) -> None:
+        """Do what the job of Intouch does, and send web requests until cancelled."""
+        uuid = next(iter(self._naive.sandbox.state("intouch").contacts))
+        asking = send_at_random(lambda: self._naive.contact(uuid), self.jobs[0].every)
+        await asyncio.gather(self._naive.pull(), asking)
+
+    @property
+    def now(self) -> float:
+        """Loop time, at most that of the end."""
+        return self._ended_at or asyncio.get_running_loop().time()
+
+    def seconds(self, at: float | None = None) -> float:
+        """Return the seconds from the start to the loop time *at*, by default until now."""
+        return (self.now if at is None else at) - self._started_at
+
+    def record(self, job: DemoJob) -> Record:
+        """Return what the vendor of *job* recorded."""
+        return read_record(self.sandbox, job.vendor, job.quota, self.now)
+
+    def naive_record(self) -> Record:
+        """Return what the naive client's vendor recorded."""
+        return read_record(self._naive.sandbox, "intouch", self.jobs[0].quota, self.now)
+
+    def naive_done(self) -> int:
+        """Return the number of rows that the naive client has read."""
+        return min(PAGE * pages_served(self._naive.sandbox), len(self.jobs[0].expected))
+
+    def broken_promises(self) -> list[str]:
+        """Return a text for each vendor and promise that was not kept."""
+        found: list[str] = []
+        for job in self.jobs:
+            counts = {
+                "requests rejected": self.record(job).rejected,
+                "rows lost": lost(job.expected, job.found()),
+                "rows duplicated": duplicated(job.expected, job.found()),
+            }
+            found += [f"{job.vendor}: {count} {what}" for what, count in counts.items() if count]
+        return found
+
+
+@asynccontextmanager
+async def open_scenario(*, fast: bool) -> AsyncGenerator[tuple[Scenario, SessionPool]]:
+    """Start the vendors and open the clients; their files are in a temporary folder."""
+    rows = {vendor: count // _FAST for vendor, count in ROWS.items()} if fast else ROWS
+    with TemporaryDirectory(prefix="asyncclients-demo-") as name:
+        folder = Path(name)
+        async with (
+            Sandbox(latency=_LATENCY) as sandbox,
+            Sandbox(latency=_LATENCY) as naive_sandbox,
+            # `exact`: no request arrives too early, however busy this machine is.
+            SessionPool(limits=FileLimits(folder / "quotas.db"), admission="exact") as pool,
+            aiohttp.ClientSession() as session,
+        ):
+            for each in (sandbox, naive_sandbox):
+                each.state("intouch").grow(contacts=rows["intouch"])
+            backfill = Backfill(sandbox, folder, rows["intouch"])
+            jobs = _jobs(sandbox, pool, backfill, folder, rows)
+            yield Scenario(sandbox, jobs, backfill, NaiveClient(session, naive_sandbox)), pool
+
+
+def _jobs(
+    sandbox: Sandbox,
+    pool: SessionPool,
+    backfill: Backfill,
+    folder: Path,
+    rows: Mapping[str, int],
+) -> list[DemoJob]:
+    intouch = IntouchClient.from_env(pool, sandbox.environ)
+    uuids = list(sandbox.state("intouch").contacts)
+
+    def ask() -> Awaitable[object]:
+        return asked_now(intouch).contacts.get(uuids[0])
+
+    return [
+        DemoJob(
+            vendor="intouch",
+            rows="contacts",
+            quota=intouch.vendor.quotas[0],
+            expected=uuids,
+            found=backfill.found,
+            done=backfill.done,
+            run=backfill.run,
+            ask=ask,
+            every=1.5,
+        ),
+        totango_job(sandbox, pool, folder, rows["totango"]),
+        emma_job(sandbox, pool, folder, rows["emma"]),
+        intempt_job(sandbox, pool, folder, rows["intempt"]),
+        digital_onboarding_job(sandbox, pool, folder, rows["digital_onboarding"]),
+    ]

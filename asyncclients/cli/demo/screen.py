@@ -1,0 +1,109 @@
+"""Output of the demo: frames or occasional lines while it runs, and the closing table."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from asyncclients.cli.demo.records import Record, Waits, duplicated, lost
+from asyncclients.cli.demo.scenario import PULL, Scenario
+
+
+def frame(scene: Scenario) -> RenderableType:
+    """Return the progress of all jobs: 16 lines that fit in 60 columns."""
+    intouch, *others = scene.jobs
+    record, naive = scene.record(intouch), scene.naive_record()
+    lines: list[RenderableType] = [
+        _line(
+            f"{scene.seconds():.0f} s, mock vendors with their real limits on this machine", "bold"
+        ),
+        _line(""),
+        _line(f"$ asyncclients {' '.join(PULL)}", "cyan"),
+        _bar("intouch", intouch.done(), len(intouch.expected), _counts(record)),
+        _line(f"  web requests, same key: {_waits(record.waits)}"),
+        _line(f"  {kill_text(scene)}", "yellow"),
+        _line("The same by a naive client: aiohttp, semaphore, Retry-After", "cyan"),
+        _bar("naive client", scene.naive_done(), len(intouch.expected), _counts(naive)),
+        _line(f"  web requests, same key: {_waits(naive.waits)}"),
+        _line(""),
+        _line("Meanwhile, a push and web requests for each other vendor", "cyan"),
+    ]
+    for job in others:
+        median = scene.record(job).waits.percentile(0.5)
+        lines.append(_bar(job.vendor, job.done(), len(job.expected), f"web p50 {_time(median)}"))
+    return Group(*lines)
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="crop")
+
+
+def _bar(name: str, done: int, total: int, note: str) -> Table:
+    bar = ProgressBar(total=total, completed=done, complete_style="blue", finished_style="green")
+    grid = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    grid.add_column(width=18, no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_column(width=11, justify="right", no_wrap=True)
+    grid.add_column(width=19, no_wrap=True)
+    grid.add_row(name, bar, f"{done:,}/{total:,}", note)
+    return grid
+
+
+def _counts(record: Record) -> str:
+    return f"{record.calls} calls, {record.rejected} 429s"
+
+
+def _waits(waits: Waits) -> str:
+    waiting = f"{len(waits.waiting)} waiting, " if waits.waiting else ""
+    p50, p99 = (_time(waits.percentile(share)) for share in (0.5, 0.99))
+    return f"{len(waits.answered)} sent, {waiting}p50 {p50}, p99 {p99}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.9995 else f"{seconds * 1000:.0f} ms"
+
+
+def kill_text(scene: Scenario) -> str:
+    """Return when the backfill was killed and resumed, as far as it was."""
+    backfill = scene.backfill
+    if backfill.killed_at is None:
+        return ""
+    killed = f"{scene.seconds(backfill.killed_at):.0f} s: kill -9 {backfill.pid}"
+    if backfill.resumed_at is None:
+        return f"{killed} at {backfill.rows_before:,} rows"
+    resumed = scene.seconds(backfill.resumed_at)
+    return f"{killed} at {backfill.rows_before:,} rows; {resumed:.0f} s: resumed"
+
+
+def progress_line(scene: Scenario) -> str:
+    """Return the progress of all jobs in one line."""
+    done = [f"{job.vendor} {job.done():,}/{len(job.expected):,}" for job in scene.jobs]
+    return f"{scene.seconds():.0f} s: {', '.join(done)}"
+
+
+def closing(scene: Scenario) -> RenderableType:
+    """Return the table of the vendors' records."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("vendor", no_wrap=True)
+    for name in ("calls", "429s", "quota", "web p50", "web p99", "rows lost", "rows twice"):
+        table.add_column(name, justify="right")
+    for job in scene.jobs:
+        found = job.found()
+        rows = lost(job.expected, found), duplicated(job.expected, found)
+        table.add_row(job.vendor, *_cells(scene.record(job)), *map(str, rows))
+    naive = scene.naive_record()
+    table.add_row("naive client", *_cells(naive), style="dim")
+    ours, theirs = (_time(each.waits.total) for each in (scene.record(scene.jobs[0]), naive))
+    return Group(
+        Text(f"Done in {scene.seconds():.0f} s. The records of the vendors' servers:\n"),
+        table,
+        Text(f"\n{kill_text(scene)}"),
+        Text(f"Web requests on intouch's key waited {ours} in all, the naive client's {theirs}."),
+    )
+
+
+def _cells(record: Record) -> list[str]:
+    p50, p99 = (_time(record.waits.percentile(share)) for share in (0.5, 0.99))
+    return [f"{record.calls}", f"{record.rejected}", f"{record.quota_share:.0%}", p50, p99]

@@ -1,0 +1,194 @@
+"""The progress of the jobs of one command, on standard error.
+
+On a terminal each job has a bar that is drawn again with each report. Elsewhere there are lines:
+the first after five seconds, then less often the longer the command runs. Output that fails, as
+on a terminal that was closed, never ends a job.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+from rich.cells import set_cell_size
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from asyncclients.backfill import Progress
+from asyncclients.cli.output import duration, say
+from asyncclients.errors import encodable
+
+_MIN_PAUSE = 5.0
+"""Minimum seconds between two lines of a job."""
+_PAUSE_SHARE = 0.1
+"""Seconds after a line, per job, as a share of the seconds that the command had run before it."""
+_MAX_LINES = 200
+"""Lines of one command, whatever happens."""
+_NAME_CELLS = 24
+_BAR_CELLS = 40
+"""Maximum widths of a name and of a bar."""
+
+
+class ProgressDisplay:
+    """Shows the progress of jobs while its `with` block is open.
+
+    Args:
+        quiet: show nothing.
+        console: where to draw bars; by default standard error if it is a terminal.
+        clock: returns seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._quiet, self._clock = quiet, clock
+        self._started_at = clock()
+        self._lines = 0
+        self._jobs: dict[str, Progress | None] = {}
+        self._printed_at: dict[str, float] = {}
+        self._live: Live | None = None
+        console = _terminal() if console is None else console
+        if console is not None and not quiet:
+            self._live = Live(
+                console=console,
+                auto_refresh=False,
+                redirect_stdout=False,  # the report may go to a file
+                get_renderable=lambda: Group(*self.bars(console.width)),
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        live, self._live = self._live, None
+        if live is not None and live.is_started:
+            self._draw(live.stop)
+
+    def job(self, name: str) -> Callable[[Progress], None]:
+        """Return a `progress=` callback that shows a job as *name*."""
+        name = encodable(name)
+        self._jobs[name] = None
+        self._printed_at[name] = self._started_at
+
+        def show(progress: Progress) -> None:
+            self._jobs[name] = progress
+            if self._live is not None:
+                self._draw(self._refresh)
+            elif not self._quiet and self._is_due(name):
+                say(f"{name}: {progress_text(progress)}", sys.stderr)
+
+        return show
+
+    # --- Lines ------------------------------------------------------------------------
+
+    def _is_due(self, name: str) -> bool:
+        """Return whether a line of the job *name* is due; if so, count it."""
+        now, last = self._clock(), self._printed_at[name]
+        pause = max(_MIN_PAUSE, _PAUSE_SHARE * len(self._jobs) * (last - self._started_at))
+        if now - last < pause or self._lines >= _MAX_LINES:
+            return False
+        self._printed_at[name] = now
+        self._lines += 1
+        return True
+
+    # --- Bars -------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            if not self._live.is_started:
+                self._live.start()
+            self._live.refresh()
+
+    def _draw(self, draw: Callable[[], None]) -> None:
+        """Call *draw*; draw no more if the terminal is gone."""
+        try:
+            draw()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            live, self._live, self._quiet = self._live, None, True
+            if live is not None:
+                with suppress(OSError, ValueError):
+                    live.stop()
+
+    def bars(self, width: int) -> list[Text]:
+        """Return the bar of each job, and a line of notes where there is something to note."""
+        shown = {name: state for name, state in self._jobs.items() if state is not None}
+        facts = {name: _facts(state) for name, state in shown.items()}
+        columns = [max(map(len, column)) for column in zip(*facts.values(), strict=True)]
+        names = min(_NAME_CELLS, max(map(len, shown), default=0), width // 4)
+        lines: list[Text] = []
+        for name, state in shown.items():
+            cells = [fact.rjust(size) for fact, size in zip(facts[name], columns, strict=True)]
+            right = "  ".join(cells)
+            room = width - names - len(right) - 3
+            bar = _bar(state, min(room, _BAR_CELLS), is_utf8=self._is_utf8())
+            lines.append(Text.assemble(set_cell_size(name, names), " ", bar, "  ", right))
+            if notes := _notes(state):
+                lines.append(Text(" " * (names + 1) + ", ".join(notes), style="dim"))
+        for line in lines:
+            line.no_wrap, line.overflow = True, "crop"
+        return lines
+
+    def _is_utf8(self) -> bool:
+        return self._live is not None and self._live.console.encoding.startswith("utf")
+
+
+def _terminal() -> Console | None:
+    """Return a console on standard error; None if it is no terminal that can redraw a line."""
+    if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        return None
+    console = Console(stderr=True)
+    return console if console.is_interactive and not console.is_dumb_terminal else None
+
+
+def _bar(state: Progress, cells: int, *, is_utf8: bool) -> Text:
+    """Return a bar of *cells* cells; blank without a total, empty if there is no room."""
+    if cells < 1:
+        return Text()
+    if state.total is None or state.remaining is None:
+        return Text(" " * cells)
+    full = cells - cells * state.remaining // max(1, state.total)
+    full = min(full, cells - 1) if state.remaining else cells
+    filled, rest = ("━", "─") if is_utf8 else ("#", "-")
+    return Text.assemble((filled * full, "green"), (rest * (cells - full), "dim"))
+
+
+def _facts(state: Progress) -> tuple[str, str, str]:
+    """Return what stands beside the bar: the rows, the rate and the remaining time."""
+    rows = f"{state.done:,}" + ("" if state.total is None else f"/{state.total:,}")
+    if state.waiting:
+        left = "waiting"
+    elif state.eta is None:
+        left = ""
+    else:
+        left = f"{duration(state.eta)} left" if state.eta else "done"
+    return rows, f"{state.rate:.1f}/s", left
+
+
+def _notes(state: Progress) -> list[str]:
+    notes = [
+        f"{count:,} {what}"
+        for what in ("failed", "unknown", "skipped")
+        if (count := getattr(state, what))
+    ]
+    if state.waiting:
+        notes.append(f"vendor unavailable for {duration(state.waiting)}")
+    elif state.limited_by_quota:
+        notes.append("limited by quota")
+    return notes
+
+
+def progress_text(state: Progress) -> str:
+    """Return *state* as one line."""
+    of = "" if state.total is None else f" of {state.total:,}"
+    parts = [f"{state.done:,}{of} done", f"{state.rate:.1f}/s"]
+    if state.eta is not None:
+        parts.append(f"{duration(state.eta)} left")
+    return ", ".join(parts + _notes(state))

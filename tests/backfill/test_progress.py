@@ -1,0 +1,355 @@
+"""The total, the rate and the end of a run that its progress shows."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from asyncclients import (
+    ConfigurationError,
+    EmmaClient,
+    IntouchClient,
+    Quota,
+    ServerError,
+    SessionPool,
+    TotangoClient,
+)
+from asyncclients.backfill import Progress, pull, push, read_status
+from asyncclients.backfill.files.parquet import pyarrow
+from asyncclients.backfill.files.source import open_source
+from asyncclients.errors import BackfillStoppedError
+from asyncclients.sandbox import Sandbox
+from asyncclients.vendors import emma
+from asyncclients.vendors.totango import NewTouchpoint
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "job.db"
+
+
+class Told:
+    """The progress of one run with its times.
+
+    Attributes:
+        ended_at: loop instant of the last report, None before it.
+    """
+
+    def __init__(self, on_report: Callable[[Progress], object] | None = None) -> None:
+        self.reports: list[tuple[float, Progress]] = []
+        self._on_report = on_report
+
+    def __call__(self, progress: Progress) -> None:
+        self.reports.append((asyncio.get_running_loop().time(), progress))
+        if self._on_report is not None:
+            self._on_report(progress)
+
+    def check_eta(self, start: int = 0, after: float = 0.0, seconds: float = 2.0) -> None:
+        """Assert that each estimate after a tenth of the rows is within 20 %, or *seconds*.
+
+        *start* rows were done before; estimates before the instant *after* do not count.
+        """
+        (end, last), found = self.reports[-1], 0
+        assert last.eta == 0.0
+        assert last.total is not None
+        for at, progress in self.reports:
+            if at > after and progress.done >= start + (last.total - start) / 10:
+                assert progress.eta is not None
+                truth = end - at
+                assert progress.eta == pytest.approx(truth, rel=0.2, abs=seconds), (at, progress)
+                found += 1
+        assert found > 10
+
+
+def touchpoints(count: int, prefix: str = "note") -> list[NewTouchpoint]:
+    return [
+        NewTouchpoint(account_id="1", content=f"{prefix} {number}", activity_type_id="support")
+        for number in range(count)
+    ]
+
+
+@pytest.mark.virtual_time
+async def test_eta_is_exact_at_two_calls_per_second(state: Path) -> None:
+    """Intouch, 2 per second: one call per row, and the end is known from the first rows on."""
+    told = Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = IntouchClient.from_env(pool, sandbox.environ)
+        names = [f"tag {number}" for number in range(120)]
+        await push(names, client.tags.create, state=state, progress=told)
+    told.check_eta()
+    assert told.reports[5][1].limited_by_quota
+    assert 1.9 < told.reports[30][1].rate < 2.1
+
+
+@pytest.mark.virtual_time
+async def test_eta_is_exact_with_a_quota_per_minute(state: Path) -> None:
+    """Totango, 100 per minute: the burst at the start does not mislead."""
+    told = Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = TotangoClient.from_env(pool, sandbox.environ)
+        await push(touchpoints(350), client.touchpoints.create, state=state, progress=told)
+    told.check_eta()
+
+
+@pytest.mark.virtual_time
+async def test_eta_of_resumed_run_counts_the_rows_that_remain(state: Path) -> None:
+    """A run that resumes at once finds its window full, and still knows its end."""
+    rows = touchpoints(400)
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = TotangoClient.from_env(pool, sandbox.environ)
+        first = Told(lambda progress: progress.done > 150 and running.cancel())
+        running = asyncio.ensure_future(
+            push(rows, client.touchpoints.create, state=state, progress=first)
+        )
+        await asyncio.gather(running, return_exceptions=True)
+        start = read_status(state).done
+        assert 150 < start < 200
+        told = Told()
+        await push(rows, client.touchpoints.create, state=state, progress=told)
+    told.check_eta(start)
+
+
+@pytest.mark.virtual_time
+async def test_eta_knows_the_jobs_that_share_the_quota(tmp_path: Path) -> None:
+    """Of two jobs on one quota, both know when they end: also the one that is left alone then."""
+    short, long = Told(), Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        create = TotangoClient.from_env(pool, sandbox.environ).touchpoints.create
+        await asyncio.gather(
+            push(touchpoints(100, "a"), create, state=tmp_path / "a", progress=short),
+            push(touchpoints(300, "b"), create, state=tmp_path / "b", progress=long),
+        )
+    assert short.reports[-1][0] < long.reports[-1][0] - 60
+    short.check_eta()
+    long.check_eta()
+
+
+@pytest.mark.virtual_time
+async def test_eta_leaves_room_for_interactive_calls(state: Path) -> None:
+    """Where interactive calls take a quarter of the quota, the end is known after two minutes."""
+    told = Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = TotangoClient.from_env(pool, sandbox.environ)
+
+        async def browse() -> None:
+            while True:
+                await client.touchpoint_types.list()
+                await asyncio.sleep(2.4)
+
+        browsing = asyncio.create_task(browse())
+        await push(touchpoints(300), client.touchpoints.create, state=state, progress=told)
+        browsing.cancel()
+    assert told.reports[-1][0] > 200
+    told.check_eta(after=120.0, seconds=15.0)
+
+
+@pytest.mark.virtual_time
+async def test_eta_of_batches_counts_calls(state: Path) -> None:
+    """Emma takes ten touchpoints per call, so a call settles ten rows."""
+    told = Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = EmmaClient.from_env(pool, sandbox.environ)
+        sandbox.state("emma").add_member("a@example.com")
+        await client.touchpoint_types.create("call", "Call")
+        row = emma.NewTouchpoint(
+            email="a@example.com",
+            type_name="call",
+            touchpoint_monetary_value=1.0,
+            touchpoint_timestamp=datetime(2026, 1, 1),  # noqa: DTZ001 - as Emma takes it
+        )
+        await push([row] * 4000, client.touchpoints.create, state=state, progress=told)
+    told.check_eta()
+
+
+@pytest.mark.virtual_time
+async def test_eta_follows_the_latency_where_the_quota_is_wide(state: Path) -> None:
+    """Ten calls of two seconds at a time are five rows per second, whatever the quota allows."""
+    told = Told()
+    async with Sandbox(quotas={"totango": (1000, 1.0)}) as sandbox, SessionPool() as pool:
+        client = TotangoClient.from_env(pool, sandbox.environ, quotas=[Quota(1000, 1.0)])
+
+        async def create(row: NewTouchpoint) -> None:
+            await asyncio.sleep(2.0)
+            await client.touchpoints.create(row)
+
+        await push(touchpoints(600), create, state=state, concurrency=10, progress=told)
+    told.check_eta()
+    assert not any(progress.limited_by_quota for _, progress in told.reports)
+
+
+@pytest.mark.virtual_time
+async def test_eta_of_pull_counts_pages(state: Path, tmp_path: Path) -> None:
+    """The total of a pull is that of the vendor, and a page settles 25 items."""
+    told = Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = IntouchClient.from_env(pool, sandbox.environ)
+        sandbox.state("intouch").grow(tags=3000)
+        await pull(client.tags.list(), tmp_path / "tags.jsonl", state=state, progress=told)
+    assert told.reports[3][1].total == 3000
+    told.check_eta()
+
+
+@pytest.mark.virtual_time
+async def test_eta_is_unknown_while_the_vendor_is_unavailable(state: Path) -> None:
+    """In an outage there is no estimate, only its duration; afterwards it is right at once."""
+    told = Told()
+    outage = range(20, 100)
+
+    async def create(_: int) -> None:
+        await asyncio.sleep(1.0)
+        if int(asyncio.get_running_loop().time()) in outage:
+            raise ServerError("down", status=503)
+
+    await push(range(1000), create, state=state, concurrency=5, idempotent=True, progress=told)
+    during = [at for at, progress in told.reports if progress.waiting]
+    assert min(during) < 40
+    assert max(during) > 99
+    assert all(progress.eta is None for at, progress in told.reports if at in during)
+    told.check_eta(after=max(during) + 5)
+
+
+# --- Totals -----------------------------------------------------------------------------------
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "count"),
+    [
+        ("x.csv", 'a,b\n1,"two\nlines"\n\n2,"a ""b"""\n,\n3,x', 4),
+        ("x.csv", "a\r1\r2\r", 2),
+        ("x.csv", 'sep=,\na,b\n"x,y",1\n', 1),
+        ("x.csv", "a,b\n", 0),
+        ("x.csv.gz", gzip.compress(b"a\n1\n2\n"), 2),
+        ("x.jsonl", '\ufeff\n{"a": 1}\n\n  \nnot json\n{"a": 2}', 3),
+        ("x.jsonl.gz", gzip.compress(b'{"a": 1}\n{"a": 2}\n'), 2),
+    ],
+)
+async def test_source_counts_rows_as_it_reads_them(
+    tmp_path: Path, name: str, content: str | bytes, count: int
+) -> None:
+    """The count is the number of rows that are read, and is independent of the reading."""
+    source = await open_source(write(tmp_path / name, content))
+    try:
+        rows = await source.chunk()
+        assert await source.count() == count == len(rows)
+        assert await source.count() == count
+        assert await source.chunk() == []
+    finally:
+        await source.aclose()
+
+
+async def test_source_counts_parquet_from_its_metadata(tmp_path: Path) -> None:
+    """A Parquet file knows its number of rows."""
+    path = tmp_path / "x.parquet"
+    pyarrow().write_table(pyarrow("pyarrow").table({"a": list(range(70_000))}), path)
+    source = await open_source(path)
+    try:
+        assert await source.count() == 70_000
+    finally:
+        await source.aclose()
+
+
+@pytest.mark.parametrize("content", ['a\n1\n"2\n', gzip.compress(b"a\n" * 99)[:-9]])
+async def test_source_does_not_count_damaged_file(tmp_path: Path, content: str | bytes) -> None:
+    """The number of rows of a file that cannot be read to its end is unknown."""
+    source = await open_source(write(tmp_path / "x.csv", content))
+    try:
+        assert await source.count() is None
+    finally:
+        await source.aclose()
+
+
+async def test_source_does_not_count_pipe(tmp_path: Path) -> None:
+    """A pipe can be read once only, so it is not counted."""
+    pipe = tmp_path / "x.csv"
+    os.mkfifo(pipe)
+    writing = asyncio.create_task(asyncio.to_thread(pipe.write_text, "a\n1\n"))
+    source = await open_source(pipe)
+    try:
+        assert await source.count() is None
+        assert [row.data for row in await source.chunk()] == [{"a": "1"}]
+    finally:
+        await source.aclose()
+        await writing
+
+
+async def test_source_count_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation ends the count after a part of the file, and closes it."""
+    monkeypatch.setattr("asyncclients.backfill.files.source._COUNTED_ROWS", 1)
+    path = write(tmp_path / "x.csv", "a\n" + "1\n" * 100_000)
+    source = await open_source(path)
+    counting = asyncio.create_task(source.count())
+    await asyncio.sleep(0.01)
+    counting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await counting
+    await source.aclose()
+
+
+@pytest.mark.parametrize(
+    ("rows", "total"), [([1, 2, 3], 3), (range(4), 4), ((n for n in range(5)), None)]
+)
+async def test_push_knows_the_total_of_an_iterable_with_a_length(
+    state: Path, rows: Iterable[int], total: int | None
+) -> None:
+    """A list has a total from the start, a generator when it has ended."""
+    totals: list[int | None] = []
+
+    async def create(_: int) -> None:
+        totals.append(read_status(state).total)
+
+    report = await push(rows, create, state=state, concurrency=1)
+    assert totals[-1] == total
+    assert report.total == read_status(state).total == report.done
+
+
+async def test_status_shows_total_and_remainder_of_push(state: Path, tmp_path: Path) -> None:
+    """While a push runs, and after it was interrupted, its state has the total and the rest."""
+    path = write(tmp_path / "x.csv", "a\n" + "1\n" * 50)
+
+    done: list[object] = []
+
+    async def create(row: dict[str, str]) -> None:
+        if len(done) == 20:
+            raise ConfigurationError("the key is gone")
+        done.append(row)
+
+    with pytest.raises(ConfigurationError):
+        await push(path, create, state=state, concurrency=1)
+    assert (read_status(state).total, read_status(state).remaining) == (50, 30)
+    done.clear()
+    with pytest.raises(ConfigurationError):
+        await push(path, create, state=state, concurrency=1)
+    assert (read_status(state).done, read_status(state).remaining) == (40, 10)
+    done.clear()
+    await push(path, create, state=state, concurrency=1)
+    assert (read_status(state).done, read_status(state).remaining) == (50, 0)
+
+
+async def test_total_grows_with_the_file(state: Path, tmp_path: Path) -> None:
+    """A file that is written to while it is read stops the run; the next one counts it anew."""
+    path = write(tmp_path / "x.csv", "a\n" + "1\n" * 400)
+
+    async def create(_: dict[str, str]) -> None:
+        if path.stat().st_size < 1000:
+            with path.open("a") as file:
+                file.write("2\n" * 200)
+
+    with pytest.raises(BackfillStoppedError, match="was changed while it was read"):
+        await push(path, create, state=state, concurrency=1)
+    assert read_status(state).total == 400
+    told = Told()
+    report = await push(path, create, state=state, progress=told)
+    assert (report.done, report.total, told.reports[-1][1].total) == (600, 600, 600)
