@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.paging import Paginator
 
 
 def check_keywords(function: Callable[..., Any], misspelt: Iterable[str]) -> None:
@@ -98,6 +99,20 @@ def check_target(target: Any) -> None:
             f"target must be a coroutine function of one argument, not {target!r}",
             "Give an operation, as totango.touchpoints.create, or an `async def` function",
         )
+
+
+def check_since(source: Any, since: Any) -> None:
+    """Raise `ConfigurationError` unless the list *source* can be sorted by the field *since*."""
+    if not isinstance(since, str) or not since:
+        raise _wrong(
+            f"since must be the name of a field, not {since!r}", "As in since='updated_at'"
+        )
+    if not isinstance(source, Paginator) or source.newest_first is None:
+        raise _wrong(
+            f"this list cannot be sorted by {since!r}, newest first",
+            "Leave `since` out: the whole list is read then",
+        )
+    source.newest_first(since)
 
 
 def check_function(name: str, value: Any) -> None:

@@ -186,7 +186,7 @@ def _refresh_options(
         )
     arguments.check_seconds("lag", lag)
     if since is not None:
-        _check_since(source, since)
+        arguments.check_since(source, since)
     if changes is not None:
         arguments.check_path("changes", changes)
         changes = target_of(changes)
@@ -197,19 +197,6 @@ def _refresh_options(
                 advice="Give changes= a file in an existing directory",
             )
     return RefreshOptions(since=since or "", lag=lag, changes=changes)
-
-
-def _check_since(source: Any, since: Any) -> None:
-    if not isinstance(since, str) or not since:
-        raise ConfigurationError(
-            f"since must be the name of a field, not {since!r}", advice="As in since='updated_at'"
-        )
-    if not isinstance(source, Paginator) or source.newest_first is None:
-        raise ConfigurationError(
-            f"this list cannot be sorted by {since!r}, newest first",
-            advice="Leave since= out: the whole list is read then",
-        )
-    source.newest_first(since)
 
 
 def _check_files(state: Path, sink: Any, options: RefreshOptions | None) -> None:

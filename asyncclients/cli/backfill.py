@@ -40,6 +40,10 @@ async def pull(
     state: Path | None = None,
     query: Pairs = None,
     key: str | None = None,
+    refresh: Switch = False,
+    since: str | None = None,
+    lag: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 300.0,
+    changes: Path | None = None,
     max_failed: Share = 0.1,
     new_credential: Switch = False,
     limits: str = "",
@@ -54,6 +58,10 @@ async def pull(
         state: the file that records the progress; by default FILE.state.
         query: NAME=VALUE, an argument of the list, such as sort_by=email.
         key: the field that identifies an item; by default uuid or id.
+        refresh: bring the file of an earlier pull up to date.
+        since: of a refresh: read only what changed, by this time field, such as updated_at; items that the vendor has deleted are kept.
+        lag: of a refresh: seconds before the newest known time that are read again.
+        changes: of a refresh: a file for the differences, as JSON lines.
         max_failed: share of unreadable items above which it stops.
         new_credential: resume the state with a new credential of the same account.
         limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
@@ -65,6 +73,10 @@ async def pull(
         to=str(to),
         state=str(state or state_path(to)),
         key=key,
+        refresh=refresh,
+        since=since,
+        lag=lag,
+        changes=str(changes) if changes else "",
         query=pairs(query),
         max_failed=max_failed,
         new_credential=new_credential,
@@ -155,8 +167,12 @@ async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
         code = exit_code(report)
         if code != DONE or as_json or not quiet:
             show(report, as_json=as_json, describe=report_text)
-        if job.pull is not None and not report.requests and not quiet:
-            say(f"The pull was complete already; delete {job.state} to repeat it", sys.stderr)
+        if job.pull is not None and not job.refresh and not report.requests and not quiet:
+            say(
+                "The pull was complete already; give --refresh to bring it up to date, or delete "
+                f"{job.state} to repeat it",
+                sys.stderr,
+            )
         return code
 
     return await _interruptible(once(), f"run the same command to resume ({job.state})")

@@ -12,6 +12,7 @@ import msgspec
 
 from asyncclients import backfill
 from asyncclients.backfill import Progress, Renaming, Report
+from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
 from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
@@ -29,6 +30,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     to: str = ""
     query: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     key: str | None = None
+    refresh: bool = False
+    since: str | None = None
+    lag: float = 300.0
+    changes: str = ""
     push: str | None = None
     file: str = ""
     map: dict[str, str] = msgspec.field(default_factory=dict[str, str])
@@ -48,6 +53,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("a pull needs `to`")
         if self.push is not None and not self.file:
             raise ValueError("a push needs `file`")
+        if (self.since is not None or self.changes) and not self.refresh:
+            raise ValueError("`since` and `changes` are for a refresh: give `refresh` as well")
+        if self.refresh and self.pull is None:
+            raise ValueError("only a pull has `refresh`")
 
     @property
     def title(self) -> str:
@@ -100,13 +109,16 @@ def _shared(one: JobSpec, other: JobSpec) -> Path | None:
 
 def _written(job: JobSpec) -> list[Path]:
     state = files_of_state(Path(job.state))
-    return state if job.pull is None else [*FileSink(target_of(job.to)).files, *state]
+    changes = [target_of(job.changes)] if job.changes else []
+    return [*state, *changes, *(FileSink(target_of(job.to)).files if job.to else ())]
 
 
 def _placed(job: JobSpec, name: str, directory: Path) -> JobSpec:
     file = directory / (job.file or job.to)
     state = directory / job.state if job.state else state_path(file)
     where = {"file": str(file)} if job.file else {"to": str(file)}
+    if job.changes:
+        where["changes"] = str(directory / job.changes)
     return msgspec.structs.replace(job, name=name, state=str(state), **where)
 
 
@@ -116,7 +128,13 @@ def check_names(job: JobSpec) -> None:
     Raises:
         ValueError: one of them is wrong or missing.
     """
-    _operation(job, Clients())
+    operation = _operation(job, Clients())
+    if job.since is not None and not isinstance(operation, Write):
+        source = operation()
+        try:
+            check_since(source, job.since)
+        finally:
+            close_coroutine(source)
 
 
 def _operation(job: JobSpec, clients: Clients) -> Callable[[], Any] | Write:
@@ -176,6 +194,10 @@ async def run_job(job: JobSpec, pool: SessionPool, progress: Callable[[Progress]
             job.to,
             state=job.state,
             key=job.key,
+            refresh=job.refresh,
+            since=job.since,
+            lag=job.lag,
+            changes=job.changes or None,
             max_failed=job.max_failed,
             new_credential=job.new_credential,
             flow=flow,

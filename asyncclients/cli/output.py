@@ -6,11 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 import msgspec
 
 from asyncclients.backfill import Report, Status
+from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.errors import encodable
 
 _COARSE = 10
@@ -69,12 +71,21 @@ def report_text(report: Report) -> str:
         f"{duration(report.seconds)}, {report.quota_use:.1%} of the quota"
     )
     parts = [counts]
+    if report.added or report.changed or report.removed or report.unchanged:
+        parts.append(f"Refresh: {_differences(report)}")
     if report.failures:
         parts.append(f"Failed rows, with the reason of each: {report.failures}")
     if report.unknown:
         parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
     parts += [f"Not verified: {reason}" for reason in report.unverified]
     return "\n".join(parts)
+
+
+def _differences(counts: Report | LastRefresh) -> str:
+    return (
+        f"{counts.added:,} added, {counts.changed:,} changed, {counts.removed:,} removed, "
+        f"{counts.unchanged:,} unchanged"
+    )
 
 
 def status_text(found: Status) -> str:
@@ -90,6 +101,10 @@ def status_text(found: Status) -> str:
         f"{found.skipped:,} skipped{left}"
     )
     parts = [f"{job.kind} {job.source} -> {job.target}: {condition}", counts]
+    if (last := found.refreshed) is not None:
+        ended = datetime.fromtimestamp(last.ended_at, UTC)
+        by = f" (since {last.since})" if last.since else ""
+        parts.append(f"Last refresh{by}, {ended:%Y-%m-%d %H:%M} UTC: {_differences(last)}")
     if found.failures:
         parts.append(f"Failed rows, with the reason of each: {found.failures}")
     for row in found.unknown_rows:

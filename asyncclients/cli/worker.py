@@ -100,6 +100,11 @@ def _resolve(clients: Clients, spec: str) -> Any:
 
 
 async def _run(job: JobSpec, backfills: Any, progress: Callable[[Progress], None]) -> Report:
+    if job.refresh:
+        raise ConfigurationError(
+            f"{job.name}: refresh is not supported with --engine dbos",
+            advice="Run this job with --engine local",
+        )
     if job.unknown != "keep":
         raise ConfigurationError(
             f"{job.name}: unknown = {job.unknown!r} is not supported with --engine dbos"

@@ -103,9 +103,58 @@ async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path)
     assert (found.code, "30 of 30 done" in found.out) == (0, True)
 
 
+async def test_pull_refresh(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+    """A refresh reports the differences and writes them to a file; `status` shows the last one."""
+    held = sandbox.state("intouch")
+    held.grow(contacts=30, every=60.0)
+    pull = ("pull", "intouch.contacts", "--to", "out.csv", "--refresh")
+    assert (await shell.run(*pull)).code == 0
+    uuids = [*held.contacts]
+    changed = {**held.contacts[uuids[3]], "updated_at": "2026-01-01T00:00:01+00:00"}
+    held.contacts[uuids[3]] = changed
+    ended = await shell.run(*pull, "--since", "updated_at", "--changes", "changes.jsonl")
+    assert (ended.code, "Refresh: 0 added, 1 changed, 0 removed, 29 unchanged" in ended.out) == (
+        0,
+        True,
+    ), ended
+    change = msgspec.json.decode((tmp_path / "changes.jsonl").read_bytes())
+    assert (change["op"], change["key"], change["item"]["uuid"]) == ("changed", *[uuids[3]] * 2)
+    found = await shell.run("status", "out.csv.state")
+    assert "Last refresh (since updated_at), " in found.out
+    assert (await shell.json(0, "status", "out.csv.state"))["refreshed"]["changed"] == 1
+
+
+async def test_run_refreshes_pull_of_job_file(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """The options of a refresh are keys of a job; its file of changes is beside the job file."""
+    sandbox.state("intouch").grow(tags=30)
+    (tmp_path / "jobs.toml").write_text(
+        '[jobs.tags]\npull = "intouch.tags"\nto = "tags.jsonl"\nrefresh = true\n'
+        'since = "updated_at"\nlag = 60\nchanges = "changes.jsonl"\n'
+    )
+    assert (await shell.json(0, "run", "jobs.toml"))["tags"]["added"] == 30
+    assert (await shell.json(0, "run", "jobs.toml"))["tags"]["unchanged"] == 30
+    assert (tmp_path / "changes.jsonl").read_bytes() == b""
+    (tmp_path / "jobs.toml").write_text(
+        '[jobs.tags]\npull = "intouch.tags"\nto = "t.jsonl"\nchanges = "changes.jsonl"\n'
+    )
+    ended = await shell.run("run", "jobs.toml")
+    assert (ended.code, "are for a refresh" in ended.err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["pull", "intouch.tags", "--to", "x.jsonl", "--since", "updated_at"], "for a refresh"),
+        (
+            ["pull", "intouch.tags", "--to", "x.jsonl", "--refresh", "--since", "name"],
+            "by no time 'name'",
+        ),
+        (
+            ["pull", "emma.touchpoint_types", "--to", "x.jsonl", "--refresh", "--since", "at"],
+            "cannot be sorted by 'at'",
+        ),
         (["push", "intouch.contacts", "no.csv"], "no.csv does not exist"),
         (["push", "intouch.contacts", "x.csv"], "has no column email"),
         (["push", "intouch.contacts", "x.csv", "--map", "nome=email"], "no column 'nome'"),
