@@ -12,14 +12,14 @@ import hmac
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b, pbkdf2_hmac
 from html import escape
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
 REDACTED = "[credential]"
 _SHORTEST_REDACTED = 4
@@ -29,7 +29,7 @@ _ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 class Secret:
-    """Wraps *value*, a non-empty string.
+    """Wraps *value*, a non-empty string, or a function that returns one.
 
     Attributes:
         reveal: returns the value.
@@ -37,10 +37,14 @@ class Secret:
 
     __slots__ = ("reveal",)
 
-    def __init__(self, value: str | Secret) -> None:
+    def __init__(self, value: CredentialSource) -> None:
         # In a closure: vars() and crash reporters see a function.
-        plain = value.reveal() if isinstance(value, Secret) else value
+        plain: Any = value.reveal() if isinstance(value, Secret) else value
         self.reveal: Callable[[], str] = lambda: plain
+
+    def renewed(self) -> Secret:
+        """Return the current value of a secret that rotates, which may block; else this one."""
+        return self
 
     def fingerprint(self, context: str = "") -> str:
         """Return a one-way name of this secret, the same in every process (32 hex digits)."""
@@ -73,7 +77,27 @@ class Secret:
         raise TypeError("a Secret cannot be pickled")
 
 
-def sealed(value: str | Secret | None) -> Secret | None:
+class RotatingSecret(Secret):
+    """The value that *read* returns now; `renewed` calls it again."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], CredentialSource]) -> None:
+        super().__init__(read())
+        self._read = read
+
+    def renewed(self) -> Secret:
+        """Return the value that the function returns now."""
+        return RotatingSecret(self._read)
+
+
+CredentialSource = str | Secret | Callable[[], str]
+"""A credential, or a function that returns its current value and is called again after a 401."""
+FilePath = str | os.PathLike[str]
+"""Path of a file."""
+
+
+def sealed(value: CredentialSource | None) -> Secret | None:
     """Return *value* as a `Secret`; None for None."""
     return None if value is None else Secret(value)
 

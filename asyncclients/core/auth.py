@@ -8,15 +8,15 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from multidict import MultiMapping
 
 from asyncclients.core.codec import read_object
 from asyncclients.errors import ConfigurationError
-from asyncclients.secret import Secret
+from asyncclients.secret import RotatingSecret, Secret
 
 DEFAULT_LIFETIME = 900.0
 """Seconds to use a token whose lifetime is missing or invalid."""
@@ -42,11 +42,14 @@ class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True):
         header: name of the header.
         value: value of the header, with its prefix.
         secrets: every secret in it, to redact in responses.
+        renew: returns the login with the current credential, and may block; None if the
+            credential does not rotate.
     """
 
     header: str
     value: Secret
     secrets: tuple[Secret, ...]
+    renew: Callable[[], HeaderLogin] | None = None
 
 
 class ClientCredentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,14 +59,17 @@ class ClientCredentials(msgspec.Struct, frozen=True, kw_only=True):
         path: of the token endpoint, relative to the base URL.
         basic: client id and secret as HTTP Basic, RFC 6749 §2.3.1.
         secrets: every secret in it.
+        renew: as that of `HeaderLogin`.
     """
 
     path: str
     basic: Secret
     secrets: tuple[Secret, ...]
+    renew: Callable[[], ClientCredentials] | None = None
 
 
 Login = HeaderLogin | ClientCredentials
+L = TypeVar("L", HeaderLogin, ClientCredentials)
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
@@ -78,17 +84,19 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
         authorization: value of the header.
         expires_at: loop time of its expiry; it is not used later.
         refresh_at: loop time to request a new one; this one is used until that arrives.
+        parts: other secrets in it.
     """
 
     value: Secret
     authorization: Secret
-    expires_at: float
+    expires_at: float = math.inf
     refresh_at: float = math.inf
+    parts: tuple[Secret, ...] = ()
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
         """Everything to redact in responses."""
-        return self.value, self.authorization
+        return self.value, self.authorization, *self.parts
 
 
 def bearer(value: Secret, expires_at: float, refresh_at: float = math.inf) -> Token:
@@ -101,13 +109,32 @@ def bearer(value: Secret, expires_at: float, refresh_at: float = math.inf) -> To
 
 def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
     """Return a login that sends *key* in *header*, after *prefix*."""
-    return HeaderLogin(header=header, value=Secret(f"{prefix}{key.reveal()}"), secrets=(key,))
+
+    def login(key: Secret) -> HeaderLogin:
+        return HeaderLogin(header=header, value=Secret(f"{prefix}{key.reveal()}"), secrets=(key,))
+
+    return _renewable(login, key)
 
 
 def basic(user: Secret, password: Secret) -> HeaderLogin:
     """Return an HTTP Basic login, RFC 7617."""
-    value = basic_value(user, password)
-    return HeaderLogin(header="Authorization", value=value, secrets=(user, password, _bare(value)))
+
+    def login(user: Secret, password: Secret) -> HeaderLogin:
+        value = basic_value(user, password)
+        secrets = (user, password, _bare(value))
+        return HeaderLogin(header="Authorization", value=value, secrets=secrets)
+
+    return _renewable(login, user, password)
+
+
+def _renewable(make: Callable[..., L], *secrets: Secret) -> L:
+    """Return the login that *make* makes of *secrets*; renewable if one of these rotates."""
+    login = make(*secrets)
+    if not any(isinstance(secret, RotatingSecret) for secret in secrets):
+        return login
+    return msgspec.structs.replace(
+        login, renew=lambda: _renewable(make, *(secret.renewed() for secret in secrets))
+    )
 
 
 def basic_value(user: Secret, password: Secret) -> Secret:
@@ -134,9 +161,13 @@ def _bare(value: Secret) -> Secret:
 
 def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> ClientCredentials:
     """Return the login of a vendor that issues tokens at *path*, relative to the base URL."""
-    value = basic_value(client_id, client_secret)
-    secrets = (client_id, client_secret, _bare(value))
-    return ClientCredentials(path=path, basic=value, secrets=secrets)
+
+    def login(client_id: Secret, client_secret: Secret) -> ClientCredentials:
+        value = basic_value(client_id, client_secret)
+        secrets = (client_id, client_secret, _bare(value))
+        return ClientCredentials(path=path, basic=value, secrets=secrets)
+
+    return _renewable(login, client_id, client_secret)
 
 
 def problem_of(login: Login) -> str | None:

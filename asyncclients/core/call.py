@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr
 from multidict import istr
 
 from asyncclients.core import codec
-from asyncclients.core.auth import ClientCredentials, Header, HeaderLogin, Login
+from asyncclients.core.auth import ClientCredentials, Header, Login
 from asyncclients.core.endpoint import Outcome, Request, Response
 from asyncclients.core.error_mapping import (
     error_from,
@@ -38,7 +38,7 @@ from asyncclients.core.options import CallContext, Options, OutgoingRequest, cur
 from asyncclients.core.prepare import PreparedRequest, prepare
 from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide
 from asyncclients.core.scope import Scope
-from asyncclients.core.tokens import TOKEN_EXPIRED, CallToken
+from asyncclients.core.tokens import TOKEN_EXPIRED, CallKey, CallToken, TokenCache
 from asyncclients.core.transport import Attempt
 from asyncclients.core.vendor import ResponseKind, Vendor
 from asyncclients.errors import AsyncClientsError, DecodeError
@@ -123,6 +123,8 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         account: name of the account, if the vendor has one besides the credential.
         timeout: seconds for one attempt.
         credential: the header with the login; None if the login has no fixed header.
+        call_token: makes the token of a call from the scope's cache and the call's deadline;
+            None with a fixed header.
         default_request: the permit request of a call without deadline and context.
     """
 
@@ -135,14 +137,23 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     account: str = ""
     timeout: float = 0.0
     credential: Header | None = None
+    call_token: Callable[[TokenCache, float], CallToken] | None = None
     default_request: PermitRequest | None = None
 
     def __post_init__(self) -> None:
         # Derived once, not by each call. A copy may have another login: None is set as well.
         login, options = self.login, self.options
         force_setattr(self, "timeout", options.timeout or self.pool.timeout)
-        header = (istr(login.header), login.value) if isinstance(login, HeaderLogin) else None
+        header: Header | None = None
+        call_token: Callable[[TokenCache, float], CallToken] | None = None
+        if isinstance(login, ClientCredentials):
+            call_token = CallToken
+        elif login is not None and login.renew is not None:
+            call_token = partial(CallKey, istr(login.header))
+        elif login is not None:
+            header = (istr(login.header), login.value)
         force_setattr(self, "credential", header)
+        force_setattr(self, "call_token", call_token)
         default = PermitRequest(options.priority, options.flow)
         force_setattr(self, "default_request", None if options.deadline is not None else default)
 
@@ -228,8 +239,8 @@ class Call(Generic[T]):
         config = self._config
         self._scope = scope = config.scope()
         self._prepared = prepare(config.base_url, self._request, config.options.headers)
-        if scope.tokens is not None and isinstance(config.login, ClientCredentials):
-            self.token = CallToken(scope.tokens, self._permit_request.deadline_at)
+        if config.call_token is not None and scope.tokens is not None:
+            self.token = config.call_token(scope.tokens, self._permit_request.deadline_at)
         if self.events is not None:
             self.events.on_start(config.base_url)
 
@@ -311,7 +322,8 @@ class Call(Generic[T]):
         self._permit_request = self._permit_request.as_retry()
         if decision is Decision.RETRY_WITH_NEW_TOKEN:
             assert self.token is not None
-            await self.token.renew(outcome, self._secrets)
+            if not await self.token.renew(outcome, self._secrets):
+                return False
             self._state.renewed += outcome is not TOKEN_EXPIRED
             return True
         if decision not in (Decision.RETRY, Decision.RETRY_AFTER_PAUSE):

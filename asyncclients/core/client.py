@@ -5,11 +5,15 @@ A client is immutable: `with_options` returns another one that shares scope, quo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, overload
+import os
+from functools import partial
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
 
-from asyncclients.arguments import check_count, check_text
+from asyncclients.arguments import check_count, check_text, check_type
 from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.call import ClientConfig
@@ -20,10 +24,10 @@ from asyncclients.core.prepare import raw_request
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
-from asyncclients.secret import Environment, Secret
+from asyncclients.secret import Environment, FilePath, RotatingSecret, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from asyncclients.core.auth import Login
     from asyncclients.core.endpoint import Send
@@ -127,7 +131,7 @@ class VendorClient:
                 advice="Leave it out for the environment of the process, os.environ",
             )
         given: dict[str, Any] = {n: value for n, value in arguments.items() if value is not None}
-        return cls(pool, **_read_environment(cls.vendor, variables, given), **given)
+        return cls(pool, **_read_environment(cls, variables, given), **given)
 
     def _configure(self, config: ClientConfig) -> None:
         self._config = config
@@ -253,36 +257,86 @@ def check_pool(pool: object) -> None:
         )
 
 
-def check_credentials(vendor: Vendor, **credentials: Secret) -> None:
-    """Check that each of *credentials*, by argument, can be one.
+def read_credential(
+    vendor: Vendor, name: str, given: Secret | None, file: FilePath | None = None
+) -> Secret:
+    """Return the credential of argument *name*: *given*, or what is in *file*.
+
+    Args:
+        vendor: names the variable.
+        name: of the argument.
+        given: holds the credential, or a function that returns its current value.
+        file: path of a file with the credential, such as a mounted secret.
 
     Raises:
-        ConfigurationError: naming the argument and its variable, without the value.
+        ConfigurationError: it cannot be a credential; the error does not show it.
     """
-    for name, secret in credentials.items():
-        if problem := problem_with(secret):
+    # Any value, which must not become a local variable: a traceback would show it.
+    source: Callable[[], Any] = Secret(cast("str", None)).reveal if given is None else given.reveal
+    advice = f"Write it as in {name}='...', or set {vendor.environment[name]}"
+    if file is not None:
+        if given is not None:
             raise ConfigurationError(
-                f"{name} {problem}",
-                vendor=vendor.name,
-                advice=f"Write it as in {name}='...', or set {vendor.environment[name]}",
+                f"{name} and {name}_file are both given", vendor=vendor.name, advice="Give one"
             )
+        name, advice = f"{name}_file", "The file must hold the credential and nothing else"
+        secret: Secret = RotatingSecret(partial(_read_file, name, file))
+    elif iscoroutinefunction(source()):
+        raise ConfigurationError(
+            f"{name} must be text, or a function that returns text and is not a coroutine function",
+            vendor=vendor.name,
+            advice=f"Write it as in {name}=read_key; it runs in a thread, so it may block",
+        )
+    elif callable(source()):
+        secret = RotatingSecret(source())
+    else:
+        secret = Secret(source())
+    if problem := problem_with(secret):
+        raise ConfigurationError(f"{name} {problem}", vendor=vendor.name, advice=advice)
+    return secret
+
+
+def _read_file(argument: str, path: FilePath) -> Secret:
+    """Return the content of *path* without line ends at its end.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    check_type(argument, path, (str, os.PathLike), f"{argument}='/run/secrets/key'")
+    try:
+        return Secret(Path(path).read_text("utf-8").rstrip("\r\n"))
+    except OSError as failure:
+        problem = failure.strerror or type(failure).__name__
+    except ValueError:
+        problem = "it is not UTF-8 text"  # the exception holds the content
+    raise ConfigurationError(
+        f"{argument} {os.fspath(path)!r} could not be read: {problem}",
+        advice="The file must hold the credential and nothing else",
+    )
 
 
 def _read_environment(
-    vendor: Vendor, environ: Environment, given: Collection[str]
+    cls: type[VendorClient], environ: Environment, given: Collection[str]
 ) -> dict[str, Any]:
-    """Return constructor arguments from the variables of *vendor*, except those *given*."""
-    wanted = {name: var for name, var in vendor.environment.items() if name not in given}
-    missing = [name for name in wanted.values() if name not in environ]
+    """Return constructor arguments from the variables of *cls*, except those *given*."""
+    vendor, found = cls.vendor, dict[str, Any]()
+    missing: list[str] = []
+    for argument, name in vendor.environment.items():
+        file = f"{argument}_file"
+        if argument in given or file in given:
+            continue
+        if file in (cls.__init__.__kwdefaults__ or {}) and f"{name}_FILE" in environ:
+            found[file] = environ.setting(f"{name}_FILE")
+        if name in environ:
+            found[argument] = environ.secret(name)
+        elif file not in found:
+            missing.append(name)
     if missing:
         raise ConfigurationError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set",
             vendor=vendor.name,
             advice=f"Set {', '.join(missing)} in the environment",
         )
-    found: dict[str, Any] = {}
-    for argument, name in wanted.items():
-        found[argument] = environ.secret(name)
     for argument, name in vendor.settings.items():
         if name in environ and argument not in given:
             found[argument] = environ.setting(name)

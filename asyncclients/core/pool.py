@@ -43,6 +43,7 @@ from asyncclients.core.tokens import (
     TokenCache,
     TokenSource,
     TokenStore,
+    rotating_key_cache,
 )
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 from asyncclients.ratelimit.limiter import Limiter
@@ -53,6 +54,7 @@ from asyncclients.secret import Secret, sealed
 if TYPE_CHECKING:
     import aiohttp
 
+    from asyncclients.core.endpoint import Send
     from asyncclients.core.events import Listener
     from asyncclients.core.vendor import Vendor
     from asyncclients.ratelimit.protocol import LimitStore, SharedLimiterFactory
@@ -245,33 +247,40 @@ class SessionPool:
         else:
             other.add_quotas(quotas, max_in_flight)
             scheduler = other.scheduler
-        if (found := group.get(credential)) is not None:
-            return found
-        # Without a login the headers of a borrowed session must not be sent either.
-        borrowed = None if login is None else self._session
-        network = self._network if base_url.startswith("https:") else None
-        scope = Scope(vendor.name, key, scheduler, borrowed=borrowed, network=network)
-        if isinstance(login, ClientCredentials):
+        scope = group.get(credential)
+        if scope is None:
+            # Without a login the headers of a borrowed session must not be sent either.
+            borrowed = None if login is None else self._session
+            network = self._network if base_url.startswith("https:") else None
+            scope = Scope(vendor.name, key, scheduler, borrowed=borrowed, network=network)
+            group[credential] = scope
+            if self._eviction is None:
+                self._eviction = IdleSweep(loop, self._evict)
+            self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
+        if scope.tokens is None and login is not None:
+            # Another client with this credential may have been created without a function.
             scope.tokens = self._token_cache(scope, vendor, login, base_url)
-        group[credential] = scope
-        if self._eviction is None:
-            self._eviction = IdleSweep(loop, self._evict)
-        self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
         return scope
 
     def _token_cache(
-        self, scope: Scope, vendor: Vendor, login: ClientCredentials, base_url: str
-    ) -> TokenCache:
-        basic = HeaderLogin(header="Authorization", value=login.basic, secrets=login.secrets)
-        config = ClientConfig(
-            scope=lambda: scope,
-            vendor=vendor,
-            login=basic,
-            base_url=base_url,
-            pool=msgspec.structs.replace(self.config, retry=TOKEN_RETRY, timeout=TOKEN_TIMEOUT),
-            options=TOKEN_OPTIONS,
-        )
-        source = TokenSource(config.send, login, vendor.name, self.config.listeners)
+        self, scope: Scope, vendor: Vendor, login: Login, base_url: str
+    ) -> TokenCache | None:
+        if isinstance(login, HeaderLogin):
+            return None if login.renew is None else rotating_key_cache(login, vendor.name)
+        pool = msgspec.structs.replace(self.config, retry=TOKEN_RETRY, timeout=TOKEN_TIMEOUT)
+
+        def send_as(login: ClientCredentials) -> Send:
+            basic = HeaderLogin(header="Authorization", value=login.basic, secrets=login.secrets)
+            return ClientConfig(
+                scope=lambda: scope,
+                vendor=vendor,
+                login=basic,
+                base_url=base_url,
+                pool=pool,
+                options=TOKEN_OPTIONS,
+            ).send
+
+        source = TokenSource(send_as, login, vendor.name, self.config.listeners)
         return TokenCache(scope_key(base_url, login), source.fetch, self._tokens)
 
     def _evict(self, now: float) -> bool:

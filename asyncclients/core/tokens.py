@@ -1,10 +1,13 @@
-"""Access tokens: the cache of one credential, the token endpoint, and the token of one call.
+"""Access tokens and credentials that rotate: the cache, the token endpoint, the token of a call.
 
 A token is requested when a call needs one: at first use, after it has expired, or after the
 vendor has rejected *that* token. Near the end of its lifetime a call that uses it starts
 the refresh and does not wait for it. The request runs in a task of its own, so that a
 cancelled caller does not cancel the others that wait. A failure is kept for a few
 seconds, so that a thousand waiting calls fail once and not one after the other.
+
+A rotating credential is kept in the same cache. It is the *token* of a call whose login is a
+header: after a 401 it is read again, once for all calls that used it.
 """
 
 from __future__ import annotations
@@ -13,14 +16,17 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from asyncclients.core.auth import (
     ClientCredentials,
     Header,
+    HeaderLogin,
+    L,
     Token,
     TokenReplyError,
     is_invalid_token_response,
+    problem_of,
     read_token,
 )
 from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Response, Send
@@ -31,6 +37,7 @@ from asyncclients.core.retry import RetryPolicy
 from asyncclients.errors import (
     AsyncClientsError,
     ClientClosedError,
+    ConfigurationError,
     DeadlineExceededError,
     StatusError,
     TokenEndpointError,
@@ -85,13 +92,19 @@ class TokenCache:
         key: one-way name of the credential, for the store.
         fetch: requests a new token; raises `TokenError`.
         store: shared with other processes; None for none.
+        first: the token to start with.
     """
 
     def __init__(
-        self, key: str, fetch: Callable[[], Awaitable[Token]], store: TokenStore | None = None
+        self,
+        key: str,
+        fetch: Callable[[], Awaitable[Token]],
+        store: TokenStore | None = None,
+        *,
+        first: Token | None = None,
     ) -> None:
         self._key, self._fetch, self._store = key, fetch, store
-        self._token: Token | None = None
+        self._token = first
         self._task: asyncio.Task[Token] | None = None
         self._failure: TokenError | None = None
         self._failed_at = 0.0
@@ -216,19 +229,25 @@ class TokenSource:
     """Requests the tokens of one credential.
 
     The request takes a permit of the credential's quota like any other call, and is retried
-    at most once.
+    at most once. If the vendor rejects a credential that rotates, it is read again.
 
     Args:
-        send: sends with HTTP Basic, see `TOKEN_RETRY`, `TOKEN_TIMEOUT` and `TOKEN_OPTIONS`.
-        login: names the path of the endpoint.
+        send_as: returns what sends as a login, with HTTP Basic; see `TOKEN_RETRY`,
+            `TOKEN_TIMEOUT` and `TOKEN_OPTIONS`.
+        login: the credential; names the path of the endpoint.
         vendor: name of the vendor.
         listeners: are sent a `TokenRefreshed` after each request.
     """
 
     def __init__(
-        self, send: Send, login: ClientCredentials, vendor: str, listeners: Sequence[Callback[Any]]
+        self,
+        send_as: Callable[[ClientCredentials], Send],
+        login: ClientCredentials,
+        vendor: str,
+        listeners: Sequence[Callback[Any]],
     ) -> None:
-        self._send, self._vendor, self._listeners = send, vendor, listeners
+        self._send_as, self._login = send_as, login
+        self._vendor, self._listeners = vendor, listeners
         self._endpoint: Endpoint[Response] = Endpoint(
             "oauth2.token", "POST", login.path, Response, idempotent=True, encoding="form"
         )
@@ -241,7 +260,12 @@ class TokenSource:
             TokenEndpointError: there was no usable response.
         """
         try:
-            token = await self._request()
+            try:
+                token = await self._request()
+            except TokenRejectedError:
+                if not await self._renew_login():
+                    raise
+                token = await self._request()
         except TokenError as failure:
             name = type(failure).__name__
             logger.warning("%s: no access token: %s", self._vendor, name)
@@ -250,11 +274,18 @@ class TokenSource:
         emit(self._listeners, TokenRefreshed(vendor=self._vendor, error=None))
         return token
 
+    async def _renew_login(self) -> bool:
+        """Read the credential again, if it rotates; return True if it has changed."""
+        login, old = self._login, self._login.basic
+        if login.renew is not None:
+            self._login = await renewed(login, self._vendor)
+        return self._login.basic != old
+
     async def _request(self) -> Token:
         failure: AsyncClientsError
         try:
             request = self._endpoint.request(body={"grant_type": "client_credentials"})
-            response = await self._send(request)
+            response = await self._send_as(self._login)(request)
             return read_token(response.body, asyncio.get_running_loop().time())
         except ClientClosedError:
             raise
@@ -337,20 +368,22 @@ class CallToken:
             outcome.status, outcome.headers, outcome.body
         )
 
-    async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> None:
+    async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> bool:
         """Drop the token that *outcome* rejects; *secrets* returns what to redact.
+
+        Returns True if the call is to be sent again.
 
         Raises:
             TokenRejectedError: it was the second one.
         """
         if not isinstance(outcome, Response):
             self._has_expired = True
-            return
+            return True
         assert self.used is not None
         await self._cache.invalidate(self.used)
         if not self._renewed:
             self._renewed = True
-            return
+            return True
         error = TokenRejectedError(
             "rejected a token that it had just issued",
             status=401,
@@ -359,3 +392,83 @@ class CallToken:
         )
         self._cache.remember_failure(error, asyncio.get_running_loop().time())
         raise error
+
+
+# --- Credentials that rotate --------------------------------------------------
+
+
+def rotating_key_cache(login: HeaderLogin, vendor: str) -> TokenCache:
+    """Return the cache of the current value of *login*, which can be renewed."""
+    current = login
+
+    async def read_again() -> Token:
+        nonlocal current
+        current = await renewed(current, vendor)
+        return _as_token(current)
+
+    return TokenCache("", read_again, first=_as_token(login))
+
+
+def _as_token(login: HeaderLogin) -> Token:
+    return Token(value=login.value, authorization=login.value, parts=login.secrets)
+
+
+async def renewed(login: L, vendor: str) -> L:
+    """Return *login* with the current credential, which is read in a thread.
+
+    Raises:
+        TokenEndpointError: it cannot be read or cannot be sent.
+    """
+    assert login.renew is not None
+    try:
+        found = cast("L", await asyncio.to_thread(login.renew))
+        problem = problem_of(found)
+    except ConfigurationError as failure:
+        problem = failure.message
+    except Exception as failure:  # noqa: BLE001 - of a function of the user
+        # Its text may hold a credential.
+        problem = f"could not be read: {type(failure).__name__}"
+    else:
+        if problem is None:
+            return found
+    raise TokenEndpointError(
+        f"was rejected, and the credential, read again, {problem}",
+        vendor=vendor,
+        advice="Check the function or file that the credential comes from; it is asked again "
+        "in a few seconds",
+    )
+
+
+class CallKey(CallToken):
+    """The rotating credential of one call, sent in *header*."""
+
+    __slots__ = ("_header",)
+
+    def __init__(self, header: str, cache: TokenCache, deadline_at: float) -> None:
+        super().__init__(cache, deadline_at)
+        self._header = header
+
+    def header(self, now: float) -> Header | None:
+        """Return the header to send at *now*; None if it was rejected meanwhile."""
+        found = super().header(now)
+        return None if found is None else (self._header, found[1])
+
+    def is_rejected(self, outcome: Outcome) -> bool:
+        """Return True if *outcome* is a 401, or a rejection before this call was sent."""
+        return outcome is TOKEN_EXPIRED or (isinstance(outcome, Response) and outcome.status == 401)
+
+    async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> bool:
+        """Read the credential again, once for all calls; return True if it has changed.
+
+        Raises:
+            TokenError: it cannot be read.
+        """
+        rejected = self.used
+        if outcome is TOKEN_EXPIRED or rejected is None:
+            return await super().renew(outcome, secrets)
+        if self._renewed:
+            return False
+        self._renewed = True
+        await self._cache.invalidate(rejected)
+        await self.ensure()
+        return self.used is not None and self.used.value != rejected.value

@@ -120,16 +120,15 @@ async def test_evicting_one_credential_leaves_the_quota_to_the_other() -> None:
         await asyncio.gather(stays.things.get(), goes.things.get())
         assert len(open_now) == 2
         del goes
-        for _ in range(40):
-            gc.collect()
-            await asyncio.sleep(2.0)
+        gc.collect()
+        for _ in range(20):
+            await asyncio.sleep(3.0)
             assert await stays.things.get() == Thing(id=1)
         assert len(open_now) == 1
-        assert stays.stats().sent == 42
+        assert stays.stats().sent == 22
         del stays
-        for _ in range(40):
-            gc.collect()
-            await asyncio.sleep(2.0)
+        gc.collect()
+        await asyncio.sleep(100.0)
         assert (len(open_now), pool.stats()) == (0, ())
         assert await client("two-4711").things.get() == Thing(id=1)
 
@@ -160,14 +159,14 @@ async def test_quota_key_is_shared_through_a_store(tmp_path: Path) -> None:
                 client = ToyClient(
                     pool, key=key, base_url=server.url, quotas=TWO, quota_key="account"
                 )
-                hasty = client.with_options(deadline=5.0)
+                hasty = client.with_options(deadline=0.5)
                 if calls == 2:
                     await asyncio.gather(*(hasty.things.get() for _ in range(calls)))
                 else:
                     with pytest.raises(TimeoutError) as caught:
                         await hasty.things.get()
                     eta: Any = caught.value
-                    assert eta.eta > 5.0
+                    assert eta.eta > 0.5
         assert len(server.arrived) == 2
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from asyncclients.core.auth import api_key
-from asyncclients.core.client import VendorClient
+from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send
 from asyncclients.core.pool import SessionPool
 from asyncclients.core.retry import RetryPolicy
 from asyncclients.core.vendor import Vendor
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import Secret
+from asyncclients.secret import CredentialSource, FilePath, Secret
 from tests.support.leaks import CANARY
 
 TOY = Vendor(
@@ -68,16 +68,17 @@ class ToyClient(VendorClient):
         self,
         pool: SessionPool,
         *,
-        key: str | Secret = CANARY,
+        key: CredentialSource = CANARY,
+        key_file: FilePath | None = None,
         base_url: str | None = None,
         quotas: tuple[Quota, ...] | None = None,
         max_in_flight: int | None = None,
         quota_key: str | None = None,
     ) -> None:
-        key = Secret(key)
+        given = None if key_file is not None else Secret(key)
         super().__init__(
             pool,
-            api_key("x-api-key", key),
+            api_key("x-api-key", read_credential(TOY, "key", given, key_file)),
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,

@@ -92,7 +92,6 @@ async def requests_return_what_they_are_told(api: IntouchClient) -> None:
 async def mistakes_are_found(pool: SessionPool, api: IntouchClient) -> None:
     """Each line is wrong; an ignore that nothing needs would be an error of its own."""
     IntouchClient(pool, "ii_...")  # type: ignore[call-arg]
-    IntouchClient(pool)  # type: ignore[call-arg]
     IntouchClient(pool, api_key="k", quotas=(2, 1))  # type: ignore[arg-type]
     IntouchClient.from_env(pool, quota=[])  # type: ignore[call-arg]
     IntouchClient.from_env(pool, quotas=(2, 1))  # type: ignore[arg-type]

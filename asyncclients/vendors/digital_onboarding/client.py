@@ -13,12 +13,12 @@ from msgspec import UNSET
 
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import client_credentials
-from asyncclients.core.client import VendorClient, check_credentials
+from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import Environment, Secret, sealed
+from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.vendors.digital_onboarding.models import (
     BatchResult,
     Contact,
@@ -159,16 +159,21 @@ class DigitalOnboardingClient(VendorClient):
         self,
         pool: SessionPool,
         *,
-        client_id: str | Secret,
-        client_secret: str | Secret,
+        client_id: CredentialSource | None = None,
+        client_id_file: FilePath | None = None,
+        client_secret: CredentialSource | None = None,
+        client_secret_file: FilePath | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
         quota_key: str | None = None,
     ) -> None:
-        client_id, client_secret = Secret(client_id), Secret(client_secret)
+        client_id, client_secret = sealed(client_id), sealed(client_secret)
         base_url = wrap_userinfo(base_url)
-        check_credentials(DIGITAL_ONBOARDING, client_id=client_id, client_secret=client_secret)
+        client_id = read_credential(DIGITAL_ONBOARDING, "client_id", client_id, client_id_file)
+        client_secret = read_credential(
+            DIGITAL_ONBOARDING, "client_secret", client_secret, client_secret_file
+        )
         super().__init__(
             pool,
             client_credentials(TOKEN_PATH, client_id, client_secret),
@@ -184,8 +189,10 @@ class DigitalOnboardingClient(VendorClient):
         pool: SessionPool,
         environ: Mapping[str, str] | None = None,
         *,
-        client_id: str | Secret | None = None,
-        client_secret: str | Secret | None = None,
+        client_id: CredentialSource | None = None,
+        client_id_file: FilePath | None = None,
+        client_secret: CredentialSource | None = None,
+        client_secret_file: FilePath | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
@@ -204,7 +211,9 @@ class DigitalOnboardingClient(VendorClient):
             pool,
             variables,
             client_id=client_id,
+            client_id_file=client_id_file,
             client_secret=client_secret,
+            client_secret_file=client_secret_file,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,

@@ -15,12 +15,12 @@ from typing import Any, Self, TypeVar
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import basic
-from asyncclients.core.client import VendorClient, check_credentials
+from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import Environment, Secret, sealed
+from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.vendors.emma.models import (
     CreatedTouchpoints,
     NewTouchpoint,
@@ -276,16 +276,19 @@ class EmmaClient(VendorClient):
         pool: SessionPool,
         *,
         account_id: str | int | Secret,
-        public_key: str | Secret,
-        private_key: str | Secret,
+        public_key: CredentialSource | None = None,
+        public_key_file: FilePath | None = None,
+        private_key: CredentialSource | None = None,
+        private_key_file: FilePath | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
         quota_key: str | None = None,
     ) -> None:
-        public_key, private_key = Secret(public_key), Secret(private_key)
+        public_key, private_key = sealed(public_key), sealed(private_key)
         base_url = wrap_userinfo(base_url)
-        check_credentials(EMMA, public_key=public_key, private_key=private_key)
+        public_key = read_credential(EMMA, "public_key", public_key, public_key_file)
+        private_key = read_credential(EMMA, "private_key", private_key, private_key_file)
         self._account_id = _account(account_id)
         super().__init__(
             pool,
@@ -303,8 +306,10 @@ class EmmaClient(VendorClient):
         environ: Mapping[str, str] | None = None,
         *,
         account_id: str | int | Secret | None = None,
-        public_key: str | Secret | None = None,
-        private_key: str | Secret | None = None,
+        public_key: CredentialSource | None = None,
+        public_key_file: FilePath | None = None,
+        private_key: CredentialSource | None = None,
+        private_key_file: FilePath | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
@@ -322,7 +327,9 @@ class EmmaClient(VendorClient):
             variables,
             account_id=account_id,
             public_key=public_key,
+            public_key_file=public_key_file,
             private_key=private_key,
+            private_key_file=private_key_file,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,

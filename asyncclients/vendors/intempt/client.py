@@ -12,12 +12,12 @@ from typing import Any, Self
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, check_credentials
+from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import Environment, Secret, sealed
+from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.uploads import Progress, Source, Uploader, UploadReceipt, open_content
 from asyncclients.vendors.intempt.models import (
     DataItem,
@@ -279,15 +279,16 @@ class IntemptClient(VendorClient):
         self,
         pool: SessionPool,
         *,
-        api_key: str | Secret,
+        api_key: CredentialSource | None = None,
+        api_key_file: FilePath | None = None,
         org: str | Secret,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
         quota_key: str | None = None,
     ) -> None:
-        api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
-        check_credentials(INTEMPT, api_key=api_key)
+        api_key, base_url = sealed(api_key), wrap_userinfo(base_url)
+        api_key = read_credential(INTEMPT, "api_key", api_key, api_key_file)
         self.org = _check_org(org)
         super().__init__(
             pool,
@@ -304,7 +305,8 @@ class IntemptClient(VendorClient):
         pool: SessionPool,
         environ: Mapping[str, str] | None = None,
         *,
-        api_key: str | Secret | None = None,
+        api_key: CredentialSource | None = None,
+        api_key_file: FilePath | None = None,
         org: str | Secret | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
@@ -322,6 +324,7 @@ class IntemptClient(VendorClient):
             pool,
             variables,
             api_key=api_key,
+            api_key_file=api_key_file,
             org=org,
             base_url=base_url,
             quotas=quotas,
@@ -347,8 +350,7 @@ class IntemptClient(VendorClient):
 
 
 def _check_org(org: str | Secret) -> str:
-    check_credentials(INTEMPT, org=Secret(org))
-    org = Secret(org).reveal()
+    org = read_credential(INTEMPT, "org", Secret(org)).reveal()
     try:
         encode_segment(org, "org")
     except ValueError as bad:

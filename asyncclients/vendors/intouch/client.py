@@ -16,13 +16,13 @@ from msgspec import UNSET
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, check_credentials
+from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
 from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import Environment, Secret, sealed
+from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.vendors.intouch.models import (
     Contact,
     ContactUpdate,
@@ -391,14 +391,15 @@ class IntouchClient(VendorClient):
         self,
         pool: SessionPool,
         *,
-        api_key: str | Secret,
+        api_key: CredentialSource | None = None,
+        api_key_file: FilePath | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
         quota_key: str | None = None,
     ) -> None:
-        api_key, base_url = Secret(api_key), wrap_userinfo(base_url)
-        check_credentials(INTOUCH, api_key=api_key)
+        api_key, base_url = sealed(api_key), wrap_userinfo(base_url)
+        api_key = read_credential(INTOUCH, "api_key", api_key, api_key_file)
         super().__init__(
             pool,
             api_key_login("x-api-key", api_key),
@@ -414,7 +415,8 @@ class IntouchClient(VendorClient):
         pool: SessionPool,
         environ: Mapping[str, str] | None = None,
         *,
-        api_key: str | Secret | None = None,
+        api_key: CredentialSource | None = None,
+        api_key_file: FilePath | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
@@ -431,6 +433,7 @@ class IntouchClient(VendorClient):
             pool,
             variables,
             api_key=api_key,
+            api_key_file=api_key_file,
             base_url=base_url,
             quotas=quotas,
             max_in_flight=max_in_flight,

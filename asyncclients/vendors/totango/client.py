@@ -19,13 +19,13 @@ from msgspec import UNSET, UnsetType
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, check_credentials
+from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.endpoint import Endpoint, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.ratelimit.quota import Quota
-from asyncclients.secret import Environment, Secret, sealed
+from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.vendors.totango.models import (
     CreatedTouchpoint,
     Event,
@@ -232,15 +232,16 @@ class TotangoClient(VendorClient):
         self,
         pool: SessionPool,
         *,
-        app_token: str | Secret,
+        app_token: CredentialSource | None = None,
+        app_token_file: FilePath | None = None,
         region: Literal["us", "eu"] = "us",
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
         max_in_flight: int | None = None,
         quota_key: str | None = None,
     ) -> None:
-        app_token, base_url = Secret(app_token), wrap_userinfo(base_url)
-        check_credentials(TOTANGO, app_token=app_token)
+        app_token, base_url = sealed(app_token), wrap_userinfo(base_url)
+        app_token = read_credential(TOTANGO, "app_token", app_token, app_token_file)
         region_url = _region_url(region)
         super().__init__(
             pool,
@@ -257,7 +258,8 @@ class TotangoClient(VendorClient):
         pool: SessionPool,
         environ: Mapping[str, str] | None = None,
         *,
-        app_token: str | Secret | None = None,
+        app_token: CredentialSource | None = None,
+        app_token_file: FilePath | None = None,
         region: Literal["us", "eu"] | None = None,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
@@ -275,6 +277,7 @@ class TotangoClient(VendorClient):
             pool,
             variables,
             app_token=app_token,
+            app_token_file=app_token_file,
             region=region,
             base_url=base_url,
             quotas=quotas,
