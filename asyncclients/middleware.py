@@ -94,7 +94,7 @@ class QuotaMiddleware:
             response = await handler(request)
         except BaseException as failure:
             if never_sent(failure):
-                scheduler.cancel(permit)
+                scheduler.cancel(permit, priority)
             else:
                 scheduler.on_no_response(permit)
             raise

@@ -110,11 +110,22 @@ class EtaEstimator:
     def _is_quota_decisive(self) -> bool:
         """Return whether the run waited for the quota alone, in most of the samples.
 
-        Slots that are reserved for interactive calls cost more than those calls.
+        Interactive calls take slots too, and more are reserved for them.
         """
         waited = sum(sample.limited for sample in self._samples)
-        reserved = any(use.scheduler.expects_interactive() for use in self._counter.scopes.values())
-        return 2 * waited >= len(self._samples) and not reserved
+        alone = all(
+            use.scheduler.seconds_since_interactive > self._span
+            for use in self._counter.scopes.values()
+        )
+        return alone and 2 * waited >= len(self._samples)
+
+    @property
+    def _span(self) -> float:
+        """Seconds over which the rate is measured."""
+        scopes = self._counter.scopes.values()
+        quotas = (quota for use in scopes for quota in use.scheduler.limiter.quotas)
+        longest = max((quota.period for quota in quotas), default=0.0)
+        return min(max(2 * longest, _MIN_SPAN), _MAX_SPAN)
 
     def close(self) -> None:
         """Withdraw the plans of this run from the schedulers."""
@@ -124,10 +135,7 @@ class EtaEstimator:
     def _measure(self, settled: int, *, limited: bool) -> float:
         """Add a sample; return the rows per second of the last two periods."""
         now, samples = self._loop.time(), self._samples
-        scopes = self._counter.scopes.values()
-        quotas = (quota for use in scopes for quota in use.scheduler.limiter.quotas)
-        longest = max((quota.period for quota in quotas), default=0.0)
-        since = now - min(max(2 * longest, _MIN_SPAN), _MAX_SPAN)
+        since = now - self._span
         samples.append(_Sample(now, settled, limited))
         while len(samples) > 2 and samples[1].at <= since:
             samples.popleft()

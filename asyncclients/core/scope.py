@@ -42,6 +42,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         queued: waiting calls by priority.
         in_flight: requests on the wire.
         sent: requests sent so far.
+        sent_background: those of them for background calls.
         rejected: requests that the vendor rate-limited so far.
         paused_for: seconds until the scope may send again; 0 when not paused.
         external_rate: calls per second of other clients on the same quota.
@@ -59,6 +60,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     paused_for: float
     external_rate: float
     token_refreshes: int = 0
+    sent_background: int = 0
     holds: tuple[int, ...] = ()
 
     @property
@@ -182,6 +184,7 @@ class Scope:
             queued=scheduler.queued(),
             in_flight=scheduler.in_flight,
             sent=scheduler.sent,
+            sent_background=scheduler.sent_background,
             rejected=scheduler.rejected,
             paused_for=state.paused_for,
             external_rate=state.external_rate,

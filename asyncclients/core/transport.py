@@ -285,7 +285,7 @@ class Attempt(TimedTask, eq=False):
             self._add_credential(request.headers)
         except BaseException as failure:
             self.stop_with = failure
-            scheduler.cancel(permit)
+            scheduler.cancel(permit, self.permit_request.priority)
             raise
         if self.on_sent is not None:
             self.on_sent(permit.sent_at - asked_at)
@@ -296,7 +296,7 @@ class Attempt(TimedTask, eq=False):
         except BaseException as failure:
             self.stop_with = failure
             if never_sent(failure):
-                scheduler.cancel(permit)
+                scheduler.cancel(permit, self.permit_request.priority)
             else:
                 scheduler.on_no_response(permit)
             raise

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from contextlib import suppress
 from importlib.resources import files
 from typing import TYPE_CHECKING, Self
 
@@ -56,13 +57,15 @@ class QuotaBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope on the page, with the field names of `ScopeStats`."""
+    """One scope on the page, with the field names of `ScopeStats`; the page groups by vendor."""
 
     name: str
+    vendor: str
     gauges: tuple[QuotaBar, ...]
     queued: dict[str, int]
     in_flight: int
     sent: int
+    sent_background: int
     rejected: int
     paused_for: float
     external_rate: float
@@ -77,9 +80,12 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     unknown: int
     skipped: int
+    total: int | None
+    remaining: int | None
     rate: float
-    quota_use: float
     eta: float | None
+    waiting: float
+    limited_by_quota: bool
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,7 +202,12 @@ class Monitor:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         self._check(request)
         response = web.StreamResponse(headers={**_HEADERS, "Content-Type": "text/event-stream"})
-        await response.prepare(request)
+        with suppress(ConnectionResetError):  # the browser's tab was closed
+            await response.prepare(request)
+            await self._stream(response)
+        return response
+
+    async def _stream(self, response: web.StreamResponse) -> None:
         last = 0
         while self._sampler is not None:
             sampled = self._sampled
@@ -206,7 +217,6 @@ class Monitor:
                 samples = msgspec.json.encode([sample for _, sample in fresh])
                 await response.write(b"data: " + samples + b"\n\n")
             await sampled.wait()
-        return response
 
     def _check(self, request: web.Request) -> None:
         """Reject requests for another host name (DNS rebinding)."""
@@ -221,6 +231,7 @@ def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
         nth = names[scope.vendor]
         yield ScopeRow(
             name=scope.vendor if nth == 1 else f"{scope.vendor} {nth}",
+            vendor=scope.vendor,
             gauges=tuple(
                 QuotaBar(quota=str(quota), limit=quota.limit, held=held)
                 for quota, held in zip(scope.quotas, scope.holds, strict=True)
@@ -228,6 +239,7 @@ def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
             queued=scope.queued,
             in_flight=scope.in_flight,
             sent=scope.sent,
+            sent_background=scope.sent_background,
             rejected=scope.rejected,
             paused_for=scope.paused_for,
             external_rate=scope.external_rate,
@@ -242,7 +254,10 @@ def _job(name: str, state: Progress) -> JobRow:
         failed=state.failed,
         unknown=state.unknown,
         skipped=state.skipped,
+        total=state.total,
+        remaining=state.remaining,
         rate=state.rate,
-        quota_use=state.quota_use,
         eta=state.eta,
+        waiting=state.waiting,
+        limited_by_quota=state.limited_by_quota,
     )

@@ -105,24 +105,23 @@ class InteractiveForecast:
 
     Attributes:
         last_at: loop instant of the latest interactive grant.
-        period: seconds of a window.
     """
 
-    __slots__ = ("_current", "_index", "_previous", "_until", "last_at", "period")
+    __slots__ = ("_current", "_index", "_period", "_previous", "_until", "last_at")
 
     def __init__(self, period: float) -> None:
-        self.period = period
+        self._period = period
         self._index = 0
         self._previous = self._current = 0
         self._until = 0.0
         self.last_at = -math.inf
 
     def _advance(self, now: float) -> None:
-        index = int(now // self.period)
+        index = int(now // self._period)
         if index != self._index:
             self._previous = self._current if index == self._index + 1 else 0
             self._index, self._current = index, 0
-        self._until = (index + 1) * self.period
+        self._until = (index + 1) * self._period
 
     def count(self, now: float) -> None:
         """Count an interactive call that was granted at *now*."""
@@ -130,12 +129,6 @@ class InteractiveForecast:
             self._advance(now)
         self._current += 1
         self.last_at = now
-
-    def latest(self, now: float) -> int:
-        """Return the interactive calls of the previous window, or of this one if it has more."""
-        if now >= self._until:
-            self._advance(now)
-        return max(self._previous, self._current)
 
     def remaining(self, now: float) -> int:
         """Return how many more interactive calls are expected in the window of *now*."""
@@ -157,6 +150,7 @@ class Scheduler:
         in_flight: requests of this scope in flight.
         planned: background calls that a flow is going to make, by flow, for `eta_of_flow`.
         sent: permits granted, less those that were cancelled.
+        sent_background: those of them for background calls.
         rejected: calls that the vendor rejected with 429.
     """
 
@@ -176,6 +170,7 @@ class Scheduler:
         "planned",
         "rejected",
         "sent",
+        "sent_background",
     )
 
     def __init__(
@@ -190,7 +185,7 @@ class Scheduler:
         self.max_in_flight = math.inf if max_in_flight is None else max_in_flight
         self.in_flight = 0
         self.planned: dict[str | None, int] = {}
-        self.sent = 0
+        self.sent = self.sent_background = 0
         self.rejected = 0
         self.loop = loop
         self.in_flight_limit = InFlightLimit() if in_flight_limit is None else in_flight_limit
@@ -239,7 +234,7 @@ class Scheduler:
             if not waiter.done() or waiter.cancelled():
                 queue.leave(flow)
             elif waiter.exception() is None:
-                self.cancel(waiter.result())
+                self.cancel(waiter.result(), request.priority)
                 self.on_done()
             raise
 
@@ -298,6 +293,7 @@ class Scheduler:
 
     def _grant(self, now: float, is_background: bool) -> Permit:
         if is_background:
+            self.sent_background += 1
             self._grants_since_background = 0
         else:
             self._grants_since_background += 1
@@ -334,9 +330,10 @@ class Scheduler:
         self.limiter.on_no_response(permit, self.loop.time())
         self.dispatch()
 
-    def cancel(self, permit: Permit) -> None:
+    def cancel(self, permit: Permit, priority: Priority) -> None:
         """Settle the call of *permit*: it was never sent, so its slot is free."""
         self.sent -= 1
+        self.sent_background -= priority is Priority.BACKGROUND
         self.limiter.cancel(permit, self.loop.time())
         self.dispatch()
 
@@ -371,24 +368,17 @@ class Scheduler:
     def eta_of_flow(self, flow: str, calls: int) -> float:
         """Estimated seconds until *calls* more background calls of *flow* have been sent.
 
-        Calls of *flow* that wait are among them. Interactive calls are expected as often as
-        in the last period. Flows that wait take turns with *flow* until their `planned` calls
-        are sent; one without a plan is expected to continue.
+        Calls of *flow* that wait are among them. Flows that wait take turns with *flow* until
+        their `planned` calls are sent; one without a plan is expected to continue. Interactive
+        calls that do not wait yet are not foreseen.
         """
-        now = self.loop.time()
-        total = calls + self._background.contending(flow, calls, self.planned)
-        left = max(1 / _BACKGROUND_EVERY, 1 - self._interactive_share(now))
-        return self._eta(math.ceil(total / left) + self._interactive.waiting, now)
+        calls += self._background.contending(flow, calls, self.planned)
+        return self._eta(calls + self._interactive.waiting, self.loop.time())
 
-    def _interactive_share(self, now: float) -> float:
-        """Return the share of the grants that interactive calls took in the last period."""
-        quotas = self.limiter.quotas
-        most = min((quota.rate for quota in quotas), default=math.inf) * self._forecast.period
-        return self._forecast.latest(now) / most
-
-    def expects_interactive(self) -> bool:
-        """Return whether there were interactive calls in this window or the previous one."""
-        return self._forecast.latest(self.loop.time()) > 0
+    @property
+    def seconds_since_interactive(self) -> float:
+        """Seconds since the latest interactive call was sent; inf if there was none."""
+        return self.loop.time() - self._forecast.last_at
 
     def is_limited_by_quota(self, priority: Priority) -> bool:
         """Return whether calls of *priority* wait for nothing but a slot of a quota."""

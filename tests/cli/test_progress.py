@@ -249,7 +249,7 @@ async def test_push_prints_any_file_name_in_any_locale(sandbox: Sandbox, tmp_pat
     with open(path, "w") as file:  # noqa: ASYNC230, PTH123 - a name in bytes
         file.write("email\na@example.com\nnobody\n")
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    for command in (["push", "intouch.contacts", path], ["status", path + b".state"]):
+    for command in (("push", "intouch.contacts", path), ("status", path + b".state")):
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "asyncclients", *command),
             env={**os.environ, **sandbox.environ, **locale},

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HALFWAY = Progress(
-    done=1200, failed=3, unknown=1, skipped=2, rate=19.94, quota_use=0.993, eta=3700.0
+    done=1200,
+    failed=3,
+    unknown=1,
+    skipped=2,
+    total=5000,
+    remaining=3794,
+    rate=19.94,
+    quota_use=0.993,
+    eta=3700.0,
+    limited_by_quota=True,
 )
 
 
@@ -138,6 +147,7 @@ async def test_samples_are_what_the_pool_says() -> None:
     assert scope["gauges"] == [{"quota": "2 per 1 s", "limit": 2, "held": stats.held}]
     assert (scope["sent"], stats.held) == (stats.sent, 2)
     assert scope["queued"] == stats.queued == {"interactive": 2, "background": 1}
+    assert (scope["vendor"], scope["sent_background"]) == ("intouch", 0)
     (job,) = sample["jobs"]
     assert job == {
         "name": "tags",
@@ -252,14 +262,23 @@ async def test_a_browser_shows_the_numbers(tmp_path: Path) -> None:
             assert await tab.value("document.getElementById('jobs').hidden") is True
 
             monitor.job("tags")(HALFWAY)
-            job = "[...document.querySelectorAll('[data-job=tags] td')].map(td => td.textContent)"
+            job = "[...document.querySelectorAll('[data-job=tags] [data-fact]')].map(e => e.textContent)"
             shown = await tab.when(f"{job}.length", job)
-            assert shown == ["tags", "1200", "3", "1", "2", "19.9", "99.3 %", "62 min"]
+            notes = "3 failed, 1 unknown, 2 skipped, limited by quota"
+            assert shown == ["1,200 of 5,000", "19.9/s", "62 min left", notes]
+            bar = "document.querySelector('[data-job=tags] .bar i').style.width"
+            assert await tab.value(bar) == "24.12%"
 
+            opened = "document.querySelector('[data-vendor=intouch]')"
+            assert await tab.value(f"{opened}.open") is False
+            await tab.value(f"{opened}.querySelector('summary').click()")
             picture = "document.querySelector('canvas').toDataURL()"
             before = await tab.value(picture)
-            await asyncio.gather(*[intouch.tags.create(f"more {n}") for n in range(5)])
+            quiet = intouch.with_options(priority=Priority.BACKGROUND)
+            await asyncio.gather(*[quiet.tags.create(f"more {n}") for n in range(5)])
             assert await tab.when(f"{fact % 'sent'} === '30'", picture) != before
+            rate = "document.querySelector('[data-vendor=intouch] [data-fact=rate]').textContent"
+            assert await tab.when(f"!{rate}.endsWith(' / 0.0')", rate)
 
             shades = [await background(tab, scheme) for scheme in ("light", "dark")]
             assert shades == ["rgb(251, 250, 247)", "rgb(22, 24, 28)"]
@@ -284,3 +303,28 @@ async def test_a_browser_says_when_the_program_is_gone(tmp_path: Path) -> None:
             assert await tab.when("document.getElementById('state').textContent === 'live'")
         said = "document.getElementById('state').textContent"
         assert await tab.when(f"{said} !== 'live'", said) == "the program is gone or not answering"
+
+
+async def test_monitor_is_silent_when_a_tab_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream whose reader is gone ends without a traceback, and other streams go on."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with SessionPool() as pool, Monitor(pool) as monitor:
+        host = monitor.url.removeprefix("http://").rstrip("/")
+        port = int(host.rpartition(":")[2])
+        for abrupt in (True, False):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET /events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            await reader.readuntil(b"data: ")
+            if abrupt:
+                writer.transport.abort()
+            else:
+                writer.close()
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(monitor.url + "events") as stream,
+        ):
+            for _ in range(4):
+                await events(stream)
+    assert reported == []
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []

@@ -373,8 +373,39 @@ async def test_waiter_cancelled_in_the_tick_of_its_grant() -> None:
     permit = await waiting[1]
     assert now() == pytest.approx(2.0, abs=0.01)
     assert (queue.in_flight, queue.sent) == (1, 2)
-    queue.cancel(permit)
+    queue.cancel(permit, INTERACTIVE)
     queue.on_done()
+
+
+async def test_scheduler_counts_background_calls() -> None:
+    """`sent_background` has the background calls among `sent`, without those that are cancelled."""
+    queue = scheduler()
+    for priority in (INTERACTIVE, BACKGROUND, BACKGROUND):
+        await call(queue, PermitRequest(priority))
+    assert (queue.sent, queue.sent_background) == (3, 2)
+    for priority in (INTERACTIVE, BACKGROUND):
+        permit = queue.try_acquire(PermitRequest(priority))
+        assert permit is not None
+        queue.cancel(permit, priority)
+        queue.on_done()
+    assert (queue.sent, queue.sent_background) == (3, 2)
+
+
+async def test_eta_of_flow_takes_turns_with_planned_flows() -> None:
+    """A flow that waits counts with its planned calls, at most as many as the flow itself has."""
+    queue = scheduler(Quota(1, 1.0))
+    requests = [PermitRequest(BACKGROUND, flow) for flow in ("a", "b", "c", "a", "b", "c")]
+    tasks = start(queue, requests, [])
+    await settle()
+    alone = queue.eta_of_flow("a", 10)
+    for planned, turns in (({"b": 3, "c": 4}, 17), ({"b": 30, "c": 0}, 20), ({"c": 1}, 21)):
+        queue.planned.clear()
+        queue.planned.update(planned)
+        assert queue.eta_of_flow("a", 10) == pytest.approx(turns, abs=1.5)
+    assert alone == pytest.approx(30, abs=1.5)
+    for task in tasks:
+        task.cancel()
+    await settle()
 
 
 @given(st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=40), st.integers(1, 4))
@@ -463,7 +494,7 @@ async def test_in_flight_limit_wakes_the_next_scope_after_a_cancellation() -> No
     one.on_done()
     await settle()
     assert waits.done()
-    three.cancel(await waits)
+    three.cancel(await waits, INTERACTIVE)
     three.on_done()
 
 
