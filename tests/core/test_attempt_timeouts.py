@@ -20,7 +20,7 @@ def now() -> float:
 
 
 async def attempt(timeouts: AttemptTimeouts, allowed: float, needed: float) -> str:
-    """Work for *needed* seconds, of which *allowed* are allowed; how and when it ended."""
+    """Run *needed* seconds of work within *allowed* seconds; return how and when it ended."""
     began, how = now(), "done"
     timed = begun()
     timeouts.schedule(timed, began + allowed)
@@ -90,7 +90,7 @@ async def test_what_is_over_is_not_cancelled() -> None:
 
 
 async def test_a_callers_cancellation_passes() -> None:
-    """Who cancels the task gets its cancellation, also in the instant of the timeout."""
+    """A cancellation by the caller raises `CancelledError`, also at the instant of the timeout."""
     timeouts = AttemptTimeouts()
     for at in (0.5, 1.0):
         task = asyncio.create_task(attempt(timeouts, 1.0, 9.0))

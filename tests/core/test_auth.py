@@ -1,4 +1,4 @@
-"""Login as values: headers, token replies, and what a 401 says."""
+"""Login values: headers, token responses, and the meaning of a 401."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_missing_lifetime_is_fifteen_minutes() -> None:
     ],
 )
 def test_what_is_no_token_is_refused(body: bytes) -> None:
-    """A reply without a token that a header can carry says so, and never quotes itself."""
+    """A response without a usable token is an error that does not quote the response."""
     with pytest.raises(TokenReplyError) as caught:
         read_token(body, 0.0)
     assert "abcdef" not in str(caught.value)

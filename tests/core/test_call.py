@@ -1,4 +1,4 @@
-"""One call from request to result: permits, retries, deadlines, errors, what is told."""
+"""One call from request to result: permits, retries, deadlines, errors, events."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_each_status_has_its_error(status: int, error: type[AsyncClientsEr
 
 @pytest.mark.parametrize("where", ["body", "header", "location", "errors", "decode"])
 async def test_an_echoed_credential_is_cut(where: str) -> None:
-    """Wherever the vendor repeats it, it is in nothing that the error says."""
+    """A credential that the vendor echoes is in no part of the error."""
     echo = CANARY.replace("/", "\\/")
     reply = {
         "body": http(400, f'{{"you": "{echo}"}}'.encode()),
@@ -151,7 +151,7 @@ def test_a_credential_at_the_end_of_what_is_looked_at_is_not_half_shown() -> Non
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_a_failure_of_the_server_is_repeated(status: int) -> None:
-    """A repeatable call succeeds on the third attempt; the pauses hold no slot."""
+    """A retryable call succeeds on the third attempt; the pauses hold no slot."""
     async with serve(http(status), http(status), FINE) as (server, client):
         assert await client.things.get() == Thing(id=1)
         assert len(server.arrived) == 3
@@ -178,14 +178,14 @@ async def test_a_failure_of_the_server_is_not_repeated_blindly(
 
 
 async def test_retry_unsafe_repeats_a_post() -> None:
-    """Whoever says that a duplicate does no harm gets it repeated."""
+    """With `retry_unsafe` a call that is not idempotent is retried."""
     async with serve(http(502), FINE) as (server, client):
         assert await client.with_options(retry_unsafe=True).things.make() == Thing(id=1)
         assert len(server.arrived) == 2
 
 
 async def test_attempts_count_all_requests() -> None:
-    """Refusals and failures are both requests; the error says how many there were."""
+    """429s and failures both count as requests; the error has their number."""
     policy = RetryPolicy(max_retries=1, max_rate_limited=1, base=0.01, cap=0.01)
     replies = (http(429), http(503), http(503))
     async with serve(*replies, retry=policy) as (server, client):
@@ -204,7 +204,7 @@ async def test_one_attempt_means_one_request(reply: bytes) -> None:
 
 
 async def test_a_deletion_done_before_is_done() -> None:
-    """The first answer is lost, the second says 404: the thing is gone, as was asked."""
+    """After a lost response to a DELETE, a 404 to its retry means that it is done."""
 
     async def gone(connection: Connection) -> None:
         await connection.request()
@@ -252,7 +252,7 @@ async def test_a_deletion_that_aiohttp_would_resend_is_done() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET"])
 async def test_a_request_without_a_body_has_no_content_type(method: str) -> None:
-    """There is nothing whose type could be said; one with a body says it."""
+    """A request without a body has no content type, and one with a body has one."""
     async with serve(FINE) as (server, client):
         await client.request(method, "things")
         assert "content-type" not in server.arrived[0].headers
@@ -291,7 +291,7 @@ async def test_unavailability_with_retry_after_pauses_the_scope(status: int, met
 
 
 async def test_unavailability_without_retry_after_pauses_no_other_call() -> None:
-    """A 503 alone says nothing about other calls."""
+    """A 503 without `Retry-After` does not pause other calls."""
     async with serve(http(503), FINE) as (_, client):
         first = asyncio.create_task(client.things.get())
         await asyncio.sleep(0.001)
@@ -314,7 +314,7 @@ async def test_a_refusal_is_sat_out(method: str) -> None:
 
 
 async def test_a_refusal_holds_back_everyone() -> None:
-    """A hundred calls and one refusal: no call of the scope is sent before the pause is over."""
+    """After one 429 in a hundred calls, no call of the scope is sent before the pause is over."""
     sent: list[float] = []
 
     async def script(connection: Connection) -> None:
@@ -335,7 +335,7 @@ async def test_a_refusal_holds_back_everyone() -> None:
 
 
 async def test_a_wait_beyond_patience_raises_at_once() -> None:
-    """An interactive call told to wait an hour raises with `.retry_after`; nothing sleeps."""
+    """If the vendor asks for an hour, an interactive call raises at once, with `.retry_after`."""
     async with serve(http(429, headers={"Retry-After": "3600"})) as (server, client):
         began = now()
         with pytest.raises(RateLimitedError, match="asked to wait 3600 s") as caught:
@@ -355,7 +355,7 @@ async def test_a_wait_beyond_the_deadline_raises_at_once() -> None:
 
 
 async def test_a_spent_quota_is_not_asked_again() -> None:
-    """Waiting seconds does not help: one request, and the advice says so."""
+    """An exhausted quota is not retried, and the advice explains that waiting does not help."""
     spent = http(429, b'{"message":"Limit Exceeded"}')
     async with serve(spent) as (server, client):
         with pytest.raises(RateLimitedError, match="quota is used up") as caught:
@@ -411,7 +411,7 @@ async def test_a_deadline_bounds_the_whole_call() -> None:
         assert caught.value.attempts == len(server.arrived) > 2
 
 
-# --- Lanes, headers, what is told -----------------------------------------------------------
+# --- Contexts, headers, events ------------------------------------------------------------
 
 
 async def test_call_context_lowers_the_priority() -> None:
@@ -448,7 +448,7 @@ async def test_headers_of_options_and_calls() -> None:
     "headers", [{"X-A": "a\r\nX-Evil: 1"}, {"X-A\r\n": "a"}, {"X A": "a"}, {"": "a"}, {"X": "\0"}]
 )
 async def test_a_header_that_would_break_out_is_refused(headers: dict[str, str]) -> None:
-    """Where it is given, by name and not by value, and without foreign frames."""
+    """An invalid header is rejected by name, without its value and without inner frames."""
     async with serve(FINE) as (server, client):
         with pytest.raises(ConfigurationError, match="no header may have") as caught:
             client.with_options(headers=headers)
@@ -487,7 +487,7 @@ async def test_what_a_listener_hears() -> None:
 
 
 async def test_a_listener_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What it raises is logged, and the call goes on."""
+    """An exception of a listener is logged, and the call continues."""
 
     def broken(event: object) -> None:
         raise ValueError(type(event).__name__)
@@ -498,7 +498,7 @@ async def test_a_listener_that_fails_stops_nothing(caplog: pytest.LogCaptureFixt
 
 
 async def test_the_log_holds_no_credential(caplog: pytest.LogCaptureFixture) -> None:
-    """At the lowest level, of every logger, through refusals, failures and successes."""
+    """No logger logs a credential at DEBUG, in 429s, failures and successes."""
     caplog.set_level(logging.DEBUG)
     replies = (http(429), http(503), http(400, CANARY.encode()), FINE)
     async with serve(*replies) as (_, client):

@@ -57,7 +57,7 @@ async def test_captured_values_cannot_be_changed_and_print_no_content(
 
 
 async def test_it_follows_the_context(sandbox: Sandbox, pool: SessionPool) -> None:
-    """Tasks started inside are heard, neighbours and later calls are not; blocks may nest."""
+    """Responses to tasks that a block starts are captured, other calls are not; blocks may nest."""
     intouch = IntouchClient.from_env(pool, sandbox.environ)
     neighbour = asyncio.create_task(intouch.tags.create("neighbour"))
     with capture_responses() as outer:

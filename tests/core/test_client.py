@@ -1,4 +1,4 @@
-"""What every client is: credentials, environment, options, and calls without a method."""
+"""The behaviour of every client: credentials, environment, options, and calls without a method."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_from_env(pool: SessionPool, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("environ", [{}, {"TOY_KEY": ""}, {"toy_key": "lower"}])
 def test_a_missing_variable_is_named(environ: Mapping[str, str]) -> None:
-    """Absent or empty: the error names the variable and says to set it."""
+    """If a variable is missing or empty, the error names it and advises to set it."""
     with pytest.raises(ConfigurationError, match=r"^toy: TOY_KEY is not set") as caught:
         ToyClient.from_env(SessionPool(), environ)
     assert "Set TOY_KEY" in str(caught.value)
@@ -47,7 +47,7 @@ def test_a_missing_variable_is_named(environ: Mapping[str, str]) -> None:
 
 
 def test_an_empty_address_is_none() -> None:
-    """The constructor refuses it; a variable that is empty is one that is not set."""
+    """The constructor rejects an empty base_url; an empty variable counts as not set."""
     with pytest.raises(ConfigurationError, match=r"^base_url"):
         ToyClient(SessionPool(), base_url="")
     client = ToyClient.from_env(SessionPool(), {"TOY_KEY": CANARY, "TOY_BASE_URL": ""})
@@ -83,11 +83,11 @@ def test_caps_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
         ToyClient(SessionPool(), **settings)
 
 
-# --- What it gives away -----------------------------------------------------------------
+# --- Secrecy ----------------------------------------------------------------------------
 
 
 def test_a_client_shows_no_credential() -> None:
-    """repr, str and what hangs on it; it cannot be pickled, and says why without the key."""
+    """repr, str and attributes show no credential; neither does the error of a pickle."""
     client = ToyClient(SessionPool())
     shown = [repr(client), str(client), repr(vars(client)), repr(vars(client.things))]
     assert not any(CANARY in text for text in shown)
@@ -118,7 +118,7 @@ async def test_with_options_is_a_sibling(pool: SessionPool) -> None:
 
 @pytest.mark.parametrize("options", [{"timeout": -1}, {"deadline": 0}, {"max_attempts": 0}])
 def test_options_that_cannot_work(options: dict[str, Any]) -> None:
-    """Refused where they are given, not in the call that meets them."""
+    """Invalid options are rejected by `with_options`, not by a later call."""
     with pytest.raises(ConfigurationError):
         ToyClient(SessionPool()).with_options(**options)
 
@@ -214,7 +214,7 @@ async def test_request_refuses_what_makes_no_sense(pool: SessionPool) -> None:
 
 
 async def test_request_knows_what_may_be_repeated() -> None:
-    """GET, PUT and DELETE are repeated, POST and PATCH are not, unless it is said otherwise."""
+    """By default GET, PUT and DELETE are retried, POST and PATCH are not."""
     async with SessionPool(retry=QUICK) as pool:
         for method, idempotent, requests in (
             ("GET", None, 2),

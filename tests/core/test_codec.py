@@ -20,7 +20,7 @@ from asyncclients.errors import DecodeError
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server might send."""
+    """A struct with fields of several types."""
 
     id: ExactId
     made_at: datetime | None = None
@@ -71,7 +71,7 @@ def test_reading_an_object_never_fails(body: bytes) -> None:
     ],
 )
 def test_a_decode_error_says_what_came_instead(body: bytes, said: str) -> None:
-    """A person can tell a login page from a changed field from a cut body."""
+    """The error distinguishes a login page, a changed field and a truncated body."""
     with pytest.raises(DecodeError, match=said):
         codec.decode(body, Thing)
 
@@ -179,7 +179,7 @@ class Lenient(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     ],
 )
 def test_an_error_body_is_no_result(body: bytes) -> None:
-    """`error` or `errors` and none of the result's fields is a DecodeError that says so."""
+    """A body with `error` or `errors` and no field of the result raises a `DecodeError`."""
     for cls in (Lenient, NoneType):
         with pytest.raises(DecodeError) as caught:
             codec.decode(body, cls)
@@ -188,7 +188,7 @@ def test_an_error_body_is_no_result(body: bytes) -> None:
 
 @pytest.mark.parametrize("cls", [Thing, list[Thing], list[Any], ExactId, int])
 def test_an_error_body_is_named_also_where_it_has_another_form(cls: Any) -> None:
-    """Where a result has required fields, or is a list, an error is told from a wrong type."""
+    """An error body is reported as such for results with required fields and for lists."""
     with pytest.raises(DecodeError, match="error in place of the result") as caught:
         codec.decode(b'{"error": "no"}', cls)
     assert caught.value.is_error_body
@@ -214,7 +214,7 @@ def test_a_result_may_have_an_error_field(body: bytes) -> None:
 
 
 def test_untyped_results_may_be_errors() -> None:
-    """Whoever asks for any JSON gets it."""
+    """`Any` accepts every JSON value, an error body included."""
     body = b'{"error": "no"}'
     assert codec.decode(body, Any) == codec.decode(body, dict[str, Any]) == {"error": "no"}
 
@@ -225,7 +225,7 @@ def test_untyped_results_may_be_errors() -> None:
 )
 @pytest.mark.parametrize("keys", [False, True])
 def test_split_list_separates_items(item: bytes, *, keys: bool) -> None:
-    """The items of a list are told apart, also where one of them is no JSON, or as an object."""
+    """The items of a list or of an object are separated, also if one of them is invalid JSON."""
     items = [b'{"id": 1, "data": [1, 2]}', item, b"[2, [3]]"]
     data = b"[ %b,%b , %b ]"
     if keys:
@@ -296,7 +296,7 @@ def test_a_query_says_what_it_was_given(fields: dict[str, Any]) -> None:
 
 
 def test_what_is_not_flat_has_no_form() -> None:
-    """Objects, and lists in a form, are refused by name; UNSET is left out."""
+    """Objects, and lists in a form, raise an error with the field's name; UNSET is left out."""
     for value in ({"a": 1}, [{"a": 1}], object()):
         with pytest.raises((ValueError, TypeError)):
             codec.encode_query({"tags": value})
@@ -347,7 +347,7 @@ def test_encode_rejects_nan(bad: Any, place: str) -> None:
 
 
 def test_encode_names_the_place_of_nan() -> None:
-    """The error says which value is wrong, and in which field."""
+    """The error names the value and its field."""
     with pytest.raises(ValueError, match=r"nan in fields\.a\[\] has no"):
         codec.encode(Extra(fields={"a": [1.0, nan]}))
 
@@ -364,7 +364,7 @@ def test_encode_accepts_null_and_words_for_numbers(number: float, text: str) -> 
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
 def test_forms_and_queries_reject_nan(bad: float) -> None:
-    """A query or form never says `nan`."""
+    """NaN in a query or form raises `ValueError`."""
     with pytest.raises(ValueError, match="score is"):
         codec.encode_query({"score": bad})
     with pytest.raises(ValueError, match="score is"):

@@ -126,7 +126,7 @@ ODD: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("field", "sent"), ODD)
 def test_coerce_leaves_other_values_to_be_rejected(field: str, sent: Any) -> None:
-    """What is no accepted deviation is an error that names the field."""
+    """Any other value raises an error that names the field."""
     with pytest.raises(ValueError, match=field):
         from_reply({field: sent}, Outer)
 

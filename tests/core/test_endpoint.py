@@ -50,7 +50,7 @@ def _unwanted(character: str) -> bool:
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a\x00", "a\nb", "\x7f", "a\x85b", "\ud800"])
 def test_an_id_that_would_change_the_path_is_refused(text: str) -> None:
-    """The message names the parameter and says why."""
+    """The error names the parameter and the reason."""
     with pytest.raises(ValueError, match="uuid must not"):
         GET.request(uuid=text, part="p")
 
@@ -64,7 +64,7 @@ def test_dots_in_a_longer_id_travel() -> None:
 
 @pytest.mark.parametrize("given_", [{}, {"uuid": "a"}, {"uuid": "a", "part": "b", "more": "c"}])
 def test_a_missing_or_unknown_parameter_is_a_mistake(given_: dict[str, Any]) -> None:
-    """The template knows its placeholders, and says which it takes."""
+    """A missing or unknown parameter raises an error that lists the placeholders."""
     with pytest.raises(TypeError, match=r"takes \['part', 'uuid'\]"):
         GET.request(**given_)
     assert GET.placeholders == ("uuid", "part")
@@ -78,7 +78,7 @@ def test_a_request_may_be_said_to_be_repeatable() -> None:
 
 
 def test_a_method_knows_its_endpoint() -> None:
-    """`@operation` notes the endpoint and leaves the method as it is."""
+    """`@operation` sets the endpoint as an attribute and returns the same function."""
 
     class Things(Resource):
         @operation(GET)

@@ -1,4 +1,4 @@
-"""The tree of errors: what each carries, and that it survives a pickle."""
+"""The tree of errors: the fields of each class, and pickling."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_others_hang_on_an_error_does_not_break_its_pickle() -> None:
 
 
 def test_errors_differ_by_class_message_and_facts() -> None:
-    """Equality is of class, message and facts, and says nothing of other types."""
+    """Errors are equal if class, message and fields are equal; other types are not compared."""
     assert StatusError("a", status=1) != StatusError("a", status=2)
     assert StatusError("a") != StatusError("b")
     assert StatusError("a") != AsyncClientsError("a")
@@ -88,7 +88,7 @@ def test_errors_differ_by_class_message_and_facts() -> None:
 
 
 def test_an_unknown_fact_is_a_mistake() -> None:
-    """A misspelled field is refused, so is what every object has."""
+    """A misspelled field, or the name of an attribute of every object, raises `TypeError`."""
     for name in ("statuss", "__class__", "message", "args", "with_traceback"):
         with pytest.raises(TypeError):
             AsyncClientsError("x", **{name: 1})

@@ -1,4 +1,4 @@
-"""What listeners and the log are told, and what neither ever hears."""
+"""The events and log lines of calls, and the absence of credentials in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a call waits, said in words."""
+"""The reasons for which a call waits, as text."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> No
 
 @pytest.mark.virtual_time
 async def test_a_pause_and_its_cause_are_named() -> None:
-    """A refusal's pause is said with its length."""
+    """The pause after a 429 is reported with its length."""
     limiter = Limiter((Quota(100, 60.0),))
     permit = limiter.acquire(0.0)
     limiter.on_response(permit, 0.0, RateLimitInfo(is_rate_limited=True, retry_after=30.0))
@@ -65,7 +65,7 @@ async def test_a_pause_and_its_cause_are_named() -> None:
 
 @pytest.mark.virtual_time
 async def test_others_on_the_same_quota_are_named() -> None:
-    """Slots that others hold, and how fast they call, are told apart from ours."""
+    """Slots and calls of other clients are reported separately from ours."""
     limiter = Limiter((Quota(10, 60.0),))
     permit = limiter.acquire(0.0)
     limiter.on_response(

@@ -261,7 +261,7 @@ async def test_token_caches_without_clients_are_evicted() -> None:
 
 
 async def test_a_scope_that_holds_slots_is_kept() -> None:
-    """A client that is made anew within the period finds the quota as it was."""
+    """A client created again within the period finds the slots still held."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
 
         def client() -> ToyClient:
@@ -277,7 +277,7 @@ async def test_a_scope_that_holds_slots_is_kept() -> None:
 
 
 async def test_a_scope_that_is_paused_is_kept() -> None:
-    """What a vendor asked for holds for a client that is made anew."""
+    """A client created again during a pause finds it in force."""
     refused = http(429, headers={"Retry-After": "100"})
     async with byte_server(answers(refused)) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=SHORT)

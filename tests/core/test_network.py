@@ -78,7 +78,7 @@ def with_login(url: str) -> str:
 
 @pytest.mark.virtual_time
 async def test_private_authority_is_trusted_if_given() -> None:
-    """A context with the authority reaches the server; without it the error says what to do."""
+    """A context with the authority reaches the server; without it the error advises `ssl=`."""
     async with byte_server(GOOD, tls=server_context("127.0.0.1")) as server:
         async with SessionPool(ssl=trusting()) as pool:
             assert await ToyClient(pool, base_url=server.url).things.get() == Thing(id=1)
@@ -91,7 +91,7 @@ async def test_private_authority_is_trusted_if_given() -> None:
 
 @pytest.mark.virtual_time
 async def test_certificate_of_another_host_is_rejected() -> None:
-    """The error names the server and says that the certificate is for another host."""
+    """The error names the server; the certificate is for another host."""
     async with (
         byte_server(GOOD, tls=server_context("other.example.com")) as server,
         SessionPool(ssl=trusting()) as pool,

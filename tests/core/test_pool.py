@@ -50,7 +50,7 @@ async def answers_never(connection: Connection) -> None:
 
 
 def test_a_pool_belongs_to_the_loop_of_its_first_use() -> None:
-    """In a second `asyncio.run` it says so, at once and in words; also when closing."""
+    """Use or `aclose` in a second `asyncio.run` raises `WrongEventLoopError` at once."""
     pool = SessionPool()
     client = ToyClient(pool)
 
@@ -112,7 +112,7 @@ async def test_another_thread_is_told_at_once() -> None:
 
 
 def test_outside_a_loop() -> None:
-    """Clients are made anywhere; what needs a loop says so without one."""
+    """Clients can be created without a loop; methods that need one raise `WrongEventLoopError`."""
     client = ToyClient(SessionPool())
     with pytest.raises(WrongEventLoopError, match="outside a running event loop"):
         client.eta()
@@ -161,7 +161,7 @@ async def test_closing_ends_waiting_calls(waits_for: str) -> None:
 
 
 async def test_closing_leaves_no_task_or_socket() -> None:
-    """What the pool opened, it closes: the server sees the connection end."""
+    """The pool closes the connections that it opened."""
     before = asyncio.all_tasks()
     ended = asyncio.Event()
 
@@ -269,7 +269,7 @@ async def test_a_borrowed_session_is_left_open() -> None:
 
 
 async def test_a_borrowed_sessions_traces_hear_of_each_body() -> None:
-    """One that comes along with its headers no less than one that comes in pieces."""
+    """The traces of a borrowed session see bodies that arrive with the headers, and later ones."""
     heard: list[bytes] = []
 
     async def hear(
@@ -302,7 +302,7 @@ async def test_a_borrowed_sessions_traces_hear_of_each_body() -> None:
 
 
 async def test_a_borrowed_sessions_middlewares_run_around_ours() -> None:
-    """They see each attempt in order, the outer one first, and their own repetition is counted."""
+    """Middlewares see each attempt, the outer one first; a request that one resends is counted."""
     seen: list[str] = []
 
     def middleware(name: str, times: int = 1) -> Any:
@@ -398,7 +398,7 @@ async def test_a_borrowed_session_that_is_closed() -> None:
 
 
 def test_a_borrowed_session_of_another_loop() -> None:
-    """A session made in a loop that is over is refused in words."""
+    """A session of a closed loop is rejected with an explanation."""
 
     async def make() -> aiohttp.ClientSession:
         return aiohttp.ClientSession()
@@ -416,7 +416,7 @@ def test_a_borrowed_session_of_another_loop() -> None:
 
 @pytest.mark.parametrize("borrowed", [False, True])
 async def test_cookies_never_cross(borrowed: bool) -> None:
-    """What a vendor sets for one credential is sent with none, also in a borrowed session."""
+    """A cookie set for one credential is never sent with another, also in a borrowed session."""
     sets = http(body=b'{"id": 1}', headers={"Set-Cookie": "session=of-one; Path=/"})
     async with byte_server(answers(sets)) as server:
         jar = aiohttp.CookieJar(unsafe=True)

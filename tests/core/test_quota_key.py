@@ -99,7 +99,7 @@ async def test_credentials_of_a_quota_key_have_tokens_of_their_own() -> None:
 
 @pytest.mark.virtual_time
 async def test_evicting_one_credential_leaves_the_quota_to_the_other() -> None:
-    """The session of a client that is gone closes; the other goes on, and then all are evicted."""
+    """The session of a client that is gone closes; the other one works until it is gone as well."""
     open_now: set[object] = set()
 
     async def serve(connection: Connection) -> None:

@@ -83,7 +83,7 @@ def verdict(
     ],
 )
 def test_the_table(outcome: Outcome, repeatable: Decision, not_repeatable: Decision) -> None:
-    """What is done with each outcome, for operations that may be repeated and that may not."""
+    """The decision for each outcome, for idempotent operations and others."""
     assert verdict(outcome, idempotent=True) is repeatable
     assert verdict(outcome, idempotent=False, method="POST") is not_repeatable
 
@@ -102,7 +102,7 @@ def test_repetition_ends(outcome: Outcome) -> None:
 
 
 def test_refusals_are_counted_apart() -> None:
-    """A refusal is no failure: both budgets hold, each for itself."""
+    """429s and failures have separate limits."""
     policy = RetryPolicy(max_retries=1, max_rate_limited=3)
     many = RetryState(attempts=3, rate_limits=3)
     assert verdict(answer(429), idempotent=True, tally=many, policy=policy) is FAIL
@@ -116,7 +116,7 @@ def test_refusals_are_counted_apart() -> None:
     "outcome", [answer(408), answer(425), answer(429), answer(503), answer(520), UNSENT, LOST]
 )
 def test_one_attempt_never_repeats(outcome: Outcome) -> None:
-    """With one request allowed nothing is repeated, refusals included."""
+    """With `max_attempts=1` nothing is retried, 429s included."""
     policy = RetryPolicy(max_attempts=1)
     tally = RetryState(attempts=1)
     assert verdict(outcome, idempotent=True, tally=tally, policy=policy) is FAIL
@@ -124,7 +124,7 @@ def test_one_attempt_never_repeats(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize(("outcome", "usual"), [(answer(503), 3), (UNSENT, 3), (answer(429), 10)])
 def test_attempts_are_bounded_whatever_for(outcome: Outcome, usual: int) -> None:
-    """`max_attempts` holds for refusals too, may be more than usual, and yields to less."""
+    """`max_attempts` limits 429s as well; it may exceed the default, and a lower limit wins."""
 
     def repeats(policy: RetryPolicy) -> int:
         return next(

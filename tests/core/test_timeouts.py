@@ -68,7 +68,7 @@ async def test_each_call_ends_at_its_own_time() -> None:
 
 
 async def test_a_timeout_around_a_call_is_the_caller_s() -> None:
-    """The outer limit ends the call as Python's own TimeoutError, and the task goes on."""
+    """An outer `asyncio.timeout` ends the call with `TimeoutError`, and the task continues."""
     async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
         with pytest.raises(TimeoutError) as caught:

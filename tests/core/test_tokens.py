@@ -1,4 +1,4 @@
-"""The token cache by itself: who asks, who waits, what is remembered, what a store adds."""
+"""The token cache: concurrent callers, failures, and a shared store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 class Endpoint:
-    """Issues the tokens `t1`, `t2`, ... that live *lifetime* seconds, each after *delay*."""
+    """Issues the tokens `t1`, `t2`, ... valid for *lifetime* seconds, each after *delay*."""
 
     def __init__(self, delay: float = 1.0, lifetime: float = 100.0) -> None:
         self.delay, self.lifetime = delay, lifetime
@@ -122,7 +122,7 @@ async def test_late_in_its_life_a_token_serves_while_the_next_is_asked_for() -> 
 
 
 async def test_only_the_token_that_failed_is_forgotten() -> None:
-    """A late refusal of the old token leaves the new one alone."""
+    """A late rejection of the old token does not invalidate the new one."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     old = await cache.get(now())
@@ -134,7 +134,7 @@ async def test_only_the_token_that_failed_is_forgotten() -> None:
 
 
 async def test_five_hundred_refusals_of_one_token_cost_one_request() -> None:
-    """Each refused call forgets the token and asks again: one request for all."""
+    """Five hundred rejections of one token cause one token request."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     token = await cache.get(now())
@@ -148,7 +148,7 @@ async def test_five_hundred_refusals_of_one_token_cost_one_request() -> None:
 
 
 async def test_a_cancelled_leader_leaves_the_request_to_the_others() -> None:
-    """The first of three is cancelled while it waits: it alone is, and the request goes on."""
+    """Cancelling the first of three callers does not cancel the token request."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     leader, *others = [asyncio.create_task(ask(cache)) for _ in range(3)]
@@ -199,7 +199,7 @@ async def test_a_failure_is_remembered_for_seconds_only() -> None:
 
 
 async def test_a_failure_ahead_of_time_does_not_end_the_token() -> None:
-    """The endpoint fails late in a token's life: it serves to its end and nobody is told."""
+    """If an early refresh fails, the token is used until it expires, and no call fails."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     await ask(cache)
@@ -227,7 +227,7 @@ async def test_a_fresh_token_that_was_refused_stops_the_asking_for_a_while() -> 
 
 
 async def test_a_foreign_error_is_not_remembered() -> None:
-    """A fault in the fetching itself reaches those who wait, and the next one asks anew."""
+    """An unexpected exception reaches all waiting callers, and the next caller tries again."""
     calls: list[int] = []
 
     async def fetch() -> Token:
@@ -264,7 +264,7 @@ async def test_token_request_runs_in_an_empty_context() -> None:
 
 
 async def test_a_kept_token_is_used_before_a_new_one_is_asked_for() -> None:
-    """What another process kept serves; an expired one does not."""
+    """A valid token of another process is used; an expired one is not."""
     store, endpoint = Store(), Endpoint()
     store.kept["key"] = bearer(Secret("kept"), now() + 50)
     cache = TokenCache("key", endpoint.fetch, store)
@@ -276,7 +276,7 @@ async def test_a_kept_token_is_used_before_a_new_one_is_asked_for() -> None:
 
 
 async def test_a_refused_token_is_dropped_from_the_store_once() -> None:
-    """500 refusals of a kept token: dropped once, and not taken from a slow store again."""
+    """500 rejections of a stored token drop it once, and a slow store does not return it again."""
     store, endpoint = Store(), Endpoint()
     store.kept["key"] = bearer(Secret("kept"), now() + 5000)
     cache = TokenCache("key", endpoint.fetch, store)
@@ -317,7 +317,7 @@ async def test_the_own_kept_token_is_no_newer_one() -> None:
 
 
 async def test_a_slow_request_does_not_lengthen_the_kept_life() -> None:
-    """What is saved is saved with the instant at which it is saved."""
+    """The token is saved with the time of the save."""
     saved: list[tuple[float, float]] = []
 
     class Noting(Store):
@@ -332,7 +332,7 @@ async def test_a_slow_request_does_not_lengthen_the_kept_life() -> None:
 
 
 async def test_a_store_hears_that_no_token_came() -> None:
-    """When the request fails the store is told, so that another process may ask."""
+    """After a failed request `release` is called, so that another process may request a token."""
     store, endpoint = Store(), Endpoint()
     endpoint.failing = True
     cache = TokenCache("key", endpoint.fetch, store)
@@ -342,7 +342,7 @@ async def test_a_store_hears_that_no_token_came() -> None:
 
 
 def test_the_cache_needs_no_loop_to_be_made() -> None:
-    """It is made where the scope is made, and binds to nothing."""
+    """A `TokenCache` can be created without an event loop."""
     fetch: Callable[[], Awaitable[Token]] = Endpoint().fetch
     assert TokenCache("key", fetch).current(0.0) is None
 

@@ -1,4 +1,4 @@
-"""What a call makes of every way in which a connection can go wrong: bytes on a real socket.
+"""The outcome of a call for each failure of a connection: bytes on a real socket.
 
 Each case asserts the named error with what to do next, the number of requests that
 the server saw, no credential in the error, and that the next call works.
@@ -123,7 +123,7 @@ CASES: list[tuple[str, Script, type[AsyncClientsError], int]] = [
 async def test_a_repeatable_call(
     script: Script, error: type[AsyncClientsError], requests: int
 ) -> None:
-    """GET: the named error after as many requests as the table says; then the next call works."""
+    """A GET raises the expected error after the expected requests, and the next call works."""
     good = answers(FINE)
     async with serve(*[script] * requests, good) as (server, client):
         with pytest.raises(error) as caught:
@@ -179,7 +179,7 @@ async def test_a_dropped_connection_costs_one_request_each(method: str) -> None:
 
 
 async def test_a_stale_connection_is_survived() -> None:
-    """The server closed while idle or as we wrote: repeatable calls do not notice."""
+    """If an idle connection was closed, a retryable call succeeds on another one."""
     async with serve(sends(FINE, then=None), answers(FINE)) as (server, client):
         assert await client.things.get() == GOOD
         assert await client.things.get() == GOOD
@@ -187,7 +187,7 @@ async def test_a_stale_connection_is_survived() -> None:
 
 
 async def test_nobody_listens() -> None:
-    """Nothing was sent, so even a POST is repeated, and the error says `sent="no"`."""
+    """If nothing was sent, a POST is retried as well, and the error has `sent="no"`."""
     async with byte_server(hangs_up) as server:
         url = server.url
     policy = RetryPolicy(max_attempts=3, base=0.01, cap=0.01)
@@ -228,7 +228,7 @@ async def test_a_connection_that_never_comes_about() -> None:
 
 
 async def test_a_certificate_that_nobody_vouches_for() -> None:
-    """One attempt, no repetition, and never the advice to turn verification off."""
+    """There is one attempt, and the advice is never to turn verification off."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority: Any = trustme.CA()
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -294,7 +294,7 @@ async def test_a_second_answer_is_given_to_nobody() -> None:
 
 
 async def test_a_redirect_carries_nothing_away() -> None:
-    """The other server hears nothing, and the error tells where it pointed, without the query."""
+    """Nothing is sent to the other server; the error has its address without the query."""
     async with byte_server(answers(FINE)) as other:
         location = f"{other.url}steal?token={CANARY}"
         for status in (301, 302, 303, 307, 308):

@@ -1,4 +1,4 @@
-"""What we know of aiohttp and rely on or work around, so that an upgrade that changes it shows.
+"""The behaviour of aiohttp that we rely on or work around: an upgrade that changes it fails here.
 
 Each test states aiohttp's own behaviour first and ours beside it. Those of other libraries
 are in `test_upstream_parsers.py`, `tests/ratelimit/test_slots.py`, `tests/stores/test_upstream.py`.
@@ -40,7 +40,7 @@ FINE = http(body=b'{"id": 1}')
 async def test_aiohttp_resends_by_itself(method: str, hits: int) -> None:
     """Upstream: a dropped GET, PUT or DELETE is sent twice, on a fresh connection even.
 
-    Ours: the middleware is asked again and refuses, so one permit is one request.
+    Ours: the middleware is called again and raises, so one permit is one request.
     """
     async with byte_server(hangs_up) as server, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ServerDisconnectedError):
@@ -90,7 +90,7 @@ async def test_aiohttp_has_no_cap_on_a_body() -> None:
 
 
 async def test_aiohttp_gives_a_stray_answer_to_the_next_request() -> None:
-    """Upstream (aio-libs/aiohttp#13656): what arrives while a connection idles is the next answer.
+    """Upstream (aio-libs/aiohttp#13656): bytes on an idle connection become the next response.
 
     Ours: such a connection is closed and another one taken.
     """
@@ -128,7 +128,7 @@ async def test_aiohttp_errors_hold_the_request() -> None:
     async with byte_server(broken) as server, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientResponseError) as theirs:
             await session.get(server.url, headers=HEADERS)
-    assert theirs.value.status == 400  # made up: the server said 200
+    assert theirs.value.status == 400  # invented: the server sent 200
     assert CANARY in repr(theirs.value.request_info)
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(theirs.value)
@@ -178,7 +178,7 @@ CUT = (
 async def test_aiohttp_takes_a_cut_body_for_a_whole_one(reply: bytes) -> None:
     """Upstream: a compressed stream without its end is no error, nor one that ends with the line.
 
-    Ours: what JSON does not end is a `DecodeError`.
+    Ours: a truncated JSON body is a `DecodeError`.
     """
 
     async def cut(connection: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What we know of msgspec, yarl and the standard library, so that an upgrade that changes it shows.
+"""Behaviour of msgspec, yarl and the standard library that we rely on or work around.
 
 Each test states their own behaviour first and ours beside it.
 """
@@ -56,9 +56,9 @@ def test_msgspec_takes_the_last_of_two_fields() -> None:
 
 
 def test_yarl_resolves_dots_and_slashes_of_an_id() -> None:
-    """Upstream: `/` with an id changes the path. Ours: an id is one segment, or refused.
+    """Upstream: `/` with an id changes the path. Ours: an id is one segment, or rejected.
 
-    An address that is said to be encoded is left as it is: what we made is what is sent.
+    With `encoded=True` the URL is sent unchanged.
     """
     base = URL("https://example.com/v1/things")
     assert (base / "..").path == "/v1/"
@@ -72,14 +72,14 @@ def test_yarl_resolves_dots_and_slashes_of_an_id() -> None:
 
 @pytest.mark.parametrize("text", ["inf", "nan", "-5", "\uff11\uff12"])
 def test_python_reads_numbers_that_are_no_seconds(text: str) -> None:
-    """Upstream: `float` reads them. Ours: such a `Retry-After` says nothing."""
+    """Upstream: `float` accepts them. Ours: such a `Retry-After` counts as missing."""
     assert isinstance(float(text), float)
     assert retry_after_seconds(CIMultiDict({"Retry-After": text})) is None
 
 
 @pytest.mark.parametrize("text", ["Tue, 99 Oct 2026 10:00:00 GMT", "Tue, 06 Oct 2026 10:00 +9999"])
 def test_python_reads_dates_that_there_are_not(text: str) -> None:
-    """Upstream: `email.utils` reads them. Ours: such a `Retry-After` says nothing."""
+    """Upstream: `email.utils` accepts them. Ours: such a `Retry-After` counts as missing."""
     parsed = parsedate_tz(text)
     assert parsed is not None
     assert mktime_tz(parsed) > 0

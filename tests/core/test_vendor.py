@@ -1,4 +1,4 @@
-"""A vendor as data: what an answer means."""
+"""The description of a vendor, and the meaning of a response."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = No
     ],
 )
 def test_what_an_answer_means(response: Response, meaning: ResponseKind) -> None:
-    """2xx is success, 429 a refusal by rate unless it is a spent quota, all else a failure."""
+    """2xx is a success, 429 rate-limited or an exhausted quota, everything else a failure."""
     assert classify_response(response) is meaning
 
 
@@ -73,7 +73,7 @@ def test_each_usual_status_has_advice() -> None:
     ],
 )
 def test_field_errors(body: bytes, errors: Any) -> None:
-    """The vendor's words per field, where there are any."""
+    """The vendor's messages by field, if there are any."""
     assert field_errors(body) == errors
 
 
