@@ -106,6 +106,19 @@ class ConfigurationError(AsyncClientsError, ValueError):
     """A client, quota or pool has an argument that cannot work."""
 
 
+class InvalidValueError(AsyncClientsError, ValueError):
+    """A value that the vendor does not accept, according to its manual; nothing was sent."""
+
+    field: str | None = None
+    """Struct and field, as in `NewContact.email`."""
+    value: str | None = None
+    """The value as source text, at most 80 characters, redacted."""
+    rule: str | None = None
+    """What a value must be: a type, or words such as `at most 255 characters`."""
+    source: str | None = None
+    """The words of the vendor's manual, and its URL; None if the value has the wrong type."""
+
+
 class ClientClosedError(AsyncClientsError):
     """The pool was closed before or during the call."""
 

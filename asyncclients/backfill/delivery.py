@@ -41,7 +41,7 @@ import msgspec
 from asyncclients.backfill.circuit_breaker import CallStart, CircuitBreaker, ForbiddenRows
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.report import RequestCounter
-from asyncclients.backfill.rows import RowConverter
+from asyncclients.backfill.rows import RowConverter, check_row
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.core.events import logger
 from asyncclients.core.options import OutgoingRequest, call_context
@@ -315,6 +315,8 @@ class Delivery:
             return None
         try:
             value = self._converter.convert(row.data, coerce=coerce)
+            if self._options.batch:  # so that an invalid row does not cost its batch a call
+                check_row(self._options.target, value)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
             failure = error
         else:

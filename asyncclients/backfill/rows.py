@@ -24,6 +24,7 @@ import msgspec
 
 from asyncclients.backfill.arguments import check_function, close_coroutine
 from asyncclients.backfill.files.source import Source, open_source
+from asyncclients.core.call import check_given
 from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError
@@ -356,6 +357,19 @@ def row_type_of(target: Callable[..., Any]) -> type[Any] | None:
                 hint = get_args(hint)[0]
             return hint if hasattr(hint, "__struct_fields__") else None
     return None
+
+
+def check_row(target: Callable[..., Any], row: Any) -> None:
+    """Check a converted *row* as a call of *target* would; nothing is sent.
+
+    Only structs of operations are checked.
+
+    Raises:
+        InvalidValueError: naming the field, its value and the rule of the vendor's manual.
+    """
+    endpoint = endpoint_of(target)
+    if endpoint is not None and isinstance(row, msgspec.Struct):
+        check_given(getattr(unbound(target), "__self__", None), endpoint, row)
 
 
 def unbound(target: Any) -> Any:

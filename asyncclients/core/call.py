@@ -18,6 +18,7 @@ from multidict import istr
 
 from asyncclients.core import codec
 from asyncclients.core.auth import ClientCredentials, Header, Login
+from asyncclients.core.constraints import find_problem, invalid_value, read_of, written
 from asyncclients.core.endpoint import Outcome, Request, Response
 from asyncclients.core.error_mapping import (
     error_from,
@@ -49,6 +50,8 @@ from asyncclients.secret import Secret, redact
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine
+
+    from asyncclients.core.endpoint import Endpoint
 
 T = TypeVar("T")
 
@@ -107,6 +110,7 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     retry: RetryPolicy
     max_response_bytes: int
+    validate: bool = True
     listeners: tuple[Callback[Any], ...] = ()
 
 
@@ -175,6 +179,21 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
             priority, flow = max(priority, context.priority), flow or context.flow
         return PermitRequest(priority, flow, deadline_at)
 
+    def check(self, endpoint: Endpoint[Any], given: msgspec.Struct) -> None:
+        """Check the struct *given*, from which a call of *endpoint* is made; nothing is sent.
+
+        Raises:
+            InvalidValueError: a value has the wrong type or, unless the pool was created with
+                `validate=False`, contradicts the vendor's manual.
+        """
+        strict, problem = self.pool.validate, None
+        try:
+            read_of(type(given), strict)(written(given))
+        except Exception:  # noqa: BLE001 - of any kind: now each field is looked at
+            problem = find_problem(given, strict)
+        if problem is not None:
+            raise invalid_value(problem, endpoint, self.vendor, self.login)
+
     def send(self, request: Request[T]) -> Coroutine[Any, Any, T]:
         """Make one call; see [`send`][asyncclients.core.call.send]."""
         return send(Call(self, request))
@@ -186,6 +205,17 @@ def config_of(owner: object) -> ClientConfig | None:
         getattr(owner, "_send", None), "__self__", None
     )
     return config if isinstance(config, ClientConfig) else None
+
+
+def check_given(owner: object, endpoint: Endpoint[Any], given: msgspec.Struct) -> None:
+    """Check *given* as `ClientConfig.check`; *owner* is the client or resource that would send it.
+
+    Raises:
+        InvalidValueError: see there.
+    """
+    config = config_of(owner)
+    if config is not None:
+        config.check(endpoint, given)
 
 
 class Call(Generic[T]):
@@ -234,11 +264,14 @@ class Call(Generic[T]):
         Raises:
             ClientClosedError: the pool is closed.
             WrongEventLoopError: the pool belongs to another event loop.
+            InvalidValueError: see `ClientConfig.check`.
             ValueError: a parameter or the body cannot be encoded.
         """
-        config = self._config
+        config, request = self._config, self._request
         self._scope = scope = config.scope()
-        self._prepared = prepare(config.base_url, self._request, config.options.headers)
+        if request.given is not None:
+            config.check(request.endpoint, request.given)
+        self._prepared = prepare(config.base_url, request, config.options.headers)
         if config.call_token is not None and scope.tokens is not None:
             self.token = config.call_token(scope.tokens, self._permit_request.deadline_at)
         if self.events is not None:

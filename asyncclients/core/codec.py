@@ -74,17 +74,23 @@ class ExactId(str):
         return str.__str__(self)
 
 
-def _decode_custom(cls: type[Any], value: Any) -> Any:
+def decode_custom(cls: type[Any], value: Any) -> Any:
+    """Return *value* as a *cls* with a wire form of its own: msgspec's `dec_hook`."""
     return cls.from_wire(value)
 
 
-def _encode_custom(value: Any) -> Any:
+def encode_custom(value: Any) -> Any:
+    """Return the wire form of *value*: msgspec's `enc_hook`.
+
+    Raises:
+        TypeError: it has none.
+    """
     if hasattr(value, "to_wire"):
         return value.to_wire()
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_encode_custom)
+_encoder = msgspec.json.Encoder(enc_hook=encode_custom)
 
 
 _MOST_DECODERS = 512
@@ -106,7 +112,7 @@ def _remember(cls: Any) -> tuple[Any, msgspec.json.Decoder[Any], frozenset[str] 
 
 @lru_cache(maxsize=_MOST_DECODERS)
 def _make_decoder(cls: Any) -> tuple[msgspec.json.Decoder[Any], frozenset[str] | None]:
-    return msgspec.json.Decoder(cls, dec_hook=_decode_custom), _result_fields(cls)
+    return msgspec.json.Decoder(cls, dec_hook=decode_custom), _result_fields(cls)
 
 
 def _result_fields(cls: Any) -> frozenset[str] | None:
@@ -152,7 +158,7 @@ def _decode_leniently(body: bytes, cls: Any) -> Any:
         if json.detect_encoding(body) != "utf-8":
             return decode(to_utf8(body), cls)
         fitted = coerce(msgspec.json.decode(body), cls)
-        return msgspec.convert(fitted, cls, dec_hook=_decode_custom)
+        return msgspec.convert(fitted, cls, dec_hook=decode_custom)
     except _UNREADABLE as bad:
         if not body.strip():
             if cls is Any:
@@ -307,7 +313,7 @@ def check_finite(value: Any) -> None:
 
     msgspec encodes such a float as null, which would clear a field.
     """
-    plain = msgspec.to_builtins(value, enc_hook=_encode_custom, builtin_types=(Decimal,))
+    plain = msgspec.to_builtins(value, enc_hook=encode_custom, builtin_types=(Decimal,))
     found: list[tuple[str, Any]] = [("", plain)]
     while found:
         place, value = found.pop()
@@ -323,7 +329,7 @@ def check_finite(value: Any) -> None:
 
 def to_plain(value: Any) -> Any:
     """Return *value* in wire form as plain dicts, lists, strings and numbers."""
-    return msgspec.to_builtins(value, enc_hook=_encode_custom)
+    return msgspec.to_builtins(value, enc_hook=encode_custom)
 
 
 def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:
@@ -332,7 +338,7 @@ def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:
     Raises:
         ValueError: (of msgspec) naming the field that does not fit.
     """
-    return msgspec.convert(value, cls, strict=strict, dec_hook=_decode_custom)
+    return msgspec.convert(value, cls, strict=strict, dec_hook=decode_custom)
 
 
 def encode_form(body: Any) -> bytes:

@@ -19,7 +19,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from asyncclients.errors import AsyncClientsError
+from asyncclients.arguments import shown
+from asyncclients.errors import AsyncClientsError, InvalidValueError
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -40,6 +41,7 @@ class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, gc=False
         body: the object to encode; None for no body.
         idempotent: whether this request may be retried.
         headers: further headers.
+        given: the struct to check before anything is sent; None for no check.
     """
 
     endpoint: Endpoint[T_co]
@@ -48,6 +50,7 @@ class Request(msgspec.Struct, Generic[T_co], frozen=True, kw_only=True, gc=False
     body: Any = None
     idempotent: bool = False
     headers: Mapping[str, str] | None = None
+    given: msgspec.Struct | None = None
 
 
 class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
@@ -66,6 +69,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         max_batch_size: most rows that its method takes as one list; 0 if it takes one row.
         result_fields: JSON fields of a result, for an endpoint that returns `Response`: a
             body with `error` and none of them is an error. None accepts any body.
+        takes: the struct that its method takes; None if it takes other arguments.
     """
 
     operation: str
@@ -79,6 +83,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     documented: bool = True
     max_batch_size: int = 0
     result_fields: frozenset[str] | None = None
+    takes: type[msgspec.Struct] | None = None
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -92,14 +97,22 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         params: Mapping[str, Any] | None = None,
         idempotent: bool | None = None,
         headers: Mapping[str, str] | None = None,
+        given: msgspec.Struct | None = None,
         **path: str,
     ) -> Request[T_co]:
         """Return a request of this endpoint.
 
+        *given* is the struct that the caller gave, to be checked before anything is sent; by
+        default *body*, if that is a struct.
+
         Raises:
+            InvalidValueError: *given* is no struct of the type that the method takes.
             ValueError: a path parameter is empty, a dot segment, or has control characters.
             TypeError: a path parameter is missing or unknown.
         """
+        given = body if given is None else given
+        if self.takes is not None and not isinstance(given, self.takes):
+            self.check_argument(given)
         filled = expand(self.path, path) if path or "{" in self.path else self.path
         return Request(
             endpoint=self,
@@ -108,6 +121,24 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
             body=body,
             idempotent=self.idempotent if idempotent is None else idempotent,
             headers=headers,
+            given=given if isinstance(given, msgspec.Struct) else None,
+        )
+
+    def check_argument(self, given: object, takes: type[msgspec.Struct] | None = None) -> None:
+        """Check that *given* is a struct of the type *takes*, by default that of the endpoint.
+
+        Raises:
+            InvalidValueError: it is not.
+        """
+        takes = takes or self.takes
+        if takes is None or isinstance(given, takes):
+            return
+        names = [field.name for field in msgspec.structs.fields(takes) if field.required]
+        raise InvalidValueError(
+            f"takes a {takes.__name__}, not {shown(given)}",
+            operation=self.operation,
+            method=self.method,
+            advice=f"Write it as in {takes.__name__}({', '.join(f'{name}=...' for name in names)})",
         )
 
 

@@ -84,6 +84,8 @@ class SessionPool:
             if it needs them. The environment is not read. Requests by https use it, those
             by http to a loopback address do not.
             Both also apply to access tokens, uploads and a borrowed session.
+        validate: check the constraints that a vendor's manual documents, such as the length
+            of a text, before anything is sent. Types are always checked.
     """
 
     def __init__(
@@ -101,11 +103,13 @@ class SessionPool:
         listeners: Sequence[Listener] = (),
         ssl: SSLContext | None = None,
         proxy: str | Secret | None = None,
+        validate: bool = True,
     ) -> None:
         proxy = sealed(proxy)
         check_count("max_connections", max_connections)
         check_count("max_response_bytes", max_response_bytes)
         check_seconds("timeout", timeout)
+        check_type("validate", validate, bool, "validate=False")
         check_type("retry", retry, RetryPolicy, "retry=RetryPolicy(max_attempts=3)")
         _check_parts(session, limits, tokens, listeners)
         Limiter((), admission=admission, cold_start=cold_start)  # rejects other words
@@ -114,6 +118,7 @@ class SessionPool:
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
+            validate=validate,
             listeners=tuple(map(Callback, (*listeners, *logs))),
         )
         self._network = network_arguments(ssl, proxy)

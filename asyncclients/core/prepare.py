@@ -93,11 +93,12 @@ def prepare(
     query = codec.encode_query(request.params) if request.params else ""
     url = _url(base_url + request.path.lstrip("/"), query)
     fields: Mapping[str, str] = GET_HEADERS
-    if request.body is not None:
+    if (given := request.body) is not None:
+        given = given.to_wire() if hasattr(given, "to_wire") else given
         if request.endpoint.encoding == "json":
-            body, fields = codec.encode(request.body), _JSON_HEADERS
+            body, fields = codec.encode(given), _JSON_HEADERS
         else:
-            body, fields = codec.encode_form(request.body), _FORM_HEADERS
+            body, fields = codec.encode_form(given), _FORM_HEADERS
     if headers or request.headers:
         fields = CIMultiDict(fields)
         for extra in (headers, request.headers):

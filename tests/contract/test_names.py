@@ -212,6 +212,7 @@ def test_pool_has_the_documented_parameters() -> None:
         "listeners": (),
         "ssl": None,
         "proxy": None,
+        "validate": True,
     }
 
 

@@ -89,6 +89,19 @@ def object_or_empty(value: object) -> str | None:
     return None if _is_object(value) or value == [] else "must be an object."
 
 
+def custom_fields(value: object) -> str | None:
+    """An object of dates and texts, whole numbers and nulls; or `[]`."""
+    if not all(map(_is_custom, (as_object(value) or {}).values())):
+        return "must have values that are dates, integers or strings."
+    return object_or_empty(value)
+
+
+def _is_custom(value: object) -> bool:
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, str | int | None) and not isinstance(value, bool)
+
+
 def _is_object(value: object) -> bool:
     return as_object(value) is not None
 

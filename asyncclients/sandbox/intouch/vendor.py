@@ -27,6 +27,7 @@ from .rules import (
     Field,
     alpha_dash,
     checked,
+    custom_fields,
     email,
     invalid,
     object_or_empty,
@@ -343,7 +344,7 @@ CONTACT_FIELDS = {
     "phone_number": Field(phone),
     "language": Field(one_of(LANGUAGES)),
     "contact_lists": Field(objects),
-    "custom_fields": Field(object_or_empty),
+    "custom_fields": Field(custom_fields),
 }
 
 

@@ -24,6 +24,7 @@ from asyncclients.vendors.digital_onboarding.models import (
     Contact,
     Journey,
     NewContact,
+    NewContacts,
     NewJourney,
     Objective,
     ObjectiveList,
@@ -38,7 +39,13 @@ _KEYED = "updates the contact with its unique_id or email; with neither, each ca
 _NO_KEY = "a second request starts a second journey"
 
 UPSERT = Endpoint(
-    "contacts.upsert", "POST", "v1/contacts", WireContact, idempotent=True, idempotency_note=_KEYED
+    "contacts.upsert",
+    "POST",
+    "v1/contacts",
+    WireContact,
+    idempotent=True,
+    idempotency_note=_KEYED,
+    takes=NewContact,
 )
 UPSERT_MANY = Endpoint(
     "contacts.upsert_many",
@@ -73,7 +80,8 @@ class Contacts(Resource):
         Without both, the vendor generates a `unique_id`: each such call creates a new contact,
         and is not retried if its response is lost.
         """
-        request = UPSERT.request(body=contact.to_wire(), idempotent=contact.key is not None)
+        UPSERT.check_argument(contact)
+        request = UPSERT.request(body=contact, idempotent=contact.key is not None)
         return (await self._send(request)).contact
 
     @operation(UPSERT_MANY)
@@ -85,10 +93,12 @@ class Contacts(Resource):
         the response, and a warning is logged.
         """
         sent = list(contacts)
+        for contact in sent:
+            UPSERT_MANY.check_argument(contact, NewContact)
         if not sent:
             return BatchResult(new_contacts=[], existing_contacts=[])
         request = UPSERT_MANY.request(
-            body={"contacts": [contact.to_wire() for contact in sent]},
+            body=NewContacts(contacts=sent),
             idempotent=all(contact.key is not None for contact in sent),
         )
         result = (await self._send(request)).result
@@ -120,12 +130,13 @@ class Journeys(Resource):
             owner_id: id of the user who owns the journey.
             name: the journey's name, by default the template's.
         """
-        body = NewJourney(
-            contact=contact.to_wire(),
+        CREATE_JOURNEY.check_argument(contact, NewContact)
+        journey = NewJourney(
+            contact=contact,
             owner_id=UNSET if owner_id is None else owner_id,
             name=UNSET if name is None else name,
         )
-        return await self._send(CREATE_JOURNEY.request(template_id=template_id, body=body))
+        return await self._send(CREATE_JOURNEY.request(template_id=template_id, body=journey))
 
 
 class Templates(Resource):

@@ -8,7 +8,7 @@ in `extra` here and top-level keys on the wire.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -59,7 +59,8 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        taken = sorted(self.extra.keys() & _NOT_EXTRA)
+        # The type of `extra` is checked when it is sent.
+        taken = sorted(name for name in _NOT_EXTRA if _holds(self.extra, name))
         if taken:
             raise ValueError(f"extra must not hold {', '.join(taken)}: use the field of that name")
 
@@ -76,6 +77,10 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             fields["journey"] = {"template_id": template}
         fields.update(extra)
         return fields
+
+
+def _holds(extra: object, name: str) -> bool:
+    return isinstance(extra, dict) and name in extra
 
 
 class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -160,12 +165,30 @@ _NOT_EXTRA = {*NewContact.__struct_fields__, *_READ_ONLY, "journey", "contacts"}
 _FIELDS = {*Contact.__struct_fields__} - {"extra", "journey_template_id"}
 
 
+class NewContacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of a batch."""
+
+    label: ClassVar[str] = ""
+
+    contacts: list[NewContact]
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the batch as sent."""
+        return {"contacts": [contact.to_wire() for contact in self.contacts]}
+
+
 class NewJourney(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Body of a journey; the path has its template."""
 
-    contact: dict[str, Any]
+    label: ClassVar[str] = ""
+
+    contact: NewContact
     owner_id: str | UnsetType = UNSET
     name: str | UnsetType = UNSET
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the journey as sent."""
+        return {**to_plain(self), "contact": self.contact.to_wire()}
 
 
 def read_contact(value: Any) -> Contact:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from asyncclients.core.codec import JsonObject, from_reply
+from asyncclients.core.constraints import AnyOf, Constraint
 
 _MARK = "@D:"
 
@@ -49,11 +51,19 @@ else:
     GivenTime = Timestamp  # callers pass any datetime; rows of a file may have the prefix
 
 
+def _required(quote: str) -> Constraint:
+    return Constraint("a text that is not empty", quote, Annotated[str, Meta(min_length=1)])
+
+
 class NewType(msgspec.Struct, frozen=True, kw_only=True):
     """Body of a touchpoint type."""
 
-    type_name: str
-    display_name: str
+    label: ClassVar[str] = ""
+
+    type_name: Annotated[str, _required("Required. The type of the touchpoint.")]
+    display_name: Annotated[
+        str, _required("Required. A name for displaying the touchpoint in the UI.")
+    ]
 
 
 class TouchpointType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -83,6 +93,11 @@ class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         ValueError: `touchpoint_timestamp` has a time zone, which Emma cannot represent.
     """
 
+    constraints: ClassVar[tuple[AnyOf, ...]] = (
+        AnyOf(("email", "member_id"), "Required if member_id is not present."),
+        AnyOf(("touchpoint_type_id", "type_name"), "Required if type_name is not present."),
+    )
+
     email: str | None = None
     member_id: int | None = None
     touchpoint_type_id: int | None = None
@@ -106,6 +121,8 @@ class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 class NewTouchpoints(msgspec.Struct, frozen=True, kw_only=True):
     """Body of a create: at most ten."""
+
+    label: ClassVar[str] = ""
 
     touchpoints: list[NewTouchpoint]
 

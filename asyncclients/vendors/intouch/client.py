@@ -16,6 +16,7 @@ from msgspec import UNSET
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
+from asyncclients.core.call import check_given
 from asyncclients.core.client import VendorClient, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
@@ -25,10 +26,13 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.vendors.intouch.models import (
     Contact,
+    ContactQuery,
     ContactUpdate,
     Envelope,
     Hierarchy,
+    HierarchyQuery,
     HierarchyUpdate,
+    ListQuery,
     NewContact,
     NewHierarchy,
     NewRecord,
@@ -36,6 +40,7 @@ from asyncclients.vendors.intouch.models import (
     Order,
     Record,
     Tag,
+    TagQuery,
 )
 from asyncclients.vendors.intouch.vendor import INTOUCH
 
@@ -74,12 +79,19 @@ CREATE_HIERARCHY = Endpoint(
     idempotent=False,
     idempotency_note=_DUPLICATE,
     documented=False,
+    takes=NewHierarchy,
 )
 GET_HIERARCHY = Endpoint(
     "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
 )
 UPDATE_HIERARCHY = Endpoint(
-    "hierarchies.update", "PUT", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
+    "hierarchies.update",
+    "PUT",
+    "hierarchies/{uuid}",
+    Hierarchy,
+    idempotent=True,
+    documented=False,
+    takes=HierarchyUpdate,
 )
 DELETE_HIERARCHY = Endpoint(
     "hierarchies.delete",
@@ -101,12 +113,19 @@ CREATE_CONTACT = Endpoint(
     idempotent=False,
     idempotency_note=_KEYED,
     documented=False,
+    takes=NewContact,
 )
 GET_CONTACT = Endpoint(
     "contacts.get", "GET", "contacts/{uuid}", Contact, idempotent=True, documented=False
 )
 UPDATE_CONTACT = Endpoint(
-    "contacts.update", "PUT", "contacts/{uuid}", Contact, idempotent=True, documented=False
+    "contacts.update",
+    "PUT",
+    "contacts/{uuid}",
+    Contact,
+    idempotent=True,
+    documented=False,
+    takes=ContactUpdate,
 )
 DELETE_CONTACT = Endpoint(
     "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, idempotent=True, documented=False
@@ -151,32 +170,35 @@ UPDATE_RECORD = Endpoint(
 class PagedResource(Resource):
     """A resource with a paged list, at most 25 items a page ("Pagination" in the manual)."""
 
-    def _pages(
-        self, endpoint: Endpoint[Envelope[T]], page: int | None, query: Mapping[str, Any]
-    ) -> Paginator[T]:
+    def _pages(self, endpoint: Endpoint[Envelope[T]], given: ListQuery) -> Paginator[T]:
+        check_given(self, endpoint, given)
+        names = ("sort_by", "order", "search", "limit")
+        query = {name: getattr(given, name) for name in names}
+
         async def fetch(number: int) -> Page[T]:
             return _page(await self._send(endpoint.request(params={**query, "page": number})))
 
         return Paginator(
             fetch,
-            1 if page is None else page,
+            1 if given.page is None else given.page,
             vendor=INTOUCH.name,
             operation=endpoint.operation,
             mend=lambda body: parse_leniently(body, *get_args(endpoint.returns)),
             query=query,
             owner=self,
-            newest_first=lambda field: self._newest_first(endpoint, field, query),
+            newest_first=lambda field: self._newest_first(endpoint, field, given),
         )
 
     def _newest_first(
-        self, endpoint: Endpoint[Envelope[T]], field: str, query: Mapping[str, Any]
+        self, endpoint: Endpoint[Envelope[T]], field: str, given: ListQuery
     ) -> Paginator[T]:
         if field not in _TIMES:
             raise ConfigurationError(
                 f"Intouch sorts {endpoint.operation} by no time {field!r}",
                 advice=f"Give one of {', '.join(_TIMES)}",
             )
-        return self._pages(endpoint, None, {**query, "sort_by": field, "order": "desc"})
+        newest = msgspec.structs.replace(given, sort_by=field, order="desc", page=None)
+        return self._pages(endpoint, newest)
 
 
 def _page(reply: Envelope[Any]) -> Page[Any]:
@@ -233,8 +255,8 @@ class Tags(PagedResource):
 
         *sort_by* is name, created_at or updated_at.
         """
-        query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
-        return self._pages(LIST_TAGS, page, query)
+        query = TagQuery(sort_by=sort_by, order=order, search=search, page=page, limit=limit)
+        return self._pages(LIST_TAGS, query)
 
     @operation(CREATE_TAG)
     async def create(self, name: str) -> Tag:
@@ -271,8 +293,8 @@ class Hierarchies(PagedResource):
         limit: int | None = None,
     ) -> Paginator[Hierarchy]:
         """Return all nodes; *sort_by* is name, created_at, updated_at or client_code."""
-        query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
-        return self._pages(LIST_HIERARCHIES, page, query)
+        query = HierarchyQuery(sort_by=sort_by, order=order, search=search, page=page, limit=limit)
+        return self._pages(LIST_HIERARCHIES, query)
 
     @operation(CREATE_HIERARCHY)
     async def create(self, hierarchy: NewHierarchy) -> Hierarchy:
@@ -320,8 +342,8 @@ class Contacts(PagedResource):
         *sort_by* is email, first_name, last_name, phone_number, language, status, created_at
         or updated_at.
         """
-        query = {"sort_by": sort_by, "order": order, "search": search, "limit": limit}
-        return self._pages(LIST_CONTACTS, page, query)
+        query = ContactQuery(sort_by=sort_by, order=order, search=search, page=page, limit=limit)
+        return self._pages(LIST_CONTACTS, query)
 
     @operation(CREATE_CONTACT)
     async def create(self, contact: NewContact) -> Contact:

@@ -14,7 +14,6 @@ from types import NoneType
 from typing import Any, Literal, Self, TypeVar
 
 import msgspec
-from msgspec import UNSET, UnsetType
 
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
@@ -27,6 +26,7 @@ from asyncclients.errors import ConfigurationError, NotFoundError
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.secret import CredentialSource, Environment, FilePath, Secret, sealed
 from asyncclients.vendors.totango.models import (
+    LONGEST_CONTENT,
     CreatedTouchpoint,
     Event,
     EventList,
@@ -40,9 +40,6 @@ from asyncclients.vendors.totango.vendor import REGIONS, TOTANGO
 
 T = TypeVar("T")
 
-LONGEST_CONTENT = 12_000
-"""Characters; "up to 12K" in the manual."""
-
 CREATE_TOUCHPOINT = Endpoint(
     "touchpoints.create",
     "POST",
@@ -51,6 +48,7 @@ CREATE_TOUCHPOINT = Endpoint(
     idempotent=False,
     idempotency_note="a second request creates a duplicate",
     encoding="form",
+    takes=NewTouchpoint,
 )
 UPDATE_TOUCHPOINT = Endpoint(
     "touchpoints.update",
@@ -59,6 +57,7 @@ UPDATE_TOUCHPOINT = Endpoint(
     NoneType,
     idempotent=True,
     encoding="form",
+    takes=TouchpointUpdate,
 )
 DELETE_TOUCHPOINT = Endpoint(
     "touchpoints.delete",
@@ -91,13 +90,14 @@ class Touchpoints(Resource):
         The manual shows no response: an empty one, or one without a note id, is a success with
         `note_id=None`, and `touchpoints.list` has the id.
 
-        Content over 12,000 characters is sent unchanged, with a `UserWarning`: the manual's
-        "12K" may mean 12,000 or 12,288.
+        Content of 12,001 to 12,288 characters is sent, with a `UserWarning`: the manual's "12K"
+        may mean either number. Longer content is an `InvalidValueError`.
         Raises `BadRequestError` if the account does not exist.
         """
+        CREATE_TOUCHPOINT.check_argument(touchpoint)
         _warn_of_length(touchpoint.content)
         body = to_plain(touchpoint)
-        request = _encodable(CREATE_TOUCHPOINT, body).request(body=body)
+        request = _encodable(CREATE_TOUCHPOINT, body).request(body=body, given=touchpoint)
         return (await self._send(request)).touchpoint
 
     @operation(UPDATE_TOUCHPOINT)
@@ -108,10 +108,12 @@ class Touchpoints(Resource):
         fields has `event_id` and `account_id` as well, its samples only the latter. The effect
         of omitted fields is not documented.
         """
+        UPDATE_TOUCHPOINT.check_argument(touchpoint)
         _warn_of_length(touchpoint.content)
         note = _checked_id(note_id)
         body = {"note_id": note, **to_plain(touchpoint)}
-        await self._send(_encodable(UPDATE_TOUCHPOINT, body).request(note_id=note, body=body))
+        endpoint = _encodable(UPDATE_TOUCHPOINT, body)
+        await self._send(endpoint.request(note_id=note, body=body, given=touchpoint))
         event_id = touchpoint.event_id
         return Touchpoint(note_id=ExactId(note), event_id=ExactId(event_id) if event_id else None)
 
@@ -193,8 +195,8 @@ def _encodable(endpoint: Endpoint[T], body: Mapping[str, Any]) -> Endpoint[T]:
     return msgspec.structs.replace(endpoint, encoding="json")
 
 
-def _warn_of_length(content: str | UnsetType) -> None:
-    if content is not UNSET and len(content) > LONGEST_CONTENT:
+def _warn_of_length(content: object) -> None:
+    if isinstance(content, str) and 12_000 < len(content) <= LONGEST_CONTENT:
         warnings.warn(
             f"Totango accepts touchpoints of up to 12K characters; this one has {len(content):,}",
             stacklevel=3,

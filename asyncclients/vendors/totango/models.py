@@ -8,14 +8,29 @@ text here. The manual shows no response to a create, update or delete.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object
+from asyncclients.core.constraints import Constraint, text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_AccountId = Annotated[
+    str,
+    Constraint(
+        "the account's id, not empty",
+        "account_id: The account's ID in Totango",
+        Annotated[str, Meta(min_length=1)],
+    ),
+]
+LONGEST_CONTENT = 12_288
+"""Characters; the manual's "12K" may also mean 12,000."""
+_Content = Annotated[
+    str, text(LONGEST_CONTENT, "The content of the touchpoint. Up to 12K characters")
+]
 
 
 class TouchpointFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,7 +70,7 @@ class TouchpointFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
         if isinstance(self.create_date, datetime):
             date = _milliseconds(self.create_date)
             msgspec.structs.force_setattr(self, "create_date", date)
-        if self.participant_list is not None and self.participant_list is not UNSET:
+        if isinstance(self.participant_list, list):
             people = [_participant(person) for person in self.participant_list]
             msgspec.structs.force_setattr(self, "participant_list", people)
 
@@ -81,8 +96,8 @@ class NewTouchpoint(TouchpointFields, frozen=True, kw_only=True, omit_defaults=T
         content: the text, at most 12,000 characters.
     """
 
-    account_id: str
-    content: str
+    account_id: _AccountId
+    content: _Content
 
 
 class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,9 +109,9 @@ class TouchpointUpdate(TouchpointFields, frozen=True, kw_only=True, omit_default
         content: the text, at most 12,000 characters.
     """
 
-    account_id: str | UnsetType = UNSET
+    account_id: _AccountId | UnsetType = UNSET
     event_id: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: _Content | UnsetType = UNSET
 
 
 class Touchpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):

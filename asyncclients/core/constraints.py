@@ -1,0 +1,303 @@
+"""Checks of the values that a call sends, before anything is sent.
+
+A struct is converted to a *form* of its type: a type of the same fields in which each annotation
+is replaced by what may be sent. In the strict form a [`Constraint`][asyncclients.core.constraints.Constraint]
+stands for its own type, such as a text of at most 255 characters; in the lenient form only the
+types of the fields are checked. The struct is encoded as MessagePack and decoded as its form, so
+that correct values cost less than half a microsecond; the reason is looked for only if that fails.
+Unlike JSON, MessagePack keeps text apart from bytes, which JSON would send in base64.
+
+A struct that callers do not construct, such as the body of a batch, has the class attribute
+`label = ""`, so that errors name its fields only. msgspec itself does not check a struct that is constructed in Python:
+https://jcristharif.com/msgspec/structs.html#type-validation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from asyncclients.core import codec
+from asyncclients.core.auth import Login
+from asyncclients.core.endpoint import Endpoint
+from asyncclients.core.vendor import Vendor
+from asyncclients.errors import InvalidValueError
+from asyncclients.secret import redact
+
+_WIDEST = 80
+"""Most characters of a value that an error shows."""
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """A rule of a vendor's manual for the values of a field: `Annotated[str, Constraint(...)]`.
+
+    Attributes:
+        rule: what a value must be, as in `at most 255 characters`.
+        quote: the words of the manual.
+        form: a type that msgspec converts exactly the valid values to.
+        choices: the valid values, to suggest the one that was meant.
+    """
+
+    rule: str
+    quote: str
+    form: Any
+    choices: tuple[str, ...] = ()
+
+
+class AnyOf(msgspec.Struct, frozen=True):
+    """A rule of a vendor's manual: one of *fields* is required.
+
+    A struct has its rules in the class attribute `constraints`.
+
+    Attributes:
+        fields: the names of the fields.
+        quote: the words of the manual.
+    """
+
+    fields: tuple[str, ...]
+    quote: str
+
+
+def text(most: int, quote: str, *, least: int = 0) -> Constraint:
+    """Return the constraint of a text of *least* to *most* characters."""
+    rule = f"a text of {f'{least} to' if least else 'at most'} {most:,} characters"
+    return Constraint(rule, quote, Annotated[str, msgspec.Meta(min_length=least, max_length=most)])
+
+
+def choice(choices: Sequence[str], quote: str, rule: str = "") -> Constraint:
+    """Return the constraint of a text that is one of *choices*."""
+    literal: Any = Literal
+    form = literal[tuple(choices)]
+    return Constraint(rule or f"one of {', '.join(choices)}", quote, form, tuple(choices))
+
+
+class Problem(NamedTuple):
+    """The first value of a struct that cannot be sent.
+
+    Attributes:
+        field: struct and field, as in `NewContact.email`.
+        value: the value; UNSET if a field is missing.
+        rule: what it must be, or the names of the missing fields.
+        quote: the words of the manual; empty if the type is wrong.
+        hint: the value that was probably meant; empty if there is none.
+    """
+
+    field: str
+    value: Any
+    rule: str
+    quote: str = ""
+    hint: str = ""
+
+
+written = msgspec.msgpack.Encoder(enc_hook=codec.encode_custom).encode
+"""Encodes a struct for the function that `read_of` returns."""
+
+
+@lru_cache(maxsize=512)
+def read_of(cls: type[msgspec.Struct], strict: bool) -> Callable[[bytes], Any]:
+    """Return the function that decodes values of *cls* as their form, or raises."""
+    return msgspec.msgpack.Decoder(form_of(cls, strict), dec_hook=codec.decode_custom).decode
+
+
+def _fits(value: Any, form: Any) -> bool:
+    """Return True if *value*, with its keys as text, as in JSON, is a value of *form*."""
+    try:
+        plain = msgspec.to_builtins(
+            value, enc_hook=codec.encode_custom, builtin_types=(bytes, bytearray), str_keys=True
+        )
+        msgspec.convert(plain, form, dec_hook=codec.decode_custom)
+    except (msgspec.ValidationError, TypeError, RecursionError):
+        return False
+    return True
+
+
+def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem | None:
+    """Return the first value in *given* that does not fit its form; None if there is none."""
+    cls = type(given)
+    place = path or getattr(cls, "label", cls.__name__)
+    hints = get_type_hints(cls, include_extras=True)
+    for field in msgspec.structs.fields(cls):
+        value, hint = getattr(given, field.name), hints[field.name]
+        if value is UNSET or _fits(value, _form_of(hint, strict)):
+            continue
+        name, constraint = f"{place}.{field.name}".lstrip("."), _constraint_of(hint)
+        for inner_path, item in _structs(name, value):
+            if inner := find_problem(item, strict, inner_path):
+                return inner
+        if constraint is None or not _fits(value, _form_of(hint, False)):
+            return Problem(name, value, _described(hint))
+        close = get_close_matches(str(value), constraint.choices, n=1)
+        return Problem(name, value, constraint.rule, constraint.quote, *close)
+    for group in constraints_of(cls) if strict else ():
+        if all(getattr(given, name) in (None, UNSET) for name in group.fields):
+            return Problem(place, UNSET, " or ".join(group.fields), group.quote)
+    return None
+
+
+def _structs(name: str, value: object) -> Iterator[tuple[str, msgspec.Struct]]:
+    """Yield *value*, or its items, with their places, if they are structs."""
+    if isinstance(value, msgspec.Struct):
+        yield name, value
+    items = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else ()
+    for number, item in enumerate(items):
+        if isinstance(item, msgspec.Struct):
+            yield f"{name}[{number}]", item
+
+
+def invalid_value(
+    problem: Problem, endpoint: Endpoint[Any], vendor: Vendor, login: Login | None
+) -> InvalidValueError:
+    """Return the error for *problem*, without the secrets of *login*."""
+    field, given, rule, quote, hint = problem
+    value = None if given is UNSET else _shown(given, login)
+    message = f"{field} needs {rule}" if value is None else f"{field} must be {rule}, not {value}"
+    source = f"{quote} ({vendor.manual})" if quote else None
+    if hint:
+        message += f"; did you mean {hint!r}?"
+    if source:
+        message += f"; the manual: {source}"
+    return InvalidValueError(
+        message,
+        vendor=vendor.name,
+        operation=endpoint.operation,
+        method=endpoint.method,
+        advice="Correct the value"
+        + ("; SessionPool(validate=False) sends it unchecked" if source else ""),
+        field=field,
+        value=value,
+        rule=rule,
+        source=source,
+    )
+
+
+def _shown(value: object, login: Login | None) -> str:
+    written = redact(repr(value), () if login is None else login.secrets)
+    if len(written) <= _WIDEST:
+        return written
+    size = f" ({len(value):,} characters)" if isinstance(value, str) else ""
+    return f"{written[: _WIDEST - 1]}…{size}"
+
+
+def _constraint_of(hint: Any) -> Constraint | None:
+    """Return the first constraint in *hint*, which may be a union."""
+    if get_origin(hint) is Annotated:
+        return next((each for each in get_args(hint) if isinstance(each, Constraint)), None)
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return next(filter(None, map(_constraint_of, members)), None)
+
+
+def _described(hint: Any) -> str:
+    """Return the type *hint* in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _described(arguments[0])
+    if origin in (Union, UnionType):
+        members = [each for each in arguments if each is not UnsetType]
+        return " or ".join(dict.fromkeys(map(_described, members)))
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
+    if hint is NoneType:
+        return "None"
+    if origin in (list, Sequence):
+        return f"a list of {_described(arguments[0])}"
+    kind: Any = origin or hint
+    if hasattr(kind, "from_wire"):  # it is documented as the type that it is based on
+        kind = next(base for base in kind.__mro__ if base.__module__ in ("builtins", "datetime"))
+    return str(kind.__name__)
+
+
+# --- Forms ------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def form_of(cls: type[msgspec.Struct], strict: bool) -> Any:
+    """Return the form of a struct; `Any` if msgspec cannot have one.
+
+    Args:
+        cls: type of the struct.
+        strict: whether values must keep the constraints.
+    """
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+        return msgspec.defstruct(
+            cls.__name__,
+            [
+                (
+                    field.name,
+                    _form_of(hints[field.name], strict),
+                    msgspec.field(name=field.encode_name)
+                    if field.required
+                    else msgspec.field(default=None, name=field.encode_name),
+                )
+                for field in msgspec.structs.fields(cls)
+            ],
+            namespace=_namespace(cls) if strict else None,
+            array_like=cls.__struct_config__.array_like,
+            kw_only=True,
+            gc=False,
+        )
+    except (TypeError, NameError, RecursionError):
+        return Any
+
+
+def _namespace(cls: type[msgspec.Struct]) -> dict[str, Any] | None:
+    groups = [group.fields for group in constraints_of(cls)]
+
+    def check(form: Any) -> None:
+        for names in groups:
+            if all(getattr(form, name) is None for name in names):
+                raise ValueError(names)
+
+    return {"__post_init__": check} if groups else None
+
+
+def constraints_of(cls: type[msgspec.Struct]) -> tuple[AnyOf, ...]:
+    """Return the rules of a struct about several of its fields."""
+    found: tuple[AnyOf, ...] = getattr(cls, "constraints", ())
+    return found
+
+
+def _form_of(hint: Any, strict: bool) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        constraint = _constraint_of(hint)
+        if constraint is None:
+            return Annotated[(_form_of(arguments[0], strict), *arguments[1:])]
+        return _form_of(constraint.form if strict else arguments[0], strict)
+    if origin is Literal:
+        return hint if strict else _union({type(each) for each in arguments})
+    if origin in (Union, UnionType):
+        # A field that is UNSET is left out.
+        return _union(_form_of(each, strict) for each in arguments if each is not UnsetType)
+    if arguments:
+        forms = tuple(each if each is ... else _form_of(each, strict) for each in arguments)
+        return hint if forms == arguments else origin[forms]
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return form_of(hint, strict)
+    return hint if hasattr(cast("object", hint), "from_wire") or not _is_custom(hint) else Any
+
+
+def _is_custom(hint: Any) -> bool:
+    """True if msgspec cannot convert to *hint* by itself."""
+    return isinstance(msgspec.inspect.type_info(hint), msgspec.inspect.CustomType)
+
+
+def _union(members: Iterable[Any]) -> Any:
+    union: Any = Union
+    return union[tuple(members)]
