@@ -55,7 +55,7 @@ class Shell:
         return await self.end(await self.start(*arguments))
 
     async def json(self, code: int, *arguments: str) -> Any:
-        """What the command prints as JSON; it must end with *code*."""
+        """Return the JSON that the command prints; it must end with *code*."""
         ended = await self.run(*arguments, "--json")
         assert ended.code == code, ended.err
         return msgspec.json.decode(ended.out)
@@ -92,7 +92,7 @@ async def test_what_cannot_be_proved_has_not_failed(sandbox: Sandbox, shell: She
 
 
 async def test_pull_into_a_table(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
-    """A list becomes a CSV file, with 0; a second run says that it was complete."""
+    """A list becomes a CSV file, with exit code 0; a second run reports that it is complete."""
     sandbox.state("intouch").grow(contacts=30)
     ended = await shell.run("pull", "intouch.contacts", "--to", "out.csv")
     assert (ended.code, ended.out.startswith("30 done, 0 failed")) == (0, True)
@@ -192,7 +192,7 @@ async def test_what_cannot_work_is_2_and_sends_nothing(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_interrupted_it_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end with 130; meanwhile a second one gets 1; the next run ends the job."""
+    """Ctrl-C and SIGTERM end with 130; a second process gets 1; the next run completes the job."""
     (tmp_path / "tags.csv").write_text("name\n" + "".join(f"t{n}\n" for n in range(9)))
     async with Sandbox({"intouch": (4, 1.0)}) as sandbox:
         shell = Shell(sandbox, tmp_path)
@@ -218,7 +218,7 @@ async def test_interrupted_it_saves_and_goes_on(tmp_path: Path, number: signal.S
 async def test_unknown_rows_are_listed_sent_and_dropped(
     sandbox: Sandbox, shell: Shell, tmp_path: Path
 ) -> None:
-    """Each unknown row stands in `status` with its line; the user says what becomes of it."""
+    """`status` lists each unknown row with its line; the user decides whether to send it again."""
     (tmp_path / "tags.csv").write_text("name\nred\ngreen\n")
     sandbox.fail("intouch", drop(), 2)
     push = ("push", "intouch.tags", "tags.csv")

@@ -1,4 +1,4 @@
-"""`asyncclients doctor`: what is wrong here, and what to do, without a single request."""
+"""`asyncclients doctor`: problems of the configuration with advice, and no request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a whole: what it says and with which exit code, whatever it is given."""
+"""The command line as a whole: its messages and exit codes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(
 def test_a_missing_variable_is_usage_and_is_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot work is found before anything is sent: 2, naming the variable."""
+    """A missing variable is named before anything is sent, with exit code 2."""
     monkeypatch.delenv("INTOUCH_API_KEY", raising=False)
     assert run(["pull", "intouch.tags", "--to", "tags.jsonl"]) == 2
     assert "INTOUCH_API_KEY is not set" in capsys.readouterr().err

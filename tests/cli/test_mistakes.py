@@ -67,7 +67,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*PULL, *TO, "--query", "order=up"), "--query order: must be asc or desc, not 'up'"),
     ((*PULL, *TO, "--query", "search"), "'search' is not NAME=VALUE"),
     (("pull", "totango.events", *TO), "needs account_id: give --query account_id=VALUE"),
-    # Files, columns, and where they are.
+    # Files and columns.
     ((*PUSH, "none.csv"), "none.csv does not exist"),
     ((*PUSH, "folder"), "folder is a directory"),
     ((*PUSH, "in.txt"), "in.txt"),
@@ -89,7 +89,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("run", "number.toml"), "number.toml: events: --query account_id: must be str, not 42"),
     ((*PUSH, "/"), "/ is a directory"),
     (("simulate", "--image", "none/x.png"), "none/x.png is in a directory"),
-    # What is shared.
+    # Shared limits and tokens.
     (("worker",), "ASYNCCLIENTS_DATABASE_URL"),
     (("run", "jobs.toml", "--engine", "dbos"), "ASYNCCLIENTS_DATABASE_URL"),
     (("run", "jobs.toml", "--database-url", "sqlite:///jobs"), "--engine dbos"),
@@ -166,7 +166,7 @@ def test_missing_credential_is_reported_last(
 def test_missing_extra_is_named_before_credentials(
     missing: str, extra: str, arguments: tuple[str, ...]
 ) -> None:
-    """A missing extra is reported in one sentence that says what to install, with exit code 2."""
+    """A missing extra is reported in one sentence with the command to install it, exit code 2."""
     Path("in.parquet").write_bytes(b"PAR1")
     program = f"import sys; sys.modules['{missing}'] = None\nfrom asyncclients.cli import run\n"
     command = [sys.executable, "-c", f"{program}sys.exit(run({arguments!r}))"]
@@ -217,7 +217,7 @@ async def test_with_values_reach_the_request(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("number", ["0123", "000000000", "12345678901234567890"])
 async def test_query_values_keep_their_digits(sandbox: Sandbox, number: str) -> None:
-    """A text argument of a list is sent exactly as it is written."""
+    """A text argument of a list is sent exactly as written."""
     code, said = await ended(sandbox.environ, *PULL, *TO, "--query", f"search={number}")
     assert code == 0, said
     assert dict(sandbox.requests("intouch")[0].query)["search"] == number
@@ -259,7 +259,7 @@ async def test_ids_of_numbers_come_from_their_column(sandbox: Sandbox) -> None:
 
 
 async def test_arguments_in_a_file_have_their_own_types(sandbox: Sandbox) -> None:
-    """In a TOML file, a number or an object may be given as it is, or as text."""
+    """In a TOML file, a number or an object may have its own type or be text."""
     program = "11b01b44-ba2e-11e5-875c-0a5a4bfb150c"
     Path("all.toml").write_text(
         f"""

@@ -1,4 +1,4 @@
-"""What the progress of jobs looks like: bars on a terminal, few lines elsewhere, or nothing."""
+"""The progress of jobs: bars on a terminal, a few lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ async def test_push_prints_any_file_name_in_any_locale(sandbox: Sandbox, tmp_pat
 
 
 async def test_quiet_prints_only_what_went_wrong(sandbox: Sandbox, tmp_path: Path) -> None:
-    """`--quiet` is silent about success, for cron, and reports failed rows."""
+    """`--quiet` prints nothing on success, for cron, and reports failed rows."""
     (tmp_path / "x.csv").write_text("email\na@example.com\n")
     (tmp_path / "y.csv").write_text("email\nnobody\n")
     (tmp_path / "jobs.toml").write_text('[jobs.z]\npull = "intouch.tags"\nto = "z.jsonl"\n')

@@ -41,7 +41,7 @@ async def started(*options: str) -> AsyncGenerator[tuple[Process, dict[str, str]
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
-    """Clients work with the environment that it prints; the signal ends it with 0, in silence."""
+    """Clients work with the environment that it prints; a signal ends it with 0 and no output."""
     async with started() as (process, environ), SessionPool() as pool:
         assert await IntouchClient.from_env(pool, environ).tags.list().first() is None
         assert await EmmaClient.from_env(pool, environ).touchpoint_types.list() == []

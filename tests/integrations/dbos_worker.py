@@ -1,6 +1,6 @@
 """A worker in a process of its own, to be killed: `dbos_worker.py URL`. Says `go` when it is up.
 
-The sandbox's environment comes in the environment.
+The environment of this process has that of the sandbox.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ LEASE = 1.5
 
 
 def resolve_with(pool: SessionPool, spec: str) -> PushTarget | Paginator[object]:
-    """What the jobs of the tests are."""
+    """Return the jobs of the tests."""
     intouch = IntouchClient(
         pool,
         api_key=os.environ["INTOUCH_API_KEY"],

@@ -1,7 +1,7 @@
-"""A program that forks; what its processes saw is printed as JSON, one line each.
+"""A program that forks, and prints one line of JSON for each process.
 
 `python forking.py unused` makes a pool and a client at import and forks before their first use;
-`python forking.py used` forks inside the loop, with a connection of the pool kept alive.
+`python forking.py used` forks inside the loop, with an idle connection of the pool.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def tell(who: str, *results: str) -> None:
 
 
 def in_child(who: str) -> int:
-    """Fork; the child uses the pool in a loop of its own, tells, and is gone."""
+    """Fork; the child uses the pool in a loop of its own, prints the result and exits."""
     child = os.fork()
     if child:
         return child

@@ -109,7 +109,7 @@ class Postgres:
         os.kill(self._killed, signal.SIGKILL)
 
     def start(self) -> None:
-        """Start it again, which it refuses until all its processes are gone."""
+        """Start it again, which it rejects until all its processes have ended."""
         with suppress(ProcessLookupError):
             while True:
                 os.kill(self._killed, 0)
@@ -197,7 +197,7 @@ def _nothing(spec: str) -> Any:
 @pytest.mark.sweep
 @pytest.mark.timeout(170)
 async def test_upserts_all_arrive_whoever_is_killed(postgres: Postgres) -> None:
-    """Rows of an operation that may be repeated are all there, and none is unknown."""
+    """If workers are killed, all rows of an idempotent operation arrive, and none is unknown."""
     count = 1500
     people = [{"email": f"p{n}@example.com", "first_name": "P"} for n in range(count)]
     async with Sandbox(OPEN, latency=LATENCY) as sandbox:
@@ -250,7 +250,7 @@ async def test_a_worker_that_was_only_asleep_sends_nothing_twice(postgres: Postg
 
 
 async def test_a_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every row arrives once; the same job asked for again sends nothing; another input is refused."""
+    """Every row arrives once; the same job sends nothing again; another input is rejected."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
         rows = [*nodes(sandbox, 60), {"client_code": "node-bad", "name": "No parent"}]
@@ -304,7 +304,7 @@ async def test_a_lost_answer_is_unknown(tmp_path: Path, monkeypatch: pytest.Monk
 async def test_too_many_failed_rows_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When more than a tenth of the rows fail, the rest is not sent, and the report says so."""
+    """If more than a tenth of the rows fail, the rest is not sent, and the report shows it."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
         bad = [{"client_code": f"bad-{n}"} for n in range(1000)]
@@ -315,7 +315,7 @@ async def test_too_many_failed_rows_stop_it(
 
 
 async def test_one_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second one in the same process is refused, in words."""
+    """A second one in the same process is rejected with an explanation."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch):
         with pytest.raises(ConfigurationError, match="open Backfills"):
@@ -324,6 +324,6 @@ async def test_one_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "nonsense"])
 def test_other_databases_are_refused(url: str) -> None:
-    """A URL that cannot work is refused when it is given, with an example of one that can."""
+    """A wrong URL is rejected by the constructor, with an example of a right one."""
     with pytest.raises(ConfigurationError, match="postgresql://"):
         Backfills(url, _nothing)

@@ -27,7 +27,7 @@ async def sandbox() -> AsyncIterator[Sandbox]:
 
 
 async def _fork(sandbox: Sandbox, how: str) -> dict[str, dict[str, Any]]:
-    """What each process of `forking.py` saw."""
+    """Return the lines that each process of `forking.py` printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(HERE / "forking.py"),

@@ -1,4 +1,4 @@
-"""The live page: what it serves, to whom, and what a browser shows of it."""
+"""The live page: its content, access to it, and its display in a browser."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ async def test_the_page_costs_nothing_until_it_is_served() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "example.com", "::"])
 async def test_it_binds_to_loopback_only(host: str) -> None:
-    """Any other host is refused when the monitor is made, with what to do instead."""
+    """Any other host is rejected by the constructor, with advice."""
     async with SessionPool() as pool:
         with pytest.raises(ConfigurationError, match=f"not to {host}.*ssh"):
             Monitor(pool, host=host)
 
 
 async def test_it_answers_only_to_its_own_name() -> None:
-    """A request that names another host is refused: a rebound name reads nothing."""
+    """A request for another host name is rejected, as a defence against DNS rebinding."""
     async with (
         SessionPool() as pool,
         Monitor(pool) as monitor,
@@ -296,7 +296,7 @@ async def background(tab: Any, scheme: str) -> str:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 async def test_a_browser_says_when_the_program_is_gone(tmp_path: Path) -> None:
-    """When the monitor ends, the open page says so instead of showing old numbers as live."""
+    """When the monitor ends, the open page shows that its numbers are no longer current."""
     async with browser(tmp_path) as tab:
         async with SessionPool() as pool, Monitor(pool) as monitor:
             await tab.open(monitor.url)

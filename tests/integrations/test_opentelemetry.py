@@ -245,7 +245,7 @@ async def test_a_blocked_loop_does_not_hold_up_an_exporter(
 
 
 def test_a_pool_that_nobody_closed_is_forgotten_with_its_loop(telemetry: Telemetry) -> None:
-    """After its loop is closed a pool is neither read nor kept alive."""
+    """A pool whose loop is closed is neither read nor kept in memory."""
 
     class Pool:
         def stats(self) -> tuple[ScopeStats, ...]:
@@ -265,7 +265,7 @@ def test_a_pool_that_nobody_closed_is_forgotten_with_its_loop(telemetry: Telemet
 
 
 async def test_without_opentelemetry_the_import_says_what_to_install() -> None:
-    """Where the extra is missing, importing the listener names it."""
+    """Without the extra, the import error names it."""
     script = (
         "import sys; sys.modules['opentelemetry'] = None;"
         "import asyncclients.integrations.opentelemetry"

@@ -26,7 +26,7 @@ ROWS = [{"n": number} for number in range(40)]
 
 
 class Vendor:
-    """Takes a while for each row, and remembers it; its first *refusals* calls are refused."""
+    """Takes a while for each row and records it; rejects the first *refusals* calls."""
 
     def __init__(self, refusals: int = 0) -> None:
         self.arrived: Counter[int] = Counter()
@@ -76,7 +76,7 @@ async def test_each_row_arrives_once_though_each_task_is_delivered_twice(
 
 
 async def test_a_task_that_fails_is_repeated(database: Database) -> None:
-    """What no row can be blamed for fails the task; its repetition sends what is left."""
+    """A failure that concerns every row fails the task; its retry sends the remaining rows."""
     vendor, backlog = Vendor(refusals=3), JobStore(database)
     deliver = task_of(database, vendor)
     for number in await backlog.pending("job"):

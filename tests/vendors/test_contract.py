@@ -79,7 +79,7 @@ async def test_each_method_has_its_endpoint_and_each_endpoint_its_method(
 
 
 def test_there_are_51_operations() -> None:
-    """What the five manuals describe: 50 in the tables, and the request for a token.
+    """The five manuals have 50 operations in their tables, and the token request.
 
     Touchpoints of Totango are events of one type: two methods, one operation of the manual.
     """
@@ -119,7 +119,7 @@ async def test_an_operation_arrives_as_its_endpoint_says(
 async def test_id_that_is_no_segment_is_a_value_error(
     vendor: Any, bad: Any, sandbox: Sandbox, pool: SessionPool
 ) -> None:
-    """An id that is empty, a dot segment or has control characters is refused by every method."""
+    """Every method rejects an id that is empty, a dot segment or has control characters."""
     found = [*ids(client_of(vendor, pool, sandbox.environ))]
     for method, given, name in found:
         with pytest.raises(ValueError, match="must"):

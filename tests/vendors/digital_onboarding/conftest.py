@@ -1,4 +1,4 @@
-"""A pretend Digital Onboarding, and a client of it; neither is slowed down by a quota."""
+"""A mock of Digital Onboarding and a client of it, neither limited by a quota."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def refused(sandbox: Sandbox) -> int:
 
 
 async def many(client: DigitalOnboardingClient, calls: int) -> list[Any]:
-    """What each of *calls* concurrent calls came to."""
+    """Return the result or error of each of *calls* concurrent calls."""
     started = [client.templates.list() for _ in range(calls)]
     return await asyncio.gather(*started, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""Digital Onboarding's resources against the pretend vendor, and the values they take."""
+"""The resources of Digital Onboarding against the sandbox, and the values that they accept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .conftest import DO
 async def test_a_contact_is_made_and_changed(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """Made by its email, changed by it, an objective completed; what is left out stays."""
+    """A contact is created and then updated by its email; fields that are left out stay."""
     first = await client.contacts.upsert(NewContact(email="a@x.org", name_first="Ann"))
     assert first.unique_id == first.email == "a@x.org"
     objective = (await client.objectives.list())[0].key
@@ -202,7 +202,7 @@ async def test_the_secret_is_nowhere_but_in_its_header(
 
 
 def test_a_client_that_cannot_work_is_refused() -> None:
-    """Missing variables are named together; an address that loses the secret is refused."""
+    """Missing variables are named together; a base_url without https is rejected."""
     names = "DIGITAL_ONBOARDING_CLIENT_ID and DIGITAL_ONBOARDING_CLIENT_SECRET"
     with pytest.raises(ConfigurationError, match=names):
         DigitalOnboardingClient.from_env(SessionPool(), {})

@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[Call, Iterable[Any]]] = {
 
 @pytest.mark.parametrize("operation", WRONG)
 async def test_a_reply_of_another_kind_is_a_decode_error(pool: SessionPool, operation: str) -> None:
-    """What the manual does not describe is an error that names the call, not an empty result."""
+    """A response that the manual does not describe is a `DecodeError` that names the call."""
     call, replies = WRONG[operation]
     for reply in replies:
         body = http(body=json.dumps(reply).encode())

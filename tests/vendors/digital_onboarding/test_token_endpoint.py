@@ -79,7 +79,7 @@ async def test_a_token_endpoint_without_a_usable_answer(
 async def test_a_token_endpoint_that_comes_back_is_asked_again(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """One 503 of the token endpoint is sat out; the call succeeds."""
+    """After one 503 of the token endpoint the call succeeds."""
     sandbox.fail(DO, status(503), match=TOKEN)
     assert await client.templates.list()
     assert counts(sandbox) == (2, 1)
@@ -101,7 +101,7 @@ async def test_a_rejected_client_is_a_token_error(
 async def test_a_client_revoked_for_good_is_a_token_error(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """Revoked between two calls: the first 401 renews, and the token endpoint says no."""
+    """If the client is revoked between two calls, the second raises `TokenRejectedError`."""
     await client.templates.list()
     state = sandbox.state(DO)
     state.revoke_client(next(iter(state.clients)))
@@ -141,7 +141,7 @@ async def test_a_strange_lifetime_is_survived(
 async def test_a_short_lifetime_is_renewed_before_it_ends(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """A token of 61 seconds, a call after 60.5: renewed first, not refused first."""
+    """A token of 61 seconds is renewed before a call after 60.5 seconds."""
     state = sandbox.state(DO)
     state.lifetime, state.expires_in = 61.0, 61
     await client.templates.list()
@@ -170,9 +170,10 @@ async def test_calls_do_not_wait_for_a_renewal_ahead_of_time(
 async def test_an_outage_of_the_token_endpoint_fails_no_call(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """Down for 20 of the last 55 seconds of a token's life: no call fails, and it is not hammered.
+    """An outage of the token endpoint before the token expires fails no call.
 
-    Down for five minutes with ten left: nobody even notices.
+    The first lasts 20 of the token's last 55 seconds, and causes few requests; the second
+    lasts five minutes while ten are left.
     """
     await client.templates.list()
     sandbox.fail(DO, status(503), times=None, match=TOKEN)
@@ -239,7 +240,7 @@ async def test_the_token_request_is_what_the_manual_wants(
 async def test_an_endpoint_error_is_not_remembered_as_the_next(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """What a later call raises is an error of its own, equal in words, not the same object."""
+    """Each failed call raises an error object of its own, equal to the first."""
     sandbox.fail(DO, status(200, "{}"), times=None, match=TOKEN)
     errors = [*(await many(client, 2)), *(await many(client, 1))]
     assert len({id(error) for error in errors}) == 3

@@ -37,7 +37,7 @@ async def test_a_thousand_first_calls_ask_for_one_token(
 async def test_a_thousand_calls_on_an_expired_token_ask_for_one(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """1,000 concurrent calls after the token's hour: one more token request, no call refused."""
+    """1,000 concurrent calls on an expired token make one token request, and all succeed."""
     await client.templates.list()
     await asyncio.sleep(3601)
     assert names(await many(client, 1000)) == {"TemplateList": 1000}
@@ -49,7 +49,7 @@ async def test_a_thousand_calls_on_an_expired_token_ask_for_one(
 async def test_a_thousand_calls_on_a_revoked_token_ask_for_one(
     sandbox: Sandbox, client: DigitalOnboardingClient, rejection: Any
 ) -> None:
-    """However a 401 says it, 1,000 refused calls cost one token request and one repeat each."""
+    """For each form of a 401, 1,000 rejected calls make one token request and one retry each."""
     sandbox.state(DO).rejection = rejection
     await client.templates.list()
     sandbox.state(DO).revoke_tokens()
@@ -91,7 +91,7 @@ async def test_a_call_sends_the_token_that_is_good_when_its_turn_comes(pool: Ses
 
 
 async def test_a_queue_does_not_run_into_a_revoked_token(pool: SessionPool) -> None:
-    """Of 60 calls in the queue only those on the wire when the token ends are refused."""
+    """Of 60 queued calls, only those on the wire when the token is revoked are rejected."""
     async with Sandbox() as sandbox:
         client = DigitalOnboardingClient.from_env(pool, sandbox.environ)
         running = [asyncio.create_task(client.templates.list()) for _ in range(60)]
@@ -181,7 +181,7 @@ async def test_a_401_that_names_another_error_is_final(
 
 
 async def test_a_403_never_renews(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
-    """A 403 is ForbiddenError, whatever its body says; the token is kept."""
+    """A 403 is a `ForbiddenError` whatever its body reports; the token is kept."""
     sandbox.fail(DO, status(403, '{"error": "invalid_token"}'), match="/v1/")
     with pytest.raises(ForbiddenError):
         await client.templates.list()

@@ -1,4 +1,4 @@
-"""A pretend Emma, and a client of it."""
+"""A mock of Emma and a client of it."""
 
 from __future__ import annotations
 

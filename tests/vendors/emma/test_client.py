@@ -1,4 +1,4 @@
-"""The client against the pretend Emma, over real sockets."""
+"""The client of Emma against the sandbox, over real sockets."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 def visits(count: int) -> list[NewTouchpoint]:
-    """Touchpoints that tell each other apart by their value."""
+    """Touchpoints that differ by their value."""
     return [
         NewTouchpoint(email="a@example.com", type_name="visit", touchpoint_monetary_value=value)
         for value in range(count)
@@ -122,7 +122,7 @@ async def test_many_are_split_in_tens(sandbox: Sandbox, emma: EmmaClient) -> Non
 
 
 async def test_many_tell_how_far_they_came(sandbox: Sandbox, emma: EmmaClient) -> None:
-    """When the second ten are refused, the first ten were yielded and the third never tried."""
+    """If the second ten are rejected, the first ten were yielded and the third were not sent."""
     await emma.touchpoint_types.create("visit", "Visit")
     rows = visits(25)
     rows[15] = NewTouchpoint(email="a@example.com", type_name="unknown")
@@ -189,7 +189,7 @@ async def test_a_batch_whose_answer_is_lost_is_not_repeated(
 async def test_a_delete_whose_answer_is_lost_is_repeated(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
-    """The 404 of the repetition means that it is gone: no error."""
+    """A 404 to the retry of a DELETE means that it is done."""
     kind = await emma.touchpoint_types.create("visit", "Visit")
     sandbox.fail("emma", drop(committed=True))
     await emma.touchpoint_types.delete(kind.touchpoint_type_id)
@@ -210,7 +210,7 @@ async def test_a_403_of_the_limit_is_waited_out_for_all(sandbox: Sandbox) -> Non
 async def test_a_create_refused_by_the_limit_is_repeated(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
-    """A 403 that says rate limit was no create, so the one repetition makes exactly one type."""
+    """After a 403 because of the rate limit, one retry creates exactly one type."""
     sandbox.fail("emma", status(403, "Rate Limit Exceeded"))
     await emma.touchpoint_types.create("visit", "Visit")
     assert len(sandbox.state("emma").types) == 1
@@ -310,7 +310,7 @@ async def test_keys_travel_as_basic_and_are_quoted_nowhere(sandbox: Sandbox) -> 
 
 
 async def test_missing_settings_are_named() -> None:
-    """Each of the three variables is named when it is missing; an empty account is refused."""
+    """Each missing variable is named; an empty account is rejected."""
     async with SessionPool() as pool:
         with pytest.raises(ConfigurationError, match="EMMA_PUBLIC_KEY and EMMA_PRIVATE_KEY"):
             EmmaClient.from_env(pool, {"EMMA_ACCOUNT_ID": "100"})

@@ -58,7 +58,7 @@ def test_a_plain_datetime_is_written_with_the_mark() -> None:
     ],
 )
 def test_time_of_a_row_is_read_in_every_form(given: Any) -> None:
-    """A row of a file, pulled or written by hand, has its time with or without the mark."""
+    """The time of a row in a file is read with and without `@D:`."""
     row = {"email": "a@example.com", "touchpoint_timestamp": given}
     for strict in (True, False):
         new: NewTouchpoint = codec.from_plain(row, NewTouchpoint, strict=strict)
@@ -112,5 +112,5 @@ def test_the_manuals_touchpoint_is_read() -> None:
 def test_only_its_words_tell_a_refusal_by_rate(
     status: int, body: bytes, headers: dict[str, str], meaning: ResponseKind
 ) -> None:
-    """A 403 is one if it says so in any case, or asks to come back later; a 429 always."""
+    """A 403 is rate-limited if its text mentions it or it has `Retry-After`; a 429 always is."""
     assert EMMA.classify(Response(status, headers, body)) is meaning

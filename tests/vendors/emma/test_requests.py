@@ -105,7 +105,7 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("name", CASES)
 async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
-    """Method, path with the account, and a JSON body where the manual has parameters."""
+    """The method, the path with the account and the JSON body are those of the manual."""
     case = CASES[name]
     vendor: Any
     with aioresponses() as vendor:

@@ -1,4 +1,4 @@
-"""A client of the pretend Intempt, and what its tests upload."""
+"""A client of the mock of Intempt, and the files that the tests upload."""
 
 from __future__ import annotations
 

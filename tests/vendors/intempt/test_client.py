@@ -1,4 +1,4 @@
-"""Intempt's resources against the pretend vendor, and how a client is made."""
+"""The resources of Intempt against the sandbox, and its constructor."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_a_row_lives_and_dies(
 
 
 async def test_many_rows_of_several_collections(sandbox: Sandbox, client: IntemptClient) -> None:
-    """One call fills two collections; what is wrong with it is said in the vendor's words."""
+    """One call fills two collections; the vendor's message about a mistake is in the error."""
     source = str(sandbox.state("intempt").source_id)
     rooms = [{"id": n} for n in range(3)]
     await client.sources.insert(source, {"bookings": rooms, "profile": [{"visitorId": "v"}]})
@@ -67,7 +67,7 @@ async def test_many_rows_of_several_collections(sandbox: Sandbox, client: Intemp
 
 
 async def test_an_error_body_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
-    """A 200 that reports an error is a DecodeError wherever a row is said to be stored or gone."""
+    """A 200 that reports an error is a `DecodeError` of each insert and delete."""
     source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
     calls: tuple[Callable[[], Awaitable[Any]], ...] = (
         lambda: client.collections.insert(collection, {"id": 2}),
@@ -90,7 +90,7 @@ async def test_an_error_body_is_no_insert(sandbox: Sandbox, client: IntemptClien
 
 
 async def test_a_page_of_markup_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
-    """A login page with 200 is a DecodeError wherever a row is said to be stored or gone."""
+    """A login page with status 200 is a `DecodeError` of each insert and delete."""
     source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
     await client.collections.insert(collection, {"id": 1})
     (item,) = await client.collections.list_items(collection)
@@ -147,7 +147,7 @@ async def test_insert_whose_response_is_lost_is_not_retried(
 async def test_a_deletion_whose_answer_was_lost_is_done(
     sandbox: Sandbox, client: IntemptClient
 ) -> None:
-    """The repeat says 404: the row is gone, as was asked."""
+    """A 404 to the retry of a DELETE means that it is done."""
     collection = bookings(sandbox)
     await client.collections.insert(collection, {"id": 1})
     item = (await client.collections.list_items(collection))[0]
@@ -159,7 +159,7 @@ async def test_a_deletion_whose_answer_was_lost_is_done(
 async def test_what_to_do_about_a_no(
     sandbox: Sandbox, pool: SessionPool, client: IntemptClient
 ) -> None:
-    """Wrong key, foreign organization, unknown collection, too many rows: each says what to do."""
+    """A wrong key, organization or collection, and too many rows, each have advice of their own."""
     wrong = {**sandbox.environ, "INTEMPT_API_KEY": "wrong-key-4711"}
     with pytest.raises(UnauthorizedError, match="INTEMPT_API_KEY") as caught:
         await IntemptClient.from_env(pool, wrong).collections.list_items("1")

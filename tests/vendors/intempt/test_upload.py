@@ -44,7 +44,7 @@ async def test_each_source_arrives_whole(
 async def test_a_large_file_is_told_as_it_goes(
     sandbox: Sandbox, client: IntemptClient, tmp_path: Path
 ) -> None:
-    """Eight pieces of a file: the callback hears each, up to the length; the bytes are the same."""
+    """A file of eight pieces calls back for each, up to its length; the bytes are the same."""
     path = tmp_path / "large.csv"
     path.write_bytes(b"id\n" + b"1234567\n" * (PIECE // 8 * 8))
     told: list[int] = []

@@ -1,4 +1,4 @@
-"""A CSV file that does not get through: what is sent again, what is said, what is not shown."""
+"""Failed uploads of a CSV file: retries, errors, and no credential in any of them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_file_is_sent_again_where_that_does_no_harm(
 async def test_a_stream_is_not_sent_twice(
     sandbox: Sandbox, client: IntemptClient, fault: Fault, error: type[AsyncClientsError]
 ) -> None:
-    """What was read cannot be read again: an error says what is known, after one PUT."""
+    """A stream cannot be read twice, so a failure after one PUT raises."""
     sandbox.fail("storage", fault)
     with pytest.raises(error):
         await client.collections.upload_csv(bookings(sandbox), pieces(FILE), length=len(FILE))
@@ -144,7 +144,7 @@ async def test_a_key_that_the_storage_says_is_cut(sandbox: Sandbox, client: Inte
 async def test_a_redirect_of_the_storage_is_not_followed(
     sandbox: Sandbox, client: IntemptClient
 ) -> None:
-    """The file goes where the vendor's link leads and nowhere else."""
+    """The file is sent to the vendor's link only, not to a redirect of the storage."""
     sandbox.fail("storage", redirect("https://elsewhere.example/", 307))
     with pytest.raises(UnexpectedRedirectError):
         await client.collections.upload_csv(bookings(sandbox), FILE)
@@ -152,7 +152,7 @@ async def test_a_redirect_of_the_storage_is_not_followed(
 
 
 async def test_an_early_no_is_heard_while_the_file_is_still_going(pool: SessionPool) -> None:
-    """The storage refuses on the headers alone: its words come out, not a broken connection."""
+    """If the storage responds to the headers alone, its message is in the error."""
 
     async def link(connection: Connection) -> None:
         await connection.request()
@@ -204,7 +204,7 @@ async def test_after_an_early_no_the_file_is_left_alone(pool: SessionPool) -> No
 async def test_no_credential_shows_in_any_failure(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Through each failure of the upload neither key nor signature is told, logged or pickled."""
+    """No failure of an upload has the key or signature in its error, log or pickle."""
     caplog.set_level(logging.DEBUG)
     key, told = sandbox.environ["INTEMPT_API_KEY"], list[Any]()
     async with SessionPool(listeners=[told.append]) as pool:

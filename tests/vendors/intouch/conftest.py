@@ -1,4 +1,4 @@
-"""A pretend Intouch, strict as the manual has it, and a client of it."""
+"""A mock of Intouch with the limit of its manual, and a client of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bad input and bad answers: each ends in its named error, says what to do, and nothing leaks.
+"""Bad input and bad responses: each raises its own error, with advice and without a credential.
 
 No call hangs, no output holds the credential, and the next call works.
 """
@@ -49,7 +49,7 @@ WRONG_KEY = status(401, b'{"message": "Missing Authentication Token"}')
 
 
 async def read(client: IntouchClient) -> None:
-    """A call that may be repeated."""
+    """An idempotent call."""
     await client.tags.get("u")
 
 
@@ -142,7 +142,7 @@ def test_a_missing_variable() -> None:
 
 
 def test_an_address_in_the_clear() -> None:
-    """http:// beyond loopback is refused: the key would travel readable."""
+    """http:// to any host but loopback is rejected: the key would travel unencrypted."""
     with pytest.raises(ConfigurationError, match="https") as caught:
         IntouchClient(SessionPool(), api_key="ii_secret_key", base_url="http://api.example.com/")
     assert leaks(caught.value, "ii_secret_key") == []
@@ -152,7 +152,7 @@ def test_an_address_in_the_clear() -> None:
 
 
 async def test_an_id_that_climbs(sandbox: Sandbox, intouch: IntouchClient) -> None:
-    """`../admin` travels as one segment and is not found; a bare `..` is refused here."""
+    """`../admin` is sent as one segment and not found; `..` alone is rejected."""
     with pytest.raises(NotFoundError):
         await intouch.contacts.get("../admin")
     assert sandbox.requests("intouch")[-1].path == "/public/v1/contacts/..%2Fadmin"
@@ -166,7 +166,7 @@ async def test_an_id_that_climbs(sandbox: Sandbox, intouch: IntouchClient) -> No
 
 
 async def test_the_key_goes_nowhere_else() -> None:
-    """A 307 with the body of a creation: the other server hears nothing."""
+    """A create that is answered with a 307 sends nothing to the other server."""
     async with byte_server(answers(http())) as other:
         moved = http(307, headers={"Location": other.url + "public/v1/contacts"})
         async with byte_server(answers(moved)) as server, SessionPool() as pool:
@@ -179,7 +179,7 @@ async def test_the_key_goes_nowhere_else() -> None:
 
 
 async def test_a_file_that_was_read_whole() -> None:
-    """A key with its newline is refused when the client is made, not when it is used."""
+    """A key with a newline at its end is rejected by the constructor."""
     with pytest.raises(ConfigurationError, match="newline at its end") as caught:
         IntouchClient(SessionPool(), api_key="ii_secret_key\n")
     assert leaks(caught.value, "ii_secret_key") == []

@@ -1,4 +1,4 @@
-"""The client against the pretend Intouch, strict limit and all, in virtual time."""
+"""The client of Intouch against the sandbox with its limit, in virtual time."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ async def test_lists_are_sorted_newest_first(intouch: IntouchClient, sandbox: Sa
 
 
 async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """A hundred calls at once against 2 per second: none refused, and little of it unused."""
+    """A hundred calls at once at 2 per second: no 429, and little of the quota is unused."""
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(intouch.tags.create(f"{n}") for n in range(100)))
     assert sandbox.rejected("intouch") == 0
@@ -125,7 +125,7 @@ async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandb
 
 
 async def test_two_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
-    """Built apart, used together: still nothing refused."""
+    """Two separate clients of one key cause no 429."""
     async with SessionPool() as pool:
         one, two = (IntouchClient.from_env(pool, sandbox.environ) for _ in range(2))
         await asyncio.gather(*(client.tags.create("x") for client in (one, two) * 10))
@@ -133,7 +133,7 @@ async def test_two_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
 
 
 async def test_a_lost_creation_is_not_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """The vendor did it and the answer was lost: one tag, and an error that says to look."""
+    """A create whose response was lost is sent once, and raises `OutcomeUnknownError`."""
     sandbox.fail("intouch", drop(committed=True))
     with pytest.raises(OutcomeUnknownError, match="look at the vendor's side"):
         await intouch.tags.create("once")

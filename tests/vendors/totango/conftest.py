@@ -1,4 +1,4 @@
-"""A pretend Totango, and a client of it."""
+"""A mock of Totango and a client of it."""
 
 from __future__ import annotations
 

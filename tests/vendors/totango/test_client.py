@@ -1,4 +1,4 @@
-"""The client against the pretend Totango, over real sockets."""
+"""The client of Totango against the sandbox, over real sockets."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ async def test_a_create_whose_answer_is_lost_is_not_repeated(
 async def test_an_update_and_a_delete_whose_answer_is_lost_are_repeated(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
-    """Both end as if nothing had gone wrong; the delete's repetition meets a 404."""
+    """An update and a delete succeed after a lost response, the delete by the 404 to its retry."""
     created = await totango.touchpoints.create(NEW)
     assert created.note_id is not None
     stored = sandbox.state("totango").touchpoints
@@ -199,7 +199,7 @@ async def test_names_are_listed_in_every_form(
 async def test_long_content_is_warned_of_and_sent_unchanged(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
-    """12,000 characters pass in silence; one more is a UserWarning here, and all of it leaves."""
+    """12,000 characters pass without a warning; one more is a `UserWarning`, and all are sent."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         await totango.touchpoints.create(NewTouchpoint(account_id="1", content="x" * 12_000))
@@ -211,7 +211,7 @@ async def test_long_content_is_warned_of_and_sent_unchanged(
 
 
 async def test_what_others_use_of_the_quota_is_left_to_them() -> None:
-    """The headers tell that five a minute are left, where a hundred are published: one 429 at most.
+    """If the headers leave five a minute of the hundred published, there is one 429 at most.
 
     Twelve calls still all succeed.
     """

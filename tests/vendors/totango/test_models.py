@@ -1,4 +1,4 @@
-"""Totango's values: what is accepted, how it travels, what is read."""
+"""The values of Totango: validation, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_create_date_keeps_its_milliseconds_exactly() -> None:
 
 
 def test_a_create_date_without_zone_is_refused() -> None:
-    """A naive datetime is a ValueError that says what to give instead, in both structs."""
+    """A naive datetime is a `ValueError` with advice, in both structs."""
     naive = EXAMPLE.replace(tzinfo=None)
     with pytest.raises(ValueError, match="aware datetime"):
         NewTouchpoint(account_id="1", content="c", create_date=naive)
@@ -157,7 +157,7 @@ def test_events_keep_all_of_their_content() -> None:
 
 @pytest.mark.parametrize("reply", [b"3", b'"x"', b"[3]", b'[{"id": "a"}]', b'{"error": "no"}', b""])
 def test_other_forms_of_events_are_a_decode_error(reply: bytes) -> None:
-    """What is no list of events ends in DecodeError and nothing else."""
+    """A value that is not a list of events raises `DecodeError`."""
     with pytest.raises(DecodeError):
         codec.decode(reply, EventList)
 
@@ -187,7 +187,7 @@ def test_no_items_are_an_empty_list(reply: bytes) -> None:
     "reply", [b'"x"', b"3", b"null", b'["a"]', b'[{"display_name": "A"}]', b'{"data": [1]}']
 )
 def test_other_forms_of_items_are_a_decode_error(reply: bytes) -> None:
-    """What has no id, or is no list of items, ends in DecodeError and nothing else."""
+    """An item without id, or a value that is not a list of items, raises `DecodeError`."""
     with pytest.raises(DecodeError):
         codec.decode(reply, NamedItems)
 

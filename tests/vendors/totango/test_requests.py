@@ -137,7 +137,7 @@ CASES: dict[str, Case] = {
 
 
 async def sent(case: Case, **arguments: Any) -> tuple[str, URL, dict[str, Any]]:
-    """The one request that *case* makes: method, URL, and what aiohttp was told."""
+    """Return method, URL and arguments of the one request that *case* makes."""
     vendor: Any
     with aioresponses() as vendor:
         url = URL(case.url, encoded=True)
