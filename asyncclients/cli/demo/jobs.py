@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from asyncclients import (
     DigitalOnboardingClient,
@@ -156,7 +156,7 @@ def emma_job(sandbox: Sandbox, pool: SessionPool, folder: Path, count: int) -> D
         await push(quakes, target, map=touchpoint, state=state, progress=progress)
 
     def found() -> list[str]:
-        stored: Iterable[Any] = touchpoints.values()
+        stored = cast("Iterable[Any]", touchpoints.values())
         return [touchpoint["attributes"]["id"] for touchpoint in stored]
 
     def ask() -> Awaitable[object]:
