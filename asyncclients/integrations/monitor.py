@@ -18,6 +18,7 @@ import asyncio
 from collections import Counter, deque
 from contextlib import suppress
 from importlib.resources import files
+from itertools import chain
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -97,7 +98,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Monitor:
-    """The page of one pool; `async with` or `start` serves it.
+    """The page of one or more pools; `async with` or `start` serves it.
 
     Attributes:
         url: its address, after the start.
@@ -107,7 +108,9 @@ class Monitor:
         ConfigurationError: *host* is not a loopback address.
     """
 
-    def __init__(self, pool: SessionPool, *, port: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, pool: SessionPool, *others: SessionPool, port: int = 0, host: str = "127.0.0.1"
+    ) -> None:
         if not is_loopback(host):
             raise ConfigurationError(
                 f"the monitor has no access control: it binds to loopback only, not to {host}",
@@ -116,7 +119,8 @@ class Monitor:
         check_count("port", port, least=0, advice="Omit port to use any free one")
         self.url = ""
         self.jobs: dict[str, Progress] = {}
-        self._pool, self._host, self._port = pool, host, port
+        self._pools = (pool, *others)
+        self._host, self._port = host, port
         self._hosts: frozenset[str] = frozenset()
         self._samples: deque[tuple[int, Sample]] = deque(maxlen=_HISTORY)
         self._sampled = asyncio.Event()
@@ -142,9 +146,10 @@ class Monitor:
         """Serve the page.
 
         Raises:
-            ClientClosedError: the pool is closed.
+            ClientClosedError: a pool is closed.
         """
-        self._pool.bind()
+        for pool in self._pools:
+            pool.bind()
         app = web.Application()
         app.router.add_get("/", self._page)
         app.router.add_get("/events", self._events)
@@ -183,7 +188,8 @@ class Monitor:
     def _add_sample(self, numbered: tuple[int, float]) -> None:
         number, at = numbered
         jobs = tuple(_job(name, state) for name, state in self.jobs.items())
-        sample = Sample(at=at, scopes=tuple(_scope_rows(self._pool.stats())), jobs=jobs)
+        stats = chain.from_iterable(pool.stats() for pool in self._pools)
+        sample = Sample(at=at, scopes=tuple(_scope_rows(stats)), jobs=jobs)
         self._samples.append((number, sample))
         self._sampled.set()
         self._sampled = asyncio.Event()

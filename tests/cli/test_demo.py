@@ -149,13 +149,15 @@ async def test_demo_ends_with_its_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [60, 80])
 async def test_screen_fits(width: int) -> None:
     """A frame and the closing table fit 24 lines of 60 and of 80 columns."""
-    async with open_scenario(fast=False) as (scene, _):
+    async with open_scenario(fast=False) as scene:
         lines = shown(frame(scene), width)
         assert len(lines) <= 24
         assert max(map(len, lines)) <= width
         assert any(line.startswith("digital_onboarding") and "0/5" in line for line in lines)
         assert progress_line(scene).startswith("0 s: intouch 0/75, totango 0/4, emma 0/20")
         lines = shown(closing(scene), width)
+        assert "vendor             calls 429s quota" in lines[3]
+        assert lines[3].endswith("lost twice")
         assert len(lines) <= 24
         assert max(map(len, lines)) <= width
 
@@ -176,7 +178,7 @@ def test_demo_that_breaks_a_promise_fails(
 
 async def test_broken_promises_are_named() -> None:
     """Lost rows, duplicated rows and rejected requests are counted for each vendor."""
-    async with open_scenario(fast=False) as (scene, _):
+    async with open_scenario(fast=False) as scene:
         totango = next(job for job in scene.jobs if job.vendor == "totango")
         for _ in range(2):
             await totango.run(None)

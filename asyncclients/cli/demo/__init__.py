@@ -19,7 +19,6 @@ from rich.live import Live
 from asyncclients.cli import DONE, FAILED, INTERRUPTED
 from asyncclients.cli.demo.scenario import Scenario, open_scenario
 from asyncclients.cli.demo.screen import closing, frame, progress_line
-from asyncclients.core.pool import SessionPool
 
 if TYPE_CHECKING:
     from asyncclients.integrations.monitor import Monitor
@@ -44,7 +43,7 @@ async def demo(*, fast: Switch = False, web: Switch = False) -> int:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with open_scenario(fast=fast) as (scene, pool), _page(console, pool, web=web) as monitor:
+    async with open_scenario(fast=fast) as scene, _page(console, scene, web=web) as monitor:
         try:
             await _show(console, scene, monitor)
         except asyncio.CancelledError:
@@ -68,16 +67,14 @@ def _interruption(scene: Scenario) -> str:
 
 
 @asynccontextmanager
-async def _page(
-    console: Console, pool: SessionPool, *, web: bool
-) -> AsyncGenerator[Monitor | None]:
-    """Serve the live page of *pool* inside the block if *web* is set."""
+async def _page(console: Console, scene: Scenario, *, web: bool) -> AsyncGenerator[Monitor | None]:
+    """Serve the live page of *scene* inside the block if *web* is set."""
     if not web:
         yield None
         return
     from asyncclients.integrations.monitor import Monitor  # imports aiohttp's server
 
-    async with Monitor(pool) as monitor:
+    async with Monitor(*scene.pools) as monitor:
         console.print(f"Live page: {monitor.url}", soft_wrap=True)
         yield monitor
 

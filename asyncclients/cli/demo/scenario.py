@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,8 @@ from asyncclients.cli.demo.records import Record, duplicated, lost, pages_served
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 
-PULL = ("pull", "intouch.contacts", "--to", "contacts.csv", "--limits", "quotas.db")
+QUOTAS = "quotas.db"
+PULL = ("pull", "intouch.contacts", "--to", "contacts.csv", "--limits", QUOTAS)
 PAGE = 25
 """Contacts in a page of Intouch."""
 ROWS = {"intouch": 1100, "totango": 48, "emma": 780, "intempt": 280, "digital_onboarding": 280}
@@ -125,13 +126,19 @@ class Scenario:
         jobs: those of the five vendors, Intouch first.
         backfill: that of Intouch.
         sandbox: the mock vendors of the jobs.
+        pools: those of this process.
     """
 
     def __init__(
-        self, sandbox: Sandbox, jobs: Sequence[DemoJob], backfill: Backfill, naive: NaiveClient
+        self,
+        sandbox: Sandbox,
+        pools: tuple[SessionPool, SessionPool],
+        jobs: Sequence[DemoJob],
+        backfill: Backfill,
+        naive: NaiveClient,
     ) -> None:
+        self.sandbox, self.pools = sandbox, pools
         self.jobs, self.backfill, self._naive = jobs, backfill, naive
-        self.sandbox = sandbox
         self._started_at = asyncio.get_running_loop().time()
         self._ended_at: float | None = None
 
@@ -194,7 +201,7 @@ class Scenario:
 
 
 @asynccontextmanager
-async def open_scenario(*, fast: bool) -> AsyncGenerator[tuple[Scenario, SessionPool]]:
+async def open_scenario(*, fast: bool) -> AsyncGenerator[Scenario]:
     """Start the vendors and open the clients; their files are in a temporary folder."""
     rows = {vendor: count // _FAST for vendor, count in ROWS.items()} if fast else ROWS
     with TemporaryDirectory(prefix="asyncclients-demo-") as name:
@@ -203,43 +210,40 @@ async def open_scenario(*, fast: bool) -> AsyncGenerator[tuple[Scenario, Session
             Sandbox(latency=_LATENCY) as sandbox,
             Sandbox(latency=_LATENCY) as naive_sandbox,
             # `exact`: no request arrives too early, however busy this machine is.
-            SessionPool(limits=FileLimits(folder / "quotas.db"), admission="exact") as pool,
+            SessionPool(admission="exact") as pool,
+            SessionPool(admission="exact", limits=FileLimits(folder / QUOTAS)) as shared,
             aiohttp.ClientSession() as session,
         ):
             for each in (sandbox, naive_sandbox):
                 each.state("intouch").grow(contacts=rows["intouch"])
             backfill = Backfill(sandbox, folder, rows["intouch"])
-            jobs = _jobs(sandbox, pool, backfill, folder, rows)
-            yield Scenario(sandbox, jobs, backfill, NaiveClient(session, naive_sandbox)), pool
+            jobs = [
+                _intouch_job(sandbox, shared, backfill),
+                totango_job(sandbox, pool, folder, rows["totango"]),
+                emma_job(sandbox, pool, folder, rows["emma"]),
+                intempt_job(sandbox, pool, folder, rows["intempt"]),
+                digital_onboarding_job(sandbox, pool, folder, rows["digital_onboarding"]),
+            ]
+            naive = NaiveClient(session, naive_sandbox)
+            yield Scenario(sandbox, (pool, shared), jobs, backfill, naive)
 
 
-def _jobs(
-    sandbox: Sandbox,
-    pool: SessionPool,
-    backfill: Backfill,
-    folder: Path,
-    rows: Mapping[str, int],
-) -> list[DemoJob]:
-    intouch = IntouchClient.from_env(pool, sandbox.environ)
+def _intouch_job(sandbox: Sandbox, shared: SessionPool, backfill: Backfill) -> DemoJob:
+    """Return *backfill* with web requests of this process: both use the store of *shared*."""
+    client = IntouchClient.from_env(shared, sandbox.environ)
     uuids = list(sandbox.state("intouch").contacts)
 
     def ask() -> Awaitable[object]:
-        return asked_now(intouch).contacts.get(uuids[0])
+        return asked_now(client).contacts.get(uuids[0])
 
-    return [
-        DemoJob(
-            vendor="intouch",
-            rows="contacts",
-            quota=intouch.vendor.quotas[0],
-            expected=uuids,
-            found=backfill.found,
-            done=backfill.done,
-            run=backfill.run,
-            ask=ask,
-            every=1.5,
-        ),
-        totango_job(sandbox, pool, folder, rows["totango"]),
-        emma_job(sandbox, pool, folder, rows["emma"]),
-        intempt_job(sandbox, pool, folder, rows["intempt"]),
-        digital_onboarding_job(sandbox, pool, folder, rows["digital_onboarding"]),
-    ]
+    return DemoJob(
+        vendor="intouch",
+        rows="contacts",
+        quota=client.vendor.quotas[0],
+        expected=uuids,
+        found=backfill.found,
+        done=backfill.done,
+        run=backfill.run,
+        ask=ask,
+        every=1.5,
+    )

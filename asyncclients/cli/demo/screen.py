@@ -31,8 +31,9 @@ def frame(scene: Scenario) -> RenderableType:
         _line("Meanwhile, a push and web requests for each other vendor", "cyan"),
     ]
     for job in others:
-        median = scene.record(job).waits.percentile(0.5)
-        lines.append(_bar(job.vendor, job.done(), len(job.expected), f"web p50 {_time(median)}"))
+        waits = scene.record(job).waits
+        note = f"web p50 {_time(waits.percentile(0.5))}" if waits.answered else ""
+        lines.append(_bar(job.vendor, job.done(), len(job.expected), note))
     return Group(*lines)
 
 
@@ -56,6 +57,8 @@ def _counts(record: Record) -> str:
 
 
 def _waits(waits: Waits) -> str:
+    if not (waits.answered or waits.waiting):
+        return "none yet"
     waiting = f"{len(waits.waiting)} waiting, " if waits.waiting else ""
     p50, p99 = (_time(waits.percentile(share)) for share in (0.5, 0.99))
     return f"{len(waits.answered)} sent, {waiting}p50 {p50}, p99 {p99}"
@@ -86,9 +89,17 @@ def progress_line(scene: Scenario) -> str:
 def closing(scene: Scenario) -> RenderableType:
     """Return the table of the vendors' records."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("vendor", no_wrap=True)
-    for name in ("calls", "429s", "quota", "web p50", "web p99", "rows lost", "rows twice"):
-        table.add_column(name, justify="right")
+    for name in (
+        "\nvendor",
+        "\ncalls",
+        "\n429s",
+        "\nquota",
+        "web\np50",
+        "web\np99",
+        "rows\nlost",
+        "\ntwice",
+    ):
+        table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
     for job in scene.jobs:
         found = job.found()
         rows = lost(job.expected, found), duplicated(job.expected, found)
