@@ -1,8 +1,4 @@
-"""The command line. The module of a command is imported when the command is called.
-
-Exit codes: 0 done, 1 failed while running or state in use, 2 usage error or unusable input
-found before anything was sent, 3 done with failed or unknown rows, 130 interrupted (state saved).
-"""
+"""The command line. The module of a command is imported when the command is called."""
 
 from __future__ import annotations
 
@@ -18,10 +14,19 @@ from asyncclients.errors import AsyncClientsError, ConfigurationError
 
 DONE, FAILED, USAGE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
+_EXIT_CODES = """\
+Exit codes:
+0 done
+1 failed while running, or the state is in use
+2 usage error, or unusable input found before anything was sent
+3 done, with failed or unknown rows
+130 interrupted, and the state is saved"""
+
 app = App(
     name="asyncclients",
     version=__version__,
     help="Move data through rate-limited vendor APIs, within every limit.",
+    help_epilogue=_EXIT_CODES,
     help_format="plaintext",  # the default, markdown, imports a parser
 )
 _COMMANDS = {

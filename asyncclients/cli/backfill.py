@@ -19,7 +19,7 @@ from cyclopts import Parameter, validators
 from asyncclients.backfill import Report, Status, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
-from asyncclients.cli.output import report_text, say, show, status_text
+from asyncclients.cli.output import JobError, report_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.worker import run_jobs
@@ -243,7 +243,7 @@ def _print_all(results: dict[str, Report | BaseException], *, quiet: bool, as_js
             shown[name] = result
         elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
             codes.append(USAGE if isinstance(result, ValueError) else FAILED)
-            shown[name] = {"error": type(result).__name__, "reason": str(result)}
+            shown[name] = JobError(error=type(result).__name__, reason=str(result))
         else:
             raise result
     if as_json:
@@ -252,7 +252,7 @@ def _print_all(results: dict[str, Report | BaseException], *, quiet: bool, as_js
         for name, result in shown.items():
             if quiet and isinstance(result, Report) and exit_code(result) == DONE:
                 continue
-            text = report_text(result) if isinstance(result, Report) else result["reason"]
+            text = report_text(result) if isinstance(result, Report) else result.reason
             say(f"{name}: {text}")
     if {*codes} == {USAGE}:  # no job sent anything
         return USAGE

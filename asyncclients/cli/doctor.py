@@ -10,12 +10,12 @@ import importlib.metadata
 import os
 import platform
 import ssl
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +23,7 @@ from rich.table import Table
 
 import asyncclients
 from asyncclients.base_url import check_base_url
+from asyncclients.cli.output import show
 from asyncclients.cli.shared import DATABASE_URL, LIMITS
 from asyncclients.core.client import VendorClient
 from asyncclients.core.vendor import Vendor
@@ -49,9 +50,15 @@ _CLIENTS = (
 )
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; `good` is None if it is only informative."""
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report of `doctor`.
+
+    Attributes:
+        what: what was checked.
+        found: the result.
+        good: whether it is as it should be; None if it is only informative.
+        advice: what to do, or empty.
+    """
 
     what: str
     found: str
@@ -60,7 +67,9 @@ class Finding:
 
 
 async def doctor(
-    *, connect: Annotated[bool, Parameter(help="connect to the base URLs of set-up vendors")] = True
+    *,
+    connect: Annotated[bool, Parameter(help="connect to the base URLs of set-up vendors")] = True,
+    json: Annotated[bool, Parameter(negative="", help="print the findings as JSON")] = False,
 ) -> int:
     """Check versions, the C parser, the CA store, the environment and the vendor addresses.
 
@@ -72,7 +81,10 @@ async def doctor(
     for variable, what in ((LIMITS, "limit store"), (DATABASE_URL, "job database")):
         if address := os.environ.get(variable):
             findings.append(await _shared(what, variable, address, connect=connect))
-    _print(findings)
+    if json:
+        show(findings, as_json=True, describe=str)
+    else:
+        _print(findings)
     return 1 if any(finding.good is False for finding in findings) else 0
 
 

@@ -19,6 +19,18 @@ _COARSE = 10
 """Minutes from which on the seconds of a duration are left out."""
 
 
+class JobError(msgspec.Struct, frozen=True, kw_only=True):
+    """What `run --json` prints for a job that failed.
+
+    Attributes:
+        error: name of the error's class.
+        reason: what happened, and what to do.
+    """
+
+    error: str
+    reason: str
+
+
 def duration(seconds: float) -> str:
     """Return *seconds* as text, as in "45 s", "9 min 5 s", "12 min" or "1 h 5 min"."""
     minutes, rest = divmod(round(seconds), 60)
@@ -37,9 +49,11 @@ def show(result: Any, *, as_json: bool, describe: Callable[[Any], str]) -> None:
 
 def _as_json(result: Any) -> str:
     try:
-        return msgspec.json.encode(result).decode()
-    except UnicodeEncodeError:  # a path that is not UTF-8: escaped without loss
+        text = msgspec.json.encode(result).decode()
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a path or a terminal that is not UTF-8: escaped without loss
         return json.dumps(msgspec.to_builtins(result))
+    return text
 
 
 def say(text: str, file: TextIO | None = None) -> None:

@@ -13,6 +13,8 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text
 from asyncclients.simulator import simulate as run
 
+LEFT_OUT = ("accepted_at", "rejected_at")
+"""Long fields of the report that are not printed."""
 _SERVERS = ", ".join(SERVERS)
 _LATENCIES = ", ".join(LATENCIES)
 
@@ -51,7 +53,8 @@ def simulate(
     )
     if json:
         figures = msgspec.to_builtins(report)
-        del figures["accepted_at"], figures["rejected_at"]
+        for name in LEFT_OUT:
+            del figures[name]
         print(msgspec.json.encode(figures).decode())
     else:
         print(draw_text(report))

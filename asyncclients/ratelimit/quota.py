@@ -14,6 +14,10 @@ from asyncclients.errors import ConfigurationError
 class Quota:
     """At most *limit* requests in any *period* seconds.
 
+    Attributes:
+        limit: requests, at least 1.
+        period: seconds.
+
     Raises:
         ConfigurationError: if *limit* is not a whole number of at least 1, or
             *period* is not a finite number of seconds above 0.

@@ -8,10 +8,11 @@ import socket
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from asyncclients.cli import run
-from asyncclients.cli.doctor import doctor
+from asyncclients.cli.doctor import Finding, doctor
 from asyncclients.sandbox import Sandbox
 
 KEY = "ii_canary_4711"
@@ -48,6 +49,19 @@ def test_a_machine_that_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
     for vendor in ("intouch", "totango", "intempt", "emma", "digital_onboarding"):
         assert report[vendor] == "--"
     assert "Set INTEMPT_API_KEY, INTEMPT_ORG to use it" in printed
+
+
+def test_doctor_prints_its_findings_as_json(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `--json` the findings are a list of objects, and the exit code is the same."""
+    monkeypatch.setenv("EMMA_PRIVATE_KEY", KEY)
+    assert run(["doctor", "--no-connect", "--json"]) == 1
+    printed = capsys.readouterr().out
+    findings = msgspec.json.decode(printed, type=list[Finding])
+    (wrong,) = [finding for finding in findings if finding.good is False]
+    assert (wrong.what, wrong.advice) == ("emma", "Set it as well")
+    assert KEY not in printed
 
 
 def test_half_a_credential_is_a_fault(

@@ -22,6 +22,20 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert [name for name in COMMANDS if f" {name} " not in printed] == []
 
 
+def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` of the program and of each command says what the exit codes mean."""
+    for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
+        assert run(arguments) == 0
+        _, _, codes = capsys.readouterr().out.partition("Exit codes:\n")
+        assert [line.split()[0] for line in codes.splitlines() if line] == [
+            "0",
+            "1",
+            "2",
+            "3",
+            "130",
+        ]
+
+
 def test_help_comes_at_once() -> None:
     """`--help` waits for nothing that only a command needs: no asyncio, no parser of markdown."""
     code = "import sys; from asyncclients.cli import run; code = run(['--help']);"

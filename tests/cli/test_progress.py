@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import io
+import json
 import os
 import struct
 import subprocess
@@ -17,8 +18,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from asyncclients.backfill import Progress
-from asyncclients.cli.output import duration, say
+from asyncclients.backfill import Progress, Report
+from asyncclients.cli.output import duration, say, show
 from asyncclients.cli.progress import ProgressDisplay, progress_text
 from asyncclients.sandbox import Sandbox
 
@@ -127,7 +128,7 @@ def test_lines_become_rare_and_never_exceed_two_hundred(
     jobs: int, days: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a terminal: a line after five seconds, at most 200 in all, however long it takes."""
-    clock = Clock()
+    clock, said = Clock(), 0
     with ProgressDisplay(clock=clock) as display:
         shows = [display.job(f"job {number}") for number in range(jobs)]
         while clock.now < days * 86_400:
@@ -286,3 +287,12 @@ async def test_quiet_prints_only_what_went_wrong(sandbox: Sandbox, tmp_path: Pat
     assert results[:3] == [(0, b"")] * 3
     code, out = results[3]
     assert (code, out.startswith(b"0 done, 1 failed")) == (3, True)
+
+
+def test_json_is_valid_on_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is not UTF-8, or a path that is not, gets JSON with escapes."""
+    for encoding, path in (("ascii", "naïve 漢"), ("utf-8", "caf\udce9")):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
+        show(Report(failures=path), as_json=True, describe=str)
+        assert json.loads(raw.getvalue())["failures"] == path

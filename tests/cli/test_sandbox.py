@@ -11,6 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 
 from asyncclients import EmmaClient, IntouchClient, SessionPool
@@ -78,3 +79,17 @@ def _six_free_ports() -> int:
             continue
         return port
     raise AssertionError("no six free ports")
+
+
+async def test_sandbox_prints_its_variables_as_json() -> None:
+    """With `--json` the variables are one object on one line."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "asyncclients", "sandbox", "--json"), stdout=PIPE, stderr=PIPE
+    )
+    assert process.stdout is not None
+    environ = msgspec.json.decode(await process.stdout.readline(), type=dict[str, str])
+    async with SessionPool() as pool:
+        assert await IntouchClient.from_env(pool, environ).tags.list().first() is None
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (0, b"", b"")

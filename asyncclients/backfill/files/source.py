@@ -111,10 +111,15 @@ class FileSource:
         """
         if not self._path.is_file():  # a pipe can be read only once
             return None
-        total, counts = 0, _counts(self._path)
+        counts = _counts(self._path)
+
+        def count_part() -> int:
+            return next(counts, 0)
+
+        total = 0
         try:
-            while found := await in_thread(next, counts, 0):
-                total += found
+            while part := await in_thread(count_part):
+                total += part
         except InputError:
             return None
         finally:

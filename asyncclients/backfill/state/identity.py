@@ -1,15 +1,5 @@
 """The identity of a job, derived from the arguments of `pull` or `push`.
 
-| part       | content                                                                     |
-|------------|-----------------------------------------------------------------------------|
-| source     | name of the input file, or the list operation                               |
-| target     | the operation or function to call, or the file to write                     |
-| origin     | scheme, host, port and base path of the vendor                              |
-| account    | name of the account, for vendors with one in the URL (Emma, Intempt)        |
-| credential | for other vendors: a slow one-way hash of the credential                    |
-| arguments  | arguments bound to the operation; for a function of the user, a slow hash   |
-| headers    | a slow hash of the headers added by the client's options                    |
-
 Priorities, timeouts and quotas are not part of it: they only change how a job runs. A `map`
 or `key` that is a function is not part of it either, so it may be corrected between two runs.
 """
@@ -42,7 +32,21 @@ _FUNCTION = "function"
 
 
 class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The identity of the job that a state file belongs to; see the module's docstring."""
+    """The identity of the job that a state file belongs to. JSON leaves out empty fields.
+
+    Attributes:
+        kind: `pull`, `push` or `sync`.
+        source: name of the input file, or the list operation.
+        target: the operation or function that is called, or the file that is written.
+        row_type: the struct of a row.
+        origin: scheme, host, port and base path of the vendor.
+        account: name of the account, for vendors with one in the URL (Emma, Intempt).
+        credential: for other vendors, a slow one-way hash of the credential.
+        headers: a slow one-way hash of the headers added by the client's options.
+        arguments: arguments bound to the operation; for a function of the user, a slow hash.
+        key: the field that identifies an item or a row, or `function`.
+        map: the names that a mapping gives to columns.
+    """
 
     kind: str
     source: str

@@ -1,0 +1,51 @@
+"""The page about `--json` says what the commands print."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def generator() -> ModuleType:
+    path = ROOT / "docs" / "generate_json_output.py"
+    spec = importlib.util.spec_from_file_location("generate_json_output", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_page_has_the_fields_of_the_structs() -> None:
+    """The committed page is the output of `python docs/generate_json_output.py`."""
+    found = generator()
+    assert found.PAGE.read_text() == found.renewed()
+
+
+@pytest.mark.parametrize("struct", generator().STRUCTS, ids=lambda struct: struct.__name__)
+def test_each_field_has_a_meaning(struct: Any) -> None:
+    """Each field that a command prints is explained, and each struct it links to is on the page."""
+    table = list(generator()._table(struct))
+    assert [line for line in table if line.endswith("|  |")] == []
+    page = (ROOT / "docs" / "json-output.md").read_text()
+    for line in table:
+        for name in line.split("](#")[1:]:
+            assert f"### {name.partition(')')[0]}" in page.lower()
+
+
+def test_report_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """A document is printed on one line, with every field."""
+    from asyncclients.backfill import Report
+    from asyncclients.cli.output import show
+
+    show(Report(done=3), as_json=True, describe=str)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert msgspec.json.decode(out).keys() == set(Report.__struct_fields__)
