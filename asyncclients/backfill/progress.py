@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 from asyncclients.backfill.report import Progress, RequestCounter
 from asyncclients.core.events import Callback
-from asyncclients.ratelimit.quota import Priority
 
 _INTERVAL = 1.0
 """Seconds between two reports."""
@@ -76,7 +75,7 @@ class EtaEstimator:
             waiting: as in `Progress`.
         """
         scopes = self._counter.scopes.values()
-        limited = any(use.scheduler.is_limited_by_quota(Priority.BACKGROUND) for use in scopes)
+        limited = any(use.scheduler.is_limited_by_quota(self._flow) for use in scopes)
         rate = self._measure(settled, limited=limited)
         if waiting:
             self._samples.clear()  # an outage is no slow period

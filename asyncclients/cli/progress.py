@@ -56,6 +56,7 @@ class ProgressDisplay:
         self._printed_at: dict[str, float] = {}
         self._live: Live | None = None
         console = _terminal() if console is None else console
+        self._is_utf8 = console is not None and console.encoding.startswith("utf")
         if console is not None and not quiet:
             self._live = Live(
                 console=console,
@@ -128,16 +129,13 @@ class ProgressDisplay:
             cells = [fact.rjust(size) for fact, size in zip(facts[name], columns, strict=True)]
             right = "  ".join(cells)
             room = width - names - len(right) - 3
-            bar = _bar(state, min(room, _BAR_CELLS), is_utf8=self._is_utf8())
+            bar = _bar(state, min(room, _BAR_CELLS), is_utf8=self._is_utf8)
             lines.append(Text.assemble(set_cell_size(name, names), " ", bar, "  ", right))
             if notes := _notes(state):
                 lines.append(Text(" " * (names + 1) + ", ".join(notes), style="dim"))
         for line in lines:
             line.no_wrap, line.overflow = True, "crop"
         return lines
-
-    def _is_utf8(self) -> bool:
-        return self._live is not None and self._live.console.encoding.startswith("utf")
 
 
 def _terminal() -> Console | None:

@@ -128,6 +128,11 @@ class FlowQueue:
             count += min(other.waiting, max(0, int(turn - other.start) + wins_tie))
         return count
 
+    def is_waiting(self, name: str | None) -> bool:
+        """Return whether a waiter of flow *name* is in the queue."""
+        flow = self._flows.get(name)
+        return flow is not None and flow.waiting > 0
+
     def contending(self, name: str | None, calls: int, planned: Mapping[str | None, int]) -> int:
         """Return how many calls of other flows go before the last of *calls* of flow *name*.
 

@@ -380,11 +380,11 @@ class Scheduler:
         """Seconds since the latest interactive call was sent; inf if there was none."""
         return self.loop.time() - self._forecast.last_at
 
-    def is_limited_by_quota(self, priority: Priority) -> bool:
-        """Return whether calls of *priority* wait for nothing but a slot of a quota."""
+    def is_limited_by_quota(self, flow: str) -> bool:
+        """Return whether background calls of *flow* wait for nothing but a slot of a quota."""
         shared = self.in_flight_limit
         has_room = self.in_flight < self.max_in_flight and shared.in_use < shared.limit
-        return has_room and self._queue_of(priority).waiting > 0
+        return has_room and self._background.is_waiting(flow)
 
     def _eta(self, calls: int, now: float) -> float:
         return max(0.0, self.limiter.nth_permit_at(calls, now) - now)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -128,6 +128,36 @@ async def test_eta_knows_the_jobs_that_share_the_quota(tmp_path: Path) -> None:
     assert short.reports[-1][0] < long.reports[-1][0] - 60
     short.check_eta()
     long.check_eta()
+
+
+@pytest.mark.virtual_time
+async def test_eta_of_slow_job_follows_its_source(tmp_path: Path) -> None:
+    """A job whose rows arrive slowly is not limited by the quota that another job waits for."""
+    slow, other = Told(), Told()
+
+    async def rows() -> AsyncIterator[NewTouchpoint]:
+        for row in touchpoints(60):
+            await asyncio.sleep(4.0)
+            yield row
+
+    class Counted:
+        """Rows with a known length."""
+
+        def __len__(self) -> int:
+            return 60
+
+        def __aiter__(self) -> AsyncIterator[NewTouchpoint]:
+            return rows()
+
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        create = TotangoClient.from_env(pool, sandbox.environ).touchpoints.create
+        await asyncio.gather(
+            push(Counted(), create, state=tmp_path / "a", progress=slow),
+            push(touchpoints(400, "b"), create, state=tmp_path / "b", progress=other),
+        )
+    slow.check_eta(seconds=5.0)
+    assert sum(progress.limited_by_quota for _, progress in slow.reports) < 60
+    assert sum(progress.limited_by_quota for _, progress in other.reports) > 150
 
 
 @pytest.mark.virtual_time

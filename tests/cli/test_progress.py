@@ -206,6 +206,7 @@ async def test_push_draws_one_bar_on_a_terminal(
     assert "intouch.tags" in shown
     assert "8/8" in shown
     assert "limited by quota" in shown
+    assert "#" not in shown
     assert shown.count("\n") < 12
     assert "Traceback" not in shown
 
