@@ -32,15 +32,23 @@ class Killer:
     async def run(self, *arguments: str, kills: int, longest: float) -> Report:
         """The report of the last run, after *kills* kills, each within *longest* seconds."""
         for _ in range(kills):
-            report = await self._once(arguments, self._random.uniform(0.0, longest))
-            if report is not None:
-                return report
-            self.kills += 1
+            if not await self.kill(*arguments, longest=longest):
+                break
+        return msgspec.json.decode(await self.finish(*arguments), type=Report)
+
+    async def kill(self, *arguments: str, longest: float) -> bool:
+        """Kill a run within *longest* seconds; return False if it ended before."""
+        was_killed = await self._once(arguments, self._random.uniform(0.0, longest)) is None
+        self.kills += was_killed
+        return was_killed
+
+    async def finish(self, *arguments: str) -> bytes:
+        """The report of a run that is not killed, as JSON."""
         report = await self._once(arguments, None)
         assert report is not None
         return report
 
-    async def _once(self, arguments: tuple[str, ...], seconds: float | None) -> Report | None:
+    async def _once(self, arguments: tuple[str, ...], seconds: float | None) -> bytes | None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             str(WORKER),
@@ -58,7 +66,7 @@ class Killer:
             await process.communicate()
             return None
         assert process.returncode == 0, err.decode()
-        return msgspec.json.decode(out, type=Report)
+        return out
 
 
 @pytest.fixture

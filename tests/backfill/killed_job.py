@@ -11,14 +11,14 @@ import sys
 import msgspec
 
 from asyncclients import DigitalOnboardingClient, IntouchClient, Quota, SessionPool
-from asyncclients.backfill import Report, pull, push
+from asyncclients.backfill import Report, SyncReport, pull, push, sync
 from asyncclients.vendors.digital_onboarding import NewContact
 from asyncclients.vendors.intouch import NewHierarchy
 
 ENOUGH = [Quota(100_000, 1.0)]
 
 
-async def work(kind: str, source: str, state: str) -> Report:
+async def work(kind: str, source: str, state: str) -> Report | SyncReport:
     async with SessionPool() as pool:
         if kind == "upsert":
             onboarding = DigitalOnboardingClient(
@@ -48,6 +48,16 @@ async def work(kind: str, source: str, state: str) -> Report:
                 intouch.hierarchies.create,
                 row_type=NewHierarchy,
                 state=state,
+                concurrency=8,
+            )
+        if kind == "sync":
+            return await sync(
+                source,
+                intouch.hierarchies,
+                key="client_code",
+                state=state,
+                on_missing="delete",
+                max_deleted=1.0,
                 concurrency=8,
             )
         return await pull(intouch.contacts.list(sort_by="created_at"), source, state=state)

@@ -1,0 +1,100 @@
+"""A sync that is killed at any instant ends in agreement, and creates no item twice.
+
+As in `test_crash.py`, the job runs in a process of its own and dies by SIGKILL.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from asyncclients.backfill import SyncReport
+from asyncclients.sandbox import Sandbox, drop
+
+from .conftest import Killer
+
+OPEN = {"intouch": (1_000_000, 1.0)}
+LATENCY = (0.005, 0.005)
+_RUNS = 20
+"""Runs after which vendor and file agree, or never will."""
+
+
+class World:
+    """A file, a vendor, and the job that keeps the vendor in agreement with the file."""
+
+    def __init__(self, sandbox: Sandbox, directory: Path, seed: int) -> None:
+        self._arguments = ("sync", str(directory / "nodes.csv"), str(directory / "nodes.sync"))
+        self._vendor = sandbox.state("intouch")
+        self._random = Random(seed)
+        self.killer = Killer(sandbox.environ, seed)
+        self.names: dict[str, str] = {}
+
+    def edit(self, size: int) -> None:
+        """Give the file *size* rows: a tenth of the old ones is gone, and another one changed."""
+        kept = {code: name for code, name in self.names.items() if self._random.random() > 0.1}
+        for code in kept:
+            if self._random.random() < 0.1:
+                kept[code] = f"Name {self._random.random()}"
+        while len(kept) < size:
+            kept[f"node-{self._random.getrandbits(60)}"] = "New"
+        self.names = kept
+        root = self._vendor.root_uuid
+        lines = [f"{code},{name},generic,{root}\n" for code, name in kept.items()]
+        Path(self._arguments[1]).write_text("client_code,name,type,parent_uuid\n" + "".join(lines))
+
+    async def kill(self, kills: int) -> None:
+        """Kill *kills* runs, or until one ends."""
+        for _ in range(kills):
+            if not await self.killer.kill(*self._arguments, longest=0.5):
+                return
+
+    async def agree(self) -> None:
+        """Run until nothing is unknown; the vendor then has each row once, and nothing else."""
+        report = SyncReport(unknown=1)
+        for _ in range(_RUNS):
+            if not report.unknown:
+                break
+            output = await self.killer.finish(*self._arguments)
+            report = msgspec.json.decode(output, type=SyncReport)
+            assert report.failed == 0
+        nodes = [row for row in self._vendor.hierarchies.values() if row["parent_uuid"]]
+        codes = Counter(str(row["client_code"]) for row in nodes)
+        assert [code for code, times in codes.items() if times > 1] == []
+        assert {str(row["client_code"]): row["name"] for row in nodes} == self.names
+        again = await self.killer.finish(*self._arguments)
+        assert msgspec.json.decode(again, type=SyncReport).requests == 0
+
+
+async def survive(directory: Path, *, size: int, kills: int, edits: int, seed: int) -> int:
+    """Edit the file and kill the job, again and again; return the number of kills."""
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        random = Random(seed)
+        fault = drop(committed=True)
+        sandbox.fail("intouch", fault, None, lambda _: random.random() < 0.02)
+        world = World(sandbox, directory, seed)
+        for _ in range(edits):
+            world.edit(size)
+            await world.kill(kills // edits)
+            await world.agree()
+        return world.killer.kills
+
+
+async def test_killed_sync_ends_in_agreement(tmp_path: Path) -> None:
+    """Killed runs and lost responses lose nothing and create nothing twice."""
+    assert await survive(tmp_path, size=500, kills=4, edits=2, seed=0) >= 3
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+async def test_sync_killed_two_hundred_times(tmp_path: Path) -> None:
+    """After each of ten edits, killed up to twenty times, vendor and file agree."""
+    kills, seed = 0, 1
+    while kills < 200:
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        kills += await survive(directory, size=3000, kills=200, edits=10, seed=seed)
+        seed += 1
