@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from asyncclients.backfill.report import SyncReport
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import (
     connect,
@@ -22,6 +23,7 @@ from asyncclients.backfill.state.journal import (
 from asyncclients.backfill.state.lock import check_companions, holder_of
 from asyncclients.backfill.state.pull_state import LastRefresh, PullState
 from asyncclients.backfill.state.push_state import PushState, Unknown, read_unknown
+from asyncclients.backfill.state.sync_state import SyncState
 from asyncclients.errors import StateInUseError, StateMismatchError
 from asyncclients.own_files import FAILED_SUFFIX, target_of
 
@@ -45,6 +47,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         unverified: as in `Report`.
         unknown_rows: the rows that may or may not have been executed.
         refreshed: the last refresh of a pull; None without one.
+        sync: of a sync, the report of its last run; the requests and what follows them are known
+            when it has ended. `done` are the rows and items that agree.
+        planned: of a sync, the creates, updates and deletions that its last run decided on.
     """
 
     job: JobIdentity
@@ -60,6 +65,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unverified: tuple[str, ...] = ()
     unknown_rows: tuple[Unknown, ...] = ()
     refreshed: LastRefresh | None = None
+    sync: SyncReport | None = None
+    planned: tuple[int, int, int] | None = None
 
 
 def read_status(path: str | os.PathLike[str]) -> Status:
@@ -121,6 +128,8 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
             unverified=pull.unverified,
             refreshed=pull.refreshed,
         )
+    if job.kind == "sync":
+        return _read_sync(database, job, path, running)
     push = read_state(database, PushState) or PushState()
     unknown = [read_unknown(row) for row in select(database, "SELECT * FROM unknown")]
     known = {row.number for row in unknown}
@@ -142,4 +151,32 @@ def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Stat
         running=running,
         failures=str(path) + FAILED_SUFFIX if push.failed else None,
         unknown_rows=tuple(sorted(unknown, key=lambda row: row.number)),
+    )
+
+
+def _read_sync(
+    database: sqlite3.Connection, job: JobIdentity, path: Path, running: int | None
+) -> Status:
+    state = read_state(database, SyncState) or SyncState()
+    intents = select(database, "SELECT key, line, row, reason FROM sync_intent")
+    unknown = [
+        read_unknown((key, line, row, reason or _ON_THE_WIRE))
+        for key, line, row, reason in intents
+        if reason or running is None
+    ]
+    report = state.report(str(path) + FAILED_SUFFIX)
+    return Status(
+        job=msgspec.structs.replace(job, source=state.source),
+        done=report.created + report.updated + report.deleted + report.unchanged,
+        failed=report.failed,
+        unknown=len(unknown),
+        skipped=report.skipped,
+        total=sum(state.planned) + report.unchanged,
+        remaining=report.remaining,
+        complete=state.complete,
+        running=running,
+        failures=report.failures,
+        unknown_rows=tuple(sorted(unknown, key=lambda row: row.line)),
+        sync=report,
+        planned=state.planned,
     )

@@ -256,8 +256,10 @@ class Sync:
             stop = error
         else:
             self._state.complete = self._handed_out == self._planned
-            self._memory.save_now()
             return
+        finally:
+            self.report()  # saved with the next commit
+            self._memory.save_now()
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     # --- Examine ----------------------------------------------------------------------------
@@ -338,7 +340,12 @@ class Sync:
         self._missing = [key for key in known_keys if key not in rows]
         memory.count, state.missing = len(known_keys), len(self._missing)
         deletions = self._deletions_planned() if self._options.on_missing == "delete" else 0
-        self._planned = sum(map(count, SENT)) + deletions
+        state.planned = (
+            count(Action.CREATE) + count(Action.LOCATE),
+            count(Action.UPDATE),
+            deletions,
+        )
+        self._planned = sum(state.planned)
 
     async def _known(self) -> AsyncIterator[tuple[list[int], dict[int, Digests]]]:
         """Yield the numbers of valid rows, some at a time, with the digests of their items."""
@@ -527,23 +534,11 @@ class Sync:
     def report(self) -> SyncReport:
         """Return the result of the run so far."""
         state, counter = self._state, self._counter
-        return SyncReport(
-            created=state.created,
-            updated=state.updated,
-            deleted=state.deleted,
-            unchanged=state.unchanged,
-            missing=state.missing,
-            failed=state.failed,
-            unknown=state.unknown,
-            skipped=state.skipped,
-            requests=counter.requests,
-            rejected=counter.rejected,
-            seconds=counter.seconds,
-            quota_use=counter.quota_use,
-            remaining=max(0, (self._planned or 0) - self._handed_out),
-            warnings=tuple(self._log.warnings),
-            failures=self._memory.failures,
-        )
+        state.requests, state.rejected = counter.requests, counter.rejected
+        state.seconds, state.quota_use = counter.seconds, counter.quota_use
+        state.remaining = max(0, (self._planned or 0) - self._handed_out)
+        state.warnings = tuple(self._log.warnings)
+        return state.report(self._memory.failures)
 
     def progress(self) -> Progress:
         """Return the progress of the run in changes: a row that needs no request is none."""

@@ -22,6 +22,7 @@ import msgspec
 
 from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.report import SyncReport
 from asyncclients.backfill.state.dead_letters import DeadLetterFile, Mark, describe
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
 
@@ -86,6 +87,9 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         source: name of its input.
+        planned: number of creates, updates and deletions that it decided on, a row that has to be
+            looked up being a create.
+        requests: as in `SyncReport`; known at its end, like the next five.
         page: the page of the vendor's list at which an interrupted adoption resumes; 0 if none.
         shape: the fields that the adoption compares.
         failures: how much of the file of failed rows is saved.
@@ -101,10 +105,25 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
     failed: int = 0
     unknown: int = 0
     skipped: int = 0
+    planned: tuple[int, int, int] = (0, 0, 0)
+    requests: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    quota_use: float = 0.0
+    remaining: int = 0
+    warnings: tuple[str, ...] = ()
     page: int = 0
     shape: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     failures: Mark = Mark()
     complete: bool = False
+
+    def report(self, failures: str | None) -> SyncReport:
+        """Return the report of the run; *failures* is the path of the file of failed rows."""
+        counts = {name: getattr(self, name) for name in _REPORTED}
+        return SyncReport(failures=failures if self.failed else None, **counts)
+
+
+_REPORTED = [name for name in SyncReport.__struct_fields__ if name != "failures"]
 
 
 class SyncMemory:
@@ -150,9 +169,9 @@ class SyncMemory:
         return memory
 
     @property
-    def failures(self) -> str | None:
-        """Path of the file of failed rows, None without any."""
-        return str(self._failures.path) if self.state.failed else None
+    def failures(self) -> str:
+        """Path of the file of failed rows."""
+        return str(self._failures.path)
 
     # --- Reading --------------------------------------------------------------------------
 
