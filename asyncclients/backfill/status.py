@@ -66,7 +66,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unknown_rows: tuple[Unknown, ...] = ()
     refreshed: LastRefresh | None = None
     sync: SyncReport | None = None
-    planned: tuple[int, int, int] | None = None
+    planned: tuple[int, ...] | None = None
 
 
 def read_status(path: str | os.PathLike[str]) -> Status:

@@ -86,13 +86,6 @@ class SyncOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.limit is not None:
             arguments.check_int("limit", self.limit, 1)
 
-    def check_target(self, target: Target) -> None:
-        """Raise `ConfigurationError` if *target* cannot do what is asked for."""
-        if self.adopt:
-            target.require("list", "adopt=True")
-        if self.on_missing == "delete":
-            target.require("delete", 'on_missing="delete"')
-
 
 async def sync(
     source: Rows,
@@ -182,7 +175,7 @@ async def sync(
         new_credential=new_credential,
         state=state,
     )
-    options.check_target(found)
+    found.check(adopt=adopt, delete=on_missing == "delete")
     check_apart(Path(state), [Path(source)] if is_path(source) else [], "the input")
     converter = RowConverter(found.row_type if row_type is None else row_type, map)
     rows = SyncInput(source, found, converter)

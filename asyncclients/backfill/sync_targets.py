@@ -114,9 +114,13 @@ class Target:
         """Return whether the target has the optional *method*."""
         return callable(getattr(self.subject, method, None))
 
-    def require(self, method: str, what: str) -> None:
-        """Raise `ConfigurationError` unless the target has the optional *method*."""
-        if not self.has(method):
+    def check(self, *, adopt: bool, delete: bool) -> None:
+        """Raise `ConfigurationError` if the target cannot do what is asked for."""
+        asked = [("list", "adopt=True")] if adopt else []
+        asked += [("delete", 'on_missing="delete"')] if delete else []
+        for method, what in asked:
+            if self.has(method):
+                continue
             reason = getattr(self.subject, f"no_{method}", f"it has no method {method}")
             raise ConfigurationError(
                 f"{self.name} cannot be used with {what}: {reason}",

@@ -1,4 +1,4 @@
-"""`asyncclients pull`, `push`, `status` and `run`.
+"""`asyncclients pull`, `push`, `sync`, `status` and `run`.
 
 Progress goes to standard error and the result to standard output, with `--json` as JSON. Ctrl-C
 and SIGTERM save the state and exit with 130; a second signal does not wait for the responses to
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
-from asyncclients.backfill import Report, Status, read_status
+from asyncclients.backfill import Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
 from asyncclients.cli.output import JobError, report_text, say, show, status_text
@@ -29,6 +29,7 @@ from asyncclients.errors import AsyncClientsError, InputError, encodable
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Switch = Annotated[bool, Parameter(negative="")]
+Limit = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
 
 
@@ -120,9 +121,6 @@ async def push(
         quiet: print nothing unless rows failed or are unknown.
         json: print the report as JSON.
     """
-    if resend_unknown and drop_unknown:
-        raise ValueError("give --resend-unknown or --drop-unknown, not both")
-    unknown: Literal["keep", "resend", "drop"] = "resend" if resend_unknown else "keep"
     job = JobSpec(
         push=target,
         file=str(file),
@@ -133,9 +131,81 @@ async def push(
         concurrency=concurrency,
         max_failed=max_failed,
         new_credential=new_credential,
-        unknown="drop" if drop_unknown else unknown,
+        unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
     )
     return await _run(job, limits, quiet=quiet, as_json=json)
+
+
+async def sync(
+    target: str,
+    file: Path,
+    /,
+    *,
+    key: str | None = None,
+    on_missing: Literal["keep", "delete"] = "keep",
+    max_deleted: Share = 0.1,
+    adopt: Switch = False,
+    state: Path | None = None,
+    map: Annotated[Pairs, Parameter(name="--map")] = None,  # noqa: A002
+    set: Annotated[Pairs, Parameter(name="--set")] = None,  # noqa: A002
+    limit: Limit = None,
+    retry_failed: Switch = False,
+    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
+    max_failed: Share = 0.1,
+    resend_unknown: Switch = False,
+    drop_unknown: Switch = False,
+    new_credential: Switch = False,
+    limits: str = "",
+    quiet: Switch = False,
+    json: Json = False,
+) -> int:
+    """Make a vendor's items agree with a file. Run it again after each change of the file.
+
+    Args:
+        target: VENDOR.RESOURCE, such as intouch.contacts.
+        file: a .csv, .jsonl, .parquet, .csv.gz or .jsonl.gz file.
+        key: the column that identifies a row; by default that of the resource, such as email.
+        on_missing: keep or delete items whose row is gone.
+        max_deleted: share of the items above which it stops instead of deleting them.
+        adopt: read the vendor's list first, and compare its items with the file.
+        state: the file that remembers what was sent; by default FILE.state.
+        map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
+        set: field=value, the same in each row.
+        limit: number of changes after which it stops.
+        retry_failed: send rejected rows again although they have not changed.
+        concurrency: number of concurrent calls.
+        max_failed: share of failed rows above which it stops.
+        resend_unknown: create items again that may or may not exist.
+        drop_unknown: regard items that may or may not exist as created.
+        new_credential: resume the state with a new credential of the same account.
+        limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
+        quiet: print nothing unless rows failed or are unknown.
+        json: print the report as JSON.
+    """
+    job = JobSpec(
+        sync=target,
+        file=str(file),
+        state=str(state or state_path(file)),
+        key=key,
+        on_missing=on_missing,
+        max_deleted=max_deleted,
+        adopt=adopt,
+        map=pairs(map),
+        set=pairs(set),
+        limit=limit,
+        retry_failed=retry_failed,
+        concurrency=concurrency,
+        max_failed=max_failed,
+        unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
+        new_credential=new_credential,
+    )
+    return await _run(job, limits, quiet=quiet, as_json=json)
+
+
+def _unknown(*, resend: bool, drop: bool) -> Literal["keep", "resend", "drop"]:
+    if resend and drop:
+        raise ValueError("give --resend-unknown or --drop-unknown, not both")
+    return "resend" if resend else "drop" if drop else "keep"
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:
@@ -188,10 +258,10 @@ async def run(
     quiet: Switch = False,
     json: Json = False,
 ) -> int:
-    """Run several pulls and pushes concurrently, each with a fair share of its vendor's quota.
+    """Run several pulls, pushes and syncs concurrently, each with a fair share of its vendor's quota.
 
     Args:
-        file: TOML with a table [jobs.NAME] for each job: pull and to, or push and file, and options.
+        file: TOML with a table [jobs.NAME] for each job: pull and to, push and file, or sync and file, and options.
         engine: local for this process only; dbos for all workers of a database.
         database_url: the database of dbos, see asyncclients worker --help.
         limits: the store that shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
@@ -234,11 +304,13 @@ def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
             raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 
 
-def _print_all(results: dict[str, Report | BaseException], *, quiet: bool, as_json: bool) -> int:
+def _print_all(
+    results: dict[str, Report | SyncReport | BaseException], *, quiet: bool, as_json: bool
+) -> int:
     codes: list[int] = []
     shown: dict[str, Any] = {}
     for name, result in results.items():
-        if isinstance(result, Report):
+        if isinstance(result, Report | SyncReport):
             codes.append(exit_code(result))
             shown[name] = result
         elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
@@ -250,9 +322,10 @@ def _print_all(results: dict[str, Report | BaseException], *, quiet: bool, as_js
         show(shown, as_json=True, describe=str)
     else:
         for name, result in shown.items():
-            if quiet and isinstance(result, Report) and exit_code(result) == DONE:
+            if quiet and isinstance(result, Report | SyncReport) and exit_code(result) == DONE:
                 continue
-            text = report_text(result) if isinstance(result, Report) else result.reason
+            done = isinstance(result, Report | SyncReport)
+            text = report_text(result) if done else result.reason
             say(f"{name}: {text}")
     if {*codes} == {USAGE}:  # no job sent anything
         return USAGE
@@ -260,7 +333,7 @@ def _print_all(results: dict[str, Report | BaseException], *, quiet: bool, as_js
 
 
 def status(state: Path, /, *, json: Json = False) -> int:
-    """Show the progress of a pull or push, and each row that may or may not have arrived.
+    """Show the progress of a pull, push or sync, and each row that may or may not have arrived.
 
     Args:
         state: the state file.
@@ -271,7 +344,7 @@ def status(state: Path, /, *, json: Json = False) -> int:
     return exit_code(found)
 
 
-def exit_code(report: Report | Status) -> int:
+def exit_code(report: Report | SyncReport | Status) -> int:
     """Return the exit code of *report*."""
     return PARTLY if report.failed or report.unknown else DONE
 

@@ -1,4 +1,4 @@
-"""Specifications of pulls and pushes, from a command line or a TOML file, and their execution."""
+"""Specifications of pulls, pushes and syncs, from a command line or a TOML file, and their execution."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from typing import Any, Literal
 import msgspec
 
 from asyncclients import backfill
-from asyncclients.backfill import Progress, Renaming, Report
+from asyncclients.backfill import Progress, Renaming, Report, SyncReport
 from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
 from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
 from asyncclients.backfill.state.lock import files_of_state
+from asyncclients.backfill.sync_input import SyncInput
+from asyncclients.backfill.sync_targets import Target
 from asyncclients.cli.operations import Clients, Write
+from asyncclients.core.endpoint import Resource
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, target_of
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One pull or push; the fields are the options of those commands."""
+    """One pull, push or sync; the fields are the options of those commands."""
 
     pull: str | None = None
     to: str = ""
@@ -35,6 +38,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     lag: float = 300.0
     changes: str = ""
     push: str | None = None
+    sync: str | None = None
     file: str = ""
     map: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     set: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
@@ -42,17 +46,23 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     concurrency: int = 64
     max_failed: float = 0.1
     unknown: Literal["keep", "resend", "drop"] = "keep"
+    on_missing: Literal["keep", "delete"] = "keep"
+    max_deleted: float = 0.1
+    adopt: bool = False
+    limit: int | None = None
+    retry_failed: bool = False
     new_credential: bool = False
     state: str = ""
     name: str = ""
 
     def __post_init__(self) -> None:
-        if (self.pull is None) == (self.push is None):
-            raise ValueError("a job needs either `pull` or `push`")
+        kinds = [name for name in ("pull", "push", "sync") if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError("a job needs one of `pull`, `push` and `sync`")
         if self.pull is not None and not self.to:
             raise ValueError("a pull needs `to`")
-        if self.push is not None and not self.file:
-            raise ValueError("a push needs `file`")
+        if self.pull is None and not self.file:
+            raise ValueError(f"a {kinds[0]} needs `file`")
         if (self.since is not None or self.changes) and not self.refresh:
             raise ValueError("`since` and `changes` are for a refresh: give `refresh` as well")
         if self.refresh and self.pull is None:
@@ -60,8 +70,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def title(self) -> str:
-        """The name of the job; without one, what it pulls or pushes."""
-        return self.name or self.pull or self.push or ""
+        """The name of the job; without one, what it pulls, pushes or syncs."""
+        return self.name or self.pull or self.push or self.sync or ""
 
 
 class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,6 +138,10 @@ def check_names(job: JobSpec) -> None:
     Raises:
         ValueError: one of them is wrong or missing.
     """
+    if job.sync is not None:
+        target = Target(Clients().resource(job.sync), job.key)
+        target.check(adopt=job.adopt, delete=job.on_missing == "delete")
+        return
     operation = _operation(job, Clients())
     if job.since is not None and not isinstance(operation, Write):
         source = operation()
@@ -150,8 +164,11 @@ async def _check_files(job: JobSpec) -> None:
     Raises:
         InputError: one of them is unusable.
     """
-    operation = _operation(job, Clients())
-    if isinstance(operation, Write):
+    if job.sync is not None:
+        target = Target(Clients().resource(job.sync), job.key)
+        converter = RowConverter(target.row_type, _renaming(job))
+        await SyncInput(job.file, target, converter).check()
+    elif isinstance(operation := _operation(job, Clients()), Write):
         await _check_columns(job, operation)
     else:
         open_sink(job.to)
@@ -174,15 +191,19 @@ async def _check_columns(job: JobSpec, operation: Write) -> None:
         await rows.aclose()
 
 
-async def run_job(job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]) -> Report:
+async def run_job(
+    job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]
+) -> Report | SyncReport:
     """Run *job* with clients of *pool*.
 
     Raises:
         ValueError: a name, argument, file, column or credential is unusable, checked in this order.
-        AsyncClientsError: see `pull` and `push`.
+        AsyncClientsError: see `pull`, `push` and `sync`.
     """
     check_names(job)
     try:
+        if job.sync is not None:
+            return await _sync(job, Clients(pool).resource(job.sync), progress)
         operation = _operation(job, Clients(pool))
     except ConfigurationError:
         await _check_files(job)
@@ -215,6 +236,27 @@ async def run_job(job: JobSpec, pool: SessionPool, progress: Callable[[Progress]
         unknown=job.unknown,
         new_credential=job.new_credential,
         flow=flow,
+        progress=progress,
+    )
+
+
+async def _sync(job: JobSpec, target: Resource, progress: Callable[[Progress], None]) -> SyncReport:
+    return await backfill.sync(
+        job.file,
+        target,
+        state=job.state,
+        key=job.key,
+        on_missing=job.on_missing,
+        max_deleted=job.max_deleted,
+        adopt=job.adopt,
+        map=_renaming(job),
+        limit=job.limit,
+        retry_failed=job.retry_failed,
+        concurrency=job.concurrency,
+        unknown=job.unknown,
+        max_failed=job.max_failed,
+        new_credential=job.new_credential,
+        flow=job.name or None,
         progress=progress,
     )
 

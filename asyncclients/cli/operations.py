@@ -61,17 +61,8 @@ class Clients:
             ValueError: it does not exist; the error lists the possible names.
         """
         vendor, _, rest = name.partition(".")
-        if vendor not in CLIENTS:
-            raise ValueError(f"there is no vendor {vendor!r}; there are: {', '.join(CLIENTS)}")
-        client = self._client(vendor)
         resource, _, verb = rest.partition(".")
-        found = vars(client).get(resource)
-        if not isinstance(found, Resource):
-            names = sorted(
-                name for name, held in vars(client).items() if isinstance(held, Resource)
-            )
-            raise ValueError(f"{vendor} has no {resource!r}; it has: {', '.join(names)}")
-        methods = _operations(found)
+        methods = _operations(self._resource(vendor, resource))
         wanted = (verb,) if verb else verbs
         for each in wanted:
             if each in methods:
@@ -79,6 +70,29 @@ class Clients:
         raise ValueError(
             f"{vendor}.{resource} has no {' or '.join(wanted)}; it has: {', '.join(methods)}"
         )
+
+    def resource(self, name: str) -> Resource:
+        """Return the resource *name*, as the target of a sync.
+
+        Raises:
+            ValueError: it does not exist, or is a method.
+        """
+        vendor, _, resource = name.partition(".")
+        if "." in resource:
+            raise ValueError(f"a sync needs a resource without a method, not {name}")
+        return self._resource(vendor, resource)
+
+    def _resource(self, vendor: str, resource: str) -> Resource:
+        if vendor not in CLIENTS:
+            raise ValueError(f"there is no vendor {vendor!r}; there are: {', '.join(CLIENTS)}")
+        client = self._client(vendor)
+        found = vars(client).get(resource)
+        if not isinstance(found, Resource):
+            names = sorted(
+                name for name, held in vars(client).items() if isinstance(held, Resource)
+            )
+            raise ValueError(f"{vendor} has no {resource!r}; it has: {', '.join(names)}")
+        return found
 
     def read(self, name: str, query: Mapping[str, Any]) -> Callable[[], Any]:
         """Return a function that creates the list *name* with *query*, by default oldest first.

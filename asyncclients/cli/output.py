@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from asyncclients.backfill import Report, Status
+from asyncclients.backfill import Report, Status, SyncReport
 from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.errors import encodable
 
@@ -77,8 +77,10 @@ def _printable(text: str, encoding: str | None) -> str:
     return encodable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def report_text(report: Report) -> str:
+def report_text(report: Report | SyncReport) -> str:
     """Return *report* as a few lines."""
+    if isinstance(report, SyncReport):
+        return sync_text(report)
     counts = (
         f"{report.done:,} done, {report.failed:,} failed, {report.unknown:,} unknown, "
         f"{report.skipped:,} skipped; {report.requests:,} requests, {report.rejected:,} rejected, "
@@ -102,6 +104,21 @@ def _differences(counts: Report | LastRefresh) -> str:
     )
 
 
+def sync_text(report: SyncReport) -> str:
+    """Return the report of a sync as a few lines."""
+    names = ("created", "updated", "deleted", "unchanged", "missing", "failed", "unknown")
+    counts = ", ".join(f"{getattr(report, name):,} {name}" for name in (*names, "skipped"))
+    use = f"{report.requests:,} requests, {report.rejected:,} rejected"
+    parts = [f"{counts}; {use}, {duration(report.seconds)}, {report.quota_use:.1%} of the quota"]
+    if report.remaining:
+        parts.append(f"{report.remaining:,} changes remain: run the same command to continue")
+    if report.failures:
+        parts.append(f"Failed rows, with the reason of each: {report.failures}")
+    if report.unknown:
+        parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
+    return "\n".join([*parts, *(f"Note: {warning}" for warning in report.warnings)])
+
+
 def status_text(found: Status) -> str:
     """Return *found* as a few lines, with one for each unknown row."""
     job = found.job
@@ -119,14 +136,18 @@ def status_text(found: Status) -> str:
         ended = datetime.fromtimestamp(last.ended_at, UTC)
         by = f" (since {last.since})" if last.since else ""
         parts.append(f"Last refresh{by}, {ended:%Y-%m-%d %H:%M} UTC: {_differences(last)}")
-    if found.failures:
+    if found.sync is not None and found.planned is not None:
+        creates, updates, deletions = found.planned
+        plan = f"{creates:,} creates, {updates:,} updates, {deletions:,} deletions"
+        parts = [parts[0], f"Planned: {plan}", f"Last run: {sync_text(found.sync)}"]
+    elif found.failures:
         parts.append(f"Failed rows, with the reason of each: {found.failures}")
     for row in found.unknown_rows:
         shown = msgspec.json.encode(row.row).decode() if row.row is not None else ""
         parts.append(f"unknown: line {row.line}: {row.reason} {shown}".rstrip())
     if found.unknown:
         parts.append(
-            "Check whether the vendor has them; then push again with --resend-unknown "
+            f"Check whether the vendor has them; then {job.kind} again with --resend-unknown "
             "or --drop-unknown"
         )
     parts += [f"Not verified: {reason}" for reason in found.unverified]

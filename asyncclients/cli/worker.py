@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from asyncclients.backfill import Progress, Report
+from asyncclients.backfill import Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
-from asyncclients.cli.jobs import JobSpec, map_of
+from asyncclients.cli.jobs import JobSpec, map_of, run_job
 from asyncclients.cli.operations import Clients
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
@@ -52,17 +52,21 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
 
 async def run_jobs(
     jobs: Sequence[JobSpec], database_url: str, limits: str, display: ProgressDisplay
-) -> list[Report | BaseException]:
-    """Run *jobs* on DBOS, with all workers of the database; return the result of each."""
-    async with _backfills(database_url, limits) as backfills:
-        running: list[Coroutine[Any, Any, Report]] = [
-            _run(job, backfills, display.job(job.title)) for job in jobs
+) -> list[Report | SyncReport | BaseException]:
+    """Run *jobs* on DBOS, with all workers of the database; return the result of each.
+
+    A sync runs in this process alone: what it remembers is in a file of this machine. Its calls
+    share the quotas.
+    """
+    async with _backfills(database_url, limits) as (backfills, pool):
+        running: list[Coroutine[Any, Any, Report | SyncReport]] = [
+            _run(job, backfills, pool, display.job(job.title)) for job in jobs
         ]
         return await asyncio.gather(*running, return_exceptions=True)
 
 
 @asynccontextmanager
-async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
+async def _backfills(database_url: str, limits: str) -> AsyncGenerator[tuple[Any, SessionPool]]:
     try:
         from asyncclients.integrations.dbos import Backfills
     except ImportError:
@@ -81,7 +85,7 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[Any]:
     async with SessionPool(limits=store) as pool:
         clients = Clients(pool)
         async with Backfills(database_url, lambda spec: _resolve(clients, spec)) as backfills:
-            yield backfills
+            yield backfills, pool
 
 
 def _resolve(clients: Clients, spec: str) -> Any:
@@ -99,7 +103,11 @@ def _resolve(clients: Clients, spec: str) -> Any:
     )
 
 
-async def _run(job: JobSpec, backfills: Any, progress: Callable[[Progress], None]) -> Report:
+async def _run(
+    job: JobSpec, backfills: Any, pool: SessionPool, progress: Callable[[Progress], None]
+) -> Report | SyncReport:
+    if job.sync is not None:  # its memory is a file of this machine
+        return await run_job(job, pool, progress)
     if job.refresh:
         raise ConfigurationError(
             f"{job.name}: refresh is not supported with --engine dbos",

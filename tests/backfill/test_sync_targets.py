@@ -92,14 +92,13 @@ async def test_hierarchies_report_children_whose_parent_fails(
 ) -> None:
     """They fail without a request, and are sent once the parent exists."""
     root = sandbox.state("intouch").root_uuid
-    rows = [node("a b", root), node("c", "a b")]
-    report = await sync(rows, intouch.hierarchies, state=state)
-    assert (report.failed, report.requests) == (2, 1)
+    rows = [node("a", root), node("b", "a"), node("c", "b")]
     sandbox.fail("intouch", status(422, b"{}"), 1)
-    rows = [node("ab", root), node("c", "ab")]
-    assert (await sync(rows, intouch.hierarchies, state=state)).failed == 2
+    report = await sync(rows, intouch.hierarchies, state=state)
+    assert (report.failed, report.requests) == (3, 1)
+    assert "its parent was not created" in Path(str(report.failures)).read_text()
     report = await sync(rows, intouch.hierarchies, state=state, retry_failed=True)
-    assert (report.created, report.failed) == (2, 0)
+    assert (report.created, report.failed) == (3, 0)
 
 
 async def test_hierarchies_reject_a_node_below_itself(

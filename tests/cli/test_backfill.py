@@ -173,7 +173,7 @@ async def test_run_refreshes_pull_of_job_file(
         (["status", "x.csv"], "is not a state file"),
         (["status", "none"], "does not exist"),
         (["run", "x.csv"], "x.csv"),
-        (["run", "bad.toml"], "needs either `pull` or `push`"),
+        (["run", "bad.toml"], "needs one of `pull`, `push` and `sync`"),
     ],
 )
 async def test_what_cannot_work_is_2_and_sends_nothing(
