@@ -9,14 +9,16 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from cyclopts import Parameter
 
 from asyncclients.backfill import Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
 from asyncclients.cli.jobs import JobSpec, map_of, run_job
 from asyncclients.cli.operations import Clients
+from asyncclients.cli.output import say
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.core.pool import SessionPool
@@ -26,7 +28,12 @@ from asyncclients.own_files import open_own, replace_file
 _SQLITE = "sqlite:///"
 
 
-async def worker(*, database_url: str = "", limits: str = "") -> int:
+async def worker(
+    *,
+    database_url: str = "",
+    limits: str = "",
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
     """Run the jobs that `run --engine dbos` adds to a database, until it is interrupted.
 
     Start any number of workers, on any machine, with the vendors' credentials in the environment.
@@ -34,6 +41,7 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
     Args:
         database_url: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE; by default the variable ASYNCCLIENTS_DATABASE_URL, which keeps the password off the command line.
         limits: the store that shares the quotas: redis://HOST for many machines, a file for one; by default the variable ASYNCCLIENTS_LIMITS, or a file next to an SQLite database.
+        quiet: print no progress.
     """
     database_url = from_environment(database_url, DATABASE_URL)
     if not database_url:
@@ -44,9 +52,13 @@ async def worker(*, database_url: str = "", limits: str = "") -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with _backfills(database_url, from_environment(limits, LIMITS)):
-        print("At work; press Ctrl-C to stop", file=sys.stderr, flush=True)
-        await stop.wait()
+    async with _backfills(database_url, from_environment(limits, LIMITS)) as backfills:
+        say("At work; press Ctrl-C to stop", sys.stderr)
+        with ProgressDisplay(quiet=quiet) as display:
+            watching = asyncio.create_task(backfills.watch(display.job))
+            await stop.wait()
+            watching.cancel()
+            await asyncio.wait([watching])
     return 0
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -268,6 +268,34 @@ async def test_a_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert len(sandbox.requests("intouch")) == sent
         with pytest.raises(StateMismatchError, match="nodes"):
             await backfills.push("nodes", rows[:5], spec="create")
+
+
+async def test_worker_reports_the_jobs_that_it_works_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker knows the progress of each job that runs in it, and forgets a job that has ended."""
+    monkeypatch.setattr("asyncclients.integrations.dbos.backfills._PROGRESS_EVERY", 0.02)
+    seen: dict[str, list[int]] = {}
+    ended = asyncio.Event()
+
+    def show(job: str) -> Callable[[Progress], None]:
+        def on_progress(progress: Progress) -> None:
+            seen.setdefault(job, []).append(progress.done)
+            if progress.done == 40:
+                ended.set()
+
+        return on_progress
+
+    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox, here(url, sandbox, monkeypatch) as worker:
+        watching = asyncio.create_task(worker.watch(show))
+        await worker.push("nodes", nodes(sandbox, 40), spec="create", batch=20, shards=1)
+        await ended.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert seen.keys() == {"nodes"}
+    assert seen["nodes"] == sorted(seen["nodes"])
+    assert seen["nodes"][0] < 40
 
 
 async def test_a_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -276,6 +276,35 @@ class Backfills:
     async def _pulled(self, job: str) -> Report:
         return Report(done=await self.job_store.pulled(job))
 
+    async def watch(self, show: Callable[[str], OnProgress]) -> None:
+        """Report the progress of each job that this worker works on, until it is cancelled.
+
+        Args:
+            show: returns the callback for the progress of the job with a name.
+        """
+        watched: dict[str, JobProgress] = {}
+        while True:
+            try:
+                await self._report_running(watched, show)
+            except Exception as failure:  # noqa: BLE001 - the work goes on without it
+                _log.warning("The progress of the jobs is unknown: %s", error_text(failure))
+            await asyncio.sleep(_PROGRESS_EVERY)
+
+    async def _report_running(
+        self, watched: dict[str, JobProgress], show: Callable[[str], OnProgress]
+    ) -> None:
+        jobs = {workflow.partition("/")[0] for workflow in self.worker.running}
+        for job in jobs - watched.keys():
+            record = await self.job_store.find(job)
+            is_pull = record is not None and record.kind == "pull"
+            read = partial(self._pulled if is_pull else self.job_store.report, job)
+            watched[job] = JobProgress(read, show(job))
+            await watched[job].begin()
+        for job in [*watched]:
+            await watched[job].report_progress(last=True)
+            if job not in jobs:
+                del watched[job]
+
     # --- Workflows --------------------------------------------------------------------
 
     async def _workflows(self, job: str, *, load: bool = False) -> list[WorkflowStatus]:
