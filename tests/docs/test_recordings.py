@@ -1,0 +1,62 @@
+"""The recordings of terminals are those of the script, and show what the commands print today."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+from rich.console import Console
+
+from asyncclients.cli import app
+from asyncclients.cli.demo.scenario import open_scenario
+from asyncclients.cli.demo.screen import closing, frame
+
+from .pages import ROOT
+
+STATIC = ROOT / "docs" / "_static"
+NAMES = re.findall(
+    r"^async def (\w+)\(terminal", (ROOT / "docs" / "record_terminal.py").read_text(), re.MULTILINE
+)
+_WORD = re.compile(r"[a-zA-Z]{3,}")
+
+
+def screen(name: str) -> list[str]:
+    """Return the lines of a recording."""
+    drawing = (STATIC / f"terminal-{name}.svg").read_text()
+    rows: dict[float, str] = {}
+    for x, y, text in re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)', drawing):
+        del x
+        rows[float(y)] = rows.get(float(y), "") + unescape(text).replace("\xa0", " ")
+    return [row.rstrip() for _, row in sorted(rows.items())]
+
+
+def test_every_recording_is_drawn() -> None:
+    """Each recording of the script has a drawing, and no other drawing exists."""
+    assert NAMES
+    assert {path.stem for path in STATIC.glob("terminal-*.svg")} == {f"terminal-{n}" for n in NAMES}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recording_has_valid_commands(name: str) -> None:
+    """Each command of a recording exists, and the drawing is small and refers to nothing else."""
+    commands = [line[2:] for line in screen(name) if line.startswith("$ ")]
+    assert commands
+    for command in commands:
+        program, *arguments = command.split()
+        assert program == "asyncclients"
+        app.parse_args(arguments, exit_on_error=False, print_error=False)
+    drawing = (STATIC / f"terminal-{name}.svg").read_text()
+    assert len(drawing) < 25_000
+    assert "url(http" not in drawing
+    assert "/tmp" not in drawing
+
+
+async def test_recording_of_the_demo_has_its_words() -> None:
+    """The words of a frame and of the closing table are on the recording of the demo."""
+    async with open_scenario(fast=True) as scene:
+        console = Console(width=80, force_terminal=True, color_system=None)
+        with console.capture() as capture:
+            console.print(frame(scene), closing(scene))
+    recorded = set(_WORD.findall("\n".join(screen("demo"))))
+    assert set(_WORD.findall(capture.get())) - {"none", "yet"} <= recorded
