@@ -6,8 +6,8 @@ Two rates limit a run, and the slower one decides:
   windows, the pauses, other clients, and the calls of other jobs (`Scheduler.eta_of_flow`).
 * Everything else, such as the vendor's latency or a slow source: the rate of the last two periods.
 
-While calls of the run wait for nothing but the quota, the measured rate says nothing new, and it
-may be wrong: for a while after a pause, or after another job has ended.
+While calls of the run wait for nothing but the quota, the measured rate is not used: it is wrong
+for a while after a pause, or after another job has ended.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class EtaEstimator:
         counter: counts the requests of the run.
         flow: of its calls.
         settled: rows or items with an outcome when the run starts.
-        batch_size: rows per call; None if only the first calls will tell.
+        batch_size: rows per call; None if it is unknown until the first response.
     """
 
     def __init__(

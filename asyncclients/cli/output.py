@@ -16,7 +16,7 @@ from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.errors import encodable
 
 _COARSE = 10
-"""Minutes from which on the seconds of a duration are left out."""
+"""Minutes; a longer duration is shown without its seconds."""
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):

@@ -119,7 +119,7 @@ class ProgressDisplay:
                     live.stop()
 
     def bars(self, width: int) -> list[Text]:
-        """Return the bar of each job, and a line of notes where there is something to note."""
+        """Return the bar of each job, with a line of notes if there are any."""
         shown = {name: state for name, state in self._jobs.items() if state is not None}
         facts = {name: _facts(state) for name, state in shown.items()}
         columns = [max(map(len, column)) for column in zip(*facts.values(), strict=True)]

@@ -369,7 +369,7 @@ async def test_status_shows_total_and_remainder_of_push(state: Path, tmp_path: P
 
 
 async def test_total_grows_with_the_file(state: Path, tmp_path: Path) -> None:
-    """A file that is written to while it is read stops the run; the next one counts it anew."""
+    """A file that is written to while it is read stops the run; the next one counts it again."""
     path = write(tmp_path / "x.csv", "a\n" + "1\n" * 400)
 
     async def create(_: dict[str, str]) -> None:

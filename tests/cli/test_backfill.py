@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -209,6 +210,8 @@ async def test_interrupted_it_saves_and_goes_on(tmp_path: Path, number: signal.S
         assert first.code == 130
         assert "tags.csv.state" in first.err
         assert len(sandbox.state("intouch").tags) < 9
+        stopped = await shell.run("status", "tags.csv.state")
+        assert re.search(r"\d of 9 done, .*; [1-9] remain", stopped.out), stopped.out
         report = await shell.json(0, *push)
         names = sorted(str(tag["name"]) for tag in sandbox.state("intouch").tags.values())
     assert (report["done"], report["unknown"]) == (9, 0)
