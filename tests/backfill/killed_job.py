@@ -60,7 +60,17 @@ async def work(kind: str, source: str, state: str) -> Report | SyncReport:
                 max_deleted=1.0,
                 concurrency=8,
             )
-        return await pull(intouch.contacts.list(sort_by="created_at"), source, state=state)
+        contacts = intouch.contacts.list(sort_by="created_at")
+        if kind == "pull":
+            return await pull(contacts, source, state=state)
+        return await pull(
+            contacts,
+            source,
+            state=state,
+            refresh=True,
+            since="updated_at" if kind == "since" else None,
+            changes=source + ".changes",
+        )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
 
 from asyncclients.backfill import Report, read_status
 from asyncclients.sandbox import Sandbox, drop
+from asyncclients.vendors.intouch import Contact
 
 from .conftest import Killer
 
@@ -101,7 +103,7 @@ async def upsert(paths: tuple[str, str], rows: int, kills: int, *, dropping: flo
 
 async def test_killed_upsert_writes_every_row_once(paths: tuple[str, str]) -> None:
     """Idempotent rows all arrive, and none is unknown."""
-    assert await upsert(paths, 3000, 4, dropping=0.01) == 4
+    assert await upsert(paths, 3000, 4, dropping=0.01) > 0
 
 
 async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 0.0) -> int:
@@ -125,7 +127,102 @@ async def fetch(tmp_path: Path, contacts: int, kills: int, *, dropping: float = 
 
 async def test_killed_pull_writes_every_item_once(tmp_path: Path) -> None:
     """The file has every item of the server once, in the server's order."""
-    assert await fetch(tmp_path, 40_000, 4, dropping=0.01) == 4
+    assert await fetch(tmp_path, 40_000, 4, dropping=0.01) > 0
+
+
+class Copy:
+    """A reader of the changes of a refreshed file, who keeps a copy of it.
+
+    It looks after each kill and each run: the file has to be the old or the new one, and what was
+    recorded as the last refresh has to have left its changes.
+    """
+
+    def __init__(self, target: Path, state: str) -> None:
+        self._target, self._state = target, state
+        self._changes = Path(f"{target}.changes")
+        self._refreshed_at = 0.0
+        self.rows = self._read()
+        self.old, self.new = self.rows, dict[str, Any]()
+
+    def _read(self) -> dict[str, Any]:
+        rows = map(msgspec.json.decode, self._target.read_bytes().splitlines())
+        return {row["uuid"]: row for row in rows}
+
+    def look(self) -> None:
+        """Check the file, and apply the changes if a refresh has ended."""
+        found = self._read()
+        assert found in (self.old, self.new)
+        last = read_status(self._state).refreshed
+        if last is None or last.ended_at == self._refreshed_at:
+            return
+        self._refreshed_at = last.ended_at
+        for change in map(msgspec.json.decode, self._changes.read_bytes().splitlines()):
+            assert (change["op"] == "added") == (change["key"] not in self.rows)
+            if change["op"] == "removed":
+                del self.rows[change["key"]]
+            else:
+                self.rows[change["key"]] = change["item"]
+        assert self.rows == found
+        self.old = found
+
+
+async def refresh(
+    tmp_path: Path, contacts: int, rounds: int, kills: int, *, dropping: float
+) -> int:
+    """Refresh a file of *contacts* *rounds* times under fire; how often it was killed."""
+    target, state = tmp_path / "contacts.jsonl", str(tmp_path / "pull.db")
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        held, random = sandbox.state("intouch"), Random(4)
+        held.grow(contacts=contacts, every=1.0)
+        killer = Killer(sandbox.environ, seed=5)
+        await killer.run("pull", str(target), state, kills=0, longest=0.0)
+        copy = Copy(target, state)
+        sandbox.fail("intouch", drop(), None, lambda _: random.random() < dropping)
+        for number in range(rounds):
+            kind = "since" if number % 2 else "refresh"
+            change(held.contacts, random, number, kind)
+            held.grow(contacts=contacts // 100)
+            copy.new = {uuid: shown(row) for uuid, row in held.contacts.items()}
+            for _ in range(kills):
+                await killer.kill(kind, str(target), state, longest=0.6)
+                copy.look()
+            report = msgspec.json.decode(await killer.finish(kind, str(target), state))
+            copy.look()
+            assert [*copy.old] == [*held.contacts]
+            assert copy.old == copy.new
+            assert (report["done"], report["total"]) == (len(held.contacts), len(held.contacts))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"contacts.jsonl", "contacts.jsonl.changes", "pull.db"}
+    return killer.kills
+
+
+def change(contacts: dict[str, Any], random: Random, number: int, kind: str) -> None:
+    """Change a third of *contacts*; delete some, unless the refresh would not notice it."""
+    for uuid in random.sample([*contacts], len(contacts) // 3):
+        if kind == "refresh" and random.random() < 0.1:
+            del contacts[uuid]
+        else:
+            at = f"2026-01-01T00:{number:02}:00+00:00"
+            contacts[uuid] = {**contacts[uuid], "first_name": f"N{number}", "updated_at": at}
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Return *row* as the client writes it."""
+    contact = msgspec.convert({**row, "custom_fields": {}}, Contact)
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(contact))
+    return found
+
+
+async def test_killed_refresh_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
+    """At any instant the file is the old or the new one, and the changes lead from one to the other."""
+    assert await refresh(tmp_path, 4_000, 2, 2, dropping=0.01) > 0
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+async def test_refresh_killed_two_hundred_times(tmp_path: Path) -> None:
+    """The file and its changes are exact after 200 kills at random instants."""
+    assert await refresh(tmp_path, 30_000, 20, 12, dropping=0.01) >= 200
 
 
 @pytest.mark.sweep
