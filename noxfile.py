@@ -9,7 +9,7 @@ import nox
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "typing", "tests", "docs", "benchmarks"]
 
-EXTRAS = ".[cli,parquet,redis,otel,dbos,plot]"
+EXTRAS = ".[cli,parquet,redis,otel,dbos,dlt,plot]"
 EACH = ["base", *nox.project.load_toml()["project"]["optional-dependencies"]]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from asyncclients import AsyncClientsError, IntouchClient, Quota, SessionPool
 from asyncclients.backfill import Report, pull
 from asyncclients.backfill.steps import PushTarget
+from asyncclients.paging import Page, Paginator
 from asyncclients.sandbox import Sandbox
 from asyncclients.simulator import draw_image, simulate
 from asyncclients.vendors.intouch import NewHierarchy
@@ -29,6 +30,7 @@ NEEDS = {
     "redis": "redis",
     "otel": "opentelemetry",
     "dbos": "dbos",
+    "dlt": "dlt",
     "plot": "matplotlib",
 }
 """The package whose presence shows that an extra is installed."""
@@ -123,6 +125,20 @@ def use_dbos(folder: Path) -> None:
     assert asyncio.run(_pushed(f"sqlite:///{folder}/jobs.db")).done == 2
 
 
+def use_dlt(folder: Path) -> None:
+    """A list becomes a resource, from which dlt extracts rows."""
+    import dlt
+
+    from asyncclients.integrations.dlt import resource
+
+    async def page(number: int) -> Page[Any]:
+        return Page(items=[{"id": "a"}, {"id": "b"}], number=number, total=2, last=True)
+
+    pipeline = dlt.pipeline("rows", pipelines_dir=str(folder / "pipelines"))
+    pipeline.extract(resource(Paginator(page), name="rows"))
+    assert pipeline.has_data
+
+
 async def _pushed(url: str) -> Report:
     from asyncclients.integrations.dbos import Backfills
 
@@ -161,12 +177,17 @@ def _dbos() -> None:
     __import__("asyncclients.integrations.dbos")
 
 
+def _dlt() -> None:
+    __import__("asyncclients.integrations.dlt")
+
+
 ASKED: dict[str, Callable[[], Any]] = {
     "cli": lambda: _raise(run(code=1)),
     "parquet": lambda: asyncio.run(pulled(Path("tags.parquet"))),
     "redis": _redis,
     "otel": _otel,
     "dbos": _dbos,
+    "dlt": _dlt,
     "plot": lambda: draw_image(simulate(TWO, seconds=10.0), "run.png"),
 }
 
@@ -179,7 +200,8 @@ def main(extra: str) -> None:
     """Check the installation with *extra* only; `base` has none."""
     uses: dict[str, Callable[[Path], None]] = {
         "base": use_base, "cli": use_cli, "parquet": use_parquet, "redis": use_redis,
-        "otel": use_otel, "dbos": use_dbos, "plot": use_plot,
+        "otel": use_otel, "dbos": use_dbos, "dlt": use_dlt,
+        "plot": use_plot,
     }  # fmt: skip
     assert NEEDS.keys() | {"base"} == uses.keys()
     there = {name for name, package in NEEDS.items() if find_spec(package)}

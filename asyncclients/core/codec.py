@@ -327,9 +327,9 @@ def check_finite(value: Any) -> None:
             raise ValueError(f"{value}{where} has no JSON form; leave the field out, or send None")
 
 
-def to_plain(value: Any) -> Any:
-    """Return *value* in wire form as plain dicts, lists, strings and numbers."""
-    return msgspec.to_builtins(value, enc_hook=encode_custom)
+def to_plain(value: Any, keep: Iterable[type] = ()) -> Any:
+    """Return *value* in wire form as plain dicts, lists, strings, numbers, and *keep* as it is."""
+    return msgspec.to_builtins(value, enc_hook=encode_custom, builtin_types=keep)
 
 
 def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:

@@ -1,4 +1,7 @@
-"""A pull of a million items into a slow sink: `memory_probe.py STATE`. Prints its peak memory, bytes."""
+"""A pull of a million items into a slow sink: `memory_probe.py STATE`. Prints its peak memory, bytes.
+
+`memory_probe.py STATE FILE` refreshes a file instead.
+"""
 
 import asyncio
 import sys
@@ -45,7 +48,11 @@ async def page(number: int) -> Page[Contact]:
     return Page(items=items, number=number, total=ITEMS, last=start + PAGE >= ITEMS)
 
 
-async def main(state: str) -> int:
+async def main(state: str, to: str = "") -> int:
+    if to:
+        report = await pull(Paginator(page), to, state=state, refresh=True)
+        assert (report.done, report.unverified) == (ITEMS, ())
+        return peak()
     sink = Slow()
     report = await pull(Paginator(page), sink, state=state)
     assert (report.done, sink.taken, report.unverified) == (ITEMS, ITEMS, ())
@@ -59,4 +66,4 @@ def peak() -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{asyncio.run(main(sys.argv[1]))}\n")
+    sys.stdout.write(f"{asyncio.run(main(*sys.argv[1:]))}\n")

@@ -180,8 +180,7 @@ async def refresh(
         sandbox.fail("intouch", drop(), None, lambda _: random.random() < dropping)
         for number in range(rounds):
             kind = "since" if number % 2 else "refresh"
-            change(held.contacts, random, number, kind)
-            held.grow(contacts=contacts // 100)
+            change(held, random, number, kind)
             copy.new = {uuid: shown(row) for uuid, row in held.contacts.items()}
             for _ in range(kills):
                 await killer.kill(kind, str(target), state, longest=0.6)
@@ -196,14 +195,19 @@ async def refresh(
     return killer.kills
 
 
-def change(contacts: dict[str, Any], random: Random, number: int, kind: str) -> None:
-    """Change a third of *contacts*; delete some, unless the refresh would not notice it."""
+def change(held: Any, random: Random, number: int, kind: str) -> None:
+    """Add contacts, change a third of the others, delete some if the refresh notices it."""
+    contacts = held.contacts
+    at = f"2026-01-01T00:{number:02}:00+00:00"
     for uuid in random.sample([*contacts], len(contacts) // 3):
         if kind == "refresh" and random.random() < 0.1:
             del contacts[uuid]
         else:
-            at = f"2026-01-01T00:{number:02}:00+00:00"
             contacts[uuid] = {**contacts[uuid], "first_name": f"N{number}", "updated_at": at}
+    known = {*contacts}
+    held.grow(contacts=len(contacts) // 100)
+    for uuid in contacts.keys() - known:
+        contacts[uuid] = {**contacts[uuid], "updated_at": at}
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,33 @@ async def test_nightly_pull_writes_every_contact(
     assert table.column("email").to_pylist() == emails
 
 
+async def test_intouch_to_duckdb_loads_changed_contacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nights load every contact once, and the second one only reads the newest pages."""
+    duckdb = pytest.importorskip("duckdb")
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    monkeypatch.setenv("DLT_DATA_DIR", str(tmp_path / "dlt"))
+    async with Sandbox(quotas={"intouch": (2, 1.0)}) as sandbox:
+        for name, value in sandbox.environ.items():
+            monkeypatch.setenv(name, value)
+        held = sandbox.state("intouch")
+        held.grow(contacts=60, tags=2, every=60.0)
+        module = load("intouch_to_duckdb")
+        await module.main()
+        uuid = next(iter(held.contacts))
+        changed = {"status": "unsubscribed", "updated_at": "2026-01-01T00:00:01+00:00"}
+        held.contacts[uuid] = held.contacts[uuid] | changed
+        before = len(sandbox.requests("intouch"))
+        await module.main()
+        assert len(sandbox.requests("intouch")) - before == 2 + 1
+        assert sandbox.rejected("intouch") == 0
+    with duckdb.connect("crm.duckdb") as database:
+        rows = database.sql("SELECT uuid, status FROM intouch.contacts").fetchall()
+    assert len(rows) == 60
+    assert dict(rows)[uuid] == "unsubscribed"
+
+
 @pytest.mark.virtual_time
 async def test_push_with_resume_sends_each_row_once(sandbox: Sandbox) -> None:
     """A push that is stopped after five minutes and resumed sends each row once, without a 429."""
