@@ -47,7 +47,11 @@ def _is_number(value: Any) -> bool:
 
 
 def check_delivery(
-    concurrency: int, batch: int | None, max_failed: float, max_outage: float
+    concurrency: int,
+    batch: int | None,
+    max_failed: float,
+    max_outage: float,
+    limit: int | None = None,
 ) -> None:
     """Raise `ConfigurationError` if an option of a push is out of range."""
     check_int("concurrency", concurrency, 1)
@@ -55,6 +59,21 @@ def check_delivery(
         check_int("batch", batch, 0)
     check_share("max_failed", max_failed)
     check_seconds("max_outage", max_outage)
+    if limit is not None:
+        check_int("limit", limit, 1)
+
+
+def check_push(source: Any, target: Any, state: Any) -> None:
+    """Raise `ConfigurationError` if one of the arguments that every push has is unusable."""
+    check_path("state", state)
+    check_rows(source)
+    check_target(target)
+
+
+def check_callbacks(reconcile: Any, progress: Any) -> None:
+    """Raise `ConfigurationError` unless each is None or a function of its kind."""
+    check_coroutine_function("reconcile", reconcile)
+    check_function("progress", progress)
 
 
 def check_path(name: str, value: Any) -> None:

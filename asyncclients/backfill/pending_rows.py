@@ -5,11 +5,38 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
+from typing import Protocol
 
 from asyncclients.backfill.encoding import encode_rows
-from asyncclients.backfill.files.source import Row, Source
-from asyncclients.backfill.state.push_state import JournalRowLog
+from asyncclients.backfill.files.source import FileSource, Row, Source
+from asyncclients.backfill.state.push_state import IntervalSet, PushState
 from asyncclients.errors import StateMismatchError
+
+
+class InputLog(Protocol):
+    """What earlier runs of a job have read and settled.
+
+    Attributes:
+        state: the number of rows that were read, and their digest.
+        settled: numbers of the rows that are not delivered again.
+        recovered: settled rows that may come after those that were read.
+    """
+
+    state: PushState
+    settled: IntervalSet
+    recovered: set[int]
+
+    def on_reread(self, row: Row) -> None:
+        """Note the content of *row*, which an earlier run has read."""
+        ...
+
+    def set_read(self, read: int, digest: str) -> None:
+        """Note that *read* rows with *digest* were read, some of them for the first time."""
+        ...
+
+    def set_total(self, total: int | None) -> None:
+        """Note that the input has *total* rows."""
+        ...
 
 
 class PendingRows:
@@ -20,7 +47,7 @@ class PendingRows:
     are not settled come first.
     """
 
-    def __init__(self, source: Source, log: JournalRowLog) -> None:
+    def __init__(self, source: Source, log: InputLog) -> None:
         self._source, self._log = source, log
         self._ready: deque[Row] = deque()
         self._unsettled: list[Row] = []  # rows of earlier runs, until the digest is compared
@@ -34,6 +61,12 @@ class PendingRows:
     def stop(self) -> None:
         """Return no more rows."""
         self._is_stopped = True
+
+    async def is_exhausted(self) -> bool:
+        """Return True if no row is left; False also if the next row of an iterable is not known."""
+        while not self._ready and not self._is_at_end and isinstance(self._source, FileSource):
+            await self._fill()
+        return self._is_at_end and not self._ready
 
     def take_nowait(self, count: int) -> list[Row]:
         """Return *count* rows if that many are read already, else none."""
@@ -91,7 +124,7 @@ class PendingRows:
         self._add_to_digest(rows)
         log = self._log
         for row in rows:
-            log.unknowns.add_content(row)
+            log.on_reread(row)
         self._unsettled += [row for row in rows if row.number not in log.settled]
         if self._read == self._read_before:
             if self._digest.hexdigest() != log.state.digest:

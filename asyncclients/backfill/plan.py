@@ -1,8 +1,41 @@
-"""Plans: what a run would send, found out without sending anything."""
+"""Plans: what a run would send, found out without sending anything.
+
+The rows go through the same conversion and delivery as in a run, but the operation only builds
+its requests, and the outcomes are kept in memory.
+"""
 
 from __future__ import annotations
 
+import copy
+import errno
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal
+
 import msgspec
+
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
+from asyncclients.backfill.delivery import Delivery, DeliveryOptions
+from asyncclients.backfill.files.source import Row, Source
+from asyncclients.backfill.pending_rows import PendingRows
+from asyncclients.backfill.report import RequestCounter
+from asyncclients.backfill.rows import RowConverter
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import no_place
+from asyncclients.backfill.state.push_state import IntervalSet, PushState
+from asyncclients.backfill.status import read_push
+from asyncclients.core.auth import ClientCredentials
+from asyncclients.core.call import config_of
+from asyncclients.core.endpoint import Request, endpoint_of
+from asyncclients.core.prepare import PreparedRequest, prepare
+from asyncclients.errors import error_text
+from asyncclients.own_files import target_of
+from asyncclients.ratelimit.limiter import Limiter
+
+_MAX_FAILURES = 20
+"""Invalid rows that a plan lists."""
 
 
 class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,3 +97,201 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     preview: RequestPreview | None = None
     failures: tuple[InvalidRow, ...] = ()
+
+
+# --- Requests -----------------------------------------------------------------------------
+
+
+class _BuiltError(BaseException):
+    """A request was built; raised in place of sending it."""
+
+    def __init__(self, request: Request[Any]) -> None:
+        self.request = request
+
+
+async def _raise_built(request: Request[Any]) -> Any:
+    raise _BuiltError(request)
+
+
+class RequestBuilder:
+    """Builds the requests of *target* without sending them; a function of your own is not called.
+
+    Attributes:
+        requests: number of requests, without one for an access token.
+        preview: the first one.
+    """
+
+    def __init__(self, target: Callable[[Any], Awaitable[Any]]) -> None:
+        operation = target if endpoint_of(target) is not None else None
+        while isinstance(operation, partial):
+            operation = operation.func
+        self._config = config_of(getattr(operation, "__self__", None))
+        self._target = None if self._config is None else _without_sending(target)
+        self.requests = 0
+        self.preview: RequestPreview | None = None
+
+    async def __call__(self, argument: Any) -> None:
+        """Build the request that `target(argument)` would send.
+
+        Raises:
+            ValueError: *argument* cannot be sent.
+        """
+        if self._target is None or self._config is None:
+            self.requests += 1
+            return
+        try:
+            await self._target(argument)
+        except _BuiltError as built:
+            request = built.request
+        else:
+            return  # nothing would be sent
+        config = self._config
+        if request.given is not None:
+            config.check(request.endpoint, request.given)
+        prepared = prepare(config.base_url, request, config.options.headers)
+        self.requests += 1
+        if self.preview is None:
+            self.preview = _preview(prepared)
+
+    def calls(self) -> tuple[int, float | None]:
+        """Return the number of calls, and the seconds that they take at the quota if it is known."""
+        config, calls = self._config, self.requests
+        if config is None or not calls:
+            return calls, None if calls else 0.0
+        calls += isinstance(config.login, ClientCredentials)
+        return calls, Limiter(config.quotas).nth_permit_at(calls, 0.0)
+
+
+def _without_sending(target: Any) -> Callable[[Any], Awaitable[Any]]:
+    """Return the operation *target* of a resource that raises `_BuiltError` instead of sending."""
+    if isinstance(target, partial):
+        return partial(_without_sending(target.func), *target.args, **target.keywords)
+    resource = copy.copy(target.__self__)
+    resource._send = _raise_built
+    method: Callable[[Any], Awaitable[Any]] = target.__func__.__get__(resource)
+    return method
+
+
+def _preview(request: PreparedRequest) -> RequestPreview:
+    body = request.body.decode() if isinstance(request.body, bytes) else None
+    return RequestPreview(method=request.method, path=request.url.raw_path_qs, body=body)
+
+
+# --- Rows ---------------------------------------------------------------------------------
+
+
+class PlannedRows:
+    """The row log of a plan: what would become of each row, in memory.
+
+    Attributes:
+        state: of the job, as saved by its last run.
+        settled: numbers of the rows that would not be delivered.
+        recovered: none.
+        valid: number of rows that would be sent.
+        invalid: number of rows that would fail.
+        skipped: number of rows with nothing to send.
+        failures: the first invalid rows.
+    """
+
+    def __init__(self, state: PushState) -> None:
+        self.state = state
+        self.settled = IntervalSet(state.settled)
+        self.recovered: set[int] = set()
+        self.valid = self.invalid = self.skipped = 0
+        self.failures: list[InvalidRow] = []
+
+    def on_reread(self, row: Row) -> None:
+        """Do nothing: the state is not changed."""
+
+    def set_read(self, read: int, digest: str) -> None:
+        """Do nothing: the state is not changed."""
+
+    def set_total(self, total: int | None) -> None:
+        """Do nothing: the state is not changed."""
+
+    @property
+    def done(self) -> int:
+        """Number of valid rows."""
+        return self.valid
+
+    async def record_intent(self, rows: Iterable[Row]) -> None:
+        """Do nothing: nothing is sent."""
+
+    def mark_pending(self, rows: Iterable[Row]) -> None:
+        """Do nothing: another mark follows."""
+
+    def mark_done(self, rows: Sequence[Row]) -> None:
+        """Count *rows* as valid."""
+        self.valid += len(rows)
+
+    def mark_skipped(self, rows: Sequence[Row]) -> None:
+        """Count *rows* as skipped."""
+        self.skipped += len(rows)
+
+    def mark_failed(self, row: Row, failure: BaseException) -> None:
+        """Count *row* as invalid, because of *failure*."""
+        self.invalid += 1
+        if self.invalid <= _MAX_FAILURES:
+            self.failures.append(InvalidRow(line=row.line, reason=error_text(failure)))
+
+    def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
+        """Do nothing: nothing is sent."""
+
+
+def planned_rows(
+    state: str | os.PathLike[str],
+    job: JobIdentity,
+    unknown: Literal["keep", "resend", "drop"],
+    new_credential: bool,
+) -> PlannedRows:
+    """Return the row log of a plan for *job*, which the state file *state* may have begun.
+
+    Raises:
+        StateMismatchError: the state belongs to another job, or no state can be kept there.
+    """
+    path = target_of(state)
+    if not path.parent.is_dir():
+        raise no_place(path, os.strerror(errno.ENOENT))
+    if not path.exists():
+        return PlannedRows(PushState())
+    saved, unknown_rows = read_push(path, job, new_credential=new_credential)
+    log = PlannedRows(saved)
+    for number in unknown_rows:
+        if unknown == "resend":
+            log.settled.discard(number)
+        else:
+            log.settled.add(number)
+    return log
+
+
+async def plan_push(
+    source: Source,
+    options: DeliveryOptions,
+    converter: RowConverter,
+    log: PlannedRows,
+    limit: int | None,
+) -> Plan:
+    """Return what a push of at most *limit* rows of *source* not settled in *log* would send."""
+    builder = RequestBuilder(options.target)
+    options = msgspec.structs.replace(options, target=builder, is_operation=True, max_failed=1.0)
+    delivery = Delivery(options, converter, log, RequestCounter(), CircuitBreaker(math.inf))
+    pending, batch, planned = PendingRows(source, log), max(1, options.batch), 0
+    with delivery.tracked():
+        while limit is None or planned < limit:
+            size = batch if limit is None else min(batch, limit - planned)
+            rows = pending.take_nowait(size) or await pending.take(size)
+            if not rows:
+                break
+            planned += len(rows)
+            await delivery.deliver_rows(rows, coerce=source.coerce)
+    requests, seconds = builder.calls()
+    return Plan(
+        rows=planned,
+        valid=log.valid,
+        invalid=log.invalid,
+        skipped=log.skipped,
+        requests=requests,
+        seconds=seconds,
+        preview=builder.preview,
+        failures=tuple(log.failures),
+    )

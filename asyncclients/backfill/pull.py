@@ -394,6 +394,7 @@ class Pull:
             quota_use=counter.quota_use,
             total=state.total,
             unverified=state.unverified,
+            complete=state.complete,
             failures=self._checkpoint.failures,
         )
 

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Never, TypeGuard
+from typing import Any, Literal, NamedTuple, Never, TypedDict, TypeGuard, Unpack, overload
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
 from asyncclients.backfill.files.source import Row, Rows, Source, open_source
 from asyncclients.backfill.pending_rows import PendingRows
+from asyncclients.backfill.plan import Plan, plan_push, planned_rows
 from asyncclients.backfill.progress import EtaEstimator, reporting_progress
 from asyncclients.backfill.report import Progress, Report, RequestCounter
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
@@ -39,6 +42,51 @@ from asyncclients.ratelimit.quota import Priority
 Reconcile = Callable[[Any], Awaitable[bool | None]]
 
 
+class PushOptions(TypedDict, total=False):
+    """The keywords of `push` besides `state` and `dry_run`, for type checkers."""
+
+    row_type: type[Any] | None
+    map: Map | Mapping[str, str] | None
+    batch: int | None
+    idempotent: bool | None
+    concurrency: int
+    flow: str | None
+    limit: int | None
+    unknown: Literal["keep", "resend", "drop"]
+    reconcile: Reconcile | None
+    max_failed: float
+    max_outage: float
+    new_credential: bool
+    progress: Callable[[Progress], None] | None
+
+
+@overload
+async def push(
+    source: Rows,
+    target: Callable[[Any], Awaitable[Any]],
+    *,
+    state: str | os.PathLike[str],
+    dry_run: Literal[False] = False,
+    **options: Unpack[PushOptions],
+) -> Report: ...
+@overload
+async def push(
+    source: Rows,
+    target: Callable[[Any], Awaitable[Any]],
+    *,
+    state: str | os.PathLike[str],
+    dry_run: Literal[True],
+    **options: Unpack[PushOptions],
+) -> Plan: ...
+@overload
+async def push(
+    source: Rows,
+    target: Callable[[Any], Awaitable[Any]],
+    *,
+    state: str | os.PathLike[str],
+    dry_run: bool,
+    **options: Unpack[PushOptions],
+) -> Report | Plan: ...
 async def push(
     source: Rows,
     target: Callable[[Any], Awaitable[Any]],
@@ -50,6 +98,8 @@ async def push(
     idempotent: bool | None = None,
     concurrency: int = 64,
     flow: str | None = None,
+    dry_run: bool = False,
+    limit: int | None = None,
     unknown: Literal["keep", "resend", "drop"] = "keep",
     reconcile: Reconcile | None = None,
     max_failed: float = 0.1,
@@ -57,7 +107,7 @@ async def push(
     new_credential: bool = False,
     progress: Callable[[Progress], None] | None = None,
     **misspelt: Never,
-) -> Report:
+) -> Report | Plan:
     """Send each row of *source* to *target*; run again with the same *state* to resume.
 
     Args:
@@ -79,6 +129,10 @@ async def push(
         concurrency: maximum number of concurrent calls.
         flow: the scheduler divides the quota fairly between flows; by default, the job is
             a flow of its own.
+        dry_run: send nothing and return a `Plan`. Each row is read, mapped and checked as in a
+            run; what an existing state has settled is left out. A function of your own as the
+            target is not called. No file is written.
+        limit: number of rows after which this run ends; the next run continues with the others.
         unknown: what to do at the end with rows whose outcome is unknown: list them, send
             them again, or count them as skipped.
         reconcile: called at the end with each unknown row (as *row_type*). True: the row
@@ -103,14 +157,11 @@ async def push(
     precedence over all calls of a push.
     """
     arguments.check_keywords(push, misspelt)
-    arguments.check_path("state", state)
-    arguments.check_rows(source)
-    arguments.check_target(target)
-    arguments.check_coroutine_function("reconcile", reconcile)
-    arguments.check_function("progress", progress)
-    arguments.check_flags(idempotent=idempotent, new_credential=new_credential)
+    arguments.check_push(source, target, state)
+    arguments.check_callbacks(reconcile, progress)
+    arguments.check_flags(idempotent=idempotent, dry_run=dry_run, new_credential=new_credential)
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
-    arguments.check_delivery(concurrency, batch, max_failed, max_outage)
+    arguments.check_delivery(concurrency, batch, max_failed, max_outage, limit)
     converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
     check_apart(Path(state), [Path(source)] if _is_path(source) else [], "the input")
     rows = await open_source(source)
@@ -118,17 +169,18 @@ async def push(
         converter.check(rows)
         await check_mapped(converter, source)
         job = await asyncio.to_thread(push_job, rows.name, target, converter.name, map)
+        flow = flow or f"push {job.target} {os.fspath(state)}"
+        options = DeliveryOptions.of(
+            target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
+        )
+        if dry_run:
+            plan = await asyncio.to_thread(planned_rows, state, job, unknown, new_credential)
+            return await plan_push(rows, options, converter, plan, limit)
+        run_options = RunOptions(concurrency, limit, unknown, reconcile, max_outage)
         journal = await Journal.open(state, job, new_credential=new_credential)
         try:
-            flow = flow or f"push {job.target} {os.fspath(state)}"
-            options = DeliveryOptions.of(
-                target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
-            )
-            run = Push(rows, options, converter, await JournalRowLog.load(journal), max_outage)
-            async with reporting_progress(run.progress, run.estimator, progress):
-                await run.work(concurrency, unknown, reconcile)
-            await journal.finish()
-            return run.report()
+            log = await JournalRowLog.load(journal)
+            return await Push(rows, options, converter, log, run_options).run(progress)
         finally:
             await journal.aclose()
     finally:
@@ -137,6 +189,16 @@ async def push(
 
 def _is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(source, (str, os.PathLike))
+
+
+class RunOptions(NamedTuple):
+    """How one run of a push proceeds; the fields are arguments of `push`."""
+
+    concurrency: int
+    limit: int | None
+    unknown: Literal["keep", "resend", "drop"]
+    reconcile: Reconcile | None
+    max_outage: float
 
 
 class Push:
@@ -152,68 +214,85 @@ class Push:
         options: DeliveryOptions,
         converter: RowConverter,
         log: JournalRowLog,
-        max_outage: float,
+        run: RunOptions,
     ) -> None:
         self._source, self._options, self._log = source, options, log
         self._counter = RequestCounter()
-        self._breaker = CircuitBreaker(max_outage)
+        self._breaker = CircuitBreaker(run.max_outage)
         self._pending = PendingRows(source, log)
         self._delivery = Delivery(options, converter, log, self._counter, self._breaker)
         self._converter = converter
+        self._run_options = run
+        self._left = sys.maxsize if run.limit is None else run.limit
+        self._is_complete = False
         self.estimator = EtaEstimator(
             self._counter, options.flow, log.settled_count, max(1, options.batch)
         )
 
-    async def work(
-        self,
-        concurrency: int,
-        unknown: Literal["keep", "resend", "drop"],
-        reconcile: Reconcile | None,
-    ) -> None:
-        """Deliver all pending rows, then resolve the unknown ones."""
+    async def run(self, progress: Callable[[Progress], None] | None) -> Report:
+        """Deliver the rows, save the state, and return the report."""
+        async with reporting_progress(self.progress, self.estimator, progress):
+            await self._work()
+        await self._log.saved()
+        return self.report()
+
+    async def _work(self) -> None:
+        """Deliver all pending rows, or up to the limit; at their end, resolve the unknown ones."""
         self._log.set_total(await self._source.count())
         stop: BackfillError
         try:
-            await self._run([self._deliver_all() for _ in range(concurrency)])
+            await self._run_workers(self._deliver_all)
             self._delivery.finish()
-            await self._resolve(concurrency, unknown, reconcile)
-            self._delivery.finish()
+            self._is_complete = await self._pending.is_exhausted()
+            if self._is_complete:
+                await self._resolve()
+                self._delivery.finish()
         except (BackfillStoppedError, InputError) as error:
+            self._is_complete = False
             if isinstance(error, InputError) and not self._delivery.called:
                 raise
             stop = error
         else:
-            self._log.finish()
+            if self._is_complete:
+                self._log.finish()
             return
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
 
     async def _deliver_all(self) -> None:
-        size, coerce = max(1, self._options.batch), self._source.coerce
+        batch, coerce = max(1, self._options.batch), self._source.coerce
         pending, deliver = self._pending, self._delivery.deliver_rows
-        while rows := pending.take_nowait(size) or await pending.take(size):
+        while size := min(batch, self._left):
+            self._left -= size  # reserved: other workers run while this one waits for its rows
+            rows = pending.take_nowait(size) or await pending.take(size)
+            self._left += size - len(rows)
+            if not rows:
+                return
             await deliver(rows, coerce=coerce)
 
-    async def _run(self, work: list[Coroutine[Any, Any, None]]) -> None:
-        await run_workers(work, self._delivery, self._pending.stop)
+    async def _run_workers(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        workers = [work() for _ in range(self._run_options.concurrency)]
+        await run_workers(workers, self._delivery, self._pending.stop)
 
     # --- Unknown rows -----------------------------------------------------------------
 
-    async def _resolve(
-        self,
-        concurrency: int,
-        unknown: Literal["keep", "resend", "drop"],
-        reconcile: Reconcile | None,
-    ) -> None:
-        log = self._log
-        if reconcile is not None and log.unknowns:
-            rows = iter(await log.unknowns.all())
-            await self._run([self._reconcile(rows, reconcile) for _ in range(concurrency)])
-        if unknown == "drop":
+    async def _resolve(self) -> None:
+        log, run = self._log, self._run_options
+        if run.reconcile is not None and log.unknowns:
+            rows = await self._unknown_rows()
+            await self._run_workers(partial(self._reconcile, rows, run.reconcile))
+        if run.unknown == "drop":
             for number in log.unknowns:
                 log.resolve(number, "skipped")
-        elif unknown == "resend" and log.unknowns:
-            rows = iter(await log.unknowns.all())
-            await self._run([self._resend(rows) for _ in range(concurrency)])
+        elif run.unknown == "resend" and log.unknowns:
+            await self._run_workers(partial(self._resend, await self._unknown_rows()))
+
+    async def _unknown_rows(self) -> Iterator[Unknown]:
+        """Return the unknown rows, as many as this run may still handle."""
+        rows = await self._log.unknowns.all()
+        self._is_complete = self._is_complete and len(rows) <= self._left
+        handled = rows[: self._left]
+        self._left -= len(handled)
+        return iter(handled)
 
     async def _reconcile(self, unknowns: Iterator[Unknown], reconcile: Reconcile) -> None:
         for unknown in unknowns:
@@ -248,6 +327,7 @@ class Push:
             seconds=counter.seconds,
             quota_use=counter.quota_use,
             total=log.state.total,
+            complete=self._is_complete,
             failures=log.failures,
         )
 

@@ -35,6 +35,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             is unknown.
         unverified: what could not be verified about a pull, in words; empty if the
             vendor's count confirms that the file is its complete list.
+        complete: no row or item is left to be handled; False after a push with a limit, which
+            continues when it is run again.
         failures: path of the file of failed rows or items; None without any.
     """
 
@@ -52,6 +54,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     quota_use: float = 0.0
     total: int | None = None
     unverified: tuple[str, ...] = ()
+    complete: bool = True
     failures: str | None = None
 
 

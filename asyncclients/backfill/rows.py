@@ -118,6 +118,7 @@ class RowConverter:
         self._wire_names: dict[str, str] = {}
         self._required: tuple[str, ...] = ()
         self._nullable: set[str] = set()
+        self._flat_names: frozenset[str] = frozenset()
         self._direct_names: frozenset[str] = frozenset()
         self._source = "a row"
         self._reported: set[str] = set()
@@ -129,7 +130,7 @@ class RowConverter:
             self._required = tuple(field.name for field in fields if field.required)
             nullable = [field for field in fields if type(None) in get_args(field.type)]
             self._nullable = {name for each in nullable for name in (each.name, each.encode_name)}
-            self._add_direct_names(self._wire_names)
+            self._add_known_names(self._wire_names)
             if isinstance(map, Renaming):
                 self._check_targets(map)
 
@@ -142,22 +143,23 @@ class RowConverter:
                 advice=f"It has: {', '.join(self._wire_names)}",
             )
 
-    def _add_direct_names(self, names: Iterable[str]) -> None:
-        """Remember those of *names* that need no renaming or nesting.
+    def _add_known_names(self, names: Iterable[str]) -> None:
+        """Remember those of *names* that need no nesting, and those that need no renaming either.
 
         Rows that have only such names skip both.
         """
-        same = {name for name in names if "." not in name}
+        flat = {name for name in names if "." not in name}
+        self._flat_names |= flat
         if _EXTRA_FIELD in self._wire_names:
-            same &= self._wire_names.keys()
-        self._direct_names |= {name for name in same if self._wire_names.get(name, name) == name}
+            flat &= self._wire_names.keys()
+        self._direct_names |= {name for name in flat if self._wire_names.get(name, name) == name}
 
     def check(self, source: Source) -> None:
         """Raise `InputError` if *source* lacks a required column."""
         columns, self._source = source.columns, source.name
         if columns is None:
             return
-        self._add_direct_names(columns)
+        self._add_known_names(columns)
         error = ""
         if self._map is None or isinstance(self._map, Renaming):
             try:
@@ -236,12 +238,8 @@ class RowConverter:
                 raise TypeError("map returned an awaitable; it must be a plain function")
         if data is None or self._type is None or isinstance(data, self._type):
             return data
-        names: Any = data
-        plain = isinstance(data, dict) and self._direct_names.issuperset(names)
-        if not plain and isinstance(data, Mapping):
-            if self._map is None or isinstance(self._map, Renaming):
-                self._warn_unknown_fields(cast("Mapping[str, Any]", data))
-            data = self._renamed(nested(cast("Mapping[str, Any]", data)))
+        if isinstance(data, Mapping):
+            data = self._with_wire_names(cast("Mapping[str, Any]", data))
         try:
             return from_plain(data, self._type, strict=not coerce)
         except msgspec.ValidationError as bad:
@@ -264,7 +262,14 @@ class RowConverter:
         nulls = {name: None for name in empty if names.get(name, name) in self._nullable}
         return {**data, **nulls}
 
-    def _renamed(self, data: dict[str, Any]) -> dict[str, Any]:
+    def _with_wire_names(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(data, dict) and self._flat_names.issuperset(data):
+            return data if self._direct_names.issuperset(data) else self._renamed(data)
+        if self._map is None or isinstance(self._map, Renaming):
+            self._warn_unknown_fields(data)
+        return self._renamed(nested(data))
+
+    def _renamed(self, data: Mapping[str, Any]) -> dict[str, Any]:
         names = self._wire_names
         renamed = {names.get(name, name): value for name, value in data.items()}
         if len(renamed) < len(data):

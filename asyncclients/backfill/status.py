@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +78,28 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         StateInUseError: it is a hard link, and a job uses it under another name.
         StateError: it cannot be read.
     """
-    path = target_of(path)
+    with _reading(target_of(path)) as opened:
+        return _status(*opened)
+
+
+def read_push(path: Path, job: JobIdentity, *, new_credential: bool) -> tuple[PushState, list[int]]:
+    """Return the state of the push *job* in the file *path*, and the numbers of its unknown rows.
+
+    Raises:
+        StateMismatchError: it belongs to another job, or as for `read_status`.
+        StateInUseError: as for `read_status`.
+        StateError: it cannot be read.
+    """
+    with _reading(path) as (database, _, _):
+        job.check(read_job(database), str(path), new_credential=new_credential)
+        state = read_state(database, PushState) or PushState()
+        unknown = [number for (number,) in select(database, "SELECT number FROM unknown")]
+        return state, [*unknown, *(number for number, _ in state.sent)]
+
+
+@contextmanager
+def _reading(path: Path) -> Generator[tuple[sqlite3.Connection, Path, int | None]]:
+    """Open the state file *path* without changing it; also yield the process that uses it."""
     if not path.exists():
         raise StateMismatchError(f"{path} does not exist", file=str(path))
     check_companions(path)
@@ -86,7 +108,7 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         if running is not None and not log_path(path).exists():
             raise _hard_link(path)
         with closing(connect(path, _mode(path, running))) as database:
-            return _read(database, path, running)
+            yield database, path, running
     except (sqlite3.Error, OSError, msgspec.MsgspecError) as failure:
         raise unusable(path, failure) from None
 
@@ -111,7 +133,7 @@ def _remaining(state: PullState | PushState, settled: int) -> int | None:
     return None if state.total is None else max(0, state.total - settled)
 
 
-def _read(database: sqlite3.Connection, path: Path, running: int | None) -> Status:
+def _status(database: sqlite3.Connection, path: Path, running: int | None) -> Status:
     job = read_job(database)
     if job.kind == "pull":
         pull = read_state(database, PullState) or PullState()

@@ -14,12 +14,13 @@ from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from cyclopts import Parameter, validators
 
-from asyncclients.backfill import Report, Status, SyncReport, read_status
+from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
-from asyncclients.cli.output import JobError, report_text, say, show, status_text
+from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
 from asyncclients.cli.worker import run_jobs
@@ -96,6 +97,8 @@ async def push(
     with_: Annotated[Pairs, Parameter(name="--with")] = None,
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
     max_failed: Share = 0.1,
+    dry_run: Switch = False,
+    limit: Limit = None,
     resend_unknown: Switch = False,
     drop_unknown: Switch = False,
     new_credential: Switch = False,
@@ -114,6 +117,8 @@ async def push(
         with_: NAME=VALUE, another argument of the operation besides the row.
         concurrency: number of concurrent calls.
         max_failed: share of failed rows above which it stops.
+        dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
+        limit: stop after this number of rows; run it again to continue.
         resend_unknown: send rows again that may or may not have arrived.
         drop_unknown: skip rows that may or may not have arrived.
         new_credential: resume the state with a new credential of the same account.
@@ -131,6 +136,8 @@ async def push(
         concurrency=concurrency,
         max_failed=max_failed,
         new_credential=new_credential,
+        dry_run=dry_run,
+        limit=limit,
         unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
     )
     return await _run(job, limits, quiet=quiet, as_json=json)
@@ -233,11 +240,17 @@ async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
     async def once() -> int:
         with ProgressDisplay(quiet=quiet) as display:
             async with SessionPool(limits=store) as pool:
-                report = await run_job(job, pool, display.job(job.title))
-        code = exit_code(report)
+                result = await run_job(job, pool, display.job(job.title))
+        code = exit_code(result)
         if code != DONE or as_json or not quiet:
-            show(report, as_json=as_json, describe=report_text)
-        if job.pull is not None and not job.refresh and not report.requests and not quiet:
+            show(result, as_json=as_json, describe=result_text)
+        if (
+            job.pull is not None
+            and not job.refresh
+            and isinstance(result, Report)
+            and not result.requests
+            and not quiet
+        ):
             say(
                 "The pull was complete already; give --refresh to bring it up to date, or delete "
                 f"{job.state} to repeat it",
@@ -253,6 +266,7 @@ async def run(
     /,
     *,
     engine: Literal["local", "dbos"] = "local",
+    dry_run: Switch = False,
     database_url: str = "",
     limits: str = "",
     quiet: Switch = False,
@@ -263,6 +277,7 @@ async def run(
     Args:
         file: TOML with a table [jobs.NAME] for each job: pull and to, push and file, or sync and file, and options.
         engine: local for this process only; dbos for all workers of a database.
+        dry_run: send nothing and show what each push would send; pulls and syncs are not run.
         database_url: the database of dbos, see asyncclients worker --help.
         limits: the store that shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
         quiet: print nothing unless rows failed or are unknown.
@@ -270,6 +285,9 @@ async def run(
     """
     jobs = read_jobs(file)
     _check_jobs(file, jobs)
+    if dry_run:
+        pushes = [job for job in jobs if job.push is not None]
+        jobs = [msgspec.structs.replace(job, dry_run=True) for job in pushes]
     if database_url and engine != "dbos":
         raise ValueError("--database-url is for --engine dbos: give both, or neither")
     database_url = from_environment(database_url, DATABASE_URL)
@@ -280,6 +298,7 @@ async def run(
     limits = from_environment(limits, LIMITS)
 
     async def run_all() -> int:
+        results: Sequence[Report | SyncReport | Plan | BaseException]
         with ProgressDisplay(quiet=quiet) as display:
             if engine == "dbos":
                 results = await run_jobs(jobs, database_url, limits, display)
@@ -305,12 +324,12 @@ def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
 
 
 def _print_all(
-    results: dict[str, Report | SyncReport | BaseException], *, quiet: bool, as_json: bool
+    results: dict[str, Report | SyncReport | Plan | BaseException], *, quiet: bool, as_json: bool
 ) -> int:
     codes: list[int] = []
     shown: dict[str, Any] = {}
     for name, result in results.items():
-        if isinstance(result, Report | SyncReport):
+        if isinstance(result, Report | SyncReport | Plan):
             codes.append(exit_code(result))
             shown[name] = result
         elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
@@ -322,11 +341,10 @@ def _print_all(
         show(shown, as_json=True, describe=str)
     else:
         for name, result in shown.items():
-            if quiet and isinstance(result, Report | SyncReport) and exit_code(result) == DONE:
-                continue
-            done = isinstance(result, Report | SyncReport)
-            text = report_text(result) if done else result.reason
-            say(f"{name}: {text}")
+            if isinstance(result, JobError):
+                say(f"{name}: {result.reason}")
+            elif not quiet or exit_code(result) != DONE:
+                say(f"{name}: {result_text(result)}")
     if {*codes} == {USAGE}:  # no job sent anything
         return USAGE
     return FAILED if not {FAILED, USAGE}.isdisjoint(codes) else max(codes, default=DONE)
@@ -344,9 +362,11 @@ def status(state: Path, /, *, json: Json = False) -> int:
     return exit_code(found)
 
 
-def exit_code(report: Report | SyncReport | Status) -> int:
-    """Return the exit code of *report*."""
-    return PARTLY if report.failed or report.unknown else DONE
+def exit_code(result: Report | SyncReport | Status | Plan) -> int:
+    """Return the exit code of *result*; that of a plan with invalid rows is the run's."""
+    if isinstance(result, Plan):
+        return PARTLY if result.invalid else DONE
+    return PARTLY if result.failed or result.unknown else DONE
 
 
 async def _interruptible(command: Coroutine[Any, Any, int], advice: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from asyncclients import backfill
-from asyncclients.backfill import Progress, Renaming, Report, SyncReport
+from asyncclients.backfill import Plan, Progress, Renaming, Report, SyncReport
 from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
 from asyncclients.backfill.files.source import open_source
@@ -52,6 +52,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     limit: int | None = None
     retry_failed: bool = False
     new_credential: bool = False
+    dry_run: bool = False
     state: str = ""
     name: str = ""
 
@@ -67,6 +68,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("`since` and `changes` are for a refresh: give `refresh` as well")
         if self.refresh and self.pull is None:
             raise ValueError("only a pull has `refresh`")
+        if self.push is None and self.dry_run:
+            raise ValueError("only a push has `dry_run`")
+        if self.pull is not None and self.limit is not None:
+            raise ValueError("a pull has no `limit`")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"`limit` must be at least 1, not {self.limit}")
 
     @property
     def title(self) -> str:
@@ -193,8 +200,8 @@ async def _check_columns(job: JobSpec, operation: Write) -> None:
 
 async def run_job(
     job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]
-) -> Report | SyncReport:
-    """Run *job* with clients of *pool*.
+) -> Report | SyncReport | Plan:
+    """Run *job* with clients of *pool*; return the plan of a dry run, else the report.
 
     Raises:
         ValueError: a name, argument, file, column or credential is unusable, checked in this order.
@@ -235,6 +242,8 @@ async def run_job(
         max_failed=job.max_failed,
         unknown=job.unknown,
         new_credential=job.new_credential,
+        dry_run=job.dry_run,
+        limit=job.limit,
         flow=flow,
         progress=progress,
     )

@@ -11,12 +11,14 @@ from typing import Any, TextIO
 
 import msgspec
 
-from asyncclients.backfill import Report, Status, SyncReport
+from asyncclients.backfill import Plan, Report, Status, SyncReport
 from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.errors import encodable
 
 _COARSE = 10
 """Minutes; a longer duration is shown without its seconds."""
+_PREVIEW_LENGTH = 1000
+"""Most characters of a request that a plan shows; --json shows it completely."""
 
 
 class JobError(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,10 +79,32 @@ def _printable(text: str, encoding: str | None) -> str:
     return encodable(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
-def report_text(report: Report | SyncReport) -> str:
-    """Return *report* as a few lines."""
-    if isinstance(report, SyncReport):
-        return sync_text(report)
+def result_text(result: Report | SyncReport | Plan) -> str:
+    """Return *result* as a few lines."""
+    if isinstance(result, Plan):
+        return _plan_text(result)
+    return sync_text(result) if isinstance(result, SyncReport) else _report_text(result)
+
+
+def _plan_text(plan: Plan) -> str:
+    counts = (
+        f"Nothing was sent. Rows to handle: {plan.rows:,}, of which {plan.valid:,} valid, "
+        f"{plan.invalid:,} invalid, {plan.skipped:,} skipped; {plan.requests:,} requests"
+    )
+    if plan.seconds is not None:
+        counts += f", {duration(plan.seconds)} at the quota"
+    parts = [counts]
+    if plan.preview is not None:
+        shown = f"{plan.preview.method} {plan.preview.path} {plan.preview.body or ''}".rstrip()
+        more = "…" if len(shown) > _PREVIEW_LENGTH else ""
+        parts.append(f"First request: {shown[:_PREVIEW_LENGTH]}{more}")
+    parts += [f"Invalid: line {row.line}: {row.reason}" for row in plan.failures]
+    if plan.invalid > len(plan.failures):
+        parts.append(f"... and {plan.invalid - len(plan.failures):,} more invalid rows")
+    return "\n".join(parts)
+
+
+def _report_text(report: Report) -> str:
     counts = (
         f"{report.done:,} done, {report.failed:,} failed, {report.unknown:,} unknown, "
         f"{report.skipped:,} skipped; {report.requests:,} requests, {report.rejected:,} rejected, "
@@ -89,6 +113,10 @@ def report_text(report: Report | SyncReport) -> str:
     parts = [counts]
     if report.added or report.changed or report.removed or report.unchanged:
         parts.append(f"Refresh: {_differences(report)}")
+    if not report.complete:
+        parts.append(
+            "Not complete: run the same command again to continue, without --limit to the end"
+        )
     if report.failures:
         parts.append(f"Failed rows, with the reason of each: {report.failures}")
     if report.unknown:

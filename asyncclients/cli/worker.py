@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from cyclopts import Parameter
 
-from asyncclients.backfill import Progress, Report, SyncReport
+from asyncclients.backfill import Plan, Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
 from asyncclients.cli.jobs import JobSpec, map_of, run_job
 from asyncclients.cli.operations import Clients
@@ -64,14 +64,14 @@ async def worker(
 
 async def run_jobs(
     jobs: Sequence[JobSpec], database_url: str, limits: str, display: ProgressDisplay
-) -> list[Report | SyncReport | BaseException]:
+) -> list[Report | SyncReport | Plan | BaseException]:
     """Run *jobs* on DBOS, with all workers of the database; return the result of each.
 
     A sync runs in this process alone: what it remembers is in a file of this machine. Its calls
     share the quotas.
     """
     async with _backfills(database_url, limits) as (backfills, pool):
-        running: list[Coroutine[Any, Any, Report | SyncReport]] = [
+        running: list[Coroutine[Any, Any, Report | SyncReport | Plan]] = [
             _run(job, backfills, pool, display.job(job.title)) for job in jobs
         ]
         return await asyncio.gather(*running, return_exceptions=True)
@@ -117,7 +117,7 @@ def _resolve(clients: Clients, spec: str) -> Any:
 
 async def _run(
     job: JobSpec, backfills: Any, pool: SessionPool, progress: Callable[[Progress], None]
-) -> Report | SyncReport:
+) -> Report | SyncReport | Plan:
     if job.sync is not None:  # its memory is a file of this machine
         return await run_job(job, pool, progress)
     if job.refresh:
@@ -125,10 +125,11 @@ async def _run(
             f"{job.name}: refresh is not supported with --engine dbos",
             advice="Run this job with --engine local",
         )
-    if job.unknown != "keep":
-        raise ConfigurationError(
-            f"{job.name}: unknown = {job.unknown!r} is not supported with --engine dbos"
-        )
+    for option, default in (("unknown", "keep"), ("dry_run", False), ("limit", None)):
+        if (value := getattr(job, option)) != default:
+            raise ConfigurationError(
+                f"{job.name}: {option} = {value!r} is not supported with --engine dbos"
+            )
     file = Path(job.file or job.to)
     portable = msgspec.structs.replace(
         job,

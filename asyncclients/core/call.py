@@ -44,7 +44,7 @@ from asyncclients.core.transport import Attempt
 from asyncclients.core.vendor import ResponseKind, Vendor
 from asyncclients.errors import AsyncClientsError, DecodeError
 from asyncclients.ratelimit.headers import UNAVAILABLE
-from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.secret import Secret, redact
 
@@ -124,6 +124,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         base_url: with a slash at its end.
         pool: the pool's part.
         options: the client's options.
+        quotas: the client's own quotas; its scope may have those of other clients as well.
         account: name of the account, if the vendor has one besides the credential.
         timeout: seconds for one attempt.
         credential: the header with the login; None if the login has no fixed header.
@@ -138,6 +139,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str
     pool: PoolConfig
     options: Options
+    quotas: tuple[Quota, ...] = ()
     account: str = ""
     timeout: float = 0.0
     credential: Header | None = None

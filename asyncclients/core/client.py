@@ -89,6 +89,7 @@ class VendorClient:
                 base_url=self.base_url,
                 pool=pool.config,
                 options=Options(),
+                quotas=own,
                 account=self._account_name(),
             )
         )

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from math import isfinite
 from types import NoneType
 from typing import Any, Protocol, Self, cast, get_origin, runtime_checkable
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote_plus
 
 import msgspec
 from msgspec import UNSET
@@ -347,7 +347,7 @@ def encode_form(body: Any) -> bytes:
     Raises:
         ValueError: for lists and objects inside, which no vendor documents.
     """
-    return urlencode(_pairs(to_plain(body))).encode()
+    return "&".join(_form_fields(to_plain(body))).encode()
 
 
 def encode_query(params: Mapping[str, Any]) -> str:
@@ -365,18 +365,19 @@ def encode_query(params: Mapping[str, Any]) -> str:
                 several = [{name: each} for each in cast("Sequence[Any]", value)]
                 pairs.extend(pair for pair in map(encode_query, several) if pair)
                 continue
-            value = _flat(name, value)
-            value = value if _PLAIN(value) else quote_plus(value)
+            value = _quoted(_flat(name, value))
         pairs.append(f"{_quoted_name(name)}={value}")
     return "&".join(pairs)
 
 
-def _pairs(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (name, _flat(name, value))
-        for name, value in fields.items()
-        if value is not None and value is not UNSET
-    ]
+def _form_fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if value is not None and value is not UNSET:
+            yield f"{_quoted_name(name)}={_quoted(_flat(name, value))}"
+
+
+def _quoted(text: str) -> str:
+    return text if _PLAIN(text) else quote_plus(text)
 
 
 def _flat(name: str, value: Any) -> str:

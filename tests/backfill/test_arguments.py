@@ -13,6 +13,7 @@ import pytest
 
 from asyncclients import ConfigurationError, InputError
 from asyncclients.backfill import pull, push
+from asyncclients.backfill.push import PushOptions
 from asyncclients.backfill.steps import PushTarget, pull_step, push_step
 from asyncclients.paging import Page, Paginator
 from asyncclients.vendors.digital_onboarding import NewContact as Digital
@@ -119,14 +120,12 @@ async def test_misspelt_argument_is_rejected_with_the_known_ones(tmp_path: Path)
 
 async def test_push_accepts_numbers_at_the_limits(tmp_path: Path) -> None:
     """The smallest and largest allowed values are accepted, infinity as well."""
-    for number, options in enumerate(
-        [
-            {"max_failed": 0, "max_outage": inf, "concurrency": 1},
-            {"max_failed": 1.0, "max_outage": 0},
-        ]
-    ):
-        arguments: Any = options
-        report = await push([1], target, state=tmp_path / f"{number}.db", **arguments)
+    accepted: list[PushOptions] = [
+        {"max_failed": 0, "max_outage": inf, "concurrency": 1},
+        {"max_failed": 1.0, "max_outage": 0},
+    ]
+    for number, options in enumerate(accepted):
+        report = await push([1], target, state=tmp_path / f"{number}.db", **options)
         assert report.done == 1
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 import pytest
@@ -23,6 +23,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import Renaming, pull, push
+from asyncclients.backfill.push import PushOptions
 from asyncclients.backfill.state.identity import JobIdentity, pull_job, push_job
 from asyncclients.sandbox import Sandbox
 
@@ -300,7 +301,7 @@ async def test_new_credential_rejects_another_account() -> None:
 OPEN = {"intouch": (10_000, 1.0)}
 
 
-async def pushed(environ: dict[str, str], folder: Path, **options: Any) -> int:
+async def pushed(environ: dict[str, str], folder: Path, **options: Unpack[PushOptions]) -> int:
     async with SessionPool() as pool:
         create = IntouchClient.from_env(pool, environ, quotas=[]).tags.create
         rows = [f"tag {n}" for n in range(6)]

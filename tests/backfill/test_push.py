@@ -6,7 +6,8 @@ import asyncio
 import gzip
 import resource
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -358,7 +359,7 @@ async def test_push_stops_after_max_outage(state: Path) -> None:
 # --- Unknown rows ---------------------------------------------------------------------
 
 
-async def lose_some(sandbox: Sandbox, state: Path, csv: Path, **options: Any) -> Any:
+async def lose_some(sandbox: Sandbox, state: Path, csv: Path, **options: Any) -> Report:
     """Push 30 nodes; three responses are lost, two of them after the vendor executed the request."""
     root = sandbox.state("intouch").root_uuid
     csv.write_text(
@@ -371,7 +372,9 @@ async def lose_some(sandbox: Sandbox, state: Path, csv: Path, **options: Any) ->
     async with SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
         create = intouch.hierarchies.create
-        return await push(csv, create, row_type=NewHierarchy, state=state, **options)
+        run: Any = push  # the types of the options are not known here
+        report: Report = await run(csv, create, row_type=NewHierarchy, state=state, **options)
+        return report
 
 
 def holding(code: str) -> Callable[[SandboxRequest], bool]:
@@ -632,3 +635,64 @@ async def test_push_runs_in_the_background_and_reports_progress(state: Path) -> 
     assert [progress.done for progress in told] == sorted(progress.done for progress in told)
     assert told[-1].done == 100
     assert 18 < told[-1].rate < 21
+
+
+# --- A limit ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+async def test_push_stops_after_the_limit_and_continues(
+    csv: Path, state: Path, batch: int | None
+) -> None:
+    """Each run handles as many rows as the limit says, whatever becomes of them, and none twice."""
+    lines = [f"{number}," for number in range(20)]
+    lines[2] = ","
+    lines[5] = "5"
+    csv.write_text("n,name\n" + "\n".join(lines))
+    vendor, handled = Vendor(), 0
+    for limit, complete in ((7, False), (1, False), (11, False), (9, True), (3, True)):
+        report = await push(csv, vendor.take, state=state, batch=batch, limit=limit)
+        counted = report.done + report.failed + report.unknown + report.skipped
+        assert (counted, report.complete) == (min(20, handled + limit), complete)
+        assert read_status(state).complete is complete
+        handled = counted
+    assert (report.done, report.failed, report.skipped) == (18, 1, 1)
+    rows = [row for held in vendor.held for row in (held if batch else [held])]
+    assert sorted(int(row["n"]) for row in rows) == [n for n in range(20) if n not in (2, 5)]
+
+
+async def test_push_with_a_limit_of_all_rows_is_complete(csv: Path, state: Path) -> None:
+    """A limit that the input just reaches leaves nothing to do; rows added later are pending."""
+    csv.write_text("n\n1\n2\n")
+    assert (await push(csv, Vendor().take, state=state, limit=2)).complete
+    csv.write_text("n\n1\n2\n3\n4\n")
+    report = await push(csv, Vendor().take, state=state, limit=1)
+    assert (report.done, report.complete, read_status(state).complete) == (3, False, False)
+
+
+async def test_push_with_a_limit_takes_no_further_row_of_an_iterator(state: Path) -> None:
+    """The next row of an iterable is not waited for: it may come much later."""
+
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.Event().wait()
+
+    report = await push(rows(), Vendor().take, state=state, limit=1, concurrency=3)
+    assert (report.done, report.complete) == (1, False)
+
+
+async def test_push_with_a_limit_resolves_unknown_rows_within_it(csv: Path, state: Path) -> None:
+    """Unknown rows are sent again only after all others, and count towards the limit."""
+    csv.write_text("n\n1\n2\n3\n4\n")
+    vendor = Vendor()
+    vendor.fault = lambda _: RuntimeError("no response")
+    assert (await push(csv, vendor.take, state=state, limit=3)).unknown == 3
+    vendor.fault = no_fault
+    run = partial(push, csv, vendor.take, state=state, unknown="resend")
+    report = await run(limit=1)
+    assert (report.done, report.unknown, report.complete) == (1, 3, False)
+    report = await run(limit=2)
+    assert (report.done, report.unknown, report.complete) == (3, 1, False)
+    report = await run(limit=2)
+    assert (report.done, report.unknown, report.complete) == (4, 0, True)
+    assert sorted(int(row["n"]) for row in vendor.held) == [1, 2, 3, 4]

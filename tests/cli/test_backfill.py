@@ -83,6 +83,50 @@ async def test_push_with_names_of_ones_own(sandbox: Sandbox, shell: Shell, tmp_p
     assert (found["done"], found["failed"], found["complete"]) == (1, 1, True)
 
 
+async def test_push_dry_run_sends_and_writes_nothing(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """A dry run shows counts, first request and invalid rows, also for a file of jobs; with 3."""
+    (tmp_path / "people.csv").write_text("email,age\na@example.com,7\n,8\n")
+    (tmp_path / "jobs.toml").write_text(
+        "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n"
+        "[jobs.tags]\npull = 'intouch.tags'\nto = 'tags.jsonl'\n"
+    )
+    before = sorted(tmp_path.iterdir())
+    command = ("push", "intouch.contacts", "people.csv", "--dry-run")
+    plan = await shell.json(3, *command)
+    counts = ("rows", "valid", "invalid", "skipped", "requests")
+    assert [plan[name] for name in counts] == [2, 1, 1, 0, 1]
+    assert plan["preview"]["body"] == '{"email":"a@example.com"}'
+    assert [row["line"] for row in plan["failures"]] == [3]
+    ended = await shell.run(*command)
+    assert (ended.code, "Nothing was sent" in ended.out) == (3, True)
+    assert 'First request: POST /public/v1/contacts {"email":"a@example.com"}' in ended.out
+    assert "Invalid: line 3: " in ended.out
+    plans = await shell.json(3, "run", "jobs.toml", "--dry-run")
+    assert plans == {"people": plan}
+    assert sandbox.requests("intouch") == ()
+    assert sorted(tmp_path.iterdir()) == before
+    limited = await shell.json(0, *command, "--limit", "1")
+    assert (limited["rows"], limited["invalid"]) == (1, 0)
+
+
+async def test_push_with_a_limit_is_continued(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """A limited push says how to continue; the same command does, and status agrees."""
+    lines = "".join(f"p{number}@example.com\n" for number in range(5))
+    (tmp_path / "people.csv").write_text(f"email\n{lines}")
+    command = ("push", "intouch.contacts", "people.csv", "--limit", "3")
+    ended = await shell.run(*command)
+    assert (ended.code, "Not complete" in ended.out) == (0, True)
+    assert "not complete" in (await shell.run("status", "people.csv.state")).out
+    report = await shell.json(0, *command)
+    assert (report["done"], report["complete"], report["requests"]) == (5, True, 2)
+    assert len(sandbox.state("intouch").contacts) == 5
+    assert ": complete" in (await shell.run("status", "people.csv.state")).out
+
+
 async def test_what_cannot_be_proved_has_not_failed(sandbox: Sandbox, shell: Shell) -> None:
     """A vendor that counts more than it shows: both commands say so, and end with 0."""
     page = b'{"current_page": 1, "last_page": 1, "total": 5, "data": [{"uuid": "a", "name": "b"}]}'

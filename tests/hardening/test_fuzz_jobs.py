@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncclients.backfill import Report, pull, push, read_status
+from asyncclients.backfill import Progress, Report, pull, push, read_status
 from asyncclients.errors import (
     ClientClosedError,
     ConnectError,
@@ -255,9 +255,13 @@ class PushCase:
         self.faults.maybe("map")
         return None if row % 7 == 3 else row
 
+    def _progress(self, _: Progress) -> None:
+        self.faults.maybe("progress")
+
     async def job(self) -> Report:
         """Run it once."""
-        return await push(
+        run: Any = push  # the types of the options are not known here
+        report: Report = await run(
             self._rows(),
             self.vendor.call,
             state=self.state,
@@ -265,9 +269,10 @@ class PushCase:
             idempotent=self.idempotent,
             max_failed=1.0,
             max_outage=20.0,
-            progress=lambda _: self.faults.maybe("progress"),
+            progress=self._progress,
             **self.options,
         )
+        return report
 
     def check(self, report: Report) -> None:
         """Every row is accounted for, and the vendor has it as often as reported."""

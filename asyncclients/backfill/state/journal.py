@@ -116,11 +116,7 @@ class Journal:
         try:
             lock = Lock(path)
         except OSError as error:
-            raise StateMismatchError(
-                f"cannot keep a state in {path}: {error.strerror}",
-                file=str(path),
-                advice="Give a file in an existing directory that is writable",
-            ) from None
+            raise no_place(path, error.strerror or str(error)) from None
         journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
             await journal.run(journal._connect)
@@ -540,6 +536,15 @@ def _state_error(path: Path, error: BaseException) -> StateError:
     )
     failure.__cause__ = error
     return failure
+
+
+def no_place(path: Path, problem: str) -> StateMismatchError:
+    """Return the error for a state that cannot be created at *path* because of *problem*."""
+    return StateMismatchError(
+        f"cannot keep a state in {path}: {problem}",
+        file=str(path),
+        advice="Give a file in an existing directory that is writable",
+    )
 
 
 def unusable(path: Path, failure: Exception) -> StateError:

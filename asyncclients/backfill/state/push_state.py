@@ -121,14 +121,19 @@ class JournalRowLog:
 
     # --- Outcomes -----------------------------------------------------------------------
 
+    def on_reread(self, row: Row) -> None:
+        """Store the content of *row*, which was read again, if it is unknown and was not stored."""
+        self.unknowns.add_content(row)
+
     def set_read(self, read: int, digest: str) -> None:
-        """Note that *read* rows with *digest* were read; saved with the next commit."""
+        """Note that *read* rows with *digest* were read, some of them for the first time.
+
+        Saved with the next commit.
+        """
         state = self.state
-        state.read, state.digest = read, digest
-        if (
-            state.total is not None and state.total < read
-        ):  # rows were added since they were counted
-            state.total = read
+        state.read, state.digest, state.complete = read, digest, False
+        if state.total is not None:  # rows may have been added since they were counted
+            state.total = max(state.total, read)
 
     def set_total(self, total: int | None) -> None:
         """Note that the input has *total* rows; saved with the next commit."""
@@ -183,6 +188,10 @@ class JournalRowLog:
         """Mark the job as complete: nothing is pending."""
         self.state.complete = True
         self._journal.commit_now()
+
+    async def saved(self) -> None:
+        """Save all outcomes at the end of a run, and a changed credential."""
+        await self._journal.finish()
 
     # --- Saving -------------------------------------------------------------------------
 

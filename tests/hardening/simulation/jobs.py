@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from asyncclients import AsyncClientsError
-from asyncclients.backfill import pull, push
+from asyncclients.backfill import Report, pull, push
 from asyncclients.backfill.status import Status, read_status
 from asyncclients.vendors.totango.reconcile import by_events
 from tests.hardening.simulation.scenarios import ACCOUNT, TRADES, contact, insert, journey, visit
@@ -88,7 +88,10 @@ class Job:
             return True
         rows: Any = self.folder / "rows.jsonl" if self.plan.from_file else self._input
         target, options = self._target(client)
-        report = await push(rows, target, state=state, concurrency=4, max_failed=1.0, **options)
+        run: Any = push  # the types of the options are not known here
+        report: Report = await run(
+            rows, target, state=state, concurrency=4, max_failed=1.0, **options
+        )
         return not (self.plan.settles and report.unknown)
 
     def _pages(self, client: Any) -> Any:
