@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def check_target(target: Any) -> None:
             f"target must be a coroutine function of one argument, not {target!r}",
             "Give an operation, as totango.touchpoints.create, or an `async def` function",
         )
+
+
+def check_lag(lag: Any) -> None:
+    """Raise `ConfigurationError` unless *lag* is a finite number of at least 0."""
+    check_seconds("lag", lag)
+    if not isfinite(lag):
+        raise _wrong("lag must be finite", "Leave `since` out: the whole list is read then")
 
 
 def check_since(source: Any, since: Any) -> None:

@@ -257,7 +257,11 @@ def reader_of(
 
 
 async def read_list(
-    reader: PagePrefetcher | SequentialReader, state: PullState, take: Take, is_known: IsKnown
+    reader: PagePrefetcher | SequentialReader,
+    state: PullState,
+    take: Take,
+    is_known: IsKnown,
+    may_miss_some: Callable[[], Awaitable[bool]],
 ) -> None:
     """Call *take* with the pages after the last one of *state*, a second time if some are missing.
 
@@ -266,12 +270,13 @@ async def read_list(
         state: how far it was read; *take* updates it.
         take: receives the pages.
         is_known: whether an item of a page was taken before.
+        may_miss_some: whether the first reading may have missed items.
     """
     if isinstance(reader, SequentialReader):
         await reader.read(state.page + (not state.has_keys), take)
     else:
         await reader.read(await resume_at(reader, state, is_known), take)
-        if state.pass_number == 1 and state.has_keys and state.is_missing_some:
+        if state.pass_number == 1 and state.has_keys and await may_miss_some():
             # A second pass finds items that a shift moved to a page already read.
             state.pass_number, state.page, state.total_shrank = 2, 0, False
             await reader.read(reader.start, take)

@@ -184,7 +184,7 @@ def _refresh_options(
             f"a {type(sink).__name__} cannot be refreshed: it has no methods upsert and remove",
             advice="Add them, see asyncclients.backfill.UpsertSink, or pull into a file",
         )
-    arguments.check_seconds("lag", lag)
+    arguments.check_lag(lag)
     if since is not None:
         arguments.check_since(source, since)
     if changes is not None:
@@ -263,7 +263,9 @@ class Pull:
         try:
             try:
                 if not state.read:
-                    await read_list(read(source), state, self._take, self._is_known)
+                    await read_list(
+                        read(source), state, self._take, self._is_known, self._may_miss_some
+                    )
             finally:
                 await self._save()
                 await self._wait_saved()
@@ -287,6 +289,9 @@ class Pull:
     async def _is_known(self, page: Page[Any]) -> bool:
         seen = self._checkpoint.seen
         return any(key in seen for key in self._item_keys.keys_of(page.items))
+
+    async def _may_miss_some(self) -> bool:
+        return self._checkpoint.state.is_missing_some
 
     async def _take(self, page: Page[Any]) -> None:
         state = self._checkpoint.state

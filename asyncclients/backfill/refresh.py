@@ -16,8 +16,9 @@ The whole list is read, or with `since=` only what changed:
   later readings at their first page, so the watermark is never later than the beginning of a
   reading by our clock. If our clock is behind, some more pages are read.
 
-An item that was not found is removed only if nothing can have hidden it: the whole list was read,
-as many items were found as the vendor counts, and each unreadable item has a readable key.
+An item that was not found is removed only if the whole list was read, as many items were found as
+the vendor counts, and each unreadable item has a readable key. If the vendor gives no count, it is
+removed if a second reading does not find it either.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from asyncclients.backfill.prefetch import (
 )
 from asyncclients.backfill.progress import EtaEstimator
 from asyncclients.backfill.report import Progress, Report, RequestCounter
-from asyncclients.backfill.state.item_table import Entry, ItemTable
+from asyncclients.backfill.state.item_table import Entry, ItemTable, Known
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import (
     ItemKeys,
@@ -169,7 +170,9 @@ class Refresh:
         reading = table.current.reading
         try:
             if not table.current.since:
-                await read_list(read(source), reading, self._take, self._is_known)
+                await read_list(
+                    read(source), reading, self._take, self._is_known, self._may_miss_some
+                )
             else:
                 await self._read_changes(source, read)
         finally:
@@ -215,6 +218,16 @@ class Refresh:
         number = self._table.current.number
         return any(each.seen == number for each in known.values())
 
+    async def _may_miss_some(self) -> bool:
+        """Return whether the reading may have missed items, which a second one finds."""
+        reading = self._table.current.reading
+        if reading.total is not None:
+            return reading.is_missing_some
+        # Without a count, an item that is not there any more looks like a hidden one.
+        await self._save()
+        await self._table.saved()
+        return await self._table.count_missing() > 0
+
     def _keys_of(self, items: Sequence[Any]) -> list[str]:
         keys = self._item_keys.raw_keys(items)
         self._table.current.has_number_keys |= any(isinstance(key, int) for key in keys)
@@ -248,6 +261,7 @@ class Refresh:
                 fresh.append(item)
             has_content = is_same and before is not None and before.has_content
             table.put(key, Entry(digest, None if has_content else content))
+            known[key] = Known(digest, table.current.number, has_content=True)
         if fresh and not isinstance(self._sink, FileSink):
             await self._use_sink(self._sink.upsert(fresh))
         reading.page = max(reading.page, page.number)
@@ -406,9 +420,9 @@ def _time_of(item: Any, field: str) -> float | None:
     value = cast("dict[str, Any]", item).get(field) if isinstance(item, dict) else None
     if isinstance(value, bool):
         return None
-    if isinstance(value, (int, float)):
-        return value / 1000 if value > _MAX_SECONDS else float(value)
     with suppress(ValueError, OverflowError):
+        if isinstance(value, (int, float)):
+            return value / 1000 if value > _MAX_SECONDS else float(value)
         found = datetime.fromisoformat(value) if isinstance(value, str) else None
         if found is not None:
             return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -196,6 +196,9 @@ class RowReader:
         async def is_known(_: Page[Any]) -> bool:
             return False  # nothing is resumed
 
+        async def may_miss_some() -> bool:
+            return state.is_missing_some
+
         reader = PagePrefetcher(
             self._source,
             PREFETCH if start is None else 0,
@@ -204,7 +207,7 @@ class RowReader:
             CircuitBreaker(_MAX_OUTAGE),
             lenient=True,
         )
-        reading = asyncio.create_task(read_list(reader, state, take, is_known))
+        reading = asyncio.create_task(read_list(reader, state, take, is_known, may_miss_some))
         try:
             while not (reading.done() and queue.empty()):
                 getting = asyncio.create_task(queue.get())

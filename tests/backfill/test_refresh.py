@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class Server:
         self.before: Callable[[int], None] = lambda _: None
         self.invalid: dict[int, list[InvalidItem]] = {}
         self.total: int | None = None
+        self.has_total = True
         self.seconds = 1.0
 
     def change(self, number: int, minute: float, **fields: Any) -> None:
@@ -76,7 +78,7 @@ class Server:
         return Page(
             items=items[10 * number - 10 : 10 * number],
             number=number,
-            total=len(items) if self.total is None else self.total,
+            total=(self.total or len(items)) if self.has_total else None,
             last=10 * number >= len(items),
             invalid_items=self.invalid.get(number, []),
         )
@@ -320,6 +322,37 @@ async def test_refresh_keeps_items_that_may_be_hidden(job: Job) -> None:
     assert counts(await job.refresh()) == (0, 0, 1, 49)
 
 
+async def test_refresh_without_total_reads_twice_before_it_removes(job: Job) -> None:
+    """If the vendor gives no count, an item is removed after a second reading without it."""
+    job.server.has_total = False
+    await job.pull()
+
+    def delete(page: int) -> None:  # the first item of page 4 moves to page 3
+        if page == 4:
+            job.server.delete(5)
+
+    job.server.before = delete
+    job.server.asked.clear()
+    report = await job.refresh(prefetch=0)
+    assert job.server.asked == [*range(1, 6)] * 2
+    assert counts(report) == (0, 0, 0, 50)
+    assert counts(await job.refresh()) == (0, 0, 1, 49)
+    job.server.asked.clear()
+    await job.refresh()
+    assert {*job.server.asked} == {*range(1, 6)}
+    assert len(job.server.asked) == 5
+
+
+async def test_refresh_counts_item_twice_on_a_page_once(job: Job) -> None:
+    """An item that is twice on one page is one item, with its last content."""
+    await job.pull()
+    job.server.items.insert(1, item(0, 1, name="new"))
+    job.server.total = 50
+    report = await job.refresh()
+    assert (counts(report), report.skipped, report.unverified) == ((0, 1, 0, 49), 1, ())
+    assert job.rows()[0]["name"] == "new"
+
+
 @pytest.mark.parametrize("raw", [b'{"id": 7, "name": 1}', b"broken"])
 async def test_refresh_keeps_unreadable_items(job: Job, raw: bytes) -> None:
     """An item that became unreadable stays as it was; without a key, nothing is removed."""
@@ -435,6 +468,7 @@ async def test_refresh_since_reads_on_after_interruption(job: Job) -> None:
         ({"refresh": True, "since": ""}, "must be the name of a field"),
         ({"refresh": True, "since": "name"}, "cannot be sorted by name"),
         ({"refresh": True, "lag": -1.0}, "lag must be"),
+        ({"refresh": True, "lag": inf}, "lag must be finite"),
         ({"refresh": 1}, "refresh must be True"),
         ({"refresh": True, "changes": "no/such/folder"}, "in one that does not exist"),
     ],
