@@ -172,8 +172,12 @@ class PagedResource(Resource):
 
     def _pages(self, endpoint: Endpoint[Envelope[T]], given: ListQuery) -> Paginator[T]:
         check_given(self, endpoint, given)
-        names = ("sort_by", "order", "search", "limit")
-        query = {name: getattr(given, name) for name in names}
+        query = {
+            "sort_by": given.sort_by,
+            "order": given.order,
+            "search": given.search,
+            "limit": given.limit,
+        }
 
         async def fetch(number: int) -> Page[T]:
             return _page(await self._send(endpoint.request(params={**query, "page": number})))

@@ -138,6 +138,7 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     label: ClassVar[str] = ""
 
+    sort_by: str | None = None
     order: _Order | None = None
     search: str | None = None
     page: _Page | None = None
