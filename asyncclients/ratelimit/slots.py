@@ -7,8 +7,8 @@ is known the expiry is infinite, and only the response frees the slot.
 `TokenBucket` spreads the calls over the period. `aiolimiter.AsyncLimiter` does the
 arithmetic. Its own waiting is not used, because every decision here is a function of
 (state, now): the base class reads its clock from `_loop`, and the subclass replaces that by
-the instant of the question. The private names in use (`_loop`, `_level`, `_last_check`,
-`_rate_per_sec`) are pinned by `tests/ratelimit/test_slots.py`.
+the instant of the question. If a release of aiolimiter has other private names, the same
+arithmetic is done here. `tests/ratelimit/test_slots.py` compares the two.
 """
 
 from __future__ import annotations
@@ -186,7 +186,30 @@ class _Clock:
         return self.now
 
 
-class TokenBucket(AsyncLimiter):
+_PRIVATE_NAMES = {"_last_check", "_level", "_rate_per_sec"}
+
+if TYPE_CHECKING or {*getattr(AsyncLimiter, "__slots__", ())} >= _PRIVATE_NAMES:
+    _LeakyBucket = AsyncLimiter
+else:
+
+    class _LeakyBucket:
+        """The part of `AsyncLimiter` that `TokenBucket` uses."""
+
+        __slots__ = ("_last_check", "_level", "_rate_per_sec", "max_rate")
+
+        def __init__(self, max_rate: float, time_period: float) -> None:
+            self.max_rate, self._rate_per_sec = max_rate, max_rate / time_period
+            self._level = self._last_check = 0.0
+
+        def has_capacity(self, amount: float = 1) -> bool:
+            """Lower the level by the time that has passed; return whether *amount* fits."""
+            now = self._loop.time()
+            self._level = max(0.0, self._level - (now - self._last_check) * self._rate_per_sec)
+            self._last_check = now
+            return self._level + amount <= self.max_rate
+
+
+class TokenBucket(_LeakyBucket):
     """The bucket of one quota, full at *now*.
 
     Its capacity, the burst, is a twentieth of the limit, at least two calls and at most

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from itertools import pairwise
 
+import aiolimiter
 import pytest
 from aiolimiter import AsyncLimiter
 
+from asyncclients.ratelimit import slots
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 
@@ -65,6 +68,33 @@ def test_aiolimiter_leak_is_bounded_at_zero() -> None:
     bucket.clock.now = 20.0
     bucket.has_capacity()
     assert (bucket._level, bucket._last_check) == (0.0, 20.0)
+
+
+def test_token_bucket_does_not_need_the_private_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an aiolimiter of other private names the bucket grants at the same instants."""
+    monkeypatch.setattr(aiolimiter, "AsyncLimiter", type("AsyncLimiter", (), {}))
+    spec = importlib.util.spec_from_file_location("slots_without_names", slots.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not issubclass(module.TokenBucket, AsyncLimiter)
+    quota = Quota(100, 60.0)
+    buckets = TokenBucket(quota, 5.0), module.TokenBucket(quota, 5.0)
+    for step in range(300):
+        if step == 100:
+            for bucket in buckets:
+                bucket.set_rate(0.5, 0.3)
+        if step == 200:
+            for bucket in buckets:
+                bucket.refund()
+                bucket.drain_until(200.0)
+        now = 5.0 + step * 0.7
+        ready = [bucket.ready_at(now) for bucket in buckets]
+        assert ready[0] == ready[1]
+        if ready[0] <= now:
+            levels = [bucket.take(now) for bucket in buckets]
+            assert levels[0] == levels[1]
 
 
 def test_token_bucket_allows_a_burst_then_the_rate() -> None:
