@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Mapping
 from functools import lru_cache
 from types import NoneType
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -21,7 +20,6 @@ from asyncclients.errors import ConfigurationError
 
 T = TypeVar("T")
 
-_LARGE_BODY = 2**20
 JSON = "application/json"
 GET_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON}))
 """The headers of a request without a body and headers of its own."""
@@ -53,31 +51,6 @@ class PreparedRequest(msgspec.Struct, frozen=True, gc=False):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
-
-    def payload(self, on_progress: Callable[[], None]) -> Any:
-        """Return the body for aiohttp, a large one as a file, which is written in pieces.
-
-        *on_progress* is called for each piece of a streamed body.
-        """
-        body = self.body
-        if body is None or isinstance(body, bytes):
-            return io.BytesIO(body) if body and len(body) > _LARGE_BODY else body
-        return _StreamedBody(body, on_progress)
-
-
-class _StreamedBody:
-    """One pass over a body in pieces. Unlike a generator, it need not be closed."""
-
-    def __init__(self, body: AsyncIterable[bytes], on_progress: Callable[[], None]) -> None:
-        self._pieces, self._on_progress = aiter(body), on_progress
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await anext(self._pieces)
-        self._on_progress()
-        return piece
 
 
 def prepare(

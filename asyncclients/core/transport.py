@@ -14,11 +14,12 @@ traceback. Exceptions are classified by type: their text may hold a credential, 
 from __future__ import annotations
 
 import asyncio
+import io
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 import msgspec
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 _SKIP_AUTO_HEADERS = (hdrs.CONTENT_TYPE,)
 """For a request without a content type: the signature of a presigned URL covers its absence."""
 
+_LARGE_BODY = 2**20
+"""Bytes above which a body is written in pieces."""
 _CONNECT_SHARE = 0.9
 """Share of the time left after which connecting is given up."""
 _LONG_TIMEOUT = CONNECT_TIMEOUT / _CONNECT_SHARE
@@ -238,7 +241,7 @@ class Attempt(TimedTask, eq=False):
                 request.url,
                 # Without headers of its own, a request is spared two copies of them.
                 headers=NO_HEADERS if request.headers is GET_HEADERS else request.headers,
-                data=request.payload(self.on_progress),
+                data=self._payload(),
                 middlewares=(*outer, self, *inner),
                 allow_redirects=False,
                 raise_for_status=False,
@@ -318,6 +321,13 @@ class Attempt(TimedTask, eq=False):
         if hdrs.COOKIE in headers and hdrs.COOKIE not in own:
             del headers[hdrs.COOKIE]
 
+    def _payload(self) -> Any:
+        """Return the body for aiohttp, a large one as a file, which is written in pieces."""
+        body = self.prepared.body
+        if body is None or isinstance(body, bytes):
+            return io.BytesIO(body) if body and len(body) > _LARGE_BODY else body
+        return _StreamedBody(body, self.on_progress)
+
     def on_progress(self) -> None:
         """Restart the timeout: a piece of a streamed body was sent."""
         if self.is_running:
@@ -387,6 +397,21 @@ class Attempt(TimedTask, eq=False):
             eta=self.scheduler.eta(1, self.permit_request.priority),
             advice="Allow a longer deadline or send less",
         )
+
+
+class _StreamedBody:
+    """One pass over a body in pieces. Unlike a generator, it need not be closed."""
+
+    def __init__(self, body: AsyncIterable[bytes], on_progress: Callable[[], None]) -> None:
+        self._pieces, self._on_progress = aiter(body), on_progress
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await anext(self._pieces)
+        self._on_progress()
+        return piece
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
