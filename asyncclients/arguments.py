@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from asyncclients.errors import ConfigurationError
@@ -26,6 +27,13 @@ def shown(value: object) -> str:
         else f"{kind.__module__}.{kind.__qualname__}"
     )
     return f"a value of type {name}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'b'?)` with the one of *known* closest to *name*; empty if none is."""
+    names = {each.casefold(): each for each in known}
+    close = get_close_matches(name.casefold(), names, n=1)
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 def check_count(name: str, value: object, *, least: int = 1, advice: str = "") -> None:

@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from asyncclients.arguments import did_you_mean
 from asyncclients.errors import ConfigurationError
 from asyncclients.paging import Paginator
 
@@ -20,8 +21,10 @@ def check_keywords(function: Callable[..., Any], misspelt: Iterable[str]) -> Non
     if names:
         known = inspect.signature(function).parameters.values()
         keywords = (each.name for each in known if each.kind is each.KEYWORD_ONLY)
+        taken = [*keywords]
+        hint = did_you_mean(names, taken)
         raise _wrong(
-            f"{function.__name__} has no argument {names}", f"It takes {', '.join(keywords)}"
+            f"{function.__name__} has no argument {names}{hint}", f"It takes {', '.join(taken)}"
         )
 
 

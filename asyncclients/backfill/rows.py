@@ -22,6 +22,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from asyncclients.arguments import did_you_mean
 from asyncclients.backfill.arguments import check_function, close_coroutine
 from asyncclients.backfill.files.source import Source, open_source
 from asyncclients.core.call import check_given
@@ -81,7 +82,8 @@ class Renaming:
         """
         missing = sorted(self._columns.keys() - set(columns))
         if missing:
-            raise ValueError(f"has no column {missing[0]!r}")
+            hint = did_you_mean(missing[0], columns)
+            raise ValueError(f"has no column {missing[0]!r}{hint}")
         _check_distinct(self._columns, columns)
         return {self._columns.get(column, column) for column in columns} | self._fixed.keys()
 
@@ -138,8 +140,9 @@ class RowConverter:
         known = {*self._wire_names, *self._wire_names.values()}
         unknown = sorted(name for name in renaming.targets() if name.split(".", 1)[0] not in known)
         if unknown and _EXTRA_FIELD not in known:
+            hint = did_you_mean(unknown[0], self._wire_names)
             raise ConfigurationError(
-                f"map names {', '.join(map(repr, unknown))}, which {self.name} does not have",
+                f"map names {', '.join(map(repr, unknown))}{hint}, which {self.name} does not have",
                 advice=f"It has: {', '.join(self._wire_names)}",
             )
 
@@ -203,7 +206,10 @@ class RowConverter:
             for name in self._required
             if name not in heads and self._wire_names[name] not in heads
         ]
-        return f"has no column {' and no column '.join(missing)}" if missing else ""
+        if not missing:
+            return ""
+        hint = did_you_mean(missing[0], heads)
+        return f"has no column {' and no column '.join(missing)}{hint}"
 
     def _warn_unknown_fields(self, fields: Iterable[str]) -> None:
         """Warn about *fields* that the row type does not have, once for each."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
 import asyncclients
+from asyncclients.arguments import did_you_mean
 from asyncclients.core.client import VendorClient
 from asyncclients.core.codec import from_plain
 from asyncclients.core.endpoint import Resource, endpoint_of
@@ -68,7 +69,8 @@ class Clients:
             if each in methods:
                 return methods[each]
         raise ValueError(
-            f"{vendor}.{resource} has no {' or '.join(wanted)}; it has: {', '.join(methods)}"
+            f"{vendor}.{resource} has no {' or '.join(wanted)}{did_you_mean(verb, methods)}; "
+            f"it has: {', '.join(methods)}"
         )
 
     def resource(self, name: str) -> Resource:
@@ -84,14 +86,20 @@ class Clients:
 
     def _resource(self, vendor: str, resource: str) -> Resource:
         if vendor not in CLIENTS:
-            raise ValueError(f"there is no vendor {vendor!r}; there are: {', '.join(CLIENTS)}")
+            raise ValueError(
+                f"there is no vendor {vendor!r}{did_you_mean(vendor, CLIENTS)}; write "
+                f"VENDOR.RESOURCE, as in intouch.contacts; there are: {', '.join(CLIENTS)}"
+            )
         client = self._client(vendor)
         found = vars(client).get(resource)
         if not isinstance(found, Resource):
             names = sorted(
                 name for name, held in vars(client).items() if isinstance(held, Resource)
             )
-            raise ValueError(f"{vendor} has no {resource!r}; it has: {', '.join(names)}")
+            problem = f"has no {resource!r}{did_you_mean(resource, names)}"
+            if not resource:
+                problem = f"needs a resource, as in {vendor}.{names[0]}"
+            raise ValueError(f"{vendor} {problem}; it has: {', '.join(names)}")
         return found
 
     def read(self, name: str, query: Mapping[str, Any]) -> Callable[[], Any]:
@@ -115,7 +123,10 @@ class Clients:
             raise ValueError(f"{name} needs {' and '.join(missing)}: give {given}")
         if "sort_by" in parameters:
             arguments = {"sort_by": "created_at", **arguments}
-        return partial(method, **arguments)
+        read = partial(method, **arguments)
+        if isinstance(source := read(), Coroutine):
+            source.close()  # a list in pages has checked its arguments, and sends nothing yet
+        return read
 
     def write(self, name: str, bound: Mapping[str, Any]) -> Write:
         """Return the operation for the rows of a push, with its other arguments *bound*.
@@ -199,7 +210,8 @@ def _value_of_text(text: str, hint: Any) -> Any:
     choices = [choice for member in members for choice in get_args(member) if _is_choice(member)]
     if choices:
         if text not in choices:
-            raise ValueError(f"must be {' or '.join(map(str, choices))}, not {text!r}")
+            hint = did_you_mean(text, map(str, choices))
+            raise ValueError(f"must be {' or '.join(map(str, choices))}, not {text!r}{hint}")
         return text
     try:
         return from_plain(text, hint, strict=False)
@@ -252,8 +264,8 @@ def _typed(
     for argument, value in given.items():
         if argument not in known:
             raise ValueError(
-                f"{option} {argument}: {name} has no argument {argument!r}; "
-                f"it has: {', '.join(known) or 'none'}"
+                f"{option} {argument}: {name} has no argument {argument!r}"
+                f"{did_you_mean(argument, known)}; it has: {', '.join(known) or 'none'}"
             )
         try:
             typed[argument] = value_of(value, hints[argument])

@@ -15,7 +15,6 @@ https://jcristharif.com/msgspec/structs.html#type-validation
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from types import NoneType, UnionType
 from typing import (
@@ -33,6 +32,7 @@ from typing import (
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from asyncclients.arguments import did_you_mean
 from asyncclients.core import codec
 from asyncclients.core.auth import Login
 from asyncclients.core.endpoint import Endpoint
@@ -95,7 +95,7 @@ class Problem(NamedTuple):
         value: the value; UNSET if a field is missing.
         rule: what it must be, or the names of the missing fields.
         quote: the words of the manual; empty if the type is wrong.
-        hint: the value that was probably meant; empty if there is none.
+        hint: the value that was probably meant, in words; empty if there is none.
     """
 
     field: str
@@ -142,8 +142,8 @@ def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem
                 return inner
         if constraint is None or not _fits(value, _form_of(hint, False)):
             return Problem(name, value, _described(hint))
-        close = get_close_matches(str(value), constraint.choices, n=1)
-        return Problem(name, value, constraint.rule, constraint.quote, *close)
+        hint = did_you_mean(str(value), constraint.choices)
+        return Problem(name, value, constraint.rule, constraint.quote, hint)
     for group in constraints_of(cls) if strict else ():
         if all(getattr(given, name) in (None, UNSET) for name in group.fields):
             return Problem(place, UNSET, " or ".join(group.fields), group.quote)
@@ -168,8 +168,7 @@ def invalid_value(
     value = None if given is UNSET else _shown(given, login)
     message = f"{field} needs {rule}" if value is None else f"{field} must be {rule}, not {value}"
     source = f"{quote} ({vendor.manual})" if quote else None
-    if hint:
-        message += f"; did you mean {hint!r}?"
+    message += hint
     if source:
         message += f"; the manual: {source}"
     return InvalidValueError(
