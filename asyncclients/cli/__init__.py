@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError
 from rich.console import Console
 
 from asyncclients import __version__
@@ -47,6 +47,14 @@ _COMMANDS = {
     "sandbox": ("sandbox:sandbox", "Start the mock vendors and print the variables for clients."),
     "doctor": ("doctor:doctor", "Check versions, CA store, environment and vendor addresses."),
 }
+_EXAMPLES = {
+    "pull": "pull intouch.contacts --to contacts.csv",
+    "push": "push intouch.contacts people.csv",
+    "status": "status people.csv.state",
+    "run": "run jobs.toml",
+    "sync": "sync intouch.contacts people.csv",
+}
+"""A correct form of each command that has required arguments."""
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
@@ -58,6 +66,9 @@ def run(arguments: Sequence[str]) -> int:
         result: Any = _call(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except MissingArgumentError as error:
+        _print_error(f"{error} Write it as in: asyncclients {_EXAMPLES[arguments[0]]}")
+        return USAGE
     except (CycloptsError, ConfigurationError, ValueError) as error:
         _print_error(str(error))
         return USAGE

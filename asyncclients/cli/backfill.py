@@ -225,7 +225,10 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
     for text in texts or ():
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ValueError(f"{text!r} is not NAME=VALUE")
+            raise ValueError(
+                f"{encodable(text)!r} is not NAME=VALUE; write it as in --map Mail=email or "
+                "--query sort_by=email, without spaces around ="
+            )
         if encodable(text) != text:
             raise ValueError(f"{encodable(text)!r} is not valid UTF-8")
         if name in found:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
 from asyncclients import backfill
+from asyncclients.arguments import did_you_mean
 from asyncclients.backfill import Plan, Progress, Renaming, Report, SyncReport
 from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
 from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
-from asyncclients.backfill.state.lock import files_of_state
+from asyncclients.backfill.state.journal import check_file
+from asyncclients.backfill.state.lock import check_apart, files_of_state
 from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.cli.operations import Clients, Write
@@ -81,12 +84,6 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return self.name or self.pull or self.push or self.sync or ""
 
 
-class Jobs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of jobs: name -> job."""
-
-    jobs: dict[str, JobSpec]
-
-
 def state_path(file: Path) -> Path:
     """Return the default path of the state of a job on *file*."""
     return Path(f"{file}.state")
@@ -99,13 +96,13 @@ def read_jobs(path: Path) -> list[JobSpec]:
         InputError: the file cannot be read, or is not a file of jobs.
     """
     try:
-        found = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Jobs)
+        found = _parsed(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as bad:  # TOML and msgspec errors are ValueErrors
         words = bad.strerror if isinstance(bad, OSError) else str(bad)
         raise InputError(
             f"{path}: {words}", file=str(path), advice="See `asyncclients run --help`"
         ) from None
-    jobs = [_placed(job, name, path.parent) for name, job in found.jobs.items()]
+    jobs = [_placed(job, name, path.parent) for name, job in found.items()]
     for one, other in combinations(jobs, 2):
         if shared := _shared(one, other):
             raise InputError(
@@ -114,6 +111,39 @@ def read_jobs(path: Path) -> list[JobSpec]:
                 advice="Give each job its own `state` and `to`",
             )
     return jobs
+
+
+def _parsed(tables: Mapping[str, Any]) -> dict[str, JobSpec]:
+    """Return the jobs in *tables* by name.
+
+    Raises:
+        ValueError: naming the job and its option.
+    """
+    _check_options("the file", tables, ["jobs"])
+    jobs = tables.get("jobs")
+    if not isinstance(jobs, dict) or not jobs:
+        raise ValueError("has no job; write one as [jobs.NAME] with its options below")
+    known = [field.encode_name for field in msgspec.structs.fields(JobSpec) if field.name != "name"]
+    parsed: dict[str, JobSpec] = {}
+    for name, options in cast("dict[str, Any]", jobs).items():
+        if not isinstance(options, dict):
+            raise ValueError(f"jobs.{name} is not a table; write [jobs.{name}] above its options")
+        _check_options(f"jobs.{name}", cast("dict[str, Any]", options), known)
+        try:
+            parsed[name] = msgspec.convert(options, JobSpec)
+        except msgspec.ValidationError as bad:
+            raise ValueError(f"jobs.{name}: {bad}") from None
+    return parsed
+
+
+def _check_options(place: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise `ValueError` if *table* has a name that is not *known*."""
+    for name in table:
+        if name not in known:
+            raise ValueError(
+                f"{place} has the unknown name {name!r}{did_you_mean(name, known)}; "
+                f"it may have: {', '.join(known)}"
+            )
 
 
 def _shared(one: JobSpec, other: JobSpec) -> Path | None:
@@ -179,12 +209,26 @@ async def _check_files(job: JobSpec) -> None:
         await _check_columns(job, operation)
     else:
         open_sink(job.to)
-    if not Path(job.state).parent.is_dir():
+    if job.to:
+        check_apart(Path(job.state), FileSink(target_of(job.to)).files, "the result")
+    else:
+        check_apart(Path(job.state), [Path(job.file)], "the input")
+    _check_state(target_of(job.state))
+
+
+def _check_state(state: Path) -> None:
+    problem = ""
+    if not state.parent.is_dir():
+        problem = "is in a directory that does not exist"
+    elif not os.access(state.parent, os.W_OK):
+        problem = "is in a directory that cannot be written to"
+    if problem:
         raise InputError(
-            f"the state {job.state} is in a directory that does not exist",
-            file=job.state,
-            advice="Create it, or give --state FILE",
+            f"the state {state} {problem}",
+            file=str(state),
+            advice="Give --state FILE in another directory",
         )
+    check_file(state, must_exist=False)
 
 
 async def _check_columns(job: JobSpec, operation: Write) -> None:

@@ -7,12 +7,15 @@ so both can be set in the environment.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.stores import FileLimits
 
+_HOST = re.compile(r"[\w.-]+:[0-9]+")
+"""Matches the host and port of a server."""
 LIMITS = "ASYNCCLIENTS_LIMITS"
 DATABASE_URL = "ASYNCCLIENTS_DATABASE_URL"
 
@@ -31,6 +34,15 @@ def limits_store(address: str) -> Any:
     if not address:
         return None
     if "://" not in address:
+        if _HOST.fullmatch(address):
+            raise ConfigurationError(
+                f"the limit store {address} is neither a URL nor the path of a file",
+                advice=f"Write redis://{address}, or ./{address} for a file of this name",
+            )
+        if Path(address).is_dir():
+            raise ConfigurationError(
+                f"the limit store {address} is a directory", advice="Give a file in it"
+            )
         if not Path(address).parent.is_dir():
             raise ConfigurationError(
                 f"the limit store {address} is in a directory that does not exist",

@@ -287,7 +287,7 @@ def _form_of(hint: Any, strict: bool) -> Any:
     if arguments:
         forms = tuple(each if each is ... else _form_of(each, strict) for each in arguments)
         return hint if forms == arguments else origin[forms]
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+    if isinstance(hint, type) and issubclass(cast("type[object]", hint), msgspec.Struct):
         return form_of(hint, strict)
     return hint if hasattr(cast("object", hint), "from_wire") or not _is_custom(hint) else Any
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asyncclients.cli import run
+from asyncclients.cli.operations import CLIENTS
 from asyncclients.sandbox import Sandbox
 
 PUSH, PULL = ("push", "intouch.contacts"), ("pull", "intouch.contacts")
@@ -18,11 +21,21 @@ RECORDS = ("push", "intouch.external_programs")
 TO = ("--to", "out.jsonl")
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
     # Arguments that are missing, unknown, or of another kind.
-    (("push",), "TARGET requires an argument"),
-    (PUSH, "FILE requires an argument"),
-    (PULL, "--to requires an argument"),
-    (("status",), "STATE requires an argument"),
-    (("run",), "FILE requires an argument"),
+    (("push",), "TARGET requires an argument. Write it as in: asyncclients push intouch.contacts "),
+    (PUSH, "FILE requires an argument. Write it as in: asyncclients push intouch.contacts people"),
+    (PULL, "--to requires an argument. Write it as in: asyncclients pull intouch.contacts --to"),
+    (("status",), "STATE requires an argument. Write it as in: asyncclients status people.csv.st"),
+    (("run",), "FILE requires an argument. Write it as in: asyncclients run jobs.toml"),
+    (("pull", "intouch.contacts", "out.csv"), "--to requires an argument"),
+    (("pussh",), "Did you mean"),
+    ((*PUSH, "people.csv", "--concurency", "3"), "Did you mean --concurrency?"),
+    ((*PUSH, "people.csv", "--max-failed", "10%"), "--max-failed"),
+    (("intouch.contacts",), "Available commands: demo, pull, push"),
+    (("simulate", "--quota", "2"), "Write LIMIT/SECONDS, as in 2/1"),
+    (("simulate", "--quota", "0/1"), "Write LIMIT/SECONDS, as in 2/1"),
+    (("simulate", "--server", "fixed"), "there is no server model 'fixed'"),
+    (("sandbox", "--port", "99999999"), "--port"),
+    (("demo", "--fst"), "Did you mean --fast?"),
     ((*PUSH, "in.csv", "--state"), "--state requires an argument"),
     ((*PUSH, "in.csv", "more.csv"), "more.csv"),
     ((*PUSH, "in.csv", "--frobnicate"), "--frobnicate"),
@@ -34,8 +47,16 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("run", "jobs.toml", "--engine", "cron"), "cron"),
     (("frobnicate",), "frobnicate"),
     # Names of vendors, resources and operations.
-    (("push", "intuch.contacts", "in.csv"), "there is no vendor 'intuch'"),
-    (("push", "intouch.contracts", "in.csv"), "intouch has no 'contracts'"),
+    (
+        ("push", "intuch.contacts", "in.csv"),
+        "there is no vendor 'intuch' (did you mean 'intouch'?); ",
+    ),
+    (("push", "Intouch.contacts", "in.csv"), "(did you mean 'intouch'?)"),
+    (("push", "contacts", "in.csv"), "write VENDOR.RESOURCE, as in intouch.contacts"),
+    (("push", "in.csv", "intouch.contacts"), "write VENDOR.RESOURCE, as in intouch.contacts"),
+    (("push", "intouch.", "in.csv"), "intouch needs a resource, as in intouch.contacts; it has"),
+    (("push", "intouch.contracts", "in.csv"), "'contracts' (did you mean 'contacts'?); it has"),
+    (("push", "intouch.contacts.creat", "in.csv"), "has no creat (did you mean 'create'?); it "),
     (("push", "intouch", "in.csv"), "it has: contacts, "),
     (("push", "intouch._pool", "in.csv"), "intouch has no '_pool'"),
     (("push", "intouch.contacts.make", "in.csv"), "intouch.contacts has no make"),
@@ -46,7 +67,12 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("pull", "intouch.contacts.get", *TO), "is not a list"),
     (("pull", "intouch.external_programs", *TO), "it has: add_record, update_record"),
     # Arguments of operations.
-    ((*PUSH, "in.csv", "--with", "contact"), "'contact' is not NAME=VALUE"),
+    ((*PUSH, "in.csv", "--with", "contact"), "'contact' is not NAME=VALUE; write it as in"),
+    ((*PUSH, "in.csv", "--map", "name:email"), "'name:email' is not NAME=VALUE"),
+    ((*PULL, *TO, "--query", "sort=email"), "'sort' (did you mean 'sort_by'?); it has: sort_by"),
+    ((*PULL, *TO, "--query", "sort_by=emial"), "not 'emial' (did you mean 'email'?)"),
+    ((*PULL, *TO, "--query", "limit=50"), "limit must be a number from 1 to 25, not 50"),
+    ((*PULL, *TO, "--query", "page=0"), "page must be a number of at least 1, not 0"),
     ((*PUSH, "in.csv", "--with", "=x"), "'=x' is not NAME=VALUE"),
     ((*PUSH, "in.csv", "--with", "color=red"), "no argument 'color'; it has: contact"),
     ((*PUSH, "in.csv", "--with", "contact={}"), "contact"),
@@ -72,6 +98,14 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*PUSH, "folder"), "folder is a directory"),
     ((*PUSH, "in.txt"), "in.txt"),
     ((*PUSH, "people.csv", "--state", "none/state"), "none/state is in a directory"),
+    ((*PUSH, "people.csv", "--state", "folder"), "folder is a directory"),
+    ((*PUSH, "people.csv", "--state", "in.csv"), "in.csv is not a state file"),
+    ((*PUSH, "empty.csv"), "empty.csv: is empty. Its first line must name the columns"),
+    ((*PUSH, "semicolons.csv"), "is separated by semicolons (';'), not by commas"),
+    ((*PUSH, "mail.csv"), "has no column email (did you mean 'mail'?); it has: mail"),
+    ((*PUSH, "people.csv", "--map", "emial=email"), "no column 'emial' (did you mean 'email'?)"),
+    ((*PUSH, "people.csv", "--map", "email=emial"), "names 'emial' (did you mean 'email'?), wh"),
+    ((*PUSH, "people.csv", "--set", "langage=en"), "(did you mean 'language'?)"),
     ((*PUSH, "in.csv", "--map", "mail"), "'mail' is not NAME=VALUE"),
     ((*PUSH, "in.csv", "--map", "post=email"), "no column 'post'"),
     ((*PUSH, "in.csv"), "has no column email"),
@@ -84,6 +118,15 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("status", "in.csv"), "is not a state file"),
     (("run", "none.toml"), "none.toml"),
     (("run", "in.csv"), "in.csv"),
+    (("run", "folder"), "folder: Is a directory"),
+    (("run", "syntax.toml"), "syntax.toml: "),
+    (("run", "table.toml"), "has the unknown name 'job' (did you mean 'jobs'?)"),
+    (("run", "top.toml"), "has the unknown name 'push'; it may have: jobs"),
+    (("run", "name.toml"), "jobs.people has the unknown name 'fil' (did you mean 'file'?)"),
+    (("run", "flat.toml"), "jobs.people is not a table; write [jobs.people] above its options"),
+    (("run", "type.toml"), "jobs.people: "),
+    (("run", "none.toml"), "has no job; write one as [jobs.NAME]"),
+    (("run", "empty.csv"), "has no job; write one as [jobs.NAME]"),
     (("run", "vendor.toml"), "vendor.toml: people: there is no vendor 'intuch'"),
     (("run", "query.toml"), "query.toml: people: --query order"),
     (("run", "number.toml"), "number.toml: events: --query account_id: must be str, not 42"),
@@ -96,11 +139,23 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("worker", "--database-url", "postgresql://host/jobs"), "ASYNCCLIENTS_LIMITS"),
     ((*PUSH, "people.csv", "--limits", "none/limits"), "none/limits is in a directory"),
     ((*PULL, *TO, "--limits", "http://host"), "redis://"),
+    ((*PULL, *TO, "--limits", "localhost:6379"), "Write redis://localhost:6379"),
+    ((*PULL, *TO, "--limits", "folder"), "the limit store folder is a directory"),
 ]
 FILES = {
     "in.csv": "name\nx\n",
     "people.csv": "email\na@example.com\n",
     "in.txt": "email\na@example.com\n",
+    "empty.csv": "",
+    "semicolons.csv": "email;name\na@example.com;x\n",
+    "mail.csv": "mail\na@example.com\n",
+    "syntax.toml": "[jobs.people\npush = ",
+    "table.toml": "[job.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n",
+    "top.toml": "push = 'intouch.contacts'\nfile = 'people.csv'\n",
+    "name.toml": "[jobs.people]\npush = 'intouch.contacts'\nfil = 'people.csv'\n",
+    "flat.toml": "[jobs]\npeople = 'intouch.contacts'\n",
+    "type.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'in.csv'\nconcurrency = 'x'\n",
+    "none.toml": "[jobs]\n",
     "jobs.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n",
     "vendor.toml": "[jobs.people]\npush = 'intuch.contacts'\nfile = 'people.csv'\n",
     "number.toml": "[jobs.events]\npull = 'totango.events'\nto = 'x.csv'\nquery.account_id = 42\n",
@@ -120,6 +175,17 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: 
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def vendors(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The address of all vendors, which accepts nothing: a connection would stay in its queue."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        for vendor in CLIENTS:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+            monkeypatch.setenv(f"{vendor.upper()}_BASE_URL", url)
+        yield server
+
+
 def content() -> dict[str, str]:
     """The files of the current folder."""
     return {path.name: path.read_text() for path in Path().iterdir() if path.is_file()}
@@ -127,9 +193,12 @@ def content() -> dict[str, str]:
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=" ".join)
 def test_mistake_is_one_sentence_and_code_2(
-    arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+    vendors: socket.socket,
+    arguments: tuple[str, ...],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A mistake is named on one line before credentials are required, and leaves no file."""
+    """A mistake is named on one line before credentials are required; it sends and leaves nothing."""
     assert run(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -138,6 +207,8 @@ def test_mistake_is_one_sentence_and_code_2(
     assert not set("╭╰│─") & set(printed.err)
     assert "_API_KEY" not in printed.err
     assert content() == FILES
+    with pytest.raises(BlockingIOError):
+        vendors.accept()
 
 
 @pytest.mark.parametrize(

@@ -173,9 +173,12 @@ VALID: Final = {
 )
 def test_wrong_type_is_found(struct: Any, field: str, *, strict: bool) -> None:
     """Every field of every struct is checked, with and without the constraints."""
-    own = {name: value for name, value in VALID.items() if name in struct.__struct_fields__}
+    own: dict[str, Any] = {
+        name: value for name, value in VALID.items() if name in struct.__struct_fields__
+    }
     assert find_problem(struct(**own), strict) is None or struct is emma.NewTouchpoint
-    problem = find_problem(struct(**{**own, field: object}), strict)
+    own[field] = object
+    problem = find_problem(struct(**own), strict)
     assert problem is not None
     assert (problem.field, problem.value) == (f"{struct.__name__}.{field}", object)
 

@@ -325,7 +325,7 @@ def _write(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
 
 def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Connection:
     """Return a checked connection to the journal at *path*; `rwc` creates a missing file."""
-    _check_file(path, must_exist=mode != "rwc")
+    check_file(path, must_exist=mode != "rwc")
     has_log = log_path(path).exists()
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -344,7 +344,8 @@ def connect(path: Path, mode: Literal["rwc", "rw", "ro"] = "rwc") -> sqlite3.Con
     return database
 
 
-def _check_file(path: Path, *, must_exist: bool) -> None:
+def check_file(path: Path, *, must_exist: bool) -> None:
+    """Raise `StateMismatchError` if *path* is no file for a journal, or must exist and does not."""
     if path.is_dir():
         raise StateMismatchError(
             f"{path} is a directory", file=str(path), advice="Give a file for the state"
