@@ -6,8 +6,8 @@ Two rates limit a run, and the slower one decides:
   windows, the pauses, other clients, and the calls of other jobs (`Scheduler.eta_of_flow`).
 * Everything else, such as the vendor's latency or a slow source: the rate of the last two periods.
 
-While calls of the run wait for nothing but the quota, the measured rate is not used: it is wrong
-for a while after a pause, or after another job has ended.
+While calls of the run wait for nothing but the quota, a rate that was measured beside other jobs,
+or shortly after a start, is not used: it is wrong as soon as they have ended.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from itertools import takewhile
 from typing import NamedTuple
 
 from asyncclients.backfill.report import Progress, RequestCounter
@@ -24,6 +25,8 @@ from asyncclients.core.events import Callback
 
 _INTERVAL = 1.0
 """Seconds between two reports."""
+_STEADY = 10.0
+"""Minimum seconds over which the rate is measured while calls wait for the quota."""
 _MIN_SPAN, _MAX_SPAN = 30.0, 600.0
 """Seconds over which the rate is measured: two periods of the longest quota, within these limits."""
 
@@ -32,6 +35,7 @@ class _Sample(NamedTuple):
     at: float
     settled: int
     limited: bool
+    alone: bool  # no other flow waits for the same quota
 
 
 class EtaEstimator:
@@ -50,7 +54,8 @@ class EtaEstimator:
         self._counter, self._flow = counter, flow
         self._settled_before, self._batch_size = settled, batch_size
         self._loop = asyncio.get_running_loop()
-        self._samples = deque([_Sample(self._loop.time(), settled, limited=False)])
+        self._started_at = self._loop.time()
+        self._samples = deque([_Sample(self._started_at, settled, limited=False, alone=True)])
 
     def progress(
         self,
@@ -102,29 +107,39 @@ class EtaEstimator:
         if not remaining:
             return 0.0
         by_quota = self._eta_by_quota(remaining, settled)
-        if by_quota is not None and (not rate or self._is_quota_decisive()):
-            return by_quota
-        return max(by_quota or 0.0, remaining / rate) if rate else None
-
-    def _is_quota_decisive(self) -> bool:
-        """Return whether the run waited for the quota alone, in most of the samples.
-
-        Interactive calls take slots too, and more are reserved for them.
-        """
         waited = sum(sample.limited for sample in self._samples)
-        alone = all(
-            use.scheduler.seconds_since_interactive > self._span
-            for use in self._counter.scopes.values()
-        )
-        return alone and 2 * waited >= len(self._samples)
+        if by_quota is not None and 2 * waited >= len(self._samples):
+            rate = self._rate_within_quota(rate)
+        by_rate = remaining / rate if rate else by_quota
+        return by_rate if by_quota is None or by_rate is None else max(by_quota, by_rate)
+
+    def _rate_within_quota(self, rate: float) -> float:
+        """Return the measured rate of a run that waits for the quota; 0 if it proves nothing.
+
+        It does not in the first period, which starts with the calls of earlier runs, nor while
+        other jobs take turns. With interactive calls *rate* is right from the start: more slots
+        are reserved for them than they use.
+        """
+        schedulers = [use.scheduler for use in self._counter.scopes.values()]
+        if any(each.seconds_since_interactive < self._span for each in schedulers):
+            return rate
+        start = self._started_at + self._longest_period
+        alone = [*takewhile(lambda sample: sample.alone, reversed(self._samples))]
+        steady = [sample for sample in alone if sample.at >= start]
+        if not steady or steady[0].at - steady[-1].at < max(2 * self._longest_period, _STEADY):
+            return 0.0
+        return (steady[0].settled - steady[-1].settled) / (steady[0].at - steady[-1].at)
+
+    @property
+    def _longest_period(self) -> float:
+        scopes = self._counter.scopes.values()
+        quotas = (quota for use in scopes for quota in use.scheduler.limiter.quotas)
+        return max((quota.period for quota in quotas), default=0.0)
 
     @property
     def _span(self) -> float:
         """Seconds over which the rate is measured."""
-        scopes = self._counter.scopes.values()
-        quotas = (quota for use in scopes for quota in use.scheduler.limiter.quotas)
-        longest = max((quota.period for quota in quotas), default=0.0)
-        return min(max(2 * longest, _MIN_SPAN), _MAX_SPAN)
+        return min(max(2 * self._longest_period, _MIN_SPAN), _MAX_SPAN)
 
     def close(self) -> None:
         """Withdraw the plans of this run from the schedulers."""
@@ -135,7 +150,8 @@ class EtaEstimator:
         """Add a sample; return the rows per second of the last two periods."""
         now, samples = self._loop.time(), self._samples
         since = now - self._span
-        samples.append(_Sample(now, settled, limited))
+        alone = all(use.scheduler.is_alone(self._flow) for use in self._counter.scopes.values())
+        samples.append(_Sample(now, settled, limited, alone))
         while len(samples) > 2 and samples[1].at <= since:
             samples.popleft()
         seconds = now - samples[0].at

@@ -375,6 +375,10 @@ class Scheduler:
         calls += self._background.contending(flow, calls, self.planned)
         return self._eta(calls + self._interactive.waiting, self.loop.time())
 
+    def is_alone(self, flow: str) -> bool:
+        """Return whether no background calls of other flows wait."""
+        return not self._background.contending(flow, 1, {})
+
     @property
     def seconds_since_interactive(self) -> float:
         """Seconds since the latest interactive call was sent; inf if there was none."""
