@@ -255,6 +255,22 @@ class RowConverter:
         except msgspec.ValidationError:
             raise ValueError(_message(wrong, data, self._type, strict=not coerce)) from None
 
+    def convert_all(self, data: list[Any], *, coerce: bool) -> list[Any] | None:
+        """Return the values of several rows, or None if they must be converted one by one.
+
+        That is so if a row is invalid or empty, is mapped, or has names to rename; the result is
+        that of `convert` for each.
+        """
+        if self._map is not None or self._type is None:
+            return None
+        try:
+            if not all(map(self._direct_names.issuperset, data)):
+                return None
+            values: list[Any] = from_plain(data, list[self._type], strict=not coerce)
+        except (TypeError, msgspec.ValidationError):
+            return None
+        return values
+
     def with_nulls(self, data: Any) -> Any:
         """Return *data* with None for each empty cell whose field may be null.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Never
 
@@ -318,10 +318,9 @@ class Sync:
         """Set the action of each row, and find the missing items."""
         rows, memory, state = self._rows, self._memory, self._state
         await self._settle_absent_intents()
-        async for numbers, known in self._known():
-            for number in numbers:
-                key = rows.keys[number - 1]
-                rows.actions[number - 1] = self._action_of(number - 1, key, known.get(key))
+        found = 0
+        for first in range(1, len(rows) + 1, CHUNK):
+            found += await self._decide_some(range(first, min(first + CHUNK, len(rows) + 1)))
         await self._compare_parents()
         if circle := self._tree.set_levels():
             raise await rows.circle(circle)
@@ -329,9 +328,10 @@ class Sync:
         state.unchanged, state.skipped = count(Action.KEEP), count(Action.NOTHING) - rows.invalid
         state.failed += count(Action.FAIL) + count(Action.WITHOUT_ID)
         state.unknown += count(Action.WAIT)
-        known_keys = await memory.all_keys()
-        self._missing = [key for key in known_keys if key not in rows]
-        memory.count, state.missing = len(known_keys), len(self._missing)
+        memory.count = await memory.known_count()
+        if found < memory.count:
+            self._missing = [key for key in await memory.known_keys() if key not in rows]
+        state.missing = len(self._missing)
         deletions = self._deletions_planned() if self._options.on_missing == "delete" else 0
         state.planned = (
             count(Action.CREATE) + count(Action.LOCATE),
@@ -340,14 +340,22 @@ class Sync:
         )
         self._planned = sum(state.planned)
 
-    async def _known(self) -> AsyncIterator[tuple[list[int], dict[int, Digests]]]:
-        """Yield the numbers of valid rows, some at a time, with the digests of their items."""
-        rows = self._rows
-        for first in range(1, len(rows) + 1, CHUNK):
-            several = range(first, min(first + CHUNK, len(rows) + 1))
-            numbers = [number for number in several if rows.is_valid(number)]
-            keys = [rows.keys[number - 1] for number in numbers]
-            yield numbers, await self._memory.digests(keys)
+    async def _decide_some(self, numbers: range) -> int:
+        """Set the actions of the rows with *numbers*; return how many have a known item."""
+        rows, actions, intents = self._rows, self._rows.actions, self._memory.intents
+        valid = [number - 1 for number in numbers if rows.is_valid(number)]
+        known = await self._memory.digests([rows.keys[place] for place in valid])
+        keys, digests, found = rows.keys, rows.digests, 0
+        for place in valid:
+            key = keys[place]
+            item = known.get(key)
+            if item is not None:
+                found += item.is_known
+                if item.sent == digests[place] and key not in intents:
+                    actions[place] = Action.KEEP
+                    continue
+            actions[place] = self._action_of(place, key, item)
+        return found
 
     def _action_of(self, place: int, key: int, known: Digests | None) -> Action:
         rows, memory, options = self._rows, self._memory, self._options
@@ -508,7 +516,10 @@ class Sync:
         """Return the keys of the items to delete, in groups, one after the other."""
         if self._target.parent_field is None:
             return [self._missing]
-        return deletion_order(await self._memory.items(self._missing))
+        items: dict[int, Item] = {}
+        for first in range(0, len(self._missing), CHUNK):
+            items |= await self._memory.items(self._missing[first : first + CHUNK])
+        return deletion_order(items)
 
     async def _deletions(self, keys: Sequence[int]) -> AsyncGenerator[list[Row]]:
         """Yield the deletions of the items with *keys*."""

@@ -20,16 +20,17 @@ from collections.abc import (
 )
 from contextlib import aclosing
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from asyncclients.backfill.files.source import Row, Rows, open_source
 from asyncclients.backfill.rows import RowConverter, check_mapped
-from asyncclients.backfill.sync_changes import Action
 from asyncclients.backfill.sync_targets import (
     Shape,
     Target,
     key_digest,
+    key_digests,
     key_text,
     row_digests,
     shape_of,
@@ -116,12 +117,13 @@ class SyncInput:
         await self._make_repeatable()
         self._version = _version_of(self._source)
         async for rows in self._chunks(check=True):
-            values = [self._add(row, on_invalid) for row in rows]
+            values = self._add_valid(rows) or [self._add(row, on_invalid) for row in rows]
             good = [row for row in values if row is not None]
-            for row, digest in zip(good, row_digests(good), strict=True):
-                self.digests[row.number - 1] = digest
+            digests = iter(row_digests(good))
+            self.digests.extend([0 if row is None else next(digests) for row in values])
             if compare_listed:
                 self._compare_listed(values)
+        self.actions = bytearray(len(self.keys))
         self._sorted = array("q", sorted(key for key in self.keys if key))
         if any(one == other for one, other in pairwise(self._sorted)):
             raise await self._duplicates()
@@ -142,6 +144,24 @@ class SyncInput:
         finally:
             await rows.aclose()
         self._source = kept
+
+    def _add_valid(self, rows: list[Row]) -> list[Row | None]:
+        """Add *rows* at once; return them with their values, none if one needs a closer look."""
+        if self._target.parent_field is not None or any(row.error for row in rows):
+            return []
+        values = self.converter.convert_all([row.data for row in rows], coerce=self.coerce)
+        if values is None:
+            return []
+        if self._key_is_field:
+            found = map(attrgetter(self._target.key), values)
+            texts = [key if type(key) is str else key_text(key) for key in found]
+        else:
+            texts = [self._key_of(value, row.data) for value, row in zip(values, rows, strict=True)]
+        keys = key_digests(texts)
+        if 0 in keys:
+            return []
+        self.keys.extend(keys)
+        return [Row(row.number, row.line, value) for row, value in zip(rows, values, strict=True)]
 
     def _add(self, row: Row, on_invalid: OnInvalid) -> Row | None:
         """Add *row*; return it with its value, None if it is invalid or skipped."""
@@ -166,8 +186,6 @@ class SyncInput:
                 self.parents[row.number] = key_text(getattr(value, self._target.parent_field))
                 self._places[key] = row.number
         self.keys.append(key)
-        self.digests.append(0)
-        self.actions.append(Action.NOTHING)
         return None if value is None else Row(row.number, row.line, value)
 
     def _key_of(self, value: Any, data: Any) -> str:

@@ -196,6 +196,12 @@ def row_digests(rows: Sequence[Row]) -> list[int]:
     return [_digest(line) for line in lines[: len(rows)]]
 
 
+def key_digests(keys: Sequence[str]) -> list[int]:
+    """Return the digest of each of *keys*; 0 for an empty one."""
+    normal = [key.strip().casefold().encode("utf-8", "surrogatepass") for key in keys]
+    return [_digest(key) if key else 0 for key in normal]
+
+
 def _digest(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), signed=True)
 

@@ -13,6 +13,7 @@ Keys and rows are stored as 64-bit digests, and uuids in 16 bytes, so that an it
 
 from __future__ import annotations
 
+import sqlite3
 from array import array
 from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, Self
@@ -30,6 +31,7 @@ _ITEM = "item (key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent
 _INTENT = "sync_intent (key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT)"
 _REJECTED = "rejected (key INTEGER PRIMARY KEY, digest INTEGER NOT NULL, reason TEXT NOT NULL)"
 _TABLES = [f"CREATE TABLE IF NOT EXISTS {table}" for table in (_ITEM, _INTENT, _REJECTED)]
+_KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
 _DIGITS = 19
 """Least digits of a number that may not fit into 64 bits."""
@@ -59,6 +61,11 @@ class Digests(NamedTuple):
     sent: int | None
     listed: int | None
     has_id: int
+
+    @property
+    def is_known(self) -> bool:
+        """True if the item has an id, and was in the vendor's list when it was last read."""
+        return bool(self.has_id) and not self.is_lost
 
     @property
     def is_lost(self) -> bool:
@@ -163,7 +170,7 @@ class SyncMemory:
             memory.intents[key] = intent
         for key, digest, reason in await journal.read("SELECT * FROM rejected"):
             memory.rejected[key] = digest, reason
-        ((memory.count,),) = await journal.read("SELECT count(*) FROM item WHERE id IS NOT NULL")
+        memory.count = await memory.known_count()
         await journal.run(memory._failures.begin)
         journal.set_source(memory._changes)
         return memory
@@ -191,16 +198,19 @@ class SyncMemory:
         """Return the digests of the items with the *keys* that are known, as saved."""
         places = ",".join("?" * len(keys))
         sql = f"SELECT key, sent, listed, id IS NOT NULL FROM item WHERE key IN ({places})"  # noqa: S608
-        found = await self._journal.read(sql, *keys)
-        return {key: Digests(*rest) for key, *rest in found}
+        # Not `read`, which looks for blobs in each row: there are none.
+        found = await self._journal.on_database(_fetch, sql, keys)
+        return {row[0]: Digests(*row[1:]) for row in found}
 
-    async def all_keys(self) -> array[int]:
-        """Return the digests of the keys of all items with an id, in ascending order."""
+    async def known_count(self) -> int:
+        """Return the number of items with an id that were not missing in the vendor's list."""
+        ((count,),) = await self._journal.read(f"SELECT count(*) FROM item WHERE {_KNOWN}")  # noqa: S608
+        return int(count)
+
+    async def known_keys(self) -> array[int]:
+        """Return the digests of the keys of these items, in ascending order."""
         keys = array("q")
-        sql = (
-            "SELECT key FROM item WHERE key > ? AND id IS NOT NULL"
-            " AND (sent IS NOT NULL OR listed IS NOT NULL) ORDER BY key LIMIT ?"
-        )
+        sql = f"SELECT key FROM item WHERE key > ? AND {_KNOWN} ORDER BY key LIMIT ?"  # noqa: S608
         last = -(2**63)
         while page := await self._journal.read(sql, last, _PAGE):
             keys.extend(key for (key,) in page)
@@ -289,6 +299,10 @@ class SyncMemory:
         value = msgspec.json.encode(self.state)
         statements.append(Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)]))
         return Changes(statements, write_failures)
+
+
+def _fetch(database: sqlite3.Connection, sql: str, parameters: Sequence[int]) -> list[Any]:
+    return database.execute(sql, parameters).fetchall()
 
 
 def _item(row: Sequence[Any]) -> Item:
