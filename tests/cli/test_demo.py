@@ -118,9 +118,9 @@ def processes_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_demo_interrupted_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end with 130 and one sentence; no process and no file is left."""
+    """Ctrl-C, SIGTERM and a closed terminal end with 130 and one sentence; no process and no file is left."""
     process = await start(tmp_path)
     assert process.stdout is not None
     await process.stdout.readline()

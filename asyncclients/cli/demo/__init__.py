@@ -42,7 +42,8 @@ async def demo(*, fast: Switch = False, web: Switch = False) -> int:
     console = Console(highlight=False)
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with open_scenario(fast=fast) as scene, _page(console, scene, web=web) as monitor:
         try:
             await _show(console, scene, monitor)
