@@ -201,8 +201,15 @@ async def push(terminal: Terminal, _: Sandbox) -> None:
     await terminal.run(command)
 
 
+async def dry_run(terminal: Terminal, _: Sandbox) -> None:
+    """A dry run of a file with an invalid row."""
+    people = "".join(f"person{n}@example.com,Person {n}\n" for n in range(59))
+    (terminal.folder / "people.csv").write_text(f"email,first_name\n{people},Bob\n")
+    await terminal.run("asyncclients push intouch.contacts people.csv --dry-run")
+
+
 RECORDINGS: dict[str, Callable[[Terminal, Sandbox], Awaitable[None]]] = {
-    recording.__name__: recording for recording in (demo, pull, push)
+    recording.__name__: recording for recording in (demo, pull, push, dry_run)
 }
 
 
