@@ -52,7 +52,7 @@ async def worker(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with _backfills(database_url, from_environment(limits, LIMITS)) as backfills:
+    async with _backfills(database_url, from_environment(limits, LIMITS)) as (backfills, _):
         say("At work; press Ctrl-C to stop", sys.stderr)
         with ProgressDisplay(quiet=quiet) as display:
             watching = asyncio.create_task(backfills.watch(display.job))
