@@ -9,9 +9,10 @@ The whole list is read, or with `since=` only what changed:
 * The list is sorted by a time of the items, newest first. Reading ends at the first page whose
   items are all older than the watermark less the lag.
 * The watermark is a time of the vendor. All changes before it are in the table. After a partial
-  reading it is the newest time that was read: an item that changes meanwhile moves to the front,
-  where the next reading begins. After a reading of the whole list it is the newest time of all
-  items less the duration of the reading, because an item may have changed after its page was read.
+  reading it is the newest time that was read: an item that changes during the reading moves to the
+  front, and the next reading begins there. After a reading of the whole list it is the newest time
+  of all items less the duration of the reading, because an item may have changed after its page was
+  read.
 * The vendor's clock need not agree with ours. But an item with a time in the future would end all
   later readings at their first page, so the watermark is never later than the beginning of a
   reading by our clock. If our clock is behind, some more pages are read.

@@ -118,13 +118,8 @@ def _resolve(clients: Clients, spec: str) -> Any:
 async def _run(
     job: JobSpec, backfills: Any, pool: SessionPool, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
-    if job.sync is not None:  # its memory is a file of this machine
+    if job.sync is not None or job.refresh:  # its memory is a file of this machine
         return await run_job(job, pool, progress)
-    if job.refresh:
-        raise ConfigurationError(
-            f"{job.name}: refresh is not supported with --engine dbos",
-            advice="Run this job with --engine local",
-        )
     for option, default in (("unknown", "keep"), ("dry_run", False), ("limit", None)):
         if (value := getattr(job, option)) != default:
             raise ConfigurationError(

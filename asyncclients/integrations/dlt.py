@@ -51,7 +51,7 @@ _LAG = 300.0
 """Seconds before the newest loaded time that are read again."""
 _MAX_OUTAGE = 900.0
 _MAX_BLOCKED = 5.0
-"""Seconds without a sign of life after which the pool's loop is regarded as blocked."""
+"""Seconds without a response after which the pool's loop is regarded as blocked."""
 _TYPES = (datetime, date, time, timedelta, Decimal)
 """Types that dlt has columns for."""
 _log = logging.getLogger(__name__)

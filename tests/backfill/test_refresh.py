@@ -1,4 +1,4 @@
-"""A refresh brings the result of a pull up to date, and says what it could not verify."""
+"""A refresh brings the result of a pull up to date and reports what it could not verify."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ async def test_refresh_of_tables(tmp_path: Path, suffix: str) -> None:
 
 
 async def test_refresh_of_old_state_counts_all_as_changed(job: Job) -> None:
-    """A state that recorded no contents is refreshed, and the report says what is not known."""
+    """A state without digests is refreshed, and the report names the unknown differences."""
     await job.pull()
     with closing(connect(job.state)) as database:
         database.execute("DROP TABLE digests")
@@ -265,7 +265,7 @@ async def test_refresh_of_old_state_counts_all_as_changed(job: Job) -> None:
 
 
 async def test_refresh_after_interrupted_pull_reads_everything(job: Job) -> None:
-    """What an interrupted pull has read may be outdated, so the refresh begins anew."""
+    """The pages of an interrupted pull may be outdated, so the refresh reads them again."""
     job.server.before = fail_at(4)
     with pytest.raises(NotFoundError):
         await job.pull(prefetch=0)
@@ -445,7 +445,7 @@ async def test_refresh_since_accepts_numbers(job: Job, factor: int) -> None:
 
 
 async def test_refresh_since_reads_on_after_interruption(job: Job) -> None:
-    """A resumed refresh continues where it was, and misses nothing that changed meanwhile."""
+    """A resumed refresh continues at its page, and the next one finds later changes."""
     await job.pull()
     for number in range(30):
         job.server.change(number, 100 + number, name="new")
@@ -483,7 +483,7 @@ async def test_refresh_rejects_wrong_arguments(
 
 
 async def test_refresh_rejects_list_that_cannot_be_sorted(job: Job) -> None:
-    """A list of one's own is sorted only if it says how."""
+    """A paginator without `newest_first` is rejected."""
     with pytest.raises(ConfigurationError, match="cannot be sorted by 'at'"):
         await pull(Paginator(job.server.page), job.to, state=job.state, refresh=True, since="at")
 

@@ -30,6 +30,7 @@ UPSTREAM: Final = "core/test_upstream.py::test_"
 POOL: Final = "core/test_pool.py::test_"
 PUSH: Final = "backfill/test_push.py::test_"
 PULL: Final = "backfill/test_pull.py::test_"
+REFRESH: Final = "backfill/test_refresh.py::test_"
 CRASH: Final = "backfill/test_crash.py::test_"
 JOURNAL: Final = "backfill/test_journal.py::test_"
 ENDINGS: Final = "backfill/test_endings.py::test_"
@@ -495,6 +496,20 @@ OUTSIDE: Final = (
             "stores/test_sqlite.py::test_database_of_another_program_is_not_changed")),
     Hazard(150, "A pickle in the job database", "It is never loaded.",
            ("integrations/test_serializer.py::test_planted_pickle_is_never_loaded",)),
+    Hazard(151, "A refresh is killed while it reads or replaces the file",
+           "The file is the old or the new one, and the changes lead from one to the other.",
+           (*tests(CRASH, "killed_refresh_leaves_the_old_or_the_new_file"),
+            *tests(REFRESH, "refresh_resumes_after_file_was_replaced",
+                   "refresh_survives_cancellation_at_any_step"))),
+    Hazard(152, "An item changes after its page was read", "The next refresh finds it.",
+           tests(REFRESH, "refresh_since_finds_change_during_full_reading",
+                 "refresh_since_with_equal_times", "refresh_since_survives_time_in_the_future")),
+    Hazard(153, "An item is hidden while a refresh reads the list",
+           "It is kept, unless a complete reading shows that the vendor does not have it.",
+           tests(REFRESH, "refresh_keeps_items_that_may_be_hidden", "refresh_keeps_unreadable_items",
+                 "refresh_without_total_reads_twice_before_it_removes")),
+    Hazard(154, "The file of a refresh was edited or removed", "An error names it, before anything is sent.",
+           tests(REFRESH, "refresh_names_file_that_was_edited")),
 )
 # fmt: on
 SECTIONS: Final = {

@@ -86,6 +86,34 @@ async def test_run_and_a_worker_share_the_jobs_and_the_quota(tmp_path: Path) -> 
     assert reports["tags"]["done"] == len((tmp_path / "all.jsonl").read_bytes().splitlines())
 
 
+async def test_worker_works_until_it_is_terminated(tmp_path: Path) -> None:
+    """A worker announces itself, and ends with 0 after SIGTERM."""
+    where = ("--database-url", f"sqlite:///{tmp_path}/jobs.sqlite")
+    worker = await start({**os.environ}, "worker", *where)
+    assert worker.stderr is not None
+    assert b"At work" in await worker.stderr.readline()
+    worker.terminate()
+    _, err = await worker.communicate()
+    assert worker.returncode == 0, err.decode()
+
+
+async def test_run_refreshes_a_pull(tmp_path: Path) -> None:
+    """A refresh runs in the process of `run`, with the quota that the workers share."""
+    (tmp_path / "jobs.toml").write_text(
+        '[jobs.tags]\npull = "intouch.tags"\nto = "tags.jsonl"\nrefresh = true\n'
+        'since = "updated_at"\n'
+    )
+    async with Sandbox() as sandbox:
+        sandbox.state("intouch").grow(tags=30, every=60.0)
+        environ = {**os.environ, **sandbox.environ}
+        where = ("--database-url", f"sqlite:///{tmp_path}/jobs.sqlite")
+        run = ("run", str(tmp_path / "jobs.toml"), "--engine", "dbos", *where, "--json")
+        process = await start(environ, *run)
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert json.loads(out)["tags"]["added"] == 30
+
+
 async def test_usage_is_checked_before_anything_is_sent(tmp_path: Path) -> None:
     """An engine without a database, and Postgres without a shared quota, are usage errors."""
     (tmp_path / "jobs.toml").write_text(JOBS)

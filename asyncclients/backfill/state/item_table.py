@@ -6,10 +6,9 @@
 |          | digest of the published content, number of the last refresh that found it        |
 | contents | the latest content of each item, as JSON                                         |
 
-Memory does not grow with the number of items. The tables are the truth, and the file is written
-from them: after a crash it is written again, with the same content. What the file has at the moment
-is `published`, so the differences are those of the file before and after, however often a refresh
-is interrupted.
+Memory does not grow with the number of items. The file is written from the tables, so after a crash
+it is written again with the same content. The published content is that of the current file.
+Differences are computed against it, so they are complete even if a refresh is interrupted often.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ _PUT_CONTENT = (
 
 
 class Known(NamedTuple):
-    """What is known of an item.
+    """An item in the table.
 
     Attributes:
         digest: of its latest content.
@@ -123,7 +122,7 @@ class ItemTable:
         Args:
             journal: of the pull.
             state: of the pull.
-            key_fields: the fields of which the first that an item has is its key.
+            key_fields: names of the key field; the first one that an item has is used.
             lines: the published file, if it is one of JSON lines.
 
         Raises:
@@ -247,7 +246,7 @@ class ItemTable:
         return not await self._journal.read(sql + " LIMIT 1")
 
     async def count_unknown(self) -> int:
-        """Return the number of items of which the earlier pull has recorded no content."""
+        """Return the number of items without a recorded digest, from an older version."""
         sql = f"SELECT count(*) FROM items WHERE published = ? AND {self._kept}"
         return int((await self._journal.read(sql, _UNKNOWN))[0][0])
 
@@ -437,7 +436,7 @@ def _import_pull(database: sqlite3.Connection, file: BinaryIO | None) -> None:
     is_short = "SELECT 1 FROM contents WHERE length(item) <= 4 LIMIT 1"
     if file is not None and (file.readline() or database.execute(is_short).fetchone()):
         raise StateMismatchError(
-            f"{file.name} has not the {count} lines that its state says",
+            f"{file.name} does not have {count} lines, one for each item of its state",
             file=str(file.name),
             advice="Restore it, or delete the state file to start over",
         )
