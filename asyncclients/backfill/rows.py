@@ -18,6 +18,7 @@ from decimal import Decimal
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from types import GenericAlias
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -118,6 +119,7 @@ class RowConverter:
         map = _map_of(map)  # noqa: A001
         self._type, self._map = row_type, map
         self._wire_names: dict[str, str] = {}
+        self._list_type = GenericAlias(list, (row_type,))
         self._required: tuple[str, ...] = ()
         self._nullable: set[str] = set()
         self._flat_names: frozenset[str] = frozenset()
@@ -266,7 +268,7 @@ class RowConverter:
         try:
             if not all(map(self._direct_names.issuperset, data)):
                 return None
-            values: list[Any] = from_plain(data, list[self._type], strict=not coerce)
+            values: list[Any] = from_plain(data, self._list_type, strict=not coerce)
         except (TypeError, msgspec.ValidationError):
             return None
         return values
