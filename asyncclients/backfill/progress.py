@@ -46,13 +46,19 @@ class EtaEstimator:
         flow: of its calls.
         settled: rows or items with an outcome when the run starts.
         batch_size: rows per call; None if it is unknown until the first response.
+        limit: rows after which the run ends; None for no limit.
     """
 
     def __init__(
-        self, counter: RequestCounter, flow: str, settled: int, batch_size: int | None = None
+        self,
+        counter: RequestCounter,
+        flow: str,
+        settled: int,
+        batch_size: int | None = None,
+        limit: int | None = None,
     ) -> None:
         self._counter, self._flow = counter, flow
-        self._settled_before, self._batch_size = settled, batch_size
+        self._settled_before, self._batch_size, self._limit = settled, batch_size, limit
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._samples = deque([_Sample(self._started_at, settled, limited=False, alone=True)])
@@ -87,7 +93,9 @@ class EtaEstimator:
         remaining = None if total is None else max(0, total - settled)
         eta = None
         if remaining is not None and not waiting:
-            eta = self._eta(remaining, rate, settled - self._settled_before)
+            handled = settled - self._settled_before
+            left = remaining if self._limit is None else min(remaining, self._limit - handled)
+            eta = self._eta(max(0, left), rate, handled)
         return Progress(
             done=done,
             failed=failed,

@@ -226,7 +226,7 @@ class Push:
         self._left = sys.maxsize if run.limit is None else run.limit
         self._is_complete = False
         self.estimator = EtaEstimator(
-            self._counter, options.flow, log.settled_count, max(1, options.batch)
+            self._counter, options.flow, log.settled_count, max(1, options.batch), run.limit
         )
 
     async def run(self, progress: Callable[[Progress], None] | None) -> Report:

@@ -110,7 +110,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         rate: rows or items per second in this run, over the last half minute, or over two
             periods of the longest quota if that is longer.
         quota_use: as in `Report`.
-        eta: estimated seconds to the end; None if unknown, or while the vendor is unavailable.
+        eta: estimated seconds to the end of the run; None if unknown, or while the vendor is unavailable.
         waiting: seconds since the last usable response during an outage, else 0.
         limited_by_quota: calls wait, and nothing but the quota delays them.
     """

@@ -57,9 +57,8 @@ class Told:
         """
         (end, last), found = self.reports[-1], 0
         assert last.eta == 0.0
-        assert last.total is not None
         for at, progress in self.reports:
-            if at > after and progress.done >= start + (last.total - start) / 10:
+            if at > after and progress.done >= start + (last.done - start) / 10:
                 assert progress.eta is not None
                 truth = end - at
                 assert progress.eta == pytest.approx(truth, rel=0.2, abs=seconds), (at, progress)
@@ -128,6 +127,18 @@ async def test_eta_knows_the_jobs_that_share_the_quota(tmp_path: Path) -> None:
     assert short.reports[-1][0] < long.reports[-1][0] - 60
     short.check_eta()
     long.check_eta()
+
+
+@pytest.mark.virtual_time
+async def test_eta_of_limited_run_is_that_of_its_end(state: Path) -> None:
+    """A run with a limit ends after that many rows, and its time left says when."""
+    told = Told()
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        create = TotangoClient.from_env(pool, sandbox.environ).touchpoints.create
+        await push(touchpoints(500), create, state=state, limit=100, progress=told)
+    told.check_eta()
+    last = told.reports[-1][1]
+    assert (last.done, last.total, last.remaining) == (100, 500, 400)
 
 
 @pytest.mark.virtual_time
