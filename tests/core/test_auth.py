@@ -29,7 +29,7 @@ def reply(**fields: Any) -> bytes:
 
 
 def test_an_api_key_is_a_header_with_its_prefix() -> None:
-    """`ApiKey k` in Authorization, and k is what is to be cut from echoes."""
+    """An API key is sent with its prefix; the bare key is redacted."""
     login = api_key("Authorization", Secret("k-secret"), prefix="ApiKey ")
     assert (login.header, login.value.reveal()) == ("Authorization", "ApiKey k-secret")
     assert redact("no ApiKey k-secret here", login.secrets) == "no ApiKey [credential] here"
@@ -37,7 +37,7 @@ def test_an_api_key_is_a_header_with_its_prefix() -> None:
 
 @pytest.mark.parametrize("echo", ["{secret}", "Basic {base64}", "{base64}"])
 def test_no_form_of_a_basic_login_survives_an_echo(echo: str) -> None:
-    """Password, header and bare base64 are cut, for a fixed login and for client credentials."""
+    """Password, header and bare base64 are redacted, of a fixed login and of client credentials."""
     user, password = "us-er-7", "pass-word-9"
     encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
     text = echo.format(secret=password, base64=encoded)
@@ -52,7 +52,7 @@ def test_no_form_of_a_basic_login_survives_an_echo(echo: str) -> None:
 
 
 def test_a_token_is_read() -> None:
-    """RFC 6749 §5.1: the token travels as Bearer, and is renewed before it ends."""
+    """A token is sent as Bearer and renewed before it expires (RFC 6749 §5.1)."""
     token = read_token(reply(expires_in=3600), 1000.0)
     assert token.authorization.reveal() == "Bearer abcdef"
     assert 1000 + 3500 < token.refresh_at < token.expires_at < 1000 + 3600
@@ -82,7 +82,7 @@ def test_a_token_is_read() -> None:
     ],
 )
 def test_any_lifetime_is_read(expires_in: Any, lifetime: float) -> None:
-    """Numbers and numeric text count, as long as they are sane; all else is fifteen minutes."""
+    """Plausible numbers and numeric text are lifetimes; anything else is fifteen minutes."""
     token = read_token(reply(expires_in=expires_in), 0.0)
     early = min(60.0, lifetime * 0.1)
     assert token.refresh_at == pytest.approx(lifetime - early)
@@ -90,7 +90,7 @@ def test_any_lifetime_is_read(expires_in: Any, lifetime: float) -> None:
 
 
 def test_a_missing_lifetime_is_fifteen_minutes() -> None:
-    """No `expires_in` at all is like a strange one."""
+    """A missing `expires_in` is fifteen minutes."""
     token = read_token(b'{"access_token": "abcdef"}', 0.0)
     assert 0 < token.expires_at < DEFAULT_LIFETIME
 
@@ -120,7 +120,7 @@ def test_what_is_no_token_is_refused(body: bytes) -> None:
 
 @given(st.binary() | st.from_regex(r'\{"access_token": .{0,40}\}').map(str.encode))
 def test_any_reply_is_a_token_or_refused(body: bytes) -> None:
-    """Whatever a token endpoint sends, a token or TokenReplyError comes out."""
+    """Any response of a token endpoint is a token or raises `TokenReplyError`."""
     try:
         token = read_token(body, 0.0)
     except TokenReplyError:
@@ -171,14 +171,14 @@ def test_any_reply_is_a_token_or_refused(body: bytes) -> None:
 def test_a_401_is_about_the_token_unless_it_names_something_else(
     challenge: str, body: bytes, *, invalid: bool
 ) -> None:
-    """RFC 6750 §3.1, in the header or the body; unreadable counts as an invalid token."""
+    """A 401 is about the token, also if unreadable, unless it names another error (RFC 6750)."""
     headers = {"WWW-Authenticate": challenge} if challenge else {}
     assert is_invalid_token_response(401, headers, body) is invalid
     assert not is_invalid_token_response(403, headers, body)
 
 
 def test_all_challenges_are_read() -> None:
-    """The one that names the error may be in another header field than the first."""
+    """The error may be in any of several challenges."""
     headers = CIMultiDict(
         [("WWW-Authenticate", "Basic"), ("WWW-Authenticate", 'Bearer error="insufficient_scope"')]
     )

@@ -61,7 +61,7 @@ FINE = http(body=b'{"id": 1}')
 async def serve(
     *replies: bytes, retry: RetryPolicy = QUICK, quota: Quota = FAST, **settings: Any
 ) -> AsyncGenerator[tuple[ByteServer, ToyClient]]:
-    """A server that gives *replies* in turn, the last for ever, and a client of it."""
+    """A server that sends *replies* in order, the last one repeatedly, and a client of it."""
     left = list(replies)
 
     async def script(connection: Connection) -> None:
@@ -98,7 +98,7 @@ def now() -> float:
     ],
 )
 async def test_each_status_has_its_error(status: int, error: type[AsyncClientsError]) -> None:
-    """With status, call, excerpt and the vendor's id of the exchange; a POST is sent once."""
+    """Each status raises its error, with call, excerpt and request id; a POST is sent once."""
     body = b'{"message": "no", "errors": {"email": ["taken"]}}'
     reply = http(status, body, {"X-Request-Id": "r-7"})
     async with serve(reply) as (server, client):
@@ -139,7 +139,7 @@ async def test_an_echoed_credential_is_cut(where: str) -> None:
 
 
 def test_a_credential_at_the_end_of_what_is_looked_at_is_not_half_shown() -> None:
-    """A body that repeats a long credential is quoted without any piece of it."""
+    """An excerpt contains no part of a long credential that the body repeats."""
     token = "".join(chr(65 + n % 26) for n in range(1000))
     body = b"  ".join([token.encode()] * 20)
     assert "ABCDEFGH" not in redacted_excerpt(body, [Secret(token)])
@@ -170,7 +170,7 @@ async def test_a_failure_of_the_server_is_repeated(status: int) -> None:
 async def test_a_failure_of_the_server_is_not_repeated_blindly(
     status: int, error: type[AsyncClientsError]
 ) -> None:
-    """A POST is sent once; a gateway's word leaves the outcome open."""
+    """A POST is sent once; after the failure of a gateway its outcome is unknown."""
     async with serve(http(status), FINE) as (server, client):
         with pytest.raises(error) as caught:
             await client.things.make()
@@ -196,7 +196,7 @@ async def test_attempts_count_all_requests() -> None:
 
 @pytest.mark.parametrize("reply", [http(429), http(503), http(502)])
 async def test_one_attempt_means_one_request(reply: bytes) -> None:
-    """`max_attempts=1` never repeats, whatever came back."""
+    """With `max_attempts=1` nothing is retried, whatever the outcome."""
     async with serve(reply, FINE) as (server, client):
         with pytest.raises(AsyncClientsError) as caught:
             await client.with_options(max_attempts=1).things.get()
@@ -219,7 +219,7 @@ async def test_a_deletion_done_before_is_done() -> None:
 
 
 async def test_header_bytes_that_are_not_utf8_are_escaped() -> None:
-    """Neither the vendor's id of the exchange nor a location holds half a surrogate pair."""
+    """Bytes that are not UTF-8 in a request id or location are escaped in the error."""
     head = b"HTTP/1.1 302 Found\r\nX-Request-Id: r\xff\r\nLocation: /a\xe9b\r\n"
     reply = head + b"Retry-After: \xb2\r\nContent-Length: 0\r\n\r\n"
     async with serve(reply) as (_, client):
@@ -231,7 +231,7 @@ async def test_header_bytes_that_are_not_utf8_are_escaped() -> None:
 
 
 async def test_a_deletion_that_aiohttp_would_resend_is_done() -> None:
-    """The response is lost on a reused connection, where aiohttp resends: 404 is done as well."""
+    """If a DELETE is lost where aiohttp would resend it, a 404 to the retry means it is done."""
 
     async def forgets(connection: Connection) -> None:
         await connection.request()
@@ -268,7 +268,7 @@ async def test_a_request_without_a_body_has_no_content_type(method: str) -> None
 @pytest.mark.parametrize("status", [503, 521, 522, 523, 529])
 @pytest.mark.parametrize("method", ["get", "make"])
 async def test_unavailability_with_retry_after_pauses_the_scope(status: int, method: str) -> None:
-    """Other calls of the scope wait as after a 429; it is counted as no rejection by rate."""
+    """A 503 with `Retry-After` pauses the scope like a 429, and is not counted as one."""
     away = http(status, b"busy", {"Retry-After": "7"})
     told: list[object] = []
     async with serve(away, FINE, listeners=(told.append,)) as (_, client):
@@ -304,7 +304,7 @@ async def test_unavailability_without_retry_after_pauses_no_other_call() -> None
 
 @pytest.mark.parametrize("method", ["get", "make"])
 async def test_a_refusal_is_sat_out(method: str) -> None:
-    """Whatever the operation: it was not carried out. Nothing is sent before the pause is over."""
+    """A 429 is retried for each operation; nothing is sent before the pause is over."""
     async with serve(http(429, headers={"Retry-After": "7"}), FINE) as (server, client):
         began = now()
         await getattr(client.things, method)()
@@ -345,7 +345,7 @@ async def test_a_wait_beyond_patience_raises_at_once() -> None:
 
 
 async def test_a_wait_beyond_the_deadline_raises_at_once() -> None:
-    """Told to wait longer than is left: `.retry_after` is in the error, and no time is spent."""
+    """If `Retry-After` exceeds the deadline, the call raises at once, with `.retry_after`."""
     async with serve(http(429, headers={"Retry-After": "60"})) as (_, client):
         began = now()
         with pytest.raises(RateLimitedError) as caught:
@@ -368,7 +368,7 @@ async def test_a_spent_quota_is_not_asked_again() -> None:
 
 
 async def test_a_deadline_that_the_queue_cannot_keep() -> None:
-    """Refused at once with its ETA and message, zero attempts, and nothing sent."""
+    """A deadline that the queue cannot meet raises at once with the ETA; nothing is sent."""
     async with serve(FINE, quota=Quota(1, 10.0)) as (server, client):
         await client.things.get()
         waiting = [asyncio.create_task(client.things.get()) for _ in range(3)]
@@ -386,7 +386,7 @@ async def test_a_deadline_that_the_queue_cannot_keep() -> None:
 
 
 async def test_a_deadline_while_others_overtake() -> None:
-    """A background call that was promised its turn and is overtaken ends at its deadline."""
+    """A background call that is overtaken by interactive ones ends at its deadline."""
     async with serve(FINE, quota=Quota(1, 1.0)) as (_, client):
         patient = client.with_options(priority=Priority.BACKGROUND, deadline=4.0)
         await client.things.get()
@@ -401,7 +401,7 @@ async def test_a_deadline_while_others_overtake() -> None:
 
 
 async def test_a_deadline_bounds_the_whole_call() -> None:
-    """Attempts and pauses together: a server that always fails is given up in time."""
+    """The deadline includes attempts and pauses, also if the server fails each time."""
     slow = RetryPolicy(max_attempts=100, base=1.0, cap=4.0)
     async with serve(http(503), retry=slow) as (server, client):
         began = now()
@@ -415,7 +415,7 @@ async def test_a_deadline_bounds_the_whole_call() -> None:
 
 
 async def test_call_context_lowers_the_priority() -> None:
-    """Inside the block an interactive client's calls wait behind other interactive ones."""
+    """Inside the context the calls of an interactive client wait behind other interactive ones."""
     order: list[str] = []
     async with serve(FINE, quota=Quota(1, 1.0)) as (_, client):
 
@@ -433,7 +433,7 @@ async def test_call_context_lowers_the_priority() -> None:
 
 
 async def test_headers_of_options_and_calls() -> None:
-    """Both travel, the call's win, in any case; none replaces the credential."""
+    """Headers of options and of a call are sent; the call's win; none replaces the credential."""
     async with serve(FINE) as (server, client):
         mine = client.with_options(headers={"X-A": "1", "accept": "text/x", "X-API-KEY": "no"})
         await mine.request("GET", "things", headers={"x-a": "2"})
@@ -460,7 +460,7 @@ async def test_a_header_that_would_break_out_is_refused(headers: dict[str, str])
 
 
 async def test_what_a_listener_hears() -> None:
-    """Start, each attempt and its end, the end of the call; no credential, body or query."""
+    """The events are start, each attempt and its end, and the end; no credential, body or query."""
     heard: list[Any] = []
     async with serve(http(503), FINE, listeners=(heard.append,)) as (server, client):
         await client.things.get()
@@ -510,7 +510,7 @@ async def test_the_log_holds_no_credential(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_a_call_that_succeeds_after_all_kinds_of_failures() -> None:
-    """Nothing of one call stays with the next: a thousand mixed calls leave no trace."""
+    """Concurrent calls with different failures get their own outcomes, and the next call works."""
     replies = [http(503), FINE, http(404), http(429, headers={"Retry-After": "1"}), http(200, b"[")]
     async with serve(*replies, *[FINE] * 5) as (_, client):
         outcomes = [
@@ -525,7 +525,7 @@ async def test_a_call_that_succeeds_after_all_kinds_of_failures() -> None:
 
 
 async def test_a_large_body_is_decoded_off_the_loop() -> None:
-    """Two megabytes: the result is right, and a broken one is a DecodeError with an excerpt."""
+    """A body of two megabytes is decoded in a thread; an invalid one is a `DecodeError`."""
     text = "x" * 2_000_000
     async with serve(http(body=f'{{"id": 1, "text": "{text}"}}'.encode())) as (_, client):
         assert (await client.things.get()).text == text
@@ -537,7 +537,7 @@ async def test_a_large_body_is_decoded_off_the_loop() -> None:
 
 
 def test_the_login_of_the_toy_is_the_canary() -> None:
-    """Or else the searches for leaks would search for nothing."""
+    """The credential of the toy client is the one that the tests search for."""
     client = ToyClient(SessionPool())
     login = client._config.login  # pyright: ignore[reportPrivateUsage]
     assert isinstance(login, HeaderLogin)
@@ -545,7 +545,7 @@ def test_the_login_of_the_toy_is_the_canary() -> None:
 
 
 def test_values_that_hold_an_answer_show_none_of_it() -> None:
-    """A vendor may echo anything: neither `repr` nor what crash reporters ask for has the body."""
+    """`repr` and the hooks of crash reporters do not show the body of a response."""
     echo = f'{{"you": "{CANARY}"}}'.encode()
     answer = Response(400, CIMultiDict({"X-Echo": CANARY}), echo)
     captured = CapturedResponse(
@@ -564,7 +564,7 @@ def test_values_that_hold_an_answer_show_none_of_it() -> None:
 
 
 async def test_each_call_runs_in_its_caller_s_context() -> None:
-    """A thousand interleaved calls of two tenants: a listener sees the tenant of its own call."""
+    """A listener sees the context of its own call, in a thousand interleaved calls."""
     tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
     seen: dict[int, set[str]] = {}
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 async def test_from_env(pool: SessionPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Key and address from a mapping, or from the process's environment."""
+    """Credentials and base_url are read from a mapping, or from the environment of the process."""
     async with byte_server(answers(FINE)) as server:
         environ = {"TOY_KEY": CANARY, "TOY_BASE_URL": server.url, "OTHER": "x"}
         client = ToyClient.from_env(pool, environ)
@@ -56,7 +56,7 @@ def test_an_empty_address_is_none() -> None:
 
 @pytest.mark.parametrize("url", ["http://api.example.com/", "https://u:p@api.example.com/", "x"])
 def test_an_address_that_gives_the_key_away_is_refused(url: str) -> None:
-    """By the constructor and from the environment, which names its variable."""
+    """The constructor rejects an unsafe base_url, and so does `from_env`, naming the variable."""
     with pytest.raises(ConfigurationError, match=r"^base_url") as caught:
         ToyClient(SessionPool(), base_url=url)
     assert leaks(caught.value, CANARY) == []
@@ -69,7 +69,7 @@ def test_an_address_that_gives_the_key_away_is_refused(url: str) -> None:
     "key", ["", CANARY + "\n", CANARY + "\r\nX-Evil: 1", f" {CANARY}", f"{CANARY}é", "\0" + CANARY]
 )
 def test_a_credential_that_cannot_travel_is_refused(key: str) -> None:
-    """When the client is made, without quoting it."""
+    """The constructor rejects a credential that no header can carry, without quoting it."""
     with pytest.raises(ConfigurationError, match=r"toy: (key|the credential) ") as caught:
         ToyClient(SessionPool(), key=key)
     assert "TOY_KEY" in str(caught.value)
@@ -78,7 +78,7 @@ def test_a_credential_that_cannot_travel_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("settings", [{"max_in_flight": 0}, {"max_in_flight": -1}])
 def test_caps_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
-    """At construction."""
+    """The constructor rejects an invalid `max_in_flight`."""
     with pytest.raises(ConfigurationError, match="max_in_flight"):
         ToyClient(SessionPool(), **settings)
 
@@ -102,7 +102,7 @@ def test_a_client_shows_no_credential() -> None:
 
 
 async def test_with_options_is_a_sibling(pool: SessionPool) -> None:
-    """Other defaults, same quota; the first client is as it was; options add up."""
+    """`with_options` returns a client with other defaults and the same quota; options add up."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url, quotas=(Quota(3, 60.0),))
         patient = client.with_options(priority=Priority.BACKGROUND, max_attempts=1)
@@ -134,7 +134,7 @@ def test_an_option_that_does_not_exist() -> None:
 
 
 async def test_request_speaks_for_what_has_no_method(pool: SessionPool) -> None:
-    """Path, query, bodies, headers and types, with and without a leading slash."""
+    """`request` sends path, query, body and headers, with and without a leading slash."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url + "v1")
         assert await client.request("GET", "/things/1", params={"a": 1, "b": None}) == {"id": 1}
@@ -184,7 +184,7 @@ async def test_request_speaks_for_what_has_no_method(pool: SessionPool) -> None:
     ],
 )
 async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: str) -> None:
-    """A ValueError before anything is sent."""
+    """A path that leads out of the base is a `ValueError`, and nothing is sent."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url)
         with pytest.raises(ValueError, match="path must"):
@@ -196,14 +196,14 @@ async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: s
     "path", ["contacts:search", "a:b/c", "/v1:batch", "contacts/1:merge", "javascript:x", ":x"]
 )
 async def test_a_path_may_contain_a_colon(pool: SessionPool, path: str) -> None:
-    """It is part of a name below the base, as in Google's custom methods."""
+    """A colon in a path is part of a name, as in Google's custom methods."""
     async with byte_server(answers(FINE)) as server:
         await ToyClient(pool, base_url=server.url + "v1").request("GET", path)
         assert server.arrived[0].target == "/v1/" + path.removeprefix("/")
 
 
 async def test_request_refuses_what_makes_no_sense(pool: SessionPool) -> None:
-    """Two bodies, or a method that HTTP APIs do not use."""
+    """`request` rejects two bodies, and methods that HTTP APIs do not use."""
     client = ToyClient(pool)
     with pytest.raises(ValueError, match="not both"):
         await client.request("POST", "x", json={}, form={})
@@ -234,7 +234,7 @@ async def test_request_knows_what_may_be_repeated() -> None:
 
 
 async def test_request_decodes_as_told(pool: SessionPool) -> None:
-    """A reply of another type is a DecodeError of this call."""
+    """A response that is not of `response_type` is a `DecodeError` of this call."""
     async with byte_server(answers(http(body=b"[1, 2]"))) as server:
         client = ToyClient(pool, base_url=server.url)
         assert await client.request("GET", "x", response_type=list[int]) == [1, 2]
@@ -244,7 +244,7 @@ async def test_request_decodes_as_told(pool: SessionPool) -> None:
 
 
 async def test_a_body_that_has_no_form_is_the_caller_s_mistake(pool: SessionPool) -> None:
-    """TypeError or ValueError as Python has them, nothing sent, and the next call works."""
+    """A body without a JSON form is a `TypeError` or `ValueError`; nothing is sent."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url)
         with pytest.raises(TypeError):

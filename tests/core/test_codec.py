@@ -40,7 +40,7 @@ class Thing(msgspec.Struct, frozen=True, kw_only=True):
 @example(b"<html></html>")
 @example(b"")
 def test_any_bytes_are_a_value_or_a_decode_error(cls: Any, body: bytes) -> None:
-    """Nothing of msgspec, no UnicodeDecodeError and no RecursionError escapes."""
+    """Any bytes are decoded or raise `DecodeError`, and no other exception."""
     error: DecodeError | None = None
     try:
         codec.decode(body, cls)
@@ -54,7 +54,7 @@ def test_any_bytes_are_a_value_or_a_decode_error(cls: Any, body: bytes) -> None:
 
 @given(st.binary())
 def test_reading_an_object_never_fails(body: bytes) -> None:
-    """`read_object` is an object or None."""
+    """`read_object` returns an object or None for any bytes."""
     found = codec.read_object(body)
     assert found is None or isinstance(found, dict)
 
@@ -77,7 +77,7 @@ def test_a_decode_error_says_what_came_instead(body: bytes, said: str) -> None:
 
 
 def test_no_body_is_no_value_where_none_is_meant() -> None:
-    """A deletion may be answered with anything but a page that some gateway put there."""
+    """A DELETE accepts any body but a page of markup."""
     for body in (b"", b"{}", b"deleted", b'{"id": 1}'):
         assert codec.decode(body, NoneType) is None
     with pytest.raises(DecodeError, match="page of markup"):
@@ -85,7 +85,7 @@ def test_no_body_is_no_value_where_none_is_meant() -> None:
 
 
 def test_nothing_will_do_where_anything_will() -> None:
-    """An answer without a body is None to a caller who named no type, and wrong for any other."""
+    """An empty body is None for `Any`, and an error for other types."""
     assert codec.decode(b"", Any) is None
     for body, cls in ((b"", Thing), (b"", dict), (b"deleted", Any)):
         with pytest.raises(DecodeError):
@@ -93,13 +93,13 @@ def test_nothing_will_do_where_anything_will() -> None:
 
 
 def test_unknown_fields_never_fail() -> None:
-    """A vendor may add a field any day."""
+    """Unknown fields are ignored."""
     assert codec.decode(b'{"id": "a", "new": {"x": [1]}}', Thing) == Thing(id=ExactId("a"))
 
 
 @pytest.mark.parametrize("text", ["9007199254740993", "0012", "18446744073709551617"])
 def test_an_exact_id_keeps_every_digit(text: str) -> None:
-    """From a text always, from a number whenever it is one; both are the same id."""
+    """An `ExactId` keeps every digit, of text and of numbers; both are equal."""
     found = codec.decode(f'{{"id": "{text}"}}'.encode(), Thing)
     assert found.id == text
     if not text.startswith("0"):
@@ -108,7 +108,7 @@ def test_an_exact_id_keeps_every_digit(text: str) -> None:
 
 
 def test_an_empty_list_reads_as_an_empty_object() -> None:
-    """PHP writes `[]` for an empty object; a list with something in it is an error."""
+    """`[]` is decoded as an empty object; a list with items is an error."""
     assert codec.decode(b'{"id": 1, "meta": []}', Thing).meta == {}
     assert codec.decode(b'{"id": 1, "meta": {"a": 1}}', Thing).meta == {"a": 1}
     with pytest.raises(DecodeError, match=r"got `array` - at `\$\.meta`"):
@@ -125,14 +125,14 @@ def test_an_empty_list_reads_as_an_empty_object() -> None:
     "encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-be"]
 )
 def test_json_is_read_in_every_encoding_of_it(encoding: str) -> None:
-    """A byte order mark is skipped, and UTF-16 and UTF-32 are read, also of errors and tokens."""
+    """A byte order mark is skipped; UTF-16 and UTF-32 are decoded, also in errors and tokens."""
     text = '{"id": "ä", "error": 1}'
     assert codec.decode(text.encode(encoding), Thing).id == "ä"
     assert codec.read_object(text.encode(encoding)) == {"id": "ä", "error": 1}
 
 
 def test_decode_reports_text_in_other_encodings() -> None:
-    """Latin-1 and half a UTF-16 character are a DecodeError, as all bytes that are no JSON."""
+    """Latin-1 and incomplete UTF-16 raise `DecodeError`."""
     for body in ('{"id": "ä"}'.encode("latin-1"), '{"id": "'.encode("utf-16") + b"\x00\xd8"):
         with pytest.raises(DecodeError, match="does not describe"):
             codec.decode(body, Thing)
@@ -152,7 +152,7 @@ def mute(cls: Any) -> tuple[Mute, None]:
 
 
 def test_decode_does_not_read_error_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deviations are found by type, whatever the library's errors say."""
+    """Deviations are recognised by the type, not by the text of msgspec's errors."""
     monkeypatch.setattr(codec, "_decoders", {})
     monkeypatch.setattr(codec, "_make_decoder", mute)
     assert codec.decode(b'{"id": 7.0, "meta": []}', Thing) == Thing(id=ExactId("7"))
@@ -237,7 +237,7 @@ def test_split_list_separates_items(item: bytes, *, keys: bool) -> None:
 
 @given(st.binary() | st.text(alphabet='{}[],:"\\data').map(str.encode))
 def test_split_list_takes_any_bytes(body: bytes) -> None:
-    """Bytes without such a list, or with one that does not end, are None."""
+    """`split_list` returns None for bytes without a complete list of that name."""
     found = codec.split_list(body, "data")
     assert found is None or b"[]" in found[0]
 
@@ -249,7 +249,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def test_empty_lists_read_as_objects_where_objects_are_meant() -> None:
-    """In any number of places, and in no other: what is a list there stays one."""
+    """`[]` becomes an object only in fields whose type is an object."""
     thing = b'{"id": 9007199254740993, "made_at": "2026-01-02T03:04:05Z", "meta": []}'
     body = b'{"things": [%b, %b], "by_name": {"a": %b, "b": %b}, "more": {"meta": [], "x": [[]]}}'
     whole = b'{"id": "x", "meta": {"meta": []}}'
@@ -267,7 +267,7 @@ def test_empty_lists_read_as_objects_where_objects_are_meant() -> None:
 
 @given(st.recursive(st.just([]) | st.integers(), lambda inner: st.lists(inner, max_size=3)))
 def test_no_list_makes_the_decoder_go_round(value: Any) -> None:
-    """Where lists cannot be made to fit, the first complaint is the error."""
+    """Nested lists in place of an object raise an error that names the expected object."""
     body = msgspec.json.encode({"id": 1, "meta": value})
     if value == []:
         assert codec.decode(body, Thing).meta == {}
@@ -282,7 +282,7 @@ FLAT = st.dictionaries(PLAIN, PLAIN | st.integers() | st.booleans() | st.none())
 
 @given(FLAT)
 def test_a_query_says_what_it_was_given(fields: dict[str, Any]) -> None:
-    """Encoded and parsed again it is the same; None is left out, booleans are in lower case."""
+    """A query parses to the same values; None is left out, booleans are in lower case."""
     expected = [
         (name, str(value).lower() if isinstance(value, bool) else str(value))
         for name, value in fields.items()
@@ -306,7 +306,7 @@ def test_what_is_not_flat_has_no_form() -> None:
 
 
 def test_a_list_repeats_its_name_in_a_query() -> None:
-    """As aiohttp and all forms of the web do; an empty one leaves no trace."""
+    """A list repeats its name, as in HTML forms; an empty list is left out."""
     assert codec.encode_query({"a": [1, "x y", None, True], "b": (), "c": ("&",)}) == (
         "a=1&a=x+y&a=true&c=%26"
     )
@@ -331,7 +331,7 @@ class Custom:
 @pytest.mark.parametrize("bad", [nan, inf, -inf, Decimal("NaN"), Decimal("-Infinity")], ids=str)
 @pytest.mark.parametrize("place", ["alone", "dict", "list", "struct", "custom", "set"])
 def test_encode_rejects_nan(bad: Any, place: str) -> None:
-    """NaN and infinities, which would be sent as null, are rejected wherever they are."""
+    """NaN and infinities, which would be sent as null, are rejected at any depth."""
     bodies: dict[str, Any] = {
         "alone": bad,
         "dict": {"a": bad, "b": None},
@@ -357,7 +357,7 @@ def test_encode_names_the_place_of_nan() -> None:
 @example(1.5, "null")
 @example(1e308, "Infinity")
 def test_encode_accepts_null_and_words_for_numbers(number: float, text: str) -> None:
-    """None is null, finite numbers are numbers, and a text may say anything."""
+    """None is null, finite numbers are numbers, and text may be any."""
     value = {"a": None, "b": [number, {text: text}], "c": Decimal("1.5")}
     assert msgspec.json.decode(codec.encode(value)) == {**value, "c": "1.5"}
 
@@ -374,13 +374,13 @@ def test_forms_and_queries_reject_nan(bad: float) -> None:
 
 
 def test_an_excerpt_is_one_short_line() -> None:
-    """At most 200 characters, no line breaks or control characters, whatever the bytes."""
+    """An excerpt is one line of at most 200 printable characters, for any bytes."""
     assert codec.excerpt(b"  a\r\n\tb\x1b[31m\x00 c  ") == "a b [31m c"
     assert len(codec.excerpt("ü".encode() * 10_000)) == 200
     assert codec.excerpt(b"\xff\xfe") != ""
 
 
 def test_what_has_no_json_form_is_refused_by_type() -> None:
-    """The mistake is named at the caller's side."""
+    """A value without a JSON form raises an error that names its type."""
     with pytest.raises(TypeError, match="object has no JSON form"):
         codec.encode({"x": object()})

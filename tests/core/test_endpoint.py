@@ -30,7 +30,7 @@ BASE = "https://api.example.com/v1/"
 @example("\u2028")
 @example("%00")
 def test_an_id_is_refused_or_is_exactly_one_segment(text: str) -> None:
-    """Any text is a ValueError, or one segment of the URL sent, that decodes to the text."""
+    """Any text is rejected, or sent as one segment that decodes to the same text."""
     try:
         request = GET.request(uuid=text, part="p")
     except ValueError:
@@ -56,7 +56,7 @@ def test_an_id_that_would_change_the_path_is_refused(text: str) -> None:
 
 
 def test_dots_in_a_longer_id_travel() -> None:
-    """Only whole dot segments mean anything in a path."""
+    """Only whole segments of dots change a path."""
     assert encode_segment("../admin") == "..%2Fadmin"
     assert encode_segment("...") == "..."
     assert encode_segment("a.b") == "a.b"
@@ -71,7 +71,7 @@ def test_a_missing_or_unknown_parameter_is_a_mistake(given_: dict[str, Any]) -> 
 
 
 def test_a_request_may_be_said_to_be_repeatable() -> None:
-    """The endpoint decides, and one request may differ."""
+    """The endpoint decides whether a request is idempotent, unless the request overrides it."""
     create = Endpoint("things.create", "POST", "things", JsonObject, idempotent=False)
     assert not create.request().idempotent
     assert create.request(idempotent=True).idempotent
@@ -106,14 +106,14 @@ def test_a_method_knows_its_endpoint() -> None:
     ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
-    """At once, naming the option and what to do."""
+    """Invalid options are rejected at once, with name and advice."""
     with pytest.raises(ConfigurationError, match=next(iter(options))) as caught:
         Options(**options)
     assert caught.value.advice
 
 
 async def test_a_lane_holds_for_what_runs_inside_it() -> None:
-    """Tasks started inside see it, those outside do not, and it ends with the block."""
+    """Tasks started inside a `call_context` have it, others do not, and it ends with the block."""
     seen: list[Any] = []
 
     async def look() -> None:

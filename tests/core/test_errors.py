@@ -45,7 +45,7 @@ FACTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_an_error_survives_a_pickle(cls: type[AsyncClientsError]) -> None:
-    """Pickled, copied or deep-copied, it is equal, of the same class, with the same text."""
+    """An error that was pickled or copied is equal, of the same class, with the same text."""
     error = cls("happened", **FACTS)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         again = pickle.loads(pickle.dumps(error, protocol))
@@ -56,7 +56,7 @@ def test_an_error_survives_a_pickle(cls: type[AsyncClientsError]) -> None:
 
 
 def test_own_facts_survive_a_pickle() -> None:
-    """Fields of a single class travel as well: eta, retry_after, errors, sent."""
+    """The fields of single classes are pickled: eta, retry_after, errors, sent."""
     for error in (
         DeadlineExceededError("late", eta=2.5),
         RateLimitedError("refused", retry_after=60.0),
@@ -69,7 +69,7 @@ def test_own_facts_survive_a_pickle() -> None:
 
 
 def test_what_others_hang_on_an_error_does_not_break_its_pickle() -> None:
-    """Notes survive; marks of other libraries are dropped; neither makes two errors differ."""
+    """Notes are pickled, attributes of other libraries dropped; neither affects equality."""
     error = ConnectError("no", vendor="emma")
     error.add_note("row 7")
     error.seen_by_reporter = object()  # type: ignore[attr-defined]
@@ -95,7 +95,7 @@ def test_an_unknown_fact_is_a_mistake() -> None:
 
 
 def test_with_facts_keeps_what_is_known() -> None:
-    """Facts fill gaps, and never replace; the message stays."""
+    """`with_facts` fills missing fields, and replaces none."""
     error = DeadlineExceededError("would wait", eta=4.0, vendor="emma")
     full = error.with_facts(vendor="other", operation="x", attempts=0)
     assert (full.message, full.eta, full.vendor, full.operation) == ("would wait", 4.0, "emma", "x")
@@ -103,7 +103,7 @@ def test_with_facts_keeps_what_is_known() -> None:
 
 
 def test_the_text_says_what_happened_to_which_call_and_what_to_do() -> None:
-    """Call, attempts, excerpt, request id and advice are all in the text."""
+    """The text has call, attempts, excerpt, request id and advice."""
     text = str(StatusError("answered 422", **FACTS))
     assert text == (
         "intouch.contacts.create (POST /contacts) answered 422 (after 3 attempts): no "
@@ -124,12 +124,12 @@ def test_the_text_says_what_happened_to_which_call_and_what_to_do() -> None:
 def test_errors_are_what_python_calls_them(
     error: type[AsyncClientsError], builtin: type[Exception]
 ) -> None:
-    """Those with a name in Python can be caught by it."""
+    """Errors with an equivalent in Python, such as `TimeoutError`, can be caught as that."""
     assert issubclass(error, builtin)
 
 
 def test_no_answer_and_an_answer_that_says_no_are_apart() -> None:
-    """No class is in two branches of the tree."""
+    """A missing response and an error response are separate branches of the tree."""
     branches = (NoResponseError, StatusError, TokenError)
     for cls in CLASSES:
         assert sum(issubclass(cls, branch) for branch in branches) <= 1

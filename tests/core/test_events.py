@@ -32,7 +32,7 @@ from asyncclients.sandbox import Sandbox, drop, status
 
 @pytest.mark.virtual_time
 async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
-    """Pool, call, attempts with their outcomes, end; the call's number ties them together."""
+    """Pool, call, attempts with outcomes and end are emitted in order, with the call's number."""
     events: list[object] = []
     async with SessionPool(listeners=(events.append,)) as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
@@ -58,7 +58,7 @@ async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
 
 @pytest.mark.virtual_time
 async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture) -> None:
-    """A 429 is a ScopePaused event; a short pause is logged as INFO, a long one as WARNING."""
+    """A 429 emits `ScopePaused`; a short pause is logged as INFO, a long one as WARNING."""
     caplog.set_level(logging.INFO, "asyncclients")
     events: list[object] = []
     async with Sandbox() as sandbox, SessionPool(listeners=(events.append,)) as pool:
@@ -78,7 +78,7 @@ async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.virtual_time
 async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Someone else makes 0.5 calls a second, then none: a ForeignUse each, a WARNING, an INFO."""
+    """External usage is emitted and logged once when it begins, and once when it ends."""
     caplog.set_level(logging.INFO, "asyncclients")
     events: list[object] = []
     async with Sandbox() as sandbox, SessionPool(listeners=(events.append,)) as pool:
@@ -118,7 +118,7 @@ async def _others(sandbox: Sandbox, *, calls: int, every: float) -> None:
 async def test_the_log_has_every_event_and_nothing_else(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At DEBUG each event is a line; no credential, query, id or body is in any of them."""
+    """At DEBUG each event is one line, without a credential, query, id or body."""
     caplog.set_level(logging.DEBUG, "asyncclients")
     async with SessionPool(retry=RetryPolicy(max_attempts=1)) as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
@@ -139,7 +139,7 @@ async def test_the_log_has_every_event_and_nothing_else(
 async def test_a_token_that_could_not_be_had_is_a_warning(
     sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The operator reads which vendor gave none, and in what way; not the client's secret."""
+    """A failed token request is logged as a WARNING with vendor and reason, without the secret."""
     onboarding = DigitalOnboardingClient.from_env(pool, sandbox.environ)
     sandbox.fail("digital_onboarding", "503", times=None, match="/oauth2/token")
     with pytest.raises(TokenEndpointError):
@@ -149,7 +149,7 @@ async def test_a_token_that_could_not_be_had_is_a_warning(
 
 
 async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
-    """Above DEBUG nothing listens unless asked to, and the logger prints nothing by itself."""
+    """Above DEBUG the log adds no listener, and the logger prints nothing by itself."""
     logger = logging.getLogger("asyncclients")
     assert not logger.isEnabledFor(logging.DEBUG)
     assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
@@ -160,7 +160,7 @@ async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
 async def test_a_listener_that_fails_harms_no_call(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it raises is logged once, with traceback; the call and the other listeners go on."""
+    """An exception of a listener is logged once, with its traceback; all else continues."""
 
     class Broken(BaseException):
         """Not even an `Exception`."""

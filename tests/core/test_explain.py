@@ -23,7 +23,7 @@ def scope(limiter: Limiter, max_in_flight: int | None = None) -> Scope:
 
 @pytest.mark.virtual_time
 async def test_a_call_that_need_not_wait() -> None:
-    """Nothing in the way: no reasons, no seconds."""
+    """A call that need not wait has no reasons and zero seconds."""
     told = explain(scope(Limiter((Quota(2, 1.0),))), Priority.INTERACTIVE, 0.0)
     assert (told.seconds, told.ahead, told.reasons) == (0.0, 0, ())
     assert str(told) == "intouch: a call made now is sent at once"
@@ -31,7 +31,7 @@ async def test_a_call_that_need_not_wait() -> None:
 
 @pytest.mark.virtual_time
 async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None:
-    """Which quota, how many of its slots are whose, and when one opens."""
+    """A full quota is reported with its slots by owner, and the time of the next slot."""
     limiter = Limiter((Quota(1, 10.0), Quota(100, 60.0)))
     permit = limiter.acquire(0.0)
     limiter.on_response(permit, 0.0, None)
@@ -44,7 +44,7 @@ async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None
 
 @pytest.mark.virtual_time
 async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> None:
-    """With exact admission no instant can be named: an answer has to come first."""
+    """With `admission="exact"` the reason may be that a response is awaited."""
     limiter = Limiter((Quota(1, 10.0),), admission="exact")
     limiter.acquire(0.0)
     (reason,) = explain(scope(limiter), Priority.INTERACTIVE, 0.0).reasons
@@ -98,7 +98,7 @@ async def test_the_queue_is_counted_by_priority() -> None:
 
 @pytest.mark.virtual_time
 async def test_crowding_is_named_where_the_quota_has_room() -> None:
-    """`max_in_flight` of a client and `max_connections` of the pool each say so."""
+    """A full `max_in_flight` and a full `max_connections` are reported."""
     async with (
         Sandbox(quotas={"intouch": (100, 1.0)}) as sandbox,
         SessionPool(max_connections=2) as pool,

@@ -68,7 +68,7 @@ def alive(*kinds: type) -> list[object]:
 async def test_aclose_after_a_cancelled_aclose_closes_the_rest(
     turns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cancelled in any of its turns, `aclose` can be called again, and then closes everything."""
+    """If `aclose` is cancelled at any step, calling it again closes everything."""
     held, close = Open(), aiohttp.ClientSession.close
 
     async def slow(session: aiohttp.ClientSession) -> None:
@@ -116,7 +116,7 @@ async def test_each_aclose_returns_when_all_is_closed(monkeypatch: pytest.Monkey
 async def test_a_session_that_fails_to_close_keeps_no_other_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All other sessions are closed, and the failure is raised."""
+    """If one session fails to close, the others are closed, and the failure is raised."""
     held, close, failures = Open(), aiohttp.ClientSession.close, [OSError("no")]
 
     async def fails(session: aiohttp.ClientSession) -> None:
@@ -136,7 +136,7 @@ async def test_a_session_that_fails_to_close_keeps_no_other_open(
 
 
 async def test_a_closed_pool_leaves_nothing_behind(tmp_path: Path) -> None:
-    """No task, timer, thread or open session is left, whatever was used and however it ended."""
+    """After closing, no task, timer, thread or open session is left, whatever calls were made."""
     before = asyncio.all_tasks(), len(timers()), threading.active_count()
     sessions = len(alive(aiohttp.ClientSession))
 
@@ -167,7 +167,7 @@ async def test_a_closed_pool_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", [True, False])
 async def test_a_pool_is_freed_with_its_last_client(closed: bool) -> None:
-    """Nothing keeps it, also if it was never closed: its sessions are closed by then."""
+    """A pool, closed or not, is freed with its last client, and leaves no timer."""
     async with byte_server(answers(FINE)) as server:
         pool = SessionPool()
         client = ToyClient(pool, base_url=server.url, quotas=SHORT)
@@ -184,7 +184,7 @@ async def test_a_pool_is_freed_with_its_last_client(closed: bool) -> None:
 
 
 async def test_a_client_is_freed_without_the_collector() -> None:
-    """A client per request is no work for Python's collector: it is in no circle."""
+    """A client is freed without a garbage collection: it is in no reference cycle."""
     async with SessionPool() as pool:
         clients: list[VendorClient] = [
             ToyClient(pool),
@@ -201,7 +201,7 @@ async def test_a_client_is_freed_without_the_collector() -> None:
 
 
 async def test_a_scope_is_evicted_without_the_collector_after_an_error() -> None:
-    """Nor does the error of a call keep its scope, once it is handled."""
+    """A handled error of a call does not keep its scope."""
     async with byte_server(answers(http(404))) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=SHORT)
         gc.disable()
@@ -219,7 +219,7 @@ async def test_a_scope_is_evicted_without_the_collector_after_an_error() -> None
 
 
 async def test_scopes_without_clients_are_evicted() -> None:
-    """Many tenants, each used once: no scope, session, scheduler or connection is left."""
+    """For many tenants, each used once, no scope, session, scheduler or connection is left."""
     held, before = Open(), len(alive(Scope, Scheduler, aiohttp.ClientSession))
     async with byte_server(held.serve) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=SHORT)
@@ -242,7 +242,7 @@ async def test_scopes_without_clients_are_evicted() -> None:
 
 
 async def test_token_caches_without_clients_are_evicted() -> None:
-    """A client that logs in leaves no token cache behind, and may come back."""
+    """A client with a login leaves no token cache behind, and may be created again."""
     before = len(alive(TokenCache))
     reply = http(body=b'{"access_token": "t", "expires_in": 900}')
     async with byte_server(answers(reply, http(body=b"[]"))) as server, SessionPool() as pool:
@@ -294,7 +294,7 @@ async def test_a_scope_that_is_paused_is_kept() -> None:
 
 @pytest.mark.parametrize("waits_for", ["turn", "answer", "retry"])
 async def test_a_call_keeps_its_scope(waits_for: str) -> None:
-    """A call whose client is gone ends as it would otherwise, however long that takes."""
+    """A call whose client is gone ends as usual, however long it waits."""
 
     async def late(connection: Connection) -> None:
         await connection.request()
@@ -316,7 +316,7 @@ async def test_a_call_keeps_its_scope(waits_for: str) -> None:
 
 
 async def test_whatever_can_send_keeps_its_scope() -> None:
-    """A sibling, a resource or a bound method of a client that is gone sends in the same scope."""
+    """A sibling, a resource or a bound method of a client that is gone uses the same scope."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=SHORT)
         await client.things.get()
@@ -332,7 +332,7 @@ async def test_whatever_can_send_keeps_its_scope() -> None:
 
 
 async def test_an_evicted_scope_does_not_start_cold_again() -> None:
-    """`cold_start="full"` is about the time before the pool: once it is over, it is over."""
+    """`cold_start="full"` applies once: an evicted scope does not start cold again."""
     async with SessionPool(cold_start="full") as pool:
 
         def client() -> ToyClient:
@@ -368,7 +368,7 @@ async def test_a_cancelled_aclose_finishes_an_eviction(monkeypatch: pytest.Monke
 async def test_an_eviction_that_fails_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A session that fails to close is reported, and the pool works on."""
+    """A session that fails to close at an eviction is logged, and the pool works."""
 
     async def fails(session: aiohttp.ClientSession) -> None:
         if session.connector is not None:
@@ -385,7 +385,7 @@ async def test_an_eviction_that_fails_is_logged(
 
 
 async def test_a_client_made_anew_shares_no_closed_session() -> None:
-    """A tenant that comes back after its eviction is served by a new session."""
+    """A tenant that is created again after its eviction gets a new session."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
         for _ in range(3):
             client = ToyClient(pool, base_url=server.url, quotas=SHORT)

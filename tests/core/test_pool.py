@@ -33,7 +33,7 @@ FINE = http(body=b'{"id": 1}')
 
 
 async def hangs(connection: Connection) -> None:
-    """Answer the first request and no other."""
+    """Respond to the first request only."""
     await connection.request()
     await connection.send(FINE)
     await connection.request()
@@ -41,7 +41,7 @@ async def hangs(connection: Connection) -> None:
 
 
 async def answers_never(connection: Connection) -> None:
-    """Read and say nothing."""
+    """Read, and send no response."""
     await connection.request()
     await asyncio.Event().wait()
 
@@ -66,7 +66,7 @@ def test_a_pool_belongs_to_the_loop_of_its_first_use() -> None:
 
 
 def test_a_pool_that_is_closed_may_be_closed_anywhere() -> None:
-    """Once all is closed, `aclose` does nothing, in whatever loop."""
+    """After it is closed, `aclose` does nothing, in any loop."""
     pool = SessionPool()
 
     async def use() -> None:
@@ -78,7 +78,7 @@ def test_a_pool_that_is_closed_may_be_closed_anywhere() -> None:
 
 
 def test_a_call_in_another_loop_names_the_call() -> None:
-    """The error of a call knows which call it was."""
+    """An error because of another loop names the call."""
     pool = SessionPool()
     client = ToyClient(pool)
 
@@ -93,7 +93,7 @@ def test_a_call_in_another_loop_names_the_call() -> None:
 
 
 async def test_another_thread_is_told_at_once() -> None:
-    """A call from a thread with a loop of its own fails, and does not hang."""
+    """A call from a thread with its own loop raises, and does not hang."""
     errors: list[BaseException] = []
     async with SessionPool() as pool:
         client = ToyClient(pool)
@@ -123,7 +123,7 @@ def test_outside_a_loop() -> None:
 
 
 async def test_after_the_end() -> None:
-    """Calls, stats and looks ahead all end with ClientClosedError; closing again is fine."""
+    """Calls, `stats` and `eta` raise `ClientClosedError`; closing again does nothing."""
     pool = SessionPool()
     client = ToyClient(pool)
     await pool.aclose()
@@ -138,7 +138,7 @@ async def test_after_the_end() -> None:
 
 @pytest.mark.parametrize("waits_for", ["turn", "answer", "retry", "connection"])
 async def test_closing_ends_waiting_calls(waits_for: str) -> None:
-    """Whatever a call waits for, it ends at once with ClientClosedError."""
+    """Closing the pool ends a call with `ClientClosedError`, whatever it waits for."""
     policy = RetryPolicy(base=20.0, cap=20.0) if waits_for == "retry" else QUICK
     quota = Quota(1, 60.0) if waits_for == "turn" else Quota(1000, 1.0)
     fails, silent = answers(http(503)), answers_never
@@ -184,7 +184,7 @@ async def test_closing_leaves_no_task_or_socket() -> None:
 
 
 async def test_one_credential_is_one_scope() -> None:
-    """Built apart, two clients share quota and session; other keys and origins do not."""
+    """Separate clients of one credential share quota and session; other keys and origins do not."""
     async with (
         byte_server(answers(FINE)) as server,
         byte_server(answers(FINE)) as other,
@@ -209,7 +209,7 @@ async def test_one_credential_is_one_scope() -> None:
 
 
 async def test_the_stricter_opinion_wins() -> None:
-    """Two clients of one key with different quotas and caps: all of them hold."""
+    """If two clients of one key have different quotas and limits, all of them apply."""
     async with SessionPool() as pool:
         one = ToyClient(pool, quotas=(Quota(10, 1.0),), max_in_flight=8)
         assert one.eta(2) < 1.0
@@ -221,7 +221,7 @@ async def test_the_stricter_opinion_wins() -> None:
 
 
 def test_a_scope_s_name_tells_nothing() -> None:
-    """The same for the same origin and key, however written, other for others; one way."""
+    """A scope's name is equal for equal origins and keys, however written, and one-way."""
     key = api_key("x-api-key", Secret(CANARY))
     name = scope_key("https://api.example.com/v1/", key)
     assert name == scope_key("https://API.example.com:443/v2/", key)
@@ -232,7 +232,7 @@ def test_a_scope_s_name_tells_nothing() -> None:
 
 
 async def test_stats_are_a_snapshot() -> None:
-    """Frozen values; the next call does not change what was read."""
+    """Stats are frozen values, which later calls do not change."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
         await client.things.get()
@@ -248,7 +248,7 @@ async def test_stats_are_a_snapshot() -> None:
 
 
 async def test_a_borrowed_session_is_left_open() -> None:
-    """It is used, it is never closed, and its own settings do not change what calls mean."""
+    """A borrowed session is used and never closed; its own settings do not affect calls."""
     packed = http(body=gzip.compress(b'{"id": 1}'), headers={"Content-Encoding": "gzip"})
     async with (
         byte_server(
@@ -331,7 +331,7 @@ async def test_a_borrowed_sessions_middlewares_run_around_ours() -> None:
 
 
 async def test_a_borrowed_sessions_middleware_may_answer_itself() -> None:
-    """A response that a cache gives is a result; nothing is sent, and no slot is spent."""
+    """If a middleware responds from a cache, nothing is sent and no slot is used."""
 
     async def run(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
         if cached:
@@ -354,7 +354,7 @@ async def test_a_borrowed_sessions_middleware_may_answer_itself() -> None:
 
 
 async def test_a_borrowed_sessions_middleware_may_raise() -> None:
-    """What it raises ends the call, and frees what the call had taken."""
+    """An exception of a middleware ends the call, and its permit is given back."""
     fails = [True, True]
 
     async def run(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
@@ -381,7 +381,7 @@ async def test_a_borrowed_sessions_middleware_may_raise() -> None:
 
 
 async def test_a_borrowed_session_that_is_closed() -> None:
-    """Said so, as an error of ours, before and during a call."""
+    """A closed session raises an error of ours, before and during a call."""
     async with byte_server(hangs) as server:
         session = aiohttp.ClientSession()
         async with SessionPool(session=session) as pool:
@@ -433,7 +433,7 @@ async def test_cookies_never_cross(borrowed: bool) -> None:
 
 @pytest.mark.parametrize("borrowed", [False, True])
 async def test_answers_never_cross_credentials(borrowed: bool) -> None:
-    """A second answer pushed to one credential's connection reaches no call of another."""
+    """An unrequested response on one credential's connection reaches no call of another."""
 
     async def pushes(connection: Connection) -> None:
         while True:
@@ -476,20 +476,20 @@ async def test_answers_never_cross_credentials(borrowed: bool) -> None:
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
-    """When the pool is made, with a remedy."""
+    """The constructor rejects invalid settings, with advice."""
     with pytest.raises(ConfigurationError) as caught:
         SessionPool(**settings)
     assert caught.value.advice
 
 
 async def test_a_cold_start_may_be_full() -> None:
-    """`cold_start="full"` assumes a spent window: the first call waits for one."""
+    """With `cold_start="full"` the first call waits for one window."""
     async with SessionPool(cold_start="full") as pool:
         assert ToyClient(pool, quotas=(Quota(2, 30.0),)).eta() == pytest.approx(30.0)
 
 
 async def test_a_crowd_times_out_nowhere() -> None:
-    """Five hundred calls of ten seconds each, fifty connections, a timeout of thirty: all done."""
+    """500 calls of ten seconds on fifty connections succeed with a timeout of thirty seconds."""
 
     async def slow(connection: Connection) -> None:
         while True:

@@ -90,7 +90,7 @@ def test_the_table(outcome: Outcome, repeatable: Decision, not_repeatable: Decis
 
 @pytest.mark.parametrize("outcome", [answer(503), UNSENT, LOST])
 def test_repetition_ends(outcome: Outcome) -> None:
-    """`max_attempts` counts the first one: the third failure of three is the last."""
+    """`max_attempts` counts the first attempt: the third failure of three is final."""
     policy = RetryPolicy(max_attempts=3)
     verdicts = [
         verdict(
@@ -146,7 +146,7 @@ def test_attempts_are_bounded_whatever_for(outcome: Outcome, usual: int) -> None
 
 
 def test_a_deletion_that_was_done_before_is_done() -> None:
-    """404 after a doubtful attempt is success; a first 404, and one of a GET, is not."""
+    """404 after an attempt that may have been carried out is success; a first 404 is not."""
     doubtful, sure = RetryState(attempts=2, maybe_executed=True), RetryState(attempts=2)
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=doubtful) is GONE
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=sure) is FAIL
@@ -167,7 +167,7 @@ def test_a_deletion_that_was_done_before_is_done() -> None:
 def test_an_attempt_is_doubtful_if_it_may_have_been_carried_out(
     outcome: Outcome, *, doubtful: bool
 ) -> None:
-    """A 404 after it means that a deletion was done before only if that can be."""
+    """Only an attempt that may have been carried out makes a later 404 a success."""
     tally = RetryState(attempts=1)
     tally.note_failure(outcome)
     assert (tally.retries, tally.maybe_executed) == (1, doubtful)
@@ -181,7 +181,7 @@ def test_renewals_leave_attempts_alone() -> None:
 
 
 def test_waits_grow_and_are_capped() -> None:
-    """Drawn from zero to twice as much each time, never over the cap, also after a million."""
+    """The upper bound of a wait doubles up to the cap, also after a million failures."""
     policy = RetryPolicy(base=0.5, cap=30.0)
     for failures, most in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (10**6, 30.0)):
         waits = [policy.wait(failures) for _ in range(200)]
@@ -190,7 +190,7 @@ def test_waits_grow_and_are_capped() -> None:
 
 
 def test_waits_differ() -> None:
-    """Full jitter: a hundred callers do not come back together."""
+    """Waits have full jitter, so that a hundred callers do not retry together."""
     assert len({RetryPolicy().wait(1) for _ in range(100)}) > 90
 
 
@@ -207,6 +207,6 @@ def test_waits_differ() -> None:
     ],
 )
 def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:
-    """At once, as a ConfigurationError."""
+    """An invalid policy raises `ConfigurationError` at once."""
     with pytest.raises(ConfigurationError, match=r"^RetryPolicy: "):
         RetryPolicy(**settings)

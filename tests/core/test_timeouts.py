@@ -31,7 +31,7 @@ def cancelling() -> int:
 
 
 async def test_a_timeout_is_of_one_attempt() -> None:
-    """Three seconds each, from the permit on, however often; the waits in between do not count."""
+    """The timeout applies to each attempt from its permit; the waits in between do not count."""
     async with byte_server(never_responds) as server, SessionPool(retry=QUICK) as pool:
         client = ToyClient(pool, base_url=server.url).with_options(timeout=3.0, max_attempts=4)
         with pytest.raises(AttemptTimeoutError) as caught:
@@ -42,7 +42,7 @@ async def test_a_timeout_is_of_one_attempt() -> None:
 
 
 async def test_a_timeout_does_not_count_the_queue() -> None:
-    """Twenty calls wait longer for their turn than their timeout, and none fails."""
+    """Twenty calls wait longer for their permit than their timeout, and none fails."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=(Quota(1, 1.0),))
         hurried = client.with_options(timeout=2.0)
@@ -52,7 +52,7 @@ async def test_a_timeout_does_not_count_the_queue() -> None:
 
 
 async def test_each_call_ends_at_its_own_time() -> None:
-    """Ten attempts under way with timeouts of one to ten seconds, shuffled."""
+    """Ten attempts with different timeouts each end at their own time."""
     ended: list[tuple[float, float]] = []
 
     async def one(client: ToyClient, seconds: float) -> None:
@@ -83,7 +83,7 @@ async def test_a_timeout_around_a_call_is_the_caller_s() -> None:
 @pytest.mark.parametrize("limit", ["timeout", "deadline"])
 @pytest.mark.parametrize("early", [-0.001, 0.0, 0.001])
 async def test_two_limits_at_once(limit: str, early: float) -> None:
-    """Both are over in one instant: one TimeoutError comes out, and nothing is left cancelled."""
+    """Two timeouts at the same instant raise one `TimeoutError`, and leave no cancellation."""
     async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
         options: dict[str, Any] = {limit: 2.0, "max_attempts": 1}
@@ -97,7 +97,7 @@ async def test_two_limits_at_once(limit: str, early: float) -> None:
 
 
 async def test_cancelled_as_the_time_is_over() -> None:
-    """A cancellation in the very tick of the timeout is a cancellation."""
+    """A cancellation at the instant of the timeout is a cancellation."""
     async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url).with_options(timeout=2.0, max_attempts=1)
         task = asyncio.create_task(client.things.get())
@@ -117,7 +117,7 @@ async def together(*calls: Coroutine[Any, Any, object]) -> None:
 
 
 async def test_a_group_that_fails_takes_its_calls_along() -> None:
-    """A sibling's failure cancels a call under way and one in the queue; nothing is kept."""
+    """A failure in a task group cancels a call on the wire and one in the queue."""
 
     async def fails() -> None:
         await asyncio.sleep(1.0)
@@ -134,7 +134,7 @@ async def test_a_group_that_fails_takes_its_calls_along() -> None:
 
 
 async def test_deadlines_at_every_stage() -> None:
-    """On the wire, between attempts and in the queue: never later than the deadline."""
+    """A call ends at its deadline on the wire, between attempts and in the queue."""
     async with byte_server(never_responds) as server, SessionPool(retry=QUICK) as pool:
         client = ToyClient(pool, base_url=server.url).with_options(deadline=2.0, timeout=1.5)
         with pytest.raises(DeadlineExceededError) as late:

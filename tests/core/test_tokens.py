@@ -39,7 +39,7 @@ class Endpoint:
 
 
 class Store:
-    """Keeps tokens in a dict, each step after *delay*."""
+    """Keeps tokens in a dict; each method takes *delay* seconds."""
 
     def __init__(self, delay: float = 0.5) -> None:
         self.kept: dict[str, Token] = {}
@@ -71,7 +71,7 @@ def now() -> float:
 
 
 async def ask(cache: TokenCache) -> str:
-    """The text of the token that *cache* gives now."""
+    """Return the text of the current token of *cache*."""
     return (await cache.get(now())).value.reveal()
 
 
@@ -80,7 +80,7 @@ async def all_of(*calls: Awaitable[str]) -> list[str | BaseException]:
 
 
 async def test_nothing_is_asked_before_a_token_is_needed() -> None:
-    """A new cache holds no token and has asked for none."""
+    """A new cache has no token and has requested none."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     await asyncio.sleep(100)
@@ -89,7 +89,7 @@ async def test_nothing_is_asked_before_a_token_is_needed() -> None:
 
 
 async def test_all_who_need_one_wait_for_the_same() -> None:
-    """1,000 concurrent needs: one request, one second, one token; then none at all."""
+    """1,000 concurrent callers cause one request; later callers cause none."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     assert set(await all_of(*(ask(cache) for _ in range(1000)))) == {"t1"}
@@ -99,7 +99,7 @@ async def test_all_who_need_one_wait_for_the_same() -> None:
 
 
 async def test_a_token_serves_until_it_expires() -> None:
-    """The token of 100 seconds is given at 99 and not at 100."""
+    """A token with a lifetime of 100 seconds is used at 99 and not at 100."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     await ask(cache)
@@ -110,7 +110,7 @@ async def test_a_token_serves_until_it_expires() -> None:
 
 
 async def test_late_in_its_life_a_token_serves_while_the_next_is_asked_for() -> None:
-    """In the last ten seconds use is not held up, one request goes out, and its token follows."""
+    """In the last ten seconds the token is used while one request fetches the next one."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     await ask(cache)
@@ -160,7 +160,7 @@ async def test_a_cancelled_leader_leaves_the_request_to_the_others() -> None:
 
 
 async def test_a_request_that_nobody_waits_for_any_more_is_of_use_all_the_same() -> None:
-    """All who waited are cancelled: the token arrives and serves the next."""
+    """If all callers are cancelled, the token still arrives and is used by the next caller."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     tasks = [asyncio.create_task(ask(cache)) for _ in range(3)]
@@ -173,7 +173,7 @@ async def test_a_request_that_nobody_waits_for_any_more_is_of_use_all_the_same()
 
 
 async def test_a_failure_fails_all_who_wait_at_once() -> None:
-    """100 waiters of a failing request: one request, 100 errors, after one second."""
+    """A failed request raises in all 100 callers, after one second."""
     endpoint = Endpoint()
     endpoint.failing = True
     cache = TokenCache("key", endpoint.fetch)
@@ -184,7 +184,7 @@ async def test_a_failure_fails_all_who_wait_at_once() -> None:
 
 
 async def test_a_failure_is_remembered_for_seconds_only() -> None:
-    """Right after a failure nobody asks again; after at most ten seconds the next one does."""
+    """After a failure nothing is requested for some seconds, at most ten."""
     endpoint = Endpoint()
     endpoint.failing = True
     cache = TokenCache("key", endpoint.fetch)
@@ -215,7 +215,7 @@ async def test_a_failure_ahead_of_time_does_not_end_the_token() -> None:
 
 
 async def test_a_fresh_token_that_was_refused_stops_the_asking_for_a_while() -> None:
-    """After `fail` nobody asks for a few seconds; then the next one does."""
+    """After `remember_failure` nothing is requested for some seconds."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     cache.remember_failure(TokenEndpointError("refused what it had issued"), now())
@@ -243,7 +243,7 @@ async def test_a_foreign_error_is_not_remembered() -> None:
 
 
 async def test_closing_ends_the_wait() -> None:
-    """Those who wait when the cache is closed get ClientClosedError; closing again is fine."""
+    """Closing ends waiting callers with `ClientClosedError`; closing again does nothing."""
     endpoint = Endpoint(delay=1000)
     cache = TokenCache("key", endpoint.fetch)
     waiters = [asyncio.create_task(ask(cache)) for _ in range(3)]
@@ -255,7 +255,7 @@ async def test_closing_ends_the_wait() -> None:
 
 
 async def test_token_request_runs_in_an_empty_context() -> None:
-    """A backfill's need for a token does not make all others wait behind the backfill."""
+    """A request that a backfill caused does not have the priority of the backfill."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
     with call_context(Priority.BACKGROUND, "night"):
@@ -292,7 +292,7 @@ async def test_a_refused_token_is_dropped_from_the_store_once() -> None:
 
 
 async def test_a_newer_token_of_another_process_is_taken_over() -> None:
-    """Late in a token's life the store's newer one is used instead of asking."""
+    """Late in a token's lifetime a newer one in the store is used instead of a request."""
     store, endpoint = Store(), Endpoint()
     cache = TokenCache("key", endpoint.fetch, store)
     assert await ask(cache) == "t1"
@@ -305,7 +305,7 @@ async def test_a_newer_token_of_another_process_is_taken_over() -> None:
 
 
 async def test_the_own_kept_token_is_no_newer_one() -> None:
-    """Late in its life the token that we kept ourselves is not mistaken for its successor."""
+    """Late in a token's lifetime the same token in the store is not taken for a newer one."""
     store, endpoint = Store(), Endpoint()
     cache = TokenCache("key", endpoint.fetch, store)
     await ask(cache)
@@ -348,7 +348,7 @@ def test_the_cache_needs_no_loop_to_be_made() -> None:
 
 
 class BrokenStore(Store):
-    """Raises at every step, as a driver may."""
+    """A store whose methods all raise."""
 
     def __init__(self, step: str) -> None:
         super().__init__()
@@ -379,7 +379,7 @@ class BrokenStore(Store):
 async def test_token_store_that_fails_stops_no_call(
     step: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a store raises is logged; tokens are asked for as without it."""
+    """An exception of a store is logged, and tokens are requested as without a store."""
     loop = asyncio.get_running_loop()
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch, BrokenStore(step))
@@ -391,7 +391,7 @@ async def test_token_store_that_fails_stops_no_call(
 
 
 async def test_token_store_that_fails_hides_no_failure() -> None:
-    """An endpoint's error is not replaced by one of the store."""
+    """An exception of a store does not replace the error of the token endpoint."""
     endpoint = Endpoint()
     endpoint.failing = True
     cache = TokenCache("key", endpoint.fetch, BrokenStore("release"))

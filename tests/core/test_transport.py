@@ -154,7 +154,7 @@ LOST = [
 
 @pytest.mark.parametrize("name", LOST)
 async def test_a_call_that_must_not_be_repeated(name: str) -> None:
-    """POST: one request, `OutcomeUnknownError`, and the advice to look first."""
+    """A POST is sent once and raises `OutcomeUnknownError`, with the advice to check first."""
     (script,) = [case[1] for case in CASES if case[0] == name]
     async with serve(script, answers(FINE)) as (server, client):
         with pytest.raises(OutcomeUnknownError) as caught:
@@ -167,7 +167,7 @@ async def test_a_call_that_must_not_be_repeated(name: str) -> None:
 
 @pytest.mark.parametrize("method", ["get", "put", "delete", "make"])
 async def test_a_dropped_connection_costs_one_request_each(method: str) -> None:
-    """The HTTP library resends nothing by itself: permits, attempts and requests are as many."""
+    """Nothing is resent by aiohttp: there are as many requests as permits and attempts."""
     async with serve(hangs_up, answers(FINE)) as (server, client):
         if method == "make":
             with pytest.raises(OutcomeUnknownError):
@@ -202,7 +202,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_a_name_that_does_not_resolve() -> None:
-    """Said so; nothing was sent."""
+    """A name that cannot be resolved is reported, with `sent="no"`."""
     policy = RetryPolicy(max_attempts=1)
     async with SessionPool(retry=policy) as pool:
         client = ToyClient(pool, base_url="https://does-not-exist.invalid/")
@@ -213,7 +213,7 @@ async def test_a_name_that_does_not_resolve() -> None:
 
 
 async def test_a_connection_that_never_comes_about() -> None:
-    """A timeout before the connection stands is not `maybe`: nothing was sent."""
+    """If the timeout ends before the connection is open, nothing was sent: `sent="no"`."""
 
     async def deaf(connection: Connection) -> None:
         await asyncio.Event().wait()
@@ -242,7 +242,7 @@ async def test_a_certificate_that_nobody_vouches_for() -> None:
 
 
 async def test_a_bomb_is_not_unpacked() -> None:
-    """Reading stops at the cap: some chunks beyond it at most, of fifty megabytes."""
+    """Reading a compressed body of 50 MB stops soon after the limit."""
     async with serve(sends(BOMB), answers(FINE), max_bytes=100_000) as (_, client):
         tracemalloc.start()
         with pytest.raises(ResponseTooLargeError, match="more than 100000 bytes"):
@@ -253,7 +253,7 @@ async def test_a_bomb_is_not_unpacked() -> None:
 
 
 async def test_an_answer_as_large_as_allowed_is_read() -> None:
-    """The cap itself is allowed, whether announced, chunked or compressed."""
+    """A body of exactly the limit is accepted, plain, chunked or compressed."""
     body = b'{"id": 1}'.ljust(1000)
     chunked = (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3e8\r\n" + body + b"\r\n0\r\n\r\n"
@@ -269,7 +269,7 @@ async def test_an_answer_as_large_as_allowed_is_read() -> None:
 
 
 async def test_a_second_answer_is_given_to_nobody() -> None:
-    """Whether it comes with the first or later, the next call gets its own answer."""
+    """A second, unrequested response is discarded, and the next call gets its own."""
     stale = http(body=b'{"id": 666, "text": "stale"}')
 
     async def at_once(connection: Connection) -> None:
@@ -308,7 +308,7 @@ async def test_a_redirect_carries_nothing_away() -> None:
 
 
 async def test_a_deadline_ends_a_call_that_was_sent() -> None:
-    """A GET ends with DeadlineExceededError, a POST with OutcomeUnknownError, both in time."""
+    """A GET ends with `DeadlineExceededError`, a POST with `OutcomeUnknownError`, both in time."""
     loop = asyncio.get_running_loop()
     async with serve(never_responds) as (server, client):
         soon, began = client.with_options(deadline=2.0), loop.time()
@@ -322,7 +322,7 @@ async def test_a_deadline_ends_a_call_that_was_sent() -> None:
 
 
 async def test_cancelling_gives_everything_back() -> None:
-    """Cancelled in the middle of a body, five times: no slot, connection or task is kept."""
+    """Cancelling in the middle of a body gives back slot, connection and task."""
     async with serve(*[drips] * 5, answers(FINE)) as (_, client):
         for _ in range(5):
             task = asyncio.create_task(client.things.get())
@@ -336,7 +336,7 @@ async def test_cancelling_gives_everything_back() -> None:
 
 
 async def test_cancelling_at_every_step() -> None:
-    """Cancelled at the n-th turn of the loop, for each n until it is done: all is given back."""
+    """Cancelling at any step of the loop gives everything back."""
     async with serve(answers(FINE)) as (_, client):
         for turns in range(200):
             task = asyncio.create_task(client.things.get())
@@ -356,7 +356,7 @@ async def test_cancelling_at_every_step() -> None:
 
 
 async def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that some other program needs does not send the key through a proxy."""
+    """The proxy variables of the environment are not used."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9/")
     async with serve(answers(FINE)) as (server, client):
@@ -395,7 +395,7 @@ def frames(error: BaseException) -> list[str]:
 
 
 async def test_no_frame_of_the_http_library_escapes() -> None:
-    """A cancellation and a failure nobody foresaw pass on without the frames that hold the key."""
+    """A cancellation and an unexpected exception have no frames that hold the credential."""
     for failure in (ValueError("odd"), None):
         session: Any = FailingSession(failure)
         async with SessionPool(session=session) as pool:

@@ -56,7 +56,7 @@ def test_what_an_answer_means(response: Response, meaning: ResponseKind) -> None
 
 
 def test_each_usual_status_has_advice() -> None:
-    """What to do next stands beside every status that people meet."""
+    """Each common status has its advice."""
     for status in (401, 403, 404, 409, 422, 429):
         assert standard_advice(reply(status))
 
@@ -78,7 +78,7 @@ def test_field_errors(body: bytes, errors: Any) -> None:
 
 
 def test_a_request_id_is_bounded() -> None:
-    """The first header that has one, at most 100 characters of it."""
+    """The request id is the first header of the list that is present, at most 100 characters."""
     vendor = Vendor(name="x", base_url="https://x", quotas=(), manual="https://x", environment={})
     long = CIMultiDict({"X-Amzn-RequestId": "a" * 500})
     assert vendor.request_id(long) == "a" * 100
@@ -86,6 +86,6 @@ def test_a_request_id_is_bounded() -> None:
 
 
 def test_a_request_id_is_clean_text() -> None:
-    """A byte that is not UTF-8, which aiohttp hands on as half a surrogate pair, is escaped."""
+    """A byte of the request id that is not UTF-8 is escaped."""
     found = TOY.request_id({"x-request-id": b"r-\xff\xc3\xa4".decode(errors="surrogateescape")})
     assert found == "r-\\udcffä"
