@@ -134,9 +134,7 @@ class Refresh:
         """Read *source* with the reader that *read* returns, and publish the result."""
         table, sink = self._table, self._sink
         stop: BackfillStoppedError
-        current = table.state.refresh
-        position = table.state.position if current is None else current.reading.position
-        await sink.open(None if isinstance(sink, FileSink) else position)
+        await sink.open(None if isinstance(sink, FileSink) else table.position)
         if isinstance(sink, FileSink):
             sink.keeps_part = False
         try:

@@ -410,7 +410,7 @@ class PullCase:
         for number in range(1, self.pages + 1):
             yield await self._fetch(number)
 
-    async def job(self) -> Report:
+    async def job(self, **options: Any) -> Report:
         """Run it once."""
         makes: dict[str, Callable[[], Any]] = {
             "paginator": lambda: Paginator(self._fetch, operation="things.list"),
@@ -423,15 +423,19 @@ class PullCase:
             state=self.state,
             max_outage=20.0,
             progress=lambda _: self.faults.maybe("progress"),
+            **options,
         )
+
+    def result(self) -> Any:
+        """The items in the file or sink."""
+        if self.to is self.path:
+            return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
+        return self.sink.finished
 
     def check(self, report: Report) -> None:
         """Every item is there, once, in order."""
         wanted = [{"id": str(item)} for item in range(5 * self.pages)]
-        found: Any = self.sink.finished
-        if self.to is self.path:
-            found = [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
-        assert found == wanted
+        assert self.result() == wanted
         assert report.done == len(wanted)
 
 
@@ -450,3 +454,95 @@ def test_pull_survives_random_failures_long(
 ) -> None:
     """The same with many seeds."""
     fuzz(PullCase(seed, tmp_path), monkeypatch)
+
+
+# --- Refresh --------------------------------------------------------------------------
+
+
+class UpsertMemorySink(MemorySink):
+    """One whose items can be replaced; unflushed changes are lost when a run ends."""
+
+    def __init__(self, faults: Faults) -> None:
+        super().__init__(faults)
+        self._by_id: dict[str, Any] = {}
+        self._flushed: dict[str, Any] = {}
+
+    async def open(self, position: Any) -> None:
+        self._faults.maybe("sink")
+        self._by_id = {} if position is None else {**self._flushed}
+
+    async def upsert(self, items: Sequence[Any]) -> None:
+        self._faults.maybe("sink")
+        self._by_id |= {item["id"]: item for item in items}
+        self._faults.maybe("sink")
+
+    async def remove(self, keys: Sequence[Any]) -> None:
+        self._faults.maybe("sink")
+        for key in keys:
+            self._by_id.pop(key, None)
+        self._faults.maybe("sink")
+
+    async def flush(self) -> int:
+        self._faults.maybe("sink")
+        self._flushed = {**self._by_id}
+        self._faults.maybe("sink")
+        return len(self._flushed)
+
+    async def finish(self) -> None:
+        self._faults.maybe("sink")
+        self.finished = [*self._by_id.values()]
+        self._faults.maybe("sink")
+
+
+class RefreshCase(PullCase):
+    """A list that is refreshed, changes, and is refreshed again."""
+
+    def __init__(self, seed: int, folder: Path) -> None:
+        super().__init__(seed, folder)
+        self.sink = UpsertMemorySink(self.faults)
+        self.to = self.path if self.random.random() < 0.6 else self.sink
+        self.items = [{"id": str(item)} for item in range(5 * self.pages)]
+
+    def change(self) -> None:
+        """Delete some items, change others, and add some at the end."""
+        self.items = [
+            {**item, "changed": "1"} if self.random.random() < 0.2 else item
+            for item in self.items
+            if self.random.random() > 0.2
+        ]
+        self.items += [{"id": f"new {number}"} for number in range(8)]
+        self.pages = -(-len(self.items) // 5)
+
+    def _page(self, number: int) -> Page[Any]:
+        self.faults.maybe("fetch")
+        items = self.items[5 * number - 5 : 5 * number]
+        return Page(items=items, number=number, total=len(self.items), last=number == self.pages)
+
+    async def job(self, **_: Any) -> Report:
+        """Run it once."""
+        return await super().job(refresh=True)
+
+    def check(self, report: Report) -> None:
+        """The result has the items of the list, in their order."""
+        assert self.result() == self.items
+        assert report.done == len(self.items)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_refresh_survives_random_failures(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh ends whatever fails, and the result is the vendor's list, before and after a change."""
+    case = RefreshCase(seed, tmp_path)
+    fuzz(case, monkeypatch)
+    case.change()
+    fuzz(case, monkeypatch)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("seed", range(10, LONG))
+def test_refresh_survives_random_failures_long(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same with many seeds."""
+    test_refresh_survives_random_failures(seed, tmp_path, monkeypatch)

@@ -133,6 +133,13 @@ JOBS: Final[dict[str, Callable[[Any, Path], Coroutine[Any, Any, Report]]]] = {
     "pull": lambda client, folder: pull(
         client.contacts.list(limit=5), to=folder / "out.jsonl", state=folder / "state.db"
     ),
+    "refresh": lambda client, folder: pull(
+        client.contacts.list(limit=5),
+        to=folder / "out.jsonl",
+        state=folder / "state.db",
+        refresh=True,
+        changes=folder / "changes.jsonl",
+    ),
 }
 
 

@@ -131,17 +131,29 @@ class ItemTable:
         await journal.on_database(_create, lines, state)
         return cls(journal, state, key_fields)
 
+    @property
+    def position(self) -> Any:
+        """The position of a sink that has the items of this table; None if it has to start anew."""
+        if self.state.refresh is not None:
+            return self.state.refresh.reading.position
+        return self.state.position if self.state.complete else None
+
     # --- The refresh in progress ----------------------------------------------------------
 
     async def begin(self, since: str = "", watermark: float = 0.0, lag: float = 0.0) -> None:
         """Begin a refresh: of the whole list, or of what changed *since* the *watermark*."""
-        state = self.state
+        state, position = self.state, self.position
         if not state.complete:  # an interrupted pull: what it wrote is in no complete file
             self.state = state = PullState(passes=state.passes)
             self._statements += _FORGET_PULL
         state.passes += 1
         self.current = state.refresh = RefreshPass(
-            number=state.passes, since=since, watermark=watermark, lag=lag, newest=watermark
+            number=state.passes,
+            since=since,
+            watermark=watermark,
+            lag=lag,
+            newest=watermark,
+            reading=PullState(position=position),
         )
         await self._journal.run(self._failures.begin)
         self._clock.resume(self.current.reading)
@@ -293,10 +305,10 @@ class ItemTable:
             yield b"".join(item + b"\n" for _, item in rows)
 
     async def removed_keys(self) -> AsyncGenerator[list[Any]]:
-        """Yield the keys of the removed items, some at a time."""
+        """Yield the keys of the items that a sink has to remove, some at a time."""
         sql = (
             "SELECT number, key, item FROM items LEFT JOIN contents USING (number) WHERE number > ? "
-            f"AND published IS NOT NULL AND NOT {self._kept} ORDER BY number LIMIT {_ROWS:d}"
+            f"AND digest <> 0 AND NOT {self._kept} ORDER BY number LIMIT {_ROWS:d}"
         )
         number = 0
         while rows := await self._journal.read(sql, number):
