@@ -11,7 +11,7 @@ otherwise be read without end.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
 
 import msgspec
 
@@ -86,6 +86,19 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     query: Mapping[str, Any] | None = None
     owner: object = None
     newest_first: Callable[[str], Paginator[T_co]] | None = None
+
+    if not TYPE_CHECKING:  # type checkers report both by themselves
+
+        def __iter__(self) -> Never:
+            """Raise `TypeError`: a list is read with `async for`."""
+            raise TypeError("a list is read with `async for`, as in `async for item in paginator:`")
+
+        def __await__(self) -> Never:
+            """Raise `TypeError`: a list is read with `async for`."""
+            raise TypeError(
+                "a list is not awaited: write `async for item in paginator:`, "
+                "`[item async for item in paginator]` or `await paginator.first()`"
+            )
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
         number, path = self.start, None  # a list of one page, as most are, needs none

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from asyncclients.arguments import did_you_mean
+from asyncclients.core.client import VendorClient
+from asyncclients.core.endpoint import Resource, endpoint_of
 from asyncclients.errors import ConfigurationError
 from asyncclients.paging import Paginator
 
@@ -111,6 +113,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_target(target: Any) -> None:
     """Raise `ConfigurationError` unless *target* can be called with a row and awaited."""
+    if isinstance(target, (Resource, VendorClient)):
+        raise _wrong(
+            f"target is {target!r}, not one of its methods",
+            "Give the method that takes a row, as totango.touchpoints.create",
+        )
     if inspect.isawaitable(target):
         close_coroutine(target)
         raise _wrong(
@@ -122,6 +129,15 @@ def check_target(target: Any) -> None:
             f"target must be a coroutine function of one argument, not {target!r}",
             "Give an operation, as totango.touchpoints.create, or an `async def` function",
         )
+    try:
+        inspect.signature(target).bind("a row")
+    except TypeError as bad:
+        raise _wrong(
+            f"target cannot be called with a row alone: {bad}",
+            "Bind its other arguments, as in functools.partial(intouch.contacts.update, uuid)",
+        ) from None
+    except ValueError:  # a function in C may have no signature
+        return
 
 
 def check_lag(lag: Any) -> None:
@@ -175,6 +191,9 @@ def check_rows(rows: Any) -> None:
     elif isinstance(rows, AbstractSet):
         problem = "a set has no order, so a resumed job would not know which rows were sent"
         advice = "Give a list, as sorted(rows)"
+    elif callable(rows) and endpoint_of(rows) is not None:
+        problem = "an operation is the target"
+        advice = "Give the rows first, as in push('people.csv', intouch.contacts.create, ...)"
     elif not isinstance(rows, (Iterable, AsyncIterable)) and not hasattr(rows, "__getitem__"):
         problem = f"{rows!r} cannot be iterated"
         if callable(rows):

@@ -246,15 +246,17 @@ class VendorClient:
 
 
 def check_pool(pool: object) -> None:
-    """Check that *pool* is a `SessionPool`.
+    """Check that *pool* is a `SessionPool`; the error shows its type only, as it may be a key.
 
     Raises:
         ConfigurationError: it is not.
     """
     if not isinstance(pool, SessionPool):
+        kind = f"the class {pool.__name__}" if isinstance(pool, type) else type(pool).__name__
         raise ConfigurationError(
-            f"a client's first argument must be a SessionPool, not a {type(pool).__name__}",
-            advice="Lend an aiohttp session with SessionPool(session=session)",
+            f"a client's first argument must be a SessionPool, not {kind}",
+            advice="Write it as in `async with SessionPool() as pool:`, and lend it an aiohttp "
+            "session with SessionPool(session=session)",
         )
 
 

@@ -12,9 +12,9 @@ A value in a path is percent-encoded to exactly one segment (RFC 3986 §2.1, §3
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -26,6 +26,7 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S", bound=msgspec.Struct)
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -133,12 +134,46 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         takes = takes or self.takes
         if takes is None or isinstance(given, takes):
             return
-        names = [field.name for field in msgspec.structs.fields(takes) if field.required]
-        raise InvalidValueError(
+        fields = msgspec.structs.fields(takes)
+        names = [field.name for field in fields if field.required] or [fields[0].name]
+        raise self._wrong(
             f"takes a {takes.__name__}, not {shown(given)}",
+            f"{takes.__name__}({', '.join(f'{name}=...' for name in names)})",
+        )
+
+    def as_structs(self, name: str, given: object, kind: type[S]) -> list[S]:
+        """Return *given*, the argument *name*, as a list of structs of one *kind*.
+
+        Raises:
+            InvalidValueError: it is no list of them.
+        """
+        is_list = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
+        items: list[Any] = [*cast("Iterable[Any]", given)] if is_list else [None]
+        given = cast("object", given)
+        if not all(isinstance(item, kind) for item in items):
+            raise self._wrong(
+                f"{name} must be a list of {kind.__name__}, not {shown(given)}",
+                f"[{kind.__name__}(...), ...]",
+            )
+        return items
+
+    def as_object(self, name: str, given: object) -> dict[str, Any]:
+        """Return *given*, the argument *name*, as a dict.
+
+        Raises:
+            InvalidValueError: it is no mapping.
+        """
+        if not isinstance(given, Mapping):
+            form = f"{name}={{'field': 'value'}}"
+            raise self._wrong(f"{name} must be a mapping, not {shown(given)}", form)
+        return dict(cast("Mapping[str, Any]", given))
+
+    def _wrong(self, message: str, form: str) -> InvalidValueError:
+        return InvalidValueError(
+            message,
             operation=self.operation,
             method=self.method,
-            advice=f"Write it as in {takes.__name__}({', '.join(f'{name}=...' for name in names)})",
+            advice=f"Write it as in {form}",
         )
 
 
@@ -233,7 +268,8 @@ def encode_segment(value: object, name: str = "id") -> str:
     """
     text = "" if value is None else str(value)
     if text in ("", ".", ".."):
-        raise ValueError(f"{name} must not be {text!r}: it would change the path")
+        given = repr(text) if value is not None else "None"
+        raise ValueError(f"{name} must not be {given}: it would change the path")
     if _CONTROL.search(text):
         raise ValueError(f"{name} must not contain control characters: {text!r}")
     return quote(text, safe="")

@@ -138,6 +138,15 @@ class SessionPool:
 
     # --- Life -----------------------------------------------------------------------
 
+    if not TYPE_CHECKING:  # type checkers report `with` by themselves
+
+        def __enter__(self) -> None:
+            """Raise `TypeError`: a pool needs `async with`."""
+            raise TypeError("a SessionPool needs `async with SessionPool() as pool:`")
+
+        def __exit__(self, *_: object) -> None:
+            """Never called."""
+
     async def __aenter__(self) -> Self:
         self.bind()
         return self

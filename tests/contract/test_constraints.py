@@ -202,16 +202,20 @@ async def test_wrong_type_is_refused_before_sending(sandbox: Sandbox) -> None:
 NO_STRUCTS: Final[list[tuple[VendorName, Call, str]]] = [
     ("intouch", lambda c: c.contacts.create({"email": "a@b.ca"}), "NewContact(email=...)"),
     ("intouch", lambda c: c.contacts.create("a@b.ca"), "NewContact(email=...)"),
-    ("intouch", lambda c: c.contacts.update("1", None), "ContactUpdate()"),
+    ("intouch", lambda c: c.contacts.update("1", None), "ContactUpdate(email=...)"),
     (
         "totango",
         lambda c: c.touchpoints.create({}),
         "NewTouchpoint(account_id=..., content=...",
     ),
-    ("totango", lambda c: c.touchpoints.update("1", "x"), "TouchpointUpdate()"),
-    ("digital_onboarding", lambda c: c.contacts.upsert({"email": "a"}), "NewContact()"),
-    ("digital_onboarding", lambda c: c.contacts.upsert_many([{}]), "NewContact()"),
-    ("digital_onboarding", lambda c: c.journeys.create("1", "a"), "NewContact()"),
+    ("totango", lambda c: c.touchpoints.update("1", "x"), "TouchpointUpdate(activity_type_id=...)"),
+    (
+        "digital_onboarding",
+        lambda c: c.contacts.upsert({"email": "a"}),
+        "NewContact(unique_id=...)",
+    ),
+    ("digital_onboarding", lambda c: c.contacts.upsert_many([{}]), "[NewContact(...), ...]"),
+    ("digital_onboarding", lambda c: c.journeys.create("1", "a"), "NewContact(unique_id=...)"),
 ]
 
 

@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import client_credentials
-from asyncclients.core.client import VendorClient, read_credential
+from asyncclients.core.client import VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.events import logger
 from asyncclients.core.pool import SessionPool
@@ -92,9 +92,7 @@ class Contacts(Resource):
         no errors of single contacts: `BatchResult.unacknowledged` returns those that are not in
         the response, and a warning is logged.
         """
-        sent = list(contacts)
-        for contact in sent:
-            UPSERT_MANY.check_argument(contact, NewContact)
+        sent = UPSERT_MANY.as_structs("contacts", contacts, NewContact)
         if not sent:
             return BatchResult(new_contacts=[], existing_contacts=[])
         request = UPSERT_MANY.request(
@@ -181,6 +179,7 @@ class DigitalOnboardingClient(VendorClient):
     ) -> None:
         client_id, client_secret = sealed(client_id), sealed(client_secret)
         base_url = wrap_userinfo(base_url)
+        check_pool(pool)
         client_id = read_credential(DIGITAL_ONBOARDING, "client_id", client_id, client_id_file)
         client_secret = read_credential(
             DIGITAL_ONBOARDING, "client_secret", client_secret, client_secret_file

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import basic
-from asyncclients.core.client import VendorClient, read_credential
+from asyncclients.core.client import VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Request, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
@@ -172,17 +172,18 @@ class Touchpoints(AccountResource):
         (see `create_many`), `BadRequestError` for none, and `DecodeError` if the number in the
         response differs; its `received` has the touchpoints of the response, with their ids.
         """
-        if len(touchpoints) > MOST_AT_ONCE:
+        given = CREATE_TOUCHPOINTS.as_structs("touchpoints", touchpoints, NewTouchpoint)
+        if len(given) > MOST_AT_ONCE:
             raise ValueError(
-                f"create accepts at most {MOST_AT_ONCE} touchpoints, not {len(touchpoints)}; "
+                f"create accepts at most {MOST_AT_ONCE} touchpoints, not {len(given)}; "
                 "create_many sends several batches"
             )
-        body = NewTouchpoints(touchpoints=[*touchpoints])
+        body = NewTouchpoints(touchpoints=given)
         created = (await self._send(self._request(CREATE_TOUCHPOINTS, body))).touchpoints
-        if len(created) != len(touchpoints):
+        if len(created) != len(given):
             ids = ", ".join(str(each.touchpoint_id) for each in created)
             raise DecodeError(
-                f"answered with {len(created)} touchpoints where {len(touchpoints)} were sent"
+                f"answered with {len(created)} touchpoints where {len(given)} were sent"
                 f" (touchpoint_id: {ids or 'none'})",
                 vendor=EMMA.name,
                 operation=CREATE_TOUCHPOINTS.operation,
@@ -287,6 +288,7 @@ class EmmaClient(VendorClient):
     ) -> None:
         public_key, private_key = sealed(public_key), sealed(private_key)
         base_url = wrap_userinfo(base_url)
+        check_pool(pool)
         public_key = read_credential(EMMA, "public_key", public_key, public_key_file)
         private_key = read_credential(EMMA, "private_key", private_key, private_key_file)
         self._account_id = _account(account_id)

@@ -6,13 +6,13 @@ Manual: https://dev.intempt.com. All paths except the root contain the organizat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, read_credential
+from asyncclients.core.client import VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Response, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
@@ -143,7 +143,9 @@ class Collections(OrgResource):
 
         Returns the row, or None if the response does not contain it.
         """
-        request = INSERT.request(org=self._org, collection_id=collection_id, body=dict(data))
+        request = INSERT.request(
+            org=self._org, collection_id=collection_id, body=INSERT.as_object("data", data)
+        )
         items = readable_items(await self._send(request))
         return items[0] if items else None
 
@@ -200,10 +202,11 @@ class Sources(OrgResource):
         Raises:
             ValueError: the rows of a collection are not a list.
         """
-        for name, some in rows.items():
-            if isinstance(some, (str, bytes, Mapping)):
+        given = INSERT_MANY.as_object("rows", rows)
+        for name, some in given.items():
+            if isinstance(some, (str, bytes, Mapping)) or not isinstance(some, Iterable):
                 raise ValueError(f"the rows of {name!r} must be a list of objects")
-        body = {name: list(some) for name, some in rows.items()}
+        body = {name: list(some) for name, some in given.items()}
         request = INSERT_MANY.request(org=self._org, source_id=source_id, body=body)
         return readable_items(await self._send(request))
 
@@ -288,6 +291,7 @@ class IntemptClient(VendorClient):
         quota_key: str | None = None,
     ) -> None:
         api_key, base_url = sealed(api_key), wrap_userinfo(base_url)
+        check_pool(pool)
         api_key = read_credential(INTEMPT, "api_key", api_key, api_key_file)
         self.org = _check_org(org)
         super().__init__(

@@ -17,7 +17,7 @@ from asyncclients.base_url import wrap_userinfo
 from asyncclients.core import codec
 from asyncclients.core.auth import api_key as api_key_login
 from asyncclients.core.call import check_given
-from asyncclients.core.client import VendorClient, read_credential
+from asyncclients.core.client import VendorClient, check_pool, read_credential
 from asyncclients.core.endpoint import Endpoint, Resource, Send, operation
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, DecodeError
@@ -389,7 +389,7 @@ class ExternalPrograms(Resource):
     @operation(ADD_RECORD)
     async def add_record(self, program_uuid: str, data: Mapping[str, Any]) -> Record:
         """Add a record; the keys of *data* are the program's field names."""
-        body = NewRecord(data=dict(data))
+        body = NewRecord(data=ADD_RECORD.as_object("data", data))
         return await self._send(ADD_RECORD.request(program_uuid=program_uuid, body=body))
 
     @operation(UPDATE_RECORD)
@@ -401,7 +401,10 @@ class ExternalPrograms(Resource):
         meta: Mapping[str, Any] | None = None,
     ) -> Record:
         """Replace the record *document_id*, which `add_record` returned in `meta`."""
-        body = NewRecord(data=dict(data), meta=UNSET if meta is None else dict(meta))
+        body = NewRecord(
+            data=UPDATE_RECORD.as_object("data", data),
+            meta=UNSET if meta is None else UPDATE_RECORD.as_object("meta", meta),
+        )
         request = UPDATE_RECORD.request(
             program_uuid=program_uuid, document_id=document_id, body=body
         )
@@ -425,6 +428,7 @@ class IntouchClient(VendorClient):
         quota_key: str | None = None,
     ) -> None:
         api_key, base_url = sealed(api_key), wrap_userinfo(base_url)
+        check_pool(pool)
         api_key = read_credential(INTOUCH, "api_key", api_key, api_key_file)
         super().__init__(
             pool,

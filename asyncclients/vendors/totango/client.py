@@ -18,7 +18,7 @@ import msgspec
 from asyncclients.arguments import shown
 from asyncclients.base_url import wrap_userinfo
 from asyncclients.core.auth import api_key as api_key_login
-from asyncclients.core.client import VendorClient, read_credential
+from asyncclients.core.client import VendorClient, check_pool, read_credential
 from asyncclients.core.codec import ExactId, to_plain
 from asyncclients.core.endpoint import Endpoint, Resource, Send, encode_segment, operation
 from asyncclients.core.pool import SessionPool
@@ -243,6 +243,7 @@ class TotangoClient(VendorClient):
         quota_key: str | None = None,
     ) -> None:
         app_token, base_url = sealed(app_token), wrap_userinfo(base_url)
+        check_pool(pool)
         app_token = read_credential(TOTANGO, "app_token", app_token, app_token_file)
         region_url = _region_url(region)
         super().__init__(
