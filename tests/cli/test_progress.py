@@ -123,6 +123,19 @@ def test_terminal_that_is_gone_does_not_end_a_job() -> None:
     assert sys.stderr is stderr
 
 
+def test_pipe_that_is_closed_does_not_end_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the reader of the lines has gone, further lines are dropped."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    clock = Clock()
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        with ProgressDisplay(clock=clock) as display:
+            show = display.job("a")
+            for clock.now in (6.0, 12.0):
+                show(HALFWAY)
+
+
 @pytest.mark.parametrize(("jobs", "days"), [(1, 365), (5, 30), (60, 30)])
 def test_lines_become_rare_and_never_exceed_two_hundred(
     jobs: int, days: int, capsys: pytest.CaptureFixture[str]
@@ -222,27 +235,6 @@ def _read_all(terminal: int) -> bytes:
             os.close(terminal)
             return b"".join(parts)
         parts.append(part)
-
-
-@pytest.mark.parametrize("closed", ["stdout", "stderr"])
-async def test_push_survives_a_pipe_that_closes(
-    sandbox: Sandbox, tmp_path: Path, closed: str
-) -> None:
-    """If the reader of its output has gone, a job ends as it would have otherwise."""
-    sandbox.state("intouch").grow(tags=1)
-    reading, writing = os.pipe()
-    os.close(reading)
-    (tmp_path / "x.csv").write_text("name\nnew\n")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asyncclients", "push", "intouch.tags", "x.csv"),
-        cwd=tmp_path,
-        env={**os.environ, **sandbox.environ},
-        stdout=writing if closed == "stdout" else subprocess.DEVNULL,
-        stderr=writing if closed == "stderr" else subprocess.DEVNULL,
-    )
-    os.close(writing)
-    assert await process.wait() == 0
-    assert len(sandbox.state("intouch").tags) == 2
 
 
 async def test_push_prints_any_file_name_in_any_locale(sandbox: Sandbox, tmp_path: Path) -> None:
