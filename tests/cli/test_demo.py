@@ -58,22 +58,26 @@ def test_demo_keeps_its_promises(
 ) -> None:
     """The pull is killed and resumed without a rejection, loss or duplicate; no file is left.
 
-    The live page has a row for each vendor.
+    The live page has a row and a complete job for each vendor.
     """
     printed: list[str] = []
-    on_page: set[str] = set()
+    scopes: set[str] = set()
+    done: dict[str, int] = {}
 
     async def visit(_: Console) -> None:
         printed.append(capfd.readouterr().out)
         (url,) = re.findall(r"Live page: (\S+)", printed[0])
         async with aiohttp.ClientSession() as session, session.get(f"{url}events") as events:
-            data = (await events.content.readline()).removeprefix(b"data: ")
-        sample = msgspec.json.decode(data)[-1]
-        on_page.update(row["name"] for row in sample["scopes"])
+            while done != ROWS:  # the page receives a sample four times a second
+                line = await events.content.readline()
+                if line.startswith(b"data: "):
+                    sample = msgspec.json.decode(line.removeprefix(b"data: "))[-1]
+                    scopes.update(row["name"] for row in sample["scopes"])
+                    done.update((job["name"].split(":")[0], job["done"]) for job in sample["jobs"])
 
     monkeypatch.setattr(demo, "_until_interrupted", visit)
     assert run(["demo", "--web"]) == 0
-    assert on_page == set(VENDORS)
+    assert (scopes, done) == (set(VENDORS), ROWS)
     for vendor in VENDORS:
         cells = re.search(rf"^{vendor} +(\d+) +(\d+) .* (\d+) +(\d+) *$", printed[0], re.MULTILINE)
         assert cells is not None, printed[0]

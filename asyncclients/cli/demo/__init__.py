@@ -92,7 +92,7 @@ async def _show(console: Console, scene: Scenario, monitor: Monitor | None) -> N
     """Run *scene* and show its progress."""
     running = asyncio.create_task(scene.run(monitor.job if monitor else None))
     try:
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             await _show_frames(console, scene, running)
         else:
             await _show_lines(console, scene, running)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 import aiohttp
 
 from asyncclients import IntouchClient, SessionPool
+from asyncclients.backfill import Progress
 from asyncclients.cli.demo.jobs import (
     DemoJob,
     OnProgress,
@@ -61,7 +62,7 @@ class Backfill:
         self.killed_at: float | None = None
         self.resumed_at: float | None = None
 
-    async def run(self, _progress: OnProgress = None) -> None:
+    async def run(self, progress: OnProgress) -> None:
         """Pull, be killed after a third of the rows, and pull the others.
 
         Raises:
@@ -69,9 +70,7 @@ class Backfill:
         """
         loop = asyncio.get_running_loop()
         async with self._started() as process:
-            third = self._total // 3
-            while process.returncode is None and self.done() < third:  # noqa: ASYNC110
-                await asyncio.sleep(_POLL)
+            await self._watch(process, self._total // 3, progress)
             self._check(process.returncode, None)
             process.send_signal(signal.SIGKILL)
             await process.wait()
@@ -79,7 +78,33 @@ class Backfill:
         await asyncio.sleep(_PAUSE)
         self.resumed_at = loop.time()
         async with self._started() as process:
-            self._check(await process.wait(), 0)
+            await self._watch(process, None, progress)
+            self._check(process.returncode, 0)
+
+    async def _watch(self, process: Process, rows: int | None, progress: OnProgress) -> None:
+        """Report the progress until *process* has ended, or the vendor has sent *rows*."""
+        started_at = asyncio.get_running_loop().time()
+        done_before = self.done()
+        while process.returncode is None and (rows is None or self.done() < rows):
+            await asyncio.sleep(_POLL)
+            if progress is not None:
+                seconds = asyncio.get_running_loop().time() - started_at
+                progress(self._progress((self.done() - done_before) / seconds))
+
+    def _progress(self, rate: float) -> Progress:
+        remaining = self._total - self.done()
+        return Progress(
+            done=self.done(),
+            failed=0,
+            unknown=0,
+            skipped=0,
+            total=self._total,
+            remaining=remaining,
+            rate=rate,
+            quota_use=0.0,
+            eta=remaining / rate if rate else None,
+            limited_by_quota=remaining > 0,
+        )
 
     @asynccontextmanager
     async def _started(self) -> AsyncGenerator[Process]:
