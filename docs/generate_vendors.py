@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+import msgspec
+
+from asyncclients.core.constraints import constraint_of, constraints_of
 from asyncclients.core.endpoint import Endpoint
 from asyncclients.core.vendor import Vendor
 
@@ -42,7 +45,9 @@ def renewed(vendor: str) -> str:
     _, end, tail = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{page_of(vendor)} needs the lines {BEGIN!r} and {END!r}")
-    return "\n".join([head + begin, "", *_summary(vendor), "", *_table(vendor), "", end + tail])
+    parts = (_summary(vendor), _table(vendor), _constraints(vendor))
+    lines = [line for part in parts for line in (*part, "")]
+    return "\n".join([head + begin, "", *lines, end + tail])
 
 
 def endpoints(vendor: str) -> list[Endpoint[Any]]:
@@ -78,6 +83,37 @@ def _table(vendor: str) -> Iterator[str]:
             "yes" if endpoint.documented else "no",
         )
         yield f"| {' | '.join(cells)} |"
+
+
+def _constraints(vendor: str) -> Iterator[str]:
+    models = vars(import_module(f"asyncclients.vendors.{vendor}.models"))
+    rows = [
+        row
+        for struct in models.values()
+        if isinstance(struct, type) and issubclass(struct, msgspec.Struct)
+        for row in _constraints_of(struct)
+    ]
+    if not rows:
+        yield "The manual has no rules for the values of fields; their types are checked before anything is sent."
+        return
+    yield "Checked before anything is sent, besides the types of all fields:"
+    yield ""
+    yield "| field | must be | in the manual |"
+    yield "| --- | --- | --- |"
+    yield from rows
+
+
+def _constraints_of(struct: type[msgspec.Struct]) -> Iterator[str]:
+    hints = get_type_hints(struct, include_extras=True)
+    place = getattr(struct, "label", struct.__name__)
+    note = "" if place else f": {(struct.__doc__ or '').splitlines()[0].rstrip('.').split(';')[0]}"
+    for name in vars(struct).get("__annotations__", ()):
+        if constraint := constraint_of(hints[name]):
+            field = _code(f"{place}.{name}".lstrip("."))
+            yield f"| {field}{note} | {constraint.rule} | {_code(constraint.quote)} |"
+    for group in constraints_of(struct):
+        names = " or ".join(map(_code, group.fields))
+        yield f"| {_code(place)} | given with {names} | {_code(group.quote)} |"
 
 
 def _retried(endpoint: Endpoint[Any]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         client_credentials,
     )
     from asyncclients.core.client import VendorClient
+    from asyncclients.core.constraints import AnyOf, Constraint, choice, text
     from asyncclients.core.endpoint import (
         Endpoint,
         Request,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from asyncclients.core.vendor import ResponseKind, Vendor, classify_response
 
 _LAZY = {
+    "AnyOf": "asyncclients.core.constraints",
     "ClientCredentials": "asyncclients.core.auth",
+    "Constraint": "asyncclients.core.constraints",
     "Endpoint": "asyncclients.core.endpoint",
     "HeaderLogin": "asyncclients.core.auth",
     "Login": "asyncclients.core.auth",
@@ -41,14 +44,18 @@ _LAZY = {
     "VendorClient": "asyncclients.core.client",
     "api_key": "asyncclients.core.auth",
     "basic": "asyncclients.core.auth",
+    "choice": "asyncclients.core.constraints",
     "classify_response": "asyncclients.core.vendor",
     "client_credentials": "asyncclients.core.auth",
     "endpoint_of": "asyncclients.core.endpoint",
     "operation": "asyncclients.core.endpoint",
+    "text": "asyncclients.core.constraints",
 }
 
 __all__ = [
+    "AnyOf",
     "ClientCredentials",
+    "Constraint",
     "Endpoint",
     "HeaderLogin",
     "Login",
@@ -61,10 +68,12 @@ __all__ = [
     "VendorClient",
     "api_key",
     "basic",
+    "choice",
     "classify_response",
     "client_credentials",
     "endpoint_of",
     "operation",
+    "text",
 ]
 
 

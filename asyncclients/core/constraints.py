@@ -136,7 +136,7 @@ def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem
         value, hint = getattr(given, field.name), hints[field.name]
         if value is UNSET or _fits(value, _form_of(hint, strict)):
             continue
-        name, constraint = f"{place}.{field.name}".lstrip("."), _constraint_of(hint)
+        name, constraint = f"{place}.{field.name}".lstrip("."), constraint_of(hint)
         for inner_path, item in _structs(name, value):
             if inner := find_problem(item, strict, inner_path):
                 return inner
@@ -193,12 +193,12 @@ def _shown(value: object, login: Login | None) -> str:
     return f"{written[: _WIDEST - 1]}…{size}"
 
 
-def _constraint_of(hint: Any) -> Constraint | None:
+def constraint_of(hint: Any) -> Constraint | None:
     """Return the first constraint in *hint*, which may be a union."""
     if get_origin(hint) is Annotated:
         return next((each for each in get_args(hint) if isinstance(each, Constraint)), None)
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
-    return next(filter(None, map(_constraint_of, members)), None)
+    return next(filter(None, map(constraint_of, members)), None)
 
 
 def _described(hint: Any) -> str:
@@ -275,7 +275,7 @@ def constraints_of(cls: type[msgspec.Struct]) -> tuple[AnyOf, ...]:
 def _form_of(hint: Any, strict: bool) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        constraint = _constraint_of(hint)
+        constraint = constraint_of(hint)
         if constraint is None:
             return Annotated[(_form_of(arguments[0], strict), *arguments[1:])]
         return _form_of(constraint.form if strict else arguments[0], strict)

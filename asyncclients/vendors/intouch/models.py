@@ -134,7 +134,7 @@ _SORTED = "Not all properties can be sorted, each [endpoint] will define what ty
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Query of a list ("Pagination" in the manual)."""
+    """Query of any list."""
 
     label: ClassVar[str] = ""
 
