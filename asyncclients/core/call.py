@@ -182,7 +182,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         return PermitRequest(priority, flow, deadline_at)
 
     def check(self, endpoint: Endpoint[Any], given: msgspec.Struct) -> None:
-        """Check the struct *given*, from which a call of *endpoint* is made; nothing is sent.
+        """Check the struct *given* of a call of *endpoint*; nothing is sent.
 
         Raises:
             InvalidValueError: a value has the wrong type or, unless the pool was created with

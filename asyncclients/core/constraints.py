@@ -8,8 +8,8 @@ that correct values cost less than half a microsecond; the reason is looked for 
 Unlike JSON, MessagePack keeps text apart from bytes, which JSON would send in base64.
 
 A struct that callers do not construct, such as the body of a batch, has the class attribute
-`label = ""`, so that errors name its fields only. msgspec itself does not check a struct that is constructed in Python:
-https://jcristharif.com/msgspec/structs.html#type-validation
+`label = ""`, so that errors name its fields only. msgspec itself does not check a struct that is
+constructed in Python: https://jcristharif.com/msgspec/structs.html#type-validation
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from asyncclients.core.vendor import Vendor
 from asyncclients.errors import InvalidValueError
 from asyncclients.secret import redact
 
+_WHOLE: Any = int | Annotated[float, msgspec.Meta(multiple_of=1)]
+"""A whole number; those of data frames are floats."""
 _WIDEST = 80
 """Most characters of a value that an error shows."""
 
@@ -48,7 +50,7 @@ class Constraint(msgspec.Struct, frozen=True):
     """A rule of a vendor's manual for the values of a field: `Annotated[str, Constraint(...)]`.
 
     Attributes:
-        rule: what a value must be, as in `at most 255 characters`.
+        rule: the rule in words that follow "must be", as in `a text of at most 255 characters`.
         quote: the words of the manual.
         form: a type that msgspec converts exactly the valid values to.
         choices: the valid values, to suggest the one that was meant.
@@ -130,6 +132,8 @@ def _fits(value: Any, form: Any) -> bool:
 def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem | None:
     """Return the first value in *given* that does not fit its form; None if there is none."""
     cls = type(given)
+    if form_of(cls, strict) is Any:
+        return None
     place = path or getattr(cls, "label", cls.__name__)
     hints = get_type_hints(cls, include_extras=True)
     for field in msgspec.structs.fields(cls):
@@ -142,8 +146,8 @@ def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem
                 return inner
         if constraint is None or not _fits(value, _form_of(hint, False)):
             return Problem(name, value, _described(hint))
-        hint = did_you_mean(str(value), constraint.choices)
-        return Problem(name, value, constraint.rule, constraint.quote, hint)
+        close = did_you_mean(str(value), constraint.choices)
+        return Problem(name, value, constraint.rule, constraint.quote, close)
     for group in constraints_of(cls) if strict else ():
         if all(getattr(given, name) in (None, UNSET) for name in group.fields):
             return Problem(place, UNSET, " or ".join(group.fields), group.quote)
@@ -277,18 +281,24 @@ def _form_of(hint: Any, strict: bool) -> Any:
     if origin is Annotated:
         constraint = constraint_of(hint)
         if constraint is None:
-            return Annotated[(_form_of(arguments[0], strict), *arguments[1:])]
+            base = int if arguments[0] is int else _form_of(arguments[0], strict)
+            return Annotated[(base, *arguments[1:])]
         return _form_of(constraint.form if strict else arguments[0], strict)
     if origin is Literal:
         return hint if strict else _union({type(each) for each in arguments})
     if origin in (Union, UnionType):
         # A field that is UNSET is left out.
-        return _union(_form_of(each, strict) for each in arguments if each is not UnsetType)
+        members = [each for each in arguments if each is not UnsetType]
+        return _union(
+            each if each is int and float in members else _form_of(each, strict) for each in members
+        )
     if arguments:
         forms = tuple(each if each is ... else _form_of(each, strict) for each in arguments)
         return hint if forms == arguments else origin[forms]
     if isinstance(hint, type) and issubclass(cast("type[object]", hint), msgspec.Struct):
         return form_of(hint, strict)
+    if hint is int:
+        return _WHOLE
     return hint if hasattr(cast("object", hint), "from_wire") or not _is_custom(hint) else Any
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 from uuid import uuid4
 
 import msgspec
@@ -289,8 +289,27 @@ class Own(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     anything: Any = None
 
 
+class Unresolvable(msgspec.Struct, frozen=True, kw_only=True):
+    """A struct whose annotation names nothing."""
+
+    field: Nothing  # type: ignore[name-defined]  # noqa: F821 # pyright: ignore[reportUndefinedVariable]
+
+
+def test_struct_that_msgspec_cannot_decode_is_not_checked() -> None:
+    """A struct whose types cannot be resolved is sent as it is."""
+    assert form_of(Unresolvable, True) is Any
+    assert find_problem(Unresolvable(field=1), True) is None
+
+
 def test_unusual_structs_are_checked_or_accepted() -> None:
     """A type without a way back is not checked; nested structs and lists of them are."""
+    assert (
+        find_problem(emma.NewTouchpoint(email="a", type_name="b", member_id=cast("int", 5.0)), True)
+        is None
+    )
+    assert find_problem(
+        emma.NewTouchpoint(email="a", type_name="b", member_id=cast("int", 5.5)), True
+    )
     assert form_of(Own, True) is not Any
     assert find_problem(Own(plain=Plain(), several=(Inner(code="de"),)), True) is None
     wrong = Inner(code="deu")

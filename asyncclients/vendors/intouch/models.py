@@ -119,7 +119,7 @@ _CustomFields = Annotated[
         "an object whose values are texts, whole numbers or dates (YYYY-MM-DD)",
         "date -> YYYY-MM-DD date formatted values, number -> integer values, string -> string "
         "values",
-        dict[str, str | int | Annotated[float, Meta(multiple_of=1)] | None],
+        dict[str, str | int | None],
     ),
 ]
 _Page = Annotated[
