@@ -47,7 +47,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
         failures: path of the file of failed rows; None without any.
         unverified: as in `Report`.
         unknown_rows: the rows that may or may not have been executed.
-        refreshed: the last refresh of a pull; None without one.
+        refreshed: the last complete refresh of a pull; None without one.
+        refreshing: items read by a refresh that is not complete; None without one.
         sync: of a sync, the report of its last run; the requests and what follows them are known
             when it has ended. `done` are the rows and items that agree.
         planned: of a sync, the creates, updates and deletions that its last run decided on.
@@ -66,6 +67,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     unverified: tuple[str, ...] = ()
     unknown_rows: tuple[Unknown, ...] = ()
     refreshed: LastRefresh | None = None
+    refreshing: int | None = None
     sync: SyncReport | None = None
     planned: tuple[int, ...] | None = None
 
@@ -149,6 +151,7 @@ def _status(database: sqlite3.Connection, path: Path, running: int | None) -> St
             failures=str(path) + FAILED_SUFFIX if pull.failed else None,
             unverified=pull.unverified,
             refreshed=pull.refreshed,
+            refreshing=None if pull.refresh is None else pull.refresh.reading.found,
         )
     if job.kind == "sync":
         return _read_sync(database, job, path, running)

@@ -147,6 +147,19 @@ def sync_text(report: SyncReport) -> str:
     return "\n".join([*parts, *(f"Note: {warning}" for warning in report.warnings)])
 
 
+def _refresh_lines(found: Status) -> list[str]:
+    lines: list[str] = []
+    if (last := found.refreshed) is not None:
+        ended = datetime.fromtimestamp(last.ended_at, UTC)
+        by = f" (since {last.since})" if last.since else ""
+        lines.append(f"Last refresh{by}, {ended:%Y-%m-%d %H:%M} UTC: {_differences(last)}")
+    if found.refreshing is not None:
+        read = f"{found.refreshing:,} items read"
+        interrupted = f"Refresh interrupted, {read}: run it again to resume"
+        lines.append(interrupted if found.running is None else f"Refresh running, {read}")
+    return lines
+
+
 def status_text(found: Status) -> str:
     """Return *found* as a few lines, with one for each unknown row."""
     job = found.job
@@ -160,10 +173,7 @@ def status_text(found: Status) -> str:
         f"{found.skipped:,} skipped{left}"
     )
     parts = [f"{job.kind} {job.source} -> {job.target}: {condition}", counts]
-    if (last := found.refreshed) is not None:
-        ended = datetime.fromtimestamp(last.ended_at, UTC)
-        by = f" (since {last.since})" if last.since else ""
-        parts.append(f"Last refresh{by}, {ended:%Y-%m-%d %H:%M} UTC: {_differences(last)}")
+    parts += _refresh_lines(found)
     if found.sync is not None and found.planned is not None:
         creates, updates, deletions = found.planned
         plan = f"{creates:,} creates, {updates:,} updates, {deletions:,} deletions"

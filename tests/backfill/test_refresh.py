@@ -29,6 +29,7 @@ from asyncclients.backfill import Report, pull, read_status
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.state.item_table import ItemTable
 from asyncclients.backfill.state.journal import connect
+from asyncclients.cli.output import status_text
 from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.sandbox import Sandbox
 
@@ -570,6 +571,8 @@ async def test_refresh_resumes_without_reading_again(job: Job) -> None:
         await job.refresh(prefetch=0)
     assert job.to.read_bytes() == before
     assert (await job.pull()).requests == 0, "without refresh= it is complete"
+    assert read_status(job.state).refreshing == 30
+    assert "Refresh interrupted, 30 items read" in status_text(read_status(job.state))
     job.server.asked.clear()
     report = await job.refresh()
     assert {*job.server.asked} == {3, 4, 5}
