@@ -4,6 +4,9 @@
 * A path derived from it (`.lock`, `.part`, `.failed.jsonl`) is opened without following
   links, must be a regular file, and is changed only if its content proves that the package
   wrote it.
+
+Windows has neither `fcntl` nor the flags of `open` below, does not rename or delete an open
+file, and cannot open a folder.
 """
 
 from __future__ import annotations
@@ -14,12 +17,21 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 FAILED_SUFFIX = ".failed.jsonl"
 """Suffix of the file of failed rows, appended to the name of the state file."""
-_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_FLAGS = sum(
+    getattr(os, name, 0)
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")
+)
+fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
+_msvcrt: Any = None if fcntl else import_module("msvcrt")
+_LOCKED_BYTE = 2**43 - 2
+"""Offset of the lock on Windows, where nobody can read what is locked: beyond any content."""
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -34,6 +46,8 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
         OSError: it cannot be opened, is a symbolic link, or is not a regular file.
     """
     try:
+        if not (hasattr(os, "O_NOFOLLOW") or flags & os.O_EXCL) and path.is_symlink():
+            raise OSError(errno.ELOOP, "")  # noqa: TRY301 - as `open` does elsewhere
         descriptor = os.open(path, flags | _FLAGS, mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -43,6 +57,48 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
         os.close(descriptor)
         raise OSError(errno.EEXIST, "is not a regular file", str(path))
     return descriptor
+
+
+def open_to_read(path: Path) -> int:
+    """Return a descriptor for reading *path*, whatever kind of file it is.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return os.open(path, os.O_RDONLY | _FLAGS & ~getattr(os, "O_NOFOLLOW", 0))
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock the file of *descriptor* until it is closed; return False if it is locked.
+
+    Raises:
+        OSError: the file system does not support locks.
+    """
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            _msvcrt.locking(descriptor, _msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(descriptor, before, os.SEEK_SET)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in *folder* durable, where a folder can be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def open_temporary(path: Path) -> BinaryIO:
@@ -82,9 +138,9 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
-            os.fchmod(handle, _mode_of(path))
             file.flush()
             os.fsync(handle)
+        Path(name).chmod(_mode_of(path))
         Path(name).replace(path)
     except BaseException:
         with suppress(OSError):
@@ -122,7 +178,7 @@ def foreign_companions(database: Path) -> Iterator[tuple[Path, str]]:
         except OSError as error:
             yield path, error.strerror or str(error)
             continue
-        start = os.pread(descriptor, 4, 0)
+        start = os.read(descriptor, 4)
         os.close(descriptor)
         if start and not any(each.startswith(start) for each in beginnings):
             yield path, "is not a file of SQLite"

@@ -8,7 +8,6 @@ the attempts in flight.
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, stat
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
+from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_jobs
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AsyncClientsError, InputError, encodable
@@ -374,15 +374,12 @@ def exit_code(result: Report | SyncReport | Status | Plan) -> int:
 
 async def _interruptible(command: Coroutine[Any, Any, int], advice: str) -> int:
     """Run *command*; each SIGINT and SIGTERM cancels it, also repeatedly."""
-    loop = asyncio.get_running_loop()
     task = asyncio.create_task(command)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+    restore = on_signals(task.cancel)
     try:
         return await task
     except asyncio.CancelledError:
         say(f"Interrupted; the state is saved: {advice}", sys.stderr)
         return INTERRUPTED
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        restore()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
 from typing import Annotated
 
 from cyclopts import Parameter, validators
 
 from asyncclients.cli.output import show
+from asyncclients.cli.signals import on_signals
 from asyncclients.sandbox import Sandbox
 
 _PORT = Parameter(help="first of six ports", validator=validators.Number(gte=0, lte=65_530))
@@ -25,9 +25,7 @@ async def sandbox(
     Prints the `export` lines with which every client uses them; stops on Ctrl-C.
     """
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+    on_signals(stopped.set)
     async with Sandbox(port=port) as running:
         lines = (f"export {name}={shlex.quote(value)}" for name, value in running.environ.items())
         show(running.environ, as_json=json, describe=lambda _: "\n".join(lines))

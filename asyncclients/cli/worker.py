@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +20,7 @@ from asyncclients.cli.operations import Clients
 from asyncclients.cli.output import say
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
+from asyncclients.cli.signals import on_signals
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import open_own, replace_file
@@ -49,9 +49,7 @@ async def worker(
             "a worker needs a job database", advice=f"Set {DATABASE_URL} or give --database-url"
         )
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    on_signals(stop.set)
     async with _backfills(database_url, from_environment(limits, LIMITS)) as (backfills, _):
         say("At work; press Ctrl-C to stop", sys.stderr)
         with ProgressDisplay(quiet=quiet) as display:

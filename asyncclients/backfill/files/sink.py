@@ -32,7 +32,14 @@ from asyncclients.errors import (
     StateMismatchError,
     encodable,
 )
-from asyncclients.own_files import open_own, target_of, temporary_of
+from asyncclients.own_files import (
+    fcntl,
+    open_own,
+    open_to_read,
+    sync_folder,
+    target_of,
+    temporary_of,
+)
 from asyncclients.paging import InvalidItem
 
 T = TypeVar("T")
@@ -185,8 +192,10 @@ class FileSink:
 
     def _lock_target(self) -> None:
         """Lock the existing file at *path*: another job may write it under another name."""
+        if fcntl is None:
+            return  # Windows replaces no open file
         with suppress(OSError):
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_to_read(self.path)
             self._target = os.fdopen(descriptor, "rb")
             lock_or_fail(descriptor, self._in_use())
 
@@ -306,14 +315,19 @@ class FileSink:
         if self._suffix in _CONVERT:
             _CONVERT[self._suffix](self.part, self.path)
         else:
-            self.part.replace(self.path)
-        directory = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            self._rename_part()
+        sync_folder(self.path.parent)
         self.mark = _mark_of(self.path)
         self._finished = True
+
+    def _rename_part(self) -> None:
+        try:
+            self.part.replace(self.path)
+        except PermissionError:
+            # Windows renames no open file. Elsewhere the lock on it is kept until it has its name.
+            assert self._file is not None
+            self._file.close()
+            self.part.replace(self.path)
 
     async def close(self) -> None:
         """Close the files; keep the part file unless the sink is finished."""
@@ -324,11 +338,14 @@ class FileSink:
                 await self._written()
         finally:
             converted = self._finished and self._suffix in _CONVERT
-            if file is not None and (converted or not self.keeps_part):
+            unwanted = file is not None and (converted or not self.keeps_part)
+            if unwanted and fcntl is not None:  # while it is locked
                 self.part.unlink(missing_ok=True)
             for opened in (file, self._target):
                 if opened is not None:
                     await in_thread(_close, opened)
+            if unwanted and fcntl is None:  # Windows deletes no open file
+                self.part.unlink(missing_ok=True)
 
 
 def _is_ours(file: BinaryIO) -> bool:

@@ -1,11 +1,11 @@
 """One run per state file, whatever name the file is opened by.
 
-* `<state>.lock`, beside the target of a symbolic link, is locked with `flock`. The kernel
-  releases the lock when the process ends. The file contains the process id, for the error
-  message of a second process.
-* The state file itself is locked too, at an offset that SQLite does not use, because a hard
-  link is another name of the same file. `status` can query that lock without taking it, so
-  it never prevents a job from starting.
+* `<state>.lock`, beside the target of a symbolic link, is locked. The system releases the lock
+  when the process ends. The file contains the process id, for the error message of a second
+  process.
+* On Linux the state file itself is locked too, at an offset that SQLite does not use, because
+  a hard link is another name of the same file. `status` can query that lock without taking
+  it, so it never prevents a job from starting.
 
 POSIX releases the locks that SQLite holds on a file when the process closes any descriptor
 of that file. So a state in use by this process is recognised by its inode and not opened.
@@ -14,7 +14,6 @@ of that file. So a state in use by this process is recognised by its inode and n
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import struct
@@ -29,9 +28,12 @@ from asyncclients.own_files import (
     FAILED_SUFFIX,
     SQLITE_SUFFIXES,
     are_same,
+    fcntl,
     foreign_companions,
     open_own,
+    open_to_read,
     target_of,
+    try_lock,
 )
 
 _MARK = re.compile(rb"asyncclients: process (\d+)\n")
@@ -74,7 +76,7 @@ class Lock:
         while True:
             descriptor = self._open()
             try:
-                _flock(descriptor, self._state)
+                _lock_state(descriptor, self._state)
                 if self._is_current(descriptor):
                     self._claim(descriptor)
                     return descriptor
@@ -103,11 +105,12 @@ class Lock:
                 return descriptor
 
     def _claim(self, descriptor: int) -> None:
-        content = os.pread(descriptor, 64, 0)
+        content = os.read(descriptor, 64)
         self._is_ours |= bool(_MARK.fullmatch(content))
         if self._is_ours:
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"asyncclients: process %d\n" % os.getpid(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, b"asyncclients: process %d\n" % os.getpid())
         elif content:  # an empty file is locked but left empty: it may be another program's
             raise self._foreign("is not a lock file of asyncclients")
 
@@ -147,9 +150,14 @@ class Lock:
         if self._file >= 0:
             _held.pop(self._key, None)
             os.close(self._file)
-        if self._is_ours:
-            self._path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        try:
+            if self._is_ours:
+                self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+        except PermissionError:  # Windows; another process may have opened the file meanwhile
+            os.close(self._descriptor)
+            with suppress(OSError):
+                self._path.unlink()
 
 
 def lock_path(state: Path) -> Path:
@@ -165,9 +173,11 @@ def holder_of(state: Path) -> int | None:
     if _held.get(_key(state.stat())) == os.getpid():
         return os.getpid()
     pid = _read_pid(lock_path(state))
+    if fcntl is None:
+        return _holder_of_lock_file(lock_path(state), pid)
     if _GET is None:
         return pid if pid is not None and _is_alive(pid) else None
-    descriptor = os.open(state, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = open_to_read(state)
     try:
         found = fcntl.fcntl(descriptor, _GET, _range_lock())
     except OSError:
@@ -177,27 +187,39 @@ def holder_of(state: Path) -> int | None:
     return None if struct.unpack(_FLOCK, found)[0] == fcntl.F_UNLCK else pid or 0
 
 
+def _holder_of_lock_file(path: Path, pid: int | None) -> int | None:
+    """Return *pid* if *path* is locked. The lock is taken for an instant: Windows has no query."""
+    try:
+        descriptor = open_own(path, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        return None if try_lock(descriptor) else pid or 0
+    finally:
+        os.close(descriptor)
+
+
 def lock_or_fail(descriptor: int, error: Exception) -> None:
     """Lock the file of *descriptor* until it is closed; raise *error* if it is locked."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise error from None
+        is_locked = try_lock(descriptor)
     except OSError:
-        pass  # no locks on this file system: the lock of the state protects the job
+        return  # no locks on this file system: the lock of the state protects the job
+    if not is_locked:
+        raise error
 
 
-def _flock(descriptor: int, state: Path) -> None:
+def _lock_state(descriptor: int, state: Path) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_locked = try_lock(descriptor)
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise _in_use(state, _read_pid(lock_path(state))) from None
         raise StateMismatchError(
             f"the file system of {state} does not support file locks ({error.strerror})",
             file=str(state),
             advice="Put the state on a local disk: without a lock, two runs could send a row twice",
         ) from None
+    if not is_locked:
+        raise _in_use(state, _read_pid(lock_path(state)))
 
 
 def _key(status: os.stat_result) -> tuple[int, int]:
@@ -214,7 +236,7 @@ def _read_pid(path: Path) -> int | None:
     except OSError:
         return None
     try:
-        found = _MARK.fullmatch(os.pread(descriptor, 64, 0))
+        found = _MARK.fullmatch(os.read(descriptor, 64))
     finally:
         os.close(descriptor)
     return int(found[1]) if found else None

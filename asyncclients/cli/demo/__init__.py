@@ -6,7 +6,6 @@ All figures are from the records of the mock vendors, which run in this process.
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from rich.live import Live
 from asyncclients.cli import DONE, FAILED, INTERRUPTED
 from asyncclients.cli.demo.scenario import Scenario, open_scenario
 from asyncclients.cli.demo.screen import closing, frame, progress_line
+from asyncclients.cli.signals import on_signals
 
 if TYPE_CHECKING:
     from asyncclients.integrations.monitor import Monitor
@@ -42,8 +42,7 @@ async def demo(*, fast: Switch = False, web: Switch = False) -> int:
     console = Console(highlight=False)
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    on_signals(task.cancel, ("SIGTERM", "SIGHUP"))
     async with open_scenario(fast=fast) as scene, _page(console, scene, web=web) as monitor:
         try:
             await _show(console, scene, monitor)

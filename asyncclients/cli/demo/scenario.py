@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import csv
 import os
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -72,7 +71,7 @@ class Backfill:
         async with self._started() as process:
             await self._watch(process, self._total // 3, progress)
             self._check(process.returncode, None)
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             await process.wait()
         self.pid, self.rows_before, self.killed_at = process.pid, self.done(), loop.time()
         await asyncio.sleep(_PAUSE)
