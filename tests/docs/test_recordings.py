@@ -8,9 +8,11 @@ from html import unescape
 import pytest
 from rich.console import Console
 
+from asyncclients.backfill import Plan, Report
 from asyncclients.cli import app
 from asyncclients.cli.demo.scenario import open_scenario
 from asyncclients.cli.demo.screen import closing, frame
+from asyncclients.cli.output import result_text
 
 from .pages import ROOT
 
@@ -25,8 +27,7 @@ def screen(name: str) -> list[str]:
     """Return the lines of a recording."""
     drawing = (STATIC / f"terminal-{name}.svg").read_text()
     rows: dict[float, str] = {}
-    for x, y, text in re.findall(r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)', drawing):
-        del x
+    for y, text in re.findall(r'<text [^>]* y="([\d.]+)"[^>]*>([^<]*)', drawing):
         rows[float(y)] = rows.get(float(y), "") + unescape(text).replace("\xa0", " ")
     return [row.rstrip() for _, row in sorted(rows.items())]
 
@@ -52,11 +53,29 @@ def test_recording_has_valid_commands(name: str) -> None:
     assert "/tmp" not in drawing
 
 
+def words(name: str) -> set[str]:
+    """Return the words on a recording, also those that continue on the next line."""
+    lines = screen(name)
+    return {word for text in ("\n".join(lines), "".join(lines)) for word in _WORD.findall(text)}
+
+
 async def test_recording_of_the_demo_has_its_words() -> None:
     """The words of a frame and of the closing table are on the recording of the demo."""
     async with open_scenario(fast=True) as scene:
         console = Console(width=80, force_terminal=True, color_system=None)
         with console.capture() as capture:
             console.print(frame(scene), closing(scene))
-    recorded = set(_WORD.findall("\n".join(screen("demo"))))
-    assert set(_WORD.findall(capture.get())) - {"none", "yet"} <= recorded
+    assert {*_WORD.findall(capture.get())} - {"none", "yet"} <= words("demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("pull", Report(quota_use=0.9)),
+        ("push", Report(quota_use=0.9)),
+        ("dry_run", Plan(rows=1, valid=1, requests=1, seconds=1.0)),
+    ],
+)
+def test_recording_has_the_words_of_its_result(name: str, result: Report | Plan) -> None:
+    """The words with which a command reports its result are on its recording."""
+    assert {*_WORD.findall(result_text(result))} <= words(name)

@@ -36,7 +36,7 @@ async def demo(*, fast: Switch = False, web: Switch = False) -> int:
     less than a minute. Nothing leaves the machine and no account is needed.
 
     Args:
-        fast: move a quarter of the rows.
+        fast: move fewer rows, in about 13 seconds.
         web: show quotas and jobs on a local web page, too.
     """
     console = Console(highlight=False)
