@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ from asyncclients.backfill import Plan, Report, Status, SyncReport
 from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.errors import encodable
 
+_VENDOR_MODULE = re.compile(r"^asyncclients\.vendors\.(\w+)\.client\.")
+"""What precedes the resource in the stored name of an operation."""
 _COARSE = 10
 """Minutes; a longer duration is shown without its seconds."""
 _PREVIEW_LENGTH = 1000
@@ -172,7 +175,8 @@ def status_text(found: Status) -> str:
         f"{found.done:,}{of} done, {found.failed:,} failed, {found.unknown:,} unknown, "
         f"{found.skipped:,} skipped{left}"
     )
-    parts = [f"{job.kind} {job.source} -> {job.target}: {condition}", counts]
+    target = _VENDOR_MODULE.sub(r"\1.", job.target)
+    parts = [f"{job.kind} {job.source} -> {target}: {condition}", counts]
     parts += _refresh_lines(found)
     if found.sync is not None and found.planned is not None:
         creates, updates, deletions = found.planned

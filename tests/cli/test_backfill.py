@@ -255,6 +255,7 @@ async def test_interrupted_it_saves_and_goes_on(tmp_path: Path, number: signal.S
         assert "tags.csv.state" in first.err
         assert len(sandbox.state("intouch").tags) < 9
         stopped = await shell.run("status", "tags.csv.state")
+        assert stopped.out.startswith("push tags.csv -> intouch.tags.create: not complete\n")
         assert re.search(r"\d of 9 done, .*; [1-9] remain", stopped.out), stopped.out
         report = await shell.json(0, *push)
         names = sorted(str(tag["name"]) for tag in sandbox.state("intouch").tags.values())
