@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -27,14 +27,14 @@ from asyncclients.backfill.state.journal import no_place
 from asyncclients.backfill.state.push_state import IntervalSet, PushState
 from asyncclients.backfill.status import read_push
 from asyncclients.core.auth import ClientCredentials
-from asyncclients.core.call import config_of
+from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import Request, endpoint_of
 from asyncclients.core.prepare import PreparedRequest, prepare
 from asyncclients.errors import error_text
 from asyncclients.own_files import target_of
 from asyncclients.ratelimit.limiter import Limiter
 
-_MAX_FAILURES = 20
+MAX_FAILURES = 20
 """Invalid rows that a plan lists."""
 
 
@@ -114,21 +114,32 @@ async def _raise_built(request: Request[Any]) -> Any:
 
 
 class RequestBuilder:
-    """Builds the requests of *target* without sending them; a function of your own is not called.
+    """Builds requests without sending them; a function of your own is not called.
 
     Attributes:
         requests: number of requests, without one for an access token.
         preview: the first one.
+
+    Args:
+        target: calls an operation of a silenced resource; None to count calls only.
+        config: of its client; None if it is not known.
     """
 
-    def __init__(self, target: Callable[[Any], Awaitable[Any]]) -> None:
+    def __init__(
+        self, target: Callable[[Any], Awaitable[Any]] | None, config: ClientConfig | None
+    ) -> None:
+        self._target, self._config = target, config
+        self.requests = 0
+        self.preview: RequestPreview | None = None
+
+    @classmethod
+    def of(cls, target: Callable[[Any], Awaitable[Any]]) -> Self:
+        """Return the builder for *target*, an operation or a function."""
         operation = target if endpoint_of(target) is not None else None
         while isinstance(operation, partial):
             operation = operation.func
-        self._config = config_of(getattr(operation, "__self__", None))
-        self._target = None if self._config is None else _without_sending(target)
-        self.requests = 0
-        self.preview: RequestPreview | None = None
+        config = config_of(getattr(operation, "__self__", None))
+        return cls(None if config is None else _without_sending(target), config)
 
     async def __call__(self, argument: Any) -> None:
         """Build the request that `target(argument)` would send.
@@ -153,9 +164,12 @@ class RequestBuilder:
         if self.preview is None:
             self.preview = _preview(prepared)
 
-    def calls(self) -> tuple[int, float | None]:
-        """Return the number of calls, and the seconds that they take at the quota if it is known."""
-        config, calls = self._config, self.requests
+    def calls(self, others: int = 0) -> tuple[int, float | None]:
+        """Return the number of calls, and the seconds that they take at the quota if it is known.
+
+        *others* is the number of calls whose requests were not built.
+        """
+        config, calls = self._config, self.requests + others
         if config is None or not calls:
             return calls, None if calls else 0.0
         calls += isinstance(config.login, ClientCredentials)
@@ -166,10 +180,16 @@ def _without_sending(target: Any) -> Callable[[Any], Awaitable[Any]]:
     """Return the operation *target* of a resource that raises `_BuiltError` instead of sending."""
     if isinstance(target, partial):
         return partial(_without_sending(target.func), *target.args, **target.keywords)
-    resource = copy.copy(target.__self__)
-    resource._send = _raise_built
+    resource = silenced(target.__self__)
     method: Callable[[Any], Awaitable[Any]] = target.__func__.__get__(resource)
     return method
+
+
+def silenced(resource: Any) -> Any:
+    """Return a copy of *resource* that sends nothing, for the target of a `RequestBuilder`."""
+    copied = copy.copy(resource)
+    copied._send = _raise_built
+    return copied
 
 
 def _preview(request: PreparedRequest) -> RequestPreview:
@@ -231,7 +251,7 @@ class PlannedRows:
     def mark_failed(self, row: Row, failure: BaseException) -> None:
         """Count *row* as invalid, because of *failure*."""
         self.invalid += 1
-        if self.invalid <= _MAX_FAILURES:
+        if self.invalid <= MAX_FAILURES:
             self.failures.append(InvalidRow(line=row.line, reason=error_text(failure)))
 
     def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
@@ -272,7 +292,7 @@ async def plan_push(
     limit: int | None,
 ) -> Plan:
     """Return what a push of at most *limit* rows of *source* not settled in *log* would send."""
-    builder = RequestBuilder(options.target)
+    builder = RequestBuilder.of(options.target)
     options = msgspec.structs.replace(options, target=builder, is_operation=True, max_failed=1.0)
     delivery = Delivery(options, converter, log, RequestCounter(), CircuitBreaker(math.inf))
     pending, batch, planned = PendingRows(source, log), max(1, options.batch), 0

@@ -99,6 +99,14 @@ def read_push(path: Path, job: JobIdentity, *, new_credential: bool) -> tuple[Pu
         return state, [*unknown, *(number for number, _ in state.sent)]
 
 
+def copy_state(path: Path, copy: Path, job: JobIdentity, *, new_credential: bool) -> None:
+    """Copy the state of *job* in the file *path* to the new file *copy*; raises as `read_push`."""
+    with _reading(path) as (database, _, _):
+        job.check(read_job(database), str(path), new_credential=new_credential)
+        with closing(sqlite3.connect(copy)) as target:
+            database.backup(target)
+
+
 @contextmanager
 def _reading(path: Path) -> Generator[tuple[sqlite3.Connection, Path, int | None]]:
     """Open the state file *path* without changing it; also yield the process that uses it."""

@@ -185,7 +185,7 @@ async def test_sync_stops_before_too_many_deletions(
     write(csv, [(f"p{n}@x.org", "B") for n in range(25)])
     with pytest.raises(BackfillStoppedError, match="25 of 50 known items") as stopped:
         await sync(csv, intouch.contacts, state=state, on_missing="delete")
-    assert counts(stopped.value.report) == {"missing": 25}
+    assert counts(stopped.value.report) == {"missing": 25, "remaining": 50}
     assert set(held(sandbox).values()) == {"A"}
     permitted: dict[str, Any] = {"on_missing": "delete", "max_deleted": 0.5}
     report = await sync(csv, intouch.contacts, state=state, **permitted)
@@ -461,3 +461,61 @@ async def test_sync_never_creates_an_item_twice_whose_id_is_not_known(state: Pat
         "unchanged": 1
     }
     assert len(shelf.items) == 1
+
+
+# --- Looking first ------------------------------------------------------------------------
+
+
+async def test_dry_run_plans_without_sending(
+    intouch: IntouchClient, sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """The plan has the counts, duration and first request of the run; no file is written."""
+    write(csv, [(f"p{n}@x.org", "A") for n in range(5)])
+    plan = await sync(csv, intouch.contacts, state=state, dry_run=True)
+    assert (plan.rows, plan.create, plan.update, plan.requests) == (5, 5, 0, 5)
+    assert not sandbox.requests("intouch")
+    assert [*state.parent.iterdir()] == [csv]
+    await sync(csv, intouch.contacts, state=state)
+    rows = [("p0@x.org", "B"), ("new@x.org", "N"), ("no address", "X"), ("p3@x.org", "A")]
+    write(csv, rows)
+    await sync(csv, intouch.contacts, state=state, limit=1)  # p0
+    before = state.read_bytes(), sorted(state.parent.iterdir()), len(sandbox.requests("intouch"))
+    slow = intouch.with_options()
+    plan = await sync(csv, slow.contacts, state=state, on_missing="delete", dry_run=True)
+    assert (plan.create, plan.update, plan.unchanged, plan.missing) == (2, 0, 2, 3)
+    assert (plan.delete, plan.rows, plan.valid + plan.invalid) == (3, 4, 2)
+    assert plan.preview is not None
+    assert (plan.preview.method, plan.preview.path) == ("POST", "/public/v1/contacts")
+    assert plan.preview.body == '{"email":"new@x.org","first_name":"N"}'
+    after = state.read_bytes(), sorted(state.parent.iterdir()), len(sandbox.requests("intouch"))
+    assert after == before
+    report = await sync(csv, intouch.contacts, state=state, on_missing="delete")
+    assert (report.created, report.deleted, report.failed) == (1, 3, 1)
+
+
+async def test_dry_run_names_invalid_rows_and_the_duration(
+    pool: SessionPool, sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """The duration is that at the quota; invalid rows are listed with line and reason."""
+    intouch = IntouchClient.from_env(pool, sandbox.environ)
+    rows = [f"p{n}@x.org,0123456789" for n in range(100)]
+    csv.write_text("\n".join(["email,phone_number", *rows, "x@x.org,1", "y@x.org,1,2"]) + "\n")
+    plan = await sync(csv, intouch.contacts, state=state, dry_run=True)
+    assert (plan.create, plan.valid, plan.invalid, plan.requests) == (101, 100, 2, 100)
+    assert plan.seconds == pytest.approx(49, abs=2)
+    assert [failure.line for failure in plan.failures] == [103, 102]
+
+
+async def test_dry_run_of_a_tree_and_of_a_target_of_ones_own(
+    intouch: IntouchClient, sandbox: Sandbox, state: Path
+) -> None:
+    """Children of new nodes are planned although their parent has no id yet."""
+    root = sandbox.state("intouch").root_uuid
+    nodes = [
+        {"client_code": code, "name": "N", "type": "generic", "parent_uuid": parent}
+        for code, parent in (("b", "a"), ("a", root))
+    ]
+    plan = await sync(nodes, intouch.hierarchies, state=state, dry_run=True)
+    assert (plan.create, plan.valid, plan.requests) == (2, 2, 2)
+    plan = await sync([{"isbn": 1}], Shelf(), key="isbn", state=state, dry_run=True)
+    assert (plan.create, plan.requests, plan.seconds) == (1, 1, None)

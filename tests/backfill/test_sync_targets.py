@@ -245,3 +245,13 @@ async def test_touchpoints_of_unknown_outcome_stay_unknown(
         await sync(rows, totango.touchpoints, key="ticket", state=state, adopt=True)
     with pytest.raises(ConfigurationError, match="needs key="):
         await sync(rows, totango.touchpoints, state=state)
+
+
+async def test_dry_run_counts_batches(
+    onboarding: DigitalOnboardingClient, sandbox: Sandbox, state: Path
+) -> None:
+    """Changes of Digital Onboarding are planned in batches of 100; the token is a request too."""
+    rows = [{"unique_id": f"u{n}", "name_first": "A"} for n in range(250)]
+    plan = await sync(rows, onboarding.contacts, state=state, dry_run=True)
+    assert (plan.create, plan.requests) == (250, 4)
+    assert not sandbox.requests("digital_onboarding")
