@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Literal
 
@@ -436,9 +436,9 @@ class Sync:
         target, state, limit = self._target, self._state, self._options.limit
         builder = _builder(target)
         changes, unbuilt, wrong = list[Change](), 0, 0
-        counts = dict.fromkeys(SENT, 0)
+        counts = Counter[Action]()
         async for change in self._planned_changes():
-            if limit is not None and sum(counts.values()) >= limit:
+            if limit is not None and counts.total() >= limit:
                 break
             counts[change.action] += 1
             unbuilt += change.action is Action.LOCATE
@@ -451,7 +451,7 @@ class Sync:
                 wrong += await self._build(builder, changes)
                 changes.clear()
         wrong += await self._build(builder, changes)
-        sent = sum(counts.values())
+        sent = counts.total()
         deletions = min(state.planned[2], (limit or sys.maxsize) - sent)
         requests, seconds = builder.calls(unbuilt + deletions)
         return Plan(

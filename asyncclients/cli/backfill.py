@@ -155,6 +155,7 @@ async def sync(
     state: Path | None = None,
     map: Annotated[Pairs, Parameter(name="--map")] = None,  # noqa: A002
     set: Annotated[Pairs, Parameter(name="--set")] = None,  # noqa: A002
+    dry_run: Switch = False,
     limit: Limit = None,
     retry_failed: Switch = False,
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
@@ -178,7 +179,8 @@ async def sync(
         state: the file that remembers what was sent; by default FILE.state.
         map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
         set: field=value, the same in each row.
-        limit: number of changes after which it stops.
+        dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
+        limit: number of changes after which it stops; run it again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: number of concurrent calls.
         max_failed: share of failed rows above which it stops.
@@ -199,6 +201,7 @@ async def sync(
         adopt=adopt,
         map=pairs(map),
         set=pairs(set),
+        dry_run=dry_run,
         limit=limit,
         retry_failed=retry_failed,
         concurrency=concurrency,
@@ -280,7 +283,7 @@ async def run(
     Args:
         file: TOML with a table [jobs.NAME] for each job: pull and to, push and file, or sync and file, and options.
         engine: local for this process only; dbos for all workers of a database.
-        dry_run: send nothing and show what each push would send; pulls and syncs are not run.
+        dry_run: send nothing and show what each push and sync would send; pulls are not run.
         database_url: the database of dbos, see asyncclients worker --help.
         limits: the store that shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
         quiet: print nothing unless rows failed or are unknown.
@@ -289,8 +292,8 @@ async def run(
     jobs = read_jobs(file)
     _check_jobs(file, jobs)
     if dry_run:
-        pushes = [job for job in jobs if job.push is not None]
-        jobs = [msgspec.structs.replace(job, dry_run=True) for job in pushes]
+        writing = [job for job in jobs if job.pull is None]
+        jobs = [msgspec.structs.replace(job, dry_run=True) for job in writing]
     if database_url and engine != "dbos":
         raise ValueError("--database-url is for --engine dbos: give both, or neither")
     database_url = from_environment(database_url, DATABASE_URL)

@@ -71,8 +71,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("`since` and `changes` are for a refresh: give `refresh` as well")
         if self.refresh and self.pull is None:
             raise ValueError("only a pull has `refresh`")
-        if self.push is None and self.dry_run:
-            raise ValueError("only a push has `dry_run`")
+        if self.pull is not None and self.dry_run:
+            raise ValueError("a pull has no `dry_run`")
         if self.pull is not None and self.limit is not None:
             raise ValueError("a pull has no `limit`")
         if self.limit is not None and self.limit < 1:
@@ -293,7 +293,9 @@ async def run_job(
     )
 
 
-async def _sync(job: JobSpec, target: Resource, progress: Callable[[Progress], None]) -> SyncReport:
+async def _sync(
+    job: JobSpec, target: Resource, progress: Callable[[Progress], None]
+) -> SyncReport | Plan:
     return await backfill.sync(
         job.file,
         target,
@@ -303,6 +305,7 @@ async def _sync(job: JobSpec, target: Resource, progress: Callable[[Progress], N
         max_deleted=job.max_deleted,
         adopt=job.adopt,
         map=_renaming(job),
+        dry_run=job.dry_run,
         limit=job.limit,
         retry_failed=job.retry_failed,
         concurrency=job.concurrency,

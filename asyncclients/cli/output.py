@@ -94,6 +94,12 @@ def _plan_text(plan: Plan) -> str:
         f"Nothing was sent. Rows to handle: {plan.rows:,}, of which {plan.valid:,} valid, "
         f"{plan.invalid:,} invalid, {plan.skipped:,} skipped; {plan.requests:,} requests"
     )
+    if plan.create + plan.update + plan.delete + plan.unchanged + plan.missing:
+        counts = (
+            f"Nothing was sent. Items: {plan.create:,} to create, {plan.update:,} to update, "
+            f"{plan.delete:,} to delete, {plan.unchanged:,} unchanged, {plan.missing:,} without a "
+            f"row; {plan.invalid:,} rows invalid, {plan.skipped:,} skipped; {plan.requests:,} requests"
+        )
     if plan.seconds is not None:
         counts += f", {duration(plan.seconds)} at the quota"
     parts = [counts]

@@ -21,6 +21,7 @@ from asyncclients import (
     UnauthorizedError,
 )
 from asyncclients.backfill import SyncReport, SyncTarget, sync
+from asyncclients.backfill.sync import SyncKeywords
 from asyncclients.sandbox import Sandbox, drop, status
 from asyncclients.sandbox.intouch.state import Table
 
@@ -104,7 +105,7 @@ async def test_sync_sends_rows_in_the_order_of_the_input(
     await sync(csv, intouch.contacts, state=state)
     before = len(sandbox.requests("intouch"))
     write(csv, [(f"p{n}@x.org", "B") for n in range(5)])
-    arguments: dict[str, Any] = {"on_missing": "delete", "concurrency": 1}
+    arguments: SyncKeywords = {"on_missing": "delete", "concurrency": 1}
     report = await sync(csv, intouch.contacts, state=state, **arguments)
     assert counts(report) == {"created": 3, "updated": 2, "deleted": 1, "requests": 6}
     methods = [request.method for request in sandbox.requests("intouch")[before:]]
@@ -187,7 +188,7 @@ async def test_sync_stops_before_too_many_deletions(
         await sync(csv, intouch.contacts, state=state, on_missing="delete")
     assert counts(stopped.value.report) == {"missing": 25, "remaining": 50}
     assert set(held(sandbox).values()) == {"A"}
-    permitted: dict[str, Any] = {"on_missing": "delete", "max_deleted": 0.5}
+    permitted: SyncKeywords = {"on_missing": "delete", "max_deleted": 0.5}
     report = await sync(csv, intouch.contacts, state=state, **permitted)
     assert (report.updated, report.deleted) == (25, 25)
 
@@ -388,10 +389,13 @@ async def test_sync_accepts_a_target_of_ones_own(state: Path) -> None:
     report = await sync(books, shelf, key="isbn", state=state)
     assert (report.updated, report.unchanged) == (1, 2)
     assert shelf.items["1"]["title"] == "U"
-    for refused in ({"adopt": True}, {"on_missing": "delete"}):
-        options: dict[str, Any] = refused
+    impossible: list[SyncKeywords] = [
+        {"key": "isbn", "adopt": True},
+        {"key": "isbn", "on_missing": "delete"},
+    ]
+    for options in impossible:
         with pytest.raises(ConfigurationError, match="Shelf cannot be used with"):
-            await sync(books, shelf, key="isbn", state=state, **options)
+            await sync(books, shelf, state=state, **options)
     with pytest.raises(ConfigurationError, match="needs key="):
         await sync(books, shelf, state=state)
     with pytest.raises(ConfigurationError, match="it has no create, no update"):

@@ -19,6 +19,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import sync
+from asyncclients.backfill.sync import SyncKeywords
 from asyncclients.sandbox import Sandbox, drop, status
 
 ENOUGH = [Quota(10_000, 1.0)]
@@ -171,8 +172,8 @@ async def test_digital_onboarding_says_what_it_cannot_do(
     onboarding: DigitalOnboardingClient, state: Path
 ) -> None:
     """Deletions and adoption are errors at once, which name the reason."""
-    options: Row
-    for options in ({"on_missing": "delete"}, {"adopt": True}):
+    impossible: list[SyncKeywords] = [{"on_missing": "delete"}, {"adopt": True}]
+    for options in impossible:
         with pytest.raises(ConfigurationError, match="the vendor's manual describes no"):
             await sync([], onboarding.contacts, state=state, **options)
     assert not state.exists()
@@ -224,7 +225,7 @@ async def test_touchpoints_remember_their_ids(
         "Text 0",
         "Text 2",
     ]
-    options: Row = {"key": "ticket", "on_missing": "delete"}
+    options: SyncKeywords = {"key": "ticket", "on_missing": "delete"}
     report = await sync(rows[:1], totango.touchpoints, state=state, **options)
     assert (report.deleted, report.failed) == (2, 0)
     assert [note["content"] for note in notes.values()] == ["Text 0"]

@@ -25,6 +25,11 @@ async def test_sync_prints_its_report_and_status(
     rows = [f"p{number}@example.com,Name" for number in range(5)]
     (tmp_path / "people.csv").write_text("\n".join(["mail,first_name", *rows, "nobody,X"]) + "\n")
     command = ("sync", "intouch.contacts", "people.csv", "--key", "email", "--map", "mail=email")
+    ended = await shell.run(*command, "--dry-run")
+    assert ended.code == 0, ended.err
+    assert "6 to create, 0 to update" in ended.out
+    assert "First request: POST /public/v1/contacts" in ended.out
+    assert not (tmp_path / "people.csv.state").exists()
     ended = await shell.run(*command, "--limit", "2")
     assert ended.code == 0, ended.err
     assert "2 created" in ended.out
@@ -84,6 +89,8 @@ async def test_run_accepts_syncs(sandbox: Sandbox, shell: Shell, tmp_path: Path)
         '[jobs.tags]\nsync = "intouch.tags"\nfile = "tags.csv"\nadopt = true\n'
         'on_missing = "delete"\n[jobs.list]\npull = "intouch.contacts"\nto = "contacts.jsonl"\n'
     )
+    plans = await shell.json(0, "run", "jobs.toml", "--dry-run")
+    assert plans["tags"]["create"] == 2
     reports = await shell.json(0, "run", "jobs.toml")
     assert reports["tags"]["created"] == 2
     assert {row["name"] for row in sandbox.state("intouch").tags.values()} == {"Red", "Blue"}
