@@ -16,6 +16,7 @@ import re
 import struct
 import sys
 import termios
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from io import StringIO
@@ -48,7 +49,7 @@ _THEME = TerminalTheme(
     ],
 )
 _COLORS = {"default": None, "brown": "yellow", "brightblack": "bright_black"}
-"""rich's names for those of pyte, where they differ."""
+"""Colours that pyte and rich call by different names."""
 _FORMAT = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -94,7 +95,7 @@ class Terminal:
         screen = pyte.Screen(WIDTH, _HEIGHT)
         stream = pyte.ByteStream(screen)
         self.lines.append(Text(f"$ {command}", style="bold"))
-        async with self._started(command) as output:
+        async with self._started(command) as (process, output):
             async for chunk in output:
                 stream.feed(chunk)
                 if at and re.search(at, "\n".join(screen.display)):
@@ -102,7 +103,8 @@ class Terminal:
                     self._keep(screen)
                     self.lines.append(Text())
                     if kill:
-                        self.lines[-1] = Text("Killed")  # what bash prints
+                        process.kill()
+                        self.lines[-1] = Text("Killed")  # as bash prints
                         break
             else:
                 self._keep(screen)
@@ -115,8 +117,8 @@ class Terminal:
         self.lines += shown
 
     @asynccontextmanager
-    async def _started(self, command: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Run *command* on a terminal; it is killed at the end of the block."""
+    async def _started(self, command: str) -> AsyncIterator[tuple[Process, AsyncIterator[bytes]]]:
+        """Run *command* on a terminal; it does not outlive the block."""
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", _HEIGHT, WIDTH, 0, 0))
         process = await asyncio.create_subprocess_exec(
@@ -129,10 +131,10 @@ class Terminal:
         )
         os.close(slave)
         try:
-            yield _output(master)
+            yield process, _output(master)
         finally:
             if process.returncode is None:
-                process.kill()
+                process.terminate()
             await process.wait()
             os.close(master)
 

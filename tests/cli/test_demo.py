@@ -33,7 +33,7 @@ from asyncclients.cli.demo.screen import closing, frame, progress_line
 from asyncclients.sandbox import Sandbox
 
 VENDORS = ("intouch", "totango", "emma", "intempt", "digital_onboarding")
-ROWS = {"intouch": 75, "totango": 4, "emma": 20, "intempt": 5, "digital_onboarding": 5}
+ROWS = {"intouch": 125, "totango": 4, "emma": 20, "intempt": 5, "digital_onboarding": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_demo_keeps_its_promises(
         assert cells is not None, printed[0]
         assert int(cells[1]) > 0
         assert cells.groups()[1:] == ("0", "0", "0")
-    assert re.search(r"kill -9 \d+ at (25|50) rows; \d+ s: resumed", printed[0]), printed[0]
+    assert re.search(r"kill -9 \d+ at (50|75|100) rows; \d+ s: resumed", printed[0]), printed[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -158,7 +158,7 @@ async def test_screen_fits(width: int) -> None:
         assert len(lines) <= 24
         assert max(map(len, lines)) <= width
         assert any(line.startswith("digital_onboarding") and "0/5" in line for line in lines)
-        assert progress_line(scene).startswith("0 s: intouch 0/75, totango 0/4, emma 0/20")
+        assert progress_line(scene).startswith("0 s: intouch 0/125, totango 0/4, emma 0/20")
         lines = shown(closing(scene), width)
         assert "vendor             calls 429s quota" in lines[3]
         assert lines[3].endswith("lost twice")
