@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -10,6 +11,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "typing", "tests", "docs", "benchmarks"]
 
 EXTRAS = ".[cli,parquet,redis,otel,dbos,dlt,plot]"
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 EACH = ["base", *nox.project.load_toml()["project"]["optional-dependencies"]]
 
 
@@ -25,6 +27,37 @@ def tests(session: nox.Session) -> None:
     # By its path, not by -m: that would put the checkout before the installed wheel.
     session.run("coverage", "run", f"{session.bin}/pytest", *session.posargs)
     session.run("coverage", "report", "--skip-covered", "--fail-under=90")
+
+
+@nox.session(python=PYTHONS)
+def versions(session: nox.Session) -> None:
+    """The default suite on each interpreter that is installed; others are skipped."""
+    _groups(session, "test")
+    session.install("-q", EXTRAS)
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def windows_like(session: nox.Session) -> None:
+    """The tests of files, locks and states on Linux with what only POSIX has removed."""
+    _groups(session, "test")
+    session.install("-q", "-e", EXTRAS)
+    files = ("test_state_files.py", "test_target_files.py", "test_journal.py", "test_push.py")
+    # Pipes, and hard links, which only the lock inside of a file finds.
+    session.run(
+        *("python", "-m", "pytest", "-p", "tests.support.windows_like"),
+        *("-k", "not (fifo or hard)", *(f"tests/backfill/{name}" for name in files)),
+        *session.posargs,
+    )
+
+
+@nox.session
+def portable(session: nox.Session) -> None:
+    """The tests that need no server of POSIX systems, for Windows and macOS."""
+    _groups(session, "test")
+    session.install("-q", EXTRAS)
+    rooms = ("core", "ratelimit", "vendors", "contract", "backfill", "cli", "sandbox")
+    session.run("pytest", "--timeout=300", *(f"tests/{room}" for room in rooms), *session.posargs)
 
 
 @nox.session
@@ -46,10 +79,11 @@ def loops(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, with the rule set that pyproject.toml explains."""
+    """ruff, with the rule set that pyproject.toml explains, and zizmor for the workflows."""
     _groups(session, "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("zizmor", "--offline", "--quiet", ".github")
 
 
 @nox.session
@@ -123,13 +157,19 @@ def audit(session: nox.Session) -> None:
 
 @nox.session
 def package(session: nox.Session) -> None:
-    """Build from a plain copy of the tree, and check what was built."""
+    """Build twice, and check that both are the same and fit for an index."""
     session.install("-q", "build", "twine", "check-wheel-contents")
-    out = session.create_tmp()
-    session.run("python", "-m", "build", "--outdir", out, ".")
-    session.run("twine", "check", "--strict", *_built(out, "*"))
-    session.run("check-wheel-contents", *_built(out, "*.whl"))
+    first, second = (Path(session.create_tmp()) / name for name in ("first", "second"))
+    for out in (first, second):
+        shutil.rmtree(out, ignore_errors=True)
+        session.run("python", "-m", "build", "--outdir", str(out), ".")
+    for one, other in zip(_built(first, "*"), _built(second, "*"), strict=True):
+        if Path(one).read_bytes() != Path(other).read_bytes():
+            session.error(f"{one} and {other} differ: the build is not reproducible")
+    session.run("twine", "check", "--strict", *_built(first, "*"))
+    session.run("check-wheel-contents", *_built(first, "*.whl"))
+    session.run("python", ".github/check_release.py")
 
 
-def _built(folder: str, pattern: str) -> list[str]:
-    return sorted(str(path) for path in Path(folder).glob(pattern))
+def _built(folder: Path, pattern: str) -> list[str]:
+    return sorted(str(path) for path in folder.glob(pattern))

@@ -134,7 +134,7 @@ def _vendors() -> list[Vendor]:
 
 async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
     names = vendor.environment.values()
-    present = [name for name in names if os.environ.get(name)]
+    present = [n for n in names if os.environ.get(n) or os.environ.get(f"{n}_FILE")]
     if not present:
         return [Finding(vendor.name, "not set up", None, f"Set {', '.join(names)} to use it")]
     missing = [name for name in names if name not in present]
