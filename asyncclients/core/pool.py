@@ -239,7 +239,7 @@ class SessionPool:
         find = partial(
             self._scope, vendor, base_url, login, quotas, max_in_flight, quota_key=quota_key
         )
-        return ScopeHandle(find, self.bind)
+        return ScopeHandle(find, self.bind, lambda: self._loop)
 
     def _scope(
         self,

@@ -76,12 +76,18 @@ class ScopeHandle:
     Args:
         find: finds or creates the scope at first use.
         check: raises if the pool is closed or belongs to another event loop.
+        loop: returns the event loop of the pool; None before its first use.
     """
 
-    __slots__ = ("__weakref__", "_check", "_find", "_scope")
+    __slots__ = ("__weakref__", "_check", "_find", "_scope", "loop")
 
-    def __init__(self, find: Callable[[], Scope], check: Callable[[], object]) -> None:
-        self._find, self._check = find, check
+    def __init__(
+        self,
+        find: Callable[[], Scope],
+        check: Callable[[], object],
+        loop: Callable[[], asyncio.AbstractEventLoop | None],
+    ) -> None:
+        self._find, self._check, self.loop = find, check, loop
         self._scope: Scope | None = None
 
     def __call__(self) -> Scope:

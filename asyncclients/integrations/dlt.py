@@ -9,8 +9,9 @@ async with SessionPool() as pool:
 ```
 
 `pipeline.run` blocks, and dlt reads its resources in threads of its own. A pool belongs to its event
-loop, so the pages are read there: on the loop in which `resource` was called, which must keep
-running, or on a loop of this module if there was none, as in a script without `asyncio`.
+loop, so the pages are read there, and the loop must keep running. A pool that was not used before
+gets the loop in which `resource` is called, or one of this module if there is none, as in a script
+without `asyncio`.
 
 dlt commits a load as a whole. A run that is killed is repeated from the start, or, if it was killed
 while it loaded, with the rows that it had extracted; the destination gets each row once if the
@@ -40,6 +41,8 @@ from asyncclients.backfill.prefetch import PagePrefetcher, read_list
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.state.pull_state import ItemKeys, PullState, SeenKeys, drop_at
 from asyncclients.core import codec
+from asyncclients.core.call import config_of
+from asyncclients.core.scope import ScopeHandle
 from asyncclients.errors import ClientClosedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 
@@ -128,10 +131,7 @@ class RowReader:
 
     def __init__(self, source: Paginator[Any], table: str, primary_key: str | None) -> None:
         self._source, self._table, self._keys = source, table, ItemKeys(primary_key)
-        try:
-            self._loop = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = _own_loop()
+        self._loop = _loop_of(source)
 
     async def pages(self, field: str = "", start: Any = None) -> AsyncGenerator[list[Any]]:
         """Yield the rows of each page; called on a loop of dlt.
@@ -152,7 +152,7 @@ class RowReader:
             await asyncio.wait_for(self._on_loop(asyncio.sleep(0)), _MAX_BLOCKED)
         except TimeoutError:
             raise ConfigurationError(
-                "the event loop in which the resource was made is blocked, so no page can be read",
+                "the event loop of the pool is blocked, so no page can be read",
                 advice="Run the pipeline in a thread: await asyncio.to_thread(pipeline.run, resource)",
             ) from None
 
@@ -170,7 +170,7 @@ class RowReader:
             if not self._loop.is_closed():
                 raise
         raise ClientClosedError(
-            "the event loop in which the resource was made has ended",
+            "the event loop of the pool has ended",
             advice="Keep it running until the pipeline has ended",
         )
 
@@ -239,6 +239,19 @@ class RowReader:
 def _is_older(row: Any, field: str, start: Any) -> bool:
     value = row.get(field)
     return value is None or value < start
+
+
+def _loop_of(source: Paginator[Any]) -> asyncio.AbstractEventLoop:
+    """Return the event loop to read *source* on: that of its pool, else the running one, else ours."""
+    config = config_of(source.owner)
+    if config is not None and isinstance(config.scope, ScopeHandle):
+        loop = config.scope.loop()
+        if loop is not None:
+            return loop
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return _own_loop()
 
 
 @cache

@@ -117,6 +117,16 @@ async def test_incremental_resource_loads_only_changes(warehouse: Warehouse) -> 
     assert warehouse.select(status) == [("unsubscribed",)]
 
 
+async def test_resource_made_in_a_thread_uses_the_loop_of_the_pool(warehouse: Warehouse) -> None:
+    """A resource may be made in the thread that runs the pipeline."""
+    async with Sandbox(OPEN) as sandbox, SessionPool() as pool:
+        sandbox.state("intouch").grow(tags=30)
+        intouch = IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(1000, 1.0)])
+        await asyncio.to_thread(lambda: warehouse.pipeline.run(resource(intouch.tags.list())))
+        assert warehouse.select("SELECT count(*) FROM tags") == [(30,)]
+        assert len([tag async for tag in intouch.tags.list()]) == 30
+
+
 async def test_resource_reads_a_bounded_number_of_pages_ahead() -> None:
     """While dlt is busy with a page, only some more are requested, in the background."""
     numbers = Numbers(1000)
