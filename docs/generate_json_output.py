@@ -18,6 +18,7 @@ from asyncclients.backfill import InvalidRow, Plan, Report, RequestPreview, Stat
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.backfill.state.push_state import Unknown
+from asyncclients.cli.demo.records import DemoResult
 from asyncclients.cli.doctor import Finding
 from asyncclients.cli.output import JobError
 from asyncclients.cli.simulate import LEFT_OUT
@@ -41,6 +42,7 @@ STRUCTS = (
     SimulationReport,
     Quota,
     Finding,
+    DemoResult,
 )
 _NAMES: dict[type[types.Type], str] = {
     types.AnyType: "any",

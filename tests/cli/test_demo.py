@@ -21,6 +21,7 @@ from asyncclients.cli.demo import scenario
 from asyncclients.cli.demo.jobs import data_rows, send_at_random
 from asyncclients.cli.demo.records import (
     ASKED_AT,
+    DemoResult,
     Waits,
     duplicated,
     lost,
@@ -85,6 +86,14 @@ def test_demo_keeps_its_promises(
         assert cells.groups()[1:] == ("0", "0", "0")
     assert re.search(r"kill -9 \d+ at (50|75|100) rows; \d+ s: resumed", printed[0]), printed[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_prints_its_results_as_json(capfd: pytest.CaptureFixture[str]) -> None:
+    """With `--json`, standard output has the figures of each client and nothing else."""
+    assert run(["demo", "--json"]) == 0
+    found = msgspec.json.decode(capfd.readouterr().out, type=list[DemoResult])
+    assert [each.vendor for each in found] == [*VENDORS, "naive"]
+    assert [(each.rejected, each.lost, each.duplicated) for each in found[:-1]] == [(0, 0, 0)] * 5
 
 
 def test_demo_fails_with_the_reason(

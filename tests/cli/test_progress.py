@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import io
 import json
 import os
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -202,7 +199,6 @@ async def test_push_draws_one_bar_on_a_terminal(
     """On a pseudo-terminal, `push` redraws its bar in place and prints the report to a pipe."""
     (tmp_path / "x.csv").write_text("name\n" + "".join(f"tag {n}\n" for n in range(8)))
     ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "asyncclients", "push", "intouch.tags", "x.csv"),
         cwd=tmp_path,

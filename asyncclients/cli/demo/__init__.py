@@ -17,7 +17,8 @@ from rich.live import Live
 
 from asyncclients.cli import DONE, FAILED, INTERRUPTED
 from asyncclients.cli.demo.scenario import Scenario, open_scenario
-from asyncclients.cli.demo.screen import closing, frame, progress_line
+from asyncclients.cli.demo.screen import closing, frame, progress_line, results
+from asyncclients.cli.output import show
 from asyncclients.cli.signals import on_signals
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _LINE_EVERY = 5.0
 """Seconds between lines if standard output is not a terminal."""
 
 
-async def demo(*, fast: Switch = False, web: Switch = False) -> int:
+async def demo(*, fast: Switch = False, web: Switch = False, json: Switch = False) -> int:
     """Run backfills and web requests at five vendors' limits, on mock vendors of this machine.
 
     One backfill is killed and resumed, and a naive client does the same work beside it. Takes
@@ -38,8 +39,9 @@ async def demo(*, fast: Switch = False, web: Switch = False) -> int:
     Args:
         fast: move fewer rows, in about 13 seconds.
         web: show quotas and jobs on a local web page, too.
+        json: print the closing table as JSON, and everything else to standard error.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=json)
     task = asyncio.current_task()
     assert task is not None
     on_signals(task.cancel, ("SIGTERM", "SIGHUP"))
@@ -49,7 +51,10 @@ async def demo(*, fast: Switch = False, web: Switch = False) -> int:
         except asyncio.CancelledError:
             print(_interruption(scene), file=sys.stderr)
             return INTERRUPTED
-        console.print(closing(scene))
+        if json:
+            show(results(scene), as_json=True, describe=str)
+        else:
+            console.print(closing(scene))
         broken = scene.broken_promises()
         for promise in broken:
             print(f"Not as promised: {promise}", file=sys.stderr)

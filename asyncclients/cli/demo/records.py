@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
@@ -55,6 +57,32 @@ class Record(NamedTuple):
     rejected: int
     quota_share: float
     waits: Waits
+
+
+class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one client did in the demo, as the vendor's server recorded it.
+
+    Attributes:
+        vendor: the vendor; `naive` for the naive client, which calls Intouch.
+        calls: requests that arrived.
+        rejected: those beyond the limit.
+        quota_share: share of the quota that was used.
+        wait_p50: median wait of a web request, in seconds.
+        wait_p99: the wait that 99 of 100 web requests did not exceed.
+        wait_total: sum of the waits.
+        lost: rows that did not arrive; None for the naive client.
+        duplicated: rows that arrived twice; None for the naive client.
+    """
+
+    vendor: str
+    calls: int
+    rejected: int
+    quota_share: float
+    wait_p50: float
+    wait_p99: float
+    wait_total: float
+    lost: int | None
+    duplicated: int | None
 
 
 def read_record(sandbox: Sandbox, vendor: VendorName, quota: Quota, now: float) -> Record:

@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asyncclients.cli.demo.records import Record, Waits, duplicated, lost
+from asyncclients.cli.demo.records import DemoResult, Record, Waits, duplicated, lost
 from asyncclients.cli.demo.scenario import PULL, Scenario
 
 
@@ -100,21 +100,48 @@ def closing(scene: Scenario) -> RenderableType:
         "\ntwice",
     ):
         table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
-    for job in scene.jobs:
-        found = job.found()
-        rows = lost(job.expected, found), duplicated(job.expected, found)
-        table.add_row(job.vendor, *_cells(scene.record(job)), *map(str, rows))
-    naive = scene.naive_record()
-    table.add_row("naive client", *_cells(naive), style="dim")
-    ours, theirs = (_time(each.waits.total) for each in (scene.record(scene.jobs[0]), naive))
+    *ours, naive = found = results(scene)
+    for each in found:
+        rows = ("" if count is None else f"{count}" for count in (each.lost, each.duplicated))
+        style = "dim" if each is naive else None
+        table.add_row(
+            each.vendor.replace("naive", "naive client"), *_cells(each), *rows, style=style
+        )
+    waited, naively = _time(ours[0].wait_total), _time(naive.wait_total)
     return Group(
         Text(f"Done in {scene.seconds():.0f} s. The records of the vendors' servers:\n"),
         table,
         Text(f"\n{kill_text(scene)}"),
-        Text(f"Web requests on intouch's key waited {ours} in all, the naive client's {theirs}."),
+        Text(
+            f"Web requests on intouch's key waited {waited} in all, the naive client's {naively}."
+        ),
     )
 
 
-def _cells(record: Record) -> list[str]:
-    p50, p99 = (_time(record.waits.percentile(share)) for share in (0.5, 0.99))
-    return [f"{record.calls}", f"{record.rejected}", f"{record.quota_share:.0%}", p50, p99]
+def results(scene: Scenario) -> list[DemoResult]:
+    """Return the figures of each vendor, then those of the naive client."""
+    found: list[DemoResult] = []
+    for job in scene.jobs:
+        rows = job.found()
+        counts = lost(job.expected, rows), duplicated(job.expected, rows)
+        found.append(_result(job.vendor, scene.record(job), *counts))
+    return [*found, _result("naive", scene.naive_record(), None, None)]
+
+
+def _result(vendor: str, record: Record, missing: int | None, twice: int | None) -> DemoResult:
+    return DemoResult(
+        vendor=vendor,
+        calls=record.calls,
+        rejected=record.rejected,
+        quota_share=record.quota_share,
+        wait_p50=record.waits.percentile(0.5),
+        wait_p99=record.waits.percentile(0.99),
+        wait_total=record.waits.total,
+        lost=missing,
+        duplicated=twice,
+    )
+
+
+def _cells(found: DemoResult) -> list[str]:
+    waits = _time(found.wait_p50), _time(found.wait_p99)
+    return [f"{found.calls}", f"{found.rejected}", f"{found.quota_share:.0%}", *waits]
