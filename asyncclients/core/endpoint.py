@@ -149,10 +149,9 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         """
         is_list = isinstance(given, Iterable) and not isinstance(given, (str, bytes, Mapping))
         items: list[Any] = [*cast("Iterable[Any]", given)] if is_list else [None]
-        given = cast("object", given)
         if not all(isinstance(item, kind) for item in items):
             raise self._wrong(
-                f"{name} must be a list of {kind.__name__}, not {shown(given)}",
+                f"{name} must be a list of {kind.__name__}, not {shown(cast('Any', given))}",
                 f"[{kind.__name__}(...), ...]",
             )
         return items
