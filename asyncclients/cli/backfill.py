@@ -348,7 +348,7 @@ def _print_all(
     else:
         for name, result in shown.items():
             if isinstance(result, JobError):
-                say(f"{name}: {result.reason}")
+                say(f"{name}: {result.reason}", sys.stderr)
             elif not quiet or exit_code(result) != DONE:
                 say(f"{name}: {result_text(result)}")
     if {*codes} == {USAGE}:  # no job sent anything
