@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +232,28 @@ async def test_refresh_keeps_order_first_seen(job: Job) -> None:
     job.server.items.reverse()
     assert counts(await job.refresh()) == (0, 0, 0, 50)
     assert job.ids() == [*range(50)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+async def test_refresh_after_pull_with_invalid_items(tmp_path: Path, suffix: str) -> None:
+    """The items of a resumed pull are known, without those that it could not read or write."""
+    server = Server(50)
+    job = Job(tmp_path, server, suffix)
+    server.items[15] = {**server.items[15], "name": nan}
+    server.invalid[1] = [InvalidItem(raw=b"broken", reason="not JSON")]
+    server.total = 51
+    server.before = fail_at(4)
+    with pytest.raises(NotFoundError):
+        await job.pull(prefetch=0)
+    report = await job.pull()
+    assert (report.done, report.failed) == (49, 2)
+    server.invalid.clear()
+    server.items[15] = item(15)
+    server.total = None
+    server.delete(30)
+    assert counts(await job.refresh()) == (1, 0, 1, 48)
+    assert job.differences() == [("removed", 30), ("added", 15)]
+    assert counts(await job.refresh("at")) == (0, 0, 0, 49)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
