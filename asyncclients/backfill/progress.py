@@ -17,6 +17,7 @@ import math
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import wraps
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -191,21 +192,29 @@ async def reporting_progress(
     estimator: EtaEstimator,
     report: Callable[[Progress], None] | None,
 ) -> AsyncGenerator[None]:
-    """Call *report* with the result of *progress* every second and at the end of the block."""
+    """Call *report* with the result of *progress* every second and at the end of the block.
+
+    An exception of either is logged, and does not end the block.
+    """
     if report is None:
         yield
         return
-    callback = Callback(report)
-    task = asyncio.create_task(_report_progress(progress, callback))
+
+    @wraps(report)
+    def report_progress(_: None) -> None:
+        report(progress())
+
+    callback = Callback(report_progress)
+    task = asyncio.create_task(_repeat(callback))
     try:
         yield
     finally:
         task.cancel()
-        callback(progress())
+        callback(None)
         estimator.close()
 
 
-async def _report_progress(progress: Callable[[], Progress], callback: Callback[Progress]) -> None:
+async def _repeat(callback: Callback[None]) -> None:
     while True:
         await asyncio.sleep(_INTERVAL)
-        callback(progress())
+        callback(None)

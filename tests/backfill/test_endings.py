@@ -261,6 +261,19 @@ async def test_push_survives_progress_callback_that_fails(
     assert failure.exc_info is not None
 
 
+async def test_push_survives_progress_that_cannot_be_estimated(
+    state: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the progress itself cannot be computed, this is logged, and the report is not lost."""
+
+    async def target(_: int) -> None: ...
+
+    monkeypatch.setattr("asyncclients.backfill.progress.EtaEstimator._measure", None)
+    report = await push([1, 2, 3], target, state=state, progress=lambda _: None)
+    assert report.done == 3
+    assert "TypeError" in caplog.text
+
+
 # --- Outages ----------------------------------------------------------------------------
 
 
