@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGES = ("rate_limits", "overhead", "backfill", "shared", "soak")
+PAGES = ("rate_limits", "overhead", "backfill", "shared", "soak", "sync")
 _TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?[\d.,]+%?$")
 Row = dict[str, Any]
@@ -196,6 +196,23 @@ def quota() -> str:
     return table(columns, load("backfill")["quota"])
 
 
+# --- sync.md ----------------------------------------------------------------------
+
+
+def runs() -> str:
+    result = load("sync")
+    columns = ": {run} | requests: {requests:,} | rejected: {rejected:,} | hours: {hours:.2f}"
+    rows = [{**row, "hours": row["seconds"] / 3600} for row in result["runs"]]
+    return f"{result['rows']:,} rows.\n\n" + table(columns, rows)
+
+
+def examined() -> str:
+    columns = "rows: {rows:,} | by hand, rows/s: {by_hand:,.0f} | sync, rows/s: {ours:,.0f}"
+    return table(
+        columns + "| ratio: {ratio:.0%} | bytes a row: {bytes:.0f}", [load("sync")["examined"]]
+    )
+
+
 # --- shared.md --------------------------------------------------------------------
 
 
@@ -289,6 +306,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "run": run,
     "growth": growth,
     "samples": samples,
+    "runs": runs,
+    "examined": examined,
 }
 
 

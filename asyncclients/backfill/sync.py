@@ -5,9 +5,9 @@
 3. **Decide** for each row: create, update, look up, or nothing; and which items are missing.
 4. **Send**: read the input again, and send the rows that need it; delete missing items last.
 
-A run may be killed at any moment: what the vendor has confirmed is in the state, and the next run
-decides anew. A create is recorded before it is sent; if its response is lost, the next run looks
-the item up before it creates it again.
+A run may be killed at any moment: the state has all confirmed changes, and the next run compares
+the input with it again. A create is recorded before it is sent; if its response is lost, the next
+run looks the item up before it creates it again.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ async def sync(
         on_missing: what to do with known items that have no row: those of earlier runs and,
             after an adoption, all others of the vendor.
         max_deleted: share of the known items, at least 20 items, above which the run stops before
-            it sends anything, because so many rows are gone.
+            it sends anything, because too many rows are gone.
         adopt: read the vendor's list first, so that its items are updated or left alone instead
             of created, and changes that others made there are noticed.
         row_type: as for `push`; by default what the target takes.

@@ -1,4 +1,4 @@
-"""The changes of a sync: what is to be done for a row, and the record of what was done.
+"""The changes of a sync: the action for each row, and the record of its outcome.
 
 `decide` compares a row with what is known of its item. A change may need several calls: an item
 that has to be looked up is updated or created after that, and an item that is gone at the vendor is
@@ -54,10 +54,10 @@ def decide(
     *,
     may_find: bool,
 ) -> Action:
-    """Return what to do for a row of which no create is pending.
+    """Return the action for a row without a pending create.
 
     Args:
-        digest: of the row as it is sent.
+        digest: of the row in the form that is sent.
         listed: that an equal item would have in the vendor's list.
         known: the digests of its item; None without an item.
         rejected: digest of the row that was rejected last; None if none was, or to retry it.
@@ -88,7 +88,7 @@ class Change:
         key: digest of the key.
         name: the key.
         row: of the input.
-        digest: of the row as it is sent.
+        digest: of the row in the form that is sent.
         new: the value for a create.
         value: the value for an update, with None for fields to clear.
         item_id: the vendor's id; None if it is not known.
@@ -178,7 +178,7 @@ class ChangeLog:
     """The `RowLog` of a sync: the data of each row is its `Change`.
 
     Attributes:
-        warnings: what a person should look at.
+        warnings: for a person to look at.
         settled: number of changes that need no further call.
     """
 

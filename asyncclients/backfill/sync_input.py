@@ -248,7 +248,7 @@ class SyncInput:
                     yield found
 
     async def circle(self, numbers: Sequence[int]) -> InputError:
-        """Return the error for the rows with *numbers*, each of which is below itself."""
+        """Return the error for the rows with *numbers*, which are below themselves."""
         async for rows in self.rows(lambda number: number in numbers[:2]):
             lines = " and ".join(str(row.line) for row in rows)
             problem = f"line {lines}: a node cannot be below itself"
@@ -323,7 +323,7 @@ class SyncInput:
         return InputError(
             f"{self.name} has changed while it was read",
             file=self.name,
-            advice="Run again when it is complete; what was sent is not sent again",
+            advice="Run again when it is complete; sent rows are not sent again",
         )
 
 

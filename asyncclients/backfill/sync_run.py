@@ -516,7 +516,7 @@ class Sync:
 
 
 class _Feed:
-    """Gives the rows of *changes* to the workers, in order, as many as *hand_out* allows."""
+    """Gives the rows of *changes* to the workers, in order, up to the number *hand_out* allows."""
 
     def __init__(self, changes: AsyncGenerator[list[Row]], hand_out: Callable[[int], int]) -> None:
         self._changes, self._hand_out = changes, hand_out

@@ -71,11 +71,11 @@ class SyncTarget(Protocol):
 
 
 class Target:
-    """What a target of a sync can do.
+    """The abilities of the target of a sync.
 
     Attributes:
         subject: the object with its methods.
-        given: what the user gave.
+        given: the argument of the user.
         name: of the resource or the class, for messages and the state.
         key: name of the field or column that identifies a row.
         row_type: type of its rows; None for rows as they are.
@@ -149,7 +149,7 @@ class Target:
         return _plain_fields(value, (self.key, self.parent_field))
 
     def listed(self, item: Any, shape: Shape) -> Item:
-        """Return what to remember of *item* of the vendor's list, of which *shape* is compared."""
+        """Return the facts to remember of *item*, a listed one, with a digest of *shape*."""
         parent = self.subject.parent(item) if self.parent_field is not None else None
         item_id = str(self.subject.item_id(item)) or None
         return Item(item_id, None, _listed_digest(self.fields(item), shape), parent)
@@ -187,7 +187,7 @@ def key_digest(key: str) -> int:
 
 
 def row_digests(rows: Sequence[Row]) -> list[int]:
-    """Return the digest of each of *rows*, whose data is as it is sent.
+    """Return the digest of each of *rows*, whose data is in the form that is sent.
 
     Raises:
         InputError: a row has no text that is the same in every process.

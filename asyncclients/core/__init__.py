@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         endpoint_of,
         operation,
     )
+    from asyncclients.core.sync_target import sync_target_of
     from asyncclients.core.vendor import ResponseKind, Vendor, classify_response
 
 _LAZY = {
@@ -49,6 +50,7 @@ _LAZY = {
     "client_credentials": "asyncclients.core.auth",
     "endpoint_of": "asyncclients.core.endpoint",
     "operation": "asyncclients.core.endpoint",
+    "sync_target_of": "asyncclients.core.sync_target",
     "text": "asyncclients.core.constraints",
 }
 
@@ -73,6 +75,7 @@ __all__ = [
     "client_credentials",
     "endpoint_of",
     "operation",
+    "sync_target_of",
     "text",
 ]
 

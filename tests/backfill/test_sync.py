@@ -233,7 +233,7 @@ async def test_sync_sends_rejected_rows_again_when_they_change(
 async def test_sync_stops_if_most_rows_are_invalid(
     intouch: IntouchClient, sandbox: Sandbox, csv: Path, state: Path
 ) -> None:
-    """Nothing is sent from a file of which most rows cannot be sent."""
+    """Nothing is sent if most rows of the file are invalid."""
     csv.write_text("email,first_name\n" + "a@x.org,b,c\n" * 60)
     with pytest.raises(BackfillStoppedError, match="60 of 60 rows are invalid"):
         await sync(csv, intouch.contacts, state=state)
@@ -379,7 +379,7 @@ class Shelf:
 
 
 async def test_sync_accepts_a_target_of_ones_own(state: Path) -> None:
-    """Rows are given as they are; what the target cannot do is said before anything is sent."""
+    """Rows are passed unchanged; an ability that the target lacks is an error at once."""
     shelf = Shelf()
     assert isinstance(shelf, SyncTarget)
     books = [{"isbn": n, "title": "T"} for n in range(3)]

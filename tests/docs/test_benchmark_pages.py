@@ -11,7 +11,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.mark.parametrize("page", ["rate_limits", "overhead", "backfill", "shared", "soak"])
+@pytest.mark.parametrize("page", ["rate_limits", "overhead", "backfill", "shared", "soak", "sync"])
 def test_benchmark_page_is_up_to_date(page: str) -> None:
     """Each page has the tables that `python benchmarks/page.py` writes."""
     command = [sys.executable, str(BENCHMARKS / "page.py"), page, "--check"]

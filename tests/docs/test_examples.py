@@ -77,6 +77,28 @@ async def test_web_app_serves_requests_during_a_pull(
     assert sandbox.rejected("intouch") == 0
 
 
+@pytest.mark.virtual_time
+async def test_nightly_sync_logs_the_saved_hours(
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The second night sends the changed row only."""
+    for name, value in sandbox.environ.items():
+        monkeypatch.setenv(name, value)
+    rows = [f"p{number}@example.com,Name" for number in range(100)]
+    (tmp_path / "people.csv").write_text("\n".join(["email,first_name", *rows]) + "\n")
+    module = load("nightly_sync")
+    assert (await module.main("people.csv")).created == 100
+    rows[0] = "p0@example.com,New"
+    (tmp_path / "people.csv").write_text("\n".join(["email,first_name", *rows]) + "\n")
+    caplog.set_level("INFO", "nightly_sync")
+    report = await module.main("people.csv")
+    assert (report.updated, report.unchanged) == (1, 99)
+    assert "99 unchanged, which saved 0.0 h" in caplog.text
+
+
 def _tag(number: int) -> dict[str, object]:
     at = "2025-01-01T00:00:00+00:00"
     return {"uuid": f"{number:036}", "name": f"old {number}", "created_at": at, "updated_at": at}

@@ -1,4 +1,4 @@
-"""The memory of a sync: what was last sent for each item, in tables of the journal.
+"""The memory of a sync: digests of the rows that were sent, in tables of the journal.
 
 | table       | a row                                                                          |
 |-------------|--------------------------------------------------------------------------------|
@@ -40,7 +40,7 @@ _PAGE = 10_000
 
 
 class Item(NamedTuple):
-    """What is known of an item.
+    """The known facts of an item.
 
     Attributes:
         id: the vendor's id; None if the vendor did not return it.

@@ -1,7 +1,7 @@
 """The target of a sync: contacts by `unique_id`, created and updated in batches.
 
 Manual: https://docs.digitalonboarding.com/docs/api. It describes no list of contacts and no way to
-delete one. A create and an update are the same call, which may be repeated.
+delete one. A create and an update are the same idempotent call.
 """
 
 from __future__ import annotations

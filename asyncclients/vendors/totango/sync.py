@@ -1,9 +1,9 @@
 """The target of a sync: touchpoints, identified by any column of the input.
 
 Manual: https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API. Totango does not
-store a key of the caller, so a sync remembers which touchpoint belongs to which key: its note id,
-its account, and its event id if the response to the create has it. Touchpoints can only be listed
-by account, and not found by a key.
+store a key of the caller, so a sync remembers the touchpoint of each key: its note id, its account,
+and its event id if the response to the create has it. Touchpoints can only be listed by account,
+and not found by a key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from asyncclients.vendors.totango.models import Event, NewTouchpoint, Touchpoint
 
 
 class TouchpointIds(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What identifies a touchpoint; an `item_id` is this as JSON.
+    """The ids of a touchpoint; an `item_id` is this as JSON.
 
     Attributes:
         note_id: its id.
