@@ -60,7 +60,12 @@ def endpoints(vendor: str) -> list[Endpoint[Any]]:
 
 def _summary(vendor: str) -> Iterator[str]:
     data: Vendor = getattr(import_module(f"asyncclients.vendors.{vendor}.vendor"), vendor.upper())
-    named = [f"`{argument}=` {_code(name)}" for argument, name in data.environment.items()]
+    filed = _in_files(vendor)
+    named = [
+        f"`{argument}=` {_code(name)}"
+        + (f" (a file: `{argument}_file=` {_code(name + '_FILE')})" if argument in filed else "")
+        for argument, name in data.environment.items()
+    ]
     named += [f"`{argument}=` {_code(name)}, optional" for argument, name in data.settings.items()]
     in_flight = f", at most {data.max_in_flight} in flight" if data.max_in_flight else ""
     yield "| | |"
@@ -69,6 +74,17 @@ def _summary(vendor: str) -> Iterator[str]:
     yield f"| credential | {'; '.join(named)} |"
     yield f"| base URL | {_code(data.base_url)}; `base_url=` {_code(vendor.upper() + '_BASE_URL')} |"
     yield f"| default quota | {', '.join(str(quota) for quota in data.quotas)}{in_flight} |"
+
+
+def _in_files(vendor: str) -> set[str]:
+    """Return the credentials of the client that may be in a file."""
+    client = vendor.title().replace("_", "") + "Client"
+    made: Any = getattr(import_module(f"asyncclients.vendors.{vendor}.client"), client)
+    return {
+        name.removesuffix("_file")
+        for name in made.__init__.__kwdefaults__
+        if name.endswith("_file")
+    }
 
 
 def _table(vendor: str) -> Iterator[str]:

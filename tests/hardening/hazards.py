@@ -28,6 +28,7 @@ DISPATCH: Final = "core/test_call.py::test_"
 TOKENS: Final = "core/test_tokens.py::test_"
 UPSTREAM: Final = "core/test_upstream.py::test_"
 POOL: Final = "core/test_pool.py::test_"
+NETWORK: Final = "core/test_network.py::test_"
 PUSH: Final = "backfill/test_push.py::test_"
 PULL: Final = "backfill/test_pull.py::test_"
 REFRESH: Final = "backfill/test_refresh.py::test_"
@@ -515,6 +516,28 @@ OUTSIDE: Final = (
                  "refresh_without_total_reads_twice_before_it_removes")),
     Hazard(154, "The file of a refresh was edited or removed", "An error names it, before anything is sent.",
            tests(REFRESH, "refresh_names_file_that_was_edited")),
+    Hazard(155, "A proxy reads the credential, or its own login leaks",
+           "Calls, tokens and uploads pass through a TLS tunnel; the proxy's login goes to it alone.",
+           tests(NETWORK, "proxy_tunnels_calls_and_sees_no_credential",
+                 "access_tokens_pass_through_the_proxy", "uploads_pass_through_the_proxy",
+                 "plain_http_to_loopback_bypasses_the_proxy",
+                 "refusal_of_the_proxy_is_a_connect_error")),
+    Hazard(156, "A private authority, or a server that requires a client certificate",
+           "Both work; the error says what is missing, and that nothing was sent.",
+           tests(NETWORK, "private_authority_is_trusted_if_given", "client_certificate_is_presented",
+                 "missing_or_unknown_client_certificate_is_a_tls_error")),
+    Hazard(157, "A key is replaced while calls are in flight",
+           "It is read again once for all calls; each is sent again once, with the new key.",
+           tests("core/test_rotation.py::test_", "waiting_calls_share_one_read",
+                 "queued_calls_are_sent_with_the_new_key", "unchanged_key_raises_the_401")),
+    Hazard(158, "Several keys share the quota of an account",
+           "Clients with the same `quota_key` share it; connections and tokens stay apart.",
+           tests("core/test_quota_key.py::test_", "quota_key_joins_the_quotas_of_credentials",
+                 "credentials_of_a_quota_key_have_connections_of_their_own",
+                 "credentials_of_a_quota_key_have_tokens_of_their_own")),
+    Hazard(159, "A platform without POSIX", "Locks, renames and signals work as well.",
+           tests("hardening/test_platforms.py::test_", "files_and_locks_work_without_posix",
+                 "signals_call_back_and_are_restored")),
 )
 # fmt: on
 SECTIONS: Final = {
