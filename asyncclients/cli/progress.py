@@ -38,6 +38,7 @@ class ProgressDisplay:
 
     Args:
         quiet: show nothing.
+        bars: draw bars on a terminal; otherwise print lines there too.
         console: where to draw bars; by default standard error if it is a terminal.
         clock: returns seconds; for tests.
     """
@@ -46,6 +47,7 @@ class ProgressDisplay:
         self,
         *,
         quiet: bool = False,
+        bars: bool = True,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -57,7 +59,7 @@ class ProgressDisplay:
         self._live: Live | None = None
         console = _terminal() if console is None else console
         self._is_utf8 = console is not None and console.encoding.startswith("utf")
-        if console is not None and not quiet:
+        if console is not None and bars and not quiet:
             self._live = Live(
                 console=console,
                 auto_refresh=False,

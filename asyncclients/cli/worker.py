@@ -52,11 +52,15 @@ async def worker(
     on_signals(stop.set)
     async with _backfills(database_url, from_environment(limits, LIMITS)) as (backfills, _):
         say("At work; press Ctrl-C to stop", sys.stderr)
-        with ProgressDisplay(quiet=quiet) as display:
-            watching = asyncio.create_task(backfills.watch(display.job))
-            await stop.wait()
-            watching.cancel()
-            await asyncio.wait([watching])
+
+        def show(job: str) -> Callable[[Progress], None]:
+            # A display for each job: a worker has any number of them, one after the other.
+            return ProgressDisplay(quiet=quiet, bars=False).job(job)
+
+        watching = asyncio.create_task(backfills.watch(show))
+        await stop.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
     return 0
 
 

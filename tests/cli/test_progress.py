@@ -172,6 +172,20 @@ def test_line_has_all_figures(capsys: pytest.CaptureFixture[str]) -> None:
         )
 
 
+def test_display_without_bars_prints_lines_on_a_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A worker prints lines, because it may have any number of jobs."""
+    clock, file = Clock(), io.StringIO()
+    console = Console(file=file, force_terminal=True, width=80)
+    with ProgressDisplay(bars=False, console=console, clock=clock) as display:
+        show = display.job("a")
+        clock.now = 6.0
+        show(HALFWAY)
+    assert capsys.readouterr().err.startswith("a: 104,997 of 200,000 done")
+    assert file.getvalue() == ""
+
+
 def test_duration_is_short() -> None:
     """Seconds are left out from ten minutes on, and minutes are not."""
     seconds = (0.4, 59.6, 65, 599, 600, 3599, 3600, 90_000)
