@@ -141,6 +141,15 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def prereleases(session: nox.Session) -> None:
+    """The default suite on pre-releases of what the code is closest to."""
+    _groups(session, "test")
+    session.install("-q", EXTRAS)
+    session.install("-q", "--upgrade", "--pre", "aiohttp<4", "msgspec", "redis")
+    session.run("pytest", "-q", *session.posargs)
+
+
+@nox.session
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities in what users install; needs the network.
 

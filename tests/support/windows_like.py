@@ -12,7 +12,6 @@ import errno
 import fcntl
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,7 +25,7 @@ _MISSING = (
     *("pread", "pwrite", "fchmod"),
 )
 _open, _kill = os.open, os.kill
-assert subprocess  # imported first: it takes a module `msvcrt` for Windows
+import_module("subprocess")  # first: it would take a module `msvcrt` for Windows
 
 
 def _locking(descriptor: int, mode: int, size: int) -> None:
