@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +36,22 @@ def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
             "3",
             "130",
         ]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_completion_works_in_bash(tmp_path: Path) -> None:
+    """After `--install-completion`, bash completes commands and options."""
+    script = """
+        "$PYTHON" -m asyncclients --install-completion >&2
+        source ~/.local/share/bash-completion/completions/asyncclients
+        COMP_WORDS=(asyncclients pu); COMP_CWORD=1; _asyncclients; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(asyncclients push --qu); COMP_CWORD=2; _asyncclients; echo "${COMPREPLY[@]}"
+    """
+    environ = {**os.environ, "HOME": str(tmp_path), "PYTHON": sys.executable, "SHELL": "/bin/bash"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=environ, check=True, capture_output=True, text=True
+    )
+    assert done.stdout == "pull push\n--quiet\n", done.stderr
 
 
 def test_help_comes_at_once() -> None:
