@@ -108,6 +108,7 @@ class ProgressDisplay:
         if self._live is not None:
             if not self._live.is_started:
                 self._live.start()
+                self._live.console.show_cursor()  # a killed process cannot show it again
             self._live.refresh()
 
     def _draw(self, draw: Callable[[], None]) -> None:

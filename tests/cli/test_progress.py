@@ -104,6 +104,15 @@ def test_bar_has_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch)
         assert ("\x1b[32m" in file.getvalue()) is has_colour
 
 
+def test_bar_leaves_the_cursor_visible() -> None:
+    """A process that is killed leaves a terminal that shows its cursor."""
+    file = io.StringIO()
+    with ProgressDisplay(console=Console(file=file, force_terminal=True, width=80)) as display:
+        display.job("a")(HALFWAY)
+        drawn_so_far = file.getvalue()
+    assert drawn_so_far.rindex("\x1b[?25h") > drawn_so_far.rindex("\x1b[?25l")
+
+
 def test_terminal_that_is_gone_does_not_end_a_job() -> None:
     """An error of the terminal ends the drawing, quietly."""
 
