@@ -61,6 +61,10 @@ class Constraint(msgspec.Struct, frozen=True):
     form: Any
     choices: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        # Documentation shows it in the annotation of the field.
+        return f"Constraint({self.rule!r})"
+
 
 class AnyOf(msgspec.Struct, frozen=True):
     """A rule of a vendor's manual: one of *fields* is required.
