@@ -21,10 +21,9 @@ from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
-from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store, open_pool
 from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_jobs
-from asyncclients.core.pool import SessionPool
 from asyncclients.errors import AsyncClientsError, InputError, encodable
 
 Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
@@ -245,7 +244,7 @@ async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
 
     async def once() -> int:
         with ProgressDisplay(quiet=quiet) as display:
-            async with SessionPool(limits=store) as pool:
+            async with open_pool(store) as pool:
                 result = await run_job(job, pool, display.job(job.title))
         code = exit_code(result)
         if code != DONE or as_json or not quiet:
@@ -309,7 +308,7 @@ async def run(
             if engine == "dbos":
                 results = await run_jobs(jobs, database_url, limits, display)
             else:
-                async with SessionPool(limits=limits_store(limits)) as pool:
+                async with open_pool(limits_store(limits)) as pool:
                     results = await asyncio.gather(
                         *(run_job(job, pool, display.job(job.title)) for job in jobs),
                         return_exceptions=True,

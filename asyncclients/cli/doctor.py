@@ -24,10 +24,12 @@ from rich.table import Table
 import asyncclients
 from asyncclients.base_url import check_base_url
 from asyncclients.cli.output import show
-from asyncclients.cli.shared import DATABASE_URL, LIMITS
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, PROXY
 from asyncclients.core.client import VendorClient
+from asyncclients.core.network import network_arguments
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
+from asyncclients.secret import Secret
 
 _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
 _EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
@@ -76,6 +78,9 @@ async def doctor(
     Exits with 1 if anything is wrong.
     """
     findings = [*_versions(), _parser(), _ca_store()]
+    if proxy := os.environ.get(PROXY):
+        findings.append(await _proxy(proxy, connect=connect))
+        connect = False  # the vendors and stores may not be reachable directly
     for vendor in _vendors():
         findings.extend(await _vendor(vendor, connect=connect))
     for variable, what in ((LIMITS, "limit store"), (DATABASE_URL, "job database")):
@@ -147,6 +152,15 @@ async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:
         return [Finding(vendor.name, error.message, False, error.advice or "")]
     found = [Finding(vendor.name, "credentials set", True)]
     return [*found, await _reach(vendor.name, url)] if connect else found
+
+
+async def _proxy(address: str, *, connect: bool) -> Finding:
+    """Check that the proxy at *address* can be used and is reachable; shows no password."""
+    try:
+        network_arguments(None, Secret(address))
+    except ConfigurationError as error:
+        return Finding("proxy", error.message, False, f"Check {PROXY}")
+    return await _reach("proxy", address) if connect else Finding("proxy", "set", True)
 
 
 async def _shared(what: str, variable: str, address: str, *, connect: bool) -> Finding:

@@ -1,7 +1,7 @@
-"""The options --limits and --database-url: the stores that several processes share.
+"""The pool of a command, and the options --limits and --database-url of shared stores.
 
 Their URLs may contain passwords, and a command line is visible to every user of the machine,
-so both can be set in the environment.
+so both can be set in the environment, and the proxy only there.
 """
 
 from __future__ import annotations
@@ -11,13 +11,33 @@ import re
 from pathlib import Path
 from typing import Any
 
+from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError
+from asyncclients.secret import Environment
 from asyncclients.stores import FileLimits
 
 _HOST = re.compile(r"[\w.-]+:[0-9]+")
 """Matches the host and port of a server."""
 LIMITS = "ASYNCCLIENTS_LIMITS"
 DATABASE_URL = "ASYNCCLIENTS_DATABASE_URL"
+PROXY = "ASYNCCLIENTS_PROXY"
+
+
+def open_pool(limits: Any) -> SessionPool:
+    """Return a pool with the store *limits* and the proxy in ASYNCCLIENTS_PROXY, if any.
+
+    Raises:
+        ConfigurationError: the variable has no URL of a proxy.
+    """
+    variables = Environment(None)
+    proxy = variables.secret(PROXY) if PROXY in variables else None
+    try:
+        return SessionPool(limits=limits, proxy=proxy)
+    except ConfigurationError as error:
+        problem = error.message
+    raise ConfigurationError(
+        f"{PROXY}: {problem}", advice="Set it to http://user:password@proxy.example.com:3128"
+    )
 
 
 def from_environment(given: str, variable: str) -> str:

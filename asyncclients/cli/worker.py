@@ -19,7 +19,7 @@ from asyncclients.cli.jobs import JobSpec, map_of, run_job
 from asyncclients.cli.operations import Clients
 from asyncclients.cli.output import say
 from asyncclients.cli.progress import ProgressDisplay
-from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store, open_pool
 from asyncclients.cli.signals import on_signals
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
@@ -96,7 +96,7 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[tuple[Any
             advice=f"Set {LIMITS} or give --limits: redis://HOST, or a file for workers on one "
             "host",
         )
-    async with SessionPool(limits=store) as pool:
+    async with open_pool(store) as pool:
         clients = Clients(pool)
         async with Backfills(database_url, lambda spec: _resolve(clients, spec)) as backfills:
             yield backfills, pool

@@ -44,8 +44,7 @@ async def test_signals_call_back_and_are_restored(
         raise NotImplementedError
 
     if not has_handlers:
-        kind: Any = type(loop)
-        monkeypatch.setattr(kind, "add_signal_handler", missing)
+        monkeypatch.setattr(loop, "add_signal_handler", missing)
     before = signal.getsignal(signal.SIGTERM)
     came: asyncio.Queue[int] = asyncio.Queue()
     restore = on_signals(lambda: came.put_nowait(1), ("SIGTERM", "SIGNAL_OF_ANOTHER_PLATFORM"))
