@@ -1,9 +1,9 @@
 """Open the files that the package writes without damaging files of other programs.
 
 * A path given by the user may be a symbolic link: its target is written.
-* A path derived from it (`.lock`, `.part`, `.failed.jsonl`) is opened without following
-  links, must be a regular file, and is changed only if its content proves that the package
-  wrote it.
+* A path derived from it (`.lock`, `.part`, `.failed.jsonl`, `.retry.jsonl`) is opened without
+  following links, must be a regular file, and is changed only if its content proves that the
+  package wrote it.
 
 Windows has neither `fcntl` nor the flags of `open` below, does not rename or delete an open
 file, and cannot open a folder.
@@ -24,6 +24,8 @@ from typing import Any, BinaryIO, cast
 
 FAILED_SUFFIX = ".failed.jsonl"
 """Suffix of the file of failed rows, appended to the name of the state file."""
+RETRY_SUFFIX = ".retry.jsonl"
+"""Suffix of that file while its rows are sent again."""
 _FLAGS = sum(
     getattr(os, name, 0)
     for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_BINARY")

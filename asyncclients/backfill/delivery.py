@@ -39,7 +39,7 @@ from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 import msgspec
 
 from asyncclients.backfill.circuit_breaker import CallStart, CircuitBreaker, ForbiddenRows
-from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.files.source import Row, UnreadableRowError
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter, check_row
 from asyncclients.core.endpoint import endpoint_of
@@ -311,7 +311,7 @@ class Delivery:
     def _prepare(self, row: Row, *, coerce: bool) -> PreparedRow | None:
         failure: Exception
         if row.error:
-            self._fail(row, ValueError(row.error))
+            self._fail(row, UnreadableRowError(row.error))
             return None
         try:
             value = self._converter.convert(row.data, coerce=coerce)

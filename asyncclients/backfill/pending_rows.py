@@ -20,14 +20,16 @@ class InputLog(Protocol):
         state: the number of rows that were read, and their digest.
         settled: numbers of the rows that are not delivered again.
         recovered: settled rows that may come after those that were read.
+        is_verified: the rows that were read are known to be unchanged.
     """
 
     state: PushState
     settled: IntervalSet
     recovered: set[int]
+    is_verified: bool
 
-    def on_reread(self, row: Row) -> None:
-        """Note the content of *row*, which an earlier run has read."""
+    def on_reread(self, row: Row) -> Row:
+        """Return *row*, which an earlier run has read, or what is sent in its place."""
         ...
 
     def set_read(self, read: int, digest: str) -> None:
@@ -98,9 +100,7 @@ class PendingRows:
             raise
         if not rows:
             if self._read < self._read_before:
-                raise self._changed(
-                    f"it has {self._read} rows now, and {self._read_before} were read before"
-                )
+                raise _shorter(self._source, self._read, self._read_before)
             self._log.set_total(self._read)
             self._is_at_end = True
             return
@@ -123,19 +123,45 @@ class PendingRows:
         """Keep the unsettled ones of *rows*, which an earlier run has read."""
         self._add_to_digest(rows)
         log = self._log
-        for row in rows:
-            log.on_reread(row)
-        self._unsettled += [row for row in rows if row.number not in log.settled]
+        current = [log.on_reread(row) for row in rows]
+        unsettled = [row for row in current if row.number not in log.settled]
+        if log.is_verified:
+            self._ready.extend(unsettled)
+            return
+        self._unsettled += unsettled
         if self._read == self._read_before:
             if self._digest.hexdigest() != log.state.digest:
-                raise self._changed(f"its first {self._read_before} rows differ")
+                raise _changed(self._source, f"its first {self._read_before} rows differ")
             self._ready.extend(self._unsettled)
             self._unsettled.clear()
 
-    def _changed(self, how: str) -> StateMismatchError:
-        return StateMismatchError(
-            f"{self._source.name} has changed since this job was created: {how}",
-            file=self._source.name,
-            advice="Restore the old input (rows may be added at its end), "
-            "or push the new one with another state file",
-        )
+
+async def check_unchanged(source: Source, log: InputLog) -> None:
+    """Compare the rows of *source* with those that earlier runs have read; keep none of them.
+
+    Raises:
+        StateMismatchError: they differ.
+    """
+    digest, read, count = hashlib.blake2b(digest_size=16), 0, log.state.read
+    while read < count:
+        rows = (await source.chunk())[: count - read]
+        if not rows:
+            raise _shorter(source, read, count)
+        read += len(rows)
+        digest.update(encode_rows(rows))
+    if count and digest.hexdigest() != log.state.digest:
+        raise _changed(source, f"its first {count} rows differ")
+    log.is_verified = True
+
+
+def _shorter(source: Source, now: int, before: int) -> StateMismatchError:
+    return _changed(source, f"it has {now} rows now, and {before} were read before")
+
+
+def _changed(source: Source, how: str) -> StateMismatchError:
+    return StateMismatchError(
+        f"{source.name} has changed since this job was created: {how}",
+        file=source.name,
+        advice="Restore the old input (rows may be added at its end), "
+        "or push the new one with another state file",
+    )

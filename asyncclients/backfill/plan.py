@@ -6,13 +6,15 @@ its requests, and the outcomes are kept in memory.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import errno
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
 
 import msgspec
 
@@ -22,6 +24,7 @@ from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.pending_rows import PendingRows
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
+from asyncclients.backfill.state.dead_letters import DeadLetterFile, FailedRows
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import no_place
 from asyncclients.backfill.state.push_state import IntervalSet, PushState
@@ -207,6 +210,7 @@ class PlannedRows:
         state: of the job, as saved by its last run.
         settled: numbers of the rows that would not be delivered.
         recovered: none.
+        is_verified: False; the rows that were read are compared with their digest.
         valid: number of rows that would be sent.
         invalid: number of rows that would fail.
         skipped: number of rows with nothing to send.
@@ -217,11 +221,28 @@ class PlannedRows:
         self.state = state
         self.settled = IntervalSet(state.settled)
         self.recovered: set[int] = set()
+        self.is_verified = False
+        self._retried = FailedRows()
         self.valid = self.invalid = self.skipped = 0
         self.failures: list[InvalidRow] = []
 
-    def on_reread(self, row: Row) -> None:
-        """Do nothing: the state is not changed."""
+    def retry(self, file: DeadLetterFile) -> None:
+        """Plan the failed rows in *file*, or those left of an interrupted retry.
+
+        Raises:
+            StateMismatchError: the file is missing or unusable.
+        """
+        if self.state.retrying:
+            self._retried = file.read(file.retry_path.exists())
+            return
+        self._retried = file.read(False)
+        file.check_retry(self._retried, self.state.failed, self.settled.__contains__)
+        for number in self._retried.numbers:
+            self.settled.discard(number)
+
+    def on_reread(self, row: Row) -> Row:
+        """Return *row*, or the edited one."""
+        return self._retried.current(row)
 
     def set_read(self, read: int, digest: str) -> None:
         """Do nothing: the state is not changed."""
@@ -258,40 +279,47 @@ class PlannedRows:
         """Do nothing: nothing is sent."""
 
 
-def planned_rows(
-    state: str | os.PathLike[str],
-    job: JobIdentity,
-    unknown: Literal["keep", "resend", "drop"],
-    new_credential: bool,
-) -> PlannedRows:
-    """Return the row log of a plan for *job*, which the state file *state* may have begun.
+class SavedJob(NamedTuple):
+    """A push whose state file may exist; the fields are arguments of `push`."""
 
-    Raises:
-        StateMismatchError: the state belongs to another job, or no state can be kept there.
-    """
-    path = target_of(state)
-    if not path.parent.is_dir():
-        raise no_place(path, os.strerror(errno.ENOENT))
-    if not path.exists():
-        return PlannedRows(PushState())
-    saved, unknown_rows = read_push(path, job, new_credential=new_credential)
-    log = PlannedRows(saved)
-    for number in unknown_rows:
-        if unknown == "resend":
-            log.settled.discard(number)
-        else:
-            log.settled.add(number)
-    return log
+    state: Path
+    job: JobIdentity
+    new_credential: bool
+    retry_failed: bool
+    unknown: Literal["keep", "resend", "drop"]
+
+    def rows(self) -> PlannedRows:
+        """Return the row log of a plan, with what the state has settled.
+
+        Raises:
+            StateMismatchError: the state belongs to another job, or no state can be kept there.
+        """
+        path = target_of(self.state)
+        if not path.parent.is_dir():
+            raise no_place(path, os.strerror(errno.ENOENT))
+        if not path.exists():
+            return PlannedRows(PushState())
+        saved, unknown = read_push(
+            path, self.job, new_credential=self.new_credential, new_map=self.retry_failed
+        )
+        log = PlannedRows(saved)
+        change = log.settled.discard if self.unknown == "resend" else log.settled.add
+        for number in unknown:
+            change(number)
+        if saved.retrying or (self.retry_failed and saved.failed):
+            log.retry(DeadLetterFile(path))
+        return log
 
 
 async def plan_push(
     source: Source,
     options: DeliveryOptions,
     converter: RowConverter,
-    log: PlannedRows,
+    saved: SavedJob,
     limit: int | None,
 ) -> Plan:
-    """Return what a push of at most *limit* rows of *source* not settled in *log* would send."""
+    """Return what a push of at most *limit* rows of *source* not settled in *saved* would send."""
+    log = await asyncio.to_thread(saved.rows)
     builder = RequestBuilder.of(options.target)
     options = msgspec.structs.replace(options, target=builder, is_operation=True, max_failed=1.0)
     delivery = Delivery(options, converter, log, RequestCounter(), CircuitBreaker(math.inf))

@@ -14,6 +14,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Never, TypedDict, TypeGuard, Unpack, overload
@@ -22,8 +23,8 @@ from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
 from asyncclients.backfill.files.source import Row, Rows, Source, open_source
-from asyncclients.backfill.pending_rows import PendingRows
-from asyncclients.backfill.plan import Plan, plan_push, planned_rows
+from asyncclients.backfill.pending_rows import PendingRows, check_unchanged
+from asyncclients.backfill.plan import Plan, SavedJob, plan_push
 from asyncclients.backfill.progress import EtaEstimator, reporting_progress
 from asyncclients.backfill.report import Progress, Report, RequestCounter
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
@@ -52,6 +53,7 @@ class PushOptions(TypedDict, total=False):
     concurrency: int
     flow: str | None
     limit: int | None
+    retry_failed: bool
     unknown: Literal["keep", "resend", "drop"]
     reconcile: Reconcile | None
     max_failed: float
@@ -100,6 +102,7 @@ async def push(
     flow: str | None = None,
     dry_run: bool = False,
     limit: int | None = None,
+    retry_failed: bool = False,
     unknown: Literal["keep", "resend", "drop"] = "keep",
     reconcile: Reconcile | None = None,
     max_failed: float = 0.1,
@@ -133,6 +136,9 @@ async def push(
             run; what an existing state has settled is left out. A function of your own as the
             target is not called. No file is written.
         limit: number of rows after which this run ends; the next run continues with the others.
+        retry_failed: send the failed rows of the state again, before all others, as they are in
+            the input or, if edited there, in `<state>.failed.jsonl`. The state may have been
+            created with another mapping as *map*.
         unknown: what to do at the end with rows whose outcome is unknown: list them, send
             them again, or count them as skipped.
         reconcile: called at the end with each unknown row (as *row_type*). True: the row
@@ -159,13 +165,13 @@ async def push(
     arguments.check_keywords(push, misspelt)
     arguments.check_push(source, target, state)
     arguments.check_callbacks(reconcile, progress)
-    arguments.check_flags(idempotent=idempotent, dry_run=dry_run, new_credential=new_credential)
+    flags = {"dry_run": dry_run, "retry_failed": retry_failed, "new_credential": new_credential}
+    arguments.check_flags(idempotent=idempotent, **flags)
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
     arguments.check_delivery(concurrency, batch, max_failed, max_outage, limit)
     converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
     check_apart(Path(state), [Path(source)] if _is_path(source) else [], "the input")
-    rows = await open_source(source)
-    try:
+    async with aclosing(await open_source(source)) as rows:
         converter.check(rows)
         await check_mapped(converter, source)
         job = await asyncio.to_thread(push_job, rows.name, target, converter.name, map)
@@ -174,21 +180,30 @@ async def push(
             target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
         )
         if dry_run:
-            plan = await asyncio.to_thread(planned_rows, state, job, unknown, new_credential)
-            return await plan_push(rows, options, converter, plan, limit)
+            saved = SavedJob(Path(state), job, new_credential, retry_failed, unknown)
+            return await plan_push(rows, options, converter, saved, limit)
         run_options = RunOptions(concurrency, limit, unknown, reconcile, max_outage)
-        journal = await Journal.open(state, job, new_credential=new_credential)
-        try:
-            log = await JournalRowLog.load(journal)
+        journal = await Journal.open(
+            state, job, new_credential=new_credential, new_map=retry_failed
+        )
+        async with aclosing(journal):
+            log = await _load(journal, source, retry_failed)
             return await Push(rows, options, converter, log, run_options).run(progress)
-        finally:
-            await journal.aclose()
-    finally:
-        await rows.aclose()
 
 
 def _is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
     return isinstance(source, (str, os.PathLike))
+
+
+async def _load(journal: Journal, source: Rows, retry_failed: bool) -> JournalRowLog:
+    """Return the row log of *journal*; with *retry_failed* its failed rows are pending."""
+    log = await JournalRowLog.load(journal)
+    if retry_failed:
+        if _is_path(source):  # read twice, so that the rows to retry need not be kept
+            async with aclosing(await open_source(source)) as rows:
+                await check_unchanged(rows, log)
+        await log.retry_failed()
+    return log
 
 
 class RunOptions(NamedTuple):

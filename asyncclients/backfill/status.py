@@ -84,7 +84,9 @@ def read_status(path: str | os.PathLike[str]) -> Status:
         return _status(*opened)
 
 
-def read_push(path: Path, job: JobIdentity, *, new_credential: bool) -> tuple[PushState, list[int]]:
+def read_push(
+    path: Path, job: JobIdentity, *, new_credential: bool, new_map: bool
+) -> tuple[PushState, list[int]]:
     """Return the state of the push *job* in the file *path*, and the numbers of its unknown rows.
 
     Raises:
@@ -93,7 +95,8 @@ def read_push(path: Path, job: JobIdentity, *, new_credential: bool) -> tuple[Pu
         StateError: it cannot be read.
     """
     with _reading(path) as (database, _, _):
-        job.check(read_job(database), str(path), new_credential=new_credential)
+        found = read_job(database)
+        job.check(found, str(path), new_credential=new_credential, new_map=new_map)
         state = read_state(database, PushState) or PushState()
         unknown = [number for (number,) in select(database, "SELECT number FROM unknown")]
         return state, [*unknown, *(number for number, _ in state.sent)]

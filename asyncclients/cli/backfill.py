@@ -98,6 +98,7 @@ async def push(
     max_failed: Share = 0.1,
     dry_run: Switch = False,
     limit: Limit = None,
+    retry_failed: Switch = False,
     resend_unknown: Switch = False,
     drop_unknown: Switch = False,
     new_credential: Switch = False,
@@ -118,6 +119,7 @@ async def push(
         max_failed: share of failed rows above which it stops.
         dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
         limit: stop after this number of rows; run it again to continue.
+        retry_failed: send the failed rows again, first of all; --map may be corrected, and STATE.failed.jsonl edited.
         resend_unknown: send rows again that may or may not have arrived.
         drop_unknown: skip rows that may or may not have arrived.
         new_credential: resume the state with a new credential of the same account.
@@ -137,6 +139,7 @@ async def push(
         new_credential=new_credential,
         dry_run=dry_run,
         limit=limit,
+        retry_failed=retry_failed,
         unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
     )
     return await _run(job, limits, quiet=quiet, as_json=json)

@@ -75,6 +75,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("a pull has no `dry_run`")
         if self.pull is not None and self.limit is not None:
             raise ValueError("a pull has no `limit`")
+        if self.pull is not None and self.retry_failed:
+            raise ValueError("a pull has no `retry_failed`")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least 1, not {self.limit}")
 
@@ -288,6 +290,7 @@ async def run_job(
         new_credential=job.new_credential,
         dry_run=job.dry_run,
         limit=job.limit,
+        retry_failed=job.retry_failed,
         flow=flow,
         progress=progress,
     )

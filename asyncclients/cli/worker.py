@@ -122,7 +122,8 @@ async def _run(
 ) -> Report | SyncReport | Plan:
     if job.sync is not None or job.refresh:  # its memory is a file of this machine
         return await run_job(job, pool, progress)
-    for option, default in (("unknown", "keep"), ("dry_run", False), ("limit", None)):
+    options = {"unknown": "keep", "dry_run": False, "limit": None, "retry_failed": False}
+    for option, default in options.items():
         if (value := getattr(job, option)) != default:
             raise ConfigurationError(
                 f"{job.name}: {option} = {value!r} is not supported with --engine dbos"

@@ -42,13 +42,15 @@ async def work(kind: str, source: str, state: str) -> Report | SyncReport:
             base_url=os.environ["INTOUCH_BASE_URL"],
             quotas=ENOUGH,
         )
-        if kind == "create":
+        if kind in ("create", "retry"):
             return await push(
                 source,
                 intouch.hierarchies.create,
                 row_type=NewHierarchy,
                 state=state,
                 concurrency=8,
+                max_failed=1.0,
+                retry_failed=kind == "retry",
             )
         if kind == "sync":
             return await sync(

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from asyncclients.backfill import Report, read_status
-from asyncclients.sandbox import Sandbox, drop
+from asyncclients.sandbox import Sandbox, drop, status
 from asyncclients.vendors.intouch import Contact
 
 from .conftest import Killer
@@ -74,6 +74,45 @@ async def test_killed_push_with_lost_responses(paths: tuple[str, str]) -> None:
     assert kills == 3
     assert report.unknown > 0
     assert held >= report.done
+
+
+async def retry(paths: tuple[str, str], rows: int, kills: int) -> int:
+    """Retry *rows* nodes that failed under fire; how often it was killed."""
+    source, state = paths
+    async with Sandbox(OPEN, latency=LATENCY) as sandbox:
+        held = sandbox.state("intouch")
+        lines = [f"node-{number},Node,generic,{held.root_uuid}\n" for number in range(rows)]
+        Path(source).write_text("client_code,name,type,parent_uuid\n" + "".join(lines))
+        sandbox.fail("intouch", status(422), times=rows)
+        killer, random = Killer(sandbox.environ), Random(0)
+        report = await killer.run("create", source, state, kills=0, longest=0.0)
+        assert (report.done, report.failed) == (0, rows)
+        failed = Path(f"{state}.failed.jsonl")
+        failed.write_text(failed.read_text().replace('"Node"', '"Edited"'))
+        sandbox.fail("intouch", status(422), None, lambda _: random.random() < 0.1)
+        report = await killer.run("retry", source, state, kills=kills, longest=0.4)
+        kills = killer.kills
+        while report.failed:
+            report = await killer.run("retry", source, state, kills=0, longest=0.0)
+        nodes = [node for node in held.hierarchies.values() if node["client_code"] in codes(rows)]
+    unknown = {row["client_code"] for row in unknown_rows(state).values()}
+    created = Counter(str(node["client_code"]) for node in nodes)
+    assert max(created.values()) == 1
+    assert codes(rows) - unknown <= created.keys()
+    assert report.done + report.unknown == rows
+    assert {node["name"] for node in nodes} == {"Edited"}
+    assert not failed.exists()
+    assert not Path(f"{state}.retry.jsonl").exists()
+    return kills
+
+
+def codes(rows: int) -> set[str]:
+    return {f"node-{number}" for number in range(rows)}
+
+
+async def test_killed_retry_loses_nothing_and_sends_no_row_twice(paths: tuple[str, str]) -> None:
+    """Failed rows, edited in their file, arrive exactly once as edited, or are unknown."""
+    assert await retry(paths, 800, 3) == 3
 
 
 async def upsert(paths: tuple[str, str], rows: int, kills: int, *, dropping: float = 0.0) -> int:

@@ -127,6 +127,21 @@ async def test_push_with_a_limit_is_continued(
     assert ": complete" in (await shell.run("status", "people.csv.state")).out
 
 
+async def test_push_retries_failed_rows(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+    """Corrected rows of the file of failed rows are sent; the counts move from failed to done."""
+    (tmp_path / "people.csv").write_text("email\na@example.com\nnobody\nb@example.com\n")
+    command = ("push", "intouch.contacts", "people.csv")
+    assert (await shell.json(3, *command))["failed"] == 1
+    failed = tmp_path / "people.csv.state.failed.jsonl"
+    failed.write_text(failed.read_text().replace('"nobody"', '"c@example.com"'))
+    plan = await shell.json(0, *command, "--retry-failed", "--dry-run")
+    assert (plan["rows"], plan["preview"]["body"]) == (1, '{"email":"c@example.com"}')
+    report = await shell.json(0, *command, "--retry-failed")
+    assert (report["done"], report["failed"], report["requests"]) == (3, 0, 1)
+    assert len(sandbox.state("intouch").contacts) == 3
+    assert not failed.exists()
+
+
 async def test_what_cannot_be_proved_has_not_failed(sandbox: Sandbox, shell: Shell) -> None:
     """A vendor that counts more than it shows: both commands say so, and end with 0."""
     page = b'{"current_page": 1, "last_page": 1, "total": 5, "data": [{"uuid": "a", "name": "b"}]}'

@@ -20,10 +20,11 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
 from asyncclients.errors import InputError
@@ -51,6 +52,12 @@ class Cells(dict[str, str]):
         if column in self.columns:
             return ""
         raise KeyError(column)
+
+    def replaced(self, values: Mapping[str, Any]) -> Cells:
+        """Return the same row with *values*, as a person has edited them."""
+        cells = Cells((name, value) for name, value in values.items() if value != "")
+        cells.columns = self.columns
+        return cells
 
 
 class CsvReader:

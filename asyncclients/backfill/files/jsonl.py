@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 import msgspec
 
@@ -127,10 +128,19 @@ def _check_names(pairs: list[tuple[str, Any]]) -> None:
         names.add(name)
 
 
+def row_checksum(row: Any) -> int:
+    """Return the checksum that a file of failed rows has of *row*, decoded from JSON."""
+    return crc32(msgspec.json.encode(row))
+
+
 def _row_of_dead_letter(record: dict[str, Any]) -> tuple[Any, str]:
-    row = record.get("row")
+    row: Any = record.get("row")
     if isinstance(row, dict) and "reason" in record:
-        return cast("dict[str, Any]", row), ""
+        row = cast("dict[str, Any]", row)
+        unreadable = record.get("error") == "UnreadableRowError"
+        if unreadable and row_checksum(row) == record.get("checksum"):
+            return row, f"was unreadable and is not corrected: {record['reason']}"
+        return row, ""
     if isinstance(row, str):
         return row, "was unreadable the first time too; correct it in the file it came from"
     return record, ""

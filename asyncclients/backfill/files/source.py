@@ -33,6 +33,10 @@ _COUNTED_ROWS = 2**15
 Rows = str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]
 
 
+class UnreadableRowError(ValueError):
+    """A row cannot be read from its file."""
+
+
 class Row(msgspec.Struct, frozen=True, gc=False):
     """One row of the input.
 
@@ -41,12 +45,14 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         line: first line in the file, from 1; equal to *number* if the source has no lines.
         data: the values; None if there are none; an excerpt if the row is unreadable.
         error: why the row is unreadable, else empty.
+        is_edited: a person has edited *data* after the row had failed.
     """
 
     number: int
     line: int
     data: Any
     error: str = ""
+    is_edited: bool = False
 
 
 async def open_source(rows: Rows) -> FileSource | IterableSource:

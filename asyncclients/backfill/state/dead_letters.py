@@ -1,24 +1,28 @@
 """The file of failed rows: JSON lines with each row, the error and the number of attempts.
 
-It can be used as the input of a push, which reads the rows in it.
+It can be used as the input of a push, which reads the rows in it. A retry of the failed rows renames
+it (`begin_retry`) and starts another one; a row that a person has edited in it is sent as edited.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 from zlib import crc32
 
 import msgspec
 
 from asyncclients.backfill.encoding import encode_row, json_problem
+from asyncclients.backfill.files.csv import Cells
+from asyncclients.backfill.files.jsonl import row_checksum
 from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
 from asyncclients.errors import AsyncClientsError, StateMismatchError, encodable, error_text
-from asyncclients.own_files import FAILED_SUFFIX, open_own
+from asyncclients.own_files import FAILED_SUFFIX, RETRY_SUFFIX, open_own
 
 _START = b'{"line":'
 """The first bytes of each line."""
@@ -35,6 +39,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         error: class of the error.
         attempts: requests sent for the row.
         errors: field errors in the vendor's response, if any.
+        checksum: of the row in the input, so that an edited one is recognised; 0 if the row was
+            edited before it failed again.
     """
 
     line: int
@@ -44,6 +50,33 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     attempts: int = 0
     errors: Any = None
+    checksum: int = 0
+
+    @property
+    def is_edited(self) -> bool:
+        """True if `row` differs from the input."""
+        return row_checksum(self.row) != self.checksum
+
+
+class FailedRows(NamedTuple):
+    """The rows of a file of failed rows.
+
+    Attributes:
+        numbers: of all rows, in ascending order.
+        edited: the content of those that a person has edited, by number.
+    """
+
+    numbers: Sequence[int] = ()
+    edited: Mapping[int, Any] = {}
+
+    def current(self, row: Row) -> Row:
+        """Return *row*, or a row with its edited content."""
+        if row.number not in self.edited:
+            return row
+        data = self.edited[row.number]
+        if isinstance(row.data, Cells) and isinstance(data, dict):
+            data = row.data.replaced(cast("dict[str, Any]", data))
+        return Row(row.number, row.line, data, is_edited=True)
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -69,6 +102,7 @@ class DeadLetterFile:
 
     def __init__(self, state: Path) -> None:
         self.path = state.with_name(state.name + FAILED_SUFFIX)
+        self.retry_path = state.with_name(state.name + RETRY_SUFFIX)
         self.mark = Mark()
         self._waiting: list[bytes] = []
 
@@ -90,31 +124,88 @@ class DeadLetterFile:
             file.flush()
             os.fsync(file.fileno())
 
-    def _open(self, flags: int, mode: str) -> BinaryIO:
+    def _open(self, flags: int, mode: str, path: Path | None = None) -> BinaryIO:
+        path = path or self.path
         try:
-            return cast("BinaryIO", os.fdopen(open_own(self.path, flags), mode))
+            return cast("BinaryIO", os.fdopen(open_own(path, flags), mode))
         except OSError as error:
             if error.errno not in (errno.ELOOP, errno.EEXIST):
                 raise
-            raise self._foreign(error.strerror or "") from None
-
-    def _foreign(self, problem: str) -> StateMismatchError:
-        return StateMismatchError(
-            f"{self.path}, the file of failed rows of this state, {problem}",
-            file=str(self.path),
-            advice="Move it away, or give the state another name; it was not touched",
-        )
+            raise _foreign(path, error.strerror or "") from None
 
     def begin(self) -> None:
         """Remove a file left by an older state."""
+        self._remove(self.path)
+
+    def _remove(self, path: Path) -> None:
         try:
-            with self._open(os.O_RDWR, "rb+") as file:
+            with self._open(os.O_RDWR, "rb+", path) as file:
                 start = file.readline()
         except FileNotFoundError:
             return
         if start and _read(start) is None:
-            raise self._foreign("is not a list of failed rows")
-        self.path.unlink()
+            raise _foreign(path, "is not a list of failed rows")
+        path.unlink()
+
+    # --- Retry --------------------------------------------------------------------------
+
+    def read(self, retried: bool) -> FailedRows:
+        """Return the rows of the file, or with *retried* those of the renamed one.
+
+        Raises:
+            StateMismatchError: a line is not a failed row.
+        """
+        path = self.retry_path if retried else self.path
+        numbers: set[int] = set()
+        edited: dict[int, Any] = {}
+        try:
+            with self._open(os.O_RDONLY, "rb", path) as file:
+                for line, text in enumerate(file, 1):
+                    if not text.strip():
+                        continue
+                    failure = _read(text)
+                    if failure is None or failure.number in numbers:
+                        raise _unusable_line(path, line)
+                    numbers.add(failure.number)
+                    if failure.is_edited:
+                        edited[failure.number] = failure.row
+        except FileNotFoundError:
+            pass
+        return FailedRows(sorted(numbers), edited)
+
+    def check_retry(
+        self, found: FailedRows, failed: int, is_settled: Callable[[int], bool]
+    ) -> None:
+        """Raise `StateMismatchError` unless *found* are some of the *failed* rows."""
+        if not found.numbers or len(found.numbers) > failed:
+            problem = "has no row" if not found.numbers else f"has {len(found.numbers)} rows"
+            raise StateMismatchError(
+                f"{self.path} {problem}, but {failed} rows of this state have failed",
+                file=str(self.path),
+                advice="Restore the file: it has the rows to send again",
+            )
+        for number in found.numbers:
+            if not is_settled(number):
+                raise StateMismatchError(
+                    f"{self.path} has row {number}, which has not failed",
+                    file=str(self.path),
+                    advice="Delete its line; a row is sent again only if it has failed",
+                )
+
+    def forget(self) -> None:
+        """Start with an empty file: the next commit counts no row of this one."""
+        self.mark = Mark()
+        self._waiting.clear()
+
+    def begin_retry(self) -> None:
+        """Rename the file, unless that was done; the commit that counts none of its rows is made."""
+        if not self.retry_path.exists():
+            with suppress(FileNotFoundError):
+                self.path.rename(self.retry_path)
+
+    def end_retry(self) -> None:
+        """Remove the renamed file: all its rows have an outcome."""
+        self._remove(self.retry_path)
 
     def resume(self, mark: Mark, *, drop: bool = False) -> list[DeadLetter]:
         """Return the failures after *mark*, which no commit has counted; with *drop*, remove them."""
@@ -147,6 +238,23 @@ def _tail(content: bytes, mark: Mark, *, drop: bool) -> tuple[list[DeadLetter], 
     return found, end
 
 
+def _foreign(path: Path, problem: str) -> StateMismatchError:
+    return StateMismatchError(
+        f"{path}, the file of failed rows of this state, {problem}",
+        file=str(path),
+        advice="Move it away, or give the state another name; it was not touched",
+    )
+
+
+def _unusable_line(path: Path, line: int) -> StateMismatchError:
+    return StateMismatchError(
+        f"{path}, line {line}: is not a failed row, or the second one with its number",
+        file=str(path),
+        advice='Correct the line: change only what is in "row". Without the line, its row stays '
+        "failed",
+    )
+
+
 def _read(line: bytes) -> DeadLetter | None:
     try:
         return msgspec.json.decode(line, type=DeadLetter)
@@ -167,10 +275,12 @@ def describe(row: Row, failure: BaseException) -> DeadLetter:
     if isinstance(failure, AsyncClientsError):
         attempts = failure.attempts or 0
         errors = getattr(failure, "errors", None)
+    shown = _shown(row.data)
     return DeadLetter(
         line=row.line,
         number=row.number,
-        row=_shown(row.data),
+        row=shown,
+        checksum=0 if row.is_edited else row_checksum(shown),
         reason=error_text(failure),
         error=encodable(type(failure).__name__),
         attempts=attempts,

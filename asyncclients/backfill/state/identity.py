@@ -60,13 +60,17 @@ class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     key: str = ""
     map: str = ""
 
-    def check(self, found: JobIdentity, path: str, *, new_credential: bool) -> None:
+    def check(
+        self, found: JobIdentity, path: str, *, new_credential: bool, new_map: bool = False
+    ) -> None:
         """Raise `StateMismatchError` if *found*, the job of the state *path*, is another job."""
         for field in self.__struct_fields__:
             theirs, ours = getattr(found, field), getattr(self, field)
             if theirs == ours or (field == "key" and _FUNCTION in (theirs, ours)):
                 continue
             if field == "credential" and theirs and ours and new_credential:
+                continue
+            if field == "map" and new_map:
                 continue
             advice = "Use a separate state file for each job"
             what = f"its {field.replace('_', ' ')} is {theirs!r}, not {ours!r}"
@@ -77,6 +81,9 @@ class JobIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
             if field == "credential":
                 advice += ". If this is a new credential of the same account, pass "
                 advice += "new_credential=True (command line: --new-credential)"
+            if field == "map":
+                advice += ". To send the failed rows again through a corrected map, pass "
+                advice += "retry_failed=True (command line: --retry-failed)"
             raise StateMismatchError(
                 f"{path} belongs to another job: {what}", file=path, advice=advice
             )

@@ -28,6 +28,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
 from zlib import crc32
@@ -101,11 +102,17 @@ class Journal:
 
     @classmethod
     async def open(
-        cls, path: str | os.PathLike[str], job: JobIdentity, *, new_credential: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        job: JobIdentity,
+        *,
+        new_credential: bool = False,
+        new_map: bool = False,
     ) -> Self:
         """Open the journal of *job* at *path*, created if missing, and lock it until `aclose`.
 
-        With *new_credential*, a changed credential is accepted; `finish` stores it.
+        With *new_credential*, a changed credential is accepted, with *new_map* a changed map;
+        `finish` stores it.
 
         Raises:
             StateInUseError: another run uses it.
@@ -120,7 +127,8 @@ class Journal:
         journal = cls(path, lock, ThreadPoolExecutor(1, "asyncclients-journal"))
         try:
             await journal.run(journal._connect)
-            found = await journal.run(_check_job, journal._database, path, job, new_credential)
+            check = partial(job.check, new_credential=new_credential, new_map=new_map)
+            found = await journal.run(_check_job, journal._database, path, job, check)
             journal._renewed = None if found == job else job
         except BaseException:
             await journal.aclose()
@@ -195,7 +203,7 @@ class Journal:
         return waiter
 
     async def finish(self) -> None:
-        """Save all changes, and a changed credential: the run has succeeded with it."""
+        """Save all changes, and a changed credential or map: the run has succeeded with it."""
         if self._renewed is not None:
             value = msgspec.json.encode(self._renewed)
             self._identity = [Statement("INSERT OR REPLACE INTO job VALUES ('job', ?)", [(value,)])]
@@ -396,13 +404,16 @@ def _check_format(database: sqlite3.Connection, path: Path, mode: str) -> None:
 
 
 def _check_job(
-    database: sqlite3.Connection, path: Path, job: JobIdentity, new_credential: bool
+    database: sqlite3.Connection,
+    path: Path,
+    job: JobIdentity,
+    check: Callable[[JobIdentity, str], None],
 ) -> JobIdentity:
-    """Return the identity in the file, which is *job* except for its credential."""
+    """Return the identity in the file, which passes *check*; in a new file, *job*."""
     is_new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
     if not is_new:
         found = read_job(database)
-        job.check(found, str(path), new_credential=new_credential)
+        check(found, str(path))
         job = found
     database.execute("BEGIN IMMEDIATE")
     if is_new:

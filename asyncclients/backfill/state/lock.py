@@ -26,6 +26,7 @@ from pathlib import Path
 from asyncclients.errors import InputError, StateInUseError, StateMismatchError
 from asyncclients.own_files import (
     FAILED_SUFFIX,
+    RETRY_SUFFIX,
     SQLITE_SUFFIXES,
     are_same,
     fcntl,
@@ -265,7 +266,7 @@ def _in_use(state: Path, pid: int | None) -> StateInUseError:
 def files_of_state(state: Path) -> list[Path]:
     """Return the paths of all files that a job may write for *state*."""
     state = target_of(state)
-    suffixes = (".lock", FAILED_SUFFIX, *SQLITE_SUFFIXES)
+    suffixes = (".lock", FAILED_SUFFIX, RETRY_SUFFIX, *SQLITE_SUFFIXES)
     return [state, *(state.with_name(state.name + suffix) for suffix in suffixes)]
 
 

@@ -14,6 +14,9 @@ a few intervals, and the whole state is one small value that each commit replace
 
 `sent` is a write-ahead intent: it is durable before the request is sent. Rows that are `sent`
 when a run starts were on the wire when the previous run was killed; they become unknown.
+
+A retry makes all failed rows pending in one commit and renames their file. The renamed file
+remains until each of them has an outcome again, because it may hold rows edited by a person.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import msgspec
 
 from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.files.source import Row
-from asyncclients.backfill.state.dead_letters import DeadLetterFile, Mark, describe
+from asyncclients.backfill.state.dead_letters import DeadLetterFile, FailedRows, Mark, describe
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
 
 _KILLED = "the run was killed before the response arrived"
@@ -45,6 +48,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
         total: number of rows of the input; None while it is unknown.
         digest: of the rows read, to detect a changed input.
         failures: how much of the file of failed rows is counted in `failed`.
+        retrying: rows of the renamed file of failed rows are pending.
         complete: the input was read to its end and nothing is pending.
     """
 
@@ -57,6 +61,7 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     total: int | None = None
     digest: str = ""
     failures: Mark = Mark()
+    retrying: bool = False
     complete: bool = False
 
 
@@ -68,6 +73,7 @@ class JournalRowLog:
         settled: the numbers of the settled rows.
         unknowns: the unknown rows.
         recovered: failed rows in the file of failed rows that the last commit did not count.
+        is_verified: the input was compared with the digest of the rows that were read.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -76,8 +82,10 @@ class JournalRowLog:
         self.settled = IntervalSet()
         self.unknowns = Unknowns(journal)
         self.recovered: set[int] = set()
+        self.is_verified = False
         self._sent: dict[int, int] = {}
         self._failures = DeadLetterFile(journal.path)
+        self._retried = FailedRows()
 
     @classmethod
     async def load(cls, journal: Journal) -> JournalRowLog:
@@ -90,6 +98,7 @@ class JournalRowLog:
         journal.set_source(log._changes)
         if found is None:
             await journal.run(log._failures.begin)
+        await log._load_retry()
         for failure in await journal.run(log._failures.resume, state.failures):
             # Written by the last run, which was killed before the commit that counts it.
             if failure.number not in log.settled:
@@ -102,6 +111,38 @@ class JournalRowLog:
                 log.unknowns.add(number, line, None, _KILLED)
         await journal.saved()
         return log
+
+    async def _load_retry(self) -> None:
+        """Load the rows of a retry that was interrupted; remove the file of one that has ended."""
+        run, failures = self._journal.run, self._failures
+        if not self.state.retrying:
+            await run(failures.end_retry)
+            return
+        if not self.state.failures.size:  # the last run may have been killed before it renamed it
+            await run(failures.begin_retry)
+        self._retried = await run(failures.read, True)
+
+    async def retry_failed(self) -> None:
+        """Make the failed rows pending; do nothing if that was done and not all have an outcome.
+
+        Raises:
+            StateMismatchError: the file of failed rows is missing or unusable.
+        """
+        state, failures, settled = self.state, self._failures, self.settled
+        if state.retrying or not state.failed:
+            return
+        await self._journal.saved()
+        failed = await self._journal.run(failures.read, False)
+        failures.check_retry(failed, state.failed, settled.__contains__)
+        for number in failed.numbers:
+            settled.discard(number)
+        state.failed -= len(failed.numbers)
+        state.retrying, state.complete = True, False
+        self.recovered.clear()
+        failures.forget()
+        self._retried = failed
+        await self._journal.saved()
+        await self._journal.run(failures.begin_retry)
 
     @property
     def done(self) -> int:
@@ -121,9 +162,11 @@ class JournalRowLog:
 
     # --- Outcomes -----------------------------------------------------------------------
 
-    def on_reread(self, row: Row) -> None:
-        """Store the content of *row*, which was read again, if it is unknown and was not stored."""
+    def on_reread(self, row: Row) -> Row:
+        """Return *row*, which was read again, or the edited one; store it if it is unknown."""
+        row = self._retried.current(row)
         self.unknowns.add_content(row)
+        return row
 
     def set_read(self, read: int, digest: str) -> None:
         """Note that *read* rows with *digest* were read, some of them for the first time.
@@ -190,8 +233,15 @@ class JournalRowLog:
         self._journal.commit_now()
 
     async def saved(self) -> None:
-        """Save all outcomes at the end of a run, and a changed credential."""
+        """Save all outcomes at the end of a run, and what has changed in the job's identity."""
+        has_retried = self.state.retrying and all(
+            number in self.settled for number in self._retried.numbers
+        )
+        if has_retried:
+            self.state.retrying = False
         await self._journal.finish()
+        if has_retried:
+            await self._journal.run(self._failures.end_retry)
 
     # --- Saving -------------------------------------------------------------------------
 
