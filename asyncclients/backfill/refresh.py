@@ -25,6 +25,7 @@ removed if a second reading does not find it either.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -62,6 +63,8 @@ _SAVE_INTERVAL = 0.2
 """Minimum seconds between saves; a crash costs the pages read in this time."""
 _MAX_UNSAVED = 2**20
 """Bytes of items that may wait for the next save."""
+_MAX_UNREPORTED = 600.0
+"""Seconds after which a refresh is repeated, although its result was never reported."""
 _MAX_SECONDS = 1e11
 """Numbers above this are milliseconds since 1970."""
 
@@ -133,19 +136,36 @@ class Refresh:
     async def work(self, source: Pages, read: Read) -> None:
         """Read *source* with the reader that *read* returns, and publish the result."""
         table, sink = self._table, self._sink
-        stop: BackfillStoppedError
+        stop: BackfillStoppedError | None = None
         await sink.open(None if isinstance(sink, FileSink) else table.position)
         if isinstance(sink, FileSink):
             sink.keeps_part = False
         try:
-            await self._refresh(source, read)
+            if self._is_unreported():
+                self._result = table.state.refreshed
+            else:
+                await self._refresh(source, read)
         except BackfillStoppedError as error:
             stop = error
-        else:
-            return
         finally:
             await sink.close()
+        if stop is None:
+            await table.record_report()
+            return
         raise BackfillStoppedError(stop.message, advice=stop.advice, report=self.report())
+
+    def _is_unreported(self) -> bool:
+        """Return whether the last run was killed after it had published the same refresh.
+
+        Its differences would be lost if another refresh replaced the file of changes at once.
+        """
+        state, options = self._table.state, self._options
+        last = state.refreshed
+        if state.is_reported or state.refresh is not None or last is None:
+            return False
+        is_recent = 0 <= time.time() - last.ended_at < _MAX_UNREPORTED
+        has_changes = options.changes is None or options.changes.exists()
+        return is_recent and has_changes and last.since in ("", options.since)
 
     async def _refresh(self, source: Pages, read: Read) -> None:
         table, since = self._table, self._options.since
@@ -376,7 +396,9 @@ class Refresh:
 
     def report(self) -> Report:
         """Return the counts of the job, and the differences that this run published."""
-        state, reading, counter = self._table.state, self._table.current.reading, self._counter
+        state, counter = self._table.state, self._counter
+        is_published = state.complete and state.refresh is None
+        reading = state if is_published else self._table.current.reading
         result = self._result or LastRefresh(ended_at=0.0)
         return Report(
             done=state.done if state.complete else reading.done,
@@ -392,7 +414,7 @@ class Refresh:
             quota_use=counter.quota_use,
             total=reading.total,
             unverified=reading.unverified,
-            failures=self._table.failures,
+            failures=self._table.failures if reading.failed else None,
         )
 
     @property

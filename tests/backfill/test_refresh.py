@@ -389,8 +389,9 @@ async def test_refresh_keeps_unreadable_items(job: Job, raw: bytes) -> None:
     has_key = raw != b"broken"
     assert counts(report) == (0, 0, has_key, 50 - has_key)
     assert (7 in job.ids(), 8 in job.ids()) == (True, not has_key)
-    assert report.failed == 1
-    assert len(Path(f"{job.state}.failed.jsonl").read_bytes().splitlines()) == 1
+    for each in (report, await job.pull()):
+        assert (each.failed, each.failures) == (1, f"{job.state}.failed.jsonl")
+        assert len(Path(f"{job.state}.failed.jsonl").read_bytes().splitlines()) == 1
 
 
 # --- New and changed items only -------------------------------------------------------------
@@ -673,6 +674,28 @@ async def test_refresh_resumes_after_file_was_replaced(
     assert counts(report) == (0, 1, 0, 49)
     assert job.changes.read_bytes() == changes
     assert job.rows() == job.server.items
+
+
+async def test_refresh_reports_result_of_killed_run(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run killed after it has published is reported by the next one, with its changes."""
+    await job.pull()
+    job.server.change(1, 60)
+
+    async def crash(_: Any) -> None:
+        raise NotFoundError("crash")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ItemTable, "record_report", crash)
+        with pytest.raises(NotFoundError):
+            await job.refresh()
+    changes = job.changes.read_bytes()
+    job.server.asked.clear()
+    report = await job.refresh()
+    assert (counts(report), report.done, job.server.asked) == ((0, 1, 0, 49), 50, [])
+    assert job.changes.read_bytes() == changes
+    assert counts(await job.refresh()) == (0, 0, 0, 50)
 
 
 @pytest.mark.parametrize("since", [None, "at"])

@@ -240,9 +240,9 @@ class ItemTable:
         return Changes(statements, write_failures)
 
     @property
-    def failures(self) -> str | None:
-        """The path of the dead-letter file, None while there are no unreadable items."""
-        return str(self._failures.path) if self.current.reading.failed else None
+    def failures(self) -> str:
+        """The path of the dead-letter file."""
+        return str(self._failures.path)
 
     # --- The items -----------------------------------------------------------------------
 
@@ -374,6 +374,7 @@ class ItemTable:
             done=result.added + result.changed + result.unchanged,
             skipped=reading.skipped,
             failed=reading.failed,
+            failures=self._failures.mark,
             total=reading.total,
             has_keys=True,
             read=True,
@@ -382,12 +383,19 @@ class ItemTable:
             file=file,
             passes=state.passes,
             refreshed=result,
+            is_reported=False,
             watermark=current.newest if current.since else None,
             since=current.since,
             # The duration of the last reading of the whole list; see `Refresh`.
             began_at=state.began_at if current.since else reading.began_at,
             seconds=state.seconds if current.since else reading.seconds,
         )
+        await self.save()
+        await self.saved()
+
+    async def record_report(self) -> None:
+        """Record that the run returns its report now."""
+        self.state.is_reported = True
         await self.save()
         await self.saved()
 

@@ -163,6 +163,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
         passes: number of refreshes that were begun.
         refresh: the refresh in progress; the other fields describe the result before it.
         refreshed: the last complete refresh.
+        is_reported: the run that completed it has returned.
         watermark: all changes before this time of the vendor, in seconds since 1970, are in the
             result; None if only the items themselves show it.
         since: the field of that time; empty without one.
@@ -188,6 +189,7 @@ class PullState(msgspec.Struct, kw_only=True, omit_defaults=True):
     passes: int = 0
     refresh: RefreshPass | None = None
     refreshed: LastRefresh | None = None
+    is_reported: bool = True
     watermark: float | None = None
     since: str = ""
 
