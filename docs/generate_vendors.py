@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import get_annotations
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -123,7 +124,7 @@ def _constraints_of(struct: type[msgspec.Struct]) -> Iterator[str]:
     hints = get_type_hints(struct, include_extras=True)
     place = getattr(struct, "label", struct.__name__)
     note = "" if place else f": {(struct.__doc__ or '').splitlines()[0].rstrip('.').split(';')[0]}"
-    for name in vars(struct).get("__annotations__", ()):
+    for name in get_annotations(struct):
         if constraint := constraint_of(hints[name]):
             field = _code(f"{place}.{name}".lstrip("."))
             yield f"| {field}{note} | {constraint.rule} | {_code(constraint.quote)} |"

@@ -30,7 +30,7 @@ from typing import (
 )
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import NODEFAULT, UNSET, UnsetType
 
 from asyncclients.arguments import did_you_mean
 from asyncclients.core import codec
@@ -98,7 +98,7 @@ class Problem(NamedTuple):
 
     Attributes:
         field: struct and field, as in `NewContact.email`.
-        value: the value; UNSET if a field is missing.
+        value: the value; NODEFAULT if one of several fields is missing.
         rule: what it must be, or the names of the missing fields.
         quote: the words of the manual; empty if the type is wrong.
         hint: the value that was probably meant, in words; empty if there is none.
@@ -142,7 +142,7 @@ def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem
     hints = get_type_hints(cls, include_extras=True)
     for field in msgspec.structs.fields(cls):
         value, hint = getattr(given, field.name), hints[field.name]
-        if value is UNSET or _fits(value, _form_of(hint, strict)):
+        if (value is UNSET and not field.required) or _fits(value, _form_of(hint, strict)):
             continue
         name, constraint = f"{place}.{field.name}".lstrip("."), constraint_of(hint)
         for inner_path, item in _structs(name, value):
@@ -154,7 +154,7 @@ def find_problem(given: msgspec.Struct, strict: bool, path: str = "") -> Problem
         return Problem(name, value, constraint.rule, constraint.quote, close)
     for group in constraints_of(cls) if strict else ():
         if all(getattr(given, name) in (None, UNSET) for name in group.fields):
-            return Problem(place, UNSET, " or ".join(group.fields), group.quote)
+            return Problem(place, NODEFAULT, " or ".join(group.fields), group.quote)
     return None
 
 
@@ -173,7 +173,7 @@ def invalid_value(
 ) -> InvalidValueError:
     """Return the error for *problem*, without the secrets of *login*."""
     field, given, rule, quote, hint = problem
-    value = None if given is UNSET else _shown(given, login)
+    value = None if given is NODEFAULT else _shown(given, login)
     message = f"{field} needs {rule}" if value is None else f"{field} must be {rule}, not {value}"
     source = f"{quote} ({vendor.manual})" if quote else None
     message += hint

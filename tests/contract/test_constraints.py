@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 
 import asyncclients
@@ -19,7 +21,7 @@ from asyncclients import InvalidValueError, SessionPool, StatusError
 from asyncclients.backfill import push
 from asyncclients.backfill.rows import check_row
 from asyncclients.core.client import VendorClient
-from asyncclients.core.constraints import Constraint, find_problem, form_of
+from asyncclients.core.constraints import Constraint, find_problem, form_of, read_of, written
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 from asyncclients.vendors import digital_onboarding, emma, intouch, totango
@@ -193,7 +195,7 @@ async def test_wrong_type_is_refused_before_sending(sandbox: Sandbox) -> None:
             assert "intouch.contacts.create" in str(caught.value)
             assert "NewContact.email must be str, not 5" in str(caught.value)
             assert caught.value.source is None
-            for wrong in (None, b"a@b.c", ["a@b.c"], 1.5, True):
+            for wrong in (None, UNSET, b"a@b.c", ["a@b.c"], 1.5, True):
                 with pytest.raises(InvalidValueError, match=r"NewContact\.email must be"):
                     await contact(email=wrong)(client)
     assert sandbox.requests("intouch") == ()
@@ -262,6 +264,32 @@ async def test_a_credential_in_a_value_is_redacted(sandbox: Sandbox) -> None:
     assert key not in str(caught.value)
 
 
+VALUES: Final = st.one_of(
+    st.just(UNSET),
+    st.none(),
+    st.text(max_size=3),
+    st.integers(),
+    st.floats(),
+    st.binary(max_size=2),
+    st.sampled_from(["en", "0123456789", "a@b.ca", "x" * 256, {"a": 1}, {1: 2.0}, [{"a": 1}], [5]]),
+)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@given(values=st.lists(VALUES, min_size=7, max_size=7))
+def test_both_ways_of_checking_agree(values: list[Any], *, strict: bool) -> None:
+    """The fast check and the search for a problem come to the same result."""
+    fields: dict[str, Any] = dict(zip(intouch.NewContact.__struct_fields__, values, strict=True))
+    contact = intouch.NewContact(**fields)
+    try:
+        read_of(intouch.NewContact, strict)(written(contact))
+    except (ValueError, TypeError, OverflowError):
+        # Only keys that JSON writes as text, and integers beyond 64 bits, are valid nevertheless.
+        assert find_problem(contact, strict) or values[6] == {1: 2.0}
+    else:
+        assert find_problem(contact, strict) is None
+
+
 # --- Structs of other authors ------------------------------------------------------
 
 
@@ -313,14 +341,14 @@ def test_unusual_structs_are_checked_or_accepted() -> None:
     assert form_of(Own, True) is not Any
     assert find_problem(Own(plain=Plain(), several=(Inner(code="de"),)), True) is None
     wrong = Inner(code="deu")
-    for given, place in (
+    for own, place in (
         (Own(plain=Plain(), inner=wrong), "Own.inner.code"),
         (Own(plain=Plain(), several=(Inner(code="de"), wrong)), "Own.several[1].code"),
     ):
-        problem = find_problem(given, True)
+        problem = find_problem(own, True)
         assert problem is not None
         assert (problem.field, problem.quote) == (place, "2 letters")
-        assert find_problem(given, False) is None
+        assert find_problem(own, False) is None
 
 
 # --- Rows -------------------------------------------------------------------------
