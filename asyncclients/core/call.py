@@ -155,7 +155,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         if isinstance(login, ClientCredentials):
             call_token = CallToken
         elif login is not None and login.renew is not None:
-            call_token = partial(CallKey, istr(login.header))
+            call_token = partial(CallKey, istr(login.header), self.vendor.rejects_key)
         elif login is not None:
             header = (istr(login.header), login.value)
         force_setattr(self, "credential", header)

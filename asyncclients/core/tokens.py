@@ -440,13 +440,26 @@ async def renewed(login: L, vendor: str) -> L:
 
 
 class CallKey(CallToken):
-    """The rotating credential of one call, sent in *header*."""
+    """The rotating credential of one call.
 
-    __slots__ = ("_header",)
+    Args:
+        header: name of its header.
+        rejects_key: returns True for a response that rejects it.
+        cache: its current value.
+        deadline_at: loop time at which the call ends.
+    """
 
-    def __init__(self, header: str, cache: TokenCache, deadline_at: float) -> None:
+    __slots__ = ("_header", "_rejects_key")
+
+    def __init__(
+        self,
+        header: str,
+        rejects_key: Callable[[Response], bool],
+        cache: TokenCache,
+        deadline_at: float,
+    ) -> None:
         super().__init__(cache, deadline_at)
-        self._header = header
+        self._header, self._rejects_key = header, rejects_key
 
     def header(self, now: float) -> Header | None:
         """Return the header to send at *now*; None if it was rejected meanwhile."""
@@ -454,8 +467,10 @@ class CallKey(CallToken):
         return None if found is None else (self._header, found[1])
 
     def is_rejected(self, outcome: Outcome) -> bool:
-        """Return True if *outcome* is a 401, or a rejection before this call was sent."""
-        return outcome is TOKEN_EXPIRED or (isinstance(outcome, Response) and outcome.status == 401)
+        """Return True if *outcome* rejects the credential, or if this was known before sending."""
+        if isinstance(outcome, NoResponse):
+            return outcome is TOKEN_EXPIRED
+        return self._rejects_key(outcome)
 
     async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> bool:
         """Read the credential again, once for all calls; return True if it has changed.

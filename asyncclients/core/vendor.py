@@ -75,6 +75,11 @@ _ADVICE: Mapping[int, str] = {
 }
 
 
+def is_unauthorized(response: Response) -> bool:
+    """Return True for a 401."""
+    return response.status == 401
+
+
 class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """The description of one vendor.
 
@@ -88,6 +93,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         settings: other argument -> variable, which may be unset.
         classify: returns the kind of a response.
         advice: returns advice for an error response.
+        rejects_key: returns True for a response that rejects the credential of a login by
+            header, which is then read again if it rotates.
         request_id_headers: headers that may hold its id of a request.
     """
 
@@ -100,6 +107,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int | None = None
     classify: Callable[[Response], ResponseKind] = classify_response
     advice: Callable[[Response], str] = standard_advice
+    rejects_key: Callable[[Response], bool] = is_unauthorized
     request_id_headers: tuple[str, ...] = ("x-request-id", "x-amzn-requestid", "x-amz-request-id")
 
     def request_id(self, headers: Mapping[str, str]) -> str | None:

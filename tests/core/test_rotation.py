@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from asyncclients import (
     ConfigurationError,
     DigitalOnboardingClient,
     EmmaClient,
+    ForbiddenError,
+    IntemptClient,
     IntouchClient,
     SessionPool,
     TokenEndpointError,
@@ -25,6 +27,7 @@ from asyncclients import (
 from asyncclients.core.call import config_of
 from asyncclients.core.client import VendorClient
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileTokens
 from tests.contract.clients import CLIENTS
 from tests.support.byte_server import Connection, byte_server, http
@@ -308,6 +311,49 @@ async def test_file_is_read_again_after_a_401(tmp_path: Path) -> None:
         vendor.accepts = "second-4711"
         assert await client.things.get() == Thing(id=1)
         assert len(server.arrived) == 3
+
+
+ROTATING: dict[type[VendorClient], tuple[str, Callable[[Any], Awaitable[object]]]] = {
+    IntouchClient: ("api_key", lambda client: client.tags.create("a")),
+    TotangoClient: ("app_token", lambda client: client.touchpoint_types.list()),
+    IntemptClient: ("api_key", lambda client: client.segmentations.latest(profile_id="1")),
+    EmmaClient: ("private_key", lambda client: client.touchpoint_types.list()),
+    DigitalOnboardingClient: ("client_secret", lambda client: client.templates.list()),
+}
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("made", ROTATING, ids=lambda cls: cls.__name__)
+async def test_each_vendors_rejection_of_a_key_reads_it_again(made: Any) -> None:
+    """The mock vendors reject an old key in their own way; the call succeeds with the new one."""
+    name, call = ROTATING[made]
+    vault = Vault("old-4711")
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        client = made.from_env(pool, sandbox.environ, **{name: vault})
+        vault.key = sandbox.environ[made.vendor.environment[name]]
+        await call(client)
+        assert vault.reads == 2
+
+
+@pytest.mark.virtual_time
+async def test_403_of_another_kind_reads_nothing_again() -> None:
+    """A key without permission is known; the function is not called."""
+
+    async def forbid(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(http(403, b'{"message": "Not yours"}'))
+
+    vault = Vault("first-4711")
+    async with byte_server(forbid) as server, SessionPool() as pool:
+        resources: list[Any] = [
+            ToyClient(pool, key=vault, base_url=server.url).things,
+            IntouchClient(pool, api_key=vault, base_url=server.url).tags,
+        ]
+        for resource in resources:
+            with pytest.raises(ForbiddenError):
+                await resource.get("1")
+        assert vault.reads == 2
 
 
 # --- Arguments ----------------------------------------------------------------------

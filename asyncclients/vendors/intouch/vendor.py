@@ -5,8 +5,9 @@ Manual: https://docs.api.intouchinsight.com
 
 from __future__ import annotations
 
+from asyncclients.core.codec import read_object
 from asyncclients.core.endpoint import Response
-from asyncclients.core.vendor import Vendor, standard_advice
+from asyncclients.core.vendor import Vendor, is_unauthorized, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
 MANUAL = "https://docs.api.intouchinsight.com"
@@ -29,6 +30,16 @@ def advice(response: Response) -> str:
     return standard_advice(response)
 
 
+def rejects_key(response: Response) -> bool:
+    """Return True for a 401, and for the 403 of AWS API Gateway about a key that it does not know.
+
+    It is the type INVALID_API_KEY, with `{"message": "Forbidden"}`, in the list linked above.
+    """
+    if response.status == 403:
+        return (read_object(response.body) or {}).get("message") == "Forbidden"
+    return is_unauthorized(response)
+
+
 INTOUCH = Vendor(
     name="intouch",
     base_url="https://api.intouchinsight.com/public/v1/",
@@ -37,4 +48,5 @@ INTOUCH = Vendor(
     manual=MANUAL,
     environment={"api_key": "INTOUCH_API_KEY"},
     advice=advice,
+    rejects_key=rejects_key,
 )
