@@ -163,8 +163,11 @@ class EtaEstimator:
         samples.append(_Sample(now, settled, limited, alone))
         while len(samples) > 2 and samples[1].at <= since:
             samples.popleft()
-        seconds = now - samples[0].at
-        return max(0, settled - samples[0].settled) / seconds if seconds else 0.0
+        # The time to the first response, with logins and connections, is no part of the rate.
+        first = next((each for each in samples if each.settled > self._settled_before), samples[0])
+        if first.at == now:
+            first = samples[0]
+        return max(0, settled - first.settled) / (now - first.at) if now > first.at else 0.0
 
     def _eta_by_quota(self, remaining: int, settled: int) -> float | None:
         """Return the seconds until *remaining* rows can be sent; *settled* is that of this run.

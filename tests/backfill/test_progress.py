@@ -246,6 +246,21 @@ async def test_eta_follows_the_latency_where_the_quota_is_wide(state: Path) -> N
 
 
 @pytest.mark.virtual_time
+async def test_eta_follows_the_limit_of_requests_in_flight(state: Path) -> None:
+    """Two requests of half a second in flight are four rows per second; the quota limits nothing."""
+    told = Told()
+    wide = {"totango": (1000, 1.0)}
+    async with Sandbox(wide, latency=(0.5, 0.05)) as sandbox, SessionPool() as pool:
+        client = TotangoClient.from_env(
+            pool, sandbox.environ, quotas=[Quota(1000, 1.0)], max_in_flight=2
+        )
+        await push(touchpoints(200), client.touchpoints.create, state=state, progress=told)
+    assert told.reports[-1][0] > 50
+    told.check_eta()
+    assert not any(progress.limited_by_quota for _, progress in told.reports)
+
+
+@pytest.mark.virtual_time
 async def test_eta_of_pull_counts_pages(state: Path, tmp_path: Path) -> None:
     """The total of a pull is that of the vendor, and a page settles 25 items."""
     told = Told()
