@@ -523,3 +523,22 @@ async def test_dry_run_of_a_tree_and_of_a_target_of_ones_own(
     assert (plan.create, plan.valid, plan.requests) == (2, 2, 2)
     plan = await sync([{"isbn": 1}], Shelf(), key="isbn", state=state, dry_run=True)
     assert (plan.create, plan.requests, plan.seconds) == (1, 1, None)
+
+
+@pytest.mark.sweep
+@pytest.mark.timeout(1800)
+async def test_sync_of_two_hundred_thousand_rows(
+    intouch: IntouchClient, sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """Adoption costs 8,000 pages and no write; 1 % changed costs 2,000 requests; no change, none."""
+    vendor = sandbox.state("intouch")
+    vendor.grow(contacts=200_000)
+    emails = [str(row["email"]) for row in vendor.contacts.values()]
+    write(csv, [(email, "") for email in emails])
+    report = await sync(csv, intouch.contacts, state=state, adopt=True)
+    assert counts(report) == {"unchanged": 200_000, "requests": 8000}
+    write(csv, [(email, "" if n % 100 else "New") for n, email in enumerate(emails)])
+    report = await sync(csv, intouch.contacts, state=state)
+    assert counts(report) == {"updated": 2000, "unchanged": 198_000, "requests": 2000}
+    assert counts(await sync(csv, intouch.contacts, state=state)) == {"unchanged": 200_000}
+    assert state.stat().st_size / 200_000 < 100

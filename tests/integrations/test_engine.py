@@ -97,11 +97,12 @@ async def test_worker_works_until_it_is_terminated(tmp_path: Path) -> None:
     assert worker.returncode == 0, err.decode()
 
 
-async def test_run_refreshes_a_pull(tmp_path: Path) -> None:
-    """A refresh runs in the process of `run`, with the quota that the workers share."""
+async def test_run_refreshes_a_pull_and_syncs(tmp_path: Path) -> None:
+    """A refresh and a sync run in the process of `run`, with the quota that the workers share."""
+    (tmp_path / "people.csv").write_text("email\na@example.com\n")
     (tmp_path / "jobs.toml").write_text(
         '[jobs.tags]\npull = "intouch.tags"\nto = "tags.jsonl"\nrefresh = true\n'
-        'since = "updated_at"\n'
+        'since = "updated_at"\n[jobs.people]\nsync = "intouch.contacts"\nfile = "people.csv"\n'
     )
     async with Sandbox() as sandbox:
         sandbox.state("intouch").grow(tags=30, every=60.0)
@@ -111,7 +112,9 @@ async def test_run_refreshes_a_pull(tmp_path: Path) -> None:
         process = await start(environ, *run)
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
-    assert json.loads(out)["tags"]["added"] == 30
+    reports = json.loads(out)
+    assert reports["tags"]["added"] == 30
+    assert reports["people"]["created"] == 1
 
 
 async def test_usage_is_checked_before_anything_is_sent(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""What a sync decides, and how it compares rows, keys and items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.rows import RowConverter
+from asyncclients.backfill.state.sync_state import Digests, Item
+from asyncclients.backfill.sync_changes import Action, decide
+from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
+from asyncclients.backfill.sync_tree import deletion_order
+from asyncclients.vendors.intouch import NewContact
+
+SENT, OTHER = 1, 2
+LOST = Digests(sent=None, listed=None, has_id=1)
+
+
+@pytest.mark.parametrize(
+    ("known", "rejected", "expected"),
+    [
+        (None, None, Action.CREATE),
+        (None, SENT, Action.FAIL),
+        (None, OTHER, Action.CREATE),
+        (Digests(sent=SENT, listed=None, has_id=1), None, Action.KEEP),
+        (Digests(sent=OTHER, listed=None, has_id=1), None, Action.UPDATE),
+        (Digests(sent=OTHER, listed=None, has_id=1), SENT, Action.FAIL),
+        (Digests(sent=OTHER, listed=None, has_id=0), None, Action.LOCATE),
+        (Digests(sent=None, listed=5, has_id=1), None, Action.KEEP),
+        (Digests(sent=None, listed=5, has_id=1), SENT, Action.KEEP),
+        (Digests(sent=None, listed=6, has_id=1), None, Action.UPDATE),
+        (LOST, None, Action.LOCATE),
+    ],
+)
+def test_decide_compares_the_row_with_its_item(
+    known: Digests | None, rejected: int | None, expected: Action
+) -> None:
+    """A row is sent if it differs from the last one, and looked up if its item is doubtful."""
+    assert decide(SENT, 5, known, rejected, may_find=True) is expected
+
+
+def test_decide_without_lookups() -> None:
+    """A lost item is created; a changed one without an id can only fail."""
+    assert decide(SENT, 5, LOST, None, may_find=False) is Action.CREATE
+    known = Digests(sent=OTHER, listed=None, has_id=0)
+    assert decide(SENT, 5, known, None, may_find=False) is Action.WITHOUT_ID
+
+
+@given(st.text())
+def test_key_digest_ignores_case_and_white_space(key: str) -> None:
+    """Keys that differ only in these have one digest."""
+    assert key_digest(key) == key_digest(f" {key}\t") == key_digest(key.casefold())
+
+
+class Plain:
+    """A target whose items are dicts."""
+
+    async def create(self, row: Any) -> Any: ...
+    async def update(self, item_id: str, row: Any) -> Any: ...
+    def item_id(self, item: dict[str, Any]) -> str:
+        return str(item["id"])
+
+    def key(self, item: dict[str, Any]) -> str:
+        return str(item["key"])
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.text() | st.integers(-(2**53), 2**53) | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), VALUES), st.dictionaries(st.text(), VALUES))
+def test_a_row_equals_the_item_that_has_its_fields(
+    row: dict[str, Any], others: dict[str, Any]
+) -> None:
+    """Further fields of an item, and empty ones in place of missing ones, make no difference."""
+    target, shape = Target(Plain(), "key"), dict[str, Any]()
+    shape_of(target.fields(row), shape)
+    item = {**others, **row, "id": 1, "key": "k"}
+    shape.pop("id", None)
+    wanted = {name: value for name, value in row.items() if name not in ("id", "key")}
+    assert target.listed(item, shape).listed == target.as_listed(wanted)
+
+
+def test_an_item_with_another_value_differs() -> None:
+    """A number is equal to its text; another value, or a missing one, is not."""
+    target, shape = Target(Plain(), "key"), Shape()
+    row = {"key": "k", "age": "5", "city": ""}
+    shape_of(target.fields(row), shape)
+
+    def listed(**fields: Any) -> int | None:
+        return target.listed({"id": 1, "key": "K", **fields}, shape).listed
+
+    assert listed(age=5, city=None) == target.as_listed(row)
+    assert listed(age=5) == target.as_listed(row)
+    assert listed(age=6) != target.as_listed(row)
+    assert listed(city="Bern", age=5) != target.as_listed(row)
+
+
+@given(st.lists(st.dictionaries(st.text(), VALUES), max_size=5))
+def test_row_digests_do_not_depend_on_the_order_of_fields(rows: list[dict[str, Any]]) -> None:
+    """Each row has one digest, whatever the order of its names."""
+    turned = [dict(reversed(row.items())) for row in rows]
+    found = row_digests([Row(number, number, row) for number, row in enumerate(rows)])
+    assert found == row_digests([Row(number, number, row) for number, row in enumerate(turned)])
+    assert len(found) == len(rows)
+
+
+@given(st.lists(st.integers(-1, 20), min_size=1, max_size=20))
+def test_deletion_order_has_children_before_parents(parents: list[int]) -> None:
+    """Each item is in a group before that of its parent, as far as there are no cycles."""
+    items = {
+        key: Item(str(key), parent=str(parent) if 0 <= parent < key else None)
+        for key, parent in enumerate(parents)
+    }
+    groups = deletion_order(items)
+    place = {key: number for number, group in enumerate(groups) for key in group}
+    assert sorted(place) == sorted(items)
+    for key, item in items.items():
+        assert item.parent is None or place[key] < place[int(item.parent)]
+
+
+def test_convert_all_equals_convert() -> None:
+    """Rows that are converted at once have the values of rows converted one by one."""
+    converter = RowConverter(NewContact, None)
+    rows: list[dict[str, Any]] = [
+        {"email": "a@x.org", "first_name": "A"},
+        {"email": "b@x.org", "custom_fields": {}},
+    ]
+    expected = [converter.convert(row, coerce=True) for row in rows]
+    assert converter.convert_all([*rows], coerce=True) == expected
+    for unusual in ({"email": 5}, None, {"custom_fields.age": 1, "email": "x"}, "text"):
+        assert converter.convert_all([rows[0], unusual], coerce=False) is None
