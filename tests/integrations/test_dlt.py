@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import dlt
@@ -20,7 +21,7 @@ from asyncclients.integrations import dlt as integration
 from asyncclients.integrations.dlt import PREFETCH, RowReader, resource
 from asyncclients.paging import InvalidItem, Page, Paginator
 from asyncclients.ratelimit.quota import Priority
-from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox import Sandbox, drop
 
 JOB = Path(__file__).with_name("dlt_job.py")
 OPEN = {"intouch": (1_000_000, 1.0)}
@@ -182,9 +183,8 @@ class Job:
         self._environ = {**os.environ, **sandbox.environ}
         self._folder = folder
 
-    async def run(self, runs: int = 1, kill_after: float | None = None) -> list[str] | None:
-        """Return its lines; None if it was killed after *kill_after* seconds."""
-        process = await asyncio.create_subprocess_exec(
+    async def start(self, runs: int = 1) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             str(JOB),
             str(self._folder),
@@ -193,12 +193,11 @@ class Job:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        try:
-            out, err = await asyncio.wait_for(process.communicate(), kill_after)
-        except TimeoutError:
-            process.kill()
-            await process.communicate()
-            return None
+
+    async def run(self, runs: int = 1) -> list[str]:
+        """Return its lines."""
+        process = await self.start(runs)
+        out, err = await process.communicate()
         assert process.returncode == 0, err.decode()
         assert b"Unclosed" not in err
         return out.decode().splitlines()[1:]
@@ -212,13 +211,20 @@ async def test_script_without_event_loop_runs_pipeline_twice(tmp_path: Path) -> 
 
 
 async def test_killed_pipeline_loads_every_row_once(tmp_path: Path) -> None:
-    """A pipeline killed while it extracts or loads ends with each row once when it is run again."""
-    async with Sandbox(OPEN, latency=(0.01, 0.01)) as sandbox:
+    """A pipeline killed while it extracts ends with each row once when it is run again."""
+    async with Sandbox(OPEN) as sandbox:
         sandbox.state("intouch").grow(contacts=1500, every=1.0)
-        job, random = Job(sandbox, tmp_path), Random(3)
-        kills = 0
-        for _ in range(2):
-            kills += await job.run(kill_after=random.uniform(1.5, 4.0)) is None
+        job = Job(sandbox, tmp_path)
+        process = await job.start()
+        requests = itertools.count(1)
+
+        def kill(_: object) -> bool:
+            if next(requests) == 20:
+                process.kill()
+            return False
+
+        sandbox.fail("intouch", drop(), None, kill)
+        await process.communicate()
+        assert process.returncode == -signal.SIGKILL
         sandbox.state("intouch").grow(contacts=10)
-        assert kills
         assert await job.run() == ["1510 1510"]
