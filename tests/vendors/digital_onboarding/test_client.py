@@ -42,7 +42,7 @@ async def test_a_contact_is_made_and_changed(
 
 
 async def test_a_batch_tells_the_new_from_the_known(client: DigitalOnboardingClient) -> None:
-    """One of two is known: one in each list, none missing."""
+    """A batch returns new and existing contacts in separate lists, and none is missing."""
     await client.contacts.upsert(NewContact(unique_id="1"))
     sent = [NewContact(unique_id="1", name_first="A"), NewContact(email="b@x.org")]
     result = await client.contacts.upsert_many(sent)
@@ -54,7 +54,7 @@ async def test_a_batch_tells_the_new_from_the_known(client: DigitalOnboardingCli
 async def test_who_is_left_out_of_a_batch_is_seen(
     sandbox: Sandbox, client: DigitalOnboardingClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Fewer answered than sent: no exception, a warning with numbers, and `missing` names them."""
+    """A contact that is missing in the response is logged and returned by `unacknowledged`."""
     sandbox.fail(DO, status(200, '{"new_contacts": [{"unique_id": "1"}]}'), match="/v1/contacts")
     sent = [NewContact(unique_id="1"), NewContact(unique_id="2"), NewContact(email="c@x.org")]
     with caplog.at_level(logging.WARNING, "asyncclients"):
@@ -66,14 +66,14 @@ async def test_who_is_left_out_of_a_batch_is_seen(
 async def test_an_empty_batch_is_not_sent(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """Nothing to do is done without a request."""
+    """An empty batch sends no request."""
     empty = BatchResult(new_contacts=[], existing_contacts=[])
     assert await client.contacts.upsert_many([]) == empty
     assert sandbox.requests(DO) == ()
 
 
 async def test_a_journey_is_started(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
-    """By its template for one contact, or with the contact; an unknown template is NotFoundError."""
+    """A journey starts for one contact or with the contact; a wrong template is `NotFoundError`."""
     template = (await client.templates.list())[0]
     journey = await client.journeys.create(template.id, NewContact(email="a@x.org"), name="N")
     assert journey.web_client_url == f"https://journeys.example.com/{journey.slug}"
@@ -91,7 +91,7 @@ async def test_a_journey_is_started(sandbox: Sandbox, client: DigitalOnboardingC
 async def test_lists_come_wrapped_or_bare(
     sandbox: Sandbox, client: DigitalOnboardingClient, wire_form: Literal["wrapped", "array"]
 ) -> None:
-    """Templates and objectives are the same lists in either form."""
+    """Templates and objectives are decoded with and without an envelope."""
     sandbox.state(DO).wire_form = wire_form
     assert [template.name for template in await client.templates.list()] == [
         "Welcome",
@@ -106,7 +106,7 @@ async def test_lists_come_wrapped_or_bare(
 async def test_a_lost_answer_is_repeated_only_for_a_contact_with_a_key(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """With unique_id or email: sent again, one contact. Without: unknown, and not sent again."""
+    """An upsert is retried after a lost response only if it has a unique_id or an email."""
     keyed = (NewContact(email="a@x.org"), NewContact(unique_id="b"))
     for contact in keyed:
         sandbox.fail(DO, drop(committed=True), match="/v1/")
@@ -138,13 +138,13 @@ def sandbox_template(sandbox: Sandbox) -> str:
     [{"email": "b@x.org"}, {"journey": {}}, {"contacts": []}, {"id": "1"}, {"updated_at": None}],
 )
 def test_extra_keys_do_not_shadow_fields(extra: dict[str, Any]) -> None:
-    """A key that is a field's, or that would turn the contact into a batch, is a ValueError."""
+    """An extra key that is the name of a field, or `contacts`, is a `ValueError`."""
     with pytest.raises(ValueError, match=next(iter(extra))):
         NewContact(email="a@x.org", extra=extra)
 
 
 def test_unknown_shapes_land_in_extra() -> None:
-    """A journey that is more than a template stays whole, under its own key."""
+    """`extra` is empty by default; the key is the unique_id, or else the email."""
     assert Contact().extra == {}
     assert NewContact(unique_id="", email="e").key == "e"
     assert NewContact(unique_id="u", email="e").key == "u"
@@ -154,7 +154,7 @@ def test_unknown_shapes_land_in_extra() -> None:
 async def test_no_credential_shows_in_any_failure(
     sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Client secret and token are in no error, log, event or repr, also when they are echoed."""
+    """Client secret and token are in no error, log, event or repr, even if they are echoed."""
     caplog.set_level(logging.DEBUG)
     told = list[Any]()
     async with SessionPool(listeners=[told.append]) as listening:
@@ -190,7 +190,7 @@ async def test_no_credential_shows_in_any_failure(
 async def test_the_secret_is_nowhere_but_in_its_header(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """In no path, query, body or other header of what was sent."""
+    """The client secret is sent in its header only."""
     await client.contacts.upsert(NewContact(email="a@x.org"))
     token = next(iter(sandbox.state(DO).tokens))
     for arrival in sandbox.requests(DO):
@@ -214,7 +214,7 @@ def test_a_client_that_cannot_work_is_refused() -> None:
 
 
 def test_the_default_is_modest() -> None:
-    """The vendor publishes no limit: ten a second, at its own address."""
+    """The default is ten calls per second, as the vendor publishes no limit."""
     client = DigitalOnboardingClient(SessionPool(), client_id="i", client_secret="s")
     assert client.base_url == "https://api.digitalonboarding.com/"
     assert client.vendor.quotas == (Quota(10, 1.0),)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.virtual_time
 async def test_a_cancelled_leader_takes_nobody_down(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """The call whose need started the token request is cancelled: those who wait succeed."""
+    """If the call that started the token request is cancelled, the waiting calls succeed."""
     sandbox.fail(DO, delay(1.0), match=TOKEN)
     leader = asyncio.create_task(client.templates.list())
     await asyncio.sleep(0.1)
@@ -62,7 +62,7 @@ async def test_a_cancelled_leader_takes_nobody_down(
 async def test_a_token_endpoint_without_a_usable_answer(
     sandbox: Sandbox, client: DigitalOnboardingClient, fault: Fault
 ) -> None:
-    """TokenEndpointError for all who wait, soon and once; within ten seconds it is asked again."""
+    """All waiting calls raise `TokenEndpointError`; within ten seconds there is a new request."""
     loop = asyncio.get_running_loop()
     sandbox.fail(DO, fault, times=None, match=TOKEN)
     began = loop.time()
@@ -89,7 +89,7 @@ async def test_a_token_endpoint_that_comes_back_is_asked_again(
 async def test_a_rejected_client_is_a_token_error(
     sandbox: Sandbox, client: DigitalOnboardingClient, code: int
 ) -> None:
-    """A client that the vendor does not know: TokenRejectedError, asked once for 100 calls."""
+    """An unknown client raises `TokenRejectedError`, after one token request for 100 calls."""
     sandbox.fail(DO, status(code, '{"error": "invalid_client"}'), times=None, match=TOKEN)
     results = await many(client, 100)
     assert names(results) == {"TokenRejectedError": 100}
@@ -130,7 +130,7 @@ LIFETIMES: list[object] = [
 async def test_a_strange_lifetime_is_survived(
     sandbox: Sandbox, client: DigitalOnboardingClient, expires_in: object
 ) -> None:
-    """Missing, zero, absurd or text: the token is used, for at least ten minutes."""
+    """With a missing, zero, absurd or textual lifetime the token serves at least ten minutes."""
     sandbox.state(DO).expires_in = expires_in
     for _ in range(10):
         await client.templates.list()
@@ -154,7 +154,7 @@ async def test_a_short_lifetime_is_renewed_before_it_ends(
 async def test_calls_do_not_wait_for_a_renewal_ahead_of_time(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """In the last minute of an hour calls go on with the old token while one asks for the next."""
+    """In the last minute of an hour calls use the old token while one request fetches the next."""
     await client.templates.list()
     await asyncio.sleep(3600 - 45)
     sandbox.fail(DO, delay(5.0), match=TOKEN)
@@ -198,7 +198,7 @@ async def test_an_outage_of_the_token_endpoint_fails_no_call(
 async def test_a_deadline_bounds_the_wait_for_a_token(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """A token endpoint that hangs: DeadlineExceededError at the deadline, nothing else sent."""
+    """If the token endpoint hangs, the call raises `DeadlineExceededError` and sends nothing."""
     sandbox.fail(DO, hang(), times=None, match=TOKEN)
     began = asyncio.get_running_loop().time()
     with pytest.raises(DeadlineExceededError):
@@ -210,7 +210,7 @@ async def test_a_deadline_bounds_the_wait_for_a_token(
 async def test_closing_the_pool_ends_the_wait_for_a_token(
     sandbox: Sandbox, pool: SessionPool, client: DigitalOnboardingClient
 ) -> None:
-    """Calls that wait for a token when the pool is closed end with ClientClosedError."""
+    """Calls that wait for a token raise `ClientClosedError` when the pool is closed."""
     sandbox.fail(DO, hang(), match=TOKEN)
     waiters = [asyncio.create_task(client.templates.list()) for _ in range(3)]
     await asyncio.sleep(1)
@@ -223,7 +223,7 @@ async def test_closing_the_pool_ends_the_wait_for_a_token(
 async def test_the_token_request_is_what_the_manual_wants(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """POST, a form, HTTP Basic, nothing in the query: the vendor revokes what it finds there."""
+    """The request is a POST with a form and HTTP Basic, and has no query."""
     await client.templates.list()
     request = next(a for a in sandbox.requests(DO) if a.path == TOKEN)
     assert (request.method, request.query, request.body) == (

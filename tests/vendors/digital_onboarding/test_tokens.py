@@ -29,7 +29,7 @@ pytestmark = pytest.mark.virtual_time
 async def test_a_thousand_first_calls_ask_for_one_token(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """1,000 concurrent calls without a token: one token request, 1,000 calls, all succeed."""
+    """1,000 concurrent calls without a token make one token request, and all succeed."""
     assert names(await many(client, 1000)) == {"TemplateList": 1000}
     assert counts(sandbox) == (1, 1000)
 
@@ -60,7 +60,7 @@ async def test_a_thousand_calls_on_a_revoked_token_ask_for_one(
 
 
 async def test_a_token_revoked_mid_flight_costs_exactly_one_more(pool: SessionPool) -> None:
-    """500 calls in flight when the token ends: the late 401s do not drop the new token."""
+    """500 calls in flight when the token is revoked: the late 401s do not drop the new token."""
     async with Sandbox(quotas={DO: (100_000, 1.0)}, latency=(0.05, 0.2)) as sandbox:
         client = DigitalOnboardingClient.from_env(
             pool, sandbox.environ, quotas=[Quota(100_000, 1.0)]
@@ -77,7 +77,7 @@ async def test_a_token_revoked_mid_flight_costs_exactly_one_more(pool: SessionPo
 
 
 async def test_a_call_sends_the_token_that_is_good_when_its_turn_comes(pool: SessionPool) -> None:
-    """A token that expires while calls queue is renewed first: no request is wasted on it."""
+    """A token that expires while calls queue is renewed first, and no request is rejected."""
     async with Sandbox() as sandbox:
         state = sandbox.state(DO)
         state.lifetime, state.expires_in = 3.0, 3
@@ -106,7 +106,7 @@ async def test_a_queue_does_not_run_into_a_revoked_token(pool: SessionPool) -> N
 async def test_a_server_that_always_says_401_sees_two_calls(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """Two calls, two token requests, then TokenRejectedError with what to do."""
+    """Two calls and two token requests are sent, then `TokenRejectedError` is raised."""
     sandbox.fail(DO, INVALID, times=None, match="/v1/")
     with pytest.raises(TokenRejectedError) as caught:
         await client.templates.list()
@@ -143,7 +143,7 @@ async def test_a_server_that_always_says_401_is_not_hammered(sandbox: Sandbox) -
 async def test_renewing_a_token_does_not_count_as_an_attempt(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
-    """With max_attempts=1 a rejected token is renewed once; nothing else is repeated."""
+    """With `max_attempts=1` a rejected token is renewed once, and nothing else is retried."""
     once = client.with_options(max_attempts=1)
     await once.templates.list()
     sandbox.state(DO).revoke_tokens()
@@ -171,7 +171,7 @@ async def test_renewing_a_token_does_not_count_as_an_attempt(
 async def test_a_401_that_names_another_error_is_final(
     sandbox: Sandbox, client: DigitalOnboardingClient, answer: Fault
 ) -> None:
-    """UnauthorizedError at once: one call, no further token, and the token is kept."""
+    """A 401 that names another error raises `UnauthorizedError` at once, and the token is kept."""
     sandbox.fail(DO, answer, match="/v1/")
     with pytest.raises(UnauthorizedError):
         await client.templates.list()
@@ -192,7 +192,7 @@ async def test_a_403_never_renews(sandbox: Sandbox, client: DigitalOnboardingCli
 async def test_clients_built_apart_share_one_token(
     sandbox: Sandbox, pool: SessionPool, client: DigitalOnboardingClient
 ) -> None:
-    """Two clients of one credential and origin: one token; another credential: its own."""
+    """Separate clients of one credential and origin share one token, and others do not."""
     twin = DigitalOnboardingClient.from_env(pool, sandbox.environ, quotas=[Quota(100_000, 1.0)])
     await asyncio.gather(client.templates.list(), twin.templates.list())
     assert counts(sandbox)[0] == 1

@@ -45,7 +45,7 @@ def visits(count: int) -> list[NewTouchpoint]:
 async def test_a_type_lives_from_create_to_delete(
     sandbox: Sandbox, emma: EmmaClient, form: TimeForm
 ) -> None:
-    """Create, list, get, update and delete agree with what is stored, in both forms of time."""
+    """A type is created, listed, read, updated and deleted, in both forms of time."""
     state = sandbox.state("emma")
     state.time_form = form
     created = await emma.touchpoint_types.create("visit", "Visit")
@@ -64,7 +64,7 @@ async def test_a_type_lives_from_create_to_delete(
 
 
 async def test_touchpoints_live_from_create_to_delete(sandbox: Sandbox, emma: EmmaClient) -> None:
-    """Ten in one call, in order and with ids; listed and got without; deleted by id."""
+    """Ten touchpoints are created in one call, listed, read and deleted."""
     await emma.touchpoint_types.create("visit", "Visit")
     created = await emma.touchpoints.create(visits(10))
     assert [touchpoint.touchpoint_monetary_value for touchpoint in created] == [*range(10)]
@@ -84,7 +84,7 @@ async def test_touchpoints_live_from_create_to_delete(sandbox: Sandbox, emma: Em
 
 
 async def test_deleting_a_type_deletes_its_touchpoints(sandbox: Sandbox, emma: EmmaClient) -> None:
-    """As the docstring warns: the cascade is the vendor's."""
+    """Deleting a type deletes its touchpoints at the vendor."""
     kind = await emma.touchpoint_types.create("visit", "Visit")
     await emma.touchpoints.create(visits(2))
     await emma.touchpoint_types.delete(id=kind.touchpoint_type_id)
@@ -95,7 +95,7 @@ async def test_deleting_a_type_deletes_its_touchpoints(sandbox: Sandbox, emma: E
 async def test_every_answer_to_a_delete_will_do(
     sandbox: Sandbox, emma: EmmaClient, reply: DeleteReply
 ) -> None:
-    """A bare `true`, an empty 200 and a 204 all mean that it is gone."""
+    """`true`, an empty 200 and a 204 complete a deletion."""
     sandbox.state("emma").delete_reply = reply
     kind = await emma.touchpoint_types.create("visit", "Visit")
     await emma.touchpoint_types.delete(kind.touchpoint_type_id)
@@ -103,7 +103,7 @@ async def test_every_answer_to_a_delete_will_do(
 
 
 async def test_eleven_are_too_many_for_one_create(sandbox: Sandbox, emma: EmmaClient) -> None:
-    """ValueError that names `create_many`, before anything is sent; none is the vendor's 400."""
+    """`create` of eleven is a `ValueError` that names `create_many`; nothing is sent."""
     with pytest.raises(ValueError, match=r"at most 10 .* not 11; create_many"):
         await emma.touchpoints.create(visits(11))
     assert sandbox.requests("emma") == ()
@@ -112,7 +112,7 @@ async def test_eleven_are_too_many_for_one_create(sandbox: Sandbox, emma: EmmaCl
 
 
 async def test_many_are_split_in_tens(sandbox: Sandbox, emma: EmmaClient) -> None:
-    """25 from a generator are three requests; awaited, they come as a list in order."""
+    """25 touchpoints of a generator are three requests; awaited, they are a list in order."""
     await emma.touchpoint_types.create("visit", "Visit")
     created = await emma.touchpoints.create_many(visit for visit in visits(25))
     assert [touchpoint.touchpoint_monetary_value for touchpoint in created] == [*range(25)]
@@ -152,7 +152,7 @@ async def test_many_tell_how_far_they_came(sandbox: Sandbox, emma: EmmaClient) -
 async def test_create_of_another_length_keeps_the_ids(
     sandbox: Sandbox, emma: EmmaClient, reply: str, ids: list[int | None]
 ) -> None:
-    """A response with more or fewer touchpoints is a DecodeError that has those it holds."""
+    """A response with another number of touchpoints is a `DecodeError` that has them."""
     sandbox.fail("emma", status(200, reply, JSON))
     with pytest.raises(DecodeError, match=f"{len(ids)} touchpoints where 2 were sent") as caught:
         await emma.touchpoints.create(visits(2))
@@ -164,7 +164,7 @@ async def test_create_of_another_length_keeps_the_ids(
 async def test_create_many_of_another_length_keeps_all_ids(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
-    """The error of a later request has the touchpoints of the earlier ones too."""
+    """The error of a later request has the touchpoints of the earlier ones as well."""
     await emma.touchpoint_types.create("visit", "Visit")
     first = sandbox.state("emma").touchpoints
     sandbox.fail("emma", delay(0.0))
@@ -178,7 +178,7 @@ async def test_create_many_of_another_length_keeps_all_ids(
 async def test_a_batch_whose_answer_is_lost_is_not_repeated(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
-    """The ten may be stored, and are, once: OutcomeUnknownError, and nothing after it is tried."""
+    """If a response is lost, `OutcomeUnknownError` is raised, and no further request is sent."""
     await emma.touchpoint_types.create("visit", "Visit")
     sandbox.fail("emma", drop(committed=True))
     with pytest.raises(OutcomeUnknownError):
@@ -198,7 +198,7 @@ async def test_a_delete_whose_answer_is_lost_is_repeated(
 
 
 async def test_a_403_of_the_limit_is_waited_out_for_all(sandbox: Sandbox) -> None:
-    """The client's own view of the quota is too rosy; a 403 pauses the scope, and all succeed."""
+    """A 403 because of the rate limit pauses the scope, and all calls succeed."""
     async with Sandbox(quotas={"emma": (5, 10.0)}) as narrow, SessionPool() as pool:
         emma = EmmaClient.from_env(pool, narrow.environ)
         await asyncio.gather(*(emma.touchpoint_types.list() for _ in range(20)))
@@ -220,7 +220,7 @@ async def test_a_create_refused_by_the_limit_is_repeated(
 async def test_a_403_of_the_limit_that_stays_is_rate_limited(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
-    """Told not to repeat, the caller gets RateLimitedError with the wait the vendor named."""
+    """With `max_attempts=1` the error is a `RateLimitedError` with the vendor's wait."""
     sandbox.fail("emma", status(403, "Rate Limit Exceeded", {"Retry-After": "9"}))
     with pytest.raises(RateLimitedError) as caught:
         await emma.with_options(max_attempts=1).touchpoint_types.list()
@@ -228,7 +228,7 @@ async def test_a_403_of_the_limit_that_stays_is_rate_limited(
 
 
 async def test_another_403_names_both_causes_at_once(sandbox: Sandbox) -> None:
-    """A strange account is a ForbiddenError after one request, and the advice has both readings."""
+    """A 403 for another account raises `ForbiddenError` at once, with advice for both causes."""
     async with SessionPool() as pool:
         emma = EmmaClient.from_env(pool, {**sandbox.environ, "EMMA_ACCOUNT_ID": "1"})
         with pytest.raises(ForbiddenError) as caught:
@@ -240,7 +240,7 @@ async def test_another_403_names_both_causes_at_once(sandbox: Sandbox) -> None:
 
 
 async def test_four_are_in_flight_at_most(sandbox: Sandbox) -> None:
-    """Slow answers never have five requests out; `max_in_flight` changes that."""
+    """At most four requests are in flight; `max_in_flight` changes that."""
     for limit, given in ((4, None), (2, 2)):
         async with SessionPool() as pool:
             arguments = {
@@ -269,7 +269,7 @@ ANSWERS = {
 async def test_any_error_body_becomes_the_right_error(
     sandbox: Sandbox, emma: EmmaClient, body: str
 ) -> None:
-    """The class goes by the status, the excerpt is the vendor's words, the next call works."""
+    """The status selects the error, the excerpt is the vendor's text, and the next call works."""
     answer, error = ANSWERS[body]
     sandbox.fail("emma", answer)
     with pytest.raises(error) as caught:
@@ -281,7 +281,7 @@ async def test_any_error_body_becomes_the_right_error(
 
 
 async def test_a_page_of_markup_is_no_delete(sandbox: Sandbox, emma: EmmaClient) -> None:
-    """A login page with 200 is a DecodeError for a delete as well, and nothing is gone."""
+    """A login page with status 200 is a `DecodeError` of a delete."""
     kind = await emma.touchpoint_types.create("visit", "Visit")
     sandbox.fail("emma", html())
     with pytest.raises(DecodeError):
@@ -290,7 +290,7 @@ async def test_a_page_of_markup_is_no_delete(sandbox: Sandbox, emma: EmmaClient)
 
 
 async def test_keys_travel_as_basic_and_are_quoted_nowhere(sandbox: Sandbox) -> None:
-    """User is the public key, password the private one; no error shows either."""
+    """Public and private key are sent as user and password; no error has either."""
     async with SessionPool() as pool:
         emma = EmmaClient(
             pool,

@@ -36,7 +36,7 @@ async def test_a_row_lives_and_dies(
     *,
     ids_as_text: bool,
 ) -> None:
-    """Insert, list, get, overwrite, delete, in each form the vendor may answer in."""
+    """A row is inserted, listed, read, overwritten and deleted, in each form of response."""
     state = sandbox.state("intempt")
     state.wire_form, state.insert_reply, state.ids_as_text = wire_form, insert_reply, ids_as_text
     rows, collection = client.collections, bookings(sandbox)
@@ -107,7 +107,7 @@ async def test_a_page_of_markup_is_no_insert(sandbox: Sandbox, client: IntemptCl
 
 
 async def test_users_and_their_segments(sandbox: Sandbox, client: IntemptClient) -> None:
-    """Each way to name a user finds the same user, with the same ids."""
+    """Each way to identify a user finds the same user, with the same ids."""
     profile = sandbox.state("intempt").profiles[0]
     master, (first, _) = str(profile.master_id), profile.profile_ids
     source = str(profile.source_id)
@@ -129,7 +129,7 @@ async def test_users_and_their_segments(sandbox: Sandbox, client: IntemptClient)
 async def test_insert_whose_response_is_lost_is_not_retried(
     sandbox: Sandbox, client: IntemptClient
 ) -> None:
-    """A row may lack its primary key, so only a caller who knows better has it sent again."""
+    """An insert is retried only with `retry_unsafe`, because a row may lack its primary key."""
     source, items = str(sandbox.state("intempt").source_id), {"bookings": [{"id": 2}]}
     sandbox.fail("intempt", drop(committed=True), times=2)
     with pytest.raises(OutcomeUnknownError):
@@ -187,20 +187,20 @@ async def test_what_to_do_about_a_no(
     ],
 )
 def test_a_client_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
-    """An organization that is no path segment, an address that loses the key."""
+    """An organization that is not a path segment, and a base_url without https, are rejected."""
     given: dict[str, Any] = {"api_key": "k", "org": "o"}
     with pytest.raises(ConfigurationError):
         IntemptClient(SessionPool(), **(given | arguments))
 
 
 def test_missing_variables_are_named() -> None:
-    """from_env names all that is missing."""
+    """`from_env` names all missing variables."""
     with pytest.raises(ConfigurationError, match="INTEMPT_API_KEY and INTEMPT_ORG"):
         IntemptClient.from_env(SessionPool(), {})
 
 
 def test_the_default_is_modest() -> None:
-    """The vendor publishes no limit: ten a second, at its own address."""
+    """The default is ten calls per second, as the vendor publishes no limit."""
     client = IntemptClient(SessionPool(), api_key="k", org="o")
     assert client.base_url == "https://api.intempt.com/"
     assert client.vendor.quotas == (Quota(10, 1.0),)

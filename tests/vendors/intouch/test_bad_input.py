@@ -102,7 +102,7 @@ CASES: dict[str, tuple[Fault, Call, type[AsyncClientsError], str]] = {
 async def test_a_bad_answer(
     name: str, sandbox: Sandbox, intouch: IntouchClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The named error, its advice, no credential anywhere, in bounded time; then it works again."""
+    """A bad response raises its error, with advice and no credential, and the next call works."""
     caplog.set_level(logging.DEBUG)
     fault, call, expected, remedy = CASES[name]
     key = sandbox.environ["INTOUCH_API_KEY"]
@@ -122,7 +122,7 @@ async def test_a_bad_answer(
 
 
 async def test_a_wrong_key(sandbox: Sandbox) -> None:
-    """403 as API Gateway has it: the advice names both causes, the key and the path."""
+    """A 403 of API Gateway has advice for both causes, the key and the path."""
     environ = sandbox.environ | {"INTOUCH_API_KEY": "ii_wrong-and-secret-key"}
     async with SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, environ)
@@ -135,7 +135,7 @@ async def test_a_wrong_key(sandbox: Sandbox) -> None:
 
 
 def test_a_missing_variable() -> None:
-    """Named, with what to do."""
+    """A missing variable is named, with advice."""
     with pytest.raises(ConfigurationError, match="INTOUCH_API_KEY is not set") as caught:
         IntouchClient.from_env(SessionPool(), {})
     assert "Set INTOUCH_API_KEY" in str(caught.value)

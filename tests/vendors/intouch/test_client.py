@@ -27,7 +27,7 @@ pytestmark = pytest.mark.virtual_time
 
 
 async def test_tags(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """Made, read, renamed, listed, deleted; a second deletion finds nothing."""
+    """Tags are created, read, renamed, listed and deleted; a second deletion finds nothing."""
     tag = await intouch.tags.create("a")
     assert (await intouch.tags.update(tag.uuid, "b")).name == "b"
     assert (await intouch.tags.get(tag.uuid)).name == "b"
@@ -39,7 +39,7 @@ async def test_tags(intouch: IntouchClient, sandbox: Sandbox) -> None:
 
 
 async def test_hierarchies(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """A node under the root, moved under another, and deleted; a parent must exist."""
+    """A node is created under the root, moved and deleted; its parent must exist."""
     root = sandbox.state("intouch").root_uuid
     new = NewHierarchy(name="Ottawa", type="generic", parent_uuid=root)
     one, two = await intouch.hierarchies.create(new), await intouch.hierarchies.create(new)
@@ -57,7 +57,7 @@ async def test_hierarchies(intouch: IntouchClient, sandbox: Sandbox) -> None:
 
 
 async def test_contacts(intouch: IntouchClient) -> None:
-    """Made, read, changed, unsubscribed and back, deleted; an email is taken once."""
+    """Contacts are created, read, changed, unsubscribed, subscribed, deleted; emails are unique."""
     new = NewContact(email="a@example.com", first_name="A", custom_fields={"visits": 3})
     contact = await intouch.contacts.create(new)
     assert (contact.custom_fields, contact.last_name) == ({"visits": 3}, None)
@@ -74,7 +74,7 @@ async def test_contacts(intouch: IntouchClient) -> None:
 
 
 async def test_external_programs(intouch: IntouchClient) -> None:
-    """A record is added, and replaced under the id that its meta holds."""
+    """A record is added, and then replaced under the id in its meta."""
     program = str(uuid1())
     record = await intouch.external_programs.add_record(program, {"book_name": "The Shining"})
     document = record.meta["document_id"]
@@ -83,7 +83,7 @@ async def test_external_programs(intouch: IntouchClient) -> None:
 
 
 async def test_pages(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """Sixty contacts are three pages and three requests, each item once, in order."""
+    """Sixty contacts are listed in three pages by three requests, each item once, in order."""
     state = sandbox.state("intouch")
     tags = [await intouch.tags.create(f"tag {n:02}") for n in range(60)]
     before = len(sandbox.requests("intouch"))
@@ -145,7 +145,7 @@ async def test_a_lost_creation_is_not_repeated(intouch: IntouchClient, sandbox: 
 
 
 async def test_a_lost_deletion_is_done(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """Deleted, the answer lost, repeated, 404: that is what was asked."""
+    """A DELETE whose response was lost is done if the retry returns 404."""
     tag = await intouch.tags.create("a")
     sandbox.fail("intouch", drop(committed=True))
     await intouch.tags.delete(tag.uuid)
@@ -153,7 +153,7 @@ async def test_a_lost_deletion_is_done(intouch: IntouchClient, sandbox: Sandbox)
 
 
 async def test_a_lost_change_is_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:
-    """PUT sets the same state again."""
+    """A PUT whose response was lost is retried."""
     tag = await intouch.tags.create("a")
     sandbox.fail("intouch", drop(committed=True))
     assert (await intouch.tags.update(tag.uuid, "b")).name == "b"

@@ -224,7 +224,7 @@ async def sent(case: Case) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
-    """Method, path, query and JSON body; a field left out is absent, None is null."""
+    """Method, path, query and body are those of the manual; UNSET is left out, None is null."""
     case = CASES[name]
     address, request, _ = await sent(case)
     assert address == (case.method, URL(BASE + case.path, encoded=True))
@@ -254,7 +254,7 @@ def test_every_operation_is_here() -> None:
 
 
 def test_what_may_be_repeated() -> None:
-    """All but the four that would make a second one, or hide that they had worked."""
+    """All operations are idempotent but four, whose repetition creates or hides something."""
     assert {endpoint.operation for endpoint in table().values() if not endpoint.idempotent} == {
         "tags.create",
         "hierarchies.create",
@@ -267,7 +267,7 @@ def test_what_may_be_repeated() -> None:
 
 
 async def test_the_samples_of_the_manual_are_read() -> None:
-    """Fields under the vendor's names, times with their zone, `[]` as an empty object."""
+    """The samples of the manual are decoded: names, times with zones, `[]` as an empty object."""
     stamp, later = (
         datetime(2021, 5, 11, 11, 52, 47, tzinfo=UTC),
         datetime(2021, 8, 11, 11, 52, 47, tzinfo=UTC),
@@ -304,14 +304,14 @@ async def test_the_samples_of_the_manual_are_read() -> None:
     ],
 )
 async def test_record_has_objects_or_lists(reply: Any, meta: Any, data: Any) -> None:
-    """The manual names objects and shows lists: both are read, an empty list as an object."""
+    """A record may have objects or lists; an empty list is an empty object."""
     for name in ("external_programs.add_record", "external_programs.update_record"):
         _, _, record = await sent(replace(CASES[name], reply=reply))
         assert (record.meta, record.data) == (meta, data)
 
 
 async def test_deletions_take_any_success() -> None:
-    """The manual shows no reply: 204, 200 without a body and 200 with one are all done."""
+    """A 204 and a 200 with or without a body complete a deletion."""
     for status, reply in ((204, None), (200, None), (200, {"deleted": True})):
         case = CASES["tags.delete"]
         answer = Case(case.call, case.method, case.path, reply=reply, status=status)
@@ -319,7 +319,7 @@ async def test_deletions_take_any_success() -> None:
 
 
 async def test_new_fields_and_open_words_are_read() -> None:
-    """A status, type or field that the manual does not know is no error."""
+    """A status, type or field that the manual does not list is accepted."""
     reply: dict[str, Any] = {**CONTACT, "status": "bounced", "new": {"a": [1]}}
     case = CASES["contacts.get"]
     _, _, contact = await sent(Case(case.call, case.method, case.path, reply=reply))
@@ -327,7 +327,7 @@ async def test_new_fields_and_open_words_are_read() -> None:
 
 
 async def test_meta_is_left_out_when_not_given() -> None:
-    """`update_record` without meta sends data alone."""
+    """`update_record` without meta sends data only."""
     case = CASES["external_programs.update_record"]
     without = Case(
         lambda c: c.external_programs.update_record(ID, PARENT, BOOK),
@@ -340,7 +340,7 @@ async def test_meta_is_left_out_when_not_given() -> None:
 
 
 def test_a_field_may_be_left_out_or_null() -> None:
-    """UNSET does not travel, None does."""
+    """UNSET leaves a field out, None sends null."""
     assert msgspec.json.encode(NewContact(email="a")) == b'{"email":"a"}'
     assert msgspec.json.encode(ContactUpdate(last_name=None)) == b'{"last_name":null}'
     assert msgspec.json.encode(ContactUpdate(email=UNSET)) == b"{}"

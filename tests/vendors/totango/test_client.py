@@ -36,7 +36,7 @@ def arrived(sandbox: Sandbox) -> list[str]:
 
 @pytest.mark.parametrize("form", ["note", "flat"])
 async def test_a_touchpoint_is_created(sandbox: Sandbox, totango: TotangoClient, form: str) -> None:
-    """The id returned is the stored one's, and the fields arrive, leading zeros included."""
+    """The returned id is that of the stored touchpoint; fields arrive with their leading zeros."""
     state = sandbox.state("totango")
     state.create_form = "flat" if form == "flat" else "note"
     tag = next(iter(state.touchpoint_tags))
@@ -84,7 +84,7 @@ async def test_create_without_note_id_succeeds(
 async def test_update_sends_exactly_the_given_fields(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
-    """No event is looked up, as in the manual's samples; one that is given is sent and returned."""
+    """`update` sends exactly the given fields, without a lookup; a given event id is sent."""
     created = await totango.touchpoints.create(NEW)
     assert created.note_id is not None
     stored = sandbox.state("totango").touchpoints[int(created.note_id)]
@@ -116,7 +116,7 @@ async def test_note_id_that_is_no_id_sends_nothing(
 
 
 async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
-    """By `account_id` it takes one call more; with `event_id` none. Both delete the note."""
+    """`delete` with `account_id` needs one more call, with `event_id` none; both delete."""
     first, second = await totango.touchpoints.create(NEW), await totango.touchpoints.create(NEW)
     assert first.note_id is not None
     assert second.note_id is not None
@@ -133,7 +133,7 @@ async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient
 async def test_without_event_or_account_nothing_is_deleted(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
-    """A delete with neither id, and a list of no account, are ValueErrors; nothing is sent."""
+    """`delete` with neither id, and a list without an account, are a `ValueError`."""
     with pytest.raises(ValueError, match="account_id"):
         await totango.touchpoints.delete("1")
     with pytest.raises(ValueError, match="account_id"):
@@ -144,7 +144,7 @@ async def test_without_event_or_account_nothing_is_deleted(
 async def test_a_touchpoint_of_another_account_is_not_found(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
-    """The lookup ends in NotFoundError that names both ids, and nothing is deleted."""
+    """If the lookup finds nothing, `NotFoundError` names both ids, and nothing is deleted."""
     created = await totango.touchpoints.create(NEW)
     assert created.note_id is not None
     with pytest.raises(NotFoundError, match=rf"{created.note_id} .* account 7987") as caught:
@@ -156,7 +156,7 @@ async def test_a_touchpoint_of_another_account_is_not_found(
 async def test_a_create_whose_answer_is_lost_is_not_repeated(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
-    """It may have happened, and did, once: OutcomeUnknownError."""
+    """A create whose response was lost is sent once, and raises `OutcomeUnknownError`."""
     sandbox.fail("totango", drop(committed=True))
     with pytest.raises(OutcomeUnknownError):
         await totango.touchpoints.create(NEW)
@@ -184,7 +184,7 @@ async def test_an_update_and_a_delete_whose_answer_is_lost_are_repeated(
 async def test_names_are_listed_in_every_form(
     sandbox: Sandbox, totango: TotangoClient, form: WireForm
 ) -> None:
-    """Types, tags and flows come as items with `id` and `display_name`, as the vendor has them."""
+    """Types, tags and flows are items with `id` and `display_name`, in each wire form."""
     state = sandbox.state("totango")
     state.wire_form = form
     types = await totango.touchpoint_types.list()
@@ -223,7 +223,7 @@ async def test_what_others_use_of_the_quota_is_left_to_them() -> None:
 
 
 async def test_a_refusal_is_waited_out_and_the_create_repeated(sandbox: Sandbox) -> None:
-    """A 429 of bare text that claims to be JSON was no touchpoint: the repeat makes exactly one."""
+    """After a 429 with a text body, one retry creates exactly one touchpoint."""
     async with SessionPool() as pool:
         totango = TotangoClient.from_env(pool, sandbox.environ)
         spent = {"RateLimit-Limit": "100", "RateLimit-Remaining": "0", "RateLimit-Reset": "7"}
@@ -247,7 +247,7 @@ ANSWERS = {
 async def test_any_error_body_becomes_the_right_error(
     sandbox: Sandbox, totango: TotangoClient, body: str
 ) -> None:
-    """The class goes by the status, the excerpt is the vendor's words, the next call works."""
+    """The status selects the error, the excerpt is the vendor's text, and the next call works."""
     answer, error = ANSWERS[body]
     sandbox.fail("totango", answer)
     with pytest.raises(error) as caught:
@@ -259,7 +259,7 @@ async def test_any_error_body_becomes_the_right_error(
 
 
 async def test_a_wrong_token_says_where_to_look_and_not_what_it_is(sandbox: Sandbox) -> None:
-    """UnauthorizedError names the variable and the region; the token is nowhere in it."""
+    """The error of a wrong token names the variable and the region, without the token."""
     async with SessionPool() as pool:
         base_url = sandbox.environ["TOTANGO_BASE_URL"]
         totango = TotangoClient(pool, app_token="canary-token", base_url=base_url)
@@ -271,7 +271,7 @@ async def test_a_wrong_token_says_where_to_look_and_not_what_it_is(sandbox: Sand
 
 
 async def test_the_environment_sets_token_and_region() -> None:
-    """The region is optional and checked; a missing token is named."""
+    """The region is optional and validated; a missing token is named."""
     async with SessionPool() as pool:
         token = {"TOTANGO_APP_TOKEN": "token"}
         assert TotangoClient.from_env(pool, token).base_url == "https://api.totango.com/"
