@@ -33,7 +33,7 @@ _FLAGS = sum(
 fcntl: Any = import_module("fcntl") if find_spec("fcntl") else None
 _msvcrt: Any = None if fcntl else import_module("msvcrt")
 _LOCKED_BYTE = 2**43 - 2
-"""Offset of the lock on Windows, where nobody can read what is locked: beyond any content."""
+"""Offset of the lock on Windows, which locks out readers as well: beyond any content."""
 
 
 def target_of(path: str | os.PathLike[str]) -> Path:
@@ -94,7 +94,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in *folder* durable, where a folder can be opened."""
+    """Make renames in *folder* durable; does nothing on Windows, which opens no folder."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

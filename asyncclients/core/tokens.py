@@ -462,7 +462,7 @@ class CallKey(CallToken):
         self._header, self._rejects_key = header, rejects_key
 
     def header(self, now: float) -> Header | None:
-        """Return the header to send at *now*; None if it was rejected meanwhile."""
+        """Return the header to send at *now*; None if it has been rejected since."""
         found = super().header(now)
         return None if found is None else (self._header, found[1])
 

@@ -244,7 +244,7 @@ async def test_uploads_pass_through_the_proxy() -> None:
         assert len(proxy.heads) == 2
 
 
-REFUSALS = {
+REJECTIONS = {
     "wants a login": (b"HTTP/1.1 407 Who\r\nContent-Length: 0\r\n\r\n", "answered 407", 1),
     "forbids the host": (b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n", "answered 403", 1),
     "cannot reach it": (b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", "answered 502", 2),
@@ -254,13 +254,13 @@ REFUSALS = {
 
 
 @pytest.mark.virtual_time
-@pytest.mark.parametrize("refusal", REFUSALS)
-async def test_refusal_of_the_proxy_is_a_connect_error(refusal: str) -> None:
+@pytest.mark.parametrize("rejection", REJECTIONS)
+async def test_rejection_by_the_proxy_is_a_connect_error(rejection: str) -> None:
     """Nothing was sent: any operation is retried if that can help. The error shows no login."""
-    response, words, attempts = REFUSALS[refusal]
+    response, words, attempts = REJECTIONS[rejection]
     policy = RetryPolicy(max_attempts=2, base=QUICK.base, cap=QUICK.cap)
     async with behind_proxy() as (server, proxy):
-        proxy.refusal = response
+        proxy.rejection = response
         url = with_login(proxy.url)
         async with SessionPool(ssl=trusting(), proxy=url, retry=policy) as pool:
             client = ToyClient(pool, base_url="https://vendor.test/")
@@ -272,7 +272,7 @@ async def test_refusal_of_the_proxy_is_a_connect_error(refusal: str) -> None:
             assert leaks(caught.value, PASSWORD, LOGIN, CANARY, "pass%3Aw") == []
             assert server.arrived == []
             assert client.stats().in_flight == client.stats().held == 0
-            proxy.refusal = None
+            proxy.rejection = None
             assert await client.things.make() == Thing(id=1)
 
 

@@ -38,7 +38,7 @@ FINE, REJECTED = http(body=b'{"id": 1}'), http(401, b'{"message": "bad key"}')
 
 
 class Vault:
-    """A place where a key is kept: its current value and the number of reads."""
+    """A key store: the current key and the number of reads."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -131,7 +131,7 @@ async def test_unchanged_key_raises_the_401() -> None:
 
 @pytest.mark.virtual_time
 async def test_new_key_that_is_rejected_raises_the_401() -> None:
-    """One repetition, and no credential in the error, neither the old one nor the new one."""
+    """There is one retry; the error shows neither the old nor the new key."""
     vault, vendor = Vault("first-4711"), Server("other-4711")
     async with byte_server(vendor) as server, SessionPool() as pool:
         client = ToyClient(pool, key=vault, base_url=server.url)

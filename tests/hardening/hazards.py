@@ -521,7 +521,7 @@ OUTSIDE: Final = (
            tests(NETWORK, "proxy_tunnels_calls_and_sees_no_credential",
                  "access_tokens_pass_through_the_proxy", "uploads_pass_through_the_proxy",
                  "plain_http_to_loopback_bypasses_the_proxy",
-                 "refusal_of_the_proxy_is_a_connect_error")),
+                 "rejection_by_the_proxy_is_a_connect_error")),
     Hazard(156, "A private authority, or a server that requires a client certificate",
            "Both work; the error says what is missing, and that nothing was sent.",
            tests(NETWORK, "private_authority_is_trusted_if_given", "client_certificate_is_presented",

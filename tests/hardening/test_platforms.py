@@ -17,7 +17,7 @@ from asyncclients.cli.signals import on_signals
 ROOT = Path(__file__).parents[2]
 FILES = ("tests/backfill/test_target_files.py", "tests/backfill/test_state_files.py")
 POSIX_ONLY = "fifo or hard or parquet or csv or shm or journal"
-"""Pipes; hard links, which only a lock inside of the file finds; repetitions for other names."""
+"""Pipes, hard links (found by a lock that only Linux has), and the same tests for other names."""
 
 posix = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, to imitate Windows")
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class ForwardProxy:
-    """A proxy that resolves *names* to ports of loopback and refuses all other names.
+    """A proxy that resolves *names* to ports of loopback and rejects all other names.
 
     Attributes:
         url: its address.
         heads: the head of each request, as it arrived.
         relayed: the bytes of clients that passed through the tunnels.
-        refusal: the response to each CONNECT in place of a tunnel; empty to close at once.
+        rejection: the response to each CONNECT in place of a tunnel; empty to close at once.
     """
 
     def __init__(self, names: Mapping[str, int]) -> None:
@@ -26,7 +26,7 @@ class ForwardProxy:
         self.url = ""
         self.heads: list[str] = []
         self.relayed = bytearray()
-        self.refusal: bytes | None = None
+        self.rejection: bytes | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -42,8 +42,8 @@ class ForwardProxy:
     async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         self.heads.append(head)
-        if self.refusal is not None:
-            writer.write(self.refusal)
+        if self.rejection is not None:
+            writer.write(self.rejection)
             await writer.drain()
             return
         method, target, _ = head.split(" ", 2)

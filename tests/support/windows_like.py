@@ -1,4 +1,4 @@
-"""A pytest plugin that makes Linux behave like Windows where the package could notice.
+"""A pytest plugin that imitates Windows on Linux.
 
 `pytest -p tests.support.windows_like`: no `fcntl`, no flags of `open` and functions of `os` that
 only POSIX has, no signal handlers in event loops, no descriptors of folders; an open file can

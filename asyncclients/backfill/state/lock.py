@@ -155,7 +155,7 @@ class Lock:
             if self._is_ours:
                 self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
-        except PermissionError:  # Windows; another process may have opened the file meanwhile
+        except PermissionError:  # Windows; another process may have opened the file by now
             os.close(self._descriptor)
             with suppress(OSError):
                 self._path.unlink()
