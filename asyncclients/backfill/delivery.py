@@ -281,7 +281,7 @@ class Delivery:
         self._forbidden: ForbiddenRows[Row] = ForbiddenRows()
         self.guards: dict[Task[Any] | None, SendGuard] = {}
         self.stopping = False
-        self.called = False
+        self._has_called_function = False
 
     # --- Rows -------------------------------------------------------------------------
 
@@ -341,6 +341,11 @@ class Delivery:
             advice="See the file of failed rows and correct the input or its mapping. To continue "
             "anyway, run again with a higher max_failed=",
         )
+
+    @property
+    def may_have_sent(self) -> bool:
+        """True if a request was sent, or a function of the user was called."""
+        return self._has_called_function or self._counter.requests > 0
 
     # --- Calls ------------------------------------------------------------------------
 
@@ -416,7 +421,7 @@ class Delivery:
         guard.assign(rows)
         if options.is_idempotent is not None and not options.is_operation:
             guard.idempotent = options.is_idempotent(argument)
-        self.called, start = True, self._forbidden.begin()
+        start = self._forbidden.begin()
         try:
             if options.is_operation:
                 result = await options.target(argument)
@@ -450,6 +455,7 @@ class Delivery:
         Each call has a guard of its own, so a task that the function leaves running cannot
         record anything for later rows.
         """
+        self._has_called_function = True
         await guard.mark_sent()
         with call_context(Priority.BACKGROUND, self._options.flow, guard):
             return await self._options.target(argument)

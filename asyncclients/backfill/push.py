@@ -264,7 +264,7 @@ class Push:
                 self._delivery.finish()
         except (BackfillStoppedError, InputError) as error:
             self._is_complete = False
-            if isinstance(error, InputError) and not self._delivery.called:
+            if isinstance(error, InputError) and not self._delivery.may_have_sent:
                 raise
             stop = error
         else:

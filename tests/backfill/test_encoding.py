@@ -14,8 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients import InputError, StateMismatchError, UnauthorizedError
-from asyncclients.backfill import push
+from asyncclients import (
+    InputError,
+    IntouchClient,
+    Quota,
+    SessionPool,
+    StateMismatchError,
+    UnauthorizedError,
+)
+from asyncclients.backfill import push, read_status
 from asyncclients.backfill.encoding import encode_row, encode_rows
 from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
@@ -53,6 +60,9 @@ def test_encode_rows_differ_for_different_rows(one: list[Any], other: list[Any])
         msgspec.json.encode(row, order="deterministic") for row in other
     ]
     assert (encode_rows(rows_of(*one)) == encode_rows(rows_of(*other))) is same
+
+
+URL = "https://vendor.example/v1/"
 
 
 @pytest.mark.parametrize(
@@ -174,3 +184,16 @@ async def test_push_rejects_unstable_rows_before_sending(tmp_path: Path) -> None
     with pytest.raises(InputError, match="plain values"):
         await push([Plain(), Plain()], target, state=tmp_path / "s.db")
     assert sent == []
+
+
+async def test_push_stopped_by_an_unstable_row_raises_input_error_if_nothing_was_sent(
+    tmp_path: Path,
+) -> None:
+    """Calls that only waited for the quota do not count as sent: their rows are pending."""
+    rows = [*({"email": f"p{number}@example.com"} for number in range(100)), object()]
+    async with SessionPool(cold_start="full") as pool:
+        quotas = [Quota(1, 1000.0)]
+        intouch = IntouchClient(pool, api_key="ii_key", base_url=URL, quotas=quotas)
+        with pytest.raises(InputError, match="row 101 holds an object of type object"):
+            await push(rows, intouch.contacts.create, state=tmp_path / "s.db", concurrency=200)
+    assert read_status(tmp_path / "s.db").unknown == 0
