@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from asyncclients import (
     StateMismatchError,
     UnauthorizedError,
 )
-from asyncclients.backfill import SyncReport, SyncTarget, sync
+from asyncclients.backfill import Progress, SyncReport, SyncTarget, read_status, sync
 from asyncclients.backfill.sync import SyncKeywords
 from asyncclients.sandbox import Sandbox, drop, status
 from asyncclients.sandbox.intouch.state import Table
+from asyncclients.sandbox.vendor import SandboxRequest
 
 ENOUGH = [Quota(10_000, 1.0)]
 
@@ -465,6 +467,64 @@ async def test_sync_never_creates_an_item_twice_whose_id_is_not_known(state: Pat
         "unchanged": 1
     }
     assert len(shelf.items) == 1
+
+
+# --- While it runs ------------------------------------------------------------------------
+
+
+async def test_cancelled_sync_is_continued(
+    intouch: IntouchClient, sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """A cancelled run saves what was confirmed; the next one sends the rest once."""
+    write(csv, [(f"p{n}@x.org", "A") for n in range(100)])
+    run = asyncio.create_task(sync(csv, intouch.contacts, state=state, concurrency=4))
+    seen: list[SandboxRequest] = []
+
+    def cancel_at_twenty(call: SandboxRequest) -> bool:
+        seen.append(call)
+        if len(seen) == 20:
+            run.cancel()
+        return False
+
+    sandbox.fail("intouch", status(500, b""), None, cancel_at_twenty)
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    found = read_status(state)
+    assert not found.complete
+    created = found.done
+    assert 20 <= created < 30
+    report = await sync(csv, intouch.contacts, state=state)
+    assert counts(report) == {
+        "created": 100 - created,
+        "unchanged": created,
+        "requests": 100 - created,
+    }
+    assert read_status(state).complete
+
+
+@pytest.mark.virtual_time
+async def test_progress_counts_changes(pool: SessionPool, csv: Path, state: Path) -> None:
+    """Rows that need no request are no part of the total; the time left follows from the quota."""
+    async with Sandbox() as sandbox:
+        intouch = IntouchClient.from_env(pool, sandbox.environ)
+        write(csv, [(f"p{n}@x.org", "A") for n in range(20)])
+        await sync(csv, intouch.contacts, state=state)
+        write(csv, [(f"p{n}@x.org", "B" if n < 15 else "A") for n in range(20)])
+        seen: list[Progress] = []
+        await sync(csv, intouch.contacts, state=state, progress=seen.append)
+    assert {progress.total for progress in seen} <= {None, 15}
+    assert (seen[-1].done, seen[-1].total, seen[-1].eta) == (15, 15, 0.0)
+    middle = seen[len(seen) // 2]
+    assert middle.eta == pytest.approx((15 - middle.done) / 2, abs=2.0)
+
+
+async def test_sync_names_a_key_that_the_vendor_changes(state: Path) -> None:
+    """The report has a warning, and the row is still known by its own key."""
+    shelf = Shelf()
+    shelf.key = lambda item: "X" + str(item["isbn"])  # type: ignore[method-assign]
+    report = await sync([{"isbn": 1}], shelf, key="isbn", state=state)
+    assert report.warnings == ("1: the vendor changed the key to 'X1'",)
+    assert counts(await sync([{"isbn": 1}], shelf, key="isbn", state=state)) == {"unchanged": 1}
 
 
 # --- Looking first ------------------------------------------------------------------------
