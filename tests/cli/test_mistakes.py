@@ -230,6 +230,42 @@ def test_missing_credential_is_reported_last(
     assert content() == FILES
 
 
+@pytest.mark.parametrize("arguments", [(*PUSH, "people.csv"), (*PULL, *TO)])
+def test_directory_without_write_permission_is_named_before_credentials(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state or result that cannot be written is one sentence with exit code 2."""
+    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    assert "is in a directory that cannot be written to" in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("INTOUCH_BASE_URL", "http://example.com"),
+        ("INTOUCH_BASE_URL", "example.com"),
+        ("INTOUCH_BASE_URL", "https://user:pass@example.com"),
+        ("INTOUCH_API_KEY", "key\n"),
+        ("INTOUCH_API_KEY", " "),
+    ],
+)
+def test_bad_variable_is_named_without_its_value(
+    name: str, value: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that cannot work is one sentence with exit code 2."""
+    monkeypatch.setenv("INTOUCH_API_KEY", "key-4711")
+    monkeypatch.setenv(name, value)
+    assert run((*PUSH, "people.csv")) == 2
+    printed = capsys.readouterr()
+    assert name in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert "pass" not in printed.err
+    assert content() == FILES
+
+
 @pytest.mark.parametrize(
     ("missing", "extra", "arguments"),
     [
