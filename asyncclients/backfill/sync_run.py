@@ -266,7 +266,8 @@ class Sync:
         absent = [key for key in memory.intents if key not in self._rows]
         if self._target.has("find"):
             changes = [Change(Action.CHECK, key, memory.intents[key].name) for key in absent]
-            await self._deliver(_in_one_list([Row(0, 0, change) for change in changes]))
+            rows = [Row(0, 0, change) for change in changes]
+            await self._deliver(_in_one_list(rows), lambda count: count)  # none of them is a change
         elif unknown == "keep":
             self._state.unknown += len(absent)
         else:
@@ -323,8 +324,12 @@ class Sync:
             await self._deliver(self._items_to_delete(keys))
         self._delivery.finish()
 
-    async def _deliver(self, changes: AsyncGenerator[list[Row]]) -> None:
-        feed = _Feed(changes, self._hand_out)
+    async def _deliver(
+        self,
+        changes: AsyncGenerator[list[Row]],
+        hand_out: Callable[[int], int] | None = None,
+    ) -> None:
+        feed = _Feed(changes, hand_out or self._hand_out)
         work = [self._work(feed) for _ in range(self._options.concurrency)]
         try:
             await run_workers(work, self._delivery, feed.stop)

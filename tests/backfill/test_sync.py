@@ -297,6 +297,7 @@ async def test_sync_settles_unknown_creates_of_rows_that_are_gone(
     write(csv, [("c@x.org", "C")])
     report = await sync(csv, intouch.contacts, state=state, on_missing="delete")
     assert counts(report) == {"created": 1, "deleted": 1, "requests": 4}
+    assert read_status(state).complete
     assert held(sandbox) == {"c@x.org": "C"}
 
 
