@@ -32,6 +32,7 @@ NETWORK: Final = "core/test_network.py::test_"
 PUSH: Final = "backfill/test_push.py::test_"
 PULL: Final = "backfill/test_pull.py::test_"
 REFRESH: Final = "backfill/test_refresh.py::test_"
+SYNC: Final = "backfill/test_sync.py::test_"
 CRASH: Final = "backfill/test_crash.py::test_"
 JOURNAL: Final = "backfill/test_journal.py::test_"
 ENDINGS: Final = "backfill/test_endings.py::test_"
@@ -538,6 +539,18 @@ OUTSIDE: Final = (
     Hazard(159, "A platform without POSIX", "Locks, renames and signals work as well.",
            tests("hardening/test_platforms.py::test_", "files_and_locks_work_without_posix",
                  "signals_call_back_and_are_restored")),
+    Hazard(160, "A sync is killed before the response to a create arrives",
+           "The next run looks the item up, and creates it only if it is not there.",
+           (*tests("backfill/test_sync_crash.py::test_", "killed_sync_ends_in_agreement"),
+            *tests(SYNC, "sync_looks_up_creates_of_unknown_outcome",
+                   "sync_keeps_creates_unknown_that_cannot_be_looked_up"))),
+    Hazard(161, "The file of a sync is cut off", "The run stops before it deletes many items.",
+           tests(SYNC, "sync_stops_before_too_many_deletions",
+                 "sync_deletes_nothing_while_rows_are_unreadable")),
+    Hazard(162, "Two rows of a sync have one key", "An error names both lines, before anything is sent.",
+           tests(SYNC, "sync_rejects_ambiguous_keys")),
+    Hazard(163, "Others edit the vendor between two syncs", "An adoption reads the list and finds it.",
+           tests(SYNC, "adoption_notices_what_others_changed", "sync_creates_again_what_somebody_deleted")),
 )
 # fmt: on
 SECTIONS: Final = {
