@@ -34,6 +34,7 @@ from collections.abc import (
 )
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import msgspec
@@ -136,6 +137,7 @@ class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
         max_failed: share of failed rows above which the run stops.
         is_idempotent: returns `idempotent` for the argument of a call, if it is not an
             operation and not all calls are equal.
+        check: checks a converted row as a call of the target would; None for no check.
     """
 
     target: Callable[[Any], Awaitable[Any]]
@@ -145,6 +147,7 @@ class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
     flow: str
     max_failed: float
     is_idempotent: Callable[[Any], bool] | None = None
+    check: Callable[[Any], None] | None = None
 
     @classmethod
     def of(
@@ -167,6 +170,7 @@ class DeliveryOptions(msgspec.Struct, frozen=True, kw_only=True):
             idempotent=idempotent,
             flow=flow,
             max_failed=max_failed,
+            check=partial(check_row, target) if endpoint else None,
         )
 
 
@@ -296,9 +300,12 @@ class Delivery:
             BackfillStoppedError: too many rows failed, or the outage exceeded max_outage.
             AsyncClientsError: an error that no row caused, such as an invalid credential.
         """
-        prepared = [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
-        if prepared:
+        if prepared := self.prepare(rows, coerce=coerce):
             await self.deliver(prepared)
+
+    def prepare(self, rows: Iterable[Row], *, coerce: bool) -> list[PreparedRow]:
+        """Convert *rows*; return those to send. The others are failed or skipped."""
+        return [pair for row in rows if (pair := self._prepare(row, coerce=coerce))]
 
     async def deliver(self, prepared: Sequence[PreparedRow]) -> None:
         """Send *prepared*, at most one batch of rows that are converted; see `deliver_rows`."""
@@ -315,8 +322,9 @@ class Delivery:
             return None
         try:
             value = self._converter.convert(row.data, coerce=coerce)
-            if self._options.batch:  # so that an invalid row does not cost its batch a call
-                check_row(self._options.target, value)
+            check = self._options.check if self._options.batch else None
+            if check is not None:  # so that an invalid row does not cost its batch a call
+                check(value)
         except Exception as error:  # noqa: BLE001 - the user's map may raise anything
             failure = error
         else:

@@ -39,6 +39,8 @@ from asyncclients.ratelimit.limiter import Limiter
 
 MAX_FAILURES = 20
 """Invalid rows that a plan lists."""
+_ROWS_AT_ONCE = 256
+"""Rows that a plan takes at once, if each of them is a call."""
 
 
 class RequestPreview(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,15 +325,24 @@ async def plan_push(
     builder = RequestBuilder.of(options.target)
     options = msgspec.structs.replace(options, target=builder, is_operation=True, max_failed=1.0)
     delivery = Delivery(options, converter, log, RequestCounter(), CircuitBreaker(math.inf))
-    pending, batch, planned = PendingRows(source, log), max(1, options.batch), 0
+    pending, planned = PendingRows(source, log), 0
+    size, batch = options.batch or _ROWS_AT_ONCE, options.batch or 1
     with delivery.tracked():
         while limit is None or planned < limit:
-            size = batch if limit is None else min(batch, limit - planned)
-            rows = pending.take_nowait(size) or await pending.take(size)
+            rows = await pending.take(size if limit is None else min(size, limit - planned))
             if not rows:
                 break
             planned += len(rows)
-            await delivery.deliver_rows(rows, coerce=source.coerce)
+            prepared = delivery.prepare(rows, coerce=source.coerce)
+            for start in range(0, len(prepared), batch):
+                call = prepared[start : start + batch]
+                values = [value for _, value in call]
+                try:
+                    await builder(values if options.batch else values[0])
+                except Exception:  # noqa: BLE001 - delivery decides which rows cause it
+                    await delivery.deliver(call)
+                else:
+                    log.mark_done([row for row, _ in call])
     requests, seconds = builder.calls()
     return Plan(
         rows=planned,

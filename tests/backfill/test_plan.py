@@ -111,6 +111,18 @@ async def test_plan_halves_a_batch_that_cannot_be_built(tmp_path: Path) -> None:
     assert (failure.line, "nan" in failure.reason) == (4, True)
 
 
+async def test_plan_leaves_rows_that_contradict_the_manual_out_of_their_batch(
+    tmp_path: Path,
+) -> None:
+    """As in a run, such a row is invalid by itself and costs its batch no call."""
+    rows = [NewTouchpoint(touchpoint_type_id=1, member_id=n or None) for n in range(8)]
+    async with SessionPool() as pool:
+        client = EmmaClient(pool, account_id="7", public_key="a", private_key="b", base_url=URL)
+        plan = await push(rows, client.touchpoints.create, state=tmp_path / "s", dry_run=True)
+    assert (plan.valid, plan.invalid, plan.requests) == (7, 1, 1)
+    assert [failure.line for failure in plan.failures] == [1]
+
+
 async def test_plan_of_bound_arguments_and_forms(tmp_path: Path) -> None:
     """Arguments that are bound to the operation are part of the request, and a form is shown as one."""
     async with SessionPool() as pool:
