@@ -308,3 +308,21 @@ async def test_retry_interrupted_at_a_renaming_is_continued(
     assert [row["row"]["n"] for row in failed(state)] == ["2"]
     assert [row["name"] for row in vendor.held if row["n"] == "5"] == ["corrected"]
     assert not state.with_name("push.db.retry.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "file"])
+async def test_retry_leaves_a_foreign_file_with_its_name_alone(
+    csv: Path, state: Path, tmp_path: Path, kind: str
+) -> None:
+    """Another program's file where the renamed file would be is reported and not touched."""
+    precious, derived = tmp_path / "precious", state.with_name("push.db.retry.jsonl")
+    precious.write_text("precious")
+    if kind == "symlink":
+        derived.symlink_to(precious)
+    else:
+        derived.write_text("precious")
+    vendor = Vendor()
+    with pytest.raises(StateMismatchError, match=r"retry\.jsonl"):
+        await push(csv, vendor.take, state=state)
+    assert vendor.held == []
+    assert (precious.read_text(), derived.read_text()) == ("precious", "precious")
