@@ -6,6 +6,7 @@ and keeps 25 bytes per row: digests of its key and content, and later what to do
 
 from __future__ import annotations
 
+import asyncio
 import os
 from array import array
 from bisect import bisect_left
@@ -39,6 +40,8 @@ from asyncclients.errors import InputError
 
 CHUNK = 256
 """Rows that are handled at once."""
+_SORTED_AT_ONCE = 10_000
+"""Keys that are handled between two turns of the event loop."""
 
 OnInvalid = Callable[[Row, Exception], None]
 
@@ -124,9 +127,24 @@ class SyncInput:
             if compare_listed:
                 self._compare_listed(values)
         self.actions = bytearray(len(self.keys))
-        self._sorted = array("q", sorted(key for key in self.keys if key))
-        if any(one == other for one, other in pairwise(self._sorted)):
-            raise await self._duplicates()
+        if twice := await self._sort_keys():
+            raise await self._duplicates(twice)
+
+    async def _sort_keys(self) -> set[int]:
+        """Sort the keys, without blocking the event loop; return those that occur twice."""
+        parts = {part: array("q") for part in range(-128, 128)}
+        for first in range(0, len(self.keys), _SORTED_AT_ONCE):
+            for key in self.keys[first : first + _SORTED_AT_ONCE]:
+                if key:
+                    parts[key >> 56].append(key)  # by the first byte
+            await asyncio.sleep(0)
+        twice: set[int] = set()
+        for part in parts.values():
+            keys = sorted(part)
+            twice.update(one for one, other in pairwise(keys) if one == other)
+            self._sorted.extend(keys)
+            await asyncio.sleep(0)
+        return twice
 
     async def _make_repeatable(self) -> None:
         """Keep rows that can be iterated only once in memory."""
@@ -208,9 +226,8 @@ class SyncInput:
             shape_of(fields, self.shape)
             self.listed.append(0 if row is None else target.as_listed(row.data))
 
-    async def _duplicates(self) -> InputError:
-        """Return the error for the first two rows with the same key."""
-        twice = {one for one, other in pairwise(self._sorted) if one == other}
+    async def _duplicates(self, twice: set[int]) -> InputError:
+        """Return the error for the first two rows with the same key, one of *twice*."""
         numbers = {number for number, key in enumerate(self.keys, 1) if key in twice}
         first: dict[int, tuple[Row, str]] = {}
         async for rows in self.rows(lambda number: number in numbers):

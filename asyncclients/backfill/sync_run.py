@@ -219,7 +219,8 @@ class Sync:
         state.unknown += count(Action.WAIT)
         memory.count = await memory.known_count()
         if found < memory.count:
-            self._missing = [key for key in await memory.known_keys() if key not in rows]
+            async for keys in memory.known_keys():
+                self._missing += [key for key in keys if key not in rows]
         state.missing = len(self._missing)
         self._deletions = self._to_delete()
         creates = count(Action.CREATE) + count(Action.LOCATE)
@@ -264,7 +265,7 @@ class Sync:
         """Settle creates of unknown outcome whose rows are gone."""
         memory, unknown = self._memory, self._options.unknown
         absent = [key for key in memory.intents if key not in self._rows]
-        if self._target.has("find"):
+        if absent and self._target.has("find"):
             changes = [Change(Action.CHECK, key, memory.intents[key].name) for key in absent]
             rows = [Row(0, 0, change) for change in changes]
             await self._deliver(_in_one_list(rows), lambda count: count)  # none of them is a change

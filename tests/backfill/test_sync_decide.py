@@ -12,8 +12,10 @@ from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.state.sync_state import Digests, Item
 from asyncclients.backfill.sync_changes import Action, decide
+from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
 from asyncclients.backfill.sync_tree import deletion_order
+from asyncclients.errors import InputError
 from asyncclients.vendors.intouch import NewContact
 
 SENT, OTHER = 1, 2
@@ -137,3 +139,20 @@ def test_convert_all_equals_convert() -> None:
     assert converter.convert_all([*rows], coerce=True) == expected
     for unusual in ({"email": 5}, None, {"custom_fields.age": 1, "email": "x"}, "text"):
         assert converter.convert_all([rows[0], unusual], coerce=False) is None
+
+
+async def test_input_knows_its_keys_and_finds_duplicates() -> None:
+    """Keys of all digests are found, and no others; two equal ones are an error."""
+    target, converter = Target(Plain(), "key"), RowConverter(None, None)
+
+    def ignore(row: Row, error: Exception) -> None:
+        raise AssertionError(row, error)
+
+    rows = SyncInput([{"key": number} for number in range(2000)], target, converter)
+    await rows.examine(ignore, compare_listed=False)
+    assert len(rows) == 2000
+    assert all(key_digest(str(number)) in rows for number in range(2000))
+    assert not any(key_digest(str(number)) in rows for number in range(2000, 4000))
+    twice = SyncInput([{"key": number % 1999} for number in range(2000)], target, converter)
+    with pytest.raises(InputError, match="lines 1 and 2000 have the key '0'"):
+        await twice.examine(ignore, compare_listed=False)

@@ -14,8 +14,7 @@ Keys and rows are stored as 64-bit digests, and uuids in 16 bytes, so that an it
 from __future__ import annotations
 
 import sqlite3
-from array import array
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
@@ -35,7 +34,7 @@ _KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
 _DIGITS = 19
 """Least digits of a number that may not fit into 64 bits."""
-_PAGE = 10_000
+_PAGE = 5_000
 """Items read from the journal at once."""
 
 
@@ -207,15 +206,13 @@ class SyncMemory:
         ((count,),) = await self._journal.read(f"SELECT count(*) FROM item WHERE {_KNOWN}")  # noqa: S608
         return int(count)
 
-    async def known_keys(self) -> array[int]:
-        """Return the digests of the keys of these items, in ascending order."""
-        keys = array("q")
+    async def known_keys(self) -> AsyncIterator[list[int]]:
+        """Yield the digests of the keys of these items in ascending order, some at a time."""
         sql = f"SELECT key FROM item WHERE key > ? AND {_KNOWN} ORDER BY key LIMIT ?"  # noqa: S608
         last = -(2**63)
         while page := await self._journal.read(sql, last, _PAGE):
-            keys.extend(key for (key,) in page)
-            last = keys[-1]
-        return keys
+            yield [key for (key,) in page]
+            last = page[-1][0]
 
     async def lost_keys(self) -> list[int]:
         """Return the digests of the keys of items that are not in the vendor's list."""
