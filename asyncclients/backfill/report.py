@@ -35,8 +35,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             is unknown.
         unverified: what could not be verified about a pull, in words; empty if the
             vendor's count confirms that the file is its complete list.
-        complete: no row or item is left to be handled; False after a push with a limit, which
-            continues when it is run again.
+        complete: no row or item is left to be handled; False if the run stopped, or ended at a
+            limit. Run it again to continue.
         failures: path of the file of failed rows or items; None without any.
     """
 

@@ -184,6 +184,7 @@ async def test_push_stops_after_too_many_failures(state: Path) -> None:
     with pytest.raises(BackfillStoppedError, match=r"\d+ of 5\d rows of this run failed") as caught:
         await run()
     assert caught.value.report.failed <= 11
+    assert not caught.value.report.complete
     report = await run(1.0)
     assert (report.done, report.failed) == (800, 200)
     assert Counter(vendor.held) == Counter(value for value in range(1000) if value % 5)

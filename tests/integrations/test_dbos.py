@@ -339,6 +339,7 @@ async def test_too_many_failed_rows_stop_it(
         with pytest.raises(BackfillStoppedError, match="failed") as stopped:
             await backfills.push("nodes", bad, spec="create", batch=20)
         assert 50 <= stopped.value.report.failed < 1000
+        assert not stopped.value.report.complete
         assert not sandbox.requests("intouch")
 
 

@@ -353,7 +353,7 @@ class Backfills:
             )
         error = _readable(job, error)
         if isinstance(error, BackfillStoppedError):
-            error.report = report
+            error.report = msgspec.structs.replace(report, complete=False)
         raise error
 
 
