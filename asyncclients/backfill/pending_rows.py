@@ -14,7 +14,7 @@ from asyncclients.errors import StateMismatchError
 
 
 class InputLog(Protocol):
-    """What earlier runs of a job have read and settled.
+    """The rows of a job that earlier runs have read and settled.
 
     Attributes:
         state: the number of rows that were read, and their digest.

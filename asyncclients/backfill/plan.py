@@ -70,7 +70,7 @@ class InvalidRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run would do; with an existing state, what is left to do.
+    """The work of a run; with an existing state, the work that is left.
 
     Attributes:
         rows: rows that the run would handle: the valid, the invalid and the skipped ones.
@@ -206,7 +206,7 @@ def _preview(request: PreparedRequest) -> RequestPreview:
 
 
 class PlannedRows:
-    """The row log of a plan: what would become of each row, in memory.
+    """The row log of a plan: the expected outcome of each row, in memory.
 
     Attributes:
         state: of the job, as saved by its last run.

@@ -133,7 +133,7 @@ async def push(
         flow: the scheduler divides the quota fairly between flows; by default, the job is
             a flow of its own.
         dry_run: send nothing and return a `Plan`. Each row is read, mapped and checked as in a
-            run; what an existing state has settled is left out. A function of your own as the
+            run; rows that an existing state has settled are left out. A function of your own as the
             target is not called. No file is written.
         limit: number of rows after which this run ends; the next run continues with the others.
         retry_failed: send the failed rows of the state again, before all others, as they are in

@@ -1,4 +1,4 @@
-"""Dry runs: what a push would send, and that nothing is sent or written."""
+"""Dry runs: the plan agrees with the run, and nothing is sent or written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def people(path: Path, *mails: str) -> Path:
     return path
 
 
-# --- What a plan says -------------------------------------------------------------------
+# --- Content of a plan -------------------------------------------------------------------
 
 
 async def test_plan_lists_invalid_rows_and_the_first_request(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ async def test_retry_sends_the_failed_rows_and_lists_those_that_still_fail(
 
 
 async def test_retry_uses_a_corrected_map(csv: Path, state: Path) -> None:
-    """Rows that failed in the conversion are converted anew; later runs need the new mapping."""
+    """Rows that failed in the conversion are converted again; later runs need the new mapping."""
 
     class Item(msgspec.Struct, frozen=True, kw_only=True):
         key: int
@@ -164,7 +164,7 @@ async def test_retry_does_not_send_an_unreadable_row_until_it_is_corrected(
 
 
 async def test_retry_with_a_limit_is_continued(csv: Path, state: Path) -> None:
-    """Failed rows come before rows that were never sent; a limited retry goes on by itself."""
+    """Failed rows come before rows that were never sent; the next run continues a limited retry."""
     vendor = Vendor("0", "1", "2")
     report = await push(csv, vendor.take, state=state, limit=5, concurrency=1)
     assert (counts(report), report.complete) == ((2, 3, 0, 0), False)
@@ -251,7 +251,7 @@ UNUSABLE: list[tuple[Callable[[str], str], str]] = [
 async def test_retry_rejects_an_unusable_file_of_failed_rows(
     csv: Path, state: Path, change: Callable[[str], str], words: str
 ) -> None:
-    """A file that does not tell which rows to send is named, and nothing is sent or changed."""
+    """An unusable file is named in the error, and nothing is sent or changed."""
     vendor = Vendor("2", "5")
     await push(csv, vendor.take, state=state)
     edit(state, change)
@@ -289,7 +289,7 @@ async def test_retry_leaves_rows_failed_whose_lines_were_deleted(csv: Path, stat
 async def test_retry_interrupted_at_a_renaming_is_continued(
     csv: Path, state: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that dies before it renames or removes the file loses neither edits nor counts."""
+    """A run killed before it renames or removes the file loses neither edits nor counts."""
     vendor = Vendor("2", "5")
     await push(csv, vendor.take, state=state)
     edit(state, lambda text: text.replace('"row 5"', '"corrected"'))
@@ -314,7 +314,7 @@ async def test_retry_interrupted_at_a_renaming_is_continued(
 async def test_retry_leaves_a_foreign_file_with_its_name_alone(
     csv: Path, state: Path, tmp_path: Path, kind: str
 ) -> None:
-    """Another program's file where the renamed file would be is reported and not touched."""
+    """Another program's file with the name of the renamed file is reported and not touched."""
     precious, derived = tmp_path / "precious", state.with_name("push.db.retry.jsonl")
     precious.write_text("precious")
     if kind == "symlink":
