@@ -235,7 +235,11 @@ def test_directory_without_write_permission_is_named_before_credentials(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A state or result that cannot be written is one sentence with exit code 2."""
-    monkeypatch.setattr(os, "access", lambda _, mode: mode != os.W_OK)
+
+    def access(path: object, mode: int) -> bool:
+        return mode != os.W_OK
+
+    monkeypatch.setattr(os, "access", access)
     assert run(arguments) == 2
     printed = capsys.readouterr()
     assert "is in a directory that cannot be written to" in printed.err
