@@ -72,7 +72,7 @@ async def test_production_service_runs_its_jobs(tmp_path: Path) -> None:
     (jobs,) = (fence.text for fence in fences(PAGE) if fence.language == "toml")
     (tmp_path / "jobs.toml").write_text(jobs)
     (tmp_path / "people.csv").write_text("email,first_name\na@example.com,Ann\n")
-    program, *arguments = shlex.split(*settings(SERVICE, "ExecStart"))
+    program, *arguments = shlex.split(settings(SERVICE, "ExecStart")[0])
     assert program == _PROGRAM
     async with Sandbox() as sandbox:
         (tmp_path / "intouch").write_text(sandbox.environ["INTOUCH_API_KEY"] + "\n")
@@ -142,7 +142,8 @@ def test_production_log_lines_are_logged() -> None:
 async def test_production_backup_of_a_state(tmp_path: Path) -> None:
     """A restored state sends nothing again, but for the rows that were sent after the backup."""
     (tmp_path / "rows.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(6)))
-    backup, sent = tmp_path / "backup", []
+    backup = tmp_path / "backup"
+    sent: list[int] = []
 
     async def send(row: Mapping[str, int]) -> None:
         sent.append(row["n"])
