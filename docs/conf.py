@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import asyncclients
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "asyncclients"
 author = "The asyncclients developers"
@@ -57,6 +61,14 @@ def as_rst(
     lines[:] = found
 
 
+def draw_plots(_app: Sphinx) -> None:
+    """Draw the plots, which are not committed."""
+    from draw_limits import draw
+
+    draw()
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
+    app.connect("builder-inited", draw_plots)
     app.connect("autodoc-process-docstring", as_rst)
