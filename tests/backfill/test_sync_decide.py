@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +14,9 @@ from hypothesis import strategies as st
 
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.rows import RowConverter
-from asyncclients.backfill.state.sync_state import Digests, Item
+from asyncclients.backfill.state.identity import JobIdentity
+from asyncclients.backfill.state.journal import Changes, Journal
+from asyncclients.backfill.state.sync_state import Digests, Item, SyncMemory
 from asyncclients.backfill.sync_changes import Action, decide
 from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
@@ -156,3 +162,34 @@ async def test_input_knows_its_keys_and_finds_duplicates() -> None:
     twice = SyncInput([{"key": number % 1999} for number in range(2000)], target, converter)
     with pytest.raises(InputError, match="lines 1 and 2000 have the key '0'"):
         await twice.examine(ignore, compare_listed=False)
+
+
+async def test_memory_finds_items_whose_commit_starts_during_the_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item is known from the moment it is remembered, whenever it is saved."""
+    is_free, has_started = threading.Event(), asyncio.Event()
+    collect: Callable[[SyncMemory], Changes] = vars(SyncMemory)["_changes"]
+
+    def changes(memory: SyncMemory) -> Changes:
+        has_started.set()
+        return collect(memory)
+
+    monkeypatch.setattr(SyncMemory, "_changes", changes)
+    job = JobIdentity(kind="sync", source="a.csv", target="things", row_type="Thing")
+    journal = await Journal.open(tmp_path / "s.db", job)
+    try:
+        memory = await SyncMemory.load(journal)
+        item = Item("id-1", 1, None, "id-0")
+        memory.remember(7, item)
+        blocked = asyncio.create_task(journal.run(is_free.wait))
+        reading = asyncio.create_task(memory.items([7]))
+        await asyncio.sleep(0)  # the read waits for the journal's thread, and the commit for it
+        memory.save_now()
+        await has_started.wait()
+        is_free.set()
+        await blocked
+        assert await reading == {7: item}
+    finally:
+        is_free.set()
+        await journal.aclose()

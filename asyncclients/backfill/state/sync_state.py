@@ -185,13 +185,17 @@ class SyncMemory:
         """Return the items with the *keys* that are known."""
         places = ",".join("?" * len(keys))
         sql = f"SELECT key, id, sent, listed, parent FROM item WHERE key IN ({places})"  # noqa: S608 - only ?
+        changed = self._changed_items(keys)  # a commit that starts during the read takes them away
         found = {key: _item(row) for key, *row in await self._journal.read(sql, *keys)}
-        for key in self._changed["item"].keys() & set(keys):
-            row = self._changed["item"][key]
+        for key, row in (changed | self._changed_items(keys)).items():
             found.pop(key, None)
             if row is not None:
                 found[key] = _item(row[1:])
         return found
+
+    def _changed_items(self, keys: Sequence[int]) -> dict[int, Any]:
+        changed = self._changed["item"]
+        return {key: changed[key] for key in changed.keys() & set(keys)}
 
     async def digests(self, keys: Sequence[int]) -> dict[int, Digests]:
         """Return the digests of the items with the *keys* that are known, as saved."""
