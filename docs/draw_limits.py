@@ -92,6 +92,7 @@ def draw_arrivals(path: Path) -> None:
             loc="left",
         )
         axes.set(ylabel="arrivals per second", xlim=(0, _SECONDS))
+    panels[0].yaxis.get_major_locator().set_params(integer=True)
     panels[1].legend(loc="upper right", ncols=3, fontsize=9)
     panels[1].set_xlabel("seconds")
     _save(figure, path)
