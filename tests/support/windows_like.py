@@ -83,7 +83,9 @@ def _install() -> None:
     modules: dict[str, Any] = sys.modules
     helpers: Any = tempfile
     helpers._os = SimpleNamespace(**vars(os))  # it deletes open files
-    shutil._use_fd_functions = False  # type: ignore[attr-defined]
+    removal: Any = shutil
+    removal._use_fd_functions = False
+    removal._rmtree_impl = getattr(removal, "_rmtree_unsafe", None)  # since Python 3.13
     for name in _MISSING:
         delattr(os, name)
     modules["fcntl"], modules["msvcrt"] = None, msvcrt
