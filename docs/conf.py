@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -40,6 +41,7 @@ napoleon_numpy_docstring = False
 default_role = "code"  # docstrings write `code` as Markdown does
 
 _FENCE = re.compile(r"^```python$")
+_CODE = re.compile(r'(?<=<span class="pre">)[^<]{24,}(?=</span>)')
 _LINK = re.compile(r"\[`(\w+)`\]\[[\w.]+\]")
 
 
@@ -68,7 +70,18 @@ def draw_plots(_app: Sphinx) -> None:
     draw()
 
 
+def break_code(
+    _app: Sphinx, _page: str, _template: str, context: dict[str, Any], _tree: object
+) -> None:
+    """Let long names and paths break at their separators, so that tables fit the page."""
+    if "body" in context:
+        context["body"] = _CODE.sub(
+            lambda code: re.sub(r"(?<=\w)(?=[._])|(?<=[/|=])", "<wbr>", code[0]), context["body"]
+        )
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", draw_plots)
+    app.connect("html-page-context", break_code)
     app.connect("autodoc-process-docstring", as_rst)

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "hazards.md"
+_TESTS = "https://github.com/asyncclients/asyncclients/blob/main/tests/"
 _HEAD = """\
 # What can go wrong, and what is tested?
 
 Known failures of clients of HTTP APIs, what this library guarantees in each case, and the tests that check it.
-The page is generated from `tests/hardening/hazards.py`. A test that is listed here and does not exist fails the
-suite.
+The page is generated from `tests/hardening/hazards.py`. Each link leads to a file of tests, and has the names of the
+tests as its title. A test that is listed here and does not exist fails the suite.
 """
 _SIMULATION = """
 ## Simulation of whole systems
@@ -94,8 +95,19 @@ def _sections() -> Iterator[str]:
     for title, hazards in SECTIONS.items():
         yield f"\n## {title}\n\n| | hazard | promise | shown by |\n| --- | --- | --- | --- |\n"
         for hazard in hazards:
-            shown = "<br>".join(f"`{test}`" for test in hazard.tests) or "—"
+            shown = ", ".join(_links(hazard.tests)) or "—"
             yield f"| H{hazard.number} | {hazard.title} | {hazard.promise} | {shown} |\n"
+
+
+def _links(tests: Iterable[str]) -> Iterator[str]:
+    """Yield a short link to each file of *tests*, with the names of its tests as title."""
+    names: dict[str, list[str]] = {}
+    for test in tests:
+        file, _, name = test.partition("::")
+        names.setdefault(file, []).append(name)
+    for file, found in names.items():
+        text = Path(file).stem.removeprefix("test_").replace("_", " ")
+        yield f'[{text}]({_TESTS}{file} "{", ".join(found)}")'
 
 
 def _planted() -> Iterator[str]:
