@@ -86,8 +86,9 @@ class EtaEstimator:
             total: all rows or items; None if their number is unknown.
             waiting: as in `Progress`.
         """
-        scopes = self._counter.scopes.values()
-        limited = any(use.scheduler.is_limited_by_quota(self._flow) for use in scopes)
+        schedulers = [use.scheduler for use in self._counter.scopes.values()]
+        paused = max((each.paused_for for each in schedulers), default=0.0)
+        limited = not paused and any(each.is_limited_by_quota(self._flow) for each in schedulers)
         rate = self._measure(settled, limited=limited)
         if waiting:
             self._samples.clear()  # an outage is no slow period
@@ -109,6 +110,7 @@ class EtaEstimator:
             eta=eta,
             waiting=waiting,
             limited_by_quota=limited,
+            paused=paused,
         )
 
     def _eta(self, remaining: int, rate: float, settled: int) -> float | None:
@@ -117,7 +119,10 @@ class EtaEstimator:
             return 0.0
         by_quota = self._eta_by_quota(remaining, settled)
         waited = sum(sample.limited for sample in self._samples)
-        if by_quota is not None and 2 * waited >= len(self._samples):
+        scopes = self._counter.scopes.values()
+        if any(use.scheduler.has_unexplained_rejections for use in scopes):
+            by_quota = by_quota if rate else None  # other programs use an unknown part of it
+        elif by_quota is not None and 2 * waited >= len(self._samples):
             rate = self._rate_within_quota(rate)
         by_rate = remaining / rate if rate else by_quota
         return by_rate if by_quota is None or by_rate is None else max(by_quota, by_rate)

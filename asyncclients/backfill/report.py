@@ -113,6 +113,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         eta: estimated seconds to the end of the run; None if unknown, or while the vendor is unavailable.
         waiting: seconds since the last usable response during an outage, else 0.
         limited_by_quota: calls wait, and nothing but the quota delays them.
+        paused: seconds until calls may be sent again after the vendor's 429, or 503 with
+            `Retry-After`; 0 without such a pause.
     """
 
     done: int
@@ -126,6 +128,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     total: int | None = None
     remaining: int | None = None
     limited_by_quota: bool = False
+    paused: float = 0.0
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):

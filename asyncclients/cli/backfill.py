@@ -21,7 +21,13 @@ from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
-from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store, open_pool
+from asyncclients.cli.shared import (
+    DATABASE_URL,
+    LIMITS,
+    from_environment,
+    limits_store,
+    pool_of_jobs,
+)
 from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_jobs
 from asyncclients.errors import AsyncClientsError, InputError, encodable
@@ -246,8 +252,8 @@ async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
     store = limits_store(from_environment(limits, LIMITS))
 
     async def once() -> int:
-        with ProgressDisplay(quiet=quiet) as display:
-            async with open_pool(store) as pool:
+        async with pool_of_jobs(store, quiet=quiet) as pool:
+            with ProgressDisplay(quiet=quiet) as display:
                 result = await run_job(job, pool, display.job(job.title))
         code = exit_code(result)
         if code != DONE or as_json or not quiet:
@@ -307,11 +313,12 @@ async def run(
 
     async def run_all() -> int:
         results: Sequence[Report | SyncReport | Plan | BaseException]
-        with ProgressDisplay(quiet=quiet) as display:
-            if engine == "dbos":
+        if engine == "dbos":
+            with ProgressDisplay(quiet=quiet) as display:
                 results = await run_jobs(jobs, database_url, limits, display)
-            else:
-                async with open_pool(limits_store(limits)) as pool:
+        else:
+            async with pool_of_jobs(limits_store(limits), quiet=quiet) as pool:
+                with ProgressDisplay(quiet=quiet) as display:
                     results = await asyncio.gather(
                         *(run_job(job, pool, display.job(job.title)) for job in jobs),
                         return_exceptions=True,

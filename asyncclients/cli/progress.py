@@ -7,6 +7,7 @@ on a terminal that was closed, never ends a job.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -181,6 +182,8 @@ def _notes(state: Progress) -> list[str]:
     ]
     if state.waiting:
         notes.append(f"vendor unavailable for {duration(state.waiting)}")
+    elif state.paused:
+        notes.append(f"paused by the vendor for {duration(math.ceil(state.paused))} (429 or 503)")
     elif state.limited_by_quota:
         notes.append("limited by quota")
     return notes

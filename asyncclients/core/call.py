@@ -34,6 +34,7 @@ from asyncclients.core.events import (
     captures,
     emit_scope_paused,
     logger,
+    warn_of_rejections,
 )
 from asyncclients.core.options import CallContext, Options, OutgoingRequest, current_call_context
 from asyncclients.core.prepare import PreparedRequest, prepare
@@ -342,10 +343,14 @@ class Call(Generic[T]):
         if self._context is not None and self._context.hook is not None:
             self._context.hook.on_rate_limited()
         self._emit_pause()
+        scope = self._scope
+        if scope.scheduler.has_unexplained_rejections and not scope.has_warned:
+            scope.has_warned = True
+            warn_of_rejections(scope.vendor, scope.scheduler.rejected)
 
     def _emit_pause(self, *, unavailable: bool = False) -> None:
         scope = self._scope
-        seconds = scope.scheduler.limiter.snapshot(scope.scheduler.loop.time()).paused_for
+        seconds = scope.scheduler.paused_for
         if seconds > 0:
             event = ScopePaused(
                 vendor=scope.vendor, scope=scope.key, seconds=seconds, unavailable=unavailable
@@ -376,7 +381,7 @@ class Call(Generic[T]):
         if rate_limited:
             state.rate_limits += 1
             if self._attempt.permit is None:  # else the call waits in the queue of its scope
-                await scope.pause(scope.scheduler.limiter.snapshot(now).paused_for)
+                await scope.pause(scope.scheduler.paused_for)
             return True
         state.note_failure(outcome)
         pause = max(policy.wait(state.retries), asked or 0.0)

@@ -7,8 +7,8 @@ traceback. No event holds a credential, a body or a query string.
 The logger is `asyncclients`. At DEBUG it logs every event of pools that are created after
 the level was set. At INFO and above it logs what an operator needs to know: a pause that
 the vendor asked for (WARNING from ten seconds on), other clients of the same quota
-(WARNING), an access token that could not be fetched, and clients of one credential
-with different quotas.
+(WARNING), calls that are rejected although the quota is kept (WARNING), an access token
+that could not be fetched, and clients of one credential with different quotas.
 """
 
 from __future__ import annotations
@@ -196,6 +196,16 @@ def emit_external_usage(
     else:
         logger.info("%s: other clients no longer use the same quota", vendor)
     emit(listeners, ExternalUsageSeen(vendor=vendor, scope=scope, rate=rate))
+
+
+def warn_of_rejections(vendor: str, rejected: int) -> None:
+    """Log that *rejected* calls were rate-limited although the quota was kept."""
+    text = (
+        "%s: %d requests were rejected although this program kept the quota: another program "
+        "uses the same key, or the vendor allows less. Give this program a credential of its "
+        "own, or share the quota with your other processes: SessionPool(limits=...)"
+    )
+    logger.warning(text, vendor, rejected)
 
 
 # --- Captured responses -------------------------------------------------------

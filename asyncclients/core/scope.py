@@ -47,6 +47,8 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         paused_for: seconds until the scope may send again; 0 when not paused.
         external_rate: calls per second of other clients on the same quota.
         token_refreshes: access tokens requested so far.
+        has_unexplained_rejections: the vendor rejects calls although the quota is kept. Another
+            program uses the same key, or the vendor allows less than the quota.
     """
 
     vendor: str
@@ -62,6 +64,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     token_refreshes: int = 0
     sent_background: int = 0
     holds: tuple[int, ...] = ()
+    has_unexplained_rejections: bool = False
 
     @property
     def quota_use(self) -> float:
@@ -125,6 +128,7 @@ class Scope:
         network: arguments of aiohttp's `request` for TLS and proxy.
         closed: whether the pool is closed.
         handles: weak references to the handles of the clients that use it.
+        has_warned: whether unexplained rejections were logged.
     """
 
     def __init__(
@@ -143,7 +147,7 @@ class Scope:
         self.outer: tuple[ClientMiddlewareType, ...] = ()
         self.inner: tuple[ClientMiddlewareType, ...] = ()
         self.network: Mapping[str, Any] = network or {}
-        self.closed = False
+        self.closed = self.has_warned = False
         self.handles: set[ref[ScopeHandle]] = set()
         self._borrowed = borrowed
         self._own: aiohttp.ClientSession | None = None
@@ -195,6 +199,7 @@ class Scope:
             paused_for=state.paused_for,
             external_rate=state.external_rate,
             token_refreshes=self.tokens.refreshes if self.tokens else 0,
+            has_unexplained_rejections=scheduler.has_unexplained_rejections,
         )
 
     def eta(self, calls: int, priority: Priority) -> float:

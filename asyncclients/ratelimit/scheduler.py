@@ -43,6 +43,8 @@ _MIN_DELAY = 2e-6
 """Seconds. A timer may fire early by rounding; a shorter delay could repeat that for ever."""
 _BACKGROUND_EVERY = 10
 """While interactive calls wait, one grant in this many goes to background."""
+_FEW_REJECTIONS, _EXPECTED_REJECTIONS = 2, 0.01
+"""Rejections, and their share of the calls, that prove nothing about other programs."""
 
 
 class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -160,7 +162,9 @@ class Scheduler:
         "_forecast",
         "_grants_since_background",
         "_interactive",
+        "_rejected_later",
         "_resuming",
+        "_started_at",
         "_timer",
         "in_flight",
         "in_flight_limit",
@@ -186,8 +190,9 @@ class Scheduler:
         self.in_flight = 0
         self.planned: dict[str | None, int] = {}
         self.sent = self.sent_background = 0
-        self.rejected = 0
+        self.rejected = self._rejected_later = 0
         self.loop = loop
+        self._started_at = loop.time()
         self.in_flight_limit = InFlightLimit() if in_flight_limit is None else in_flight_limit
         self._interactive = FlowQueue()
         self._background = FlowQueue()
@@ -320,7 +325,7 @@ class Scheduler:
     def on_response(self, permit: Permit, info: RateLimitInfo | None) -> None:
         """Settle the call of *permit*: the headers of its response have arrived."""
         if info is not None and info.is_rate_limited:
-            self.rejected += 1
+            self._count_rejection()
         self.limiter.on_response(permit, self.loop.time(), info)
         if self._interactive.heap or self._background.heap:
             self.dispatch()
@@ -342,8 +347,13 @@ class Scheduler:
 
         *retry_after* is in seconds; None if the vendor gave no time.
         """
-        self.rejected += 1
+        self._count_rejection()
         self.limiter.on_rate_limited(self.loop.time(), retry_after, permit)
+
+    def _count_rejection(self) -> None:
+        self.rejected += 1
+        period = max((quota.period for quota in self.limiter.quotas), default=math.inf)
+        self._rejected_later += self.loop.time() > self._started_at + period
 
     def on_done(self) -> None:
         """Record that a request is not in flight any more: its response has been read."""
@@ -356,6 +366,21 @@ class Scheduler:
             self.dispatch()
 
     # --- Statistics -------------------------------------------------------------
+
+    @property
+    def has_unexplained_rejections(self) -> bool:
+        """Return whether the vendor rejects more calls than the calls of this scope explain.
+
+        Rejections in the first period of the longest quota do not count, because calls of an
+        earlier process may cause them, nor does a share that an inexact arrival bound costs.
+        """
+        expected = max(_FEW_REJECTIONS, _EXPECTED_REJECTIONS * self.sent)
+        return self._rejected_later > expected
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds until the pause after a rejection ends; 0 without a pause."""
+        return self.limiter.snapshot(self.loop.time()).paused_for
 
     def eta(self, calls: int, priority: Priority = Priority.INTERACTIVE) -> float:
         """Estimated seconds until *calls* more calls of *priority* have been sent.

@@ -291,6 +291,33 @@ async def test_eta_is_unknown_while_the_vendor_is_unavailable(state: Path) -> No
     told.check_eta(after=max(during) + 5)
 
 
+@pytest.mark.virtual_time
+async def test_progress_of_a_starving_job_names_the_pause(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two programs on one key, the one that is rejected is paused, has no false end, and warns."""
+    told, names = Told(), [f"tag {number}" for number in range(100)]
+    async with Sandbox() as sandbox, SessionPool() as pool, SessionPool() as elsewhere:
+        client, other = (
+            IntouchClient.from_env(each, sandbox.environ) for each in (pool, elsewhere)
+        )
+        first = asyncio.create_task(
+            push([f"other {name}" for name in names], other.tags.create, state=tmp_path / "other")
+        )
+        await asyncio.sleep(3.0)
+        report = await push(names, client.tags.create, state=tmp_path / "job", progress=told)
+        await first
+        assert client.stats().has_unexplained_rejections
+    assert report.rejected > 3
+    paused = [progress for _, progress in told.reports if progress.paused]
+    assert len(paused) > 10
+    assert not [progress for progress in paused if progress.limited_by_quota]
+    assert all(progress.eta is None for progress in paused if progress.paused > 10)
+    warned = [text for text in caplog.messages if "although this program kept the quota" in text]
+    assert len(warned) == 1
+    assert warned[0].startswith("intouch: 5 requests were rejected")
+
+
 # --- Totals -----------------------------------------------------------------------------------
 
 

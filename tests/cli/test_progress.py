@@ -15,10 +15,13 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from asyncclients import IntouchClient, SessionPool
 from asyncclients.backfill import Progress, Report
 from asyncclients.cli.output import duration, say, show
 from asyncclients.cli.progress import ProgressDisplay, progress_text
-from asyncclients.sandbox import Sandbox
+from asyncclients.cli.shared import pool_of_jobs
+from asyncclients.sandbox import Sandbox, status
+from asyncclients.stores import FileLimits
 
 HALFWAY = Progress(
     done=104_997,
@@ -90,6 +93,53 @@ def test_bar_says_that_the_vendor_is_unavailable() -> None:
     assert "waiting" in shown
     assert "vendor unavailable for 2 min 5 s" in shown
     assert "vendor unavailable for 2 min 5 s" in progress_text(out)
+
+
+def test_bar_says_that_the_vendor_paused_it() -> None:
+    """After a 429 the bar names the vendor's pause, not the quota."""
+    paused = msgspec.structs.replace(HALFWAY, limited_by_quota=False, paused=2.3)
+    for text in (drawn({"a": paused}, 80), progress_text(paused)):
+        assert text.endswith("2 failed, 1 unknown, paused by the vendor for 3 s (429 or 503)")
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("quiet", [False, True])
+async def test_pool_of_jobs_names_another_program_at_its_end(
+    quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If calls are rejected within the quota, the command advises --limits; not if it is quiet."""
+    async with Sandbox() as sandbox, SessionPool() as elsewhere:
+        other = IntouchClient.from_env(elsewhere, sandbox.environ)
+        async with pool_of_jobs(None, quiet=quiet) as pool:
+            client = IntouchClient.from_env(pool, sandbox.environ)
+            for _ in range(20):
+                each = (client.tags.list().first(), other.tags.list().first())
+                await asyncio.gather(*each, *(other.tags.list().first() for _ in range(3)))
+            rejected = client.stats().rejected
+            assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == (
+        ""
+        if quiet
+        else f"intouch rejected {rejected} requests although this command kept the quota: another "
+        "program uses the same key, or the vendor allows less; if so, give --limits FILE to both\n"
+    )
+
+
+@pytest.mark.virtual_time
+async def test_pool_of_jobs_with_a_store_does_not_advise_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a shared store, it is the other program that does not use it."""
+    async with Sandbox() as sandbox:
+        async with pool_of_jobs(FileLimits(tmp_path / "limits"), quiet=False) as pool:
+            client = IntouchClient.from_env(pool, sandbox.environ)
+            await client.tags.list().first()
+            await asyncio.sleep(2.0)
+            sandbox.fail("intouch", status(429), times=3)
+            await client.tags.list().first()
+    hint = capsys.readouterr().err
+    assert "the same key without the limit store, or the vendor allows less" in hint
+    assert "--limits" not in hint
 
 
 def test_bar_has_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
