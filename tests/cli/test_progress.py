@@ -130,13 +130,13 @@ async def test_pool_of_jobs_with_a_store_does_not_advise_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a shared store, it is the other program that does not use it."""
-    async with Sandbox() as sandbox:
-        async with pool_of_jobs(FileLimits(tmp_path / "limits"), quiet=False) as pool:
-            client = IntouchClient.from_env(pool, sandbox.environ)
-            await client.tags.list().first()
-            await asyncio.sleep(2.0)
-            sandbox.fail("intouch", status(429), times=3)
-            await client.tags.list().first()
+    limits = FileLimits(tmp_path / "limits")
+    async with Sandbox() as sandbox, pool_of_jobs(limits, quiet=False) as pool:
+        client = IntouchClient.from_env(pool, sandbox.environ)
+        await client.tags.list().first()
+        await asyncio.sleep(2.0)
+        sandbox.fail("intouch", status(429), times=3)
+        await client.tags.list().first()
     hint = capsys.readouterr().err
     assert "the same key without the limit store, or the vendor allows less" in hint
     assert "--limits" not in hint
