@@ -7,7 +7,9 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-_FENCE = re.compile(r"^```(?P<language>[\w{}-]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(
+    r"^```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _INLINE = re.compile(r"`(asyncclients [a-z][^`]*)`")
 _COMMAND = re.compile(r"(?:^|[\s/])asyncclients ((?:[a-z]|--).*)")
 
