@@ -40,8 +40,16 @@ def test_page_commands_exist(page: Path) -> None:
         check(arguments)
 
 
-_RUN = ("README.md", "docs/command-line.md", "docs/json-output.md", "docs/keep-a-copy.md",
-        "docs/keep-a-vendor.md", "docs/production.md")  # fmt: skip
+_RUN = (
+    "README.md",
+    "docs/command-line.md",
+    "docs/json-output.md",
+    "docs/keep-a-copy.md",
+    "docs/keep-a-vendor.md",
+    "docs/limits.md",
+    "docs/production.md",
+)
+"""The other pages have no command, one for a database, or, as the tutorial, a test of their own."""
 
 
 def _is_local(argument: str) -> bool:
@@ -101,13 +109,24 @@ def test_page_commands_are_found(tmp_path: Path) -> None:
         check(["push", "a.b", "c.csv", "--wrong"])
 
 
+def _options(command: str) -> set[str]:
+    """Return the options of *command*, with two dashes."""
+    names = (argument.names for argument in app[command].assemble_argument_collection())
+    return {name for each in names for name in each if name.startswith("--")}
+
+
 def test_page_options_exist() -> None:
     """Each option that the text of a page names belongs to a command."""
     known = {"--help", "--version", "--install-completion", *_OF_OTHER_PROGRAMS}
-    for name in app:
-        if not name.startswith("-"):
-            known.update(*(argument.names for argument in app[name].assemble_argument_collection()))
+    known.update(*(_options(name) for name in app if not name.startswith("-")))
     named = {
         option: name_of(page) for page in _PAGES for option in _OPTION.findall(page.read_text())
     }
     assert {option: page for option, page in named.items() if option not in known} == {}
+
+
+@pytest.mark.parametrize("command", ["pull", "push", "sync", "status", "run", "worker"])
+def test_page_options_are_complete(command: str) -> None:
+    """Each option of a command for daily use is on a page."""
+    text = "".join(page.read_text() for page in _PAGES)
+    assert {option for option in _options(command) if option not in text} == set()
