@@ -14,7 +14,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from random import random
 from typing import Generic, NamedTuple, TypeVar
 
-from asyncclients.errors import BackfillStoppedError, ForbiddenError, error_text
+from asyncclients.errors import (
+    AsyncClientsError,
+    BackfillStoppedError,
+    ForbiddenError,
+    error_text,
+)
 
 T = TypeVar("T")
 
@@ -37,6 +42,7 @@ class CircuitBreaker:
 
     Attributes:
         successes: calls that got a usable response.
+        cause: why the last call failed, in words; empty if it succeeded.
     """
 
     def __init__(self, max_outage: float) -> None:
@@ -44,7 +50,7 @@ class CircuitBreaker:
         self._max_outage = max_outage
         self._failures = self._failed_probes = 0
         self._failing_since: float | None = None
-        self._last_error = ""
+        self._last_error = self.cause = ""
         self._probing = asyncio.Lock()
         self.successes = 0
 
@@ -65,11 +71,13 @@ class CircuitBreaker:
         self.successes += 1
         self._failures = self._failed_probes = 0
         self._failing_since = None
+        self.cause = ""
 
     def on_failure(self, error: BaseException) -> None:
         """Count a call without a response, or with one that does not depend on its rows."""
         self._failures += 1
         self._last_error = error_text(error)
+        self.cause = error.message if isinstance(error, AsyncClientsError) else self._last_error
         if self._failing_since is None:
             self._failing_since = self._loop.time()
 

@@ -74,6 +74,7 @@ class EtaEstimator:
         settled: int,
         total: int | None,
         waiting: float,
+        cause: str,
     ) -> Progress:
         """Return the progress at this instant. Call it about once a second.
 
@@ -85,6 +86,7 @@ class EtaEstimator:
             settled: rows or items with an outcome.
             total: all rows or items; None if their number is unknown.
             waiting: as in `Progress`.
+            cause: as in `Progress`.
         """
         schedulers = [use.scheduler for use in self._counter.scopes.values()]
         paused = max((each.paused_for for each in schedulers), default=0.0)
@@ -111,6 +113,7 @@ class EtaEstimator:
             waiting=waiting,
             limited_by_quota=limited,
             paused=paused,
+            cause=cause,
         )
 
     def _eta(self, remaining: int, rate: float, settled: int) -> float | None:

@@ -413,4 +413,5 @@ class Pull:
             settled=state.found,
             total=state.total,
             waiting=self._breaker.outage_seconds,
+            cause=self._breaker.cause,
         )

@@ -357,4 +357,5 @@ class Push:
             settled=log.settled_count,
             total=state.total,
             waiting=self._breaker.outage_seconds,
+            cause=self._breaker.cause,
         )

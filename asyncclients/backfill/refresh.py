@@ -433,6 +433,7 @@ class Refresh:
             settled=reading.found,
             total=None if current.since else reading.total,
             waiting=self._breaker.outage_seconds,
+            cause=self._breaker.cause,
         )
 
 

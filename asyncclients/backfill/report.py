@@ -115,6 +115,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         limited_by_quota: calls wait, and nothing but the quota delays them.
         paused: seconds until calls may be sent again after the vendor's 429, or 503 with
             `Retry-After`; 0 without such a pause.
+        cause: why the last call failed, in words; empty if it succeeded.
     """
 
     done: int
@@ -129,6 +130,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     remaining: int | None = None
     limited_by_quota: bool = False
     paused: float = 0.0
+    cause: str = ""
 
 
 class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):

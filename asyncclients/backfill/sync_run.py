@@ -518,6 +518,7 @@ class Sync:
             settled=self._log.settled,
             total=self._planned,
             waiting=self._breaker.outage_seconds,
+            cause=self._breaker.cause,
         )
 
 

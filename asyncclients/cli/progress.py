@@ -29,6 +29,8 @@ _PAUSE_SHARE = 0.1
 """Seconds after a line, per job, as a share of the seconds that the command had run before it."""
 _MAX_LINES = 200
 """Lines of one command, whatever happens."""
+_CAUSE_LENGTH = 120
+"""Most characters of the cause of an outage."""
 _NAME_CELLS = 24
 _BAR_CELLS = 40
 """Maximum widths of a name and of a bar."""
@@ -181,12 +183,20 @@ def _notes(state: Progress) -> list[str]:
         if (count := getattr(state, what))
     ]
     if state.waiting:
-        notes.append(f"vendor unavailable for {duration(state.waiting)}")
+        cause = f": {_short(state.cause)}" if state.cause else ""
+        notes.append(f"vendor unavailable for {duration(state.waiting)}{cause}")
+    elif state.cause and not state.paused:
+        notes.append(f"last call failed: {_short(state.cause)}")
     elif state.paused:
         notes.append(f"paused by the vendor for {duration(math.ceil(state.paused))} (429 or 503)")
     elif state.limited_by_quota:
         notes.append("limited by quota")
     return notes
+
+
+def _short(cause: str) -> str:
+    text = encodable(" ".join(cause.split()))
+    return text if len(text) <= _CAUSE_LENGTH else f"{text[: _CAUSE_LENGTH - 1]}…"
 
 
 def progress_text(state: Progress) -> str:

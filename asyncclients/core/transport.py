@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import io
 import math
+import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -51,6 +52,7 @@ from asyncclients.ratelimit.timer import TICK
 if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientMiddlewareType
     from multidict import CIMultiDict
+    from yarl import URL
 
 
 _SKIP_AUTO_HEADERS = (hdrs.CONTENT_TYPE,)
@@ -384,7 +386,7 @@ class Attempt(TimedTask, eq=False):
                 "the pool was closed during the call",
                 advice="Close the pool after its last call; this one may have been carried out",
             )
-        return classify_exception(failure)
+        return classify_exception(failure, self.prepared.url)
 
     def _expired(self) -> NoResponse | DeadlineExceededError:
         """Return what an expired attempt comes to: of its own timeout or the call's deadline."""
@@ -445,16 +447,18 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
 # --- aiohttp's exceptions -----------------------------------------------------
 
 
-def classify_exception(failure: BaseException) -> NoResponse:
-    """Return the outcome that *failure*, raised by aiohttp, stands for."""
+def classify_exception(failure: BaseException, url: URL) -> NoResponse:
+    """Return the outcome that *failure*, raised by aiohttp for *url*, stands for."""
     if (found := classify_network_failure(failure)) is not None:
         return found
     if isinstance(failure, aiohttp.ClientConnectorDNSError):
         return _connect_failed(f"could not resolve the host name {failure.host}")
     if isinstance(failure, aiohttp.ConnectionTimeoutError):
-        return _connect_failed("could not connect in time")
+        return _connect_failed(f"could not connect in time to {url.host}:{url.port}")
     if isinstance(failure, aiohttp.ClientConnectorError):
-        return _connect_failed("could not connect to the server")
+        code = failure.os_error.errno  # None if the host has several addresses
+        cause = "" if code is None else f": {os.strerror(code)}"
+        return _connect_failed(f"could not connect to {failure.host}:{failure.port}{cause}")
     if isinstance(failure, TimeoutError):
         return _TIMED_OUT
     if isinstance(failure, aiohttp.ClientResponseError) or _is_bad_encoding(failure):

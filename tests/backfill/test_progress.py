@@ -288,7 +288,27 @@ async def test_eta_is_unknown_while_the_vendor_is_unavailable(state: Path) -> No
     assert min(during) < 40
     assert max(during) > 99
     assert all(progress.eta is None for at, progress in told.reports if at in during)
+    assert {progress.cause for _, progress in told.reports if progress.waiting} == {"down"}
+    assert told.reports[-1][1].cause == ""
     told.check_eta(after=max(during) + 5)
+
+
+@pytest.mark.virtual_time
+async def test_progress_names_the_address_that_refuses_connections(tmp_path: Path) -> None:
+    """Of a vendor that cannot be reached, the progress says which address failed, and why."""
+    told = Told()
+    async with Sandbox() as sandbox:
+        environ = dict(sandbox.environ)
+    address = environ["INTOUCH_BASE_URL"].split("/")[2]
+    async with SessionPool() as pool:
+        listed = IntouchClient.from_env(pool, environ).tags.list()
+        out, state = tmp_path / "tags.jsonl", tmp_path / "state"
+        with pytest.raises(BackfillStoppedError):
+            await pull(listed, out, state=state, max_outage=60.0, progress=told)
+    refused = f"could not connect to {address}: Connection refused"
+    assert told.reports[-1][1].cause == refused
+    assert max(progress.waiting for _, progress in told.reports) > 10
+    assert {progress.cause for _, progress in told.reports if progress.waiting} == {refused}
 
 
 @pytest.mark.virtual_time

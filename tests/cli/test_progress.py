@@ -87,8 +87,16 @@ def test_bar_shows_the_share_that_is_settled() -> None:
 
 
 def test_bar_says_that_the_vendor_is_unavailable() -> None:
-    """In an outage there is no end, but how long it lasts."""
+    """In an outage there is no end, but how long it lasts and what the last failure was."""
+    failing = msgspec.structs.replace(HALFWAY, cause="answered 503")
+    assert progress_text(failing).endswith("last call failed: answered 503")
     out = msgspec.structs.replace(HALFWAY, eta=None, waiting=125.0)
+    refused = msgspec.structs.replace(out, cause="could not connect to 127.0.0.1:9: refused\n")
+    assert progress_text(refused).endswith(
+        "unavailable for 2 min 5 s: could not connect to 127.0.0.1:9: refused"
+    )
+    endless = msgspec.structs.replace(out, cause="x" * 1000)
+    assert progress_text(endless).endswith(f": {'x' * 119}…")
     shown = drawn({"a": out}, 80)
     assert "waiting" in shown
     assert "vendor unavailable for 2 min 5 s" in shown
