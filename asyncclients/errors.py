@@ -329,6 +329,16 @@ def error_text(error: BaseException) -> str:
     return encodable(type(error).__name__)
 
 
+def row_reason(error: BaseException) -> str:
+    """Return the text of *error* as the reason why a row failed.
+
+    The advice about an invalid value is left out, because a command cannot send it unchecked.
+    """
+    if isinstance(error, InvalidValueError):
+        error = type(error)(error.message, vendor=error.vendor, operation=error.operation)
+    return error_text(error)
+
+
 def encodable(text: str) -> str:
     """Return *text* with each lone surrogate written as an escape."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,15 @@ from typing import Any
 
 from msgspec import inspect as types
 
-from asyncclients.backfill import InvalidRow, Plan, Report, RequestPreview, Status, SyncReport
+from asyncclients.backfill import (
+    InvalidReason,
+    InvalidRow,
+    Plan,
+    Report,
+    RequestPreview,
+    Status,
+    SyncReport,
+)
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.backfill.state.push_state import Unknown
@@ -34,6 +42,7 @@ STRUCTS = (
     Plan,
     RequestPreview,
     InvalidRow,
+    InvalidReason,
     JobError,
     Status,
     JobIdentity,

@@ -11,7 +11,7 @@ Run again with the same state to resume.
 """
 
 from asyncclients.backfill.files.sink import OverlappingSink, Sink, UpsertSink
-from asyncclients.backfill.plan import InvalidRow, Plan, RequestPreview
+from asyncclients.backfill.plan import InvalidReason, InvalidRow, Plan, RequestPreview
 from asyncclients.backfill.pull import pull
 from asyncclients.backfill.push import push
 from asyncclients.backfill.report import Progress, Report, SyncReport
@@ -21,6 +21,7 @@ from asyncclients.backfill.sync import sync
 from asyncclients.backfill.sync_targets import SyncTarget
 
 __all__ = [
+    "InvalidReason",
     "InvalidRow",
     "OverlappingSink",
     "Plan",

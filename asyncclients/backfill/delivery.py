@@ -69,6 +69,7 @@ from asyncclients.errors import (
     UnexpectedRedirectError,
     WrongEventLoopError,
     error_text,
+    row_reason,
 )
 from asyncclients.ratelimit.quota import Priority
 
@@ -345,7 +346,7 @@ class Delivery:
             return
         raise BackfillStoppedError(
             f"{self._failed} of {rows} rows of this run failed; "
-            f"the last one, line {row.line}: {error_text(failure)}",
+            f"the last one, line {row.line}: {row_reason(failure)}",
             advice="See the file of failed rows and correct the input or its mapping. To continue "
             "anyway, run again with a higher max_failed=",
         )

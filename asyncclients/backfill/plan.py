@@ -33,12 +33,12 @@ from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import Request, endpoint_of
 from asyncclients.core.prepare import PreparedRequest, prepare
-from asyncclients.errors import error_text
+from asyncclients.errors import row_reason
 from asyncclients.own_files import target_of
 from asyncclients.ratelimit.limiter import Limiter
 
 MAX_FAILURES = 20
-"""Invalid rows that a plan lists."""
+"""Invalid rows, and reasons, that a plan lists."""
 _ROWS_AT_ONCE = 256
 """Rows that a plan takes at once, if each of them is a call."""
 
@@ -69,6 +69,51 @@ class InvalidRow(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class InvalidReason(msgspec.Struct, frozen=True, kw_only=True):
+    """Invalid rows with the same reason.
+
+    Attributes:
+        reason: why they would fail.
+        rows: their number.
+        line: where the first of them starts in the input, as in `InvalidRow`.
+    """
+
+    reason: str
+    rows: int
+    line: int
+
+
+class InvalidRows:
+    """Counts the invalid rows of a plan by reason.
+
+    Attributes:
+        count: of all of them.
+        failures: the first ones.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.failures: list[InvalidRow] = []
+        self._by_reason: dict[str, InvalidReason] = {}
+
+    def add(self, row: Row, failure: BaseException) -> None:
+        """Count *row* as invalid, because of *failure*."""
+        reason = row_reason(failure)
+        self.count += 1
+        if self.count <= MAX_FAILURES:
+            self.failures.append(InvalidRow(line=row.line, reason=reason))
+        known = self._by_reason.get(reason)
+        if known is not None:
+            self._by_reason[reason] = msgspec.structs.replace(known, rows=known.rows + 1)
+        elif len(self._by_reason) < MAX_FAILURES:
+            self._by_reason[reason] = InvalidReason(reason=reason, rows=1, line=row.line)
+
+    @property
+    def reasons(self) -> tuple[InvalidReason, ...]:
+        """The first reasons, the most frequent one first."""
+        return tuple(sorted(self._by_reason.values(), key=lambda each: -each.rows))
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The work of a run; with an existing state, the work that is left.
 
@@ -87,6 +132,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             it; 0 without a quota. None if the quota is unknown, as that of a function of your own.
         preview: the first request; None if there is none, or if a function of your own sends it.
         failures: the first invalid rows, at most 20.
+        reasons: the reasons of the invalid rows, the most frequent one first; at most 20.
     """
 
     rows: int = 0
@@ -102,6 +148,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None
     preview: RequestPreview | None = None
     failures: tuple[InvalidRow, ...] = ()
+    reasons: tuple[InvalidReason, ...] = ()
 
 
 # --- Requests -----------------------------------------------------------------------------
@@ -214,9 +261,8 @@ class PlannedRows:
         recovered: none.
         is_verified: False; the rows that were read are compared with their digest.
         valid: number of rows that would be sent.
-        invalid: number of rows that would fail.
         skipped: number of rows with nothing to send.
-        failures: the first invalid rows.
+        invalid: the rows that would fail.
     """
 
     def __init__(self, state: PushState) -> None:
@@ -225,8 +271,8 @@ class PlannedRows:
         self.recovered: set[int] = set()
         self.is_verified = False
         self._retried = FailedRows()
-        self.valid = self.invalid = self.skipped = 0
-        self.failures: list[InvalidRow] = []
+        self.valid = self.skipped = 0
+        self.invalid = InvalidRows()
 
     def retry(self, file: DeadLetterFile) -> None:
         """Plan the failed rows in *file*, or those left of an interrupted retry.
@@ -273,9 +319,7 @@ class PlannedRows:
 
     def mark_failed(self, row: Row, failure: BaseException) -> None:
         """Count *row* as invalid, because of *failure*."""
-        self.invalid += 1
-        if self.invalid <= MAX_FAILURES:
-            self.failures.append(InvalidRow(line=row.line, reason=error_text(failure)))
+        self.invalid.add(row, failure)
 
     def mark_unknown(self, rows: Sequence[Row], reason: str) -> None:
         """Do nothing: nothing is sent."""
@@ -347,10 +391,11 @@ async def plan_push(
     return Plan(
         rows=planned,
         valid=log.valid,
-        invalid=log.invalid,
+        invalid=log.invalid.count,
         skipped=log.skipped,
         requests=requests,
         seconds=seconds,
         preview=builder.preview,
-        failures=tuple(log.failures),
+        failures=tuple(log.invalid.failures),
+        reasons=log.invalid.reasons,
     )

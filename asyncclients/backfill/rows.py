@@ -28,6 +28,7 @@ from asyncclients.backfill.arguments import check_function, close_coroutine
 from asyncclients.backfill.files.source import Source, open_source
 from asyncclients.core.call import check_given
 from asyncclients.core.codec import from_plain
+from asyncclients.core.constraints import constraint_of
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import ConfigurationError, InputError
 
@@ -456,6 +457,7 @@ def _message(bad: msgspec.ValidationError, data: Any, cls: Any, *, strict: bool)
         try:
             from_plain(_with_ints(value), field.type, strict=strict)
         except msgspec.ValidationError:
-            shown = repr(value)
-            return f"{bad}, which is {shown if len(shown) <= 80 else shown[:79] + '…'}"
+            shown, constraint = repr(value), constraint_of(field.type)
+            close = did_you_mean(str(value), constraint.choices) if constraint else ""
+            return f"{bad}, which is {shown if len(shown) <= 80 else shown[:79] + '…'}{close}"
     return str(bad)

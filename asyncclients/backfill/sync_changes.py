@@ -15,7 +15,7 @@ from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.state.sync_state import Digests, Intent, Item, SyncMemory
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, shape_of
-from asyncclients.errors import NotFoundError, error_text
+from asyncclients.errors import NotFoundError, error_text, row_reason
 
 
 class Action(IntEnum):
@@ -318,7 +318,7 @@ class ChangeLog:
         self._state.failed += 1
         is_final = classify_error(failure, sent=True, idempotent=True) is RowOutcome.FAILED
         if is_final and change.action in SENT:
-            memory.reject(change.key, change.digest, error_text(failure))
+            memory.reject(change.key, change.digest, row_reason(failure))
         self._settle(change)
         memory.save_now()
 

@@ -15,13 +15,7 @@ from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
 from asyncclients.backfill.files.source import Row
-from asyncclients.backfill.plan import (
-    MAX_FAILURES,
-    InvalidRow,
-    Plan,
-    RequestBuilder,
-    silenced,
-)
+from asyncclients.backfill.plan import InvalidRows, Plan, RequestBuilder, silenced
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.progress import EtaEstimator
 from asyncclients.backfill.report import Progress, RequestCounter, SyncReport
@@ -39,7 +33,7 @@ from asyncclients.backfill.sync_input import CHUNK, OnInvalid, SyncInput
 from asyncclients.backfill.sync_targets import Target, key_digest
 from asyncclients.backfill.sync_tree import Tree, deletion_order
 from asyncclients.core.call import config_of
-from asyncclients.errors import BackfillError, BackfillStoppedError, InputError, error_text
+from asyncclients.errors import BackfillError, BackfillStoppedError, InputError
 from asyncclients.paging import Page
 
 _PREFETCH = 16
@@ -430,14 +424,9 @@ class Sync:
 
     async def plan(self) -> Plan:
         """Return what `work` would do, without sending anything."""
-        failures: list[InvalidRow] = []
-
-        def on_invalid(row: Row, error: BaseException) -> None:
-            if len(failures) < MAX_FAILURES:
-                failures.append(InvalidRow(line=row.line, reason=error_text(error)))
-
-        self._is_plan, self._write_failure = True, on_invalid
-        await self._examine(on_invalid)
+        invalid = InvalidRows()
+        self._is_plan, self._write_failure = True, invalid.add
+        await self._examine(invalid.add)
         await self._decide()
         target, state, limit = self._target, self._state, self._options.limit
         builder = _builder(target)
@@ -473,7 +462,8 @@ class Sync:
             requests=requests,
             seconds=seconds,
             preview=builder.preview,
-            failures=tuple(failures),
+            failures=tuple(invalid.failures),
+            reasons=invalid.reasons,
         )
 
     async def _planned_changes(self) -> AsyncGenerator[Change]:

@@ -107,9 +107,13 @@ def _plan_text(plan: Plan) -> str:
         shown = f"{plan.preview.method} {plan.preview.path} {plan.preview.body or ''}".rstrip()
         more = "…" if len(shown) > _PREVIEW_LENGTH else ""
         parts.append(f"First request: {shown[:_PREVIEW_LENGTH]}{more}")
-    parts += [f"Invalid: line {row.line}: {row.reason}" for row in plan.failures]
-    if plan.invalid > len(plan.failures):
-        parts.append(f"... and {plan.invalid - len(plan.failures):,} more invalid rows")
+    for each in plan.reasons:
+        which = (
+            f"{each.rows:,} rows, first line {each.line}" if each.rows > 1 else f"line {each.line}"
+        )
+        parts.append(f"Invalid: {which}: {each.reason}")
+    if others := plan.invalid - sum(each.rows for each in plan.reasons):
+        parts.append(f"... and {others:,} more invalid rows")
     return "\n".join(parts)
 
 

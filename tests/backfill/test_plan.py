@@ -92,6 +92,25 @@ async def test_plan_counts_batches_and_the_access_token(tmp_path: Path) -> None:
     assert (plan.preview.body or "").count("unique_id") == 10
 
 
+async def test_plan_counts_invalid_rows_by_reason(tmp_path: Path) -> None:
+    """Of a cause that all rows share there is one reason with their number; 20 reasons at most."""
+    csv = tmp_path / "people.csv"
+    rows = "".join(f"a{number}@example.com,de\n" for number in range(499))
+    csv.write_text(f"email,language\n{rows},en\n")
+    many = [{"email": "a@example.com", "language": f"x{number}"} for number in range(30)]
+    async with SessionPool() as pool:
+        create = intouch(pool).contacts.create
+        plan = await push(csv, create, state=tmp_path / "s", dry_run=True)
+        varied = await push(many, create, state=tmp_path / "t", dry_run=True)
+    assert (plan.invalid, len(plan.failures)) == (500, 20)
+    german, nobody = plan.reasons
+    assert (german.rows, german.line, nobody.rows, nobody.line) == (499, 2, 1, 501)
+    assert "must be one of the manual's 50 language codes" in german.reason
+    assert "not 'de' (did you mean 'de_DE'?)" in german.reason
+    assert "validate=False" not in german.reason  # a command has no such option
+    assert (varied.invalid, len(varied.reasons)) == (30, 20)
+
+
 async def test_plan_halves_a_batch_that_cannot_be_built(tmp_path: Path) -> None:
     """A value that the request cannot hold makes its own row invalid, not its batch."""
     rows: list[Any] = [

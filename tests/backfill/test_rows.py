@@ -25,7 +25,7 @@ from asyncclients.backfill.rows import Map, RowConverter, nested, row_type_of
 from asyncclients.core.codec import from_plain
 from asyncclients.vendors.digital_onboarding import NewContact as Digital
 from asyncclients.vendors.emma import NewTouchpoint
-from asyncclients.vendors.intouch import ContactUpdate, NewContact
+from asyncclients.vendors.intouch import ContactUpdate, NewContact, NewHierarchy
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -75,6 +75,12 @@ def test_convert_error_shows_field_and_value() -> None:
     """The error for a wrong value names the field and shows the value."""
     with pytest.raises(ValueError, match=r"height.*'tall'"):
         RowConverter(Place, None).convert({"place_name": "x", "height": "tall"}, coerce=True)
+
+
+def test_convert_error_suggests_the_choice_that_was_meant() -> None:
+    """A value that is close to one of the choices of its field is named with it."""
+    with pytest.raises(ValueError, match=r"'locaton' \(did you mean 'location'\?\)"):
+        RowConverter(NewHierarchy, None).convert({"type": "locaton"}, coerce=True)
 
 
 def test_nested_resolves_dotted_names() -> None:

@@ -103,6 +103,12 @@ async def test_push_dry_run_sends_and_writes_nothing(
     assert (ended.code, "Nothing was sent" in ended.out) == (3, True)
     assert 'First request: POST /public/v1/contacts {"email":"a@example.com"}' in ended.out
     assert "Invalid: line 3: " in ended.out
+    (tmp_path / "german.csv").write_text("email,language\n" + "a@example.com,de\n" * 30 + ",en\n")
+    grouped = await shell.run("push", "intouch.contacts", "german.csv", "--dry-run")
+    invalid = [line for line in grouped.out.splitlines() if line.startswith("Invalid: ")]
+    assert [line[:30] for line in invalid] == ["Invalid: 30 rows, first line 2", invalid[1][:30]]
+    assert invalid[1].startswith("Invalid: line 32: ")
+    (tmp_path / "german.csv").unlink()
     plans = await shell.json(3, "run", "jobs.toml", "--dry-run")
     assert plans == {"people": plan}
     assert sandbox.requests("intouch") == ()

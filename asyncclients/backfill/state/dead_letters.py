@@ -21,7 +21,7 @@ from asyncclients.backfill.files.csv import Cells
 from asyncclients.backfill.files.jsonl import row_checksum
 from asyncclients.backfill.files.source import Row
 from asyncclients.core import codec
-from asyncclients.errors import AsyncClientsError, StateMismatchError, encodable, error_text
+from asyncclients.errors import AsyncClientsError, StateMismatchError, encodable, row_reason
 from asyncclients.own_files import FAILED_SUFFIX, RETRY_SUFFIX, open_own
 
 _START = b'{"line":'
@@ -281,7 +281,7 @@ def describe(row: Row, failure: BaseException) -> DeadLetter:
         number=row.number,
         row=shown,
         checksum=0 if row.is_edited else row_checksum(shown),
-        reason=error_text(failure),
+        reason=row_reason(failure),
         error=encodable(type(failure).__name__),
         attempts=attempts,
         errors=errors,
