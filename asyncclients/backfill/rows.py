@@ -174,7 +174,8 @@ class RowConverter:
                 error = str(bad)
             else:
                 error = self._missing_columns(fields)
-                self._warn_unknown_fields(fields)
+                if not error:
+                    self._warn_unknown_fields(fields)
         if error:
             raise InputError(
                 f"{source.name} {error}; it has: {', '.join(columns)}",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cyclopts import App, CycloptsError, MissingArgumentError
@@ -63,7 +66,8 @@ app.register_install_completion_command(name="--install-completion")  # pyright:
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; errors are printed, not raised."""
     try:
-        result: Any = _call(arguments)
+        with _printing_warnings():
+            result: Any = _call(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
     except MissingArgumentError as error:
@@ -78,6 +82,26 @@ def run(arguments: Sequence[str]) -> int:
         _print_error(f"{type(error).__name__}: {error}")
         return FAILED
     return result if isinstance(result, int) else DONE
+
+
+class _Printer(logging.Handler):
+    """Prints log records to standard error, above the bars of jobs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from asyncclients.cli.output import say  # `--help` does not need it
+
+        say(f"{record.levelname.capitalize()}: {record.getMessage()}", sys.stderr)
+
+
+@contextmanager
+def _printing_warnings() -> Generator[None]:
+    """Print the warnings of the library: outages of a store, unused columns, use by others."""
+    library, printer = logging.getLogger("asyncclients"), _Printer(logging.WARNING)
+    library.addHandler(printer)
+    try:
+        yield
+    finally:
+        library.removeHandler(printer)
 
 
 def _print_error(text: str) -> None:

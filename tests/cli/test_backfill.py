@@ -133,6 +133,14 @@ async def test_push_with_a_limit_is_continued(
     assert ": complete" in (await shell.run("status", "people.csv.state")).out
 
 
+async def test_push_prints_a_warning_about_ignored_columns(shell: Shell, tmp_path: Path) -> None:
+    """Warnings of the library are printed to standard error; the rows are sent."""
+    (tmp_path / "people.csv").write_text("email,nickname\na@example.com,Al\n")
+    ended = await shell.run("push", "intouch.contacts", "people.csv")
+    assert (ended.code, ended.out[:6]) == (0, "1 done")
+    assert "Warning: people.csv: NewContact has no field for nickname: ignored\n" in ended.err
+
+
 async def test_push_retries_failed_rows(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
     """Corrected rows of the file of failed rows are sent; the counts move from failed to done."""
     (tmp_path / "people.csv").write_text("email\na@example.com\nnobody\nb@example.com\n")
