@@ -18,7 +18,7 @@ from cyclopts import Parameter, validators
 
 from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
-from asyncclients.cli.jobs import JobSpec, check_names, read_jobs, run_job, state_path
+from asyncclients.cli.jobs import JobSpec, check_files, check_names, read_jobs, run_job, state_path
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import (
@@ -298,10 +298,6 @@ async def run(
         json: print the reports as JSON.
     """
     jobs = read_jobs(file)
-    _check_jobs(file, jobs)
-    if dry_run:
-        writing = [job for job in jobs if job.pull is None]
-        jobs = [msgspec.structs.replace(job, dry_run=True) for job in writing]
     if database_url and engine != "dbos":
         raise ValueError("--database-url is for --engine dbos: give both, or neither")
     database_url = from_environment(database_url, DATABASE_URL)
@@ -310,6 +306,10 @@ async def run(
             f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url"
         )
     limits = from_environment(limits, LIMITS)
+    await _check_jobs(file, jobs)
+    if dry_run:
+        writing = [job for job in jobs if job.pull is None]
+        jobs = [msgspec.structs.replace(job, dry_run=True) for job in writing]
 
     async def run_all() -> int:
         results: Sequence[Report | SyncReport | Plan | BaseException]
@@ -329,11 +329,12 @@ async def run(
     return await _interruptible(run_all(), "run the same command to resume")
 
 
-def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
-    """Check the names and arguments of all *jobs* before the first one starts."""
+async def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
+    """Check names, arguments and files of all *jobs* before the first one starts."""
     for job in jobs:
         try:
             check_names(job)
+            await check_files(job)
         except ValueError as bad:
             raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 

@@ -197,12 +197,16 @@ def _operation(job: JobSpec, clients: Clients) -> Callable[[], Any] | Write:
     return clients.write(job.push, job.with_)
 
 
-async def _check_files(job: JobSpec) -> None:
+async def check_files(job: JobSpec) -> None:
     """Check the files and columns of *job*; needs no credentials and writes nothing.
+
+    A named pipe is not opened, because it can be read only once.
 
     Raises:
         InputError: one of them is unusable.
     """
+    if job.file and _is_pipe(job.file):
+        return
     if job.sync is not None:
         target = Target(Clients().resource(job.sync), job.key)
         converter = RowConverter(target.row_type, _renaming(job))
@@ -216,6 +220,10 @@ async def _check_files(job: JobSpec) -> None:
     else:
         check_apart(Path(job.state), [Path(job.file)], "the input")
     _check_state(target_of(job.state))
+
+
+def _is_pipe(path: str) -> bool:
+    return Path(path).is_fifo()
 
 
 def _check_state(state: Path) -> None:
@@ -259,7 +267,7 @@ async def run_job(
             return await _sync(job, Clients(pool).resource(job.sync), progress)
         operation = _operation(job, Clients(pool))
     except ConfigurationError:
-        await _check_files(job)
+        await check_files(job)
         raise
     flow = job.name or None
     if not isinstance(operation, Write):
@@ -278,7 +286,7 @@ async def run_job(
             progress=progress,
         )
     if operation.scalar is not None:
-        await _check_files(job)  # `push` knows only the columns of a struct
+        await check_files(job)  # `push` knows only the columns of a struct
     return await backfill.push(
         job.file,
         operation.call,

@@ -316,7 +316,10 @@ async def test_unknown_rows_are_listed_sent_and_dropped(
 
 
 async def test_many_jobs_side_by_side(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
-    """Jobs of a file run together; one that cannot leaves the others alone and makes it 1."""
+    """Jobs of a file run together; one that fails later leaves the others alone and makes it 1.
+
+    One whose file is missing is found before the first one starts.
+    """
     sandbox.state("intouch").grow(contacts=30)
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "tags.csv").write_text("name\nred\n")
@@ -334,6 +337,11 @@ async def test_many_jobs_side_by_side(sandbox: Sandbox, shell: Shell, tmp_path: 
         file = "nothing.csv"
         """
     )
+    ended = await shell.run("run", "jobs/all.toml")
+    assert (ended.code, ended.out) == (2, "")
+    assert "jobs/all.toml: nothing: jobs/nothing.csv does not exist" in ended.err
+    assert sandbox.requests("intouch") == ()
+    (tmp_path / "jobs" / "nothing.csv").write_text('name\n"blue\n')
     told = await shell.json(1, "run", "jobs/all.toml")
     assert (told["contacts"]["done"], told["tags"]["done"]) == (30, 1)
     assert told["nothing"]["error"] == "InputError"

@@ -130,7 +130,10 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("run", "flat.toml"), "jobs.people is not a table; write [jobs.people] above its options"),
     (("run", "type.toml"), "jobs.people: "),
     (("run", "none.toml"), "has no job; write one as [jobs.NAME]"),
-    (("run", "file.toml"), "people: none.csv does not exist"),
+    (("run", "file.toml"), "file.toml: people: none.csv does not exist"),
+    (("run", "other.toml"), "other.toml: tags: cannot tell the format of in.txt"),
+    (("run", "header.toml"), "header.toml: tags: people.csv has no column name"),
+    (("run", "header.toml", "--dry-run"), "header.toml: tags: people.csv has no column name"),
     (("run", "empty.csv"), "has no job; write one as [jobs.NAME]"),
     (("run", "vendor.toml"), "vendor.toml: people: there is no vendor 'intuch'"),
     (("run", "query.toml"), "query.toml: people: --query order"),
@@ -162,6 +165,10 @@ FILES = {
     "type.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'in.csv'\nconcurrency = 'x'\n",
     "none.toml": "[jobs]\n",
     "file.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'none.csv'\n",
+    "other.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n"
+    "[jobs.tags]\nsync = 'intouch.tags'\nfile = 'in.txt'\n",
+    "header.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n"
+    "[jobs.tags]\npush = 'intouch.tags'\nfile = 'people.csv'\nstate = 'tags.state'\n",
     "jobs.toml": "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\n",
     "vendor.toml": "[jobs.people]\npush = 'intuch.contacts'\nfile = 'people.csv'\n",
     "number.toml": "[jobs.events]\npull = 'totango.events'\nto = 'x.csv'\nquery.account_id = 42\n",
