@@ -163,5 +163,6 @@ def _changed(source: Source, how: str) -> StateMismatchError:
         f"{source.name} has changed since this job was created: {how}",
         file=source.name,
         advice="Restore the old input (rows may be added at its end), "
-        "or push the new one with another state file",
+        "or push the new one with another state file. If only failed rows were corrected, restore "
+        "it, correct them in the file of failed rows, and give --retry-failed (retry_failed=True)",
     )

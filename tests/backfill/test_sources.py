@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import gzip
+import subprocess
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -75,6 +76,7 @@ async def test_csv_bytes_that_are_not_utf8_fail_their_row(tmp_path: Path) -> Non
     rows = await read(write(tmp_path / "x.csv", b"a,b\nM\xfcnchen,1\nK,2\n"))
     assert rows[0].line == 2
     assert "0xFC" in rows[0].error
+    assert "iconv -f WINDOWS-1252 -t UTF-8" in rows[0].error
     assert rows[0].data == {"a": "M�nchen", "b": "1"}
     assert rows[1] == Row(2, 3, {"a": "K", "b": "2"})
 
@@ -111,12 +113,35 @@ async def test_csv_unclosed_quote_is_an_error_with_its_line(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        ("a file.csv", "utf-16"),
+        ("x.csv", "utf-16-le"),
+        ("x.csv", "utf-16-be"),
+        ("x.csv.gz", "utf-16-le"),
+        ("x.csv", "cp1252"),
+    ],
+)
+async def test_advice_about_an_encoding_is_a_command_that_works(
+    tmp_path: Path, name: str, encoding: str
+) -> None:
+    """The command in the error writes a file that is read, whatever the encoding was."""
+    content = "größe\n1\n".encode(encoding)
+    path = write(tmp_path / name, gzip.compress(content) if name.endswith("gz") else content)
+    command = ((await refusal(path)).advice or "").partition("convert it: ")[2]
+    subprocess.run(command, shell=True, check=True)  # noqa: ASYNC221 - as a user would
+    (converted,) = tmp_path.glob("utf8-*.csv")
+    (row,) = await read(converted)
+    assert row.data == {"größe": "1"}
+
+
+@pytest.mark.parametrize(
     ("name", "content", "words"),
     [
         ("x.csv", b"", "is empty"),
         ("x.csv", b"\n", "is empty"),
         ("x.csv", b"a,b,a\n1,2,3\n", "names the column 'a' twice"),
-        ("x.csv", b"\xfcber\n1\n", "0xFC"),
+        ("x.csv", b"\xfcber\n1\n", "iconv -f WINDOWS-1252 -t UTF-8"),
         ("x.csv", b"\xef\xbb\xbf", "is empty"),
         ("x.csv", b",,\n,,\n", "is empty"),
         ("x.csv", b"   \n\n", "is empty"),

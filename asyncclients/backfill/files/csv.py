@@ -26,7 +26,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
+from asyncclients.backfill.files.text import (
+    MAX_LENGTH,
+    READ_ERRORS,
+    ParsedLine,
+    TextFile,
+    as_utf8,
+)
 from asyncclients.errors import InputError
 
 _DIGITS = 3
@@ -37,6 +43,8 @@ _MAX_LINES = 100
 """Lines of a cell in a file of one column above which it is taken for several rows."""
 _RUN = re.compile(r"\d+|[^\W\d_]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_EXCEL = "WINDOWS-1252"
+"""The usual encoding of a CSV file that is not UTF-8."""
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 _log = logging.getLogger(__name__)
 
@@ -110,7 +118,8 @@ class CsvReader:
             raise self._file.input_error("is empty", "Its first line must name the columns")
         names, self._last_name = [name.strip() for name in header], header[-1]
         self._check_separator(names)
-        error = _encoding_error("".join(names))
+        if error := _encoding_error("".join(names)):
+            raise self._file.input_error(error, as_utf8(self._file.path, _EXCEL), 1)
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             error = f"names the column {twice[0]!r} twice"
@@ -191,6 +200,7 @@ class CsvReader:
                 continue
             if not text.isascii():
                 error = _encoding_error(text)
+                error += f". {as_utf8(self._file.path, _EXCEL)}" if error else ""
             if record[-1] == self._last_name and self._repeats_header(record):
                 error = "repeats the header; the file may be two files joined together"
             if "\0" in text:
@@ -283,7 +293,7 @@ def _encoding_error(text: str) -> str:
         text.encode()
     except UnicodeEncodeError as bad:
         byte = ord(text[bad.start]) - 0xDC00
-        return f"is not UTF-8 (byte 0x{byte:02X}); save the file as UTF-8, or use `iconv -t utf-8`"
+        return f"is not UTF-8 (byte 0x{byte:02X})"
     return ""
 
 

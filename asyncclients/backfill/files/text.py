@@ -11,6 +11,7 @@ import re
 import stat
 import zlib
 from pathlib import Path
+from shlex import quote
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -23,10 +24,8 @@ READ_ERRORS = (EOFError, OSError, zlib.error)
 """Errors raised while reading a damaged file."""
 _HEAD_SIZE = 4096
 """Bytes at the start of a file that its format is recognised by."""
-_AS_UTF8 = "Save it as UTF-8, or convert it, as with `iconv -f UTF-16 -t UTF-8`"
 _UNPACK = "Unpack it; gzip is the only compression that is read directly"
 _FORMATS = (
-    (rb"\xff\xfe|\xfe\xff", "is UTF-16", _AS_UTF8),
     (rb"PK\x03\x04", "is an Excel workbook or a ZIP archive", "Save the sheet as CSV UTF-8"),
     (rb"\xd0\xcf\x11\xe0", "is an Excel workbook", "Save the sheet as CSV UTF-8"),
     (rb"PAR1", "is a Parquet file", "Name it .parquet"),
@@ -36,7 +35,6 @@ _FORMATS = (
     (rb"\x1f\x8b", "is compressed twice", _UNPACK),
     (rb"SQLite format 3\x00", "is an SQLite database", "Export the table as CSV"),
     (rb"%PDF-", "is a PDF document", "Export the table as CSV"),
-    (rb"[^\n]*\x00", "is UTF-16 without a byte order mark, or not text", _AS_UTF8),
     (
         rb"(?i)(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|\?xml)",
         "is a web page or XML",
@@ -44,6 +42,22 @@ _FORMATS = (
     ),
 )
 """(pattern of the first bytes, problem, advice) of formats that are neither CSV nor JSON lines."""
+_ENCODINGS = (
+    (rb"\xff\xfe|\xfe\xff", "is UTF-16", "UTF-16"),
+    (rb"\x00", "is UTF-16 without a byte order mark, or not text", "UTF-16BE"),
+    (rb"[^\n]*\x00", "is UTF-16 without a byte order mark, or not text", "UTF-16LE"),
+)
+"""(pattern of the first bytes, problem, name of the encoding for iconv), after the formats."""
+
+
+def as_utf8(path: Path, encoding: str) -> str:
+    """Return the advice, with a command, for the file at *path*, whose text is in *encoding*."""
+    source, plain = quote(str(path)), path.with_suffix("") if path.suffix == ".gz" else path
+    target = quote(str(plain.with_name(f"utf8-{plain.name}")))
+    command = f"iconv -f {encoding} -t UTF-8 {source} > {target}"
+    if plain is not path:
+        command = f"gzip -dc {source} | iconv -f {encoding} -t UTF-8 > {target}"
+    return f"Save the file as UTF-8, or convert it: {command}"
 
 
 class ParsedLine(msgspec.Struct, frozen=True, gc=False):
@@ -121,6 +135,9 @@ class TextFile:
         for pattern, problem, advice in _FORMATS:
             if re.match(pattern, self.head):
                 raise self.input_error(problem, advice)
+        for pattern, problem, encoding in _ENCODINGS:
+            if re.match(pattern, self.head):
+                raise self.input_error(problem, as_utf8(self.path, encoding))
 
     def close(self) -> None:
         """Close the file."""
