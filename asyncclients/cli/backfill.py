@@ -19,6 +19,7 @@ from cyclopts import Parameter, validators
 from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import JobSpec, check_files, check_names, read_jobs, run_job, state_path
+from asyncclients.cli.operations import CLIENTS
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import (
@@ -37,6 +38,10 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 Switch = Annotated[bool, Parameter(negative="")]
 Limit = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
+
+
+_COMPLETE = "was complete already; give {} to bring it up to date, or delete {} to repeat it"
+_SUFFIXES = (".csv", ".jsonl", ".parquet", ".gz")
 
 
 async def pull(
@@ -133,6 +138,7 @@ async def push(
         quiet: print nothing unless rows failed or are unknown.
         json: print the report as JSON.
     """
+    _check_order("push", target, file)
     job = JobSpec(
         push=target,
         file=str(file),
@@ -199,6 +205,7 @@ async def sync(
         quiet: print nothing unless rows failed or are unknown.
         json: print the report as JSON.
     """
+    _check_order("sync", target, file)
     job = JobSpec(
         sync=target,
         file=str(file),
@@ -218,6 +225,16 @@ async def sync(
         new_credential=new_credential,
     )
     return await _run(job, limits, quiet=quiet, as_json=json)
+
+
+def _check_order(command: str, target: str, file: Path) -> None:
+    """Raise `ValueError` if *target* is a file and *file* is a resource."""
+    vendor = str(file).partition(".")[0]
+    if target.endswith(_SUFFIXES) and vendor in CLIENTS and not file.exists():
+        raise ValueError(
+            f"{target} and {file} are in the wrong order; "
+            f"write: asyncclients {command} {file} {target}"
+        )
 
 
 def _unknown(*, resend: bool, drop: bool) -> Literal["keep", "resend", "drop"]:
@@ -258,18 +275,8 @@ async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
         code = exit_code(result)
         if code != DONE or as_json or not quiet:
             show(result, as_json=as_json, describe=result_text)
-        if (
-            job.pull is not None
-            and not job.refresh
-            and isinstance(result, Report)
-            and not result.requests
-            and not quiet
-        ):
-            say(
-                "The pull was complete already; give --refresh to bring it up to date, or delete "
-                f"{job.state} to repeat it",
-                sys.stderr,
-            )
+        if not quiet and _was_complete(job, result):
+            say(f"The pull {_COMPLETE.format('--refresh', job.state)}", sys.stderr)
         return code
 
     return await _interruptible(once(), f"run the same command to resume ({job.state})")
@@ -324,9 +331,20 @@ async def run(
                         return_exceptions=True,
                     )
         by_name = dict(zip((job.name for job in jobs), results, strict=True))
-        return _print_all(by_name, quiet=quiet, as_json=json)
+        code = _print_all(by_name, quiet=quiet, as_json=json)
+        for job in jobs if engine == "local" and not quiet else ():
+            if _was_complete(job, by_name[job.name]):
+                hint = _COMPLETE.format("`refresh = true`", job.state)
+                say(f"{job.name}: the pull {hint}", sys.stderr)
+        return code
 
     return await _interruptible(run_all(), "run the same command to resume")
+
+
+def _was_complete(job: JobSpec, result: object) -> bool:
+    """Return whether *result* is that of a pull that had nothing left to do."""
+    is_plain_pull = job.pull is not None and not job.refresh
+    return is_plain_pull and isinstance(result, Report) and not result.requests
 
 
 async def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:

@@ -12,7 +12,10 @@ from asyncclients.cli.output import show
 from asyncclients.cli.signals import on_signals
 from asyncclients.sandbox import Sandbox
 
-_PORT = Parameter(help="first of six ports", validator=validators.Number(gte=0, lte=65_530))
+_PORT = Parameter(
+    help="first of six ports: one for each vendor, and one for the files that Intempt receives",
+    validator=validators.Number(gte=0, lte=65_530),
+)
 
 
 async def sandbox(

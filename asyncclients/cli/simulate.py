@@ -32,7 +32,7 @@ def simulate(
     ),
     seed: Annotated[int, Parameter(help="another seed, another run")] = 0,
     image: Annotated[Path | None, Parameter(help="draw into this .png or .svg file too")] = None,
-    json: Annotated[bool, Parameter(help="print the figures for machines")] = False,
+    json: Annotated[bool, Parameter(negative="", help="print the figures as JSON")] = False,
 ) -> int:
     """Send a backlog through the limiter to a model of a server, in virtual time.
 

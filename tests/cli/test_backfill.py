@@ -349,6 +349,8 @@ async def test_many_jobs_side_by_side(sandbox: Sandbox, shell: Shell, tmp_path: 
     (tmp_path / "jobs" / "nothing.csv").write_text("name\nblue\n")
     again = await shell.run("run", "jobs/all.toml")
     assert (again.code, "nothing: 1 done" in again.out) == (0, True)
+    assert "contacts: the pull was complete already; give `refresh = true`" in again.err
+    assert "tags: the" not in again.err
 
 
 def test_pairs() -> None:
