@@ -97,7 +97,7 @@ def closing(scene: Scenario) -> RenderableType:
         "web\np50",
         "web\np99",
         "rows\nlost",
-        "\ntwice",
+        "rows\ntwice",
     ):
         table.add_column(name, justify="right" if table.columns else "left", no_wrap=True)
     *ours, naive = found = results(scene)
