@@ -450,9 +450,11 @@ async def test_source_closes_file_when_opening_is_cancelled(
 ) -> None:
     """The file is closed when the thread that opens it is done."""
     opened: list[FileSource] = []
+    may_open = threading.Event()
 
     class Noted(FileSource):
         def __init__(self, path: Path) -> None:
+            may_open.wait()
             super().__init__(path)
             opened.append(self)
 
@@ -460,6 +462,7 @@ async def test_source_closes_file_when_opening_is_cancelled(
     opening = asyncio.create_task(open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n')))
     await asyncio.sleep(0)
     opening.cancel()
+    may_open.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
     with pytest.raises(ValueError, match="closed file"):
