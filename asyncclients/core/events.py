@@ -190,7 +190,7 @@ def emit_external_usage(
         text = (
             "%s: other clients use the same quota, about %.2g calls per second, which are left "
             "to them. Give this program a credential of its own, or share the quota with your "
-            "other processes: SessionPool(limits=...)"
+            "other processes: SessionPool(limits=...), or --limits of a command"
         )
         logger.warning(text, vendor, rate)
     else:
@@ -203,7 +203,7 @@ def warn_of_rejections(vendor: str, rejected: int) -> None:
     text = (
         "%s: %d requests were rejected although this program kept the quota: another program "
         "uses the same key, or the vendor allows less. Give this program a credential of its "
-        "own, or share the quota with your other processes: SessionPool(limits=...)"
+        "own, or share the quota with your other processes: SessionPool(limits=...), or --limits of a command"
     )
     logger.warning(text, vendor, rejected)
 
