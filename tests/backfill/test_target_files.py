@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from asyncclients import AsyncClientsError, InputError, StateInUseError, StateMismatchError
 from asyncclients.backfill import pull, push
+from asyncclients.backfill.files.sink import FileSink
 from asyncclients.cli.jobs import read_jobs
 from asyncclients.paging import Page
 
@@ -127,6 +129,7 @@ async def test_complete_pull_without_its_file_is_reported(tmp_path: Path) -> Non
 HOLD = """
 import asyncio, sys
 from asyncclients.backfill import pull, push
+from asyncclients.backfill.files.sink import FileSink
 from asyncclients.cli.jobs import read_jobs
 from asyncclients.paging import Page
 
@@ -206,3 +209,19 @@ def test_jobs_that_write_one_file_are_rejected(tmp_path: Path, second: str) -> N
     )
     with pytest.raises(InputError, match="two jobs, a and b, write the file"):
         read_jobs(jobs)
+
+
+async def test_sink_cancelled_while_it_closes_unlocks_its_target(tmp_path: Path) -> None:
+    """All files are closed, so that the next run can open them."""
+    path = tmp_path / "items.jsonl"
+    path.touch()
+    sink = FileSink(path)
+    await sink.open(None)
+    closing = asyncio.create_task(sink.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+    again = FileSink(path)
+    await again.open(None)
+    await again.close()

@@ -341,9 +341,10 @@ class FileSink:
             unwanted = file is not None and (converted or not self.keeps_part)
             if unwanted and fcntl is not None:  # while it is locked
                 self.part.unlink(missing_ok=True)
-            for opened in (file, self._target):
-                if opened is not None:
-                    await in_thread(_close, opened)
+            # In one step: a cancellation between two would leave the second file open, and locked.
+            opened = [each for each in (file, self._target) if each is not None]
+            if opened:
+                await in_thread(_close, opened)
             if unwanted and fcntl is None:  # Windows deletes no open file
                 self.part.unlink(missing_ok=True)
 
@@ -376,9 +377,10 @@ def _write_buffer(buffer: BytesIO, file: BinaryIO, durable: bool) -> None:
         os.fsync(file.fileno())
 
 
-def _close(file: BinaryIO) -> None:
-    with suppress(OSError):
-        file.close()
+def _close(files: Sequence[BinaryIO]) -> None:
+    for file in files:
+        with suppress(OSError):
+            file.close()
 
 
 _CONVERT = {".csv": write_csv, ".parquet": write_parquet}
