@@ -4,32 +4,59 @@
 aiohttp.ClientSession(middlewares=(quota_middleware(Quota(2, 1.0)),))
 ```
 
-Each request takes a permit, aiohttp's own resends included. A waiting request holds no
-connection. Limit the wait with `asyncio.timeout` or the session's `ClientTimeout`, whose
-`total` includes it. A scope is evicted one period after its last request.
+Each request takes a permit, redirects and aiohttp's own resends included. A waiting request
+holds no connection. A scope is evicted one period after its last request; one of a shared
+store a minute later, when its process counts as idle there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+import math
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from inspect import iscoroutine, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from asyncclients.arguments import shown
-from asyncclients.core.events import emit_external_usage
+from asyncclients.arguments import check_text, shown
+from asyncclients.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    Callback,
+    CallEnded,
+    CallStarted,
+    PoolClosed,
+    PoolOpened,
+    call_numbers,
+    callbacks,
+    emit,
+    emit_external_usage,
+)
 from asyncclients.core.network import never_sent
 from asyncclients.core.options import current_call_context
-from asyncclients.errors import ConfigurationError, WrongEventLoopError
+from asyncclients.core.pool import check_parts, scope_key
+from asyncclients.core.scope import Scope, ScopeStats
+from asyncclients.errors import (
+    AsyncClientsError,
+    ClientClosedError,
+    ConfigurationError,
+    DeadlineExceededError,
+    WrongEventLoopError,
+)
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.ratelimit.timer import IdleSweep
+from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from asyncclients.core.events import Listener
+    from asyncclients.ratelimit.protocol import LimitStore, SharedLimiterFactory
+    from asyncclients.ratelimit.slots import Permit
 
     Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
@@ -37,21 +64,36 @@ if TYPE_CHECKING:
 def quota_middleware(
     *quotas: Quota,
     scope: Callable[[aiohttp.ClientRequest], Hashable] | None = None,
+    quota_key: str | None = None,
     priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
+    deadline: Callable[[aiohttp.ClientRequest], float | None] | None = None,
     admission: Literal["adaptive", "exact"] = "adaptive",
+    limits: LimitStore | None = None,
+    listeners: Sequence[Listener] = (),
 ) -> QuotaMiddleware:
     """Return a client middleware that keeps the requests of a session within *quotas*.
 
     Args:
         quotas: all of them apply, to each scope.
-        scope: returns the key of a request's scope; by default its origin.
+        scope: returns the key of a request's scope; by default its origin. With *limits* it
+            must be text, the same in all processes.
+        quota_key: the requests to one origin share the quota of its clients with this
+            `quota_key`; excludes *scope*.
         priority: returns the priority of a request; by default that of the surrounding
             `call_context`, else interactive.
+        deadline: returns the seconds until a request must have its response's headers, the
+            wait for its permit included; None for no limit. A request whose turn cannot come
+            in time raises `DeadlineExceededError` at once.
         admission: as in `SessionPool`.
+        limits: shares the quotas with other processes (`asyncclients.stores`). Close the
+            middleware after the session: it is an async context manager.
+        listeners: callables that take each event (`asyncclients.core.events`). A request is a
+            call of the operation `request` with one attempt; the vendor is the host, and the
+            path is left out, since it may hold a credential.
 
     Raises:
         ConfigurationError: without any quota, or for an argument that cannot be used; and in
-            a request for which *scope* returns no key, or *priority* no `Priority`.
+            a request for which a function returns something else than described.
     """
     if not quotas:
         raise ConfigurationError(
@@ -59,92 +101,315 @@ def quota_middleware(
         )
     check_quotas(quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
     Limiter((), admission=admission)  # rejects other words
+    check_parts(limits=limits, listeners=listeners)
     _check_function("scope", scope, "scope=lambda request: request.url.host")
     _check_function("priority", priority, "priority=lambda request: Priority.BACKGROUND")
-    return QuotaMiddleware(quotas, scope or _origin, priority or _context_priority, admission)
+    _check_function("deadline", deadline, "deadline=lambda request: 5.0")
+    if quota_key is not None:
+        check_text("quota_key", quota_key, "quota_key='acme'")
+        if scope is not None:
+            raise ConfigurationError(
+                "quota_middleware takes scope or quota_key, not both",
+                advice="Use quota_key to share the quota of a client, else scope",
+            )
+    return QuotaMiddleware(
+        quotas,
+        scope=scope,
+        quota_key=quota_key,
+        priority=priority or _context_priority,
+        deadline=deadline,
+        admission=admission,
+        limits=limits,
+        listeners=callbacks(listeners),
+    )
 
 
 class QuotaMiddleware:
-    """The result of `quota_middleware`; one per session, used in one event loop."""
+    """The result of `quota_middleware`; used in one event loop, by one session or several."""
 
     def __init__(
         self,
         quotas: tuple[Quota, ...],
-        scope: Callable[[aiohttp.ClientRequest], Hashable],
+        *,
+        scope: Callable[[aiohttp.ClientRequest], Hashable] | None,
+        quota_key: str | None,
         priority: Callable[[aiohttp.ClientRequest], Priority],
+        deadline: Callable[[aiohttp.ClientRequest], float | None] | None,
         admission: Literal["adaptive", "exact"],
+        limits: LimitStore | None,
+        listeners: tuple[Callback[Any], ...],
     ) -> None:
-        self._quotas, self._scope, self._priority = quotas, scope, priority
+        self._quotas, self._limits, self._listeners = quotas, limits, listeners
+        self._key, self._priority, self._deadline = scope or _origin, priority, deadline
+        self._is_by_origin, self._quota_key = scope is None, quota_key
         self._admission: Literal["adaptive", "exact"] = admission
-        self._schedulers: dict[Hashable, Scheduler] = {}
+        self._scopes: dict[Hashable, Scope] = {}
+        self._shared: SharedLimiterFactory | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._eviction: IdleSweep | None = None
+        self._closed = False
 
-    async def __call__(
-        self, request: aiohttp.ClientRequest, handler: Handler
-    ) -> aiohttp.ClientResponse:
-        scheduler = self._scheduler(request)
-        context = current_call_context()
-        priority = self._priority(request)
-        if type(priority) is not Priority:
-            raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
-        permit_request = PermitRequest(priority, context.flow if context else None)
-        permit = scheduler.try_acquire(permit_request) or await scheduler.acquire(permit_request)
-        try:
-            response = await handler(request)
-        except BaseException as failure:
-            if never_sent(failure):
-                scheduler.cancel(permit, priority)
-            else:
-                scheduler.on_no_response(permit)
-            raise
-        else:
-            scheduler.on_response(
-                permit, parse_rate_limit_headers(response.status, response.headers)
-            )
-            return response
-        finally:
-            scheduler.on_done()
+    # --- Life -----------------------------------------------------------------------
 
-    def _scheduler(self, request: aiohttp.ClientRequest) -> Scheduler:
+    async def __aenter__(self) -> Self:
+        self._bind()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the requests that wait with `ClientClosedError`, and leave the shared store.
+
+        Idempotent. Without `limits=` nothing has to be closed.
+
+        Raises:
+            WrongEventLoopError: from another loop than the one it was used in.
+        """
+        if not self._closed and self._loop is not None:
+            self._bind()
+            emit(self._listeners, PoolClosed(stats=self.stats))
+        self._closed = True
+        if self._eviction is not None:
+            self._eviction.stop()
+        for scope in self._scopes.values():
+            await scope.aclose()
+        if self._shared is not None:
+            await self._shared.aclose()
+
+    def stats(self) -> tuple[ScopeStats, ...]:
+        """Return a snapshot of every scope, as `SessionPool.stats` does."""
+        if self._loop is None:
+            return ()
+        now = self._loop.time()
+        return tuple(scope.stats(now) for scope in self._scopes.values())
+
+    def __repr__(self) -> str:
+        quotas = ", ".join(str(quota) for quota in self._quotas)
+        return f"<quota_middleware {quotas}, {len(self._scopes)} scopes>"
+
+    def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            if self._loop is not None:
-                raise WrongEventLoopError(
-                    "this quota_middleware belongs to another event loop",
-                    advice="Make one for each ClientSession",
-                )
+        if self._closed:
+            raise ClientClosedError(
+                "the quota_middleware is closed", advice="Close it after the last request"
+            )
+        if self._loop is None:
             self._loop = loop
-        key = self._scope(request)
+            emit(self._listeners, PoolOpened(stats=self.stats))
+        elif self._loop is not loop:
+            raise WrongEventLoopError(
+                "this quota_middleware belongs to another event loop",
+                advice="Make one for each ClientSession",
+            )
+        return loop
+
+    # --- Scopes ---------------------------------------------------------------------
+
+    def _scope(self, request: aiohttp.ClientRequest) -> Scope:
+        loop = self._bind()
+        key = self._key(request)
         try:
-            found = self._schedulers.get(key)
+            found = self._scopes.get(key)
         except TypeError:  # it cannot be hashed
             raise _wrong_result("scope", key, "a hashable key, as request.url.host is") from None
         if found is None:
             if isinstance(key, Awaitable):
                 raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
-            limiter = Limiter(self._quotas, admission=self._admission, now=loop.time())
-            # Named by its quotas: the key of the scope may hold a credential.
-            limiter.external.on_change = partial(
-                emit_external_usage, (), f"quota_middleware {self._names()}", ""
-            )
-            found = self._schedulers[key] = Scheduler(limiter, loop)
+            found = self._scopes[key] = self._new_scope(loop, request, key)
             if self._eviction is None:
                 self._eviction = IdleSweep(loop, self._evict)
             self._eviction.watch(max(quota.period for quota in self._quotas))
         return found
 
+    def _new_scope(
+        self, loop: asyncio.AbstractEventLoop, request: aiohttp.ClientRequest, key: Hashable
+    ) -> Scope:
+        host = request.url.host or ""
+        if self._is_by_origin:
+            quota_key = None if self._quota_key is None else Secret(self._quota_key)
+            name = scope_key(str(request.url.origin()), quota_key)
+        elif self._limits is None or isinstance(key, str):
+            name = Secret(str(key)).fingerprint()  # one-way: the key may hold a credential
+        else:
+            raise _wrong_result("scope", key, "text that is the same in all processes")
+        local = Limiter(self._quotas, admission=self._admission, now=loop.time())
+        local.external.on_change = partial(emit_external_usage, self._listeners, host, name)
+        scheduler = Scheduler(local, loop)
+        if self._limits is not None:
+            if self._shared is None:
+                self._shared = self._limits.open(cold=False)
+            scheduler.limiter = self._shared.limiter(name, local, scheduler, vendor=host)
+        return Scope(host, name, scheduler)
+
     def _evict(self, now: float) -> bool:
         """Evict the scopes that are idle at *now*; True if any are left."""
-        for key in [key for key, found in self._schedulers.items() if found.is_idle(now)]:
-            del self._schedulers[key]
-        return bool(self._schedulers)
+        for key, scope in [*self._scopes.items()]:
+            if scope.is_idle(now, shares_quota=False):
+                del self._scopes[key]
+                if self._shared is not None:
+                    self._shared.forget(scope.scheduler.limiter)
+        return bool(self._scopes)
 
-    def __repr__(self) -> str:
-        return f"<quota_middleware {self._names()}, {len(self._schedulers)} scopes>"
+    # --- Requests -------------------------------------------------------------------
 
-    def _names(self) -> str:
-        return ", ".join(str(quota) for quota in self._quotas)
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: Handler
+    ) -> aiohttp.ClientResponse:
+        scope = self._scope(request)
+        exchange = _Exchange(scope, self._permit_request(request), request, self._listeners)
+        if not self._listeners:
+            return await exchange.run(handler)
+        exchange.on_start()
+        try:
+            response = await exchange.run(handler)
+        except BaseException as error:
+            exchange.on_end(error)
+            raise
+        exchange.on_end(None)
+        return response
+
+    def _permit_request(self, request: aiohttp.ClientRequest) -> PermitRequest:
+        context, deadline_at = current_call_context(), math.inf
+        priority = self._priority(request)
+        if type(priority) is not Priority:
+            raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
+        seconds: Any = None if self._deadline is None else self._deadline(request)
+        if seconds is not None:
+            is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if not is_number or math.isnan(seconds):
+                raise _wrong_result("deadline", seconds, "seconds, as in 5.0, or None")
+            deadline_at = asyncio.get_running_loop().time() + seconds
+        return PermitRequest(priority, context.flow if context else None, deadline_at)
+
+
+class _Exchange:
+    """One request and its response.
+
+    Args:
+        scope: the scope of the request.
+        permit_request: its place in the queue.
+        request: the request.
+        listeners: get its events.
+    """
+
+    __slots__ = ("_asked_at", "_listeners", "_number", "_permit", "_permit_request", "_request",
+                 "_scope")  # fmt: skip
+
+    def __init__(
+        self,
+        scope: Scope,
+        permit_request: PermitRequest,
+        request: aiohttp.ClientRequest,
+        listeners: tuple[Callback[Any], ...],
+    ) -> None:
+        self._scope, self._permit_request = scope, permit_request
+        self._request, self._listeners = request, listeners
+        self._permit: Permit | None = None
+        self._asked_at = 0.0
+        self._number = 0
+
+    async def run(self, handler: Handler) -> aiohttp.ClientResponse:
+        """Return the response of *handler*, which is called as soon as a permit is granted.
+
+        Raises:
+            DeadlineExceededError: before or after the request was sent.
+            ClientClosedError: the middleware was closed first.
+        """
+        deadline_at = self._permit_request.deadline_at
+        timeout = asyncio.timeout_at(deadline_at if deadline_at < math.inf else None)
+        try:
+            async with timeout:
+                self._permit = permit = await self._acquire()
+                return await self._send(permit, handler)
+        except AsyncClientsError as error:
+            raise error.with_facts(vendor=self._scope.vendor, method=self._request.method) from None
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise self._deadline_error() from None
+
+    async def _acquire(self) -> Permit:
+        scheduler, request = self._scope.scheduler, self._permit_request
+        if request.deadline_at > scheduler.loop.time():
+            permit = scheduler.try_acquire(request)
+            if permit is not None:
+                return permit
+        return await scheduler.acquire(request)
+
+    async def _send(self, permit: Permit, handler: Handler) -> aiohttp.ClientResponse:
+        scheduler = self._scope.scheduler
+        try:
+            if self._listeners:
+                self._on_sent(permit)
+            response = await handler(self._request)
+        except BaseException as failure:
+            if never_sent(failure):
+                scheduler.cancel(permit, self._permit_request.priority)
+            else:
+                scheduler.on_no_response(permit)
+            self._on_outcome(None, type(failure).__name__)
+            raise
+        else:
+            info = parse_rate_limit_headers(response.status, response.headers)
+            scheduler.on_response(permit, info)
+            self._on_outcome(response.status, None)
+            if info is not None and (info.is_rate_limited or info.unavailable):
+                self._scope.on_pause(self._listeners, unavailable=info.unavailable)
+            return response
+        finally:
+            scheduler.on_done()
+
+    def _deadline_error(self) -> DeadlineExceededError:
+        scheduler, priority = self._scope.scheduler, self._permit_request.priority
+        is_sent = self._permit is not None
+        return DeadlineExceededError(
+            "was sent and got no response before its deadline"
+            if is_sent
+            else "got no permit before its deadline",
+            vendor=self._scope.vendor,
+            method=self._request.method,
+            eta=None if is_sent else scheduler.eta(1, priority),
+            advice="Allow a longer deadline" + ("" if is_sent else " or send less"),
+        )
+
+    # --- Events ---------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        """The request enters the queue."""
+        self._number, self._asked_at = next(call_numbers), self._scope.scheduler.loop.time()
+        request = self._request
+        event = CallStarted(
+            call=self._number,
+            vendor=self._scope.vendor,
+            operation="request",
+            method=request.method,
+            template="",
+            origin=str(request.url.origin()),
+        )
+        emit(self._listeners, event)
+
+    def _on_sent(self, permit: Permit) -> None:
+        waited = permit.sent_at - self._asked_at
+        emit(self._listeners, AttemptStarted(call=self._number, attempt=1, waited=waited))
+
+    def _on_outcome(self, status: int | None, error: str | None) -> None:
+        if self._listeners:
+            event = AttemptEnded(
+                call=self._number, attempt=1, status=status, error=error, request_id=None
+            )
+            emit(self._listeners, event)
+
+    def on_end(self, error: BaseException | None) -> None:
+        """The request has its response's headers, or raises *error*."""
+        attempts = int(self._permit is not None)
+        name = None if error is None else type(error).__name__
+        emit(self._listeners, CallEnded(call=self._number, attempts=attempts, error=name))
 
 
 def _check_function(name: str, function: Any, form: str) -> None:

@@ -4,16 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
+import re
 import weakref
 from typing import Any
 
 import aiohttp
 import pytest
 
-from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
+from asyncclients import (
+    ClientClosedError,
+    ConfigurationError,
+    DeadlineExceededError,
+    IntouchClient,
+    Priority,
+    Quota,
+    SessionPool,
+    WrongEventLoopError,
+    quota_middleware,
+)
+from asyncclients.core.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CallEnded,
+    PoolClosed,
+    PoolOpened,
+)
 from asyncclients.core.options import call_context
+from asyncclients.middleware import QuotaMiddleware
 from asyncclients.sandbox import Sandbox
-from tests.support.byte_server import Connection, answers, byte_server, hangs_up, http
+from asyncclients.stores import FileLimits
+from tests.support.byte_server import (
+    Connection,
+    answers,
+    byte_server,
+    hangs_up,
+    http,
+    never_responds,
+)
+from tests.support.shared_quota import MemoryLimits
 
 pytestmark = pytest.mark.virtual_time
 
@@ -57,9 +86,7 @@ async def test_external_usage_is_logged_once(caplog: pytest.LogCaptureFixture) -
                 await asyncio.sleep(1.5)
     (said,) = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert said[0] == "WARNING"
-    assert said[1].startswith(
-        "quota_middleware 100 per 60 s: other clients use the same quota, about"
-    )
+    assert said[1].startswith("127.0.0.1: other clients use the same quota, about")
 
 
 async def test_resend_takes_a_permit() -> None:
@@ -232,3 +259,241 @@ async def test_scope_in_use_is_kept(waits_for: str) -> None:
         took = asyncio.get_running_loop().time() - began
         assert took >= (75.0 if waits_for == "answer" else 29.0)
         assert "1 scopes" in repr(middleware)
+
+
+# --- With a shared store --------------------------------------------------------------
+
+
+def limited_session(middleware: QuotaMiddleware, sandbox: Sandbox) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        sandbox.environ["INTOUCH_BASE_URL"],
+        headers={"x-api-key": sandbox.environ["INTOUCH_API_KEY"]},
+        middlewares=(middleware,),
+    )
+
+
+async def test_quota_key_shares_the_quota_of_clients() -> None:
+    """Requests with the quota key of a client take turns with its calls, and none is rejected."""
+    store = MemoryLimits()
+    async with (
+        Sandbox() as sandbox,
+        SessionPool(limits=store) as pool,
+        quota_middleware(Quota(2, 1.0), quota_key="acme", limits=store) as limited,
+        limited_session(limited, sandbox) as session,
+    ):
+        client = IntouchClient.from_env(pool, sandbox.environ | {"INTOUCH_QUOTA_KEY": "acme"})
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(
+            *(read(session, "tags") for _ in range(10)),
+            *(client.tags.list(limit=1).first() for _ in range(10)),
+        )
+        assert sandbox.rejected("intouch") == 0
+        assert asyncio.get_running_loop().time() - began < 12.0
+        (ours,), (theirs,) = limited.stats(), pool.stats()
+        assert (ours.scope, ours.sent, theirs.sent) == (theirs.scope, 10, 10)
+
+
+async def test_idle_scope_leaves_the_store() -> None:
+    """A scope that is not used is evicted and its membership of the store ends; it can come back."""
+    store = MemoryLimits()
+    async with (
+        byte_server(answers(FINE)) as server,
+        quota_middleware(Quota(2, 1.0), limits=store) as limited,
+        aiohttp.ClientSession(middlewares=(limited,)) as session,
+    ):
+        await read(session, server.url)
+        assert len(limited.stats()) == 1
+        await asyncio.sleep(80.0)
+        assert limited.stats() == ()
+        (log,) = store.backend.logs.values()
+        assert log.members == {}
+        assert await read(session, server.url) == 200
+
+
+async def test_store_that_never_responds_is_named() -> None:
+    """The caller gets the error about the store, with the host and method of its request."""
+    store = MemoryLimits()
+    store.backend.down = True
+    async with (
+        byte_server(answers(FINE)) as server,
+        quota_middleware(Quota(2, 1.0), limits=store) as limited,
+        aiohttp.ClientSession(middlewares=(limited,)) as session,
+    ):
+        with pytest.raises(ConfigurationError, match="limit store memory could not") as caught:
+            await read(session, server.url)
+        assert (caught.value.vendor, caught.value.method) == ("127.0.0.1", "GET")
+        assert server.arrived == []
+
+
+async def test_closed_middleware_ends_waiting_requests() -> None:
+    """Requests that wait or come later raise ClientClosedError; closing again does nothing."""
+    store = MemoryLimits()
+    async with byte_server(answers(FINE)) as server:
+        limited = quota_middleware(Quota(1, 60.0), limits=store)
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            await read(session, server.url)
+            waiting = asyncio.create_task(read(session, server.url))
+            await asyncio.sleep(1.0)
+            await limited.aclose()
+            await limited.aclose()
+            for late in (waiting, read(session, server.url)):
+                with pytest.raises(ClientClosedError):
+                    await late
+        (log,) = store.backend.logs.values()
+        assert log.members == {}
+
+
+# --- Deadlines ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [5.0, 0, -1.0])
+async def test_deadline_that_cannot_be_kept_fails_at_once(seconds: float) -> None:
+    """Nothing is sent or waited for, and the error has the time that its turn would take."""
+    async with byte_server(answers(FINE)) as server:
+        limited = quota_middleware(
+            Quota(1, 60.0), deadline=lambda request: seconds if "now" in request.headers else None
+        )
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            await read(session, server.url)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with pytest.raises(DeadlineExceededError, match="for its turn") as caught:
+                async with session.get(server.url, headers={"now": "1"}):
+                    pass
+            assert loop.time() - began < 0.1
+            assert caught.value.eta == pytest.approx(60.0, abs=1.0)
+            assert caught.value.method == "GET"
+        assert len(server.arrived) == 1
+
+
+async def test_deadline_ends_a_request_without_response() -> None:
+    """A request that was sent fails at its deadline, and still counts against the quota."""
+    async with byte_server(never_responds, answers(FINE)) as server:
+        limited = quota_middleware(Quota(1, 10.0), deadline=lambda _: 25.0)
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            with pytest.raises(DeadlineExceededError, match="no response before its deadline"):
+                await read(session, server.url)
+            assert loop.time() - began == pytest.approx(25.0, abs=0.1)
+            assert await read(session, server.url) == 200
+            assert loop.time() - began >= 35.0
+
+
+async def test_deadline_ends_the_wait_for_a_permit() -> None:
+    """A pause that began after a request entered the queue: it fails at its deadline, not later."""
+    refused = http(429, headers={"Retry-After": "100"})
+    async with byte_server(answers(FINE, refused)) as server:
+        limited = quota_middleware(Quota(1, 10.0), deadline=lambda _: 25.0)
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            first, second, third = await asyncio.gather(
+                *(read(session, server.url) for _ in range(3)), return_exceptions=True
+            )
+            assert (first, second) == (200, 429)
+            assert isinstance(third, DeadlineExceededError)
+            assert third.eta == pytest.approx(85.0, abs=1.0)
+            assert loop.time() - began == pytest.approx(25.0, abs=0.1)
+
+
+# --- Events ---------------------------------------------------------------------------
+
+
+async def test_listeners_get_the_events_of_each_request() -> None:
+    """A request is a call of the host with one attempt; no event shows its path or headers."""
+    events: list[Any] = []
+    refused = http(429, headers={"Retry-After": "20"})
+    async with (
+        byte_server(answers(FINE, refused)) as server,
+        quota_middleware(Quota(1, 10.0), listeners=[events.append]) as limited,
+        aiohttp.ClientSession(middlewares=(limited,)) as session,
+    ):
+        for _ in range(2):
+            await read(session, server.url + "bot4711/send?key=4711")
+        (scope,) = limited.stats()
+    opened, *calls, closed = events
+    assert opened == PoolOpened(stats=limited.stats)
+    assert closed == PoolClosed(stats=limited.stats)
+    started, sent, ended, done = calls[:4]
+    assert (started.vendor, started.operation, started.method) == ("127.0.0.1", "request", "GET")
+    assert started.origin + "/" == server.url
+    assert sent == AttemptStarted(call=started.call, attempt=1, waited=0.0)
+    assert (ended.status, ended.error) == (200, None)
+    assert done == CallEnded(call=started.call, attempts=1, error=None)
+    _, sent, ended, paused, done = calls[4:]
+    assert sent.waited == pytest.approx(10.0, abs=0.1)
+    assert ended.status == 429
+    assert (paused.vendor, paused.scope) == ("127.0.0.1", scope.scope)
+    assert paused.seconds == pytest.approx(20.0)
+    assert done.error is None
+    assert (scope.sent, scope.rejected) == (2, 1)
+    assert "4711" not in repr(events)
+
+
+async def test_listeners_get_failures() -> None:
+    """A failed request ends with the name of its error, and one that never left has no attempt."""
+    events: list[Any] = []
+    async with byte_server(hangs_up) as server:
+        limited = quota_middleware(
+            Quota(1, 60.0), deadline=lambda _: 5.0, listeners=[events.append]
+        )
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            with pytest.raises(aiohttp.ServerDisconnectedError):
+                await session.post(server.url)
+            with pytest.raises(DeadlineExceededError):
+                await session.post(server.url)
+    ended = [
+        (type(e).__name__, e.error) for e in events if isinstance(e, (AttemptEnded, CallEnded))
+    ]
+    assert ended == [
+        ("AttemptEnded", "ServerDisconnectedError"),
+        ("CallEnded", "ServerDisconnectedError"),
+        ("CallEnded", "DeadlineExceededError"),
+    ]
+
+
+# --- Arguments ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"limits": "redis://host"}, "limits cannot be used: it is of type str"),
+        ({"limits": FileLimits}, "limits cannot be used: it is the class FileLimits"),
+        ({"listeners": [1]}, "listeners must be a sequence of functions"),
+        ({"listeners": print}, "listeners must be a sequence of functions"),
+        ({"deadline": 5.0}, "deadline must be a function of a request, not 5.0"),
+        ({"quota_key": ""}, "quota_key must be text that is not empty"),
+        ({"quota_key": "acme", "scope": str}, "takes scope or quota_key, not both"),
+    ],
+)
+def test_middleware_refuses_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
+    """An argument that cannot be used is an error where it is given."""
+    with pytest.raises(ConfigurationError, match=re.escape(words)):
+        quota_middleware(Quota(2, 1.0), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "shared"),
+    [
+        ("deadline", "5", False),
+        ("deadline", math.nan, False),
+        ("deadline", True, False),
+        ("scope", 4711, True),
+    ],
+)
+async def test_middleware_refuses_wrong_results(name: str, result: Any, *, shared: bool) -> None:
+    """A function that returns something else is named in the request, which is not sent."""
+
+    def function(_: aiohttp.ClientRequest) -> Any:
+        return result
+
+    arguments: dict[str, Any] = {name: function, "limits": MemoryLimits() if shared else None}
+    words = f"{name}= returned a value of type {type(result).__name__}"
+    async with byte_server(answers(FINE)) as server:
+        limited = quota_middleware(Quota(2, 1.0), **arguments)
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            with pytest.raises(ConfigurationError, match=re.escape(words)):
+                await read(session, server.url)
+        assert server.arrived == []

@@ -30,11 +30,8 @@ from asyncclients.core.error_mapping import (
 from asyncclients.core.events import (
     Callback,
     CallEvents,
-    ScopePaused,
     captures,
-    emit_scope_paused,
     logger,
-    warn_of_rejections,
 )
 from asyncclients.core.options import CallContext, Options, OutgoingRequest, current_call_context
 from asyncclients.core.prepare import PreparedRequest, prepare
@@ -333,7 +330,7 @@ class Call(Generic[T]):
         if kind is ResponseKind.RATE_LIMITED:
             self._on_rate_limited(response)
         elif response.status in UNAVAILABLE and retry_after(response) is not None:
-            self._emit_pause(unavailable=True)
+            self._scope.on_pause(self._config.pool.listeners, unavailable=True)
         return decide(self._request, response, kind, self._state, self._config.policy)
 
     def _on_rate_limited(self, outcome: Response) -> None:
@@ -342,20 +339,7 @@ class Call(Generic[T]):
             self._scope.scheduler.on_rate_limited(retry_after(outcome, rate_limited=True), permit)
         if self._context is not None and self._context.hook is not None:
             self._context.hook.on_rate_limited()
-        self._emit_pause()
-        scope = self._scope
-        if scope.scheduler.has_unexplained_rejections and not scope.has_warned:
-            scope.has_warned = True
-            warn_of_rejections(scope.vendor, scope.scheduler.rejected)
-
-    def _emit_pause(self, *, unavailable: bool = False) -> None:
-        scope = self._scope
-        seconds = scope.scheduler.paused_for
-        if seconds > 0:
-            event = ScopePaused(
-                vendor=scope.vendor, scope=scope.key, seconds=seconds, unavailable=unavailable
-            )
-            emit_scope_paused(self._config.pool.listeners, event)
+        self._scope.on_pause(self._config.pool.listeners)
 
     async def wait(self, decision: Decision, outcome: Outcome) -> bool:
         """Wait before the next attempt; return False if there must be none."""

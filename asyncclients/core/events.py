@@ -158,6 +158,12 @@ class Callback(Generic[T]):
                 )
 
 
+def callbacks(listeners: Sequence[Listener]) -> tuple[Callback[Any], ...]:
+    """Return *listeners* as callbacks, with the log if its level is DEBUG."""
+    logs = (log_event,) if logger.isEnabledFor(logging.DEBUG) else ()
+    return tuple(map(Callback, (*listeners, *logs)))
+
+
 def emit(listeners: Sequence[Callback[Any]], event: Event) -> None:
     """Call each listener with *event*."""
     for listener in listeners:
@@ -190,7 +196,7 @@ def emit_external_usage(
         text = (
             "%s: other clients use the same quota, about %.2g calls per second, which are left "
             "to them. Give this program a credential of its own, or share the quota with your "
-            "other processes: SessionPool(limits=...), or --limits of a command"
+            "other processes: limits=..., or --limits of a command"
         )
         logger.warning(text, vendor, rate)
     else:
@@ -203,7 +209,7 @@ def warn_of_rejections(vendor: str, rejected: int) -> None:
     text = (
         "%s: %d requests were rejected although this program kept the quota: another program "
         "uses the same key, or the vendor allows less. Give this program a credential of its "
-        "own, or share the quota with your other processes: SessionPool(limits=...), or --limits of a command"
+        "own, or share the quota with your other processes: limits=..., or --limits of a command"
     )
     logger.warning(text, vendor, rejected)
 
@@ -273,7 +279,8 @@ def capture_responses() -> Generator[list[CapturedResponse]]:
 
 # --- The events of one call ---------------------------------------------------
 
-_call_numbers = itertools.count(1)
+call_numbers = itertools.count(1)
+"""Numbers of calls, for `CallStarted.call`."""
 
 
 class CallEvents:
@@ -285,7 +292,7 @@ class CallEvents:
         self, listeners: Sequence[Callback[Any]], vendor: Vendor, endpoint: Endpoint[Any]
     ) -> None:
         self._listeners, self._vendor, self._endpoint = listeners, vendor, endpoint
-        self._number = next(_call_numbers)
+        self._number = next(call_numbers)
         self._attempts = 0
 
     def on_start(self, base_url: str) -> None:

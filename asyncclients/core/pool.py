@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextvars import Context
 from functools import partial
 from inspect import iscoroutinefunction
-from logging import DEBUG
 from pathlib import PurePath
 from ssl import SSLContext
 from types import TracebackType
@@ -25,12 +24,11 @@ from asyncclients.arguments import check_count, check_seconds, check_type
 from asyncclients.core.auth import ClientCredentials, HeaderLogin, Login
 from asyncclients.core.call import ClientConfig, PoolConfig
 from asyncclients.core.events import (
-    Callback,
     PoolClosed,
     PoolOpened,
+    callbacks,
     emit,
     emit_external_usage,
-    log_event,
     logger,
 )
 from asyncclients.core.network import network_arguments
@@ -111,15 +109,14 @@ class SessionPool:
         check_seconds("timeout", timeout)
         check_type("validate", validate, bool, "validate=False")
         check_type("retry", retry, RetryPolicy, "retry=RetryPolicy(max_attempts=3)")
-        _check_parts(session, limits, tokens, listeners)
+        check_parts(session=session, limits=limits, tokens=tokens, listeners=listeners)
         Limiter((), admission=admission, cold_start=cold_start)  # rejects other words
-        logs = (log_event,) if logger.isEnabledFor(DEBUG) else ()
         self.config = PoolConfig(
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
             validate=validate,
-            listeners=tuple(map(Callback, (*listeners, *logs))),
+            listeners=callbacks(listeners),
         )
         self._network = network_arguments(ssl, proxy)
         self._session, self._limits, self._tokens = session, limits, tokens
@@ -371,7 +368,9 @@ class SessionPool:
             yield from group.values()
 
 
-def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None:
+def check_parts(
+    *, session: Any = None, limits: Any = None, tokens: Any = None, listeners: Any = ()
+) -> None:
     """Check that each part has its methods. Errors show types only: a URL may hold a password.
 
     Raises:
@@ -385,9 +384,10 @@ def _check_parts(session: Any, limits: Any, tokens: Any, listeners: Any) -> None
     for name, part, methods, form in parts:
         has_all = all(callable(getattr(part, method, None)) for method in methods)
         if part is not None and (isinstance(part, (type, PurePath)) or not has_all):
-            kind = f"the class {part.__name__}" if isinstance(part, type) else type(part).__name__
+            is_class = isinstance(part, type)
+            kind = f"the class {part.__name__}" if is_class else f"of type {type(part).__name__}"
             raise ConfigurationError(
-                f"{name} cannot be used: it is of type {kind}", advice=f"Write it as in {form}"
+                f"{name} cannot be used: it is {kind}", advice=f"Write it as in {form}"
             )
     functions = listeners if issubclass(type(listeners), Sequence) else (None,)
     if not all(callable(one) and not iscoroutinefunction(one) for one in functions):

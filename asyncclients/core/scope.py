@@ -13,19 +13,25 @@ from weakref import ref
 
 import msgspec
 
-from asyncclients.core.events import logger
+from asyncclients.core.events import (
+    ScopePaused,
+    emit_scope_paused,
+    logger,
+    warn_of_rejections,
+)
 from asyncclients.core.session import middlewares_of, open_session, reuse_clean_connections
 from asyncclients.core.transport import AttemptTimeouts
 from asyncclients.errors import ClientClosedError
 from asyncclients.ratelimit.quota import Priority, Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     import aiohttp
     from aiohttp.client_middlewares import ClientMiddlewareType
 
+    from asyncclients.core.events import Callback
     from asyncclients.core.tokens import TokenCache
     from asyncclients.ratelimit.scheduler import Scheduler
 
@@ -180,6 +186,18 @@ class Scope:
             )
         for quota in added:
             self.scheduler.limiter.add(quota, asyncio.get_running_loop().time())
+
+    def on_pause(self, listeners: Sequence[Callback[Any]], *, unavailable: bool = False) -> None:
+        """Log and emit the pause that a response began: a 429, or the vendor is *unavailable*."""
+        scheduler = self.scheduler
+        if (seconds := scheduler.paused_for) > 0:
+            event = ScopePaused(
+                vendor=self.vendor, scope=self.key, seconds=seconds, unavailable=unavailable
+            )
+            emit_scope_paused(listeners, event)
+        if not unavailable and scheduler.has_unexplained_rejections and not self.has_warned:
+            self.has_warned = True
+            warn_of_rejections(self.vendor, scheduler.rejected)
 
     def stats(self, now: float) -> ScopeStats:
         """Return a snapshot at loop time *now*."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 
 from asyncclients import ConfigurationError, Priority, Quota, WrongEventLoopError, quota_middleware
 from asyncclients.sandbox import Sandbox
+from asyncclients.stores import FileLimits
 from asyncclients.testing import VirtualClock
 from tests.support.byte_server import ByteServer, answers, byte_server, hangs_up, http
 
@@ -151,3 +153,22 @@ def test_middleware_rejects_a_second_loop(unused_tcp_port: int) -> None:
         asyncio.run(ask())
     with pytest.raises(WrongEventLoopError, match="another event loop"):
         asyncio.run(ask())
+
+
+async def test_middleware_shares_a_quota_by_a_file(tmp_path: Path) -> None:
+    """Two programs with one limit file use 20 per half second together, and none is rejected."""
+    path = tmp_path / "limits.db"
+    async with Sandbox(quotas={"intouch": (20, 0.5)}) as sandbox:
+        key = {"x-api-key": sandbox.environ["INTOUCH_API_KEY"]}
+
+        async def run() -> None:
+            async with quota_middleware(
+                Quota(20, 0.5), limits=FileLimits(path), admission="exact"
+            ) as limited:
+                program = Program(sandbox.url("intouch") + "tags", limited)
+                async with program.session:
+                    await asyncio.gather(*(program.ask("", **key) for _ in range(30)))
+
+        await asyncio.gather(run(), run())
+        assert len(sandbox.requests("intouch")) == 60
+        assert sandbox.rejected("intouch") == 0

@@ -99,7 +99,7 @@ async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptu
         f"totango: other clients use the same quota, about {came.rate:.2g} calls per second"
     )
     assert "a credential of its own" in warned
-    assert "SessionPool(limits=...)" in warned
+    assert "limits=..." in warned
     assert gone == "totango: other clients no longer use the same quota"
 
 

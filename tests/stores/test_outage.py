@@ -15,7 +15,7 @@ from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
-from asyncclients.stores.config import StoreConfig, WhenDown
+from asyncclients.stores.config import WhenDown
 from asyncclients.stores.fallback import (
     Blocked,
     Membership,
@@ -24,9 +24,13 @@ from asyncclients.stores.fallback import (
     fallback_policy,
 )
 from asyncclients.stores.limiter import SharedLimiter
-from asyncclients.stores.session import StoreSession
 from asyncclients.stores.shares import UNIT
-from tests.support.shared_quota import EPOCH, MemoryStore, SharedQuotaSimulation, most_in
+from tests.support.shared_quota import (
+    EPOCH,
+    MemoryLimits,
+    SharedQuotaSimulation,
+    most_in,
+)
 
 TWO = Quota(2, 1.0)
 TWENTY = Quota(20, 10.0)
@@ -253,25 +257,6 @@ async def test_no_call_hangs_on_an_unexpected_error(
     assert most_in(1.0, world.arrivals) <= 2
 
 
-class Kept:
-    """A store in memory, for a pool."""
-
-    def __init__(self, when_down: WhenDown) -> None:
-        self.backend = MemoryStore()
-        self._when_down: WhenDown = when_down
-
-    def open(self, *, cold: bool) -> StoreSession:
-        config = StoreConfig(
-            process="pool",
-            display_name="memory",
-            when_down=self._when_down,
-            lease=0.1,
-            timeout=0.5,
-            assume_spent=cold,
-        )
-        return StoreSession(self.backend, config)
-
-
 @pytest.mark.virtual_time
 @pytest.mark.parametrize(("when_down", "sent"), [("safe_share", 4), ("pause", 0)])
 async def test_deadline_holds_in_an_outage(when_down: WhenDown, sent: int) -> None:
@@ -279,7 +264,7 @@ async def test_deadline_holds_in_an_outage(when_down: WhenDown, sent: int) -> No
 
     Alone in `safe_share`: 1 s until the outage begins, and a window and the leases until it sends.
     """
-    store = Kept(when_down)
+    store = MemoryLimits(when_down)
     async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
         client = IntouchClient.from_env(pool, sandbox.environ)
         await client.tags.list(limit=1).first()

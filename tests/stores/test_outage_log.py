@@ -20,8 +20,7 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.config import StoreConfig, WhenDown
 from asyncclients.stores.fallback import OutageLog
-
-from .test_outage import Kept
+from tests.support.shared_quota import MemoryLimits
 
 CONFIG = StoreConfig(
     process="me",
@@ -46,7 +45,7 @@ async def test_outage_is_logged_once_per_pool(
     when_down: WhenDown, fallback: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Four scopes notice the outage: one line with store, vendors, numbers and next step."""
-    store = Kept(when_down)
+    store = MemoryLimits(when_down)
     async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
         emma = EmmaClient.from_env(pool, sandbox.environ)
         clients = [
@@ -104,7 +103,7 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
 @pytest.mark.parametrize("lasting", [False, True])
 async def test_new_scope_in_an_outage_waits_for_the_store(lasting: bool) -> None:
     """The store has worked for another key of the pool: a new key's call waits, and is sent."""
-    store = Kept("safe_share")
+    store = MemoryLimits("safe_share")
     async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
         base_url = sandbox.environ["INTOUCH_BASE_URL"]
         known = IntouchClient.from_env(pool, sandbox.environ)
@@ -134,7 +133,7 @@ async def test_reset_of_the_store_is_logged_once_per_pool(
     ahead: float, event: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Three scopes notice that the store was emptied, or its clock set: one line with the scope."""
-    store = Kept("pause")
+    store = MemoryLimits("pause")
     async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
         clients = [
             IntouchClient(

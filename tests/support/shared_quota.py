@@ -71,6 +71,27 @@ class MemoryStore:
         pass
 
 
+class MemoryLimits:
+    """Shares quotas between pools through *backend*; the value of `SessionPool(limits=)`."""
+
+    def __init__(self, when_down: WhenDown = "safe_share") -> None:
+        self.backend = MemoryStore()
+        self._when_down: WhenDown = when_down
+        self._opened = 0
+
+    def open(self, *, cold: bool) -> StoreSession:
+        self._opened += 1
+        config = StoreConfig(
+            process=f"pool {self._opened}",
+            display_name="memory",
+            when_down=self._when_down,
+            lease=0.1,
+            timeout=0.5,
+            assume_spent=cold,
+        )
+        return StoreSession(self.backend, config)
+
+
 Latency = Callable[[Random], tuple[float, float]]
 
 
