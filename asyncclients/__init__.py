@@ -18,8 +18,7 @@ asyncio.run(main())
 Each name is loaded when it is first used, so that importing the package costs next to nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncclients.errors import (
     AsyncClientsError,
@@ -58,6 +57,7 @@ from asyncclients.errors import (
     UploadError,
     WrongEventLoopError,
 )
+from asyncclients.lazy import lazy
 
 if TYPE_CHECKING:
     from asyncclients.core.events import CapturedResponse, capture_responses
@@ -142,14 +142,4 @@ __all__ = [
     "quota_middleware",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(module), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _LAZY)

@@ -3,8 +3,9 @@
 Each store is loaded when it is first named: those on Redis need the extra `redis`.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asyncclients.lazy import lazy
 
 if TYPE_CHECKING:
     from asyncclients.stores.file_tokens import FileTokens
@@ -21,14 +22,4 @@ _LAZY = {
 
 __all__ = ["FileLimits", "FileTokens", "RedisLimits", "RedisTokens"]
 
-
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(module), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = lazy(__name__, _LAZY)

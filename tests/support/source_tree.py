@@ -10,6 +10,7 @@ PACKAGE = "asyncclients"
 
 FLOORS = {
     "errors": 0,
+    "lazy": 0,
     "own_files": 0,
     "secret": 0,
     "arguments": 1,

@@ -368,33 +368,6 @@ class Checkpoint:
         Raises:
             BackfillStoppedError: their share is above *max_failed*; nothing was written.
         """
-        state = self.state
-        # A page without readable items includes its number: a gateway's error page is always the
-        # same. The prefix keeps these keys apart from those of items without an id.
-        suffix = b"" if page.items else b" %d" % page.number
-        keys = [digest(b"failed " + invalid.raw + suffix) for invalid in page.invalid_items]
-        new = [key not in self.seen for key in keys]
-        failed = state.failed + sum(each.items for each in compress(page.invalid_items, new))
-        found = state.done + failed
-        if failed > max_failed * max(found, _MIN_ITEMS):
-            raise BackfillStoppedError(
-                f"{failed} of {found} items do not match the vendor's documentation; the last, "
-                f"on page {page.number}: {page.invalid_items[-1].reason}",
-                advice="The vendor may have changed its responses; all pages before are saved. To "
-                "continue anyway, run again with a higher max_failed=",
-            )
-        self.add_keys(keys)
-        for index, invalid in compress(enumerate(page.invalid_items, 1), new):
-            self._failures.add(
-                DeadLetter(
-                    line=page.number,
-                    number=index,
-                    row=invalid.raw.decode("utf-8", "backslashreplace"),
-                    reason=invalid.reason,
-                    error=DecodeError.__name__,
-                )
-            )
-        state.failed = failed
         keys = failed_keys(page)
         new = [key not in self.seen for key in keys]
         set_aside(self._failures, self.state, page, new, max_failed)

@@ -282,67 +282,19 @@ NODE_ROUTES: list[Route[IntouchState]] = [
 ]
 
 
-LANGUAGES = frozenset(
-    [
-        "en",
-        "sq",
-        "eu_ES",
-        "bn_BD",
-        "bg",
-        "ca_ES",
-        "zh-Hant",
-        "zh-Hans",
-        "hr_HR",
-        "cs_CZ",
-        "da_DK",
-        "nl_NL",
-        "en_US",
-        "et_EE",
-        "fi_FI",
-        "fr_CA",
-        "fr_FR",
-        "de_DE",
-        "el_GR",
-        "hi_IN",
-        "hu_HU",
-        "is_IS",
-        "id_ID",
-        "it_IT",
-        "ja_JP",
-        "ko_KR",
-        "lv_LV",
-        "lt_LT",
-        "ms_MY",
-        "no_NO",
-        "pl_PL",
-        "pt",
-        "pt_BR",
-        "pt_PT",
-        "pa_IN",
-        "ro_RO",
-        "ru_RU",
-        "sr_RS",
-        "sk_SK",
-        "sl_SI",
-        "es",
-        "es_ES",
-        "es_US",
-        "sw",
-        "sv_SE",
-        "tl_PH",
-        "th_TH",
-        "tr_TR",
-        "uk_UA",
-        "vi_VN",
-    ]
-)
+_LANGUAGES = """
+    en sq eu_ES bn_BD bg ca_ES zh-Hant zh-Hans hr_HR cs_CZ da_DK nl_NL en_US et_EE fi_FI
+    fr_CA fr_FR de_DE el_GR hi_IN hu_HU is_IS id_ID it_IT ja_JP ko_KR lv_LV lt_LT ms_MY
+    no_NO pl_PL pt pt_BR pt_PT pa_IN ro_RO ru_RU sr_RS sk_SK sl_SI es es_ES es_US sw
+    sv_SE tl_PH th_TH tr_TR uk_UA vi_VN
+"""
 
 CONTACT_FIELDS = {
     "first_name": Field(text(100)),
     "last_name": Field(text(100)),
     "email": Field(email, required=True),
     "phone_number": Field(phone),
-    "language": Field(one_of(LANGUAGES)),
+    "language": Field(one_of(frozenset(_LANGUAGES.split()))),
     "contact_lists": Field(objects),
     "custom_fields": Field(custom_fields),
 }
