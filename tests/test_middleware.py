@@ -100,6 +100,19 @@ async def test_resend_takes_a_permit() -> None:
         assert len(server.arrived) == 2
 
 
+async def test_redirect_takes_a_permit() -> None:
+    """A request that is redirected takes two permits."""
+    moved = http(302, headers={"Location": "/there"})
+    async with byte_server(answers(moved, FINE)) as server:
+        async with aiohttp.ClientSession(
+            middlewares=(quota_middleware(Quota(1, 10.0)),)
+        ) as session:
+            began = asyncio.get_running_loop().time()
+            assert await read(session, server.url) == 200
+            assert asyncio.get_running_loop().time() - began >= 10.0
+        assert len(server.arrived) == 2
+
+
 async def test_waiting_request_holds_no_connection() -> None:
     """While five requests wait for permits, the server sees one connection."""
     async with byte_server(answers(FINE)) as server:
