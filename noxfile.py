@@ -100,10 +100,12 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, warnings as errors."""
+    """The documentation, warnings as errors, with recordings of commands that are run for it."""
     _groups(session, "docs")
     session.install("-q", EXTRAS)
     session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
+    for script in ("record_terminal.py", "record_monitor.py"):
+        session.run("python", f"docs/{script}", "--to", "docs/_build/html/_images")
 
 
 @nox.session

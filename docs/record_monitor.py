@@ -1,11 +1,14 @@
 """Record `_static/live-page.png`: the live page of a running `asyncclients demo --web`.
 
-`python docs/record_monitor.py` needs Chromium and half a minute, so the picture is committed.
-`tests/integrations/test_monitor.py` tests the page in the same browser.
+`python docs/record_monitor.py [--to FOLDER]` takes half a minute. `nox -s docs` does this for the
+pages that it builds. The picture is committed as well, for builds without Chromium, where this
+script says so and does nothing. `tests/integrations/test_monitor.py` tests the page in the same
+browser.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import re
 import sys
@@ -16,14 +19,15 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.integrations.browser import Tab, browser
+from tests.integrations.browser import CHROMIUM, Tab, browser
 
-PICTURE = Path(__file__).parent / "_static" / "live-page.png"
+STATIC = Path(__file__).parent / "_static"
+NAME = "live-page.png"
 _WIDTH, _VENDOR, _SECONDS = 1100, "emma", 25
 
 
-async def record() -> None:
-    """Draw the page after 25 seconds of the demo, with the details of Emma opened."""
+async def record(folder: Path) -> None:
+    """Draw the page after 25 seconds of the demo, with the details of Emma opened, in *folder*."""
     demo = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "asyncclients", "demo", "--web"), stdout=PIPE, stderr=STDOUT
     )
@@ -35,7 +39,7 @@ async def record() -> None:
             async with browser(Path(profile)) as tab:
                 await tab.open(url)
                 await asyncio.sleep(_SECONDS)
-                PICTURE.write_bytes(await _screenshot(tab))
+                (folder / NAME).write_bytes(await _screenshot(tab))
     finally:
         demo.terminate()
         await demo.communicate()
@@ -52,5 +56,16 @@ async def _screenshot(tab: Tab) -> bytes:
     return b64decode(picture["data"])
 
 
+def main() -> None:
+    """Draw the page, if there is a browser."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--to", type=Path, default=STATIC, metavar="FOLDER")
+    folder = parser.parse_args().to
+    if CHROMIUM is None:
+        sys.stderr.write(f"Chromium is not installed: the committed {NAME} is kept\n")
+        return
+    asyncio.run(record(folder))
+
+
 if __name__ == "__main__":
-    asyncio.run(record())
+    main()

@@ -1,13 +1,15 @@
 """Record `_static/terminal-*.svg`: what `asyncclients` shows on a terminal, from real runs.
 
-`python docs/record_terminal.py [NAME ...]` runs the commands of each recording on a terminal of
-80 columns (pyte), against mock vendors, and draws the screen with rich. It takes two minutes, so
-the drawings are committed; `tests/docs/test_recordings.py` fails if a command of a recording no
-longer exists, or if the words on the screen have changed.
+`python docs/record_terminal.py [--to FOLDER] [NAME ...]` runs the commands of each recording on a
+terminal of 80 columns (pyte), against mock vendors, and draws the screen with rich. It takes most
+of a minute. `nox -s docs` does this for the pages that it builds. The drawings are committed as
+well, for the README and for builds without it; `tests/docs/test_recordings.py` fails if a command
+of a recording no longer exists, or if the words on the screen have changed.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import fcntl
 import os
@@ -86,12 +88,16 @@ class Terminal:
         self._environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.lines: list[Text] = []
 
-    async def run(self, command: str, *, at: str = "", kill: bool = False) -> None:
-        """Run *command* and keep the screen at its end.
+    async def run(self, command: str, *, at: str = "", kill: bool = False, code: int = 0) -> None:
+        """Run *command*, which ends with the exit code *code*, and keep the screen at its end.
 
         With *at*, also keep the screen as soon as it matches this pattern; with *kill*, kill the
         command then.
+
+        Raises:
+            RuntimeError: the screen did not match *at*, or the command failed.
         """
+        pattern = at
         screen = pyte.Screen(WIDTH, _HEIGHT)
         stream = pyte.ByteStream(screen)
         self.lines.append(Text(f"$ {command}", style="bold"))
@@ -107,8 +113,14 @@ class Terminal:
                         self.lines[-1] = Text("Killed")  # as bash prints
                         break
             else:
+                await process.wait()
                 self._keep(screen)
         self.lines.append(Text())
+        shown = "\n".join(screen.display).strip()
+        if at:
+            raise RuntimeError(f"{command}: the screen did not match {pattern!r}:\n{shown}")
+        if not kill and process.returncode != code:
+            raise RuntimeError(f"{command}: exit code {process.returncode}:\n{shown}")
 
     def _keep(self, screen: pyte.Screen) -> None:
         shown = [_line(screen, row) for row in range(screen.cursor.y + 1)]
@@ -138,14 +150,14 @@ class Terminal:
             await process.wait()
             os.close(master)
 
-    def save(self, name: str) -> None:
-        """Draw the lines as `terminal-NAME.svg`."""
+    def save(self, name: str, folder: Path) -> None:
+        """Draw the lines as `terminal-NAME.svg` in *folder*."""
         console = Console(width=WIDTH, record=True, file=StringIO(), force_terminal=True)
         console.print(Text("\n").join(self.lines))
         drawing = console.export_svg(
             title="", theme=_THEME, code_format=_FORMAT, unique_id=f"terminal-{name}"
         )
-        (STATIC / f"terminal-{name}.svg").write_text(drawing)
+        (folder / f"terminal-{name}.svg").write_text(drawing)
 
 
 async def _output(master: int) -> AsyncIterator[bytes]:
@@ -207,7 +219,7 @@ async def dry_run(terminal: Terminal, _: Sandbox) -> None:
     """A dry run of a file with an invalid row."""
     people = "".join(f"person{n}@example.com,Person {n}\n" for n in range(59))
     (terminal.folder / "people.csv").write_text(f"email,first_name\n{people},Bob\n")
-    await terminal.run("asyncclients push intouch.contacts people.csv --dry-run")
+    await terminal.run("asyncclients push intouch.contacts people.csv --dry-run", code=3)
 
 
 RECORDINGS: dict[str, Callable[[Terminal, Sandbox], Awaitable[None]]] = {
@@ -215,15 +227,25 @@ RECORDINGS: dict[str, Callable[[Terminal, Sandbox], Awaitable[None]]] = {
 }
 
 
-async def record(name: str) -> None:
-    """Draw the recording *name*."""
+async def record(name: str, to: Path) -> None:
+    """Draw the recording *name* in the folder *to*."""
     with TemporaryDirectory() as folder:
         async with Sandbox(latency=(0.02, 0.005)) as sandbox:
             terminal = Terminal(Path(folder), sandbox.environ)
             await RECORDINGS[name](terminal, sandbox)
-    terminal.save(name)
+    terminal.save(name, to)
+
+
+async def main() -> None:
+    """Draw the recordings that the command line names, by default all, at the same time."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--to", type=Path, default=STATIC, metavar="FOLDER")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=[*RECORDINGS])
+    given = parser.parse_args()
+    async with asyncio.TaskGroup() as group:
+        for name in given.names:
+            group.create_task(record(name, given.to))
 
 
 if __name__ == "__main__":
-    for each in sys.argv[1:] or RECORDINGS:
-        asyncio.run(record(each))
+    asyncio.run(main())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html import unescape
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -79,3 +82,15 @@ async def test_recording_of_the_demo_has_its_words() -> None:
 def test_recording_has_the_words_of_its_result(name: str, result: Report | Plan) -> None:
     """The words with which a command reports its result are on its recording."""
     assert {*_WORD.findall(result_text(result))} <= words(name)
+
+
+def test_picture_of_the_page_is_kept_without_a_browser(tmp_path: Path) -> None:
+    """Without Chromium the script of the live page says so, draws nothing and succeeds."""
+    command = [sys.executable, "docs/record_monitor.py", "--to", str(tmp_path)]
+    environ = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(
+        command, check=False, cwd=ROOT, env=environ, capture_output=True, text=True
+    )
+    expected = "Chromium is not installed: the committed live-page.png is kept\n"
+    assert (ran.returncode, ran.stderr) == (0, expected)
+    assert [*tmp_path.iterdir()] == []
