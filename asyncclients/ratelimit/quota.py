@@ -1,30 +1,45 @@
-"""Quotas as vendors publish them, and the priority classes of calls."""
+"""Quotas as vendors publish them, what a call takes of them, and the priority classes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, Literal, cast
 
 from asyncclients.arguments import is_seconds, shown
 from asyncclients.errors import ConfigurationError
+from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_calendar
+
+_ROUNDING = 1e-9
+"""0.29 of 100 requests are 29, although the product is a little less."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
     """At most *limit* requests in any *period* seconds.
 
+    A request whose endpoint has a cost counts as that many.
+
     Attributes:
         limit: requests, at least 1.
         period: seconds.
+        operations: patterns of the operations that it applies to, such as `events.*`, by the
+            rules of `fnmatch` and case-sensitive; empty for all operations.
+        unit: `hour`, `day` or `month` for a quota made by `calendar`, else empty.
+        timezone: IANA name of the time zone of *unit*.
 
     Raises:
-        ConfigurationError: if *limit* is not a whole number of at least 1, or
-            *period* is not a finite number of seconds above 0.
+        ConfigurationError: if *limit* is not a whole number of at least 1, *period* is not a
+            finite number of seconds above 0, or *operations* is not a sequence of patterns.
     """
 
     limit: int
     period: float
+    operations: tuple[str, ...] = field(default=(), kw_only=True)
+    unit: str = field(default="", kw_only=True)
+    timezone: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if type(self.limit) is not int or self.limit < 1:
@@ -38,14 +53,130 @@ class Quota:
                 f"not {shown(self.period)}",
                 advice="Give the period in seconds, as in Quota(100, 60.0)",
             )
+        object.__setattr__(self, "operations", _patterns(self.operations))
+        if self.unit or self.timezone:
+            check_calendar(self.unit, self.timezone)
+
+    @classmethod
+    def calendar(
+        cls,
+        limit: int,
+        unit: Literal["hour", "day", "month"],
+        timezone: str = "UTC",
+        *,
+        operations: Sequence[str] = (),
+    ) -> Quota:
+        """Return a quota of *limit* requests in each *unit* of the calendar of *timezone*.
+
+        It starts anew at the full hour, at midnight or on the first of the month, and may be
+        used up at once: only other quotas spread its calls. A day has 23 or 25 hours where
+        daylight saving time starts or ends; an hour that a clock shows twice counts as two.
+
+        Args:
+            limit: requests, at least 1.
+            unit: `hour`, `day` or `month`.
+            timezone: an IANA name, as in `Europe/Berlin`.
+            operations: as in the constructor.
+
+        Raises:
+            ConfigurationError: for an unknown unit or time zone; see also the constructor.
+        """
+        check_calendar(unit, timezone)
+        return cls(limit, LONGEST[unit], operations=tuple(operations), unit=unit, timezone=timezone)
 
     @property
     def rate(self) -> float:
         """Requests per second, on average."""
         return self.limit / self.period
 
+    @property
+    def group(self) -> str:
+        """Name of the quotas of the same operations; empty for those of all operations."""
+        return f"operations:{','.join(self.operations)}" if self.operations else ""
+
+    def applies_to(self, operation: str) -> bool:
+        """Return whether calls of *operation* count."""
+        patterns = self.operations
+        return not patterns or any(fnmatchcase(operation, pattern) for pattern in patterns)
+
+    def window(self, at: float, skip: int = 0) -> tuple[float, float]:
+        """Return start and end of the calendar window that contains *at*.
+
+        All are seconds since 1970. With *skip*, the window that many further on. Only for a
+        quota made by `calendar`.
+        """
+        return calendar_window(self.unit, self.timezone, at, skip)
+
     def __str__(self) -> str:
-        return f"{self.limit} per {self.period:g} s"
+        names = f"{', '.join(self.operations)} " if self.operations else ""
+        if self.unit:
+            return f"{names}{self.limit} per {self.unit} ({self.timezone})"
+        return f"{names}{self.limit} per {self.period:g} s"
+
+
+def _patterns(operations: Any) -> tuple[str, ...]:
+    if isinstance(operations, (list, tuple)):
+        found = tuple(cast("Sequence[Any]", operations))
+        if all(isinstance(pattern, str) and pattern for pattern in found):
+            return found
+    raise ConfigurationError(
+        f"a quota's operations must be a sequence of patterns, not {shown(operations)}",
+        advice="Write it as in Quota(100, 60.0, operations=('events.*',))",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of every quota that the calls of one kind of work may take, and no more.
+
+    Attributes:
+        name: of the work: its flow, or empty.
+        fraction: above 0, at most 1.
+    """
+
+    name: str
+    fraction: float
+
+    def of(self, quota: Quota) -> Quota:
+        """Return the part of *quota*, rounded down to whole requests, at least one."""
+        return replace(quota, limit=max(1, int(quota.limit * self.fraction + _ROUNDING)))
+
+    def __str__(self) -> str:
+        return f"share {self.fraction:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one call takes: *cost* units of each quota that applies to it, at one instant.
+
+    Attributes:
+        cost: units, at least 1.
+        operation: as in `contacts.create`; empty if no quota depends on it.
+        share: the share of the quotas that it counts towards; None for none.
+    """
+
+    cost: int = 1
+    operation: str = ""
+    share: Share | None = None
+
+    def quotas(self, quotas: Iterable[Quota]) -> tuple[tuple[str, Quota], ...]:
+        """Return those of *quotas* that apply, and its share of them, each with its group.
+
+        Group `""` has the quotas of all calls. Each other group has the quotas that only
+        calls of certain operations or of one share take from.
+        """
+        found: list[tuple[str, Quota]] = []
+        for quota in quotas:
+            if quota.applies_to(self.operation):
+                found.append((quota.group, quota))
+                if self.share is not None:
+                    group = f"share:{self.share.fraction:g}:{self.share.name}"
+                    found.append((f"{group} {quota.group}".rstrip(), self.share.of(quota)))
+        return tuple(found)
+
+
+ONE = Demand()
+"""One unit of the quotas that apply to every call."""
 
 
 def check_quotas(quotas: Any, form: str = "quotas=[Quota(2, 1.0)]") -> tuple[Quota, ...]:

@@ -1,0 +1,97 @@
+"""Hours, days and months of a time zone's calendar, as intervals of seconds since 1970.
+
+A window ends at the first instant of the next one. With daylight saving time a day has 23 or
+25 hours; where midnight does not exist, the day begins at the instant of the change. An hour
+is a run of instants with the same hour on the clock and the same offset from UTC: one that
+the clock shows twice is two hours.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, available_timezones
+
+from asyncclients.arguments import did_you_mean, shown
+from asyncclients.errors import ConfigurationError
+
+_HOUR = 3600.0
+LONGEST = {"hour": _HOUR, "day": 25 * _HOUR, "month": 745 * _HOUR}
+"""Seconds of the longest hour, day and month, in any time zone."""
+
+
+def check_calendar(unit: object, timezone: object) -> None:
+    """Check that *unit* is one of `LONGEST`, and *timezone* the name of a time zone.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(unit, str) or unit not in LONGEST:
+        raise ConfigurationError(
+            f"a calendar quota's unit must be 'hour', 'day' or 'month', not {shown(unit)}",
+            advice="Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')",
+        )
+    try:
+        _zone(str(timezone))
+    except (KeyError, ValueError, TypeError, OSError):
+        known = available_timezones()
+        guess = did_you_mean(timezone, known) if isinstance(timezone, str) else ""
+        raise ConfigurationError(
+            f"there is no time zone {shown(timezone)}{guess}",
+            advice="Give an IANA name, as in timezone='Europe/Berlin'"
+            if known
+            else "This system has no time zones: install the package tzdata",
+        ) from None
+
+
+@lru_cache(maxsize=64)
+def _zone(timezone: str) -> ZoneInfo:
+    return ZoneInfo(timezone)
+
+
+def calendar_window(unit: str, timezone: str, at: float, skip: int = 0) -> tuple[float, float]:
+    """Return start and end of the window that contains *at*, or of one *skip* windows later."""
+    zone = _zone(timezone)
+    if unit == "hour":
+        return _hour(zone, at + skip * _HOUR)
+    local = datetime.fromtimestamp(at, zone)
+    if unit == "day":
+        first = datetime(local.year, local.month, local.day) + timedelta(days=skip)  # noqa: DTZ001
+        following = first + timedelta(days=1)
+    else:
+        first, following = _month(local, skip), _month(local, skip + 1)
+    return first.replace(tzinfo=zone).timestamp(), following.replace(tzinfo=zone).timestamp()
+
+
+def _month(local: datetime, skip: int) -> datetime:
+    years, month = divmod(local.month - 1 + skip, 12)
+    return datetime(local.year + years, month + 1, 1)  # noqa: DTZ001
+
+
+def _hour(zone: ZoneInfo, at: float) -> tuple[float, float]:
+    offset = _offset(zone, at)
+    start = at - (at + offset) % _HOUR
+    end = start + _HOUR
+    if _offset(zone, start) != offset:
+        start = _change(zone, start, at)
+    if _offset(zone, end - 1) != offset:
+        end = _change(zone, at, end)
+    return start, end
+
+
+def _offset(zone: ZoneInfo, at: float) -> float:
+    offset = datetime.fromtimestamp(at, zone).utcoffset()
+    assert offset is not None
+    return offset.total_seconds()
+
+
+def _change(zone: ZoneInfo, before: float, after: float) -> float:
+    """Return the whole second between *before* and *after* at which the offset changes."""
+    offset, low, high = _offset(zone, before), int(before), int(after)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _offset(zone, middle) == offset:
+            low = middle
+        else:
+            high = middle
+    return float(high)
