@@ -48,7 +48,10 @@ _COMMANDS = {
     "worker": ("worker:worker", "Run the jobs in a database that many machines share."),
     "simulate": ("simulate:simulate", "Test a quota against a model of a server in virtual time."),
     "sandbox": ("sandbox:sandbox", "Start the mock vendors and print the variables for clients."),
-    "doctor": ("doctor:doctor", "Check versions, CA store, environment and vendor addresses."),
+    "doctor": (
+        "doctor:doctor",
+        "Check versions, CA store, environment, vendor addresses and limit store.",
+    ),
 }
 _EXAMPLES = {
     "pull": "pull intouch.contacts --to contacts.csv",

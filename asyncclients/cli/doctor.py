@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
@@ -23,8 +22,10 @@ from rich.table import Table
 
 import asyncclients
 from asyncclients.base_url import check_base_url
+from asyncclients.cli.doctor_limits import check_limits
+from asyncclients.cli.finding import Finding
 from asyncclients.cli.output import show
-from asyncclients.cli.shared import DATABASE_URL, LIMITS, PROXY
+from asyncclients.cli.shared import DATABASE_URL, LIMITS, PROXY, from_environment, limits_store
 from asyncclients.core.client import VendorClient
 from asyncclients.core.network import network_arguments
 from asyncclients.core.vendor import Vendor
@@ -38,8 +39,6 @@ _CONNECT_TIMEOUT = 5.0
 _PORTS = {
     "https": 443,
     "http": 80,
-    "redis": 6379,
-    "rediss": 6379,
     "postgresql": 5432,
     "postgres": 5432,
 }
@@ -52,40 +51,35 @@ _CLIENTS = (
 )
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """One line of the report of `doctor`.
-
-    Attributes:
-        what: what was checked.
-        found: the result.
-        good: whether it is as it should be; None if it is only informative.
-        advice: what to do, or empty.
-    """
-
-    what: str
-    found: str
-    good: bool | None
-    advice: str = ""
-
-
 async def doctor(
     *,
-    connect: Annotated[bool, Parameter(help="connect to the base URLs of set-up vendors")] = True,
+    limits: Annotated[
+        str,
+        Parameter(
+            help="the limit store to check, redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS"
+        ),
+    ] = "",
+    connect: Annotated[
+        bool, Parameter(help="connect to the base URLs of set-up vendors, and to stores")
+    ] = True,
     json: Annotated[bool, Parameter(negative="", help="print the findings as JSON")] = False,
 ) -> int:
-    """Check versions, the C parser, the CA store, the environment and the vendor addresses.
+    """Check versions, the C parser, the CA store, the environment, vendor addresses and stores.
 
     Exits with 1 if anything is wrong.
     """
+    if limits:
+        limits_store(limits)  # an address that is unusable is a usage error
     findings = [*_versions(), _parser(), _ca_store()]
     if proxy := os.environ.get(PROXY):
         findings.append(await _proxy(proxy, connect=connect))
-        connect = False  # the vendors and stores may not be reachable directly
     for vendor in _vendors():
-        findings.extend(await _vendor(vendor, connect=connect))
-    for variable, what in ((LIMITS, "limit store"), (DATABASE_URL, "job database")):
-        if address := os.environ.get(variable):
-            findings.append(await _shared(what, variable, address, connect=connect))
+        # Behind a proxy the vendors may not be reachable directly; stores do not use it.
+        findings.extend(await _vendor(vendor, connect=connect and not proxy))
+    if address := from_environment(limits, LIMITS):
+        findings.extend(await check_limits(address, connect=connect))
+    if database := os.environ.get(DATABASE_URL):
+        findings.append(await _database(database, connect=connect))
     if json:
         show(findings, as_json=True, describe=str)
     else:
@@ -163,29 +157,32 @@ async def _proxy(address: str, *, connect: bool) -> Finding:
     return await _reach("proxy", address) if connect else Finding("proxy", "set", True)
 
 
-async def _shared(what: str, variable: str, address: str, *, connect: bool) -> Finding:
-    """Check that the store or database in *variable* is reachable; shows no password."""
+async def _database(address: str, *, connect: bool) -> Finding:
+    """Check that the job database at *address* is reachable; shows no password."""
+    what = "job database"
     try:
         parts = urlsplit(address)
         port = parts.port
     except ValueError:
-        return Finding(what, "unreadable address", False, f"Check {variable}")
+        return Finding(what, "unreadable address", False, f"Check {DATABASE_URL}")
     if parts.scheme in _PORTS and parts.hostname:
         if connect:
             return await _reach(what, address)
         return Finding(f"{what} at {parts.hostname}", f"port {port or _PORTS[parts.scheme]}", True)
     path = Path(parts.path.removeprefix("/") if parts.scheme == "sqlite" else parts.path)
-    if parts.scheme not in ("", "sqlite", "unix"):
-        return Finding(what, f"unknown scheme {parts.scheme}", False, f"Check {variable}")
+    if parts.scheme not in ("", "sqlite"):
+        return Finding(what, f"unknown scheme {parts.scheme}", False, f"Check {DATABASE_URL}")
     if path.parent.is_dir():
         return Finding(what, str(path), True)
-    return Finding(what, f"no directory {path.parent}", False, f"Create it, or check {variable}")
+    return Finding(
+        what, f"no directory {path.parent}", False, f"Create it, or check {DATABASE_URL}"
+    )
 
 
 async def _reach(name: str, url: str) -> Finding:
     """Connect, with TLS, and close: without a request no quota is used."""
     parts = urlsplit(url)
-    host, tls = parts.hostname or "", parts.scheme in ("https", "rediss")
+    host, tls = parts.hostname or "", parts.scheme == "https"
     where = f"{name} at {host}"
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT):

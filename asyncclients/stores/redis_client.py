@@ -27,6 +27,7 @@ try:
         AuthenticationError,
         AuthorizationError,
         InvalidResponse,
+        NoPermissionError,
         NoScriptError,
         RedisError,
         ResponseError,
@@ -158,30 +159,64 @@ class Script:
             return await client.eval(self._text, len(keys), *keys, *args)
 
 
+class ServerFacts(NamedTuple):
+    """What a server reports about itself.
+
+    Attributes:
+        server: Redis or Valkey.
+        version: its own version.
+        is_too_old: it lacks commands that the store needs.
+        policy: its maxmemory-policy.
+        max_memory: bytes; 0 for no limit.
+    """
+
+    server: str
+    version: str
+    is_too_old: bool
+    policy: str
+    max_memory: int
+
+    @property
+    def may_evict(self) -> bool:
+        """True if it deletes keys when its memory is full."""
+        return self.max_memory > 0 and self.policy != "noeviction"
+
+
+async def read_facts(client: redis.Redis, store: str) -> ServerFacts | None:
+    """Return what the server reports; None if it does not permit INFO."""
+    info: dict[str, Any]
+    try:
+        info = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
+    except ResponseError as error:
+        if isinstance(explain(store, error), ConfigurationError):
+            return None
+        raise
+    version = str(info.get("redis_version", ""))  # Valkey reports the one that it is equal to
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    return ServerFacts(
+        server="Valkey" if "valkey_version" in info else "Redis",
+        version=str(info.get("valkey_version", version)),
+        is_too_old=bool(numbers) and numbers < _MIN_VERSION,
+        policy=str(info.get("maxmemory_policy", "noeviction")),
+        max_memory=int(info.get("maxmemory", 0)),
+    )
+
+
 async def check_server(client: redis.Redis, store: str) -> None:
     """Check the server's version and eviction policy, if it permits INFO.
 
     Raises:
         ConfigurationError: the server is too old.
     """
-    info: dict[str, Any]
-    try:
-        info = await client.info("server", "memory")  # pyright: ignore[reportUnknownMemberType]
-    except ResponseError as error:
-        if isinstance(explain(store, error), ConfigurationError):
-            return  # no permission, or renamed: INFO is not required
-        raise
-    version = str(info.get("redis_version", ""))
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < _MIN_VERSION:
-        raise _too_old(store, version)
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    if info.get("maxmemory", 0) and policy != "noeviction":
+    facts = await read_facts(client, store)
+    if facts is not None and facts.is_too_old:
+        raise _too_old(store, facts.version)
+    if facts is not None and facts.may_evict:
         logger.warning(
             "limit store %s may evict keys (maxmemory-policy %s): if a quota log is evicted, its "
             "calls pause for a whole period. Set noeviction or use a server without other data",
             store,
-            policy,
+            facts.policy,
         )
 
 
@@ -252,6 +287,13 @@ def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailab
         advice = meaning.advice or f"Give the user of its URL these rights: {ACL_RIGHTS}"
         return ConfigurationError(f"the shared store {store} {meaning.text}{detail}", advice=advice)
     return StoreUnavailableError(f"{type(error).__name__}: it {meaning.text}", meaning.advice)
+
+
+def is_denied(error: Exception) -> bool:
+    """True if the server rejects the command as such: no permission, disabled or renamed."""
+    if isinstance(error, (NoPermissionError, AuthorizationError)):
+        return True
+    return isinstance(error, ResponseError) and bool(_UNKNOWN_COMMAND.search(str(error)))
 
 
 def _connection_error(

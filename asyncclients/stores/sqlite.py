@@ -97,9 +97,9 @@ class SqliteBackend:
 
     def _apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         try:
-            return self._transact(self._open(), key, request)
+            return self._transact(self.open(), key, request)
         except sqlite3.Error as failure:
-            self._close()
+            self.close()
             raise explain(self._path, failure) from None
 
     def _transact(
@@ -122,7 +122,7 @@ class SqliteBackend:
             raise
         return response
 
-    def _open(self) -> sqlite3.Connection:
+    def open(self) -> sqlite3.Connection:
         """Return the connection; a new one if the file was removed or replaced."""
         try:
             inode = self._path.stat().st_ino
@@ -130,7 +130,7 @@ class SqliteBackend:
             inode = 0  # opening it raises the reason
         if self._connection is not None and inode == self._inode:
             return self._connection
-        self._close()
+        self.close()
         try:
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
             self._inode = self._path.stat().st_ino
@@ -141,15 +141,35 @@ class SqliteBackend:
         self._connection = _connect(self._path)
         return self._connection
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     async def aclose(self) -> None:
         """Close the file and end the thread."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.close)
         self._thread.shutdown()  # idle, so this does not wait
+
+
+def time_transaction(path: Path) -> float:
+    """Return the seconds that a transaction takes on the file at *path*; it changes nothing.
+
+    Raises:
+        ConfigurationError: the file cannot be used.
+        StoreUnavailableError: it cannot be used at present, such as while it is locked.
+    """
+    backend = SqliteBackend(path)
+    try:
+        connection, began = backend.open(), time.perf_counter()
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+        return time.perf_counter() - began
+    except sqlite3.Error as failure:
+        raise explain(path, failure) from None
+    finally:
+        backend.close()
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -1,0 +1,198 @@
+"""What `asyncclients doctor` checks about a limit store.
+
+A server: rights, version, eviction policy, clock and latency. A file: rights, version and
+latency. Quotas and their logs are not touched: the rights are tried on keys of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+from uuid import uuid4
+
+from asyncclients.cli.finding import Finding
+from asyncclients.cli.shared import limits_store
+from asyncclients.errors import ConfigurationError
+from asyncclients.secret import Secret
+from asyncclients.stores.protocol import StoreUnavailableError
+from asyncclients.stores.sqlite import time_transaction
+
+_STORE = "limit store"
+_SAMPLES = 5
+_SLOW = 0.1
+"""Seconds of a request for which a slot is held unused as long as for its call."""
+_CLOCK_DIFFERENCE = 1.0
+"""Seconds by which the clocks of a store and of a vendor may differ: see `Quota.calendar`."""
+
+
+async def check_limits(address: str, *, connect: bool) -> list[Finding]:
+    """Check the limit store at *address*, a Redis URL or a file; no finding shows a password."""
+    try:
+        limits_store(address)
+        if "://" not in address:
+            return await asyncio.to_thread(_check_file, Path(address))
+        return await _check_server(Secret(address), connect=connect)
+    except ConfigurationError as error:
+        return [Finding(_STORE, error.message, False, error.advice or "")]
+    except StoreUnavailableError as error:
+        return [Finding(_STORE, str(error), False, error.advice)]
+
+
+# --- A file -------------------------------------------------------------------------------
+
+
+def _check_file(path: Path) -> list[Finding]:
+    if not path.exists():
+        if os.access(path.parent, os.W_OK):
+            return [Finding(_STORE, f"{path} will be created at the first call", True)]
+        advice = "Let this user write there, or name another file"
+        return [Finding(_STORE, f"{path} cannot be created in its directory", False, advice)]
+    seconds = [time_transaction(path) for _ in range(_SAMPLES)]
+    return [
+        Finding(f"{_STORE} {path}", "can be read and written", True),
+        Finding(f"{_STORE}: version", f"SQLite {sqlite3.sqlite_version}", True),
+        _latency(seconds, "Use a local disk, not a network file system"),
+    ]
+
+
+# --- A server -----------------------------------------------------------------------------
+
+
+async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
+    from asyncclients.stores.redis_client import (  # needs the extra
+        ACL_RIGHTS,
+        connector,
+        display_url,
+    )
+
+    store = display_url(url)
+    if not connect:
+        return [Finding(f"{_STORE} at {store}", "not connected to", None)]
+    client: Any = connector(url)()  # redis-py leaves most of its types open
+    try:
+        denied = await _denied_commands(client, store)
+        findings = [Finding(f"{_STORE} at {store}", "reachable", True)]
+        if denied:
+            found, advice = f"the user of the URL may not run {', '.join(denied)}", ACL_RIGHTS
+            advice = f"ACL SETUSER with {advice}; rename no command"
+            findings.append(Finding(f"{_STORE}: rights", found, False, advice))
+        else:
+            findings.append(Finding(f"{_STORE}: rights", "sufficient", True))
+        findings += await _facts(client, store)
+        if "TIME" not in denied:
+            findings += await _clock_and_latency(client, store)
+    finally:
+        await client.aclose()
+    return findings
+
+
+def probes() -> Iterator[tuple[Any, ...]]:
+    """Yield each command that a store uses, with arguments that change nothing of a quota.
+
+    The keys end by themselves after ten seconds if a command fails.
+    """
+    keys = [f"asyncclients:v2:{{doctor-{uuid4().hex[:12]}}}:{name}" for name in "tsh"]
+    text, ranks, fields = keys
+    yield "SET", text, 1, "PX", 10_000
+    yield "GET", text
+    yield "INCR", text
+    yield "EXISTS", text
+    yield "ZADD", ranks, 1, "m"
+    yield "PEXPIRE", ranks, 10_000
+    yield "ZCARD", ranks
+    yield "ZREVRANGE", ranks, 0, 0
+    yield "ZREM", ranks, "m"
+    yield "ZREMRANGEBYSCORE", ranks, 0, 1
+    yield "HSET", fields, "f", 1
+    yield "PEXPIRE", fields, 10_000
+    yield "HGET", fields, "f"
+    yield "HMGET", fields, "f"
+    yield "HGETALL", fields
+    yield "HDEL", fields, "f"
+    yield "DEL", *keys
+    yield "EVAL", "return 1", 0
+    yield "EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", 0  # of the line before
+    yield ("TIME",)
+
+
+async def _denied_commands(client: Any, store: str) -> list[str]:
+    """Return the commands that *client* may not run.
+
+    Raises:
+        ConfigurationError: the server cannot be a store.
+        StoreUnavailableError: it does not respond.
+    """
+    from redis.exceptions import NoScriptError, RedisError
+
+    from asyncclients.stores.redis_client import TIMEOUT, explain, is_denied
+
+    denied: dict[str, None] = {}
+    for words in probes():
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await client.execute_command(*words)
+        except NoScriptError:
+            pass  # EVAL is denied
+        except (RedisError, OSError, TimeoutError) as error:
+            if not is_denied(error):
+                raise explain(store, error) from None
+            denied[words[0]] = None
+    return list(denied)
+
+
+async def _facts(client: Any, store: str) -> list[Finding]:
+    """Return what INFO reports about version and eviction."""
+    from asyncclients.stores.redis_client import read_facts, with_timeout
+
+    facts = await with_timeout(store, lambda: read_facts(client, store))
+    if facts is None:
+        found = "not known, since the user of the URL may not run INFO"
+        return [Finding(f"{_STORE}: version", found, None, "Give the user +info to check it")]
+    version = Finding(f"{_STORE}: version", f"{facts.server} {facts.version}", True)
+    if facts.is_too_old:
+        advice = "Use Redis 6.2 or later, or Valkey"
+        version = Finding(version.what, f"{version.found}, which is too old", False, advice)
+    advice = "Set noeviction, or use a server without other data" if facts.may_evict else ""
+    found = f"{facts.policy}, maxmemory {facts.max_memory:,} bytes"
+    if facts.may_evict:
+        found += ": an evicted log stops its calls for a period"
+    elif not facts.max_memory:
+        found = "no maxmemory, so nothing is evicted"
+    return [version, Finding(f"{_STORE}: eviction", found, not facts.may_evict, advice)]
+
+
+async def _clock_and_latency(client: Any, store: str) -> list[Finding]:
+    from asyncclients.stores.redis_client import with_timeout
+
+    samples: list[tuple[float, float]] = []
+    for _ in range(_SAMPLES):
+        began_at, began = time.time(), time.perf_counter()
+        seconds, micros = await with_timeout(store, client.time)
+        took = time.perf_counter() - began
+        samples.append((took, seconds + micros / 1e6 - began_at - took / 2))
+    difference = min(samples)[1]
+    good = abs(difference) <= _CLOCK_DIFFERENCE
+    way = "ahead of" if difference > 0 else "behind"
+    return [
+        Finding(
+            f"{_STORE}: clock",
+            f"{abs(difference):.3f} s {way} this machine's",
+            good,
+            "" if good else "Check the time service of both: calendar quotas follow the clocks",
+        ),
+        _latency([took for took, _ in samples], "Use a store in the same network"),
+    ]
+
+
+def _latency(seconds: list[float], advice: str) -> Finding:
+    middle = median(seconds)
+    good = middle < _SLOW
+    return Finding(
+        f"{_STORE}: latency", f"{middle * 1e3:.1f} ms per request", good, "" if good else advice
+    )
