@@ -52,12 +52,16 @@ def claim(
         new_epoch="bench",
         recovering=False,
         assume_spent=False,
+        wall=0,
         quotas=(QuotaSpec(limit=limit, period=period, interval=1, burst=float(limit)),),
-        arrived=tuple((each, 90_000) for each in settled),
+        kinds=((),),
+        arrived=tuple((each, 90_000, 0) for each in settled),
         in_flight=(),
         released=(),
         first=number,
         count=slots,
+        cost=1,
+        groups=(),
         priority=1,
         accepted=slots,
         rejected=0,
@@ -114,7 +118,7 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
     run_virtual(
         shared_simulation.run(quota, keys_of_it, 1000, spread, seconds=seconds, record=record)
     )
-    work = [(script_keys("b", key), script_arguments(each), now) for key, each, now in record]
+    work = [(script_keys("b", key, each), script_arguments(each), now) for key, each, now in record]
     server = Server()
     server.start()
     granted = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from contextvars import Context
 from itertools import islice
@@ -31,6 +32,7 @@ from asyncclients.stores.protocol import (
     PROBE_INTERVAL,
     SEND_GRACE,
     TTL,
+    UNKNOWN_EPOCH,
     LeaseRequest,
     LeaseResponse,
     QuotaSpec,
@@ -49,8 +51,6 @@ if TYPE_CHECKING:
 
 _MAX_SLOTS = 512
 """Slots of each kind in one request; the rest is sent with the next one."""
-_UNKNOWN_EPOCH = "?"
-"""Name of no log: reports that the log's entries look older than they are."""
 _NO_SHARE_HEARTBEAT = 0.1
 """Seconds to the second heartbeat of a process that has no block; doubled after each, up to `HEARTBEAT`."""
 _SPACED_BURST = 1.25
@@ -144,9 +144,9 @@ class LeaseBook:
         """Return whether there is something to report."""
         return bool(self.arrived or self.released)
 
-    def snapshot(self, arrived: Iterable[tuple[int, int]]) -> dict[int, float]:
+    def snapshot(self, arrived: Iterable[tuple[int, int, int]]) -> dict[int, float]:
         """Return the arrivals that a request reports, for `acknowledge`."""
-        return {number: self.arrived[number] for number, _ in arrived}
+        return {number: self.arrived[number] for number, *_ in arrived}
 
     def acknowledge(self, arrived: dict[int, float], released: set[int]) -> None:
         """Drop what the store knows now; arrivals that changed since stay."""
@@ -213,12 +213,16 @@ class SyncState:
         count: int,
         priority: int,
         *,
+        wall: float,
         recovering: bool,
         goodbye: bool,
         idle: bool,
         interval: float,
     ) -> LeaseRequest:
-        """Return a request for up to *count* slots; heartbeats are *interval* seconds apart."""
+        """Return a request for up to *count* slots.
+
+        *wall* is the wall clock at *now*; heartbeats are *interval* seconds apart.
+        """
         slots, config, shortest = self._slots, self._config, min(self.periods())
         count = min(_MAX_SLOTS, max(0, count - len(slots.leases)))
         if len(slots.arrived) > _MAX_SLOTS:
@@ -236,12 +240,20 @@ class SyncState:
             recovering=recovering,
             # A process that has ever been in contact knows that a new log has lost data.
             assume_spent=config.assume_spent or self._epoch != "",
+            wall=micros(wall),
             quotas=self._specs(now),
-            arrived=tuple((number, micros(now - at)) for number, at in arrived),
-            in_flight=tuple(islice(slots.in_flight, _MAX_SLOTS)) if renews else (),
+            kinds=((),),
+            arrived=tuple((number, micros(now - at), 0) for number, at in arrived),
+            in_flight=(
+                tuple((number, 0) for number in islice(slots.in_flight, _MAX_SLOTS))
+                if renews
+                else ()
+            ),
             released=tuple(islice(slots.released, _MAX_SLOTS)),
             first=slots.reserve_numbers(count),
             count=count,
+            cost=1,
+            groups=(),
             priority=int(priority),
             accepted=self.accepted,
             rejected=self.rejected,
@@ -269,7 +281,7 @@ class SyncState:
     def _reported_epoch(self, now: float, *, recovering: bool) -> str:
         """Return the epoch that contains this process's calls of the last period; "" for none."""
         if self.clock_suspect:
-            return _UNKNOWN_EPOCH
+            return UNKNOWN_EPOCH
         longest = max(self.periods()) + SEND_GRACE + self._config.lease
         if not recovering and now - self.last_response_at > longest:
             return ""
@@ -340,7 +352,7 @@ class SyncState:
             self.heartbeat_at = received_at
 
     def _check_epoch(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
-        if request.epoch not in {"", response.epoch, _UNKNOWN_EPOCH}:
+        if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
             advice = "Check whether it was restarted or flushed, or evicts keys"
             self._log.reset(self._key, now, "it lost its data", request, advice)
         if response.epoch != self._epoch:
@@ -348,7 +360,7 @@ class SyncState:
         self._epoch = response.epoch
 
     def _check_clock(self, request: LeaseRequest, now: float, *, jumped: bool) -> None:
-        self.clock_suspect = jumped or (self.clock_suspect and request.epoch != _UNKNOWN_EPOCH)
+        self.clock_suspect = jumped or (self.clock_suspect and request.epoch != UNKNOWN_EPOCH)
         if jumped:
             advice = "Check the time service of its host"
             self._log.reset(self._key, now, "its clock was set forward", request, advice)
@@ -547,6 +559,7 @@ class LeaseClient:
             sent_at,
             count,
             priority,
+            wall=time.time(),
             recovering=self.outage.others_may_be_sending(sent_at, shares_from),
             goodbye=goodbye,
             idle=idle,

@@ -6,8 +6,9 @@ by a `LeaseResponse`. `lease_client.py` is the process's side, `quota_log.py` th
 side, and `quota_log.lua` the same for Redis. Instants and durations are whole microseconds
 of the store's clock, except where seconds are named.
 
-**Leases.** A request asks for `count` slots; a slot is the right to send one call. The store
-reserves them and responds with the instant at which each opens. A slot is reserved up to `lease` before it opens,
+**Leases.** A request asks for slots for `count` calls, and a call of cost N takes N slots with
+consecutive numbers that open together. The store reserves them and responds with the instant
+at which each call may be sent. A slot is reserved up to `lease` before it opens,
 so that no round trip lies between its opening and the send, and is void `lease` after its
 opening. The process reports each slot in a later request: `arrived` when the call reached
 the vendor, `in_flight` while there is no response, or `released` when it was not used.
@@ -18,6 +19,15 @@ reported instant for an arrived one. The next slot opens when the limit-th lates
 instants is one period old, so fewer than `limit` calls can arrive within the period before
 it. A request whose response was lost is safe: the process releases the numbers that it asked
 for, no number is used twice, and a repeated report has no further effect.
+
+**Groups.** A quota of the group "" applies to every call, any other one to the calls that
+name its group: those of some operations, or those of one share. Each group has a log of its
+own, a slot is in the logs of all groups of its call, and all their quotas are checked and
+taken in one step.
+
+**Calendar quotas.** The units used in a window of the calendar (an hour, day or month) are
+counted, not logged. The process names the windows, in microseconds since 1970, and its own
+wall clock. A call that may arrive on either side of a boundary counts in both windows.
 
 **Heartbeat and ttl.** A request with `heartbeat` renews the membership of the process, for
 `ttl`: every second, or every 10 s after a minute without calls. Calls without a response are
@@ -45,12 +55,13 @@ heartbeats that are overdue, since the first process to return may be a new one.
 spent window. If it was set forward, the log looks older than it is: processes detect the
 jump and report an unknown epoch, which makes the window count as spent.
 
-**Keys in Redis**, all named `PREFIX:v2:{SCOPE}:NAME`. SCOPE is a one-way hash; log lines show
+**Keys in Redis**, all named `PREFIX:v3:{SCOPE}:NAME`. SCOPE is a one-way hash; log lines show
 its first four digits. Instants are microseconds since 1970 of the server's clock.
 
 | name | type | content |
 | --- | --- | --- |
-| `log` | sorted set | `r:PROCESS:NUMBER` (reserved) or `a:PROCESS:NUMBER` (arrived), scored with the call's latest arrival |
+| `log` | sorted set | `r:PROCESS:NUMBER` (reserved), `f:PROCESS:NUMBER` (in flight) or `a:PROCESS:NUMBER` (arrived), scored with the call's latest arrival |
+| `log:GROUP` | sorted set | the slots of the calls of one group |
 | `state` | hash | the fields below |
 | `members` | hash | by process: `TTL_END HEARTBEAT_DUE IDLE`, then `START SIZE` of each block, in 1/1,048,576 of the quota |
 | `interactive`, `background` | sorted sets | processes that wait for a slot, scored with the instant at which they lose their place |
@@ -63,11 +74,17 @@ its first four digits. Instants are microseconds since 1970 of the server's cloc
 | `paused_until` | nothing is granted before this instant, because the vendor rejected a call or is unavailable |
 | `accepted`, `rejected` | calls that the vendor accepted and rate-limited since the epoch began |
 | `interactive_at` | instant of the last interactive request |
-| `since_background` | slots granted to interactive calls since the last one for a background call |
+| `since_background` | slots granted to interactive calls since the last one for a background call; negative after an expensive background call |
 | `members_changed_at` | instant at which a process last joined or left |
 | `share_wanted_until` | until this instant processes send early heartbeats, because one has no block |
-| `quota:LIMIT/PERIOD` | a quota in force, PERIOD in microseconds: `LAST_REPORT INTERVAL BURST`, the instant, microseconds per call, and calls |
-| `tat:LIMIT/PERIOD` | instant at which its token bucket is full again (GCRA's theoretical arrival time) |
+| `claim:PROCESS` | the place of a process that waits with calls of a cost above 1: `SINCE UNTIL PRIORITY COST GROUPS` |
+| `quota:NAME` | a quota in force: `LAST_REPORT INTERVAL BURST PREVIOUS START END`, the instant, microseconds per call, calls, and the calendar windows |
+| `tat:NAME` | instant at which its token bucket is full again (GCRA's theoretical arrival time) |
+| `log:GROUP` | epoch of the group's log |
+| `used:NAME` | units used of a calendar quota: `START UNITS` of each window |
+
+NAME is `LIMIT/PERIOD`, PERIOD in microseconds, then `@UNIT:TIMEZONE` for a calendar quota, then a
+space and the group, if there is one: `100/60000000 ops:events.*`, `10000/90000000000@day:UTC`.
 """
 
 from __future__ import annotations
@@ -84,26 +101,42 @@ PROBE_INTERVAL = 1.0
 """Seconds between two attempts to reach the store in an outage."""
 SEND_GRACE = 0.15
 """Seconds from the latest send until a call of a killed process has arrived."""
+UNKNOWN_EPOCH = "?"
+"""Name of no log: reports that the log's entries look older than they are."""
 
 
 class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """A quota, and the token bucket that a process has learned to keep it.
 
     Attributes:
-        limit: calls per *period*.
-        period: microseconds.
-        interval: microseconds per call after the burst.
-        burst: calls that may be sent at once.
+        limit: units per *period*.
+        period: microseconds; of a calendar quota the longest length of a window.
+        interval: microseconds per unit after the burst; a calendar quota has no token bucket.
+        burst: units that may be sent at once.
+        group: the calls to which it applies; empty for all.
+        calendar: `UNIT:TIMEZONE` of a calendar quota, otherwise empty.
+        previous, start, end: start of the previous, the current and the next window of a
+            calendar quota, in microseconds since 1970.
+        used: units that this process has used in the current window by its own count.
     """
 
     limit: int
     period: int
     interval: int
     burst: float
+    group: str = ""
+    calendar: str = ""
+    previous: int = 0
+    start: int = 0
+    end: int = 0
+    used: int = 0
 
     @property
     def name(self) -> str:
-        return f"{self.limit}/{self.period}"
+        """The quota's name among those of the scope."""
+        calendar = f"@{self.calendar}" if self.calendar else ""
+        group = f" {self.group}" if self.group else ""
+        return f"{self.limit}/{self.period}{calendar}{group}"
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,12 +148,16 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
         new_epoch: name for the log if it is new.
         recovering: the process returns from an outage in which others may have sent calls.
         assume_spent: a new log starts with a spent window.
+        wall: the wall clock of the process, in microseconds since 1970.
         quotas: the quotas that the process obeys.
-        arrived: slot number, and how long ago the call arrived (may be negative).
-        in_flight: slots whose calls have no response yet.
+        kinds: the groups of the calls in *arrived* and *in_flight*.
+        arrived: slot number, how long ago the call arrived (may be negative), index in *kinds*.
+        in_flight: slots whose calls have no response yet, and indexes in *kinds*.
         released: slots that were not used.
         first: number of the first slot to be granted.
-        count: slots that could be used at once.
+        count: calls that could be sent at once.
+        cost: slots for each of them.
+        groups: their groups besides "".
         priority: 0 interactive, 1 background.
         accepted, rejected: calls that the vendor accepted and rate-limited since the last request.
         pause: for how long the vendor wants no calls; 0 for no pause.
@@ -142,12 +179,16 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     new_epoch: str
     recovering: bool
     assume_spent: bool
+    wall: int
     quotas: tuple[QuotaSpec, ...]
-    arrived: tuple[tuple[int, int], ...]
-    in_flight: tuple[int, ...]
+    kinds: tuple[tuple[str, ...], ...]
+    arrived: tuple[tuple[int, int, int], ...]
+    in_flight: tuple[tuple[int, int], ...]
     released: tuple[int, ...]
     first: int
     count: int
+    cost: int
+    groups: tuple[str, ...]
     priority: int
     accepted: int
     rejected: int
@@ -164,6 +205,11 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     recovery_hold: int
     detection_time: int
 
+    @property
+    def logs(self) -> tuple[str, ...]:
+        """The groups whose logs the request needs, "" first."""
+        return tuple(dict.fromkeys(("", *(quota.group for quota in self.quotas))))
+
 
 class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """The store's response.
@@ -171,7 +217,7 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     Attributes:
         now: the store's clock.
         epoch: name of the log.
-        opens_in: time from *now* until each granted slot opens, from `LeaseRequest.first` on.
+        opens_in: time from *now* until the slots of each call open, from `LeaseRequest.first` on.
         retry_in: time from *now* after which another request may be granted a slot.
         pause: for how long the vendor wants no calls.
         accepted, rejected: calls of all processes since the epoch began.
@@ -179,6 +225,8 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         member_count: number of members, this process included; 0 if the request was no heartbeat.
         start, size: the process's block of the quota; for a heartbeat only.
         share_wanted: 1 if a process has no block, so that others should send a heartbeat soon.
+        waits_for: name of the quota that delays the next slot; empty for none.
+        used: units of each calendar quota of the request that are used in the current window.
         quotas: names of all quotas in force.
     """
 
@@ -194,6 +242,8 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     start: int
     size: int
     share_wanted: int
+    waits_for: str
+    used: tuple[int, ...]
     quotas: tuple[str, ...]
 
 

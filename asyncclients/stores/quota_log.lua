@@ -6,16 +6,23 @@
 -- microseconds: exact in a double until the year 2255, but formatted with %.0f, because Lua
 -- prints 14 digits.
 --
--- KEYS: log, state, members, interactive, background.
+-- KEYS: state, members, interactive, background, then the logs of "" and of each other group
+-- of request.quotas, in their order.
 -- ARGV[1]: a LeaseRequest as JSON. ARGV[2]: the constants, quota_log.RULES, as JSON.
 -- Returns the fields of a LeaseResponse, in order.
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local request, RULES = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
-local LOG, STATE, MEMBERS = KEYS[1], KEYS[2], KEYS[3]
-local WAITING = {KEYS[4], KEYS[5]}
-local process = request.process
+local STATE, MEMBERS, WAITING = KEYS[1], KEYS[2], {KEYS[3], KEYS[4]}
+local LOGS, ALL_LOGS = {[''] = KEYS[5]}, {''}
+for _, quota in ipairs(request.quotas) do
+  if not LOGS[quota[5]] then
+    LOGS[quota[5]] = KEYS[5 + #ALL_LOGS]
+    ALL_LOGS[#ALL_LOGS + 1] = quota[5]
+  end
+end
+local process, offset = request.process, request.wall - now
 
 local function text(number) return string.format('%.0f', number) end
 local state = {}
@@ -27,14 +34,28 @@ local function put(field, number)
   redis.call('HSET', STATE, field, state[field])
 end
 
+-- "" and those of *groups* of which the process has quotas.
+local function groups_of(groups)
+  local found = {''}
+  for _, group in ipairs(groups) do
+    if LOGS[group] then found[#found + 1] = group end
+  end
+  return found
+end
+
 local function hold(duration)
   put('spent_until', math.max(get('spent_until'), now + duration))
 end
 
 -- The clock was set back, or members could not reach the log for a while.
 if now + RULES.clock_tolerance < get('updated_at') then
+  local counters = {}
+  for field, value in pairs(state) do
+    if string.sub(field, 1, 5) == 'used:' then counters[field] = value end
+  end
   redis.call('DEL', unpack(KEYS))
-  state = {}
+  state = counters
+  for field, value in pairs(counters) do redis.call('HSET', STATE, field, value) end
   put('spent_until', now + request.recovery_hold + request.detection_time)
 elseif now > get('updated_at') + RULES.max_gap then
   local members = redis.call('HGETALL', MEMBERS)
@@ -60,50 +81,171 @@ elseif request.recovering then
   hold(request.detection_time)
 end
 
--- The quotas of all processes apply.
-for _, quota in ipairs(request.quotas) do
-  local field = 'quota:' .. quota[1] .. '/' .. text(quota[2])
-  state[field] = text(now) .. ' ' .. text(quota[3]) .. ' ' .. quota[4]
-  redis.call('HSET', STATE, field, state[field])
+lost_data = lost_data and request.epoch ~= '?'
+
+-- Units used of a calendar quota, by the start of the window.
+local function used_of(name)
+  local used = {}
+  for start, units in string.gmatch(state['used:' .. name] or '', '(%d+) (%d+)') do
+    used[tonumber(start)] = tonumber(units)
+  end
+  return used
 end
-local quotas, names, longest = {}, {}, 0
+local function put_used(name, used)
+  local parts = {}
+  for start, units in pairs(used) do parts[#parts + 1] = text(start) .. ' ' .. text(units) end
+  state['used:' .. name] = table.concat(parts, ' ')
+  redis.call('HSET', STATE, 'used:' .. name, state['used:' .. name])
+end
+
+-- The quotas of all processes apply.
+local own_calendars = {}
+for _, quota in ipairs(request.quotas) do
+  local limit, period, interval, burst, group, calendar, previous, start, stop, own = unpack(quota)
+  local name = text(limit) .. '/' .. text(period)
+  if calendar ~= '' then name = name .. '@' .. calendar end
+  if group ~= '' then name = name .. ' ' .. group end
+  state['quota:' .. name] = text(now) .. ' ' .. text(interval) .. ' ' .. burst .. ' '
+    .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop)
+  redis.call('HSET', STATE, 'quota:' .. name, state['quota:' .. name])
+  if calendar ~= '' then
+    local is_new, used = not state['used:' .. name], {}
+    for at, units in pairs(used_of(name)) do
+      if at >= previous then used[at] = units end
+    end
+    if is_new or lost_data then used[start] = (used[start] or 0) + own end
+    put_used(name, used)
+    own_calendars[#own_calendars + 1] = {name, start}
+  end
+end
+local quotas, names, longest, has_calendar, last_end, expired = {}, {}, 0, false, 0, {}
 for field, value in pairs(state) do
-  local limit, period = string.match(field, '^quota:(%d+)/(%d+)$')
+  local limit, period, calendar, group = string.match(field, '^quota:(%d+)/(%d+)(@?%S*) ?(.*)$')
   if limit then
-    local reported_at, interval, burst = string.match(value, '^(%S+) (%S+) (%S+)$')
-    local name = limit .. '/' .. period
-    if tonumber(reported_at) + period + RULES.quota_ttl < now then
-      redis.call('HDEL', STATE, field, 'tat:' .. name)
+    local name, numbers = string.sub(field, 7), {}
+    for number in string.gmatch(value, '%S+') do numbers[#numbers + 1] = tonumber(number) end
+    local reported_at, interval, burst, previous, start, stop = unpack(numbers)
+    limit, period, calendar = tonumber(limit), tonumber(period), calendar ~= ''
+    if reported_at + period + RULES.quota_ttl < now then
+      redis.call('HDEL', STATE, field, 'tat:' .. name, 'used:' .. name)
+      expired[#expired + 1] = 'used:' .. name
     else
-      quotas[#quotas + 1] = {name = name, limit = tonumber(limit), period = tonumber(period),
-        interval = tonumber(interval), burst = tonumber(burst), tat = get('tat:' .. name)}
+      while calendar and stop <= request.wall do
+        previous, start, stop = start, stop, stop + period
+        redis.call('HSET', STATE, field, text(reported_at) .. ' ' .. text(interval) .. ' ' .. burst
+          .. ' ' .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop))
+      end
+      quotas[#quotas + 1] = {name = name, limit = limit, period = period, interval = interval,
+        burst = burst, group = group, calendar = calendar, previous = previous, start = start,
+        stop = stop, tat = get('tat:' .. name)}
       names[#names + 1] = name
-      longest = math.max(longest, tonumber(period))
+      if calendar then
+        has_calendar, last_end = true, math.max(last_end, stop)
+      else
+        longest = math.max(longest, period)
+      end
     end
   end
 end
-table.sort(names)
+for _, field in ipairs(expired) do state[field] = nil end
 
--- Book what the process reports about its slots.
-for _, pair in ipairs(request.arrived) do
-  redis.call('ZREM', LOG, 'r:' .. process .. ':' .. text(pair[1]))
-  redis.call('ZADD', LOG, text(now - pair[2]), 'a:' .. process .. ':' .. text(pair[1]))
-end
-for _, number in ipairs(request.in_flight) do
-  redis.call('ZADD', LOG, text(now + request.grace), 'r:' .. process .. ':' .. text(number))
-end
-for _, number in ipairs(request.released) do
-  if redis.call('ZREM', LOG, 'r:' .. process .. ':' .. text(number)) == 1 then
-    for _, quota in ipairs(quotas) do quota.tat = quota.tat - quota.interval end
+-- The log of a group ends with its last quota, and with the epoch, when it may not be in KEYS.
+local in_force = {}
+for _, quota in ipairs(quotas) do in_force['log:' .. quota.group] = true end
+for field, _ in pairs(state) do
+  if string.sub(field, 1, 4) == 'log:' and not in_force[field] then
+    redis.call('HDEL', STATE, field)
   end
 end
-redis.call('ZREMRANGEBYSCORE', LOG, '-inf', text(now - longest))
+for group, log in pairs(LOGS) do
+  if group ~= '' and state['log:' .. group] ~= state.epoch then
+    redis.call('DEL', log)
+    redis.call('HSET', STATE, 'log:' .. group, state.epoch)
+  end
+end
+table.sort(names)
+table.sort(quotas, function(a, b) return a.name < b.name end)
+
+-- The starts of the windows in which a call sent at *wall* may arrive.
+local function windows(quota, wall)
+  local found = {quota.start}
+  if wall - RULES.calendar_skew < quota.start then found[2] = quota.previous end
+  if wall + request.lease + request.grace + RULES.calendar_skew >= quota.stop then
+    found[#found + 1] = quota.stop
+  end
+  return found
+end
+local function count(group, at, units)
+  for _, quota in ipairs(quotas) do
+    if quota.calendar and quota.group == group then
+      local used = used_of(quota.name)
+      for _, start in ipairs(windows(quota, at + offset)) do
+        used[start] = (used[start] or 0) + units
+      end
+      put_used(quota.name, used)
+    end
+  end
+end
+
+-- Book what the process reports about its slots.
+local kinds = {}
+for i, groups in ipairs(request.kinds) do kinds[i - 1] = groups_of(groups) end
+local function slot(status, number) return status .. ':' .. process .. ':' .. text(number) end
+local function pop(log, number)
+  return redis.call('ZREM', log, slot('r', number), slot('f', number)) > 0
+end
+for _, report in ipairs(request.arrived) do
+  local number, at = report[1], now - report[2]
+  for _, group in ipairs(kinds[report[3]]) do
+    local was_known = pop(LOGS[group], number)
+    local is_new = redis.call('ZADD', LOGS[group], text(at), slot('a', number)) == 1
+    if is_new and not was_known then count(group, at, 1) end
+  end
+end
+for _, report in ipairs(request.in_flight) do
+  local number = report[1]
+  for _, group in ipairs(kinds[report[2]]) do
+    local was_known = pop(LOGS[group], number)
+      or redis.call('ZSCORE', LOGS[group], slot('a', number))
+    redis.call('ZADD', LOGS[group], text(now + request.grace), slot('f', number))
+    if not was_known then count(group, now, 1) end
+  end
+end
+for _, number in ipairs(request.released) do
+  for _, group in ipairs(ALL_LOGS) do
+    local reserved_until = redis.call('ZSCORE', LOGS[group], slot('r', number))
+    if pop(LOGS[group], number) then
+      for _, quota in ipairs(quotas) do
+        if quota.group == group and not quota.calendar then
+          quota.tat = quota.tat - quota.interval
+        elseif quota.group == group and reserved_until then
+          local opened = tonumber(reserved_until) - request.lease - request.grace + offset
+          local used = used_of(quota.name)
+          if quota.start + 2 * RULES.calendar_skew <= opened and opened < quota.stop
+            and used[quota.start] then
+            used[quota.start] = math.max(0, used[quota.start] - 1)
+            put_used(quota.name, used)
+          end
+        end
+      end
+    end
+  end
+end
+for _, group in ipairs(ALL_LOGS) do
+  local keep_for = has_calendar and RULES.calendar_memory or 0
+  for _, quota in ipairs(quotas) do
+    if quota.group == group and not quota.calendar then
+      keep_for = math.max(keep_for, quota.period)
+    end
+  end
+  redis.call('ZREMRANGEBYSCORE', LOGS[group], '-inf', text(now - keep_for))
+end
 
 put('accepted', get('accepted') + request.accepted)
 put('rejected', get('rejected') + request.rejected)
 if request.pause > 0 then
   put('paused_until', math.max(get('paused_until'), now + request.pause))
-  for _, quota in ipairs(quotas) do
+  for _, quota in ipairs(quotas) do  -- the tat of a calendar quota is not used
     quota.tat = math.max(quota.tat, get('paused_until') + math.floor((quota.burst - 1) * quota.interval))
   end
 end
@@ -198,25 +340,81 @@ if request.heartbeat or request.goodbye then
   end
 end
 
--- Grant slots.
-local spent_until, paused_until = get('spent_until'), get('paused_until')
-local function next_opening()
-  local at, may_open_sooner = math.max(now, spent_until, paused_until), false
-  for _, quota in ipairs(quotas) do
-    local found = redis.call('ZREVRANGE', LOG, quota.limit - 1, quota.limit - 1, 'WITHSCORES')
-    if found[2] and tonumber(found[2]) + quota.period > at then
-      at, may_open_sooner = tonumber(found[2]) + quota.period, string.sub(found[1], 1, 1) == 'r'
-    end
-    local is_spaced = request.priority == 1
-      and get('interactive_at') + RULES.interactive_periods * quota.period > now
-    local burst = is_spaced and math.min(quota.burst, RULES.background_burst) or quota.burst
-    local earliest = quota.tat - math.floor((burst - 1) * quota.interval)
-    if earliest > at then at, may_open_sooner = earliest, false end
+-- The quotas that apply to the calls asked for, and the slots that earlier claims have of them.
+local groups, applying, claims = groups_of(request.groups), {}, {}
+for _, quota in ipairs(quotas) do
+  for _, group in ipairs(groups) do
+    if quota.group == group then applying[#applying + 1] = quota end
   end
-  return at, may_open_sooner
+end
+for field, value in pairs(state) do
+  local owner = string.match(field, '^claim:(.*)$')
+  if owner then
+    local since, stop, priority, cost, names = string.match(value, '^(%d+) (%d+) (%d+) (%d+) (.*)$')
+    if tonumber(stop) <= now then
+      redis.call('HDEL', STATE, field)
+    else
+      claims[owner] = {since = tonumber(since), priority = tonumber(priority),
+        cost = tonumber(cost), groups = names}
+    end
+  end
+end
+local own_claim, claimed = claims[process], {}
+for owner, claim in pairs(claims) do
+  local is_earlier = claim.since <= now and (not own_claim or claim.since < own_claim.since)
+  if owner ~= process and is_earlier and claim.priority <= request.priority then
+    for group in string.gmatch(claim.groups, '([^\n]*)\n') do
+      claimed[group] = (claimed[group] or 0) + claim.cost
+    end
+  end
 end
 
-local opens_in, retry_in, contenders = {}, 0, 0
+-- Grant slots.
+local spent_until, paused_until = get('spent_until'), get('paused_until')
+local function calendar_opening(quota, at)
+  local used, full = used_of(quota.name), {}
+  for _, start in ipairs(windows(quota, at + offset)) do
+    if (used[start] or 0) + request.cost > quota.limit then full[start] = true end
+  end
+  local next_request = now + request.lease + 1
+  if full[quota.start] or full[quota.stop] then
+    return math.max(at, quota.stop + RULES.calendar_skew - offset, next_request)
+  elseif full[quota.previous] then
+    return math.max(at, quota.start + RULES.calendar_skew - offset)
+  end
+  return at + offset >= quota.stop and math.max(at, next_request) or at
+end
+local function next_opening()
+  local at, may_open_sooner, decides = math.max(now, spent_until, paused_until), false, nil
+  for _, quota in ipairs(applying) do
+    if not quota.calendar then
+      local ahead = claimed[quota.group] or 0
+      local rank = quota.limit - math.min(quota.limit, request.cost + ahead)
+      local found = redis.call('ZREVRANGE', LOGS[quota.group], rank, rank, 'WITHSCORES')
+      if found[2] and tonumber(found[2]) + quota.period > at then
+        at, decides = tonumber(found[2]) + quota.period, quota
+        may_open_sooner = string.sub(found[1], 1, 1) ~= 'a'
+      end
+      local is_spaced = request.priority == 1
+        and get('interactive_at') + RULES.interactive_periods * quota.period > now
+      local burst = is_spaced and math.min(quota.burst, RULES.background_burst) or quota.burst
+      local earliest = quota.tat + ahead * quota.interval
+        - math.floor((burst - math.min(request.cost, burst)) * quota.interval)
+      if earliest > at then at, may_open_sooner, decides = earliest, false, quota end
+    end
+  end
+  local is_open
+  repeat
+    is_open = true
+    for _, quota in ipairs(applying) do
+      local later = quota.calendar and calendar_opening(quota, at) or at
+      if later > at then at, may_open_sooner, decides, is_open = later, false, quota, false end
+    end
+  until is_open
+  return at, may_open_sooner, decides
+end
+
+local opens_in, retry_in, contenders, waits_for = {}, 0, 0, ''
 for _, waiting in ipairs(WAITING) do
   redis.call('ZREMRANGEBYSCORE', waiting, '-inf', text(now))
   redis.call('ZREM', waiting, process)
@@ -229,36 +427,79 @@ if request.count > 0 then
   local yields = redis.call('ZCARD', other) > 0 and is_background_due == (request.priority == 0)
   contenders = redis.call('ZCARD', own)
   local most = request.count
-  for _, quota in ipairs(quotas) do
-    local open_slots = quota.burst + request.lease / quota.interval
-    most = math.min(most, math.max(1, math.floor(open_slots / (contenders + 1))))
+  for _, quota in ipairs(applying) do
+    if not quota.calendar then
+      local open_slots = quota.burst + request.lease / quota.interval
+      local fair = open_slots / (contenders + 1) / request.cost
+      most = math.min(most, math.max(1, math.floor(fair)))
+    end
   end
   if yields then most = 0 end
-  local at, may_open_sooner = next_opening()
+  local at, may_open_sooner, decides = next_opening()
   while #opens_in < most and at <= now + request.lease do
-    redis.call('ZADD', LOG, text(at + request.lease + request.grace),
-      'r:' .. process .. ':' .. text(request.first + #opens_in))
-    for _, quota in ipairs(quotas) do
-      quota.tat = math.max(quota.tat, at) + quota.interval
+    local first = request.first + #opens_in * request.cost
+    for _, group in ipairs(groups) do
+      for number = first, first + request.cost - 1 do
+        redis.call('ZADD', LOGS[group], text(at + request.lease + request.grace), slot('r', number))
+      end
+      count(group, at, request.cost)
+    end
+    for _, quota in ipairs(applying) do
+      quota.tat = math.max(quota.tat, at) + request.cost * quota.interval
     end
     opens_in[#opens_in + 1] = at - now
-    at, may_open_sooner = next_opening()
+    at, may_open_sooner, decides = next_opening()
   end
-  put('since_background', (#opens_in > 0 and request.priority == 1) and 0 or since + #opens_in)
+  if #opens_in > 0 and request.priority == 1 then
+    put('since_background', (1 - request.cost) * (RULES.background_every - 1))
+  else
+    put('since_background', since + #opens_in * request.cost)
+  end
   if most == 0 or #opens_in < most then retry_in = math.max(0, at - request.lease - now) end
   if may_open_sooner then
     local soonest = at - request.grace - 2 * request.lease - now
     retry_in = math.min(retry_in, math.max(request.min_retry, soonest))
   end
   if yields then retry_in = retry_in + RULES.yield_delay end
+  local keeps_until = math.max(at, now + retry_in) + RULES.queue_time
   if #opens_in < request.count then
-    redis.call('ZADD', own, text(math.max(at, now + retry_in) + RULES.queue_time), process)
+    redis.call('ZADD', own, text(keeps_until), process)
+    waits_for = decides and decides.name or ''
+  end
+
+  -- An expensive call that waits keeps its place; a process that was served waits for the others.
+  if request.cost > 1 then
+    local since, wanted = own_claim and own_claim.since or now, request.groups
+    if #opens_in > 0 then
+      local interval = 0
+      for _, quota in ipairs(applying) do interval = math.max(interval, quota.interval) end
+      since = now + #opens_in * request.cost * contenders * interval
+    end
+    local head = text(since) .. ' '
+    if #opens_in < request.count then
+      wanted = table.concat(request.groups, '\n')
+      wanted = (decides and decides.group ~= '') and decides.group or (#request.groups > 0 and '\n' .. wanted or '')
+      redis.call('HSET', STATE, 'claim:' .. process, head .. text(math.max(since, keeps_until)) .. ' '
+        .. request.priority .. ' ' .. request.cost .. ' ' .. wanted .. '\n')
+    elseif since > now then
+      redis.call('HSET', STATE, 'claim:' .. process, head .. text(since) .. ' '
+        .. request.priority .. ' 0 ')
+    else
+      redis.call('HDEL', STATE, 'claim:' .. process)
+    end
   end
 end
-for _, quota in ipairs(quotas) do put('tat:' .. quota.name, quota.tat) end
+local used = {}
+for i, calendar in ipairs(own_calendars) do used[i] = used_of(calendar[1])[calendar[2]] or 0 end
+for _, quota in ipairs(quotas) do
+  if not quota.calendar then put('tat:' .. quota.name, quota.tat) end
+end
 
 local keep = text(math.ceil(longest / 500) + 120000)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
 redis.call('PEXPIRE', MEMBERS, text(math.ceil(math.max(longest / 500, request.ttl / 1000)) + 120000))
+local ends_in = math.max(longest * 2, last_end - request.wall)
+redis.call('PEXPIRE', STATE, text(math.ceil(ends_in / 1000) + 120000))
 return {now, state.epoch, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
-  get('rejected'), contenders, member_count, start, size, get('share_wanted_until') > now and 1 or 0, names}
+  get('rejected'), contenders, member_count, start, size, get('share_wanted_until') > now and 1 or 0,
+  waits_for, used, names}

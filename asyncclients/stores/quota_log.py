@@ -8,6 +8,14 @@ heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
 * **Token bucket.** All processes share one virtual schedule (GCRA) for each quota. While
   interactive calls are expected, background calls are spaced evenly, so that a slot is never
   far away; bursts are left to interactive calls.
+* **Groups.** A call of cost N takes N units of each quota that applies to it, all at the same
+  instant, or none.
+* **Calendar.** A window of a calendar quota has a counter. Clocks may differ by
+  `calendar_skew`, so a call near a boundary counts on both sides of it.
+* **Claims.** A call of cost N needs N free slots at once, and cheaper calls would take each
+  one as it becomes free. A waiting process with such a call therefore has a claim: calls that
+  ask later leave its slots free. After it was served, its next claim counts when the other
+  processes have had time to use as many slots.
 * **Order.** A request names the best priority class that waits in its process. While an
   interactive call waits in any process, background calls get every tenth slot. Within a
   class, each process gets at most its share of the slots that are open.
@@ -18,10 +26,12 @@ heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
 from __future__ import annotations
 
 from bisect import insort
+from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, QuotaSpec
+from asyncclients.stores.protocol import UNKNOWN_EPOCH, LeaseRequest, LeaseResponse, QuotaSpec
 from asyncclients.stores.shares import NONE, UNIT, Block, fair_sizes, next_block
 
 
@@ -41,6 +51,9 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         yield_delay: delay of the class that yields, so that the other one asks first.
         background_every: background calls get one of this many slots in an interactive flood.
         background_burst: burst of background calls while interactive calls are expected.
+        calendar_skew: largest difference between the clocks of a process and of the vendor.
+        calendar_memory: time for which slots are remembered at least where a calendar quota
+            applies, so that none is counted twice.
         interactive_periods: periods after an interactive request in which another is expected.
         unit: size of the whole quota, see `shares.py`.
     """
@@ -55,6 +68,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     yield_delay: int = 20_000
     background_every: int = 10
     background_burst: float = 1.2
+    calendar_skew: int = 1_000_000
+    calendar_memory: int = 10_000_000
     interactive_periods: int = 10
     unit: int = UNIT
 
@@ -69,9 +84,13 @@ class QuotaState(msgspec.Struct, kw_only=True):
     spec: QuotaSpec
     tat: int = 0
 
-    def earliest(self, burst: float) -> int:
-        """Return when the token bucket permits another call."""
-        return self.tat - int((burst - 1) * self.spec.interval)
+    def earliest(self, burst: float, cost: int, claimed: int) -> int:
+        """Return when the token bucket permits a call of *cost* after *claimed* units.
+
+        A cost above the burst waits for a full bucket.
+        """
+        interval = self.spec.interval
+        return self.tat + claimed * interval - int((burst - min(cost, burst)) * interval)
 
 
 class Member(msgspec.Struct, kw_only=True, array_like=True):
@@ -83,11 +102,40 @@ class Member(msgspec.Struct, kw_only=True, array_like=True):
     blocks: list[Block]
 
 
+class Claim(msgspec.Struct, kw_only=True, array_like=True):
+    """The slots that later calls leave to a process which waits with an expensive call.
+
+    Attributes:
+        since: instant from which it counts, and its place among other claims.
+        until: instant at which it is lost.
+        priority: class of the call.
+        cost: slots that it needs.
+        groups: groups whose slots it needs next.
+    """
+
+    since: int
+    until: int
+    priority: int
+    cost: int
+    groups: list[str]
+
+
+class Opening(NamedTuple):
+    """When the next call may be sent, whether a report may make that sooner, and what decides."""
+
+    at: int
+    may_open_sooner: bool
+    quota: str
+    group: str
+
+
 class QuotaLog(msgspec.Struct, kw_only=True):
     """The log of one scope; `protocol.py` lists the fields under "Keys in Redis".
 
-    `log` maps a slot to the latest arrival of its call. `interactive` and `background` map a
-    waiting process to the instant at which it loses its place in the queue.
+    `log` maps a group to its slots, and a slot to the latest arrival of its call. `used` maps
+    a calendar quota to its windows, and the start of a window to the units used. `interactive`
+    and `background` map a waiting process to the instant at which it loses its place in the
+    queue.
     """
 
     updated_at: int = 0
@@ -100,7 +148,9 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     members_changed_at: int = 0
     share_wanted_until: int = 0
     interactive_at: int = 0
-    log: dict[str, int] = {}
+    log: dict[str, dict[str, int]] = {}
+    used: dict[str, dict[int, int]] = {}
+    claims: dict[str, Claim] = {}
     members: dict[str, Member] = {}
     interactive: dict[str, int] = {}
     background: dict[str, int] = {}
@@ -109,12 +159,12 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
         """Apply *request*. Costs O(log n) per slot, plus loading and saving the log."""
         self._check_clock(request, now)
-        self._check_epoch(request, now)
-        self._update_quotas(request, now)
+        has_lost_data = self._check_epoch(request, now)
+        self._update_quotas(request, now, has_lost_data=has_lost_data)
         self._book_slots(request, now)
         self._on_rate_limited(request, now)
         member_count, (start, size) = self._update_members(request, now)
-        opens_in, retry_in, contenders = self._grant(request, now)
+        opens_in, retry_in, contenders, waits_for = self._grant(request, now)
         return LeaseResponse(
             now=now,
             epoch=self.epoch,
@@ -128,6 +178,10 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             start=start,
             size=size,
             share_wanted=int(self.share_wanted_until > now),
+            waits_for=waits_for,
+            used=tuple(
+                self.used[spec.name].get(spec.start, 0) for spec in request.quotas if spec.calendar
+            ),
             quotas=tuple(sorted(self.quotas)),
         )
 
@@ -135,7 +189,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """Start a new log if the clock was set back; hold if others may have lost the store."""
         if now + RULES.clock_tolerance < self.updated_at:
             hold = request.recovery_hold + request.detection_time
-            empty = QuotaLog(spent_until=now + hold)
+            empty = QuotaLog(spent_until=now + hold, used=self.used)
             for field in self.__struct_fields__:
                 setattr(self, field, getattr(empty, field))
         elif now > self.updated_at + RULES.max_gap and any(
@@ -146,40 +200,104 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             self._hold(now + request.detection_time)
         self.updated_at = now
 
-    def _check_epoch(self, request: LeaseRequest, now: int) -> None:
-        lost_data = request.epoch not in {"", self.epoch}
+    def _check_epoch(self, request: LeaseRequest, now: int) -> bool:
+        """Return whether calls of the process are missing in the log."""
+        has_lost_data = request.epoch not in {"", self.epoch}
         if not self.epoch:
             self.epoch = request.new_epoch
-            lost_data = lost_data or request.assume_spent
-        if lost_data:
+            has_lost_data = has_lost_data or request.assume_spent
+        if has_lost_data:
             self._hold(now + request.recovery_hold + request.detection_time)
         elif request.recovering:
             self._hold(now + request.detection_time)
+        return has_lost_data and request.epoch != UNKNOWN_EPOCH
 
     def _hold(self, until: int) -> None:
         self.spent_until = max(self.spent_until, until)
 
-    def _update_quotas(self, request: LeaseRequest, now: int) -> None:
+    def _update_quotas(self, request: LeaseRequest, now: int, *, has_lost_data: bool) -> None:
         for spec in request.quotas:
             known = self.quotas.get(spec.name)
             tat = known.tat if known else 0
             self.quotas[spec.name] = QuotaState(reported_at=now, spec=spec, tat=tat)
+            if spec.calendar:
+                is_new = spec.name not in self.used
+                used = self.used.get(spec.name, {})
+                used = {start: units for start, units in used.items() if start >= spec.previous}
+                if is_new or has_lost_data:
+                    used[spec.start] = used.get(spec.start, 0) + spec.used
+                self.used[spec.name] = used
         for name, quota in list(self.quotas.items()):
-            if quota.reported_at + quota.spec.period + RULES.quota_ttl < now:
+            spec = quota.spec
+            if quota.reported_at + spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
+                self.used.pop(name, None)
+            while spec.calendar and spec.end <= request.wall:
+                # Nobody has named the new window: count it as one of the longest.
+                spec = quota.spec = replace(
+                    spec, previous=spec.start, start=spec.end, end=spec.end + spec.period
+                )
 
     def _book_slots(self, request: LeaseRequest, now: int) -> None:
-        for number, age in request.arrived:
-            self.log.pop(f"r:{request.process}:{number}", None)
-            self.log[f"a:{request.process}:{number}"] = now - age
-        for number in request.in_flight:
-            self.log[f"r:{request.process}:{number}"] = now + request.grace
+        process, logs = request.process, request.logs
+        groups = {"", *(quota.spec.group for quota in self.quotas.values())}
+        self.log = {group: self.log.get(group, {}) for group in groups}
+        kinds = [_groups_of(request, kind) for kind in request.kinds]
+        for number, age, kind in request.arrived:
+            for group in kinds[kind]:
+                log, arrived = self.log[group], f"a:{process}:{number}"
+                was_known = self._pop(log, process, number) or arrived in log
+                log[arrived] = now - age
+                if not was_known:
+                    self._count(request, group, now - age, 1, now)
+        for number, kind in request.in_flight:
+            for group in kinds[kind]:
+                log = self.log[group]
+                was_known = self._pop(log, process, number) or f"a:{process}:{number}" in log
+                log[f"f:{process}:{number}"] = now + request.grace
+                if not was_known:
+                    self._count(request, group, now, 1, now)
         for number in request.released:
-            if self.log.pop(f"r:{request.process}:{number}", None) is not None:
-                for quota in self.quotas.values():
-                    quota.tat -= quota.spec.interval
-        longest = max((quota.spec.period for quota in self.quotas.values()), default=0)
-        self.log = {slot: score for slot, score in self.log.items() if score > now - longest}
+            for group in logs:
+                self._release(request, group, number, now)
+        keep = RULES.calendar_memory if any(q.spec.calendar for q in self.quotas.values()) else 0
+        for group in logs:
+            quotas = self._quotas_of((group,))
+            keep_for = max([keep, *(q.spec.period for q in quotas if not q.spec.calendar)])
+            log = self.log[group]
+            self.log[group] = {slot: at for slot, at in log.items() if at > now - keep_for}
+
+    def _pop(self, log: dict[str, int], process: str, number: int) -> bool:
+        """Remove the slot if it has not arrived; return whether it was there."""
+        reserved = log.pop(f"r:{process}:{number}", None)
+        return log.pop(f"f:{process}:{number}", reserved) is not None
+
+    def _release(self, request: LeaseRequest, group: str, number: int, now: int) -> None:
+        """Give back what a slot that was not used has taken from the quotas of *group*."""
+        log = self.log[group]
+        reserved_until = log.get(f"r:{request.process}:{number}")
+        if not self._pop(log, request.process, number):
+            return
+        for quota in self._quotas_of((group,)):
+            spec = quota.spec
+            if not spec.calendar:
+                quota.tat -= spec.interval
+            elif reserved_until is not None:  # only where the window is certain
+                opened = reserved_until - request.lease - request.grace + request.wall - now
+                used = self.used[spec.name]
+                if spec.start + 2 * RULES.calendar_skew <= opened < spec.end and spec.start in used:
+                    used[spec.start] = max(0, used[spec.start] - 1)
+
+    def _quotas_of(self, groups: tuple[str, ...]) -> list[QuotaState]:
+        return [q for _, q in sorted(self.quotas.items()) if q.spec.group in groups]
+
+    def _count(self, request: LeaseRequest, group: str, at: int, units: int, now: int) -> None:
+        """Count *units* sent at *at* in all calendar windows in which they may arrive."""
+        for quota in self._quotas_of((group,)):
+            if quota.spec.calendar:
+                used = self.used.setdefault(quota.spec.name, {})
+                for start in _windows(quota.spec, request, at + request.wall - now):
+                    used[start] = used.get(start, 0) + units
 
     def _on_rate_limited(self, request: LeaseRequest, now: int) -> None:
         self.accepted += request.accepted
@@ -189,6 +307,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         self.paused_until = max(self.paused_until, now + request.pause)
         for quota in self.quotas.values():  # an empty bucket at the end of the pause
             spec = quota.spec
+            if spec.calendar:
+                continue
             full_at = self.paused_until + int((spec.burst - 1) * spec.interval)
             quota.tat = max(quota.tat, full_at)
 
@@ -231,11 +351,11 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             ),
         )
 
-    def _grant(self, request: LeaseRequest, now: int) -> tuple[list[int], int, int]:
-        """Return when each granted slot opens, when to ask again, and the contenders."""
+    def _grant(self, request: LeaseRequest, now: int) -> tuple[list[int], int, int, str]:
+        """Return when each call may be sent, when to ask again, contenders, and what delays it."""
         self._drop_waiting(request.process, now)
         if request.count <= 0:
-            return [], 0, 0
+            return [], 0, 0, ""
         if request.priority == 0:
             self.interactive_at = now
         classes = self.interactive, self.background
@@ -244,34 +364,88 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         yields = bool(other) and is_background_due == (request.priority == 0)
         contenders = len(own)
         most = 0 if yields else self._fair_count(request, contenders)
-        opens_in, at, may_open_sooner = self._reserve(request, most, now)
+        opens_in, (at, may_open_sooner, quota, group) = self._reserve(request, most, now)
         if opens_in and request.priority:
-            self.since_background = 0
+            self.since_background = (1 - request.cost) * (RULES.background_every - 1)
         else:
-            self.since_background += len(opens_in)
+            self.since_background += len(opens_in) * request.cost
         retry_in = 0 if 0 < most == len(opens_in) else max(0, at - request.lease - now)
         if may_open_sooner:  # by the time that was added to the reservation for safety
             soonest = at - request.grace - 2 * request.lease - now
             retry_in = min(retry_in, max(request.min_retry, soonest))
         retry_in += RULES.yield_delay if yields else 0
+        keeps_until = max(at, now + retry_in) + RULES.queue_time
         if len(opens_in) < request.count:
-            own[request.process] = max(at, now + retry_in) + RULES.queue_time
-        return opens_in, retry_in, contenders
+            own[request.process] = keeps_until
+        self._update_claim(request, len(opens_in), contenders, keeps_until, group)
+        return opens_in, retry_in, contenders, quota if len(opens_in) < request.count else ""
 
-    def _reserve(self, request: LeaseRequest, most: int, now: int) -> tuple[list[int], int, bool]:
-        """Reserve up to *most* slots; return when they open, and `_next_opening` after them."""
-        scores = sorted((score, slot) for slot, score in self.log.items())
+    def _update_claim(
+        self, request: LeaseRequest, granted: int, contenders: int, keeps_until: int, group: str
+    ) -> None:
+        """Keep the place of an expensive call that waits; delay the next one of a served process."""
+        if request.cost == 1:
+            return
+        now, claim = self.updated_at, self.claims.pop(request.process, None)
+        since = claim.since if claim else now
+        if granted:
+            intervals = [quota.spec.interval for quota in self._applying(request)]
+            since = now + granted * request.cost * contenders * max(intervals, default=0)
+        if granted < request.count:
+            self.claims[request.process] = Claim(
+                since=since,
+                until=max(since, keeps_until),
+                priority=request.priority,
+                cost=request.cost,
+                groups=[group] if group else ["", *request.groups],
+            )
+        elif since > now:
+            self.claims[request.process] = Claim(
+                since=since, until=since, priority=request.priority, cost=0, groups=[]
+            )
+
+    def _claimed(self, request: LeaseRequest, now: int) -> dict[str, int]:
+        """Return the slots of each group that *request* has to leave free for earlier claims."""
+        own = self.claims.get(request.process)
+        before = own.since if own else now + 1
+        claimed: dict[str, int] = {}
+        for process, claim in self.claims.items():
+            is_earlier = claim.since <= now and claim.since < before
+            if process != request.process and is_earlier and claim.priority <= request.priority:
+                for group in claim.groups:
+                    claimed[group] = claimed.get(group, 0) + claim.cost
+        return claimed
+
+    def _applying(self, request: LeaseRequest) -> list[QuotaState]:
+        """Return the quotas that apply to the calls that *request* asks for."""
+        return self._quotas_of(_groups_of(request, request.groups))
+
+    def _reserve(self, request: LeaseRequest, most: int, now: int) -> tuple[list[int], Opening]:
+        """Reserve slots for up to *most* calls; return when they open, and the next opening."""
+        groups = _groups_of(request, request.groups)
+        scores = {
+            group: sorted((at, slot) for slot, at in self.log[group].items()) for group in groups
+        }
+        quotas, claimed = self._applying(request), self._claimed(request, now)
         opens_in: list[int] = []
-        at, may_open_sooner = self._next_opening(scores, request.priority, now)
-        while len(opens_in) < most and at <= now + request.lease:
-            slot = f"r:{request.process}:{request.first + len(opens_in)}"
-            self.log[slot] = at + request.lease + request.grace
-            insort(scores, (self.log[slot], slot))
-            for quota in self.quotas.values():
-                quota.tat = max(quota.tat, at) + quota.spec.interval
+        opening = self._next_opening(request, quotas, scores, claimed, now)
+        while len(opens_in) < most and opening.at <= now + request.lease:
+            at, first = opening.at, request.first + len(opens_in) * request.cost
+            for group in groups:
+                for number in range(first, first + request.cost):
+                    slot, latest = (
+                        f"r:{request.process}:{number}",
+                        at + request.lease + request.grace,
+                    )
+                    self.log[group][slot] = latest
+                    insort(scores[group], (latest, slot))
+                self._count(request, group, at, request.cost, now)
+            for quota in quotas:
+                if not quota.spec.calendar:
+                    quota.tat = max(quota.tat, at) + request.cost * quota.spec.interval
             opens_in.append(at - now)
-            at, may_open_sooner = self._next_opening(scores, request.priority, now)
-        return opens_in, at, may_open_sooner
+            opening = self._next_opening(request, quotas, scores, claimed, now)
+        return opens_in, opening
 
     def _drop_waiting(self, process: str, now: int) -> None:
         """Drop waiting processes whose time is over, and *process*, which this request renews."""
@@ -279,30 +453,92 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             for name in [name for name, until in waiting.items() if until <= now]:
                 del waiting[name]
             waiting.pop(process, None)
+        for name in [name for name, claim in self.claims.items() if claim.until <= now]:
+            del self.claims[name]
 
     def _fair_count(self, request: LeaseRequest, contenders: int) -> int:
-        """Return how many slots the process may get, so that *contenders* get as many."""
+        """Return how many calls the process may send, so that *contenders* get as many slots."""
         most = request.count
-        for quota in self.quotas.values():
-            open_slots = quota.spec.burst + request.lease / quota.spec.interval
-            most = min(most, max(1, int(open_slots / (contenders + 1))))
+        for quota in self._applying(request):
+            if not quota.spec.calendar:
+                open_slots = quota.spec.burst + request.lease / quota.spec.interval
+                fair = open_slots / (contenders + 1) / request.cost
+                most = min(most, max(1, int(fair)))
         return most
 
     def _next_opening(
-        self, scores: list[tuple[int, str]], priority: int, now: int
-    ) -> tuple[int, bool]:
-        """Return when the next slot opens, and whether a report may make that sooner."""
-        at, may_open_sooner = max(now, self.spent_until, self.paused_until), False
-        for quota in self.quotas.values():
+        self,
+        request: LeaseRequest,
+        quotas: list[QuotaState],
+        scores: dict[str, list[tuple[int, str]]],
+        claimed: dict[str, int],
+        now: int,
+    ) -> Opening:
+        """Return when the next call of *request* may be sent."""
+        next_opening = Opening(max(now, self.spent_until, self.paused_until), False, "", "")
+        for quota in quotas:
             spec = quota.spec
-            if len(scores) >= spec.limit:
-                score, slot = scores[-spec.limit]
-                if score + spec.period > at:
-                    at, may_open_sooner = score + spec.period, slot.startswith("r")
+            if spec.calendar:
+                continue
+            group, ahead = scores[spec.group], claimed.get(spec.group, 0)
+            needed = min(spec.limit, request.cost + ahead)
+            if len(group) + needed > spec.limit:
+                score, slot = group[needed - spec.limit - 1]
+                if score + spec.period > next_opening.at:
+                    may_open_sooner = not slot.startswith("a")
+                    next_opening = Opening(
+                        score + spec.period, may_open_sooner, spec.name, spec.group
+                    )
             is_spaced = (
-                priority and self.interactive_at + RULES.interactive_periods * spec.period > now
+                request.priority
+                and self.interactive_at + RULES.interactive_periods * spec.period > now
             )
             burst = min(spec.burst, RULES.background_burst) if is_spaced else spec.burst
-            if quota.earliest(burst) > at:
-                at, may_open_sooner = quota.earliest(burst), False
-        return at, may_open_sooner
+            earliest = quota.earliest(burst, request.cost, ahead)
+            if earliest > next_opening.at:
+                next_opening = Opening(earliest, False, spec.name, spec.group)
+        return self._next_calendar_opening(request, quotas, next_opening, now)
+
+    def _next_calendar_opening(
+        self, request: LeaseRequest, quotas: list[QuotaState], opening: Opening, now: int
+    ) -> Opening:
+        """Return the first opening from *opening* on that the calendar quotas permit."""
+        calendar = [quota.spec for quota in quotas if quota.spec.calendar]
+        is_open = False
+        while not is_open:
+            is_open = True
+            for spec in calendar:
+                at = self._calendar_opening(spec, request, opening.at, now)
+                if at > opening.at:
+                    opening, is_open = Opening(at, False, spec.name, spec.group), False
+        return opening
+
+    def _calendar_opening(self, spec: QuotaSpec, request: LeaseRequest, at: int, now: int) -> int:
+        """Return when *spec* permits a call from *at* on; after a new window began, or close to it."""
+        used, offset, skew = self.used.get(spec.name, {}), request.wall - now, RULES.calendar_skew
+        full = [
+            start
+            for start in _windows(spec, request, at + offset)
+            if used.get(start, 0) + request.cost > spec.limit
+        ]
+        next_request = now + request.lease + 1  # which names the new window
+        if spec.start in full or spec.end in full:
+            return max(at, spec.end + skew - offset, next_request)
+        if spec.previous in full:
+            return max(at, spec.start + skew - offset)
+        return max(at, next_request) if at + offset >= spec.end else at
+
+
+def _groups_of(request: LeaseRequest, groups: tuple[str, ...]) -> tuple[str, ...]:
+    """Return "" and those of *groups* of which the process has quotas."""
+    return ("", *(group for group in groups if group in request.logs))
+
+
+def _windows(spec: QuotaSpec, request: LeaseRequest, wall: int) -> list[int]:
+    """Return the starts of the windows in which a call sent at *wall* may arrive."""
+    windows = [spec.start]
+    if wall - RULES.calendar_skew < spec.start:
+        windows.append(spec.previous)
+    if wall + request.lease + request.grace + RULES.calendar_skew >= spec.end:
+        windows.append(spec.end)
+    return windows

@@ -36,14 +36,15 @@ __all__ = ["RedisLimits", "RedisTokens"]
 
 _MAX_COMMANDS = 16
 """Commands in flight at a time: with ten thousand scopes, the others wait."""
-_KEYS = ("log", "state", "members", "interactive", "background")
+_KEYS = ("state", "members", "interactive", "background", "log")
 _encode = msgspec.json.Encoder().encode
 _RULES = _encode(RULES)
 
 
-def script_keys(prefix: str, scope: str) -> list[str]:
-    """Return the keys of *scope*, in the order in which the script expects them."""
-    return [f"{prefix}:v2:{{{scope}}}:{name}" for name in _KEYS]
+def script_keys(prefix: str, scope: str, request: LeaseRequest) -> list[str]:
+    """Return the keys of *scope* for *request*, in the order in which the script expects them."""
+    names = *_KEYS, *(f"log:{group}" for group in request.logs[1:])
+    return [f"{prefix}:v3:{{{scope}}}:{name}" for name in names]
 
 
 def script_arguments(request: LeaseRequest) -> list[bytes]:
@@ -120,7 +121,7 @@ class RedisBackend:
 
         If a command queued before this one fails, this one fails too, without being sent.
         """
-        keys, arguments = script_keys(self._prefix, key), script_arguments(request)
+        keys, arguments = script_keys(self._prefix, key, request), script_arguments(request)
         failures = self._failures
         async with self._semaphore:
             if failures != self._failures:
@@ -155,8 +156,9 @@ def decode_reply(reply: Any) -> LeaseResponse:
         StoreUnavailableError: it is not a response.
     """
     try:
-        now, epoch, *rest, quotas = reply
-        fields = (now, epoch.decode(), *rest, [name.decode() for name in quotas])
+        now, epoch, *rest, waits_for, used, quotas = reply
+        names = [name.decode() for name in quotas]
+        fields = (now, epoch.decode(), *rest, waits_for.decode(), used, names)
         return msgspec.convert(fields, LeaseResponse)
     except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
         raise StoreUnavailableError("its reply is not a lease response") from None

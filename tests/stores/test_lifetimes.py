@@ -137,7 +137,7 @@ async def test_scope_after_eviction_reuses_no_slot_number() -> None:
                 await use(pool, server.url)
             await asyncio.sleep(80.0)
             assert pool.stats() == ()
-            used = [number for _, request, _ in store.record for number, _ in request.arrived]
+            used = [number for _, request, _ in store.record for number, *_ in request.arrived]
             numbers += sorted(set(used))
             store.record.clear()
         assert len(numbers) == 9

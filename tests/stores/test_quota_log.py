@@ -24,12 +24,16 @@ QUIET = LeaseRequest(
     new_epoch="e1",
     recovering=False,
     assume_spent=False,
+    wall=START,
     quotas=(TWO,),
+    kinds=((),),
     arrived=(),
     in_flight=(),
     released=(),
     first=1,
     count=0,
+    cost=1,
+    groups=(),
     priority=1,
     accepted=0,
     rejected=0,
@@ -66,7 +70,7 @@ def test_next_slot_opens_a_period_after_an_arrival() -> None:
     log = QuotaLog()
     log.apply(lease_request(count=2), START)
     at = START + 50_000
-    log.apply(lease_request(arrived=((1, 20_000), (2, 20_000))), at)
+    log.apply(lease_request(arrived=((1, 20_000, 0), (2, 20_000, 0))), at)
     response = log.apply(lease_request(process="b", count=1), at)
     assert response.retry_in == 1_030_000 - 100_000 - 50_000
     at += response.retry_in
@@ -89,7 +93,7 @@ def test_slot_in_flight_is_held_while_it_is_reported() -> None:
     at = START
     for _ in range(10):
         at += SECOND
-        assert log.apply(lease_request(in_flight=(1, 2)), at).opens_in == ()
+        assert log.apply(lease_request(in_flight=((1, 0), (2, 0))), at).opens_in == ()
         assert log.apply(lease_request(process="b", count=1), at + 900_000).opens_in == ()
     assert log.apply(lease_request(process="b", count=1), at + 1_150_000).opens_in == (0,)
 
@@ -108,7 +112,7 @@ def test_repeated_request_counts_once() -> None:
     log.apply(lease_request(count=2), START)
     again = log.apply(lease_request(count=2, first=3, released=(1, 2)), START + 1000)
     assert len(again.opens_in) == 2
-    assert len(log.log) == 2
+    assert len(log.log[""]) == 2
 
 
 def test_interactive_calls_get_nine_of_ten_slots() -> None:
@@ -128,7 +132,7 @@ def test_interactive_calls_get_nine_of_ten_slots() -> None:
                 log.apply(
                     lease_request(
                         process=me,
-                        arrived=((number, age),),
+                        arrived=((number, age, 0),),
                         count=1,
                         first=9_000_000,
                         priority=priority,
@@ -235,7 +239,7 @@ class Lua:
 
     def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
         arguments: list[bytes | int] = [*script_arguments(request), now]
-        return decode_reply(self._script(keys=script_keys("t", "s"), args=arguments))
+        return decode_reply(self._script(keys=script_keys("t", "s", request), args=arguments))
 
     def close(self) -> None:
         self._client.close()
@@ -246,19 +250,54 @@ def random_block(random: Random) -> Block:
     return random.randrange(UNIT // size) * size, size
 
 
+KINDS = ((), ("ops:a.*",), ("share:night",), ("ops:a.*", "share:night"))
+"""Groups of the calls in random histories."""
+
+
+def calendar_spec(
+    limit: int, wall: int, length: int, *, group: str = "", used: int = 0
+) -> QuotaSpec:
+    """Return a calendar quota whose windows of *length* begin at multiples of it."""
+    start = wall - wall % length
+    return QuotaSpec(
+        limit=limit,
+        period=length,
+        interval=0,
+        burst=0.0,
+        group=group,
+        calendar="hour:UTC",
+        previous=start - length,
+        start=start,
+        end=start + length,
+        used=used,
+    )
+
+
+def random_quotas(random: Random, wall: int) -> tuple[QuotaSpec, ...]:
+    choices = [
+        TWO,
+        QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5),
+        QuotaSpec(limit=3, period=2 * SECOND, interval=700_000, burst=2.0, group="ops:a.*"),
+        QuotaSpec(limit=4, period=5 * SECOND, interval=900_000, burst=2.0, group="share:night"),
+        calendar_spec(6, wall, 10 * SECOND, used=random.choice([0, 0, 2])),
+        calendar_spec(3, wall, 20 * SECOND, group="share:night"),
+    ]
+    return tuple(random.sample(choices, random.randint(1, 6)))
+
+
 def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
     """Return a random history of four processes; reports may name slots that were not granted."""
     now, number = START, dict.fromkeys("abcd", 1)
     held = {me: random_block(random) for me in "abcd"}
     requests: list[tuple[LeaseRequest, int]] = []
-    quotas = [TWO, QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)]
     for _ in range(steps):
         now += random.choice([0, 1000, 50_000, 300_000, 1_500_000, 70 * SECOND])
         now -= random.choice([0] * 40 + [900_000, 30 * SECOND])
         me = random.choice("abcd")
         known = range(max(1, number[me] - 4), number[me])
         pick = {n: random.choice(["settled", "freed", "renewed", ""]) for n in known}
-        wanted = random.randint(0, 3)
+        wanted, cost = random.randint(0, 3), random.choice([1, 1, 1, 2, 3])
+        wall = now + 123_456_789 + random.choice([0, 0, 3000, 900_000, -900_000])
         requests.append(
             (
                 lease_request(
@@ -266,16 +305,22 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                     epoch=random.choice(["", "e1", "e1", "e1", "e9"]),
                     new_epoch="e1",
                     recovering=random.random() < 0.05,
-                    quotas=tuple(random.sample(quotas, random.randint(1, 2))),
+                    wall=wall,
+                    quotas=random_quotas(random, wall),
+                    kinds=KINDS,
                     arrived=tuple(
-                        (n, random.randint(-100_000, 400_000))
+                        (n, random.randint(-100_000, 400_000), random.randrange(len(KINDS)))
                         for n in known
                         if pick[n] == "settled"
                     ),
-                    in_flight=tuple(n for n in known if pick[n] == "renewed"),
+                    in_flight=tuple(
+                        (n, random.randrange(len(KINDS))) for n in known if pick[n] == "renewed"
+                    ),
                     released=tuple(n for n in known if pick[n] == "freed"),
                     first=number[me],
                     count=wanted,
+                    cost=cost,
+                    groups=random.choice(KINDS),
                     priority=random.randint(0, 1),
                     accepted=random.randint(0, 3),
                     rejected=random.randint(0, 1),
@@ -289,7 +334,7 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                 now,
             )
         )
-        number[me] += wanted
+        number[me] += wanted * cost
     return requests
 
 

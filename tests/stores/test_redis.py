@@ -351,9 +351,9 @@ async def test_redis_keys_expire_and_contain_no_credential(url: str) -> None:
 
 def test_keys_of_a_scope_share_one_hash_tag() -> None:
     """The hash tag is the scope, whatever the prefix."""
-    names = script_keys("my{odd", "0123abcd")
+    names = script_keys("my{odd", "0123abcd", QUIET)
     assert len(names) == len(set(names)) == 5
-    assert all("{0123abcd}" in name for name in script_keys("plain", "0123abcd"))
+    assert all("{0123abcd}" in name for name in script_keys("plain", "0123abcd", QUIET))
 
 
 async def test_redis_limits_serves_many_loops_and_pools(url: str) -> None:
