@@ -75,6 +75,15 @@ class Lease(NamedTuple):
     number: int
 
 
+class Reports(NamedTuple):
+    """The fields of a `LeaseRequest` that report on slots."""
+
+    kinds: tuple[tuple[str, ...], ...]
+    arrived: tuple[tuple[int, int, int], ...]
+    in_flight: tuple[tuple[int, int], ...]
+    released: tuple[int, ...]
+
+
 class LeaseBook:
     """The slots of one process for one scope, and what the store does not know about them yet.
 
@@ -143,6 +152,17 @@ class LeaseBook:
     def has_unreported(self) -> bool:
         """Return whether there is something to report."""
         return bool(self.arrived or self.released)
+
+    def reports(self, now: float, *, renews: bool) -> Reports:
+        """Return what is due, with the calls in flight if the request *renews* them."""
+        arrived = islice(self.arrived.items(), _MAX_SLOTS)
+        in_flight = islice(self.in_flight, _MAX_SLOTS if renews else 0)
+        return Reports(
+            kinds=((),),
+            arrived=tuple((number, micros(now - at), 0) for number, at in arrived),
+            in_flight=tuple((number, 0) for number in in_flight),
+            released=tuple(islice(self.released, _MAX_SLOTS)),
+        )
 
     def snapshot(self, arrived: Iterable[tuple[int, int, int]]) -> dict[int, float]:
         """Return the arrivals that a request reports, for `acknowledge`."""
@@ -219,20 +239,12 @@ class SyncState:
         idle: bool,
         interval: float,
     ) -> LeaseRequest:
-        """Return a request for up to *count* slots.
-
-        *wall* is the wall clock at *now*; heartbeats are *interval* seconds apart.
-        """
+        """Return a request for up to *count* slots; *wall* is the wall clock at *now*."""
         slots, config, shortest = self._slots, self._config, min(self.periods())
-        count = min(_MAX_SLOTS, max(0, count - len(slots.leases)))
-        if len(slots.arrived) > _MAX_SLOTS:
-            count = 0  # report all arrivals first
-        pause_until = self._local.paused_until if self.rejected else self.unavailable_until
+        has_many_reports = len(slots.arrived) > _MAX_SLOTS
+        count = 0 if has_many_reports else min(_MAX_SLOTS, max(0, count - len(slots.leases)))
         heartbeat = self._is_heartbeat(now, goodbye=goodbye, idle=idle, interval=interval)
-        arrived = islice(slots.arrived.items(), _MAX_SLOTS)
-        renews = heartbeat or now >= self._renew_at
-        if renews:
-            self._renew_at = now + min(HEARTBEAT, *self.periods())
+        reports = slots.reports(now, renews=self._renews(now, is_heartbeat=heartbeat))
         return LeaseRequest(
             process=config.process,
             epoch=self._reported_epoch(now, recovering=recovering),
@@ -242,14 +254,10 @@ class SyncState:
             assume_spent=config.assume_spent or self._epoch != "",
             wall=micros(wall),
             quotas=self._specs(now),
-            kinds=((),),
-            arrived=tuple((number, micros(now - at), 0) for number, at in arrived),
-            in_flight=(
-                tuple((number, 0) for number in islice(slots.in_flight, _MAX_SLOTS))
-                if renews
-                else ()
-            ),
-            released=tuple(islice(slots.released, _MAX_SLOTS)),
+            kinds=reports.kinds,
+            arrived=reports.arrived,
+            in_flight=reports.in_flight,
+            released=reports.released,
             first=slots.reserve_numbers(count),
             count=count,
             cost=1,
@@ -257,7 +265,7 @@ class SyncState:
             priority=int(priority),
             accepted=self.accepted,
             rejected=self.rejected,
-            pause=micros(max(0.0, pause_until - now)),
+            pause=micros(max(0.0, self._paused_until() - now)),
             heartbeat=heartbeat,
             goodbye=goodbye,
             idle=idle,
@@ -270,6 +278,16 @@ class SyncState:
             recovery_hold=micros(max(self.periods())),
             detection_time=micros(PROBE_INTERVAL + 2 * config.timeout + config.lease + SEND_GRACE),
         )
+
+    def _paused_until(self) -> float:
+        return self._local.paused_until if self.rejected else self.unavailable_until
+
+    def _renews(self, now: float, *, is_heartbeat: bool) -> bool:
+        """Return whether the calls in flight are to be reported again."""
+        if not is_heartbeat and now < self._renew_at:
+            return False
+        self._renew_at = now + min(HEARTBEAT, *self.periods())
+        return True
 
     def _is_heartbeat(self, now: float, *, goodbye: bool, idle: bool, interval: float) -> bool:
         """Return whether a heartbeat is due: also when the process is no longer idle."""
