@@ -48,6 +48,12 @@ class EtaEstimator:
         settled: rows or items with an outcome when the run starts.
         batch_size: rows per call; None if it is unknown until the first response.
         limit: rows after which the run ends; None for no limit.
+        is_shared: other processes settle rows of the same job, so the rows per call cannot be
+            measured: `batch_size` must be given, now or later.
+
+    Attributes:
+        batch_size: as above.
+        processes: processes that share the rows that are left.
     """
 
     def __init__(
@@ -55,11 +61,15 @@ class EtaEstimator:
         counter: RequestCounter,
         flow: str,
         settled: int,
-        batch_size: int | None = None,
+        batch_size: float | None = None,
         limit: int | None = None,
+        *,
+        is_shared: bool = False,
     ) -> None:
         self._counter, self._flow = counter, flow
-        self._settled_before, self._batch_size, self._limit = settled, batch_size, limit
+        self._settled_before, self._limit = settled, limit
+        self.batch_size, self._is_shared = batch_size, is_shared
+        self.processes = 1
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._samples = deque([_Sample(self._started_at, settled, limited=False, alone=True)])
@@ -166,6 +176,8 @@ class EtaEstimator:
     def _measure(self, settled: int, *, limited: bool) -> float:
         """Add a sample; return the rows per second of the last two periods."""
         now, samples = self._loop.time(), self._samples
+        if not self._counter.requests and settled == self._settled_before:
+            samples.clear()  # the run waits for its first call, which says nothing of the rate
         since = now - self._span
         alone = all(use.scheduler.is_alone(self._flow) for use in self._counter.scopes.values())
         samples.append(_Sample(now, settled, limited, alone))
@@ -185,13 +197,14 @@ class EtaEstimator:
         eta: float | None = None
         for use in self._counter.scopes.values():
             in_flight = min(use.scheduler.in_flight, use.requests)
-            if settled and use.requests > in_flight:
+            if settled and use.requests > in_flight and not self._is_shared:
                 calls_per_row = (use.requests - in_flight) / settled
-            elif self._batch_size:
-                calls_per_row = 1 / self._batch_size
+            elif self.batch_size:
+                calls_per_row = 1 / self.batch_size
             else:
                 continue
-            calls = max(1, math.ceil(remaining * calls_per_row) - in_flight)
+            own = math.ceil(remaining * calls_per_row / self.processes)
+            calls = max(1, own - in_flight)
             use.scheduler.planned[self._flow] = calls
             eta = max(eta or 0.0, use.scheduler.eta_of_flow(self._flow, calls))
         return eta

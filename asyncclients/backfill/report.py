@@ -190,13 +190,17 @@ class ScopeUse:
 class RequestCounter:
     """Send hook that counts the requests of one run; other hooks of the run forward to it.
 
+    Args:
+        job: counts the requests as well, as of a job of which this run is a part.
+
     Attributes:
         scopes: the scopes in use, by their one-way names.
         requests: sent.
         rejected: rate-limited by the vendor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job: RequestCounter | None = None) -> None:
+        self._job = job
         self._loop = asyncio.get_running_loop()
         self._started_at = self._loop.time()
         self._first_at = self._last_at = self._started_at
@@ -214,10 +218,14 @@ class RequestCounter:
         if use is None:
             use = self.scopes[request.scope] = ScopeUse(request.scheduler)
         use.requests += 1
+        if self._job is not None:
+            self._job.before_send(request)
 
     def on_rate_limited(self) -> None:
         """Count a rate-limited request."""
         self.rejected += 1
+        if self._job is not None:
+            self._job.on_rate_limited()
 
     @property
     def seconds(self) -> float:

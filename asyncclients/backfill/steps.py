@@ -79,6 +79,17 @@ class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
     max_failed: float = 0.1
     max_outage: float = 900.0
 
+    def delivery_options(self, flow: str) -> DeliveryOptions:
+        """Return how a step of *flow* delivers; `batch` is 0 for one row per call."""
+        # A batch is too small to judge the share of failed rows; the job does that.
+        return DeliveryOptions.of(
+            self.target,
+            batch=self.batch,
+            idempotent=self.idempotent,
+            flow=flow,
+            max_failed=1.0,
+        )
+
 
 RowStatus = Literal["sent", "done", "failed", "unknown", "skipped"]
 
@@ -130,7 +141,13 @@ class SharedRowLog(Protocol):
 
 
 async def push_step(
-    rows: Sequence[Row], to: PushTarget, log: SharedRowLog, *, flow: str, coerce: bool = False
+    rows: Sequence[Row],
+    to: PushTarget,
+    log: SharedRowLog,
+    *,
+    flow: str,
+    coerce: bool = False,
+    counter: RequestCounter | None = None,
 ) -> RequestCounts:
     """Deliver those of *rows* that are not settled in *log*.
 
@@ -140,6 +157,7 @@ async def push_step(
         log: opened for this run; a repeated run opens it again.
         flow: name of the job: the quota is divided fairly between flows.
         coerce: values are texts that may stand for numbers and booleans, as in CSV.
+        counter: counts the requests as well, while the step runs.
 
     Raises:
         BackfillStoppedError: the outage exceeded max_outage.
@@ -150,11 +168,8 @@ async def push_step(
     """
     arguments.check_target(to.target)
     arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.max_outage)
-    counter, breaker = RequestCounter(), CircuitBreaker(to.max_outage)
-    # A batch is too small to judge the share of failed rows; the job does that.
-    options = DeliveryOptions.of(
-        to.target, batch=to.batch, idempotent=to.idempotent, flow=flow, max_failed=1.0
-    )
+    counter, breaker = RequestCounter(counter), CircuitBreaker(to.max_outage)
+    options = to.delivery_options(flow)
     row_type = row_type_of(to.target) if to.row_type is None else to.row_type
     converter = RowConverter(row_type, to.map)
     numbers = [row.number for row in rows]
@@ -323,6 +338,7 @@ async def pull_step(
     flow: str,
     max_pages: int = 10,
     max_outage: float = 900.0,
+    counter: RequestCounter | None = None,
 ) -> PullCursor:
     """Store the next pages of *source*, fetched concurrently if their number is known.
 
@@ -333,6 +349,7 @@ async def pull_step(
         flow: name of the job, as for `push_step`.
         max_pages: maximum number of pages.
         max_outage: seconds without a usable response after which it raises.
+        counter: as for `push_step`.
 
     Raises:
         BackfillStoppedError: the outage exceeded max_outage.
@@ -340,26 +357,35 @@ async def pull_step(
     """
     arguments.check_int("max_pages", max_pages, 1)
     arguments.check_seconds("max_outage", max_outage)
-    counter, breaker = RequestCounter(), CircuitBreaker(max_outage)
+    counter, breaker = RequestCounter(counter), CircuitBreaker(max_outage)
     reader = PagePrefetcher(source, 0, flow, counter, breaker)
     first = source.start if after is None else after.page + 1
     # The number of pages is known from the first page on; pages beyond it are read one by one.
     known = after.pages if after else 0
     count = max(1, min(max_pages, known - first + 1))
-    pages = await gather_or_cancel([reader.page(first + index) for index in range(count)])
-    page, before = pages[0], after.items_digest if after else None
-    for page in pages:
-        before = _checked_digest(page, before)
-        await store.put(page)
-        if page.last:
-            break
+    stored: list[Page[Any]] = []
+    digests = [after.items_digest if after else None]
+    turns = [asyncio.Event() for _ in range(count + 1)]
+    turns[0].set()
+
+    async def fetch(index: int) -> None:
+        page = await reader.page(first + index)
+        await turns[index].wait()
+        if not stored or not stored[-1].last:
+            digests.append(_checked_digest(page, digests[-1]))
+            await store.put(page)
+            stored.append(page)
+        turns[index + 1].set()
+
+    await gather_or_cancel([fetch(index) for index in range(count)])
+    page = stored[-1]
     if not known and page.total and page.items:
         known = -(-page.total // len(page.items))
     return PullCursor(
         page=page.number,
         last=page.last,
         pages=known,
-        items_digest=before or "",
+        items_digest=digests[-1] or "",
         counts=counter.counts,
     )
 

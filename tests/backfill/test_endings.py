@@ -396,3 +396,31 @@ async def test_pull_step_that_fails_leaves_no_page_under_way() -> None:
     with pytest.raises(ValueError, match="no"):
         await pull_step(Paginator(fetch), Shelf(), after=reached, flow="job")
     assert sorted(cancelled) == [2, 4]
+
+
+async def test_pull_step_stores_each_page_as_soon_as_those_before_it_are_stored() -> None:
+    """Pages that arrive in another order are stored in theirs, without waiting for the last one."""
+    arrivals = {number: asyncio.Event() for number in range(1, 5)}
+    kept: list[int] = []
+    has_three = asyncio.Event()
+
+    async def fetch(number: int) -> Page[int]:
+        await arrivals[number].wait()
+        return Page(items=[number], number=number, total=4, last=number == 4)
+
+    class Shelf:
+        async def put(self, page: Page[Any]) -> None:
+            kept.append(page.number)
+            if page.number == 3:
+                has_three.set()
+
+    arrivals[1].set()
+    reached = await pull_step(Paginator(fetch), Shelf(), after=None, flow="job")
+    step = asyncio.create_task(pull_step(Paginator(fetch), Shelf(), after=reached, flow="job"))
+    arrivals[3].set()
+    arrivals[2].set()
+    await has_three.wait()
+    assert (kept, step.done()) == ([1, 2, 3], False)
+    arrivals[4].set()
+    assert (await step).last
+    assert kept == [1, 2, 3, 4]

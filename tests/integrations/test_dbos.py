@@ -22,13 +22,14 @@ import pytest
 
 pytest.importorskip("dbos", reason="needs the extra [dbos]")
 
-from asyncclients import SessionPool
+from asyncclients import Quota, SessionPool
 from asyncclients.backfill import Progress, Report
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateMismatchError
 from asyncclients.integrations.dbos import Backfills
 from asyncclients.sandbox import Sandbox, drop
 from tests.support.postgres_server import Postgres, postgres_server
 
+from . import dbos_worker
 from .dbos_worker import LEASE, resolve_with
 
 WORKER = Path(__file__).with_name("dbos_worker.py")
@@ -274,6 +275,38 @@ async def test_a_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (report.unverified, report.requests) == ((), 5)
     assert 0 < report.quota_use < 5 / 100_000
     assert {each.done for each in seen} >= {24}
+    assert {each.total for each in seen if each.done} == {24}
+
+
+@pytest.mark.parametrize("kind", ["push", "pull"])
+async def test_progress_has_the_total_and_the_eta_of_the_quota(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a job waits for its quota, its ETA is that of the scheduler, and its total is known."""
+    monkeypatch.setattr("asyncclients.integrations.dbos.backfills._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr(dbos_worker, "ENOUGH", [Quota(4, 1.0)])
+    url, loop = f"sqlite:///{tmp_path}/jobs.sqlite", asyncio.get_running_loop()
+    seen: list[tuple[float, Progress]] = []
+
+    def on_progress(progress: Progress) -> None:
+        seen.append((loop.time(), progress))
+
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
+        if kind == "push":
+            rows = nodes(sandbox, 24)
+            await backfills.push("job", rows, spec="create", batch=8, progress=on_progress)
+            ended_at = loop.time()
+        else:
+            sandbox.state("intouch").grow(contacts=120)
+            to, state = tmp_path / "contacts.jsonl", tmp_path / "contacts.state"
+            await backfills.pull("job", to, state=state, spec="list", progress=on_progress)
+            ended_at = next(at for at, each in seen if each.remaining == 0)
+    early = [each for each in seen if each[1].done and each[1].limited_by_quota]
+    assert early
+    for at, progress in early:
+        assert progress.total == (24 if kind == "push" else 120)
+        assert progress.remaining == (progress.total or 0) - progress.done
+        assert progress.eta == pytest.approx(ended_at - at, rel=0.2, abs=1.5)
 
 
 async def test_a_lost_answer_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

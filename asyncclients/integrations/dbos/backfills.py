@@ -22,10 +22,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
-from functools import partial
 from typing import Any, Self
 from uuid import uuid4
 
@@ -33,11 +32,10 @@ import msgspec
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 
 from asyncclients import backfill
-from asyncclients.backfill import Progress, Report, Sink
+from asyncclients.backfill import Report, Sink
 from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.threads import in_thread
-from asyncclients.core.events import Callback
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.dbos.heartbeat import (
     READS,
@@ -45,6 +43,7 @@ from asyncclients.integrations.dbos.heartbeat import (
     record_heartbeat,
     remove_workers,
 )
+from asyncclients.integrations.dbos.progress import JobProgress, OnProgress
 from asyncclients.integrations.dbos.serializer import JSONSerializer, no_pickles
 from asyncclients.integrations.dbos.sqlite import Connection
 from asyncclients.integrations.dbos.workflows import (
@@ -62,7 +61,6 @@ _log = logging.getLogger("asyncclients.backfill")
 _QUEUE = "asyncclients"
 _VERSION = "asyncclients-2"
 """Version of the workflows; workers of another version do not run them."""
-OnProgress = Callable[[Progress], None]
 _UNFINISHED = ("ENQUEUED", "PENDING", "DELAYED")
 _POLL = 0.5
 _SHARDS = 4
@@ -213,13 +211,11 @@ class Backfills:
         spec = spec or job
         rows = await open_source(source)
         try:
-            total = await self.job_store.submit(
-                job, rows, spec=spec, target=target or spec, batch=batch
-            )
+            await self.job_store.submit(job, rows, spec=spec, target=target or spec, batch=batch)
         finally:
             await rows.aclose()
         before = await self.job_store.request_counts(job)
-        reporter = JobProgress(partial(self.job_store.report, job), progress, total)
+        reporter = JobProgress(self.job_store, self.worker, "push", job, progress)
         await reporter.begin()
         await self._enqueue_batches(job, shards)
         await self._wait(job, reporter)
@@ -256,7 +252,7 @@ class Backfills:
         _check_name(job)
         spec = spec or job
         await self.job_store.add(job, JobRecord(kind="pull", spec=spec, digest=digest_of(spec)))
-        reporter = JobProgress(partial(self._pulled, job), progress)
+        reporter = JobProgress(self.job_store, self.worker, "pull", job, progress)
         await reporter.begin()
         found = await self._workflows(job)
         if not any(each.status in (*_UNFINISHED, "SUCCESS") for each in found):
@@ -272,9 +268,6 @@ class Backfills:
         return reporter.report(
             report, counts if isinstance(counts, RequestCounts) else RequestCounts()
         )
-
-    async def _pulled(self, job: str) -> Report:
-        return Report(done=await self.job_store.pulled(job))
 
     async def watch(self, show: Callable[[str], OnProgress]) -> None:
         """Report the progress of each job that this worker works on, until it is cancelled.
@@ -295,15 +288,14 @@ class Backfills:
     ) -> None:
         jobs = {workflow.partition("/")[0] for workflow in self.worker.running}
         for job in jobs - watched.keys():
-            record = await self.job_store.find(job)
-            is_pull = record is not None and record.kind == "pull"
-            read = partial(self._pulled if is_pull else self.job_store.report, job)
-            watched[job] = JobProgress(read, show(job))
-            await watched[job].begin()
+            if (record := await self.job_store.find(job)) is not None:
+                reporter = JobProgress(self.job_store, self.worker, record.kind, job, show(job))
+                await reporter.begin()
+                watched[job] = reporter
         for job in [*watched]:
-            await watched[job].report_progress(last=True)
+            await watched[job].report_progress(await self._workflows(job))
             if job not in jobs:
-                del watched[job]
+                watched.pop(job).close()
 
     # --- Workflows --------------------------------------------------------------------
 
@@ -339,10 +331,19 @@ class Backfills:
 
     async def _wait(self, job: str, reporter: JobProgress) -> None:
         """Wait until all workflows of *job* have ended."""
-        while any(each.status in _UNFINISHED for each in await self._workflows(job)):
-            await reporter.report_progress()
-            await asyncio.sleep(_POLL)  # they end in other processes
-        await reporter.report_progress(last=True)
+        due_at, loop = 0.0, asyncio.get_running_loop()
+        try:
+            while True:
+                found = await self._workflows(job)
+                ended = not any(each.status in _UNFINISHED for each in found)
+                if ended or loop.time() >= due_at:
+                    due_at = loop.time() + _PROGRESS_EVERY
+                    await reporter.report_progress(found)
+                if ended:
+                    return
+                await asyncio.sleep(_POLL)  # they end in other processes
+        finally:
+            reporter.close()
 
     async def _raise_failure(self, job: str, report: Report) -> None:
         found = await self._workflows(job, load=True)
@@ -385,71 +386,3 @@ async def _requeue_workflows_of(dead: list[str]) -> None:
     recover = getattr(DBOS, "_recover_pending_workflows", None)
     if recover is not None:
         await asyncio.to_thread(recover, dead)
-
-
-class JobProgress:
-    """Reports the progress of one job that other processes may run.
-
-    Args:
-        read: returns the current state of the job.
-        on_progress: called about every two seconds. The quota use of its argument is 0, since
-            requests are counted when batches finish.
-        total: number of rows; 0 if unknown.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[], Awaitable[Report]],
-        on_progress: OnProgress | None,
-        total: int = 0,
-    ) -> None:
-        self._read, self._total = read, total
-        self._on_progress = None if on_progress is None else Callback(on_progress)
-        self._loop = asyncio.get_running_loop()
-        self._began_at = self._reported_at = self._loop.time()
-        self._before = 0
-
-    async def begin(self) -> None:
-        """Start the run; rows settled before do not count towards its rate."""
-        if self._on_progress is not None:
-            self._before = _settled(await self._read())
-        self._began_at = self._reported_at = self._loop.time()
-
-    async def report_progress(self, *, last: bool = False) -> None:
-        """Call `on_progress` if a report is due or this is the *last* one."""
-        now = self._loop.time()
-        if self._on_progress is None or (now < self._reported_at + _PROGRESS_EVERY and not last):
-            return
-        self._reported_at = now
-        report = await self._read()
-        settled = _settled(report)
-        rate = (settled - self._before) / max(now - self._began_at, 1e-9)
-        remaining = max(0, self._total - settled) if self._total else None
-        self._on_progress(
-            Progress(
-                done=report.done,
-                failed=report.failed,
-                unknown=report.unknown,
-                skipped=report.skipped,
-                rate=rate,
-                quota_use=0.0,
-                eta=remaining / rate if remaining is not None and rate else None,
-                total=self._total or None,
-                remaining=remaining,
-            )
-        )
-
-    def report(self, report: Report, counts: RequestCounts) -> Report:
-        """Return *report* with the requests and seconds of this run."""
-        seconds = self._loop.time() - self._began_at
-        return msgspec.structs.replace(
-            report,
-            requests=counts.requests,
-            rejected=counts.rejected,
-            seconds=seconds,
-            quota_use=counts.quota_use(seconds),
-        )
-
-
-def _settled(report: Report) -> int:
-    return report.done + report.failed + report.unknown + report.skipped

@@ -45,6 +45,7 @@ JOBS = sa.Table(
     sa.Column("spec", sa.Text, nullable=False),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("coerce", sa.Boolean, nullable=False),
+    sa.Column("total", sa.Integer),
 )
 BATCHES = sa.Table(
     "asyncclients_batches",

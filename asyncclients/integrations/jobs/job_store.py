@@ -45,12 +45,20 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         spec: the description of the target or list for the workers; it may change.
         digest: a hash of the target and the input, which may not change.
         coerce: True if the input's values are texts that may represent numbers.
+        total: number of rows of a push; None for a pull, whose pages tell it.
     """
 
     kind: str
     spec: str
     digest: str = ""
     coerce: bool = False
+    total: int | None = None
+
+
+class _PageTotal(msgspec.Struct, frozen=True):
+    """The only field of a stored page that is read before the page is written to the file."""
+
+    total: int | None = None
 
 
 class JobStore:
@@ -65,17 +73,13 @@ class JobStore:
         """Return the job named *job*, or None."""
         row = await self._database.transact(
             lambda connection: connection.execute(
-                sa.select(JOBS.c.kind, JOBS.c.spec, JOBS.c.digest, JOBS.c.coerce).where(
-                    JOBS.c.job == job
-                )
+                sa.select(JOBS).where(JOBS.c.job == job)
             ).one_or_none()
         )
-        return JobRecord(kind=row[0], spec=row[1], digest=row[2], coerce=row[3]) if row else None
+        return None if row is None else msgspec.convert(row, JobRecord, from_attributes=True)
 
-    async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> int:
+    async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> None:
         """Copy the rows of *source*, *batch* at a time, unless this was done before.
-
-        Returns the number of rows.
 
         Raises:
             StateMismatchError: *job* exists with another target or input.
@@ -85,9 +89,10 @@ class JobStore:
         while chunk := await source.chunk():
             rows += chunk
         digest = digest_of(target, encode_rows(rows))
-        record = JobRecord(kind="push", spec=spec, digest=digest, coerce=source.coerce)
+        record = JobRecord(
+            kind="push", spec=spec, digest=digest, coerce=source.coerce, total=len(rows)
+        )
         await self.add(job, record, rows, batch)
-        return len(rows)
 
     async def add(
         self, job: str, record: JobRecord, rows: Sequence[Row] = (), batch: int = 1
@@ -153,8 +158,11 @@ class JobStore:
     # --- Results ----------------------------------------------------------------------
 
     async def report(self, job: str) -> Report:
-        """Return the state of *job*; requests are those of the finished batches."""
-        by_status = await self._database.transact(lambda connection: _row_counts(connection, job))
+        """Return the state of the push *job*; requests are those of the finished batches."""
+        query = sa.select(JOBS.c.total).where(JOBS.c.job == job)
+        total, by_status = await self._database.transact(
+            lambda connection: (connection.execute(query).scalar(), _row_counts(connection, job))
+        )
         counts = await self.request_counts(job)
         return Report(
             done=by_status.get("done", 0),
@@ -163,6 +171,7 @@ class JobStore:
             skipped=by_status.get("skipped", 0),
             requests=counts.requests,
             rejected=counts.rejected,
+            total=total,
         )
 
     async def request_counts(self, job: str) -> RequestCounts:
@@ -183,13 +192,19 @@ class JobStore:
 
         return await self._database.transact(read)
 
-    async def pulled(self, job: str) -> int:
-        """Return the number of items of *job* in the database."""
-        query = sa.select(sa.func.coalesce(sa.func.sum(PAGES.c.length), 0))
-        count = await self._database.transact(
-            lambda connection: connection.execute(query.where(PAGES.c.job == job)).scalar()
-        )
-        return int(count or 0)
+    async def pulled(self, job: str) -> Report:
+        """Return the state of the pull *job*; requests are its pages."""
+        these = PAGES.c.job == job
+        sums = sa.select(sa.func.coalesce(sa.func.sum(PAGES.c.length), 0), sa.func.count())
+        latest = sa.select(PAGES.c.page).where(these).order_by(PAGES.c.number.desc()).limit(1)
+
+        def read(connection: Connection) -> Report:
+            items, pages = connection.execute(sums.where(these)).one()
+            page = connection.execute(latest).scalar()
+            total = None if page is None else msgspec.msgpack.decode(page, type=_PageTotal).total
+            return Report(done=items, requests=pages, total=total)
+
+        return await self._database.transact(read)
 
     async def unknown(self, job: str) -> list[Unknown]:
         """Return the rows of *job* with an unknown outcome."""

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.steps import PullCursor, PushTarget, pull_step, push_step
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.integrations.jobs.database import Database
@@ -23,6 +24,11 @@ _MIN_ROWS = 50
 """The share of failed rows is only checked after this many rows."""
 
 
+def flow_of(kind: str, job: str) -> str:
+    """Return the flow of the calls of *job*."""
+    return f"{kind} {job}"
+
+
 class Worker:
     """Runs steps of the jobs in *database*.
 
@@ -32,6 +38,7 @@ class Worker:
 
     Attributes:
         running: the ids of the workflows that run in this process.
+        batch_sizes: rows per call of each push that has run here.
     """
 
     def __init__(self, database: Database, resolve: Resolve) -> None:
@@ -40,7 +47,9 @@ class Worker:
         self._resolved: dict[str, PushTarget | Paginator[Any]] = {}
         self._steps: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._counters: dict[str, RequestCounter] = {}
         self.running: set[str] = set()
+        self.batch_sizes: dict[str, int] = {}
 
     async def aclose(self) -> None:
         """Cancel all steps: nothing more is sent, and attempts in flight get 30 s to finish."""
@@ -48,6 +57,12 @@ class Worker:
         for step in self._steps:
             step.cancel()
         await asyncio.gather(*self._steps, return_exceptions=True)
+
+    def counter(self, job: str) -> RequestCounter:
+        """Return the counter of the requests that this process sends for *job*."""
+        if job not in self._counters:
+            self._counters[job] = RequestCounter()
+        return self._counters[job]
 
     async def deliver(self, job: str, number: int) -> None:
         """Deliver batch *number* of *job*: one durable step."""
@@ -58,17 +73,19 @@ class Worker:
         if not isinstance(to, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a push, but resolves to a list")
         await self._check_failures(job, to.max_failed)
-        log = DbRowLog(self._database, job)
-        step = push_step(rows, to, log, flow=f"push {job}", coerce=record.coerce)
+        log, flow = DbRowLog(self._database, job), flow_of(record.kind, job)
+        self.batch_sizes[job] = max(1, to.delivery_options(flow).batch)
+        step = push_step(rows, to, log, flow=flow, coerce=record.coerce, counter=self.counter(job))
         await self._jobs.finish(job, number, await self._run(step))
 
     async def fetch(self, job: str, after: PullCursor | None) -> PullCursor:
         """Fetch the pages of *job* after the cursor *after*: one durable step."""
-        _, source = await self._resolve_job(job)
+        record, source = await self._resolve_job(job)
         if isinstance(source, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a pull, but resolves to a target")
         pages = DbPageStore(self._database, job)
-        return await self._run(pull_step(source, pages, after=after, flow=f"pull {job}"))
+        flow, counter = flow_of(record.kind, job), self.counter(job)
+        return await self._run(pull_step(source, pages, after=after, flow=flow, counter=counter))
 
     async def _resolve_job(self, job: str) -> tuple[JobRecord, PushTarget | Paginator[Any]]:
         record = await self._jobs.find(job)
