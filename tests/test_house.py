@@ -123,7 +123,7 @@ PLANTED: list[tuple[Callable[[Path], list[str]], dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("rule", "files", "said"), PLANTED)
-def test_a_breach_is_noticed(
+def test_planted_breach_is_found(
     rule: Callable[[Path], list[str]], files: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     """A planted breach is named, and a tree without it is clean."""
@@ -137,7 +137,7 @@ def test_a_breach_is_noticed(
     assert any(said in violation for violation in rule(tmp_path)), rule(tmp_path)
 
 
-def test_the_public_names_are_those_promised() -> None:
+def test_public_names_match_the_contract() -> None:
     """`__all__` is the contract's list, every error, and the additions named here; all resolve."""
     tree = {
         name

@@ -481,7 +481,7 @@ async def test_listeners_get_failures() -> None:
         ({"quota_key": "acme", "scope": str}, "takes scope or quota_key, not both"),
     ],
 )
-def test_middleware_refuses_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
+def test_middleware_rejects_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
     """An argument that cannot be used is an error where it is given."""
     with pytest.raises(ConfigurationError, match=re.escape(words)):
         quota_middleware(Quota(2, 1.0), **arguments)
@@ -496,7 +496,7 @@ def test_middleware_refuses_wrong_arguments(arguments: dict[str, Any], words: st
         ("scope", 4711, True),
     ],
 )
-async def test_middleware_refuses_wrong_results(name: str, result: Any, *, shared: bool) -> None:
+async def test_middleware_rejects_wrong_results(name: str, result: Any, *, shared: bool) -> None:
     """A function that returns something else is named in the request, which is not sent."""
 
     def function(_: aiohttp.ClientRequest) -> Any:

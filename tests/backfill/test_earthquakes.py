@@ -35,7 +35,7 @@ def told(body: bytes) -> tuple[str, int]:
 
 
 @pytest.mark.virtual_time
-async def test_all_of_them_arrive_and_none_is_rejected(tmp_path: Path) -> None:
+async def test_earthquakes_arrive_once_without_rejections(tmp_path: Path) -> None:
     """All 1,707, once each, in 100 calls a minute: no 429, and the time that takes, no more."""
     async with Sandbox() as sandbox, SessionPool() as pool:
         totango = TotangoClient.from_env(pool, sandbox.environ)

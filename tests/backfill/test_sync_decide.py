@@ -84,9 +84,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(st.dictionaries(st.text(), VALUES), st.dictionaries(st.text(), VALUES))
-def test_a_row_equals_the_item_that_has_its_fields(
-    row: dict[str, Any], others: dict[str, Any]
-) -> None:
+def test_row_equals_item_with_its_fields(row: dict[str, Any], others: dict[str, Any]) -> None:
     """Further fields of an item, and empty ones in place of missing ones, make no difference."""
     target, shape = Target(Plain(), "key"), dict[str, Any]()
     shape_of(target.fields(row), shape)
@@ -96,7 +94,7 @@ def test_a_row_equals_the_item_that_has_its_fields(
     assert target.listed(item, shape).listed == target.as_listed(wanted)
 
 
-def test_an_item_with_another_value_differs() -> None:
+def test_item_with_another_value_differs() -> None:
     """A number is equal to its text; another value, or a missing one, is not."""
     target, shape = Target(Plain(), "key"), Shape()
     row = {"key": "k", "age": "5", "city": ""}

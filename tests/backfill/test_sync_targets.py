@@ -168,7 +168,7 @@ async def test_digital_onboarding_sends_batches(
     ]
 
 
-async def test_digital_onboarding_says_what_it_cannot_do(
+async def test_digital_onboarding_rejects_delete_and_adopt(
     onboarding: DigitalOnboardingClient, state: Path
 ) -> None:
     """Deletions and adoption are errors at once, which name the reason."""

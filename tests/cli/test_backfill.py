@@ -156,7 +156,7 @@ async def test_push_retries_failed_rows(sandbox: Sandbox, shell: Shell, tmp_path
     assert not failed.exists()
 
 
-async def test_what_cannot_be_proved_has_not_failed(sandbox: Sandbox, shell: Shell) -> None:
+async def test_unverified_pull_ends_with_0(sandbox: Sandbox, shell: Shell) -> None:
     """A vendor that counts more than it shows: both commands say so, and end with 0."""
     page = b'{"current_page": 1, "last_page": 1, "total": 5, "data": [{"uuid": "a", "name": "b"}]}'
     sandbox.fail("intouch", status(200, page), times=None)
@@ -250,7 +250,7 @@ async def test_run_refreshes_pull_of_job_file(
         (["run", "bad.toml"], "needs one of `pull`, `push` and `sync`"),
     ],
 )
-async def test_what_cannot_work_is_2_and_sends_nothing(
+async def test_unusable_input_is_2_and_sends_nothing(
     sandbox: Sandbox, shell: Shell, tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     """Unusable input is named with the remedy, before anything is sent; no traceback."""
@@ -265,7 +265,7 @@ async def test_what_cannot_work_is_2_and_sends_nothing(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_interrupted_it_saves_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+async def test_interrupted_job_is_saved_and_resumed(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end with 130; a second process gets 1; the next run completes the job."""
     (tmp_path / "tags.csv").write_text("name\n" + "".join(f"t{n}\n" for n in range(14)))
     async with Sandbox({"intouch": (4, 1.0)}) as sandbox:
@@ -315,7 +315,7 @@ async def test_unknown_rows_are_listed_sent_and_dropped(
     assert (dropped["skipped"], dropped["unknown"], dropped["requests"]) == (2, 0, 0)
 
 
-async def test_many_jobs_side_by_side(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+async def test_jobs_of_a_file_run_together(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
     """Jobs of a file run together; one that fails later leaves the others alone and makes it 1.
 
     One whose file is missing is found before the first one starts.

@@ -38,7 +38,7 @@ def lines(printed: str) -> dict[str, str]:
     return found
 
 
-def test_a_machine_that_is_fit(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_of_a_working_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """Versions, parser and CA store are named; vendors that are not set up are no fault."""
     assert run(["doctor"]) == 0
     printed = capsys.readouterr().out
@@ -78,7 +78,7 @@ def test_half_a_credential_is_a_fault(
 
 
 @pytest.mark.parametrize("address", ["http://example.com/", f"https://u:{KEY}@example.com/"])
-def test_an_address_that_clients_refuse_is_a_fault(
+def test_doctor_reports_an_invalid_address(
     address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the same words as a client's, naming the variable and not its value."""
@@ -106,7 +106,7 @@ async def test_addresses_are_connected_to_and_asked_nothing(
             assert sandbox.requests(vendor) == ()
 
 
-async def test_an_address_where_nobody_listens_is_a_fault(
+async def test_doctor_reports_an_unreachable_address(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Named with its host and the kind of failure; `--no-connect` leaves it out."""

@@ -65,13 +65,13 @@ def test_help_comes_at_once() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`COMMAND --help` loads the command, shows its usage, and succeeds."""
     assert run([command, "--help"]) == 0
     assert f"asyncclients {command}" in capsys.readouterr().out
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     """`--version` prints the version of the library and nothing else."""
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.strip() == asyncclients.__version__
@@ -90,7 +90,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         (["pull"], "requires an argument"),
     ],
 )
-def test_wrong_usage_is_2_and_says_what_is_wrong(
+def test_wrong_usage_is_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Unknown commands and options, and values that cannot be: exit code 2, on stderr alone."""
@@ -100,7 +100,7 @@ def test_wrong_usage_is_2_and_says_what_is_wrong(
     assert said in " ".join(printed.err.replace("│", " ").split())
 
 
-def test_a_missing_variable_is_usage_and_is_named(
+def test_missing_variable_is_2_and_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A missing variable is named before anything is sent, with exit code 2."""
@@ -109,7 +109,7 @@ def test_a_missing_variable_is_usage_and_is_named(
     assert "INTOUCH_API_KEY is not set" in capsys.readouterr().err
 
 
-def test_without_its_extra_the_command_says_what_to_install() -> None:
+def test_command_names_its_missing_extra() -> None:
     """The library installs without the command line's packages; the command asks for them."""
     program = (
         "import sys; sys.modules['cyclopts'] = None; from asyncclients.__main__ import main; main()"
@@ -123,7 +123,7 @@ def test_without_its_extra_the_command_says_what_to_install() -> None:
     )
 
 
-def test_each_command_explains_itself_without_the_other_extras() -> None:
+def test_command_has_help_without_other_extras() -> None:
     """`asyncclients[cli]` alone is enough for the help of every command."""
     others = ("redis", "dbos", "opentelemetry", "pyarrow", "matplotlib")
     program = (
@@ -140,7 +140,7 @@ def test_each_command_explains_itself_without_the_other_extras() -> None:
 @pytest.mark.parametrize(
     ("missing", "limits", "extra"), [("dbos", "limits.db", "dbos"), ("redis", "redis://x", "redis")]
 )
-def test_a_worker_says_which_extra_it_lacks(
+def test_worker_names_its_missing_extra(
     missing: str, limits: str, extra: str, tmp_path: Path
 ) -> None:
     """The engine and the shared store are extras: exit code 2, naming the one to install."""

@@ -41,7 +41,7 @@ async def started(*options: str) -> AsyncGenerator[tuple[Process, dict[str, str]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> None:
+async def test_sandbox_serves_until_a_signal(number: signal.Signals) -> None:
     """Clients work with the environment that it prints; a signal ends it with 0 and no output."""
     async with started() as (process, environ), SessionPool() as pool:
         assert await IntouchClient.from_env(pool, environ).tags.list().first() is None
@@ -51,7 +51,7 @@ async def test_it_serves_until_it_is_told_to_stop(number: signal.Signals) -> Non
     assert (process.returncode, out, err) == (0, b"", b"")
 
 
-async def test_a_port_may_be_chosen() -> None:
+async def test_sandbox_takes_a_port() -> None:
     """`--port N` puts the vendors on N and the ports after it, on this machine alone."""
     port = _six_free_ports()
     async with started("--port", str(port)) as (_, environ):
@@ -59,7 +59,7 @@ async def test_a_port_may_be_chosen() -> None:
     assert [url.split("/")[2] for url in urls] == [f"127.0.0.1:{port + n}" for n in range(5)]
 
 
-def test_a_port_in_use_is_a_failure_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sandbox_reports_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1 and the system's reason, no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert run(["sandbox", "--port", str(taken.getsockname()[1])]) == 1

@@ -185,7 +185,7 @@ def test_wrong_type_is_found(struct: Any, field: str, *, strict: bool) -> None:
     assert (problem.field, problem.value) == (f"{struct.__name__}.{field}", object)
 
 
-async def test_wrong_type_is_refused_before_sending(sandbox: Sandbox) -> None:
+async def test_wrong_type_is_rejected_before_sending(sandbox: Sandbox) -> None:
     """The error names struct, field, wanted type and given value, with any `validate`."""
     for validate in (True, False):
         async with SessionPool(validate=validate) as pool:
@@ -222,7 +222,7 @@ NO_STRUCTS: Final[list[tuple[VendorName, Call, str]]] = [
 
 
 @pytest.mark.parametrize(("vendor", "call", "form"), NO_STRUCTS)
-async def test_argument_that_is_no_struct_is_refused(
+async def test_argument_that_is_no_struct_is_rejected(
     sandbox: Sandbox, vendor: VendorName, call: Call, form: str
 ) -> None:
     """The error shows the struct that the method takes, and nothing is sent."""
@@ -253,7 +253,7 @@ async def test_values_that_json_can_hold_are_accepted(sandbox: Sandbox) -> None:
     assert len(sandbox.requests("intouch")) == 2
 
 
-async def test_a_credential_in_a_value_is_redacted(sandbox: Sandbox) -> None:
+async def test_credential_in_a_value_is_redacted(sandbox: Sandbox) -> None:
     """An error about a value that holds the client's own credential does not show it."""
     key = sandbox.environ["INTOUCH_API_KEY"]
     async with SessionPool() as pool:

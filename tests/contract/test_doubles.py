@@ -56,7 +56,7 @@ def idle(pool: SessionPool) -> bool:
     return all(not stats.in_flight and not any(stats.queued.values()) for stats in pool.stats())
 
 
-async def test_double_answers_calls_beyond_the_quota(
+async def test_double_responds_beyond_the_quota(
     vendor: Any, pool: SessionPool, intouch: IntouchClient
 ) -> None:
     """Ten calls at once succeed, far beyond the quota, because a double does not count."""

@@ -41,7 +41,7 @@ def timers() -> int:
     return sum(not timer.cancelled() for timer in vars(asyncio.get_running_loop())["_scheduled"])
 
 
-async def test_each_attempt_has_its_own_time() -> None:
+async def test_attempts_expire_separately() -> None:
     """Each one ends when its own time is over, in whatever order they began."""
     timeouts = AttemptTimeouts()
     works = [(5.0, 9.0), (2.0, 9.0), (3.0, 1.0), (2.0, 9.0), (7.0, 6.5)]
@@ -55,7 +55,7 @@ async def test_each_attempt_has_its_own_time() -> None:
     ]
 
 
-async def test_one_timer_serves_all() -> None:
+async def test_attempts_share_one_timer() -> None:
     """A thousand attempts under way are one timer, and none once the last due one is past."""
     timeouts = AttemptTimeouts()
     before = timers()
@@ -80,7 +80,7 @@ async def test_time_that_was_given_anew() -> None:
     assert (timed.finish(), now() - began) == (True, 5)
 
 
-async def test_what_is_over_is_not_cancelled() -> None:
+async def test_finished_attempt_is_not_cancelled() -> None:
     """A finished attempt is not cancelled, even if it was not removed from the timeouts."""
     timeouts, timed = AttemptTimeouts(), begun()
     timeouts.schedule(timed, now() + 1)
@@ -89,7 +89,7 @@ async def test_what_is_over_is_not_cancelled() -> None:
     assert timed.expired is False
 
 
-async def test_a_callers_cancellation_passes() -> None:
+async def test_cancellation_by_the_caller_propagates() -> None:
     """A cancellation by the caller raises `CancelledError`, also at the instant of the timeout."""
     timeouts = AttemptTimeouts()
     for at in (0.5, 1.0):
@@ -99,7 +99,7 @@ async def test_a_callers_cancellation_passes() -> None:
             await task
 
 
-async def test_a_callers_timeout_passes() -> None:
+async def test_timeout_of_the_caller_propagates() -> None:
     """A shorter `asyncio.timeout` around it is the caller's, and nothing is left cancelled."""
     timeouts = AttemptTimeouts()
     with pytest.raises(TimeoutError):

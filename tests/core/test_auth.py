@@ -28,7 +28,7 @@ def reply(**fields: Any) -> bytes:
     return json.dumps({"access_token": "abcdef", "token_type": "Bearer", **fields}).encode()
 
 
-def test_an_api_key_is_a_header_with_its_prefix() -> None:
+def test_api_key_is_sent_with_its_prefix() -> None:
     """An API key is sent with its prefix; the bare key is redacted."""
     login = api_key("Authorization", Secret("k-secret"), prefix="ApiKey ")
     assert (login.header, login.value.reveal()) == ("Authorization", "ApiKey k-secret")
@@ -36,7 +36,7 @@ def test_an_api_key_is_a_header_with_its_prefix() -> None:
 
 
 @pytest.mark.parametrize("echo", ["{secret}", "Basic {base64}", "{base64}"])
-def test_no_form_of_a_basic_login_survives_an_echo(echo: str) -> None:
+def test_basic_login_is_redacted_in_every_form(echo: str) -> None:
     """Password, header and bare base64 are redacted, of a fixed login and of client credentials."""
     user, password = "us-er-7", "pass-word-9"
     encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -51,7 +51,7 @@ def test_no_form_of_a_basic_login_survives_an_echo(echo: str) -> None:
         assert encoded not in shown
 
 
-def test_a_token_is_read() -> None:
+def test_token_reply_is_parsed() -> None:
     """A token is sent as Bearer and renewed before it expires (RFC 6749 §5.1)."""
     token = read_token(reply(expires_in=3600), 1000.0)
     assert token.authorization.reveal() == "Bearer abcdef"
@@ -89,7 +89,7 @@ def test_any_lifetime_is_read(expires_in: Any, lifetime: float) -> None:
     assert token.expires_at == pytest.approx(lifetime - early / 2)
 
 
-def test_a_missing_lifetime_is_fifteen_minutes() -> None:
+def test_token_without_lifetime_lasts_fifteen_minutes() -> None:
     """A missing `expires_in` is fifteen minutes."""
     token = read_token(b'{"access_token": "abcdef"}', 0.0)
     assert 0 < token.expires_at < DEFAULT_LIFETIME
@@ -111,7 +111,7 @@ def test_a_missing_lifetime_is_fifteen_minutes() -> None:
         reply(token_type=7),
     ],
 )
-def test_what_is_no_token_is_refused(body: bytes) -> None:
+def test_unusable_token_reply_is_rejected(body: bytes) -> None:
     """A response without a usable token is an error that does not quote the response."""
     with pytest.raises(TokenReplyError) as caught:
         read_token(body, 0.0)
@@ -119,7 +119,7 @@ def test_what_is_no_token_is_refused(body: bytes) -> None:
 
 
 @given(st.binary() | st.from_regex(r'\{"access_token": .{0,40}\}').map(str.encode))
-def test_any_reply_is_a_token_or_refused(body: bytes) -> None:
+def test_token_reply_is_parsed_or_rejected(body: bytes) -> None:
     """Any response of a token endpoint is a token or raises `TokenReplyError`."""
     try:
         token = read_token(body, 0.0)
@@ -168,7 +168,7 @@ def test_any_reply_is_a_token_or_refused(body: bytes) -> None:
         ('Bearer error="insufficient_scope", error_description="invalid"', b"{}", False),
     ],
 )
-def test_a_401_is_about_the_token_unless_it_names_something_else(
+def test_unauthorized_means_token_unless_it_names_another_error(
     challenge: str, body: bytes, *, invalid: bool
 ) -> None:
     """A 401 is about the token, also if unreadable, unless it names another error (RFC 6750)."""
@@ -177,7 +177,7 @@ def test_a_401_is_about_the_token_unless_it_names_something_else(
     assert not is_invalid_token_response(403, headers, body)
 
 
-def test_all_challenges_are_read() -> None:
+def test_error_is_found_in_any_challenge() -> None:
     """The error may be in any of several challenges."""
     headers = CIMultiDict(
         [("WWW-Authenticate", "Basic"), ("WWW-Authenticate", 'Bearer error="insufficient_scope"')]

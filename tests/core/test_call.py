@@ -97,7 +97,7 @@ def now() -> float:
         (302, UnexpectedRedirectError),
     ],
 )
-async def test_each_status_has_its_error(status: int, error: type[AsyncClientsError]) -> None:
+async def test_status_raises_its_error(status: int, error: type[AsyncClientsError]) -> None:
     """Each status raises its error, with call, excerpt and request id; a POST is sent once."""
     body = b'{"message": "no", "errors": {"email": ["taken"]}}'
     reply = http(status, body, {"X-Request-Id": "r-7"})
@@ -121,7 +121,7 @@ async def test_each_status_has_its_error(status: int, error: type[AsyncClientsEr
 
 
 @pytest.mark.parametrize("where", ["body", "header", "location", "errors", "decode"])
-async def test_an_echoed_credential_is_cut(where: str) -> None:
+async def test_echoed_credential_is_redacted(where: str) -> None:
     """A credential that the vendor echoes is in no part of the error."""
     echo = CANARY.replace("/", "\\/")
     reply = {
@@ -138,7 +138,7 @@ async def test_an_echoed_credential_is_cut(where: str) -> None:
         assert "[credential]" in repr(caught.value)
 
 
-def test_a_credential_at_the_end_of_what_is_looked_at_is_not_half_shown() -> None:
+def test_excerpt_shows_no_part_of_a_long_credential() -> None:
     """An excerpt contains no part of a long credential that the body repeats."""
     token = "".join(chr(65 + n % 26) for n in range(1000))
     body = b"  ".join([token.encode()] * 20)
@@ -150,7 +150,7 @@ def test_a_credential_at_the_end_of_what_is_looked_at_is_not_half_shown() -> Non
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-async def test_a_failure_of_the_server_is_repeated(status: int) -> None:
+async def test_server_error_is_retried_for_get(status: int) -> None:
     """A retryable call succeeds on the third attempt; the pauses hold no slot."""
     async with serve(http(status), http(status), FINE) as (server, client):
         assert await client.things.get() == Thing(id=1)
@@ -167,7 +167,7 @@ async def test_a_failure_of_the_server_is_repeated(status: int) -> None:
         (504, OutcomeUnknownError),
     ],
 )
-async def test_a_failure_of_the_server_is_not_repeated_blindly(
+async def test_server_error_is_not_retried_for_post(
     status: int, error: type[AsyncClientsError]
 ) -> None:
     """A POST is sent once; after the failure of a gateway its outcome is unknown."""
@@ -195,7 +195,7 @@ async def test_attempts_count_all_requests() -> None:
 
 
 @pytest.mark.parametrize("reply", [http(429), http(503), http(502)])
-async def test_one_attempt_means_one_request(reply: bytes) -> None:
+async def test_max_attempts_of_one_sends_one_request(reply: bytes) -> None:
     """With `max_attempts=1` nothing is retried, whatever the outcome."""
     async with serve(reply, FINE) as (server, client):
         with pytest.raises(AsyncClientsError) as caught:
@@ -203,7 +203,7 @@ async def test_one_attempt_means_one_request(reply: bytes) -> None:
         assert caught.value.attempts == len(server.arrived) == 1
 
 
-async def test_a_deletion_done_before_is_done() -> None:
+async def test_not_found_after_lost_delete_is_success() -> None:
     """After a lost response to a DELETE, a 404 to its retry means that it is done."""
 
     async def gone(connection: Connection) -> None:
@@ -230,7 +230,7 @@ async def test_header_bytes_that_are_not_utf8_are_escaped() -> None:
     str(caught.value).encode()
 
 
-async def test_a_deletion_that_aiohttp_would_resend_is_done() -> None:
+async def test_not_found_after_delete_that_aiohttp_resends_is_success() -> None:
     """If a DELETE is lost where aiohttp would resend it, a 404 to the retry means it is done."""
 
     async def forgets(connection: Connection) -> None:
@@ -251,7 +251,7 @@ async def test_a_deletion_that_aiohttp_would_resend_is_done() -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET"])
-async def test_a_request_without_a_body_has_no_content_type(method: str) -> None:
+async def test_request_without_body_has_no_content_type(method: str) -> None:
     """A request without a body has no content type, and one with a body has one."""
     async with serve(FINE) as (server, client):
         await client.request(method, "things")
@@ -303,7 +303,7 @@ async def test_unavailability_without_retry_after_pauses_no_other_call() -> None
 
 
 @pytest.mark.parametrize("method", ["get", "make"])
-async def test_a_refusal_is_sat_out(method: str) -> None:
+async def test_rate_limit_is_retried_after_its_pause(method: str) -> None:
     """A 429 is retried for each operation; nothing is sent before the pause is over."""
     async with serve(http(429, headers={"Retry-After": "7"}), FINE) as (server, client):
         began = now()
@@ -313,7 +313,7 @@ async def test_a_refusal_is_sat_out(method: str) -> None:
         assert client.stats().rejected == 1
 
 
-async def test_a_refusal_holds_back_everyone() -> None:
+async def test_rate_limit_pauses_the_whole_scope() -> None:
     """After one 429 in a hundred calls, no call of the scope is sent before the pause is over."""
     sent: list[float] = []
 
@@ -334,7 +334,7 @@ async def test_a_refusal_holds_back_everyone() -> None:
     assert min(sent[1:]) - sent[0] >= 9.0
 
 
-async def test_a_wait_beyond_patience_raises_at_once() -> None:
+async def test_retry_after_above_the_cap_raises_at_once() -> None:
     """If the vendor asks for an hour, an interactive call raises at once, with `.retry_after`."""
     async with serve(http(429, headers={"Retry-After": "3600"})) as (server, client):
         began = now()
@@ -344,7 +344,7 @@ async def test_a_wait_beyond_patience_raises_at_once() -> None:
         assert (caught.value.retry_after, len(server.arrived)) == (3600.0, 1)
 
 
-async def test_a_wait_beyond_the_deadline_raises_at_once() -> None:
+async def test_retry_after_beyond_the_deadline_raises_at_once() -> None:
     """If `Retry-After` exceeds the deadline, the call raises at once, with `.retry_after`."""
     async with serve(http(429, headers={"Retry-After": "60"})) as (_, client):
         began = now()
@@ -354,7 +354,7 @@ async def test_a_wait_beyond_the_deadline_raises_at_once() -> None:
         assert caught.value.retry_after == 60.0
 
 
-async def test_a_spent_quota_is_not_asked_again() -> None:
+async def test_exhausted_quota_is_not_retried() -> None:
     """An exhausted quota is not retried, and the advice explains that waiting does not help."""
     spent = http(429, b'{"message":"Limit Exceeded"}')
     async with serve(spent) as (server, client):
@@ -367,7 +367,7 @@ async def test_a_spent_quota_is_not_asked_again() -> None:
 # --- Deadlines ------------------------------------------------------------------------------
 
 
-async def test_a_deadline_that_the_queue_cannot_keep() -> None:
+async def test_deadline_that_the_queue_cannot_meet_raises_at_once() -> None:
     """A deadline that the queue cannot meet raises at once with the ETA; nothing is sent."""
     async with serve(FINE, quota=Quota(1, 10.0)) as (server, client):
         await client.things.get()
@@ -385,7 +385,7 @@ async def test_a_deadline_that_the_queue_cannot_keep() -> None:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_deadline_while_others_overtake() -> None:
+async def test_deadline_ends_a_call_that_is_overtaken() -> None:
     """A background call that is overtaken by interactive ones ends at its deadline."""
     async with serve(FINE, quota=Quota(1, 1.0)) as (_, client):
         patient = client.with_options(priority=Priority.BACKGROUND, deadline=4.0)
@@ -400,7 +400,7 @@ async def test_a_deadline_while_others_overtake() -> None:
         await asyncio.gather(*flood)
 
 
-async def test_a_deadline_bounds_the_whole_call() -> None:
+async def test_deadline_includes_attempts_and_pauses() -> None:
     """The deadline includes attempts and pauses, also if the server fails each time."""
     slow = RetryPolicy(max_attempts=100, base=1.0, cap=4.0)
     async with serve(http(503), retry=slow) as (server, client):
@@ -447,7 +447,7 @@ async def test_headers_of_options_and_calls() -> None:
 @pytest.mark.parametrize(
     "headers", [{"X-A": "a\r\nX-Evil: 1"}, {"X-A\r\n": "a"}, {"X A": "a"}, {"": "a"}, {"X": "\0"}]
 )
-async def test_a_header_that_would_break_out_is_refused(headers: dict[str, str]) -> None:
+async def test_invalid_header_is_rejected(headers: dict[str, str]) -> None:
     """An invalid header is rejected by name, without its value and without inner frames."""
     async with serve(FINE) as (server, client):
         with pytest.raises(ConfigurationError, match="no header may have") as caught:
@@ -459,7 +459,7 @@ async def test_a_header_that_would_break_out_is_refused(headers: dict[str, str])
         assert server.arrived == []
 
 
-async def test_what_a_listener_hears() -> None:
+async def test_listener_gets_the_events_of_a_call() -> None:
     """The events are start, each attempt and its end, and the end; no credential, body or query."""
     heard: list[Any] = []
     async with serve(http(503), FINE, listeners=(heard.append,)) as (server, client):
@@ -486,7 +486,7 @@ async def test_what_a_listener_hears() -> None:
     assert CANARY not in repr(heard)
 
 
-async def test_a_listener_that_fails_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_failing_listener_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """An exception of a listener is logged, and the call continues."""
 
     def broken(event: object) -> None:
@@ -497,7 +497,7 @@ async def test_a_listener_that_fails_stops_nothing(caplog: pytest.LogCaptureFixt
     assert "raised ValueError; the work continues" in caplog.text
 
 
-async def test_the_log_holds_no_credential(caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_contains_no_credential(caplog: pytest.LogCaptureFixture) -> None:
     """No logger logs a credential at DEBUG, in 429s, failures and successes."""
     caplog.set_level(logging.DEBUG)
     replies = (http(429), http(503), http(400, CANARY.encode()), FINE)
@@ -509,7 +509,7 @@ async def test_the_log_holds_no_credential(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.records
 
 
-async def test_a_call_that_succeeds_after_all_kinds_of_failures() -> None:
+async def test_concurrent_calls_get_their_own_outcomes() -> None:
     """Concurrent calls with different failures get their own outcomes, and the next call works."""
     replies = [http(503), FINE, http(404), http(429, headers={"Retry-After": "1"}), http(200, b"[")]
     async with serve(*replies, *[FINE] * 5) as (_, client):
@@ -524,7 +524,7 @@ async def test_a_call_that_succeeds_after_all_kinds_of_failures() -> None:
         assert await client.things.get() == Thing(id=1)
 
 
-async def test_a_large_body_is_decoded_off_the_loop() -> None:
+async def test_large_body_is_decoded_in_a_thread() -> None:
     """A body of two megabytes is decoded in a thread; an invalid one is a `DecodeError`."""
     text = "x" * 2_000_000
     async with serve(http(body=f'{{"id": 1, "text": "{text}"}}'.encode())) as (_, client):
@@ -536,7 +536,7 @@ async def test_a_large_body_is_decoded_off_the_loop() -> None:
         assert len(caught.value.excerpt) <= 200
 
 
-def test_the_login_of_the_toy_is_the_canary() -> None:
+def test_toy_client_has_the_credential_that_tests_search() -> None:
     """The credential of the toy client is the one that the tests search for."""
     client = ToyClient(SessionPool())
     login = client._config.login  # pyright: ignore[reportPrivateUsage]
@@ -544,7 +544,7 @@ def test_the_login_of_the_toy_is_the_canary() -> None:
     assert login.value.reveal() == CANARY
 
 
-def test_values_that_hold_an_answer_show_none_of_it() -> None:
+def test_repr_of_a_response_shows_no_body() -> None:
     """`repr` and the hooks of crash reporters do not show the body of a response."""
     echo = f'{{"you": "{CANARY}"}}'.encode()
     answer = Response(400, CIMultiDict({"X-Echo": CANARY}), echo)
@@ -563,7 +563,7 @@ def test_values_that_hold_an_answer_show_none_of_it() -> None:
         assert CANARY not in repr(value.__rich_repr__())
 
 
-async def test_each_call_runs_in_its_caller_s_context() -> None:
+async def test_call_runs_in_the_context_of_its_caller() -> None:
     """A listener sees the context of its own call, in a thousand interleaved calls."""
     tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
     seen: dict[int, set[str]] = {}

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.virtual_time
 NOWHERE = "11111111-1111-1111-1111-111111111111"
 
 
-async def test_each_answer_is_there_as_it_came(sandbox: Sandbox, pool: SessionPool) -> None:
+async def test_capture_has_every_attempt(sandbox: Sandbox, pool: SessionPool) -> None:
     """Status, headers, body and request id of every attempt, repeated and failed ones included."""
     intouch = IntouchClient.from_env(pool, sandbox.environ)
     sandbox.fail("intouch", status(503, "busy", {"X-Request-Id": "r-1"}))

@@ -38,7 +38,7 @@ async def test_from_env(pool: SessionPool, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("environ", [{}, {"TOY_KEY": ""}, {"toy_key": "lower"}])
-def test_a_missing_variable_is_named(environ: Mapping[str, str]) -> None:
+def test_from_env_names_a_missing_variable(environ: Mapping[str, str]) -> None:
     """If a variable is missing or empty, the error names it and advises to set it."""
     with pytest.raises(ConfigurationError, match=r"^toy: TOY_KEY is not set") as caught:
         ToyClient.from_env(SessionPool(), environ)
@@ -46,7 +46,7 @@ def test_a_missing_variable_is_named(environ: Mapping[str, str]) -> None:
     assert caught.value.vendor == "toy"
 
 
-def test_an_empty_address_is_none() -> None:
+def test_empty_base_url_is_rejected() -> None:
     """The constructor rejects an empty base_url; an empty variable counts as not set."""
     with pytest.raises(ConfigurationError, match=r"^base_url"):
         ToyClient(SessionPool(), base_url="")
@@ -55,7 +55,7 @@ def test_an_empty_address_is_none() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://api.example.com/", "https://u:p@api.example.com/", "x"])
-def test_an_address_that_gives_the_key_away_is_refused(url: str) -> None:
+def test_unsafe_base_url_is_rejected(url: str) -> None:
     """The constructor rejects an unsafe base_url, and so does `from_env`, naming the variable."""
     with pytest.raises(ConfigurationError, match=r"^base_url") as caught:
         ToyClient(SessionPool(), base_url=url)
@@ -68,7 +68,7 @@ def test_an_address_that_gives_the_key_away_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     "key", ["", CANARY + "\n", CANARY + "\r\nX-Evil: 1", f" {CANARY}", f"{CANARY}é", "\0" + CANARY]
 )
-def test_a_credential_that_cannot_travel_is_refused(key: str) -> None:
+def test_credential_that_no_header_can_carry_is_rejected(key: str) -> None:
     """The constructor rejects a credential that no header can carry, without quoting it."""
     with pytest.raises(ConfigurationError, match=r"toy: (key|the credential) ") as caught:
         ToyClient(SessionPool(), key=key)
@@ -77,7 +77,7 @@ def test_a_credential_that_cannot_travel_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"max_in_flight": 0}, {"max_in_flight": -1}])
-def test_caps_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_max_in_flight_is_rejected(settings: dict[str, Any]) -> None:
     """The constructor rejects an invalid `max_in_flight`."""
     with pytest.raises(ConfigurationError, match="max_in_flight"):
         ToyClient(SessionPool(), **settings)
@@ -86,7 +86,7 @@ def test_caps_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
 # --- Secrecy ----------------------------------------------------------------------------
 
 
-def test_a_client_shows_no_credential() -> None:
+def test_client_shows_no_credential() -> None:
     """repr, str and attributes show no credential; neither does the error of a pickle."""
     client = ToyClient(SessionPool())
     shown = [repr(client), str(client), repr(vars(client)), repr(vars(client.things))]
@@ -101,7 +101,7 @@ def test_a_client_shows_no_credential() -> None:
 # --- Options ------------------------------------------------------------------------------
 
 
-async def test_with_options_is_a_sibling(pool: SessionPool) -> None:
+async def test_with_options_shares_the_quota(pool: SessionPool) -> None:
     """`with_options` returns a client with other defaults and the same quota; options add up."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url, quotas=(Quota(3, 60.0),))
@@ -123,7 +123,7 @@ def test_options_that_cannot_work(options: dict[str, Any]) -> None:
         ToyClient(SessionPool()).with_options(**options)
 
 
-def test_an_option_that_does_not_exist() -> None:
+def test_misspelled_option_is_a_type_error() -> None:
     """A misspelled option is a TypeError."""
     misspelled: dict[str, Any] = {"timout": 1.0}
     with pytest.raises(TypeError, match="timout"):
@@ -183,7 +183,7 @@ async def test_request_speaks_for_what_has_no_method(pool: SessionPool) -> None:
         "a+b://evil.example",
     ],
 )
-async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: str) -> None:
+async def test_path_outside_of_the_base_is_rejected(pool: SessionPool, path: str) -> None:
     """A path that leads out of the base is a `ValueError`, and nothing is sent."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url)
@@ -195,14 +195,14 @@ async def test_a_path_that_leads_elsewhere_is_refused(pool: SessionPool, path: s
 @pytest.mark.parametrize(
     "path", ["contacts:search", "a:b/c", "/v1:batch", "contacts/1:merge", "javascript:x", ":x"]
 )
-async def test_a_path_may_contain_a_colon(pool: SessionPool, path: str) -> None:
+async def test_path_may_contain_a_colon(pool: SessionPool, path: str) -> None:
     """A colon in a path is part of a name, as in Google's custom methods."""
     async with byte_server(answers(FINE)) as server:
         await ToyClient(pool, base_url=server.url + "v1").request("GET", path)
         assert server.arrived[0].target == "/v1/" + path.removeprefix("/")
 
 
-async def test_request_refuses_what_makes_no_sense(pool: SessionPool) -> None:
+async def test_request_rejects_two_bodies_and_unknown_methods(pool: SessionPool) -> None:
     """`request` rejects two bodies, and methods that HTTP APIs do not use."""
     client = ToyClient(pool)
     with pytest.raises(ValueError, match="not both"):
@@ -233,7 +233,7 @@ async def test_request_knows_what_may_be_repeated() -> None:
                 assert len(server.arrived) == requests, (method, idempotent)
 
 
-async def test_request_decodes_as_told(pool: SessionPool) -> None:
+async def test_request_decodes_the_response_type(pool: SessionPool) -> None:
     """A response that is not of `response_type` is a `DecodeError` of this call."""
     async with byte_server(answers(http(body=b"[1, 2]"))) as server:
         client = ToyClient(pool, base_url=server.url)
@@ -243,7 +243,7 @@ async def test_request_decodes_as_told(pool: SessionPool) -> None:
         assert (caught.value.operation, caught.value.path) == ("request", "/x")
 
 
-async def test_a_body_that_has_no_form_is_the_caller_s_mistake(pool: SessionPool) -> None:
+async def test_body_without_json_form_is_rejected(pool: SessionPool) -> None:
     """A body without a JSON form is a `TypeError` or `ValueError`; nothing is sent."""
     async with byte_server(answers(FINE)) as server:
         client = ToyClient(pool, base_url=server.url)

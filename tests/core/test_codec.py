@@ -70,13 +70,13 @@ def test_reading_an_object_never_fails(body: bytes) -> None:
         (b"{", "truncated"),
     ],
 )
-def test_a_decode_error_says_what_came_instead(body: bytes, said: str) -> None:
+def test_decode_error_describes_the_body(body: bytes, said: str) -> None:
     """The error distinguishes a login page, a changed field and a truncated body."""
     with pytest.raises(DecodeError, match=said):
         codec.decode(body, Thing)
 
 
-def test_no_body_is_no_value_where_none_is_meant() -> None:
+def test_result_none_accepts_any_body_but_markup() -> None:
     """A DELETE accepts any body but a page of markup."""
     for body in (b"", b"{}", b"deleted", b'{"id": 1}'):
         assert codec.decode(body, NoneType) is None
@@ -84,7 +84,7 @@ def test_no_body_is_no_value_where_none_is_meant() -> None:
         codec.decode(b"<!doctype html>", NoneType)
 
 
-def test_nothing_will_do_where_anything_will() -> None:
+def test_empty_body_is_none_for_any() -> None:
     """An empty body is None for `Any`, and an error for other types."""
     assert codec.decode(b"", Any) is None
     for body, cls in ((b"", Thing), (b"", dict), (b"deleted", Any)):
@@ -98,7 +98,7 @@ def test_unknown_fields_never_fail() -> None:
 
 
 @pytest.mark.parametrize("text", ["9007199254740993", "0012", "18446744073709551617"])
-def test_an_exact_id_keeps_every_digit(text: str) -> None:
+def test_exact_id_keeps_every_digit(text: str) -> None:
     """An `ExactId` keeps every digit, of text and of numbers; both are equal."""
     found = codec.decode(f'{{"id": "{text}"}}'.encode(), Thing)
     assert found.id == text
@@ -107,7 +107,7 @@ def test_an_exact_id_keeps_every_digit(text: str) -> None:
     assert codec.encode(found.id) == f'"{text}"'.encode()
 
 
-def test_an_empty_list_reads_as_an_empty_object() -> None:
+def test_empty_list_is_decoded_as_empty_object() -> None:
     """`[]` is decoded as an empty object; a list with items is an error."""
     assert codec.decode(b'{"id": 1, "meta": []}', Thing).meta == {}
     assert codec.decode(b'{"id": 1, "meta": {"a": 1}}', Thing).meta == {"a": 1}
@@ -178,7 +178,7 @@ class Lenient(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         '{"error": "no"}'.encode("utf-16"),
     ],
 )
-def test_an_error_body_is_no_result(body: bytes) -> None:
+def test_error_body_is_a_decode_error(body: bytes) -> None:
     """A body with `error` or `errors` and no field of the result raises a `DecodeError`."""
     for cls in (Lenient, NoneType):
         with pytest.raises(DecodeError) as caught:
@@ -187,7 +187,7 @@ def test_an_error_body_is_no_result(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("cls", [Thing, list[Thing], list[Any], ExactId, int])
-def test_an_error_body_is_named_also_where_it_has_another_form(cls: Any) -> None:
+def test_error_body_is_reported_for_every_result_type(cls: Any) -> None:
     """An error body is reported as such for results with required fields and for lists."""
     with pytest.raises(DecodeError, match="error in place of the result") as caught:
         codec.decode(b'{"error": "no"}', cls)
@@ -208,7 +208,7 @@ def test_an_error_body_is_named_also_where_it_has_another_form(cls: Any) -> None
         b"{}",
     ],
 )
-def test_a_result_may_have_an_error_field(body: bytes) -> None:
+def test_result_may_have_an_error_field(body: bytes) -> None:
     """A field of the result, or an empty `error`, makes it a result."""
     assert isinstance(codec.decode(body, Lenient), Lenient)
 
@@ -266,7 +266,7 @@ def test_empty_lists_read_as_objects_where_objects_are_meant() -> None:
 
 
 @given(st.recursive(st.just([]) | st.integers(), lambda inner: st.lists(inner, max_size=3)))
-def test_no_list_makes_the_decoder_go_round(value: Any) -> None:
+def test_nested_lists_do_not_loop_the_decoder(value: Any) -> None:
     """Nested lists in place of an object raise an error that names the expected object."""
     body = msgspec.json.encode({"id": 1, "meta": value})
     if value == []:
@@ -281,7 +281,7 @@ FLAT = st.dictionaries(PLAIN, PLAIN | st.integers() | st.booleans() | st.none())
 
 
 @given(FLAT)
-def test_a_query_says_what_it_was_given(fields: dict[str, Any]) -> None:
+def test_query_round_trips(fields: dict[str, Any]) -> None:
     """A query parses to the same values; None is left out, booleans are in lower case."""
     expected = [
         (name, str(value).lower() if isinstance(value, bool) else str(value))
@@ -295,7 +295,7 @@ def test_a_query_says_what_it_was_given(fields: dict[str, Any]) -> None:
     assert not any(c.isspace() for c in query)
 
 
-def test_what_is_not_flat_has_no_form() -> None:
+def test_nested_values_cannot_be_form_encoded() -> None:
     """Objects, and lists in a form, raise an error with the field's name; UNSET is left out."""
     for value in ({"a": 1}, [{"a": 1}], object()):
         with pytest.raises((ValueError, TypeError)):
@@ -305,7 +305,7 @@ def test_what_is_not_flat_has_no_form() -> None:
     assert codec.encode_query({"a": msgspec.UNSET, "b": 1}) == "b=1"
 
 
-def test_a_list_repeats_its_name_in_a_query() -> None:
+def test_query_repeats_the_name_of_a_list() -> None:
     """A list repeats its name, as in HTML forms; an empty list is left out."""
     assert codec.encode_query({"a": [1, "x y", None, True], "b": (), "c": ("&",)}) == (
         "a=1&a=x+y&a=true&c=%26"
@@ -373,14 +373,14 @@ def test_forms_and_queries_reject_nan(bad: float) -> None:
         codec.encode_form({"score": bad})
 
 
-def test_an_excerpt_is_one_short_line() -> None:
+def test_excerpt_is_one_short_line() -> None:
     """An excerpt is one line of at most 200 printable characters, for any bytes."""
     assert codec.excerpt(b"  a\r\n\tb\x1b[31m\x00 c  ") == "a b [31m c"
     assert len(codec.excerpt("ü".encode() * 10_000)) == 200
     assert codec.excerpt(b"\xff\xfe") != ""
 
 
-def test_what_has_no_json_form_is_refused_by_type() -> None:
+def test_value_without_json_form_is_named_by_type() -> None:
     """A value without a JSON form raises an error that names its type."""
     with pytest.raises(TypeError, match="object has no JSON form"):
         codec.encode({"x": object()})

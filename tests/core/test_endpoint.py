@@ -29,7 +29,7 @@ BASE = "https://api.example.com/v1/"
 @example("…")
 @example("\u2028")
 @example("%00")
-def test_an_id_is_refused_or_is_exactly_one_segment(text: str) -> None:
+def test_id_is_rejected_or_one_segment(text: str) -> None:
     """Any text is rejected, or sent as one segment that decodes to the same text."""
     try:
         request = GET.request(uuid=text, part="p")
@@ -49,7 +49,7 @@ def _unwanted(character: str) -> bool:
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a\x00", "a\nb", "\x7f", "a\x85b", "\ud800"])
-def test_an_id_that_would_change_the_path_is_refused(text: str) -> None:
+def test_id_that_would_change_the_path_is_rejected(text: str) -> None:
     """The error names the parameter and the reason."""
     with pytest.raises(ValueError, match="uuid must not"):
         GET.request(uuid=text, part="p")
@@ -63,21 +63,21 @@ def test_dots_in_a_longer_id_travel() -> None:
 
 
 @pytest.mark.parametrize("given_", [{}, {"uuid": "a"}, {"uuid": "a", "part": "b", "more": "c"}])
-def test_a_missing_or_unknown_parameter_is_a_mistake(given_: dict[str, Any]) -> None:
+def test_missing_or_unknown_parameter_is_an_error(given_: dict[str, Any]) -> None:
     """A missing or unknown parameter raises an error that lists the placeholders."""
     with pytest.raises(TypeError, match=r"takes \['part', 'uuid'\]"):
         GET.request(**given_)
     assert GET.placeholders == ("uuid", "part")
 
 
-def test_a_request_may_be_said_to_be_repeatable() -> None:
+def test_request_may_override_idempotency() -> None:
     """The endpoint decides whether a request is idempotent, unless the request overrides it."""
     create = Endpoint("things.create", "POST", "things", JsonObject, idempotent=False)
     assert not create.request().idempotent
     assert create.request(idempotent=True).idempotent
 
 
-def test_a_method_knows_its_endpoint() -> None:
+def test_operation_sets_the_endpoint() -> None:
     """`@operation` sets the endpoint as an attribute and returns the same function."""
 
     class Things(Resource):
@@ -105,14 +105,14 @@ def test_a_method_knows_its_endpoint() -> None:
         {"priority": "background"},
     ],
 )
-def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any]) -> None:
     """Invalid options are rejected at once, with name and advice."""
     with pytest.raises(ConfigurationError, match=next(iter(options))) as caught:
         Options(**options)
     assert caught.value.advice
 
 
-async def test_a_lane_holds_for_what_runs_inside_it() -> None:
+async def test_call_context_applies_to_tasks_inside() -> None:
     """Tasks started inside a `call_context` have it, others do not, and it ends with the block."""
     seen: list[Any] = []
 

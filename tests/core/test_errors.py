@@ -44,7 +44,7 @@ FACTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_an_error_survives_a_pickle(cls: type[AsyncClientsError]) -> None:
+def test_error_survives_pickle_and_copy(cls: type[AsyncClientsError]) -> None:
     """An error that was pickled or copied is equal, of the same class, with the same text."""
     error = cls("happened", **FACTS)
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -68,7 +68,7 @@ def test_own_facts_survive_a_pickle() -> None:
     assert late.eta == 2.5
 
 
-def test_what_others_hang_on_an_error_does_not_break_its_pickle() -> None:
+def test_foreign_attributes_do_not_break_pickle() -> None:
     """Notes are pickled, attributes of other libraries dropped; neither affects equality."""
     error = ConnectError("no", vendor="emma")
     error.add_note("row 7")
@@ -87,14 +87,14 @@ def test_errors_differ_by_class_message_and_facts() -> None:
     assert StatusError("a") != "a"
 
 
-def test_an_unknown_fact_is_a_mistake() -> None:
+def test_unknown_field_is_a_type_error() -> None:
     """A misspelled field, or the name of an attribute of every object, raises `TypeError`."""
     for name in ("statuss", "__class__", "message", "args", "with_traceback"):
         with pytest.raises(TypeError):
             AsyncClientsError("x", **{name: 1})
 
 
-def test_with_facts_keeps_what_is_known() -> None:
+def test_with_facts_fills_missing_fields_only() -> None:
     """`with_facts` fills missing fields, and replaces none."""
     error = DeadlineExceededError("would wait", eta=4.0, vendor="emma")
     full = error.with_facts(vendor="other", operation="x", attempts=0)
@@ -102,7 +102,7 @@ def test_with_facts_keeps_what_is_known() -> None:
     assert type(full) is DeadlineExceededError
 
 
-def test_the_text_says_what_happened_to_which_call_and_what_to_do() -> None:
+def test_text_has_call_excerpt_and_advice() -> None:
     """The text has call, attempts, excerpt, request id and advice."""
     text = str(StatusError("answered 422", **FACTS))
     assert text == (
@@ -128,7 +128,7 @@ def test_errors_are_what_python_calls_them(
     assert issubclass(error, builtin)
 
 
-def test_no_answer_and_an_answer_that_says_no_are_apart() -> None:
+def test_missing_response_and_error_response_are_separate() -> None:
     """A missing response and an error response are separate branches of the tree."""
     branches = (NoResponseError, StatusError, TokenError)
     for cls in CLASSES:

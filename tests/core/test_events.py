@@ -31,7 +31,7 @@ from asyncclients.sandbox import Sandbox, drop, status
 
 
 @pytest.mark.virtual_time
-async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
+async def test_events_of_a_call_are_in_order(sandbox: Sandbox) -> None:
     """Pool, call, attempts with outcomes and end are emitted in order, with the call's number."""
     events: list[object] = []
     async with SessionPool(listeners=(events.append,)) as pool:
@@ -57,7 +57,7 @@ async def test_the_story_of_a_call_is_told_in_order(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture) -> None:
+async def test_rate_limit_emits_its_pause(caplog: pytest.LogCaptureFixture) -> None:
     """A 429 emits `ScopePaused`; a short pause is logged as INFO, a long one as WARNING."""
     caplog.set_level(logging.INFO, "asyncclients")
     events: list[object] = []
@@ -77,7 +77,7 @@ async def test_a_refusal_is_told_with_its_pause(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.virtual_time
-async def test_others_on_the_same_quota_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_external_usage_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     """External usage is emitted and logged once when it begins, and once when it ends."""
     caplog.set_level(logging.INFO, "asyncclients")
     events: list[object] = []
@@ -115,7 +115,7 @@ async def _others(sandbox: Sandbox, *, calls: int, every: float) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_the_log_has_every_event_and_nothing_else(
+async def test_debug_log_has_one_line_per_event(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At DEBUG each event is one line, without a credential, query, id or body."""
@@ -136,7 +136,7 @@ async def test_the_log_has_every_event_and_nothing_else(
 
 
 @pytest.mark.virtual_time
-async def test_a_token_that_could_not_be_had_is_a_warning(
+async def test_failed_token_request_is_a_warning(
     sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A failed token request is logged as a WARNING with vendor and reason, without the secret."""
@@ -148,7 +148,7 @@ async def test_a_token_that_could_not_be_had_is_a_warning(
     assert told == [("WARNING", "digital_onboarding: no access token: TokenEndpointError")]
 
 
-async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
+async def test_log_above_debug_adds_no_listener(sandbox: Sandbox) -> None:
     """Above DEBUG the log adds no listener, and the logger prints nothing by itself."""
     logger = logging.getLogger("asyncclients")
     assert not logger.isEnabledFor(logging.DEBUG)
@@ -157,7 +157,7 @@ async def test_a_quiet_log_costs_no_listener(sandbox: Sandbox) -> None:
         assert pool.config.listeners == ()
 
 
-async def test_a_listener_that_fails_harms_no_call(
+async def test_failing_listener_is_logged_once(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception of a listener is logged once, with its traceback; all else continues."""

@@ -22,7 +22,7 @@ def scope(limiter: Limiter, max_in_flight: int | None = None) -> Scope:
 
 
 @pytest.mark.virtual_time
-async def test_a_call_that_need_not_wait() -> None:
+async def test_call_that_need_not_wait_has_no_reasons() -> None:
     """A call that need not wait has no reasons and zero seconds."""
     told = explain(scope(Limiter((Quota(2, 1.0),))), Priority.INTERACTIVE, 0.0)
     assert (told.seconds, told.ahead, told.reasons) == (0.0, 0, ())
@@ -30,7 +30,7 @@ async def test_a_call_that_need_not_wait() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None:
+async def test_full_quota_has_its_next_slot() -> None:
     """A full quota is reported with its slots by owner, and the time of the next slot."""
     limiter = Limiter((Quota(1, 10.0), Quota(100, 60.0)))
     permit = limiter.acquire(0.0)
@@ -43,7 +43,7 @@ async def test_a_full_quota_is_named_with_the_instant_of_its_next_slot() -> None
 
 
 @pytest.mark.virtual_time
-async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> None:
+async def test_exact_admission_waits_for_a_response() -> None:
     """With `admission="exact"` the reason may be that a response is awaited."""
     limiter = Limiter((Quota(1, 10.0),), admission="exact")
     limiter.acquire(0.0)
@@ -52,7 +52,7 @@ async def test_an_unanswered_call_that_holds_the_last_slot_is_the_reason() -> No
 
 
 @pytest.mark.virtual_time
-async def test_a_pause_and_its_cause_are_named() -> None:
+async def test_pause_is_reported_with_its_length() -> None:
     """The pause after a 429 is reported with its length."""
     limiter = Limiter((Quota(100, 60.0),))
     permit = limiter.acquire(0.0)
@@ -80,7 +80,7 @@ async def test_others_on_the_same_quota_are_named() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_the_queue_is_counted_by_priority() -> None:
+async def test_queue_is_counted_by_priority() -> None:
     """An interactive call waits behind interactive ones, a background call behind all."""
     async with Sandbox() as sandbox, SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)

@@ -95,7 +95,7 @@ async def test_aclose_after_a_cancelled_aclose_closes_the_rest(
     assert (asyncio.all_tasks(), len(timers())) == before
 
 
-async def test_each_aclose_returns_when_all_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_second_aclose_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second `aclose` waits for the first one."""
     close = aiohttp.ClientSession.close
 
@@ -113,7 +113,7 @@ async def test_each_aclose_returns_when_all_is_closed(monkeypatch: pytest.Monkey
         assert first.done()
 
 
-async def test_a_session_that_fails_to_close_keeps_no_other_open(
+async def test_failing_session_does_not_keep_others_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If one session fails to close, the others are closed, and the failure is raised."""
@@ -135,7 +135,7 @@ async def test_a_session_that_fails_to_close_keeps_no_other_open(
         assert held.count == 0
 
 
-async def test_a_closed_pool_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_closed_pool_leaves_nothing_behind(tmp_path: Path) -> None:
     """After closing, no task, timer, thread or open session is left, whatever calls were made."""
     before = asyncio.all_tasks(), len(timers()), threading.active_count()
     sessions = len(alive(aiohttp.ClientSession))
@@ -166,7 +166,7 @@ async def test_a_closed_pool_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-async def test_a_pool_is_freed_with_its_last_client(closed: bool) -> None:
+async def test_pool_is_freed_with_its_last_client(closed: bool) -> None:
     """A pool, closed or not, is freed with its last client, and leaves no timer."""
     async with byte_server(answers(FINE)) as server:
         pool = SessionPool()
@@ -183,7 +183,7 @@ async def test_a_pool_is_freed_with_its_last_client(closed: bool) -> None:
         assert timers() == []
 
 
-async def test_a_client_is_freed_without_the_collector() -> None:
+async def test_client_is_freed_without_the_collector() -> None:
     """A client is freed without a garbage collection: it is in no reference cycle."""
     async with SessionPool() as pool:
         clients: list[VendorClient] = [
@@ -200,7 +200,7 @@ async def test_a_client_is_freed_without_the_collector() -> None:
         assert [client() for client in left] == [None] * 6
 
 
-async def test_a_scope_is_evicted_without_the_collector_after_an_error() -> None:
+async def test_scope_is_evicted_after_a_handled_error() -> None:
     """A handled error of a call does not keep its scope."""
     async with byte_server(answers(http(404))) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=SHORT)
@@ -260,7 +260,7 @@ async def test_token_caches_without_clients_are_evicted() -> None:
         assert await client.templates.list() == []
 
 
-async def test_a_scope_that_holds_slots_is_kept() -> None:
+async def test_scope_that_holds_slots_is_kept() -> None:
     """A client created again within the period finds the slots still held."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
 
@@ -276,7 +276,7 @@ async def test_a_scope_that_holds_slots_is_kept() -> None:
         assert pool.stats() == ()
 
 
-async def test_a_scope_that_is_paused_is_kept() -> None:
+async def test_paused_scope_is_kept() -> None:
     """A client created again during a pause finds it in force."""
     refused = http(429, headers={"Retry-After": "100"})
     async with byte_server(answers(refused)) as server, SessionPool() as pool:
@@ -293,7 +293,7 @@ async def test_a_scope_that_is_paused_is_kept() -> None:
 
 
 @pytest.mark.parametrize("waits_for", ["turn", "answer", "retry"])
-async def test_a_call_keeps_its_scope(waits_for: str) -> None:
+async def test_call_keeps_its_scope(waits_for: str) -> None:
     """A call whose client is gone ends as usual, however long it waits."""
 
     async def late(connection: Connection) -> None:
@@ -331,7 +331,7 @@ async def test_whatever_can_send_keeps_its_scope() -> None:
         assert pool.stats() == ()
 
 
-async def test_an_evicted_scope_does_not_start_cold_again() -> None:
+async def test_evicted_scope_does_not_start_cold_again() -> None:
     """`cold_start="full"` applies once: an evicted scope does not start cold again."""
     async with SessionPool(cold_start="full") as pool:
 
@@ -344,7 +344,7 @@ async def test_an_evicted_scope_does_not_start_cold_again() -> None:
         assert client().eta() == 0.0
 
 
-async def test_a_cancelled_aclose_finishes_an_eviction(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancelled_aclose_finishes_an_eviction(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scope that was being evicted when `aclose` was cancelled is closed as well."""
     held, close = Open(), aiohttp.ClientSession.close
 
@@ -365,7 +365,7 @@ async def test_a_cancelled_aclose_finishes_an_eviction(monkeypatch: pytest.Monke
         assert held.count == 0
 
 
-async def test_an_eviction_that_fails_is_logged(
+async def test_failed_eviction_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A session that fails to close at an eviction is logged, and the pool works."""
@@ -384,7 +384,7 @@ async def test_an_eviction_that_fails_is_logged(
         assert await ToyClient(pool, base_url=server.url).things.get() == Thing(id=1)
 
 
-async def test_a_client_made_anew_shares_no_closed_session() -> None:
+async def test_new_client_gets_a_new_session_after_eviction() -> None:
     """A tenant that is created again after its eviction gets a new session."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
         for _ in range(3):

@@ -49,7 +49,7 @@ async def answers_never(connection: Connection) -> None:
 # --- Loops ------------------------------------------------------------------------
 
 
-def test_a_pool_belongs_to_the_loop_of_its_first_use() -> None:
+def test_pool_belongs_to_the_loop_of_its_first_use() -> None:
     """Use or `aclose` in a second `asyncio.run` raises `WrongEventLoopError` at once."""
     pool = SessionPool()
     client = ToyClient(pool)
@@ -65,7 +65,7 @@ def test_a_pool_belongs_to_the_loop_of_its_first_use() -> None:
         asyncio.run(pool.aclose())
 
 
-def test_a_pool_that_is_closed_may_be_closed_anywhere() -> None:
+def test_closed_pool_may_be_closed_in_any_loop() -> None:
     """After it is closed, `aclose` does nothing, in any loop."""
     pool = SessionPool()
 
@@ -77,7 +77,7 @@ def test_a_pool_that_is_closed_may_be_closed_anywhere() -> None:
     asyncio.run(pool.aclose())
 
 
-def test_a_call_in_another_loop_names_the_call() -> None:
+def test_error_of_another_loop_names_the_call() -> None:
     """An error because of another loop names the call."""
     pool = SessionPool()
     client = ToyClient(pool)
@@ -92,7 +92,7 @@ def test_a_call_in_another_loop_names_the_call() -> None:
     assert leaks(caught.value, CANARY) == []
 
 
-async def test_another_thread_is_told_at_once() -> None:
+async def test_call_from_another_thread_raises_at_once() -> None:
     """A call from a thread with its own loop raises, and does not hang."""
     errors: list[BaseException] = []
     async with SessionPool() as pool:
@@ -183,7 +183,7 @@ async def test_closing_leaves_no_task_or_socket() -> None:
 # --- Scopes --------------------------------------------------------------------------
 
 
-async def test_one_credential_is_one_scope() -> None:
+async def test_clients_of_one_credential_share_a_scope() -> None:
     """Separate clients of one credential share quota and session; other keys and origins do not."""
     async with (
         byte_server(answers(FINE)) as server,
@@ -208,7 +208,7 @@ async def test_one_credential_is_one_scope() -> None:
         assert len(pool.stats()) == 3
 
 
-async def test_the_stricter_opinion_wins() -> None:
+async def test_all_quotas_of_a_scope_apply() -> None:
     """If two clients of one key have different quotas and limits, all of them apply."""
     async with SessionPool() as pool:
         one = ToyClient(pool, quotas=(Quota(10, 1.0),), max_in_flight=8)
@@ -220,7 +220,7 @@ async def test_the_stricter_opinion_wins() -> None:
         assert scope.scheduler.max_in_flight == 2
 
 
-def test_a_scope_s_name_tells_nothing() -> None:
+def test_scope_name_is_one_way() -> None:
     """A scope's name is equal for equal origins and keys, however written, and one-way."""
     key = api_key("x-api-key", Secret(CANARY))
     name = scope_key("https://api.example.com/v1/", key)
@@ -247,7 +247,7 @@ async def test_stats_are_a_snapshot() -> None:
 # --- Borrowed sessions ------------------------------------------------------------------
 
 
-async def test_a_borrowed_session_is_left_open() -> None:
+async def test_borrowed_session_is_left_open() -> None:
     """A borrowed session is used and never closed; its own settings do not affect calls."""
     packed = http(body=gzip.compress(b'{"id": 1}'), headers={"Content-Encoding": "gzip"})
     async with (
@@ -268,7 +268,7 @@ async def test_a_borrowed_session_is_left_open() -> None:
             assert response.status == 200
 
 
-async def test_a_borrowed_sessions_traces_hear_of_each_body() -> None:
+async def test_traces_of_a_borrowed_session_see_each_body() -> None:
     """The traces of a borrowed session see bodies that arrive with the headers, and later ones."""
     heard: list[bytes] = []
 
@@ -301,7 +301,7 @@ async def test_a_borrowed_sessions_traces_hear_of_each_body() -> None:
     assert heard == [FINE.partition(b"\r\n\r\n")[2]] * 2
 
 
-async def test_a_borrowed_sessions_middlewares_run_around_ours() -> None:
+async def test_middlewares_of_a_borrowed_session_run_around_ours() -> None:
     """Middlewares see each attempt, the outer one first; a request that one resends is counted."""
     seen: list[str] = []
 
@@ -330,7 +330,7 @@ async def test_a_borrowed_sessions_middlewares_run_around_ours() -> None:
         assert (client.stats().sent, client.stats().held) == (4, 4)
 
 
-async def test_a_borrowed_sessions_middleware_may_answer_itself() -> None:
+async def test_middleware_of_a_borrowed_session_may_respond() -> None:
     """If a middleware responds from a cache, nothing is sent and no slot is used."""
 
     async def run(request: aiohttp.ClientRequest, handler: Any) -> aiohttp.ClientResponse:
@@ -353,7 +353,7 @@ async def test_a_borrowed_sessions_middleware_may_answer_itself() -> None:
         assert (len(server.arrived), client.stats().sent, client.stats().in_flight) == (1, 1, 0)
 
 
-async def test_a_borrowed_sessions_middleware_may_raise() -> None:
+async def test_middleware_of_a_borrowed_session_may_raise() -> None:
     """An exception of a middleware ends the call, and its permit is given back."""
     fails = [True, True]
 
@@ -380,7 +380,7 @@ async def test_a_borrowed_sessions_middleware_may_raise() -> None:
         assert (client.stats().sent, client.stats().in_flight) == (2, 0)
 
 
-async def test_a_borrowed_session_that_is_closed() -> None:
+async def test_closed_borrowed_session_is_an_error() -> None:
     """A closed session raises an error of ours, before and during a call."""
     async with byte_server(hangs) as server:
         session = aiohttp.ClientSession()
@@ -397,7 +397,7 @@ async def test_a_borrowed_session_that_is_closed() -> None:
             assert leaks(caught.value, CANARY) == []
 
 
-def test_a_borrowed_session_of_another_loop() -> None:
+def test_borrowed_session_of_another_loop_is_rejected() -> None:
     """A session of a closed loop is rejected with an explanation."""
 
     async def make() -> aiohttp.ClientSession:
@@ -432,7 +432,7 @@ async def test_cookies_never_cross(borrowed: bool) -> None:
 
 
 @pytest.mark.parametrize("borrowed", [False, True])
-async def test_answers_never_cross_credentials(borrowed: bool) -> None:
+async def test_responses_never_cross_credentials(borrowed: bool) -> None:
     """An unrequested response on one credential's connection reaches no call of another."""
 
     async def pushes(connection: Connection) -> None:
@@ -475,20 +475,20 @@ async def test_answers_never_cross_credentials(borrowed: bool) -> None:
         {"cold_start": "warm"},
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any]) -> None:
     """The constructor rejects invalid settings, with advice."""
     with pytest.raises(ConfigurationError) as caught:
         SessionPool(**settings)
     assert caught.value.advice
 
 
-async def test_a_cold_start_may_be_full() -> None:
+async def test_cold_start_full_waits_for_a_window() -> None:
     """With `cold_start="full"` the first call waits for one window."""
     async with SessionPool(cold_start="full") as pool:
         assert ToyClient(pool, quotas=(Quota(2, 30.0),)).eta() == pytest.approx(30.0)
 
 
-async def test_a_crowd_times_out_nowhere() -> None:
+async def test_many_calls_do_not_time_out_in_the_queue() -> None:
     """500 calls of ten seconds on fifty connections succeed with a timeout of thirty seconds."""
 
     async def slow(connection: Connection) -> None:

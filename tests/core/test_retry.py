@@ -82,7 +82,9 @@ def verdict(
         (FINAL, FAIL, UNKNOWN),
     ],
 )
-def test_the_table(outcome: Outcome, repeatable: Decision, not_repeatable: Decision) -> None:
+def test_decision_for_each_outcome(
+    outcome: Outcome, repeatable: Decision, not_repeatable: Decision
+) -> None:
     """The decision for each outcome, for idempotent operations and others."""
     assert verdict(outcome, idempotent=True) is repeatable
     assert verdict(outcome, idempotent=False, method="POST") is not_repeatable
@@ -101,7 +103,7 @@ def test_repetition_ends(outcome: Outcome) -> None:
     assert verdicts == [AGAIN, AGAIN, FAIL]
 
 
-def test_refusals_are_counted_apart() -> None:
+def test_rate_limits_and_failures_are_counted_separately() -> None:
     """429s and failures have separate limits."""
     policy = RetryPolicy(max_retries=1, max_rate_limited=3)
     many = RetryState(attempts=3, rate_limits=3)
@@ -115,7 +117,7 @@ def test_refusals_are_counted_apart() -> None:
 @pytest.mark.parametrize(
     "outcome", [answer(408), answer(425), answer(429), answer(503), answer(520), UNSENT, LOST]
 )
-def test_one_attempt_never_repeats(outcome: Outcome) -> None:
+def test_max_attempts_of_one_never_retries(outcome: Outcome) -> None:
     """With `max_attempts=1` nothing is retried, 429s included."""
     policy = RetryPolicy(max_attempts=1)
     tally = RetryState(attempts=1)
@@ -145,7 +147,7 @@ def test_attempts_are_bounded_whatever_for(outcome: Outcome, usual: int) -> None
     assert repeats(RetryPolicy(max_attempts=30, max_retries=1, max_rate_limited=1)) == 1
 
 
-def test_a_deletion_that_was_done_before_is_done() -> None:
+def test_not_found_after_a_doubtful_delete_is_success() -> None:
     """404 after an attempt that may have been carried out is success; a first 404 is not."""
     doubtful, sure = RetryState(attempts=2, maybe_executed=True), RetryState(attempts=2)
     assert verdict(answer(404), idempotent=True, method="DELETE", tally=doubtful) is GONE
@@ -164,7 +166,7 @@ def test_a_deletion_that_was_done_before_is_done() -> None:
         (answer(425), False),
     ],
 )
-def test_an_attempt_is_doubtful_if_it_may_have_been_carried_out(
+def test_attempt_is_doubtful_if_it_may_have_been_carried_out(
     outcome: Outcome, *, doubtful: bool
 ) -> None:
     """Only an attempt that may have been carried out makes a later 404 a success."""
@@ -206,7 +208,7 @@ def test_waits_differ() -> None:
         {"base": float("nan")},
     ],
 )
-def test_a_policy_that_cannot_work_is_refused(settings: dict[str, Any]) -> None:
+def test_invalid_policy_is_rejected(settings: dict[str, Any]) -> None:
     """An invalid policy raises `ConfigurationError` at once."""
     with pytest.raises(ConfigurationError, match=r"^RetryPolicy: "):
         RetryPolicy(**settings)

@@ -324,7 +324,7 @@ ROTATING: dict[type[VendorClient], tuple[str, Callable[[Any], Awaitable[object]]
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("made", ROTATING, ids=lambda cls: cls.__name__)
-async def test_each_vendors_rejection_of_a_key_reads_it_again(made: Any) -> None:
+async def test_rejected_key_is_read_again(made: Any) -> None:
     """The mock vendors reject an old key in their own way; the call succeeds with the new one."""
     name, call = ROTATING[made]
     vault = Vault("old-4711")
@@ -368,7 +368,7 @@ each_file = pytest.mark.parametrize(("made", "name"), FILES)
 
 
 @each_file
-def test_each_credential_may_be_a_function_or_in_a_file(
+def test_credential_may_be_a_function_or_a_file(
     made: Callable[..., VendorClient], name: str, tmp_path: Path
 ) -> None:
     """Both make the login that the text makes."""

@@ -30,7 +30,7 @@ def cancelling() -> int:
     return task.cancelling()
 
 
-async def test_a_timeout_is_of_one_attempt() -> None:
+async def test_timeout_applies_to_one_attempt() -> None:
     """The timeout applies to each attempt from its permit; the waits in between do not count."""
     async with byte_server(never_responds) as server, SessionPool(retry=QUICK) as pool:
         client = ToyClient(pool, base_url=server.url).with_options(timeout=3.0, max_attempts=4)
@@ -41,7 +41,7 @@ async def test_a_timeout_is_of_one_attempt() -> None:
         assert cancelling() == 0
 
 
-async def test_a_timeout_does_not_count_the_queue() -> None:
+async def test_timeout_does_not_include_the_queue() -> None:
     """Twenty calls wait longer for their permit than their timeout, and none fails."""
     async with byte_server(answers(FINE)) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url, quotas=(Quota(1, 1.0),))
@@ -51,7 +51,7 @@ async def test_a_timeout_does_not_count_the_queue() -> None:
         assert now() >= 19.0
 
 
-async def test_each_call_ends_at_its_own_time() -> None:
+async def test_calls_end_at_their_own_timeouts() -> None:
     """Ten attempts with different timeouts each end at their own time."""
     ended: list[tuple[float, float]] = []
 
@@ -67,7 +67,7 @@ async def test_each_call_ends_at_its_own_time() -> None:
     assert all(at == pytest.approx(seconds, abs=0.05) for seconds, at in ended)
 
 
-async def test_a_timeout_around_a_call_is_the_caller_s() -> None:
+async def test_timeout_around_a_call_ends_it() -> None:
     """An outer `asyncio.timeout` ends the call with `TimeoutError`, and the task continues."""
     async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
@@ -82,7 +82,7 @@ async def test_a_timeout_around_a_call_is_the_caller_s() -> None:
 
 @pytest.mark.parametrize("limit", ["timeout", "deadline"])
 @pytest.mark.parametrize("early", [-0.001, 0.0, 0.001])
-async def test_two_limits_at_once(limit: str, early: float) -> None:
+async def test_simultaneous_timeouts_raise_once(limit: str, early: float) -> None:
     """Two timeouts at the same instant raise one `TimeoutError`, and leave no cancellation."""
     async with byte_server(never_responds) as server, SessionPool() as pool:
         client = ToyClient(pool, base_url=server.url)
@@ -116,7 +116,7 @@ async def together(*calls: Coroutine[Any, Any, object]) -> None:
             group.create_task(call)
 
 
-async def test_a_group_that_fails_takes_its_calls_along() -> None:
+async def test_failing_task_group_cancels_its_calls() -> None:
     """A failure in a task group cancels a call on the wire and one in the queue."""
 
     async def fails() -> None:

@@ -79,7 +79,7 @@ async def all_of(*calls: Awaitable[str]) -> list[str | BaseException]:
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-async def test_nothing_is_asked_before_a_token_is_needed() -> None:
+async def test_new_cache_requests_no_token() -> None:
     """A new cache has no token and has requested none."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -88,7 +88,7 @@ async def test_nothing_is_asked_before_a_token_is_needed() -> None:
     assert endpoint.asked == cache.refreshes == 0
 
 
-async def test_all_who_need_one_wait_for_the_same() -> None:
+async def test_concurrent_callers_share_one_request() -> None:
     """1,000 concurrent callers cause one request; later callers cause none."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -98,7 +98,7 @@ async def test_all_who_need_one_wait_for_the_same() -> None:
     assert endpoint.asked == cache.refreshes == 1
 
 
-async def test_a_token_serves_until_it_expires() -> None:
+async def test_token_is_used_until_it_expires() -> None:
     """A token with a lifetime of 100 seconds is used at 99 and not at 100."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -121,7 +121,7 @@ async def test_late_in_its_life_a_token_serves_while_the_next_is_asked_for() -> 
     assert endpoint.asked == 2
 
 
-async def test_only_the_token_that_failed_is_forgotten() -> None:
+async def test_late_rejection_keeps_the_new_token() -> None:
     """A late rejection of the old token does not invalidate the new one."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -133,7 +133,7 @@ async def test_only_the_token_that_failed_is_forgotten() -> None:
     assert endpoint.asked == 2
 
 
-async def test_five_hundred_refusals_of_one_token_cost_one_request() -> None:
+async def test_many_rejections_of_one_token_cause_one_request() -> None:
     """Five hundred rejections of one token cause one token request."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -147,7 +147,7 @@ async def test_five_hundred_refusals_of_one_token_cost_one_request() -> None:
     assert endpoint.asked == 2
 
 
-async def test_a_cancelled_leader_leaves_the_request_to_the_others() -> None:
+async def test_cancelled_caller_does_not_cancel_the_request() -> None:
     """Cancelling the first of three callers does not cancel the token request."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -159,7 +159,7 @@ async def test_a_cancelled_leader_leaves_the_request_to_the_others() -> None:
     assert endpoint.asked == 1
 
 
-async def test_a_request_that_nobody_waits_for_any_more_is_of_use_all_the_same() -> None:
+async def test_token_is_kept_if_all_callers_are_cancelled() -> None:
     """If all callers are cancelled, the token still arrives and is used by the next caller."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -172,7 +172,7 @@ async def test_a_request_that_nobody_waits_for_any_more_is_of_use_all_the_same()
     assert endpoint.asked == 1
 
 
-async def test_a_failure_fails_all_who_wait_at_once() -> None:
+async def test_failed_request_raises_in_all_callers() -> None:
     """A failed request raises in all 100 callers, after one second."""
     endpoint = Endpoint()
     endpoint.failing = True
@@ -183,7 +183,7 @@ async def test_a_failure_fails_all_who_wait_at_once() -> None:
     assert endpoint.asked == 1
 
 
-async def test_a_failure_is_remembered_for_seconds_only() -> None:
+async def test_failure_is_cached_for_seconds() -> None:
     """After a failure nothing is requested for some seconds, at most ten."""
     endpoint = Endpoint()
     endpoint.failing = True
@@ -198,7 +198,7 @@ async def test_a_failure_is_remembered_for_seconds_only() -> None:
     assert await ask(cache) == "t2"
 
 
-async def test_a_failure_ahead_of_time_does_not_end_the_token() -> None:
+async def test_failed_early_refresh_keeps_the_token() -> None:
     """If an early refresh fails, the token is used until it expires, and no call fails."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -214,7 +214,7 @@ async def test_a_failure_ahead_of_time_does_not_end_the_token() -> None:
         await ask(cache)
 
 
-async def test_a_fresh_token_that_was_refused_stops_the_asking_for_a_while() -> None:
+async def test_rejected_fresh_token_stops_requests_for_a_while() -> None:
     """After `remember_failure` nothing is requested for some seconds."""
     endpoint = Endpoint()
     cache = TokenCache("key", endpoint.fetch)
@@ -226,7 +226,7 @@ async def test_a_fresh_token_that_was_refused_stops_the_asking_for_a_while() -> 
     assert await ask(cache) == "t1"
 
 
-async def test_a_foreign_error_is_not_remembered() -> None:
+async def test_unexpected_error_is_not_cached() -> None:
     """An unexpected exception reaches all waiting callers, and the next caller tries again."""
     calls: list[int] = []
 
@@ -263,7 +263,7 @@ async def test_token_request_runs_in_an_empty_context() -> None:
     assert endpoint.lanes == [None]
 
 
-async def test_a_kept_token_is_used_before_a_new_one_is_asked_for() -> None:
+async def test_stored_token_is_used_first() -> None:
     """A valid token of another process is used; an expired one is not."""
     store, endpoint = Store(), Endpoint()
     store.kept["key"] = bearer(Secret("kept"), now() + 50)
@@ -275,7 +275,7 @@ async def test_a_kept_token_is_used_before_a_new_one_is_asked_for() -> None:
     assert store.kept["key"].value.reveal() == "t1"
 
 
-async def test_a_refused_token_is_dropped_from_the_store_once() -> None:
+async def test_rejected_token_is_dropped_from_the_store_once() -> None:
     """500 rejections of a stored token drop it once, and a slow store does not return it again."""
     store, endpoint = Store(), Endpoint()
     store.kept["key"] = bearer(Secret("kept"), now() + 5000)
@@ -291,7 +291,7 @@ async def test_a_refused_token_is_dropped_from_the_store_once() -> None:
     assert store.kept["key"].value.reveal() == "t1"
 
 
-async def test_a_newer_token_of_another_process_is_taken_over() -> None:
+async def test_newer_token_in_the_store_is_used() -> None:
     """Late in a token's lifetime a newer one in the store is used instead of a request."""
     store, endpoint = Store(), Endpoint()
     cache = TokenCache("key", endpoint.fetch, store)
@@ -304,7 +304,7 @@ async def test_a_newer_token_of_another_process_is_taken_over() -> None:
     assert endpoint.asked == 1
 
 
-async def test_the_own_kept_token_is_no_newer_one() -> None:
+async def test_same_token_in_the_store_is_not_newer() -> None:
     """Late in a token's lifetime the same token in the store is not taken for a newer one."""
     store, endpoint = Store(), Endpoint()
     cache = TokenCache("key", endpoint.fetch, store)
@@ -316,7 +316,7 @@ async def test_the_own_kept_token_is_no_newer_one() -> None:
     assert endpoint.asked == 2
 
 
-async def test_a_slow_request_does_not_lengthen_the_kept_life() -> None:
+async def test_stored_token_has_the_time_of_the_save() -> None:
     """The token is saved with the time of the save."""
     saved: list[tuple[float, float]] = []
 
@@ -331,7 +331,7 @@ async def test_a_slow_request_does_not_lengthen_the_kept_life() -> None:
     assert expires_at == pytest.approx(107.5)
 
 
-async def test_a_store_hears_that_no_token_came() -> None:
+async def test_failed_request_releases_the_store() -> None:
     """After a failed request `release` is called, so that another process may request a token."""
     store, endpoint = Store(), Endpoint()
     endpoint.failing = True
@@ -341,7 +341,7 @@ async def test_a_store_hears_that_no_token_came() -> None:
     assert store.released == 1
 
 
-def test_the_cache_needs_no_loop_to_be_made() -> None:
+def test_cache_can_be_created_without_a_loop() -> None:
     """A `TokenCache` can be created without an event loop."""
     fetch: Callable[[], Awaitable[Token]] = Endpoint().fetch
     assert TokenCache("key", fetch).current(0.0) is None

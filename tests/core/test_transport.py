@@ -120,7 +120,7 @@ CASES: list[tuple[str, Script, type[AsyncClientsError], int]] = [
 @pytest.mark.parametrize(
     ("script", "error", "requests"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
 )
-async def test_a_repeatable_call(
+async def test_idempotent_call_is_retried(
     script: Script, error: type[AsyncClientsError], requests: int
 ) -> None:
     """A GET raises the expected error after the expected requests, and the next call works."""
@@ -153,7 +153,7 @@ LOST = [
 
 
 @pytest.mark.parametrize("name", LOST)
-async def test_a_call_that_must_not_be_repeated(name: str) -> None:
+async def test_non_idempotent_call_is_sent_once(name: str) -> None:
     """A POST is sent once and raises `OutcomeUnknownError`, with the advice to check first."""
     (script,) = [case[1] for case in CASES if case[0] == name]
     async with serve(script, answers(FINE)) as (server, client):
@@ -166,7 +166,7 @@ async def test_a_call_that_must_not_be_repeated(name: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["get", "put", "delete", "make"])
-async def test_a_dropped_connection_costs_one_request_each(method: str) -> None:
+async def test_dropped_connection_is_not_resent_by_aiohttp(method: str) -> None:
     """Nothing is resent by aiohttp: there are as many requests as permits and attempts."""
     async with serve(hangs_up, answers(FINE)) as (server, client):
         if method == "make":
@@ -178,7 +178,7 @@ async def test_a_dropped_connection_costs_one_request_each(method: str) -> None:
         assert len(server.arrived) == client.stats().sent == expected
 
 
-async def test_a_stale_connection_is_survived() -> None:
+async def test_stale_connection_is_replaced() -> None:
     """If an idle connection was closed, a retryable call succeeds on another one."""
     async with serve(sends(FINE, then=None), answers(FINE)) as (server, client):
         assert await client.things.get() == GOOD
@@ -186,7 +186,7 @@ async def test_a_stale_connection_is_survived() -> None:
         assert server.connections == 2
 
 
-async def test_nobody_listens() -> None:
+async def test_refused_connection_is_retried() -> None:
     """If nothing was sent, a POST is retried as well, and the error has `sent="no"`."""
     async with byte_server(hangs_up) as server:
         url = server.url
@@ -203,7 +203,7 @@ async def test_nobody_listens() -> None:
         assert client.stats().held == 0
 
 
-async def test_a_name_that_does_not_resolve() -> None:
+async def test_unresolvable_name_is_reported() -> None:
     """A name that cannot be resolved is reported, with `sent="no"`."""
     policy = RetryPolicy(max_attempts=1)
     async with SessionPool(retry=policy) as pool:
@@ -214,7 +214,7 @@ async def test_a_name_that_does_not_resolve() -> None:
         assert leaks(caught.value, CANARY) == []
 
 
-async def test_a_connection_that_never_comes_about() -> None:
+async def test_connect_timeout_means_not_sent() -> None:
     """If the timeout ends before the connection is open, nothing was sent: `sent="no"`."""
 
     async def deaf(connection: Connection) -> None:
@@ -229,7 +229,7 @@ async def test_a_connection_that_never_comes_about() -> None:
         assert leaks(caught.value, CANARY) == []
 
 
-async def test_a_certificate_that_nobody_vouches_for() -> None:
+async def test_invalid_certificate_is_not_retried() -> None:
     """There is one attempt, and the advice is never to turn verification off."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority: Any = trustme.CA()
@@ -243,7 +243,7 @@ async def test_a_certificate_that_nobody_vouches_for() -> None:
         assert server.arrived == []
 
 
-async def test_a_bomb_is_not_unpacked() -> None:
+async def test_decompression_stops_at_the_limit() -> None:
     """Reading a compressed body of 50 MB stops soon after the limit."""
     async with serve(sends(BOMB), answers(FINE), max_bytes=100_000) as (_, client):
         tracemalloc.start()
@@ -254,7 +254,7 @@ async def test_a_bomb_is_not_unpacked() -> None:
     assert peak < 10_000_000
 
 
-async def test_an_answer_as_large_as_allowed_is_read() -> None:
+async def test_body_of_exactly_the_limit_is_read() -> None:
     """A body of exactly the limit is accepted, plain, chunked or compressed."""
     body = b'{"id": 1}'.ljust(1000)
     chunked = (
@@ -270,7 +270,7 @@ async def test_an_answer_as_large_as_allowed_is_read() -> None:
                 await client.things.get()
 
 
-async def test_a_second_answer_is_given_to_nobody() -> None:
+async def test_unrequested_response_is_discarded() -> None:
     """A second, unrequested response is discarded, and the next call gets its own."""
     stale = http(body=b'{"id": 666, "text": "stale"}')
 
@@ -295,7 +295,7 @@ async def test_a_second_answer_is_given_to_nobody() -> None:
                 await asyncio.sleep(1.0)
 
 
-async def test_a_redirect_carries_nothing_away() -> None:
+async def test_redirect_is_not_followed() -> None:
     """Nothing is sent to the other server; the error has its address without the query."""
     async with byte_server(answers(FINE)) as other:
         location = f"{other.url}steal?token={CANARY}"
@@ -309,7 +309,7 @@ async def test_a_redirect_carries_nothing_away() -> None:
         assert other.arrived == []
 
 
-async def test_a_deadline_ends_a_call_that_was_sent() -> None:
+async def test_deadline_ends_a_call_on_the_wire() -> None:
     """A GET ends with `DeadlineExceededError`, a POST with `OutcomeUnknownError`, both in time."""
     loop = asyncio.get_running_loop()
     async with serve(never_responds) as (server, client):
@@ -396,7 +396,7 @@ def frames(error: BaseException) -> list[str]:
     ]
 
 
-async def test_no_frame_of_the_http_library_escapes() -> None:
+async def test_errors_have_no_frames_of_aiohttp() -> None:
     """A cancellation and an unexpected exception have no frames that hold the credential."""
     for failure in (ValueError("odd"), None):
         session: Any = FailingSession(failure)

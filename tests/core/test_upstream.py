@@ -89,7 +89,7 @@ async def test_aiohttp_has_no_cap_on_a_body() -> None:
             await ToyClient(pool, base_url=server.url).things.get()
 
 
-async def test_aiohttp_gives_a_stray_answer_to_the_next_request() -> None:
+async def test_aiohttp_gives_a_stray_response_to_the_next_request() -> None:
     """Upstream (aio-libs/aiohttp#13656): bytes on an idle connection become the next response.
 
     Ours: such a connection is closed and another one taken.
@@ -142,7 +142,7 @@ async def test_aiohttp_errors_hold_the_request() -> None:
     assert leaks(ours.value, CANARY) == []
 
 
-async def test_what_we_use_of_aiohttp_s_own() -> None:
+async def test_private_names_of_aiohttp_exist() -> None:
     """The private names that are relied upon exist and mean what we think."""
     async with open_session() as session:
         assert session._loop is asyncio.get_running_loop()  # pyright: ignore[reportPrivateUsage]

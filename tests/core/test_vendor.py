@@ -50,12 +50,12 @@ def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = No
         (reply(500, b"Limit Exceeded"), ResponseKind.FAILURE),
     ],
 )
-def test_what_an_answer_means(response: Response, meaning: ResponseKind) -> None:
+def test_classify_response_by_status(response: Response, meaning: ResponseKind) -> None:
     """2xx is a success, 429 rate-limited or an exhausted quota, everything else a failure."""
     assert classify_response(response) is meaning
 
 
-def test_each_usual_status_has_advice() -> None:
+def test_common_status_has_advice() -> None:
     """Each common status has its advice."""
     for status in (401, 403, 404, 409, 422, 429):
         assert standard_advice(reply(status))
@@ -77,7 +77,7 @@ def test_field_errors(body: bytes, errors: Any) -> None:
     assert field_errors(body) == errors
 
 
-def test_a_request_id_is_bounded() -> None:
+def test_request_id_is_bounded() -> None:
     """The request id is the first header of the list that is present, at most 100 characters."""
     vendor = Vendor(name="x", base_url="https://x", quotas=(), manual="https://x", environment={})
     long = CIMultiDict({"X-Amzn-RequestId": "a" * 500})
@@ -85,7 +85,7 @@ def test_a_request_id_is_bounded() -> None:
     assert vendor.request_id(CIMultiDict[str]()) is None
 
 
-def test_a_request_id_is_clean_text() -> None:
+def test_request_id_escapes_invalid_bytes() -> None:
     """A byte of the request id that is not UTF-8 is escaped."""
     found = TOY.request_id({"x-request-id": b"r-\xff\xc3\xa4".decode(errors="surrogateescape")})
     assert found == "r-\\udcffä"

@@ -30,7 +30,7 @@ def test_page_has_the_fields_of_the_structs() -> None:
 
 
 @pytest.mark.parametrize("struct", generator().STRUCTS, ids=lambda struct: struct.__name__)
-def test_each_field_has_a_meaning(struct: Any) -> None:
+def test_every_field_is_explained(struct: Any) -> None:
     """Each field that a command prints is explained, and each struct it links to is on the page."""
     table = list(generator()._table(struct))
     assert [line for line in table if line.endswith("|  |")] == []

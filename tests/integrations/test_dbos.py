@@ -182,7 +182,7 @@ async def test_upserts_all_arrive_whoever_is_killed(postgres: Postgres) -> None:
 
 @pytest.mark.sweep
 @pytest.mark.timeout(120)
-async def test_a_worker_that_was_only_asleep_sends_nothing_twice(postgres: Postgres) -> None:
+async def test_suspended_worker_sends_nothing_twice(postgres: Postgres) -> None:
     """A worker taken for dead by mistake wakes up while another has its rows: no row goes twice."""
     count = 1200
     async with Sandbox(OPEN, latency=LATENCY) as sandbox:
@@ -209,7 +209,7 @@ async def test_a_worker_that_was_only_asleep_sends_nothing_twice(postgres: Postg
 # --- SQLite, in this process -----------------------------------------------------------------
 
 
-async def test_a_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_push_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row arrives once; the same job sends nothing again; another input is rejected."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
@@ -258,7 +258,7 @@ async def test_worker_reports_the_jobs_that_it_works_on(
     assert seen["nodes"][0] < 40
 
 
-async def test_a_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file has every contact once, and the vendor's count agrees."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     to = tmp_path / "contacts.jsonl"
@@ -309,7 +309,7 @@ async def test_progress_has_the_total_and_the_eta_of_the_quota(
         assert progress.eta == pytest.approx(ended_at - at, rel=0.2, abs=1.5)
 
 
-async def test_a_lost_answer_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lost_response_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A create whose answer is lost is listed with its content, and not sent again."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch) as backfills:
@@ -335,7 +335,9 @@ async def test_too_many_failed_rows_stop_it(
         assert not sandbox.requests("intouch")
 
 
-async def test_one_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_second_engine_in_a_process_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second one in the same process is rejected with an explanation."""
     url = f"sqlite:///{tmp_path}/jobs.sqlite"
     async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch):
@@ -344,7 +346,7 @@ async def test_one_per_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("url", ["mysql://host/db", "nonsense"])
-def test_other_databases_are_refused(url: str) -> None:
+def test_invalid_database_url_is_rejected(url: str) -> None:
     """A wrong URL is rejected by the constructor, with an example of a right one."""
     with pytest.raises(ConfigurationError, match="postgresql://"):
         Backfills(url, _nothing)

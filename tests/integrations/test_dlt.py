@@ -161,7 +161,7 @@ async def test_resource_raises_error_of_a_page(warehouse: Warehouse) -> None:
     assert isinstance(caught.value, PipelineStepFailed)
 
 
-async def test_resource_on_blocked_loop_says_what_to_do(
+async def test_resource_on_blocked_loop_raises(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`pipeline.run` on the event loop of the pool raises instead of waiting for ever."""

@@ -41,7 +41,7 @@ async def _fork(sandbox: Sandbox, how: str) -> dict[str, dict[str, Any]]:
     return {line["who"]: line for line in map(json.loads, out.splitlines())}
 
 
-async def test_a_pool_made_before_the_fork_and_used_after_it_works(sandbox: Sandbox) -> None:
+async def test_pool_created_before_a_fork_works_in_the_child(sandbox: Sandbox) -> None:
     """Each worker opens its copy on its first call, closes it, and draws waits of its own."""
     seen = await _fork(sandbox, "unused")
     assert seen["first"]["results"] == seen["second"]["results"] == ["ok", "ok"]
@@ -49,7 +49,7 @@ async def test_a_pool_made_before_the_fork_and_used_after_it_works(sandbox: Sand
     assert len(sandbox.state("intouch").tags) == 2
 
 
-async def test_a_pool_used_before_the_fork_is_refused_in_the_child(sandbox: Sandbox) -> None:
+async def test_pool_used_before_a_fork_is_rejected_in_the_child(sandbox: Sandbox) -> None:
     """The child gets WrongEventLoopError from call and close, and sends nothing.
 
     The parent's pool works on: the child has touched none of its sockets.

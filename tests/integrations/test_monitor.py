@@ -50,7 +50,7 @@ async def events(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
     return samples
 
 
-async def test_a_cancelled_aclose_can_be_repeated() -> None:
+async def test_cancelled_aclose_can_be_repeated() -> None:
     """Cancelled in any of its turns, `aclose` can be called again, and frees the port."""
     for turns in range(6):
         async with SessionPool() as pool:
@@ -68,7 +68,7 @@ async def test_a_cancelled_aclose_can_be_repeated() -> None:
                 await asyncio.open_connection("127.0.0.1", port)
 
 
-async def test_the_page_costs_nothing_until_it_is_served() -> None:
+async def test_import_loads_no_monitor() -> None:
     """`import asyncclients` loads neither the monitor nor aiohttp's server."""
     script = (
         "import sys, asyncclients;"
@@ -87,7 +87,7 @@ async def test_it_binds_to_loopback_only(host: str) -> None:
             Monitor(pool, host=host)
 
 
-async def test_it_answers_only_to_its_own_name() -> None:
+async def test_request_for_another_host_is_rejected() -> None:
     """A request for another host name is rejected, as a defence against DNS rebinding."""
     async with (
         SessionPool() as pool,
@@ -106,7 +106,7 @@ async def test_it_answers_only_to_its_own_name() -> None:
             assert "src=" not in await page.text()
 
 
-async def test_a_port_and_an_ipv6_host_may_be_chosen() -> None:
+async def test_monitor_takes_port_and_ipv6_host() -> None:
     """`port=` and `host="::1"` are taken, and make a URL that answers."""
     async with SessionPool() as pool, aiohttp.ClientSession() as session:
         async with Monitor(pool, host="::1") as monitor:
@@ -118,7 +118,7 @@ async def test_a_port_and_an_ipv6_host_may_be_chosen() -> None:
             assert monitor.url == f"http://127.0.0.1:{port}/"
 
 
-async def test_a_closed_pool_serves_no_page() -> None:
+async def test_closed_pool_serves_no_page() -> None:
     """After `aclose` there is nothing to show."""
     async with SessionPool() as pool:
         pass
@@ -127,7 +127,7 @@ async def test_a_closed_pool_serves_no_page() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_samples_are_what_the_pool_says() -> None:
+async def test_samples_match_the_stats_of_the_pool() -> None:
     """Each sample has the numbers of `pool.stats()` at that instant, and the jobs'."""
     async with Sandbox() as sandbox, SessionPool() as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
@@ -157,7 +157,7 @@ async def test_samples_are_what_the_pool_says() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_a_page_that_opens_late_sees_the_last_minute() -> None:
+async def test_late_page_gets_the_last_minute() -> None:
     """The first message holds the samples so far, a minute's at most; then one at a time."""
     async with SessionPool() as pool, Monitor(pool) as monitor:
         await asyncio.sleep(100)
@@ -191,7 +191,7 @@ async def test_closing_ends_the_streams() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_monitor_goes_on_after_sample_that_fails(
+async def test_monitor_continues_after_a_failed_sample(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sample that cannot be taken is logged once and left out; the next ones are streamed."""
@@ -226,7 +226,7 @@ async def test_monitor_whose_sampler_is_cancelled_ends_its_streams() -> None:
 
 
 @pytest.mark.virtual_time
-async def test_two_credentials_of_one_vendor_are_told_apart_without_showing_either() -> None:
+async def test_credentials_of_one_vendor_are_numbered() -> None:
     """Scopes are numbered; neither a credential nor the scope's own name is served."""
     async with Sandbox() as sandbox, SessionPool() as pool:
         environments = [sandbox.environ, sandbox.issue("intouch")]
@@ -246,7 +246,7 @@ async def test_two_credentials_of_one_vendor_are_told_apart_without_showing_eith
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
-async def test_a_browser_shows_the_numbers(tmp_path: Path) -> None:
+async def test_browser_shows_the_numbers(tmp_path: Path) -> None:
     """In Chromium: the counts on the page become the pool's, the picture moves, dark differs."""
     quotas = [Quota(200, 1.0)]
     async with Sandbox(quotas={"intouch": (200, 1.0)}) as sandbox, SessionPool() as pool:
@@ -295,7 +295,7 @@ async def background(tab: Any, scheme: str) -> str:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
-async def test_a_browser_says_when_the_program_is_gone(tmp_path: Path) -> None:
+async def test_browser_shows_that_the_program_has_ended(tmp_path: Path) -> None:
     """When the monitor ends, the open page shows that its numbers are no longer current."""
     async with browser(tmp_path) as tab:
         async with SessionPool() as pool, Monitor(pool) as monitor:

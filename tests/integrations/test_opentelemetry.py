@@ -94,7 +94,7 @@ def telemetry() -> Iterator[Telemetry]:
 
 
 @pytest.mark.virtual_time
-async def test_a_call_is_a_span_and_each_request_on_the_wire_one_below_it(
+async def test_call_and_attempts_are_nested_spans(
     telemetry: Telemetry,
 ) -> None:
     """A repeated call gives one INTERNAL span with the wait, two CLIENT spans, a resend count."""
@@ -135,7 +135,7 @@ async def test_a_call_is_a_span_and_each_request_on_the_wire_one_below_it(
     assert second.status.status_code is StatusCode.UNSET
 
 
-async def test_an_answer_that_says_no_is_an_error_of_both_spans(telemetry: Telemetry) -> None:
+async def test_error_response_marks_both_spans(telemetry: Telemetry) -> None:
     """A 404 is `error.type` 404 on the wire and NotFoundError for the caller, with its id."""
     async with Sandbox() as sandbox, SessionPool(listeners=(telemetry.listener,)) as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
@@ -156,7 +156,7 @@ async def test_an_answer_that_says_no_is_an_error_of_both_spans(telemetry: Telem
 
 
 @pytest.mark.virtual_time
-async def test_a_cancelled_call_ends_its_spans(telemetry: Telemetry) -> None:
+async def test_cancelled_call_ends_its_spans(telemetry: Telemetry) -> None:
     """A call cancelled on the wire leaves no span open."""
     async with Sandbox() as sandbox, SessionPool(listeners=(telemetry.listener,)) as pool:
         intouch = IntouchClient.from_env(pool, sandbox.environ)
@@ -172,7 +172,7 @@ async def test_a_cancelled_call_ends_its_spans(telemetry: Telemetry) -> None:
 
 
 @pytest.mark.virtual_time
-async def test_nothing_of_a_request_is_exported_but_what_is_allowed(telemetry: Telemetry) -> None:
+async def test_exports_contain_no_request_data(telemetry: Telemetry) -> None:
     """No credential, query value, id or body is in any span or metric; raw paths neither."""
     canaries = ["canary-query", "canary-id", "canary-body", "canary-path"]
     async with Sandbox() as sandbox, SessionPool(listeners=(telemetry.listener,)) as pool:
@@ -215,7 +215,7 @@ async def test_gauges_read_the_pool(telemetry: Telemetry) -> None:
     assert "asyncclients.queue.depth" not in after
 
 
-async def test_an_exporter_may_collect_in_its_own_thread(telemetry: Telemetry) -> None:
+async def test_metrics_can_be_collected_in_a_thread(telemetry: Telemetry) -> None:
     """A collection from another thread is made in the pool's loop, and sees the same."""
     readers: list[int] = []
 
@@ -230,7 +230,7 @@ async def test_an_exporter_may_collect_in_its_own_thread(telemetry: Telemetry) -
     assert set(readers) == {threading.get_ident()}
 
 
-async def test_a_blocked_loop_does_not_hold_up_an_exporter(
+async def test_blocked_loop_does_not_block_the_exporter(
     telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the loop is blocked a collection does without the gauges, and ends."""
@@ -244,7 +244,7 @@ async def test_a_blocked_loop_does_not_hold_up_an_exporter(
     assert [name for points in found for name in points if name.startswith("asyncclients.")] == []
 
 
-def test_a_pool_that_nobody_closed_is_forgotten_with_its_loop(telemetry: Telemetry) -> None:
+def test_pool_of_a_closed_loop_is_forgotten(telemetry: Telemetry) -> None:
     """A pool whose loop is closed is neither read nor kept in memory."""
 
     class Pool:
@@ -264,7 +264,7 @@ def test_a_pool_that_nobody_closed_is_forgotten_with_its_loop(telemetry: Telemet
     assert left() is None
 
 
-async def test_without_opentelemetry_the_import_says_what_to_install() -> None:
+async def test_import_names_the_missing_extra() -> None:
     """Without the extra, the import error names it."""
     script = (
         "import sys; sys.modules['opentelemetry'] = None;"
@@ -295,7 +295,7 @@ async def test_scopes_of_one_vendor_are_added_up(telemetry: Telemetry) -> None:
     }
 
 
-async def test_the_dashboard_reads_what_is_exported() -> None:
+async def test_dashboard_and_exported_metrics_agree() -> None:
     """Each metric that the Grafana dashboard names is one that Prometheus is given, and no other."""
     made = Telemetry(PrometheusMetricReader())
     async with Sandbox() as sandbox, SessionPool(listeners=(made.listener,)) as pool:

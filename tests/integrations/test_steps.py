@@ -74,7 +74,7 @@ async def test_called_again_it_does_nothing(url: str) -> None:
     assert vendor.arrived == Counter(range(len(ROWS)))
 
 
-async def test_a_step_that_is_left_lands_its_calls(url: str) -> None:
+async def test_cancelled_step_settles_its_calls(url: str) -> None:
     """A worker that leaves in the middle settles what it sent; the next one sends only the rest."""
     database, backlog = await open_job(url)
     vendor = Vendor()
@@ -93,9 +93,7 @@ async def test_a_step_that_is_left_lands_its_calls(url: str) -> None:
     assert (report.done, report.unknown) == (len(ROWS), 0)
 
 
-async def test_a_row_that_json_cannot_hold_is_kept_as_a_failed_one(
-    url: str, tmp_path: Path
-) -> None:
+async def test_row_without_json_form_is_failed(url: str, tmp_path: Path) -> None:
     """The database holds rows as JSON: NaN there is neither null nor a text that is sent."""
     database = Database(url)
     await database.create()

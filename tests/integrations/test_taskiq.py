@@ -60,7 +60,7 @@ def task_of(database: Database, vendor: Vendor) -> Any:
     return broker.task(deliver, retry_on_error=True)
 
 
-async def test_each_row_arrives_once_though_each_task_is_delivered_twice(
+async def test_duplicate_delivery_sends_no_row_twice(
     database: Database,
 ) -> None:
     """A broker may deliver a task twice, at once: no row goes twice, and none is unknown."""
@@ -75,7 +75,7 @@ async def test_each_row_arrives_once_though_each_task_is_delivered_twice(
     assert (report.done, report.unknown) == (len(ROWS), 0)
 
 
-async def test_a_task_that_fails_is_repeated(database: Database) -> None:
+async def test_failed_task_is_retried(database: Database) -> None:
     """A failure that concerns every row fails the task; its retry sends the remaining rows."""
     vendor, backlog = Vendor(refusals=3), JobStore(database)
     deliver = task_of(database, vendor)

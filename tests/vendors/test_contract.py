@@ -64,7 +64,7 @@ def methods(client: VendorClient) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("vendor", CLIENTS)
-async def test_each_method_has_its_endpoint_and_each_endpoint_its_method(
+async def test_methods_and_endpoints_correspond(
     vendor: str, sandbox: Sandbox, pool: SessionPool
 ) -> None:
     """Methods, endpoints and the calls tried here are the same, each by the same name."""
@@ -95,7 +95,7 @@ def test_there_are_51_operations() -> None:
 @pytest.mark.parametrize(
     ("vendor", "operation"), [(vendor, name) for vendor, calls in CALLS.items() for name in calls]
 )
-async def test_an_operation_arrives_as_its_endpoint_says(
+async def test_operation_sends_method_and_path_of_its_endpoint(
     vendor: Any, operation: str, sandbox: Sandbox, pool: SessionPool
 ) -> None:
     """Method and path at the vendor are those of the endpoint, and the vendor takes the call."""
@@ -177,9 +177,7 @@ def pattern(endpoint: Endpoint[Any]) -> str:
     return re.sub(r"\\{\w+\\}", "[^/]+", re.escape(endpoint.path))
 
 
-async def test_an_upload_puts_the_file_where_the_answer_led(
-    sandbox: Sandbox, pool: SessionPool
-) -> None:
+async def test_upload_puts_the_file_to_the_link(sandbox: Sandbox, pool: SessionPool) -> None:
     """The second step of an upload, to another host, with nothing of ours but the bytes."""
     (endpoint,) = (e for e in table("intempt") if second_step(e))
     client = client_of("intempt", pool, sandbox.environ)
@@ -192,7 +190,7 @@ async def test_an_upload_puts_the_file_where_the_answer_led(
     assert sandbox.environ["INTEMPT_API_KEY"] not in str(put.headers)
 
 
-async def test_a_token_is_asked_for_as_oauth_has_it(sandbox: Sandbox, pool: SessionPool) -> None:
+async def test_token_request_follows_oauth(sandbox: Sandbox, pool: SessionPool) -> None:
     """One POST with a form and HTTP Basic, and nothing in the query string."""
     client = client_of("digital_onboarding", pool, sandbox.environ)
     await CALLS["digital_onboarding"]["templates.list"](client, None)

@@ -25,7 +25,7 @@ from tests.support.leaks import CANARY, leaks
 from .conftest import DO
 
 
-async def test_a_contact_is_made_and_changed(
+async def test_upsert_creates_and_updates(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """A contact is created and then updated by its email; fields that are left out stay."""
@@ -41,7 +41,7 @@ async def test_a_contact_is_made_and_changed(
     assert sandbox.state(DO).completions == {"a@x.org": {objective: "done"}}
 
 
-async def test_a_batch_tells_the_new_from_the_known(client: DigitalOnboardingClient) -> None:
+async def test_batch_separates_new_and_existing_contacts(client: DigitalOnboardingClient) -> None:
     """A batch returns new and existing contacts in separate lists, and none is missing."""
     await client.contacts.upsert(NewContact(unique_id="1"))
     sent = [NewContact(unique_id="1", name_first="A"), NewContact(email="b@x.org")]
@@ -51,7 +51,7 @@ async def test_a_batch_tells_the_new_from_the_known(client: DigitalOnboardingCli
     assert result.unacknowledged(sent) == []
 
 
-async def test_who_is_left_out_of_a_batch_is_seen(
+async def test_unacknowledged_contact_is_reported(
     sandbox: Sandbox, client: DigitalOnboardingClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A contact that is missing in the response is logged and returned by `unacknowledged`."""
@@ -63,16 +63,14 @@ async def test_who_is_left_out_of_a_batch_is_seen(
     assert "2 of 3 contacts are not in the response" in caplog.text
 
 
-async def test_an_empty_batch_is_not_sent(
-    sandbox: Sandbox, client: DigitalOnboardingClient
-) -> None:
+async def test_empty_batch_is_not_sent(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
     """An empty batch sends no request."""
     empty = BatchResult(new_contacts=[], existing_contacts=[])
     assert await client.contacts.upsert_many([]) == empty
     assert sandbox.requests(DO) == ()
 
 
-async def test_a_journey_is_started(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
+async def test_journey_is_started(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
     """A journey starts for one contact or with the contact; a wrong template is `NotFoundError`."""
     template = (await client.templates.list())[0]
     journey = await client.journeys.create(template.id, NewContact(email="a@x.org"), name="N")
@@ -103,7 +101,7 @@ async def test_lists_come_wrapped_or_bare(
 
 
 @pytest.mark.virtual_time
-async def test_a_lost_answer_is_repeated_only_for_a_contact_with_a_key(
+async def test_lost_upsert_is_retried_only_with_a_key(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """An upsert is retried after a lost response only if it has a unique_id or an email."""
@@ -151,7 +149,7 @@ def test_unknown_shapes_land_in_extra() -> None:
     assert NewContact().key is None
 
 
-async def test_no_credential_shows_in_any_failure(
+async def test_failures_show_no_credential(
     sandbox: Sandbox, pool: SessionPool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Client secret and token are in no error, log, event or repr, even if they are echoed."""
@@ -187,7 +185,7 @@ async def test_no_credential_shows_in_any_failure(
     assert not [text for text in (token, secret, CANARY, basic) if text in shown]
 
 
-async def test_the_secret_is_nowhere_but_in_its_header(
+async def test_secret_is_sent_in_its_header_only(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """The client secret is sent in its header only."""
@@ -201,7 +199,7 @@ async def test_the_secret_is_nowhere_but_in_its_header(
         assert secret not in str(arrival)
 
 
-def test_a_client_that_cannot_work_is_refused() -> None:
+def test_invalid_configuration_is_rejected() -> None:
     """Missing variables are named together; a base_url without https is rejected."""
     names = "DIGITAL_ONBOARDING_CLIENT_ID and DIGITAL_ONBOARDING_CLIENT_SECRET"
     with pytest.raises(ConfigurationError, match=names):
@@ -213,7 +211,7 @@ def test_a_client_that_cannot_work_is_refused() -> None:
     assert leaks(caught.value, CANARY) == []
 
 
-def test_the_default_is_modest() -> None:
+def test_default_quota_is_ten_per_second() -> None:
     """The default is ten calls per second, as the vendor publishes no limit."""
     client = DigitalOnboardingClient(SessionPool(), client_id="i", client_secret="s")
     assert client.base_url == "https://api.digitalonboarding.com/"

@@ -188,7 +188,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-async def test_the_request_and_the_reply_are_the_manuals(pool: SessionPool, case: Case) -> None:
+async def test_request_and_reply_match_the_manual(pool: SessionPool, case: Case) -> None:
     """Method, target, token, type and body as documented; the reply as a value."""
     reply = http(body=json.dumps(case.reply).encode())
     async with byte_server(answers(TOKEN, reply)) as server:
@@ -217,7 +217,7 @@ WRONG: dict[str, tuple[Call, Iterable[Any]]] = {
 
 
 @pytest.mark.parametrize("operation", WRONG)
-async def test_a_reply_of_another_kind_is_a_decode_error(pool: SessionPool, operation: str) -> None:
+async def test_undocumented_reply_is_a_decode_error(pool: SessionPool, operation: str) -> None:
     """A response that the manual does not describe is a `DecodeError` that names the call."""
     call, replies = WRONG[operation]
     for reply in replies:

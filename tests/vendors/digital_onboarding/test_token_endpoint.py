@@ -23,7 +23,7 @@ from .conftest import DO, TOKEN, counts, many, names, refused
 pytestmark = pytest.mark.virtual_time
 
 
-async def test_a_cancelled_leader_takes_nobody_down(
+async def test_cancelled_refresh_does_not_fail_waiting_calls(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """If the call that started the token request is cancelled, the waiting calls succeed."""
@@ -59,7 +59,7 @@ async def test_a_cancelled_leader_takes_nobody_down(
     ],
     ids=repr,
 )
-async def test_a_token_endpoint_without_a_usable_answer(
+async def test_unusable_token_reply_fails_all_waiting_calls(
     sandbox: Sandbox, client: DigitalOnboardingClient, fault: Fault
 ) -> None:
     """All waiting calls raise `TokenEndpointError`; within ten seconds there is a new request."""
@@ -76,7 +76,7 @@ async def test_a_token_endpoint_without_a_usable_answer(
     assert await client.templates.list()
 
 
-async def test_a_token_endpoint_that_comes_back_is_asked_again(
+async def test_token_endpoint_is_retried_after_503(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """After one 503 of the token endpoint the call succeeds."""
@@ -86,7 +86,7 @@ async def test_a_token_endpoint_that_comes_back_is_asked_again(
 
 
 @pytest.mark.parametrize("code", [400, 401, 403])
-async def test_a_rejected_client_is_a_token_error(
+async def test_rejected_client_is_a_token_error(
     sandbox: Sandbox, client: DigitalOnboardingClient, code: int
 ) -> None:
     """An unknown client raises `TokenRejectedError`, after one token request for 100 calls."""
@@ -98,7 +98,7 @@ async def test_a_rejected_client_is_a_token_error(
     assert counts(sandbox) == (1, 0)
 
 
-async def test_a_client_revoked_for_good_is_a_token_error(
+async def test_revoked_client_is_a_token_error(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """If the client is revoked between two calls, the second raises `TokenRejectedError`."""
@@ -127,7 +127,7 @@ LIFETIMES: list[object] = [
 
 
 @pytest.mark.parametrize("expires_in", LIFETIMES, ids=repr)
-async def test_a_strange_lifetime_is_survived(
+async def test_unusual_lifetime_is_tolerated(
     sandbox: Sandbox, client: DigitalOnboardingClient, expires_in: object
 ) -> None:
     """With a missing, zero, absurd or textual lifetime the token serves at least ten minutes."""
@@ -138,7 +138,7 @@ async def test_a_strange_lifetime_is_survived(
     assert counts(sandbox) == (1, 10)
 
 
-async def test_a_short_lifetime_is_renewed_before_it_ends(
+async def test_short_lived_token_is_refreshed_before_it_ends(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """A token of 61 seconds is renewed before a call after 60.5 seconds."""
@@ -167,7 +167,7 @@ async def test_calls_do_not_wait_for_a_renewal_ahead_of_time(
     assert refused(sandbox) == 0
 
 
-async def test_an_outage_of_the_token_endpoint_fails_no_call(
+async def test_outage_of_the_token_endpoint_fails_no_call(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """An outage of the token endpoint before the token expires fails no call.
@@ -195,7 +195,7 @@ async def test_an_outage_of_the_token_endpoint_fails_no_call(
     assert counts(sandbox)[0] <= 1 + 2 * 5 + 1
 
 
-async def test_a_deadline_bounds_the_wait_for_a_token(
+async def test_deadline_includes_the_wait_for_a_token(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """If the token endpoint hangs, the call raises `DeadlineExceededError` and sends nothing."""
@@ -220,7 +220,7 @@ async def test_closing_the_pool_ends_the_wait_for_a_token(
     assert all(isinstance(error, ClientClosedError) and error.advice for error in results)
 
 
-async def test_the_token_request_is_what_the_manual_wants(
+async def test_token_request_matches_the_manual(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """The request is a POST with a form and HTTP Basic, and has no query."""
@@ -237,7 +237,7 @@ async def test_the_token_request_is_what_the_manual_wants(
     assert call.headers["Authorization"] == f"Bearer {next(iter(sandbox.state(DO).tokens))}"
 
 
-async def test_an_endpoint_error_is_not_remembered_as_the_next(
+async def test_calls_raise_separate_error_objects(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """Each failed call raises an error object of its own, equal to the first."""

@@ -26,7 +26,7 @@ INVALID = status(401, '{"error": "invalid_token"}')
 pytestmark = pytest.mark.virtual_time
 
 
-async def test_a_thousand_first_calls_ask_for_one_token(
+async def test_first_calls_share_one_token_request(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """1,000 concurrent calls without a token make one token request, and all succeed."""
@@ -34,7 +34,7 @@ async def test_a_thousand_first_calls_ask_for_one_token(
     assert counts(sandbox) == (1, 1000)
 
 
-async def test_a_thousand_calls_on_an_expired_token_ask_for_one(
+async def test_calls_on_an_expired_token_share_one_request(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """1,000 concurrent calls on an expired token make one token request, and all succeed."""
@@ -46,7 +46,7 @@ async def test_a_thousand_calls_on_an_expired_token_ask_for_one(
 
 
 @pytest.mark.parametrize("rejection", ["body", "header", "unreadable"])
-async def test_a_thousand_calls_on_a_revoked_token_ask_for_one(
+async def test_calls_on_a_revoked_token_share_one_request(
     sandbox: Sandbox, client: DigitalOnboardingClient, rejection: Any
 ) -> None:
     """For each form of a 401, 1,000 rejected calls make one token request and one retry each."""
@@ -59,7 +59,7 @@ async def test_a_thousand_calls_on_a_revoked_token_ask_for_one(
     assert calls == 1001 + refused(sandbox)
 
 
-async def test_a_token_revoked_mid_flight_costs_exactly_one_more(pool: SessionPool) -> None:
+async def test_late_rejections_keep_the_new_token(pool: SessionPool) -> None:
     """500 calls in flight when the token is revoked: the late 401s do not drop the new token."""
     async with Sandbox(quotas={DO: (100_000, 1.0)}, latency=(0.05, 0.2)) as sandbox:
         client = DigitalOnboardingClient.from_env(
@@ -76,7 +76,7 @@ async def test_a_token_revoked_mid_flight_costs_exactly_one_more(pool: SessionPo
     assert counts(sandbox)[0] == 2
 
 
-async def test_a_call_sends_the_token_that_is_good_when_its_turn_comes(pool: SessionPool) -> None:
+async def test_queued_call_sends_a_valid_token(pool: SessionPool) -> None:
     """A token that expires while calls queue is renewed first, and no request is rejected."""
     async with Sandbox() as sandbox:
         state = sandbox.state(DO)
@@ -90,7 +90,7 @@ async def test_a_call_sends_the_token_that_is_good_when_its_turn_comes(pool: Ses
     assert 3 <= tokens <= 6  # ten seconds of queue, three seconds of life each
 
 
-async def test_a_queue_does_not_run_into_a_revoked_token(pool: SessionPool) -> None:
+async def test_queued_calls_do_not_use_a_revoked_token(pool: SessionPool) -> None:
     """Of 60 queued calls, only those on the wire when the token is revoked are rejected."""
     async with Sandbox() as sandbox:
         client = DigitalOnboardingClient.from_env(pool, sandbox.environ)
@@ -103,7 +103,7 @@ async def test_a_queue_does_not_run_into_a_revoked_token(pool: SessionPool) -> N
     assert counts(sandbox)[0] == 2
 
 
-async def test_a_server_that_always_says_401_sees_two_calls(
+async def test_repeated_401_ends_after_two_calls(
     sandbox: Sandbox, client: DigitalOnboardingClient
 ) -> None:
     """Two calls and two token requests are sent, then `TokenRejectedError` is raised."""
@@ -121,7 +121,7 @@ async def test_a_server_that_always_says_401_sees_two_calls(
     assert error.advice
 
 
-async def test_a_server_that_always_says_401_is_not_hammered(sandbox: Sandbox) -> None:
+async def test_repeated_401_makes_few_token_requests(sandbox: Sandbox) -> None:
     """1,000 calls through 100 connections and ten more after them: a handful of token requests.
 
     Ten seconds later the next call finds out that all is well again.
@@ -168,7 +168,7 @@ async def test_renewing_a_token_does_not_count_as_an_attempt(
         status(401, "{}", {"WWW-Authenticate": "Bearer realm=x, error=invalid_request"}),
     ],
 )
-async def test_a_401_that_names_another_error_is_final(
+async def test_unauthorized_with_another_error_is_final(
     sandbox: Sandbox, client: DigitalOnboardingClient, answer: Fault
 ) -> None:
     """A 401 that names another error raises `UnauthorizedError` at once, and the token is kept."""
@@ -180,7 +180,7 @@ async def test_a_401_that_names_another_error_is_final(
     assert counts(sandbox) == (1, 2)
 
 
-async def test_a_403_never_renews(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
+async def test_forbidden_never_refreshes(sandbox: Sandbox, client: DigitalOnboardingClient) -> None:
     """A 403 is a `ForbiddenError` whatever its body reports; the token is kept."""
     sandbox.fail(DO, status(403, '{"error": "invalid_token"}'), match="/v1/")
     with pytest.raises(ForbiddenError):

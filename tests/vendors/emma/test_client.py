@@ -42,7 +42,7 @@ def visits(count: int) -> list[NewTouchpoint]:
 
 
 @pytest.mark.parametrize("form", ["@D", "iso"])
-async def test_a_type_lives_from_create_to_delete(
+async def test_touchpoint_type_life_cycle(
     sandbox: Sandbox, emma: EmmaClient, form: TimeForm
 ) -> None:
     """A type is created, listed, read, updated and deleted, in both forms of time."""
@@ -92,7 +92,7 @@ async def test_deleting_a_type_deletes_its_touchpoints(sandbox: Sandbox, emma: E
 
 
 @pytest.mark.parametrize("reply", ["true", "empty", "no content"])
-async def test_every_answer_to_a_delete_will_do(
+async def test_delete_accepts_every_documented_reply(
     sandbox: Sandbox, emma: EmmaClient, reply: DeleteReply
 ) -> None:
     """`true`, an empty 200 and a 204 complete a deletion."""
@@ -111,7 +111,7 @@ async def test_eleven_are_too_many_for_one_create(sandbox: Sandbox, emma: EmmaCl
         await emma.touchpoints.create([])
 
 
-async def test_many_are_split_in_tens(sandbox: Sandbox, emma: EmmaClient) -> None:
+async def test_create_many_splits_into_tens(sandbox: Sandbox, emma: EmmaClient) -> None:
     """25 touchpoints of a generator are three requests; awaited, they are a list in order."""
     await emma.touchpoint_types.create("visit", "Visit")
     created = await emma.touchpoints.create_many(visit for visit in visits(25))
@@ -121,7 +121,7 @@ async def test_many_are_split_in_tens(sandbox: Sandbox, emma: EmmaClient) -> Non
     assert len(sandbox.requests("emma")) == 1 + 3
 
 
-async def test_many_tell_how_far_they_came(sandbox: Sandbox, emma: EmmaClient) -> None:
+async def test_create_many_yields_what_succeeded(sandbox: Sandbox, emma: EmmaClient) -> None:
     """If the second ten are rejected, the first ten were yielded and the third were not sent."""
     await emma.touchpoint_types.create("visit", "Visit")
     rows = visits(25)
@@ -175,9 +175,7 @@ async def test_create_many_of_another_length_keeps_all_ids(
     assert len(first) == 10
 
 
-async def test_a_batch_whose_answer_is_lost_is_not_repeated(
-    sandbox: Sandbox, emma: EmmaClient
-) -> None:
+async def test_lost_batch_is_not_retried(sandbox: Sandbox, emma: EmmaClient) -> None:
     """If a response is lost, `OutcomeUnknownError` is raised, and no further request is sent."""
     await emma.touchpoint_types.create("visit", "Visit")
     sandbox.fail("emma", drop(committed=True))
@@ -186,9 +184,7 @@ async def test_a_batch_whose_answer_is_lost_is_not_repeated(
     assert len(sandbox.state("emma").touchpoints) == 10
 
 
-async def test_a_delete_whose_answer_is_lost_is_repeated(
-    sandbox: Sandbox, emma: EmmaClient
-) -> None:
+async def test_lost_delete_is_retried(sandbox: Sandbox, emma: EmmaClient) -> None:
     """A 404 to the retry of a DELETE means that it is done."""
     kind = await emma.touchpoint_types.create("visit", "Visit")
     sandbox.fail("emma", drop(committed=True))
@@ -197,7 +193,7 @@ async def test_a_delete_whose_answer_is_lost_is_repeated(
     assert methods == ["POST", "DELETE", "DELETE"]
 
 
-async def test_a_403_of_the_limit_is_waited_out_for_all(sandbox: Sandbox) -> None:
+async def test_forbidden_for_rate_pauses_the_scope(sandbox: Sandbox) -> None:
     """A 403 because of the rate limit pauses the scope, and all calls succeed."""
     async with Sandbox(quotas={"emma": (5, 10.0)}) as narrow, SessionPool() as pool:
         emma = EmmaClient.from_env(pool, narrow.environ)
@@ -207,7 +203,7 @@ async def test_a_403_of_the_limit_is_waited_out_for_all(sandbox: Sandbox) -> Non
         assert summary.by_status[403] == summary.rejected == emma.stats().rejected > 0
 
 
-async def test_a_create_refused_by_the_limit_is_repeated(
+async def test_create_is_retried_after_forbidden_for_rate(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
     """After a 403 because of the rate limit, one retry creates exactly one type."""
@@ -217,7 +213,7 @@ async def test_a_create_refused_by_the_limit_is_repeated(
     assert [arrival.status for arrival in sandbox.requests("emma")] == [403, 200]
 
 
-async def test_a_403_of_the_limit_that_stays_is_rate_limited(
+async def test_forbidden_for_rate_raises_rate_limited_error(
     sandbox: Sandbox, emma: EmmaClient
 ) -> None:
     """With `max_attempts=1` the error is a `RateLimitedError` with the vendor's wait."""
@@ -280,7 +276,7 @@ async def test_any_error_body_becomes_the_right_error(
     assert await emma.touchpoint_types.list() == []
 
 
-async def test_a_page_of_markup_is_no_delete(sandbox: Sandbox, emma: EmmaClient) -> None:
+async def test_login_page_is_a_decode_error(sandbox: Sandbox, emma: EmmaClient) -> None:
     """A login page with status 200 is a `DecodeError` of a delete."""
     kind = await emma.touchpoint_types.create("visit", "Visit")
     sandbox.fail("emma", html())
@@ -289,7 +285,7 @@ async def test_a_page_of_markup_is_no_delete(sandbox: Sandbox, emma: EmmaClient)
     assert await emma.touchpoint_types.list() == [kind]
 
 
-async def test_keys_travel_as_basic_and_are_quoted_nowhere(sandbox: Sandbox) -> None:
+async def test_keys_are_sent_as_basic_and_never_shown(sandbox: Sandbox) -> None:
     """Public and private key are sent as user and password; no error has either."""
     async with SessionPool() as pool:
         emma = EmmaClient(

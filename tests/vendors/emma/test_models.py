@@ -33,14 +33,14 @@ def test_times_are_read_in_every_form_and_written_with_the_mark(text: str) -> No
 
 
 @pytest.mark.parametrize("value", ["3", '""', '"@D:"', '"@D:tomorrow"', "[]"])
-def test_what_is_no_time_is_a_decode_error(value: str) -> None:
+def test_invalid_time_is_a_decode_error(value: str) -> None:
     """Nonsense ends in DecodeError and nothing else."""
     body = f'{{"touchpoint_type_id": 300, "inserted_at": {value}}}'
     with pytest.raises(DecodeError):
         codec.decode(body.encode(), Touchpoint)
 
 
-def test_a_plain_datetime_is_written_with_the_mark() -> None:
+def test_datetime_is_written_with_its_prefix() -> None:
     """A datetime that the caller gives travels as `@D:`, to the second, in JSON and plain."""
     new = NewTouchpoint(touchpoint_timestamp=NAIVE.replace(microsecond=999_999))
     assert codec.to_plain(new) == {"touchpoint_timestamp": "@D:2025-11-24T10:23:10"}
@@ -66,19 +66,19 @@ def test_time_of_a_row_is_read_in_every_form(given: Any) -> None:
 
 
 @pytest.mark.parametrize("given", ["tomorrow", "@D:", 3, "2025-11-24T10:23:10Z"])
-def test_time_of_a_row_that_is_none_is_refused(given: Any) -> None:
+def test_unreadable_time_of_a_row_is_rejected(given: Any) -> None:
     """A row whose time is unreadable or has a zone is a ValueError, never another time."""
     with pytest.raises(ValueError, match="time"):
         codec.from_plain({"touchpoint_timestamp": given}, NewTouchpoint)
 
 
-def test_a_timestamp_with_zone_is_refused() -> None:
+def test_timestamp_with_zone_is_rejected() -> None:
     """Emma has no form for a zone, and none is dropped silently: ValueError."""
     with pytest.raises(ValueError, match="account's local time"):
         NewTouchpoint(touchpoint_timestamp=NAIVE.replace(tzinfo=UTC))
 
 
-def test_the_manuals_touchpoint_is_read() -> None:
+def test_touchpoint_of_the_manual_is_decoded() -> None:
     """A listed touchpoint has neither id nor attributes; a created one has both."""
     listed = b"""{"account_id": 100, "touchpoint_timestamp": "@D:2025-12-02T11:23:47",
         "touchpoint_type_id": 300, "touchpoint_monetary_value": 8.0,
@@ -109,7 +109,7 @@ def test_the_manuals_touchpoint_is_read() -> None:
         (200, b"Rate Limit Exceeded", {"Retry-After": "3"}, ResponseKind.SUCCESS),
     ],
 )
-def test_only_its_words_tell_a_refusal_by_rate(
+def test_forbidden_is_rate_limited_by_text_or_header(
     status: int, body: bytes, headers: dict[str, str], meaning: ResponseKind
 ) -> None:
     """A 403 is rate-limited if its text mentions it or it has `Retry-After`; a 429 always is."""

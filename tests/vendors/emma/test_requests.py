@@ -104,7 +104,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
+async def test_request_matches_the_manual(name: str) -> None:
     """The method, the path with the account and the JSON body are those of the manual."""
     case = CASES[name]
     vendor: Any
@@ -124,7 +124,7 @@ async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
 @pytest.mark.parametrize(
     "number", ["members", "touchpoints", "", ".", "..", "1\n", True, 3.5, None]
 )
-async def test_an_id_that_would_be_another_address_is_refused(number: Any) -> None:
+async def test_id_that_changes_the_path_is_rejected(number: Any) -> None:
     """Words of the manual's paths, dot segments, and what is no id at all: nothing is sent."""
     vendor: Any
     with aioresponses() as vendor:

@@ -28,7 +28,7 @@ from .conftest import bookings
 @pytest.mark.parametrize("wire_form", ["hal", "array"])
 @pytest.mark.parametrize("insert_reply", ["empty", "item"])
 @pytest.mark.parametrize("ids_as_text", [True, False])
-async def test_a_row_lives_and_dies(
+async def test_row_life_cycle(
     sandbox: Sandbox,
     client: IntemptClient,
     wire_form: Literal["hal", "array"],
@@ -55,7 +55,7 @@ async def test_a_row_lives_and_dies(
         await rows.delete_item(collection, items[0].id)
 
 
-async def test_many_rows_of_several_collections(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_insert_fills_several_collections(sandbox: Sandbox, client: IntemptClient) -> None:
     """One call fills two collections; the vendor's message about a mistake is in the error."""
     source = str(sandbox.state("intempt").source_id)
     rooms = [{"id": n} for n in range(3)]
@@ -66,7 +66,7 @@ async def test_many_rows_of_several_collections(sandbox: Sandbox, client: Intemp
         await client.sources.insert(source, {"rooms": [{"id": 1}]})
 
 
-async def test_an_error_body_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_error_body_is_a_decode_error(sandbox: Sandbox, client: IntemptClient) -> None:
     """A 200 that reports an error is a `DecodeError` of each insert and delete."""
     source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
     calls: tuple[Callable[[], Awaitable[Any]], ...] = (
@@ -89,7 +89,7 @@ async def test_an_error_body_is_no_insert(sandbox: Sandbox, client: IntemptClien
     assert row.id == "7"
 
 
-async def test_a_page_of_markup_is_no_insert(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_login_page_is_a_decode_error(sandbox: Sandbox, client: IntemptClient) -> None:
     """A login page with status 200 is a `DecodeError` of each insert and delete."""
     source, collection = str(sandbox.state("intempt").source_id), bookings(sandbox)
     await client.collections.insert(collection, {"id": 1})
@@ -144,7 +144,7 @@ async def test_insert_whose_response_is_lost_is_not_retried(
     assert len(sandbox.state("intempt").collections["bookings"].items) == 2
 
 
-async def test_a_deletion_whose_answer_was_lost_is_done(
+async def test_not_found_after_lost_delete_is_success(
     sandbox: Sandbox, client: IntemptClient
 ) -> None:
     """A 404 to the retry of a DELETE means that it is done."""
@@ -156,7 +156,7 @@ async def test_a_deletion_whose_answer_was_lost_is_done(
     assert sandbox.state("intempt").collections["bookings"].items == {}
 
 
-async def test_what_to_do_about_a_no(
+async def test_errors_have_advice(
     sandbox: Sandbox, pool: SessionPool, client: IntemptClient
 ) -> None:
     """A wrong key, organization or collection, and too many rows, each have advice of their own."""
@@ -186,7 +186,7 @@ async def test_what_to_do_about_a_no(
         {"base_url": "https://user:pass@api.intempt.com/"},
     ],
 )
-def test_a_client_that_cannot_work_is_refused(arguments: dict[str, Any]) -> None:
+def test_invalid_configuration_is_rejected(arguments: dict[str, Any]) -> None:
     """An organization that is not a path segment, and a base_url without https, are rejected."""
     given: dict[str, Any] = {"api_key": "k", "org": "o"}
     with pytest.raises(ConfigurationError):
@@ -199,7 +199,7 @@ def test_missing_variables_are_named() -> None:
         IntemptClient.from_env(SessionPool(), {})
 
 
-def test_the_default_is_modest() -> None:
+def test_default_quota_is_ten_per_second() -> None:
     """The default is ten calls per second, as the vendor publishes no limit."""
     client = IntemptClient(SessionPool(), api_key="k", org="o")
     assert client.base_url == "https://api.intempt.com/"

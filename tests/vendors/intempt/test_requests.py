@@ -205,7 +205,7 @@ CASES: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-async def test_the_request_and_the_reply_are_the_manuals(pool: SessionPool, case: Case) -> None:
+async def test_request_and_reply_match_the_manual(pool: SessionPool, case: Case) -> None:
     """Method, target, login, type and body as printed; the printed reply as a value."""
     async with byte_server(answers(case.reply)) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
@@ -240,9 +240,7 @@ NONSENSE: list[Call] = [
 
 
 @pytest.mark.parametrize("call", NONSENSE)
-async def test_what_makes_no_sense_is_refused_before_it_is_sent(
-    pool: SessionPool, call: Call
-) -> None:
+async def test_invalid_arguments_are_rejected_before_sending(pool: SessionPool, call: Call) -> None:
     """Not exactly one way to name a user, rows that are no list, ids that change the path."""
     async with byte_server(answers(http())) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
@@ -266,7 +264,7 @@ async def test_what_makes_no_sense_is_refused_before_it_is_sent(
         b"",
     ],
 )
-async def test_a_reply_that_is_no_list_is_no_empty_list(pool: SessionPool, reply: bytes) -> None:
+async def test_reply_without_list_is_a_decode_error(pool: SessionPool, reply: bytes) -> None:
     """Anything but a list in one of its forms is DecodeError, which names the call."""
     async with byte_server(answers(http(body=reply))) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)
@@ -276,7 +274,7 @@ async def test_a_reply_that_is_no_list_is_no_empty_list(pool: SessionPool, reply
 
 
 @pytest.mark.parametrize("reply", [b"[]", b'{"_links": {}}'])
-async def test_no_item_is_no_answer_to_get_item(pool: SessionPool, reply: bytes) -> None:
+async def test_get_item_without_item_is_a_decode_error(pool: SessionPool, reply: bytes) -> None:
     """A 200 that holds no item is DecodeError, not an IndexError."""
     async with byte_server(answers(http(body=reply))) as server:
         client = IntemptClient(pool, api_key="k3y", org="your-org", base_url=server.url)

@@ -23,7 +23,7 @@ from tests.support.leaks import CANARY
 from .conftest import FILE, bookings, pieces, stored
 
 
-async def test_each_source_arrives_whole(
+async def test_every_source_is_uploaded_whole(
     sandbox: Sandbox, client: IntemptClient, tmp_path: Path
 ) -> None:
     """A path, bytes and a stream with its length: same bytes, same rows, a receipt each."""
@@ -41,7 +41,7 @@ async def test_each_source_arrives_whole(
     assert len(await client.collections.list_items(collection)) == 2
 
 
-async def test_a_large_file_is_told_as_it_goes(
+async def test_upload_reports_its_progress(
     sandbox: Sandbox, client: IntemptClient, tmp_path: Path
 ) -> None:
     """A file of eight pieces calls back for each, up to its length; the bytes are the same."""
@@ -55,9 +55,7 @@ async def test_a_large_file_is_told_as_it_goes(
     assert stored(sandbox) == [path.read_bytes()]
 
 
-async def test_the_two_requests_are_what_the_manual_wants(
-    sandbox: Sandbox, client: IntemptClient
-) -> None:
+async def test_upload_requests_match_the_manual(sandbox: Sandbox, client: IntemptClient) -> None:
     """A POST of text/csv without a body, with the key; a PUT with a length, and nothing of ours."""
     noisy = client.with_options(headers={"X-Tenant": "t", "Cookie": "c=1"})
     await noisy.collections.upload_csv(bookings(sandbox), FILE)
@@ -73,7 +71,7 @@ async def test_the_two_requests_are_what_the_manual_wants(
     assert key not in str(put)
 
 
-async def test_a_borrowed_sessions_headers_stay_at_home(sandbox: Sandbox) -> None:
+async def test_storage_gets_no_headers_of_a_borrowed_session(sandbox: Sandbox) -> None:
     """The storage sees neither headers nor cookies of a session that was lent to the pool."""
     async with (
         aiohttp.ClientSession(headers={"Authorization": CANARY}, cookies={"c": CANARY}) as session,
@@ -99,7 +97,7 @@ async def test_uploads_take_no_quota_of_the_vendor(sandbox: Sandbox) -> None:
     assert (storage.sent, storage.quotas) == (10, ())
 
 
-async def test_an_empty_file_is_a_file(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_empty_file_is_uploaded(sandbox: Sandbox, client: IntemptClient) -> None:
     """Nothing in it is for the vendor to judge: it arrives, with Content-Length 0."""
     receipt = await client.collections.upload_csv(bookings(sandbox), b"")
     assert receipt.bytes_sent == 0
@@ -110,7 +108,7 @@ async def test_an_empty_file_is_a_file(sandbox: Sandbox, client: IntemptClient) 
 
 
 @pytest.mark.parametrize("length", [0, len(FILE) - 1, len(FILE) + 1])
-async def test_a_wrong_length_is_an_error_and_stores_nothing(
+async def test_wrong_length_is_an_error(
     sandbox: Sandbox, client: IntemptClient, length: int
 ) -> None:
     """Shorter or longer than announced: UploadError names the call, the storage has no file."""
@@ -121,9 +119,7 @@ async def test_a_wrong_length_is_an_error_and_stores_nothing(
     assert stored(sandbox) == []
 
 
-async def test_a_stream_without_length_is_refused_before_anything_is_sent(
-    sandbox: Sandbox, client: IntemptClient
-) -> None:
+async def test_stream_without_length_is_rejected(sandbox: Sandbox, client: IntemptClient) -> None:
     """ValueError; the vendor is not even asked for a link. The same for a file that is missing."""
     with pytest.raises(ValueError, match="length"):
         await client.collections.upload_csv(bookings(sandbox), pieces(FILE))
@@ -132,7 +128,7 @@ async def test_a_stream_without_length_is_refused_before_anything_is_sent(
     assert sandbox.requests("intempt") == ()
 
 
-async def test_what_the_source_raises_comes_out(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_exception_of_the_source_propagates(sandbox: Sandbox, client: IntemptClient) -> None:
     """The user's own exception, once, and the next call works."""
 
     async def source() -> AsyncIterator[bytes]:
@@ -145,7 +141,7 @@ async def test_what_the_source_raises_comes_out(sandbox: Sandbox, client: Intemp
     await client.collections.upload_csv(bookings(sandbox), FILE)
 
 
-async def test_the_key_is_nowhere_but_in_its_header(sandbox: Sandbox, pool: SessionPool) -> None:
+async def test_key_is_sent_in_its_header_only(sandbox: Sandbox, pool: SessionPool) -> None:
     """In path, query, body or any other header of what was sent, the key does not stand."""
     client = IntemptClient.from_env(pool, sandbox.environ)
     await client.collections.upload_csv(bookings(sandbox), FILE)

@@ -32,7 +32,7 @@ from .conftest import FILE, SIGNATURE, bookings, pieces, stored
 
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("fault", [drop(), drop(committed=True), status(503), cut()], ids=repr)
-async def test_a_file_is_sent_again_where_that_does_no_harm(
+async def test_lost_file_upload_is_retried(
     sandbox: Sandbox, client: IntemptClient, fault: Fault
 ) -> None:
     """The link stands for one object, so bytes are put again after a lost answer or a 503."""
@@ -50,7 +50,7 @@ async def test_a_file_is_sent_again_where_that_does_no_harm(
     [(drop(), OutcomeUnknownError), (status(503), ServerError), (hang(), OutcomeUnknownError)],
     ids=repr,
 )
-async def test_a_stream_is_not_sent_twice(
+async def test_stream_is_not_sent_twice(
     sandbox: Sandbox, client: IntemptClient, fault: Fault, error: type[AsyncClientsError]
 ) -> None:
     """A stream cannot be read twice, so a failure after one PUT raises."""
@@ -61,7 +61,7 @@ async def test_a_stream_is_not_sent_twice(
 
 
 @pytest.mark.virtual_time
-async def test_a_slow_upload_is_no_stalled_one(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_slow_upload_does_not_time_out(sandbox: Sandbox, client: IntemptClient) -> None:
     """`timeout` bounds the time without a piece, not the whole: 250 s in steps of 50 are fine."""
     parts = [FILE[n : n + 6] for n in range(0, len(FILE), 6)]
     receipt = await client.with_options(timeout=60).collections.upload_csv(
@@ -76,7 +76,7 @@ async def test_a_slow_upload_is_no_stalled_one(sandbox: Sandbox, client: Intempt
 
 
 @pytest.mark.virtual_time
-async def test_one_deadline_bounds_both_steps(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_deadline_includes_both_steps(sandbox: Sandbox, client: IntemptClient) -> None:
     """The link took its time: the file has only what is left of it."""
     loop = asyncio.get_running_loop()
     sandbox.fail("intempt", delay(3.0))
@@ -90,7 +90,7 @@ async def test_one_deadline_bounds_both_steps(sandbox: Sandbox, client: IntemptC
 @pytest.mark.parametrize(
     "answer", [status(200), status(201, "{}"), status(204), redirect("https://x.example/", 302)]
 )
-async def test_any_other_answer_than_a_link_is_an_error(
+async def test_reply_without_link_is_an_error(
     sandbox: Sandbox, client: IntemptClient, answer: Fault
 ) -> None:
     """2xx or another redirect instead of 307: an error, and no file leaves."""
@@ -111,7 +111,7 @@ async def test_any_other_answer_than_a_link_is_an_error(
         "",
     ],
 )
-async def test_a_link_that_is_not_https_gets_no_file(
+async def test_link_without_https_is_rejected(
     sandbox: Sandbox, client: IntemptClient, location: str
 ) -> None:
     """UnexpectedRedirectError names the call and the host, not the signature."""
@@ -122,7 +122,7 @@ async def test_a_link_that_is_not_https_gets_no_file(
     assert leaks(caught.value, SIGNATURE, sandbox.environ["INTEMPT_API_KEY"]) == []
 
 
-async def test_the_storages_words_are_told(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_error_of_the_storage_is_quoted(sandbox: Sandbox, client: IntemptClient) -> None:
     """An expired link: ForbiddenError with the storage's own words and what to do next."""
     sandbox.state("storage").lifetime = -1
     with pytest.raises(ForbiddenError) as caught:
@@ -132,7 +132,7 @@ async def test_the_storages_words_are_told(sandbox: Sandbox, client: IntemptClie
     assert caught.value.method == "PUT"
 
 
-async def test_a_key_that_the_storage_says_is_cut(sandbox: Sandbox, client: IntemptClient) -> None:
+async def test_echoed_key_is_redacted(sandbox: Sandbox, client: IntemptClient) -> None:
     """It was never sent there; should it be in what comes back, it is in no error."""
     key = sandbox.environ["INTEMPT_API_KEY"]
     sandbox.fail("storage", status(403, f"got ApiKey {key}"))
@@ -141,7 +141,7 @@ async def test_a_key_that_the_storage_says_is_cut(sandbox: Sandbox, client: Inte
     assert leaks(caught.value, key) == []
 
 
-async def test_a_redirect_of_the_storage_is_not_followed(
+async def test_redirect_of_the_storage_is_not_followed(
     sandbox: Sandbox, client: IntemptClient
 ) -> None:
     """The file is sent to the vendor's link only, not to a redirect of the storage."""
@@ -151,7 +151,7 @@ async def test_a_redirect_of_the_storage_is_not_followed(
     assert stored(sandbox) == []
 
 
-async def test_an_early_no_is_heard_while_the_file_is_still_going(pool: SessionPool) -> None:
+async def test_early_error_of_the_storage_ends_the_upload(pool: SessionPool) -> None:
     """If the storage responds to the headers alone, its message is in the error."""
 
     async def link(connection: Connection) -> None:
@@ -201,7 +201,7 @@ async def test_after_an_early_no_the_file_is_left_alone(pool: SessionPool) -> No
 
 
 @pytest.mark.virtual_time
-async def test_no_credential_shows_in_any_failure(
+async def test_failures_show_no_credential(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No failure of an upload has the key or signature in its error, log or pickle."""

@@ -99,7 +99,7 @@ CASES: dict[str, tuple[Fault, Call, type[AsyncClientsError], str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_bad_answer(
+async def test_bad_response_raises_its_error(
     name: str, sandbox: Sandbox, intouch: IntouchClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bad response raises its error, with advice and no credential, and the next call works."""
@@ -121,7 +121,7 @@ async def test_a_bad_answer(
     assert intouch.stats().in_flight == 0
 
 
-async def test_a_wrong_key(sandbox: Sandbox) -> None:
+async def test_forbidden_has_advice_for_both_causes(sandbox: Sandbox) -> None:
     """A 403 of API Gateway has advice for both causes, the key and the path."""
     environ = sandbox.environ | {"INTOUCH_API_KEY": "ii_wrong-and-secret-key"}
     async with SessionPool() as pool:
@@ -134,14 +134,14 @@ async def test_a_wrong_key(sandbox: Sandbox) -> None:
         assert await IntouchClient.from_env(pool, sandbox.environ).tags.list().first() is None
 
 
-def test_a_missing_variable() -> None:
+def test_missing_variable_is_named() -> None:
     """A missing variable is named, with advice."""
     with pytest.raises(ConfigurationError, match="INTOUCH_API_KEY is not set") as caught:
         IntouchClient.from_env(SessionPool(), {})
     assert "Set INTOUCH_API_KEY" in str(caught.value)
 
 
-def test_an_address_in_the_clear() -> None:
+def test_base_url_without_https_is_rejected() -> None:
     """http:// to any host but loopback is rejected: the key would travel unencrypted."""
     with pytest.raises(ConfigurationError, match="https") as caught:
         IntouchClient(SessionPool(), api_key="ii_secret_key", base_url="http://api.example.com/")
@@ -151,7 +151,9 @@ def test_an_address_in_the_clear() -> None:
         IntouchClient.from_env(SessionPool(), environ)
 
 
-async def test_an_id_that_climbs(sandbox: Sandbox, intouch: IntouchClient) -> None:
+async def test_id_with_dot_segments_is_one_segment(
+    sandbox: Sandbox, intouch: IntouchClient
+) -> None:
     """`../admin` is sent as one segment and not found; `..` alone is rejected."""
     with pytest.raises(NotFoundError):
         await intouch.contacts.get("../admin")
@@ -165,7 +167,7 @@ async def test_an_id_that_climbs(sandbox: Sandbox, intouch: IntouchClient) -> No
     assert len(sandbox.requests("intouch")) == before
 
 
-async def test_the_key_goes_nowhere_else() -> None:
+async def test_redirect_gets_no_key() -> None:
     """A create that is answered with a 307 sends nothing to the other server."""
     async with byte_server(answers(http())) as other:
         moved = http(307, headers={"Location": other.url + "public/v1/contacts"})
@@ -178,7 +180,7 @@ async def test_the_key_goes_nowhere_else() -> None:
         assert other.arrived == []
 
 
-async def test_a_file_that_was_read_whole() -> None:
+async def test_key_with_newline_is_rejected() -> None:
     """A key with a newline at its end is rejected by the constructor."""
     with pytest.raises(ConfigurationError, match="newline at its end") as caught:
         IntouchClient(SessionPool(), api_key="ii_secret_key\n")

@@ -115,7 +115,7 @@ async def test_lists_are_sorted_newest_first(intouch: IntouchClient, sandbox: Sa
         contacts.newest_first("email")
 
 
-async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandbox) -> None:
+async def test_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandbox) -> None:
     """A hundred calls at once at 2 per second: no 429, and little of the quota is unused."""
     began = asyncio.get_running_loop().time()
     await asyncio.gather(*(intouch.tags.create(f"{n}") for n in range(100)))
@@ -124,7 +124,7 @@ async def test_the_quota_is_used_and_kept(intouch: IntouchClient, sandbox: Sandb
     assert intouch.stats().sent == 100
 
 
-async def test_two_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
+async def test_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
     """Two separate clients of one key cause no 429."""
     async with SessionPool() as pool:
         one, two = (IntouchClient.from_env(pool, sandbox.environ) for _ in range(2))
@@ -132,7 +132,7 @@ async def test_two_clients_of_one_key_share_the_quota(sandbox: Sandbox) -> None:
     assert sandbox.rejected("intouch") == 0
 
 
-async def test_a_lost_creation_is_not_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:
+async def test_lost_create_is_not_retried(intouch: IntouchClient, sandbox: Sandbox) -> None:
     """A create whose response was lost is sent once, and raises `OutcomeUnknownError`."""
     sandbox.fail("intouch", drop(committed=True))
     with pytest.raises(OutcomeUnknownError, match="look at the vendor's side"):
@@ -144,7 +144,9 @@ async def test_a_lost_creation_is_not_repeated(intouch: IntouchClient, sandbox: 
     assert len(sandbox.state("intouch").tags) == 2
 
 
-async def test_a_lost_deletion_is_done(intouch: IntouchClient, sandbox: Sandbox) -> None:
+async def test_not_found_after_lost_delete_is_success(
+    intouch: IntouchClient, sandbox: Sandbox
+) -> None:
     """A DELETE whose response was lost is done if the retry returns 404."""
     tag = await intouch.tags.create("a")
     sandbox.fail("intouch", drop(committed=True))
@@ -152,7 +154,7 @@ async def test_a_lost_deletion_is_done(intouch: IntouchClient, sandbox: Sandbox)
     assert [arrival.status for arrival in sandbox.requests("intouch")][-2:] == [None, 404]
 
 
-async def test_a_lost_change_is_repeated(intouch: IntouchClient, sandbox: Sandbox) -> None:
+async def test_lost_update_is_retried(intouch: IntouchClient, sandbox: Sandbox) -> None:
     """A PUT whose response was lost is retried."""
     tag = await intouch.tags.create("a")
     sandbox.fail("intouch", drop(committed=True))

@@ -223,7 +223,7 @@ async def sent(case: Case) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
+async def test_request_matches_the_manual(name: str) -> None:
     """Method, path, query and body are those of the manual; UNSET is left out, None is null."""
     case = CASES[name]
     address, request, _ = await sent(case)
@@ -239,7 +239,7 @@ def table() -> dict[str, Endpoint[Any]]:
     return {endpoint.operation: endpoint for endpoint in found}
 
 
-def test_every_operation_is_here() -> None:
+def test_endpoint_table_is_complete() -> None:
     """The table of endpoints, the methods of the client and the cases above are the same 19."""
     client = IntouchClient(SessionPool(), api_key=KEY)
     methods: dict[str, Any] = {}
@@ -253,7 +253,7 @@ def test_every_operation_is_here() -> None:
     assert len(table()) == 19
 
 
-def test_what_may_be_repeated() -> None:
+def test_idempotent_operations() -> None:
     """All operations are idempotent but four, whose repetition creates or hides something."""
     assert {endpoint.operation for endpoint in table().values() if not endpoint.idempotent} == {
         "tags.create",
@@ -266,7 +266,7 @@ def test_what_may_be_repeated() -> None:
     )
 
 
-async def test_the_samples_of_the_manual_are_read() -> None:
+async def test_samples_of_the_manual_are_decoded() -> None:
     """The samples of the manual are decoded: names, times with zones, `[]` as an empty object."""
     stamp, later = (
         datetime(2021, 5, 11, 11, 52, 47, tzinfo=UTC),
@@ -339,7 +339,7 @@ async def test_meta_is_left_out_when_not_given() -> None:
     assert msgspec.json.decode(request.kwargs["data"]) == {"data": BOOK}
 
 
-def test_a_field_may_be_left_out_or_null() -> None:
+def test_unset_leaves_a_field_out_and_none_sends_null() -> None:
     """UNSET leaves a field out, None sends null."""
     assert msgspec.json.encode(NewContact(email="a")) == b'{"email":"a"}'
     assert msgspec.json.encode(ContactUpdate(last_name=None)) == b'{"last_name":null}'

@@ -35,7 +35,7 @@ def arrived(sandbox: Sandbox) -> list[str]:
 
 
 @pytest.mark.parametrize("form", ["note", "flat"])
-async def test_a_touchpoint_is_created(sandbox: Sandbox, totango: TotangoClient, form: str) -> None:
+async def test_touchpoint_is_created(sandbox: Sandbox, totango: TotangoClient, form: str) -> None:
     """The returned id is that of the stored touchpoint; fields arrive with their leading zeros."""
     state = sandbox.state("totango")
     state.create_form = "flat" if form == "flat" else "note"
@@ -115,7 +115,7 @@ async def test_note_id_that_is_no_id_sends_nothing(
     assert arrived(sandbox) == []
 
 
-async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
+async def test_delete_looks_up_its_event(sandbox: Sandbox, totango: TotangoClient) -> None:
     """`delete` with `account_id` needs one more call, with `event_id` none; both delete."""
     first, second = await totango.touchpoints.create(NEW), await totango.touchpoints.create(NEW)
     assert first.note_id is not None
@@ -130,7 +130,7 @@ async def test_a_delete_finds_its_event(sandbox: Sandbox, totango: TotangoClient
     assert arrived(sandbox) == [CREATE, CREATE, EVENTS, DELETE, DELETE]
 
 
-async def test_without_event_or_account_nothing_is_deleted(
+async def test_delete_without_event_or_account_is_rejected(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
     """`delete` with neither id, and a list without an account, are a `ValueError`."""
@@ -141,7 +141,7 @@ async def test_without_event_or_account_nothing_is_deleted(
     assert arrived(sandbox) == []
 
 
-async def test_a_touchpoint_of_another_account_is_not_found(
+async def test_touchpoint_of_another_account_is_not_found(
     sandbox: Sandbox, totango: TotangoClient
 ) -> None:
     """If the lookup finds nothing, `NotFoundError` names both ids, and nothing is deleted."""
@@ -153,9 +153,7 @@ async def test_a_touchpoint_of_another_account_is_not_found(
     assert arrived(sandbox) == [CREATE, EVENTS]
 
 
-async def test_a_create_whose_answer_is_lost_is_not_repeated(
-    sandbox: Sandbox, totango: TotangoClient
-) -> None:
+async def test_lost_create_is_not_retried(sandbox: Sandbox, totango: TotangoClient) -> None:
     """A create whose response was lost is sent once, and raises `OutcomeUnknownError`."""
     sandbox.fail("totango", drop(committed=True))
     with pytest.raises(OutcomeUnknownError):
@@ -164,9 +162,7 @@ async def test_a_create_whose_answer_is_lost_is_not_repeated(
     assert arrived(sandbox) == [CREATE]
 
 
-async def test_an_update_and_a_delete_whose_answer_is_lost_are_repeated(
-    sandbox: Sandbox, totango: TotangoClient
-) -> None:
+async def test_lost_update_and_delete_are_retried(sandbox: Sandbox, totango: TotangoClient) -> None:
     """An update and a delete succeed after a lost response, the delete by the 404 to its retry."""
     created = await totango.touchpoints.create(NEW)
     assert created.note_id is not None
@@ -210,7 +206,7 @@ async def test_long_content_is_warned_of_and_sent_unchanged(
     assert sandbox.requests("totango")[-1].body == b"account_id=1&content=" + b"x" * 12_001
 
 
-async def test_what_others_use_of_the_quota_is_left_to_them() -> None:
+async def test_external_usage_is_respected() -> None:
     """If the headers leave five a minute of the hundred published, there is one 429 at most.
 
     Twelve calls still all succeed.
@@ -222,7 +218,7 @@ async def test_what_others_use_of_the_quota_is_left_to_them() -> None:
         assert sandbox.rejected("totango") <= 1
 
 
-async def test_a_refusal_is_waited_out_and_the_create_repeated(sandbox: Sandbox) -> None:
+async def test_rate_limited_create_is_retried(sandbox: Sandbox) -> None:
     """After a 429 with a text body, one retry creates exactly one touchpoint."""
     async with SessionPool() as pool:
         totango = TotangoClient.from_env(pool, sandbox.environ)
@@ -258,7 +254,7 @@ async def test_any_error_body_becomes_the_right_error(
     assert len(await totango.touchpoint_types.list()) == 4
 
 
-async def test_a_wrong_token_says_where_to_look_and_not_what_it_is(sandbox: Sandbox) -> None:
+async def test_wrong_token_has_advice(sandbox: Sandbox) -> None:
     """The error of a wrong token names the variable and the region, without the token."""
     async with SessionPool() as pool:
         base_url = sandbox.environ["TOTANGO_BASE_URL"]
@@ -270,7 +266,7 @@ async def test_a_wrong_token_says_where_to_look_and_not_what_it_is(sandbox: Sand
     assert "canary" not in repr(caught.value)
 
 
-async def test_the_environment_sets_token_and_region() -> None:
+async def test_from_env_sets_token_and_region() -> None:
     """The region is optional and validated; a missing token is named."""
     async with SessionPool() as pool:
         token = {"TOTANGO_APP_TOKEN": "token"}

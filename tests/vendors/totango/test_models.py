@@ -34,20 +34,20 @@ def created(reply: bytes) -> Touchpoint:
     "date",
     [EXAMPLE, EXAMPLE.astimezone(timezone(timedelta(hours=-5))), 1461110400000],
 )
-def test_a_create_date_travels_as_milliseconds(date: datetime | int) -> None:
+def test_create_date_is_sent_as_milliseconds(date: datetime | int) -> None:
     """An aware datetime in any zone, or milliseconds, become the same milliseconds."""
     touchpoint = NewTouchpoint(account_id="1", content="c", create_date=date)
     assert codec.to_plain(touchpoint)["create_date"] == 1461110400000
 
 
-def test_a_create_date_keeps_its_milliseconds_exactly() -> None:
+def test_create_date_keeps_milliseconds() -> None:
     """No rounding through floating point: the last millisecond arrives."""
     date = datetime(2033, 5, 18, 3, 33, 20, 1000, tzinfo=UTC)
     update = TouchpointUpdate(create_date=date)
     assert codec.to_plain(update) == {"create_date": 2_000_000_000_001}
 
 
-def test_a_create_date_without_zone_is_refused() -> None:
+def test_create_date_without_zone_is_rejected() -> None:
     """A naive datetime is a `ValueError` with advice, in both structs."""
     naive = EXAMPLE.replace(tzinfo=None)
     with pytest.raises(ValueError, match="aware datetime"):
@@ -86,7 +86,7 @@ def test_fields_travel_under_the_vendors_names() -> None:
         b'{"note_id": "47124", "more": 1}',
     ],
 )
-def test_a_created_touchpoint_has_its_note_id(reply: bytes) -> None:
+def test_created_touchpoint_has_its_note_id(reply: bytes) -> None:
     """The id is text, from a number or a text, at the top or nested in `note`."""
     touchpoint = created(reply)
     assert isinstance(touchpoint.note_id, str)
@@ -127,7 +127,7 @@ def test_reply_that_is_no_touchpoint_is_a_decode_error(reply: bytes) -> None:
         created(reply)
 
 
-def test_the_manuals_event_is_read() -> None:
+def test_event_of_the_manual_is_decoded() -> None:
     """The sample of the manual decodes, with its ids as text and its time aware."""
     event: Event = codec.decode(EVENT, Event)
     assert event.id == "4a0c13edzfacez3038zbb46z85f97f04238f"
@@ -178,7 +178,7 @@ def test_named_items_are_read_from_every_form(reply: bytes) -> None:
 
 
 @pytest.mark.parametrize("reply", [b"[]", b"{}"])
-def test_no_items_are_an_empty_list(reply: bytes) -> None:
+def test_empty_reply_is_an_empty_list(reply: bytes) -> None:
     """Either empty form is a list without items."""
     assert codec.decode(reply, NamedItems) == []
 
@@ -192,7 +192,7 @@ def test_other_forms_of_items_are_a_decode_error(reply: bytes) -> None:
         codec.decode(reply, NamedItems)
 
 
-def test_all_that_an_item_came_with_is_kept() -> None:
+def test_additional_fields_are_kept() -> None:
     """Fields beyond id and name, such as `disabled`, are in `fields`."""
     wire: dict[str, Any] = {"old": {"display_name": "Old", "disabled": True}}
     items: NamedItems = codec.decode(codec.encode(wire), NamedItems)

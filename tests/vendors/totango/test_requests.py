@@ -151,7 +151,7 @@ async def sent(case: Case, **arguments: Any) -> tuple[str, URL, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_the_request_is_as_the_manual_has_it(name: str) -> None:
+async def test_request_matches_the_manual(name: str) -> None:
     """Method, path with its slash, query, form or JSON body, and Content-Type."""
     case = CASES[name]
     method, url, request = await sent(case)
