@@ -292,7 +292,8 @@ class SessionPool:
             ).send
 
         source = TokenSource(send_as, login, vendor.name, self.config.listeners)
-        return TokenCache(scope_key(base_url, login), source.fetch, self._tokens)
+        key = f"{vendor.name}:{scope_key(base_url, login)}"
+        return TokenCache(key, source.fetch, self._tokens)
 
     def _evict(self, now: float) -> bool:
         """Evict the scopes that are idle at *now*; return True if any scope is left."""

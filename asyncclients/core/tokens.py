@@ -89,7 +89,7 @@ class TokenCache:
     """The current token of one credential.
 
     Args:
-        key: one-way name of the credential, for the store.
+        key: vendor and one-way name of the credential, for the store.
         fetch: requests a new token; raises `TokenError`.
         store: shared with other processes; None for none.
         first: the token to start with.

@@ -32,6 +32,17 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     assume_spent: bool
 
 
+def scope_name(vendor: str, key: str) -> str:
+    """Return the scope *key* of *vendor* as it appears in the log; *vendor* may be unknown."""
+    return f"{vendor or 'quota'} (scope {key[:4]})"
+
+
+def token_scope(key: str) -> str:
+    """Return the scope of a token with *key*, its vendor and scope, as it appears in the log."""
+    vendor, _, scope = key.rpartition(":")
+    return scope_name(vendor or "token", scope)
+
+
 def check_store_options(when_down: str, lease: float) -> None:
     """Check the arguments that all stores have in common.
 

@@ -30,6 +30,7 @@ from asyncclients.core.events import logger
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.stores.clock import SECOND
+from asyncclients.stores.config import scope_name
 from asyncclients.stores.protocol import PROBE_INTERVAL, SEND_GRACE, LeaseRequest
 from asyncclients.stores.shares import UNIT
 
@@ -297,8 +298,9 @@ class OutageLog:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._vendors: dict[str, str] = {}
-        self._is_down = False
-        self._recovered_at = self._reset_logged_at = -math.inf
+        self._down_since: float | None = None
+        self._recovered_at = self._reset_logged_at = self._bug_logged_at = -math.inf
+        self._differing: tuple[object, ...] = ()
 
     @property
     def scopes(self) -> int:
@@ -324,13 +326,13 @@ class OutageLog:
 
     def name(self, key: str) -> str:
         """Return scope *key* as it appears in the log."""
-        return f"{self.vendor(key) or 'quota'} (scope {key[:4]})"
+        return scope_name(self.vendor(key), key)
 
     def begin(self, key: str, sent_at: float, reason: str, advice: str, fallback: str) -> None:
         """Log that the request of *key* sent at *sent_at* failed, if no outage is logged."""
-        if self._is_down or sent_at <= self._recovered_at:
+        if self._down_since is not None or sent_at <= self._recovered_at:
             return
-        self._is_down = True
+        self._down_since = sent_at
         name, others = self.name(key), self.scopes - 1
         if others > 0:
             name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
@@ -343,12 +345,12 @@ class OutageLog:
     def end(self, now: float) -> None:
         """Log that the store responds again, if an outage was logged."""
         self._recovered_at = now
-        if self._is_down:
-            self._is_down = False
+        if self._down_since is not None:
             logger.warning(
-                "%s: limit store %s reachable again",
-                *(self._vendor_names(), self._config.display_name),
+                "%s: limit store %s reachable again after %.0f s",
+                *(self._vendor_names(), self._config.display_name, now - self._down_since),
             )
+            self._down_since = None
 
     def reset(self, key: str, now: float, event: str, request: LeaseRequest, advice: str) -> None:
         """Log an *event* that voids the logs of all scopes, unless it was logged lately."""
@@ -361,5 +363,37 @@ class OutageLog:
             *((request.recovery_hold + request.detection_time) / SECOND, advice),
         )
 
+    def differ(self, key: str, own: Sequence[Quota], others: Sequence[Quota]) -> None:
+        """Log that other processes configured the quotas *others* for *key*, this one *own*.
+
+        Scopes of one vendor with the same difference are logged once.
+        """
+        differing = (self.vendor(key), *own, None, *others)
+        if differing == self._differing:
+            return
+        self._differing = differing
+        logger.warning(
+            "%s: limit store %s: another process configured %s for this key, this one %s: %s "
+            "apply. Configure the same quotas in all processes",
+            *(self.name(key), self._config.display_name, " and ".join(map(str, others))),
+            *(
+                " and ".join(map(str, own)) or "none",
+                "both" if len(others) == len(own) == 1 else "all",
+            ),
+        )
+
+    def bug(self, key: str, now: float, error: BaseException, retry_in: float) -> None:
+        """Log *error*, which a request for *key* met before it was sent, unless logged lately."""
+        if now < self._bug_logged_at + _LOG_INTERVAL:
+            return
+        self._bug_logged_at = now
+        logger.error(
+            "%s: request to limit store %s failed: %s; retrying in %g s. This is a bug of "
+            "asyncclients: please report it with this traceback",
+            *(self.name(key), self._config.display_name, type(error).__name__, retry_in),
+            exc_info=error,
+        )
+
     def _vendor_names(self) -> str:
-        return ", ".join(sorted({vendor for vendor in self._vendors.values() if vendor}))
+        names = sorted({vendor for vendor in self._vendors.values() if vendor})
+        return ", ".join(names) or "quota"

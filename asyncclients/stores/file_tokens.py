@@ -28,6 +28,7 @@ from asyncclients.arguments import check_type
 from asyncclients.core.auth import Token, bearer, token_text
 from asyncclients.core.events import logger
 from asyncclients.own_files import target_of
+from asyncclients.stores.config import token_scope
 
 _VERSION = 1
 _MAX_SIZE = 2**20
@@ -93,7 +94,7 @@ class FileTokens:
         saved_at = self._clock()
         expires_at = saved_at + token.expires_at - now
         stored = _StoredToken(token=token.value.reveal(), expires_at=expires_at, saved_at=saved_at)
-        await asyncio.to_thread(self._change, lambda tokens: tokens.update({key: stored}))
+        await asyncio.to_thread(self._change, key, lambda tokens: tokens.update({key: stored}))
 
     async def drop(self, key: str, token: Token) -> None:
         """Delete *token* if it is the one stored under *key*."""
@@ -103,7 +104,7 @@ class FileTokens:
                 self._undropped.add(tokens[key].token)  # until the file is written
                 del tokens[key]
 
-        await asyncio.to_thread(self._change, delete)
+        await asyncio.to_thread(self._change, key, delete)
 
     async def release(self, key: str) -> None:
         """Do nothing: no process waits for another's token."""
@@ -112,35 +113,37 @@ class FileTokens:
 
     def _find(self, key: str) -> _StoredToken | None:
         with self._lock:
-            found = self._read().get(key)
+            found = self._read(key).get(key)
             return found if found is None or found.token not in self._undropped else None
 
-    def _change(self, change: Callable[[dict[str, _StoredToken]], None]) -> None:
+    def _change(self, key: str, change: Callable[[dict[str, _StoredToken]], None]) -> None:
         with self._lock:
-            before = self._read()
+            before = self._read(key)
             after, wall = dict(before), self._clock()
             change(after)
             after = {key: stored for key, stored in after.items() if stored.expires_at > wall}
             if after != before:
-                self._write(after)
+                self._write(key, after)
 
-    def _read(self) -> dict[str, _StoredToken]:
+    def _read(self, key: str) -> dict[str, _StoredToken]:
         try:
             with self._path.open("rb") as file:
                 stored = msgspec.json.decode(file.read(_MAX_SIZE), type=_TokenFile)
         except FileNotFoundError:
             return {}
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            effect = "it counts as empty" if _is_ours(self._path) else "tokens are not kept"
-            logger.warning("%s is not a token file: %s", self._path, effect)
+            if _is_ours(self._path):
+                self._warn(key, "read from", "it is damaged, and counts as empty")
+            else:
+                self._warn(key, "kept in", "it belongs to another program")
             return {}
         except OSError as failure:
-            self._warn("read from", failure)
+            self._warn(key, "read from", failure.strerror or type(failure).__name__)
             return {}
         self._warned.discard("read from")
         return stored.tokens if stored.version == _VERSION else {}
 
-    def _write(self, tokens: dict[str, _StoredToken]) -> None:
+    def _write(self, key: str, tokens: dict[str, _StoredToken]) -> None:
         name: str | None = None
         path = target_of(self._path)
         if not _is_ours(path):
@@ -155,18 +158,18 @@ class FileTokens:
             self._undropped.clear()
             self._warned.discard("kept in")
         except OSError as failure:
-            self._warn("kept in", failure)
+            self._warn(key, "kept in", failure.strerror or type(failure).__name__)
             if name is not None:
                 with suppress(OSError):
                     os.unlink(name)  # noqa: PTH108
 
-    def _warn(self, what: str, failure: OSError) -> None:
+    def _warn(self, key: str, what: str, reason: str) -> None:
         if what not in self._warned:
             self._warned.add(what)
             logger.warning(
-                "tokens cannot be %s %s: %s. Each process requests tokens alone. "
+                "%s: tokens cannot be %s %s: %s. Each process requests tokens alone. "
                 "Name a file that this user may read and write",
-                *(what, self._path, failure.strerror or type(failure).__name__),
+                *(token_scope(key), what, self._path, reason),
             )
 
     def __repr__(self) -> str:

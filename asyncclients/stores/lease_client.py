@@ -20,7 +20,6 @@ from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
-from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError, error_text
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
@@ -386,15 +385,7 @@ class SyncState:
     def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
         others = frozenset(response.quotas) - {quota.name for quota in request.quotas}
         if others - self._other_quotas:
-            vendor, own = self._log.vendor(self._key), self._local.quotas
-            logger.warning(
-                "another process configured %s for this %s, this one %s: %s apply. "
-                "Configure the same quotas in all processes",
-                " and ".join(map(str, _parse_quotas(others))),
-                f"{vendor} key" if vendor else "key",
-                " and ".join(map(str, own)) or "none",
-                "both" if len(others) == len(own) == 1 else "all",
-            )
+            self._log.differ(self._key, self._local.quotas, _parse_quotas(others))
         self._other_quotas = others
 
 
@@ -555,14 +546,11 @@ class LeaseClient:
         if self._task is task:
             self._task = None
         error = None if task.cancelled() else task.exception()
+        now, retry_in = self._loop.time(), max(self._report_delay(), _RETRY_AFTER_ERROR)
         if error is not None:
-            logger.error(
-                "%s: request to limit store %s failed; retrying",
-                *(self._log.name(self.key), self._config.display_name),
-                exc_info=error,
-            )
+            self._log.bug(self.key, now, error, retry_in)
         if (task.cancelled() or error is not None) and not self._closed:
-            self._timer.set(self._loop.time() + max(self._report_delay(), _RETRY_AFTER_ERROR))
+            self._timer.set(now + retry_in)
 
     async def _exchange(self, *, goodbye: bool = False) -> None:
         sent_at = self._loop.time()

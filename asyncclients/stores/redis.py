@@ -115,6 +115,7 @@ class RedisBackend:
         self._server_check: asyncio.Task[None] | None = None
         self._semaphore = asyncio.Semaphore(_MAX_COMMANDS)
         self._failures = 0
+        self._failure = StoreUnavailableError("no response")
 
     async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         """Apply *request*, see `Backend.apply`.
@@ -125,11 +126,11 @@ class RedisBackend:
         failures = self._failures
         async with self._semaphore:
             if failures != self._failures:
-                raise StoreUnavailableError("a command queued before this one got no response")
+                raise StoreUnavailableError(str(self._failure), self._failure.advice)
             try:
                 reply = await with_timeout(self._store, lambda: self._run(keys, arguments))
-            except StoreUnavailableError:
-                self._failures += 1
+            except StoreUnavailableError as failure:
+                self._failures, self._failure = self._failures + 1, failure
                 raise
         return decode_reply(reply)
 
@@ -161,4 +162,6 @@ def decode_reply(reply: Any) -> LeaseResponse:
         fields = (now, epoch.decode(), *rest, waits_for.decode(), used, names)
         return msgspec.convert(fields, LeaseResponse)
     except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
-        raise StoreUnavailableError("its reply is not a lease response") from None
+        raise StoreUnavailableError(
+            "its reply is not a lease response", "Check that Redis or Valkey responds there"
+        ) from None

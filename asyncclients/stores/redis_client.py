@@ -213,10 +213,10 @@ async def check_server(client: redis.Redis, store: str) -> None:
         raise _too_old(store, facts.version)
     if facts is not None and facts.may_evict:
         logger.warning(
-            "limit store %s may evict keys (maxmemory-policy %s): if a quota log is evicted, its "
-            "calls pause for a whole period. Set noeviction or use a server without other data",
-            store,
-            facts.policy,
+            "limit store %s may evict keys (maxmemory-policy %s, maxmemory %d bytes): if a quota "
+            "log is evicted, its calls pause for a whole period. Set noeviction or use a server "
+            "without other data",
+            *(store, facts.policy, facts.max_memory),
         )
 
 
@@ -312,7 +312,9 @@ def _connection_error(
             advice="Correct host and port; use rediss:// if the port expects TLS",
         )
     reason = type(error).__name__
-    if isinstance(error, RedisError) and not isinstance(error, RedisTimeoutError):
+    if isinstance(error, (TimeoutError, RedisTimeoutError)):
+        reason += f": no reply within {TIMEOUT:g} s"
+    elif isinstance(error, RedisError):
         reason += f": {text}"
     advice = (
         "Start it or correct its address; a port with TLS needs rediss://, one without redis://"

@@ -12,9 +12,11 @@ fails. The outage and its end are logged once.
 
 | key | type | content |
 | --- | --- | --- |
-| `PREFIX:{HASH}:token` | hash | `value`; `expires` and `refresh`, microseconds since 1970; `fence`, the lock's number |
-| `PREFIX:{HASH}:lock` | string | number of the lock; expires after 10 s |
-| `PREFIX:{HASH}:fence` | string | last lock number |
+| `PREFIX:{KEY}:token` | hash | `value`; `expires` and `refresh`, microseconds since 1970; `fence`, the lock's number |
+| `PREFIX:{KEY}:lock` | string | number of the lock; expires after 10 s |
+| `PREFIX:{KEY}:fence` | string | last lock number |
+
+KEY is the vendor and a one-way hash of the credential, as in `digital_onboarding:3f2a...`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND, micros
+from asyncclients.stores.config import token_scope
 from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.redis_client import Script, connector, display_url, with_timeout
 
@@ -160,26 +163,26 @@ class RedisTokens:
         try:
             result = await self._run(script, key, arguments)
         except StoreUnavailableError as error:
-            self._log_outage(str(error), error.advice)
+            self._log_outage(key, str(error), error.advice)
             return None
         except ConfigurationError as error:
             if not self._has_worked:
                 raise
-            self._log_outage(error.message, error.advice or "")
+            self._log_outage(key, error.message, error.advice or "")
             return None
         self._has_worked = True
         if self._is_down:
             self._is_down = False
-            logger.warning("token store %s is usable again", self._store)
+            logger.warning("%s: token store %s is usable again", token_scope(key), self._store)
         return result
 
-    def _log_outage(self, reason: str, advice: str) -> None:
+    def _log_outage(self, key: str, reason: str, advice: str) -> None:
         if not self._is_down:
             self._is_down = True
             logger.warning(
-                "token store %s unusable: %s. Each process requests tokens alone until it is "
+                "%s: token store %s unusable: %s. Each process requests tokens alone until it is "
                 "back. %s",
-                *(self._store, reason, advice),
+                *(token_scope(key), self._store, reason, advice),
             )
 
     async def _run(self, script: Script, key: str, arguments: Sequence[str]) -> Any:

@@ -20,10 +20,11 @@ from uuid import uuid4
 import msgspec
 
 from asyncclients.arguments import check_type
+from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
 from asyncclients.own_files import foreign_companions, target_of
-from asyncclients.stores.clock import micros
-from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options
+from asyncclients.stores.clock import SECOND, micros
+from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options, scope_name
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
@@ -88,6 +89,7 @@ class SqliteBackend:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="asyncclients limits")
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
+        self._has_warned = False
 
     async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         """Apply *request*, see `Backend.apply`."""
@@ -111,7 +113,7 @@ class SqliteBackend:
             row = connection.execute(
                 "SELECT state FROM quota_log WHERE scope = ?", (key,)
             ).fetchone()
-            log = _read(row, request, now)
+            log = self._read(key, row, request, now)
             response = log.apply(request, now)
             connection.execute(
                 "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, now, _encode(log))
@@ -121,6 +123,25 @@ class SqliteBackend:
             connection.rollback()
             raise
         return response
+
+    def _read(
+        self, key: str, row: tuple[bytes] | None, request: LeaseRequest, now: int
+    ) -> QuotaLog:
+        """Return the log in *row*; if another version wrote it, its content is unknown."""
+        if row is None:
+            return QuotaLog()
+        try:
+            return _decode(row[0])
+        except msgspec.DecodeError:
+            pause = request.recovery_hold + request.detection_time
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: limit store %s: another version of asyncclients wrote its log; the window "
+                "counts as spent, no calls for %g s. Run the same version in all processes",
+                *(scope_name("", key), self._path, pause / SECOND),
+            )
+        return QuotaLog(spent_until=now + pause)
 
     def open(self) -> sqlite3.Connection:
         """Return the connection; a new one if the file was removed or replaced."""
@@ -194,16 +215,6 @@ def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
     if {name for (name,) in tables} - {"quota_log"}:
         raise _unusable(path, "belongs to another program")
-
-
-def _read(row: tuple[bytes] | None, request: LeaseRequest, now: int) -> QuotaLog:
-    if row is None:
-        return QuotaLog()
-    try:
-        return _decode(row[0])
-    except msgspec.DecodeError:
-        # Written by another version: its content is unknown.
-        return QuotaLog(spent_until=now + request.recovery_hold + request.detection_time)
 
 
 _CONFIGURATION_ERRORS = {

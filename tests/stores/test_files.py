@@ -139,7 +139,7 @@ async def test_token_file_contains_no_credential(path: Path) -> None:
         secrets = [sandbox.environ[f"DIGITAL_ONBOARDING_{name}"] for name in names]
     assert token in text
     assert not any(secret in text for secret in secrets)
-    assert list(json.loads(text)["tokens"]) == [pool.stats()[0].scope]
+    assert list(json.loads(text)["tokens"]) == [f"digital_onboarding:{pool.stats()[0].scope}"]
 
 
 @pytest.mark.parametrize(
@@ -177,14 +177,15 @@ async def test_invalid_token_file_counts_as_empty(
 async def test_file_of_another_program_is_not_overwritten(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A file with other content keeps it; tokens are not stored, and this is logged."""
+    """A file with other content keeps it; tokens are not stored, which is logged once."""
     path = tmp_path / "notes"
     path.write_bytes(content)
     tokens = FileTokens(path)
     await tokens.save("key", bearer(Secret("good"), 100.0), 0.0)
     assert await tokens.load("key", 0.0) is None
     assert path.read_bytes() == content
-    assert "is not a token file: tokens are not kept" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"tokens cannot be kept in {path}: it belongs to another program. " in line
 
 
 async def test_token_file_may_be_a_symlink(tmp_path: Path) -> None:
@@ -205,10 +206,10 @@ async def test_unusable_token_path_fails_no_call(
     for path in (tmp_path, tmp_path / "file" / "tokens.json"):
         tokens = FileTokens(path)
         token = bearer(Secret(CANARY), 100.0)
-        await tokens.save("key", token, 0.0)
-        assert await tokens.load("key", 0.0) is None
-        await tokens.drop("key", token)
-    assert "tokens cannot be kept in" in caplog.text
+        await tokens.save("emma:abcdef", token, 0.0)
+        assert await tokens.load("emma:abcdef", 0.0) is None
+        await tokens.drop("emma:abcdef", token)
+    assert "emma (scope abcd): tokens cannot be kept in" in caplog.text
     assert CANARY not in caplog.text
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 

@@ -15,6 +15,7 @@ from asyncclients import (
     EmmaClient,
     ForbiddenError,
     IntouchClient,
+    Quota,
     SessionPool,
 )
 from asyncclients.sandbox import Sandbox
@@ -77,7 +78,7 @@ async def test_outage_is_logged_once_per_pool(
     assert "and 3 more scopes (emma, intouch)" in down
     assert fallback in down
     assert "Retrying every 1 s" in down
-    assert up == "emma, intouch: limit store memory reachable again"
+    assert re.fullmatch("emma, intouch: limit store memory reachable again after (8|9|15) s", up)
     assert "canary" not in caplog.text
 
 
@@ -93,7 +94,7 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
             "emma (scope abcd): limit store redis://host:6379 unreachable: TimeoutError. "
             "Fallback pause: nothing is sent. Retrying every 1 s. Start it"
         ),
-        "emma: limit store redis://host:6379 reachable again",
+        "emma: limit store redis://host:6379 reachable again after 10 s",
     ]
     log.begin("abcdef", 20.5, "TimeoutError", "Start it", "nothing is sent")
     assert len(caplog.records) == 3
@@ -158,3 +159,32 @@ async def test_reset_of_the_store_is_logged_once_per_pool(
     assert re.match(r"intouch \(scope [0-9a-f]{4}\): limit store memory: ", line)
     assert f"{event}; the window counts as spent, no calls for " in line
     assert "canary" not in caplog.text
+
+
+def test_different_quotas_are_logged_once_per_vendor(caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand keys with the same difference: one line with store, numbers and next step."""
+    log, ours, theirs = OutageLog(CONFIG), (Quota(4, 1.0),), [Quota(2, 1.0)]
+    for number in range(1000):
+        log.add(f"{number:04}", "intouch")
+        log.differ(f"{number:04}", ours, theirs)
+    assert [record.getMessage() for record in caplog.records] == [
+        (
+            "intouch (scope 0000): limit store redis://host:6379: another process configured 2 per 1 s "
+            "for this key, this one 4 per 1 s: both apply. Configure the same quotas in all processes"
+        )
+    ]
+    log.differ("0000", ours, [Quota(3, 1.0)])
+    assert "3 per 1 s" in caplog.records[-1].getMessage()
+
+
+def test_bug_in_a_request_is_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
+    """A request that fails twenty times a second is logged once in two minutes, with traceback."""
+    log = OutageLog(CONFIG)
+    log.add("abcdef", "emma")
+    for number in range(2400):
+        log.bug("abcdef", number / 20, KeyError("x"), 0.05)
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.getMessage().startswith(
+        "emma (scope abcd): request to limit store redis://host:6379 failed: KeyError; retrying in "
+    )

@@ -132,6 +132,16 @@ async def first_call(url: str, when_down: WhenDown = "safe_share") -> None:
         await IntouchClient.from_env(p, sandbox.environ).tags.list(limit=1).first()
 
 
+async def test_commands_in_the_queue_fail_with_the_cause() -> None:
+    """Of forty commands to an absent server each names the cause, also those not sent."""
+    store = RedisLimits(f"redis://127.0.0.1:{free_port()}/0").open()
+    backend = store._backend  # pyright: ignore[reportPrivateUsage]
+    requests = (backend.apply("scope", lease_request()) for _ in range(40))
+    failures = await asyncio.gather(*requests, return_exceptions=True)
+    assert {str(failure).partition(":")[0] for failure in failures} == {"ConnectionError"}
+    await store.aclose()
+
+
 async def test_unreachable_store_fails_the_first_call() -> None:
     """No server at the address: the first call raises in bounded time."""
     before = time.monotonic()

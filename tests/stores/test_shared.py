@@ -342,9 +342,10 @@ async def test_stricter_of_two_quotas_applies(caplog: pytest.LogCaptureFixture) 
     await world.stop()
     assert most_in(1.0, [at for at in world.arrivals if at > 2]) == 1
     logged = [record.getMessage() for record in caplog.records]
+    begin = "quota (scope scop): limit store memory: another process configured"
     assert sorted(line.partition(". ")[0] for line in logged) == [
-        "another process configured 1 per 1 s for this key, this one 2 per 1 s: both apply",
-        "another process configured 2 per 1 s for this key, this one 1 per 1 s: both apply",
+        f"{begin} 1 per 1 s for this key, this one 2 per 1 s: both apply",
+        f"{begin} 2 per 1 s for this key, this one 1 per 1 s: both apply",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -276,3 +277,21 @@ async def test_file_beside_limit_file_is_not_changed(
         await backend.apply("s", lease_request())
     await backend.aclose()
     assert (precious.read_text(), beside.read_text()) == ("precious", "precious")
+
+
+async def test_log_of_another_version_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A log that cannot be read counts as spent, which is logged once with file and pause."""
+    path = tmp_path / "limits.db"
+    backend = SqliteBackend(path)
+    for _ in range(2):
+        await backend.apply("abcdef", lease_request(count=1))
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE quota_log SET state = ?", (b"another",))
+        connection.close()
+        assert (await backend.apply("abcdef", lease_request(count=1))).opens_in == ()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"quota (scope abcd): limit store {path}: another version of ")
+    assert re.search(r"no calls for [0-9.]+ s\. Run the same version", line)
+    await backend.aclose()
