@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from aiohttp import web
 
 from .faults import Cut, Delay, Drop, Fault, Faults, Hang, Status
-from .vendor import RefusedError, Reply, SandboxRequest, segments_of
+from .vendor import RejectedError, Reply, SandboxRequest, segments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -233,8 +233,8 @@ class VendorServer:
     def _admit(self, call: SandboxRequest) -> _Admission:
         try:
             call = replace(call, credential=self.vendor.credential(call))
-        except RefusedError as refused:
-            return _Admission(call, None, refused.reply)
+        except RejectedError as rejected:
+            return _Admission(call, None, rejected.reply)
         limit = self._limit_of(call.credential)
         if limit is None or limit.admit(call.at):
             return _Admission(call, limit, None)

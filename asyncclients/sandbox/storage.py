@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar
 
-from .vendor import RefusedError, Reply, Route, SandboxRequest, Vendor
+from .vendor import RejectedError, Reply, Route, SandboxRequest, Vendor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,24 +45,24 @@ class StorageState:
         return f"{self.url}uploads/{name}?{query}"
 
 
-def _refused(status: int, code: str, message: str) -> RefusedError:
+def _rejection(status: int, code: str, message: str) -> RejectedError:
     body = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     )
-    return RefusedError(Reply(status, body.encode(), {"Content-Type": "application/xml"}))
+    return RejectedError(Reply(status, body.encode(), {"Content-Type": "application/xml"}))
 
 
 def _check_headers(call: SandboxRequest) -> None:
     if "Authorization" in call.headers:
         message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter"
-        raise _refused(400, "InvalidArgument", message)
+        raise _rejection(400, "InvalidArgument", message)
     if "Transfer-Encoding" in call.headers:
         message = "A header you provided implies functionality that is not implemented"
-        raise _refused(501, "NotImplemented", message)
+        raise _rejection(501, "NotImplemented", message)
     if "Content-Length" not in call.headers:
         message = "You must provide the Content-Length HTTP header."
-        raise _refused(411, "MissingContentLength", message)
+        raise _rejection(411, "MissingContentLength", message)
 
 
 def _upload(state: StorageState, call: SandboxRequest) -> Reply:
@@ -70,9 +70,9 @@ def _upload(state: StorageState, call: SandboxRequest) -> Reply:
     name = call.ids[0]
     slot = state.slots.get(name)
     if slot is None or call.query.get("X-Amz-Signature") != slot.signature:
-        raise _refused(403, "SignatureDoesNotMatch", "The request signature does not match.")
+        raise _rejection(403, "SignatureDoesNotMatch", "The request signature does not match.")
     if call.at >= slot.expires_at:
-        raise _refused(403, "AccessDenied", "Request has expired")
+        raise _rejection(403, "AccessDenied", "Request has expired")
     state.objects[name] = call.body
     slot.receive(call.body)
     return Reply(200, headers={"ETag": f'"{name}"'})
@@ -100,7 +100,9 @@ class Storage(Vendor[StorageState]):
 
     def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         del limit, now
-        return _refused(503, "SlowDown", "Please reduce your request rate.").reply
+        return _rejection(503, "SlowDown", "Please reduce your request rate.").reply
 
     def error(self, status: int, message: str) -> Reply:
-        return _refused(status, "NoSuchKey" if status == 404 else "MethodNotAllowed", message).reply
+        return _rejection(
+            status, "NoSuchKey" if status == 404 else "MethodNotAllowed", message
+        ).reply

@@ -2,7 +2,7 @@
 
 A vendor is data and synchronous functions: a `SandboxRequest` goes in and a `Reply` comes out.
 It does not see sockets, faults or the request log, which are the business of `VendorServer`. A
-rule anywhere in a vendor rejects a request by raising `RefusedError` with the complete reply.
+rule anywhere in a vendor rejects a request by raising `RejectedError` with the complete reply.
 
 Route patterns are written as in the vendors' manuals, `/tags/{uuid}`: a name in braces matches
 any non-empty segment. Segments are compared after decoding, so an id with `%2F` is one segment.
@@ -76,7 +76,7 @@ class Reply:
         return cls(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 
-class RefusedError(Exception):
+class RejectedError(Exception):
     """A vendor rejects a request with `reply`."""
 
     def __init__(self, reply: Reply) -> None:
@@ -176,7 +176,7 @@ class Vendor(ABC, Generic[S]):
     def credential(self, call: SandboxRequest) -> str:
         """Return the key of the quota that *call* uses, empty for none.
 
-        Raises RefusedError if *call* has no valid credential.
+        Raises RejectedError if *call* has no valid credential.
         """
 
     @abstractmethod
@@ -205,6 +205,6 @@ class Vendor(ABC, Generic[S]):
             if call.method in match.route.methods.split():
                 try:
                     return match.route.handler(self.state, replace(call, ids=match.ids))
-                except RefusedError as refused:
-                    return refused.reply
+                except RejectedError as rejected:
+                    return rejected.reply
         return self.error(405, "Method Not Allowed")

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 from asyncclients.sandbox.limits import TokenBucket
 from asyncclients.sandbox.vendor import (
-    RefusedError,
+    RejectedError,
     Reply,
     Route,
     SandboxRequest,
@@ -66,19 +66,19 @@ READ_ONLY = frozenset({"id", "inserted_at", "updated_at"})
 DONE = frozenset({"true", "t", "1", "y", "yes", "complete", "completed", "done"})
 
 
-def refused(status: int, errors: Mapping[str, object]) -> RefusedError:
+def rejection(status: int, errors: Mapping[str, object]) -> RejectedError:
     """A no in the form of Phoenix."""
-    return RefusedError(Reply.json(status, {"errors": dict(errors)}))
+    return RejectedError(Reply.json(status, {"errors": dict(errors)}))
 
 
 def body_of(call: SandboxRequest) -> Row:
-    """The JSON object in the body; RefusedError 400 when there is none."""
+    """The JSON object in the body; RejectedError 400 when there is none."""
     try:
         body = as_object(call.json()) if call.media_type == "application/json" else None
     except ValueError:
         body = None
     if body is None:
-        raise refused(400, {"detail": "Bad Request"})
+        raise rejection(400, {"detail": "Bad Request"})
     return body
 
 
@@ -97,7 +97,7 @@ def _upsert_many(
 ) -> Reply:
     contacts = [as_object(item) for item in items or []]
     if items is None or None in contacts:
-        raise refused(422, {"contacts": ["must be an array of contacts"]})
+        raise rejection(422, {"contacts": ["must be an array of contacts"]})
     given = [contact for contact in contacts if contact is not None]
     for contact in given:
         check_contact(state, contact)
@@ -112,7 +112,7 @@ def _upsert_many(
 
 
 def check_contact(state: DigitalOnboardingState, contact: Row) -> None:
-    """Raise RefusedError (422) if a field of *contact* has a wrong type or value."""
+    """Raise RejectedError (422) if a field of *contact* has a wrong type or value."""
     keys = {str(objective["key"]) for objective in state.objectives}
     errors: dict[str, object] = {}
     for name, value in contact.items():
@@ -123,7 +123,7 @@ def check_contact(state: DigitalOnboardingState, contact: Row) -> None:
     if template is not None and all(row["id"] != template for row in state.templates):
         errors["journey"] = ["template does not exist"]
     if errors:
-        raise refused(422, errors)
+        raise rejection(422, errors)
 
 
 def _complaint(name: str, value: object, objectives: set[str]) -> str | None:
@@ -188,9 +188,9 @@ def start_journey(state: DigitalOnboardingState, unique_id: str, fields: Row) ->
     return journey
 
 
-def _token_error(status: int, error: str) -> RefusedError:
+def _token_error(status: int, error: str) -> RejectedError:
     login = {"WWW-Authenticate": 'Basic realm="oauth2"'} if status == 401 else {}
-    return RefusedError(Reply.json(status, {"error": error}, login))
+    return RejectedError(Reply.json(status, {"error": error}, login))
 
 
 def revoke_if_in_query(state: DigitalOnboardingState, call: SandboxRequest) -> None:
@@ -245,11 +245,11 @@ TOKEN_PATH = ("oauth2", "token")
 def _start_journey(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
     template = next((t for t in state.templates if t["id"] == call.ids[0]), None)
     if template is None:
-        raise refused(404, {"detail": "Not Found"})
+        raise rejection(404, {"detail": "Not Found"})
     body = body_of(call)
     contact = as_object(body.get("contact"))
     if contact is None:
-        raise refused(422, {"contact": ["can't be blank"]})
+        raise rejection(422, {"contact": ["can't be blank"]})
     check_contact(state, contact)
     saved, _ = save_contact(state, call, contact)
     name = body.get("name") or template["name"]
@@ -305,10 +305,10 @@ class DigitalOnboarding(Vendor[DigitalOnboardingState]):
             return ""
         scheme, _, token = call.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            raise RefusedError(Reply.json(401, {"error": "unauthorized"}))
+            raise RejectedError(Reply.json(401, {"error": "unauthorized"}))
         owner = self.state.owner(token, call.at)
         if owner is None:
-            raise RefusedError(self._rejection())
+            raise RejectedError(self._rejection())
         return owner
 
     def _rejection(self) -> Reply:

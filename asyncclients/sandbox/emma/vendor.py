@@ -16,7 +16,7 @@ import binascii
 from typing import TYPE_CHECKING, ClassVar
 
 from asyncclients.sandbox.vendor import (
-    RefusedError,
+    RejectedError,
     Reply,
     Route,
     SandboxRequest,
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from asyncclients.sandbox.limits import ServerLimit
 
 
-def refused(status: int, message: str) -> RefusedError:
+def rejection(status: int, message: str) -> RejectedError:
     """Return an error response with *message*."""
-    return RefusedError(Reply.json(status, {"error": message}))
+    return RejectedError(Reply.json(status, {"error": message}))
 
 
 def body_of(call: SandboxRequest) -> Row:
-    """Return the JSON object in the body; raises RefusedError (400) if there is none."""
+    """Return the JSON object in the body; raises RejectedError (400) if there is none."""
     try:
         body = as_object(call.json()) if call.media_type == "application/json" else None
     except ValueError:
         body = None
     if body is None:
-        raise refused(400, "The body must be a JSON object")
+        raise rejection(400, "The body must be a JSON object")
     return body
 
 
@@ -64,7 +64,7 @@ def deleted(state: EmmaState) -> Reply:
 def _found_type(state: EmmaState, call: SandboxRequest) -> Row:
     row = state.types.get(number_of(call.ids[1]) or 0)
     if row is None:
-        raise refused(404, "No touchpoint type with that ID")
+        raise rejection(404, "No touchpoint type with that ID")
     return row
 
 
@@ -72,10 +72,10 @@ def _type_names(state: EmmaState, call: SandboxRequest, own: Row | None = None) 
     body = body_of(call)
     names: Row = {name: body.get(name) for name in ("display_name", "type_name")}
     if not all(isinstance(value, str) and value for value in names.values()):
-        raise refused(400, "type_name and display_name are required")
+        raise rejection(400, "type_name and display_name are required")
     for row in state.types.values():
         if row["type_name"] == names["type_name"] and row is not own:
-            raise refused(400, "The touchpoint type already exists")
+            raise rejection(400, "The touchpoint type already exists")
     return names
 
 
@@ -125,9 +125,9 @@ MOST = 10
 def _create_touchpoints(state: EmmaState, call: SandboxRequest) -> Reply:
     items = as_array(body_of(call).get("touchpoints"))
     if not items:
-        raise refused(400, "No touchpoints provided")
+        raise rejection(400, "No touchpoints provided")
     if len(items) > MOST:
-        raise refused(400, f"At most {MOST} touchpoints can be created at once")
+        raise rejection(400, f"At most {MOST} touchpoints can be created at once")
     checked = [_checked(state, as_object(item)) for item in items]
     rows = [_stored(state, call, item) for item in checked]
     return Reply.json(200, [state.shown(row) for row in rows])
@@ -135,17 +135,17 @@ def _create_touchpoints(state: EmmaState, call: SandboxRequest) -> Reply:
 
 def _checked(state: EmmaState, item: Row | None) -> Row:
     if item is None:
-        raise refused(400, "A touchpoint must be a JSON object")
+        raise rejection(400, "A touchpoint must be a JSON object")
     timestamp = item.get("touchpoint_timestamp")
     if timestamp is not None and read_time(timestamp) is None:
-        raise refused(400, "touchpoint_timestamp is not a datetime")
+        raise rejection(400, "touchpoint_timestamp is not a datetime")
     value = item.get("touchpoint_monetary_value")
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise refused(400, "touchpoint_monetary_value is not a number")
+        raise rejection(400, "touchpoint_monetary_value is not a number")
     if item.get("attributes") is not None and as_object(item["attributes"]) is None:
-        raise refused(400, "attributes is not a JSON object")
+        raise rejection(400, "attributes is not a JSON object")
     if not isinstance(item.get("mailing_id", 0), int | None):
-        raise refused(400, "mailing_id is not an integer")
+        raise rejection(400, "mailing_id is not an integer")
     _check_member(state, item)
     return {**item, "touchpoint_type_id": _type_id(state, item)}
 
@@ -153,9 +153,9 @@ def _checked(state: EmmaState, item: Row | None) -> Row:
 def _check_member(state: EmmaState, item: Row) -> None:
     member_id, email = item.get("member_id"), item.get("email")
     if member_id is None and not (isinstance(email, str) and "@" in email):
-        raise refused(400, "member_id or email is required")
+        raise rejection(400, "member_id or email is required")
     if member_id is not None and member_id not in state.members:
-        raise refused(400, "No member with that ID")
+        raise rejection(400, "No member with that ID")
 
 
 def _type_id(state: EmmaState, item: Row) -> object:
@@ -165,7 +165,7 @@ def _type_id(state: EmmaState, item: Row) -> object:
     for row in state.types.values():
         if number is None and name is not None and row["type_name"] == name:
             return row["touchpoint_type_id"]
-    raise refused(400, "An existing touchpoint_type_id or type_name is required")
+    raise rejection(400, "An existing touchpoint_type_id or type_name is required")
 
 
 def _stored(state: EmmaState, call: SandboxRequest, item: Row) -> Row:
@@ -189,7 +189,7 @@ def _stored(state: EmmaState, call: SandboxRequest, item: Row) -> Row:
 def _list_touchpoints(state: EmmaState, call: SandboxRequest) -> Reply:
     member_id = number_of(call.ids[1])
     if member_id not in state.members:
-        raise refused(404, "No member with that ID")
+        raise rejection(404, "No member with that ID")
     rows = [row for row in state.touchpoints.values() if row["member_id"] == member_id]
     return Reply.json(200, [state.shown(row, "touchpoint_id", "attributes") for row in rows])
 
@@ -197,7 +197,7 @@ def _list_touchpoints(state: EmmaState, call: SandboxRequest) -> Reply:
 def _found_touchpoint(state: EmmaState, call: SandboxRequest) -> Row:
     row = state.touchpoints.get(number_of(call.ids[1]) or 0)
     if row is None:
-        raise refused(404, "No touchpoint with that ID")
+        raise rejection(404, "No touchpoint with that ID")
     return row
 
 
@@ -247,9 +247,9 @@ class Emma(Vendor[EmmaState]):
     def credential(self, call: SandboxRequest) -> str:
         public, private = basic_login(call)
         if not public or self.state.keys.get(public) != private:
-            raise RefusedError(self.error(401, "Invalid API key"))
+            raise RejectedError(self.error(401, "Invalid API key"))
         if call.segments[:1] != (str(self.state.account_id),):
-            raise RefusedError(self.error(403, "Forbidden"))
+            raise RejectedError(self.error(403, "Forbidden"))
         return public
 
     def rate_limited(self, limit: ServerLimit, now: float) -> Reply:

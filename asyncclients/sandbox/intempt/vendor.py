@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from asyncclients.sandbox.limits import TokenBucket
 from asyncclients.sandbox.vendor import (
-    RefusedError,
+    RejectedError,
     Reply,
     Route,
     SandboxRequest,
@@ -47,22 +47,22 @@ if TYPE_CHECKING:
     from .state import Collection, Profile, Row
 
 
-def refused(status: int, error: str, message: str) -> RefusedError:
+def rejection(status: int, error: str, message: str) -> RejectedError:
     """Return an error response in the form of Spring Boot."""
-    return RefusedError(Reply.json(status, {"status": status, "error": error, "message": message}))
+    return RejectedError(Reply.json(status, {"status": status, "error": error, "message": message}))
 
 
 def body_of(call: SandboxRequest) -> Row:
-    """Return the JSON object in the body; raises RefusedError if there is none."""
+    """Return the JSON object in the body; raises RejectedError if there is none."""
     # The manual's samples send JSON with `curl --data-raw`, which declares a form.
     if call.media_type not in {"application/json", "application/x-www-form-urlencoded"}:
-        raise refused(415, "Unsupported Media Type", f"'{call.media_type}' is not supported")
+        raise rejection(415, "Unsupported Media Type", f"'{call.media_type}' is not supported")
     try:
         body = as_object(call.json())
     except ValueError:
         body = None
     if body is None:
-        raise refused(400, "Bad Request", "The body is not a JSON object")
+        raise rejection(400, "Bad Request", "The body is not a JSON object")
     return body
 
 
@@ -103,7 +103,7 @@ def collection_of(state: IntemptState, call: SandboxRequest) -> Collection:
     for collection in state.collections.values():
         if str(collection.id) == call.ids[1]:
             return collection
-    raise refused(404, "Not Found", "No such collection")
+    raise rejection(404, "Not Found", "No such collection")
 
 
 def shown(state: IntemptState, item: Row) -> Row:
@@ -132,7 +132,7 @@ def _found(state: IntemptState, call: SandboxRequest) -> tuple[Collection, str]:
     for key, item in collection.items.items():
         if str(item["id"]) == call.ids[2]:
             return collection, key
-    raise refused(404, "Not Found", "No such data item")
+    raise rejection(404, "Not Found", "No such data item")
 
 
 def get_item(state: IntemptState, call: SandboxRequest) -> Reply:
@@ -153,16 +153,16 @@ def insert(state: IntemptState, call: SandboxRequest) -> Reply:
 
 def insert_many(state: IntemptState, call: SandboxRequest) -> Reply:
     if call.ids[1] != str(state.source_id):
-        raise refused(404, "Not Found", "No such source")
+        raise rejection(404, "Not Found", "No such source")
     rows: list[tuple[Collection, Row]] = []
     for name, values in body_of(call).items():
         collection, items = state.collections.get(name), as_array(values)
         if collection is None or items is None:
-            raise refused(400, "Bad Request", f"'{name}' is no collection with an array of rows")
+            raise rejection(400, "Bad Request", f"'{name}' is no collection with an array of rows")
         for value in items:
             row = as_object(value)
             if row is None:
-                raise refused(400, "Bad Request", f"A row of '{name}' is not a JSON object")
+                raise rejection(400, "Bad Request", f"A row of '{name}' is not a JSON object")
             rows.append((collection, row))
     stored = [store(state, collection, row, call.time) for collection, row in rows]
     return _created(state, stored, single=False)
@@ -179,7 +179,7 @@ def upload_link(state: IntemptState, storage: StorageState, call: SandboxRequest
     """Return a 307 with the URL for a PUT of the file."""
     collection = collection_of(state, call)
     if call.body:
-        raise refused(400, "Bad Request", "A request for an upload link has no body")
+        raise rejection(400, "Bad Request", "A request for an upload link has no body")
     name = f"{state.new_id(call.time)}.csv"
 
     def receive(file: bytes) -> None:
@@ -191,7 +191,7 @@ def upload_link(state: IntemptState, storage: StorageState, call: SandboxRequest
 def _by_id(state: IntemptState, call: SandboxRequest) -> Profile | None:
     profile_id, master_id = call.query.get("profileId"), call.query.get("masterId")
     if (profile_id is None) == (master_id is None):
-        raise refused(400, "Bad Request", "Give masterId or profileId")
+        raise rejection(400, "Bad Request", "Give masterId or profileId")
     for profile in state.profiles:
         if str(profile.master_id) == master_id or profile_id in {*map(str, profile.profile_ids)}:
             return profile
@@ -204,7 +204,7 @@ def _by_identifiers(state: IntemptState, call: SandboxRequest) -> Profile | None
     except ValueError:
         wanted = None
     if not wanted:
-        raise refused(400, "Bad Request", "profile must be a JSON object")
+        raise rejection(400, "Bad Request", "profile must be a JSON object")
     for profile in state.profiles:
         in_source = str(profile.source_id) == call.query["sourceId"]
         if in_source and wanted.items() <= profile.identifiers.items():
@@ -215,7 +215,7 @@ def _by_identifiers(state: IntemptState, call: SandboxRequest) -> Profile | None
 def matches(state: IntemptState, call: SandboxRequest) -> Reply:
     profile = _by_id(state, call)
     if profile is None:
-        raise refused(404, "Not Found", "No such user")
+        raise rejection(404, "Not Found", "No such user")
     body: Row = {
         "masterId": str(profile.master_id),
         "profileIds": [state.shown_id(number) for number in profile.profile_ids],
@@ -288,9 +288,9 @@ class Intempt(Vendor[IntemptState]):
             return ""
         scheme, _, key = call.headers.get("Authorization", "").partition(" ")
         if scheme != "ApiKey" or key not in self.state.keys:
-            raise RefusedError(self.error(401, "Unauthorized"))
+            raise RejectedError(self.error(401, "Unauthorized"))
         if call.segments and call.segments[1:2] != (self.state.org,):
-            raise RefusedError(self.error(403, "Forbidden"))
+            raise RejectedError(self.error(403, "Forbidden"))
         return key
 
     def new_limit(self, limit: float, period: float) -> ServerLimit:

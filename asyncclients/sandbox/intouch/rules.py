@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncclients.sandbox.vendor import RefusedError, Reply, SandboxRequest, as_array, as_object
+from asyncclients.sandbox.vendor import RejectedError, Reply, SandboxRequest, as_array, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -109,7 +109,7 @@ def _is_object(value: object) -> bool:
 def checked(
     call: SandboxRequest, fields: Mapping[str, Field], *, partial: bool = False
 ) -> dict[str, object]:
-    """Return the known fields of the body of *call*; raises RefusedError for an invalid one.
+    """Return the known fields of the body of *call*; raises RejectedError for an invalid one.
 
     With *partial*, required fields may be absent. Unknown fields are ignored.
     """
@@ -124,15 +124,15 @@ def checked(
     return {name: body[name] for name in fields if name in body}
 
 
-def invalid(errors: Mapping[str, list[str]]) -> RefusedError:
+def invalid(errors: Mapping[str, list[str]]) -> RejectedError:
     """Return the 422 with *errors*."""
     body = {"message": "The given data was invalid.", "errors": dict(errors)}
-    return RefusedError(Reply.json(422, body))
+    return RejectedError(Reply.json(422, body))
 
 
-def refused(status: int, message: str) -> RefusedError:
+def rejection(status: int, message: str) -> RejectedError:
     """Return any other error response."""
-    return RefusedError(Reply.json(status, {"message": message}))
+    return RejectedError(Reply.json(status, {"message": message}))
 
 
 def _complaint(body: Mapping[str, object], name: str, field: Field, *, partial: bool) -> str | None:
@@ -146,11 +146,11 @@ def _complaint(body: Mapping[str, object], name: str, field: Field, *, partial: 
 
 def _body(call: SandboxRequest) -> dict[str, object]:
     if call.media_type != "application/json":
-        raise refused(400, "The request body must be application/json.")
+        raise rejection(400, "The request body must be application/json.")
     try:
         body = as_object(call.json())
     except ValueError:
-        raise refused(400, "The request body is not valid JSON.") from None
+        raise rejection(400, "The request body is not valid JSON.") from None
     if body is None:
-        raise refused(400, "The request body must be a JSON object.")
+        raise rejection(400, "The request body must be a JSON object.")
     return body

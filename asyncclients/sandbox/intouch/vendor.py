@@ -34,7 +34,7 @@ from .rules import (
     objects,
     one_of,
     phone,
-    refused,
+    rejection,
     text,
     uuid,
 )
@@ -74,7 +74,7 @@ CONTACTS = Listing(
 
 
 def page_of(table: Table, listing: Listing, call: SandboxRequest) -> Reply:
-    """Return the requested page of *table*; raises RefusedError for invalid parameters."""
+    """Return the requested page of *table*; raises RejectedError for invalid parameters."""
     errors: dict[str, list[str]] = {}
     sort_by = _choice(call, "sort_by", listing.sort_by, errors)
     order = _choice(call, "order", ("asc", "desc"), errors)
@@ -146,10 +146,10 @@ TAG_FIELDS = {"name": Field(text(255), required=True)}
 
 
 def found(table: Table, call: SandboxRequest) -> Row:
-    """Return the row in the path of *call*; raises RefusedError (404) if it does not exist."""
+    """Return the row in the path of *call*; raises RejectedError (404) if it does not exist."""
     row = table.get(call.ids[0])
     if row is None:
-        raise refused(404, "The requested resource could not be found.")
+        raise rejection(404, "The requested resource could not be found.")
     return row
 
 
@@ -363,7 +363,7 @@ RECORD_FIELDS = {"data": Field(object_or_empty, required=True), "meta": Field(ob
 
 def _program(call: SandboxRequest) -> str:
     if uuid(call.ids[0]):
-        raise refused(404, "The requested resource could not be found.")
+        raise rejection(404, "The requested resource could not be found.")
     return call.ids[0]
 
 
@@ -380,7 +380,7 @@ def _update_record(state: IntouchState, call: SandboxRequest) -> Reply:
     records = state.records.get(_program(call), {})
     record = records.get(call.ids[1])
     if record is None:
-        raise refused(404, "The requested resource could not be found.")
+        raise rejection(404, "The requested resource could not be found.")
     values = checked(call, RECORD_FIELDS)
     meta = {**(as_object(record["meta"]) or {}), **(as_object(values.get("meta")) or {})}
     meta |= {"document_id": call.ids[1], "updated_at": stamp(call.time)}
@@ -415,9 +415,9 @@ class Intouch(Vendor[IntouchState]):
     def credential(self, call: SandboxRequest) -> str:
         key = call.headers.get("x-api-key")
         if key is None:
-            raise refused(401, "Missing Authentication Token")
+            raise rejection(401, "Missing Authentication Token")
         if key not in self.state.keys:
-            raise refused(403, "Forbidden")
+            raise rejection(403, "Forbidden")
         return key
 
     def rate_limited(self, limit: ServerLimit, now: float) -> Reply:

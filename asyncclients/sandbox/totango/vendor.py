@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from asyncclients.sandbox.limits import FixedWindow
 from asyncclients.sandbox.vendor import (
-    RefusedError,
+    RejectedError,
     Reply,
     Route,
     SandboxRequest,
@@ -42,24 +42,24 @@ _INDEXED = re.compile(r"(\w+)\[\d*\](?:\[(\w+)\])?\Z")
 _EARLIEST_MS = 10**11  # March 1973; a number below it was meant in seconds
 
 
-def refused(status: int, message: str) -> RefusedError:
+def rejection(status: int, message: str) -> RejectedError:
     """Return an error response with *message*."""
-    return RefusedError(Reply.json(status, {"message": message}))
+    return RejectedError(Reply.json(status, {"message": message}))
 
 
 def fields_of(call: SandboxRequest) -> Row:
-    """Return the fields of the body; raises RefusedError unless it is a form or JSON object."""
+    """Return the fields of the body; raises RejectedError unless it is a form or JSON object."""
     if call.media_type == "application/json":
         try:
             body = as_object(call.json())
         except ValueError:
             body = None
         if body is None:
-            raise refused(400, "The body is not a JSON object")
+            raise rejection(400, "The body is not a JSON object")
         return body
     if call.media_type == "application/x-www-form-urlencoded":
         return _form(call.body)
-    raise refused(415, "Send a form or JSON")
+    raise rejection(415, "Send a form or JSON")
 
 
 def _form(body: bytes) -> Row:
@@ -71,7 +71,7 @@ def _form(body: bytes) -> Row:
             continue
         items = as_array(fields.setdefault(indexed[1], []))
         if items is None:
-            raise refused(400, f"{indexed[1]} comes both as one value and as a list")
+            raise rejection(400, f"{indexed[1]} comes both as one value and as a list")
         items.append({indexed[2]: value} if indexed[2] else value)
     return fields
 
@@ -85,16 +85,16 @@ def _plain(name: str, value: str) -> object:
 
 
 def check_fields(state: TotangoState, fields: Row, *, required: tuple[str, ...]) -> None:
-    """Raise RefusedError (400) if a field is invalid or a *required* one is missing."""
+    """Raise RejectedError (400) if a field is invalid or a *required* one is missing."""
     for name in required:
         if not fields.get(name):
-            raise refused(400, f"{name} is required")
+            raise rejection(400, f"{name} is required")
     for name, rule in _RULES.items():
         if fields.get(name) is not None and not rule(state, fields[name]):
-            raise refused(400, f"{name} is not valid")
+            raise rejection(400, f"{name} is not valid")
     account = fields.get("account_id")
     if account is not None and state.accounts is not None and account not in state.accounts:
-        raise refused(400, "Account not found")
+        raise rejection(400, "Account not found")
 
 
 def _is_text(state: TotangoState, value: object) -> bool:
@@ -141,7 +141,7 @@ def _note(state: TotangoState, call: SandboxRequest) -> Row:
     number = call.ids[0]
     note = state.touchpoints.get(int(number)) if number.isascii() and number.isdigit() else None
     if note is None:
-        raise refused(404, "Touchpoint not found")
+        raise rejection(404, "Touchpoint not found")
     return note
 
 
@@ -171,7 +171,7 @@ def _update(state: TotangoState, call: SandboxRequest) -> Reply:
     check_fields(state, fields, required=())
     for name in ("note_id", "event_id", "account_id"):
         if name in fields and str(fields.pop(name)) != str(note[name]):
-            raise refused(400, f"{name} does not belong to this touchpoint")
+            raise rejection(400, f"{name} does not belong to this touchpoint")
     note.update(fields)
     return _created(state, note)
 
@@ -180,9 +180,9 @@ def _delete(state: TotangoState, call: SandboxRequest) -> Reply:
     note = _note(state, call)
     event_id = fields_of(call).get("event_id")
     if event_id is None:
-        raise refused(400, "event_id is required")
+        raise rejection(400, "event_id is required")
     if event_id != note["event_id"]:
-        raise refused(400, "event_id does not belong to this touchpoint")
+        raise rejection(400, "event_id does not belong to this touchpoint")
     del state.touchpoints[int(call.ids[0])]
     return Reply.json(200, {})
 
@@ -190,7 +190,7 @@ def _delete(state: TotangoState, call: SandboxRequest) -> Reply:
 def _events(state: TotangoState, call: SandboxRequest) -> Reply:
     account = call.query.get("account_id")
     if not account:
-        raise refused(400, "account_id is required")
+        raise rejection(400, "account_id is required")
     notes = [n for n in state.touchpoints.values() if n["account_id"] == account]
     return Reply.json(200, [*map(_event, notes), *state.other_events.get(account, [])])
 
@@ -270,7 +270,7 @@ class Totango(Vendor[TotangoState]):
     def credential(self, call: SandboxRequest) -> str:
         token = call.headers.get("app-token", "")
         if token not in self.state.tokens:
-            raise RefusedError(self.error(401, "Unauthorized"))
+            raise RejectedError(self.error(401, "Unauthorized"))
         return token
 
     def new_limit(self, limit: float, period: float) -> ServerLimit:
