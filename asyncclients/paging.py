@@ -69,7 +69,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
         start: number of the first page.
         vendor: name of the vendor.
         operation: name of the operation that lists.
-        mend: decodes the body of a page with invalid items; raises DecodeError if that is
+        lenient_parser: decodes the body of a page with invalid items; raises DecodeError if that is
             not possible.
         query: arguments of the list. With *owner* it identifies the list in the state of
             a backfill.
@@ -82,7 +82,7 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
     start: int = 1
     vendor: str | None = None
     operation: str | None = None
-    mend: Callable[[bytes], Page[T_co]] | None = None
+    lenient_parser: Callable[[bytes], Page[T_co]] | None = None
     query: Mapping[str, Any] | None = None
     owner: object = None
     newest_first: Callable[[str], Paginator[T_co]] | None = None
@@ -145,16 +145,16 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             raise self._another(page, number)
         return page
 
-    def mended(self, number: int, body: bytes) -> Page[T_co] | None:
+    def page_without_invalid_items(self, number: int, body: bytes) -> Page[T_co] | None:
         """Return page *number*, whose *body* failed to decode, without its invalid items, or None.
 
         Raises:
             PaginationError: it is another page.
         """
-        if self.mend is None:
+        if self.lenient_parser is None:
             return None
         try:
-            page = self.mend(body)
+            page = self.lenient_parser(body)
         except DecodeError:
             return None
         if page.number != number:

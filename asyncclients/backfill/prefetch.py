@@ -104,13 +104,13 @@ class PagePrefetcher:
             except DecodeError as error:
                 bad = error
         body = responses[-1].body if responses else b""
-        mended = self._paginator.mended(number, body)
-        if mended is None and unreadable == _MAX_RETRIES and number <= self._last:
+        page = self._paginator.page_without_invalid_items(number, body)
+        if page is None and unreadable == _MAX_RETRIES and number <= self._last:
             lost = InvalidItem(raw=body, reason=bad.message, items=self._size)
-            mended = Page(items=(), number=number, last=number == self._last, invalid_items=[lost])
-        if mended is None:
+            page = Page(items=(), number=number, last=number == self._last, invalid_items=[lost])
+        if page is None:
             raise bad
-        return mended
+        return page
 
     async def read(self, number: int, take: Take) -> None:
         """Call *take* with the pages from *number* to the last, in order, one at a time.

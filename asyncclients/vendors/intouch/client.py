@@ -188,7 +188,7 @@ class PagedResource(Resource):
             1 if given.page is None else given.page,
             vendor=INTOUCH.name,
             operation=endpoint.operation,
-            mend=lambda body: parse_leniently(body, *get_args(endpoint.returns)),
+            lenient_parser=lambda body: parse_leniently(body, *get_args(endpoint.returns)),
             query=query,
             owner=self,
             newest_first=lambda field: self._newest_first(endpoint, field, given),
