@@ -99,23 +99,34 @@ local function put_used(name, used)
 end
 
 -- The quotas of all processes apply.
-local own_calendars = {}
+local own_calendars, entered = {}, {}
 for _, quota in ipairs(request.quotas) do
   local limit, period, interval, burst, group, calendar, previous, start, stop, own = unpack(quota)
   local name = text(limit) .. '/' .. text(period)
   if calendar ~= '' then name = name .. '@' .. calendar end
   if group ~= '' then name = name .. ' ' .. group end
-  state['quota:' .. name] = text(now) .. ' ' .. text(interval) .. ' ' .. burst .. ' '
+  local own_previous, own_start, field, skew = previous, start, 'quota:' .. name, RULES.calendar_skew
+  local last_previous, last_start, last_stop =
+    string.match(state[field] or '', '(%d+) (%d+) (%d+)$')
+  if calendar ~= '' then
+    -- The window of a clock that is a little late is not entered again.
+    if last_start and stop == tonumber(last_start) and request.wall + 2 * skew >= stop then
+      previous, start, stop = tonumber(last_previous), tonumber(last_start), tonumber(last_stop)
+    elseif last_start and start > tonumber(last_start) then
+      entered[#entered + 1] = {name = name, group = group, start = start}
+    end
+  end
+  state[field] = text(now) .. ' ' .. text(interval) .. ' ' .. burst .. ' '
     .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop)
-  redis.call('HSET', STATE, 'quota:' .. name, state['quota:' .. name])
+  redis.call('HSET', STATE, field, state[field])
   if calendar ~= '' then
     local is_new, used = not state['used:' .. name], {}
     for at, units in pairs(used_of(name)) do
-      if at >= previous then used[at] = units end
+      if at >= own_previous then used[at] = units end
     end
-    if is_new or lost_data then used[start] = (used[start] or 0) + own end
+    if is_new or lost_data then used[own_start] = (used[own_start] or 0) + own end
     put_used(name, used)
-    own_calendars[#own_calendars + 1] = {name, start}
+    own_calendars[#own_calendars + 1] = {name, own_start}
   end
 end
 local quotas, names, longest, has_calendar, last_end, expired = {}, {}, 0, false, 0, {}
@@ -130,8 +141,9 @@ for field, value in pairs(state) do
       redis.call('HDEL', STATE, field, 'tat:' .. name, 'used:' .. name)
       expired[#expired + 1] = 'used:' .. name
     else
-      while calendar and stop <= request.wall do
+      while calendar and stop <= request.wall and LOGS[group] do
         previous, start, stop = start, stop, stop + period
+        entered[#entered + 1] = {name = name, group = group, start = start}
         redis.call('HSET', STATE, field, text(reported_at) .. ' ' .. text(interval) .. ' ' .. burst
           .. ' ' .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop))
       end
@@ -165,6 +177,21 @@ for group, log in pairs(LOGS) do
 end
 table.sort(names)
 table.sort(quotas, function(a, b) return a.name < b.name end)
+
+-- Calls that have not arrived yet may arrive in a window that is entered now.
+for _, window in ipairs(entered) do
+  local used, log = used_of(window.name), LOGS[window.group]
+  local slots = log and redis.call('ZREVRANGE', log, 0, -1, 'WITHSCORES') or {}
+  local units = used[window.start] or 0
+  for i = 1, #slots, 2 do
+    local status, latest = string.sub(slots[i], 1, 1), tonumber(slots[i + 1]) + offset
+    if status == 'f' or (status == 'r' and latest + RULES.calendar_skew < window.start) then
+      units = units + 1
+    end
+  end
+  used[window.start] = units
+  put_used(window.name, used)
+end
 
 -- The starts of the windows in which a call sent at *wall* may arrive.
 local function windows(quota, wall)

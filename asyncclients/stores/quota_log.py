@@ -218,8 +218,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     def _update_quotas(self, request: LeaseRequest, now: int, *, has_lost_data: bool) -> None:
         for spec in request.quotas:
             known = self.quotas.get(spec.name)
-            tat = known.tat if known else 0
-            self.quotas[spec.name] = QuotaState(reported_at=now, spec=spec, tat=tat)
+            state = QuotaState(reported_at=now, spec=spec, tat=known.tat if known else 0)
+            self.quotas[spec.name] = state
             if spec.calendar:
                 is_new = spec.name not in self.used
                 used = self.used.get(spec.name, {})
@@ -227,16 +227,39 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 if is_new or has_lost_data:
                     used[spec.start] = used.get(spec.start, 0) + spec.used
                 self.used[spec.name] = used
+                if known is not None:
+                    self._follow(known.spec, state, request)
         for name, quota in list(self.quotas.items()):
             spec = quota.spec
             if quota.reported_at + spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
                 self.used.pop(name, None)
-            while spec.calendar and spec.end <= request.wall:
+                continue
+            while spec.calendar and spec.end <= request.wall and spec.group in request.logs:
                 # Nobody has named the new window: count it as one of the longest.
-                spec = quota.spec = replace(
-                    spec, previous=spec.start, start=spec.end, end=spec.end + spec.period
-                )
+                end = spec.end + spec.period
+                quota.spec = replace(spec, previous=spec.start, start=spec.end, end=end)
+                self._follow(spec, quota, request)
+                spec = quota.spec
+
+    def _follow(self, known: QuotaSpec, quota: QuotaState, request: LeaseRequest) -> None:
+        """Enter the current window, which follows that of *known* unless it is the same one.
+
+        Calls that have not arrived yet may arrive in it. A process whose clock is a little
+        late may still name the window before: it is not entered again.
+        """
+        spec = quota.spec
+        skew, offset = RULES.calendar_skew, request.wall - self.updated_at
+        if spec.end == known.start and request.wall + 2 * skew >= known.start:
+            start, end = known.start, known.end
+            quota.spec = replace(spec, previous=known.previous, start=start, end=end)
+        elif spec.start > known.start:
+            used = self.used.setdefault(spec.name, {})
+            used[spec.start] = used.get(spec.start, 0) + sum(
+                slot.startswith("f")
+                or (slot.startswith("r") and latest + offset + skew < spec.start)
+                for slot, latest in self.log.get(spec.group, {}).items()
+            )
 
     def _book_slots(self, request: LeaseRequest, now: int) -> None:
         process, logs = request.process, request.logs

@@ -1,0 +1,207 @@
+"""Costs, groups of quotas and calendar quotas in the quota log, against a brute-force server."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
+from asyncclients.stores.quota_log import QuotaLog
+
+from .test_quota_log import SECOND, START, calendar_spec, lease_request
+
+KINDS = ((), ("ops",), ("share",), ("ops", "share"))
+LEASE, GRACE = 100_000, 150_000
+OFFSET = 7_777_777
+"""The wall clock of the vendor minus the store's clock."""
+LENGTHS = (3 * SECOND, 5 * SECOND, 2 * SECOND, 6 * SECOND)
+"""Lengths of the calendar windows, which follow each other in this order, as days of 23 h do."""
+
+
+def window_at(wall: int) -> tuple[int, int, int]:
+    """Return the start of the window before *wall*'s, of its own and of the next one."""
+    cycle = sum(LENGTHS)
+    start = wall - wall % cycle
+    bounds = [start - LENGTHS[-1]]
+    while bounds[-1] <= wall:
+        bounds.append(start)
+        start += LENGTHS[(len(bounds) - 2) % len(LENGTHS)]
+    return (bounds[-3], bounds[-2], bounds[-1]) if len(bounds) > 2 else (0, bounds[0], bounds[1])
+
+
+class Call(msgspec.Struct):
+    """A call on its way: its slots, kind, and the instants of its send and arrival."""
+
+    first: int
+    cost: int
+    kind: int
+    sent_at: int
+    arrives_at: int
+    responds_at: int
+
+
+class Process:
+    """One process: it reports what it knows, and its clock differs from the vendor's."""
+
+    def __init__(self, name: str, skew: int) -> None:
+        self.name, self.skew = name, skew
+        self.number = 1
+        self.calls: list[Call] = []
+        self.unused: list[Call] = []
+        self.is_dead = False
+
+
+class World:
+    """A store, a vendor that counts every arrival, and processes that send what they may."""
+
+    def __init__(self, quotas: list[QuotaSpec], skews: list[int]) -> None:
+        self.log, self.now, self.quotas = QuotaLog(), START, quotas
+        self.processes = [Process(f"p{i}", skew) for i, skew in enumerate(skews)]
+        self.arrivals: list[tuple[int, int, tuple[str, ...]]] = []
+
+    def request(self, process: Process, **wanted: object) -> LeaseRequest:
+        now, wall = self.now, self.now + OFFSET + process.skew
+        done = [call for call in process.calls if call.responds_at <= now]
+        waiting = [call for call in process.calls if call.sent_at <= now < call.responds_at]
+        process.calls = [call for call in process.calls if call.responds_at > now]
+        lapsed = [call for call in process.unused if call.sent_at <= now]
+        process.unused = [call for call in process.unused if call.sent_at > now]
+        previous, start, end = window_at(wall)
+        return lease_request(
+            process=process.name,
+            wall=wall,
+            quotas=tuple(
+                msgspec.structs.replace(spec, previous=previous, start=start, end=end)
+                if spec.calendar
+                else spec
+                for spec in self.quotas
+            ),
+            kinds=KINDS,
+            arrived=tuple(
+                (n, now - call.responds_at, call.kind) for call in done for n in slots(call)
+            ),
+            in_flight=tuple((n, call.kind) for call in waiting for n in slots(call)),
+            released=tuple(n for call in lapsed for n in slots(call)),
+            first=process.number,
+            lease=LEASE,
+            grace=GRACE,
+            **wanted,
+        )
+
+    def ask(self, process: Process, kind: int, cost: int, count: int, fates: list[int]) -> int:
+        """Ask for *count* calls; return the number granted. *fates*: what becomes of each."""
+        request = self.request(
+            process, count=count, cost=cost, groups=KINDS[kind], priority=fates[0] % 2
+        )
+        response = self.log.apply(request, self.now)
+        for index, opens_in in enumerate(response.opens_in):
+            fate = fates[index % len(fates)]
+            sent_at = self.now + opens_in + (LEASE if fate % 3 else 0)
+            arrives_at = sent_at + (fate * 37_000) % GRACE
+            call = Call(process.number + index * cost, cost, kind, sent_at, arrives_at, arrives_at)
+            if fate % 5 == 0:
+                process.unused.append(call)
+                continue
+            if fate % 7 == 0:  # slow: the response proves the arrival, and it comes late
+                call.responds_at = sent_at + 2_500_000
+                call.arrives_at = call.responds_at - (fate % 2) * 1000
+            process.calls.append(call)
+            self.arrivals.append((call.arrives_at, cost, KINDS[kind]))
+        process.number += count * cost
+        return len(response.opens_in)
+
+    def pass_time(self, duration: int) -> None:
+        """Let time pass; living processes report every half second."""
+        end = self.now + duration
+        while self.now < end:
+            self.now = min(end, self.now + 500_000)
+            for process in self.processes:
+                if not process.is_dead:
+                    self.log.apply(self.request(process), self.now)
+
+    def kill(self, process: Process) -> None:
+        """Kill *process*: no more reports. What it sent arrives within the grace."""
+        process.is_dead = True
+        for call in process.calls:
+            if call.arrives_at > max(call.sent_at, self.now) + GRACE:
+                self.arrivals.remove((call.arrives_at, call.cost, KINDS[call.kind]))
+
+
+def slots(call: Call) -> range:
+    return range(call.first, call.first + call.cost)
+
+
+def check(quota: QuotaSpec, arrivals: list[tuple[int, int, tuple[str, ...]]]) -> None:
+    """Assert that the calls of *quota*'s group never exceed it."""
+    counted = sorted((at, cost) for at, cost, groups in arrivals if quota.group in ("", *groups))
+    if quota.calendar:
+        used: dict[int, int] = {}
+        for at, cost in counted:
+            start = window_at(at + OFFSET)[1]
+            used[start] = used.get(start, 0) + cost
+        assert all(units <= quota.limit for units in used.values()), (quota.name, used)
+        return
+    for index, (at, _) in enumerate(counted):
+        units = sum(cost for other, cost in counted[index:] if other < at + quota.period)
+        assert units <= quota.limit, (quota.name, at, units)
+
+
+def sliding(limit: int, period: int, group: str = "") -> QuotaSpec:
+    interval = period // limit
+    return QuotaSpec(limit=limit, period=period, interval=interval, burst=float(limit), group=group)
+
+
+def calendar(limit: int, group: str = "") -> QuotaSpec:
+    return calendar_spec(limit, 0, 6 * SECOND, group=group)
+
+
+QUOTAS = st.lists(
+    st.sampled_from(
+        [
+            sliding(5, SECOND),
+            sliding(8, 3 * SECOND),
+            sliding(4, 2 * SECOND, "ops"),
+            sliding(3, SECOND, "share"),
+            calendar(9),
+            calendar(6, "ops"),
+            calendar(4, "share"),
+        ]
+    ),
+    min_size=1,
+    max_size=5,
+    unique=True,
+)
+STEP = st.tuples(
+    st.integers(0, 2),  # process
+    st.integers(0, 3),  # kind
+    st.integers(1, 3),  # cost
+    st.integers(1, 4),  # calls
+    st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    st.sampled_from([0, 1000, 90_000, 300_000, 700_000, 1_600_000]),
+    st.integers(0, 40),  # 0 kills the process
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    QUOTAS,
+    st.lists(st.integers(-450_000, 450_000), min_size=3, max_size=3),
+    st.lists(STEP, min_size=5, max_size=40),
+)
+def test_quota_log_exceeds_no_quota(
+    quotas: list[QuotaSpec],
+    skews: list[int],
+    steps: list[tuple[int, int, int, int, list[int], int, int]],
+) -> None:
+    """No sliding or calendar quota of any group is exceeded, whatever processes and clocks do."""
+    world = World(quotas, skews)
+    for number, kind, cost, count, fates, pause, fate in steps:
+        process = world.processes[number]
+        if not process.is_dead:
+            world.ask(process, kind, cost, count, fates)
+            if fate == 0:
+                world.kill(process)
+        world.pass_time(pause)
+    for quota in quotas:
+        check(quota, world.arrivals)
