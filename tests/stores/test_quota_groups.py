@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -183,7 +185,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     QUOTAS,
     st.lists(st.integers(-450_000, 450_000), min_size=3, max_size=3),
@@ -204,4 +206,25 @@ def test_quota_log_exceeds_no_quota(
                 world.kill(process)
         world.pass_time(pause)
     for quota in quotas:
+        check(quota, world.arrivals)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(2, 6),
+    st.lists(st.integers(-490_000, 490_000), min_size=3, max_size=3),
+    st.integers(0, 2**32),
+)
+def test_quota_log_exceeds_no_calendar_quota(limit: int, skews: list[int], seed: int) -> None:
+    """A calendar quota that is spent in every window, and asked for around each boundary."""
+    random = Random(seed)
+    world = World([calendar(limit), calendar(max(2, limit // 2), "ops")], skews)
+    granted = 0
+    while world.now < START + 40 * SECOND:
+        process = random.choice(world.processes)
+        fates = [random.randint(1, 60) for _ in range(3)]
+        granted += world.ask(process, random.randrange(2), random.randint(1, 2), 2, fates)
+        world.pass_time(random.choice([1000, 40_000, 200_000]))
+    assert granted
+    for quota in world.quotas:
         check(quota, world.arrivals)
