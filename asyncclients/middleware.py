@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from inspect import iscoroutine, iscoroutinefunction
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from asyncclients.arguments import check_text, shown
 from asyncclients.core.events import (
@@ -34,7 +34,7 @@ from asyncclients.core.events import (
     emit_external_usage,
 )
 from asyncclients.core.network import never_sent
-from asyncclients.core.options import current_call_context
+from asyncclients.core.options import CallContext, current_call_context
 from asyncclients.core.pool import check_parts, scope_key
 from asyncclients.core.scope import Scope, ScopeStats
 from asyncclients.errors import (
@@ -60,11 +60,14 @@ if TYPE_CHECKING:
 
     Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
+_NO_CONTEXT = CallContext(Priority.INTERACTIVE, None)
+
 
 def quota_middleware(
     *quotas: Quota,
     scope: Callable[[aiohttp.ClientRequest], Hashable] | None = None,
     quota_key: str | None = None,
+    vendor: str | None = None,
     priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
     deadline: Callable[[aiohttp.ClientRequest], float | None] | None = None,
     admission: Literal["adaptive", "exact"] = "adaptive",
@@ -79,6 +82,8 @@ def quota_middleware(
             must be text, the same in all processes.
         quota_key: the requests to one origin share the quota of its clients with this
             `quota_key`; excludes *scope*.
+        vendor: name in log lines, events and the store; by default the host. With *quota_key*,
+            give the name that the clients have, such as `intouch`.
         priority: returns the priority of a request; by default that of the surrounding
             `call_context`, else interactive.
         deadline: returns the seconds until a request must have its response's headers, the
@@ -88,8 +93,8 @@ def quota_middleware(
         limits: shares the quotas with other processes (`asyncclients.stores`). Close the
             middleware after the session: it is an async context manager.
         listeners: callables that take each event (`asyncclients.core.events`). A request is a
-            call of the operation `request` with one attempt; the vendor is the host, and the
-            path is left out, since it may hold a credential.
+            call of the operation `request` with one attempt; its path is left out, since it
+            may hold a credential.
 
     Raises:
         ConfigurationError: without any quota, or for an argument that cannot be used; and in
@@ -105,44 +110,48 @@ def quota_middleware(
     _check_function("scope", scope, "scope=lambda request: request.url.host")
     _check_function("priority", priority, "priority=lambda request: Priority.BACKGROUND")
     _check_function("deadline", deadline, "deadline=lambda request: 5.0")
-    if quota_key is not None:
-        check_text("quota_key", quota_key, "quota_key='acme'")
-        if scope is not None:
-            raise ConfigurationError(
-                "quota_middleware takes scope or quota_key, not both",
-                advice="Use quota_key to share the quota of a client, else scope",
-            )
+    for name, text in (("quota_key", quota_key), ("vendor", vendor)):
+        if text is not None:
+            check_text(name, text, f"{name}='acme'")
+    if scope is not None and quota_key is not None:
+        raise ConfigurationError(
+            "quota_middleware takes scope or quota_key, not both",
+            advice="Use quota_key to share the quota of a client, else scope",
+        )
     return QuotaMiddleware(
-        quotas,
-        scope=scope,
-        quota_key=quota_key,
-        priority=priority or _context_priority,
-        deadline=deadline,
-        admission=admission,
-        limits=limits,
-        listeners=callbacks(listeners),
+        _Settings(
+            quotas,
+            scope,
+            quota_key,
+            vendor,
+            priority,
+            deadline,
+            admission,
+            limits,
+            callbacks(listeners),
+        )
     )
+
+
+class _Settings(NamedTuple):
+    """The arguments of `quota_middleware`."""
+
+    quotas: tuple[Quota, ...]
+    scope: Callable[[aiohttp.ClientRequest], Hashable] | None
+    quota_key: str | None
+    vendor: str | None
+    priority: Callable[[aiohttp.ClientRequest], Priority] | None
+    deadline: Callable[[aiohttp.ClientRequest], float | None] | None
+    admission: Literal["adaptive", "exact"]
+    limits: LimitStore | None
+    listeners: tuple[Callback[Any], ...]
 
 
 class QuotaMiddleware:
     """The result of `quota_middleware`; used in one event loop, by one session or several."""
 
-    def __init__(
-        self,
-        quotas: tuple[Quota, ...],
-        *,
-        scope: Callable[[aiohttp.ClientRequest], Hashable] | None,
-        quota_key: str | None,
-        priority: Callable[[aiohttp.ClientRequest], Priority],
-        deadline: Callable[[aiohttp.ClientRequest], float | None] | None,
-        admission: Literal["adaptive", "exact"],
-        limits: LimitStore | None,
-        listeners: tuple[Callback[Any], ...],
-    ) -> None:
-        self._quotas, self._limits, self._listeners = quotas, limits, listeners
-        self._key, self._priority, self._deadline = scope or _origin, priority, deadline
-        self._is_by_origin, self._quota_key = scope is None, quota_key
-        self._admission: Literal["adaptive", "exact"] = admission
+    def __init__(self, settings: _Settings) -> None:
+        self._settings, self._listeners = settings, settings.listeners
         self._scopes: dict[Hashable, Scope] = {}
         self._shared: SharedLimiterFactory | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -190,7 +199,7 @@ class QuotaMiddleware:
         return tuple(scope.stats(now) for scope in self._scopes.values())
 
     def __repr__(self) -> str:
-        quotas = ", ".join(str(quota) for quota in self._quotas)
+        quotas = ", ".join(str(quota) for quota in self._settings.quotas)
         return f"<quota_middleware {quotas}, {len(self._scopes)} scopes>"
 
     def _bind(self) -> asyncio.AbstractEventLoop:
@@ -213,7 +222,8 @@ class QuotaMiddleware:
 
     def _scope(self, request: aiohttp.ClientRequest) -> Scope:
         loop = self._bind()
-        key = self._key(request)
+        scope_of = self._settings.scope
+        key = request.url.origin() if scope_of is None else scope_of(request)
         try:
             found = self._scopes.get(key)
         except TypeError:  # it cannot be hashed
@@ -224,28 +234,29 @@ class QuotaMiddleware:
             found = self._scopes[key] = self._new_scope(loop, request, key)
             if self._eviction is None:
                 self._eviction = IdleSweep(loop, self._evict)
-            self._eviction.watch(max(quota.period for quota in self._quotas))
+            self._eviction.watch(max(quota.period for quota in self._settings.quotas))
         return found
 
     def _new_scope(
         self, loop: asyncio.AbstractEventLoop, request: aiohttp.ClientRequest, key: Hashable
     ) -> Scope:
-        host = request.url.host or ""
-        if self._is_by_origin:
-            quota_key = None if self._quota_key is None else Secret(self._quota_key)
+        settings = self._settings
+        vendor = settings.vendor or request.url.host or ""
+        if settings.scope is None:
+            quota_key = None if settings.quota_key is None else Secret(settings.quota_key)
             name = scope_key(str(request.url.origin()), quota_key)
-        elif self._limits is None or isinstance(key, str):
+        elif settings.limits is None or isinstance(key, str):
             name = Secret(str(key)).fingerprint()  # one-way: the key may hold a credential
         else:
             raise _wrong_result("scope", key, "text that is the same in all processes")
-        local = Limiter(self._quotas, admission=self._admission, now=loop.time())
-        local.external.on_change = partial(emit_external_usage, self._listeners, host, name)
+        local = Limiter(settings.quotas, admission=settings.admission, now=loop.time())
+        local.external.on_change = partial(emit_external_usage, self._listeners, vendor, name)
         scheduler = Scheduler(local, loop)
-        if self._limits is not None:
+        if settings.limits is not None:
             if self._shared is None:
-                self._shared = self._limits.open(cold=False)
-            scheduler.limiter = self._shared.limiter(name, local, scheduler, vendor=host)
-        return Scope(host, name, scheduler)
+                self._shared = settings.limits.open(cold=False)
+            scheduler.limiter = self._shared.limiter(name, local, scheduler, vendor=vendor)
+        return Scope(vendor, name, scheduler)
 
     def _evict(self, now: float) -> bool:
         """Evict the scopes that are idle at *now*; True if any are left."""
@@ -275,17 +286,19 @@ class QuotaMiddleware:
         return response
 
     def _permit_request(self, request: aiohttp.ClientRequest) -> PermitRequest:
-        context, deadline_at = current_call_context(), math.inf
-        priority = self._priority(request)
-        if type(priority) is not Priority:
-            raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
-        seconds: Any = None if self._deadline is None else self._deadline(request)
+        settings, context = self._settings, current_call_context() or _NO_CONTEXT
+        priority, deadline_at = context.priority, math.inf
+        if settings.priority is not None:
+            priority = settings.priority(request)
+            if type(priority) is not Priority:
+                raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
+        seconds: Any = None if settings.deadline is None else settings.deadline(request)
         if seconds is not None:
             is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
             if not is_number or math.isnan(seconds):
                 raise _wrong_result("deadline", seconds, "seconds, as in 5.0, or None")
             deadline_at = asyncio.get_running_loop().time() + seconds
-        return PermitRequest(priority, context.flow if context else None, deadline_at)
+        return PermitRequest(priority, context.flow, deadline_at)
 
 
 class _Exchange:
@@ -428,12 +441,3 @@ def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:
         f"quota_middleware: {name}= returned a value of type {type(result).__name__}",
         advice=f"Return {form}",
     )
-
-
-def _origin(request: aiohttp.ClientRequest) -> Hashable:
-    return request.url.origin()
-
-
-def _context_priority(request: aiohttp.ClientRequest) -> Priority:  # noqa: ARG001
-    context = current_call_context()
-    return Priority.INTERACTIVE if context is None else context.priority

@@ -291,7 +291,9 @@ async def test_quota_key_shares_the_quota_of_clients() -> None:
     async with (
         Sandbox() as sandbox,
         SessionPool(limits=store) as pool,
-        quota_middleware(Quota(2, 1.0), quota_key="acme", limits=store) as limited,
+        quota_middleware(
+            Quota(2, 1.0), quota_key="acme", vendor="intouch", limits=store
+        ) as limited,
         limited_session(limited, sandbox) as session,
     ):
         client = IntouchClient.from_env(pool, sandbox.environ | {"INTOUCH_QUOTA_KEY": "acme"})
@@ -303,7 +305,8 @@ async def test_quota_key_shares_the_quota_of_clients() -> None:
         assert sandbox.rejected("intouch") == 0
         assert asyncio.get_running_loop().time() - began < 12.0
         (ours,), (theirs,) = limited.stats(), pool.stats()
-        assert (ours.scope, ours.sent, theirs.sent) == (theirs.scope, 10, 10)
+        assert (ours.vendor, ours.scope) == (theirs.vendor, theirs.scope)
+        assert (ours.sent, theirs.sent) == (10, 10)
 
 
 async def test_idle_scope_leaves_the_store() -> None:
@@ -478,6 +481,7 @@ async def test_listeners_get_failures() -> None:
         ({"listeners": print}, "listeners must be a sequence of functions"),
         ({"deadline": 5.0}, "deadline must be a function of a request, not 5.0"),
         ({"quota_key": ""}, "quota_key must be text that is not empty"),
+        ({"vendor": 7}, "vendor must be text that is not empty, not 7"),
         ({"quota_key": "acme", "scope": str}, "takes scope or quota_key, not both"),
     ],
 )
