@@ -31,6 +31,7 @@ from asyncclients.errors import (
 )
 from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
+from asyncclients.testing.clock import run_virtual
 
 SHORT, LONG = 30, 2000
 RUNS = 3
@@ -307,7 +308,7 @@ def fuzz(case: PushCase | PullCase, monkeypatch: pytest.MonkeyPatch) -> None:
             case.faults.begin()
             run(case)
         case.faults.end()
-    case.check(asyncio.run(case.job()))
+    case.check(run_virtual(case.job()))
 
 
 @pytest.mark.parametrize("seed", range(SHORT))
