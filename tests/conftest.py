@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -21,6 +23,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-loop", action="store_true", help="run all tests on each event loop")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of workers of `pytest -n auto`.
+
+    Two per core, because tests wait half of their time; at most 16, because each collects all tests.
+    """
+    return min(2 * (os.cpu_count() or 1), 16)
+
+
 def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> dict[str, event_loops.Factory]:
@@ -29,8 +40,14 @@ def pytest_asyncio_loop_factories(
 
 
 def pytest_configure() -> None:
-    """Unset the event loop: otherwise Python 3.11 creates one on request, which is never closed."""
+    """Unset the event loop, and do not ignore SIGINT.
+
+    Python 3.11 creates a loop on request, which is never closed. A shell starts commands in the
+    background with SIGINT ignored, and the processes that tests interrupt would inherit that.
+    """
     asyncio.set_event_loop(None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _Complaints(logging.Handler):
