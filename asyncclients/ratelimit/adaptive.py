@@ -174,14 +174,16 @@ class ArrivalSpacing:
 
     Attributes:
         sent_at: loop instant at which the previous call was sent.
+        cost: slots that it took.
         last: the previous call, while its response is awaited.
         next_at: before this instant the next call would arrive too soon after it.
     """
 
-    __slots__ = ("last", "next_at", "sent_at")
+    __slots__ = ("cost", "last", "next_at", "sent_at")
 
     def __init__(self) -> None:
         self.sent_at = -math.inf
+        self.cost = 1
         self.last: Permit | None = None
         self.next_at = -math.inf
 
@@ -195,7 +197,7 @@ class ArrivalSpacing:
         and that varies. So the gap allows for `p95_hold`.
         """
         gaps = ((w.period + rtt.p95_hold(w.period, feedback)) / w.limit for w in windows)
-        return self.sent_at + max(gaps, default=0.0)
+        return self.sent_at + max(gaps, default=0.0) * self.cost
 
     def on_sent(self, permit: Permit, interval: float, rtt: RttEstimator) -> None:
         """Delay the next call until this one's response, at most by an interval and `SLACK`."""

@@ -29,7 +29,12 @@ together than sends. Three rules follow.
    up while they wait for the window. For a server that turns out to have a small bucket
    the *arrivals* are kept an interval apart (`ArrivalSpacing`).
 
-3. **Feedback.** A rejection pauses the scope and is attributed to a cause (`adaptive.py`).
+3. **Kinds of calls.** A call takes *cost* slots of every quota that applies to it, all at
+   one instant. Some quotas apply to certain operations only, and a share of a quota is one
+   more quota, from which only its own calls take (`Demand`). The proof holds for each quota
+   by itself, because each call that counts at the vendor holds its slots.
+
+4. **Feedback.** A rejection pauses the scope and is attributed to a cause (`adaptive.py`).
    If the vendor reports the remaining calls, its count applies when it leaves fewer slots
    than ours (`external.py`).
 """
@@ -37,24 +42,27 @@ together than sends. Three rules follow.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.adaptive import ArrivalSpacing, Feedback, RttEstimator
 from asyncclients.ratelimit.external import ExternalUsage
-from asyncclients.ratelimit.slots import Permit, SlidingWindow, TokenBucket
+from asyncclients.ratelimit.quota import ONE, Demand, Quota
+from asyncclients.ratelimit.slots import CalendarWindow, Permit, SlidingWindow, Taken, TokenBucket
+from asyncclients.ratelimit.timer import system_time
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from asyncclients.ratelimit.headers import RateLimitInfo
-    from asyncclients.ratelimit.quota import Quota
 
 
 _BURST_LEVEL = 1.01
 """Bucket level above which a call follows another one faster than the rate."""
+_MAX_DEMANDS = 1024
+"""Demands remembered before those that hold no slot are forgotten."""
 _MIN_RATE = 0.1
 """Lowest share of the full rate, after rejections or with external usage."""
 
@@ -91,27 +99,39 @@ class Limiter:
     """The quotas of one scope.
 
     Args:
-        quotas: all of them apply; without any, only the vendor's rejections limit the rate.
+        quotas: all of them apply, those with `operations` to matching calls; without any,
+            only the vendor's rejections limit the rate.
         admission: `exact` never exceeds a quota in any window. `adaptive` uses more of a
             short one, at the price of about one rejection in some thousands of calls.
         cold_start: `empty` assumes that nothing was sent before *now*, `full` that all
             quotas are spent.
         now: loop instant of the creation.
+        wall_time: returns the seconds since 1970 of a loop instant, for calendar quotas.
+
+    Attributes:
+        by_operation: whether a quota applies to certain operations only.
 
     Raises:
         ConfigurationError: for any other *admission* or *cold_start*.
     """
 
     __slots__ = (
-        "_buckets",
+        "_calendars",
+        "_equal",
         "_exact",
         "_in_flight",
+        "_kinds",
+        "_ordinary",
+        "_pairs",
+        "_plans",
         "_probe",
         "_rtt",
         "_sent",
+        "_sliding",
         "_spacing",
+        "_wall_time",
         "_windows",
-        "_windows_and_buckets",
+        "by_operation",
         "external",
         "feedback",
         "quotas",
@@ -124,24 +144,39 @@ class Limiter:
         admission: Literal["adaptive", "exact"] = "adaptive",
         cold_start: Literal["empty", "full"] = "empty",
         now: float = 0.0,
+        wall_time: Callable[[float], float] = system_time,
     ) -> None:
         _one_of("admission", admission, ("adaptive", "exact"))
         _one_of("cold_start", cold_start, ("empty", "full"))
-        self.quotas = tuple(quotas)
-        self._exact = admission == "exact"
-        self._windows = tuple(SlidingWindow(quota) for quota in self.quotas)
-        self._buckets = tuple(TokenBucket(quota, now) for quota in self.quotas)
-        self._windows_and_buckets = tuple(zip(self._windows, self._buckets, strict=True))
+        self.quotas: tuple[Quota, ...] = ()
+        self._exact, self._wall_time = admission == "exact", wall_time
+        # The counters of each quota and share of one, by group and quota.
+        self._sliding: dict[tuple[str, Quota], tuple[SlidingWindow, TokenBucket]] = {}
+        self._calendars: dict[tuple[str, Quota], CalendarWindow] = {}
         self._rtt = RttEstimator()
-        self.feedback = Feedback(self.quotas, may_relax=not self._exact)
+        self.feedback = Feedback((), may_relax=not self._exact)
         self.external = ExternalUsage(self.feedback)
         self._sent = 0
         self._in_flight = 0
         self._probe: Permit | None = None
         self._spacing = ArrivalSpacing()
+        self._set_quotas(quotas, now)
         if cold_start == "full":
-            for window in self._windows:
+            for window, _ in self._sliding.values():
                 window.expiries = [now + window.period] * window.limit
+            for calendar in self._calendars.values():
+                calendar.hold(now, calendar.limit)
+
+    def _set_quotas(self, quotas: Iterable[Quota], now: float) -> None:
+        self.quotas = tuple(dict.fromkeys(quotas))
+        self.by_operation = any(quota.operations for quota in self.quotas)
+        self._forget_demands(now)
+        ordinary = self._plan(ONE, now)
+        for quota in self.quotas:
+            self._counter((quota.group, quota), now)
+        self._ordinary, self._pairs = ordinary.taken, ordinary.taken.pairs
+        self._windows = tuple(window for window, _ in self._pairs)
+        self.feedback.set_quotas([q for q in self.quotas if not q.unit and not q.operations])
 
     @property
     def paused_until(self) -> float:
@@ -153,14 +188,113 @@ class Limiter:
         """Calls per second that other clients make on the same quota."""
         return self.external.rate
 
-    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float:
+    # --- Kinds of calls -----------------------------------------------------------
+
+    def kind_of(self, demand: Demand) -> Demand:
+        """Return the demand that stands for all with the same cost and the same quotas.
+
+        Raises:
+            ConfigurationError: a call costs more than one of the quotas allows.
+        """
+        found = self._kinds.get(demand)
+        if found is None:
+            same = (demand.cost, demand.quotas(self.quotas))
+            _check_cost(*same)
+            if len(self._kinds) >= _MAX_DEMANDS:
+                self._forget_demands(self._spacing.sent_at)
+            is_ordinary = same == (1, ONE.quotas(self.quotas))
+            found = ONE if is_ordinary else self._equal.setdefault(same, demand)
+            self._kinds[demand] = found
+        return found
+
+    def _plan(self, demand: Demand, now: float) -> _Plan:
+        """Return the counters of *demand*; those of a new share are empty at *now*."""
+        plan = self._plans.get(demand)
+        if plan is None:
+            groups: dict[str, list[tuple[str, Quota]]] = {"": []}
+            for key in demand.quotas(self.quotas):
+                groups.setdefault(key[0], []).append(key)
+            keys = [key for group in groups.values() for key in group]
+            plan = self._plans[demand] = _Plan(
+                self._counters(demand.cost, keys, now),
+                {name: self._counters(demand.cost, group, now) for name, group in groups.items()},
+            )
+        return plan
+
+    def _counters(self, cost: int, keys: Iterable[tuple[str, Quota]], now: float) -> Taken:
+        found = [self._counter(key, now) for key in keys]
+        return Taken(
+            cost,
+            tuple(each for each in found if not isinstance(each, CalendarWindow)),
+            tuple(each for each in found if isinstance(each, CalendarWindow)),
+        )
+
+    def _counter(
+        self, key: tuple[str, Quota], now: float
+    ) -> tuple[SlidingWindow, TokenBucket] | CalendarWindow:
+        quota = key[1]
+        if quota.unit:
+            if key not in self._calendars:
+                self._calendars[key] = CalendarWindow(quota, self._wall_time)
+            return self._calendars[key]
+        if key not in self._sliding:
+            self._sliding[key] = (SlidingWindow(quota), TokenBucket(quota, now))
+            if self._sent:
+                self._set_rate(key[0], *self._sliding[key])
+        return self._sliding[key]
+
+    def _forget_demands(self, now: float) -> None:
+        """Forget what is derived from the quotas, and the shares of which no slot is held."""
+        self._kinds: dict[Demand, Demand] = {}
+        self._equal: dict[tuple[int, tuple[tuple[str, Quota], ...]], Demand] = {}
+        self._plans: dict[Demand, _Plan] = {}
+        kept = {(quota.group, quota) for quota in self.quotas}
+        self._sliding = {
+            key: pair for key, pair in self._sliding.items() if key in kept or pair[0].held(now)
+        }
+        self._calendars = {
+            key: window
+            for key, window in self._calendars.items()
+            if key in kept or window.held(now)
+        }
+
+    def openings(
+        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+    ) -> dict[str, float]:
+        """Return for each group of quotas when a call of *demand* may take from it, from *now* on.
+
+        The group of all calls, `""`, is always among them. The arguments are those of
+        `next_permit_at`; *reserve* and *spaced* concern that group only.
+        """
+        found = {
+            group: _opens_at(taken, now, 0 if group else reserve)
+            for group, taken in self._plan(demand, now).groups.items()
+        }
+        found[""] = max(found[""], self._not_before(now, spaced=spaced))
+        return found
+
+    def _not_before(self, now: float, *, spaced: bool) -> float:
+        if self._probe is not None:
+            return math.inf
+        at = max(now, self.feedback.paused_until, self._spacing.next_at)
+        return max(at, self._spaced_at()) if spaced else at
+
+    def _spaced_at(self) -> float:
+        return self._spacing.next_even_at(self._windows, self._rtt, self.feedback)
+
+    # --- Granting and settling ------------------------------------------------------
+
+    def next_permit_at(
+        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+    ) -> float:
         """Return the earliest instant, not before *now*, at which a permit may be acquired.
 
-        *reserve* slots of each quota are left free. *spaced* is for background calls: it
-        keeps a distance to the previous call, so that slots expire one at a time and bursts
-        are left to interactive calls. `math.inf` means that only a response can free a
-        slot: ask again when a call is settled.
+        *demand* comes from `kind_of`. *reserve* slots of each quota are left free. *spaced* is
+        for background calls: they keep a distance to the previous call, so that slots expire
+        one at a time. `math.inf`: only a response can free a slot, so ask again after one.
         """
+        if demand is not ONE or self._ordinary.calendars:
+            return max(self.openings(now, reserve, spaced=spaced, demand=demand).values())
         if self._probe is not None:
             return math.inf
         at = now
@@ -168,23 +302,22 @@ class Limiter:
             at = self.feedback.paused_until
         if self._spacing.next_at > at:
             at = self._spacing.next_at
-        for window, bucket in self._windows_and_buckets:
+        for window, bucket in self._pairs:
             if (free_at := window.free_at(now, reserve)) > at:
                 at = free_at
             if (due := bucket.ready_at(now)) > at:
                 at = due
-        if spaced:
-            at = max(at, self._spacing.next_even_at(self._windows, self._rtt, self.feedback))
-        return at
+        return max(at, self._spaced_at()) if spaced else at
 
-    def acquire(self, now: float) -> Permit:
-        """Hold a slot of each quota. Only if `next_permit_at(now) <= now`."""
+    def acquire(self, now: float, demand: Demand = ONE) -> Permit:
+        """Hold the slots of *demand*. Only if `next_permit_at(now, demand=demand) <= now`."""
+        taken = self._ordinary if demand is ONE else self._plan(demand, now).taken
         self._sent += 1
-        self._spacing.sent_at = now
+        self._spacing.sent_at, self._spacing.cost = now, taken.cost
         self._in_flight += 1
-        permit, feedback = Permit(self._sent, now), self.feedback
+        permit, feedback = Permit(self._sent, now, taken), self.feedback
         expiry = math.inf
-        for window, bucket in self._windows_and_buckets:
+        for window, bucket in taken.pairs:
             if not self._exact:
                 expiry = now + window.period + self._rtt.assumed_arrival(window.period, feedback)
             if (idle_for := window.acquire(now, expiry)) < permit.slot_idle_for:
@@ -192,6 +325,8 @@ class Limiter:
             permit.slots.append((window, expiry))
             if bucket.take(now) > _BURST_LEVEL:
                 permit.in_burst = True
+        if taken.cost > 1 or taken.calendars:
+            _take_the_rest(permit, now)
         if feedback.probing:
             self._probe = permit
         if feedback.burst_factor < 0.5:
@@ -200,7 +335,7 @@ class Limiter:
 
     def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
-        if not self._settle(permit):
+        if not self._settle(permit, now):
             return
         if info is not None and (info.is_rate_limited or info.unavailable):
             self._on_rejected(permit, now, info)
@@ -222,9 +357,16 @@ class Limiter:
                 permit.slots[index] = (window, new_expiry)
         pace_changed = feedback.on_accepted(permit)
         if info is not None and info.remaining is not None:
-            pace_changed |= self.external.observe(self._windows, permit, now, info)
+            pace_changed |= self._observe(permit, now, info)
         if pace_changed:
             self._set_rates()
+
+    def _observe(self, permit: Permit, now: float, info: RateLimitInfo) -> bool:
+        """Use the vendor's count, unless it may be that of another quota than the windows'."""
+        others = [quota.limit for quota in self.quotas if quota.unit or quota.operations]
+        if others and (info.limit is None or info.limit in others):
+            return False
+        return self.external.observe(self._windows, permit, now, info)
 
     def _on_rejected(self, permit: Permit, now: float, info: RateLimitInfo) -> None:
         # A rejection takes less work than a call: the minimum RTT does not apply to it.
@@ -239,18 +381,18 @@ class Limiter:
 
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Settle the call: it gets no response, but may have arrived, at *now* at the latest."""
-        if self._settle(permit):
+        if self._settle(permit, now):
             for window, expiry in permit.slots:
                 window.move(expiry, now + window.period)
 
     def cancel(self, permit: Permit, now: float) -> None:
         """Settle the call: it was never sent, so its slots are free at once."""
-        if not self._settle(permit):
+        if not self._settle(permit, None):
             return
         for window, expiry in permit.slots:
             window.release(expiry)
-        for bucket in self._buckets:
-            bucket.refund()
+        for _, bucket in permit.taken.pairs:
+            bucket.refund(permit.taken.cost)
         if permit is self._spacing.last:
             self._spacing.next_at = now
 
@@ -269,33 +411,45 @@ class Limiter:
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. Calls sent before count, as far as they are remembered."""
-        window = SlidingWindow(quota)
-        if self._windows:
-            window.inherit(max(self._windows, key=lambda other: other.period), now)
-        self.quotas = (*self.quotas, quota)
-        self._windows = (*self._windows, window)
-        self._buckets = (*self._buckets, TokenBucket(quota, now))
-        self._windows_and_buckets = tuple(zip(self._windows, self._buckets, strict=True))
-        self.feedback.set_quotas(self.quotas)
+        if quota in self.quotas:
+            return
+        longest = max(self._windows, key=lambda window: window.period, default=None)
+        self._set_quotas((*self.quotas, quota), now)
+        if longest is not None:
+            counter = self._counter((quota.group, quota), now)
+            if isinstance(counter, CalendarWindow):
+                counter.hold(now, longest.held(now))
+            else:
+                counter[0].inherit(longest, now)
         self._set_rates()
 
-    def nth_permit_at(self, calls: int, now: float) -> float:
-        """Return the estimated instant at which *calls* more calls have been sent."""
-        at = max(now, self.feedback.paused_until)
-        for window, bucket in self._windows_and_buckets:
+    def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
+        """Return the estimated instant at which *calls* more calls of *demand* have been sent."""
+        taken, cost = self._plan(demand, now).taken, demand.cost
+        at, interval = max(now, self.feedback.paused_until), 0.0
+        for window, bucket in taken.pairs:
             hold = self._rtt.mean_rtt
             if not self._exact:
                 hold = self._rtt.expected_hold(window.period, self.feedback)
-            full_windows, before = divmod(calls - 1, window.limit)
-            first = window.nth_free_at(before + 1, now, hold)
-            first = max(first, bucket.ready_at(now, before + 1))
+            full_windows, before = divmod(calls - 1, max(1, window.limit // cost))
+            tokens = before * cost + bucket.needed(cost)
+            first = window.nth_free_at((before + 1) * cost, now, hold)
+            first = max(first, bucket.ready_at(now, tokens))
             last = first + full_windows * (window.period + hold)
-            at = max(at, last, bucket.ready_at(now, calls))
+            at = max(at, last, bucket.ready_at(now, (calls - 1) * cost + bucket.needed(cost)))
+            interval = max(interval, bucket.interval)
+        for calendar in taken.calendars:
+            opens_at, number = calendar.nth_free_at(calls * cost, now)
+            at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
 
     def held(self, now: float) -> int:
         """Return how many slots of the fullest quota are in use at *now*."""
-        return max((window.held(now) for window in self._windows), default=0)
+        return max((window.held(now) for window in self._windows_of_quotas()), default=0)
+
+    def _windows_of_quotas(self) -> list[SlidingWindow | CalendarWindow]:
+        keys = [(quota.group, quota) for quota in self.quotas]
+        return [self._calendars[k] if k[1].unit else self._sliding[k][0] for k in keys]
 
     def is_idle(self, now: float) -> bool:
         """Return True if no slot is held, no pause is in force and no call is in flight.
@@ -305,18 +459,19 @@ class Limiter:
         feedback = self.feedback
         if self._in_flight or now < self._spacing.sent_at + (feedback.period or 1.0):
             return False
-        return now >= feedback.paused_until and not any(
-            w.held(now) or now < w.external_until for w in self._windows
+        return now >= feedback.paused_until and not (
+            any(w.held(now) or now < w.external_until for w, _ in self._sliding.values())
+            or any(calendar.held(now) for calendar in self._calendars.values())
         )
 
     def snapshot(self, now: float) -> LimiterState:
         """Return the state at *now*."""
-        feedback = self.feedback
-        paced_until = max((bucket.ready_at(now) for bucket in self._buckets), default=now)
+        feedback, windows = self.feedback, self._windows_of_quotas()
+        paced_until = max((bucket.ready_at(now) for _, bucket in self._pairs), default=now)
         return LimiterState(
             held=self.held(now),
-            holds=tuple(window.held(now) for window in self._windows),
-            opens_in=tuple(window.free_at(now, 0) - now for window in self._windows),
+            holds=tuple(window.held(now) for window in windows),
+            opens_in=tuple(window.free_at(now, 0) - now for window in windows),
             paced_for=max(paced_until, self._spacing.next_at) - now,
             in_flight=self._in_flight,
             paused_for=max(0.0, feedback.paused_until - now),
@@ -329,13 +484,15 @@ class Limiter:
     def _pause(self, now: float, retry_after: float | None) -> None:
         """Send nothing for *retry_after* seconds, and no burst afterwards."""
         self.feedback.pause(now, retry_after)
-        for bucket in self._buckets:
+        for _, bucket in self._sliding.values():
             bucket.drain_until(self.feedback.paused_until)
 
-    def _settle(self, permit: Permit) -> bool:
-        """Mark the call as settled; return False if it was settled before."""
+    def _settle(self, permit: Permit, arrived_by: float | None) -> bool:
+        """Settle the call, as not sent without *arrived_by*; return False if it was settled."""
         if permit.settled:
             return False
+        if permit.taken.calendars:
+            _settle_calendars(permit.taken, arrived_by)
         permit.settled = True
         self._in_flight -= 1
         if permit is self._probe:
@@ -343,19 +500,70 @@ class Limiter:
         return True
 
     def _interval(self) -> float:
-        return max((bucket.interval for bucket in self._buckets), default=0.0)
+        return max((bucket.interval for _, bucket in self._pairs), default=0.0)
 
     def _set_rates(self) -> None:
         """Apply the corrections of `feedback` and the external rate to the token buckets."""
+        for (group, _), (window, bucket) in self._sliding.items():
+            self._set_rate(group, window, bucket)
+
+    def _set_rate(self, group: str, window: SlidingWindow, bucket: TokenBucket) -> None:
         feedback = self.feedback
-        for window, bucket in self._windows_and_buckets:
-            our_share = 1 - self.external.rate / bucket.full_rate
-            relaxation = 0.0
-            if self._rtt.arrival_before_response(window.period, feedback.margin_factor):
-                relaxation = feedback.bound_relaxation
-            bucket.set_rate(
-                max(_MIN_RATE, min(feedback.rate_factor, our_share)),
-                min(feedback.burst_factor, 1 - relaxation),
+        our_share = 1.0 if group else 1 - self.external.rate / bucket.full_rate
+        relaxation = 0.0
+        if self._rtt.arrival_before_response(window.period, feedback.margin_factor):
+            relaxation = feedback.bound_relaxation
+        bucket.set_rate(
+            max(_MIN_RATE, min(feedback.rate_factor, our_share)),
+            min(feedback.burst_factor, 1 - relaxation),
+        )
+
+
+class _Plan(NamedTuple):
+    """The counters of the calls of one kind: all of them, and by group."""
+
+    taken: Taken
+    groups: dict[str, Taken]
+
+
+def _opens_at(taken: Taken, now: float, reserve: int) -> float:
+    at, cost = now, taken.cost
+    # A limit may have been lowered since the call was made: it then takes all of it.
+    for window, bucket in taken.pairs:
+        at = max(at, window.free_at(now, reserve, min(cost, window.limit)))
+        at = max(at, bucket.ready_at(now, bucket.needed(cost)))
+    for calendar in taken.calendars:
+        at = max(at, calendar.free_at(now, reserve, min(cost, calendar.limit)))
+    return at
+
+
+def _take_the_rest(permit: Permit, now: float) -> None:
+    """Take all but the first slot and token of each sliding window, and the calendars' slots."""
+    more = permit.taken.cost - 1
+    for window, expiry in [*permit.slots]:
+        for _ in range(more):
+            permit.slot_idle_for = min(permit.slot_idle_for, window.acquire(now, expiry))
+            permit.slots.append((window, expiry))
+    for _, bucket in permit.taken.pairs:
+        bucket.take(now, more)
+    for calendar in permit.taken.calendars:
+        calendar.in_flight += permit.taken.cost
+
+
+def _settle_calendars(taken: Taken, arrived_by: float | None) -> None:
+    for calendar in taken.calendars:
+        calendar.in_flight -= taken.cost
+        if arrived_by is not None:
+            calendar.hold(arrived_by, taken.cost)
+
+
+def _check_cost(cost: int, quotas: Iterable[tuple[str, Quota]]) -> None:
+    for group, quota in quotas:
+        if cost > quota.limit:
+            whose = "its share of the quota, " if group.startswith("share:") else "the quota of "
+            raise ConfigurationError(
+                f"the call costs {cost}, but {whose}{quota} never has that many slots",
+                advice="Lower the cost of its endpoint, or raise the quota or the share",
             )
 
 

@@ -8,6 +8,8 @@ from enum import IntEnum
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
+import msgspec
+
 from asyncclients.arguments import is_seconds, shown
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_calendar
@@ -125,8 +127,7 @@ def _patterns(operations: Any) -> tuple[str, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True, cache_hash=True):
     """A part of every quota that the calls of one kind of work may take, and no more.
 
     Attributes:
@@ -145,8 +146,7 @@ class Share:
         return f"share {self.fraction:g}"
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, cache_hash=True):
     """What one call takes: *cost* units of each quota that applies to it, at one instant.
 
     Attributes:
@@ -165,13 +165,13 @@ class Demand:
         Group `""` has the quotas of all calls. Each other group has the quotas that only
         calls of certain operations or of one share take from.
         """
-        found: list[tuple[str, Quota]] = []
+        found: dict[tuple[str, Quota], None] = {}
         for quota in quotas:
             if quota.applies_to(self.operation):
-                found.append((quota.group, quota))
+                found[quota.group, quota] = None
                 if self.share is not None:
                     group = f"share:{self.share.fraction:g}:{self.share.name}"
-                    found.append((f"{group} {quota.group}".rstrip(), self.share.of(quota)))
+                    found[f"{group} {quota.group}".rstrip(), self.share.of(quota)] = None
         return tuple(found)
 
 

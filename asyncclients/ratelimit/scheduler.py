@@ -9,6 +9,9 @@ instant (late binding). The order:
   arrives.
 * Within a class, fair between flows (`fair_queue.py`) and first in, first out within a
   flow. A retry goes to the front of its flow.
+* A call that waits for a quota of certain operations or for its share is passed over by
+  calls that do not need that quota, and by no others: cheap calls never starve an expensive
+  one.
 
 Every decision is synchronous. Each waiter is one future, and each scope has one timer. A
 cancelled waiter takes no slot, even if its permit was granted in the same iteration of the
@@ -25,7 +28,7 @@ import msgspec
 
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
 from asyncclients.ratelimit.fair_queue import FlowQueue
-from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.quota import ONE, Demand, Priority
 from asyncclients.ratelimit.timer import Timer
 
 if TYPE_CHECKING:
@@ -55,16 +58,20 @@ class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
         flow: the flow that the call belongs to.
         deadline_at: loop instant after which a permit is useless; inf for none.
         is_retry: the call has waited before, and goes to the front of its flow.
+        demand: what the call takes; a result of the limiter's `kind_of`.
     """
 
     priority: Priority = Priority.INTERACTIVE
     flow: str | None = None
     deadline_at: float = math.inf
     is_retry: bool = False
+    demand: Demand = ONE
 
     def as_retry(self) -> PermitRequest:
         """Return the same request for a call that has waited before."""
-        return PermitRequest(self.priority, self.flow, self.deadline_at, is_retry=True)
+        return PermitRequest(
+            self.priority, self.flow, self.deadline_at, is_retry=True, demand=self.demand
+        )
 
 
 class InFlightLimit:
@@ -125,11 +132,11 @@ class InteractiveForecast:
             self._index, self._current = index, 0
         self._until = (index + 1) * self._period
 
-    def count(self, now: float) -> None:
-        """Count an interactive call that was granted at *now*."""
+    def count(self, now: float, cost: int = 1) -> None:
+        """Count an interactive call that took *cost* slots at *now*."""
         if now >= self._until:
             self._advance(now)
-        self._current += 1
+        self._current += cost
         self.last_at = now
 
     def remaining(self, now: float) -> int:
@@ -197,9 +204,7 @@ class Scheduler:
         self._interactive = FlowQueue()
         self._background = FlowQueue()
         self._grants_since_background = 0
-        self._forecast = InteractiveForecast(
-            max((quota.period for quota in limiter.quotas), default=1.0)
-        )
+        self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
         self._timer = Timer(loop, self.dispatch)
         self._closed: AsyncClientsError | None = None
@@ -208,15 +213,16 @@ class Scheduler:
 
     def try_acquire(self, request: PermitRequest) -> Permit | None:
         """Return a permit if one is available now and no call with precedence waits."""
-        is_background = bool(request.priority)
-        if self._interactive.heap or (is_background and self._background.heap):
+        is_background, demand = bool(request.priority), request.demand
+        if self._interactive.kinds or (is_background and self._background.kinds):
             return None
         shared = self.in_flight_limit
         if self.in_flight >= self.max_in_flight or shared.in_use >= shared.limit:
             return None
         now = self.loop.time()
-        at = self._background_at(now) if is_background else self.limiter.next_permit_at(now)
-        return self._grant(now, is_background) if at <= now and self._closed is None else None
+        terms = self._terms_of(self._background, now) if is_background else (0, False)
+        at = self.limiter.next_permit_at(now, terms[0], spaced=terms[1], demand=demand)
+        return None if at > now or self._closed else self._grant(now, is_background, demand)
 
     async def acquire(self, request: PermitRequest) -> Permit:
         """Wait for the turn of *request* and return its permit.
@@ -231,13 +237,13 @@ class Scheduler:
             self._check_deadline(request)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
         queue = self._queue_of(request.priority)
-        flow = queue.push(request.flow, waiter, front=request.is_retry)
+        place = queue.push(request.flow, waiter, request.demand, front=request.is_retry)
         self.dispatch()
         try:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.done() or waiter.cancelled():
-                queue.leave(flow)
+                queue.leave(*place)
             elif waiter.exception() is None:
                 self.cancel(waiter.result(), request.priority)
                 self.on_done()
@@ -246,10 +252,14 @@ class Scheduler:
     def _check_deadline(self, request: PermitRequest) -> None:
         now = self.loop.time()
         left = request.deadline_at - now
-        if self.eta(1, request.priority) <= left:
+        if self.eta(1, request.priority, request.demand) <= left:
             return
-        own = self._queue_of(request.priority).ahead(request.flow, front=request.is_retry)
-        eta = self._eta(1 + self._grants_before(own, request.priority), now)
+        queue, demand = self._queue_of(request.priority), request.demand
+        own = queue.ahead(request.flow, front=request.is_retry)
+        own = min(own, self._ahead(request.priority, demand, now))
+        slots = 1 + self._grants_before(own + demand.cost - 1, request.priority)
+        same = queue.same_kind_ahead(request.flow, demand, front=request.is_retry)
+        eta = self._time_of(slots, 1 + same, demand, now)
         if eta > left:
             raise DeadlineExceededError(
                 f"would wait {eta:.1f} s for its turn, {max(0.0, left):.1f} s are left",
@@ -272,21 +282,63 @@ class Scheduler:
         """Grant the available permits, at most `_GRANTS_PER_TICK` per loop iteration."""
         interactive, background = self._interactive, self._background
         left = 0 if self._resuming else _GRANTS_PER_TICK
-        while left and (interactive.heap or background.heap) and not self._is_full():
+        while left and (interactive.kinds or background.kinds) and not self._is_full():
             now = self.loop.time()
-            is_background = not interactive.heap or bool(background.heap and self._is_due())
-            at = self._background_at(now) if is_background else self.limiter.next_permit_at(now)
+            at, queue, demand = self._next(now)
             if at > now:
                 # At inf the timer is not set: a response will free a slot and call `dispatch`.
                 self._timer.set(max(at, now + _MIN_DELAY))
                 return
-            waiter = (background if is_background else interactive).pop()
+            waiter = queue.pop(demand)
             if waiter is not None:
-                waiter.set_result(self._grant(now, is_background))
+                waiter.set_result(self._grant(now, queue is background, demand))
                 left -= 1
         if not left and not self._resuming:
             self._resuming = True
             self.loop.call_soon(self._resume)
+
+    def _next(self, now: float) -> tuple[float, FlowQueue, Demand]:
+        """Return queue and kind of the call that is sent next, and when to ask again if not now."""
+        interactive, background = self._interactive, self._background
+        queues = (interactive, background)
+        if background.kinds and (not interactive.kinds or self._is_due()):
+            queues = (background, interactive)
+        first = queues[0]
+        if ONE in first.kinds and len(first.kinds) == 1:
+            # It needs the quotas of all calls only: nothing may pass it.
+            reserve, spaced = self._terms_of(first, now)
+            return self.limiter.next_permit_at(now, reserve, spaced=spaced), first, ONE
+        return self._next_of_kinds(now, queues)
+
+    def _next_of_kinds(
+        self, now: float, queues: tuple[FlowQueue, FlowQueue]
+    ) -> tuple[float, FlowQueue, Demand]:
+        blocked, again_at = set[str](), math.inf
+        for queue in queues:
+            reserve, spaced = self._terms_of(queue, now)
+            for demand in queue.in_order():
+                openings = self.limiter.openings(now, reserve, spaced=spaced, demand=demand)
+                if not blocked.isdisjoint(openings):
+                    continue
+                at = self.limiter.next_permit_at(now, reserve, spaced=spaced, demand=demand)
+                if at <= now:
+                    return at, queue, demand
+                closed = {group: until for group, until in openings.items() if until > now}
+                again_at = min(again_at, at, *closed.values())
+                blocked.update(closed or ("",))
+                if "" in blocked:
+                    return again_at, queue, demand
+        return again_at, queues[0], ONE
+
+    def _terms_of(self, queue: FlowQueue, now: float) -> tuple[int, bool]:
+        """Return the slots to keep for others than calls of *queue*, and whether to space these.
+
+        Nothing is kept for interactive calls if background's own share of the grants is due.
+        """
+        if queue is self._interactive:
+            return 0, False
+        reserve = 0 if self._is_due() else self._forecast.remaining(now)
+        return reserve, now - self._forecast.last_at < _INTERACTIVE_COOLDOWN
 
     def _resume(self) -> None:
         self._resuming = False
@@ -296,29 +348,20 @@ class Scheduler:
         """Return whether the next grant is background's even if interactive calls wait."""
         return self._grants_since_background >= _BACKGROUND_EVERY - 1
 
-    def _grant(self, now: float, is_background: bool) -> Permit:
+    def _grant(self, now: float, is_background: bool, demand: Demand) -> Permit:
         if is_background:
             self.sent_background += 1
             self._grants_since_background = 0
         else:
             self._grants_since_background += 1
-            self._forecast.count(now)
+            self._forecast.count(now, demand.cost)
         self.in_flight += 1
         self.sent += 1
         self.in_flight_limit.in_use += 1
-        return self.limiter.acquire(now)
+        return self.limiter.acquire(now, demand)
 
     def _is_full(self) -> bool:
         return self.in_flight >= self.max_in_flight or self.in_flight_limit.is_full(self.dispatch)
-
-    def _background_at(self, now: float) -> float:
-        """Return when a background call may be sent, with slots reserved for interactive calls.
-
-        Nothing is reserved if background's own share of the grants is due.
-        """
-        reserve = 0 if self._is_due() else self._forecast.remaining(now)
-        spaced = now - self._forecast.last_at < _INTERACTIVE_COOLDOWN
-        return self.limiter.next_permit_at(now, reserve, spaced=spaced)
 
     # --- Settling ---------------------------------------------------------------
 
@@ -327,7 +370,7 @@ class Scheduler:
         if info is not None and info.is_rate_limited:
             self._count_rejection()
         self.limiter.on_response(permit, self.loop.time(), info)
-        if self._interactive.heap or self._background.heap:
+        if self._interactive.kinds or self._background.kinds:
             self.dispatch()
 
     def on_no_response(self, permit: Permit) -> None:
@@ -352,8 +395,13 @@ class Scheduler:
 
     def _count_rejection(self) -> None:
         self.rejected += 1
-        period = max((quota.period for quota in self.limiter.quotas), default=math.inf)
-        self._rejected_later += self.loop.time() > self._started_at + period
+        after = self._started_at + self._longest_period(math.inf)
+        self._rejected_later += self.loop.time() > after
+
+    def _longest_period(self, default: float) -> float:
+        """Seconds of the longest quota of all calls that is no calendar quota."""
+        quotas = (q for q in self.limiter.quotas if not q.unit and not q.operations)
+        return max((quota.period for quota in quotas), default=default)
 
     def on_done(self) -> None:
         """Record that a request is not in flight any more: its response has been read."""
@@ -362,7 +410,7 @@ class Scheduler:
         shared.in_use -= 1
         if shared.blocked:
             shared.wake()
-        if self._interactive.heap or self._background.heap:
+        if self._interactive.kinds or self._background.kinds:
             self.dispatch()
 
     # --- Statistics -------------------------------------------------------------
@@ -382,23 +430,48 @@ class Scheduler:
         """Seconds until the pause after a rejection ends; 0 without a pause."""
         return self.limiter.snapshot(self.loop.time()).paused_for
 
-    def eta(self, calls: int, priority: Priority = Priority.INTERACTIVE) -> float:
-        """Estimated seconds until *calls* more calls of *priority* have been sent.
+    def eta(
+        self, calls: int, priority: Priority = Priority.INTERACTIVE, demand: Demand = ONE
+    ) -> float:
+        """Estimated seconds until *calls* more calls of *priority* and *demand* have been sent.
 
-        Waiting calls and background's share of the grants are included.
+        Waiting calls and background's share of the grants are included; calls that wait for
+        a quota which these calls do not need are not.
         """
-        own = self._queue_of(priority).waiting + calls - 1
-        return self._eta(self._grants_before(own, priority) + 1, self.loop.time())
+        now, kind = self.loop.time(), self._queue_of(priority).kinds.get(demand)
+        ahead = self._ahead(priority, demand, now)
+        slots = 1 + self._grants_before(ahead + calls * demand.cost - 1, priority)
+        return self._time_of(slots, calls + (kind.waiting if kind else 0), demand, now)
 
-    def eta_of_flow(self, flow: str, calls: int) -> float:
+    def eta_of_flow(self, flow: str, calls: int, demand: Demand = ONE) -> float:
         """Estimated seconds until *calls* more background calls of *flow* have been sent.
 
         Calls of *flow* that wait are among them. Flows that wait take turns with *flow* until
         their `planned` calls are sent; one without a plan is expected to continue. Interactive
         calls that do not wait yet are not foreseen.
         """
-        calls += self._background.contending(flow, calls, self.planned)
-        return self._eta(calls + self._interactive.waiting, self.loop.time())
+        now = self.loop.time()
+        ahead = self._background.contending(flow, calls, self.planned) + self._interactive.waiting
+        return self._time_of(ahead + calls * demand.cost, calls, demand, now)
+
+    def _time_of(self, slots: int, calls: int, demand: Demand, now: float) -> float:
+        """Seconds until *slots* of all calls have been taken, and *calls* of *demand* sent."""
+        at = self.limiter.nth_permit_at(slots, now)
+        if demand is not ONE:
+            at = max(at, self.limiter.nth_permit_at(calls, now, demand))
+        return max(0.0, at - now)
+
+    def _ahead(self, priority: Priority, demand: Demand, now: float) -> int:
+        """Return the slots that waiting calls of the class take before a new call of *demand*."""
+        queue = self._queue_of(priority)
+        if ONE in queue.kinds and len(queue.kinds) == 1:
+            return queue.waiting
+        own, slots = self.limiter.openings(now, demand=demand), 0
+        for other, kind in queue.kinds.items():
+            openings = self.limiter.openings(now, demand=other)
+            if all(at <= now or group in own for group, at in openings.items()):
+                slots += kind.waiting * other.cost
+        return slots
 
     def is_alone(self, flow: str) -> bool:
         """Return whether no background calls of other flows wait."""
@@ -415,9 +488,6 @@ class Scheduler:
         has_room = self.in_flight < self.max_in_flight and shared.in_use < shared.limit
         return has_room and self._background.is_waiting(flow)
 
-    def _eta(self, calls: int, now: float) -> float:
-        return max(0.0, self.limiter.nth_permit_at(calls, now) - now)
-
     def queued(self) -> dict[str, int]:
         """Return the number of waiting calls by class."""
         return {"interactive": self._interactive.waiting, "background": self._background.waiting}
@@ -427,17 +497,43 @@ class Scheduler:
         queued = self._interactive.waiting or self._background.waiting
         return not self.in_flight and not queued and self.limiter.is_idle(now)
 
-    def backlog(self) -> tuple[int, Priority]:
-        """Return how many waiting calls of the first class could be sent, and that class.
+    def waiting_for(self, now: float) -> dict[str, int]:
+        """Return the calls that wait for each group of quotas that is not for all calls."""
+        found = dict[str, int]()
+        for queue in (self._interactive, self._background):
+            for demand, kind in queue.kinds.items():
+                for group, at in self.limiter.openings(now, demand=demand).items():
+                    if group and at > now:
+                        found[group] = found.get(group, 0) + kind.waiting
+        return found
 
-        The limits on requests in flight apply.
+    def backlog(self) -> tuple[int, Priority, Demand]:
+        """Return how many waiting calls of the first kind could be sent, its class and demand.
+
+        The limits on requests in flight apply, and a kind that waits for its share or for a
+        quota of its operations is passed over.
         """
-        interactive, background = self._interactive, self._background
-        priority = Priority.INTERACTIVE if interactive.waiting else Priority.BACKGROUND
         shared = self.in_flight_limit
         room = min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
-        waiting = interactive.waiting or background.waiting
-        return max(0, int(min(waiting, room))), priority
+        queues = (
+            (Priority.INTERACTIVE, self._interactive),
+            (Priority.BACKGROUND, self._background),
+        )
+        for priority, queue in queues:
+            if queue.waiting and (demand := self._first_kind(queue)) is not None:
+                waiting = queue.kinds[demand].waiting
+                return max(0, int(min(waiting, room))), priority, demand
+        return 0, Priority.BACKGROUND, ONE
+
+    def _first_kind(self, queue: FlowQueue) -> Demand | None:
+        if ONE in queue.kinds and len(queue.kinds) == 1:
+            return ONE
+        now = self.loop.time()
+        for demand in queue.in_order():
+            openings = self.limiter.openings(now, demand=demand)
+            if all(at <= now for group, at in openings.items() if group):
+                return demand
+        return None
 
     def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
         """Raise a copy of *error* in each waiting call; *for_good*: in later calls as well."""
@@ -445,5 +541,6 @@ class Scheduler:
             self._closed = error
             self._timer.cancel()
         for queue in (self._interactive, self._background):
-            while (waiter := queue.pop()) is not None:
-                waiter.set_exception(error.with_facts())
+            for demand in [*queue.kinds]:
+                while (waiter := queue.pop(demand)) is not None:
+                    waiter.set_exception(error.with_facts())

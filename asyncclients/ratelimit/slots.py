@@ -1,8 +1,10 @@
-"""The two counters of one quota: the sliding window of its slots, and its token bucket.
+"""The counters of one quota: the window of its slots, and its token bucket.
 
 `SlidingWindow` keeps the quota. A slot is held from the send of a call until its *expiry*:
 the latest instant at which the call can have arrived, plus the period. While no such bound
 is known the expiry is infinite, and only the response frees the slot.
+
+`CalendarWindow` does the same for a quota that starts anew at midnight. It has no bucket.
 
 `TokenBucket` spreads the calls over the period. `aiolimiter.AsyncLimiter` does the
 arithmetic. Its own waiting is not used, because every decision here is a function of
@@ -15,12 +17,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from aiolimiter import AsyncLimiter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncclients.ratelimit.quota import Quota
 
 _TRIM = 256
@@ -29,6 +33,10 @@ RATE_SAFETY = 0.998
 """Share of limit/period at which calls are sent. 0.99 would lose 1 % of the quota."""
 _SPACED_BURST = 1.05
 """Capacity in calls where bursts are off; the 0.05 absorbs rounding and timer jitter."""
+_SKEW = 1.0
+"""Seconds by which the vendor's clock may differ from ours, at the end of a calendar window."""
+_CLOCK_ROUNDING = 1e-6
+"""Seconds. Instants since 1970 are rounded to a quarter of this."""
 _ROUNDING = 1e-9
 """Seconds. At the instant that `ready_at` returned, the bucket must be ready."""
 
@@ -66,19 +74,19 @@ class SlidingWindow:
         self.first_live = first
         return size - first
 
-    def free_at(self, now: float, reserve: int) -> float:
-        """Return the earliest instant at which a slot is free and *reserve* more are.
+    def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
+        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
 
-        At least one slot is always usable, whatever *reserve* is. `math.inf` if only a
-        response can free a slot.
+        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
+        can free a slot.
         """
         expiries, first = self.expiries, self.first_live
         held = len(expiries) - first
         if held and expiries[first] <= now:
             held = self.held(now)
-        missing = held - self.limit
+        missing = held - self.limit + cost - 1
         if reserve:
-            missing += min(reserve, self.limit - 1)
+            missing += min(reserve, self.limit - cost)
         if now >= self.external_until:
             return now if missing < 0 else self._expiry_of(missing, now)
         shared = self._expiry_of(missing + self.external, now)
@@ -130,10 +138,11 @@ class SlidingWindow:
         return len(self.expiries) - bisect_right(self.expiries, instant)
 
     def nth_free_at(self, nth: int, now: float, extra_hold: float) -> float:
-        """Return when the *nth* call from now could take a slot; *nth* is at most the limit.
+        """Return when the *nth* slot from now could be taken; *nth* is cut to the limit.
 
         *extra_hold* is how many seconds beyond the period a slot is expected to be held.
         """
+        nth = min(nth, self.limit)
         held = self.held(now)
         missing = nth - 1 + held - self.limit
         if now < self.external_until:
@@ -146,13 +155,98 @@ class SlidingWindow:
         return min(free_at, now + self.period + extra_hold)
 
 
+class CalendarWindow:
+    """The slots of one calendar quota, counted per window and not per call.
+
+    A call counts in each window in which it may arrive: in the current one and all later
+    ones while it is in flight, then in those up to its response. The vendor's clock may
+    differ from ours by `_SKEW`. So a slot is held until the end of the window that contains
+    its response plus `_SKEW`, plus `_SKEW`.
+
+    Args:
+        quota: made by `Quota.calendar`.
+        wall_time: returns the seconds since 1970 of a loop instant.
+
+    Attributes:
+        in_flight: units of the calls in flight.
+    """
+
+    __slots__ = ("_held", "_quota", "_wall_time", "_window", "in_flight", "limit")
+
+    def __init__(self, quota: Quota, wall_time: Callable[[float], float]) -> None:
+        self.limit = quota.limit
+        self.in_flight = 0
+        self._quota, self._wall_time = quota, wall_time
+        self._held: dict[float, int] = {}  # seconds since 1970 of the end -> units
+        self._window = (math.inf, -math.inf)
+
+    def held(self, now: float) -> int:
+        """Return how many slots this client's calls hold at *now*."""
+        if self._held:
+            time = self._wall_time(now) + _CLOCK_ROUNDING
+            for end in [end for end in self._held if end <= time]:
+                del self._held[end]
+        return self.in_flight + sum(self._held.values())
+
+    def free_at(self, now: float, reserve: int, cost: int = 1) -> float:
+        """Return the earliest instant at which *cost* slots are free and *reserve* more are.
+
+        *cost* slots are always usable, whatever *reserve* is. `math.inf` if only a response
+        can free a slot.
+        """
+        missing = self.held(now) + cost + min(reserve, self.limit - cost) - self.limit
+        if missing <= 0:
+            return now
+        for end in sorted(self._held):
+            missing -= self._held[end]
+            if missing <= 0:
+                return now + end - self._wall_time(now)
+        return math.inf
+
+    def nth_free_at(self, nth: int, now: float) -> tuple[float, int]:
+        """Return when the *nth* slot from now could be taken, and its number in its window."""
+        free = max(0, self.limit - self.held(now))
+        if nth <= free:
+            return now, nth
+        skip, number = divmod(nth - free - 1, self.limit)
+        time = self._wall_time(now)
+        end = self._quota.window(time, skip)[1] + _SKEW
+        return now + end - time, number + 1
+
+    def hold(self, now: float, cost: int) -> None:
+        """Hold *cost* slots of a call that had arrived by *now*, and is not in flight any more."""
+        time = self._wall_time(now) + _SKEW
+        start, end = self._window
+        if not start <= time < end:
+            self._window = _, end = self._quota.window(time)
+        self._held[end + _SKEW] = self._held.get(end + _SKEW, 0) + cost
+
+
+class Taken(NamedTuple):
+    """What each call of one kind takes: *cost* slots of all these counters.
+
+    Attributes:
+        cost: slots.
+        pairs: the sliding windows, each with its token bucket.
+        calendars: the calendar windows.
+    """
+
+    cost: int
+    pairs: tuple[tuple[SlidingWindow, TokenBucket], ...]
+    calendars: tuple[CalendarWindow, ...]
+
+
+_NOTHING = Taken(1, (), ())
+
+
 class Permit(msgspec.Struct, eq=False, gc=False):
-    """Permission to send one call. It holds a slot of each quota.
+    """Permission to send one call. It holds its slots of each quota.
 
     Attributes:
         number: 1 for the first call of the limiter, then ascending.
         sent_at: loop instant at which the permit was granted.
-        slots: for each quota its window and the expiry of the slot held there.
+        taken: the counters of its quotas.
+        slots: for each slot of a sliding window the window, and the expiry.
         slot_idle_for: seconds for which the most recently used of the slots was idle.
         in_burst: the call followed another one by less than the bucket's interval.
         settled: the limiter knows how the call ended.
@@ -160,6 +254,7 @@ class Permit(msgspec.Struct, eq=False, gc=False):
 
     number: int
     sent_at: float
+    taken: Taken = _NOTHING
     slots: list[tuple[SlidingWindow, float]] = []
     slot_idle_for: float = math.inf
     in_burst: bool = False
@@ -167,7 +262,12 @@ class Permit(msgspec.Struct, eq=False, gc=False):
 
     @property
     def arrived_by(self) -> float:
-        """The latest instant at which the call can have arrived; inf while unknown."""
+        """The latest instant at which the call can have arrived; inf while unknown.
+
+        With calendar quotas alone it stays unknown until the call is settled.
+        """
+        if self.taken.calendars and not self.slots:
+            return math.inf
         return min((expiry - window.period for window, expiry in self.slots), default=self.sent_at)
 
 
@@ -240,29 +340,37 @@ class TokenBucket(_LeakyBucket):
         self._rate_per_sec = self.full_rate * rate_factor
         self.max_rate = _SPACED_BURST + (self.full_burst - _SPACED_BURST) * burst_factor
 
-    def ready_at(self, now: float, calls: int = 1) -> float:
-        """Return the earliest instant, not before *now*, with tokens for *calls* calls."""
+    def ready_at(self, now: float, tokens: float = 1) -> float:
+        """Return the earliest instant, not before *now*, with that many tokens."""
         if now > self._last_check:  # a clock that steps back must not fill the bucket
             self._clock.now = now
-            if self.has_capacity(calls):
+            if self.has_capacity(tokens):
                 return now
-        missing = self._level + calls - self.max_rate
+        missing = self._level + tokens - self.max_rate
         if missing <= 0 and self._last_check <= now:
             return now
         due = self._last_check + missing / self._rate_per_sec
         return due if due > now + _ROUNDING else now
 
-    def take(self, now: float) -> float:
-        """Take one token, after `ready_at`; return the level, 1 after a full refill."""
+    def needed(self, cost: int) -> float:
+        """Return the tokens that must be there for a call of *cost* tokens.
+
+        A call may cost more than the burst: then later calls wait until the rest is refilled.
+        One token less than a full bucket, because a full one would lose what is refilled.
+        """
+        return cost if cost == 1 else min(cost, max(1.0, self.max_rate - 1))
+
+    def take(self, now: float, tokens: int = 1) -> float:
+        """Take *tokens*, after `ready_at`; return the level, *tokens* after a full refill."""
         if now > self._last_check:
             self._clock.now = now
             self.has_capacity()  # updates the level
-        self._level += 1
+        self._level += tokens
         return self._level
 
-    def refund(self) -> None:
-        """Put back a token that was not used."""
-        self._level = max(0.0, self._level - 1)
+    def refund(self, tokens: int = 1) -> None:
+        """Put back *tokens* that were not used."""
+        self._level = max(0.0, self._level - tokens)
 
     def drain_until(self, until: float) -> None:
         """Leave exactly one token at *until*, so that no burst follows a pause."""

@@ -23,6 +23,21 @@ _MIN_SWEEP_INTERVAL, _MAX_SWEEP_INTERVAL = 0.05, 30.0
 """Seconds between two sweeps for idle scopes."""
 
 
+def system_time(at: float) -> float:
+    """Return the seconds since 1970 of the instant *at* of a loop that runs in real time."""
+    return at + time.time() - time.monotonic()
+
+
+def wall_clock(loop: asyncio.AbstractEventLoop) -> Callable[[float], float]:
+    """Return the function that gives the seconds since 1970 of an instant of *loop*.
+
+    It follows the system's clock where that is set, and after a suspension, and it follows
+    the loop where its time is virtual.
+    """
+    ahead = time.monotonic() - loop.time()
+    return lambda at: system_time(at + ahead)
+
+
 class Timer:
     """Calls *callback* when *loop* reaches the instant that was set, and not before.
 

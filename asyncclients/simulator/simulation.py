@@ -19,7 +19,7 @@ import msgspec
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.quota import ONE, Demand, Priority
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.simulator.event_loop import SimulatedLoop
 from asyncclients.simulator.models import LATENCIES, SERVERS
@@ -44,8 +44,10 @@ class Client(Protocol):
 
     @property
     def quotas(self) -> tuple[Quota, ...]: ...
-    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float: ...
-    def acquire(self, now: float) -> Any: ...
+    def next_permit_at(
+        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+    ) -> float: ...
+    def acquire(self, now: float, demand: Demand = ONE) -> Any: ...
     def on_response(self, permit: Any, now: float, info: RateLimitInfo | None) -> None: ...
 
 

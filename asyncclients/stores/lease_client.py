@@ -556,7 +556,7 @@ class LeaseClient:
         sent_at = self._loop.time()
         sync, slots = self._sync, self.slots
         slots.expire(sent_at, max(sync.periods()))
-        count, priority = self._queue.backlog()
+        count, priority, _ = self._queue.backlog()
         if goodbye or self.outage.fallback is not None:
             count = 0  # in an outage the request is a heartbeat only
         shares_from = sync.last_response_at + max(sync.periods())

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from asyncclients.ratelimit.quota import ONE, Demand
+
 if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Limiter, LimiterState
@@ -51,9 +53,26 @@ class SharedLimiter:
         """The quotas that this process has configured; those of others apply as well."""
         return self._local.quotas
 
-    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float:
+    @property
+    def by_operation(self) -> bool:
+        """Whether a quota applies to certain operations only."""
+        return self._local.by_operation
+
+    def kind_of(self, demand: Demand) -> Demand:
+        """Return the demand that stands for all with the same cost and the same quotas."""
+        return self._local.kind_of(demand)
+
+    def openings(
+        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+    ) -> dict[str, float]:
+        """Return when this process's own limiter has room in each group of quotas."""
+        return self._local.openings(now, reserve, spaced=spaced, demand=demand)
+
+    def next_permit_at(
+        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+    ) -> float:
         """Return when a permit can be acquired; infinity until the store responds."""
-        at = self._local.next_permit_at(now, reserve, spaced=spaced)
+        at = self._local.next_permit_at(now, reserve, spaced=spaced, demand=demand)
         if at == math.inf:
             return at
         fallback = self._outage.fallback
@@ -70,9 +89,9 @@ class SharedLimiter:
         self.lease_client.request_slots(now)
         return math.inf
 
-    def acquire(self, now: float) -> Permit:
+    def acquire(self, now: float, demand: Demand = ONE) -> Permit:
         """Use a slot. Allowed if `next_permit_at(now) <= now`."""
-        permit = self._local.acquire(now)
+        permit = self._local.acquire(now, demand)
         number = self._numbers[permit.number] = self.slots.consume()
         if self._outage.fallback is not None:
             self._outage.fallback.acquire(permit, now)
@@ -116,9 +135,9 @@ class SharedLimiter:
         self._local.on_rate_limited(now, retry_after, permit)
         self.lease_client.on_rate_limited(now)
 
-    def nth_permit_at(self, calls: int, now: float) -> float:
+    def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
         """Return when *calls* more calls can have been sent, with contenders taking turns."""
-        at = self._local.nth_permit_at(calls, now)
+        at = self._local.nth_permit_at(calls, now, demand)
         if self._outage.fallback is not None:
             next_at = self._outage.fallback.next_permit_at(now)
             return at if next_at == math.inf else max(at, next_at)

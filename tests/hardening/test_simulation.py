@@ -17,6 +17,7 @@ from asyncclients.core.events import logger
 from asyncclients.core.retry import decide
 from asyncclients.core.tokens import TokenSource
 from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.scheduler import Scheduler
 from asyncclients.ratelimit.slots import Permit
 
@@ -106,8 +107,8 @@ def counts_from_the_send(patch: pytest.MonkeyPatch) -> None:
     """A slot is free one period after the send instead of after the arrival."""
     acquire = Limiter.acquire
 
-    def acquire_too_early(self: Any, now: float) -> Permit:
-        permit = acquire(self, now)
+    def acquire_too_early(self: Any, now: float, demand: Demand = ONE) -> Permit:
+        permit = acquire(self, now, demand)
         for index, (window, end) in enumerate(permit.slots):
             window.move(end, now + window.period)
             permit.slots[index] = (window, now + window.period)

@@ -15,7 +15,7 @@ import pytest
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Quota
 from asyncclients.ratelimit.slots import Permit
 from asyncclients.simulator import LATENCIES, SERVERS, draw_image, draw_text, simulate
 from asyncclients.simulator.simulation import Simulation
@@ -147,10 +147,12 @@ class Greedy:
 
     quotas = (TWO,)
 
-    def next_permit_at(self, now: float, reserve: int = 0, *, spaced: bool = False) -> float:
+    def next_permit_at(
+        self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
+    ) -> float:
         return now
 
-    def acquire(self, now: float) -> Permit:
+    def acquire(self, now: float, demand: Demand = ONE) -> Permit:
         return Permit(1, now)
 
     def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
