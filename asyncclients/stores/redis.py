@@ -7,8 +7,9 @@ is a `ConfigurationError` at first use; any other failure is an outage (`fallbac
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -20,22 +21,23 @@ from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnava
 from asyncclients.stores.quota_log import RULES
 from asyncclients.stores.redis_client import (
     TIMEOUT,
+    RedisClient,
     Script,
     check_server,
+    close,
+    command_timeout,
     connector,
     display_url,
+    node_name,
     with_timeout,
 )
 from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.session import StoreSession
 
-if TYPE_CHECKING:
-    import redis.asyncio as redis
-
 __all__ = ["RedisLimits", "RedisTokens"]
 
 _MAX_COMMANDS = 16
-"""Commands in flight at a time: with ten thousand scopes, the others wait."""
+"""Commands in flight to one server at a time: with ten thousand scopes, the others wait."""
 _KEYS = ("state", "members", "interactive", "background", "log")
 _encode = msgspec.json.Encoder().encode
 _RULES = _encode(RULES)
@@ -61,7 +63,11 @@ class RedisLimits:
     """Shares quotas between all processes that use the same Redis and *prefix*.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it, or
+            `redis+sentinel://host1:26379,host2:26379/NAME` (`rediss+sentinel://` with TLS) for
+            the primary that Sentinel knows as NAME. User and password apply to both.
+        cluster: the server is a cluster; *url* may name several of its nodes,
+            `redis://host1:6379,host2:6379`.
         when_down: what each process sends in an outage: its share of the quota
             (`safe_share`), nothing (`pause`), or what its own limiter allows (`local`, up to
             the quota times the number of processes).
@@ -78,16 +84,19 @@ class RedisLimits:
         self,
         url: str | Secret,
         *,
+        cluster: bool = False,
         when_down: WhenDown = "safe_share",
         lease: float = 0.1,
         prefix: str = "asyncclients",
     ) -> None:
         url = Secret(url)
+        check_type("cluster", cluster, bool, "cluster=True")
         check_type("prefix", prefix, str, "prefix='asyncclients'")
         self._store = display_url(url)
         self._when_down: WhenDown = when_down
         check_store_options(when_down, lease)
-        self._connect = connector(url)
+        self._connect = connector(url, cluster=cluster)
+        self._timeout = command_timeout(url, cluster=cluster)
         self._lease, self._prefix = lease, prefix
 
     def __repr__(self) -> str:
@@ -100,37 +109,52 @@ class RedisLimits:
             display_name=self._store,
             when_down=self._when_down,
             lease=self._lease,
-            timeout=TIMEOUT,
+            timeout=self._timeout,
             assume_spent=cold,
         )
-        return StoreSession(RedisBackend(self._connect(), self._store, self._prefix), config)
+        backend = RedisBackend(self._connect(), self._store, self._prefix, self._timeout)
+        return StoreSession(backend, config)
+
+
+class _Lane:
+    """The commands to one node: some in flight at a time, the others wait."""
+
+    def __init__(self) -> None:
+        self.semaphore = asyncio.Semaphore(_MAX_COMMANDS)
+        self.failures = 0
+        self.failure = StoreUnavailableError("no response")
 
 
 class RedisBackend:
-    """The quota logs of all scopes in one Redis."""
+    """The quota logs of all scopes in one Redis, or in the nodes of one cluster."""
 
-    def __init__(self, client: redis.Redis, store: str, prefix: str) -> None:
+    def __init__(
+        self, client: RedisClient, store: str, prefix: str, timeout: float = TIMEOUT
+    ) -> None:
         self._client, self._store, self._prefix = client, store, prefix
+        self._timeout = timeout
         self._script = Script(load_script())
         self._server_check: asyncio.Task[None] | None = None
-        self._semaphore = asyncio.Semaphore(_MAX_COMMANDS)
-        self._failures = 0
-        self._failure = StoreUnavailableError("no response")
+        self._lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
 
     async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         """Apply *request*, see `Backend.apply`.
 
-        If a command queued before this one fails, this one fails too, without being sent.
+        If a command queued before this one for the same node fails, this one fails too, without
+        being sent.
         """
         keys, arguments = script_keys(self._prefix, key, request), script_arguments(request)
-        failures = self._failures
-        async with self._semaphore:
-            if failures != self._failures:
-                raise StoreUnavailableError(str(self._failure), self._failure.advice)
+        lane = self._lanes[node_name(self._client, keys[0])]
+        failures = lane.failures
+        async with lane.semaphore:
+            if failures != lane.failures:
+                raise StoreUnavailableError(str(lane.failure), lane.failure.advice)
             try:
-                reply = await with_timeout(self._store, lambda: self._run(keys, arguments))
+                reply = await with_timeout(
+                    self._store, lambda: self._run(keys, arguments), self._timeout
+                )
             except StoreUnavailableError as failure:
-                self._failures, self._failure = self._failures + 1, failure
+                lane.failures, lane.failure = lane.failures + 1, failure
                 raise
         return decode_reply(reply)
 
@@ -147,7 +171,7 @@ class RedisBackend:
         if self._server_check is not None:
             self._server_check.cancel()
             await asyncio.gather(self._server_check, return_exceptions=True)
-        await self._client.aclose()
+        await close(self._client)
 
 
 def decode_reply(reply: Any) -> LeaseResponse:

@@ -3,6 +3,10 @@
 redis-py retries commands by default, and a script that runs twice would count twice. After a
 timeout or a cancelled command it closes the connection, so that no reply reaches the wrong
 command.
+
+A store is one server, the primary that Sentinel names, or a cluster. redis-py asks Sentinel for
+the primary at each new connection, and follows the redirections of a cluster. After a failed
+command it reads the addresses of all nodes again, from any node that responds.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ import asyncio
 import hashlib
 import re
 import ssl
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from asyncclients.core.events import logger
 from asyncclients.errors import ConfigurationError
@@ -21,7 +27,10 @@ from asyncclients.stores.protocol import StoreUnavailableError
 
 try:
     import redis.asyncio as redis
+    from redis.asyncio.cluster import ClusterNode
+    from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
+    from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
     from redis.backoff import NoBackoff
     from redis.exceptions import (
         AuthenticationError,
@@ -29,8 +38,10 @@ try:
         InvalidResponse,
         NoPermissionError,
         NoScriptError,
+        RedisClusterException,
         RedisError,
         ResponseError,
+        SlotNotCoveredError,
     )
     from redis.exceptions import TimeoutError as RedisTimeoutError
 except ImportError as missing:  # pragma: no cover - the test group has it
@@ -41,8 +52,14 @@ except ImportError as missing:  # pragma: no cover - the test group has it
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+RedisClient = redis.Redis | redis.RedisCluster
+
 TIMEOUT = 0.5
-"""Seconds for one command, including the connection."""
+"""Seconds for one command to a single server, including the connection."""
+NODES_TIMEOUT = 1.0
+"""Seconds for one command to a cluster or through Sentinel, where nodes may have to be found first."""
+_CONNECT_TIMEOUT = 0.2
+"""Seconds to connect to one of several nodes, so that the next one can be tried in time."""
 _MIN_VERSION = (6, 2)
 COMMANDS = (
     *("INFO", "EVALSHA", "EVAL", "TIME"),
@@ -51,96 +68,208 @@ COMMANDS = (
     *("ZADD", "ZCARD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """The commands in use, inside and outside of the scripts."""
-ACL_RIGHTS = " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (asyncclients:*)"
+ACL_RIGHTS = (
+    " ".join(f"+{command.lower()}" for command in COMMANDS) + " ~PREFIX:* (asyncclients:*); "
+    "in a cluster also +cluster|slots +asking"
+)
 """Arguments of ACL SETUSER for a user of the store."""
+
+
+class Address(NamedTuple):
+    """The parts of a store's URL; see `RedisLimits`."""
+
+    scheme: str
+    login: Secret
+    hosts: tuple[tuple[str, int | None], ...]
+    path: str
+    query: Secret
+
+    @property
+    def is_sentinel(self) -> bool:
+        """True if the hosts are Sentinels and the path is the name of the primary."""
+        return self.scheme.endswith("+sentinel")
+
+    def server_url(self) -> str:
+        """Return the URL of the first host as redis-py reads it."""
+        host, port = self.hosts[0]
+        path = "" if self.is_sentinel else self.path
+        return (
+            f"{self.scheme.removesuffix('+sentinel')}://{self.login.reveal()}{_bracketed(host)}"
+            f"{f':{port}' if port else ''}{path}?{self.query.reveal()}"
+        )
+
+    def is_complete(self, *, cluster: bool) -> bool:
+        """Return whether the parts suffice; redis-py would read a database name as database 0."""
+        name = self.path.strip("/")
+        has_hosts = all(host for host, _ in self.hosts)
+        if cluster:
+            return self.scheme in {"redis", "rediss"} and has_hosts and name in {"", "0"}
+        if self.scheme == "unix":
+            return bool(name)
+        if self.is_sentinel:
+            return self.scheme.startswith(("redis+", "rediss+")) and has_hosts and bool(name)
+        return (
+            self.scheme in {"redis", "rediss"}
+            and len(self.hosts) == 1
+            and (has_hosts or bool(name))
+            and (not name or name.isdecimal())
+        )
+
+
+def parse_address(url: Secret) -> Address | None:
+    """Return the parts of *url*; None if they cannot be read."""
+    text: Any = url.reveal()
+    try:
+        parts = urlsplit(text)
+        login, at, hosts = parts.netloc.rpartition("@")
+        split = [urlsplit(f"//{host.strip()}") for host in hosts.split(",")]
+        pairs = tuple((each.hostname or "", each.port) for each in split)
+        return Address(parts.scheme, Secret(login + at), pairs, parts.path, Secret(parts.query))
+    except (ValueError, AttributeError, TypeError):
+        return None
 
 
 def display_url(url: Secret) -> str:
     """Return *url* without user, password and query."""
-    parts = _split(url)
-    if parts is None:
+    address = parse_address(url)
+    if address is None:
         return "at an unreadable address"
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
+    hosts = (f"{_bracketed(host)}{f':{port}' if port else ''}" for host, port in address.hosts)
+    return f"{address.scheme}://{','.join(hosts)}{address.path}"
 
 
-def connector(url: str | Secret) -> Callable[[], redis.Redis]:
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def command_timeout(url: Secret, *, cluster: bool) -> float:
+    """Return the seconds after which a command to the store at *url* has failed."""
+    address = parse_address(url)
+    has_nodes = cluster or (address is not None and address.is_sentinel)
+    return NODES_TIMEOUT if has_nodes else TIMEOUT
+
+
+def connector(url: str | Secret, *, cluster: bool = False) -> Callable[[], RedisClient]:
     """Return a function that creates clients for *url*, without retries and with timeouts.
 
     Raises:
         ConfigurationError: redis-py does not accept *url*.
     """
     url = Secret(url)
-    if not _is_redis_url(url):
+    address = parse_address(url)
+    if address is None or not address.is_complete(cluster=cluster):
+        if cluster:
+            raise ConfigurationError(
+                "the address of the shared store is not a redis:// or rediss:// URL of a cluster",
+                advice="Give it as redis://host:6379, or redis://host1,host2 to start from any of "
+                "several nodes; a cluster has no numbered databases",
+            )
         raise ConfigurationError(
-            "the address of the shared store is not a redis://, rediss:// or unix:// URL",
-            advice="Give it as redis://host:6379/0, or rediss:// for TLS",
+            "the address of the shared store is not a redis://, rediss://, redis+sentinel:// or "
+            "unix:// URL",
+            advice="Give it as redis://host:6379/0, rediss:// for TLS, or "
+            "redis+sentinel://host1:26379,host2:26379/PRIMARY with the name that Sentinel uses",
         )
-
-    def connect() -> redis.Redis:
-        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url.reveal(),
-            retry=Retry(NoBackoff(), 0),
-            retry_on_timeout=False,
-            socket_timeout=TIMEOUT,
-            socket_connect_timeout=TIMEOUT,
-            health_check_interval=0,
-        )
-
-    if not _is_connectable(connect):
+    if not _is_connectable(address, cluster=cluster):
         raise ConfigurationError(
             f"the address of the shared store {display_url(url)} has a query that redis-py cannot use",
             advice="Remove the part after the question mark, or see redis-py's `from_url`",
         )
-    return connect
+    return partial(_connect, address, cluster=cluster)
 
 
-def _is_connectable(connect: Callable[[], redis.Redis]) -> bool:
+def _is_connectable(address: Address, *, cluster: bool) -> bool:
     """Return whether a connection object can be created; it raises for an unknown option."""
     try:
-        connect().connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError, RedisError):
+        client = _connect(address, cluster=cluster)
+        if isinstance(client, redis.RedisCluster):
+            client.startup_nodes[0].acquire_connection()
+        else:
+            client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, RedisError, RedisClusterException):
         return False
     return True
 
 
-def _is_redis_url(url: Secret) -> bool:
-    """Return whether *url* is complete; redis-py would read a database name as database 0."""
-    parts = _split(url)
-    if parts is None:
-        return False
-    if parts.scheme == "unix":
-        return bool(parts.path)
-    database = parts.path.strip("/")
-    return (
-        parts.scheme in {"redis", "rediss"}
-        and bool(parts.hostname or database)
-        and (not database or database.isdecimal())
+def _connect(address: Address, *, cluster: bool) -> RedisClient:
+    options: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "health_check_interval": 0,
+    }
+    if not cluster and not address.is_sentinel:
+        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            address.server_url(), retry_on_timeout=False, **options
+        )
+    options["socket_connect_timeout"] = _CONNECT_TIMEOUT
+    options.update(parse_url(address.server_url()))
+    options["ssl"] = options.pop("connection_class", None) is not None
+    del options["host"]
+    options.pop("port", None)
+    if cluster:
+        client = redis.RedisCluster(
+            startup_nodes=[ClusterNode(host, port or 6379) for host, port in address.hosts],
+            require_full_coverage=False,
+            reinitialize_steps=0,  # while slots are moved, it would close all connections often
+            **options,
+        )
+        client.commands_parser = _NoCommands()  # type: ignore[assignment]
+        return client
+    sentinel = Sentinel(
+        [(host, port or 26379) for host, port in address.hosts],
+        sentinel_kwargs={name: value for name, value in options.items() if name != "db"},
+        **options,
     )
+    return sentinel.master_for(address.path.strip("/"))
 
 
-def _split(url: Secret) -> SplitResult | None:
-    """Return the parts of *url*; None if they cannot be read."""
-    text: Any = url.reveal()
+class _NoCommands:
+    """No table of commands: scripts name their keys.
+
+    redis-py reads the table again after each failed command, and blocks the event loop for some
+    50 ms with it.
+    """
+
+    async def initialize(self, node: ClusterNode | None = None) -> None:
+        """Do nothing."""
+
+
+async def close(client: RedisClient) -> None:
+    """Close all connections of *client*."""
+    await client.aclose()
+    if isinstance(client, redis.RedisCluster):
+        for nodes in ("nodes_cache", "startup_nodes"):  # `aclose` skips them after a failure
+            with suppress(RedisError, OSError):
+                await client.nodes_manager.aclose(nodes)
+    elif isinstance(client.connection_pool, SentinelConnectionPool):
+        await client.connection_pool.sentinel_manager.aclose()
+
+
+def node_name(client: RedisClient, key: str) -> str:
+    """Return the node of a cluster that holds *key*, as far as is known; else ""."""
+    if not isinstance(client, redis.RedisCluster):
+        return ""
     try:
-        parts = urlsplit(text) if isinstance(text, str) else None
-        _ = parts and parts.port
-    except ValueError:
-        return None
-    return parts
+        node = client.get_node_from_key(key)
+    except SlotNotCoveredError:
+        return ""
+    return node.name if node is not None else ""
 
 
-async def with_timeout(store: str, command: Callable[[], Awaitable[Any]]) -> Any:
+async def with_timeout(
+    store: str, command: Callable[[], Awaitable[Any]], timeout: float = TIMEOUT
+) -> Any:
     """Return the reply to *command*.
 
     Raises:
-        StoreUnavailableError: there was no usable reply within `TIMEOUT`.
+        StoreUnavailableError: there was no usable reply within *timeout* seconds.
         ConfigurationError: the store rejects the login or the command.
     """
     try:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(timeout):
             return await command()
-    except (RedisError, OSError, TimeoutError) as error:
+    except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
         raise explain(store, error) from None
 
 
@@ -151,7 +280,7 @@ class Script:
         self._text = text
         self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-    async def run(self, client: redis.Redis, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def run(self, client: RedisClient, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """Return the script's result."""
         try:
             return await client.evalsha(self._digest, len(keys), *keys, *args)
@@ -182,7 +311,7 @@ class ServerFacts(NamedTuple):
         return self.max_memory > 0 and self.policy != "noeviction"
 
 
-async def read_facts(client: redis.Redis, store: str) -> ServerFacts | None:
+async def read_facts(client: RedisClient, store: str) -> ServerFacts | None:
     """Return what the server reports; None if it does not permit INFO."""
     info: dict[str, Any]
     try:
@@ -202,7 +331,7 @@ async def read_facts(client: redis.Redis, store: str) -> ServerFacts | None:
     )
 
 
-async def check_server(client: redis.Redis, store: str) -> None:
+async def check_server(client: RedisClient, store: str) -> None:
     """Check the server's version and eviction policy, if it permits INFO.
 
     Raises:
@@ -233,7 +362,7 @@ class _Meaning(NamedTuple):
 
 
 _LOGIN = "Correct user and password in its URL"
-_ONE_SERVER = "Give the address of a single server, or of one that takes all keys for the cluster"
+_CLUSTER = "Pass cluster=True, or give the address of a server that takes all keys for the cluster"
 _MEANINGS = {
     "NOAUTH": _Meaning("rejects the login: it requires a password", _LOGIN, True),
     "WRONGPASS": _Meaning("rejects the login: wrong user or password", _LOGIN, True),
@@ -246,8 +375,12 @@ _MEANINGS = {
     "READONLY": _Meaning(
         "is a read-only replica", "Give the address of the primary, or wait for the failover", True
     ),
-    "MOVED": _Meaning("is one node of a cluster and has only some of the keys", _ONE_SERVER, True),
-    "CLUSTERDOWN": _Meaning("is a node of a cluster that is down", _ONE_SERVER, False),
+    "MOVED": _Meaning("is one node of a cluster and has only some of the keys", _CLUSTER, True),
+    "CLUSTERDOWN": _Meaning(
+        "is a cluster without some of its nodes",
+        "Wait for the failover, or start the missing nodes",
+        False,
+    ),
     "OOM": _Meaning(
         "is out of memory", "Raise maxmemory, or use a server without other data", False
     ),
@@ -269,6 +402,8 @@ def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailab
     The code at the start of a server's error reply is part of the Redis protocol. An unknown code
     is an outage.
     """
+    if isinstance(error, RedisClusterException):
+        return _cluster_error(store, error)
     text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(error)))[:160]
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
     if isinstance(error, AuthenticationError) and code not in _MEANINGS:
@@ -294,6 +429,23 @@ def is_denied(error: Exception) -> bool:
     if isinstance(error, (NoPermissionError, AuthorizationError)):
         return True
     return isinstance(error, ResponseError) and bool(_UNKNOWN_COMMAND.search(str(error)))
+
+
+def _cluster_error(
+    store: str, error: RedisClusterException
+) -> ConfigurationError | StoreUnavailableError:
+    """Explain by what the first nodes of a cluster have replied: redis-py wraps it."""
+    cause = next((each for each in _chain(error) if isinstance(each, (RedisError, OSError))), None)
+    if cause is None:
+        return StoreUnavailableError(
+            "its nodes do not serve all slots", _MEANINGS["CLUSTERDOWN"][1]
+        )
+    explained = explain(store, cause)
+    if isinstance(explained, ConfigurationError) or not isinstance(cause, ResponseError):
+        return explained
+    return ConfigurationError(
+        f"the shared store {store} is not a cluster ({cause})", advice="Leave out cluster=True"
+    )
 
 
 def _connection_error(

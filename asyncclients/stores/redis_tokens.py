@@ -33,7 +33,14 @@ from asyncclients.secret import Secret
 from asyncclients.stores.clock import SECOND, micros
 from asyncclients.stores.config import token_scope
 from asyncclients.stores.protocol import StoreUnavailableError
-from asyncclients.stores.redis_client import Script, connector, display_url, with_timeout
+from asyncclients.stores.redis_client import (
+    Script,
+    close,
+    command_timeout,
+    connector,
+    display_url,
+    with_timeout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +94,7 @@ class RedisTokens:
     """Shares access tokens between all processes that use the same Redis and *prefix*.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it.
+        url, cluster: as in `RedisLimits`.
         prefix: first part of every key.
 
     Raises:
@@ -95,11 +102,15 @@ class RedisTokens:
             or a command. Once the store has worked, neither makes a call fail.
     """
 
-    def __init__(self, url: str | Secret, *, prefix: str = "asyncclients") -> None:
+    def __init__(
+        self, url: str | Secret, *, cluster: bool = False, prefix: str = "asyncclients"
+    ) -> None:
         url = Secret(url)
+        check_type("cluster", cluster, bool, "cluster=True")
         check_type("prefix", prefix, str, "prefix='asyncclients'")
         self._store, self._prefix = display_url(url), prefix
-        self._connect = connector(url)
+        self._connect = connector(url, cluster=cluster)
+        self._timeout = command_timeout(url, cluster=cluster)
         self._fences: dict[str, str] = {}
         self._undropped: dict[str, set[str]] = {}
         self._has_worked = self._is_down = False
@@ -190,6 +201,8 @@ class RedisTokens:
         client = self._connect()
         names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
         try:
-            return await with_timeout(self._store, lambda: script.run(client, names, arguments))
+            return await with_timeout(
+                self._store, lambda: script.run(client, names, arguments), self._timeout
+            )
         finally:
-            await client.aclose()
+            await close(client)

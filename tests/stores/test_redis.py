@@ -37,11 +37,14 @@ FAST = {"intouch": (20, 1.0)}
 
 @asynccontextmanager
 async def at_work(
-    url: str, pools: int = 2, *, when_down: WhenDown = "safe_share"
+    url: str, pools: int = 2, *, when_down: WhenDown = "safe_share", cluster: bool = False
 ) -> AsyncGenerator[Sandbox]:
     """Run *pools* pools with a backlog on one key, against a strict sandbox."""
     async with Sandbox(quotas=FAST) as sandbox:
-        opened = [SessionPool(limits=RedisLimits(url, when_down=when_down)) for _ in range(pools)]
+        opened = [
+            SessionPool(limits=RedisLimits(url, cluster=cluster, when_down=when_down))
+            for _ in range(pools)
+        ]
         clients = [
             IntouchClient(
                 pool,
@@ -242,7 +245,7 @@ async def test_store_without_optional_command_works(renamed: str) -> None:
         (b"-DENIED Redis is running in protected mode\r\n", "protected mode", "password"),
         (b"-READONLY You can't write against a read only replica.\r\n", "replica", "primary"),
         (b"-MOVED 866 127.0.0.1:7001\r\n", "one node of a cluster", "all keys"),
-        (b"-CLUSTERDOWN Hash slot not served\r\n", "cluster", "all keys"),
+        (b"-CLUSTERDOWN Hash slot not served\r\n", "cluster", "failover"),
         (b"-OOM command not allowed\r\n", "out of memory", "maxmemory"),
         (b"-LOADING Redis is loading the dataset\r\n", "loading", "Wait"),
         (b"-MISCONF Errors writing to the AOF file\r\n", "cannot save", "disk"),
@@ -457,6 +460,8 @@ async def test_every_command_has_a_timeout(url: str) -> None:
 
 class Parrot:
     """A client whose scripts reply *nonsense*."""
+
+    connection_pool = None
 
     def __init__(self, nonsense: object) -> None:
         self._nonsense = nonsense

@@ -1,0 +1,215 @@
+"""Quotas shared through a cluster, through Sentinel and over TLS; on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from asyncclients import ConfigurationError
+from asyncclients.core.auth import bearer
+from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.secret import Secret
+from asyncclients.stores import RedisLimits, RedisTokens
+from tests.support.valkey_server import Cluster, Proxy, Sentinels, command
+
+from .test_redis import at_work, rights_in, sent_between, until, within_quota
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Cluster]:
+    """A cluster that no test kills."""
+    with Cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(nodes: Cluster) -> Cluster:
+    """The cluster without any keys."""
+    for server in nodes.primaries():
+        command(server.url, "FLUSHALL")
+    return nodes
+
+
+async def resumed(sandbox: Sandbox) -> None:
+    """Wait until calls are sent at half the quota's rate or more, after now."""
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    await until(lambda: sent_between(sandbox, max(since, loop.time() - 1), loop.time()) >= 10)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://a/1", "unix:///path", "redis+sentinel://a/name", "redis://a,"]
+)
+def test_cluster_url_without_nodes_is_rejected(url: str) -> None:
+    """A cluster has no databases, no sockets and no Sentinel: a ConfigurationError says so."""
+    with pytest.raises(ConfigurationError, match="of a cluster"):
+        RedisLimits(url, cluster=True)
+
+
+@pytest.mark.parametrize("url", ["redis+sentinel://a", "redis://a,b", "http+sentinel://a/name"])
+def test_incomplete_url_of_nodes_is_rejected(url: str) -> None:
+    """Sentinel needs the name of the primary; several hosts need Sentinel or a cluster."""
+    with pytest.raises(ConfigurationError, match="redis\\+sentinel://"):
+        RedisLimits(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis+sentinel://u:canary@a:1,b/name?db=1", "redis+sentinel://a:1,b/name"),
+        ("rediss+sentinel://:canary@[::1]:1/name", "rediss+sentinel://[::1]:1/name"),
+    ],
+)
+def test_sentinel_url_is_shown_without_login(url: str, shown: str) -> None:
+    """The representation names all hosts and the primary, never the password."""
+    assert repr(RedisLimits(url)) == f"<RedisLimits {shown} when_down='safe_share'>"
+
+
+async def test_cluster_holds_scopes_on_all_nodes(cluster: Cluster) -> None:
+    """Sixty scopes: every primary has some, and each is granted a slot."""
+    session = RedisLimits(cluster.url, cluster=True).open()
+    loop = asyncio.get_running_loop()
+
+    async def call(name: str) -> None:
+        local = Limiter((Quota(2, 1.0),), now=loop.time())
+        scheduler = Scheduler(local, loop)
+        scheduler.limiter = session.limiter(name, local, scheduler)
+        scheduler.on_response(await scheduler.acquire(PermitRequest()), None)
+        scheduler.on_done()
+
+    await asyncio.gather(*(call(f"scope-{number}") for number in range(60)))
+    counts = [command(server.url, "DBSIZE") for server in cluster.primaries()]
+    await session.aclose()
+    assert len(counts) == 3
+    assert all(counts)
+
+
+async def test_cluster_failover_at_work_exceeds_no_quota(cluster: Cluster) -> None:
+    """A replica takes over: no call too many, and calls continue on the new primary."""
+    async with at_work(cluster.url, cluster=True) as sandbox:
+        await asyncio.sleep(0.8)
+        replica = cluster.replica_of(cluster.holder())
+        await asyncio.to_thread(command, replica.url, "CLUSTER", "FAILOVER")
+        await until(lambda: cluster.holder() is replica)
+        await resumed(sandbox)
+        assert within_quota(sandbox)
+
+
+async def test_cluster_slot_moved_at_work_exceeds_no_quota(cluster: Cluster) -> None:
+    """The slot of the scope moves to another node: no call too many, and calls continue."""
+    async with at_work(cluster.url, cluster=True) as sandbox:
+        await asyncio.sleep(0.8)
+        before = cluster.holder()
+        await asyncio.to_thread(cluster.move_slot)
+        await resumed(sandbox)
+        assert within_quota(sandbox)
+        assert cluster.holder() is not before
+
+
+async def test_cluster_tokens_are_shared(cluster: Cluster) -> None:
+    """A token stored through one node is found by a client that starts from another."""
+    loop = asyncio.get_running_loop()
+    first, second = (RedisTokens(s.url, cluster=True) for s in cluster.primaries()[:2])
+    assert await first.load("scope", loop.time()) is None
+    await first.save("scope", bearer(Secret("token"), loop.time() + 50), loop.time())
+    token = await second.load("scope", loop.time())
+    assert token is not None
+    assert token.value.reveal() == "token"
+
+
+async def test_single_server_is_not_a_cluster(url: str) -> None:
+    """cluster=True for a server without cluster mode is a ConfigurationError that says so."""
+    tokens = RedisTokens(url, cluster=True)
+    with pytest.raises(ConfigurationError, match="is not a cluster") as caught:
+        await tokens.load("scope", 0.0)
+    assert caught.value.advice == "Leave out cluster=True"
+
+
+async def test_cluster_node_without_cluster_advises_it(cluster: Cluster) -> None:
+    """One node of a cluster, without cluster=True: the error advises cluster=True."""
+    tokens = RedisTokens(cluster.servers[2].url)
+    with pytest.raises(ConfigurationError, match="one node of a cluster") as caught:
+        await tokens.load("scope", 0.0)  # its slot is on another node
+    assert "cluster=True" in str(caught.value.advice)
+
+
+async def test_cluster_user_with_advised_rights_can_call(cluster: Cluster) -> None:
+    """The rights in the advice are sufficient for a cluster."""
+    for server in cluster.servers:
+        command(server.url, "ACL", "SETUSER", "app", "reset", "on", ">canary", "~asyncclients:*")
+    url = cluster.url.replace("://", "://app:canary@")
+    with pytest.raises(ConfigurationError, match="rejects a command") as caught:
+        await RedisTokens(url, cluster=True).load("scope", 0.0)
+    for server in cluster.servers:
+        command(server.url, "ACL", "SETUSER", "app", *rights_in(caught.value.advice))
+    async with at_work(url, cluster=True) as sandbox:
+        await asyncio.sleep(0.3)
+        assert sandbox.requests("intouch")
+
+
+# --- Failover -----------------------------------------------------------------------
+
+
+@pytest.mark.sweep
+async def test_cluster_primary_killed_at_work_exceeds_no_quota() -> None:
+    """SIGKILL of the scope's primary: no call too many, no error, and calls resume."""
+    with Cluster() as cluster:
+        async with at_work(cluster.url, cluster=True) as sandbox:
+            await asyncio.sleep(4)
+            await asyncio.to_thread(cluster.holder().kill)
+            loop = asyncio.get_running_loop()
+            killed = loop.time()
+            await asyncio.sleep(8)
+            assert sent_between(sandbox, killed + 0.5, killed + 4) >= 10
+            await resumed(sandbox)
+            assert within_quota(sandbox)
+
+
+async def test_sentinel_failover_at_work_exceeds_no_quota() -> None:
+    """Sentinel names another primary: no call too many, and calls continue there."""
+    with Sentinels(1) as sentinels:
+        async with at_work(sentinels.url) as sandbox:
+            await asyncio.sleep(0.5)
+            failover = ("SENTINEL", "FAILOVER", "primary")
+            await asyncio.to_thread(command, sentinels.sentinels[0].url, *failover)
+            await until(lambda: sentinels.primary() is sentinels.servers[1])
+            await resumed(sandbox)
+            assert within_quota(sandbox)
+
+
+@pytest.mark.sweep
+async def test_sentinel_primary_killed_at_work_exceeds_no_quota() -> None:
+    """SIGKILL of the primary: no call too many, no error, and calls resume on the replica."""
+    with Sentinels(3) as sentinels:
+        async with at_work(sentinels.url) as sandbox:
+            await asyncio.sleep(4)
+            await asyncio.to_thread(sentinels.servers[0].kill)
+            await until(lambda: sentinels.primary() is sentinels.servers[1])
+            await resumed(sandbox)
+            assert within_quota(sandbox)
+
+
+# --- TLS ----------------------------------------------------------------------------
+
+
+async def test_rediss_url_connects_over_tls(url: str, tmp_path: Path) -> None:
+    """`rediss://` with the certificate authority in its query encrypts the connection."""
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate: Any = ca.issue_cert("127.0.0.1")
+    certificate.configure_cert(context)
+    async with Proxy(int(url.split(":")[2].split("/")[0]), context) as proxy:
+        secure = f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={tmp_path}/ca.pem"
+        async with at_work(secure) as sandbox:
+            await asyncio.sleep(0.3)
+            assert sandbox.requests("intouch")
+    assert command(url, "DBSIZE")
