@@ -119,13 +119,15 @@ class Address(NamedTuple):
 def parse_address(url: Secret) -> Address | None:
     """Return the parts of *url*; None if they cannot be read."""
     text: Any = url.reveal()
+    if not isinstance(text, str):
+        return None
     try:
         parts = urlsplit(text)
         login, at, hosts = parts.netloc.rpartition("@")
         split = [urlsplit(f"//{host.strip()}") for host in hosts.split(",")]
         pairs = tuple((each.hostname or "", each.port) for each in split)
         return Address(parts.scheme, Secret(login + at), pairs, parts.path, Secret(parts.query))
-    except (ValueError, AttributeError, TypeError):
+    except ValueError:
         return None
 
 
@@ -216,12 +218,13 @@ def _connect(address: Address, *, cluster: bool) -> RedisClient:
         )
         client.commands_parser = _NoCommands()  # type: ignore[assignment]
         return client
-    sentinel = Sentinel(
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
         [(host, port or 26379) for host, port in address.hosts],
         sentinel_kwargs={name: value for name, value in options.items() if name != "db"},
         **options,
     )
-    return sentinel.master_for(address.path.strip("/"))
+    primary: redis.Redis = sentinel.master_for(address.path.strip("/"))
+    return primary
 
 
 class _NoCommands:
@@ -243,7 +246,8 @@ async def close(client: RedisClient) -> None:
             with suppress(RedisError, OSError):
                 await client.nodes_manager.aclose(nodes)
     elif isinstance(client.connection_pool, SentinelConnectionPool):
-        await client.connection_pool.sentinel_manager.aclose()
+        sentinel: Any = client.connection_pool
+        await sentinel.sentinel_manager.aclose()
 
 
 def node_name(client: RedisClient, key: str) -> str:

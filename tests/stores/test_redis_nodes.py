@@ -16,6 +16,7 @@ from asyncclients.core.auth import bearer
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import RedisLimits, RedisTokens
 from tests.support.valkey_server import Cluster, Proxy, Sentinels, command
@@ -135,9 +136,11 @@ async def test_single_server_is_not_a_cluster(url: str) -> None:
 
 async def test_cluster_node_without_cluster_advises_it(cluster: Cluster) -> None:
     """One node of a cluster, without cluster=True: the error advises cluster=True."""
-    tokens = RedisTokens(cluster.servers[2].url)
+    assert await RedisTokens(cluster.url, cluster=True).load("scope", 0.0) is None
+    other = next(each for each in cluster.primaries() if each is not cluster.holder())
+    tokens = RedisTokens(other.url)
     with pytest.raises(ConfigurationError, match="one node of a cluster") as caught:
-        await tokens.load("scope", 0.0)  # its slot is on another node
+        await tokens.load("scope", 0.0)
     assert "cluster=True" in str(caught.value.advice)
 
 

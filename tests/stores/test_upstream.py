@@ -17,6 +17,7 @@ async def test_redis_py_retries_commands_by_default() -> None:
     default = inspect.signature(redis.Redis).parameters["retry"].default
     assert default.get_retries() == 10
     ours = connector("redis://127.0.0.1:1")()
+    assert isinstance(ours, redis.Redis)
     retry = ours.get_retry()
     assert retry is not None
     assert retry.get_retries() == 0

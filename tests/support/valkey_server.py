@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -126,7 +127,7 @@ class Cluster:
             server.write("nodes.conf", "".join(self._lines(names, number)))
             server.start()
         for server in self.servers:
-            _until(lambda s=server: self._is_complete(s))
+            _until(partial(self._is_complete, server))
         return self
 
     def _lines(self, names: list[str], own: int) -> Iterator[str]:
@@ -220,7 +221,7 @@ class Sentinels:
             ):
                 command(sentinel.url, "SENTINEL", "SET", "primary", name, str(milliseconds))
         for sentinel in self.sentinels:
-            _until(lambda s=sentinel: self._knows_all(s))
+            _until(partial(self._knows_all, sentinel))
         return self
 
     def __exit__(self, *_: object) -> None:
