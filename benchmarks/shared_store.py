@@ -22,9 +22,9 @@ from pathlib import Path
 import shared_simulation
 
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.stores import redis_client
 from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
 from asyncclients.stores.redis import RedisBackend, load_script, script_arguments, script_keys
-from asyncclients.stores.redis_client import connector
 from asyncclients.stores.sqlite import SqliteBackend
 from asyncclients.testing.clock import run_virtual
 from tests.support.valkey_server import Server, connect
@@ -89,7 +89,9 @@ async def made_up(slots: int, claims: int, concurrency: int = 16) -> Row:
 
     async def process(name: str) -> None:
         nonlocal granted
-        backend = RedisBackend(connector(server.url)(), "bench", "bench")
+        backend = RedisBackend(
+            redis_client.create_client(redis_client.parse_address(server.url)), "bench", "bench"
+        )
         for turn in range(claims // concurrency):
             asked = claim(name, 1 + turn * slots, slots)
             begun = time.perf_counter()

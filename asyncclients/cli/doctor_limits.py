@@ -67,14 +67,16 @@ def _check_file(path: Path) -> list[Finding]:
 async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
     from asyncclients.stores.redis_client import (  # needs the extra
         ACL_RIGHTS,
-        connector,
-        display_url,
+        close,
+        create_client,
+        parse_address,
     )
 
-    store = display_url(url)
+    address = parse_address(url)
+    store = str(address)
     if not connect:
         return [Finding(f"{_STORE} at {store}", "not connected to", None)]
-    client: Any = connector(url)()  # redis-py leaves most of its types open
+    client: Any = create_client(address)  # redis-py leaves most of its types open
     try:
         denied = await _denied_commands(client, store)
         findings = [Finding(f"{_STORE} at {store}", "reachable", True)]
@@ -88,7 +90,7 @@ async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
         if "TIME" not in denied:
             findings += await _clock_and_latency(client, store)
     finally:
-        await client.aclose()
+        await close(client)
     return findings
 
 
@@ -97,7 +99,8 @@ def probes() -> Iterator[tuple[Any, ...]]:
 
     The keys end by themselves after ten seconds if a command fails.
     """
-    keys = [f"asyncclients:v2:{{doctor-{uuid4().hex[:12]}}}:{name}" for name in "tsh"]
+    scope = f"doctor-{uuid4().hex[:12]}"
+    keys = [f"asyncclients:v2:{{{scope}}}:{name}" for name in "tsh"]
     text, ranks, fields = keys
     yield "SET", text, 1, "PX", 10_000
     yield "GET", text
@@ -107,6 +110,7 @@ def probes() -> Iterator[tuple[Any, ...]]:
     yield "PEXPIRE", ranks, 10_000
     yield "ZCARD", ranks
     yield "ZREVRANGE", ranks, 0, 0
+    yield "ZSCORE", ranks, "m"
     yield "ZREM", ranks, "m"
     yield "ZREMRANGEBYSCORE", ranks, 0, 1
     yield "HSET", fields, "f", 1

@@ -25,10 +25,9 @@ from asyncclients.stores.redis_client import (
     Script,
     check_server,
     close,
-    command_timeout,
-    connector,
-    display_url,
+    create_client,
     node_name,
+    parse_address,
     with_timeout,
 )
 from asyncclients.stores.redis_tokens import RedisTokens
@@ -63,11 +62,12 @@ class RedisLimits:
     """Shares quotas between all processes that use the same Redis and *prefix*.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`, as redis-py reads it, or
-            `redis+sentinel://host1:26379,host2:26379/NAME` (`rediss+sentinel://` with TLS) for
-            the primary that Sentinel knows as NAME. User and password apply to both.
-        cluster: the server is a cluster; *url* may name several of its nodes,
-            `redis://host1:6379,host2:6379`.
+        url: `redis://`, `rediss://` (TLS) or `unix://`, as redis-py reads it;
+            `redis+sentinel://host1:26379,host2:26379/NAME` for the primary that Sentinel knows
+            as NAME, with the same user and password for both; `redis+cluster://host1,host2` as
+            with *cluster*. `rediss+sentinel://` and `rediss+cluster://` use TLS.
+        cluster: the server is a node of a Redis or Valkey cluster. *url* may name several of
+            them; the others are found through any that responds.
         when_down: what each process sends in an outage: its share of the quota
             (`safe_share`), nothing (`pause`), or what its own limiter allows (`local`, up to
             the quota times the number of processes).
@@ -92,11 +92,11 @@ class RedisLimits:
         url = Secret(url)
         check_type("cluster", cluster, bool, "cluster=True")
         check_type("prefix", prefix, str, "prefix='asyncclients'")
-        self._store = display_url(url)
+        self._store = "at an unusable address"
         self._when_down: WhenDown = when_down
         check_store_options(when_down, lease)
-        self._connect = connector(url, cluster=cluster)
-        self._timeout = command_timeout(url, cluster=cluster)
+        self._address = parse_address(url, cluster=cluster)
+        self._store = str(self._address)
         self._lease, self._prefix = lease, prefix
 
     def __repr__(self) -> str:
@@ -109,10 +109,12 @@ class RedisLimits:
             display_name=self._store,
             when_down=self._when_down,
             lease=self._lease,
-            timeout=self._timeout,
+            timeout=self._address.timeout,
             assume_spent=cold,
         )
-        backend = RedisBackend(self._connect(), self._store, self._prefix, self._timeout)
+        backend = RedisBackend(
+            create_client(self._address), self._store, self._prefix, self._address.timeout
+        )
         return StoreSession(backend, config)
 
 

@@ -16,7 +16,6 @@ import hashlib
 import re
 import ssl
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -76,114 +75,111 @@ ACL_RIGHTS = (
 
 
 class Address(NamedTuple):
-    """The parts of a store's URL; see `RedisLimits`."""
+    """The parts of a store's URL; see `RedisLimits`.
+
+    Attributes:
+        kind: "cluster", "sentinel" or "" for a single server.
+    """
 
     scheme: str
+    kind: str
     login: Secret
     hosts: tuple[tuple[str, int | None], ...]
     path: str
     query: Secret
 
     @property
-    def is_sentinel(self) -> bool:
-        """True if the hosts are Sentinels and the path is the name of the primary."""
-        return self.scheme.endswith("+sentinel")
+    def name(self) -> str:
+        """The number of the database, or the name that Sentinel knows the primary by."""
+        return self.path.strip("/")
+
+    @property
+    def timeout(self) -> float:
+        """Seconds after which a command has failed."""
+        return NODES_TIMEOUT if self.kind else TIMEOUT
+
+    def __str__(self) -> str:
+        """Return the URL without user, password and query."""
+        scheme = self.scheme + ("+sentinel" if self.kind == "sentinel" else "")
+        hosts = ",".join(_location(host, port) for host, port in self.hosts)
+        return f"{scheme}://{hosts}{self.path}"
 
     def server_url(self) -> str:
         """Return the URL of the first host as redis-py reads it."""
-        host, port = self.hosts[0]
-        path = "" if self.is_sentinel else self.path
-        return (
-            f"{self.scheme.removesuffix('+sentinel')}://{self.login.reveal()}{_bracketed(host)}"
-            f"{f':{port}' if port else ''}{path}?{self.query.reveal()}"
-        )
+        path = "" if self.kind == "sentinel" else self.path
+        location = f"{self.login.reveal()}{_location(*self.hosts[0])}"
+        return f"{self.scheme}://{location}{path}?{self.query.reveal()}"
 
-    def is_complete(self, *, cluster: bool) -> bool:
+    def is_complete(self) -> bool:
         """Return whether the parts suffice; redis-py would read a database name as database 0."""
-        name = self.path.strip("/")
-        has_hosts = all(host for host, _ in self.hosts)
-        if cluster:
-            return self.scheme in {"redis", "rediss"} and has_hosts and name in {"", "0"}
+        name = self.name
         if self.scheme == "unix":
-            return bool(name)
-        if self.is_sentinel:
-            return self.scheme.startswith(("redis+", "rediss+")) and has_hosts and bool(name)
-        return (
-            self.scheme in {"redis", "rediss"}
-            and len(self.hosts) == 1
-            and (has_hosts or bool(name))
-            and (not name or name.isdecimal())
-        )
+            return bool(name) and not self.kind
+        has_hosts = all(host for host, _ in self.hosts)
+        if self.scheme not in {"redis", "rediss"} or not (has_hosts or name.isdecimal()):
+            return False
+        if self.kind == "sentinel":
+            return has_hosts and bool(name)
+        if self.kind == "cluster":
+            return has_hosts and name in {"", "0"}
+        return len(self.hosts) == 1 and (not name or name.isdecimal())
 
 
-def parse_address(url: Secret) -> Address | None:
+def _location(host: str, port: int | None) -> str:
+    return (f"[{host}]" if ":" in host else host) + (f":{port}" if port else "")
+
+
+def _parse(url: Secret, *, cluster: bool) -> Address | None:
     """Return the parts of *url*; None if they cannot be read."""
     text: Any = url.reveal()
     if not isinstance(text, str):
         return None
     try:
         parts = urlsplit(text)
+        scheme, _, kind = parts.scheme.partition("+")
         login, at, hosts = parts.netloc.rpartition("@")
         split = [urlsplit(f"//{host.strip()}") for host in hosts.split(",")]
         pairs = tuple((each.hostname or "", each.port) for each in split)
-        return Address(parts.scheme, Secret(login + at), pairs, parts.path, Secret(parts.query))
     except ValueError:
         return None
+    if kind not in {"", "cluster", "sentinel"} or (cluster and kind == "sentinel"):
+        return None
+    kind = "cluster" if cluster else kind
+    return Address(scheme, kind, Secret(login + at), pairs, parts.path, Secret(parts.query))
 
 
-def display_url(url: Secret) -> str:
-    """Return *url* without user, password and query."""
-    address = parse_address(url)
-    if address is None:
-        return "at an unreadable address"
-    hosts = (f"{_bracketed(host)}{f':{port}' if port else ''}" for host, port in address.hosts)
-    return f"{address.scheme}://{','.join(hosts)}{address.path}"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def command_timeout(url: Secret, *, cluster: bool) -> float:
-    """Return the seconds after which a command to the store at *url* has failed."""
-    address = parse_address(url)
-    has_nodes = cluster or (address is not None and address.is_sentinel)
-    return NODES_TIMEOUT if has_nodes else TIMEOUT
-
-
-def connector(url: str | Secret, *, cluster: bool = False) -> Callable[[], RedisClient]:
-    """Return a function that creates clients for *url*, without retries and with timeouts.
+def parse_address(url: str | Secret, *, cluster: bool = False) -> Address:
+    """Return the parts of *url*.
 
     Raises:
-        ConfigurationError: redis-py does not accept *url*.
+        ConfigurationError: it is incomplete, or redis-py does not accept it.
     """
-    url = Secret(url)
-    address = parse_address(url)
-    if address is None or not address.is_complete(cluster=cluster):
-        if cluster:
+    address = _parse(Secret(url), cluster=cluster)
+    if address is None or not address.is_complete():
+        if cluster or (address is not None and address.kind == "cluster"):
             raise ConfigurationError(
                 "the address of the shared store is not a redis:// or rediss:// URL of a cluster",
-                advice="Give it as redis://host:6379, or redis://host1,host2 to start from any of "
-                "several nodes; a cluster has no numbered databases",
+                advice="Give it as redis://host:6379, or redis://host1:6379,host2:6379 to start "
+                "from any of several nodes; a cluster has no numbered databases",
             )
         raise ConfigurationError(
-            "the address of the shared store is not a redis://, rediss://, redis+sentinel:// or "
-            "unix:// URL",
+            "the address of the shared store is not a redis://, rediss://, redis+cluster://, "
+            "redis+sentinel:// or unix:// URL",
             advice="Give it as redis://host:6379/0, rediss:// for TLS, or "
             "redis+sentinel://host1:26379,host2:26379/PRIMARY with the name that Sentinel uses",
         )
-    if not _is_connectable(address, cluster=cluster):
+    if not _is_connectable(address):
         raise ConfigurationError(
-            f"the address of the shared store {display_url(url)} has a query that redis-py cannot use",
+            f"the address of the shared store {address} has a query that redis-py cannot use",
             advice="Remove the part after the question mark, or see redis-py's `from_url`",
         )
-    return partial(_connect, address, cluster=cluster)
+    return address
 
 
-def _is_connectable(address: Address, *, cluster: bool) -> bool:
+def _is_connectable(address: Address) -> bool:
     """Return whether a connection object can be created; it raises for an unknown option."""
     try:
-        client = _connect(address, cluster=cluster)
+        client = create_client(address)
         if isinstance(client, redis.RedisCluster):
             client.startup_nodes[0].acquire_connection()
         else:
@@ -193,14 +189,15 @@ def _is_connectable(address: Address, *, cluster: bool) -> bool:
     return True
 
 
-def _connect(address: Address, *, cluster: bool) -> RedisClient:
+def create_client(address: Address) -> RedisClient:
+    """Return a client without retries and with timeouts, which is not connected yet."""
     options: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": TIMEOUT,
         "socket_connect_timeout": TIMEOUT,
         "health_check_interval": 0,
     }
-    if not cluster and not address.is_sentinel:
+    if not address.kind:
         return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
             address.server_url(), retry_on_timeout=False, **options
         )
@@ -209,33 +206,37 @@ def _connect(address: Address, *, cluster: bool) -> RedisClient:
     options["ssl"] = options.pop("connection_class", None) is not None
     del options["host"]
     options.pop("port", None)
-    if cluster:
+    if address.kind == "cluster":
         client = redis.RedisCluster(
             startup_nodes=[ClusterNode(host, port or 6379) for host, port in address.hosts],
             require_full_coverage=False,
             reinitialize_steps=0,  # while slots are moved, it would close all connections often
             **options,
         )
-        client.commands_parser = _NoCommands()  # type: ignore[assignment]
+        client.commands_parser = _FirstKey()  # type: ignore[assignment]
         return client
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
         [(host, port or 26379) for host, port in address.hosts],
         sentinel_kwargs={name: value for name, value in options.items() if name != "db"},
         **options,
     )
-    primary: redis.Redis = sentinel.master_for(address.path.strip("/"))
+    primary: redis.Redis = sentinel.master_for(address.name)
     return primary
 
 
-class _NoCommands:
-    """No table of commands: scripts name their keys.
+class _FirstKey:
+    """Finds the keys of a command without the server's table of commands.
 
-    redis-py reads the table again after each failed command, and blocks the event loop for some
-    50 ms with it.
+    All keys of one command share a hash tag, so the first one suffices. redis-py would read the
+    table again after each failed command, which blocks the event loop for some 50 ms.
     """
 
-    async def initialize(self, node: ClusterNode | None = None) -> None:
-        """Do nothing."""
+    async def initialize(self, _node: ClusterNode | None = None) -> None:
+        """Do nothing: no table is needed."""
+
+    async def get_keys(self, *words: Any) -> tuple[Any, ...]:
+        """Return the first key of a command."""
+        return words[1:2]
 
 
 async def close(client: RedisClient) -> None:

@@ -36,9 +36,8 @@ from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.redis_client import (
     Script,
     close,
-    command_timeout,
-    connector,
-    display_url,
+    create_client,
+    parse_address,
     with_timeout,
 )
 
@@ -108,9 +107,9 @@ class RedisTokens:
         url = Secret(url)
         check_type("cluster", cluster, bool, "cluster=True")
         check_type("prefix", prefix, str, "prefix='asyncclients'")
-        self._store, self._prefix = display_url(url), prefix
-        self._connect = connector(url, cluster=cluster)
-        self._timeout = command_timeout(url, cluster=cluster)
+        self._store, self._prefix = "at an unusable address", prefix
+        self._address = parse_address(url, cluster=cluster)
+        self._store = str(self._address)
         self._fences: dict[str, str] = {}
         self._undropped: dict[str, set[str]] = {}
         self._has_worked = self._is_down = False
@@ -198,11 +197,11 @@ class RedisTokens:
 
     async def _run(self, script: Script, key: str, arguments: Sequence[str]) -> Any:
         # A new connection each time: it is needed once in the lifetime of a token.
-        client = self._connect()
+        client = create_client(self._address)
         names = [f"{self._prefix}:{{{key}}}:{part}" for part in ("token", "lock", "fence")]
         try:
             return await with_timeout(
-                self._store, lambda: script.run(client, names, arguments), self._timeout
+                self._store, lambda: script.run(client, names, arguments), self._address.timeout
             )
         finally:
             await close(client)

@@ -26,7 +26,7 @@ from asyncclients.stores import RedisLimits, RedisTokens, redis_client
 from asyncclients.stores.config import WhenDown
 from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
 from asyncclients.stores.redis import RedisBackend, load_script, script_keys
-from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, connector
+from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, parse_address
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
@@ -418,7 +418,7 @@ def asking(me: str) -> LeaseRequest:
 async def test_redis_py_does_not_retry_a_lost_response(url: str) -> None:
     """A request whose response is lost was executed exactly once."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisBackend(connector(proxy.url)(), "store", "t")
+        backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
         await backend.apply("s", asking("a"))
         before = executed(url)
         proxy.drop = True
@@ -433,7 +433,7 @@ async def test_redis_py_does_not_retry_a_lost_response(url: str) -> None:
 async def test_cancelled_command_does_not_shift_responses(url: str) -> None:
     """CVE-2023-28858: the response to a cancelled request never reaches another request."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisBackend(connector(proxy.url)(), "store", "t")
+        backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
         await backend.apply("warm", asking("w"))
         proxy.delay = 0.04
         cancelled = asyncio.create_task(backend.apply("one", asking("one")))
@@ -449,7 +449,7 @@ async def test_cancelled_command_does_not_shift_responses(url: str) -> None:
 async def test_every_command_has_a_timeout(url: str) -> None:
     """A response after the timeout counts as a failure, at the timeout."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        backend = RedisBackend(connector(proxy.url)(), "store", "t")
+        backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
         proxy.delay = 3 * TIMEOUT
         before = time.monotonic()
         with pytest.raises(StoreUnavailableError):

@@ -12,6 +12,7 @@ import pytest
 import trustme
 
 from asyncclients import ConfigurationError
+from asyncclients.cli.doctor_limits import check_limits
 from asyncclients.core.auth import bearer
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
@@ -47,11 +48,12 @@ async def resumed(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://a/1", "unix:///path", "redis+sentinel://a/name", "redis://a,"]
+    "url",
+    ["redis://a/1", "unix:///path", "redis+sentinel://a/name", "redis+cluster://", "redis://a,"],
 )
 def test_cluster_url_without_nodes_is_rejected(url: str) -> None:
     """A cluster has no databases, no sockets and no Sentinel: a ConfigurationError says so."""
-    with pytest.raises(ConfigurationError, match="of a cluster"):
+    with pytest.raises(ConfigurationError, match="redis"):
         RedisLimits(url, cluster=True)
 
 
@@ -67,9 +69,10 @@ def test_incomplete_url_of_nodes_is_rejected(url: str) -> None:
     [
         ("redis+sentinel://u:canary@a:1,b/name?db=1", "redis+sentinel://a:1,b/name"),
         ("rediss+sentinel://:canary@[::1]:1/name", "rediss+sentinel://[::1]:1/name"),
+        ("redis+cluster://:canary@a,b:2?password=canary", "redis://a,b:2"),
     ],
 )
-def test_sentinel_url_is_shown_without_login(url: str, shown: str) -> None:
+def test_url_of_nodes_is_shown_without_login(url: str, shown: str) -> None:
     """The representation names all hosts and the primary, never the password."""
     assert repr(RedisLimits(url)) == f"<RedisLimits {shown} when_down='safe_share'>"
 
@@ -115,6 +118,14 @@ async def test_cluster_slot_moved_at_work_exceeds_no_quota(cluster: Cluster) -> 
         assert cluster.holder() is not before
 
 
+async def test_doctor_checks_a_cluster(cluster: Cluster) -> None:
+    """`asyncclients doctor --limits redis+cluster://…` finds no fault."""
+    url = cluster.url.replace("redis://", "redis+cluster://")
+    findings = await check_limits(url, connect=True)
+    assert len(findings) > 4
+    assert all(finding.good for finding in findings), findings
+
+
 async def test_cluster_tokens_are_shared(cluster: Cluster) -> None:
     """A token stored through one node is found by a client that starts from another."""
     loop = asyncio.get_running_loop()
@@ -154,8 +165,7 @@ async def test_cluster_user_with_advised_rights_can_call(cluster: Cluster) -> No
     for server in cluster.servers:
         command(server.url, "ACL", "SETUSER", "app", *rights_in(caught.value.advice))
     async with at_work(url, cluster=True) as sandbox:
-        await asyncio.sleep(0.3)
-        assert sandbox.requests("intouch")
+        await until(lambda: bool(sandbox.requests("intouch")))
 
 
 # --- Failover -----------------------------------------------------------------------
@@ -213,6 +223,5 @@ async def test_rediss_url_connects_over_tls(url: str, tmp_path: Path) -> None:
     async with Proxy(int(url.split(":")[2].split("/")[0]), context) as proxy:
         secure = f"rediss://127.0.0.1:{proxy.port}/0?ssl_ca_certs={tmp_path}/ca.pem"
         async with at_work(secure) as sandbox:
-            await asyncio.sleep(0.3)
-            assert sandbox.requests("intouch")
+            await until(lambda: bool(sandbox.requests("intouch")))
     assert command(url, "DBSIZE")

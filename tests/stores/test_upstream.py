@@ -6,7 +6,7 @@ import inspect
 
 import redis.asyncio as redis
 
-from asyncclients.stores.redis_client import connector
+from asyncclients.stores.redis_client import create_client, parse_address
 
 
 async def test_redis_py_retries_commands_by_default() -> None:
@@ -16,7 +16,7 @@ async def test_redis_py_retries_commands_by_default() -> None:
     """
     default = inspect.signature(redis.Redis).parameters["retry"].default
     assert default.get_retries() == 10
-    ours = connector("redis://127.0.0.1:1")()
+    ours = create_client(parse_address("redis://127.0.0.1:1"))
     assert isinstance(ours, redis.Redis)
     retry = ours.get_retry()
     assert retry is not None
