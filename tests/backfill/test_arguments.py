@@ -236,7 +236,6 @@ async def test_push_maps_columns_to_fields(tmp_path: Path) -> None:
         {"Mail": 1},
         {0: "email"},
     ],
-    ids=str,
 )
 async def test_push_rejects_map_that_is_no_function(tmp_path: Path, map_: Any) -> None:
     """A map that is neither a plain function nor a mapping of names is named at once."""

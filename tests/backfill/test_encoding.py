@@ -77,7 +77,6 @@ URL = "https://vendor.example/v1/"
         (["\ud800"], ["\ud801"]),
         ([{1, "a"}], [{2, "a"}]),
     ],
-    ids=str,
 )
 def test_encode_rows_differ_for_similar_rows(one: list[Any], other: list[Any]) -> None:
     """Rows with different boundaries, or with values that JSON lacks, have different texts."""

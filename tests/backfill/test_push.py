@@ -56,16 +56,17 @@ def no_fault(_: Any) -> None:
 
 
 class Vendor:
-    """A target that keeps what it is given, and raises what *fault* makes of it."""
+    """A target that keeps what it is given after *seconds*, and raises what *fault* makes of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.01) -> None:
+        self._seconds = seconds
         self.held: list[Any] = []
         self.calls = 0
         self.fault: Callable[[Any], Exception | None] = no_fault
 
     async def take(self, value: Any) -> None:
         self.calls += 1
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(self._seconds)
         if error := self.fault(value):
             raise error
         self.held.append(value)
@@ -321,7 +322,7 @@ class Outage:
 @pytest.mark.parametrize("error", [ConnectError("away"), ServerError("503"), DisconnectedError()])
 async def test_push_survives_an_outage_of_ten_minutes(state: Path, error: Exception) -> None:
     """During an outage of ten minutes no row fails and few calls are made."""
-    vendor = Vendor()
+    vendor = Vendor(0.1)
     vendor.fault = Outage(error, 2.0, 602.0)
     report = await push(range(1000), vendor.take, idempotent=True, concurrency=8, state=state)
     assert (report.done, report.failed, report.unknown) == (1000, 0, 0)
@@ -333,7 +334,7 @@ async def test_push_survives_an_outage_of_ten_minutes(state: Path, error: Except
 @pytest.mark.virtual_time
 async def test_push_sends_few_probes_that_are_not_idempotent(state: Path) -> None:
     """If each probe makes a row unknown, few probes are sent; the other rows wait."""
-    vendor = Vendor()
+    vendor = Vendor(0.1)
     vendor.fault = Outage(DisconnectedError("cut"), 2.0, 602.0)
     report = await push(range(1000), vendor.take, concurrency=8, state=state)
     assert report.done + report.unknown == 1000
@@ -344,7 +345,7 @@ async def test_push_sends_few_probes_that_are_not_idempotent(state: Path) -> Non
 @pytest.mark.virtual_time
 async def test_push_stops_after_max_outage(state: Path) -> None:
     """An outage longer than max_outage stops the run; the next run completes the job."""
-    vendor = Vendor()
+    vendor = Vendor(0.1)
     vendor.fault = Outage(ConnectError("away"), 1.0, 1e9)
     with pytest.raises(BackfillStoppedError, match="no usable response") as caught:
         await push(range(100), vendor.take, concurrency=4, max_outage=60, state=state)
@@ -462,7 +463,7 @@ async def test_push_records_no_intent_for_queued_rows(csv: Path, state: Path) ->
 @pytest.mark.virtual_time
 async def test_push_finishes_calls_on_the_wire_when_cancelled(state: Path) -> None:
     """On cancellation, calls on the wire finish and are counted; no more calls are made."""
-    vendor = Vendor()
+    vendor = Vendor(0.1)
     work = asyncio.create_task(push(range(100), vendor.take, concurrency=5, state=state))
     await asyncio.sleep(0.25)
     work.cancel()

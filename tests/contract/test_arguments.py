@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -220,7 +221,7 @@ WRONG: Final[list[Row]] = [
 
 
 def _name(value: object) -> str:
-    return getattr(value, "__name__", None) or ascii(value)[:40]
+    return getattr(value, "__name__", None) or re.sub(" at 0x[0-9a-f]+", "", ascii(value))[:40]
 
 
 @pytest.mark.parametrize(("call", "arguments", "forms"), WRONG, ids=_name)

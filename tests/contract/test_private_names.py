@@ -67,6 +67,7 @@ def hidden(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
+@pytest.mark.virtual_time
 async def test_calls_work_without_a_private_name(hidden: str, sandbox: Sandbox) -> None:
     """Creates, lists, deletions and token requests work while the name is missing."""
     async with SessionPool() as pool:

@@ -318,7 +318,7 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("arguments", WRONG, ids=str)
+@pytest.mark.parametrize("arguments", WRONG)
 def test_pool_rejects_wrong_network_arguments(arguments: dict[str, Any]) -> None:
     """The error names the argument, shows the right form, and quotes no password."""
     with pytest.raises(ConfigurationError) as caught:
