@@ -46,7 +46,7 @@ from asyncclients.errors import (
 )
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, check_quotas
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.ratelimit.timer import IdleSweep
 from asyncclients.secret import Secret
@@ -60,6 +60,14 @@ if TYPE_CHECKING:
 
     Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
+_FUNCTIONS = {
+    "scope": "request.url.host",
+    "priority": "Priority.BACKGROUND",
+    "deadline": "5.0",
+    "cost": "5 if request.method == 'POST' else 1",
+    "operation": "request.url.name",
+}
+"""The settings that are functions of a request, with an example of their results."""
 _NO_CONTEXT = CallContext(Priority.INTERACTIVE, None)
 
 
@@ -70,6 +78,8 @@ def quota_middleware(
     vendor: str | None = None,
     priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
     deadline: Callable[[aiohttp.ClientRequest], float | None] | None = None,
+    cost: Callable[[aiohttp.ClientRequest], int] | None = None,
+    operation: Callable[[aiohttp.ClientRequest], str] | None = None,
     admission: Literal["adaptive", "exact"] = "adaptive",
     limits: LimitStore | None = None,
     listeners: Sequence[Listener] = (),
@@ -89,48 +99,26 @@ def quota_middleware(
         deadline: returns the seconds until a request must have its response's headers, the
             wait for its permit included; None for no limit. A request whose turn cannot come
             in time raises `DeadlineExceededError` at once.
+        cost: returns how many units of the quotas a request takes, from 1; by default 1.
+        operation: returns the name of a request's operation, for quotas with `operations` and
+            for events; by default `request`.
         admission: as in `SessionPool`.
         limits: shares the quotas with other processes (`asyncclients.stores`). Close the
             middleware after the session: it is an async context manager.
         listeners: callables that take each event (`asyncclients.core.events`). A request is a
-            call of the operation `request` with one attempt; its path is left out, since it
-            may hold a credential.
+            call with one attempt; its path is left out, since it may hold a credential.
 
     Raises:
         ConfigurationError: without any quota, or for an argument that cannot be used; and in
             a request for which a function returns something else than described.
     """
-    if not quotas:
-        raise ConfigurationError(
-            "quota_middleware needs a quota", advice="As in quota_middleware(Quota(2, 1.0))"
-        )
-    check_quotas(quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
-    Limiter((), admission=admission)  # rejects other words
     check_parts(limits=limits, listeners=listeners)
-    _check_function("scope", scope, "scope=lambda request: request.url.host")
-    _check_function("priority", priority, "priority=lambda request: Priority.BACKGROUND")
-    _check_function("deadline", deadline, "deadline=lambda request: 5.0")
-    for name, text in (("quota_key", quota_key), ("vendor", vendor)):
-        if text is not None:
-            check_text(name, text, f"{name}='acme'")
-    if scope is not None and quota_key is not None:
-        raise ConfigurationError(
-            "quota_middleware takes scope or quota_key, not both",
-            advice="Use quota_key to share the quota of a client, else scope",
-        )
-    return QuotaMiddleware(
-        _Settings(
-            quotas,
-            scope,
-            quota_key,
-            vendor,
-            priority,
-            deadline,
-            admission,
-            limits,
-            callbacks(listeners),
-        )
-    )
+    settings = _Settings(
+        quotas, scope, quota_key, vendor, priority, deadline, cost, operation, admission, limits,
+        callbacks(listeners),
+    )  # fmt: skip
+    settings.check()
+    return QuotaMiddleware(settings)
 
 
 class _Settings(NamedTuple):
@@ -142,9 +130,35 @@ class _Settings(NamedTuple):
     vendor: str | None
     priority: Callable[[aiohttp.ClientRequest], Priority] | None
     deadline: Callable[[aiohttp.ClientRequest], float | None] | None
+    cost: Callable[[aiohttp.ClientRequest], int] | None
+    operation: Callable[[aiohttp.ClientRequest], str] | None
     admission: Literal["adaptive", "exact"]
     limits: LimitStore | None
     listeners: tuple[Callback[Any], ...]
+
+    def check(self) -> None:
+        """Raise `ConfigurationError` for a setting that cannot be used."""
+        if not self.quotas:
+            raise ConfigurationError(
+                "quota_middleware needs a quota", advice="As in quota_middleware(Quota(2, 1.0))"
+            )
+        check_quotas(self.quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
+        Limiter((), admission=self.admission)  # rejects other words
+        for name, form in _FUNCTIONS.items():
+            _check_function(name, getattr(self, name), f"{name}=lambda request: {form}")
+        for name, text in (("quota_key", self.quota_key), ("vendor", self.vendor)):
+            if text is not None:
+                check_text(name, text, f"{name}='acme'")
+        if self.scope is not None and self.quota_key is not None:
+            raise ConfigurationError(
+                "quota_middleware takes scope or quota_key, not both",
+                advice="Use quota_key to share the quota of a client, else scope",
+            )
+        if self.operation is None and any(quota.operations for quota in self.quotas):
+            raise ConfigurationError(
+                "a quota with operations needs the names of requests",
+                advice=f"Give them as in operation=lambda request: {_FUNCTIONS['operation']}",
+            )
 
 
 class QuotaMiddleware:
@@ -273,10 +287,12 @@ class QuotaMiddleware:
         self, request: aiohttp.ClientRequest, handler: Handler
     ) -> aiohttp.ClientResponse:
         scope = self._scope(request)
-        exchange = _Exchange(scope, self._permit_request(request), request, self._listeners)
+        demand = self._demand(request)
+        permit_request = self._permit_request(request, scope.scheduler.limiter.kind_of(demand))
+        exchange = _Exchange(scope, permit_request, request, self._listeners)
         if not self._listeners:
             return await exchange.run(handler)
-        exchange.on_start()
+        exchange.on_start(demand.operation or "request")
         try:
             response = await exchange.run(handler)
         except BaseException as error:
@@ -285,7 +301,19 @@ class QuotaMiddleware:
         exchange.on_end(None)
         return response
 
-    def _permit_request(self, request: aiohttp.ClientRequest) -> PermitRequest:
+    def _demand(self, request: aiohttp.ClientRequest) -> Demand:
+        settings = self._settings
+        if settings.cost is settings.operation is None:
+            return ONE
+        cost: Any = 1 if settings.cost is None else settings.cost(request)
+        if type(cost) is not int or cost < 1:
+            raise _wrong_result("cost", cost, "a whole number of at least 1")
+        operation: Any = "" if settings.operation is None else settings.operation(request)
+        if not isinstance(operation, str):
+            raise _wrong_result("operation", operation, "text, as request.url.name is")
+        return Demand(cost, operation)
+
+    def _permit_request(self, request: aiohttp.ClientRequest, demand: Demand) -> PermitRequest:
         settings, context = self._settings, current_call_context() or _NO_CONTEXT
         priority, deadline_at = context.priority, math.inf
         if settings.priority is not None:
@@ -298,7 +326,7 @@ class QuotaMiddleware:
             if not is_number or math.isnan(seconds):
                 raise _wrong_result("deadline", seconds, "seconds, as in 5.0, or None")
             deadline_at = asyncio.get_running_loop().time() + seconds
-        return PermitRequest(priority, context.flow, deadline_at)
+        return PermitRequest(priority, context.flow, deadline_at, demand=demand)
 
 
 class _Exchange:
@@ -379,7 +407,7 @@ class _Exchange:
             scheduler.on_done()
 
     def _deadline_error(self) -> DeadlineExceededError:
-        scheduler, priority = self._scope.scheduler, self._permit_request.priority
+        scheduler, request = self._scope.scheduler, self._permit_request
         is_sent = self._permit is not None
         return DeadlineExceededError(
             "was sent and got no response before its deadline"
@@ -387,20 +415,20 @@ class _Exchange:
             else "got no permit before its deadline",
             vendor=self._scope.vendor,
             method=self._request.method,
-            eta=None if is_sent else scheduler.eta(1, priority),
+            eta=None if is_sent else scheduler.eta(1, request.priority, request.demand),
             advice="Allow a longer deadline" + ("" if is_sent else " or send less"),
         )
 
     # --- Events ---------------------------------------------------------------------
 
-    def on_start(self) -> None:
-        """The request enters the queue."""
+    def on_start(self, operation: str) -> None:
+        """The request, named *operation*, enters the queue."""
         self._number, self._asked_at = next(call_numbers), self._scope.scheduler.loop.time()
         request = self._request
         event = CallStarted(
             call=self._number,
             vendor=self._scope.vendor,
-            operation="request",
+            operation=operation,
             method=request.method,
             template="",
             origin=str(request.url.origin()),
@@ -437,7 +465,9 @@ def _check_function(name: str, function: Any, form: str) -> None:
 def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:
     if iscoroutine(result):
         result.close()
+    is_number = isinstance(result, (int, float)) and name != "scope"  # else it may be a secret
+    returned = shown(result) if is_number else f"a value of type {type(result).__name__}"
     return ConfigurationError(
-        f"quota_middleware: {name}= returned a value of type {type(result).__name__}",
+        f"quota_middleware: {name}= returned {returned}",
         advice=f"Return {form}",
     )

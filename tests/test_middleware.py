@@ -11,6 +11,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from asyncclients import (
     ClientClosedError,
@@ -27,12 +29,14 @@ from asyncclients.core.events import (
     AttemptEnded,
     AttemptStarted,
     CallEnded,
+    CallStarted,
     PoolClosed,
     PoolOpened,
 )
 from asyncclients.core.options import call_context
 from asyncclients.middleware import QuotaMiddleware
 from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits
 from tests.support.byte_server import (
     Connection,
@@ -413,6 +417,69 @@ async def test_deadline_ends_the_wait_for_a_permit() -> None:
             assert loop.time() - began == pytest.approx(25.0, abs=0.1)
 
 
+# --- Cost and operations --------------------------------------------------------------
+
+
+async def test_cost_takes_several_units() -> None:
+    """Three exports of five units and ten pages of one keep a quota of ten units, and use it."""
+    limit = SlidingLog(10, 10.0 - 1e-9)  # requests arrive in no time: instants differ by rounding
+    units: list[bool] = []
+
+    async def count(request: web.Request) -> web.Response:
+        now = asyncio.get_running_loop().time()
+        units.extend(limit.admit(now) for _ in range(5 if request.path == "/export" else 1))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/{name}", count)
+    limited = quota_middleware(
+        Quota(10, 10.0),
+        cost=lambda request: 5 if request.url.name == "export" else 1,
+        admission="exact",
+    )
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession(server.make_url("/"), middlewares=(limited,)) as session,
+    ):
+        began = asyncio.get_running_loop().time()
+        names = ["export", "page", "export", "export"] + ["page"] * 9
+        await asyncio.gather(*(read(session, name) for name in names))
+        assert units == [True] * 25
+        assert 20.0 <= asyncio.get_running_loop().time() - began < 30.0
+
+
+async def test_cost_above_a_quota_is_an_error() -> None:
+    """A request that could never be sent is an error instead of a wait, and names the quota."""
+    async with byte_server(answers(FINE)) as server:
+        limited = quota_middleware(Quota(4, 1.0), cost=lambda _: 5)
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            with pytest.raises(ConfigurationError, match="4 per 1 s"):
+                await read(session, server.url)
+        assert server.arrived == []
+
+
+async def test_operation_selects_quotas_and_names_events() -> None:
+    """A quota with operations delays the requests of these only; events have the names."""
+    events: list[Any] = []
+    limited = quota_middleware(
+        Quota(100, 1.0),
+        Quota(1, 60.0, operations=("export*",)),
+        operation=lambda request: request.url.name,
+        listeners=[events.append],
+    )
+    async with (
+        byte_server(answers(FINE)) as server,
+        aiohttp.ClientSession(middlewares=(limited,)) as session,
+    ):
+        began = asyncio.get_running_loop().time()
+        await asyncio.gather(*(read(session, server.url + name) for name in ("export", "a", "b")))
+        assert asyncio.get_running_loop().time() - began < 1.0
+        await read(session, server.url + "exports")
+        assert asyncio.get_running_loop().time() - began >= 60.0
+    started = [event.operation for event in events if isinstance(event, CallStarted)]
+    assert started == ["export", "a", "b", "exports"]
+
+
 # --- Events ---------------------------------------------------------------------------
 
 
@@ -481,6 +548,8 @@ async def test_listeners_get_failures() -> None:
         ({"listeners": print}, "listeners must be a sequence of functions"),
         ({"deadline": 5.0}, "deadline must be a function of a request, not 5.0"),
         ({"quota_key": ""}, "quota_key must be text that is not empty"),
+        ({"cost": 5}, "cost must be a function of a request, not 5"),
+        ({"operation": "export"}, "operation must be a function of a request"),
         ({"vendor": 7}, "vendor must be text that is not empty, not 7"),
         ({"quota_key": "acme", "scope": str}, "takes scope or quota_key, not both"),
     ],
@@ -491,23 +560,32 @@ def test_middleware_rejects_wrong_arguments(arguments: dict[str, Any], words: st
         quota_middleware(Quota(2, 1.0), **arguments)
 
 
+def test_quota_with_operations_needs_names() -> None:
+    """Without names such a quota would never apply, so it is an error."""
+    with pytest.raises(ConfigurationError, match="operations needs the names"):
+        quota_middleware(Quota(2, 1.0, operations=("export",)))
+
+
 @pytest.mark.parametrize(
-    ("name", "result", "shared"),
+    ("name", "result", "shown"),
     [
-        ("deadline", "5", False),
-        ("deadline", math.nan, False),
-        ("deadline", True, False),
-        ("scope", 4711, True),
+        ("deadline", "5", "a value of type str"),
+        ("deadline", math.nan, "nan"),
+        ("deadline", True, "True"),
+        ("cost", 0, "0"),
+        ("cost", 2.0, "2.0"),
+        ("operation", 7, "7"),
+        ("scope", 4711, "a value of type int"),
     ],
 )
-async def test_middleware_rejects_wrong_results(name: str, result: Any, *, shared: bool) -> None:
+async def test_middleware_rejects_wrong_results(name: str, result: Any, shown: str) -> None:
     """A function that returns something else is named in the request, which is not sent."""
 
     def function(_: aiohttp.ClientRequest) -> Any:
         return result
 
-    arguments: dict[str, Any] = {name: function, "limits": MemoryLimits() if shared else None}
-    words = f"{name}= returned a value of type {type(result).__name__}"
+    arguments: dict[str, Any] = {name: function, "limits": MemoryLimits()}
+    words = f"{name}= returned {shown}"
     async with byte_server(answers(FINE)) as server:
         limited = quota_middleware(Quota(2, 1.0), **arguments)
         async with aiohttp.ClientSession(middlewares=(limited,)) as session:

@@ -208,7 +208,7 @@ def _attempt_labels(event: CallStarted) -> dict[str, str | int]:
         "server.address": origin.hostname or "",
         "server.port": origin.port or (443 if origin.scheme == "https" else 80),
     }
-    if event.operation != _WITHOUT_TEMPLATE:
+    if event.template and event.operation != _WITHOUT_TEMPLATE:
         labels["url.template"] = event.template
     return labels
 
