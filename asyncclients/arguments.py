@@ -78,6 +78,19 @@ def check_seconds(name: str, value: object, *, zero: bool = False, advice: str =
         )
 
 
+def check_share(value: object) -> None:
+    """Check that *value* is a number above 0 and at most 1.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not is_seconds(value) or value > 1:  # type: ignore[operator]
+        raise ConfigurationError(
+            f"share must be a number above 0 and at most 1, not {shown(value)}",
+            advice="Write it as in share=0.6 for 60 % of every quota",
+        )
+
+
 def check_type(name: str, value: object, kind: type | tuple[type, ...], form: str) -> None:
     """Check that *value* is an instance of *kind*; *form* is the right form, as source text.
 

@@ -42,7 +42,7 @@ from asyncclients.core.transport import Attempt
 from asyncclients.core.vendor import ResponseKind, Vendor
 from asyncclients.errors import AsyncClientsError, DecodeError
 from asyncclients.ratelimit.headers import UNAVAILABLE
-from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, Share
 from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.secret import Secret, redact
 
@@ -129,6 +129,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         call_token: makes the token of a call from the scope's cache and the call's deadline;
             None with a fixed header.
         default_request: the permit request of a call without deadline and context.
+        share: of the quotas, from the options; None for none.
     """
 
     scope: Callable[[], Scope]
@@ -143,6 +144,7 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     credential: Header | None = None
     call_token: Callable[[TokenCache, float], CallToken] | None = None
     default_request: PermitRequest | None = None
+    share: Share | None = None
 
     def __post_init__(self) -> None:
         # Derived once, not by each call. A copy may have another login: None is set as well.
@@ -158,7 +160,10 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
             header = (istr(login.header), login.value)
         force_setattr(self, "credential", header)
         force_setattr(self, "call_token", call_token)
-        default = PermitRequest(options.priority, options.flow)
+        share = None if options.share is None else Share(options.flow or "", options.share)
+        force_setattr(self, "share", share)
+        demand = ONE if share is None else Demand(share=share)
+        default = PermitRequest(options.priority, options.flow, demand=demand)
         force_setattr(self, "default_request", None if options.deadline is not None else default)
 
     @property
@@ -175,9 +180,13 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         priority, flow, deadline_at = options.priority, options.flow, math.inf
         if options.deadline is not None:
             deadline_at = asyncio.get_running_loop().time() + options.deadline
+        share = self.share
         if context is not None:
             priority, flow = max(priority, context.priority), flow or context.flow
-        return PermitRequest(priority, flow, deadline_at)
+            if share is None or (context.share and context.share.fraction < share.fraction):
+                share = context.share
+        demand = ONE if share is None else Demand(share=share)
+        return PermitRequest(priority, flow, deadline_at, demand=demand)
 
     def check(self, endpoint: Endpoint[Any], given: msgspec.Struct) -> None:
         """Check the struct *given* of a call of *endpoint*; nothing is sent.
@@ -265,12 +274,16 @@ class Call(Generic[T]):
             ClientClosedError: the pool is closed.
             WrongEventLoopError: the pool belongs to another event loop.
             InvalidValueError: see `ClientConfig.check`.
+            ConfigurationError: the call costs more than a quota allows.
             ValueError: a parameter or the body cannot be encoded.
         """
         config, request = self._config, self._request
         self._scope = scope = config.scope()
         if request.given is not None:
             config.check(request.endpoint, request.given)
+        endpoint, asked, limiter = request.endpoint, self._permit_request, scope.scheduler.limiter
+        if endpoint.cost > 1 or asked.demand is not ONE or limiter.by_operation:
+            self._permit_request = asked.of(endpoint.cost, endpoint.operation, limiter)
         self._prepared = prepare(config.base_url, request, config.options.headers)
         if config.call_token is not None and scope.tokens is not None:
             self.token = config.call_token(scope.tokens, self._permit_request.deadline_at)

@@ -23,7 +23,7 @@ from asyncclients.core.pool import SessionPool
 from asyncclients.core.prepare import raw_request
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.quota import Priority, Quota, check_quotas
+from asyncclients.ratelimit.quota import Demand, Quota, check_quotas
 from asyncclients.secret import Environment, FilePath, RotatingSecret, Secret
 
 if TYPE_CHECKING:
@@ -162,12 +162,24 @@ class VendorClient:
         processes.
         """
         check_count("calls", calls)
-        return self._scope().eta(calls, Priority(self._config.options.priority))
+        scope = self._scope()
+        demand = scope.scheduler.limiter.kind_of(Demand(share=self._config.share))
+        return scope.scheduler.eta(calls, self._config.options.priority, demand)
 
-    def explain(self) -> Explanation:
-        """Return why a call made now would wait, and how long; as text with `print`."""
+    def explain(self, operation: str = "", *, cost: int = 1) -> Explanation:
+        """Return why a call made now would wait, and how long; as text with `print`.
+
+        Args:
+            operation: of the call, as in `contacts.create`, for quotas that depend on it.
+            cost: units of each quota that the call takes.
+
+        Raises:
+            ConfigurationError: for a cost that a quota never allows.
+        """
+        check_count("cost", cost)
+        demand = Demand(cost, operation, self._config.share)
         now = self._pool.bind().time()
-        return explain(self._scope(), Priority(self._config.options.priority), now)
+        return explain(self._scope(), self._config.options.priority, now, demand)
 
     def stats(self) -> ScopeStats:
         """Return a snapshot of this client's scope."""
@@ -184,6 +196,7 @@ class VendorClient:
         form: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         idempotent: bool | None = None,
+        cost: int = 1,
     ) -> Any: ...
     @overload
     async def request(
@@ -197,6 +210,7 @@ class VendorClient:
         headers: Mapping[str, str] | None = None,
         response_type: type[T],
         idempotent: bool | None = None,
+        cost: int = 1,
     ) -> T: ...
     async def request(
         self,
@@ -209,6 +223,7 @@ class VendorClient:
         headers: Mapping[str, str] | None = None,
         response_type: Any = Any,
         idempotent: bool | None = None,
+        cost: int = 1,
     ) -> Any:
         """Call an endpoint that has no method, with the same quota, retries and errors.
 
@@ -221,8 +236,10 @@ class VendorClient:
             headers: further request headers.
             response_type: type of the decoded response; `type(None)` ignores it.
             idempotent: whether it may be retried; by default, if its method is idempotent.
+            cost: units of each quota that the call takes.
 
         Raises:
+            ConfigurationError: *cost* is no whole number from 1 to the limit of each quota.
             ValueError: for a path that leads elsewhere, or both *json* and *form*.
         """
         request = raw_request(
@@ -234,6 +251,7 @@ class VendorClient:
             headers=headers,
             returns=response_type,
             idempotent=idempotent,
+            cost=cost,
         )
         return await self._config.send(request)
 

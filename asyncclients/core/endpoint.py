@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from asyncclients.arguments import shown
+from asyncclients.arguments import check_count, shown
 from asyncclients.errors import AsyncClientsError, InvalidValueError
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)
 
+_ONE = 1
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -71,6 +72,10 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         result_fields: JSON fields of a result, for an endpoint that returns `Response`: a
             body with `error` and none of them is an error. None accepts any body.
         takes: the struct that its method takes; None if it takes other arguments.
+        cost: units of each quota that a call takes, at least 1.
+
+    Raises:
+        ConfigurationError: *cost* is no whole number of at least 1.
     """
 
     operation: str
@@ -85,6 +90,11 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     max_batch_size: int = 0
     result_fields: frozenset[str] | None = None
     takes: type[msgspec.Struct] | None = None
+    cost: int = 1
+
+    def __post_init__(self) -> None:
+        if self.cost is not _ONE:
+            check_count("cost", self.cost)
 
     @property
     def placeholders(self) -> tuple[str, ...]:

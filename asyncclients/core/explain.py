@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.quota import ONE, Demand, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,20 +40,30 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.vendor}: a call made now is sent {when}: {'; '.join(self.reasons)}"
 
 
-def explain(scope: Scope, priority: Priority, now: float) -> Explanation:
-    """Return why a call of *priority* made at loop time *now* in *scope* would wait."""
+def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) -> Explanation:
+    """Return why a call of *priority* and *demand* made at loop time *now* in *scope* would wait.
+
+    Raises:
+        ConfigurationError: the call costs more than a quota allows.
+    """
     scheduler = scope.scheduler
+    demand = scheduler.limiter.kind_of(demand)
     state = scheduler.limiter.snapshot(now)
-    queued = scheduler.queued()
+    queued = scheduler.queued_before(demand)
     ahead = queued["interactive"] + (queued["background"] if priority else 0)
-    reasons = [*_queue(ahead, queued, priority), *_crowding(scheduler), *_limits(scheduler, state)]
+    reasons = [
+        *_queue(ahead, queued, priority),
+        *_crowding(scheduler),
+        *_limits(scheduler, state),
+        *_own_quotas(scheduler, demand, now),
+    ]
     if reasons and state.external_rate:
         reasons.append(
             f"other clients use the same quota, {state.external_rate:.2g} calls per second"
         )
     return Explanation(
         vendor=scope.vendor,
-        seconds=scheduler.eta(1, priority),
+        seconds=scheduler.eta(1, priority, demand),
         ahead=ahead,
         reasons=tuple(reasons),
     )
@@ -81,17 +91,28 @@ def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     if state.probing and state.in_flight:
         yield "after several 429s in a row, one call at a time is sent until one is accepted"
     quotas = zip(scheduler.limiter.quotas, state.holds, state.opens_in, strict=True)
-    for quota, held, opens_in in quotas:
-        if opens_in > 0:
-            yield _full(quota, held, opens_in)
-    if state.paced_for > 0 and max(state.opens_in, default=0.0) <= 0:
+    full = [each for each in quotas if each[2] > 0 and not each[0].operations]
+    for quota, held, opens_in in full:
+        yield _full(quota, held, opens_in)
+    if state.paced_for > 0 and not full:
         yield f"calls are spread over the period: the next is sent in {_span(state.paced_for)}"
 
 
+def _own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[str]:
+    for group, at in scheduler.limiter.openings(now, demand=demand).items():
+        if group and at > now:
+            whose = "its " if group.startswith("share:") else ""
+            name = demand.describe(group, scheduler.limiter.quotas)
+            yield f"it waits for {whose}{name}, which opens {_when(at - now)}"
+
+
 def _full(quota: Quota, held: int, opens_in: float) -> str:
-    opens = "when a response arrives" if opens_in == math.inf else f"in {_span(opens_in)}"
     whose = "" if held >= quota.limit else f", {quota.limit - held} by other clients"
-    return f"the quota of {quota} is used up ({held} by this pool{whose}); a slot opens {opens}"
+    return f"the quota of {quota} is used up ({held} by this pool{whose}); a slot opens {_when(opens_in)}"
+
+
+def _when(seconds: float) -> str:
+    return "when a response arrives" if seconds == math.inf else f"in {_span(seconds)}"
 
 
 def _calls(count: int) -> str:

@@ -9,8 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
 
 import msgspec
 
-from asyncclients.arguments import check_count, check_headers, check_seconds, check_type
-from asyncclients.ratelimit.quota import Priority
+from asyncclients.arguments import (
+    check_count,
+    check_headers,
+    check_seconds,
+    check_share,
+    check_type,
+)
+from asyncclients.ratelimit.quota import Priority, Share
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.scheduler import Scheduler
@@ -25,6 +31,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             None for the pool's.
         deadline: seconds for the whole call, queueing and retries included; None for no limit.
         max_attempts: most requests per call, from 1; None for the retry policy's.
+        share: most of every quota that these calls take, above 0 and at most 1, rounded down to
+            whole calls and at least one; what is left stays free for other calls, even if it is
+            unused. Clients with the same share and *flow* have it together. None for all.
         flow: name of a flow. Flows of the same priority take turns in the queue;
             calls of one flow share its turn. None is a flow of its own.
         retry_unsafe: also retry operations that are not idempotent, at the risk of duplicates.
@@ -38,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     flow: str | None = None
     retry_unsafe: bool = False
     headers: Mapping[str, str] | None = None
+    share: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("timeout", "deadline"):
@@ -53,6 +63,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         check_type("retry_unsafe", self.retry_unsafe, bool, "retry_unsafe=True")
         if self.headers is not None:
             check_headers(self.headers)
+        if self.share is not None:
+            check_share(self.share)
 
 
 class OptionFields(TypedDict, total=False):
@@ -65,6 +77,7 @@ class OptionFields(TypedDict, total=False):
     flow: str | None
     retry_unsafe: bool
     headers: Mapping[str, str] | None
+    share: float | None
 
 
 class OutgoingRequest(NamedTuple):
@@ -92,11 +105,12 @@ class SendHook(Protocol):
 
 
 class CallContext(NamedTuple):
-    """Priority, flow and hook that surrounding code sets for the calls made inside it."""
+    """Priority, flow, hook and share that surrounding code sets for the calls made inside it."""
 
     priority: Priority
     flow: str | None
     hook: SendHook | None = None
+    share: Share | None = None
 
 
 _context: ContextVar[CallContext | None] = ContextVar("asyncclients_context", default=None)
@@ -104,18 +118,24 @@ current_call_context = _context.get
 
 
 class call_context:  # noqa: N801 - used as a statement, like those of contextlib
-    """Give the calls inside the block at most *priority*, the flow *flow* and *hook*.
+    """Give the calls inside the block at most *priority*, the flow *flow*, *hook* and *share*.
 
-    Backfills run the user's coroutines inside one: whichever client these use, their calls
+    *share* is at most that part of every quota, for all calls of *flow* together. Backfills run the user's coroutines inside one: whichever client these use, their calls
     wait behind interactive ones, share the turn of *flow*, and call *hook*.
     """
 
     __slots__ = ("_context", "_token")
 
     def __init__(
-        self, priority: Priority, flow: str | None = None, hook: SendHook | None = None
+        self,
+        priority: Priority,
+        flow: str | None = None,
+        hook: SendHook | None = None,
+        *,
+        share: float | None = None,
     ) -> None:
-        self._context = CallContext(priority, flow, hook)
+        part = None if share is None else Share(flow or "", share)
+        self._context = CallContext(priority, flow, hook, part)
 
     def __enter__(self) -> None:
         self._token = _context.set(self._context)

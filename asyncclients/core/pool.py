@@ -46,7 +46,7 @@ from asyncclients.core.tokens import (
 from asyncclients.errors import ClientClosedError, ConfigurationError, WrongEventLoopError
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.scheduler import InFlightLimit, Scheduler
-from asyncclients.ratelimit.timer import IdleSweep
+from asyncclients.ratelimit.timer import IdleSweep, wall_clock
 from asyncclients.secret import Secret, sealed
 
 if TYPE_CHECKING:
@@ -335,7 +335,13 @@ class SessionPool:
         # A shared store knows what was sent before the start.
         known = self._limits is not None or key in self._evicted
         cold = "empty" if known else self._cold_start
-        local = Limiter(quotas, admission=self._admission, cold_start=cold, now=loop.time())
+        local = Limiter(
+            quotas,
+            admission=self._admission,
+            cold_start=cold,
+            now=loop.time(),
+            wall_time=wall_clock(loop),
+        )
         local.external.on_change = partial(emit_external_usage, self.config.listeners, vendor, key)
         scheduler = Scheduler(
             local, loop, max_in_flight=max_in_flight, in_flight_limit=self._in_flight_limit

@@ -118,6 +118,7 @@ def raw_request(
     headers: Mapping[str, str] | None,
     returns: type[T] | None,
     idempotent: bool | None,
+    cost: int,
 ) -> Request[T]:
     """Return the request of `client.request`, which documents the arguments."""
     check_mapping("params", params)
@@ -143,6 +144,7 @@ def raw_request(
         cast("type[T]", type(None) if returns is None else returns),
         idempotent=may_retry,
         encoding="json" if form is None else "form",
+        cost=cost,
     )
     return Request(
         endpoint=endpoint,

@@ -22,7 +22,7 @@ from asyncclients.core.events import (
 from asyncclients.core.session import middlewares_of, open_session, reuse_clean_connections
 from asyncclients.core.transport import AttemptTimeouts
 from asyncclients.errors import ClientClosedError
-from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +53,8 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         paused_for: seconds until the scope may send again; 0 when not paused.
         external_rate: calls per second of other clients on the same quota.
         token_refreshes: access tokens requested so far.
+        waiting_for: calls that wait for a quota of their operations or for their share, by what
+            they wait for, as in `{"share 0.6 of 100 per 60 s": 12}`.
         has_unexplained_rejections: the vendor rejects calls although the quota is kept. Another
             program uses the same key, or the vendor allows less than the quota.
     """
@@ -71,6 +73,7 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     sent_background: int = 0
     holds: tuple[int, ...] = ()
     has_unexplained_rejections: bool = False
+    waiting_for: dict[str, int] = {}
 
     @property
     def quota_use(self) -> float:
@@ -218,11 +221,8 @@ class Scope:
             external_rate=state.external_rate,
             token_refreshes=self.tokens.refreshes if self.tokens else 0,
             has_unexplained_rejections=scheduler.has_unexplained_rejections,
+            waiting_for=scheduler.waiting_for(now),
         )
-
-    def eta(self, calls: int, priority: Priority) -> float:
-        """Return the seconds until *calls* more calls could have been sent."""
-        return self.scheduler.eta(calls, priority)
 
     def is_idle(self, now: float, *, shares_quota: bool) -> bool:
         """Return True if no client is left and no quota is forgotten with it at loop time *now*."""

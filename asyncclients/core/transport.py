@@ -396,7 +396,7 @@ class Attempt(TimedTask, eq=False):
             return _DEADLINE_EXCEEDED if over else _TIMED_OUT
         return DeadlineExceededError(
             "got no permit before its deadline",
-            eta=self.scheduler.eta(1, self.permit_request.priority),
+            eta=self.scheduler.eta(1, self.permit_request.priority, self.permit_request.demand),
             advice="Allow a longer deadline or send less",
         )
 

@@ -174,6 +174,11 @@ class Demand(msgspec.Struct, frozen=True, cache_hash=True):
                     found[f"{group} {quota.group}".rstrip(), self.share.of(quota)] = None
         return tuple(found)
 
+    def describe(self, group: str, quotas: Iterable[Quota]) -> str:
+        """Return the words for *group*, one of those that `quotas` returns for *quotas*."""
+        names = " and ".join(str(quota) for name, quota in self.quotas(quotas) if name == group)
+        return f"{self.share} ({names})" if group.startswith("share:") else f"quota {names}"
+
 
 ONE = Demand()
 """One unit of the quotas that apply to every call."""

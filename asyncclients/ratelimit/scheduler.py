@@ -25,9 +25,10 @@ import math
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import structs
 
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
-from asyncclients.ratelimit.fair_queue import FlowQueue
+from asyncclients.ratelimit.fair_queue import FlowQueue, Kind
 from asyncclients.ratelimit.quota import ONE, Demand, Priority
 from asyncclients.ratelimit.timer import Timer
 
@@ -72,6 +73,15 @@ class PermitRequest(msgspec.Struct, frozen=True, eq=False, gc=False):
         return PermitRequest(
             self.priority, self.flow, self.deadline_at, is_retry=True, demand=self.demand
         )
+
+    def of(self, cost: int, operation: str, limiter: LimiterProtocol) -> PermitRequest:
+        """Return the same request for a call of *operation* that takes *cost*.
+
+        Raises:
+            ConfigurationError: the call costs more than one of its quotas allows.
+        """
+        demand = limiter.kind_of(Demand(cost, operation, self.demand.share))
+        return structs.replace(self, demand=demand)
 
 
 class InFlightLimit:
@@ -466,12 +476,22 @@ class Scheduler:
         queue = self._queue_of(priority)
         if ONE in queue.kinds and len(queue.kinds) == 1:
             return queue.waiting
-        own, slots = self.limiter.openings(now, demand=demand), 0
-        for other, kind in queue.kinds.items():
-            openings = self.limiter.openings(now, demand=other)
-            if all(at <= now or group in own for group, at in openings.items()):
-                slots += kind.waiting * other.cost
-        return slots
+        kinds = self._kinds_before(queue, demand, now)
+        return sum(kind.waiting * other.cost for other, kind in kinds)
+
+    def _kinds_before(
+        self, queue: FlowQueue, demand: Demand, now: float
+    ) -> list[tuple[Demand, Kind]]:
+        """Return the waiting kinds that a new call of *demand* does not pass."""
+        own = self.limiter.openings(now, demand=demand)
+        return [
+            (other, kind)
+            for other, kind in queue.kinds.items()
+            if all(
+                at <= now or group in own
+                for group, at in self.limiter.openings(now, demand=other).items()
+            )
+        ]
 
     def is_alone(self, flow: str) -> bool:
         """Return whether no background calls of other flows wait."""
@@ -492,19 +512,29 @@ class Scheduler:
         """Return the number of waiting calls by class."""
         return {"interactive": self._interactive.waiting, "background": self._background.waiting}
 
+    def queued_before(self, demand: Demand) -> dict[str, int]:
+        """Return the number of waiting calls by class that a new call of *demand* does not pass."""
+        now = self.loop.time()
+        queues = (("interactive", self._interactive), ("background", self._background))
+        return {
+            name: sum(kind.waiting for _, kind in self._kinds_before(queue, demand, now))
+            for name, queue in queues
+        }
+
     def is_idle(self, now: float) -> bool:
         """Return True if nothing is queued or in flight, and the limiter would delay no call."""
         queued = self._interactive.waiting or self._background.waiting
         return not self.in_flight and not queued and self.limiter.is_idle(now)
 
     def waiting_for(self, now: float) -> dict[str, int]:
-        """Return the calls that wait for each group of quotas that is not for all calls."""
-        found = dict[str, int]()
+        """Return the calls that wait for quotas which not all calls need, by their description."""
+        found, quotas = dict[str, int](), self.limiter.quotas
         for queue in (self._interactive, self._background):
             for demand, kind in queue.kinds.items():
                 for group, at in self.limiter.openings(now, demand=demand).items():
                     if group and at > now:
-                        found[group] = found.get(group, 0) + kind.waiting
+                        name = demand.describe(group, quotas)
+                        found[name] = found.get(name, 0) + kind.waiting
         return found
 
     def backlog(self) -> tuple[int, Priority, Demand]:

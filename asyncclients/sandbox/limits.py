@@ -11,7 +11,12 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+from zoneinfo import ZoneInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
 
 class ServerLimit(Protocol):
@@ -20,8 +25,8 @@ class ServerLimit(Protocol):
     limit: float
     period: float
 
-    def admit(self, now: float) -> bool:
-        """Count a request that arrives at *now*; False means 429."""
+    def admit(self, now: float, cost: int = 1) -> bool:
+        """Count a request of *cost* units that arrives at *now*; False means 429."""
         ...
 
     def remaining(self, now: float) -> int:
@@ -49,11 +54,11 @@ class SlidingLog:
         while self._log and self._log[0] <= now - self.period:
             self._log.popleft()
 
-    def admit(self, now: float) -> bool:
+    def admit(self, now: float, cost: int = 1) -> bool:
         self._forget(now)
-        admitted = len(self._log) < self.limit
+        admitted = len(self._log) + cost <= self.limit
         if admitted or self.count_rejected:
-            self._log.append(now)
+            self._log.extend([now] * cost)
         return admitted
 
     def remaining(self, now: float) -> int:
@@ -79,11 +84,11 @@ class FixedWindow:
         if window != self._window:
             self._window, self._count = window, 0
 
-    def admit(self, now: float) -> bool:
+    def admit(self, now: float, cost: int = 1) -> bool:
         self._roll(now)
-        if self._count >= self.limit:
+        if self._count + cost > self.limit:
             return False
-        self._count += 1
+        self._count += cost
         return True
 
     def remaining(self, now: float) -> int:
@@ -97,6 +102,109 @@ class FixedWindow:
 
     def reset_after(self, now: float) -> float:
         return 0.0 if self.remaining(now) else self.window_ends_after(now)
+
+
+class CalendarWindow:
+    """At most `limit` in each hour, day or month of *timezone*.
+
+    *wall* returns the time of an instant. The key of a counter is what the clock shows, with the
+    offset from UTC for an hour, so an hour that is shown twice has two counters.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        unit: Literal["hour", "day", "month"],
+        timezone: str,
+        wall: Callable[[float], datetime],
+    ) -> None:
+        self.limit = limit
+        self.period = {"hour": 3600.0, "day": 86_400.0, "month": 2_678_400.0}[unit]
+        self._fields = {"hour": 4, "day": 3, "month": 2}[unit]
+        self._zone, self._wall = ZoneInfo(timezone), wall
+        self._key: tuple[object, ...] = ()
+        self._count = 0
+
+    def _key_of(self, now: float) -> tuple[object, ...]:
+        local = self._wall(now).astimezone(self._zone)
+        offset = local.utcoffset() if self._fields == 4 else None
+        return (*local.timetuple()[: self._fields], offset)
+
+    def _roll(self, now: float) -> None:
+        key = self._key_of(now)
+        if key != self._key:
+            self._key, self._count = key, 0
+
+    def admit(self, now: float, cost: int = 1) -> bool:
+        self._roll(now)
+        if self._count + cost > self.limit:
+            return False
+        self._count += cost
+        return True
+
+    def remaining(self, now: float) -> int:
+        self._roll(now)
+        return max(0, int(self.limit) - self._count)
+
+    def reset_after(self, now: float) -> float:
+        if self.remaining(now):
+            return 0.0
+        seconds = 1.0
+        while self._key_of(now + seconds) == self._key:
+            seconds += min(60.0, 60.0 - (now + seconds) % 60.0)
+        return seconds
+
+
+class Rules:
+    """Several limits, each for the requests whose `METHOD /path` contains its text.
+
+    *costs* is the units of the requests that contain a text, 1 for all others. A request counts
+    against all of its limits, or against none if one of them rejects it.
+    """
+
+    def __init__(
+        self, *rules: tuple[str, ServerLimit], costs: Mapping[str, int] | None = None
+    ) -> None:
+        self._rules, self._costs = rules, costs or {}
+        self.limit, self.period = rules[0][1].limit, rules[0][1].period
+
+    def of(self, request: str) -> RequestLimit:
+        """Return the limits of *request*, a `METHOD /path`."""
+        cost = max((each for text, each in self._costs.items() if text in request), default=1)
+        return RequestLimit([limit for text, limit in self._rules if text in request], cost)
+
+    def admit(self, now: float, cost: int = 1) -> bool:
+        return self.of("").admit(now, cost)
+
+    def remaining(self, now: float) -> int:
+        return self.of("").remaining(now)
+
+    def reset_after(self, now: float) -> float:
+        return self.of("").reset_after(now)
+
+
+class RequestLimit:
+    """All limits of one request, which costs *cost* units of each."""
+
+    def __init__(self, limits: Sequence[ServerLimit], cost: int) -> None:
+        self._limits, self._cost = limits, cost
+        self.limit = min((each.limit for each in limits), default=math.inf)
+        self.period = max((each.period for each in limits), default=0.0)
+
+    def admit(self, now: float, cost: int = 1) -> bool:
+        cost *= self._cost
+        if any(each.remaining(now) < cost for each in self._limits):
+            return False
+        for each in self._limits:
+            each.admit(now, cost)
+        return True
+
+    def remaining(self, now: float) -> int:
+        least = min((each.remaining(now) for each in self._limits), default=self._cost)
+        return least // self._cost
+
+    def reset_after(self, now: float) -> float:
+        return max((each.reset_after(now) for each in self._limits), default=0.0)
 
 
 class TokenBucket:
@@ -114,12 +222,12 @@ class TokenBucket:
             self._tokens = min(self.capacity, self._tokens + gained)
         self._at = now
 
-    def admit(self, now: float) -> bool:
+    def admit(self, now: float, cost: int = 1) -> bool:
         self._refill(now)
         # A request at the exact instant of its token must not fail by rounding.
-        if self._tokens < 1 - 1e-9:
+        if self._tokens < cost - 1e-9:
             return False
-        self._tokens -= 1
+        self._tokens -= cost
         return True
 
     def remaining(self, now: float) -> int:
@@ -160,11 +268,11 @@ class TwoCounter:
         over = self._roll(now)
         return self._previous * (1 - over) + self._current
 
-    def admit(self, now: float) -> bool:
+    def admit(self, now: float, cost: int = 1) -> bool:
         # The estimate includes this request, so it must fit completely.
-        if self._estimate(now) + 1 > self.limit + 1e-9:
+        if self._estimate(now) + cost > self.limit + 1e-9:
             return False
-        self._current += 1
+        self._current += cost
         return True
 
     def remaining(self, now: float) -> int:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from aiohttp import web
 
 from .faults import Cut, Delay, Drop, Fault, Faults, Hang, Status
+from .limits import Rules
 from .vendor import RejectedError, Reply, SandboxRequest, segments_of
 
 if TYPE_CHECKING:
@@ -236,6 +237,8 @@ class VendorServer:
         except RejectedError as rejected:
             return _Admission(call, None, rejected.reply)
         limit = self._limit_of(call.credential)
+        if isinstance(limit, Rules):
+            limit = limit.of(f"{call.method} {call.path}")
         if limit is None or limit.admit(call.at):
             return _Admission(call, limit, None)
         return _Admission(call, limit, self.vendor.rate_limited(limit, call.at), over_limit=True)

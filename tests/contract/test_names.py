@@ -226,6 +226,7 @@ def test_call_options_have_the_documented_fields() -> None:
         "flow": None,
         "retry_unsafe": False,
         "headers": None,
+        "share": None,
     }
     assert [priority.name for priority in Priority] == ["INTERACTIVE", "BACKGROUND"]
 
@@ -241,7 +242,7 @@ def test_clients_have_the_same_constructor(client: type[VendorClient]) -> None:
     assert [parameters[name].default for name in common] == [None] * 4
     assert list(inspect.signature(client.from_env).parameters)[:2] == ["pool", "environ"]
     assert words(client.request) == (
-        "self, method, path, *, params, json, form, headers, response_type, idempotent"
+        "self, method, path, *, params, json, form, headers, response_type, idempotent, cost"
     )
     assert words(client.eta) == "self, calls=1"
 

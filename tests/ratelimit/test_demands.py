@@ -364,7 +364,7 @@ async def test_blocked_operation_does_not_hold_up_others(priority: Priority) -> 
     assert max(others) - began < 1.5
     waiting = queue.queued()[priority.name.lower()]
     assert waiting == 48
-    assert queue.waiting_for(queue.loop.time()) == {"operations:events.*": waiting}
+    assert queue.waiting_for(queue.loop.time()) == {"quota events.* 5 per 10 s": waiting}
     sent = await asyncio.gather(*events)
     assert max(sent) - began == pytest.approx(96.0, rel=0.01)
 
@@ -391,7 +391,7 @@ async def test_share_leaves_the_rest_to_interactive_calls_at_once() -> None:
     await asyncio.sleep(300.0)
     assert sum(task.done() for task in backfill) == pytest.approx(300, abs=4)
     waiting = queue.queued()["background"]
-    assert queue.waiting_for(queue.loop.time()) == {"share:0.6:nightly": waiting}
+    assert queue.waiting_for(queue.loop.time()) == {"share 0.6 (60 per 60 s)": waiting}
     asked = queue.loop.time()
     page = await asyncio.gather(*start(queue, request(queue, priority=INTERACTIVE), 3))
     assert max(page) - asked < 0.1

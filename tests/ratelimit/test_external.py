@@ -123,7 +123,7 @@ class Observed:
         slots = [(window, now + window.period) for window in self.windows]
         for window, end in slots:
             window.acquire(now, end)
-        permit = Permit(self.sent, now, slots, 0.0)
+        permit = Permit(self.sent, now, slots=slots, slot_idle_for=0.0)
         self.foreign.observe(
             self.windows, permit, now, RateLimitInfo(limit=limit, remaining=remaining)
         )
@@ -146,7 +146,7 @@ def test_depletion_ignores_responses_out_of_order() -> None:
     window, foreign = SlidingWindow(HUNDRED), ExternalUsage(Feedback([HUNDRED]))
     for number, sent_at, remaining in ((1, 0.0, 90), (2, 18.0, 60), (3, 19.0, 30)):
         window.acquire(sent_at, sent_at + 60.0)
-        permit = Permit(number, sent_at, [(window, sent_at + 60.0)], 0.0)
+        permit = Permit(number, sent_at, slots=[(window, sent_at + 60.0)], slot_idle_for=0.0)
         foreign.observe(
             [window], permit, 20.0 + number, RateLimitInfo(limit=100, remaining=remaining)
         )
