@@ -22,6 +22,7 @@ from asyncclients.core.events import (
 from asyncclients.core.session import middlewares_of, open_session, reuse_clean_connections
 from asyncclients.core.transport import AttemptTimeouts
 from asyncclients.errors import ClientClosedError
+from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
@@ -50,13 +51,17 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         sent: requests sent so far.
         sent_background: those of them for background calls.
         rejected: requests that the vendor rate-limited so far.
-        paused_for: seconds until the scope may send again; 0 when not paused.
+        paused_for: seconds until the scope may send again, after a pause of the vendor or of an
+            operator; 0 when not paused.
         external_rate: calls per second of other clients on the same quota.
         token_refreshes: access tokens requested so far.
         waiting_for: calls that wait for a quota of their operations or for their share, by what
             they wait for, as in `{"share 0.6 of 100 per 60 s": 12}`.
         has_unexplained_rejections: the vendor rejects calls although the quota is kept. Another
             program uses the same key, or the vendor allows less than the quota.
+        operator_pause: the pause that an operator has set for all processes
+            (`asyncclients.stores.LimitsControl`); None without one.
+        operator_quotas: the quotas that an operator has set; None if the configured ones apply.
     """
 
     vendor: str
@@ -74,6 +79,8 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     holds: tuple[int, ...] = ()
     has_unexplained_rejections: bool = False
     waiting_for: dict[str, int] = {}
+    operator_pause: OperatorPause | None = None
+    operator_quotas: OperatorQuotas | None = None
 
     @property
     def quota_use(self) -> float:
@@ -180,12 +187,13 @@ class Scope:
         """Apply *quotas* as well, and the lower of two limits of requests in flight."""
         if max_in_flight is not None:
             self.scheduler.max_in_flight = min(self.scheduler.max_in_flight, max_in_flight)
-        added = [quota for quota in quotas if quota not in self.scheduler.limiter.quotas]
+        configured = self.scheduler.limiter.configured
+        added = [quota for quota in quotas if quota not in configured]
         if added:
             logger.warning(
                 "%s: two clients of one quota have different settings; all of them apply: %s",
                 self.vendor,
-                ", ".join(str(q) for q in (*self.scheduler.limiter.quotas, *added)),
+                ", ".join(str(q) for q in (*configured, *added)),
             )
         for quota in added:
             self.scheduler.limiter.add(quota, asyncio.get_running_loop().time())
@@ -217,11 +225,13 @@ class Scope:
             sent=scheduler.sent,
             sent_background=scheduler.sent_background,
             rejected=scheduler.rejected,
-            paused_for=state.paused_for,
+            paused_for=max(state.paused_for, state.held_for),
             external_rate=state.external_rate,
             token_refreshes=self.tokens.refreshes if self.tokens else 0,
             has_unexplained_rejections=scheduler.has_unexplained_rejections,
             waiting_for=scheduler.waiting_for(now),
+            operator_pause=state.control.pause,
+            operator_quotas=state.control.quotas,
         )
 
     def is_idle(self, now: float, *, shares_quota: bool) -> bool:

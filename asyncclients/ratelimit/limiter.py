@@ -48,6 +48,7 @@ import msgspec
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.adaptive import ArrivalSpacing, Feedback, RttEstimator
+from asyncclients.ratelimit.control import NO_CONTROL, Control
 from asyncclients.ratelimit.external import ExternalUsage
 from asyncclients.ratelimit.quota import ONE, Demand, Quota
 from asyncclients.ratelimit.slots import CalendarWindow, Permit, SlidingWindow, Taken, TokenBucket
@@ -77,10 +78,12 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         paced_for: until the token bucket allows the next call.
         in_flight: calls sent and not yet settled.
         paused_for: until the pause ends; 0 without a pause.
+        held_for: until the pause of an operator ends; 0 without one.
         external_rate: calls per second of other clients on the same quota.
         probing: calls are sent one at a time, after consecutive rejections.
         rate_factor: share of the quota's rate in use; below 1 after rejections.
         bursts: whether calls may follow each other faster than the rate.
+        control: what an operator has set through a limit store.
     """
 
     held: int
@@ -93,6 +96,8 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     probing: bool
     rate_factor: float
     bursts: bool
+    held_for: float = 0.0
+    control: Control = NO_CONTROL
 
 
 class Limiter:
@@ -177,6 +182,11 @@ class Limiter:
         self._ordinary, self._pairs = ordinary.taken, ordinary.taken.pairs
         self._windows = tuple(window for window, _ in self._pairs)
         self.feedback.set_quotas([q for q in self.quotas if not q.unit and not q.operations])
+
+    @property
+    def configured(self) -> tuple[Quota, ...]:
+        """The configured quotas; a limit store may have others in force."""
+        return self.quotas
 
     @property
     def paused_until(self) -> float:
@@ -411,11 +421,20 @@ class Limiter:
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. Calls sent before count, as far as they are remembered."""
-        if quota in self.quotas:
-            return
+        if quota not in self.quotas:
+            self.replace((*self.quotas, quota), now)
+
+    def replace(self, quotas: Iterable[Quota], now: float) -> None:
+        """Obey *quotas* in place of the present ones.
+
+        Calls sent before count for the new ones, as far as they are remembered.
+        """
+        known = self.quotas
         longest = max(self._windows, key=lambda window: window.period, default=None)
-        self._set_quotas((*self.quotas, quota), now)
-        if longest is not None:
+        self._set_quotas(quotas, now)
+        for quota in self.quotas:
+            if longest is None or quota in known:
+                continue
             counter = self._counter((quota.group, quota), now)
             if isinstance(counter, CalendarWindow):
                 counter.hold(now, longest.held(now))

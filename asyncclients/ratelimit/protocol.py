@@ -8,8 +8,10 @@ calls `dispatch` of the scheduler when something has changed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from asyncclients.ratelimit.control import Control
 from asyncclients.ratelimit.quota import ONE, Demand
 
 if TYPE_CHECKING:
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.slots import Permit
 
 
+OnControl = Callable[[Control, Control, float], None]
+"""Takes what an operator had set before, what is set now, and the seconds until a pause ends."""
+
+
 class LimiterProtocol(Protocol):
     """The methods of a limiter that a scheduler uses; see `Limiter`."""
 
     @property
     def quotas(self) -> tuple[Quota, ...]: ...
+    @property
+    def configured(self) -> tuple[Quota, ...]: ...
     @property
     def by_operation(self) -> bool: ...
     def kind_of(self, demand: Demand) -> Demand: ...
@@ -67,11 +75,18 @@ class SharedLimiterFactory(Protocol):
     """One pool's connection to a limit store."""
 
     def limiter(
-        self, key: str, local: Limiter, queue: BacklogProtocol, *, vendor: str = ""
+        self,
+        key: str,
+        local: Limiter,
+        queue: BacklogProtocol,
+        *,
+        vendor: str = "",
+        on_control: OnControl | None = None,
     ) -> LimiterProtocol:
         """Return the limiter of scope *key*. It obeys *local* as well, and serves *queue*.
 
-        *vendor* names the scope in log lines.
+        *vendor* names the scope in log lines and in the store. *on_control* is called when an
+        operator pauses the scope, resumes it or sets its quotas.
         """
         ...
 

@@ -437,7 +437,7 @@ class Scheduler:
 
     @property
     def paused_for(self) -> float:
-        """Seconds until the pause after a rejection ends; 0 without a pause."""
+        """Seconds until the pause after a rejection ends; 0 without a pause. Not an operator's."""
         return self.limiter.snapshot(self.loop.time()).paused_for
 
     def eta(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from asyncclients.lazy import lazy
 
 if TYPE_CHECKING:
+    from asyncclients.stores.control import LimitsControl
     from asyncclients.stores.file_tokens import FileTokens
     from asyncclients.stores.redis import RedisLimits
     from asyncclients.stores.redis_tokens import RedisTokens
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 _LAZY = {
     "FileLimits": "asyncclients.stores.sqlite",
     "FileTokens": "asyncclients.stores.file_tokens",
+    "LimitsControl": "asyncclients.stores.control",
     "RedisLimits": "asyncclients.stores.redis",
     "RedisTokens": "asyncclients.stores.redis_tokens",
 }
 
-__all__ = ["FileLimits", "FileTokens", "RedisLimits", "RedisTokens"]
+__all__ = ["FileLimits", "FileTokens", "LimitsControl", "RedisLimits", "RedisTokens"]
 
 __getattr__, __dir__ = lazy(__name__, _LAZY)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from asyncclients.errors import ConfigurationError, error_text
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.control import NO_CONTROL, Control
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.timer import Timer
 from asyncclients.stores.clock import SECOND, StoreClock, micros
@@ -36,14 +36,18 @@ from asyncclients.stores.protocol import (
     LeaseResponse,
     QuotaSpec,
     StoreUnavailableError,
+    decode_pause,
+    decode_quotas,
+    parse_quotas,
 )
 from asyncclients.stores.shares import NONE, Block, contains
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from asyncclients.ratelimit.limiter import Limiter
-    from asyncclients.ratelimit.protocol import BacklogProtocol
+    from asyncclients.ratelimit.protocol import BacklogProtocol, OnControl
+    from asyncclients.ratelimit.quota import Quota
     from asyncclients.stores.config import StoreConfig
     from asyncclients.stores.fallback import OutageLog
     from asyncclients.stores.protocol import Backend
@@ -143,6 +147,12 @@ class LeaseBook:
         self.arrived.pop(number, None)
         self.released.add(number)
 
+    def missing(self, count: int) -> int:
+        """Return how many slots to request for *count* calls; none before all is reported."""
+        if len(self.arrived) > _MAX_SLOTS:
+            return 0
+        return min(_MAX_SLOTS, max(0, count - len(self.leases)))
+
     def drop_leases(self) -> None:
         """Release all slots that are held and not used."""
         self.released.update(lease.number for lease in self.leases)
@@ -188,6 +198,9 @@ class SyncState:
         accepted, rejected: calls of this process that the store does not know of.
         others_accepted, others_rejected: calls of other processes, from the last response.
         clock_suspect: the store's clock was set forward; leases granted since are not used.
+        configured: the quotas of this process, which an operator's quotas may replace.
+        control: what an operator has set, according to the last response.
+        held_until: loop instant until which an operator wants no calls.
     """
 
     def __init__(
@@ -209,14 +222,19 @@ class SyncState:
         self.others_accepted = self.others_rejected = 0
         self.clock_suspect = False
         self._totals: tuple[int, int] | None = None  # accepted and rejected, of all processes
+        self.configured = local.quotas
+        self.control = NO_CONTROL
+        self.held_until = -math.inf
+        self._control_text: tuple[str, str] = ("", "")
 
     def periods(self) -> list[float]:
         """Return the periods of the quotas in seconds; never empty."""
-        return [quota.period for quota in self._local.quotas] or [HEARTBEAT]
+        quotas = (*self._local.quotas, *self.configured)
+        return [quota.period for quota in quotas] or [HEARTBEAT]
 
     def quotas(self) -> list[Quota]:
         """Return the quotas of this process and those that others have configured."""
-        return [*self._local.quotas, *_parse_quotas(self._other_quotas)]
+        return [*self._local.quotas, *parse_quotas(self._other_quotas)]
 
     def due_at(self) -> float:
         """Return the loop instant at which a heartbeat, or a report of calls in flight, is due."""
@@ -240,8 +258,7 @@ class SyncState:
     ) -> LeaseRequest:
         """Return a request for up to *count* slots; *wall* is the wall clock at *now*."""
         slots, config, shortest = self._slots, self._config, min(self.periods())
-        has_many_reports = len(slots.arrived) > _MAX_SLOTS
-        count = 0 if has_many_reports else min(_MAX_SLOTS, max(0, count - len(slots.leases)))
+        count = slots.missing(count)
         heartbeat = self._is_heartbeat(now, goodbye=goodbye, idle=idle, interval=interval)
         reports = slots.reports(now, renews=self._renews(now, is_heartbeat=heartbeat))
         return LeaseRequest(
@@ -249,10 +266,9 @@ class SyncState:
             epoch=self._reported_epoch(now, recovering=recovering),
             new_epoch=uuid4().hex[:12],
             recovering=recovering,
-            # A process that has ever been in contact knows that a new log has lost data.
-            assume_spent=config.assume_spent or self._epoch != "",
+            assume_spent=self._assumes_spent,
             wall=micros(wall),
-            quotas=self._specs(now),
+            quotas=self._specs(self.configured, now),
             kinds=reports.kinds,
             arrived=reports.arrived,
             in_flight=reports.in_flight,
@@ -276,7 +292,14 @@ class SyncState:
             min_retry=micros(min(0.25, max(0.005, shortest / 8))),
             recovery_hold=micros(max(self.periods())),
             detection_time=micros(PROBE_INTERVAL + 2 * config.timeout + config.lease + SEND_GRACE),
+            vendor=self._log.vendor(self._key),
+            operator_quotas=self._specs(self.control.set_quotas, now),
         )
+
+    @property
+    def _assumes_spent(self) -> bool:
+        """True if a new log has lost data: this process has been in contact, or is told so."""
+        return self._config.assume_spent or self._epoch != ""
 
     def _paused_until(self) -> float:
         return self._local.paused_until if self.rejected else self.unavailable_until
@@ -304,7 +327,7 @@ class SyncState:
             return ""
         return self._epoch
 
-    def _specs(self, now: float) -> tuple[QuotaSpec, ...]:
+    def _specs(self, quotas: Sequence[Quota], now: float) -> tuple[QuotaSpec, ...]:
         state = self._local.snapshot(now)
         return tuple(
             QuotaSpec(
@@ -313,7 +336,7 @@ class SyncState:
                 interval=micros(quota.period / quota.limit / RATE_SAFETY / state.rate_factor),
                 burst=TokenBucket(quota, 0.0).full_burst if state.bursts else _SPACED_BURST,
             )
-            for quota in self._local.quotas
+            for quota in quotas
         )
 
     # --- Responses ------------------------------------------------------------------
@@ -327,6 +350,7 @@ class SyncState:
         self._update_share(request, response, sent_at, received_at)
         self._check_epoch(request, response, received_at)
         self._check_quotas(request, response)
+        self._update_control(response, received_at)
         self._check_clock(
             request, received_at, jumped=self.clock.jumped(sent_at, received_at, response.now)
         )
@@ -382,17 +406,32 @@ class SyncState:
             advice = "Check the time service of its host"
             self._log.reset(self._key, now, "its clock was set forward", request, advice)
 
+    def _update_control(self, response: LeaseResponse, now: float) -> None:
+        self.held_until = now + response.held / SECOND if response.held else -math.inf
+        text = response.operator_pause, response.operator_quotas
+        if text == self._control_text:
+            return
+        pause, quotas = text
+        control = Control(
+            pause=decode_pause(pause) if pause else None,
+            quotas=decode_quotas(quotas) if quotas else None,
+        )
+        if control.quotas != self.control.quotas:
+            self._local.replace(control.in_force(self.configured), now)
+        self.control, self._control_text = control, text
+
+    def add(self, quota: Quota, now: float) -> None:
+        """Configure *quota* as well."""
+        self.configured = (*self.configured, quota)
+        if self.control.quotas is None:
+            self._local.add(quota, now)
+
     def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
-        others = frozenset(response.quotas) - {quota.name for quota in request.quotas}
+        known = {quota.name for quota in request.quotas}
+        others = frozenset(response.quotas if not response.operator_quotas else ()) - known
         if others - self._other_quotas:
-            self._log.differ(self._key, self._local.quotas, _parse_quotas(others))
+            self._log.differ(self._key, self.configured, parse_quotas(others))
         self._other_quotas = others
-
-
-def _parse_quotas(names: Iterable[str]) -> list[Quota]:
-    """Return the quotas that *names* (see `QuotaSpec.name`) stand for."""
-    parts = (name.split("/") for name in sorted(names))
-    return [Quota(int(limit), int(period) / SECOND) for limit, period in parts]
 
 
 class LeaseClient:
@@ -405,6 +444,8 @@ class LeaseClient:
         backend: the store.
         config: how it is used.
         log: the scopes of the pool.
+        on_control: called when an operator's settings change, with those before and after, and
+            the seconds until a pause ends.
         first_slot: number of the first slot.
 
     Attributes:
@@ -422,10 +463,12 @@ class LeaseClient:
         backend: Backend,
         config: StoreConfig,
         log: OutageLog,
+        on_control: OnControl | None = None,
         first_slot: int = 1,
     ) -> None:
         self.key, self._local, self._queue = key, local, queue
         self._backend, self._config, self._log = backend, config, log
+        self._on_control = on_control
         self.slots = LeaseBook(first_slot)
         self._sync = SyncState(key, local, self.slots, config, log)
         self.outage = OutageState(config)
@@ -470,6 +513,25 @@ class LeaseClient:
     def opens_at(self, now: float) -> float:
         """Return the earliest instant at which the store may grant another slot."""
         return now if self._request_at <= now else self._request_at + self._config.lease
+
+    @property
+    def held_until(self) -> float:
+        """Loop instant until which an operator wants no calls; -inf for no pause."""
+        return self._sync.held_until
+
+    @property
+    def control(self) -> Control:
+        """What an operator has set, according to the last response."""
+        return self._sync.control
+
+    @property
+    def configured(self) -> tuple[Quota, ...]:
+        """The quotas of this process, which an operator's quotas may replace."""
+        return self._sync.configured
+
+    def add(self, quota: Quota, now: float) -> None:
+        """Configure *quota* as well."""
+        self._sync.add(quota, now)
 
     def is_at_rest(self) -> bool:
         """True if nothing is held or to be reported, and the store knows that this is idle."""
@@ -613,8 +675,10 @@ class LeaseClient:
             self._log.begin(self.key, sent_at, reason, advice, fallback.description)
 
     def _on_response(self, request: LeaseRequest, response: LeaseResponse, sent_at: float) -> None:
-        received_at = self._loop.time()
+        received_at, control = self._loop.time(), self._sync.control
         base = self._sync.apply(request, response, sent_at, received_at)
+        if self._on_control is not None and self._sync.control != control:
+            self._on_control(control, self._sync.control, response.held / SECOND)
         lease = request.lease / SECOND
         for offset, opens_in in enumerate(response.opens_in):
             usable_at = base + opens_in / SECOND

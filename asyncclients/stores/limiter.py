@@ -7,6 +7,8 @@
 * Accepted and rate-limited calls are reported to all processes: all pause, and all learn.
 * The vendor's remaining count includes the calls of all processes, so it is not taken for
   external usage. Rate limits are still obeyed.
+* What an operator has set applies to all processes: a pause, and quotas that replace those that
+  are configured. It stays in force in an outage.
 * In an outage the limit of `fallback.py` applies, so no call waits for the store forever.
 """
 
@@ -50,8 +52,13 @@ class SharedLimiter:
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
-        """The quotas that this process has configured; those of others apply as well."""
+        """The quotas that this process obeys; those of others apply as well."""
         return self._local.quotas
+
+    @property
+    def configured(self) -> tuple[Quota, ...]:
+        """The quotas that this process has configured; an operator may have replaced them."""
+        return self.lease_client.configured
 
     @property
     def by_operation(self) -> bool:
@@ -75,6 +82,10 @@ class SharedLimiter:
         at = self._local.next_permit_at(now, reserve, spaced=spaced, demand=demand)
         if at == math.inf:
             return at
+        held_until = self.lease_client.held_until
+        if held_until > now:
+            self.lease_client.request_slots(now)  # to learn when the pause is ended early
+            return max(at, held_until)
         fallback = self._outage.fallback
         if fallback is not None:
             if self._outage.recently_probed(now):
@@ -137,7 +148,8 @@ class SharedLimiter:
 
     def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
         """Return when *calls* more calls can have been sent, with contenders taking turns."""
-        at = self._local.nth_permit_at(calls, now, demand)
+        local_at = self._local.nth_permit_at(calls, now, demand)
+        at = max(local_at, self.lease_client.held_until)
         if self._outage.fallback is not None:
             next_at = self._outage.fallback.next_permit_at(now)
             return at if next_at == math.inf else max(at, next_at)
@@ -148,7 +160,7 @@ class SharedLimiter:
 
     def add(self, quota: Quota, now: float) -> None:
         """Add *quota*."""
-        self._local.add(quota, now)
+        self.lease_client.add(quota, now)
 
     def is_idle(self, now: float) -> bool:
         """True if nothing known here would delay a call, and everything is reported."""
@@ -162,7 +174,12 @@ class SharedLimiter:
             opens_in = fallback.next_permit_at(now) - now
         elif not self.slots.leases:
             opens_in = self.lease_client.opens_at(now) - now
-        return replace(state, opens_in=tuple(max(opens_in, own) for own in state.opens_in))
+        return replace(
+            state,
+            opens_in=tuple(max(opens_in, own) for own in state.opens_in),
+            held_for=max(0.0, self.lease_client.held_until - now),
+            control=self.lease_client.control,
+        )
 
     def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
         number = self._numbers.pop(permit.number, None)

@@ -46,6 +46,10 @@ sent (`fallback.py`), and a heartbeat is sent every second until the store respo
 the quota in advance (`shares.py`). The store keeps both the block that the process confirmed
 and the one last assigned, because the response may be lost, and gives neither to another.
 
+**Control.** An operator may pause a scope, or set quotas that replace the configured ones
+(`control.py`). The store then grants nothing, or nothing to a process that does not report
+these quotas as `operator_quotas`. Each response contains what the operator has set.
+
 **Recovery hold.** After an outage the first request has `recovering` set: the process sent
 calls by itself, and so may others. Nothing is granted for `detection_time`, until all have
 reported. A store that was out of reach for everybody also notices this itself, by the
@@ -77,8 +81,12 @@ its first four digits. Instants are microseconds since 1970 of the server's cloc
 | `since_background` | slots granted to interactive calls since the last one for a background call; negative after an expensive background call |
 | `members_changed_at` | instant at which a process last joined or left |
 | `share_wanted_until` | until this instant processes send early heartbeats, because one has no block |
+| `vendor` | name of the vendor |
+| `operator_pause` | a pause that an operator has set: JSON with `at` and `until` in seconds since 1970, and `by` |
+| `operator_quotas` | quotas that an operator has set: JSON with `at`, `by` and `quotas` |
 | `claim:PROCESS` | the place of a process that waits with calls of a cost above 1: `SINCE UNTIL PRIORITY COST GROUPS` |
-| `quota:NAME` | a quota in force: `LAST_REPORT INTERVAL BURST PREVIOUS START END`, the instant, microseconds per call, calls, and the calendar windows |
+| `quota:NAME` | a configured quota: `LAST_REPORT INTERVAL BURST PREVIOUS START END`, the instant, microseconds per call, calls, and the calendar windows |
+| `set:NAME` | one of the quotas that an operator has set, like `quota:NAME` |
 | `tat:NAME` | instant at which its token bucket is full again (GCRA's theoretical arrival time) |
 | `log:GROUP` | epoch of the group's log |
 | `used:NAME` | units used of a calendar quota: `START UNITS` of each window |
@@ -89,9 +97,17 @@ space and the group, if there is one: `100/60000000 ops:events.*`, `10000/900000
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
+from asyncclients.ratelimit.quota import Quota
+from asyncclients.stores.clock import SECOND, micros
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 HEARTBEAT = 1.0
 """Seconds between two heartbeats of a process that sends calls."""
@@ -132,6 +148,11 @@ class QuotaSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     used: int = 0
 
     @property
+    def is_replaceable(self) -> bool:
+        """True if quotas that an operator sets replace this one."""
+        return not (self.group or self.calendar)
+
+    @property
     def name(self) -> str:
         """The quota's name among those of the scope."""
         calendar = f"@{self.calendar}" if self.calendar else ""
@@ -149,7 +170,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
         recovering: the process returns from an outage in which others may have sent calls.
         assume_spent: a new log starts with a spent window.
         wall: the wall clock of the process, in microseconds since 1970.
-        quotas: the quotas that the process obeys.
+        quotas: the configured quotas of the process.
         kinds: the groups of the calls in *arrived* and *in_flight*.
         arrived: slot number, how long ago the call arrived (may be negative), index in *kinds*.
         in_flight: slots whose calls have no response yet, and indexes in *kinds*.
@@ -172,6 +193,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
         min_retry: shortest *retry_in* if a report of another process may open a slot sooner.
         recovery_hold: how long nothing is granted after data was lost.
         detection_time: time that others need to notice that the store is back.
+        vendor: name of the vendor.
+        operator_quotas: the quotas set by an operator that the process obeys.
     """
 
     process: str
@@ -204,6 +227,8 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_retry: int
     recovery_hold: int
     detection_time: int
+    vendor: str = ""
+    operator_quotas: tuple[QuotaSpec, ...] = ()
 
     @property
     def logs(self) -> tuple[str, ...]:
@@ -228,6 +253,9 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         waits_for: name of the quota that delays the next slot; empty for none.
         used: units of each calendar quota of the request that are used in the current window.
         quotas: names of all quotas in force.
+        operator_pause, operator_quotas: what an operator has set, as JSON of the structs in
+            `ratelimit/control.py`; empty for nothing.
+        held: for how long an operator wants no calls.
     """
 
     now: int
@@ -245,6 +273,9 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     waits_for: str
     used: tuple[int, ...]
     quotas: tuple[str, ...]
+    operator_pause: str = ""
+    operator_quotas: str = ""
+    held: int = 0
 
 
 class StoreUnavailableError(Exception):
@@ -257,6 +288,31 @@ class StoreUnavailableError(Exception):
     def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(reason)
         self.advice = advice
+
+
+decode_pause = msgspec.json.Decoder(OperatorPause).decode
+decode_quotas = msgspec.json.Decoder(OperatorQuotas).decode
+
+
+def quota_names(quotas: Iterable[Quota]) -> list[str]:
+    """Return the names that *quotas* have in the store, see `QuotaSpec.name`."""
+    return [f"{quota.limit}/{micros(quota.period)}" for quota in quotas]
+
+
+def parse_quotas(names: Iterable[str]) -> list[Quota]:
+    """Return the quotas that *names* (see `QuotaSpec.name`) stand for, without shares."""
+    found: list[Quota] = []
+    for name in sorted(names):
+        name, _, group = name.partition(" ")
+        name, _, calendar = name.partition("@")
+        limit, _, period = name.partition("/")
+        unit, _, timezone = calendar.partition(":")
+        kind, _, operations = group.partition(":")
+        if kind in {"", "operations"}:
+            patterns = tuple(operations.split(",")) if operations else ()
+            quota = Quota(int(limit), int(period) / SECOND, operations=patterns)
+            found.append(replace(quota, unit=unit, timezone=timezone))
+    return found
 
 
 class Backend(Protocol):

@@ -51,7 +51,9 @@ end
 if now + RULES.clock_tolerance < get('updated_at') then
   local counters = {}
   for field, value in pairs(state) do
-    if string.sub(field, 1, 5) == 'used:' then counters[field] = value end
+    if string.sub(field, 1, 5) == 'used:' or string.sub(field, 1, 9) == 'operator_' then
+      counters[field] = value
+    end
   end
   redis.call('DEL', unpack(KEYS))
   state = counters
@@ -98,6 +100,36 @@ local function put_used(name, used)
   redis.call('HSET', STATE, 'used:' .. name, state['used:' .. name])
 end
 
+-- What an operator has set: a pause, and quotas that replace the configured ones.
+if request.vendor ~= '' and state.vendor ~= request.vendor then
+  state.vendor = request.vendor
+  redis.call('HSET', STATE, 'vendor', request.vendor)
+end
+local held, set, is_withheld = 0, {}, false
+if state.operator_pause then
+  held = math.max(0, text(cjson.decode(state.operator_pause)['until'] * 1000000) - now)
+  if held == 0 then
+    state.operator_pause = nil
+    redis.call('HDEL', STATE, 'operator_pause')
+  end
+end
+if state.operator_quotas then
+  for _, quota in ipairs(cjson.decode(state.operator_quotas).quotas) do
+    set[text(quota.limit) .. '/' .. text(quota.period * 1000000)] = 'set'
+  end
+  for _, quota in ipairs(request.operator_quotas) do
+    local name = text(quota[1]) .. '/' .. text(quota[2])
+    is_withheld, set[name] = is_withheld or not set[name], set[name] and 'obeyed'
+  end
+  for _, status in pairs(set) do is_withheld = is_withheld or status ~= 'obeyed' end
+end
+is_withheld = is_withheld or held > 0
+if is_withheld then request.count = 0 end
+for _, quota in ipairs(request.operator_quotas) do
+  quota.is_set = true
+  table.insert(request.quotas, quota)
+end
+
 -- The quotas of all processes apply.
 local own_calendars, entered = {}, {}
 for _, quota in ipairs(request.quotas) do
@@ -105,7 +137,8 @@ for _, quota in ipairs(request.quotas) do
   local name = text(limit) .. '/' .. text(period)
   if calendar ~= '' then name = name .. '@' .. calendar end
   if group ~= '' then name = name .. ' ' .. group end
-  local own_previous, own_start, field, skew = previous, start, 'quota:' .. name, RULES.calendar_skew
+  local own_previous, own_start, skew = previous, start, RULES.calendar_skew
+  local field = (quota.is_set and 'set:' or 'quota:') .. name
   local last_previous, last_start, last_stop =
     string.match(state[field] or '', '(%d+) (%d+) (%d+)$')
   if calendar ~= '' then
@@ -130,16 +163,23 @@ for _, quota in ipairs(request.quotas) do
   end
 end
 local quotas, names, longest, has_calendar, last_end, expired = {}, {}, 0, false, 0, {}
+local replaced_period = 0
 for field, value in pairs(state) do
-  local limit, period, calendar, group = string.match(field, '^quota:(%d+)/(%d+)(@?%S*) ?(.*)$')
-  if limit then
-    local name, numbers = string.sub(field, 7), {}
+  local kind, limit, period, calendar, group =
+    string.match(field, '^(%a+):(%d+)/(%d+)(@?%S*) ?(.*)$')
+  if kind == 'quota' or kind == 'set' then
+    local name, numbers = string.sub(field, #kind + 2), {}
+    local key = kind == 'set' and field or name
     for number in string.gmatch(value, '%S+') do numbers[#numbers + 1] = tonumber(number) end
     local reported_at, interval, burst, previous, start, stop = unpack(numbers)
     limit, period, calendar = tonumber(limit), tonumber(period), calendar ~= ''
-    if reported_at + period + RULES.quota_ttl < now then
-      redis.call('HDEL', STATE, field, 'tat:' .. name, 'used:' .. name)
+    local is_unset = kind == 'set' and not set[name]
+    local is_replaced = kind == 'quota' and next(set) and group == '' and not calendar
+    if is_unset or reported_at + period + RULES.quota_ttl < now then
+      redis.call('HDEL', STATE, field, 'tat:' .. key, 'used:' .. name)
       expired[#expired + 1] = 'used:' .. name
+    elseif is_replaced then
+      longest, replaced_period = math.max(longest, period), math.max(replaced_period, period)
     else
       while calendar and stop <= request.wall and LOGS[group] do
         previous, start, stop = start, stop, stop + period
@@ -147,9 +187,9 @@ for field, value in pairs(state) do
         redis.call('HSET', STATE, field, text(reported_at) .. ' ' .. text(interval) .. ' ' .. burst
           .. ' ' .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop))
       end
-      quotas[#quotas + 1] = {name = name, limit = limit, period = period, interval = interval,
-        burst = burst, group = group, calendar = calendar, previous = previous, start = start,
-        stop = stop, tat = get('tat:' .. name)}
+      quotas[#quotas + 1] = {name = name, key = key, limit = limit, period = period,
+        interval = interval, burst = burst, group = group, calendar = calendar,
+        previous = previous, start = start, stop = stop, tat = get('tat:' .. key)}
       names[#names + 1] = name
       if calendar then
         has_calendar, last_end = true, math.max(last_end, stop)
@@ -176,7 +216,7 @@ for group, log in pairs(LOGS) do
   end
 end
 table.sort(names)
-table.sort(quotas, function(a, b) return a.name < b.name end)
+table.sort(quotas, function(a, b) return a.key < b.key end)
 
 -- Calls that have not arrived yet may arrive in a window that is entered now.
 for _, window in ipairs(entered) do
@@ -260,6 +300,7 @@ for _, number in ipairs(request.released) do
 end
 for _, group in ipairs(ALL_LOGS) do
   local keep_for = has_calendar and RULES.calendar_memory or 0
+  if group == '' then keep_for = math.max(keep_for, replaced_period) end
   for _, quota in ipairs(quotas) do
     if quota.group == group and not quota.calendar then
       keep_for = math.max(keep_for, quota.period)
@@ -516,17 +557,21 @@ if request.count > 0 then
     end
   end
 end
+if is_withheld then
+  retry_in = held > 0 and math.min(held, RULES.hold_retry) or request.min_retry
+end
 local used = {}
 for i, calendar in ipairs(own_calendars) do used[i] = used_of(calendar[1])[calendar[2]] or 0 end
 for _, quota in ipairs(quotas) do
-  if not quota.calendar then put('tat:' .. quota.name, quota.tat) end
+  if not quota.calendar then put('tat:' .. quota.key, quota.tat) end
 end
 
 local keep = text(math.ceil(longest / 500) + 120000)
 for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, keep) end
 redis.call('PEXPIRE', MEMBERS, text(math.ceil(math.max(longest / 500, request.ttl / 1000)) + 120000))
 local ends_in = math.max(longest * 2, last_end - request.wall)
-redis.call('PEXPIRE', STATE, text(math.ceil(ends_in / 1000) + 120000))
+keep = math.ceil((ends_in + held) / 1000) + 120000
+redis.call('PEXPIRE', STATE, text(state.operator_quotas and RULES.keep_control or keep))
 return {now, state.epoch, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
   get('rejected'), contenders, member_count, start, size, get('share_wanted_until') > now and 1 or 0,
-  waits_for, used, names}
+  waits_for, used, names, state.operator_pause or '', state.operator_quotas or '', held}

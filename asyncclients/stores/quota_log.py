@@ -21,6 +21,10 @@ heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
   class, each process gets at most its share of the slots that are open.
 * **Quotas.** The quotas of all processes apply together, so the strictest one limits. A quota
   that nobody has reported for a while is dropped.
+* **Control.** While an operator has paused the scope, nothing is granted. While an operator has
+  set quotas, these apply in place of the configured ones that are the same for all operations
+  and days, and only processes that obey them are granted slots. The configured ones still
+  decide for how long slots are logged, so that they can return.
 """
 
 from __future__ import annotations
@@ -54,6 +58,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         calendar_skew: largest difference between the clocks of a process and of the vendor.
         calendar_memory: time for which slots are remembered at least where a calendar quota
             applies, so that none is counted twice.
+        hold_retry: longest time between two requests of a process that waits in a pause.
+        keep_control: milliseconds for which quotas that an operator has set are kept in Redis.
         interactive_periods: periods after an interactive request in which another is expected.
         unit: size of the whole quota, see `shares.py`.
     """
@@ -68,6 +74,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     yield_delay: int = 20_000
     background_every: int = 10
     background_burst: float = 1.2
+    hold_retry: int = 1_000_000
+    keep_control: int = 10 * 366 * 86_400_000
     calendar_skew: int = 1_000_000
     calendar_memory: int = 10_000_000
     interactive_periods: int = 10
@@ -75,6 +83,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 RULES = Rules()
+_SET = "set:"
+"""Start of the names under which quotas set by an operator are kept."""
 
 
 class QuotaState(msgspec.Struct, kw_only=True):
@@ -135,7 +145,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     `log` maps a group to its slots, and a slot to the latest arrival of its call. `used` maps
     a calendar quota to its windows, and the start of a window to the units used. `interactive`
     and `background` map a waiting process to the instant at which it loses its place in the
-    queue.
+    queue. `operator_quotas` has the names of the quotas that an operator has set.
     """
 
     updated_at: int = 0
@@ -155,9 +165,26 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     interactive: dict[str, int] = {}
     background: dict[str, int] = {}
     quotas: dict[str, QuotaState] = {}
+    operator_quotas: frozenset[str] = frozenset()
+    vendor: str = ""
 
-    def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
-        """Apply *request*. Costs O(log n) per slot, plus loading and saving the log."""
+    def apply(
+        self,
+        request: LeaseRequest,
+        now: int,
+        *,
+        held: int = 0,
+        operator_quotas: frozenset[str] = frozenset(),
+    ) -> LeaseResponse:
+        """Apply *request*. Costs O(log n) per slot, plus loading and saving the log.
+
+        An operator wants no calls for *held*, and has set the quotas named *operator_quotas*.
+        """
+        obeyed = frozenset(spec.name for spec in request.operator_quotas)
+        is_withheld = held > 0 or bool(operator_quotas and obeyed != operator_quotas)
+        if is_withheld:
+            request = replace(request, count=0)
+        self.vendor, self.operator_quotas = request.vendor or self.vendor, operator_quotas
         self._check_clock(request, now)
         has_lost_data = self._check_epoch(request, now)
         self._update_quotas(request, now, has_lost_data=has_lost_data)
@@ -165,6 +192,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         self._on_rate_limited(request, now)
         member_count, (start, size) = self._update_members(request, now)
         opens_in, retry_in, contenders, waits_for = self._grant(request, now)
+        if is_withheld:
+            retry_in = min(held, RULES.hold_retry) or request.min_retry
         return LeaseResponse(
             now=now,
             epoch=self.epoch,
@@ -182,14 +211,20 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             used=tuple(
                 self.used[spec.name].get(spec.start, 0) for spec in request.quotas if spec.calendar
             ),
-            quotas=tuple(sorted(self.quotas)),
+            quotas=tuple(sorted(quota.spec.name for quota in self._in_force())),
+            held=held,
         )
 
     def _check_clock(self, request: LeaseRequest, now: int) -> None:
         """Start a new log if the clock was set back; hold if others may have lost the store."""
         if now + RULES.clock_tolerance < self.updated_at:
             hold = request.recovery_hold + request.detection_time
-            empty = QuotaLog(spent_until=now + hold, used=self.used)
+            empty = QuotaLog(
+                spent_until=now + hold,
+                used=self.used,
+                operator_quotas=self.operator_quotas,
+                vendor=self.vendor,
+            )
             for field in self.__struct_fields__:
                 setattr(self, field, getattr(empty, field))
         elif now > self.updated_at + RULES.max_gap and any(
@@ -216,10 +251,12 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         self.spent_until = max(self.spent_until, until)
 
     def _update_quotas(self, request: LeaseRequest, now: int, *, has_lost_data: bool) -> None:
-        for spec in request.quotas:
-            known = self.quotas.get(spec.name)
+        reported = {spec.name: spec for spec in request.quotas}
+        reported |= {_SET + spec.name: spec for spec in request.operator_quotas}
+        for name, spec in reported.items():
+            known = self.quotas.get(name)
             state = QuotaState(reported_at=now, spec=spec, tat=known.tat if known else 0)
-            self.quotas[spec.name] = state
+            self.quotas[name] = state
             if spec.calendar:
                 is_new = spec.name not in self.used
                 used = self.used.get(spec.name, {})
@@ -231,7 +268,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                     self._follow(known.spec, state, request)
         for name, quota in list(self.quotas.items()):
             spec = quota.spec
-            if quota.reported_at + spec.period + RULES.quota_ttl < now:
+            is_unset = name.startswith(_SET) and spec.name not in self.operator_quotas
+            if is_unset or quota.reported_at + spec.period + RULES.quota_ttl < now:
                 del self.quotas[name]
                 self.used.pop(name, None)
                 continue
@@ -285,8 +323,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 self._release(request, group, number, now)
         keep = RULES.calendar_memory if any(q.spec.calendar for q in self.quotas.values()) else 0
         for group in logs:
-            quotas = self._quotas_of((group,))
-            keep_for = max([keep, *(q.spec.period for q in quotas if not q.spec.calendar)])
+            specs = [q.spec for q in self.quotas.values() if q.spec.group == group]
+            keep_for = max([keep, *(spec.period for spec in specs if not spec.calendar)])
             log = self.log[group]
             self.log[group] = {slot: at for slot, at in log.items() if at > now - keep_for}
 
@@ -311,8 +349,21 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 if spec.start + 2 * RULES.calendar_skew <= opened < spec.end and spec.start in used:
                     used[spec.start] = max(0, used[spec.start] - 1)
 
+    @property
+    def configured(self) -> tuple[str, ...]:
+        """Names of the quotas that processes have configured."""
+        return tuple(sorted(name for name in self.quotas if not name.startswith(_SET)))
+
+    def _in_force(self) -> list[QuotaState]:
+        """Return the quotas that an operator has not replaced."""
+        return [
+            quota
+            for name, quota in sorted(self.quotas.items())
+            if not self.operator_quotas or name.startswith(_SET) or not quota.spec.is_replaceable
+        ]
+
     def _quotas_of(self, groups: tuple[str, ...]) -> list[QuotaState]:
-        return [q for _, q in sorted(self.quotas.items()) if q.spec.group in groups]
+        return [quota for quota in self._in_force() if quota.spec.group in groups]
 
     def _count(self, request: LeaseRequest, group: str, at: int, units: int, now: int) -> None:
         """Count *units* sent at *at* in all calendar windows in which they may arrive."""
@@ -328,7 +379,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         if not request.pause:
             return
         self.paused_until = max(self.paused_until, now + request.pause)
-        for quota in self.quotas.values():  # an empty bucket at the end of the pause
+        for quota in self._in_force():  # an empty bucket at the end of the pause
             spec = quota.spec
             if spec.calendar:
                 continue

@@ -7,16 +7,19 @@ is a `ConfigurationError` at first use; any other failure is an outage (`fallbac
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import msgspec
 
 from asyncclients.arguments import check_type
 from asyncclients.secret import Secret
+from asyncclients.stores.clock import SECOND
 from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options
+from asyncclients.stores.control import StoredScope
 from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
 from asyncclients.stores.quota_log import RULES
 from asyncclients.stores.redis_client import (
@@ -33,11 +36,20 @@ from asyncclients.stores.redis_client import (
 from asyncclients.stores.redis_tokens import RedisTokens
 from asyncclients.stores.session import StoreSession
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 __all__ = ["RedisLimits", "RedisTokens"]
 
 _MAX_COMMANDS = 16
 """Commands in flight to one server at a time: with ten thousand scopes, the others wait."""
 _KEYS = ("state", "members", "interactive", "background", "log")
+_QUOTA = "quota:"
+_SCAN_COUNT = 1000
+_SCAN_TIMEOUT = 10.0
+"""Seconds to find all scopes among the keys of a server."""
+_KEEP = 86400.0
+"""Seconds for which the state is kept after a change, if no process uses it."""
 _encode = msgspec.json.Encoder().encode
 _RULES = _encode(RULES)
 
@@ -45,7 +57,12 @@ _RULES = _encode(RULES)
 def script_keys(prefix: str, scope: str, request: LeaseRequest) -> list[str]:
     """Return the keys of *scope* for *request*, in the order in which the script expects them."""
     names = *_KEYS, *(f"log:{group}" for group in request.logs[1:])
-    return [f"{prefix}:v3:{{{scope}}}:{name}" for name in names]
+    return [redis_key(prefix, scope, name) for name in names]
+
+
+def redis_key(prefix: str, scope: str, name: str) -> str:
+    """Return the key of *scope* that `protocol.py` lists as *name*."""
+    return f"{prefix}:v3:{{{scope}}}:{name}"
 
 
 def script_arguments(request: LeaseRequest) -> list[bytes]:
@@ -53,9 +70,9 @@ def script_arguments(request: LeaseRequest) -> list[bytes]:
     return [_encode(request), _RULES]
 
 
-def load_script() -> str:
-    """Return the source of `quota_log.lua`."""
-    return files(__name__.rpartition(".")[0]).joinpath("quota_log.lua").read_text("utf-8")
+def load_script(name: str = "quota_log.lua") -> str:
+    """Return the source of the script *name*."""
+    return files(__name__.rpartition(".")[0]).joinpath(name).read_text("utf-8")
 
 
 class RedisLimits:
@@ -102,6 +119,16 @@ class RedisLimits:
     def __repr__(self) -> str:
         return f"<RedisLimits {self._store} when_down={self._when_down!r}>"
 
+    @property
+    def display_name(self) -> str:
+        """The URL without credentials."""
+        return self._store
+
+    def backend(self) -> RedisBackend:
+        """Return a connection for `LimitsControl`."""
+        client = create_client(self._address)
+        return RedisBackend(client, self._store, self._prefix, self._address.timeout)
+
     def open(self, *, cold: bool = False) -> StoreSession:
         """Return a session for one pool; with *cold*, a new log starts with a spent window."""
         config = StoreConfig(
@@ -112,10 +139,7 @@ class RedisLimits:
             timeout=self._address.timeout,
             assume_spent=cold,
         )
-        backend = RedisBackend(
-            create_client(self._address), self._store, self._prefix, self._address.timeout
-        )
-        return StoreSession(backend, config)
+        return StoreSession(self.backend(), config)
 
 
 class _Lane:
@@ -136,6 +160,7 @@ class RedisBackend:
         self._client, self._store, self._prefix = client, store, prefix
         self._timeout = timeout
         self._script = Script(load_script())
+        self._control_script = Script(load_script("control.lua"))
         self._server_check: asyncio.Task[None] | None = None
         self._lanes: defaultdict[str, _Lane] = defaultdict(_Lane)
 
@@ -160,6 +185,34 @@ class RedisBackend:
                 raise
         return decode_reply(reply)
 
+    async def scopes(self) -> list[StoredScope]:
+        """Return all scopes in the store, see `ControlBackend`."""
+        names = await with_timeout(self._store, self._scope_names, _SCAN_TIMEOUT)
+        return [*await asyncio.gather(*map(self._control, names))]
+
+    async def _scope_names(self) -> set[str]:
+        pattern = redis_key(_escape(self._prefix), "*", "state")
+        before, after = map(len, redis_key(self._prefix, "\n", "state").split("\n"))
+        client: Any = self._client  # redis-py leaves the type open
+        found = client.scan_iter(match=pattern, count=_SCAN_COUNT)
+        return {key.decode()[before:-after] async for key in found}
+
+    async def set_control(
+        self, scope: str, vendor: str, field: str, value: str, keep: float
+    ) -> None:
+        """Set what an operator wants for *scope*, see `ControlBackend`."""
+        await self._control(scope, field, value, vendor, round((keep + _KEEP) * 1000))
+
+    async def _control(self, scope: str, *change: str | int) -> StoredScope:
+        keys = [redis_key(self._prefix, scope, name) for name in ("state", "members")]
+        async with self._lanes[node_name(self._client, keys[0])].semaphore:
+            reply = await with_timeout(
+                self._store,
+                lambda: self._control_script.run(self._client, keys, change),
+                self._timeout,
+            )
+        return stored_scope(scope, *reply)
+
     async def _run(self, keys: list[str], arguments: list[bytes]) -> Any:
         check = self._server_check
         if check is None or (check.done() and (check.cancelled() or check.exception() is not None)):
@@ -176,6 +229,29 @@ class RedisBackend:
         await close(self._client)
 
 
+def stored_scope(
+    scope: str, time: Sequence[bytes], state: Sequence[bytes], members: Sequence[bytes]
+) -> StoredScope:
+    """Return what the server says of *scope*: its time, and the content of two of its hashes."""
+    texts = [text.decode() for text in state]
+    fields = dict(zip(texts[::2], texts[1::2], strict=True))
+    now = int(time[0]) * SECOND + int(time[1])
+    return StoredScope(
+        scope=scope,
+        vendor=fields.get("vendor", ""),
+        quotas=tuple(sorted(name[len(_QUOTA) :] for name in fields if name.startswith(_QUOTA))),
+        processes=sum(int(member.split()[0]) > now for member in members[1::2]),
+        paused_for=max(0, int(fields.get("paused_until", "0")) - now),
+        operator_pause=fields.get("operator_pause", ""),
+        operator_quotas=fields.get("operator_quotas", ""),
+    )
+
+
+def _escape(text: str) -> str:
+    """Return the pattern of SCAN that matches *text* literally."""
+    return re.sub(r"([][*?^\\-])", r"\\\1", text)
+
+
 def decode_reply(reply: Any) -> LeaseResponse:
     """Return the script's *reply* as a response.
 
@@ -183,9 +259,11 @@ def decode_reply(reply: Any) -> LeaseResponse:
         StoreUnavailableError: it is not a response.
     """
     try:
-        now, epoch, *rest, waits_for, used, quotas = reply
-        names = [name.decode() for name in quotas]
-        fields = (now, epoch.decode(), *rest, waits_for.decode(), used, names)
+        now, epoch, *rest, waits_for, used, quotas, pause, set_quotas, held = reply
+        fields = (
+            *(now, epoch.decode(), *rest, waits_for.decode(), used),
+            *([name.decode() for name in quotas], pause.decode(), set_quotas.decode(), held),
+        )
         return msgspec.convert(fields, LeaseResponse)
     except (msgspec.ValidationError, TypeError, ValueError, AttributeError):
         raise StoreUnavailableError(

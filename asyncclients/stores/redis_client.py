@@ -64,6 +64,7 @@ COMMANDS = (
     *("INFO", "EVALSHA", "EVAL", "TIME"),
     *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
     *("HDEL", "HGET", "HGETALL", "HMGET", "HSET"),
+    *("SCAN", "PTTL"),
     *("ZADD", "ZCARD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """The commands in use, inside and outside of the scripts."""

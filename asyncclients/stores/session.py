@@ -12,7 +12,7 @@ from asyncclients.stores.limiter import SharedLimiter
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.limiter import Limiter
-    from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol
+    from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol, OnControl
     from asyncclients.stores.config import StoreConfig
     from asyncclients.stores.protocol import Backend
 
@@ -30,7 +30,13 @@ class StoreSession:
         self._closed = False
 
     def limiter(
-        self, key: str, local: Limiter, queue: BacklogProtocol, *, vendor: str = ""
+        self,
+        key: str,
+        local: Limiter,
+        queue: BacklogProtocol,
+        *,
+        vendor: str = "",
+        on_control: OnControl | None = None,
     ) -> SharedLimiter:
         """Return a limiter for scope *key* that obeys *local* as well and serves *queue*."""
         self._log.add(key, vendor)
@@ -41,6 +47,7 @@ class StoreSession:
             backend=self._backend,
             config=self.config,
             log=self._log,
+            on_control=on_control,
             first_slot=self._first_slot,
         )
         limiter = SharedLimiter(local, lease_client, self.config.lease)

@@ -13,11 +13,15 @@ import asyncio
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 import msgspec
+from msgspec.structs import replace
 
 from asyncclients.arguments import check_type
 from asyncclients.core.events import logger
@@ -25,16 +29,34 @@ from asyncclients.errors import ConfigurationError
 from asyncclients.own_files import foreign_companions, target_of
 from asyncclients.stores.clock import SECOND, micros
 from asyncclients.stores.config import StoreConfig, WhenDown, check_store_options, scope_name
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
+from asyncclients.stores.control import StoredScope
+from asyncclients.stores.protocol import (
+    LeaseRequest,
+    LeaseResponse,
+    StoreUnavailableError,
+    decode_pause,
+    decode_quotas,
+    quota_names,
+)
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
+
+T = TypeVar("T")
 
 _TIMEOUT = 0.5
 _KEEP = 600.0
 """Seconds after which an unused log is deleted when the file is opened."""
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS quota_log (scope TEXT PRIMARY KEY, updated_at INTEGER, state BLOB)"
-)
+_TABLES = {
+    "quota_log": "scope TEXT PRIMARY KEY, updated_at INTEGER, state BLOB",
+    "control": "scope TEXT PRIMARY KEY, vendor TEXT DEFAULT '', operator_pause TEXT DEFAULT '', "
+    "operator_quotas TEXT DEFAULT ''",
+}
+"""Name and columns of each table; `control` has what an operator has set, by the wall clock."""
+_CONTROL = "SELECT operator_pause, operator_quotas FROM control WHERE scope = ?"
+_SET = {
+    "operator_pause": "UPDATE control SET vendor = ?, operator_pause = ? WHERE scope = ?",
+    "operator_quotas": "UPDATE control SET vendor = ?, operator_quotas = ? WHERE scope = ?",
+}
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(QuotaLog).decode
 
@@ -68,11 +90,29 @@ class FileLimits:
     def __repr__(self) -> str:
         return f"<FileLimits {self._path.name} when_down={self._when_down!r}>"
 
+    @property
+    def display_name(self) -> str:
+        """The path of the file."""
+        return str(self._path)
+
+    def backend(self) -> SqliteBackend:
+        """Return a connection for `LimitsControl`.
+
+        Raises:
+            ConfigurationError: the file does not exist.
+        """
+        if not self._path.exists():
+            raise ConfigurationError(
+                f"the shared limit file {self._path} does not exist",
+                advice="Give the path that the processes use; the first of them creates it",
+            )
+        return SqliteBackend(self._path)
+
     def open(self, *, cold: bool = False) -> StoreSession:
         """Return a session for one pool; with *cold*, a new log starts with a spent window."""
         config = StoreConfig(
             process=uuid4().hex[:12],
-            display_name=str(self._path),
+            display_name=self.display_name,
             when_down=self._when_down,
             lease=self._lease,
             timeout=_TIMEOUT,
@@ -107,21 +147,19 @@ class SqliteBackend:
     def _transact(
         self, connection: sqlite3.Connection, key: str, request: LeaseRequest
     ) -> LeaseResponse:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with _transaction(connection):
             now = micros(time.monotonic())
             row = connection.execute(
                 "SELECT state FROM quota_log WHERE scope = ?", (key,)
             ).fetchone()
             log = self._read(key, row, request, now)
-            response = log.apply(request, now)
+            control = connection.execute(_CONTROL, (key,)).fetchone() or ("", "")
+            response = _apply_control(log, request, now, *control)
+            if control[0] and not response.operator_pause:
+                connection.execute("UPDATE control SET operator_pause = '' WHERE scope = ?", (key,))
             connection.execute(
                 "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, now, _encode(log))
             )
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.rollback()
-            raise
         return response
 
     def _read(
@@ -168,6 +206,58 @@ class SqliteBackend:
             self._connection.close()
             self._connection = None
 
+    async def scopes(self) -> list[StoredScope]:
+        """Return all scopes in the file, see `ControlBackend`."""
+        return await self._in_thread(self._scopes)
+
+    def _scopes(self, connection: sqlite3.Connection) -> list[StoredScope]:
+        now = micros(time.monotonic())
+        found = {
+            scope: StoredScope(
+                scope=scope,
+                vendor=log.vendor,
+                quotas=log.configured,
+                processes=sum(member.until > now for member in log.members.values()),
+                paused_for=max(0, log.paused_until - now),
+            )
+            for scope, log in _logs(connection)
+        }
+        for scope, vendor, pause, quotas in connection.execute("SELECT * FROM control"):
+            found[scope] = replace(
+                found.get(scope, StoredScope(scope=scope)),
+                vendor=vendor,
+                operator_pause=pause,
+                operator_quotas=quotas,
+            )
+        return [*found.values()]
+
+    async def set_control(
+        self, scope: str, vendor: str, field: str, value: str, keep: float
+    ) -> None:
+        """Set what an operator wants for *scope*, see `ControlBackend`."""
+        del keep  # the table has no time to live
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA synchronous = FULL")  # it outlasts a power cut
+            with _transaction(connection):
+                connection.execute("INSERT OR IGNORE INTO control (scope) VALUES (?)", (scope,))
+                connection.execute(_SET[field], (vendor, value, scope))
+                connection.execute(
+                    "DELETE FROM control WHERE operator_pause = '' AND operator_quotas = ''"
+                )
+
+        await self._in_thread(change)
+
+    async def _in_thread(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            try:
+                return work(self.open())
+            except sqlite3.Error as failure:
+                self.close()
+                raise explain(self._path, failure) from None
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
     async def aclose(self) -> None:
         """Close the file and end the thread."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self.close)
@@ -193,6 +283,17 @@ def time_transaction(path: Path) -> float:
         backend.close()
 
 
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Generator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=_TIMEOUT, isolation_level=None, check_same_thread=False
@@ -202,7 +303,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         # After a power cut the clock restarts and the logs are void: nothing to protect.
         connection.execute("PRAGMA synchronous = OFF")
-        connection.execute(_SCHEMA)
+        for name, columns in _TABLES.items():
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
         oldest = micros(time.monotonic() - _KEEP)
         connection.execute("DELETE FROM quota_log WHERE updated_at < ?", (oldest,))
     except BaseException:
@@ -213,8 +315,25 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    if {name for (name,) in tables} - {"quota_log"}:
+    if {name for (name,) in tables} - _TABLES.keys():
         raise _unusable(path, "belongs to another program")
+
+
+def _apply_control(
+    log: QuotaLog, request: LeaseRequest, now: int, pause: str, quotas: str
+) -> LeaseResponse:
+    """Apply *request* to *log*, with what an operator has set, as JSON."""
+    held = max(0, micros(decode_pause(pause).until - time.time())) if pause else 0
+    names = quota_names(decode_quotas(quotas).quotas) if quotas else ()
+    response = log.apply(request, now, held=held, operator_quotas=frozenset(names))
+    return replace(response, operator_pause=pause if held else "", operator_quotas=quotas)
+
+
+def _logs(connection: sqlite3.Connection) -> Iterator[tuple[str, QuotaLog]]:
+    """Yield the logs that this version can read, with the names of their scopes."""
+    for scope, state in connection.execute("SELECT scope, state FROM quota_log"):
+        with suppress(msgspec.DecodeError):
+            yield scope, _decode(state)
 
 
 _CONFIGURATION_ERRORS = {

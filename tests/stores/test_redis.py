@@ -22,7 +22,7 @@ from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
-from asyncclients.stores import RedisLimits, RedisTokens, redis_client
+from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens, redis_client
 from asyncclients.stores.config import WhenDown
 from asyncclients.stores.protocol import LeaseRequest, StoreUnavailableError
 from asyncclients.stores.redis import RedisBackend, load_script, script_keys
@@ -188,6 +188,7 @@ async def test_store_user_with_advised_rights_can_call(server: Server) -> None:
     command(server.url, "ACL", "LOG", "RESET")
     async with at_work(url):
         await asyncio.sleep(1.5)
+        assert await LimitsControl(RedisLimits(url)).pause("intouch", 0.1)
     tokens = RedisTokens(url)
     loop = asyncio.get_running_loop()
     assert await tokens.load("scope", loop.time()) is None
@@ -209,8 +210,8 @@ def test_store_rights_name_commands_that_exist(server: Server, right: str) -> No
     sources = "".join(
         path.read_text() for path in Path(redis_client.__file__).parent.glob("re*.py")
     )
-    sources += load_script()
-    used = re.search(rf"call\('{right}'|client\.{right.lower()}\(", sources)
+    sources += load_script() + load_script("control.lua")
+    used = re.search(rf"call\('{right}'|client\.{right.lower()}(_iter)?\(", sources)
     assert used, "a right that nothing needs"
 
 

@@ -163,9 +163,11 @@ def _break(path: Path, kind: str) -> None:
     elif kind == "dangling symlink":
         path.symlink_to(path.parent / "missing" / "file")
     elif kind == "another program":
-        with sqlite3.connect(path) as connection:
+        other = path.with_suffix(".other")  # a process at work may create the file meanwhile
+        with sqlite3.connect(other) as connection:
             connection.execute("CREATE TABLE quota_log (id INTEGER, name TEXT)")
         connection.close()
+        other.replace(path)
     elif kind == "damaged":
         path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
     elif kind == "text":

@@ -1,0 +1,283 @@
+"""An operator pauses scopes and sets their quotas, over a file and over Valkey."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+
+from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
+from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
+from asyncclients.sandbox import Sandbox
+from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
+from asyncclients.stores.protocol import LeaseResponse, QuotaSpec, quota_names
+from asyncclients.stores.quota_log import QuotaLog
+from asyncclients.stores.redis import redis_key
+from tests.support.valkey_server import connect, free_port
+
+from .test_quota_log import SECOND, START, TWO, Lua, lease_request, random_requests
+
+FIVE = QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)
+SET = frozenset({FIVE.name})
+
+
+# --- The rules --------------------------------------------------------------------------
+
+
+def test_pause_of_an_operator_withholds_slots() -> None:
+    """Nothing is granted in the pause, and a waiting process asks again within a second."""
+    log = QuotaLog()
+    held = log.apply(lease_request(count=1), START, held=60 * SECOND)
+    assert (held.opens_in, held.retry_in, held.held) == ((), SECOND, 60 * SECOND)
+    assert log.apply(lease_request(count=1), START, held=SECOND // 2).retry_in == SECOND // 2
+    assert log.apply(lease_request(count=1), START).opens_in == (0,)
+
+
+def test_set_quotas_are_required_of_a_process() -> None:
+    """A process that does not obey the quotas that are set gets no slots, and asks again soon."""
+    log = QuotaLog()
+    request = lease_request(count=1)
+    unaware = log.apply(request, START, operator_quotas=SET)
+    assert (unaware.opens_in, unaware.retry_in) == ((), request.min_retry)
+    aware = lease_request(count=5, operator_quotas=(FIVE,))
+    assert log.apply(aware, START, operator_quotas=SET).opens_in == (0, 0)
+
+
+def test_set_quotas_replace_the_configured_ones() -> None:
+    """Only the quotas that are set limit, and the configured ones apply again at once."""
+    log = QuotaLog()
+    log.apply(lease_request(), START)
+    aware = lease_request(operator_quotas=(FIVE,))
+    assert log.apply(aware, START, operator_quotas=SET).quotas == (FIVE.name,)
+    assert log.apply(aware, START).quotas == (TWO.name,)
+
+
+def test_log_keeps_slots_for_the_configured_quota() -> None:
+    """A short quota is set and removed: the calls of the configured long period still count."""
+    log, long = QuotaLog(), QuotaSpec(limit=2, period=60 * SECOND, interval=1, burst=2.0)
+    granted = lease_request(count=2, quotas=(long,), operator_quotas=(TWO,))
+    names = frozenset({TWO.name})
+    assert len(log.apply(granted, START, operator_quotas=names).opens_in) == 2
+    at = START + 10 * SECOND
+    log.apply(lease_request(quotas=(long,), operator_quotas=(TWO,)), at, operator_quotas=names)
+    assert log.apply(lease_request(count=1, first=3, quotas=(long,)), at).opens_in == ()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
+    """Random histories with pauses and quotas set: Lua and Python give equal responses."""
+    random, log, lua = Random(seed), QuotaLog(), Lua(url)
+    state = redis_key("t", "s", "state")
+    pause, quotas = None, ()
+    specs = {5: FIVE, 2: TWO}
+    with connect(url) as client:
+        for request, now in random_requests(random, 250):
+            if random.random() < 0.1:
+                at = now / SECOND
+                pause = OperatorPause(at=at, until=at + random.choice([0.3, 2.0, 90.0]), by="ann")
+                client.hset(state, "operator_pause", msgspec.json.encode(pause))
+            if random.random() < 0.1:
+                quotas = random.choice([(), (Quota(5, 3.0),), (Quota(2, 1.0), Quota(5, 3.0))])
+                text = msgspec.json.encode(OperatorQuotas(at=0.0, by="ann", quotas=quotas))
+                client.hset(state, "operator_quotas", text) if quotas else client.hdel(
+                    state, "operator_quotas"
+                )
+            obeyed = quotas if random.random() < 0.8 else (Quota(5, 3.0),)
+            request = msgspec.structs.replace(
+                request,
+                vendor="intouch",
+                operator_quotas=tuple(specs[quota.limit] for quota in obeyed),
+            )
+            held = max(0, round(pause.until * SECOND) - now) if pause else 0
+            pause = pause if held else None
+            names = frozenset(quota_names(quotas))
+            said = log.apply(request, now, held=held, operator_quotas=names)
+            assert without_text(lua.apply(request, now)) == said
+    lua.close()
+
+
+def without_text(response: LeaseResponse) -> LeaseResponse:
+    return msgspec.structs.replace(response, operator_pause="", operator_quotas="")
+
+
+# --- Processes at work ------------------------------------------------------------------
+
+Store = FileLimits | RedisLimits
+
+
+@pytest.fixture(params=["file", "valkey"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty limit store, as each process opens it."""
+    if request.param == "file":
+        return FileLimits(tmp_path / "limits.db")
+    return RedisLimits(request.getfixturevalue("url"))
+
+
+class Fleet:
+    """Two pools with a backlog on one key, in front of a sandbox."""
+
+    def __init__(self, sandbox: Sandbox, store: Store, events: list[Any]) -> None:
+        self.sandbox, self.events = sandbox, events
+        self.pools = [SessionPool(limits=store, listeners=(events.append,)) for _ in range(2)]
+        self.clients = [
+            IntouchClient.from_env(pool, sandbox.environ, quotas=[Quota(20, 1.0)])
+            for pool in self.pools
+        ]
+
+    async def work(self, client: IntouchClient) -> None:
+        while True:
+            await client.tags.list(limit=1).first()
+
+    def sent(self, since: float) -> int:
+        """Return how many requests arrived after loop instant *since*."""
+        return sum(request.at > since for request in self.sandbox.requests("intouch"))
+
+    async def until(self, happened: Callable[[Any], bool]) -> None:
+        """Wait until it has *happened* in the statistics of both pools; within 2 s."""
+        async with asyncio.timeout(2.0):
+            while not all(happened(client.stats()) for client in self.clients):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def fleet(store: Store) -> AsyncGenerator[Fleet]:
+    async with Sandbox(quotas={"intouch": (40, 1.0)}) as sandbox:
+        found = Fleet(sandbox, store, [])
+        tasks = [
+            asyncio.create_task(found.work(client)) for client in found.clients for _ in range(4)
+        ]
+        try:
+            await found.until(lambda stats: stats.sent > 0)
+            yield found
+            assert not [task for task in tasks if task.done()]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for pool in found.pools:
+                await pool.aclose()
+
+
+async def test_pause_applies_to_all_processes_until_resumed(store: Store) -> None:
+    """Within 2 s of a pause no process sends, and within 2 s of its end all send again."""
+    control = LimitsControl(store, by="ann")
+    async with fleet(store) as at_work:
+        (paused,) = await control.pause("intouch", 600)
+        assert paused.operator_pause is not None
+        assert paused.operator_pause.by == "ann"
+        await at_work.until(lambda stats: stats.paused_for > 590)
+        since = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.5)
+        assert at_work.sent(since) == 0
+        (resumed,) = await control.resume(paused.scope[:6])
+        assert (resumed.operator_pause, resumed.paused_for) == (None, 0.0)
+        await at_work.until(lambda stats: stats.paused_for == 0)
+        since = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.5)
+        assert at_work.sent(since) > 0
+
+
+async def test_set_quotas_replace_those_of_all_processes(store: Store) -> None:
+    """Within 2 s all processes obey the quotas that are set, and later the configured ones."""
+    control, loop = LimitsControl(store), asyncio.get_running_loop()
+    slow = (Quota(2, 1.0), Quota(100, 60.0))
+    async with fleet(store) as at_work:
+        (shown,) = await control.set("intouch", slow)
+        assert (shown.quotas, shown.configured) == (slow, (Quota(20, 1.0),))
+        await at_work.until(lambda stats: stats.quotas == slow)
+        since = loop.time() + 0.25
+        await asyncio.sleep(1.75)
+        assert 1 <= at_work.sent(since) <= 4
+        await control.set("intouch", [Quota(40, 1.0)])
+        await at_work.until(lambda stats: stats.quotas == (Quota(40, 1.0),))
+        await control.set("intouch", [])
+        await at_work.until(lambda stats: stats.quotas == (Quota(20, 1.0),))
+        since = loop.time()
+        await asyncio.sleep(1.0)
+        assert at_work.sent(since) > 10
+
+
+async def test_control_outlives_the_processes(store: Store) -> None:
+    """A process that starts later obeys what was set before; the store shows since when, by whom."""
+    control = LimitsControl(store, by="ann")
+    async with Sandbox() as sandbox:
+        async with SessionPool(limits=store) as pool:
+            await IntouchClient.from_env(pool, sandbox.environ).tags.list().first()
+        await control.pause("intouch", 600)
+        await control.set("intouch", [Quota(3, 1.0)])
+        (shown,) = await control.show()
+        assert shown.operator_pause is not None
+        assert shown.operator_pause.by == "ann"
+        assert shown.operator_pause.at == pytest.approx(time.time(), abs=10)
+        assert shown.operator_pause.until == pytest.approx(shown.operator_pause.at + 600)
+        async with SessionPool(limits=store) as pool:
+            client = IntouchClient.from_env(pool, sandbox.environ)
+            call = asyncio.create_task(client.tags.list().first())
+            async with asyncio.timeout(2):
+                while client.stats().paused_for < 500:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            assert client.stats().quotas == (Quota(3, 1.0),)
+            assert not call.done()
+            assert len(sandbox.requests("intouch")) == 1
+            await control.resume("intouch")
+            async with asyncio.timeout(2):
+                await call
+
+
+async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
+    """A scope that does not exist, or the start of several ids: one error that lists them."""
+    if isinstance(store, FileLimits):
+        Path(store.display_name).touch()
+    control, backend = LimitsControl(store), store.backend()
+    for scope in ("a1", "a2", *(f"b{number:02}" for number in range(30))):
+        vendor = "emma" if scope == "a1" else "intouch"
+        await backend.apply(scope, lease_request(vendor=vendor, heartbeat=True))
+    await backend.aclose()
+    shown = await control.show()
+    assert [str(each) for each in shown[:3]] == ["emma a1", "intouch a2", "intouch b00"]
+    assert {(each.processes, each.configured) for each in shown} == {(1, (Quota(2, 1.0),))}
+    with pytest.raises(ConfigurationError, match=r"'totango'; it has emma a1, .* and 12 more"):
+        await control.pause("totango", 60)
+    with pytest.raises(ConfigurationError, match=r"start with 'a': emma a1, intouch a2\. Give"):
+        await control.pause("a", 60)
+    with pytest.raises(ConfigurationError, match="no vendor or scope ''"):
+        await control.resume("")
+    assert len(await control.pause("intouch", 60)) == 31
+    assert [each.scope for each in await control.resume("a2")] == ["a2"]
+    assert sum(each.paused_for > 0 for each in await control.show()) == 30
+
+
+async def test_wrong_arguments_are_refused_where_given(store: Store) -> None:
+    """Whoever gives a value that cannot be used is told so before the store is asked."""
+    control = LimitsControl(store)
+    for seconds in (0, -1.0, float("nan"), float("inf"), 367 * 86400.0, "60"):
+        with pytest.raises(ConfigurationError):
+            await control.pause("intouch", seconds)  # type: ignore[arg-type]
+    for quota in (Quota(1, 1.0, operations=("a.*",)), Quota.calendar(1, "day"), "2/1"):
+        with pytest.raises(ConfigurationError):
+            await control.set("intouch", [quota])  # type: ignore[list-item]
+    for by in ("", "a\nb", "x" * 101):
+        with pytest.raises(ConfigurationError, match="by must be"):
+            LimitsControl(store, by=by)
+    for other in (None, "limits.db", FileLimits):
+        with pytest.raises(ConfigurationError, match="the store of LimitsControl"):
+            LimitsControl(other)
+
+
+async def test_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    """No file or no server: one error with the store's address and the next step."""
+    missing = LimitsControl(FileLimits(tmp_path / "limits.db"))
+    with pytest.raises(ConfigurationError, match=r"limits\.db does not exist"):
+        await missing.show()
+    assert not (tmp_path / "limits.db").exists()
+    url = f"redis://user:canary@127.0.0.1:{free_port()}/0"
+    with pytest.raises(ConfigurationError, match="could not be reached") as caught:
+        await LimitsControl(RedisLimits(url)).show()
+    assert "canary" not in f"{caught.value!r}"
