@@ -303,7 +303,7 @@ class QuotaMiddleware:
 
     def _demand(self, request: aiohttp.ClientRequest) -> Demand:
         settings = self._settings
-        if settings.cost is settings.operation is None:
+        if settings.cost is None and settings.operation is None:
             return ONE
         cost: Any = 1 if settings.cost is None else settings.cost(request)
         if type(cost) is not int or cost < 1:
