@@ -387,6 +387,7 @@ async def plan_push(
                     await delivery.deliver(call)
                 else:
                     log.mark_done([row for row, _ in call])
+    source.check_encoding()
     requests, seconds = builder.calls()
     return Plan(
         rows=planned,

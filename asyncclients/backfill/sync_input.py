@@ -105,11 +105,16 @@ class SyncInput:
     # --- The first pass ---------------------------------------------------------------------
 
     async def check(self) -> None:
-        """Raise `InputError` if the input cannot be opened or lacks a column."""
+        """Raise `InputError` if the input cannot be opened, lacks a column, or is not UTF-8."""
         if is_path(self._source):
             async with aclosing(self._chunks(check=True)) as chunks:
                 await anext(chunks, None)
             await check_mapped(self.converter, self._source)
+            rows = await open_source(self._source)
+            try:
+                await rows.count()  # finds another encoding in any row
+            finally:
+                await rows.aclose()
 
     async def examine(self, on_invalid: OnInvalid, *, compare_listed: bool) -> None:
         """Read all rows; *compare_listed*: compute `listed` and `shape` as well.
@@ -321,6 +326,7 @@ class SyncInput:
                 if len(ready) >= CHUNK:
                     yield ready
                     ready = []
+            rows.check_encoding()
             if ready:
                 yield ready
         finally:

@@ -248,6 +248,7 @@ async def _check_columns(job: JobSpec, operation: Write) -> None:
     rows = await open_source(job.file)
     try:
         RowConverter(row_type, _renaming(job)).check(rows)
+        await rows.count()  # finds another encoding in any row
     finally:
         await rows.aclose()
 

@@ -81,6 +81,42 @@ async def test_csv_bytes_that_are_not_utf8_fail_their_row(tmp_path: Path) -> Non
     assert rows[1] == Row(2, 3, {"a": "K", "b": "2"})
 
 
+_JSON = '{{"a": "{}"}}'
+
+
+@pytest.mark.parametrize("row", ["{}", _JSON])
+async def test_source_in_another_encoding_is_found_when_it_is_counted(
+    tmp_path: Path, row: str
+) -> None:
+    """The error names the first line that is not UTF-8, and a command that converts the file."""
+    path = tmp_path / ("x.jsonl" if row == _JSON else "x.csv")
+    head = [] if row == _JSON else ["a"]
+    lines = [*head, *(row.format(name) for name in ["Kiel", "München", "Köln"])]
+    path.write_bytes("\n".join(lines).encode("cp1252"))
+    source = await open_source(path)
+    with pytest.raises(InputError, match="0xFC") as raised:
+        await source.count()
+    await source.aclose()
+    assert raised.value.line == len(head) + 2
+    assert f"iconv -f WINDOWS-1252 -t UTF-8 {path}" in str(raised.value.advice)
+
+
+@pytest.mark.parametrize("row", ["{}", _JSON])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+async def test_source_with_a_damaged_row_is_counted(tmp_path: Path, row: str, bom: bytes) -> None:
+    """A file is UTF-8 if a byte order mark or another row says so: its damaged row can fail alone."""
+    path = tmp_path / ("x.jsonl" if row == _JSON else "x.csv")
+    good = "Kiel" if bom else "Köln"
+    lines = [row.format(good).encode(), row.format("München").encode("cp1252")]
+    path.write_bytes(bom + b"\n".join(lines if row == _JSON else [b"a", *lines]))
+    source = await open_source(path)
+    assert await source.count() == 2
+    rows = await source.chunk()
+    source.check_encoding()
+    await source.aclose()
+    assert [bool(row.error) for row in rows] == [False, True]
+
+
 async def test_csv_empty_cell_reads_as_empty_text(tmp_path: Path) -> None:
     """A map may read any column of the header, filled or not, and no other."""
     (row,) = await read(write(tmp_path / "x.csv", "a,b\n1,\n"))

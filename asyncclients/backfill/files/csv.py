@@ -6,6 +6,7 @@
 | a quote that is not closed, or closed in a later row | `InputError` with both lines           |
 | a quote inside a quoted cell, in one line           | a row with an error                     |
 | more or fewer cells than columns                    | a row with an error: it is usually half of one |
+| another encoding in all its rows that are not ASCII | `InputError` when the rows are counted  |
 | bytes that are not UTF-8, NUL bytes                 | a row with an error                     |
 | empty cells beyond the last column                  | ignored                                 |
 | an empty cell                                       | left out of its row                     |
@@ -27,8 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from asyncclients.backfill.files.text import (
+    EXCEL,
     MAX_LENGTH,
     READ_ERRORS,
+    EncodingCheck,
     ParsedLine,
     TextFile,
     as_utf8,
@@ -43,8 +46,6 @@ _MAX_LINES = 100
 """Lines of a cell in a file of one column above which it is taken for several rows."""
 _RUN = re.compile(r"\d+|[^\W\d_]+")
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_EXCEL = "WINDOWS-1252"
-"""The usual encoding of a CSV file that is not UTF-8."""
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 _log = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ class CsvReader:
         self._text = text  # closes the file when it is collected
         self._csv = csv.reader(self._remember_lines(text), strict=True)
         self._raw_line, self._at_end = "", False
+        self._encoding = EncodingCheck(file)
+        self.encoding_error = self._encoding.error
         self._ends_in_crlf = file.head.partition(b"\n")[0].endswith(b"\r")
         self._has_warned_unnamed = False
         try:
@@ -103,6 +106,9 @@ class CsvReader:
             if len(line) >= MAX_LENGTH:
                 raise self._file.too_long(self._csv.line_num + 1)
             self._raw_line = line
+            if not line.isascii():
+                raw = line.encode(errors="surrogateescape")
+                self._encoding.add(self._csv.line_num + 1, raw)
             yield line
         self._at_end = True
 
@@ -119,7 +125,7 @@ class CsvReader:
         names, self._last_name = [name.strip() for name in header], header[-1]
         self._check_separator(names)
         if error := _encoding_error("".join(names)):
-            raise self._file.input_error(error, as_utf8(self._file.path, _EXCEL), 1)
+            raise self._file.input_error(error, as_utf8(self._file.path, EXCEL), 1)
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             error = f"names the column {twice[0]!r} twice"
@@ -200,7 +206,7 @@ class CsvReader:
                 continue
             if not text.isascii():
                 error = _encoding_error(text)
-                error += f". {as_utf8(self._file.path, _EXCEL)}" if error else ""
+                error += f". {as_utf8(self._file.path, EXCEL)}" if error else ""
             if record[-1] == self._last_name and self._repeats_header(record):
                 error = "repeats the header; the file may be two files joined together"
             if "\0" in text:

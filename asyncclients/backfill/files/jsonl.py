@@ -5,6 +5,7 @@
 | an array, or an object over several lines           | `InputError` when the file is opened   |
 | a line that is not one object                       | a row with an error                    |
 | a name twice in one object                          | a row with an error                    |
+| another encoding in all its rows that are not ASCII | `InputError` when the rows are counted |
 | bytes that are not UTF-8                            | a row with an error                    |
 | an empty line                                       | no row                                 |
 | gzip without its trailer; a change while it is read | `InputError`                           |
@@ -23,7 +24,13 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.files.text import MAX_LENGTH, READ_ERRORS, ParsedLine, TextFile
+from asyncclients.backfill.files.text import (
+    MAX_LENGTH,
+    READ_ERRORS,
+    EncodingCheck,
+    ParsedLine,
+    TextFile,
+)
 from asyncclients.own_files import FAILED_SUFFIX
 
 _EXCERPT_LENGTH = 200
@@ -43,6 +50,8 @@ class JsonReader:
     def __init__(self, path: Path) -> None:
         self._file = file = TextFile(path)
         self.close, self.check_unchanged = file.close, file.check_unchanged
+        self._encoding = EncodingCheck(file)
+        self.encoding_error = self._encoding.error
         self._numbered = self._texts()
         self.coerce = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -84,7 +93,10 @@ class JsonReader:
                 raise self._file.too_long(line)
             if not read:
                 return
-            yield read.encode("latin-1")
+            raw = read.encode("latin-1")
+            if not read.isascii():
+                self._encoding.add(line, raw)
+            yield raw
 
     def _parse(self, text: bytes) -> tuple[Any, str]:
         """Return the object in *text* and "", or an excerpt and the error."""

@@ -89,6 +89,9 @@ class ParquetReader:
         before, self._read = self._read, min(self._read + most, self._file.metadata.num_rows)
         return self._read - before
 
+    def encoding_error(self) -> None:
+        """Return None: the texts of a Parquet file are UTF-8."""
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()

@@ -92,6 +92,7 @@ class FileSource:
         self._path, self._file = path, reader
         self._numbers = itertools.count(1)
         self._rows = iter(reader)
+        self._encoding_error: InputError | None = None
 
     async def chunk(self) -> list[Row]:
         """Return the next rows; an empty list at the end."""
@@ -114,10 +115,13 @@ class FileSource:
 
         The file is read once more, in a thread. A file that cannot be read to its end has no
         known number of rows; the rows before the damage can still be read.
+
+        Raises:
+            InputError: see `check_encoding`.
         """
         if not self._path.is_file():  # a pipe can be read only once
             return None
-        counts = _counts(self._path)
+        counts = self._counts()
 
         def count_part() -> int:
             return next(counts, 0)
@@ -130,18 +134,28 @@ class FileSource:
             return None
         finally:
             await in_thread(counts.close)
+        self.check_encoding()
         return total
+
+    def _counts(self) -> Generator[int]:
+        """Yield the numbers of rows of consecutive parts of the file."""
+        with closing(_reader(self._path)) as reader:
+            while found := reader.count(_COUNTED_ROWS):
+                yield found
+            self._encoding_error = reader.encoding_error()
+
+    def check_encoding(self) -> None:
+        """Check the encoding of the rows that were read or counted.
+
+        Raises:
+            InputError: those that are not ASCII are all in another encoding than UTF-8.
+        """
+        if error := self._encoding_error or self._file.encoding_error():
+            raise error
 
     async def aclose(self) -> None:
         """Close the file, even when cancelled."""
         await in_thread(self._file.close)
-
-
-def _counts(path: Path) -> Generator[int]:
-    """Yield the numbers of rows of consecutive parts of the file at *path*."""
-    with closing(_reader(path)) as reader:
-        while found := reader.count(_COUNTED_ROWS):
-            yield found
 
 
 def _reader(path: Path) -> CsvReader | JsonReader | ParquetReader:
@@ -201,6 +215,9 @@ class IterableSource:
     async def count(self) -> int | None:
         """Return the number of rows; None if the iterable does not know it."""
         return self._length
+
+    def check_encoding(self) -> None:
+        """Do nothing: the rows are objects."""
 
     async def aclose(self) -> None:
         """Close the iterator."""

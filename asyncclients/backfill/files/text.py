@@ -22,6 +22,8 @@ MAX_LENGTH = 16 * 2**20
 """Maximum bytes of one line or cell. A longer one means that the file has another format."""
 READ_ERRORS = (EOFError, OSError, zlib.error)
 """Errors raised while reading a damaged file."""
+EXCEL = "WINDOWS-1252"
+"""The usual encoding of a text file that is not UTF-8."""
 _HEAD_SIZE = 4096
 """Bytes at the start of a file that its format is recognised by."""
 _UNPACK = "Unpack it; gzip is the only compression that is read directly"
@@ -94,6 +96,40 @@ class ChangeDetector:
                 file=str(self._path),
                 advice="Run again when it is complete; rows that were sent are not sent again",
             )
+
+
+class EncodingCheck:
+    """Finds out that *file* is not UTF-8, from its lines that are not ASCII.
+
+    A file with some lines in UTF-8 is UTF-8, and its other lines are damaged.
+    """
+
+    def __init__(self, file: TextFile) -> None:
+        self._file = file
+        self._is_utf8 = file.head.startswith(b"\xef\xbb\xbf")
+        self._line, self._byte = 0, 0
+
+    def add(self, line: int, text: bytes) -> None:
+        """Note the *text* of *line*, which is not ASCII."""
+        if self._is_utf8:
+            return
+        try:
+            text.decode()
+        except UnicodeDecodeError as bad:
+            if not self._line:
+                self._line, self._byte = line, text[bad.start]
+        else:
+            self._is_utf8 = True
+
+    def error(self) -> InputError | None:
+        """Return the error of the file, as far as it was read; None if there is none."""
+        if self._is_utf8 or not self._line:
+            return None
+        return self._file.input_error(
+            f"is not UTF-8 (byte 0x{self._byte:02X}), and neither is any other line",
+            as_utf8(self._file.path, EXCEL),
+            self._line,
+        )
 
 
 class TextFile:

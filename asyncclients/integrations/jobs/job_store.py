@@ -88,6 +88,7 @@ class JobStore:
         rows: list[Row] = []
         while chunk := await source.chunk():
             rows += chunk
+        source.check_encoding()
         digest = digest_of(target, encode_rows(rows))
         record = JobRecord(
             kind="push", spec=spec, digest=digest, coerce=source.coerce, total=len(rows)
