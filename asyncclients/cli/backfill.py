@@ -18,7 +18,15 @@ from cyclopts import Parameter, validators
 
 from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
-from asyncclients.cli.jobs import JobSpec, check_files, check_names, read_jobs, run_job, state_path
+from asyncclients.cli.jobs import (
+    JobSpec,
+    check_credentials,
+    check_files,
+    check_names,
+    read_jobs,
+    run_job,
+    state_path,
+)
 from asyncclients.cli.operations import CLIENTS
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
@@ -325,6 +333,7 @@ async def run(
                 results = await run_jobs(jobs, database_url, limits, display)
         else:
             async with pool_of_jobs(limits_store(limits), quiet=quiet) as pool:
+                check_credentials(jobs)
                 with ProgressDisplay(quiet=quiet) as display:
                     results = await asyncio.gather(
                         *(run_job(job, pool, display.job(job.title)) for job in jobs),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -79,6 +79,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("a pull has no `retry_failed`")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least 1, not {self.limit}")
+
+    @property
+    def vendor(self) -> str:
+        """The name of the vendor."""
+        return (self.pull or self.push or self.sync or "").partition(".")[0]
 
     @property
     def title(self) -> str:
@@ -188,6 +193,25 @@ def check_names(job: JobSpec) -> None:
             check_since(source, job.since)
         finally:
             close_coroutine(source)
+
+
+def check_credentials(jobs: Iterable[JobSpec]) -> None:
+    """Check the environment variables of the vendors of *jobs*.
+
+    Raises:
+        ConfigurationError: naming each one that is missing or unusable.
+    """
+    clients, found = Clients(SessionPool()), list[ConfigurationError]()
+    for vendor in dict.fromkeys(job.vendor for job in jobs):
+        try:
+            clients.client(vendor)
+        except ConfigurationError as error:
+            found.append(error)
+    if found:
+        raise ConfigurationError(
+            "; ".join(error.message for error in found),
+            advice="; ".join(error.advice for error in found if error.advice),
+        )
 
 
 def _operation(job: JobSpec, clients: Clients) -> Callable[[], Any] | Write:

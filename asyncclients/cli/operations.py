@@ -45,7 +45,12 @@ class Clients:
         self._pool = pool
         self._made: dict[str, VendorClient] = {}
 
-    def _client(self, vendor: str) -> VendorClient:
+    def client(self, vendor: str) -> VendorClient:
+        """Return the client of *vendor*.
+
+        Raises:
+            ConfigurationError: a variable is missing or unusable.
+        """
         if vendor not in self._made:
             cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
             if self._pool is None:
@@ -90,7 +95,7 @@ class Clients:
                 f"there is no vendor {vendor!r}{did_you_mean(vendor, CLIENTS)}; write "
                 f"VENDOR.RESOURCE, as in intouch.contacts; there are: {', '.join(CLIENTS)}"
             )
-        client = self._client(vendor)
+        client = self.client(vendor)
         found = vars(client).get(resource)
         if not isinstance(found, Resource):
             names = sorted(

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from asyncclients.backfill import Plan, Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
-from asyncclients.cli.jobs import JobSpec, map_of, run_job
+from asyncclients.cli.jobs import JobSpec, check_credentials, map_of, run_job
 from asyncclients.cli.operations import Clients
 from asyncclients.cli.output import say
 from asyncclients.cli.progress import ProgressDisplay
@@ -73,6 +73,7 @@ async def run_jobs(
     share the quotas.
     """
     async with _backfills(database_url, limits) as (backfills, pool):
+        check_credentials(jobs)
         running: list[Coroutine[Any, Any, Report | SyncReport | Plan]] = [
             _run(job, backfills, pool, display.job(job.title)) for job in jobs
         ]

@@ -239,6 +239,57 @@ def test_missing_credential_is_reported_last(
     assert content() == FILES
 
 
+def test_run_names_the_missing_credentials_of_all_jobs_first(
+    vendors: socket.socket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job starts while a credential of another one is missing; each is named once."""
+    monkeypatch.setenv("INTOUCH_API_KEY", "key-4711")
+    jobs = "".join(
+        f"[jobs.{name}]\npull = '{target}'\nto = '{name}.csv'\n"
+        for name, target in {
+            "contacts": "intouch.contacts",
+            "types": "totango.touchpoint_types",
+            "tags": "totango.touchpoint_tags",
+            "templates": "digital_onboarding.templates",
+        }.items()
+    )
+    Path("jobs.toml").write_text(jobs)
+    before = content()
+    assert run(("run", "jobs.toml")) == 2
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1
+    names = [
+        "TOTANGO_APP_TOKEN",
+        "DIGITAL_ONBOARDING_CLIENT_ID",
+        "DIGITAL_ONBOARDING_CLIENT_SECRET",
+    ]
+    for name in names:
+        assert printed.err.partition(". ")[0].count(name) == 1, printed.err
+    assert content() == before
+    with pytest.raises(BlockingIOError):
+        vendors.accept()
+
+
+def test_run_finds_another_encoding_in_any_file_first(
+    vendors: socket.socket, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job starts while the file of another one is not UTF-8, wherever in the file that shows."""
+    monkeypatch.setenv("INTOUCH_API_KEY", "key-4711")
+    rows = b"".join(b"p%d@example.com,Ann\n" % n for n in range(1000))
+    Path("late.csv").write_bytes(b"email,first_name\n" + rows + b"x@example.com,Ren\xe9\n")
+    job = "[jobs.late]\n{} = 'intouch.contacts'\nfile = 'late.csv'\n"
+    for kind in ("push", "sync"):
+        Path("jobs.toml").write_text(FILES["jobs.toml"] + job.format(kind))
+        assert run(("run", "jobs.toml")) == 2
+        printed = capsys.readouterr()
+        assert "late.csv, line 1002: is not UTF-8 (byte 0xE9)" in printed.err
+        assert len(printed.err.splitlines()) == 1
+    assert run((*PUSH, "late.csv")) == 2
+    assert run((*PUSH, "late.csv", "--dry-run")) == 2
+    with pytest.raises(BlockingIOError):
+        vendors.accept()
+
+
 @pytest.mark.parametrize("arguments", [(*PUSH, "people.csv"), (*PULL, *TO)])
 def test_directory_without_write_permission_is_named_before_credentials(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
