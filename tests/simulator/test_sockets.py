@@ -23,8 +23,17 @@ CELLS = tuple(itertools.product((TWO, HUNDRED, HUNDRED_EIGHTY), SERVERS, LATENCI
 def over_sockets(
     quota: Quota, server: str, latency: str, seconds: float, **how: Any
 ) -> SimulationReport:
-    """One run: pool, client, aiohttp, a server."""
-    return run_virtual(SocketSimulation(quota, server=server, latency=latency, **how).run(seconds))
+    """One run: pool, client, aiohttp, a server.
+
+    A run in which the kernel delivered bytes late, as on a busy machine, is repeated: its times
+    are not those that were drawn.
+    """
+    for _ in range(4):
+        world = SocketSimulation(quota, server=server, latency=latency, **how)
+        report = run_virtual(world.run(seconds))
+        if world.late == 0:
+            break
+    return report
 
 
 def same_luck(quota: Quota, server: str, latency: str, seconds: float) -> None:

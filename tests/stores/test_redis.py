@@ -30,7 +30,9 @@ from asyncclients.stores.redis_client import COMMANDS, TIMEOUT, parse_address
 from tests.support.shared_quota import most_in
 from tests.support.valkey_server import Proxy, Server, command, connect, free_port
 
+from .quota_worker import Lag
 from .test_quota_log import QUIET, lease_request
+from .worker_fleet import Trial, judged
 
 FAST = {"intouch": (20, 1.0)}
 
@@ -492,16 +494,30 @@ async def test_slow_store_costs_a_tenth_at_most(url: str) -> None:
 
     Slots are booked ahead. Both are at work at the same time: a slow machine slows both.
     """
-    async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
-        proxy.delay = 0.02
-        async with at_work(url) as beside, at_work(proxy.url) as sandbox:
-            loop = asyncio.get_running_loop()
+    loop = asyncio.get_running_loop()
+
+    async def trial() -> Trial:
+        lag = Lag()
+        watch = asyncio.create_task(lag.watch())
+        async with (
+            Proxy(int(url.split(":")[2].split("/")[0])) as proxy,
+            at_work(url) as beside,
+            at_work(proxy.url) as sandbox,
+        ):
+            proxy.delay = 0.02
             await asyncio.sleep(1.5)
             since = loop.time()
             await asyncio.sleep(2)
             counted = sent_between(sandbox, since, since + 2)
-            assert counted >= 0.9 * sent_between(beside, since, since + 2) > 0
-            assert within_quota(sandbox)
+            used = counted / sent_between(beside, since, since + 2)
+            most = most_in(1.0, [arrival.at for arrival in sandbox.requests("intouch")])
+            rejected = sandbox.rejected("intouch")
+        watch.cancel()
+        return Trial(used=used, rejected=rejected, most=most, gap=0.0, lag=lag.longest)
+
+    await judged(
+        trial, lambda trial: trial.used >= 0.9 and trial.rejected == 0 and trial.most <= 20
+    )
 
 
 # --- Death and return ---------------------------------------------------------------
