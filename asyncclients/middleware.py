@@ -31,6 +31,7 @@ from asyncclients.core.events import (
     call_numbers,
     callbacks,
     emit,
+    emit_control,
     emit_external_usage,
 )
 from asyncclients.core.network import never_sent
@@ -269,7 +270,13 @@ class QuotaMiddleware:
         if settings.limits is not None:
             if self._shared is None:
                 self._shared = settings.limits.open(cold=False)
-            scheduler.limiter = self._shared.limiter(name, local, scheduler, vendor=vendor)
+            scheduler.limiter = self._shared.limiter(
+                name,
+                local,
+                scheduler,
+                vendor=vendor,
+                on_control=partial(emit_control, self._listeners, vendor, name),
+            )
         return Scope(vendor, name, scheduler)
 
     def _evict(self, now: float) -> bool:

@@ -99,7 +99,8 @@ class EtaEstimator:
             cause: as in `Progress`.
         """
         schedulers = [use.scheduler for use in self._counter.scopes.values()]
-        paused = max((each.paused_for for each in schedulers), default=0.0)
+        pauses = (max(each.paused_for, each.held_for) for each in schedulers)
+        paused = max(pauses, default=0.0)
         limited = not paused and any(each.is_limited_by_quota(self._flow) for each in schedulers)
         rate = self._measure(settled, limited=limited)
         if waiting:

@@ -6,7 +6,8 @@ traceback. No event holds a credential, a body or a query string.
 
 The logger is `asyncclients`. At DEBUG it logs every event of pools that are created after
 the level was set. At INFO and above it logs what an operator needs to know: a pause that
-the vendor asked for (WARNING from ten seconds on), other clients of the same quota
+the vendor asked for (WARNING from ten seconds on), what an operator has set for all processes
+(WARNING), other clients of the same quota
 (WARNING), calls that are rejected although the quota is kept (WARNING), an access token
 that could not be fetched, and clients of one credential with different quotas.
 """
@@ -25,11 +26,13 @@ from yarl import URL
 
 from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Response
 from asyncclients.core.error_mapping import request_id
+from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from asyncclients.core.vendor import Vendor
+    from asyncclients.ratelimit.control import ControlChange
     from asyncclients.secret import Secret
 
 T = TypeVar("T")
@@ -86,12 +89,33 @@ class TokenRefreshed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopePaused(msgspec.Struct, frozen=True, kw_only=True):
-    """Nothing is sent for *seconds*: a 429, or a 503 with `Retry-After` (*unavailable*)."""
+    """Nothing is sent for *seconds*: a 429, or a 503 with `Retry-After` (*unavailable*).
+
+    Or an operator paused the scope in all processes; *by* names the operator, and is empty
+    otherwise.
+    """
 
     vendor: str
     scope: str
     seconds: float
     unavailable: bool = False
+    by: str = ""
+
+
+class ScopeResumed(msgspec.Struct, frozen=True, kw_only=True):
+    """The pause of an operator is over."""
+
+    vendor: str
+    scope: str
+
+
+class QuotasReplaced(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator, *by*, set *quotas* in all processes; both are empty if the configured apply."""
+
+    vendor: str
+    scope: str
+    quotas: tuple[Quota, ...]
+    by: str
 
 
 class ExternalUsageSeen(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +145,8 @@ Event = (
     | CallEnded
     | TokenRefreshed
     | ScopePaused
+    | ScopeResumed
+    | QuotasReplaced
     | ExternalUsageSeen
     | PoolOpened
     | PoolClosed
@@ -186,6 +212,25 @@ def emit_scope_paused(listeners: Sequence[Callback[Any]], event: ScopePaused) ->
         text = "%s: unavailable, nothing is sent for %.1f s, as the vendor asks"
     logger.log(level, text, event.vendor, event.seconds)
     emit(listeners, event)
+
+
+def emit_control(
+    listeners: Sequence[Callback[Any]], vendor: str, scope: str, change: ControlChange
+) -> None:
+    """Log and emit a *change* of what an operator has set."""
+    before, now, seconds = change.before, change.now, change.held_for
+    if now.pause is not None and now.pause != before.pause:
+        logger.warning("%s: %s; calls wait in all processes", vendor, now.pause)
+        by = now.pause.by
+        emit(listeners, ScopePaused(vendor=vendor, scope=scope, seconds=seconds, by=by))
+    elif before.pause is not None and now.pause is None:
+        logger.warning("%s: the pause set by %s is over", vendor, before.pause.by)
+        emit(listeners, ScopeResumed(vendor=vendor, scope=scope))
+    if now.quotas != before.quotas:
+        quotas, by = ((), "") if now.quotas is None else (now.quotas.quotas, now.quotas.by)
+        text = now.quotas or "the configured quotas apply again"
+        logger.warning("%s: %s", vendor, text)
+        emit(listeners, QuotasReplaced(vendor=vendor, scope=scope, quotas=quotas, by=by))
 
 
 def emit_external_usage(

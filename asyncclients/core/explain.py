@@ -57,6 +57,8 @@ def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) 
         *_limits(scheduler, state),
         *_own_quotas(scheduler, demand, now),
     ]
+    if reasons and state.control.quotas is not None:
+        reasons.append(str(state.control.quotas))
     if reasons and state.external_rate:
         reasons.append(
             f"other clients use the same quota, {state.external_rate:.2g} calls per second"
@@ -86,6 +88,8 @@ def _crowding(scheduler: Scheduler) -> Iterator[str]:
 
 
 def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
+    if state.control.pause is not None and state.held_for:
+        yield f"{state.control.pause} in all processes (`asyncclients limits resume` ends it)"
     if state.paused_for:
         yield f"the vendor has rate-limited the scope: nothing is sent for {_span(state.paused_for)}"
     if state.probing and state.in_flight:

@@ -28,6 +28,7 @@ from asyncclients.core.events import (
     PoolOpened,
     callbacks,
     emit,
+    emit_control,
     emit_external_usage,
     logger,
 )
@@ -349,7 +350,13 @@ class SessionPool:
         if self._limits is not None:
             if self._shared is None:
                 self._shared = self._limits.open(cold=self._cold_start == "full")
-            scheduler.limiter = self._shared.limiter(key, local, scheduler, vendor=vendor)
+            scheduler.limiter = self._shared.limiter(
+                key,
+                local,
+                scheduler,
+                vendor=vendor,
+                on_control=partial(emit_control, self.config.listeners, vendor, key),
+            )
         return scheduler
 
     def _check_session(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -58,7 +58,10 @@ class QuotaBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One scope on the page, with the field names of `ScopeStats`; the page groups by vendor."""
+    """One scope on the page, with the field names of `ScopeStats`; the page groups by vendor.
+
+    *control* says what an operator has set: who, since when, and until when.
+    """
 
     name: str
     vendor: str
@@ -71,6 +74,7 @@ class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
     paused_for: float
     external_rate: float
     token_refreshes: int
+    control: str
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,6 +179,12 @@ class Monitor:
             await self._runner.cleanup()
             self._runner = None
 
+    def sample(self, at: float) -> Sample:
+        """Return the content of the page, *at* seconds after the first sample."""
+        jobs = tuple(_job(name, state) for name, state in self.jobs.items())
+        stats = chain.from_iterable(pool.stats() for pool in self._pools)
+        return Sample(at=at, scopes=tuple(_scope_rows(stats)), jobs=jobs)
+
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
         started_at = loop.time()
@@ -187,10 +197,7 @@ class Monitor:
 
     def _add_sample(self, numbered: tuple[int, float]) -> None:
         number, at = numbered
-        jobs = tuple(_job(name, state) for name, state in self.jobs.items())
-        stats = chain.from_iterable(pool.stats() for pool in self._pools)
-        sample = Sample(at=at, scopes=tuple(_scope_rows(stats)), jobs=jobs)
-        self._samples.append((number, sample))
+        self._samples.append((number, self.sample(at)))
         self._sampled.set()
         self._sampled = asyncio.Event()
 
@@ -250,6 +257,9 @@ def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
             paused_for=scope.paused_for,
             external_rate=scope.external_rate,
             token_refreshes=scope.token_refreshes,
+            control="; ".join(
+                str(each) for each in (scope.operator_pause, scope.operator_quotas) if each
+            ),
         )
 
 

@@ -193,7 +193,8 @@ class OpenTelemetryListener:
         self._refreshes.add(1, labels)
 
     def _paused(self, event: ScopePaused) -> None:
-        self._rate_limited.add(1, {"asyncclients.vendor": event.vendor})
+        if not event.by:
+            self._rate_limited.add(1, {"asyncclients.vendor": event.vendor})
 
 
 def _labels(event: CallStarted) -> dict[str, str]:

@@ -74,6 +74,19 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 NO_CONTROL = Control()
 
 
+class ControlChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of what an operator has set.
+
+    Attributes:
+        before, now: what was set before, and what is set now.
+        held_for: seconds until the pause that is set now ends; 0 without one.
+    """
+
+    before: Control
+    now: Control
+    held_for: float
+
+
 def clock_time(at: float) -> str:
     """Return *at*, in seconds since 1970, as text in UTC."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -8,22 +8,19 @@ calls `dispatch` of the scheduler when something has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from asyncclients.ratelimit.control import Control
 from asyncclients.ratelimit.quota import ONE, Demand
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncclients.errors import AsyncClientsError
+    from asyncclients.ratelimit.control import ControlChange
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Limiter, LimiterState
     from asyncclients.ratelimit.quota import Priority, Quota
     from asyncclients.ratelimit.slots import Permit
-
-
-OnControl = Callable[[Control, Control, float], None]
-"""Takes what an operator had set before, what is set now, and the seconds until a pause ends."""
 
 
 class LimiterProtocol(Protocol):
@@ -81,7 +78,7 @@ class SharedLimiterFactory(Protocol):
         queue: BacklogProtocol,
         *,
         vendor: str = "",
-        on_control: OnControl | None = None,
+        on_control: Callable[[ControlChange], None] | None = None,
     ) -> LimiterProtocol:
         """Return the limiter of scope *key*. It obeys *local* as well, and serves *queue*.
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from asyncclients.errors import ConfigurationError, error_text
-from asyncclients.ratelimit.control import NO_CONTROL, Control
+from asyncclients.ratelimit.control import NO_CONTROL, Control, ControlChange
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.timer import Timer
 from asyncclients.stores.clock import SECOND, StoreClock, micros
@@ -43,10 +43,10 @@ from asyncclients.stores.protocol import (
 from asyncclients.stores.shares import NONE, Block, contains
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from asyncclients.ratelimit.limiter import Limiter
-    from asyncclients.ratelimit.protocol import BacklogProtocol, OnControl
+    from asyncclients.ratelimit.protocol import BacklogProtocol
     from asyncclients.ratelimit.quota import Quota
     from asyncclients.stores.config import StoreConfig
     from asyncclients.stores.fallback import OutageLog
@@ -444,8 +444,7 @@ class LeaseClient:
         backend: the store.
         config: how it is used.
         log: the scopes of the pool.
-        on_control: called when an operator's settings change, with those before and after, and
-            the seconds until a pause ends.
+        on_control: called when an operator's settings change.
         first_slot: number of the first slot.
 
     Attributes:
@@ -463,7 +462,7 @@ class LeaseClient:
         backend: Backend,
         config: StoreConfig,
         log: OutageLog,
-        on_control: OnControl | None = None,
+        on_control: Callable[[ControlChange], None] | None = None,
         first_slot: int = 1,
     ) -> None:
         self.key, self._local, self._queue = key, local, queue
@@ -675,10 +674,13 @@ class LeaseClient:
             self._log.begin(self.key, sent_at, reason, advice, fallback.description)
 
     def _on_response(self, request: LeaseRequest, response: LeaseResponse, sent_at: float) -> None:
-        received_at, control = self._loop.time(), self._sync.control
+        received_at, before = self._loop.time(), self._sync.control
         base = self._sync.apply(request, response, sent_at, received_at)
-        if self._on_control is not None and self._sync.control != control:
-            self._on_control(control, self._sync.control, response.held / SECOND)
+        if self._on_control is not None and self._sync.control != before:
+            held_for = response.held / SECOND
+            self._on_control(
+                ControlChange(before=before, now=self._sync.control, held_for=held_for)
+            )
         lease = request.lease / SECOND
         for offset, opens_in in enumerate(response.opens_in):
             usable_at = base + opens_in / SECOND

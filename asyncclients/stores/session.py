@@ -11,8 +11,11 @@ from asyncclients.stores.lease_client import LeaseClient
 from asyncclients.stores.limiter import SharedLimiter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncclients.ratelimit.control import ControlChange
     from asyncclients.ratelimit.limiter import Limiter
-    from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol, OnControl
+    from asyncclients.ratelimit.protocol import BacklogProtocol, LimiterProtocol
     from asyncclients.stores.config import StoreConfig
     from asyncclients.stores.protocol import Backend
 
@@ -36,7 +39,7 @@ class StoreSession:
         queue: BacklogProtocol,
         *,
         vendor: str = "",
-        on_control: OnControl | None = None,
+        on_control: Callable[[ControlChange], None] | None = None,
     ) -> SharedLimiter:
         """Return a limiter for scope *key* that obeys *local* as well and serves *queue*."""
         self._log.add(key, vendor)

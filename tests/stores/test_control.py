@@ -14,6 +14,8 @@ import msgspec
 import pytest
 
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
+from asyncclients.core.events import QuotasReplaced, ScopePaused, ScopeResumed
+from asyncclients.integrations.monitor import Monitor
 from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
@@ -176,12 +178,17 @@ async def test_pause_applies_to_all_processes_until_resumed(store: Store) -> Non
         since = asyncio.get_running_loop().time()
         await asyncio.sleep(0.5)
         assert at_work.sent(since) == 0
+        said = str(at_work.clients[0].explain())
+        assert f"{paused.operator_pause} in all processes" in said
         (resumed,) = await control.resume(paused.scope[:6])
         assert (resumed.operator_pause, resumed.paused_for) == (None, 0.0)
         await at_work.until(lambda stats: stats.paused_for == 0)
         since = asyncio.get_running_loop().time()
         await asyncio.sleep(0.5)
         assert at_work.sent(since) > 0
+    paused_by = [event.by for event in at_work.events if isinstance(event, ScopePaused)]
+    assert paused_by == ["ann", "ann"]
+    assert sum(isinstance(event, ScopeResumed) for event in at_work.events) == 2
 
 
 async def test_set_quotas_replace_those_of_all_processes(store: Store) -> None:
@@ -202,6 +209,8 @@ async def test_set_quotas_replace_those_of_all_processes(store: Store) -> None:
         since = loop.time()
         await asyncio.sleep(1.0)
         assert at_work.sent(since) > 10
+    replaced = [event for event in at_work.events if isinstance(event, QuotasReplaced)]
+    assert [event.quotas for event in replaced[::2]] == [slow, (Quota(40, 1.0),), ()]
 
 
 async def test_control_outlives_the_processes(store: Store) -> None:
@@ -224,6 +233,9 @@ async def test_control_outlives_the_processes(store: Store) -> None:
                 while client.stats().paused_for < 500:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert client.stats().quotas == (Quota(3, 1.0),)
+            (row,) = Monitor(pool).sample(0.0).scopes
+            assert row.control == f"{shown.operator_pause}; {shown.operator_quotas}"
+            assert [bar.quota for bar in row.gauges] == ["3 per 1 s"]
             assert not call.done()
             assert len(sandbox.requests("intouch")) == 1
             await control.resume("intouch")
