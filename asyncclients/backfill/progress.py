@@ -199,7 +199,12 @@ class EtaEstimator:
         for use in self._counter.scopes.values():
             in_flight = min(use.scheduler.in_flight, use.requests)
             if settled and use.requests > in_flight and not self._is_shared:
-                calls_per_row = (use.requests - in_flight) / settled
+                # Rows that fail without a call are settled at once, those that need one wait: both
+                # count, or a run with invalid rows would seem to need fewer calls.
+                waiting = use.scheduler.waiting_of_flow(self._flow)
+                pending = (waiting + in_flight) * self.batch_size if self.batch_size else 0
+                calls = use.requests + waiting if pending else use.requests - in_flight
+                calls_per_row = calls / (settled + pending)
             elif self.batch_size:
                 calls_per_row = 1 / self.batch_size
             else:

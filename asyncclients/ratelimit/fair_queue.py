@@ -217,10 +217,10 @@ class FlowQueue:
         flow = self._flows.get(name)
         return 0 if front or flow is None else len(flow.waiters.get(demand, ()))
 
-    def is_waiting(self, name: str | None) -> bool:
-        """Return whether a waiter of flow *name* is in the queue."""
+    def waiting_of(self, name: str | None) -> int:
+        """Return the number of waiters of flow *name*."""
         flow = self._flows.get(name)
-        return flow is not None and flow.waiting > 0
+        return 0 if flow is None else flow.waiting
 
     def contending(self, name: str | None, calls: int, planned: Mapping[str | None, int]) -> int:
         """Return how many calls of other flows go before the last of *calls* of flow *name*.

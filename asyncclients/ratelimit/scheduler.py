@@ -511,7 +511,11 @@ class Scheduler:
         """Return whether background calls of *flow* wait for nothing but a slot of a quota."""
         shared = self.in_flight_limit
         has_room = self.in_flight < self.max_in_flight and shared.in_use < shared.limit
-        return has_room and self._background.is_waiting(flow)
+        return has_room and self._background.waiting_of(flow) > 0
+
+    def waiting_of_flow(self, flow: str) -> int:
+        """Return the number of waiting background calls of *flow*."""
+        return self._background.waiting_of(flow)
 
     def queued(self) -> dict[str, int]:
         """Return the number of waiting calls by class."""

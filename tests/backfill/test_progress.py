@@ -212,6 +212,24 @@ async def test_eta_leaves_room_for_interactive_calls(state: Path) -> None:
 
 
 @pytest.mark.virtual_time
+@pytest.mark.parametrize("bad", [range(20), range(0, 200, 8)], ids=["at the start", "everywhere"])
+async def test_eta_counts_the_calls_of_rows_that_wait(bad: range, state: Path) -> None:
+    """Rows that fail without a call are settled at once, and do not make the others seem few."""
+    told = Told()
+    rows = [{"name": "" if number in bad else f"tag {number}"} for number in range(200)]
+
+    def name(row: dict[str, str]) -> str:
+        if not row["name"]:
+            raise ValueError("has no name")
+        return row["name"]
+
+    async with Sandbox() as sandbox, SessionPool() as pool:
+        create = IntouchClient.from_env(pool, sandbox.environ).tags.create
+        await push(rows, create, map=name, state=state, max_failed=1.0, progress=told)
+    told.check_eta()
+
+
+@pytest.mark.virtual_time
 async def test_eta_of_batches_counts_calls(state: Path) -> None:
     """Emma takes ten touchpoints per call, so a call settles ten rows."""
     told = Told()
