@@ -115,6 +115,7 @@ class Limiter:
 
     Attributes:
         by_operation: whether a quota applies to certain operations only.
+        wall_time: returns the seconds since 1970 of a loop instant.
 
     Raises:
         ConfigurationError: for any other *admission* or *cold_start*.
@@ -134,12 +135,12 @@ class Limiter:
         "_sent",
         "_sliding",
         "_spacing",
-        "_wall_time",
         "_windows",
         "by_operation",
         "external",
         "feedback",
         "quotas",
+        "wall_time",
     )
 
     def __init__(
@@ -154,7 +155,7 @@ class Limiter:
         _one_of("admission", admission, ("adaptive", "exact"))
         _one_of("cold_start", cold_start, ("empty", "full"))
         self.quotas: tuple[Quota, ...] = ()
-        self._exact, self._wall_time = admission == "exact", wall_time
+        self._exact, self.wall_time = admission == "exact", wall_time
         # The counters of each quota and share of one, by group and quota.
         self._sliding: dict[tuple[str, Quota], tuple[SlidingWindow, TokenBucket]] = {}
         self._calendars: dict[tuple[str, Quota], CalendarWindow] = {}
@@ -245,7 +246,7 @@ class Limiter:
         quota = key[1]
         if quota.unit:
             if key not in self._calendars:
-                self._calendars[key] = CalendarWindow(quota, self._wall_time)
+                self._calendars[key] = CalendarWindow(quota, self.wall_time)
             return self._calendars[key]
         if key not in self._sliding:
             self._sliding[key] = (SlidingWindow(quota), TokenBucket(quota, now))
@@ -461,6 +462,11 @@ class Limiter:
             opens_at, number = calendar.nth_free_at(calls * cost, now)
             at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
+
+    def used(self, group: str, quota: Quota, now: float) -> int:
+        """Return how many units of the calendar quota this process's calls hold at *now*."""
+        window = self._calendars.get((group, quota))
+        return window.held(now) if window is not None else 0
 
     def held(self, now: float) -> int:
         """Return how many slots of the fullest quota are in use at *now*."""

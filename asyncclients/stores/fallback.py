@@ -11,6 +11,9 @@ processes together keep the quota without communicating:
   a limiter of its own with exact admission.
 * Below one call, the processes whose blocks lie in the same slot take turns on the store's
   clock. A turn lasts a period plus slack for clock errors and latency.
+* The part of a share of a quota, and of a quota of some operations, is computed in the same
+  way. Calls whose part is below one call, or that cost more than it, wait for the store.
+* A calendar quota counts as spent until its window ends: nobody knows what is left of it.
 * A process without a block sends nothing: it joined in the last second before the outage,
   when the quota was divided among others. A process that was suspended for longer than `TTL`
   sends nothing either, because its block may have been reassigned.
@@ -22,21 +25,25 @@ this. `pause` is the safe mode there.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from asyncclients.core.events import logger
+from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import ONE, Demand
+from asyncclients.ratelimit.timer import system_time
 from asyncclients.stores.clock import SECOND
 from asyncclients.stores.config import scope_name
 from asyncclients.stores.protocol import PROBE_INTERVAL, SEND_GRACE, LeaseRequest
 from asyncclients.stores.shares import UNIT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from asyncclients.ratelimit.quota import Quota, Share
     from asyncclients.ratelimit.slots import Permit
     from asyncclients.stores.clock import StoreClock
     from asyncclients.stores.config import StoreConfig
@@ -82,8 +89,8 @@ class FallbackPolicy(Protocol):
 
     description: str
 
-    def next_permit_at(self, now: float) -> float: ...
-    def acquire(self, permit: Permit, now: float) -> None: ...
+    def next_permit_at(self, now: float, demand: Demand = ONE) -> float: ...
+    def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None: ...
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None: ...
 
 
@@ -92,11 +99,12 @@ class Unlimited:
 
     description = "this process obeys its own limit only"
 
-    def next_permit_at(self, now: float) -> float:
+    def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
         """Return *now*."""
+        del demand
         return now
 
-    def acquire(self, permit: Permit, now: float) -> None:
+    def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None:
         """Do nothing: there is nothing to count."""
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
@@ -109,34 +117,84 @@ class Blocked(Unlimited):
     def __init__(self, description: str = "nothing is sent") -> None:
         self.description = description
 
-    def next_permit_at(self, now: float) -> float:
+    def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
         """Return infinity."""
-        del now
+        del now, demand
         return math.inf
 
 
 class StaticShare:
-    """A part of each window, starting with a spent one."""
+    """A part of each quota, and of each share of one, starting with a spent window.
 
-    def __init__(self, quotas: Sequence[Quota], member_count: int, now: float) -> None:
-        self._limiter = Limiter(quotas, admission="exact", cold_start="full", now=now)
-        self._permits: dict[int, Permit] = {}
-        sizes = " and ".join(f"{quota.limit} per {quota.period:g} s" for quota in quotas)
-        self.description = f"1 of {member_count} processes, {sizes}"
+    Args:
+        quotas: the whole quotas.
+        size: size of the process's block, of `UNIT` in total.
+        start: loop instant from which the part is used.
+        wall_time: returns the seconds since 1970 of a loop instant.
+    """
 
-    def next_permit_at(self, now: float) -> float:
-        """Return the instant at which the share has a free slot."""
-        return self._limiter.next_permit_at(now)
+    def __init__(
+        self,
+        quotas: Sequence[Quota],
+        size: int,
+        *,
+        member_count: int,
+        start: float,
+        wall_time: Callable[[float], float],
+    ) -> None:
+        self._quotas, self._size, self._start, self._wall_time = quotas, size, start, wall_time
+        self._limiters: dict[Share | None, tuple[Limiter, list[Quota]]] = {}
+        self._permits: dict[int, list[tuple[Limiter, Permit]]] = {}
+        parts = " and ".join(str(quota) for quota in self._limiter(None)[0].quotas)
+        self.description = f"1 of {member_count} processes, {parts or 'nothing'}"
 
-    def acquire(self, permit: Permit, now: float) -> None:
+    def _limiter(self, share: Share | None) -> tuple[Limiter, list[Quota]]:
+        """Return the limiter for calls of *share*, and the quotas whose part is below one call."""
+        if share not in self._limiters:
+            whole = [quota if share is None else share.of(quota) for quota in self._quotas]
+            parts = [(quota, quota.limit * self._size // UNIT) for quota in whole]
+            self._limiters[share] = (
+                Limiter(
+                    [replace(quota, limit=limit) for quota, limit in parts if limit],
+                    admission="exact",
+                    cold_start="full",
+                    now=self._start,
+                    wall_time=self._wall_time,
+                ),
+                [quota for quota, limit in parts if not limit],
+            )
+        return self._limiters[share]
+
+    def _limiters_of(self, demand: Demand) -> list[tuple[Limiter, Demand]]:
+        """Return the limiters that apply, each with what the call takes; none if it must wait."""
+        found: list[tuple[Limiter, Demand]] = []
+        for share in dict.fromkeys((None, demand.share)):
+            limiter, without_part = self._limiter(share)
+            if any(quota.applies_to(demand.operation) for quota in without_part):
+                return []
+            try:
+                kind = limiter.kind_of(Demand(demand.cost, demand.operation))
+            except ConfigurationError:  # it costs more than the part
+                return []
+            found.append((limiter, kind))
+        return found
+
+    def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
+        """Return the instant at which the part has free slots; infinity if it never will."""
+        limiters = self._limiters_of(demand)
+        openings = [limiter.next_permit_at(now, demand=kind) for limiter, kind in limiters]
+        return max(openings, default=math.inf)
+
+    def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None:
         """Count the call of *permit*."""
-        self._permits[permit.number] = self._limiter.acquire(now)
+        self._permits[permit.number] = [
+            (limiter, limiter.acquire(now, kind)) for limiter, kind in self._limiters_of(demand)
+        ]
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
         """Record that the call of *permit* arrived by *now*, or was not *sent*."""
-        own = self._permits.pop(permit.number, None)
-        if own is not None:
-            (self._limiter.on_no_response if sent else self._limiter.cancel)(own, now)
+        for limiter, own in self._permits.pop(permit.number, ()):
+            (limiter.on_no_response if sent else limiter.cancel)(own, now)
 
 
 class TimeSlots:
@@ -164,8 +222,13 @@ class TimeSlots:
         self._clock, self._not_before = clock, start
         self.description = f"1 of {member_count} processes, 1 per {length * count:g} s"
 
-    def next_permit_at(self, now: float) -> float:
-        """Return *now* inside a turn of this process, else the start of its next turn."""
+    def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
+        """Return *now* inside a turn of this process, else the start of its next turn.
+
+        Infinity for a call that takes more than one slot of the quotas of all calls.
+        """
+        if demand is not ONE:
+            return math.inf
         at = max(now, self._not_before)
         time = self._clock.store_time(at)
         turn = math.floor(time / self.length)
@@ -176,9 +239,9 @@ class TimeSlots:
             wait = self._count
         return at + (turn + wait) * self.length - time
 
-    def acquire(self, permit: Permit, now: float) -> None:
+    def acquire(self, permit: Permit, now: float, demand: Demand = ONE) -> None:
         """Use the turn; the next one is a round later."""
-        del permit
+        del permit, demand
         self._not_before = now + self.length
 
     def settle(self, permit: Permit, now: float, *, sent: bool) -> None:
@@ -191,6 +254,8 @@ def fallback_policy(
     clock: StoreClock,
     now: float,
     leases_end: float,
+    *,
+    wall_time: Callable[[float], float] = system_time,
 ) -> FallbackPolicy:
     """Return the share of one process; slots granted before *now* are over at *leases_end*."""
     if not membership.size or now >= membership.until:
@@ -198,9 +263,14 @@ def fallback_policy(
     if not quotas:
         return Unlimited()
     start, size, member_count = membership.start, membership.size, membership.member_count
-    if all(quota.limit * size >= UNIT for quota in quotas):
-        parts = [Quota(quota.limit * size // UNIT, quota.period) for quota in quotas]
-        return StaticShare(parts, member_count, leases_end)
+    sliding = [quota for quota in quotas if not quota.unit and not quota.operations]
+    if all(quota.limit * size >= UNIT for quota in sliding):
+        return StaticShare(
+            quotas, size, member_count=member_count, start=leases_end, wall_time=wall_time
+        )
+    if any(quota.unit and not quota.operations for quota in quotas):
+        return Blocked("nothing is sent, since nobody knows what is left of the calendar quota")
+    quotas = sliding
     slots = 1 << (min(quota.limit for quota in quotas).bit_length() - 1)
     slot = UNIT // slots  # the smallest block that is a slot of every quota
     count = slot // size
@@ -257,7 +327,12 @@ class OutageState:
         return self.failures > 1
 
     def start(
-        self, now: float, quotas: Sequence[Quota], membership: Membership, clock: StoreClock
+        self,
+        now: float,
+        quotas: Sequence[Quota],
+        membership: Membership,
+        clock: StoreClock,
+        wall_time: Callable[[float], float] = system_time,
     ) -> FallbackPolicy:
         """Begin an outage; return what may be sent in it."""
         if self._config.when_down == "local":
@@ -271,7 +346,9 @@ class OutageState:
                 # this process may not notice at once that the store is back.
                 detected = membership.due_at + _HEARTBEAT_SLACK + PROBE_INTERVAL
                 leases_end = max(leases_end, detected + 2 * self._config.timeout)
-            self.fallback = fallback_policy(quotas, membership, clock, now, leases_end)
+            self.fallback = fallback_policy(
+                quotas, membership, clock, now, leases_end, wall_time=wall_time
+            )
         return self.fallback
 
     def stop(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from contextvars import Context
 from itertools import islice
@@ -22,6 +21,7 @@ from uuid import uuid4
 
 from asyncclients.errors import ConfigurationError, error_text
 from asyncclients.ratelimit.control import NO_CONTROL, Control, ControlChange
+from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.timer import Timer
 from asyncclients.stores.clock import SECOND, StoreClock, micros
@@ -71,18 +71,36 @@ _CROWD = 100
 
 
 class Lease(NamedTuple):
-    """A slot that may be used from `usable_at` until `lapses_at`, in loop time."""
+    """The slots of one call, to be used from `usable_at` until `lapses_at`, in loop time.
+
+    *number* is that of the first slot, and *demand* is what the call takes.
+    """
 
     usable_at: float
     lapses_at: float
     number: int
+    demand: Demand = ONE
+
+
+class Wait(NamedTuple):
+    """The loop instant of the next request for a demand, and the group of quotas that decides."""
+
+    until: float
+    group: str
 
 
 class Reports(NamedTuple):
-    """The fields of a `LeaseRequest` that report on slots."""
+    """The reports on slots in a `LeaseRequest`, with demands in place of their groups.
 
-    kinds: tuple[tuple[str, ...], ...]
-    arrived: tuple[tuple[int, int, int], ...]
+    Attributes:
+        demands: those of the slots in the other fields, which have indexes in them.
+        arrived: slot number, seconds since the arrival, demand.
+        in_flight: slot number, demand.
+        released: slot numbers.
+    """
+
+    demands: tuple[Demand, ...]
+    arrived: tuple[tuple[int, float, int], ...]
     in_flight: tuple[tuple[int, int], ...]
     released: tuple[int, ...]
 
@@ -90,7 +108,8 @@ class Reports(NamedTuple):
 class LeaseBook:
     """The slots of one process for one scope, and what the store does not know about them yet.
 
-    A report stays here until the store has responded, so that a request can be repeated.
+    A report stays here until the store has responded, so that a request can be repeated. A
+    call of cost N has N slots with consecutive numbers.
 
     Args:
         first: number of the first slot.
@@ -102,7 +121,7 @@ class LeaseBook:
         released: slots that will not be used, to be reported.
     """
 
-    __slots__ = ("_next", "arrived", "in_flight", "leases", "released")
+    __slots__ = ("_demands", "_next", "arrived", "in_flight", "leases", "released")
 
     def __init__(self, first: int = 1) -> None:
         self._next = first
@@ -110,6 +129,7 @@ class LeaseBook:
         self.in_flight: set[int] = set()
         self.arrived: dict[int, float] = {}
         self.released: set[int] = set()
+        self._demands: dict[int, Demand] = {}  # of the slots above, where it is not ONE
 
     def reserve_numbers(self, count: int) -> int:
         """Reserve *count* slot numbers and return the first."""
@@ -117,46 +137,78 @@ class LeaseBook:
         self._next += count
         return first
 
-    def first_lease(self, now: float) -> Lease | None:
-        """Return the earliest lease that has not lapsed; release those that have."""
+    def first_lease(self, now: float, demand: Demand = ONE) -> Lease | None:
+        """Return the earliest lease for *demand* that has not lapsed; release those that have."""
         while self.leases and self.leases[0].lapses_at < now:
-            self.released.add(self.leases.popleft().number)
-        return self.leases[0] if self.leases else None
+            lapsed = self.leases.popleft()
+            self.abandon(lapsed.number, lapsed.demand)
+        return next((each for each in self.leases if each.demand is demand), None)
+
+    def max_calls(self, demand: Demand) -> int:
+        """Return for how many calls one request may ask; 0 while many arrivals are unreported."""
+        return 0 if len(self.arrived) > _MAX_SLOTS else max(1, _MAX_SLOTS // demand.cost)
+
+    def held(self, demand: Demand) -> int:
+        """Return the number of leases for *demand*."""
+        return sum(lease.demand is demand for lease in self.leases)
 
     def expire(self, now: float, longest: float) -> None:
         """Release lapsed leases, and drop arrivals that are older than the *longest* window."""
         self.first_lease(now)
         if len(self.arrived) > _MAX_SLOTS:
-            self.arrived = {n: at for n, at in self.arrived.items() if at > now - longest}
+            old = [number for number, at in self.arrived.items() if at <= now - longest]
+            for number in old:
+                del self.arrived[number]
+                self._demands.pop(number, None)
 
-    def consume(self) -> int:
-        """Use the first lease, or a slot without a lease in an outage; return its number."""
-        number = self.leases.popleft().number if self.leases else self.reserve_numbers(1)
-        self.in_flight.add(number)
+    def consume(self, demand: Demand = ONE) -> int:
+        """Use the first lease for *demand*, or slots without a lease in an outage.
+
+        Returns the number of the first slot.
+        """
+        for index, lease in enumerate(self.leases):
+            if lease.demand is demand:
+                del self.leases[index]
+                number = lease.number
+                break
+        else:
+            number = self.reserve_numbers(demand.cost)
+        slots = range(number, number + demand.cost)
+        self.in_flight.update(slots)
+        if demand is not ONE:
+            self._demands.update(dict.fromkeys(slots, demand))
         return number
 
-    def report_arrival(self, number: int, arrived_by: float) -> None:
+    def report_arrival(self, number: int, demand: Demand, arrived_by: float) -> None:
         """Record that the call of slot *number* arrives by *arrived_by*; infinity if unknown."""
         if arrived_by < math.inf:
-            self.in_flight.discard(number)
-            self.arrived[number] = arrived_by
+            slots = range(number, number + demand.cost)
+            self.in_flight.difference_update(slots)
+            self.arrived.update(dict.fromkeys(slots, arrived_by))
 
-    def release(self, number: int) -> None:
+    def release(self, number: int, demand: Demand) -> None:
         """Record that the call of slot *number* was not sent."""
-        self.in_flight.discard(number)
-        self.arrived.pop(number, None)
-        self.released.add(number)
+        for slot in range(number, number + demand.cost):
+            self.in_flight.discard(slot)
+            self.arrived.pop(slot, None)
+            self.released.add(slot)
 
-    def missing(self, count: int) -> int:
-        """Return how many slots to request for *count* calls; none before all is reported."""
-        if len(self.arrived) > _MAX_SLOTS:
-            return 0
-        return min(_MAX_SLOTS, max(0, count - len(self.leases)))
+    def abandon(self, number: int, demand: Demand, count: int = 1) -> None:
+        """Record that the slots of *count* calls from *number* on will not be used."""
+        slots = range(number, number + count * demand.cost)
+        self.released.update(slots)
+        if demand is not ONE:
+            self._demands.update(dict.fromkeys(slots, demand))
 
     def drop_leases(self) -> None:
         """Release all slots that are held and not used."""
-        self.released.update(lease.number for lease in self.leases)
+        for lease in self.leases:
+            self.abandon(lease.number, lease.demand)
         self.leases.clear()
+
+    def forget_released(self) -> None:
+        """Drop the released slots: no store knows of them."""
+        self._acknowledge_released(self.released)
 
     def has_unreported(self) -> bool:
         """Return whether there is something to report."""
@@ -164,13 +216,20 @@ class LeaseBook:
 
     def reports(self, now: float, *, renews: bool) -> Reports:
         """Return what is due, with the calls in flight if the request *renews* them."""
+        demands: dict[Demand, int] = {}
+
+        def index(number: int) -> int:
+            return demands.setdefault(self._demands.get(number, ONE), len(demands))
+
         arrived = islice(self.arrived.items(), _MAX_SLOTS)
-        in_flight = islice(self.in_flight, _MAX_SLOTS if renews else 0)
+        released = tuple(islice(self.released, _MAX_SLOTS))
+        for number in released:
+            index(number)
         return Reports(
-            kinds=((),),
-            arrived=tuple((number, micros(now - at), 0) for number, at in arrived),
-            in_flight=tuple((number, 0) for number in in_flight),
-            released=tuple(islice(self.released, _MAX_SLOTS)),
+            arrived=tuple((number, now - at, index(number)) for number, at in arrived),
+            in_flight=tuple((number, index(number)) for number in self.in_flight if renews),
+            released=released,
+            demands=tuple(demands),
         )
 
     def snapshot(self, arrived: Iterable[tuple[int, int, int]]) -> dict[int, float]:
@@ -179,10 +238,17 @@ class LeaseBook:
 
     def acknowledge(self, arrived: dict[int, float], released: set[int]) -> None:
         """Drop what the store knows now; arrivals that changed since stay."""
-        self.released -= released
+        self._acknowledge_released(released)
         for number, arrived_by in arrived.items():
             if self.arrived.get(number) == arrived_by:
                 del self.arrived[number]
+                self._demands.pop(number, None)
+
+    def _acknowledge_released(self, released: set[int]) -> None:
+        if self._demands:
+            for number in released & self.released:
+                self._demands.pop(number, None)
+        self.released = self.released - released
 
 
 class SyncState:
@@ -228,9 +294,9 @@ class SyncState:
         self._control_text: tuple[str, str] = ("", "")
 
     def periods(self) -> list[float]:
-        """Return the periods of the quotas in seconds; never empty."""
+        """Return the periods of the sliding quotas in seconds; never empty."""
         quotas = (*self._local.quotas, *self.configured)
-        return [quota.period for quota in quotas] or [HEARTBEAT]
+        return [quota.period for quota in quotas if not quota.unit] or [HEARTBEAT]
 
     def quotas(self) -> list[Quota]:
         """Return the quotas of this process and those that others have configured."""
@@ -249,16 +315,16 @@ class SyncState:
         now: float,
         count: int,
         priority: int,
+        demand: Demand,
         *,
-        wall: float,
         recovering: bool,
         goodbye: bool,
         idle: bool,
         interval: float,
     ) -> LeaseRequest:
-        """Return a request for up to *count* slots; *wall* is the wall clock at *now*."""
+        """Return a request for up to *count* calls of *demand*."""
         slots, config, shortest = self._slots, self._config, min(self.periods())
-        count = slots.missing(count)
+        count = min(slots.max_calls(demand), max(0, count - slots.held(demand)))
         heartbeat = self._is_heartbeat(now, goodbye=goodbye, idle=idle, interval=interval)
         reports = slots.reports(now, renews=self._renews(now, is_heartbeat=heartbeat))
         return LeaseRequest(
@@ -267,16 +333,16 @@ class SyncState:
             new_epoch=uuid4().hex[:12],
             recovering=recovering,
             assume_spent=self._assumes_spent,
-            wall=micros(wall),
-            quotas=self._specs(self.configured, now),
-            kinds=reports.kinds,
-            arrived=reports.arrived,
+            wall=micros(self._local.wall_time(now)),
+            quotas=self._specs(self.configured, now, (demand, *reports.demands)),
+            kinds=tuple(map(self._groups, reports.demands)),
+            arrived=tuple((n, micros(age), kind) for n, age, kind in reports.arrived),
             in_flight=reports.in_flight,
             released=reports.released,
-            first=slots.reserve_numbers(count),
+            first=slots.reserve_numbers(count * demand.cost),
             count=count,
-            cost=1,
-            groups=(),
+            cost=demand.cost,
+            groups=self._groups(demand),
             priority=int(priority),
             accepted=self.accepted,
             rejected=self.rejected,
@@ -322,21 +388,53 @@ class SyncState:
         """Return the epoch that contains this process's calls of the last period; "" for none."""
         if self.clock_suspect:
             return UNKNOWN_EPOCH
-        longest = max(self.periods()) + SEND_GRACE + self._config.lease
+        longest = max((quota.period for quota in self._local.quotas), default=HEARTBEAT)
+        longest += SEND_GRACE + self._config.lease
         if not recovering and now - self.last_response_at > longest:
             return ""
         return self._epoch
 
-    def _specs(self, quotas: Sequence[Quota], now: float) -> tuple[QuotaSpec, ...]:
+    def _groups(self, demand: Demand) -> tuple[str, ...]:
+        """Return the groups of quotas that apply to calls of *demand*, besides ""."""
+        groups = dict.fromkeys(group for group, _ in demand.quotas(self._local.quotas) if group)
+        return tuple(groups)
+
+    def _specs(
+        self, quotas: Sequence[Quota], now: float, demands: Iterable[Demand] = ()
+    ) -> tuple[QuotaSpec, ...]:
+        """Return *quotas*, and the shares of those in force that *demands* take."""
         state = self._local.snapshot(now)
+        found = {(quota.group, quota): None for quota in quotas}
+        for demand in demands:
+            taken = demand.quotas(self._local.quotas)
+            found.update(dict.fromkeys(each for each in taken if each[0]))
         return tuple(
-            QuotaSpec(
+            self._calendar_spec(group, quota, now)
+            if quota.unit
+            else QuotaSpec(
                 limit=quota.limit,
                 period=micros(quota.period),
                 interval=micros(quota.period / quota.limit / RATE_SAFETY / state.rate_factor),
                 burst=TokenBucket(quota, 0.0).full_burst if state.bursts else _SPACED_BURST,
+                group=group,
             )
-            for quota in quotas
+            for group, quota in found
+        )
+
+    def _calendar_spec(self, group: str, quota: Quota, now: float) -> QuotaSpec:
+        wall = self._local.wall_time(now)
+        start, end = quota.window(wall)
+        return QuotaSpec(
+            limit=quota.limit,
+            period=micros(quota.period),
+            interval=0,
+            burst=0.0,
+            group=group,
+            calendar=f"{quota.unit}:{quota.timezone}",
+            previous=micros(quota.window(wall, -1)[0]),
+            start=micros(start),
+            end=micros(end),
+            used=self._local.used(group, quota, now),
         )
 
     # --- Responses ------------------------------------------------------------------
@@ -429,6 +527,7 @@ class SyncState:
     def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
         known = {quota.name for quota in request.quotas}
         others = frozenset(response.quotas if not response.operator_quotas else ()) - known
+        others = frozenset(name for name in others if " share:" not in name)
         if others - self._other_quotas:
             self._log.differ(self._key, self.configured, parse_quotas(others))
         self._other_quotas = others
@@ -474,7 +573,7 @@ class LeaseClient:
         self.contenders = 0
         self._random = Random(config.process)  # noqa: S311 - a different one in each process
         self._loop = asyncio.get_running_loop()
-        self._request_at = -math.inf
+        self._waits: dict[Demand, Wait] = {}
         self._used_at = self._loop.time()
         self._timer = Timer(self._loop, self._start)
         self._task: asyncio.Task[None] | None = None
@@ -482,9 +581,14 @@ class LeaseClient:
 
     # --- Called by the limiter ------------------------------------------------------
 
-    def request_slots(self, now: float) -> None:
+    def request_slots(self, now: float, demand: Demand = ONE) -> None:
         """Request slots; at once if slots are to be released, which may be granted again."""
-        self._wake_at(now if self.slots.released else max(now, self._request_at), now)
+        self._wake_at(now if self.slots.released else self.wait(demand, now).until, now)
+
+    def wait(self, demand: Demand, now: float) -> Wait:
+        """Return when the store may grant slots of *demand*, by its last response."""
+        wait = self._waits.get(demand)
+        return wait if wait is not None and wait.until > now else Wait(now, "")
 
     def report(self, now: float) -> None:
         """Send a report soon."""
@@ -509,9 +613,10 @@ class LeaseClient:
         """Record that the vendor accepted a call."""
         self._sync.accepted += 1
 
-    def opens_at(self, now: float) -> float:
+    def opens_at(self, now: float, demand: Demand = ONE) -> float:
         """Return the earliest instant at which the store may grant another slot."""
-        return now if self._request_at <= now else self._request_at + self._config.lease
+        until = self.wait(demand, now).until
+        return until + self._config.lease if until > now else now
 
     @property
     def held_until(self) -> float:
@@ -617,7 +722,7 @@ class LeaseClient:
         sent_at = self._loop.time()
         sync, slots = self._sync, self.slots
         slots.expire(sent_at, max(sync.periods()))
-        count, priority, _ = self._queue.backlog()
+        count, priority, demand = self._queue.backlog()
         if goodbye or self.outage.fallback is not None:
             count = 0  # in an outage the request is a heartbeat only
         shares_from = sync.last_response_at + max(sync.periods())
@@ -626,7 +731,7 @@ class LeaseClient:
             sent_at,
             count,
             priority,
-            wall=time.time(),
+            demand,
             recovering=self.outage.others_may_be_sending(sent_at, shares_from),
             goodbye=goodbye,
             idle=idle,
@@ -636,33 +741,35 @@ class LeaseClient:
         try:
             response = await self._backend.apply(self.key, request)
             slots.acknowledge(arrived, set(request.released))
-            self._on_response(request, response, sent_at)
+            self._on_response(request, response, demand, sent_at)
         except StoreUnavailableError as error:
-            self._on_outage(request, sent_at, str(error), error.advice)
+            self._on_outage(request, demand, sent_at, str(error), error.advice)
         except ConfigurationError as error:
-            self._on_configuration_error(request, sent_at, error)
+            self._on_configuration_error(request, demand, sent_at, error)
         except BaseException as error:  # from a driver, or a bug: no call may hang on it
             slots.drop_leases()
             is_cancelled = isinstance(error, asyncio.CancelledError) and _is_task_cancelled()
             if is_cancelled or isinstance(error, (KeyboardInterrupt, SystemExit)):
-                slots.released.update(range(request.first, request.first + request.count))
+                slots.abandon(request.first, demand, request.count)
                 raise
             reason = f"{type(error).__name__}: {error_text(error)}"[:200]
-            self._on_outage(request, sent_at, reason, "")
+            self._on_outage(request, demand, sent_at, reason, "")
 
     def _on_configuration_error(
-        self, request: LeaseRequest, sent_at: float, error: ConfigurationError
+        self, request: LeaseRequest, demand: Demand, sent_at: float, error: ConfigurationError
     ) -> None:
         """Treat it as fatal on first contact, and as an outage afterwards."""
         if self._log.has_worked:
-            self._on_outage(request, sent_at, error.message, error.advice or "")
+            self._on_outage(request, demand, sent_at, error.message, error.advice or "")
             return
-        self.slots.released.clear()
+        self.slots.forget_released()
         self._queue.fail(error)
 
-    def _on_outage(self, request: LeaseRequest, sent_at: float, reason: str, advice: str) -> None:
+    def _on_outage(
+        self, request: LeaseRequest, demand: Demand, sent_at: float, reason: str, advice: str
+    ) -> None:
         now, sync = self._loop.time(), self._sync
-        self.slots.released.update(range(request.first, request.first + request.count))
+        self.slots.abandon(request.first, demand, request.count)
         sync.heartbeat_at = now
         if not self.outage.on_failure(now):
             return
@@ -670,10 +777,14 @@ class LeaseClient:
             self._queue.fail(_unreachable(self._config.display_name, reason, advice))
         if self.outage.fallback is None:
             self.slots.drop_leases()
-            fallback = self.outage.start(now, sync.quotas(), sync.membership, sync.clock)
+            fallback = self.outage.start(
+                now, sync.quotas(), sync.membership, sync.clock, self._local.wall_time
+            )
             self._log.begin(self.key, sent_at, reason, advice, fallback.description)
 
-    def _on_response(self, request: LeaseRequest, response: LeaseResponse, sent_at: float) -> None:
+    def _on_response(
+        self, request: LeaseRequest, response: LeaseResponse, demand: Demand, sent_at: float
+    ) -> None:
         received_at, before = self._loop.time(), self._sync.control
         base = self._sync.apply(request, response, sent_at, received_at)
         if self._on_control is not None and self._sync.control != before:
@@ -683,13 +794,15 @@ class LeaseClient:
             )
         lease = request.lease / SECOND
         for offset, opens_in in enumerate(response.opens_in):
-            usable_at = base + opens_in / SECOND
-            self.slots.leases.append(Lease(usable_at, usable_at + lease, request.first + offset))
+            usable_at, number = base + opens_in / SECOND, request.first + offset * request.cost
+            self.slots.leases.append(Lease(usable_at, usable_at + lease, number, demand))
         if self._sync.clock_suspect:
             self.slots.drop_leases()
-        self._request_at = base + response.retry_in / SECOND
+        until, group = base + response.retry_in / SECOND, response.waits_for.partition(" ")[2]
         if response.contenders:  # jitter: not all at once, nor always in the same order
-            self._request_at += self._random.random() * lease / 2
+            until += self._random.random() * lease / 2
+        self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
+        self._waits[demand] = Wait(until, group)
         self.contenders = response.contenders
         self.outage.stop()
         self._log.end(received_at)

@@ -46,7 +46,8 @@ class SharedLimiter:
 
     def __init__(self, local: Limiter, lease_client: LeaseClient, lease: float) -> None:
         self._local, self._lease = local, lease
-        self._numbers: dict[int, int] = {}  # number of a permit -> number of its slot
+        # Number of a permit -> number of its first slot, and what the call takes.
+        self._numbers: dict[int, tuple[int, Demand]] = {}
         self.lease_client = lease_client
         self.slots, self._outage = lease_client.slots, lease_client.outage
 
@@ -72,8 +73,19 @@ class SharedLimiter:
     def openings(
         self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
     ) -> dict[str, float]:
-        """Return when this process's own limiter has room in each group of quotas."""
-        return self._local.openings(now, reserve, spaced=spaced, demand=demand)
+        """Return when a call of *demand* may take from each group of quotas, by what is known."""
+        found = self._local.openings(now, reserve, spaced=spaced, demand=demand)
+        fallback = self._outage.fallback
+        if fallback is not None:
+            found[""] = max(found[""], fallback.next_permit_at(now, demand))
+        elif lease := self.slots.first_lease(now, demand):
+            found[""] = max(found[""], _clamp(lease.usable_at, now))
+        else:
+            until, group = self.lease_client.wait(demand, now)
+            group = group if group in found else ""
+            found[group] = max(found[group], until)
+        found[""] = max(found[""], self.lease_client.held_until)
+        return found
 
     def next_permit_at(
         self, now: float, reserve: int = 0, *, spaced: bool = False, demand: Demand = ONE
@@ -84,29 +96,30 @@ class SharedLimiter:
             return at
         held_until = self.lease_client.held_until
         if held_until > now:
-            self.lease_client.request_slots(now)  # to learn when the pause is ended early
+            self.lease_client.request_slots(now, demand)  # to learn when the pause is ended early
             return max(at, held_until)
         fallback = self._outage.fallback
         if fallback is not None:
             if self._outage.recently_probed(now):
-                return max(at, _clamp(fallback.next_permit_at(now), now))
-            self.lease_client.request_slots(now)
+                return max(at, _clamp(fallback.next_permit_at(now, demand), now))
+            self.lease_client.request_slots(now, demand)
             return math.inf
-        lease = self.slots.first_lease(now)
+        lease = self.slots.first_lease(now, demand)
         if lease is not None and at <= lease.lapses_at:
             return max(at, _clamp(lease.usable_at, now))
         if at - self._lease > now:
             return at - self._lease
-        self.lease_client.request_slots(now)
+        self.lease_client.request_slots(now, demand)
         return math.inf
 
     def acquire(self, now: float, demand: Demand = ONE) -> Permit:
         """Use a slot. Allowed if `next_permit_at(now) <= now`."""
         permit = self._local.acquire(now, demand)
-        number = self._numbers[permit.number] = self.slots.consume()
+        number = self.slots.consume(demand)
+        self._numbers[permit.number] = number, demand
         if self._outage.fallback is not None:
-            self._outage.fallback.acquire(permit, now)
-        self.slots.report_arrival(number, permit.arrived_by)
+            self._outage.fallback.acquire(permit, now, demand)
+        self.slots.report_arrival(number, demand, permit.arrived_by)
         self.lease_client.on_sent(now)
         return permit
 
@@ -131,10 +144,10 @@ class SharedLimiter:
     def cancel(self, permit: Permit, now: float) -> None:
         """Give back the slot of a call that was not sent."""
         self._local.cancel(permit, now)
-        number = self._numbers.pop(permit.number, None)
-        if number is None:
+        slots = self._numbers.pop(permit.number, None)
+        if slots is None:
             return
-        self.slots.release(number)
+        self.slots.release(*slots)
         if self._outage.fallback is not None:
             self._outage.fallback.settle(permit, now, sent=False)
         self.lease_client.report(now)
@@ -151,12 +164,14 @@ class SharedLimiter:
         local_at = self._local.nth_permit_at(calls, now, demand)
         at = max(local_at, self.lease_client.held_until)
         if self._outage.fallback is not None:
-            next_at = self._outage.fallback.next_permit_at(now)
+            next_at = self._outage.fallback.next_permit_at(now, demand)
             return at if next_at == math.inf else max(at, next_at)
-        if not self.slots.leases:
-            at = max(at, self.lease_client.opens_at(now))
-        interval = max((1 / quota.rate for quota in self.quotas), default=0.0)
-        return at + max(0, calls - len(self.slots.leases)) * self.lease_client.contenders * interval
+        leases = self.slots.held(demand)
+        if not leases:
+            at = max(at, self.lease_client.opens_at(now, demand))
+        quotas = [quota for _, quota in demand.quotas(self.quotas) if not quota.unit]
+        interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
+        return at + max(0, calls - leases) * self.lease_client.contenders * interval
 
     def add(self, quota: Quota, now: float) -> None:
         """Add *quota*."""
@@ -182,10 +197,10 @@ class SharedLimiter:
         )
 
     def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
-        number = self._numbers.pop(permit.number, None)
-        if number is None:
+        slots = self._numbers.pop(permit.number, None)
+        if slots is None:
             return
-        self.slots.report_arrival(number, arrived_by)
+        self.slots.report_arrival(*slots, arrived_by)
         if self._outage.fallback is not None:
             self._outage.fallback.settle(permit, now, sent=True)
         self.lease_client.report(now)

@@ -10,7 +10,7 @@ from typing import Literal
 from asyncclients.errors import ClientClosedError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import ServerLimit
 from asyncclients.stores.config import StoreConfig, WhenDown
@@ -118,7 +118,12 @@ class Process:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.world, self.session = world, session
-        local = Limiter(world.quotas, admission=world.admission, now=loop.time())
+        local = Limiter(
+            world.quotas,
+            admission=world.admission,
+            now=loop.time(),
+            wall_time=lambda at: EPOCH / 1e6 + at + world.wall_ahead,
+        )
         self.scheduler = Scheduler(local, loop)
         if session is not None:
             self.scheduler.limiter = session.limiter(KEY, local, self.scheduler)
@@ -127,24 +132,29 @@ class Process:
         self.sent: list[float] = []
         self.dead = False
 
-    def work(self, workers: int = 10, priority: Priority = Priority.BACKGROUND) -> None:
-        """Start workers that send calls without end."""
+    def work(
+        self,
+        workers: int = 10,
+        priority: Priority = Priority.BACKGROUND,
+        demand: Demand = ONE,
+    ) -> None:
+        """Start workers that send calls of *demand* without end."""
         for _ in range(workers):
-            self.tasks.append(asyncio.create_task(self._work(priority)))
+            self.tasks.append(asyncio.create_task(self._work(priority, demand)))
 
-    async def _work(self, priority: Priority) -> None:
+    async def _work(self, priority: Priority, demand: Demand) -> None:
         while True:
-            await self.call(priority)
+            await self.call(priority, demand)
 
-    async def call(self, priority: Priority = Priority.INTERACTIVE) -> bool:
+    async def call(self, priority: Priority = Priority.INTERACTIVE, demand: Demand = ONE) -> bool:
         """Send one call; return whether it was accepted."""
         loop, scheduler = asyncio.get_running_loop(), self.scheduler
-        ticket = PermitRequest(priority)
+        ticket = PermitRequest(priority, demand=scheduler.limiter.kind_of(demand))
         permit = scheduler.try_acquire(ticket) or await scheduler.acquire(ticket)
         self.sent.append(loop.time())
         there, back = self.world.latency(self.random)
         try:
-            admitted = await asyncio.shield(asyncio.create_task(self.world.arrive(there)))
+            admitted = await asyncio.shield(asyncio.create_task(self.world.arrive(there, demand)))
             await asyncio.sleep(back)
             scheduler.on_response(permit, None if admitted else RateLimitInfo(is_rate_limited=True))
             return admitted
@@ -179,32 +189,39 @@ def _config(process: Process) -> StoreConfig:
 
 
 class SharedQuotaSimulation:
-    """One vendor with one quota, and the processes that call it."""
+    """One vendor with its quotas, and the processes that call it.
+
+    Attributes:
+        arrivals, demands: when each call arrived, and what it took.
+        wall_ahead: seconds by which the wall clock of the processes is ahead of `EPOCH`.
+    """
 
     def __init__(
         self,
         server: ServerLimit,
-        quota: Quota,
-        *,
+        *quotas: Quota,
         latency: Latency = loopback,
         admission: Literal["adaptive", "exact"] = "adaptive",
         when_down: WhenDown = "safe_share",
         seed: int = 0,
     ) -> None:
-        self.server, self.quotas, self.latency = server, (quota,), latency
+        self.server, self.quotas, self.latency = server, quotas, latency
         self.admission: Literal["adaptive", "exact"] = admission
         self.when_down: WhenDown = when_down
         self.seed = seed
         self.store = MemoryStore()
         self.processes: list[Process] = []
         self.arrivals: list[float] = []
+        self.demands: list[Demand] = []
+        self.wall_ahead = 0.0
         self.refusals: list[float] = []
 
-    async def arrive(self, after: float) -> bool:
+    async def arrive(self, after: float, demand: Demand = ONE) -> bool:
         """Let a call arrive *after* some seconds; return whether it was accepted."""
         await asyncio.sleep(after)
         now = asyncio.get_running_loop().time()
         self.arrivals.append(now)
+        self.demands.append(demand)
         admitted = self.server.admit(now)
         if not admitted:
             self.refusals.append(now)

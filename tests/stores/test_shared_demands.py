@@ -1,0 +1,112 @@
+"""Processes that share quotas of operations, shares, costs and calendar quotas, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, Share
+from asyncclients.sandbox.limits import SlidingLog
+from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
+
+pytestmark = pytest.mark.virtual_time
+
+TWENTY = Quota(20, 1.0)
+NIGHT = Share("night", 0.5)
+
+
+def world_of(*quotas: Quota) -> SharedQuotaSimulation:
+    """Return a vendor that accepts everything: the tests count what arrives."""
+    return SharedQuotaSimulation(SlidingLog(10**6, 1.0), *quotas, admission="exact")
+
+
+def most_units(world: SharedQuotaSimulation, quota: Quota, share: Share | None = None) -> int:
+    """Return the most units in any period of *quota*, of the calls that it applies to."""
+    return most_in(
+        quota.period,
+        [
+            at
+            for at, demand in zip(world.arrivals, world.demands, strict=True)
+            for _ in range(demand.cost)
+            if quota.applies_to(demand.operation) and share in (None, demand.share)
+        ],
+    )
+
+
+def units(world: SharedQuotaSimulation, demand: Demand, since: float) -> int:
+    """Return the units of the calls of *demand* that arrived after *since*."""
+    pairs = zip(world.arrivals, world.demands, strict=True)
+    return sum(each.cost for at, each in pairs if each == demand and at > since)
+
+
+async def test_share_holds_for_all_processes_together() -> None:
+    """Two processes with half the quota get that half together, and use it; others get the rest."""
+    world, nightly = world_of(TWENTY), Demand(share=NIGHT)
+    for _ in range(2):
+        world.start().work(8, demand=nightly)
+    await asyncio.sleep(10.0)
+    assert most_units(world, Quota(10, 1.0), NIGHT) <= 10
+    assert units(world, nightly, 2.0) > 0.85 * 8 * 10
+    since = asyncio.get_running_loop().time()
+    world.start().work(8, Priority.INTERACTIVE)
+    await asyncio.sleep(10.0)
+    await world.stop()
+    assert most_units(world, TWENTY) <= 20
+    assert most_units(world, Quota(10, 1.0), NIGHT) <= 10
+    assert units(world, ONE, since) > 0.85 * 9 * 10
+
+
+async def test_quota_of_operations_holds_only_its_own_calls() -> None:
+    """Two processes: calls of the operation keep its quota, all others use the rest at once."""
+    events = Quota(4, 1.0, operations=("events.*",))
+    world, listed = world_of(TWENTY, events), Demand(operation="events.list")
+    for _ in range(2):
+        process = world.start()
+        process.work(6, demand=listed)
+        process.work(6)
+    await asyncio.sleep(12.0)
+    await world.stop()
+    assert most_units(world, events) <= 4
+    assert most_units(world, TWENTY) <= 20
+    assert units(world, listed, 2.0) > 0.8 * 10 * 4
+    assert units(world, listed, 2.0) + units(world, ONE, 2.0) > 0.85 * 10 * 20
+
+
+@pytest.mark.parametrize(("cost", "use"), [(5, 0.75), (15, 0.65)])
+async def test_expensive_call_is_not_starved_by_cheap_ones(cost: int, use: float) -> None:
+    """One process sends expensive calls, two send cheap ones: each kind gets a good part.
+
+    Slots stay free while a call waits for many of them, so not all of the quota can be used.
+    """
+    world, export = world_of(TWENTY), Demand(cost=cost)
+    world.start().work(2, demand=export)
+    for _ in range(2):
+        world.start().work(6)
+    await asyncio.sleep(22.0)
+    await world.stop()
+    assert most_units(world, TWENTY) <= 20
+    exported, cheap = units(world, export, 2.0), units(world, ONE, 2.0)
+    assert min(exported, cheap) > 0.2 * 20 * 20
+    assert exported + cheap > use * 20 * 20
+
+
+async def test_calendar_quota_is_kept_across_restarts_and_used_up() -> None:
+    """Processes that are killed and started again keep the day's quota, and leave nothing of it."""
+    daily = Quota.calendar(50, "day", "Europe/Berlin")
+    world = world_of(TWENTY, daily)
+    start, end = daily.window(EPOCH / 1e6)
+    world.wall_ahead = end - EPOCH / 1e6 - 20.0  # 20 s before midnight
+    for _ in range(4):
+        process = world.start()
+        process.work(3)
+        await asyncio.sleep(1.0)
+        await process.kill()
+    world.start().work(8)
+    await asyncio.sleep(30.0)
+    await world.stop()
+    days = Counter(daily.window(at + EPOCH / 1e6 + world.wall_ahead)[0] for at in world.arrivals)
+    assert days[start] <= 50
+    assert days[start] >= 45
+    assert 45 <= days[end] <= 50
