@@ -394,7 +394,7 @@ def test_time_slots_never_overlap() -> None:
         now = 100.0
         while now < 160.0:
             now = turns.next_permit_at(now)
-            turns.acquire(Permit(1, now, [], 0.0), now)
+            turns.acquire(Permit(1, now), now)
             sends.append((now, rank))
     sends = [(at, rank) for at, rank in sorted(sends) if 105.0 < at < 160.0]
     assert most_in(1.0, [at for at, _ in sends]) == 2

@@ -206,7 +206,7 @@ def test_fallback_of_all_blocks_keeps_the_quota(tree: object, limit: int, period
 
 
 def _permit(now: float) -> Permit:
-    return Permit(1, now, [], 0.0)
+    return Permit(1, now)
 
 
 def test_quotas_of_other_programs_apply_in_an_outage() -> None:
