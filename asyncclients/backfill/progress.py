@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from asyncclients.backfill.report import Progress, RequestCounter
 from asyncclients.core.events import Callback
+from asyncclients.ratelimit.scheduler import Scheduler
 
 _INTERVAL = 1.0
 """Seconds between two reports."""
@@ -99,16 +100,16 @@ class EtaEstimator:
             cause: as in `Progress`.
         """
         schedulers = [use.scheduler for use in self._counter.scopes.values()]
-        pauses = (max(each.paused_for, each.held_for) for each in schedulers)
-        paused = max(pauses, default=0.0)
+        paused, paused_by = max(map(_pause, schedulers), default=(0.0, ""))
         limited = not paused and any(each.is_limited_by_quota(self._flow) for each in schedulers)
         rate = self._measure(settled, limited=limited)
         if waiting:
             self._samples.clear()  # an outage is no slow period
         remaining = None if total is None else max(0, total - settled)
-        eta = None
-        if remaining is not None and not waiting:
-            handled = settled - self._settled_before
+        eta, handled = None, settled - self._settled_before
+        # Before the first outcome, a failed call may be the start of an outage.
+        is_starting = not handled and cause and not paused
+        if remaining is not None and not waiting and not is_starting:
             left = remaining if self._limit is None else min(remaining, self._limit - handled)
             eta = self._eta(max(0, left), rate, handled)
         return Progress(
@@ -124,6 +125,7 @@ class EtaEstimator:
             waiting=waiting,
             limited_by_quota=limited,
             paused=paused,
+            paused_by=paused_by,
             cause=cause,
         )
 
@@ -214,6 +216,14 @@ class EtaEstimator:
             use.scheduler.planned[self._flow] = calls
             eta = max(eta or 0.0, use.scheduler.eta_of_flow(self._flow, calls))
         return eta
+
+
+def _pause(scheduler: Scheduler) -> tuple[float, str]:
+    """Return the seconds until *scheduler* may send again, and the operator who paused it, if any."""
+    state = scheduler.limiter.snapshot(scheduler.loop.time())
+    if state.control.pause is None or state.held_for <= state.paused_for:
+        return state.paused_for, ""
+    return state.held_for, state.control.pause.by
 
 
 @asynccontextmanager

@@ -114,7 +114,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
         waiting: seconds since the last usable response during an outage, else 0.
         limited_by_quota: calls wait, and nothing but the quota delays them.
         paused: seconds until calls may be sent again after the vendor's 429, or 503 with
-            `Retry-After`; 0 without such a pause.
+            `Retry-After`, or until the pause of an operator ends; 0 without a pause.
+        paused_by: the operator who has paused the calls; empty if it was the vendor.
         cause: why the last call failed, in words; empty if it succeeded.
     """
 
@@ -130,6 +131,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     remaining: int | None = None
     limited_by_quota: bool = False
     paused: float = 0.0
+    paused_by: str = ""
     cause: str = ""
 
 

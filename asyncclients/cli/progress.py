@@ -188,7 +188,10 @@ def _notes(state: Progress) -> list[str]:
     elif state.cause and not state.paused:
         notes.append(f"last call failed: {_short(state.cause)}")
     elif state.paused:
-        notes.append(f"paused by the vendor for {duration(math.ceil(state.paused))} (429 or 503)")
+        left = duration(math.ceil(state.paused))
+        by_vendor = f"paused by the vendor for {left} (429 or 503)"
+        by_operator = f"paused by {_short(state.paused_by)} for {left}"
+        notes.append(by_operator if state.paused_by else by_vendor)
     elif state.limited_by_quota:
         notes.append("limited by quota")
     return notes

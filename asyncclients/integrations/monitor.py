@@ -60,7 +60,8 @@ class QuotaBar(msgspec.Struct, frozen=True, kw_only=True):
 class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
     """One scope on the page, with the field names of `ScopeStats`; the page groups by vendor.
 
-    *control* says what an operator has set: who, since when, and until when.
+    *control* says what an operator has set: who, since when, and until when. *paused_by* is the
+    operator who paused it; empty if it was the vendor.
     """
 
     name: str
@@ -72,6 +73,7 @@ class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
     sent_background: int
     rejected: int
     paused_for: float
+    paused_by: str
     external_rate: float
     token_refreshes: int
     control: str
@@ -91,6 +93,9 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     eta: float | None
     waiting: float
     limited_by_quota: bool
+    paused: float
+    paused_by: str
+    cause: str
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +260,7 @@ def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
             sent_background=scope.sent_background,
             rejected=scope.rejected,
             paused_for=scope.paused_for,
+            paused_by=scope.operator_pause.by if scope.operator_pause else "",
             external_rate=scope.external_rate,
             token_refreshes=scope.token_refreshes,
             control="; ".join(
@@ -276,4 +282,7 @@ def _job(name: str, state: Progress) -> JobRow:
         eta=state.eta,
         waiting=state.waiting,
         limited_by_quota=state.limited_by_quota,
+        paused=state.paused,
+        paused_by=state.paused_by,
+        cause=state.cause,
     )

@@ -440,11 +440,6 @@ class Scheduler:
         """Seconds until the pause after a rejection ends; 0 without a pause. Not an operator's."""
         return self.limiter.snapshot(self.loop.time()).paused_for
 
-    @property
-    def held_for(self) -> float:
-        """Seconds until the pause of an operator ends; 0 without one."""
-        return self.limiter.snapshot(self.loop.time()).held_for
-
     def eta(
         self, calls: int, priority: Priority = Priority.INTERACTIVE, demand: Demand = ONE
     ) -> float:

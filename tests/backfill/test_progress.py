@@ -25,6 +25,7 @@ from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.files.source import open_source
 from asyncclients.errors import BackfillStoppedError
 from asyncclients.sandbox import Sandbox
+from asyncclients.stores import FileLimits, LimitsControl
 from asyncclients.vendors import emma
 from asyncclients.vendors.totango import NewTouchpoint
 
@@ -311,6 +312,35 @@ async def test_eta_is_unknown_while_the_vendor_is_unavailable(state: Path) -> No
     told.check_eta(after=max(during) + 5)
 
 
+async def test_progress_names_the_operator_who_paused_the_calls(tmp_path: Path) -> None:
+    """While an operator has paused the vendor, the progress says who, and not that the quota waits."""
+    store, seen = FileLimits(tmp_path / "limits.db"), list[Progress]()
+    running = asyncio.Event()
+
+    def on_progress(progress: Progress) -> None:
+        seen.append(progress)
+        running.set()
+
+    async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
+        create = IntouchClient.from_env(pool, sandbox.environ).tags.create
+        names = [f"tag {number}" for number in range(100)]
+        push_names = push(names, create, state=tmp_path / "state", progress=on_progress)
+        pushing = asyncio.create_task(push_names)
+        await running.wait()
+        control = LimitsControl(FileLimits(tmp_path / "limits.db"), by="ann")
+        await control.pause("intouch", 600)
+        while not seen[-1].paused:
+            running.clear()
+            await running.wait()
+        pushing.cancel()
+        await asyncio.gather(pushing, return_exceptions=True)
+    paused = next(progress for progress in seen if progress.paused)
+    assert (paused.paused_by, paused.limited_by_quota) == ("ann", False)
+    assert 590 < paused.paused <= 600
+    assert paused.eta is not None
+    assert paused.eta > 590
+
+
 @pytest.mark.virtual_time
 async def test_progress_names_the_address_that_refuses_connections(tmp_path: Path) -> None:
     """Of a vendor that cannot be reached, the progress says which address failed, and why."""
@@ -327,6 +357,21 @@ async def test_progress_names_the_address_that_refuses_connections(tmp_path: Pat
     assert told.reports[-1][1].cause == refused
     assert max(progress.waiting for _, progress in told.reports) > 10
     assert {progress.cause for _, progress in told.reports if progress.waiting} == {refused}
+
+
+@pytest.mark.virtual_time
+async def test_eta_is_unknown_while_the_first_call_fails(state: Path) -> None:
+    """A vendor that cannot be reached from the start has no end, not one at the quota's rate."""
+    told = Told()
+    async with Sandbox() as sandbox:
+        environ = dict(sandbox.environ)
+    async with SessionPool() as pool:
+        create = IntouchClient.from_env(pool, environ).tags.create
+        with pytest.raises(BackfillStoppedError):
+            await push(["a"], create, state=state, max_outage=30.0, progress=told)
+    failing = [progress for _, progress in told.reports if progress.cause]
+    assert len(failing) > 10
+    assert {progress.eta for progress in failing} == {None}
 
 
 @pytest.mark.virtual_time

@@ -110,6 +110,13 @@ def test_bar_says_that_the_vendor_paused_it() -> None:
         assert text.endswith("2 failed, 1 unknown, paused by the vendor for 3 s (429 or 503)")
 
 
+def test_bar_names_the_operator_who_paused_it() -> None:
+    """A pause by hand is not taken for one of the vendor."""
+    paused = msgspec.structs.replace(HALFWAY, limited_by_quota=False, paused=590.1, paused_by="ann")
+    for text in (drawn({"a": paused}, 80), progress_text(paused)):
+        assert text.endswith("2 failed, 1 unknown, paused by ann for 9 min 51 s")
+
+
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("quiet", [False, True])
 async def test_pool_of_jobs_names_another_program_at_its_end(

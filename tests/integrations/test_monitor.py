@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from asyncclients import (
@@ -40,6 +41,15 @@ HALFWAY = Progress(
     eta=3700.0,
     limited_by_quota=True,
 )
+
+PAUSED = Progress(done=1, failed=0, unknown=0, skipped=0, rate=1.0, quota_use=0.9, eta=None)
+PAUSES: list[tuple[dict[str, Any], str]] = [
+    ({"paused": 2.3, "cause": "429"}, "paused by the vendor for 3 s (429 or 503)"),
+    ({"paused": 599.2, "paused_by": "ann"}, "paused by ann for 10 min"),
+    ({"waiting": 8.0, "cause": "refused"}, "vendor unavailable for 8 s: refused"),
+    ({"cause": "HTTP 500"}, "last call failed: HTTP 500"),
+]
+"""Changes of `PAUSED`, and the note of the job on the page."""
 
 
 async def events(response: aiohttp.ClientResponse) -> list[dict[str, Any]]:
@@ -268,6 +278,11 @@ async def test_browser_shows_the_numbers(tmp_path: Path) -> None:
             assert shown == ["1,200 of 5,000", "19.9/s", "62 min left", notes]
             bar = "document.querySelector('[data-job=tags] .bar i').style.width"
             assert await tab.value(bar) == "24.12%"
+
+            note = "document.querySelector('[data-job=tags] [data-fact=note]').textContent"
+            for changes, words in PAUSES:
+                monitor.job("tags")(msgspec.structs.replace(PAUSED, **changes))
+                assert await tab.when(f"{note} === {json.dumps(words)}") is True
 
             opened = "document.querySelector('[data-vendor=intouch]')"
             assert await tab.value(f"{opened}.open") is False
