@@ -448,6 +448,32 @@ async def test_cost_takes_several_units() -> None:
         assert 20.0 <= asyncio.get_running_loop().time() - began < 30.0
 
 
+async def test_cost_is_shared_through_a_store() -> None:
+    """Exports of two programs with one store keep the quota of ten units together."""
+    limit, units, store = SlidingLog(10, 10.0 - 1e-9), list[bool](), MemoryLimits()
+
+    async def export(_: web.Request) -> web.Response:
+        now = asyncio.get_running_loop().time()
+        units.extend(limit.admit(now) for _ in range(5))
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_get("/export", export)
+
+    async def program(url: str) -> None:
+        async with (
+            quota_middleware(Quota(10, 10.0), cost=lambda _: 5, limits=store) as limited,
+            aiohttp.ClientSession(middlewares=(limited,)) as session,
+        ):
+            await asyncio.gather(*(read(session, url) for _ in range(4)))
+
+    async with TestServer(app) as server:
+        url = str(server.make_url("/export"))
+        await asyncio.gather(program(url), program(url))
+    assert units == [True] * 40
+    assert asyncio.get_running_loop().time() < 45.0
+
+
 async def test_cost_above_a_quota_is_an_error() -> None:
     """A request that could never be sent is an error instead of a wait, and names the quota."""
     async with byte_server(answers(FINE)) as server:

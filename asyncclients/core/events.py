@@ -219,17 +219,18 @@ def emit_control(
 ) -> None:
     """Log and emit a *change* of what an operator has set."""
     before, now, seconds = change.before, change.now, change.held_for
+    name = f"{vendor} (scope {scope:.4})"
     if now.pause is not None and now.pause != before.pause:
-        logger.warning("%s: %s; calls wait in all processes", vendor, now.pause)
+        text = "%s: %s; calls wait in all processes. asyncclients limits resume %.8s ends it"
+        logger.warning(text, name, now.pause, scope)
         by = now.pause.by
         emit(listeners, ScopePaused(vendor=vendor, scope=scope, seconds=seconds, by=by))
     elif before.pause is not None and now.pause is None:
-        logger.warning("%s: the pause set by %s is over", vendor, before.pause.by)
+        logger.warning("%s: the pause set by %s is over", name, before.pause.by)
         emit(listeners, ScopeResumed(vendor=vendor, scope=scope))
     if now.quotas != before.quotas:
         quotas, by = ((), "") if now.quotas is None else (now.quotas.quotas, now.quotas.by)
-        text = now.quotas or "the configured quotas apply again"
-        logger.warning("%s: %s", vendor, text)
+        logger.warning("%s: %s", name, now.quotas or "the configured quotas apply again")
         emit(listeners, QuotasReplaced(vendor=vendor, scope=scope, quotas=quotas, by=by))
 
 

@@ -177,7 +177,7 @@ class SqliteBackend:
             logger.warning(
                 "%s: limit store %s: another version of asyncclients wrote its log; the window "
                 "counts as spent, no calls for %g s. Run the same version in all processes",
-                *(scope_name("", key), self._path, pause / SECOND),
+                *(scope_name(request.vendor, key), self._path, pause / SECOND),
             )
         return QuotaLog(spent_until=now + pause)
 
