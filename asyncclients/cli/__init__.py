@@ -48,6 +48,7 @@ _COMMANDS = {
     "worker": ("worker:worker", "Run the jobs in a database that many machines share."),
     "simulate": ("simulate:simulate", "Test a quota against a model of a server in virtual time."),
     "sandbox": ("sandbox:sandbox", "Start the mock vendors and print the variables for clients."),
+    "limits": ("limits:app", "Pause a vendor, or change its limit, for all processes."),
     "doctor": (
         "doctor:doctor",
         "Check versions, CA store, environment, vendor addresses and limit store.",
@@ -59,6 +60,9 @@ _EXAMPLES = {
     "status": "status people.csv.state",
     "run": "run jobs.toml",
     "sync": "sync intouch.contacts people.csv",
+    "limits pause": "limits pause intouch --seconds 600",
+    "limits resume": "limits resume intouch",
+    "limits set": "limits set intouch --quota 2/1",
 }
 """A correct form of each command that has required arguments."""
 for _name, (_where, _help) in _COMMANDS.items():
@@ -74,7 +78,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except MissingArgumentError as error:
-        _print_error(f"{error} Write it as in: asyncclients {_EXAMPLES[arguments[0]]}")
+        example = _EXAMPLES.get(arguments[0]) or _EXAMPLES[" ".join(arguments[:2])]
+        _print_error(f"{error} Write it as in: asyncclients {example}")
         return USAGE
     except (CycloptsError, ConfigurationError, ValueError) as error:
         _print_error(str(error))

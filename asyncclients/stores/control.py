@@ -61,6 +61,7 @@ class ScopeLimits(msgspec.Struct, frozen=True, kw_only=True):
         processes: how many processes use the scope at present.
         paused_for: seconds until calls may be sent, whether an operator or the vendor paused
             the scope; 0 when not paused.
+        vendor_paused_for: seconds until the pause that the vendor asked for ends.
         operator_pause: the pause that an operator has set; None without one.
         operator_quotas: the quotas that an operator has set; None if the configured ones apply.
     """
@@ -71,6 +72,7 @@ class ScopeLimits(msgspec.Struct, frozen=True, kw_only=True):
     configured: tuple[Quota, ...]
     processes: int
     paused_for: float
+    vendor_paused_for: float
     operator_pause: OperatorPause | None
     operator_quotas: OperatorQuotas | None
 
@@ -272,14 +274,15 @@ def _scope_limits(stored: StoredScope, now: float) -> ScopeLimits:
     if pause is not None and pause.until <= now:
         pause = None
     quotas = decode_quotas(stored.operator_quotas) if stored.operator_quotas else None
-    configured = tuple(parse_quotas(stored.quotas))
+    configured, vendor_paused_for = tuple(parse_quotas(stored.quotas)), stored.paused_for / SECOND
     return ScopeLimits(
         vendor=stored.vendor,
         scope=stored.scope,
         quotas=Control(quotas=quotas).in_force(configured),
         configured=configured,
         processes=stored.processes,
-        paused_for=max(stored.paused_for / SECOND, 0.0 if pause is None else pause.until - now),
+        paused_for=max(vendor_paused_for, 0.0 if pause is None else pause.until - now),
+        vendor_paused_for=vendor_paused_for,
         operator_pause=pause,
         operator_quotas=quotas,
     )

@@ -13,7 +13,18 @@ import pytest
 import asyncclients
 from asyncclients.cli import run
 
-COMMANDS = ("demo", "pull", "push", "status", "run", "worker", "simulate", "sandbox", "doctor")
+COMMANDS = (
+    "demo",
+    "pull",
+    "push",
+    "status",
+    "run",
+    "worker",
+    "simulate",
+    "sandbox",
+    "limits",
+    "doctor",
+)
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
