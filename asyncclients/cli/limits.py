@@ -45,7 +45,7 @@ async def pause(
     limits: Annotated[str, _STORE] = "",
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """Send no calls of SCOPE for a while, in any process; calls wait meanwhile."""
+    """Send no calls of SCOPE for a while, in any process; calls wait."""
     _print(await _control(limits).pause(scope, seconds), json=json)
 
 
@@ -67,7 +67,8 @@ async def set_quotas(
     /,
     *,
     quota: Annotated[
-        list[str] | None, Parameter(negative="", help="LIMIT/SECONDS, as in 2/1; may be repeated")
+        list[str] | None,
+        Parameter(negative="", help="LIMIT/SECONDS, as in 2/1; give it once for each quota"),
     ] = None,
     limits: Annotated[str, _STORE] = "",
     json: Annotated[bool, _JSON] = False,

@@ -1,4 +1,4 @@
-"""What an operator has set for a scope, in all processes that share a limit store."""
+"""The pause and the quotas that an operator sets for all processes that share a limit store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class OperatorPause(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         at: when it was set, in seconds since 1970.
         until: when it ends, in seconds since 1970.
-        by: who set it.
+        by: its author.
     """
 
     at: float
@@ -31,7 +31,7 @@ class OperatorQuotas(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         at: when they were set, in seconds since 1970.
-        by: who set them.
+        by: their author.
         quotas: each is a number of requests in any period; all of them apply.
     """
 
@@ -45,7 +45,7 @@ class OperatorQuotas(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """What an operator has set for a scope.
+    """The pause and the quotas that an operator has set for a scope.
 
     Attributes:
         pause: nothing is sent until it ends; None for no pause.
@@ -75,10 +75,10 @@ NO_CONTROL = Control()
 
 
 class ControlChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of what an operator has set.
+    """A change by an operator.
 
     Attributes:
-        before, now: what was set before, and what is set now.
+        before, now: the settings before and after.
         held_for: seconds until the pause that is set now ends; 0 without one.
     """
 

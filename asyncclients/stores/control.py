@@ -6,9 +6,9 @@ await control.pause("intouch", 600)
 await control.set("totango", [Quota(50, 60.0)])
 ```
 
-What is set is kept in the store, so it survives restarts of the processes. A process learns of
-it with its next request: within a second while it has calls. It sends nothing that was granted
-before a pause for longer than twice the lease of its store, 0.2 s by default.
+The store keeps pauses and quotas, so they survive restarts of the processes. A process learns of
+a change with its next request: within a second while it has calls. Slots that were granted
+before a pause are void after twice the lease of the store, 0.2 s by default.
 
 `resume` ends the pause of an operator. A pause that the vendor asked for, by a 429, stays: the
 vendor would reject the calls. The quotas that are set replace the configured quotas of all
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from asyncclients.arguments import check_seconds, shown
+from asyncclients.arguments import check_seconds, check_type, shown
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.control import Control, OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota, check_quotas
@@ -81,7 +81,7 @@ class ScopeLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredScope(msgspec.Struct, frozen=True, kw_only=True):
-    """What a store knows of one scope.
+    """One scope, as a store reports it.
 
     Attributes:
         scope: one-way name of the scope.
@@ -137,7 +137,7 @@ class LimitsControl:
 
     Args:
         store: `FileLimits` or `RedisLimits`, as the processes have it.
-        by: who is recorded as the one who made a change; by default `USER@HOST`.
+        by: author of the changes, as it is recorded; by default `USER@HOST`.
 
     Raises:
         ConfigurationError: *store* is no limit store, or *by* is no short text.
@@ -150,7 +150,8 @@ class LimitsControl:
                 advice="Write it as in LimitsControl(FileLimits('limits.db'))",
             )
         by = _user() if by is None else by
-        if not isinstance(by, str) or not by.isprintable() or not 0 < len(by) <= _LONGEST_NAME:
+        check_type("by", by, str, "by='ann'")
+        if not by.isprintable() or not 0 < len(by) <= _LONGEST_NAME:
             raise ConfigurationError(
                 f"by must be a printable text of at most {_LONGEST_NAME} characters, not {shown(by)}",
                 advice="Leave by out for user@host",
@@ -170,7 +171,7 @@ class LimitsControl:
             return _limits(await backend.scopes())
 
     async def pause(self, scope: str, seconds: float = 600.0) -> tuple[ScopeLimits, ...]:
-        """Send no calls of *scope* for *seconds*, in any process. Calls wait meanwhile.
+        """Send no calls of *scope* for *seconds*, in any process; calls wait.
 
         Replaces an earlier pause of an operator.
 

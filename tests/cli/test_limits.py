@@ -88,7 +88,7 @@ def test_mistake_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A mistake is reported in one line that says what to do, with exit code 2."""
+    """A mistake is reported in one line, with the next step and exit code 2."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ASYNCCLIENTS_LIMITS", raising=False)
     (tmp_path / "empty.db").touch()
@@ -98,10 +98,10 @@ def test_mistake_is_one_sentence(
     assert (printed.out, printed.err.count("\n")) == ("", 1)
 
 
-def test_store_without_scopes_is_said_to_be_unused(
+def test_show_reports_a_store_without_scopes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`limits show` of an empty store says so, and `--json` prints an empty list."""
+    """`limits show` of an empty store prints a sentence, and with `--json` an empty list."""
     (tmp_path / "empty.db").touch()
     for options, text in ((), "The store has no scopes"), (("--json",), "[]"):
         assert run(["limits", "show", "--limits", str(tmp_path / "empty.db"), *options]) == 0

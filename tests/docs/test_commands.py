@@ -110,8 +110,12 @@ def test_page_commands_are_found(tmp_path: Path) -> None:
 
 
 def _options(command: str) -> set[str]:
-    """Return the options of *command*, with two dashes."""
-    names = (argument.names for argument in app[command].assemble_argument_collection())
+    """Return the options of *command* and of its subcommands, with two dashes."""
+    found = app[command]
+    subcommands = [found[name] for name in found if not name.startswith("-")] or [found]
+    names = (
+        argument.names for each in subcommands for argument in each.assemble_argument_collection()
+    )
     return {name for each in names for name in each if name.startswith("--")}
 
 
@@ -125,7 +129,7 @@ def test_page_options_exist() -> None:
     assert {option: page for option, page in named.items() if option not in known} == {}
 
 
-@pytest.mark.parametrize("command", ["pull", "push", "sync", "status", "run", "worker"])
+@pytest.mark.parametrize("command", ["pull", "push", "sync", "status", "run", "worker", "limits"])
 def test_page_options_are_complete(command: str) -> None:
     """Each option of a command for daily use is on a page."""
     text = "".join(page.read_text() for page in _PAGES)

@@ -77,7 +77,8 @@ def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
     """Random histories with pauses and quotas set: Lua and Python give equal responses."""
     random, log, lua = Random(seed), QuotaLog(), Lua(url)
     state = redis_key("t", "s", "state")
-    pause, quotas = None, ()
+    pause: OperatorPause | None = None
+    quotas: tuple[Quota, ...] = ()
     specs = {5: FIVE, 2: TWO}
     with connect(url) as client:
         for request, now in random_requests(random, 250):
@@ -267,7 +268,7 @@ async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
 
 
 async def test_wrong_arguments_are_refused_where_given(store: Store) -> None:
-    """Whoever gives a value that cannot be used is told so before the store is asked."""
+    """A value that cannot be used raises an error that names it."""
     control = LimitsControl(store)
     for seconds in (0, -1.0, float("nan"), float("inf"), 367 * 86400.0, "60"):
         with pytest.raises(ConfigurationError):
