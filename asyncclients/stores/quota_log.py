@@ -215,6 +215,11 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             held=held,
         )
 
+    def calendar_ends_in(self, request: LeaseRequest) -> int:
+        """Return the microseconds until the last calendar window ends; 0 without a window."""
+        ends = (quota.spec.end for quota in self.quotas.values() if quota.spec.calendar)
+        return max(0, max(ends, default=0) - request.wall)
+
     def _check_clock(self, request: LeaseRequest, now: int) -> None:
         """Start a new log if the clock was set back; hold if others may have lost the store."""
         if now + RULES.clock_tolerance < self.updated_at:

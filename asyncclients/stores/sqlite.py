@@ -45,7 +45,10 @@ T = TypeVar("T")
 
 _TIMEOUT = 0.5
 _KEEP = 600.0
-"""Seconds after which an unused log is deleted when the file is opened."""
+"""Seconds after which an unused log is deleted when the file is opened.
+
+A log with calendar quotas is kept for that long after their windows.
+"""
 _TABLES = {
     "quota_log": "scope TEXT PRIMARY KEY, updated_at INTEGER, state BLOB",
     "control": "scope TEXT PRIMARY KEY, vendor TEXT DEFAULT '', operator_pause TEXT DEFAULT '', "
@@ -157,8 +160,9 @@ class SqliteBackend:
             response = _apply_control(log, request, now, *control)
             if control[0] and not response.operator_pause:
                 connection.execute("UPDATE control SET operator_pause = '' WHERE scope = ?", (key,))
+            kept = now + log.calendar_ends_in(request)  # as if updated then
             connection.execute(
-                "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, now, _encode(log))
+                "INSERT OR REPLACE INTO quota_log VALUES (?, ?, ?)", (key, kept, _encode(log))
             )
         return response
 

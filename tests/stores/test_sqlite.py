@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from asyncclients import ConfigurationError, IntouchClient, SessionPool
 from asyncclients.sandbox import Sandbox
@@ -19,7 +20,7 @@ from asyncclients.stores.protocol import StoreUnavailableError
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.sqlite import SqliteBackend, explain
 
-from .test_quota_log import SECOND, lease_request
+from .test_quota_log import SECOND, START, calendar_spec, lease_request
 
 
 async def test_two_sessions_share_one_window(tmp_path: Path) -> None:
@@ -145,6 +146,21 @@ async def test_old_logs_are_deleted(tmp_path: Path) -> None:
     with sqlite3.connect(path) as connection:
         assert connection.execute("SELECT scope FROM quota_log").fetchall() == [("new",)]
     connection.close()
+
+
+async def test_calendar_log_is_kept_until_its_window_ends(tmp_path: Path) -> None:
+    """The units used of a day's quota are still known after ten minutes without a process."""
+    path = tmp_path / "limits.db"
+    daily = calendar_spec(5, START, 86_400 * SECOND)
+    request = lease_request(quotas=(daily,), wall=START, count=3)
+    for first in (1, 4):
+        backend = SqliteBackend(path)
+        response = await backend.apply("scope", replace(request, first=first, count=first))
+        await backend.aclose()
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE quota_log SET updated_at = updated_at - ?", (3600 * SECOND,))
+        connection.close()
+    assert response.used == (5,)
 
 
 def test_quota_log_survives_encoding() -> None:
