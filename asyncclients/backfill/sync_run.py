@@ -455,10 +455,12 @@ class Sync:
     # --- Plan -------------------------------------------------------------------------------
 
     async def plan(self) -> Plan:
-        """Return what `work` would do, without sending anything."""
+        """Return what `work` would do, without changing anything at the vendor."""
         invalid = InvalidRows()
         self._is_plan, self._write_failure = True, invalid.add
         await self._examine(invalid.add)
+        if self._options.adopt:
+            await self._adopt()
         await self._decide()
         target, state, limit = self._target, self._state, self._options.limit
         builder = _builder(target)
@@ -480,7 +482,7 @@ class Sync:
         wrong += await self._build(builder, changes)
         sent = counts.total()
         deletions = min(state.planned[2], (limit or sys.maxsize) - sent)
-        requests, seconds = builder.calls(unbuilt + deletions)
+        requests, seconds = builder.calls(unbuilt + deletions + self._counter.requests)
         return Plan(
             rows=len(self._rows),
             valid=sent - wrong,

@@ -201,7 +201,7 @@ async def sync(
         state: the file that remembers what was sent; by default FILE.state.
         map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
         set: field=value, the same in each row.
-        dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
+        dry_run: change nothing and show what would be sent: counts, duration, the first request, invalid rows; with adopt, the vendor's list is read.
         limit: number of changes after which it stops; run it again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: number of concurrent calls.
