@@ -198,8 +198,10 @@ for field, value in pairs(state) do
     elseif is_replaced then
       longest, replaced_period = math.max(longest, period), math.max(replaced_period, period)
     else
-      while calendar and stop <= request.wall and LOGS[group] do
-        previous, start, stop = start, stop, stop + period
+      if calendar and stop <= request.wall and LOGS[group] then
+        local skipped = math.floor((request.wall - stop) / period)
+        previous = skipped > 0 and stop + (skipped - 1) * period or start
+        start, stop = stop + skipped * period, stop + (skipped + 1) * period
         entered[#entered + 1] = {name = name, group = group, start = start}
         redis.call('HSET', STATE, field, text(reported_at) .. ' ' .. text(interval) .. ' ' .. burst
           .. ' ' .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop))

@@ -296,12 +296,13 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 del self.quotas[name]
                 self.used.pop(name, None)
                 continue
-            while spec.calendar and spec.end <= request.wall and spec.group in request.logs:
+            if spec.calendar and spec.end <= request.wall and spec.group in request.logs:
                 # Nobody has named the new window: count it as one of the longest.
-                end = spec.end + spec.period
-                quota.spec = replace(spec, previous=spec.start, start=spec.end, end=end)
+                skipped = (request.wall - spec.end) // spec.period
+                start = spec.end + skipped * spec.period
+                previous = start - spec.period if skipped else spec.start
+                quota.spec = replace(spec, previous=previous, start=start, end=start + spec.period)
                 self._follow(spec, quota, request)
-                spec = quota.spec
 
     def _follow(self, known: QuotaSpec, quota: QuotaState, request: LeaseRequest) -> None:
         """Enter the current window, which follows that of *known* unless it is the same one.
