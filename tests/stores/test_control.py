@@ -316,9 +316,9 @@ def pause_of(seconds: float) -> Control:
 
 @pytest.mark.virtual_time
 async def test_pause_reaches_a_crowd_and_holds_in_an_outage() -> None:
-    """120 processes stop within 2 s, send nothing in an outage either, and resume within 2 s."""
-    world = SharedQuotaSimulation(SlidingLog(50, 5.0), Quota(50, 5.0))
-    for _ in range(120):
+    """110 processes stop within 2 s, send nothing in an outage either, and resume within 2 s."""
+    world = SharedQuotaSimulation(SlidingLog(5, 5.0), Quota(5, 5.0))
+    for _ in range(110):
         world.start().work(1)
     await asyncio.sleep(3)
     world.store.control, paused_at = pause_of(600), now()
