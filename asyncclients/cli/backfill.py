@@ -335,8 +335,11 @@ async def run(
             async with pool_of_jobs(limits_store(limits), quiet=quiet) as pool:
                 check_credentials(jobs)
                 with ProgressDisplay(quiet=quiet) as display:
+                    running = [
+                        (job.title, run_job(job, pool, display.job(job.title))) for job in jobs
+                    ]
                     results = await asyncio.gather(
-                        *(run_job(job, pool, display.job(job.title)) for job in jobs),
+                        *(display.showing_failure(*each) for each in running),
                         return_exceptions=True,
                     )
         by_name = dict(zip((job.name for job in jobs), results, strict=True))
