@@ -78,7 +78,7 @@ def check_seconds(name: str, value: object, *, zero: bool = False, advice: str =
         )
 
 
-def check_share(value: object) -> None:
+def check_quota_share(value: object) -> None:
     """Check that *value* is a number above 0 and at most 1.
 
     Raises:

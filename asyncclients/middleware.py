@@ -176,7 +176,7 @@ class QuotaMiddleware:
     # --- Life -----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self.bind()
+        self._bind()
         return self
 
     async def __aexit__(
@@ -196,7 +196,7 @@ class QuotaMiddleware:
             WrongEventLoopError: from another loop than the one it was used in.
         """
         if not self._closed and self._loop is not None:
-            self.bind()
+            self._bind()
             emit(self._listeners, PoolClosed(stats=self.stats))
         self._closed = True
         if self._eviction is not None:
@@ -217,13 +217,7 @@ class QuotaMiddleware:
         quotas = ", ".join(str(quota) for quota in self._settings.quotas)
         return f"<quota_middleware {quotas}, {len(self._scopes)} scopes>"
 
-    def bind(self) -> asyncio.AbstractEventLoop:
-        """Return the loop of this middleware; at first use, the running one.
-
-        Raises:
-            ClientClosedError: after `aclose`.
-            WrongEventLoopError: another loop is running.
-        """
+    def _bind(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosedError(
@@ -242,7 +236,7 @@ class QuotaMiddleware:
     # --- Scopes ---------------------------------------------------------------------
 
     def _scope(self, request: aiohttp.ClientRequest) -> Scope:
-        loop = self.bind()
+        loop = self._bind()
         scope_of = self._settings.scope
         key = request.url.origin() if scope_of is None else scope_of(request)
         try:

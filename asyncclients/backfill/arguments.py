@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from asyncclients.arguments import did_you_mean
+from asyncclients.arguments import check_quota_share, did_you_mean
 from asyncclients.core.client import VendorClient
 from asyncclients.core.endpoint import Resource, endpoint_of
 from asyncclients.errors import ConfigurationError
@@ -58,6 +58,8 @@ def check_delivery(
     max_failed: float,
     max_outage: float,
     limit: int | None = None,
+    *,
+    share: float | None = None,
 ) -> None:
     """Raise `ConfigurationError` if an option of a push is out of range."""
     check_int("concurrency", concurrency, 1)
@@ -67,6 +69,8 @@ def check_delivery(
     check_seconds("max_outage", max_outage)
     if limit is not None:
         check_int("limit", limit, 1)
+    if share is not None:
+        check_quota_share(share)
 
 
 def check_push(source: Any, target: Any, state: Any) -> None:
@@ -74,6 +78,13 @@ def check_push(source: Any, target: Any, state: Any) -> None:
     check_path("state", state)
     check_rows(source)
     check_target(target)
+
+
+def check_sync(source: Any, state: Any, progress: Any) -> None:
+    """Raise `ConfigurationError` if one of the arguments that every sync has is unusable."""
+    check_path("state", state)
+    check_rows(source)
+    check_function("progress", progress)
 
 
 def check_callbacks(reconcile: Any, progress: Any) -> None:

@@ -32,10 +32,13 @@ from asyncclients.backfill.status import read_push
 from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import Request, endpoint_of
+from asyncclients.core.options import current_call_context
 from asyncclients.core.prepare import PreparedRequest, prepare
 from asyncclients.errors import row_reason
 from asyncclients.own_files import target_of
 from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.quota import Demand
+from asyncclients.ratelimit.timer import wall_clock
 
 MAX_FAILURES = 20
 """Invalid rows, and reasons, that a plan lists."""
@@ -183,6 +186,7 @@ class RequestBuilder:
         self._target, self._config = target, config
         self.requests = 0
         self.preview: RequestPreview | None = None
+        self._demand = Demand()
 
     @classmethod
     def of(cls, target: Callable[[Any], Awaitable[Any]]) -> Self:
@@ -215,17 +219,24 @@ class RequestBuilder:
         self.requests += 1
         if self.preview is None:
             self.preview = _preview(prepared)
+            self._demand = Demand(request.endpoint.cost, request.endpoint.operation)
 
     def calls(self, others: int = 0) -> tuple[int, float | None]:
         """Return the number of calls, and the seconds that they take at the quota if it is known.
 
-        *others* is the number of calls whose requests were not built.
+        *others* is the number of calls whose requests were not built. The share of the options or
+        of the surrounding `call_context` is counted, and the first request stands for all.
         """
         config, calls = self._config, self.requests + others
         if config is None or not calls:
             return calls, None if calls else 0.0
         calls += isinstance(config.login, ClientCredentials)
-        return calls, Limiter(config.quotas).nth_permit_at(calls, 0.0)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        limiter = Limiter(config.quotas, now=now, wall_time=wall_clock(loop))
+        asked = config.permit_request(current_call_context())
+        demand = asked.of(self._demand.cost, self._demand.operation, limiter).demand
+        return calls, limiter.nth_permit_at(calls, now, demand) - now
 
 
 def _without_sending(target: Any) -> Callable[[Any], Awaitable[Any]]:

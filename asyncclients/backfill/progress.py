@@ -164,7 +164,7 @@ class EtaEstimator:
     def _longest_period(self) -> float:
         scopes = self._counter.scopes.values()
         quotas = (quota for use in scopes for quota in use.scheduler.limiter.quotas)
-        return max((quota.period for quota in quotas), default=0.0)
+        return max((quota.period for quota in quotas if not quota.unit), default=0.0)
 
     @property
     def _span(self) -> float:
@@ -214,7 +214,7 @@ class EtaEstimator:
             own = math.ceil(remaining * calls_per_row / self.processes)
             calls = max(1, own - in_flight)
             use.scheduler.planned[self._flow] = calls
-            eta = max(eta or 0.0, use.scheduler.eta_of_flow(self._flow, calls))
+            eta = max(eta or 0.0, use.scheduler.eta_of_flow(self._flow, calls, use.demand))
         return eta
 
 

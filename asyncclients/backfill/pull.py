@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Never
 
+from asyncclients.arguments import check_quota_share
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.files.sink import (
@@ -45,9 +46,11 @@ from asyncclients.backfill.state.pull_state import (
     PullState,
     drop_at,
 )
+from asyncclients.core.options import call_context
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, InputError
 from asyncclients.own_files import are_same, target_of, temporary_of
 from asyncclients.paging import Page, Paginator
+from asyncclients.ratelimit.quota import Priority
 
 _CHECKPOINT_INTERVAL = 0.2
 """Minimum seconds between checkpoints; a crash costs the pages read in this time."""
@@ -65,6 +68,7 @@ async def pull(
     changes: str | os.PathLike[str] | None = None,
     prefetch: int = 8,
     flow: str | None = None,
+    share: float | None = None,
     max_failed: float = 0.1,
     max_outage: float = 900.0,
     new_credential: bool = False,
@@ -95,6 +99,8 @@ async def pull(
         prefetch: maximum number of concurrent requests beyond the next page; as many more
             pages may wait in memory.
         flow: name for fair queueing between jobs; by default that of this job.
+        share: most of every quota that the job takes, above 0 and at most 1, even if the rest is
+            unused; None for all.
         max_failed: share of unreadable items, of at least 500, above which the run stops.
             Such items are written unchanged to `<state>.failed.jsonl`.
         max_outage: seconds without a usable response after which the run stops.
@@ -119,7 +125,7 @@ async def pull(
         arguments.check_keywords(pull, misspelt)
         arguments.check_path("state", state)
         arguments.check_target_path(to)
-        _check(source, key, prefetch, max_failed, max_outage)
+        _check(source, key, prefetch, share, max_failed=max_failed, max_outage=max_outage)
         arguments.check_flags(new_credential=new_credential, refresh=refresh)
         arguments.check_function("progress", progress)
         sink, name = open_sink(to)
@@ -138,13 +144,26 @@ async def pull(
             journal, sink, key, options, counter, breaker=breaker, max_failed=max_failed
         )
         estimator = EtaEstimator(counter, flow, run.found)
-        async with reporting_progress(partial(run.progress, estimator), estimator, progress):
-            await run.work(source, read)
-        await journal.finish()
-        return run.report()
+        with call_context(Priority.BACKGROUND, flow, share=share):
+            return await _work(run, journal, source, read, estimator, progress=progress)
     finally:
         arguments.close_coroutine(source)
         await journal.aclose()
+
+
+async def _work(
+    run: Pull | Refresh,
+    journal: Journal,
+    source: Pages,
+    read: Read,
+    estimator: EtaEstimator,
+    *,
+    progress: Callable[[Progress], None] | None,
+) -> Report:
+    async with reporting_progress(partial(run.progress, estimator), estimator, progress):
+        await run.work(source, read)
+    await journal.finish()
+    return run.report()
 
 
 async def _open_run(
@@ -215,7 +234,9 @@ def _check_files(state: Path, sink: Any, options: RefreshOptions | None) -> None
             )
 
 
-def _check(source: Any, key: Any, prefetch: int, max_failed: float, max_outage: float) -> None:
+def _check(
+    source: Any, key: Any, prefetch: int, share: Any, *, max_failed: float, max_outage: float
+) -> None:
     if not isinstance(source, (Paginator, AsyncIterable, Iterator, Awaitable)):
         raise ConfigurationError(
             f"the source of a pull must be a list of a client or an (async) iterator of pages, "
@@ -225,6 +246,8 @@ def _check(source: Any, key: Any, prefetch: int, max_failed: float, max_outage: 
     if not isinstance(key, str):
         arguments.check_function("key", key)
     arguments.check_int("prefetch", prefetch, 0)
+    if share is not None:
+        check_quota_share(share)
     arguments.check_share("max_failed", max_failed)
     arguments.check_seconds("max_outage", max_outage)
 

@@ -52,6 +52,7 @@ class PushOptions(TypedDict, total=False):
     idempotent: bool | None
     concurrency: int
     flow: str | None
+    share: float | None
     limit: int | None
     retry_failed: bool
     unknown: Literal["keep", "resend", "drop"]
@@ -100,6 +101,7 @@ async def push(
     idempotent: bool | None = None,
     concurrency: int = 64,
     flow: str | None = None,
+    share: float | None = None,
     dry_run: bool = False,
     limit: int | None = None,
     retry_failed: bool = False,
@@ -132,6 +134,8 @@ async def push(
         concurrency: maximum number of concurrent calls.
         flow: the scheduler divides the quota fairly between flows; by default, the job is
             a flow of its own.
+        share: most of every quota that the job takes, above 0 and at most 1, even if the rest is
+            unused; None for all.
         dry_run: send nothing and return a `Plan`. Each row is read, mapped and checked as in a
             run; rows that an existing state has settled are left out. A function of your own as the
             target is not called. No file is written.
@@ -168,7 +172,7 @@ async def push(
     flags = {"dry_run": dry_run, "retry_failed": retry_failed, "new_credential": new_credential}
     arguments.check_flags(idempotent=idempotent, **flags)
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
-    arguments.check_delivery(concurrency, batch, max_failed, max_outage, limit)
+    arguments.check_delivery(concurrency, batch, max_failed, max_outage, limit, share=share)
     converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
     check_apart(Path(state), [Path(source)] if _is_path(source) else [], "the input")
     async with aclosing(await open_source(source)) as rows:
@@ -179,16 +183,16 @@ async def push(
         options = DeliveryOptions.of(
             target, batch=batch, idempotent=idempotent, flow=flow, max_failed=max_failed
         )
-        if dry_run:
-            saved = SavedJob(Path(state), job, new_credential, retry_failed, unknown)
-            return await plan_push(rows, options, converter, saved, limit)
-        run_options = RunOptions(concurrency, limit, unknown, reconcile, max_outage)
-        journal = await Journal.open(
-            state, job, new_credential=new_credential, new_map=retry_failed
-        )
-        async with aclosing(journal):
-            log = await _load(journal, source, retry_failed)
-            return await Push(rows, options, converter, log, run_options).run(progress)
+        with call_context(Priority.BACKGROUND, flow, share=share):
+            if dry_run:
+                saved = SavedJob(Path(state), job, new_credential, retry_failed, unknown)
+                return await plan_push(rows, options, converter, saved, limit)
+            run_options = RunOptions(concurrency, limit, unknown, reconcile, max_outage)
+            async with aclosing(
+                await Journal.open(state, job, new_credential=new_credential, new_map=retry_failed)
+            ) as journal:
+                log = await _load(journal, source, retry_failed)
+                return await Push(rows, options, converter, log, run_options).run(progress)
 
 
 def _is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from asyncclients.core.options import OutgoingRequest
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import ONE, Quota
 from asyncclients.ratelimit.scheduler import Scheduler
 
 
@@ -167,9 +167,9 @@ class RequestCounts(msgspec.Struct, frozen=True, kw_only=True):
     def quota_use(self, span: float) -> float:
         """Return the share of the quota used in *span* seconds plus one window; 0 if unknown."""
         allowed = [
-            min(quota.limit * (1 + span / quota.period) for quota in quotas)
+            min(quota.limit * (1 + span / quota.period) for quota in of_all_calls)
             for quotas in self.quotas.values()
-            if quotas
+            if (of_all_calls := [quota for quota in quotas if not quota.operations])
         ]
         return self.requests / sum(allowed) if allowed else 0.0
 
@@ -180,13 +180,15 @@ class ScopeUse:
     Attributes:
         scheduler: of the scope.
         requests: sent by this run.
+        demand: what the latest of them took of the quotas.
     """
 
-    __slots__ = ("requests", "scheduler")
+    __slots__ = ("demand", "requests", "scheduler")
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.requests = 0
+        self.demand = ONE
 
 
 class RequestCounter:
@@ -220,6 +222,7 @@ class RequestCounter:
         if use is None:
             use = self.scopes[request.scope] = ScopeUse(request.scheduler)
         use.requests += 1
+        use.demand = request.demand
         if self._job is not None:
             self._job.before_send(request)
 

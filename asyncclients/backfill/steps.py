@@ -34,6 +34,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from asyncclients.arguments import check_quota_share
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import (
@@ -49,8 +50,10 @@ from asyncclients.backfill.report import RequestCounter, RequestCounts
 from asyncclients.backfill.rows import Map, RowConverter, row_type_of
 from asyncclients.backfill.state.dead_letters import describe
 from asyncclients.core import codec
+from asyncclients.core.options import call_context
 from asyncclients.errors import PaginationError, StateError, StateInUseError
 from asyncclients.paging import Page, Paginator
+from asyncclients.ratelimit.quota import Priority
 
 # --- Push -----------------------------------------------------------------------------------
 
@@ -66,6 +69,7 @@ class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
         batch: rows per call.
         idempotent: whether a call may be sent twice.
         concurrency: maximum number of concurrent calls per step.
+        share: most of every quota that the job takes, in all steps together.
         max_failed: share of failed rows, of at least 50 of the job, above which it stops.
         max_outage: seconds without a usable response after which a step raises.
     """
@@ -76,6 +80,7 @@ class PushTarget(msgspec.Struct, frozen=True, kw_only=True):
     batch: int | None = None
     idempotent: bool | None = None
     concurrency: int = 64
+    share: float | None = None
     max_failed: float = 0.1
     max_outage: float = 900.0
 
@@ -167,7 +172,7 @@ async def push_step(
     are on the wire, and records the outcomes.
     """
     arguments.check_target(to.target)
-    arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.max_outage)
+    arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.max_outage, share=to.share)
     counter, breaker = RequestCounter(counter), CircuitBreaker(to.max_outage)
     options = to.delivery_options(flow)
     row_type = row_type_of(to.target) if to.row_type is None else to.row_type
@@ -184,7 +189,8 @@ async def push_step(
         workers = min(to.concurrency, -(-len(pending) // size))
         try:
             work = [_deliver(pending, delivery, size, coerce) for _ in range(workers)]
-            await run_workers(work, delivery, pending.clear)
+            with call_context(Priority.BACKGROUND, flow, share=to.share):
+                await run_workers(work, delivery, pending.clear)
             delivery.finish()
         except StateInUseError:
             continue  # another run of this batch is active: read the log again
@@ -336,6 +342,7 @@ async def pull_step(
     *,
     after: PullCursor | None,
     flow: str,
+    share: float | None = None,
     max_pages: int = 10,
     max_outage: float = 900.0,
     counter: RequestCounter | None = None,
@@ -347,6 +354,7 @@ async def pull_step(
         store: where the pages are stored.
         after: result of the previous step; None for the first.
         flow: name of the job, as for `push_step`.
+        share: most of every quota that the job takes, in all steps together; None for all.
         max_pages: maximum number of pages.
         max_outage: seconds without a usable response after which it raises.
         counter: as for `push_step`.
@@ -357,6 +365,8 @@ async def pull_step(
     """
     arguments.check_int("max_pages", max_pages, 1)
     arguments.check_seconds("max_outage", max_outage)
+    if share is not None:
+        check_quota_share(share)
     counter, breaker = RequestCounter(counter), CircuitBreaker(max_outage)
     reader = PagePrefetcher(source, 0, flow, counter, breaker)
     first = source.start if after is None else after.page + 1
@@ -377,7 +387,8 @@ async def pull_step(
             stored.append(page)
         turns[index + 1].set()
 
-    await gather_or_cancel([fetch(index) for index in range(count)])
+    with call_context(Priority.BACKGROUND, flow, share=share):
+        await gather_or_cancel([fetch(index) for index in range(count)])
     page = stored[-1]
     if not known and page.total and page.items:
         known = -(-page.total // len(page.items))

@@ -34,7 +34,9 @@ from asyncclients.backfill.status import copy_state
 from asyncclients.backfill.sync_input import SyncInput, is_path
 from asyncclients.backfill.sync_run import Sync, SyncOptions
 from asyncclients.backfill.sync_targets import Target
+from asyncclients.core.options import call_context
 from asyncclients.own_files import target_of
+from asyncclients.ratelimit.quota import Priority
 
 
 class SyncKeywords(TypedDict, total=False):
@@ -50,6 +52,7 @@ class SyncKeywords(TypedDict, total=False):
     retry_failed: bool
     concurrency: int
     flow: str | None
+    share: float | None
     unknown: Literal["keep", "resend", "drop"]
     max_failed: float
     max_outage: float
@@ -100,6 +103,7 @@ async def sync(
     retry_failed: bool = False,
     concurrency: int = 64,
     flow: str | None = None,
+    share: float | None = None,
     unknown: Literal["keep", "resend", "drop"] = "keep",
     max_failed: float = 0.1,
     max_outage: float = 900.0,
@@ -130,13 +134,14 @@ async def sync(
             of created, and changes that others made there are noticed.
         row_type: as for `push`; by default what the target takes.
         map: as for `push`.
-        dry_run: change nothing and return a `Plan`: the input is read and compared with the state,
-            and the requests are built. With *adopt* it reads the vendor's list, one request a
-            page, which the plan counts as well, since the run reads it again. No file is written.
+        dry_run: send nothing and return a `Plan`: the input is read and compared with the state,
+            and the requests are built. The vendor's list is not read, so with *adopt* the plan has
+            creates for items that the state does not know. No file is written.
         limit: number of changes after which the run stops; run again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: maximum number of concurrent calls.
         flow: as for `push`.
+        share: as for `push`.
         unknown: what to do with creates whose outcome is unknown and cannot be looked up: list
             them, send them again, or regard them as done and count them as skipped.
         max_failed: share of failed rows, of at least 50, above which the run stops.
@@ -158,9 +163,7 @@ async def sync(
     the wire, saves the state, and raises `CancelledError`. Interactive calls take precedence.
     """
     arguments.check_keywords(sync, misspelt)
-    arguments.check_path("state", state)
-    arguments.check_rows(source)
-    arguments.check_function("progress", progress)
+    arguments.check_sync(source, state, progress)
     found = Target(target, key)
     options = SyncOptions(
         on_missing=on_missing,
@@ -170,6 +173,7 @@ async def sync(
         retry_failed=retry_failed,
         concurrency=concurrency,
         flow=flow or f"sync {found.name} {os.fspath(state)}",
+        share=share,
         unknown=unknown,
         max_failed=max_failed,
         max_outage=max_outage,
@@ -193,13 +197,16 @@ async def _run(
     job: JobIdentity,
     progress: Callable[[Progress], None] | None,
 ) -> SyncReport | Plan:
+    context = call_context(Priority.BACKGROUND, options.flow, share=options.share)
     if options.dry_run:
-        return await _plan(rows, target, options, job)
+        with context:
+            return await _plan(rows, target, options, job)
     journal = await Journal.open(options.state, job, new_credential=options.new_credential)
     try:
         run = Sync(rows, target, await SyncMemory.load(journal), options)
-        async with reporting_progress(run.progress, run.estimator, progress):
-            await run.work()
+        with context:
+            async with reporting_progress(run.progress, run.estimator, progress):
+                await run.work()
         await journal.finish()
         return run.report()
     finally:

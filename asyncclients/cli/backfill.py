@@ -46,6 +46,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 Switch = Annotated[bool, Parameter(negative="")]
 Limit = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
 Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
+QuotaShare = Annotated[float | None, Parameter(validator=validators.Number(gt=0, lte=1))]
 
 
 _COMPLETE = "was complete already; give {} to bring it up to date, or delete {} to repeat it"
@@ -65,6 +66,7 @@ async def pull(
     lag: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 300.0,
     changes: Path | None = None,
     max_failed: Share = 0.1,
+    share: QuotaShare = None,
     new_credential: Switch = False,
     limits: str = "",
     quiet: Switch = False,
@@ -83,6 +85,7 @@ async def pull(
         lag: of a refresh: seconds before the newest known time that are read again.
         changes: of a refresh: a file for the differences, as JSON lines.
         max_failed: share of unreadable items above which it stops.
+        share: most of every quota that it takes, such as 0.6; the rest stays free for other calls.
         new_credential: resume the state with a new credential of the same account.
         limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
         quiet: print nothing unless rows failed or are unknown.
@@ -99,6 +102,7 @@ async def pull(
         changes=str(changes) if changes else "",
         query=pairs(query),
         max_failed=max_failed,
+        share=share,
         new_credential=new_credential,
     )
     return await _run(job, limits, quiet=quiet, as_json=json)
@@ -115,6 +119,7 @@ async def push(
     with_: Annotated[Pairs, Parameter(name="--with")] = None,
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
     max_failed: Share = 0.1,
+    share: QuotaShare = None,
     dry_run: Switch = False,
     limit: Limit = None,
     retry_failed: Switch = False,
@@ -136,6 +141,7 @@ async def push(
         with_: NAME=VALUE, another argument of the operation besides the row.
         concurrency: number of concurrent calls.
         max_failed: share of failed rows above which it stops.
+        share: most of every quota that it takes, such as 0.6; the rest stays free for other calls.
         dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
         limit: stop after this number of rows; run it again to continue.
         retry_failed: send the failed rows again, first of all; --map may be corrected, and STATE.failed.jsonl edited.
@@ -156,6 +162,7 @@ async def push(
         with_=pairs(with_),
         concurrency=concurrency,
         max_failed=max_failed,
+        share=share,
         new_credential=new_credential,
         dry_run=dry_run,
         limit=limit,
@@ -182,6 +189,7 @@ async def sync(
     retry_failed: Switch = False,
     concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
     max_failed: Share = 0.1,
+    share: QuotaShare = None,
     resend_unknown: Switch = False,
     drop_unknown: Switch = False,
     new_credential: Switch = False,
@@ -201,11 +209,12 @@ async def sync(
         state: the file that remembers what was sent; by default FILE.state.
         map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
         set: field=value, the same in each row.
-        dry_run: change nothing and show what would be sent: counts, duration, the first request, invalid rows; with adopt, the vendor's list is read.
+        dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
         limit: number of changes after which it stops; run it again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: number of concurrent calls.
         max_failed: share of failed rows above which it stops.
+        share: most of every quota that it takes, such as 0.6; the rest stays free for other calls.
         resend_unknown: create items again that may or may not exist.
         drop_unknown: regard items that may or may not exist as created.
         new_credential: resume the state with a new credential of the same account.
@@ -229,6 +238,7 @@ async def sync(
         retry_failed=retry_failed,
         concurrency=concurrency,
         max_failed=max_failed,
+        share=share,
         unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
         new_credential=new_credential,
     )
@@ -335,11 +345,8 @@ async def run(
             async with pool_of_jobs(limits_store(limits), quiet=quiet) as pool:
                 check_credentials(jobs)
                 with ProgressDisplay(quiet=quiet) as display:
-                    running = [
-                        (job.title, run_job(job, pool, display.job(job.title))) for job in jobs
-                    ]
                     results = await asyncio.gather(
-                        *(display.showing_failure(*each) for each in running),
+                        *(run_job(job, pool, display.job(job.title)) for job in jobs),
                         return_exceptions=True,
                     )
         by_name = dict(zip((job.name for job in jobs), results, strict=True))

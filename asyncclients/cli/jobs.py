@@ -48,6 +48,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     with_: dict[str, Any] = msgspec.field(default_factory=dict[str, Any], name="with")
     concurrency: int = 64
     max_failed: float = 0.1
+    share: float | None = None
     unknown: Literal["keep", "resend", "drop"] = "keep"
     on_missing: Literal["keep", "delete"] = "keep"
     max_deleted: float = 0.1
@@ -79,6 +80,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ValueError("a pull has no `retry_failed`")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least 1, not {self.limit}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"`share` must be above 0 and at most 1, not {self.share}")
 
     @property
     def vendor(self) -> str:
@@ -308,6 +311,7 @@ async def run_job(
             max_failed=job.max_failed,
             new_credential=job.new_credential,
             flow=flow,
+            share=job.share,
             progress=progress,
         )
     if operation.scalar is not None:
@@ -325,6 +329,7 @@ async def run_job(
         limit=job.limit,
         retry_failed=job.retry_failed,
         flow=flow,
+        share=job.share,
         progress=progress,
     )
 
@@ -349,6 +354,7 @@ async def _sync(
         max_failed=job.max_failed,
         new_credential=job.new_credential,
         flow=job.name or None,
+        share=job.share,
         progress=progress,
     )
 

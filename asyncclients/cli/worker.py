@@ -75,8 +75,7 @@ async def run_jobs(
     async with _backfills(database_url, limits) as (backfills, pool):
         check_credentials(jobs)
         running: list[Coroutine[Any, Any, Report | SyncReport | Plan]] = [
-            display.showing_failure(job.title, _run(job, backfills, pool, display.job(job.title)))
-            for job in jobs
+            _run(job, backfills, pool, display.job(job.title)) for job in jobs
         ]
         return await asyncio.gather(*running, return_exceptions=True)
 
@@ -135,6 +134,7 @@ async def _run(
         job,
         state="",
         new_credential=False,
+        share=None,
         **({"file": file.name} if job.file else {"to": file.name}),
     )
     spec = msgspec.json.encode(portable).decode()
@@ -145,6 +145,7 @@ async def _run(
             state=job.state,
             spec=spec,
             key=job.key,
+            share=job.share,
             progress=progress,
         )
         return pulled
@@ -152,7 +153,7 @@ async def _run(
     identity = msgspec.structs.replace(portable, concurrency=64, max_failed=0.1)
     target = msgspec.json.encode(identity).decode()
     report: Report = await backfills.push(
-        job.name, job.file, spec=spec, target=target, progress=progress
+        job.name, job.file, spec=spec, target=target, share=job.share, progress=progress
     )
     job_store = backfills.job_store
     failed = await job_store.failures(job.name)

@@ -311,7 +311,8 @@ class Call(Generic[T]):
         if self.events is not None:
             attempt.on_sent = self.events.on_sent
         if self._context is not None and (hook := self._context.hook) is not None:
-            outgoing = OutgoingRequest(scope.key, scope.scheduler, self._request.idempotent)
+            demand, idempotent = self._permit_request.demand, self._request.idempotent
+            outgoing = OutgoingRequest(scope.key, scope.scheduler, idempotent, demand)
             attempt.before_send = partial(hook.before_send, outgoing)
         most = config.pool.max_response_bytes
         return attempt.run(session, most, scope.outer, scope.inner, scope.network)

@@ -12,11 +12,11 @@ import msgspec
 from asyncclients.arguments import (
     check_count,
     check_headers,
+    check_quota_share,
     check_seconds,
-    check_share,
     check_type,
 )
-from asyncclients.ratelimit.quota import Priority, Share
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Share
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.scheduler import Scheduler
@@ -64,7 +64,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         if self.headers is not None:
             check_headers(self.headers)
         if self.share is not None:
-            check_share(self.share)
+            check_quota_share(self.share)
 
 
 class OptionFields(TypedDict, total=False):
@@ -87,11 +87,13 @@ class OutgoingRequest(NamedTuple):
         scope: one-way name of its origin and credential.
         scheduler: of its scope.
         idempotent: whether it may be retried.
+        demand: what it takes of the quotas.
     """
 
     scope: str
     scheduler: Scheduler
     idempotent: bool
+    demand: Demand = ONE
 
 
 class SendHook(Protocol):
@@ -117,10 +119,15 @@ _context: ContextVar[CallContext | None] = ContextVar("asyncclients_context", de
 current_call_context = _context.get
 
 
+def _fraction(share: Share) -> float:
+    return share.fraction
+
+
 class call_context:  # noqa: N801 - used as a statement, like those of contextlib
     """Give the calls inside the block at most *priority*, the flow *flow*, *hook* and *share*.
 
-    *share* is at most that part of every quota, for all calls of *flow* together. Backfills run the user's coroutines inside one: whichever client these use, their calls
+    *share* is at most that part of every quota, for all calls of *flow* together; a block inside
+    another one keeps its share, unless its own is smaller. Backfills run the user's coroutines inside one: whichever client these use, their calls
     wait behind interactive ones, share the turn of *flow*, and call *hook*.
     """
 
@@ -135,6 +142,9 @@ class call_context:  # noqa: N801 - used as a statement, like those of contextli
         share: float | None = None,
     ) -> None:
         part = None if share is None else Share(flow or "", share)
+        outer = _context.get()
+        if outer is not None and outer.share is not None:
+            part = outer.share if part is None else min(part, outer.share, key=_fraction)
         self._context = CallContext(priority, flow, hook, part)
 
     def __enter__(self) -> None:

@@ -118,7 +118,7 @@ def raw_request(
     headers: Mapping[str, str] | None,
     returns: type[T] | None,
     idempotent: bool | None,
-    cost: int,
+    cost: int = 1,
 ) -> Request[T]:
     """Return the request of `client.request`, which documents the arguments."""
     check_mapping("params", params)

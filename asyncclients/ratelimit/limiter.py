@@ -326,7 +326,7 @@ class Limiter:
         self._sent += 1
         self._spacing.sent_at, self._spacing.cost = now, taken.cost
         self._in_flight += 1
-        permit, feedback = Permit(self._sent, now, taken), self.feedback
+        permit, feedback = Permit(self._sent, now, taken=taken), self.feedback
         expiry = math.inf
         for window, bucket in taken.pairs:
             if not self._exact:

@@ -117,12 +117,13 @@ class Quota:
 
 
 def _patterns(operations: Any) -> tuple[str, ...]:
+    found: tuple[Any, ...] | None = None
     if isinstance(operations, (list, tuple)):
         found = tuple(cast("Sequence[Any]", operations))
-        if all(isinstance(pattern, str) and pattern for pattern in found):
-            return found
+    if found is not None and all(isinstance(pattern, str) and pattern for pattern in found):
+        return found
     raise ConfigurationError(
-        f"a quota's operations must be a sequence of patterns, not {shown(operations)}",
+        f"a quota's operations must be a sequence of patterns, not {shown(cast('object', operations))}",
         advice="Write it as in Quota(100, 60.0, operations=('events.*',))",
     )
 

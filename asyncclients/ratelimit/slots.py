@@ -122,15 +122,9 @@ class SlidingWindow:
             insort(expiries, to, first)
 
     def inherit(self, other: SlidingWindow, now: float) -> None:
-        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*.
-
-        A window that was in use before holds its own slots, and those of later calls.
-        """
-        own = [expiry for expiry in self.expiries if expiry > now]
-        newest = max((expiry for expiry in own if expiry < math.inf), default=now)
+        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*."""
         arrivals = (min(expiry - other.period, now) for expiry in other.expiries)
-        own += [at + self.period for at in arrivals if at + self.period > newest]
-        self.expiries, self.first_live = sorted(own), 0
+        self.expiries = [at + self.period for at in arrivals if at + self.period > now]
 
     def release(self, expiry: float) -> None:
         """Free the slot that expires at *expiry*, unless it has expired already."""
@@ -251,20 +245,20 @@ class Permit(msgspec.Struct, eq=False, gc=False):
     Attributes:
         number: 1 for the first call of the limiter, then ascending.
         sent_at: loop instant at which the permit was granted.
-        taken: the counters of its quotas.
         slots: for each slot of a sliding window the window, and the expiry.
         slot_idle_for: seconds for which the most recently used of the slots was idle.
         in_burst: the call followed another one by less than the bucket's interval.
         settled: the limiter knows how the call ended.
+        taken: the counters of its quotas.
     """
 
     number: int
     sent_at: float
-    taken: Taken = _NOTHING
     slots: list[tuple[SlidingWindow, float]] = []
     slot_idle_for: float = math.inf
     in_burst: bool = False
     settled: bool = False
+    taken: Taken = _NOTHING
 
     @property
     def arrived_by(self) -> float:

@@ -52,10 +52,11 @@ async def work(kind: str, source: str, state: str) -> Report | SyncReport:
                 max_failed=1.0,
                 retry_failed=kind == "retry",
             )
-        if kind in ("hierarchies", "contacts"):
+        if kind == "sync":
             return await sync(
                 source,
-                getattr(intouch, kind),
+                intouch.hierarchies,
+                key="client_code",
                 state=state,
                 on_missing="delete",
                 max_deleted=1.0,

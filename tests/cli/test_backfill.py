@@ -117,6 +117,26 @@ async def test_push_dry_run_sends_and_writes_nothing(
     assert (limited["rows"], limited["invalid"]) == (1, 0)
 
 
+async def test_share_of_a_command_and_of_a_job_file(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """A dry run says the time at the share; one out of range is a usage error that names it."""
+    (tmp_path / "people.csv").write_text("email\n" + "".join(f"p{n}@x.org\n" for n in range(41)))
+    command = ("push", "intouch.contacts", "people.csv", "--dry-run")
+    whole, half = await shell.json(0, *command), await shell.json(0, *command, "--share", "0.5")
+    assert half["seconds"] == pytest.approx(2 * whole["seconds"], rel=0.1)
+    jobs = "[jobs.people]\npush = 'intouch.contacts'\nfile = 'people.csv'\nshare = {}\n"
+    (tmp_path / "jobs.toml").write_text(jobs.format("0.5"))
+    plans = await shell.json(0, "run", "jobs.toml", "--dry-run")
+    assert plans["people"]["seconds"] == pytest.approx(half["seconds"])
+    (tmp_path / "jobs.toml").write_text(jobs.format("1.5"))
+    ended = await shell.run("run", "jobs.toml")
+    assert (ended.code, "`share` must be above 0 and at most 1" in ended.err) == (2, True)
+    ended = await shell.run(*command, "--share", "0")
+    assert (ended.code, "--share" in ended.err) == (2, True)
+    assert sandbox.requests("intouch") == ()
+
+
 async def test_push_with_a_limit_is_continued(
     sandbox: Sandbox, shell: Shell, tmp_path: Path
 ) -> None:

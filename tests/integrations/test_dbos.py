@@ -278,6 +278,23 @@ async def test_pull_on_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {each.total for each in seen if each.done} == {24}
 
 
+async def test_jobs_keep_their_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push and a pull with a share of half take no more, in all their steps together."""
+    monkeypatch.setattr(dbos_worker, "ENOUGH", [Quota(20, 1.0)])
+    strict = {"intouch": (10, 1.0)}
+    url, loop = f"sqlite:///{tmp_path}/jobs.sqlite", asyncio.get_running_loop()
+    async with Sandbox(strict, latency=LATENCY) as sandbox, here(url, sandbox, monkeypatch) as jobs:
+        began, rows = loop.time(), nodes(sandbox, 30)
+        report = await jobs.push("rows", rows, spec="create", batch=10, share=0.4)
+        assert (report.done, loop.time() - began > 2.5) == (30, True)
+        to, state = tmp_path / "nodes.jsonl", tmp_path / "nodes.state"
+        pulled = await jobs.pull("list", to, state=state, spec="nodes", share=0.4)
+        assert pulled.done == 31
+        assert sandbox.rejected("intouch") == 0
+        with pytest.raises(ConfigurationError, match="share must be a number above 0"):
+            await jobs.push("more", rows, spec="create", share=2)
+
+
 @pytest.mark.parametrize("kind", ["push", "pull"])
 async def test_progress_has_the_total_and_the_eta_of_the_quota(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -60,15 +61,13 @@ def most_counted(quota: Quota, arrivals: list[Arrival], ahead: float) -> int:
     )
 
 
+def of_operations(quota: Quota, operations: tuple[str, ...]) -> Quota:
+    return replace(quota, operations=operations)
+
+
 QUOTAS = st.lists(
     st.builds(
-        lambda quota, operations: Quota(
-            quota.limit,
-            quota.period,
-            operations=operations,
-            unit=quota.unit,
-            timezone=quota.timezone,
-        ),
+        of_operations,
         st.one_of(
             st.builds(Quota, st.integers(4, 12), st.sampled_from([1.0, 7.0, 60.0])),
             st.builds(

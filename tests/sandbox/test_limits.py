@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.sandbox.limits import (
+    CalendarWindow,
     FixedWindow,
+    Rules,
     ServerLimit,
     SlidingLog,
     TokenBucket,
@@ -114,3 +118,26 @@ def test_remaining_and_reset_are_exact(number: int, gaps: list[float]) -> None:
     if wait > 0.01:
         assert not second.admit(now + wait - 0.01)
     assert second.admit(now + wait + 1e-9)
+
+
+def test_calendar_window_counts_what_the_clock_shows() -> None:
+    """A day in Berlin ends at its midnight; the hour that is shown twice has two counters."""
+    start = datetime(2026, 10, 24, 21, 59, 50, tzinfo=UTC)  # 23:59:50 in Berlin
+    day = CalendarWindow(2, "day", "Europe/Berlin", lambda now: start + timedelta(seconds=now))
+    assert admitted(day, [0.0, 1.0, 2.0, 9.9, 10.0, 11.0, 12.0]) == [0.0, 1.0, 10.0, 11.0]
+    hour = CalendarWindow(1, "hour", "Europe/Berlin", lambda now: start + timedelta(seconds=now))
+    assert admitted(hour, [8000.0, 9000.0, 11_000.0, 12_000.0]) == [8000.0, 11_000.0]
+    assert hour.remaining(12_000.0) == 0
+    assert hour.admit(12_000.0 + hour.reset_after(12_000.0))
+
+
+def test_rules_count_a_request_against_all_of_its_limits_or_none() -> None:
+    """A request counts its cost at each limit whose text it has; a rejected one counts nowhere."""
+    total, tags = SlidingLog(10, 60.0), SlidingLog(3, 60.0)
+    rules = Rules(("", total), ("/tags", tags), costs={"GET /tags/export": 2})
+    assert rules.of("GET /tags/export").admit(0.0)
+    assert not rules.of("GET /tags/export").admit(0.0)
+    assert (total.remaining(0.0), tags.remaining(0.0)) == (8, 1)
+    assert rules.of("GET /tags").admit(0.0)
+    assert rules.of("GET /tags").reset_after(1.0) == 59.0
+    assert rules.of("GET /contacts").remaining(0.0) == 7

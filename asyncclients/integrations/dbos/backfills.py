@@ -32,6 +32,7 @@ import msgspec
 from dbos import DBOS, DBOSConfig, SetWorkflowID, WorkflowStatus
 
 from asyncclients import backfill
+from asyncclients.arguments import check_quota_share
 from asyncclients.backfill import Report, Sink
 from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
@@ -186,6 +187,7 @@ class Backfills:
         target: str = "",
         batch: int = 100,
         shards: int = 16,
+        share: float | None = None,
         progress: OnProgress | None = None,
     ) -> Report:
         """Send each row of *source*, by all workers; call again with the same *job* to resume.
@@ -198,6 +200,8 @@ class Backfills:
                 job may change.
             batch: rows per step.
             shards: number of parts to distribute.
+            share: most of every quota that the job takes, of all workers together if their pools
+                share the quotas; by default that of the target. It applies to what is queued now.
             progress: called about every two seconds while this process waits.
 
         The report's quota use is that of all workers, over the seconds of this run.
@@ -208,6 +212,8 @@ class Backfills:
             AsyncClientsError: an error that does not concern a single row.
         """
         _check_name(job)
+        if share is not None:
+            check_quota_share(share)
         spec = spec or job
         rows = await open_source(source)
         try:
@@ -217,7 +223,7 @@ class Backfills:
         before = await self.job_store.request_counts(job)
         reporter = JobProgress(self.job_store, self.worker, "push", job, progress)
         await reporter.begin()
-        await self._enqueue_batches(job, shards)
+        await self._enqueue_batches(job, shards, share)
         await self._wait(job, reporter)
         counts = (await self.job_store.request_counts(job)).since(before)
         report = reporter.report(await self.job_store.report(job), counts)
@@ -233,6 +239,7 @@ class Backfills:
         state: str | os.PathLike[str],
         spec: str = "",
         key: str | None = None,
+        share: float | None = None,
         progress: OnProgress | None = None,
     ) -> Report:
         """Pull a list into the database, by any worker, and from there into *to*.
@@ -243,6 +250,7 @@ class Backfills:
             state: the file that records how much of *to* is written.
             spec: the argument of `resolve`, by default the job's name.
             key: the field that identifies an item.
+            share: as for `push`.
             progress: as for `push`, while pages arrive and while the file is written.
 
         Raises:
@@ -250,13 +258,15 @@ class Backfills:
             AsyncClientsError: as for `asyncclients.backfill.pull`.
         """
         _check_name(job)
+        if share is not None:
+            check_quota_share(share)
         spec = spec or job
         await self.job_store.add(job, JobRecord(kind="pull", spec=spec, digest=digest_of(spec)))
         reporter = JobProgress(self.job_store, self.worker, "pull", job, progress)
         await reporter.begin()
         found = await self._workflows(job)
         if not any(each.status in (*_UNFINISHED, "SUCCESS") for each in found):
-            await self._enqueue(f"{job}/{len(found)}", pull_pages, job)
+            await self._enqueue(f"{job}/{len(found)}", pull_pages, job, share)
         await self._wait(job, reporter)
         done = [each for each in await self._workflows(job) if each.status == "SUCCESS"]
         if not done:
@@ -306,7 +316,7 @@ class Backfills:
             )
         )
 
-    async def _enqueue_batches(self, job: str, shards: int) -> None:
+    async def _enqueue_batches(self, job: str, shards: int, share: float | None) -> None:
         """Enqueue the unfinished batches of *job* that are not on the queue."""
         found = await self._workflows(job, load=True)
         queued: set[int] = set()
@@ -318,7 +328,7 @@ class Backfills:
         for first in range(0, len(left), size):
             # Concurrent callers compute the same ids, so each workflow is enqueued once.
             name = f"{job}/{len(found)}/{first}"
-            await self._enqueue(name, push_batches, job, left[first : first + size])
+            await self._enqueue(name, push_batches, job, left[first : first + size], share)
 
     async def _enqueue(self, name: str, workflow: Callable[..., Any], *arguments: Any) -> None:
         """Enqueue *workflow* under the id *name*, unless this id exists."""

@@ -54,28 +54,28 @@ def _running() -> Generator[None]:
 
 
 @DBOS.step(name="asyncclients.push_batch")
-async def _push_batch(job: str, number: int) -> None:
-    await _worker().deliver(job, number)
+async def _push_batch(job: str, number: int, share: float | None) -> None:
+    await _worker().deliver(job, number, share)
 
 
 @DBOS.step(name="asyncclients.pull_pages")
-async def _pull_some(job: str, after: PullCursor | None) -> PullCursor:
-    return await _worker().fetch(job, after)
+async def _pull_some(job: str, after: PullCursor | None, share: float | None) -> PullCursor:
+    return await _worker().fetch(job, after, share)
 
 
 @DBOS.workflow(name="asyncclients.push", max_recovery_attempts=None)
-async def push_batches(job: str, numbers: list[int]) -> None:
+async def push_batches(job: str, numbers: list[int], share: float | None = None) -> None:
     with _running():
         for number in numbers:
-            await _push_batch(job, number)
+            await _push_batch(job, number, share)
 
 
 @DBOS.workflow(name="asyncclients.pull", max_recovery_attempts=None)
-async def pull_pages(job: str) -> RequestCounts:
+async def pull_pages(job: str, share: float | None = None) -> RequestCounts:
     with _running():
-        cursor = await _pull_some(job, None)
+        cursor = await _pull_some(job, None, share)
         counts = cursor.counts
         while not cursor.last:
-            cursor = await _pull_some(job, cursor)
+            cursor = await _pull_some(job, cursor, share)
             counts = counts.plus(cursor.counts)
     return counts

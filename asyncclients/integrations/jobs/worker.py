@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.steps import PullCursor, PushTarget, pull_step, push_step
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
@@ -64,28 +66,34 @@ class Worker:
             self._counters[job] = RequestCounter()
         return self._counters[job]
 
-    async def deliver(self, job: str, number: int) -> None:
-        """Deliver batch *number* of *job*: one durable step."""
+    async def deliver(self, job: str, number: int, share: float | None = None) -> None:
+        """Deliver batch *number* of *job*: one durable step. *share* replaces the target's."""
         rows = await self._jobs.rows(job, number)
         if not rows:
             return
         record, to = await self._resolve_job(job)
         if not isinstance(to, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a push, but resolves to a list")
+        if share is not None:
+            to = replace(to, share=share)
         await self._check_failures(job, to.max_failed)
         log, flow = DbRowLog(self._database, job), flow_of(record.kind, job)
         self.batch_sizes[job] = max(1, to.delivery_options(flow).batch)
         step = push_step(rows, to, log, flow=flow, coerce=record.coerce, counter=self.counter(job))
         await self._jobs.finish(job, number, await self._run(step))
 
-    async def fetch(self, job: str, after: PullCursor | None) -> PullCursor:
+    async def fetch(
+        self, job: str, after: PullCursor | None, share: float | None = None
+    ) -> PullCursor:
         """Fetch the pages of *job* after the cursor *after*: one durable step."""
         record, source = await self._resolve_job(job)
         if isinstance(source, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a pull, but resolves to a target")
         pages = DbPageStore(self._database, job)
         flow, counter = flow_of(record.kind, job), self.counter(job)
-        return await self._run(pull_step(source, pages, after=after, flow=flow, counter=counter))
+        return await self._run(
+            pull_step(source, pages, after=after, flow=flow, share=share, counter=counter)
+        )
 
     async def _resolve_job(self, job: str) -> tuple[JobRecord, PushTarget | Paginator[Any]]:
         record = await self._jobs.find(job)

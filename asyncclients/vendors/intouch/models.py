@@ -15,7 +15,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.constraints import Constraint, choice, text
-from asyncclients.core.fields import Fields
 
 T = TypeVar("T")
 
@@ -159,7 +158,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_at: datetime | None = None
 
 
-class NewTag(Fields, frozen=True, kw_only=True):
+class NewTag(msgspec.Struct, frozen=True, kw_only=True):
     """Body of a tag; `name` has at most 255 characters."""
 
     label: ClassVar[str] = ""
@@ -167,7 +166,7 @@ class NewTag(Fields, frozen=True, kw_only=True):
     name: _Name
 
 
-class NewHierarchy(Fields, frozen=True, kw_only=True, omit_defaults=True):
+class NewHierarchy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A node to create.
 
     Attributes:
@@ -190,7 +189,7 @@ class NewHierarchy(Fields, frozen=True, kw_only=True, omit_defaults=True):
     tags: list[dict[str, Any]] | None | UnsetType = UNSET
 
 
-class HierarchyUpdate(Fields, frozen=True, kw_only=True, omit_defaults=True):
+class HierarchyUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Fields of a node to change; omitted fields are not sent. `parent_uuid` moves the node."""
 
     name: _Name | UnsetType = UNSET
@@ -217,7 +216,7 @@ class Hierarchy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_at: datetime | None = None
 
 
-class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
+class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A contact to create.
 
     Attributes:
@@ -239,7 +238,7 @@ class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
     custom_fields: _CustomFields | None | UnsetType = UNSET
 
 
-class ContactUpdate(Fields, frozen=True, kw_only=True, omit_defaults=True):
+class ContactUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Fields of a contact to change; omitted fields are not sent."""
 
     email: _Email | UnsetType = UNSET

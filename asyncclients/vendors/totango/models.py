@@ -15,7 +15,6 @@ from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object
 from asyncclients.core.constraints import Constraint, text
-from asyncclients.core.fields import Fields
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -34,7 +33,7 @@ _Content = Annotated[
 ]
 
 
-class TouchpointFields(Fields, frozen=True, kw_only=True, omit_defaults=True):
+class TouchpointFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The optional fields of a touchpoint.
 
     Attributes:
