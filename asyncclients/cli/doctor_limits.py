@@ -1,4 +1,4 @@
-"""What `asyncclients doctor` checks about a limit store.
+"""Checks of a limit store for `asyncclients doctor`.
 
 A server: rights, version, eviction policy, clock and latency. A file: rights, version and
 latency. Quotas and their logs are not touched: the rights are tried on keys of their own.
@@ -28,7 +28,7 @@ _SAMPLES = 5
 _SLOW = 0.1
 """Seconds of a request for which a slot is held unused as long as for its call."""
 _CLOCK_DIFFERENCE = 1.0
-"""Seconds by which the clocks of a store and of a vendor may differ: see `Quota.calendar`."""
+"""Seconds of difference between two clocks that calendar quotas allow for."""
 
 
 async def check_limits(address: str, *, connect: bool) -> list[Finding]:

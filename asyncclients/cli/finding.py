@@ -1,4 +1,4 @@
-"""What the checks of `asyncclients doctor` return."""
+"""The result of a check of `asyncclients doctor`."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One line of the report of `doctor`.
 
     Attributes:
-        what: what was checked.
+        what: name of the check.
         found: the result.
         good: whether it is as it should be; None if it is only informative.
         advice: what to do, or empty.
