@@ -9,18 +9,20 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import pytest
+from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 
+from asyncclients import IntouchClient, Quota
 from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.vendors.intouch import NewContact
+from tests.support.shared_quota import most_in
 
 from .pages import ROOT
-
-if TYPE_CHECKING:
-    from asyncclients import IntouchClient
 
 EXAMPLES = ROOT / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))
@@ -200,3 +202,80 @@ async def test_plain_aiohttp_keeps_the_quota(sandbox: Sandbox) -> None:
     assert [tag["name"] for tag in tags] == [f"tag {number}" for number in range(6)]
     assert 2.0 <= loop.time() - began_at < 3.0
     assert sandbox.rejected("intouch") == 0
+
+
+class ForeignClient:
+    """A client of somebody else, which takes a session and knows nothing of quotas."""
+
+    def __init__(self, session: ClientSession, url: str) -> None:
+        self._session, self._url = session, url
+        self._headers = {"x-api-key": os.environ["INTOUCH_API_KEY"]}
+        self.statuses: list[int] = []
+
+    async def read(self) -> None:
+        async with self._session.get(f"{self._url}hierarchies", headers=self._headers) as response:
+            self.statuses.append(response.status)
+
+
+async def _shell(*arguments: str) -> None:
+    """Run a command of asyncclients in a process of its own."""
+    command = (sys.executable, "-m", "asyncclients", *arguments)
+    process = await asyncio.create_subprocess_exec(*command)
+    assert await process.wait() == 0
+
+
+async def test_one_account_keeps_its_quota_and_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four programs keep one quota of 40 per half second, without a 429, and a shell holds them."""
+    account, quota = SlidingLog(40, 0.5), Quota(40, 0.5)
+    async with Sandbox(quotas={"intouch": lambda: account}) as sandbox:
+        state = sandbox.state("intouch")
+        state.keys.add("ii_worker")
+        for number in range(1000):
+            state.tags[f"{number:036}"] = _tag(number)
+        environ = {
+            **sandbox.environ,
+            "INTOUCH_QUOTA_KEY": "acme",
+            "INTOUCH_WORKER_KEY": "ii_worker",
+        }
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        vendor = msgspec.structs.replace(IntouchClient.vendor, quotas=(quota,))
+        monkeypatch.setattr(IntouchClient, "vendor", vendor)
+        module = load("one_account")
+        module.QUOTA = quota
+
+        resumed = asyncio.Event()
+
+        async def web_app() -> None:
+            app = web.Application()
+            app.cleanup_ctx.append(module.web_app)
+            async with TestClient(TestServer(app)):
+                while not resumed.is_set():
+                    await app[module.INTOUCH].tags.get(f"{0:036}")
+
+        async def use(session: ClientSession) -> None:
+            foreign = ForeignClient(session, sandbox.url("intouch"))
+            while not resumed.is_set():
+                await foreign.read()
+            assert set(foreign.statuses) == {200}
+
+        async with asyncio.TaskGroup() as programs:
+            programs.create_task(web_app())
+            programs.create_task(module.sdk(use))
+            programs.create_task(module.worker([f"worker {number}" for number in range(60)]))
+            backfill = programs.create_task(module.backfill())
+            await _shell("limits", "pause", "intouch", "--seconds", "600", "--limits", "limits.db")
+            await asyncio.sleep(2.0)  # the bound until every process has heard of it
+            sent = len(sandbox.requests("intouch"))
+            await asyncio.sleep(0.5)
+            assert len(sandbox.requests("intouch")) == sent
+            await _shell("limits", "resume", "intouch", "--limits", "limits.db")
+            resumed.set()
+        assert len(state.tags) == 1000 + 60
+        assert backfill.result().done >= 1000
+        assert sandbox.rejected("intouch") == 0
+        pages = [each.at for each in sandbox.requests("intouch") if "sort_by" in dict(each.query)]
+        assert len(pages) >= 1000 / 25
+        assert most_in(0.5, pages) <= 20
