@@ -146,7 +146,7 @@ async def test_retry_does_not_send_an_unreadable_row_until_it_is_corrected(
     csv: Path, state: Path
 ) -> None:
     """Bytes that are not UTF-8 are not sent as U+FFFD, neither by a retry nor from the file."""
-    rows = "".join(f"{n},row\n" for n in range(5000)).encode()
+    rows = "".join(f"{n},thé\n" for n in range(5000)).encode()
     csv.write_bytes(b"n,name\n" + rows + b"5000,caf\xe9\n5001\n")
     vendor = Vendor()
     assert counts(await push(csv, vendor.take, state=state)) == (5000, 2, 0, 0)

@@ -90,6 +90,14 @@ def test_json_text_is_sent_exactly_or_rejected(text: str) -> None:
 def free_wire(method: str, path: str) -> PreparedRequest:
     """What `client.request(method, path)` puts on the wire."""
     request: Request[None] = raw_request(
-        method, path, params=None, json=None, form=None, headers=None, returns=None, idempotent=None
+        method,
+        path,
+        params=None,
+        json=None,
+        form=None,
+        headers=None,
+        returns=None,
+        idempotent=None,
+        cost=1,
     )
     return prepare(BASE, request, None)

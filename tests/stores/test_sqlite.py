@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sqlite3
@@ -171,23 +172,28 @@ def test_quota_log_survives_encoding() -> None:
 
 
 def _break(path: Path, kind: str) -> None:
-    """Make the file at *path* unusable."""
-    for name in list(path.parent.glob(f"{path.name}*")):
-        name.unlink()
+    """Make the file at *path* unusable, in one step: a process at work recreates a missing file."""
+    other = path.with_suffix(".other")
     if kind == "directory":
-        path.mkdir()
+        other.mkdir()
     elif kind == "dangling symlink":
-        path.symlink_to(path.parent / "missing" / "file")
+        other.symlink_to(path.parent / "missing" / "file")
     elif kind == "another program":
-        other = path.with_suffix(".other")  # a process at work may create the file meanwhile
         with sqlite3.connect(other) as connection:
             connection.execute("CREATE TABLE quota_log (id INTEGER, name TEXT)")
         connection.close()
-        other.replace(path)
     elif kind == "damaged":
-        path.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
+        other.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
     elif kind == "text":
-        path.write_text("dear diary " * 100)
+        other.write_text("dear diary " * 100)
+    for name in list(path.parent.glob(f"{path.name}-*")):
+        name.unlink()
+    while kind == "directory" and not path.is_dir():  # which replaces no file
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):
+            other.rename(path)
+    if kind != "directory":
+        other.replace(path)
 
 
 KINDS = ["directory", "dangling symlink", "another program", "damaged", "text"]
