@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyncclients.cli.demo.records import DemoResult, Record, Waits, duplicated, lost
-from asyncclients.cli.demo.scenario import PULL, Scenario
+from asyncclients.cli.demo.scenario import PULL, SHARE, Scenario
 
 
 def frame(scene: Scenario) -> RenderableType:
@@ -113,7 +113,8 @@ def closing(scene: Scenario) -> RenderableType:
         table,
         Text(f"\n{kill_text(scene)}"),
         Text(
-            f"Web requests on intouch's key waited {waited} in all, the naive client's {naively}."
+            f"Web requests on intouch's key waited {waited} in all, the naive client's {naively}.\n"
+            f"Cost: with --share {SHARE} the backfill leaves half of intouch's quota to them."
         ),
     )
 
