@@ -176,7 +176,7 @@ class QuotaMiddleware:
     # --- Life -----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._bind()
+        self.bind()
         return self
 
     async def __aexit__(
@@ -196,7 +196,7 @@ class QuotaMiddleware:
             WrongEventLoopError: from another loop than the one it was used in.
         """
         if not self._closed and self._loop is not None:
-            self._bind()
+            self.bind()
             emit(self._listeners, PoolClosed(stats=self.stats))
         self._closed = True
         if self._eviction is not None:
@@ -217,7 +217,13 @@ class QuotaMiddleware:
         quotas = ", ".join(str(quota) for quota in self._settings.quotas)
         return f"<quota_middleware {quotas}, {len(self._scopes)} scopes>"
 
-    def _bind(self) -> asyncio.AbstractEventLoop:
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of this middleware; at first use, the running one.
+
+        Raises:
+            ClientClosedError: after `aclose`.
+            WrongEventLoopError: another loop is running.
+        """
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosedError(
@@ -236,7 +242,7 @@ class QuotaMiddleware:
     # --- Scopes ---------------------------------------------------------------------
 
     def _scope(self, request: aiohttp.ClientRequest) -> Scope:
-        loop = self._bind()
+        loop = self.bind()
         scope_of = self._settings.scope
         key = request.url.origin() if scope_of is None else scope_of(request)
         try:

@@ -208,9 +208,8 @@ def runs() -> str:
 
 def examined() -> str:
     columns = "rows: {rows:,} | by hand, rows/s: {by_hand:,.0f} | sync, rows/s: {ours:,.0f}"
-    return table(
-        columns + "| ratio: {ratio:.0%} | bytes a row: {bytes:.0f}", [load("sync")["examined"]]
-    )
+    columns += " | ratio: {ratio:.0%} | 1 % changed, rows/s: {changed:,.0f}"
+    return table(columns + " | bytes a row: {bytes:.0f}", [load("sync")["examined"]])
 
 
 # --- shared.md --------------------------------------------------------------------

@@ -30,7 +30,7 @@ from asyncclients.testing.clock import run_virtual
 from tests.support.valkey_server import Server, connect
 
 Row = dict[str, float | str]
-_TIME = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
+_TIME = "local now = clock[1] * 1000000 + clock[2]"
 _BATCH = 50
 
 
@@ -49,6 +49,7 @@ def claim(
     return LeaseRequest(
         process=me,
         epoch="",
+        seen=("", 0),
         new_epoch="bench",
         recovering=False,
         assume_spent=False,
@@ -132,7 +133,7 @@ def replayed(quota: Quota, spread: int, keys_of_it: int, seconds: float) -> Row:
             batch = client.pipeline(transaction=False)
             for keys, arguments, now in work[first : first + _BATCH]:
                 batch.evalsha(name, len(keys), *keys, *arguments, now)
-            granted += sum(len(answer[2]) for answer in batch.execute())
+            granted += sum(len(answer[3]) for answer in batch.execute())
         used = cpu(server) - used
     server.kill()
     return {

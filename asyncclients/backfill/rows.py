@@ -16,6 +16,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from types import GenericAlias
@@ -202,6 +203,21 @@ class RowConverter:
     def mapped_columns(self) -> frozenset[str]:
         """The columns that a mapping names; each must occur in the input."""
         return self._map.columns() if isinstance(self._map, Renaming) else frozenset()
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that differs if equal rows may have other values now; empty if that is not known.
+
+        The user may have edited a function or a row type since the last run.
+        """
+        is_own = self._type is None or self._type.__module__.startswith("asyncclients.")
+        if not is_own or not isinstance(self._map, Renaming | None):
+            return ""
+        try:
+            release = version("asyncclients")
+        except PackageNotFoundError:
+            return ""
+        return repr((release, self.name, self._map.names() if self._map else None))
 
     def _missing_columns(self, fields: set[str]) -> str:
         heads = {field.split(".", 1)[0] for field in fields}

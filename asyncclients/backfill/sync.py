@@ -134,9 +134,9 @@ async def sync(
             of created, and changes that others made there are noticed.
         row_type: as for `push`; by default what the target takes.
         map: as for `push`.
-        dry_run: send nothing and return a `Plan`: the input is read and compared with the state,
-            and the requests are built. The vendor's list is not read, so with *adopt* the plan has
-            creates for items that the state does not know. No file is written.
+        dry_run: change nothing and return a `Plan`: the input is read and compared with the state,
+            and the requests are built. With *adopt* it reads the vendor's list, one request a
+            page, which the plan counts as well, since the run reads it again. No file is written.
         limit: number of changes after which the run stops; run again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: maximum number of concurrent calls.

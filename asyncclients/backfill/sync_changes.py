@@ -63,10 +63,8 @@ def decide(
         rejected: digest of the row that was rejected last; None if none was, or to retry it.
         may_find: an item can be looked up by its key.
     """
-    if known is not None and not known.is_lost:
-        is_same = known.listed == listed if known.sent is None else known.sent == digest
-        if is_same:
-            return Action.KEEP
+    if known is not None and known.agrees(digest, listed):
+        return Action.KEEP
     if rejected == digest:
         return Action.FAIL
     if known is None or (known.is_lost and not may_find):

@@ -1,7 +1,12 @@
 """The input of a sync: digests of all its rows, and the rows themselves when they are sent.
 
 The input is read twice. The first pass finds duplicate and empty keys before anything is sent,
-and keeps 25 bytes per row: digests of its key and content, and later what to do with it.
+and keeps 33 bytes per row: digests of its key, content and line, and later what to do with it.
+
+The line of a row that agreed with its item at the end of the last run is remembered. If the file
+has the same line again, in the same order, its row is unchanged: it is neither parsed, converted
+nor compared with the item. Such rows are those of a CSV or JSON lines file with the same columns.
+The second pass reads only the rows to send, in the same way.
 """
 
 from __future__ import annotations
@@ -14,19 +19,32 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
+    Awaitable,
     Callable,
     Iterable,
+    Iterator,
     Mapping,
     Sequence,
 )
-from contextlib import aclosing
-from itertools import pairwise
+from contextlib import asynccontextmanager
+from itertools import islice, pairwise
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
-from asyncclients.backfill.files.source import Row, Rows, open_source
+from asyncclients.backfill.encoding import digest
+from asyncclients.backfill.files.lines import KnownLines
+from asyncclients.backfill.files.source import (
+    Block,
+    FileSource,
+    Row,
+    Rows,
+    Source,
+    open_source,
+)
 from asyncclients.backfill.rows import RowConverter, check_mapped
+from asyncclients.backfill.state.sync_state import RememberedLines
+from asyncclients.backfill.sync_changes import Action
 from asyncclients.backfill.sync_targets import (
     Shape,
     Target,
@@ -44,6 +62,7 @@ _SORTED_AT_ONCE = 10_000
 """Keys that are handled between two turns of the event loop."""
 
 OnInvalid = Callable[[Row, Exception], None]
+Remember = Callable[[str], Awaitable[RememberedLines]]
 
 
 def is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
@@ -63,9 +82,13 @@ class SyncInput:
         converter: as given.
         name: of the file, for messages.
         keys: digest of the key of each row, 0 if it has none.
-        digests: digest of the content of each row.
+        digests: digest of the content of each row; 0 if it is invalid, skipped, or not read.
+        lines: digest of the line of each row; 0 if it has several, or is not known.
         listed: digest that an equal item would have in the vendor's list; empty if not needed.
-        actions: the `Action` of each row.
+        agrees: 1 for each row that agrees with its item, at first those with remembered lines.
+        actions: the `Action` of each row; KEEP for these.
+        layout: identifies how a line becomes a row; empty if lines cannot be remembered.
+        remembered: the lines with which the input was compared.
         parents: key or id of the parent of each row, in a tree, by number.
         shape: the fields of the rows.
         unkeyed: number of invalid rows whose key is not known.
@@ -79,7 +102,10 @@ class SyncInput:
         self._key_is_field = target.key in converter.fields
         self.name, self.coerce = "", False
         self.keys, self.digests, self.listed = array("q"), array("q"), array("q")
-        self.actions = bytearray()
+        self.lines = array("q")
+        self.agrees, self.actions = bytearray(), bytearray()
+        self.layout = ""
+        self.remembered = RememberedLines(array("q"), array("q"))
         self.parents: dict[int, str] = {}
         self.shape: Shape = {}
         self.unkeyed = self.invalid = 0
@@ -90,7 +116,7 @@ class SyncInput:
         return len(self.keys)
 
     def __contains__(self, key: int) -> bool:
-        """Return whether a row has the key with the digest *key*."""
+        """Return whether a row has the key with the digest *key*, after `sort_keys`."""
         place = bisect_left(self._sorted, key)
         return place < len(self._sorted) and self._sorted[place] == key
 
@@ -98,45 +124,85 @@ class SyncInput:
         """Return the number of the row of a tree with the key *key*; None without one."""
         return self._places.get(key)
 
-    def is_valid(self, number: int) -> bool:
-        """Return whether row *number* has a value."""
-        return self.digests[number - 1] != 0
+    def read_rows(self) -> Iterator[list[int]]:
+        """Yield the indexes of the valid rows whose lines were not remembered, some at a time."""
+        found = (index for index, digest in enumerate(self.digests) if digest)
+        while some := [*islice(found, CHUNK)]:
+            yield some
 
     # --- The first pass ---------------------------------------------------------------------
 
     async def check(self) -> None:
-        """Raise `InputError` if the input cannot be opened, lacks a column, or is not UTF-8."""
+        """Raise `InputError` if the input cannot be opened or lacks a column."""
         if is_path(self._source):
-            async with aclosing(self._chunks(check=True)) as chunks:
-                await anext(chunks, None)
+            async with self._opened(check=True) as source:
+                await source.chunk()
             await check_mapped(self.converter, self._source)
-            rows = await open_source(self._source)
-            try:
-                await rows.count()  # finds another encoding in any row
-            finally:
-                await rows.aclose()
 
-    async def examine(self, on_invalid: OnInvalid, *, compare_listed: bool) -> None:
+    async def examine(
+        self, on_invalid: OnInvalid, remember: Remember, *, compare_listed: bool
+    ) -> None:
         """Read all rows; *compare_listed*: compute `listed` and `shape` as well.
+
+        *remember* returns the lines of the last run if they had the given layout.
 
         Raises:
             InputError: it cannot be read, or a key is empty or occurs twice.
         """
         await self._make_repeatable()
         self._version = _version_of(self._source)
-        async for rows in self._chunks(check=True):
-            values = self._add_valid(rows) or [self._add(row, on_invalid) for row in rows]
-            good = [row for row in values if row is not None]
-            digests = iter(row_digests(good))
-            self.digests.extend([0 if row is None else next(digests) for row in values])
-            if compare_listed:
-                self._compare_listed(values)
-        self.actions = bytearray(len(self.keys))
-        if twice := await self._sort_keys():
+        async with self._opened(check=True) as source:
+            self.layout = self._layout_of(source)
+            self.remembered = await remember(self.layout)
+            known = KnownLines(self.remembered.digests)
+            async for block in _blocks(source, known):
+                if block.known:
+                    self._add_known(block.known, compare_listed=compare_listed)
+                else:
+                    self._add_new(block, on_invalid, compare_listed=compare_listed)
+            source.check_encoding()
+        self.actions = self.agrees.replace(b"\1", bytes([Action.KEEP]))
+        if 0 in self.agrees and (twice := await self.sort_keys()):
             raise await self._duplicates(twice)
 
-    async def _sort_keys(self) -> set[int]:
-        """Sort the keys, without blocking the event loop; return those that occur twice."""
+    def _layout_of(self, source: Source) -> str:
+        """Return what changes if equal lines may become other rows; empty if that is not known.
+
+        The parent of a row is needed even if it is unchanged, so the rows of a tree are read.
+        """
+        has_lines = isinstance(source, FileSource) and source.has_lines
+        fingerprint = self.converter.fingerprint
+        if not has_lines or not fingerprint or self._target.parent_field is not None:
+            return ""
+        return digest(repr((source.columns, source.coerce, fingerprint)).encode())
+
+    def _add_known(self, places: range, *, compare_listed: bool) -> None:
+        """Add the rows with the remembered lines at *places*."""
+        first, end = places.start, places.stop
+        self.keys += self.remembered.keys[first:end]
+        self.lines += self.remembered.digests[first:end]
+        nothing = array("q", bytes(8 * len(places)))
+        self.digests += nothing
+        if compare_listed:
+            self.listed += nothing
+        self.agrees += b"\1" * len(places)
+
+    def _add_new(self, block: Block, on_invalid: OnInvalid, *, compare_listed: bool) -> None:
+        """Add the rows of *block*."""
+        rows = block.rows
+        values = self._add_valid(rows) or [self._add(row, on_invalid) for row in rows]
+        good = [row for row in values if row is not None]
+        digests = iter(row_digests(good))
+        self.digests.extend([0 if row is None else next(digests) for row in values])
+        self.lines += block.lines
+        self.agrees += bytes(len(rows))
+        if compare_listed:
+            self._compare_listed(values)
+
+    async def sort_keys(self) -> set[int]:
+        """Sort the keys for `in`, without blocking the event loop; return those that occur twice."""
+        if self._sorted:
+            return set()
         parts = {part: array("q") for part in range(-128, 128)}
         for first in range(0, len(self.keys), _SORTED_AT_ONCE):
             for key in self.keys[first : first + _SORTED_AT_ONCE]:
@@ -261,13 +327,18 @@ class SyncInput:
         """
         if _version_of(self._source) != self._version:
             raise self._changed()
-        async with aclosing(self._chunks()) as chunks:
-            async for rows in chunks:
-                found = [row for row in rows if wanted(row.number)]
-                if found and found[-1].number > len(self.keys):
+        lines = (line for number, line in enumerate(self.lines, 1) if line and not wanted(number))
+        known, ready = KnownLines(array("q", lines)), list[Row]()
+        async with self._opened() as source:
+            async for block in _blocks(source, known):
+                ready += [row for row in block.rows if wanted(row.number)]
+                if ready and ready[-1].number > len(self.keys):
                     raise self._changed()
-                if found:
-                    yield found
+                if len(ready) >= CHUNK:
+                    yield ready
+                    ready = []
+            if ready:
+                yield ready
 
     async def circle(self, numbers: Sequence[int]) -> InputError:
         """Return the error for the rows with *numbers*, which are below themselves."""
@@ -312,25 +383,18 @@ class SyncInput:
         """Return the value of *row* with None for the fields of its empty cells."""
         return self.converter.convert(self.converter.with_nulls(row.data), coerce=self.coerce)
 
-    async def _chunks(self, *, check: bool = False) -> AsyncGenerator[list[Row]]:
-        """Yield all rows, some hundreds at a time; *check*: that the columns are there."""
-        rows = await open_source(self._source)
+    @asynccontextmanager
+    async def _opened(self, *, check: bool = False) -> AsyncGenerator[Source]:
+        """Open the input; *check*: that the columns are there."""
+        source = await open_source(self._source)
         try:
-            self.name, self.coerce = rows.name, rows.coerce
+            self.name, self.coerce = source.name, source.coerce
             if check:
-                self.converter.check(rows)
-                self._check_key(rows.columns)
-            ready: list[Row] = []
-            while chunk := await rows.chunk():
-                ready += chunk
-                if len(ready) >= CHUNK:
-                    yield ready
-                    ready = []
-            rows.check_encoding()
-            if ready:
-                yield ready
+                self.converter.check(source)
+                self._check_key(source.columns)
+            yield source
         finally:
-            await rows.aclose()
+            await source.aclose()
 
     def _check_key(self, columns: Sequence[str] | None) -> None:
         key = self._target.key
@@ -348,6 +412,29 @@ class SyncInput:
             file=self.name,
             advice="Run again when it is complete; sent rows are not sent again",
         )
+
+
+async def _chunks(source: Source) -> AsyncIterator[list[Row]]:
+    """Yield all rows of *source*, some hundreds at a time."""
+    ready: list[Row] = []
+    while chunk := await source.chunk():
+        ready += chunk
+        if len(ready) >= CHUNK:
+            yield ready
+            ready = []
+    if ready:
+        yield ready
+
+
+async def _blocks(source: Source, known: KnownLines) -> AsyncIterator[Block]:
+    """Yield all rows of *source*, and the places of its *known* lines."""
+    if isinstance(source, FileSource) and source.has_lines:
+        while blocks := await source.blocks(known):
+            for block in blocks:
+                yield block
+    else:
+        async for rows in _chunks(source):
+            yield Block(range(0), rows, array("q", bytes(8 * len(rows))))
 
 
 def _version_of(source: Rows) -> tuple[int, ...] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from array import array
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import compress
 from typing import Any, Literal
 
 import msgspec
@@ -19,7 +21,7 @@ from asyncclients.backfill.plan import InvalidRows, Plan, RequestBuilder, silenc
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.progress import EtaEstimator
 from asyncclients.backfill.report import Progress, RequestCounter, SyncReport
-from asyncclients.backfill.state.sync_state import Digests, Item, SyncMemory
+from asyncclients.backfill.state.sync_state import Digests, Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import (
     SENT,
     Action,
@@ -126,6 +128,7 @@ class Sync:
             await self._decide()
             self._check_deletions()
             await self._send()
+            await self._remember_lines()
         except (BackfillStoppedError, InputError) as error:
             if isinstance(error, InputError) and not self._counter.requests:
                 raise
@@ -143,7 +146,9 @@ class Sync:
     async def _examine(self, on_invalid: OnInvalid) -> None:
         memory, rows, state = self._memory, self._rows, self._state
         has_listed = self._options.adopt or state.page > 0 or await memory.has_listed()
-        await rows.examine(on_invalid, compare_listed=has_listed)
+        if self._options.adopt:
+            state.layout = ""  # the list is compared with all rows
+        await rows.examine(on_invalid, memory.lines, compare_listed=has_listed)
         state.source, state.failed = rows.name, rows.invalid
 
     def _check_invalid(self) -> None:
@@ -204,9 +209,9 @@ class Sync:
     async def _decide(self) -> None:
         """Set the action of each row, and find the missing items."""
         rows, memory, state = self._rows, self._memory, self._state
-        found = 0
-        for first in range(1, len(rows) + 1, CHUNK):
-            found += await self._decide_some(range(first, min(first + CHUNK, len(rows) + 1)))
+        found = rows.agrees.count(1)
+        for indexes in rows.read_rows():
+            found += await self._decide_some(indexes)
         await self._compare_parents()
         if circle := self._tree.set_levels():
             raise await rows.circle(circle)
@@ -216,6 +221,7 @@ class Sync:
         state.unknown += count(Action.WAIT)
         memory.count = await memory.known_count()
         if found < memory.count:
+            await rows.sort_keys()
             async for keys in memory.known_keys():
                 self._missing += [key for key in keys if key not in rows]
         state.missing = len(self._missing)
@@ -224,27 +230,26 @@ class Sync:
         state.planned = (creates, count(Action.UPDATE), len(self._deletions))
         self._planned = sum(state.planned)
 
-    async def _decide_some(self, numbers: range) -> int:
-        """Set the actions of the rows with *numbers*; return how many have a known item."""
+    async def _decide_some(self, indexes: Sequence[int]) -> int:
+        """Set the actions of the rows at *indexes*; return how many have a known item."""
         rows, actions, intents = self._rows, self._rows.actions, self._memory.intents
-        valid = [number - 1 for number in numbers if rows.is_valid(number)]
-        known = await self._memory.digests([rows.keys[place] for place in valid])
+        known = await self._memory.digests([rows.keys[index] for index in indexes])
         keys, digests, found = rows.keys, rows.digests, 0
-        for place in valid:
-            key = keys[place]
+        for index in indexes:
+            key = keys[index]
             item = known.get(key)
             if item is not None:
                 found += item.is_known
-                if item.sent == digests[place] and key not in intents:
-                    actions[place] = Action.KEEP
+                if item.sent == digests[index] and key not in intents:
+                    actions[index] = Action.KEEP
                     continue
-            actions[place] = self._action_of(place, key, item)
+            actions[index] = self._action_of(index, key, item)
         return found
 
-    def _action_of(self, place: int, key: int, known: Digests | None) -> Action:
+    def _action_of(self, index: int, key: int, known: Digests | None) -> Action:
         rows, memory, options = self._rows, self._memory, self._options
         may_find = self._target.has("find")
-        digest = rows.digests[place]
+        digest = rows.digests[index]
         if key in memory.intents:
             if may_find:
                 return Action.LOCATE
@@ -253,7 +258,7 @@ class Sync:
                 return Action.NOTHING
             return Action.CREATE if options.unknown == "resend" else Action.WAIT
         rejected = None if options.retry_failed else memory.rejected.get(key, (None,))[0]
-        listed = rows.listed[place] if rows.listed else None
+        listed = rows.listed[index] if rows.listed else None
         action = decide(digest, listed, known, rejected, may_find=may_find)
         is_doubtful = action is Action.CREATE and self._is_list_uncertain and may_find
         return Action.LOCATE if is_doubtful else action
@@ -261,6 +266,8 @@ class Sync:
     async def _settle_absent_intents(self) -> None:
         """Settle creates of unknown outcome whose rows are gone."""
         memory, unknown = self._memory, self._options.unknown
+        if memory.intents:
+            await self._rows.sort_keys()
         absent = [key for key in memory.intents if key not in self._rows]
         if absent and self._target.has("find"):
             changes = [Change(Action.CHECK, key, memory.intents[key].name) for key in absent]
@@ -321,6 +328,31 @@ class Sync:
         for keys in await self._deletion_order():
             await self._deliver(self._items_to_delete(keys))
         self._delivery.finish()
+
+    async def _remember_lines(self) -> None:
+        """Remember the lines of the rows that agree with their items, for the next run."""
+        rows, memory = self._rows, self._memory
+        if not rows.layout:
+            return
+        await memory.saved()
+        for indexes in rows.read_rows():
+            known = await memory.digests([rows.keys[index] for index in indexes])
+            for index in indexes:
+                key = rows.keys[index]
+                item, listed = known.get(key), rows.listed[index] if rows.listed else None
+                rows.agrees[index] = (
+                    rows.lines[index] != 0
+                    and key not in memory.intents
+                    and item is not None
+                    and item.is_known
+                    and item.agrees(rows.digests[index], listed)
+                )
+        lines = RememberedLines(
+            array("q", compress(rows.lines, rows.agrees)),
+            array("q", compress(rows.keys, rows.agrees)),
+        )
+        if lines != rows.remembered or not memory.state.layout:
+            memory.remember_lines(rows.layout, lines)
 
     async def _deliver(
         self,
@@ -426,10 +458,12 @@ class Sync:
     # --- Plan -------------------------------------------------------------------------------
 
     async def plan(self) -> Plan:
-        """Return what `work` would do, without sending anything."""
+        """Return what `work` would do, without changing anything at the vendor."""
         invalid = InvalidRows()
         self._is_plan, self._write_failure = True, invalid.add
         await self._examine(invalid.add)
+        if self._options.adopt:
+            await self._adopt()
         await self._decide()
         target, state, limit = self._target, self._state, self._options.limit
         builder = _builder(target)
@@ -451,7 +485,7 @@ class Sync:
         wrong += await self._build(builder, changes)
         sent = counts.total()
         deletions = min(state.planned[2], (limit or sys.maxsize) - sent)
-        requests, seconds = builder.calls(unbuilt + deletions)
+        requests, seconds = builder.calls(unbuilt + deletions + self._counter.requests)
         return Plan(
             rows=len(self._rows),
             valid=sent - wrong,

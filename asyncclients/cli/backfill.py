@@ -209,7 +209,7 @@ async def sync(
         state: the file that remembers what was sent; by default FILE.state.
         map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
         set: field=value, the same in each row.
-        dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
+        dry_run: change nothing and show what would be sent: counts, duration, the first request, invalid rows; with adopt, the vendor's list is read.
         limit: number of changes after which it stops; run it again to continue.
         retry_failed: send rejected rows again although they have not changed.
         concurrency: number of concurrent calls.
@@ -345,8 +345,11 @@ async def run(
             async with pool_of_jobs(limits_store(limits), quiet=quiet) as pool:
                 check_credentials(jobs)
                 with ProgressDisplay(quiet=quiet) as display:
+                    running = [
+                        (job.title, run_job(job, pool, display.job(job.title))) for job in jobs
+                    ]
                     results = await asyncio.gather(
-                        *(run_job(job, pool, display.job(job.title)) for job in jobs),
+                        *(display.showing_failure(*each) for each in running),
                         return_exceptions=True,
                     )
         by_name = dict(zip((job.name for job in jobs), results, strict=True))

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Self
+from textwrap import wrap
+from typing import Self, TypeVar
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
@@ -22,6 +23,8 @@ from rich.text import Text
 from asyncclients.backfill import Progress
 from asyncclients.cli.output import duration, say
 from asyncclients.errors import encodable
+
+T = TypeVar("T")
 
 _MIN_PAUSE = 5.0
 """Minimum seconds between two lines of a job."""
@@ -34,6 +37,8 @@ _CAUSE_LENGTH = 120
 _NAME_CELLS = 24
 _BAR_CELLS = 40
 """Maximum widths of a name and of a bar."""
+_MIN_BAR_CELLS = 8
+"""Cells that a bar keeps if a name would need them."""
 
 
 class ProgressDisplay:
@@ -59,6 +64,7 @@ class ProgressDisplay:
         self._lines = 0
         self._jobs: dict[str, Progress | None] = {}
         self._printed_at: dict[str, float] = {}
+        self._failures: dict[str, str] = {}
         self._live: Live | None = None
         console = _terminal() if console is None else console
         self._is_utf8 = console is not None and console.encoding.startswith("utf")
@@ -93,6 +99,22 @@ class ProgressDisplay:
 
         return show
 
+    async def showing_failure(self, name: str, work: Awaitable[T]) -> T:
+        """Return the result of *work*, the job *name*; if it fails, show why while others go on."""
+        try:
+            return await work
+        except Exception as failure:
+            if len(self._jobs) > 1:
+                self._show_failure(encodable(name), _short(str(failure)))
+            raise
+
+    def _show_failure(self, name: str, reason: str) -> None:
+        self._failures[name] = reason
+        if self._live is not None:
+            self._draw(self._refresh)
+        elif not self._quiet:
+            say(f"{name}: failed: {reason}", sys.stderr)
+
     # --- Lines ------------------------------------------------------------------------
 
     def _is_due(self, name: str) -> bool:
@@ -125,20 +147,37 @@ class ProgressDisplay:
                     live.stop()
 
     def bars(self, width: int) -> list[Text]:
-        """Return the bar of each job, with a line of notes if there are any."""
-        shown = {name: state for name, state in self._jobs.items() if state is not None}
-        facts = {name: _facts(state) for name, state in shown.items()}
+        """Return the bar of each job, with its notes below it if there are any."""
+        shown = {
+            name: state
+            for name, state in self._jobs.items()
+            if state is not None or name in self._failures
+        }
+        facts = {
+            name: ("", "", "failed") if name in self._failures or state is None else _facts(state)
+            for name, state in shown.items()
+        }
         columns = [max(map(len, column)) for column in zip(*facts.values(), strict=True)]
-        names = min(_NAME_CELLS, max(map(len, shown), default=0), width // 4)
+        left = width - sum(columns) - 2 * len(columns) - 1 - _MIN_BAR_CELLS
+        longest = max(map(cell_len, shown), default=0)
+        names = min(_NAME_CELLS, longest, max(width // 4, left))
         lines: list[Text] = []
         for name, state in shown.items():
             cells = [fact.rjust(size) for fact, size in zip(facts[name], columns, strict=True)]
             right = "  ".join(cells)
             room = width - names - len(right) - 3
             bar = _bar(state, min(room, _BAR_CELLS), is_utf8=self._is_utf8)
-            lines.append(Text.assemble(set_cell_size(name, names), " ", bar, "  ", right))
-            if notes := _notes(state):
-                lines.append(Text(" " * (names + 1) + ", ".join(notes), style="dim"))
+            title = set_cell_size(name, names)
+            if cell_len(name) > names and self._is_utf8:
+                title = set_cell_size(name, names - 1) + "…"
+            lines.append(Text.assemble(title, " ", bar, "  ", right))
+            failure = self._failures.get(name)
+            notes = [failure] if failure or state is None else _notes(state)
+            indent = " " * (names + 1)
+            text = ", ".join(filter(None, notes))
+            lines += (
+                Text(indent + part, style="dim") for part in wrap(text, max(1, width - names - 1))
+            )
         for line in lines:
             line.no_wrap, line.overflow = True, "crop"
         return lines
@@ -152,11 +191,11 @@ def _terminal() -> Console | None:
     return console if console.is_interactive and not console.is_dumb_terminal else None
 
 
-def _bar(state: Progress, cells: int, *, is_utf8: bool) -> Text:
+def _bar(state: Progress | None, cells: int, *, is_utf8: bool) -> Text:
     """Return a bar of *cells* cells; blank without a total, empty if there is no room."""
     if cells < 1:
         return Text()
-    if state.total is None or state.remaining is None:
+    if state is None or state.total is None or state.remaining is None:
         return Text(" " * cells)
     full = cells - cells * state.remaining // max(1, state.total)
     full = min(full, cells - 1) if state.remaining else cells

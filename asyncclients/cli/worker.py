@@ -75,7 +75,8 @@ async def run_jobs(
     async with _backfills(database_url, limits) as (backfills, pool):
         check_credentials(jobs)
         running: list[Coroutine[Any, Any, Report | SyncReport | Plan]] = [
-            _run(job, backfills, pool, display.job(job.title)) for job in jobs
+            display.showing_failure(job.title, _run(job, backfills, pool, display.job(job.title)))
+            for job in jobs
         ]
         return await asyncio.gather(*running, return_exceptions=True)
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from asyncclients.backfill.report import Progress
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.scope import ScopeStats
+    from asyncclients.middleware import QuotaMiddleware
 
 TICK = 0.25
 """Seconds between two samples."""
@@ -107,7 +108,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Monitor:
-    """The page of one or more pools; `async with` or `start` serves it.
+    """The page of one or more pools and quota middlewares; `async with` or `start` serves it.
 
     Attributes:
         url: its address, after the start.
@@ -118,7 +119,11 @@ class Monitor:
     """
 
     def __init__(
-        self, pool: SessionPool, *others: SessionPool, port: int = 0, host: str = "127.0.0.1"
+        self,
+        pool: SessionPool | QuotaMiddleware,
+        *others: SessionPool | QuotaMiddleware,
+        port: int = 0,
+        host: str = "127.0.0.1",
     ) -> None:
         if not is_loopback(host):
             raise ConfigurationError(

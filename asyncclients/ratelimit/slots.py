@@ -122,9 +122,15 @@ class SlidingWindow:
             insort(expiries, to, first)
 
     def inherit(self, other: SlidingWindow, now: float) -> None:
-        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*."""
+        """Hold slots for the calls in *other*; calls in flight count as arriving by *now*.
+
+        A window that was in use before holds its own slots, and those of later calls.
+        """
+        own = [expiry for expiry in self.expiries if expiry > now]
+        newest = max((expiry for expiry in own if expiry < math.inf), default=now)
         arrivals = (min(expiry - other.period, now) for expiry in other.expiries)
-        self.expiries = [at + self.period for at in arrivals if at + self.period > now]
+        own += [at + self.period for at in arrivals if at + self.period > newest]
+        self.expiries, self.first_live = sorted(own), 0
 
     def release(self, expiry: float) -> None:
         """Free the slot that expires at *expiry*, unless it has expired already."""

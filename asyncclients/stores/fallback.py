@@ -377,6 +377,7 @@ class OutageLog:
         self._vendors: dict[str, str] = {}
         self._down_since: float | None = None
         self._recovered_at = self._reset_logged_at = self._bug_logged_at = -math.inf
+        self._taken_over_logged_at = -math.inf
         self._differing: tuple[object, ...] = ()
 
     @property
@@ -428,6 +429,18 @@ class OutageLog:
                 *(self._vendor_names(), self._config.display_name, now - self._down_since),
             )
             self._down_since = None
+
+    def taken_over(self, key: str, now: float, request: LeaseRequest) -> None:
+        """Log that another server process has the log of *key*, unless it was logged lately."""
+        if now < self._taken_over_logged_at + _LOG_INTERVAL:
+            return
+        self._taken_over_logged_at = now
+        logger.warning(
+            "%s: limit store %s: another server process has its data, after a restart, a failover "
+            "or a move of its slot. No calls for %g s, and for a period of its quota if the last "
+            "requests are lost",
+            *(self.name(key), self._config.display_name, request.detection_time / SECOND),
+        )
 
     def reset(self, key: str, now: float, event: str, request: LeaseRequest, advice: str) -> None:
         """Log an *event* that voids the logs of all scopes, unless it was logged lately."""

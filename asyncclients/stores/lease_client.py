@@ -275,6 +275,7 @@ class SyncState:
         self._key, self._local, self._slots = key, local, slots
         self._config, self._log = config, log
         self._epoch = ""
+        self._seen = ("", 0)
         self._other_quotas: frozenset[str] = frozenset()
         self.clock = StoreClock()
         self.membership = NO_MEMBERS
@@ -325,11 +326,11 @@ class SyncState:
         """Return a request for up to *count* calls of *demand*."""
         slots, config, shortest = self._slots, self._config, min(self.periods())
         count = min(slots.max_calls(demand), max(0, count - slots.held(demand)))
-        heartbeat = self._is_heartbeat(now, goodbye=goodbye, idle=idle, interval=interval)
-        reports = slots.reports(now, renews=self._renews(now, is_heartbeat=heartbeat))
+        heartbeat, reports = self._due(now, goodbye=goodbye, idle=idle, interval=interval)
         return LeaseRequest(
             process=config.process,
             epoch=self._reported_epoch(now, recovering=recovering),
+            seen=self._seen,
             new_epoch=uuid4().hex[:12],
             recovering=recovering,
             assume_spent=self._assumes_spent,
@@ -370,19 +371,17 @@ class SyncState:
     def _paused_until(self) -> float:
         return self._local.paused_until if self.rejected else self.unavailable_until
 
-    def _renews(self, now: float, *, is_heartbeat: bool) -> bool:
-        """Return whether the calls in flight are to be reported again."""
-        if not is_heartbeat and now < self._renew_at:
-            return False
-        self._renew_at = now + min(HEARTBEAT, *self.periods())
-        return True
-
-    def _is_heartbeat(self, now: float, *, goodbye: bool, idle: bool, interval: float) -> bool:
-        """Return whether a heartbeat is due: also when the process is no longer idle."""
-        if goodbye or (now < self.heartbeat_at and (idle or not self.is_idle)):
-            return False
-        self.is_idle, self.heartbeat_at = idle, now + interval
-        return True
+    def _due(
+        self, now: float, *, goodbye: bool, idle: bool, interval: float
+    ) -> tuple[bool, Reports]:
+        """Return whether a heartbeat is due, also after idleness, and what is to be reported."""
+        is_heartbeat = not goodbye and (now >= self.heartbeat_at or (self.is_idle and not idle))
+        if is_heartbeat:
+            self.is_idle, self.heartbeat_at = idle, now + interval
+        renews = is_heartbeat or now >= self._renew_at
+        if renews:
+            self._renew_at = now + min(HEARTBEAT, *self.periods())
+        return is_heartbeat, self._slots.reports(now, renews=renews)
 
     def _reported_epoch(self, now: float, *, recovering: bool) -> str:
         """Return the epoch that contains this process's calls of the last period; "" for none."""
@@ -494,6 +493,9 @@ class SyncState:
         if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
             advice = "Check whether it was restarted or flushed, or evicts keys"
             self._log.reset(self._key, now, "it lost its data", request, advice)
+        elif request.seen[0] not in {"", response.server} and request.epoch:
+            self._log.taken_over(self._key, now, request)
+        self._seen = response.server, response.now
         if response.epoch != self._epoch:
             self.heartbeat_at = now  # report membership and calls in flight to the new log
         self._epoch = response.epoch

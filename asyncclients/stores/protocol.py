@@ -55,6 +55,11 @@ calls by itself, and so may others. Nothing is granted for `detection_time`, unt
 reported. A store that was out of reach for everybody also notices this itself, by the
 heartbeats that are overdue, since the first process to return may be a new one.
 
+**Takeover.** A replica that is promoted, or a server that reads its log from disk, may lack the
+last requests. The script sees that another server process has the log, and grants nothing for
+`detection_time`. Meanwhile each process reports the last instant that it has seen on the old
+server. If that is later than the log, requests are lost, and nothing is granted for a period.
+
 **Clocks.** Only the store's clock counts. If it was set back, a new log starts with a
 spent window. If it was set forward, the log looks older than it is: processes detect the
 jump and report an unknown epoch, which makes the window count as spent.
@@ -73,6 +78,8 @@ its first four digits. Instants are microseconds since 1970 of the server's cloc
 | field of `state` | content |
 | --- | --- |
 | `epoch` | name of this log, random |
+| `server` | `run_id` of the server process that has the log |
+| `taken_over_at` | `updated_at` when that process took over |
 | `updated_at` | instant of the last request |
 | `spent_until` | nothing is granted before this instant: data was lost, or the store is recovering |
 | `paused_until` | nothing is granted before this instant, because the vendor rejected a call or is unavailable |
@@ -166,6 +173,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         process: random name of the pool in this process.
         epoch: the log that the process knows; empty for none.
+        seen: `server` and `now` of the last response; "" and 0 for none.
         new_epoch: name for the log if it is new.
         recovering: the process returns from an outage in which others may have sent calls.
         assume_spent: a new log starts with a spent window.
@@ -199,6 +207,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     process: str
     epoch: str
+    seen: tuple[str, int]
     new_epoch: str
     recovering: bool
     assume_spent: bool
@@ -242,6 +251,7 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     Attributes:
         now: the store's clock.
         epoch: name of the log.
+        server: random name of the server process; empty if it is not known, or for a file.
         opens_in: time from *now* until the slots of each call open, from `LeaseRequest.first` on.
         retry_in: time from *now* after which another request may be granted a slot.
         pause: for how long the vendor wants no calls.
@@ -260,6 +270,7 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     now: int
     epoch: str
+    server: str
     opens_in: tuple[int, ...]
     retry_in: int
     pause: int

@@ -13,6 +13,8 @@
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
+local info = redis.pcall('INFO', 'server')
+local server = type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
 local request, RULES = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local STATE, MEMBERS, WAITING = KEYS[1], KEYS[2], {KEYS[3], KEYS[4]}
 local LOGS, ALL_LOGS = {[''] = KEYS[5]}, {''}
@@ -45,6 +47,21 @@ end
 
 local function hold(duration)
   put('spent_until', math.max(get('spent_until'), now + duration))
+end
+
+-- Another process of the server has the log now: it may lack the last requests.
+if server ~= (state.server or '') then
+  if state.server and state.server ~= '' then
+    put('taken_over_at', get('updated_at'))
+    hold(request.detection_time)
+  end
+  state.server = server
+  redis.call('HSET', STATE, 'server', server)
+end
+local last_server, seen = unpack(request.seen)
+if last_server ~= '' and last_server ~= server and request.epoch == state.epoch
+  and seen > get('taken_over_at') then
+  hold(request.recovery_hold + request.detection_time)
 end
 
 -- The clock was set back, or members could not reach the log for a while.
@@ -181,8 +198,10 @@ for field, value in pairs(state) do
     elseif is_replaced then
       longest, replaced_period = math.max(longest, period), math.max(replaced_period, period)
     else
-      while calendar and stop <= request.wall and LOGS[group] do
-        previous, start, stop = start, stop, stop + period
+      if calendar and stop <= request.wall and LOGS[group] then
+        local skipped = math.floor((request.wall - stop) / period)
+        previous = skipped > 0 and stop + (skipped - 1) * period or start
+        start, stop = stop + skipped * period, stop + (skipped + 1) * period
         entered[#entered + 1] = {name = name, group = group, start = start}
         redis.call('HSET', STATE, field, text(reported_at) .. ' ' .. text(interval) .. ' ' .. burst
           .. ' ' .. text(previous) .. ' ' .. text(start) .. ' ' .. text(stop))
@@ -572,6 +591,6 @@ redis.call('PEXPIRE', MEMBERS, text(math.ceil(math.max(longest / 500, request.tt
 local ends_in = math.max(longest * 2, last_end - request.wall)
 keep = math.ceil((ends_in + held) / 1000) + 120000
 redis.call('PEXPIRE', STATE, text(state.operator_quotas and RULES.keep_control or keep))
-return {now, state.epoch, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
+return {now, state.epoch, server, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
   get('rejected'), contenders, member_count, start, size, get('share_wanted_until') > now and 1 or 0,
   waits_for, used, names, state.operator_pause or '', state.operator_quotas or '', held}

@@ -150,6 +150,8 @@ class QuotaLog(msgspec.Struct, kw_only=True):
 
     updated_at: int = 0
     epoch: str = ""
+    server: str = ""
+    taken_over_at: int = 0
     spent_until: int = 0
     paused_until: int = 0
     accepted: int = 0
@@ -173,18 +175,21 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         request: LeaseRequest,
         now: int,
         *,
+        server: str = "",
         held: int = 0,
         operator_quotas: frozenset[str] = frozenset(),
     ) -> LeaseResponse:
         """Apply *request*. Costs O(log n) per slot, plus loading and saving the log.
 
-        An operator wants no calls for *held*, and has set the quotas named *operator_quotas*.
+        *server* has the log. An operator wants no calls for *held*, and has set the quotas named
+        *operator_quotas*.
         """
         obeyed = frozenset(spec.name for spec in request.operator_quotas)
         is_withheld = held > 0 or bool(operator_quotas and obeyed != operator_quotas)
         if is_withheld:
             request = replace(request, count=0)
         self.vendor, self.operator_quotas = request.vendor or self.vendor, operator_quotas
+        self._check_server(request, now, server)
         self._check_clock(request, now)
         has_lost_data = self._check_epoch(request, now)
         self._update_quotas(request, now, has_lost_data=has_lost_data)
@@ -197,6 +202,7 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         return LeaseResponse(
             now=now,
             epoch=self.epoch,
+            server=server,
             opens_in=tuple(opens_in),
             retry_in=retry_in,
             pause=max(0, self.paused_until - now),
@@ -219,6 +225,18 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         """Return the microseconds until the last calendar window ends; 0 without a window."""
         ends = (quota.spec.end for quota in self.quotas.values() if quota.spec.calendar)
         return max(0, max(ends, default=0) - request.wall)
+
+    def _check_server(self, request: LeaseRequest, now: int, server: str) -> None:
+        """Hold if another process of the server has the log now: it may lack the last requests."""
+        if server != self.server:
+            if self.server:
+                self.taken_over_at = self.updated_at
+                self._hold(now + request.detection_time)
+            self.server = server
+        last_server, seen = request.seen
+        elsewhere = last_server not in {"", server} and request.epoch == self.epoch != ""
+        if elsewhere and seen > self.taken_over_at:
+            self._hold(now + request.recovery_hold + request.detection_time)
 
     def _check_clock(self, request: LeaseRequest, now: int) -> None:
         """Start a new log if the clock was set back; hold if others may have lost the store."""
@@ -278,12 +296,13 @@ class QuotaLog(msgspec.Struct, kw_only=True):
                 del self.quotas[name]
                 self.used.pop(name, None)
                 continue
-            while spec.calendar and spec.end <= request.wall and spec.group in request.logs:
+            if spec.calendar and spec.end <= request.wall and spec.group in request.logs:
                 # Nobody has named the new window: count it as one of the longest.
-                end = spec.end + spec.period
-                quota.spec = replace(spec, previous=spec.start, start=spec.end, end=end)
+                skipped = (request.wall - spec.end) // spec.period
+                start = spec.end + skipped * spec.period
+                previous = start - spec.period if skipped else spec.start
+                quota.spec = replace(spec, previous=previous, start=start, end=start + spec.period)
                 self._follow(spec, quota, request)
-                spec = quota.spec
 
     def _follow(self, known: QuotaSpec, quota: QuotaState, request: LeaseRequest) -> None:
         """Enter the current window, which follows that of *known* unless it is the same one.

@@ -471,7 +471,7 @@ def _connection_error(
         )
     reason = type(error).__name__
     if isinstance(error, (TimeoutError, RedisTimeoutError)):
-        reason += f": no reply within {TIMEOUT:g} s"
+        reason += ": no reply in time"
     elif isinstance(error, RedisError):
         reason += f": {text}"
     advice = (

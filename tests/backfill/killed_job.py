@@ -52,11 +52,10 @@ async def work(kind: str, source: str, state: str) -> Report | SyncReport:
                 max_failed=1.0,
                 retry_failed=kind == "retry",
             )
-        if kind == "sync":
+        if kind in ("hierarchies", "contacts"):
             return await sync(
                 source,
-                intouch.hierarchies,
-                key="client_code",
+                getattr(intouch, kind),
                 state=state,
                 on_missing="delete",
                 max_deleted=1.0,

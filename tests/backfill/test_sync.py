@@ -558,6 +558,28 @@ async def test_dry_run_plans_without_sending(
     assert (report.created, report.deleted, report.failed) == (1, 3, 1)
 
 
+async def test_dry_run_of_an_adoption_reads_the_list(
+    intouch: IntouchClient, sandbox: Sandbox, csv: Path, state: Path
+) -> None:
+    """The plan is that of the run, with the requests for the list; nothing is written."""
+    vendor = sandbox.state("intouch")
+    vendor.grow(contacts=60)
+    emails = [row["email"] for row in vendor.contacts.values()]
+    write(csv, [("new@x.org", "N"), (emails[0], "Changed"), *((each, "") for each in emails[1:50])])
+    await sync([{"email": "gone@x.org"}], intouch.contacts, state=state)
+    del vendor.contacts[uuid_of(vendor.contacts, "gone@x.org")]
+    before = state.read_bytes(), sorted(state.parent.iterdir()), len(sandbox.requests("intouch"))
+    arguments: SyncKeywords = {"adopt": True, "on_missing": "delete", "max_deleted": 1.0}
+    plan = await sync(csv, intouch.contacts, state=state, dry_run=True, **arguments)
+    assert (plan.create, plan.update, plan.delete, plan.unchanged) == (1, 1, 10, 49)
+    methods = {request.method for request in sandbox.requests("intouch")[before[2] :]}
+    assert methods == {"GET"}
+    assert (state.read_bytes(), sorted(state.parent.iterdir())) == before[:2]
+    report = await sync(csv, intouch.contacts, state=state, **arguments)
+    assert (report.created, report.updated, report.deleted, report.unchanged) == (1, 1, 10, 49)
+    assert report.requests == plan.requests
+
+
 async def test_dry_run_names_invalid_rows_and_the_duration(
     pool: SessionPool, sandbox: Sandbox, csv: Path, state: Path
 ) -> None:

@@ -20,6 +20,7 @@ from asyncclients.backfill import Progress, Report
 from asyncclients.cli.output import duration, say, show
 from asyncclients.cli.progress import ProgressDisplay, progress_text
 from asyncclients.cli.shared import pool_of_jobs
+from asyncclients.errors import StateError
 from asyncclients.sandbox import Sandbox, status
 from asyncclients.stores import FileLimits
 
@@ -101,6 +102,41 @@ def test_bar_says_that_the_vendor_is_unavailable() -> None:
     assert "waiting" in shown
     assert "vendor unavailable for 2 min 5 s" in shown
     assert "vendor unavailable for 2 min 5 s" in progress_text(out)
+
+
+def test_bar_wraps_a_long_cause_on_a_narrow_terminal() -> None:
+    """On 60 columns the cause of an outage is readable to its end, and so is a name of 16 cells."""
+    cause = "could not connect to api.intouchinsight.com:443: Connection refused"
+    out = msgspec.structs.replace(
+        HALFWAY, done=151, total=500, remaining=349, eta=None, waiting=125.0, cause=cause
+    )
+    lines = drawn({"intouch.contacts": out}, 60).splitlines()
+    assert lines[0].startswith("intouch.contacts ━")
+    assert max(map(len, lines)) <= 60
+    assert " ".join(line.strip() for line in lines[1:]).endswith(f"for 2 min 5 s: {cause}")
+
+
+@pytest.mark.parametrize("bars", [True, False])
+async def test_failure_of_a_job_is_shown_while_others_run(
+    bars: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job that fails says why at once, not only at the end of all; a job that is alone does not."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=80) if bars else None
+
+    async def fail() -> None:
+        raise StateError("the state belongs to another job")
+
+    with ProgressDisplay(console=console) as display:
+        display.job("a")(HALFWAY)
+        for others in ([], ["b", "c"]):
+            for name in others:
+                display.job(name)
+            with pytest.raises(StateError):
+                await display.showing_failure(others[0] if others else "a", fail())
+            shown = "\n".join(line.plain for line in display.bars(80)) if bars else ""
+            shown += capsys.readouterr().err
+            assert ("the state belongs to another job" in shown) is bool(others)
+            assert ("failed" in shown.replace("2 failed", "")) is bool(others)
 
 
 def test_bar_says_that_the_vendor_paused_it() -> None:

@@ -19,10 +19,12 @@ from asyncclients import (
     Priority,
     Quota,
     SessionPool,
+    quota_middleware,
 )
 from asyncclients.backfill.report import Progress
 from asyncclients.integrations.monitor import TICK, Monitor
 from asyncclients.sandbox import Sandbox
+from tests.support.byte_server import answers, byte_server, http
 
 from .browser import CHROMIUM, browser
 
@@ -76,6 +78,19 @@ async def test_cancelled_aclose_can_be_repeated() -> None:
             port = int(monitor.url.rstrip("/").rpartition(":")[2])
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_monitor_shows_a_quota_middleware() -> None:
+    """The page has a row for the requests of a session with `quota_middleware`."""
+    async with (
+        byte_server(answers(http())) as server,
+        quota_middleware(Quota(5, 1.0)) as limited,
+        aiohttp.ClientSession(middlewares=(limited,)) as session,
+        Monitor(limited) as monitor,
+    ):
+        await session.get(server.url)
+        (row,) = monitor.sample(0.0).scopes
+    assert (row.vendor, row.sent) == ("127.0.0.1", 1)
 
 
 async def test_import_loads_no_monitor() -> None:

@@ -515,3 +515,18 @@ def test_unavailability_pauses_without_feedback() -> None:
         limiter.feedback.burst_factor,
     ) == before
     assert not limiter.feedback.probing
+
+
+def test_replaced_quota_that_returns_counts_all_calls() -> None:
+    """A quota that is replaced for a while counts the calls before and meanwhile."""
+    long, short = Quota(2, 60.0), Quota(5, 1.0)
+    limiter = Limiter([long], admission="exact")
+    for at in (0.0, 1.0):
+        limiter.on_response(limiter.acquire(at), at, None)
+    limiter.replace([short], 10.0)
+    assert limiter.quotas == (short,)
+    assert limiter.next_permit_at(10.0) == 10.0
+    limiter.on_response(limiter.acquire(11.0), 11.0, None)
+    limiter.replace([long], 20.0)
+    assert limiter.held(20.0) == 3
+    assert limiter.next_permit_at(20.0) == 61.0

@@ -16,12 +16,17 @@ import pytest
 from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
 from asyncclients.core.events import QuotasReplaced, ScopePaused, ScopeResumed
 from asyncclients.integrations.monitor import Monitor
-from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
+from asyncclients.ratelimit.control import Control, OperatorPause, OperatorQuotas
+from asyncclients.ratelimit.headers import RateLimitInfo
+from asyncclients.ratelimit.quota import Priority
+from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.sandbox import Sandbox
+from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
 from asyncclients.stores.protocol import LeaseResponse, QuotaSpec, quota_names
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import redis_key
+from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
 from tests.support.valkey_server import connect, free_port
 
 from .test_quota_log import SECOND, START, TWO, Lua, lease_request, random_requests
@@ -294,3 +299,96 @@ async def test_store_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="could not be reached") as caught:
         await LimitsControl(RedisLimits(url)).show()
     assert "canary" not in f"{caught.value!r}"
+
+
+# --- Many processes, in virtual time ----------------------------------------------------
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def pause_of(seconds: float) -> Control:
+    """Return a pause that ends in *seconds* by the clock of the store."""
+    at = EPOCH / 1e6 + now()
+    return Control(pause=OperatorPause(at=at, until=at + seconds, by="ann"))
+
+
+@pytest.mark.virtual_time
+async def test_pause_reaches_a_crowd_and_holds_in_an_outage() -> None:
+    """110 processes stop within 2 s, send nothing in an outage either, and resume within 2 s."""
+    world = SharedQuotaSimulation(SlidingLog(5, 5.0), Quota(5, 5.0))
+    for _ in range(110):
+        world.start().work(1)
+    await asyncio.sleep(3)
+    world.store.control, paused_at = pause_of(600), now()
+    await asyncio.sleep(4)
+    world.store.down = True
+    await asyncio.sleep(6)
+    world.store.down = False
+    await asyncio.sleep(20)
+    world.store.control, resumed_at = Control(), now()
+    await asyncio.sleep(5)
+    await world.stop()
+    assert [at for at in world.arrivals if at < paused_at]
+    assert not [at for at in world.arrivals if paused_at + 2 < at < resumed_at]
+    assert min(at for at in world.arrivals if at > resumed_at) < resumed_at + 2
+    assert not world.refusals
+
+
+@pytest.mark.virtual_time
+async def test_pause_ends_by_itself() -> None:
+    """A pause that nobody ends is over at its end, and calls continue at once."""
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), Quota(20, 1.0))
+    process = world.start()
+    process.work(4)
+    await asyncio.sleep(2)
+    world.store.control, paused_at = pause_of(30), now()
+    await asyncio.sleep(33)
+    await world.stop()
+    later = [at for at in world.arrivals if at > paused_at + 2]
+    assert paused_at + 30 <= later[0] < paused_at + 30.5
+
+
+@pytest.mark.virtual_time
+async def test_pause_of_the_vendor_outlasts_a_resume() -> None:
+    """An operator pauses and resumes; the pause that the vendor asked for stays."""
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), Quota(20, 1.0))
+    first, second = world.start(), world.start()
+    second.work(2)
+    await asyncio.sleep(2)
+    permit = await first.scheduler.acquire(PermitRequest(Priority.INTERACTIVE))
+    paused_at = now()
+    first.scheduler.on_response(permit, RateLimitInfo(is_rate_limited=True, retry_after=20.0))
+    first.scheduler.on_done()
+    world.store.control = pause_of(60)
+    await asyncio.sleep(5)
+    world.store.control = Control()
+    await asyncio.sleep(25)
+    await world.stop()
+    assert not [at for at in second.sent if paused_at + 0.2 < at < paused_at + 20.0]
+    assert [at for at in second.sent if at > paused_at + 20.0]
+
+
+@pytest.mark.virtual_time
+async def test_set_quotas_are_kept_with_exact_admission() -> None:
+    """Three processes keep the quotas that are set, also in an outage, and then the configured ones."""
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), Quota(20, 1.0), admission="exact")
+    for _ in range(3):
+        world.start().work(4)
+    await asyncio.sleep(5)
+    quotas = OperatorQuotas(at=0.0, by="ann", quotas=(Quota(4, 1.0),))
+    world.store.control, set_at = Control(quotas=quotas), now() + 2
+    await asyncio.sleep(10)
+    world.store.down = True
+    await asyncio.sleep(10)
+    world.store.down = False
+    await asyncio.sleep(10)
+    world.store.control, reset_at = Control(), now()
+    await asyncio.sleep(10)
+    await world.stop()
+    slow = [at for at in world.arrivals if set_at < at < reset_at]
+    assert most_in(1.0, slow) == 4
+    assert len(slow) > 4 * 30 * 0.5
+    assert sum(at > reset_at + 2 for at in world.arrivals) > 20 * 8 * 0.5
+    assert not world.refusals

@@ -185,6 +185,44 @@ STEP = st.tuples(
 )
 
 
+def test_new_log_counts_what_living_processes_used() -> None:
+    """The store lost its data: each process reports once how much of the day's quota it used."""
+    log = QuotaLog()
+    for process, epoch, used, known in (
+        ("a", "lost", 3, 3),
+        ("b", "lost", 2, 5),
+        ("a", "e1", 3, 5),
+        ("c", "", 0, 5),
+    ):
+        quota = msgspec.structs.replace(calendar_spec(9, START, 6 * SECOND), used=used)
+        response = log.apply(lease_request(process=process, epoch=epoch, quotas=(quota,)), START)
+        assert response.used == (known,)
+
+
+def test_quota_spent_before_the_first_request_is_spent_for_all() -> None:
+    """A process that starts with spent quotas reports so: no process gets a slot of the window."""
+    log, quota = QuotaLog(), calendar_spec(9, START, 6 * SECOND)
+    spent = msgspec.structs.replace(quota, used=9)
+    assert log.apply(lease_request(quotas=(spent,), count=1), START).opens_in == ()
+    response = log.apply(lease_request(process="b", quotas=(quota,), count=1), START)
+    assert response.opens_in == ()
+    assert response.waits_for == quota.name
+    at = quota.end + SECOND
+    later = calendar_spec(9, at, 6 * SECOND)
+    request = lease_request(process="b", quotas=(later,), wall=at, count=1, first=2)
+    assert log.apply(request, at).opens_in == (0,)
+
+
+def test_clock_set_back_keeps_what_a_calendar_quota_has_used() -> None:
+    """The host restarts, and its clock with it: the day's quota is not given out again."""
+    log, quota = QuotaLog(), calendar_spec(3, START, 86_400 * SECOND)
+    request = lease_request(quotas=(quota,), wall=START, count=3)
+    assert log.apply(request, START).opens_in == (0, 0, 0)
+    again = msgspec.structs.replace(request, process="b")
+    for at in (5 * SECOND, 60 * SECOND):
+        assert log.apply(again, at).opens_in == ()
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     QUOTAS,

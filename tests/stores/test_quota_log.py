@@ -21,6 +21,7 @@ START = 1_700_000_000 * SECOND
 QUIET = LeaseRequest(
     process="a",
     epoch="",
+    seen=("", 0),
     new_epoch="e1",
     recovering=False,
     assume_spent=False,
@@ -185,6 +186,21 @@ def test_new_log_is_spent_if_data_was_lost(known: str, cold: bool, waits: int) -
     assert log.apply(lease_request(epoch="e1", count=1, first=2), START + waits).opens_in
 
 
+@pytest.mark.parametrize(("seen", "waits"), [(START, 2), (START + 1, 3)])
+def test_promoted_replica_holds_until_all_have_reported(seen: int, waits: int) -> None:
+    """Nothing is granted for the detection time; for a period more if a process has seen more."""
+    log = QuotaLog()
+    log.apply(lease_request(count=1), START, server="old")
+    first = log.apply(lease_request(process="b", first=1, count=1), START + SECOND, server="new")
+    assert (first.server, first.opens_in) == ("new", ())
+    assert first.retry_in == 2 * SECOND - QUIET.lease
+    known = lease_request(first=2, count=1, epoch="e1", seen=("old", seen))
+    second = log.apply(known, START + SECOND, server="new")
+    assert second.retry_in == waits * SECOND - QUIET.lease
+    later = lease_request(first=3, count=1, epoch="e1", seen=("new", START + SECOND))
+    assert log.apply(later, START + (1 + waits) * SECOND, server="new").opens_in == (0,)
+
+
 def test_clock_set_back_counts_as_a_spent_window() -> None:
     """The clock is set back by a day: no call too many, and responses resume in three seconds."""
     log = QuotaLog()
@@ -232,13 +248,13 @@ class Lua:
 
     def __init__(self, url: str) -> None:
         self._client: Any = redis.Redis.from_url(url)  # pyright: ignore[reportUnknownMemberType]
-        head = "local clock = redis.call('TIME')\nlocal now = clock[1] * 1000000 + clock[2]"
-        assert head in load_script()
-        script = load_script().replace(head, "local now = tonumber(ARGV[3])")
+        head, request = load_script().index("local clock"), load_script().index("local request")
+        given = "local now, server = tonumber(ARGV[3]), ARGV[4]\n"
+        script = load_script()[:head] + given + load_script()[request:]
         self._script = self._client.register_script(script)
 
-    def apply(self, request: LeaseRequest, now: int) -> LeaseResponse:
-        arguments: list[bytes | int] = [*script_arguments(request), now]
+    def apply(self, request: LeaseRequest, now: int, server: str = "") -> LeaseResponse:
+        arguments: list[bytes | int | str] = [*script_arguments(request), now, server]
         return decode_reply(self._script(keys=script_keys("t", "s", request), args=arguments))
 
     def close(self) -> None:
@@ -303,6 +319,10 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                 lease_request(
                     process=me,
                     epoch=random.choice(["", "e1", "e1", "e1", "e9"]),
+                    seen=(
+                        random.choice(["", "s1", "s1", "s2"]),
+                        now - random.choice([0, 1000, 2 * SECOND]),
+                    ),
                     new_epoch="e1",
                     recovering=random.random() < 0.05,
                     wall=wall,
@@ -343,5 +363,6 @@ def test_script_and_quota_log_agree(url: str, seed: int) -> None:
     """Random histories of four processes: Lua and Python give equal responses."""
     random, log, lua = Random(seed), QuotaLog(), Lua(url)
     for request, now in random_requests(random, 300):
-        assert lua.apply(request, now) == log.apply(request, now)
+        server = random.choice(["s1"] * 30 + ["s2", ""])
+        assert lua.apply(request, now, server) == log.apply(request, now, server=server)
     lua.close()

@@ -19,9 +19,12 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
-from asyncclients.stores import RedisLimits, RedisTokens
-from tests.support.valkey_server import Cluster, Proxy, Sentinels, command
+from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens
+from asyncclients.stores.redis import RedisBackend
+from asyncclients.stores.redis_client import create_client, parse_address
+from tests.support.valkey_server import Cluster, Proxy, Sentinels, Server, command, connect
 
+from .test_quota_log import lease_request
 from .test_redis import at_work, rights_in, sent_between, until, within_quota
 
 
@@ -126,6 +129,20 @@ async def test_doctor_checks_a_cluster(cluster: Cluster) -> None:
     assert all(finding.good for finding in findings), findings
 
 
+async def test_operator_controls_scopes_of_all_nodes(cluster: Cluster) -> None:
+    """LimitsControl shows the scopes of every node, and pauses one of them."""
+    store = RedisLimits(cluster.url, cluster=True)
+    reserved = backend(cluster.url.replace("redis://", "redis+cluster://"), "asyncclients")
+    for number in range(20):
+        await reserved.apply(f"{number:032x}", lease_request(count=1))
+    await reserved.aclose()
+    control = LimitsControl(store)
+    assert len(await control.show()) == 20
+    await control.pause(f"{7:032x}", 60)
+    paused = [each.scope for each in await control.show() if each.paused_for > 0]
+    assert paused == [f"{7:032x}"]
+
+
 async def test_cluster_tokens_are_shared(cluster: Cluster) -> None:
     """A token stored through one node is found by a client that starts from another."""
     loop = asyncio.get_running_loop()
@@ -171,6 +188,44 @@ async def test_cluster_user_with_advised_rights_can_call(cluster: Cluster) -> No
 # --- Failover -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_promoted_replica_without_last_request_holds_for_a_period(is_lost: bool) -> None:
+    """A process that has seen a request that the replica lacks delays all calls by a period."""
+    delay = ("--repl-diskless-sync-delay", "0")
+    with (
+        Server(*delay) as first,
+        Server("--replicaof", f"127.0.0.1 {first.port}", *delay) as second,
+    ):
+        await until(lambda: has_copied(first, second))
+        old, new = (backend(server.url) for server in (first, second))
+        known = await old.apply("s", lease_request(count=1))
+        await until(lambda: has_copied(first, second))
+        command(second.url, "REPLICAOF", "NO", "ONE")
+        if is_lost:
+            known = await old.apply("s", lease_request(first=2, count=1))
+        request = lease_request(epoch="e1", seen=(known.server, known.now), first=3, count=1)
+        response = await new.apply("s", request)
+        assert response.server != known.server
+        holds_for = request.detection_time + is_lost * request.recovery_hold
+        assert response.retry_in == holds_for - request.lease
+        for each in (old, new):
+            await each.aclose()
+
+
+def backend(url: str, prefix: str = "t") -> RedisBackend:
+    """Return a connection to the server or cluster at *url*."""
+    address = parse_address(url)
+    return RedisBackend(create_client(address), str(address), prefix, address.timeout)
+
+
+def has_copied(first: Server, second: Server) -> bool:
+    """Return whether *second* is a replica of *first* and has all its data."""
+    with connect(first.url) as client, connect(second.url) as replica:
+        own, other = client.info("replication"), replica.info("replication")
+    is_linked = other["role"] == "slave" and other["master_link_status"] == "up"
+    return bool(is_linked and own["master_repl_offset"] == other["slave_repl_offset"])
+
+
 @pytest.mark.sweep
 async def test_cluster_primary_killed_at_work_exceeds_no_quota() -> None:
     """SIGKILL of the scope's primary: no call too many, no error, and calls resume."""
@@ -186,6 +241,16 @@ async def test_cluster_primary_killed_at_work_exceeds_no_quota() -> None:
             assert within_quota(sandbox)
 
 
+async def test_sentinel_names_the_primary() -> None:
+    """Quotas and tokens are kept on the primary that Sentinel names."""
+    with Sentinels(1) as sentinels:
+        async with at_work(sentinels.url) as sandbox:
+            await until(lambda: bool(sandbox.requests("intouch")))
+        assert await RedisTokens(sentinels.url).load("scope", 0.0) is None
+        assert command(sentinels.servers[0].url, "EXISTS", "asyncclients:{scope}:lock")
+
+
+@pytest.mark.sweep
 async def test_sentinel_failover_at_work_exceeds_no_quota() -> None:
     """Sentinel names another primary: no call too many, and calls continue there."""
     with Sentinels(1) as sentinels:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import Demand, Quota, Share
 from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
@@ -203,6 +204,46 @@ def test_fallback_of_all_blocks_keeps_the_quota(tree: object, limit: int, period
             sends.append(now)
     assert most_in(0.999 * period, sends) <= limit
     assert sends
+
+
+KINDS = (
+    Demand(),
+    Demand(cost=5),
+    Demand(operation="events.list"),
+    Demand(2, "events.add", Share("night", 0.5)),
+    Demand(share=Share("night", 0.5)),
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(BLOCKS, st.integers(0, 2**32))
+def test_fallback_of_all_blocks_keeps_quotas_of_all_kinds(tree: object, seed: int) -> None:
+    """However the quota is divided: operations, shares, costs and the hour's quota hold."""
+    random, clock = Random(seed), StoreClock()
+    clock.update(0.0, 0.0, EPOCH)
+    hourly, events = Quota.calendar(60, "hour"), Quota(12, 1.0, operations=("events.*",))
+    quotas = [Quota(40, 1.0), events, hourly]
+    sends: list[tuple[float, Demand]] = []
+    for block in leaves(tree):
+        share = fallback_policy(
+            quotas, membership(block), clock, 0.0, 0.3, wall_time=lambda at: 3598.0 + at
+        )
+        for now in (step / 50 for step in range(500)):
+            demand = random.choice(KINDS)
+            if share.next_permit_at(now, demand) <= now:
+                share.acquire(_permit(now), now, demand)
+                share.settle(_permit(now), now, sent=True)
+                sends.append((now, demand))
+    night = Share("night", 0.5)
+    for quota, counted in (
+        (quotas[0], sends),
+        (events, [each for each in sends if events.applies_to(each[1].operation)]),
+        (night.of(quotas[0]), [each for each in sends if each[1].share == night]),
+        (hourly, sends),
+    ):
+        units = [now for now, demand in counted for _ in range(demand.cost)]
+        assert most_in(0.999 * quota.period, units) <= quota.limit
+    assert all(now >= 2.0 for now, _ in sends), "the hour's quota was spent when it began"
 
 
 def _permit(now: float) -> Permit:

@@ -111,8 +111,9 @@ async def _warm_client() -> AsyncGenerator[IntouchClient]:
 async def create() -> Walk:
     """A warm `contacts.create`."""
     async with _warm_client() as client:
+        contact = NewContact(email="walk@example.com")
         with Walk() as walk:
-            await client.contacts.create(NewContact(email="walk@example.com"))
+            await client.contacts.create(contact)
     return walk
 
 

@@ -7,14 +7,23 @@ from collections.abc import Callable
 from random import Random
 from typing import Literal
 
+from msgspec import json
+from msgspec.structs import replace
+
 from asyncclients.errors import ClientClosedError
+from asyncclients.ratelimit.control import Control
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import ServerLimit
 from asyncclients.stores.config import StoreConfig, WhenDown
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, StoreUnavailableError
+from asyncclients.stores.protocol import (
+    LeaseRequest,
+    LeaseResponse,
+    StoreUnavailableError,
+    quota_names,
+)
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.session import StoreSession
 
@@ -32,6 +41,7 @@ class MemoryStore:
         deaf: number of commands whose response is lost after the request was applied.
         commands: number of commands so far.
         record: keys and requests so far, with the store's times in microseconds.
+        control: the pause and the quotas that an operator has set, for all scopes.
     """
 
     def __init__(
@@ -47,6 +57,7 @@ class MemoryStore:
         self.commands = 0
         self.record: list[tuple[str, LeaseRequest, int]] = []
         self.broken: set[str] = set()
+        self.control = Control()
 
     async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
         self.commands += 1
@@ -59,13 +70,27 @@ class MemoryStore:
         now = EPOCH + round((asyncio.get_running_loop().time() + self.ahead) * 1e6)
         if self._is_recording:
             self.record.append((key, request, now))
-        response = self.logs.setdefault(key, QuotaLog()).apply(request, now)
+        response = self._apply(key, request, now)
         if self.deaf:
             self.deaf -= 1
             await asyncio.sleep(self.timeout)
             raise StoreUnavailableError("deaf")
         await asyncio.sleep(self.latency)
         return response
+
+    def _apply(self, key: str, request: LeaseRequest, now: int) -> LeaseResponse:
+        pause, quotas = self.control.pause, self.control.quotas
+        response = self.logs.setdefault(key, QuotaLog()).apply(
+            request,
+            now,
+            held=max(0, round(pause.until * 1e6) - now) if pause else 0,
+            operator_quotas=frozenset(quota_names(self.control.set_quotas)),
+        )
+        return replace(
+            response,
+            operator_pause=json.encode(pause).decode() if response.held else "",
+            operator_quotas=json.encode(quotas).decode() if quotas else "",
+        )
 
     async def aclose(self) -> None:
         pass

@@ -22,16 +22,15 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from asyncclients.backfill.files.lines import Lines
 from asyncclients.backfill.files.text import (
     EXCEL,
     MAX_LENGTH,
     READ_ERRORS,
-    EncodingCheck,
     ParsedLine,
     TextFile,
     as_utf8,
@@ -82,11 +81,9 @@ class CsvReader:
         text = io.TextIOWrapper(
             file.stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
         )
-        self._text = text  # closes the file when it is collected
-        self._csv = csv.reader(self._remember_lines(text), strict=True)
-        self._raw_line, self._at_end = "", False
-        self._encoding = EncodingCheck(file)
-        self.encoding_error = self._encoding.error
+        self.lines = Lines(file, text, "utf-8")
+        self._csv = csv.reader(self.lines, strict=True)
+        self.encoding_error = self.lines.encoding.error
         self._ends_in_crlf = file.head.partition(b"\n")[0].endswith(b"\r")
         self._has_warned_unnamed = False
         try:
@@ -99,18 +96,6 @@ class CsvReader:
     def _repeats_header(self, record: list[str]) -> bool:
         names = [cell.removeprefix("\ufeff").strip() for cell in record]
         return len(names) > 1 and names == [*self._columns]
-
-    def _remember_lines(self, text: io.TextIOWrapper) -> Iterator[str]:
-        """Yield the lines of *text*; keep the last one for error messages."""
-        for line in iter(partial(text.readline, MAX_LENGTH), ""):
-            if len(line) >= MAX_LENGTH:
-                raise self._file.too_long(self._csv.line_num + 1)
-            self._raw_line = line
-            if not line.isascii():
-                raw = line.encode(errors="surrogateescape")
-                self._encoding.add(self._csv.line_num + 1, raw)
-            yield line
-        self._at_end = True
 
     def _header(self) -> tuple[str, ...]:
         records, nothing = self._records(), list[str]()
@@ -155,17 +140,17 @@ class CsvReader:
         Raises:
             InputError: the file cannot be read, or the rows after a quote cannot be separated.
         """
-        cells = self._csv
+        cells, lines = self._csv, self.lines
         while True:
-            first = cells.line_num + 1
+            first = lines.number + 1
             try:
                 record = next(cells)
             except StopIteration:
                 return
             except csv.Error as bad:
-                yield first, [self._raw_line.rstrip("\r\n")], self._quote_error(first, bad)
+                yield first, [lines.last.rstrip("\r\n")], self._quote_error(first, bad)
             except READ_ERRORS as error:
-                raise self._file.read_error(error, cells.line_num) from None
+                raise self._file.read_error(error, lines.number) from None
             else:
                 if record:
                     yield first, record, ""
@@ -176,10 +161,10 @@ class CsvReader:
         Raises:
             InputError: the quote affects more than its own line.
         """
-        last = self._csv.line_num
-        if self._at_end:
+        last = self.lines.number
+        if self.lines.is_at_end:
             problem = "the file ends inside a quoted cell that begins here"
-        elif last == first and self._raw_line.count('"') % 2 == 0:
+        elif last == first and self.lines.last.count('"') % 2 == 0:
             return f"has a quote inside a quoted cell, which must be written twice ({bad})"
         elif last == first:
             problem = f"a quote is opened and not closed before the line ends ({bad})"
@@ -245,7 +230,7 @@ class CsvReader:
             return  # rows end with CRLF and these lines do not
         if _look_like_rows([line for line in _LINE_END.split(text) if line], separators):
             raise self._file.input_error(
-                f"a quoted cell begins here and ends in line {self._csv.line_num}, and its "
+                f"a quoted cell begins here and ends in line {self.lines.number}, and its "
                 "lines look like rows",
                 "Look for a stray quote in both lines. If it is one cell, use JSON lines instead",
                 first,

@@ -24,13 +24,8 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.files.text import (
-    MAX_LENGTH,
-    READ_ERRORS,
-    EncodingCheck,
-    ParsedLine,
-    TextFile,
-)
+from asyncclients.backfill.files.lines import Lines
+from asyncclients.backfill.files.text import READ_ERRORS, ParsedLine, TextFile
 from asyncclients.own_files import FAILED_SUFFIX
 
 _EXCERPT_LENGTH = 200
@@ -50,13 +45,13 @@ class JsonReader:
     def __init__(self, path: Path) -> None:
         self._file = file = TextFile(path)
         self.close, self.check_unchanged = file.close, file.check_unchanged
-        self._encoding = EncodingCheck(file)
-        self.encoding_error = self._encoding.error
         self._numbered = self._texts()
         self.coerce = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
         # Latin-1 keeps every byte; the wrapper only splits at the three kinds of line ends.
-        self._text = io.TextIOWrapper(file.stream, encoding="latin-1", newline=None)
+        text = io.TextIOWrapper(file.stream, encoding="latin-1", newline=None)
+        self.lines = Lines(file, text, "latin-1")
+        self.encoding_error = self.lines.encoding.error
         head = file.head.removeprefix(b"\xef\xbb\xbf").lstrip()
         if head[:1] == b"[" or re.match(rb"\{\s*\n", head):
             self.close()
@@ -77,26 +72,15 @@ class JsonReader:
 
     def _texts(self) -> Iterator[tuple[int, bytes]]:
         """Yield the number and the text of each line that is not empty."""
-        for line, text in enumerate(self._lines(), 1):
-            stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
-            if stripped:
-                yield line, stripped
-
-    def _lines(self) -> Iterator[bytes]:
-        text = self._text
-        for line in range(1, 2**63):
-            try:
-                read = text.readline(MAX_LENGTH)
-            except READ_ERRORS as error:
-                raise self._file.read_error(error, line) from None
-            if len(read) >= MAX_LENGTH:
-                raise self._file.too_long(line)
-            if not read:
-                return
-            raw = read.encode("latin-1")
-            if not read.isascii():
-                self._encoding.add(line, raw)
-            yield raw
+        lines = self.lines
+        try:
+            for read in lines:
+                text, line = read.encode("latin-1"), lines.number
+                stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
+                if stripped:
+                    yield line, stripped
+        except READ_ERRORS as error:
+            raise self._file.read_error(error, lines.number + 1) from None
 
     def _parse(self, text: bytes) -> tuple[Any, str]:
         """Return the object in *text* and "", or an excerpt and the error."""

@@ -12,21 +12,24 @@ import asyncio
 import itertools
 import os
 import stat
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sized
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
+from asyncclients.backfill.files.lines import KnownLines, Lines
 from asyncclients.backfill.files.parquet import ParquetReader
 from asyncclients.backfill.threads import finish_before_cancel, in_thread, iterate
 from asyncclients.errors import InputError, encodable
 
 _CHUNK_ROWS = 256
 _CHUNK_BYTES = 2**20
+_SKIPPED_LINES = 2**14
 _COUNTED_ROWS = 2**15
 """Rows that are counted before a cancellation is noticed."""
 
@@ -53,6 +56,20 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     data: Any
     error: str = ""
     is_edited: bool = False
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a file that was compared with the lines of an earlier one.
+
+    Attributes:
+        known: places of their lines among the known ones; empty if they are new.
+        rows: the rows, if they are new.
+        lines: digest of the line of each of *rows*, 0 if it has several.
+    """
+
+    known: range
+    rows: list[Row]
+    lines: array[int]
 
 
 async def open_source(rows: Rows) -> FileSource | IterableSource:
@@ -90,7 +107,8 @@ class FileSource:
         reader = _reader(path)
         self.columns, self.coerce = reader.columns, reader.coerce
         self._path, self._file = path, reader
-        self._numbers = itertools.count(1)
+        self._lines = None if isinstance(reader, ParquetReader) else reader.lines
+        self._count = 0
         self._rows = iter(reader)
         self._encoding_error: InputError | None = None
 
@@ -101,14 +119,45 @@ class FileSource:
     def _chunk(self) -> list[Row]:
         chunk: list[Row] = []
         size = 0
-        numbers = self._numbers
-        for parsed in itertools.islice(self._rows, _CHUNK_ROWS):
-            chunk.append(Row(next(numbers), parsed.line, parsed.data, parsed.error))
+        for number, parsed in enumerate(itertools.islice(self._rows, _CHUNK_ROWS), self._count + 1):
+            chunk.append(Row(number, parsed.line, parsed.data, parsed.error))
             size += parsed.size
             if size > _CHUNK_BYTES:
                 break
+        self._count += len(chunk)
         self._file.check_unchanged()
         return chunk
+
+    @property
+    def has_lines(self) -> bool:
+        """True if `blocks` can be used in place of `chunk`."""
+        return self._lines is not None
+
+    async def blocks(self, known: KnownLines) -> list[Block]:
+        """Return the next rows, without reading those in *known* lines; an empty list at the end."""
+        assert self._lines is not None
+        return await in_thread(self._blocks, self._lines, known)
+
+    def _blocks(self, lines: Lines, known: KnownLines) -> list[Block]:
+        blocks: list[Block] = []
+        end, read, size = lines.number + _SKIPPED_LINES, 0, 0
+        while lines.number < end and read < _CHUNK_ROWS and size <= _CHUNK_BYTES:
+            if places := known.skip(lines):
+                blocks.append(Block(places, [], array("q")))
+                self._count += len(places)
+                continue
+            parsed = next(self._rows, None)
+            if parsed is None:
+                break
+            self._count += 1
+            if not blocks or blocks[-1].known:
+                blocks.append(Block(range(0), [], array("q")))
+            blocks[-1].rows.append(Row(self._count, parsed.line, parsed.data, parsed.error))
+            is_line = parsed.line == lines.number
+            blocks[-1].lines.append(lines.last_digest() if is_line else 0)
+            read, size = read + 1, size + parsed.size
+        self._file.check_unchanged()
+        return blocks
 
     async def count(self) -> int | None:
         """Return the number of all rows; None if it is unknown.

@@ -6,14 +6,20 @@
 |             | digest of the item as it was last listed; id of its parent, in a tree          |
 | sync_intent | a create that is on the wire, or whose outcome is unknown                      |
 | rejected    | digest of a row that the vendor rejected, and the reason                       |
+| line        | digests of the lines and keys of the rows that agree with their items, in the  |
+|             | order of the input, many in each row                                           |
 
 Keys and rows are stored as 64-bit digests, and uuids in 16 bytes, so that an item costs less than
 100 bytes. An item without either digest was not in the vendor's list when it was last read.
+
+The lines are valid as long as no item and no intent changes: the commit of the first change also
+clears `SyncState.layout`, and a run that ends writes all lines anew.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, NamedTuple, Self
 from uuid import UUID
@@ -29,13 +35,14 @@ from asyncclients.backfill.state.journal import Changes, Journal, Statement
 _ITEM = "item (key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent)"
 _INTENT = "sync_intent (key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT)"
 _REJECTED = "rejected (key INTEGER PRIMARY KEY, digest INTEGER NOT NULL, reason TEXT NOT NULL)"
-_TABLES = [f"CREATE TABLE IF NOT EXISTS {table}" for table in (_ITEM, _INTENT, _REJECTED)]
+_LINE = "line (number INTEGER PRIMARY KEY, digests BLOB NOT NULL, keys BLOB NOT NULL)"
+_TABLES = [f"CREATE TABLE IF NOT EXISTS {table}" for table in (_ITEM, _INTENT, _REJECTED, _LINE)]
 _KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
 _DIGITS = 19
 """Least digits of a number that may not fit into 64 bits."""
 _PAGE = 5_000
-"""Items read from the journal at once."""
+"""Items read from the journal at once, and lines in one of its rows."""
 
 
 class Item(NamedTuple):
@@ -71,6 +78,29 @@ class Digests(NamedTuple):
         """True if the item was not in the vendor's list when it was last read."""
         return self.sent is None and self.listed is None
 
+    def agrees(self, digest: int, listed: int | None) -> bool:
+        """Return whether the item agrees with a row.
+
+        Args:
+            digest: of the row in the form that is sent.
+            listed: digest that an equal item would have in the vendor's list.
+        """
+        if self.is_lost:
+            return False
+        return self.listed == listed if self.sent is None else self.sent == digest
+
+
+class RememberedLines(NamedTuple):
+    """The lines of an input whose rows agree with their items, in its order.
+
+    Attributes:
+        digests: of the lines.
+        keys: digests of the keys of their rows.
+    """
+
+    digests: array[int]
+    keys: array[int]
+
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
     """A create that may or may not have been executed.
@@ -99,6 +129,7 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
         page: the page of the vendor's list at which an interrupted adoption resumes; 0 if none.
         shape: the fields that the adoption compares.
         failures: how much of the file of failed rows is saved.
+        layout: identifies how a line of the input becomes a row; empty if the lines are not valid.
         complete: the last run reached its end.
     """
 
@@ -121,6 +152,7 @@ class SyncState(msgspec.Struct, kw_only=True, omit_defaults=True):
     page: int = 0
     shape: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
     failures: Mark = Mark()
+    layout: str = ""
     complete: bool = False
 
     def report(self, failures: str | None) -> SyncReport:
@@ -161,7 +193,7 @@ class SyncMemory:
         """Return the memory stored in *journal*."""
         memory = cls(journal)
         found = await journal.state(SyncState) or SyncState()
-        memory.state = SyncState(page=found.page, shape=found.shape)
+        memory.state = SyncState(page=found.page, shape=found.shape, layout=found.layout)
         await journal.create_tables(_TABLES)
         for key, name, line, row, reason in await journal.read("SELECT * FROM sync_intent"):
             data = msgspec.json.decode(row)
@@ -228,22 +260,47 @@ class SyncMemory:
         sql = "SELECT 1 FROM item WHERE listed IS NOT NULL LIMIT 1"
         return bool(await self._journal.read(sql))
 
+    async def lines(self, layout: str) -> RememberedLines:
+        """Return the lines of the last run, none if they are not valid or had another *layout*."""
+        found = RememberedLines(array("q"), array("q"))
+        if layout and layout == self.state.layout:
+            for digests, keys in await self._journal.read(
+                "SELECT digests, keys FROM line ORDER BY number"
+            ):
+                found.digests.frombytes(digests)
+                found.keys.frombytes(keys)
+        return found
+
     # --- Changes ----------------------------------------------------------------------------
+
+    def remember_lines(self, layout: str, lines: RememberedLines) -> None:
+        """Replace the lines by those of this run, whose changes are all saved."""
+        rows = [
+            (first, lines.digests[first : first + _PAGE].tobytes(), keys.tobytes())
+            for first in range(0, len(lines.keys), _PAGE)
+            if (keys := lines.keys[first : first + _PAGE])
+        ]
+        self._before.append(Statement("DELETE FROM line", [()]))
+        self._before.append(Statement("INSERT INTO line VALUES (?, ?, ?)", rows))
+        self.state.layout = layout
 
     def remember(self, key: int, item: Item) -> None:
         """Store *item*; its create, if one was recorded, has succeeded."""
         row = (key, _packed(item.id), item.sent, item.listed, _packed(item.parent))
         self._changed["item"][key] = row
+        self.state.layout = ""
         self.remove_intent(key)
 
     def forget(self, key: int) -> None:
         """Remove the item and the rejection of *key*."""
         self._changed["item"][key] = None
+        self.state.layout = ""
         self.accept(key)
 
     def add_intent(self, key: int, intent: Intent) -> None:
         """Record that a create is about to be sent, or that its outcome is unknown."""
         self.intents[key] = intent
+        self.state.layout = ""
         row = encode_row(intent.row)
         self._changed["sync_intent"][key] = (key, intent.name, intent.line, row, intent.reason)
 
@@ -264,7 +321,7 @@ class SyncMemory:
 
     def begin_adoption(self, shape: dict[str, Any]) -> None:
         """Regard all items as lost until they are listed."""
-        self.state.page, self.state.shape = 1, shape
+        self.state.page, self.state.shape, self.state.layout = 1, shape, ""
         self._before.append(Statement("UPDATE item SET sent = NULL, listed = NULL", [()]))
 
     def write_failure(self, row: Row, failure: BaseException) -> None:

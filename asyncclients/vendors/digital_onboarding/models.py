@@ -14,11 +14,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, to_plain
+from asyncclients.core.fields import Fields
 
 Text = str | None | UnsetType
 
 
-class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """A contact to create or update. Omitted fields are not changed; None may clear a field.
 
     Attributes:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from asyncclients.core.codec import JsonObject, from_reply
 from asyncclients.core.constraints import AnyOf, Constraint
+from asyncclients.core.fields import Fields
 
 _MARK = "@D:"
 
@@ -76,7 +77,7 @@ class TouchpointType(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: Timestamp | None = None
 
 
-class NewTouchpoint(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NewTouchpoint(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """A touchpoint to create. Fields that are None are not sent.
 
     Attributes:

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.constraints import Constraint, choice, text
+from asyncclients.core.fields import Fields
 
 T = TypeVar("T")
 
@@ -158,7 +159,7 @@ class Tag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_at: datetime | None = None
 
 
-class NewTag(msgspec.Struct, frozen=True, kw_only=True):
+class NewTag(Fields, frozen=True, kw_only=True):
     """Body of a tag; `name` has at most 255 characters."""
 
     label: ClassVar[str] = ""
@@ -166,7 +167,7 @@ class NewTag(msgspec.Struct, frozen=True, kw_only=True):
     name: _Name
 
 
-class NewHierarchy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NewHierarchy(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """A node to create.
 
     Attributes:
@@ -189,7 +190,7 @@ class NewHierarchy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tags: list[dict[str, Any]] | None | UnsetType = UNSET
 
 
-class HierarchyUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class HierarchyUpdate(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """Fields of a node to change; omitted fields are not sent. `parent_uuid` moves the node."""
 
     name: _Name | UnsetType = UNSET
@@ -216,7 +217,7 @@ class Hierarchy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     updated_at: datetime | None = None
 
 
-class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """A contact to create.
 
     Attributes:
@@ -238,7 +239,7 @@ class NewContact(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     custom_fields: _CustomFields | None | UnsetType = UNSET
 
 
-class ContactUpdate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ContactUpdate(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """Fields of a contact to change; omitted fields are not sent."""
 
     email: _Email | UnsetType = UNSET

@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object
 from asyncclients.core.constraints import Constraint, text
+from asyncclients.core.fields import Fields
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,7 +34,7 @@ _Content = Annotated[
 ]
 
 
-class TouchpointFields(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TouchpointFields(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """The optional fields of a touchpoint.
 
     Attributes:
