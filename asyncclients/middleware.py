@@ -49,7 +49,7 @@ from asyncclients.ratelimit.headers import parse_rate_limit_headers
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, check_quotas
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
-from asyncclients.ratelimit.timer import IdleSweep
+from asyncclients.ratelimit.timer import IdleSweep, wall_clock
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
@@ -270,7 +270,12 @@ class QuotaMiddleware:
             name = Secret(str(key)).fingerprint()  # one-way: the key may hold a credential
         else:
             raise _wrong_result("scope", key, "text that is the same in all processes")
-        local = Limiter(settings.quotas, admission=settings.admission, now=loop.time())
+        local = Limiter(
+            settings.quotas,
+            admission=settings.admission,
+            now=loop.time(),
+            wall_time=wall_clock(loop),
+        )
         local.external.on_change = partial(emit_external_usage, self._listeners, vendor, name)
         scheduler = Scheduler(local, loop)
         if settings.limits is not None:
@@ -315,8 +320,8 @@ class QuotaMiddleware:
         return response
 
     def _demand(self, request: aiohttp.ClientRequest) -> Demand:
-        settings = self._settings
-        if settings.cost is None and settings.operation is None:
+        settings, share = self._settings, (current_call_context() or _NO_CONTEXT).share
+        if settings.cost is None and settings.operation is None and share is None:
             return ONE
         cost: Any = 1 if settings.cost is None else settings.cost(request)
         if type(cost) is not int or cost < 1:
@@ -324,7 +329,7 @@ class QuotaMiddleware:
         operation: Any = "" if settings.operation is None else settings.operation(request)
         if not isinstance(operation, str):
             raise _wrong_result("operation", operation, "text, as request.url.name is")
-        return Demand(cost, operation)
+        return Demand(cost, operation, share)
 
     def _permit_request(self, request: aiohttp.ClientRequest, demand: Demand) -> PermitRequest:
         settings, context = self._settings, current_call_context() or _NO_CONTEXT

@@ -448,6 +448,22 @@ async def test_cost_takes_several_units() -> None:
         assert 20.0 <= asyncio.get_running_loop().time() - began < 30.0
 
 
+async def test_share_of_the_surrounding_job_applies() -> None:
+    """Requests inside a block with a share of half leave the other half to those outside."""
+    async with byte_server(answers(FINE)) as server:
+        limited = quota_middleware(Quota(8, 10.0), admission="exact")
+        async with aiohttp.ClientSession(middlewares=(limited,)) as session:
+            began = asyncio.get_running_loop().time()
+            with call_context(Priority.BACKGROUND, "nightly", share=0.5):
+                job = [asyncio.create_task(read(session, server.url)) for _ in range(9)]
+            await asyncio.sleep(5.0)
+            asked = asyncio.get_running_loop().time()
+            await read(session, server.url)
+            assert asyncio.get_running_loop().time() - asked < 0.1
+            await asyncio.gather(*job)
+            assert asyncio.get_running_loop().time() - began >= 20.0
+
+
 async def test_cost_is_shared_through_a_store() -> None:
     """Exports of two programs with one store keep the quota of ten units together."""
     limit, units, store = SlidingLog(10, 10.0 - 1e-9), list[bool](), MemoryLimits()
