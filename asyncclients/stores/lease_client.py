@@ -573,6 +573,7 @@ class LeaseClient:
         self._sync = SyncState(key, local, self.slots, config, log)
         self.outage = OutageState(config)
         self.contenders = 0
+        self._asked_priority = 0
         self._random = Random(config.process)  # noqa: S311 - a different one in each process
         self._loop = asyncio.get_running_loop()
         self._waits: dict[Demand, Wait] = {}
@@ -585,7 +586,8 @@ class LeaseClient:
 
     def request_slots(self, now: float, demand: Demand = ONE) -> None:
         """Request slots; at once if slots are to be released, which may be granted again."""
-        self._wake_at(now if self.slots.released else self.wait(demand, now).until, now)
+        is_urgent = self.slots.released or self._queue.backlog()[1] < self._asked_priority
+        self._wake_at(now if is_urgent else self.wait(demand, now).until, now)
 
     def wait(self, demand: Demand, now: float) -> Wait:
         """Return when the store may grant slots of *demand*, by its last response."""
@@ -805,7 +807,7 @@ class LeaseClient:
             until += self._random.random() * lease / 2
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
         self._waits[demand] = Wait(until, group)
-        self.contenders = response.contenders
+        self.contenders, self._asked_priority = response.contenders, request.priority
         self.outage.stop()
         self._log.end(received_at)
         for _ in range(min(self._sync.others_accepted, _MAX_FEEDBACK)):

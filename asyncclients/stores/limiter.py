@@ -166,12 +166,14 @@ class SharedLimiter:
         if self._outage.fallback is not None:
             next_at = self._outage.fallback.next_permit_at(now, demand)
             return at if next_at == math.inf else max(at, next_at)
-        leases = self.slots.held(demand)
-        if not leases:
-            at = max(at, self.lease_client.opens_at(now, demand))
+        turns = max(0, calls - self.slots.held(demand))
+        if turns == calls:
+            opens_at = self.lease_client.opens_at(now, demand)
+            at = max(at, opens_at)
+            turns -= opens_at > now  # the store has counted the turns before the first call
         quotas = [quota for _, quota in demand.quotas(self.quotas) if not quota.unit]
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
-        return at + max(0, calls - leases) * self.lease_client.contenders * interval
+        return at + turns * self.lease_client.contenders * interval
 
     def add(self, quota: Quota, now: float) -> None:
         """Add *quota*."""

@@ -502,6 +502,7 @@ local function next_opening()
 end
 
 local opens_in, retry_in, contenders, waits_for = {}, 0, 0, ''
+local place = tonumber(redis.call('ZSCORE', WAITING[request.priority + 1], process) or 0)
 for _, waiting in ipairs(WAITING) do
   redis.call('ZREMRANGEBYSCORE', waiting, '-inf', text(now))
   redis.call('ZREM', waiting, process)
@@ -542,10 +543,20 @@ if request.count > 0 then
   else
     put('since_background', since + #opens_in * request.cost)
   end
-  if most == 0 or #opens_in < most then retry_in = math.max(0, at - request.lease - now) end
+  local is_alone = most > 0 and #opens_in == most and not (contenders > 0 and most < request.count)
+  if not is_alone then retry_in = math.max(0, at - request.lease - now) end
   if may_open_sooner then
     local soonest = at - request.grace - 2 * request.lease - now
     retry_in = math.min(retry_in, math.max(request.min_retry, soonest))
+  end
+  local has_turns = request.cost == 1 and next(claims) == nil and redis.call('ZCARD', other) == 0
+  if has_turns and not is_alone then
+    local ahead, interval = contenders, 0
+    if place > now and #opens_in == 0 then
+      ahead = redis.call('ZCOUNT', own, '-inf', '(' .. text(place))
+    end
+    for _, quota in ipairs(applying) do interval = math.max(interval, quota.interval) end
+    retry_in = retry_in + ahead * interval
   end
   if yields then retry_in = retry_in + RULES.yield_delay end
   local keeps_until = math.max(at, now + retry_in) + RULES.queue_time

@@ -18,7 +18,8 @@ heartbeats and the recovery hold, and why no quota is exceeded. The other rules:
   processes have had time to use as many slots.
 * **Order.** A request names the best priority class that waits in its process. While an
   interactive call waits in any process, background calls get every tenth slot. Within a
-  class, each process gets at most its share of the slots that are open.
+  class, each process gets at most its share of the slots that are open. If there are none,
+  the waiting processes take turns: each is told to ask again when it is next in line.
 * **Quotas.** The quotas of all processes apply together, so the strictest one limits. A quota
   that nobody has reported for a while is dropped.
 * **Control.** While an operator has paused the scope, nothing is granted. While an operator has
@@ -451,12 +452,13 @@ class QuotaLog(msgspec.Struct, kw_only=True):
 
     def _grant(self, request: LeaseRequest, now: int) -> tuple[list[int], int, int, str]:
         """Return when each call may be sent, when to ask again, contenders, and what delays it."""
+        classes = self.interactive, self.background
+        place = classes[request.priority].get(request.process, 0)
         self._drop_waiting(request.process, now)
         if request.count <= 0:
             return [], 0, 0, ""
         if request.priority == 0:
             self.interactive_at = now
-        classes = self.interactive, self.background
         own, other = classes[request.priority], classes[1 - request.priority]
         is_background_due = self.since_background >= RULES.background_every - 1
         yields = bool(other) and is_background_due == (request.priority == 0)
@@ -467,10 +469,17 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             self.since_background = (1 - request.cost) * (RULES.background_every - 1)
         else:
             self.since_background += len(opens_in) * request.cost
-        retry_in = 0 if 0 < most == len(opens_in) else max(0, at - request.lease - now)
+        is_alone = 0 < most == len(opens_in) and not (contenders and most < request.count)
+        retry_in = 0 if is_alone else max(0, at - request.lease - now)
         if may_open_sooner:  # by the time that was added to the reservation for safety
             soonest = at - request.grace - 2 * request.lease - now
             retry_in = min(retry_in, max(request.min_retry, soonest))
+        has_turns = request.cost == 1 and not self.claims and not other
+        if has_turns and not is_alone:  # the slots before are those of the others
+            is_next = place > now and not opens_in
+            ahead = sum(until < place for until in own.values()) if is_next else contenders
+            intervals = [quota.spec.interval for quota in self._applying(request)]
+            retry_in += ahead * max(intervals, default=0)
         retry_in += RULES.yield_delay if yields else 0
         keeps_until = max(at, now + retry_in) + RULES.queue_time
         if len(opens_in) < request.count:

@@ -60,10 +60,26 @@ def lease_request(**changes: object) -> LeaseRequest:
 def test_slots_are_granted_until_the_window_is_full() -> None:
     """Two per second: two at once, and the third request gets the earliest time for a retry."""
     log = QuotaLog()
-    assert log.apply(lease_request(count=5), START).opens_in == (0, 0)
+    assert log.apply(lease_request(count=2), START).opens_in == (0, 0)
     third = log.apply(lease_request(process="b", count=1), START)
     assert third.opens_in == ()
     assert third.retry_in == 900_000
+
+
+def test_waiting_processes_ask_in_turn() -> None:
+    """Each process that waits is told to ask one slot later than the one before it.
+
+    One that asks early keeps its place; one that was served goes to the end of the line.
+    """
+    log = QuotaLog()
+    log.apply(lease_request(count=2), START)
+    asked = [lease_request(process=name, count=5) for name in "bcd"]
+    turns = [log.apply(request, START).retry_in for request in asked]
+    assert turns == [900_000, 1_400_000, 1_900_000]
+    early = [log.apply(request, START + 200_000).retry_in for request in reversed(asked)]
+    assert early == [1_700_000, 1_200_000, 700_000]
+    served = log.apply(asked[0], START + 1_250_000)
+    assert (served.opens_in, served.retry_in) == ((0,), 1_000_000)
 
 
 def test_next_slot_opens_a_period_after_an_arrival() -> None:
@@ -191,9 +207,7 @@ def test_promoted_replica_holds_until_all_have_reported(seen: int, waits: int) -
     """Nothing is granted for the detection time; for a period more if a process has seen more."""
     log = QuotaLog()
     log.apply(lease_request(count=1), START, server="old")
-    first = log.apply(lease_request(process="b", first=1, count=1), START + SECOND, server="new")
-    assert (first.server, first.opens_in) == ("new", ())
-    assert first.retry_in == 2 * SECOND - QUIET.lease
+    assert log.apply(lease_request(process="b"), START + SECOND, server="new").server == "new"
     known = lease_request(first=2, count=1, epoch="e1", seen=("old", seen))
     second = log.apply(known, START + SECOND, server="new")
     assert second.retry_in == waits * SECOND - QUIET.lease
