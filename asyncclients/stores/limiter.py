@@ -186,15 +186,15 @@ class SharedLimiter:
     def snapshot(self, now: float) -> LimiterState:
         """Return the local state, with a slot opening when the store may grant one."""
         state, fallback = self._local.snapshot(now), self._outage.fallback
-        opens_in = 0.0
+        held_for, opens_in = max(0.0, self.lease_client.held_until - now), 0.0
         if fallback is not None:
             opens_in = fallback.next_permit_at(now) - now
-        elif not self.slots.leases:
+        elif not self.slots.leases and not held_for:
             opens_in = self.lease_client.opens_at(now) - now
         return replace(
             state,
             opens_in=tuple(max(opens_in, own) for own in state.opens_in),
-            held_for=max(0.0, self.lease_client.held_until - now),
+            held_for=held_for,
             control=self.lease_client.control,
         )
 

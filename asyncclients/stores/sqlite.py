@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -124,6 +126,15 @@ class FileLimits:
         return StoreSession(SqliteBackend(self._path), config)
 
 
+_opening = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release
+    )
+_open_files: Counter[tuple[int, int] | None] = Counter()
+"""Device and inode of each file that this process has open -> number of its connections."""
+
+
 class SqliteBackend:
     """The quota logs of all scopes in one SQLite file, used by a thread of its own."""
 
@@ -131,7 +142,7 @@ class SqliteBackend:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="asyncclients limits")
         self._connection: sqlite3.Connection | None = None
-        self._inode = 0
+        self._file: tuple[int, int] | None = None
         self._has_warned = False
 
     async def apply(self, key: str, request: LeaseRequest) -> LeaseResponse:
@@ -187,21 +198,16 @@ class SqliteBackend:
 
     def open(self) -> sqlite3.Connection:
         """Return the connection; a new one if the file was removed or replaced."""
-        try:
-            inode = self._path.stat().st_ino
-        except OSError:
-            inode = 0  # opening it raises the reason
-        if self._connection is not None and inode == self._inode:
+        found = _identity(self._path)
+        if self._connection is not None and found == self._file:
             return self._connection
         self.close()
-        try:
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._inode = self._path.stat().st_ino
-        except OSError as failure:
-            raise _unusable(self._path, f"cannot be opened ({failure.strerror})") from None
-        for path, problem in foreign_companions(target_of(self._path)):
-            raise _unusable(self._path, f"needs {path}, which {problem}")
-        self._connection = _connect(self._path)
+        with _opening:
+            if found not in _open_files:
+                _check_file(self._path)
+            self._connection = _connect(self._path)
+            self._file = _identity(self._path)
+            _open_files[self._file] += 1
         return self._connection
 
     def close(self) -> None:
@@ -209,6 +215,10 @@ class SqliteBackend:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+            with _opening:
+                _open_files.subtract([self._file])
+                if not _open_files[self._file]:
+                    del _open_files[self._file]
 
     async def scopes(self) -> list[StoredScope]:
         """Return all scopes in the file, see `ControlBackend`."""
@@ -296,6 +306,29 @@ def _transaction(connection: sqlite3.Connection) -> Generator[None]:
     except BaseException:
         connection.rollback()
         raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and inode of the file at *path*; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _check_file(path: Path) -> None:
+    """Create a missing file; check that it can be opened, and the files that SQLite keeps beside it.
+
+    Only if this process has not opened it: POSIX drops all locks that a process has on a file
+    when it closes any descriptor of the file.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as failure:
+        raise _unusable(path, f"cannot be opened ({failure.strerror})") from None
+    for companion, problem in foreign_companions(target_of(path)):
+        raise _unusable(path, f"needs {companion}, which {problem}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

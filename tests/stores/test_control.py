@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -27,7 +28,7 @@ from asyncclients.stores.protocol import LeaseResponse, QuotaSpec, quota_names
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import redis_key
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
-from tests.support.valkey_server import connect, free_port
+from tests.support.valkey_server import command, connect, free_port
 
 from .test_quota_log import SECOND, START, TWO, Lua, lease_request, random_requests
 
@@ -186,6 +187,7 @@ async def test_pause_applies_to_all_processes_until_resumed(store: Store) -> Non
         assert at_work.sent(since) == 0
         said = str(at_work.clients[0].explain())
         assert f"{paused.operator_pause} in all processes" in said
+        assert "used up" not in said
         (resumed,) = await control.resume(paused.scope[:6])
         assert (resumed.operator_pause, resumed.paused_for) == (None, 0.0)
         await at_work.until(lambda stats: stats.paused_for == 0)
@@ -392,3 +394,45 @@ async def test_set_quotas_are_kept_with_exact_admission() -> None:
     assert len(slow) > 4 * 30 * 0.5
     assert sum(at > reset_at + 2 for at in world.arrivals) > 20 * 8 * 0.5
     assert not world.refusals
+
+
+# --- How long the store keeps it --------------------------------------------------------
+
+
+async def test_redis_keeps_control_without_processes(url: str) -> None:
+    """The state of a scope lives as long as its pause, and for years with quotas that are set."""
+    store = RedisLimits(url, prefix="odd[x]*?{y")
+    control, backend = LimitsControl(store), store.backend()
+    request = lease_request(vendor="intouch")
+
+    async def seconds_left() -> float:
+        await backend.apply("scope", request)
+        return int(str(command(url, "PTTL", redis_key("odd[x]*?{y", "scope", "state")))) / 1000
+
+    usual = await seconds_left()
+    await control.pause("intouch", 86_400)
+    assert await seconds_left() > 86_400
+    await control.set("intouch", [Quota(5, 3.0)])
+    await control.resume("intouch")
+    assert await seconds_left() > 365 * 86_400
+    await control.set("intouch", [])
+    assert await seconds_left() == pytest.approx(usual, abs=10)
+    await backend.aclose()
+
+
+async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
+    """The log of a scope that nobody uses is deleted; its pause and its vendor's name stay."""
+    path = tmp_path / "limits.db"
+    path.touch()
+    control, backend = LimitsControl(FileLimits(path), by="ann"), FileLimits(path).backend()
+    await backend.apply("scope", lease_request(vendor="intouch"))
+    await backend.aclose()
+    await control.pause("intouch", 60)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM quota_log")
+    connection.close()
+    (shown,) = await control.show()
+    assert (shown.vendor, shown.processes) == ("intouch", 0)
+    assert shown.operator_pause is not None
+    assert await control.resume("intouch") == ()
+    assert await control.show() == ()

@@ -8,6 +8,8 @@ import os
 import re
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -319,3 +321,18 @@ async def test_log_of_another_version_is_named_once(
     assert line.startswith(f"quota (scope abcd): limit store {path}: another version of ")
     assert re.search(r"no calls for [0-9.]+ s\. Run the same version", line)
     await backend.aclose()
+
+
+async def test_second_connection_of_a_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Another process that closes the file finds it in use, and does not delete its WAL."""
+    path = tmp_path / "limits.db"
+    first, second = SqliteBackend(path), SqliteBackend(path)
+    await first.apply("s", lease_request())
+    await second.apply("s", lease_request())
+    await second.aclose()
+    script = f"import sqlite3; c = sqlite3.connect({str(path)!r}); "
+    script += "c.execute('SELECT count(*) FROM quota_log').fetchone(); c.close()"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], check=True)
+    assert Path(f"{path}-wal").exists()
+    await first.apply("s", lease_request())
+    await first.aclose()
