@@ -297,6 +297,17 @@ def test_sync_finds_duplicates_of_unchanged_rows(tmp_path: Path, rows: str, line
     assert f"lines {lines} have the key" in message
 
 
+def test_sync_reads_a_line_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """The mark is valid in the first line only, also in a line that was the first before."""
+    job = Job(tmp_path, "job", ".jsonl")
+    marked, other = '\ufeff{"id":"k1"}\n', '{"id":"k2"}\n'
+    job.run(marked)
+    assert job.run(marked) == ({**dict.fromkeys(COUNTS, 0), "unchanged": 1}, [])
+    counts, failed = job.run(other + marked)
+    assert (counts["created"], counts["failed"], counts["unchanged"]) == (1, 1, 0)
+    assert [line for line, _ in failed] == [2]
+
+
 @pytest.mark.parametrize("known", ["Köln", "Kiel"])
 def test_sync_takes_unchanged_rows_into_account_for_the_encoding(
     tmp_path: Path, known: str

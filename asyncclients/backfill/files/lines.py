@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from hashlib import blake2b
 
@@ -69,7 +70,12 @@ class Lines:
             raise self._file.too_long(number)
 
     def last_digest(self) -> int:
-        """Return the digest of the last line, as a number of an array."""
+        """Return the digest of the last line, as a number of an array.
+
+        It is 0 for a line with a byte order mark, which is valid in the first line only.
+        """
+        if self._bytes(self.last).startswith(BOM_UTF8):
+            return 0
         return array("q", self._digest(self.last))[0]
 
     def _bytes(self, line: str) -> bytes:
