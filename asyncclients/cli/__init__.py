@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
 from rich.console import Console
 
 from asyncclients import __version__
@@ -25,12 +25,19 @@ Exit codes:
 3 done, with failed or unknown rows
 130 interrupted, and the state is saved"""
 
+
+def _shown_default(value: object) -> str | None:
+    """Return the default that the help shows; None for that of a switch or of an empty option."""
+    return None if value is None or value is False or value == "" else str(value)
+
+
 app = App(
     name="asyncclients",
     version=__version__,
     help="Move data through rate-limited vendor APIs, within every limit.",
     help_epilogue=_EXIT_CODES,
     help_format="plaintext",  # the default, markdown, imports a parser
+    default_parameter=Parameter(show_default=_shown_default),
 )
 _COMMANDS = {
     "demo": (
