@@ -309,16 +309,20 @@ class Scheduler:
 
     def _next(self, now: float) -> tuple[float, FlowQueue, Demand]:
         """Return queue and kind of the call that is sent next, and when to ask again if not now."""
-        interactive, background = self._interactive, self._background
-        queues = (interactive, background)
-        if background.kinds and (not interactive.kinds or self._is_due()):
-            queues = (background, interactive)
+        queues = self._in_turn()
         first = queues[0]
         if ONE in first.kinds and len(first.kinds) == 1:
             # It needs the quotas of all calls only: nothing may pass it.
             reserve, spaced = self._terms_of(first, now)
             return self.limiter.next_permit_at(now, reserve, spaced=spaced), first, ONE
         return self._next_of_kinds(now, queues)
+
+    def _in_turn(self) -> tuple[FlowQueue, FlowQueue]:
+        """Return the queues, the one whose turn it is first."""
+        interactive, background = self._interactive, self._background
+        if background.kinds and (not interactive.kinds or self._is_due()):
+            return background, interactive
+        return interactive, background
 
     def _next_of_kinds(
         self, now: float, queues: tuple[FlowQueue, FlowQueue]
@@ -549,25 +553,27 @@ class Scheduler:
         """
         shared = self.in_flight_limit
         room = min(self.max_in_flight - self.in_flight, shared.limit - shared.in_use)
-        queues = (
-            (Priority.INTERACTIVE, self._interactive),
-            (Priority.BACKGROUND, self._background),
-        )
-        for priority, queue in queues:
-            if queue.waiting and (demand := self._first_kind(queue)) is not None:
-                waiting = queue.kinds[demand].waiting
-                return max(0, int(min(waiting, room))), priority, demand
+        demand = self._first_kind()
+        for priority in Priority:
+            kind = self._queue_of(priority).kinds.get(demand)
+            if kind is not None and kind.waiting:
+                return max(0, int(min(kind.waiting, room))), priority, demand
         return 0, Priority.BACKGROUND, ONE
 
-    def _first_kind(self, queue: FlowQueue) -> Demand | None:
-        if ONE in queue.kinds and len(queue.kinds) == 1:
-            return ONE
-        now = self.loop.time()
-        for demand in queue.in_order():
-            openings = self.limiter.openings(now, demand=demand)
-            if all(at <= now for group, at in openings.items() if group):
-                return demand
-        return None
+    def _first_kind(self) -> Demand:
+        """Return the kind that waits for the quotas of all calls only, in the order of `_next`."""
+        blocked, now = set[str](), self.loop.time()
+        for queue in self._in_turn():
+            if ONE in queue.kinds and len(queue.kinds) == 1:
+                return ONE
+            for demand in queue.in_order():
+                openings = self.limiter.openings(now, demand=demand)
+                if blocked.isdisjoint(openings):
+                    closed = [group for group, at in openings.items() if group and at > now]
+                    if not closed:
+                        return demand
+                    blocked.update(closed)
+        return ONE
 
     def fail(self, error: AsyncClientsError, *, for_good: bool = False) -> None:
         """Raise a copy of *error* in each waiting call; *for_good*: in later calls as well."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from random import Random
 
 import pytest
 
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, Share
 from asyncclients.sandbox.limits import SlidingLog
-from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
+from tests.support.shared_quota import EPOCH, Process, SharedQuotaSimulation, most_in
 
 pytestmark = pytest.mark.virtual_time
 
 TWENTY = Quota(20, 1.0)
 NIGHT = Share("night", 0.5)
+CHANGE_TO_SUMMER = 1_711_846_800.0
+"""The instant at which 2:00 became 3:00 in Berlin, on 31 March 2024, in seconds since 1970."""
 
 
 def world_of(*quotas: Quota) -> SharedQuotaSimulation:
@@ -110,3 +113,67 @@ async def test_calendar_quota_is_kept_across_restarts_and_used_up() -> None:
     assert days[start] <= 50
     assert days[start] >= 45
     assert 45 <= days[end] <= 50
+
+
+KINDS = (
+    ONE,
+    Demand(cost=4),
+    Demand(operation="events.list"),
+    Demand(3, "events.add", NIGHT),
+    Demand(share=NIGHT),
+)
+
+
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.sweep) for seed in range(4, 60))]
+)
+async def test_no_quota_of_any_kind_is_exceeded(seed: int) -> None:
+    """Processes of all kinds of calls join, stop and die, and the store fails: all quotas hold.
+
+    The hour ends meanwhile, at the change to summer time or elsewhere, and the vendor's clock
+    and the processes' differ by up to 0.9 s.
+    """
+    random, loop = Random(seed), asyncio.get_running_loop()
+    hourly = Quota.calendar(random.choice([40, 400]), "hour", "Europe/Berlin")
+    events = Quota(6, 1.0, operations=("events.*",))
+    daily = Quota.calendar(60, "day", "Europe/Berlin", operations=("events.*",))
+    quotas = (Quota(20, 1.0), Quota(30, 2.0), events, hourly, daily)
+    world = world_of(*quotas)
+    change = random.choice([CHANGE_TO_SUMMER, CHANGE_TO_SUMMER - 7200, CHANGE_TO_SUMMER + 79_200])
+    world.wall_ahead = change - 15.0 - EPOCH / 1e6 - loop.time()
+    vendor_ahead = world.wall_ahead + random.uniform(-0.9, 0.9)
+    lasting, running = world.start(), list[Process]()
+    for demand in KINDS:
+        lasting.work(1, random.choice([*Priority]), demand)
+    await asyncio.sleep(1.0)
+    for _ in range(30):
+        match random.choice(["start", "start", "stop", "kill", "down", "deaf", "wait", "wait"]):
+            case "start" if len(running) < 4:
+                running.append(world.start())
+                for demand in random.sample(KINDS, random.randint(1, 4)):
+                    running[-1].work(2, random.choice([*Priority]), demand)
+            case "stop" if running:
+                await running.pop(0).stop()
+            case "kill" if running:
+                await running.pop().kill()
+            case "down":
+                world.store.down = True
+                await asyncio.sleep(random.uniform(0.1, 6.0))
+                world.store.down = False
+            case "deaf":
+                world.store.deaf = 2
+            case _:
+                pass
+        await asyncio.sleep(random.uniform(0.1, 2.0))
+    await world.stop()
+    assert len(world.arrivals) > 15
+    for quota in quotas:
+        if not quota.unit:
+            assert most_units(world, quota) <= quota.limit
+            assert most_units(world, NIGHT.of(quota), NIGHT) <= NIGHT.of(quota).limit
+            continue
+        used = Counter[float]()
+        for at, demand in zip(world.arrivals, world.demands, strict=True):
+            if quota.applies_to(demand.operation):
+                used[quota.window(EPOCH / 1e6 + at + vendor_ahead)[0]] += demand.cost
+        assert max(used.values(), default=0) <= quota.limit
