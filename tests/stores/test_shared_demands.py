@@ -95,6 +95,20 @@ async def test_expensive_call_is_not_starved_by_cheap_ones(cost: int, use: float
     assert exported + cheap > use * 20 * 20
 
 
+async def test_kinds_of_both_classes_ask_the_store_when_it_said() -> None:
+    """Interactive and background calls of two kinds: each gets its turn, without polling."""
+    world, nightly = world_of(TWENTY), Demand(share=NIGHT)
+    process = world.start()
+    process.work(4, Priority.INTERACTIVE, Demand(cost=4))
+    process.work(4, Priority.BACKGROUND, nightly)
+    await asyncio.sleep(20.0)
+    await world.stop()
+    assert most_units(world, TWENTY) <= 20
+    assert units(world, nightly, 2.0) > 0
+    assert units(world, Demand(cost=4), 2.0) > 0.7 * 18 * 20
+    assert world.store.commands < 6 * len(world.arrivals)
+
+
 async def test_calendar_quota_is_kept_across_restarts_and_used_up() -> None:
     """Processes that are killed and started again keep the day's quota, and leave nothing of it."""
     daily = Quota.calendar(50, "day", "Europe/Berlin")
