@@ -7,7 +7,7 @@ import os
 import sys
 from array import array
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any, Literal
 
@@ -415,7 +415,22 @@ class Sync:
                     change.new = tree.with_parent(change.new, change.parent)
                     change.value = tree.with_parent(change.value, change.parent)
                 changes.append(Row(number, row.line, change))
+            await self._doubt(changes, items)
             yield changes
+
+    async def _doubt(self, changes: Sequence[Row], items: Mapping[int, Item]) -> None:
+        """Record, before they are sent, that *changes* may have changed their *items*.
+
+        After a kill the next run changes them again, even if the input is that of the run before.
+        """
+        known = [
+            row.data.key for row in changes if row.data.action in (Action.UPDATE, Action.DELETE)
+        ]
+        if self._is_plan or not known:
+            return
+        for key in known:
+            self._memory.doubt(key, items[key])
+        await self._memory.saved()
 
     def _fails(self, change: Change, parent: str | None) -> bool:
         """Record the failure of a row that is not sent; return False for any other."""
@@ -453,6 +468,7 @@ class Sync:
                 change = Change(Action.DELETE, key, item.id or "", row)
                 change.item_id = item.id
                 changes.append(Row(0, 0, change))
+            await self._doubt(changes, items)
             yield changes
 
     # --- Plan -------------------------------------------------------------------------------

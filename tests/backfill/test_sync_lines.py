@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncclients import BackfillStoppedError, InputError, OutcomeUnknownError, UnauthorizedError
+from asyncclients import (
+    BackfillStoppedError,
+    InputError,
+    NotFoundError,
+    OutcomeUnknownError,
+    UnauthorizedError,
+)
 from asyncclients.backfill import sync
 from asyncclients.backfill.rows import RowConverter
 from asyncclients.backfill.sync import SyncKeywords
@@ -25,8 +31,11 @@ COUNTS = ("created", "updated", "deleted", "unchanged", "missing", "failed", "un
 class Shop:
     """A vendor of things with a key `id`, which rejects the name `bad` and loses `lost`.
 
-    The name `stop` ends the run, as a revoked credential does.
+    The name `stop` ends the run, as a revoked credential does; `done` does so after the change,
+    and so do deletions if `is_closing`.
     """
+
+    is_closing = False
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -41,11 +50,17 @@ class Shop:
     async def update(self, item_id: str, row: dict[str, Any]) -> None:
         self.calls.append(("update", item_id, row))
         self._check(row)
+        if item_id not in self.items:
+            raise NotFoundError(status=404)
         self.items[item_id] = row
+        if row.get("name") == "done":
+            raise UnauthorizedError(status=401)
 
     async def delete(self, item_id: str) -> None:
         self.calls.append(("delete", item_id))
         del self.items[item_id]
+        if self.is_closing:
+            raise UnauthorizedError(status=401)
 
     def _check(self, row: dict[str, Any]) -> None:
         if row.get("name") == "bad":
@@ -334,13 +349,34 @@ def test_sync_never_takes_a_rejected_row_for_an_unchanged_one(tmp_path: Path) ->
 
 
 def test_sync_forgets_lines_when_a_run_is_interrupted(tmp_path: Path) -> None:
-    """After an update whose run did not end, the row of the day before is sent again."""
+    """After updates of a run that did not end, the rows of the day before are sent again."""
+    job = Job(tmp_path, "job", ".csv")
+    job.run("id,name\nk1,A\nk2,A\nk3,A\n")
+    assert job.run("id,name\nk1,B\nk2,stop\nk3,A\n") == "unauthorized"
+    found = job.run("id,name\nk1,A\nk2,A\nk3,A\n")
+    assert found == ({**dict.fromkeys(COUNTS, 0), "updated": 2, "unchanged": 1}, [])
+    assert [row["name"] for row in job.shop.items.values()] == ["A", "A", "A"]
+
+
+def test_sync_repeats_an_update_whose_response_was_lost(tmp_path: Path) -> None:
+    """If the run ends with it, the row of the day before is sent again."""
     job = Job(tmp_path, "job", ".csv")
     job.run("id,name\nk1,A\nk2,A\n")
-    assert job.run("id,name\nk1,B\nk2,stop\n") == "unauthorized"
+    assert job.run("id,name\nk1,done\nk2,A\n") == "unauthorized"
     found = job.run("id,name\nk1,A\nk2,A\n")
     assert found == ({**dict.fromkeys(COUNTS, 0), "updated": 1, "unchanged": 1}, [])
     assert [row["name"] for row in job.shop.items.values()] == ["A", "A"]
+
+
+def test_sync_creates_again_what_it_has_deleted(tmp_path: Path) -> None:
+    """If the run ended with the deletion, and the row is back, the item is created again."""
+    job = Job(tmp_path, "job", ".csv")
+    job.run("id,name\nk1,A\nk2,A\n")
+    job.shop.is_closing = True
+    assert job.run("id,name\nk1,A\n", on_missing="delete") == "unauthorized"
+    found = job.run("id,name\nk1,A\nk2,A\n")
+    assert found == ({**dict.fromkeys(COUNTS, 0), "created": 1, "unchanged": 1}, [])
+    assert len(job.shop.items) == 2
 
 
 def test_sync_reads_all_rows_if_columns_have_changed(tmp_path: Path, read: dict[str, bool]) -> None:

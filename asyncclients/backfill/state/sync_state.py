@@ -45,6 +45,10 @@ _PAGE = 5_000
 """Items read from the journal at once, and lines in one of its rows."""
 
 
+_NO_DIGEST = 0
+"""Digest of no row."""
+
+
 class Item(NamedTuple):
     """The known facts of an item.
 
@@ -290,6 +294,10 @@ class SyncMemory:
         self._changed["item"][key] = row
         self.state.layout = ""
         self.remove_intent(key)
+
+    def doubt(self, key: int, item: Item) -> None:
+        """Store that *item* is about to be changed: until that is confirmed, no row agrees with it."""
+        self.remember(key, item._replace(sent=_NO_DIGEST, listed=None))
 
     def forget(self, key: int) -> None:
         """Remove the item and the rejection of *key*."""
