@@ -70,7 +70,7 @@ class Quota:
     ) -> Quota:
         """Return a quota of *limit* requests in each *unit* of the calendar of *timezone*.
 
-        It starts anew at the full hour, at midnight or on the first of the month, and may be
+        It resets at the full hour, at midnight or on the first of the month, and may be
         used up at once: only other quotas spread its calls. A day has 23 or 25 hours where
         daylight saving time starts or ends; an hour that a clock shows twice counts as two.
 
@@ -148,7 +148,7 @@ class Share(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Demand(msgspec.Struct, frozen=True, cache_hash=True):
-    """What one call takes: *cost* units of each quota that applies to it, at one instant.
+    """The units that one call takes, at one instant, of each quota that applies to it.
 
     Attributes:
         cost: units, at least 1.

@@ -4,7 +4,7 @@
 the latest instant at which the call can have arrived, plus the period. While no such bound
 is known the expiry is infinite, and only the response frees the slot.
 
-`CalendarWindow` does the same for a quota that starts anew at midnight. It has no bucket.
+`CalendarWindow` does the same for a quota that resets at midnight. It has no bucket.
 
 `TokenBucket` spreads the calls over the period. `aiolimiter.AsyncLimiter` does the
 arithmetic. Its own waiting is not used, because every decision here is a function of
@@ -229,7 +229,7 @@ class CalendarWindow:
 
 
 class Taken(NamedTuple):
-    """What each call of one kind takes: *cost* slots of all these counters.
+    """The counters of the calls of one kind, each of which takes *cost* slots of all of them.
 
     Attributes:
         cost: slots.
