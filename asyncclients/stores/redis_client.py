@@ -65,7 +65,7 @@ COMMANDS = (
     *("DEL", "EXISTS", "GET", "SET", "INCR", "PEXPIRE"),
     *("HDEL", "HGET", "HGETALL", "HMGET", "HSET"),
     *("SCAN", "PTTL"),
-    *("ZADD", "ZCARD", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+    *("ZADD", "ZCARD", "ZCOUNT", "ZREM", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """The commands in use, inside and outside of the scripts."""
 ACL_RIGHTS = (
