@@ -180,7 +180,7 @@ class EtaEstimator:
         """Add a sample; return the rows per second of the last two periods."""
         now, samples = self._loop.time(), self._samples
         if not self._counter.requests and settled == self._settled_before:
-            samples.clear()  # the run waits for its first call, which says nothing of the rate
+            samples.clear()  # no part of the rate: the run waits for its first call
         since = now - self._span
         alone = all(use.scheduler.is_alone(self._flow) for use in self._counter.scopes.values())
         samples.append(_Sample(now, settled, limited, alone))

@@ -1,6 +1,6 @@
 """The base of the structs that users fill in: a wrong field is named with the right ones.
 
-msgspec itself says `Unexpected keyword argument 'mail'`, without the struct and its fields.
+The message of msgspec, `Unexpected keyword argument 'mail'`, has neither the struct nor its fields.
 """
 
 from __future__ import annotations

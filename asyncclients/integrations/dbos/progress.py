@@ -31,7 +31,7 @@ class JobProgress:
         kind: "push" or "pull".
         job: its name in the database.
         on_progress: called with the progress, whose quota use is that of this process; None if
-            nobody wants to know.
+            there is no callback.
     """
 
     def __init__(
