@@ -44,7 +44,7 @@ def coverage(session: nox.Session) -> None:
     """The default suite, on the installed wheel, with branch coverage and its threshold."""
     _groups(session, "test")
     session.install("-q", EXTRAS)
-    # Workers and commands that the tests start are measured, too: see [tool.coverage.run].
+    # The workers are measured, too: see [tool.coverage.run].
     session.run("coverage", "erase")
     session.run("coverage", "run", f"{session.bin}/pytest", *PARALLEL, *session.posargs)
     session.run("coverage", "combine", "-q")

@@ -39,12 +39,15 @@ def pytest_asyncio_loop_factories(
     return event_loops.loops_of(item, everywhere=bool(config.getoption("--every-loop")))
 
 
-def pytest_configure() -> None:
-    """Unset the event loop, and do not ignore SIGINT.
+def pytest_configure(config: pytest.Config) -> None:
+    """Unset the event loop, do not ignore SIGINT, and measure coverage of this process alone.
 
     Python 3.11 creates a loop on request, which is never closed. A shell starts commands in the
     background with SIGINT ignored, and the processes that tests interrupt would inherit that.
+    Coverage reaches the workers of pytest-xdist by a variable; it would slow the commands of tests.
     """
+    if hasattr(config, "workerinput"):
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
     asyncio.set_event_loop(None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
