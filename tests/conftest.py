@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Generator, Iterator
 
+import hypothesis
 import pytest
 from hypothesis import settings
 
@@ -56,6 +57,9 @@ def pytest_configure(config: pytest.Config) -> None:
     asyncio.set_event_loop(None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The time that an example takes says nothing while other workers run.
+    hypothesis.settings.register_profile("tests", deadline=None)
+    hypothesis.settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

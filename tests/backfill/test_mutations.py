@@ -17,7 +17,7 @@ from asyncclients import InputError
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.files.source import Row, open_source
 
-SETTINGS = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+SETTINGS = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 NAMES = ["alpha", "beta", "gamma"]
 TEXT = st.text(
     st.characters(codec="utf-8", exclude_characters="\0") | st.sampled_from(" ,;\"\n\r'\ufeff"),

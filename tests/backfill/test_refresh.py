@@ -725,7 +725,7 @@ Step = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(steps=st.lists(Step, max_size=4))
 def test_changes_lead_from_one_file_to_the_next(
     steps: list[list[tuple[str, int]]], tmp_path_factory: pytest.TempPathFactory

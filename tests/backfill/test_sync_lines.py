@@ -200,7 +200,7 @@ def compare(is_csv: bool, rows: list[tuple[str, str]], runs: list[Any]) -> None:
 
 
 @CASES
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_sync_decides_as_if_it_read_all_rows(
     is_csv: bool, rows: list[tuple[str, str]], runs: list[Any]
 ) -> None:
@@ -211,7 +211,7 @@ def test_sync_decides_as_if_it_read_all_rows(
 @pytest.mark.sweep
 @pytest.mark.timeout(1800)
 @CASES
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_sync_decides_as_if_it_read_all_rows_of_many_files(
     is_csv: bool, rows: list[tuple[str, str]], runs: list[Any]
 ) -> None:

@@ -223,7 +223,7 @@ def test_clock_set_back_keeps_what_a_calendar_quota_has_used() -> None:
         assert log.apply(again, at).opens_in == ()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     QUOTAS,
     st.lists(st.integers(-450_000, 450_000), min_size=3, max_size=3),
@@ -247,7 +247,7 @@ def test_quota_log_exceeds_no_quota(
         check(quota, world.arrivals)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(2, 6),
     st.lists(st.integers(-490_000, 490_000), min_size=3, max_size=3),

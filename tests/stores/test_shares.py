@@ -96,7 +96,7 @@ STEPS = st.tuples(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(STEPS, max_size=60))
 def test_blocks_never_overlap(steps: list[tuple[str, str, int]]) -> None:
     """Any order of joins, lost responses, idle times, ends and deaths: the blocks are disjoint."""
@@ -184,7 +184,7 @@ def leaves(tree: Any, start: int = 0, size: int = UNIT) -> list[Block]:
     return [(start, size)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(BLOCKS, st.integers(1, 7), st.sampled_from([0.5, 1.0, 3.0]))
 def test_fallback_of_all_blocks_keeps_the_quota(tree: object, limit: int, period: float) -> None:
     """However the quota is divided, and however small a block: never too many calls."""
@@ -215,7 +215,7 @@ KINDS = (
 )
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(BLOCKS, st.integers(0, 2**32))
 def test_fallback_of_all_blocks_keeps_quotas_of_all_kinds(tree: object, seed: int) -> None:
     """However the quota is divided: operations, shares, costs and the hour's quota hold."""
