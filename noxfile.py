@@ -164,7 +164,9 @@ def lowest(session: nox.Session) -> None:
     session.install("-q", "uv")
     # Everything at once: what stands in an environment already is not lowered.
     group = nox.project.dependency_groups(nox.project.load_toml(), "test")
-    session.run("uv", "pip", "install", "-q", "--resolution", "lowest-direct", EXTRAS, *group)
+    # Compiled, as by pip: the tests start many processes.
+    options = ("--resolution", "lowest-direct", "--compile-bytecode")
+    session.run("uv", "pip", "install", "-q", *options, EXTRAS, *group)
     session.run("pytest", "-q", *PARALLEL, *session.posargs)
 
 
