@@ -259,8 +259,8 @@ def _encode(value: object) -> str:
 def _user() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = str(os.getuid())
+    except (ImportError, KeyError, OSError):  # a container's user may have no name
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
     return f"{user}@{socket.gethostname()}"[:_LONGEST_NAME]
 
 
