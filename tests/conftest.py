@@ -10,15 +10,10 @@ from collections.abc import AsyncIterator, Generator, Iterator
 
 import hypothesis
 import pytest
-from hypothesis import settings
 
 from asyncclients import SessionPool
 from asyncclients.sandbox import Sandbox
 from tests.support import event_loops
-
-# The time that an example takes says more about the machine's load than about the code.
-settings.register_profile("tests", deadline=None)
-settings.load_profile("tests")
 
 FAST = (10_000, 1.0)
 """A quota that tests do not exceed."""
