@@ -16,7 +16,7 @@ from asyncclients.arguments import did_you_mean
 from asyncclients.backfill import Plan, Progress, Renaming, Report, SyncReport
 from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
-from asyncclients.backfill.files.source import open_source
+from asyncclients.backfill.files.source import Source, open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
 from asyncclients.backfill.state.journal import check_file
 from asyncclients.backfill.state.lock import check_apart, files_of_state
@@ -238,6 +238,7 @@ async def check_files(job: JobSpec) -> None:
         target = Target(Clients().resource(job.sync), job.key)
         converter = RowConverter(target.row_type, _renaming(job))
         await SyncInput(job.file, target, converter).check()
+        await _check_rows(job.file)
     elif isinstance(operation := _operation(job, Clients()), Write):
         await _check_columns(job, operation)
     else:
@@ -272,9 +273,13 @@ async def _check_columns(job: JobSpec, operation: Write) -> None:
     row_type = row_type_of(operation.call)
     if operation.scalar is not None:
         row_type = msgspec.defstruct(job.push or "", [(operation.name, Any)])
-    rows = await open_source(job.file)
+    await _check_rows(job.file, RowConverter(row_type, _renaming(job)).check)
+
+
+async def _check_rows(file: str, check: Callable[[Source], None] = lambda _: None) -> None:
+    rows = await open_source(file)
     try:
-        RowConverter(row_type, _renaming(job)).check(rows)
+        check(rows)
         await rows.count()  # finds another encoding in any row
     finally:
         await rows.aclose()

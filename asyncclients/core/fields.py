@@ -40,7 +40,7 @@ def _problem(
         name = next(iter(required or known))
         return f"{cls.__name__} takes its fields by name, as in {cls.__name__}({name}=...)"
     missing = [name for name in required if name not in fields]
-    return f"{cls.__name__} needs {' and '.join(missing)}" if missing else ""
+    return f"{cls.__name__} needs {' and '.join(map(repr, missing))}" if missing else ""
 
 
 class Fields(msgspec.Struct, metaclass=_FieldsMeta, frozen=True, kw_only=True):

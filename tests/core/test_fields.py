@@ -28,7 +28,7 @@ _HAS = "it has: lat, name"
     [
         (lambda: Point(lta=1.0), f"Point has no field 'lta' (did you mean 'lat'?); {_HAS}"),  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
         (lambda: Point(lat=1.0, x=1), f"Point has no field 'x'; {_HAS}"),  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
-        (Point, "Point needs lat"),
+        (Point, "Point needs 'lat'"),
         (lambda: Point(1.0), "Point takes its fields by name, as in Point(lat=...)"),  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     ],
 )

@@ -297,7 +297,7 @@ class SyncMemory:
 
     def doubt(self, key: int, item: Item) -> None:
         """Store that *item* is about to be changed: until that is confirmed, no row agrees with it."""
-        self.remember(key, item._replace(sent=_NO_DIGEST, listed=None))
+        self.remember(key, Item(item.id, _NO_DIGEST, parent=item.parent))
 
     def forget(self, key: int) -> None:
         """Remove the item and the rejection of *key*."""
