@@ -44,6 +44,10 @@ class AsyncClientsError(Exception):
     request_id: str | None = None
     """The vendor's id of the request; None if it sent none."""
 
+    # Whether the message has a subject of its own, so that a colon separates it from the call.
+    # Without an annotation, which would make it a field.
+    _is_sentence = False
+
     def __init__(self, message: str = "", **facts: Any) -> None:
         super().__init__(message)
         self.message = message
@@ -90,9 +94,8 @@ class AsyncClientsError(Exception):
         name = f"{self.vendor}." if self.vendor and self.operation else ""
         name += self.operation or (f"{self.vendor}:" if self.vendor else "")
         wire = " ".join(part for part in (self.method, self.path) if part)
-        if name and wire:
-            return f"{name} ({wire})"
-        return name or wire
+        call = f"{name} ({wire})" if name and wire else name or wire
+        return f"{call}:" if call and self._is_sentence and not call.endswith(":") else call
 
     def __repr__(self) -> str:
         facts = "".join(f", {name}={value!r}" for name, value in self._facts().items())
@@ -104,6 +107,8 @@ class AsyncClientsError(Exception):
 
 class ConfigurationError(AsyncClientsError, ValueError):
     """A client, quota or pool has an argument that cannot work."""
+
+    _is_sentence = True
 
 
 class InvalidValueError(AsyncClientsError, ValueError):
@@ -122,9 +127,13 @@ class InvalidValueError(AsyncClientsError, ValueError):
 class ClientClosedError(AsyncClientsError):
     """The pool was closed before or during the call."""
 
+    _is_sentence = True
+
 
 class WrongEventLoopError(AsyncClientsError):
     """The pool belongs to another event loop, or to another thread's."""
+
+    _is_sentence = True
 
 
 # --- Time ---------------------------------------------------------------------

@@ -8,7 +8,7 @@ the clock shows twice is two hours.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -31,17 +31,32 @@ def check_calendar(unit: object, timezone: object) -> None:
             f"a calendar quota's unit must be 'hour', 'day' or 'month', not {shown(unit)}",
             advice="Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')",
         )
-    try:
-        _zone(str(timezone))
-    except (KeyError, ValueError, TypeError, OSError):
-        known = available_timezones()
-        guess = did_you_mean(timezone, known) if isinstance(timezone, str) else ""
+    if not isinstance(timezone, str):
         raise ConfigurationError(
-            f"there is no time zone {shown(timezone)}{guess}",
+            "a calendar quota's time zone must be an IANA name or a ZoneInfo with a key, "
+            f"not {shown(timezone)}",
+            advice="Write it as in Quota.calendar(10_000, 'day', timezone='Europe/Berlin')",
+        )
+    try:
+        _zone(timezone)
+    except (KeyError, ValueError, OSError):
+        known = available_timezones()
+        raise ConfigurationError(
+            f"there is no time zone {timezone!r}{did_you_mean(timezone, known)}",
             advice="Give an IANA name, as in timezone='Europe/Berlin'"
             if known
             else "This system has no time zones: install the package tzdata",
         ) from None
+
+
+def timezone_name(timezone: object) -> object:
+    """Return the name of *timezone* if it is a `ZoneInfo` with a key or `datetime.UTC`.
+
+    Anything else is returned as it is, for `check_calendar`.
+    """
+    if isinstance(timezone, ZoneInfo):
+        return timezone.key or timezone
+    return "UTC" if timezone is UTC else timezone
 
 
 @lru_cache(maxsize=64)

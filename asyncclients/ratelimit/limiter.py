@@ -585,9 +585,10 @@ def _settle_calendars(taken: Taken, arrived_by: float | None) -> None:
 def _check_cost(cost: int, quotas: Iterable[tuple[str, Quota]]) -> None:
     for group, quota in quotas:
         if cost > quota.limit:
-            whose = "its share of the quota, " if group.startswith("share:") else "the quota of "
+            is_share = group.startswith("share:")
+            whose = f"its share of the quota, {quota}," if is_share else f"the quota of {quota}"
             raise ConfigurationError(
-                f"the call costs {cost}, but {whose}{quota} never has that many slots",
+                f"the call costs {cost}, but {whose} never has that many slots",
                 advice="Lower the cost of its endpoint, or raise the quota or the share",
             )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from enum import IntEnum
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
@@ -12,7 +13,7 @@ import msgspec
 
 from asyncclients.arguments import is_seconds, shown
 from asyncclients.errors import ConfigurationError
-from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_calendar
+from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_calendar, timezone_name
 
 _ROUNDING = 1e-9
 """0.29 of 100 requests are 29, although the product is a little less."""
@@ -57,6 +58,7 @@ class Quota:
             )
         object.__setattr__(self, "operations", _patterns(self.operations))
         if self.unit or self.timezone:
+            object.__setattr__(self, "timezone", timezone_name(self.timezone))
             check_calendar(self.unit, self.timezone)
 
     @classmethod
@@ -64,7 +66,7 @@ class Quota:
         cls,
         limit: int,
         unit: Literal["hour", "day", "month"],
-        timezone: str = "UTC",
+        timezone: str | tzinfo = "UTC",
         *,
         operations: Sequence[str] = (),
     ) -> Quota:
@@ -77,14 +79,16 @@ class Quota:
         Args:
             limit: requests, at least 1.
             unit: `hour`, `day` or `month`.
-            timezone: an IANA name, as in `Europe/Berlin`.
+            timezone: an IANA name, as in `Europe/Berlin`, a `ZoneInfo` of such a name, or
+                `datetime.UTC`.
             operations: as in the constructor.
 
         Raises:
             ConfigurationError: for an unknown unit or time zone; see also the constructor.
         """
-        check_calendar(unit, timezone)
-        return cls(limit, LONGEST[unit], operations=tuple(operations), unit=unit, timezone=timezone)
+        name = cast("str", timezone_name(timezone))
+        check_calendar(unit, name)
+        return cls(limit, LONGEST[unit], operations=_patterns(operations), unit=unit, timezone=name)
 
     @property
     def rate(self) -> float:
@@ -117,13 +121,16 @@ class Quota:
 
 
 def _patterns(operations: Any) -> tuple[str, ...]:
-    found: tuple[Any, ...] | None = None
     if isinstance(operations, (list, tuple)):
         found = tuple(cast("Sequence[Any]", operations))
-    if found is not None and all(isinstance(pattern, str) and pattern for pattern in found):
-        return found
+        wrong = [pattern for pattern in found if not isinstance(pattern, str) or not pattern]
+        if not wrong:
+            return found
+        problem = f"this one holds {shown(wrong[0])}"
+    else:
+        problem = f"this one is {shown(cast('object', operations))}"
     raise ConfigurationError(
-        f"a quota's operations must be a sequence of patterns, not {shown(cast('object', operations))}",
+        f"a quota's operations must be a sequence of patterns; {problem}",
         advice="Write it as in Quota(100, 60.0, operations=('events.*',))",
     )
 

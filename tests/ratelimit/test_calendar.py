@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -117,8 +118,24 @@ def test_calendar_rejects_an_unknown_unit_or_zone() -> None:
     """The error names the unit or the time zone, and suggests one that exists."""
     with pytest.raises(ConfigurationError, match="not 'week'"):
         Quota.calendar(1, "week")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    for zone in ("Europe/Belrin", "", "../etc/passwd", "Europe", None, 5):
+    for zone in ("Europe/Belrin", "", "../etc/passwd", "Europe"):
         with pytest.raises(ConfigurationError, match="no time zone"):
-            Quota.calendar(1, "day", zone)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            Quota.calendar(1, "day", zone)
     with pytest.raises(ConfigurationError, match="did you mean 'Europe/Berlin'"):
         Quota.calendar(1, "day", "Europe/Belrin")
+
+
+def test_calendar_accepts_a_zone_with_a_name() -> None:
+    """A `ZoneInfo` and `datetime.UTC` give the quota that their names give, in both constructors."""
+    named = Quota.calendar(1, "day", "Europe/Berlin")
+    assert Quota.calendar(1, "day", ZoneInfo("Europe/Berlin")) == named
+    assert replace(named, timezone=ZoneInfo("Europe/Berlin")) == named  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert Quota.calendar(1, "day", UTC) == Quota.calendar(1, "day")
+
+
+@pytest.mark.parametrize("zone", [None, 5, timezone(timedelta(hours=2))])
+def test_calendar_rejects_a_zone_without_a_name(zone: object) -> None:
+    """An offset and other types raise an error with the right form."""
+    with pytest.raises(ConfigurationError, match="must be an IANA name") as error:
+        Quota.calendar(1, "day", zone)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    assert "timezone='Europe/Berlin'" in str(error.value)

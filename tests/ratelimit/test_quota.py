@@ -54,6 +54,14 @@ def test_quota_rejects_operations_that_are_no_patterns(operations: object) -> No
         Quota(1, 1.0, operations=operations)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def test_quota_names_the_wrong_pattern() -> None:
+    """The error names the element that is no pattern, or the value that is no sequence."""
+    with pytest.raises(ConfigurationError, match="this one holds 1"):
+        Quota(1, 1.0, operations=("events.*", 1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigurationError, match=r"this one is 'events\.\*'"):
+        Quota.calendar(1, "day", operations="events.*")
+
+
 @pytest.mark.parametrize(
     ("fraction", "limit"), [(0.6, 60), (0.29, 29), (0.0001, 1), (0.999, 99), (1.0, 100)]
 )
