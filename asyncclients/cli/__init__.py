@@ -72,6 +72,38 @@ _EXAMPLES = {
     "limits set": "limits set intouch --quota 2/1",
 }
 """A correct form of each command that has required arguments."""
+_VALUES = {
+    "--admission": "exact",
+    "--changes": "changes.jsonl",
+    "--concurrency": "64",
+    "--database-url": "postgresql://HOST/jobs",
+    "--engine": "dbos",
+    "--hours": "1",
+    "--image": "arrivals.png",
+    "--interactive": "0.5",
+    "--key": "email",
+    "--lag": "300",
+    "--latency": "wan",
+    "--limit": "100",
+    "--limits": "limits.db",
+    "--map": "mail=email",
+    "--max-deleted": "0.1",
+    "--max-failed": "0.1",
+    "--on-missing": "delete",
+    "--port": "8000",
+    "--query": "search=ann",
+    "--quota": "2/1",
+    "--seconds": "600",
+    "--seed": "1",
+    "--server": "sliding-log",
+    "--set": "language=en",
+    "--share": "0.6",
+    "--since": "updated_at",
+    "--state": "people.state",
+    "--with": "program_uuid=4711",
+    "--workers": "50",
+}
+"""A correct value of each option that takes one."""
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
@@ -84,11 +116,11 @@ def run(arguments: Sequence[str]) -> int:
             result: Any = _call(arguments)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except MissingArgumentError as error:
-        example = _EXAMPLES.get(arguments[0]) or _EXAMPLES[" ".join(arguments[:2])]
-        _print_error(f"{error} Write it as in: asyncclients {example}")
+    except CycloptsError as error:
+        form = _correct_form(error)
+        _print_error(f"{error} Write it as in: {form}" if form else str(error))
         return USAGE
-    except (CycloptsError, ConfigurationError, ValueError) as error:
+    except (ConfigurationError, ValueError) as error:
         _print_error(str(error))
         return USAGE
     except BrokenPipeError:  # `asyncclients ... | head`: the reader has exited
@@ -97,6 +129,16 @@ def run(arguments: Sequence[str]) -> int:
         _print_error(f"{type(error).__name__}: {error}")
         return FAILED
     return result if isinstance(result, int) else DONE
+
+
+def _correct_form(error: CycloptsError) -> str:
+    """Return how to write what *error* is about; "" if that is not known."""
+    if error.argument is None:
+        return ""
+    if isinstance(error, MissingArgumentError) and error.argument.required:
+        return f"asyncclients {_EXAMPLES[' '.join(error.command_chain or ())]}"
+    name = error.argument.name
+    return f"{name} {_VALUES[name]}" if name in _VALUES else ""
 
 
 class _Printer(logging.Handler):

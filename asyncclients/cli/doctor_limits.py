@@ -78,7 +78,7 @@ async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
         return [Finding(f"{_STORE} at {store}", "not connected to", None)]
     client: Any = create_client(address)  # redis-py leaves most of its types open
     try:
-        denied = await _denied_commands(client, store)
+        denied = await _denied_commands(client, store, address.timeout)
         findings = [Finding(f"{_STORE} at {store}", "reachable", True)]
         if denied:
             found, advice = f"the user of the URL may not run {', '.join(denied)}", ACL_RIGHTS
@@ -86,9 +86,9 @@ async def _check_server(url: Secret, *, connect: bool) -> list[Finding]:
             findings.append(Finding(f"{_STORE}: rights", found, False, advice))
         else:
             findings.append(Finding(f"{_STORE}: rights", "sufficient", True))
-        findings += await _facts(client, store)
+        findings += await _facts(client, store, address.timeout)
         if "TIME" not in denied:
-            findings += await _clock_and_latency(client, store)
+            findings += await _clock_and_latency(client, store, address.timeout)
     finally:
         await close(client)
     return findings
@@ -128,36 +128,36 @@ def probes() -> Iterator[tuple[Any, ...]]:
     yield ("TIME",)
 
 
-async def _denied_commands(client: Any, store: str) -> list[str]:
-    """Return the commands that *client* may not run.
+async def _denied_commands(client: Any, store: str, timeout: float) -> list[str]:
+    """Return the commands that *client* may not run; each has *timeout* seconds.
 
     Raises:
         ConfigurationError: the server cannot be a store.
         StoreUnavailableError: it does not respond.
     """
-    from redis.exceptions import NoScriptError, RedisError
+    from redis.exceptions import NoScriptError
 
-    from asyncclients.stores.redis_client import TIMEOUT, explain, is_denied
+    from asyncclients.stores.redis_client import FAILURES, explain, is_denied
 
     denied: dict[str, None] = {}
     for words in probes():
         try:
-            async with asyncio.timeout(TIMEOUT):
+            async with asyncio.timeout(timeout):
                 await client.execute_command(*words)
         except NoScriptError:
             pass  # EVAL is denied
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             if not is_denied(error):
                 raise explain(store, error) from None
             denied[words[0]] = None
     return list(denied)
 
 
-async def _facts(client: Any, store: str) -> list[Finding]:
+async def _facts(client: Any, store: str, timeout: float) -> list[Finding]:
     """Return what INFO reports about version and eviction."""
     from asyncclients.stores.redis_client import read_facts, with_timeout
 
-    facts = await with_timeout(store, lambda: read_facts(client, store))
+    facts = await with_timeout(store, lambda: read_facts(client, store), timeout)
     if facts is None:
         found = "not known, since the user of the URL may not run INFO"
         return [Finding(f"{_STORE}: version", found, None, "Give the user +info to check it")]
@@ -174,13 +174,13 @@ async def _facts(client: Any, store: str) -> list[Finding]:
     return [version, Finding(f"{_STORE}: eviction", found, not facts.may_evict, advice)]
 
 
-async def _clock_and_latency(client: Any, store: str) -> list[Finding]:
+async def _clock_and_latency(client: Any, store: str, timeout: float) -> list[Finding]:
     from asyncclients.stores.redis_client import with_timeout
 
     samples: list[tuple[float, float]] = []
     for _ in range(_SAMPLES):
         began_at, began = time.time(), time.perf_counter()
-        seconds, micros = await with_timeout(store, client.time)
+        seconds, micros = await with_timeout(store, client.time, timeout)
         took = time.perf_counter() - began
         samples.append((took, seconds + micros / 1e6 - began_at - took / 2))
     difference = min(samples)[1]

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 RedisClient = redis.Redis | redis.RedisCluster
 
+FAILURES = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What a command raises if it fails; redis-py's error of a cluster is not a `RedisError`."""
+
 TIMEOUT = 0.5
 """Seconds for one command to a single server, including the connection."""
 NODES_TIMEOUT = 1.0
@@ -245,7 +248,7 @@ async def close(client: RedisClient) -> None:
     await client.aclose()
     if isinstance(client, redis.RedisCluster):
         for nodes in ("nodes_cache", "startup_nodes"):  # `aclose` skips them after a failure
-            with suppress(RedisError, OSError):
+            with suppress(*FAILURES):
                 await client.nodes_manager.aclose(nodes)
     elif isinstance(client.connection_pool, SentinelConnectionPool):
         sentinel: Any = client.connection_pool
@@ -275,7 +278,7 @@ async def with_timeout(
     try:
         async with asyncio.timeout(timeout):
             return await command()
-    except (RedisError, RedisClusterException, OSError, TimeoutError) as error:
+    except FAILURES as error:
         raise explain(store, error) from None
 
 

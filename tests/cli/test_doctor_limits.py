@@ -132,6 +132,16 @@ async def test_doctor_names_an_unusable_server(
     assert KEY not in str(findings)
 
 
+@pytest.mark.parametrize("kind", ["redis+cluster", "rediss+cluster", "rediss"])
+async def test_doctor_names_an_unreachable_server_of_any_kind(kind: str) -> None:
+    """A cluster without any node that responds is one finding, like a single server."""
+    (finding,) = await check_limits(f"{kind}://:{KEY}@127.0.0.1:{free_port()}", connect=True)
+    assert finding.good is False
+    assert "ConnectionError" in finding.found
+    assert "Start it or correct its address" in finding.advice
+    assert KEY not in str(finding)
+
+
 def test_probes_try_every_command_of_the_stores() -> None:
     """Each right that a user needs is tried, apart from INFO, which is read."""
     assert {words[0] for words in probes()} == {*COMMANDS} - {"INFO"}

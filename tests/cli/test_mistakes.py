@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
-from asyncclients.cli import run
+from asyncclients.cli import app, run
 from asyncclients.cli.operations import CLIENTS
 from asyncclients.sandbox import Sandbox
 
@@ -224,6 +225,44 @@ def test_mistake_is_one_sentence_and_code_2(
     assert content() == FILES
     with pytest.raises(BlockingIOError):
         vendors.accept()
+
+
+def commands(group: App, *chain: str) -> Iterator[tuple[tuple[str, ...], App]]:
+    """The commands of *group* and of the groups in it, by the words that call them."""
+    for name in group:
+        if not name.startswith("-"):
+            if any(not inner.startswith("-") for inner in group[name]):
+                yield from commands(group[name], *chain, name)
+            else:
+                yield (*chain, name), group[name]
+
+
+OPTIONS = [
+    ((*words, option), argument.required)
+    for words, command in commands(app)
+    for argument in command.assemble_argument_collection()
+    for option in argument.names
+    if option.startswith("--") and argument.token_count()[0]
+]
+
+
+@pytest.mark.parametrize(("arguments", "is_required"), OPTIONS, ids=str)
+def test_option_without_value_shows_a_correct_form(
+    arguments: tuple[str, ...], is_required: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each option of each command that takes a value names a correct one if it is left out."""
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    form = f"asyncclients {arguments[0]} " if is_required else f"{arguments[-1]} "
+    assert f"{arguments[-1]} requires an argument. Write it as in: {form}" in printed.err
+    assert len(printed.err.splitlines()) == 1
+
+
+def test_option_without_value_is_tried_for_all_commands() -> None:
+    """Every command with such an option is among those that are tried."""
+    tried = {arguments[:-1] for arguments, _ in OPTIONS}
+    without = {("demo",), ("status",)}
+    assert tried | without == {words for words, _ in commands(app)}
 
 
 @pytest.mark.parametrize(
