@@ -9,7 +9,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError, Parameter
+from cyclopts import App, CycloptsError, MissingArgumentError, Parameter, UnusedCliTokensError
 from rich.console import Console
 
 from asyncclients import __version__
@@ -133,6 +133,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _correct_form(error: CycloptsError) -> str:
     """Return how to write what *error* is about; "" if that is not known."""
+    if isinstance(error, UnusedCliTokensError) and error.command_chain == ("limits", "set"):
+        return " ".join(f"--quota {token}" for token in error.unused_tokens or ())
     if error.argument is None:
         return ""
     if isinstance(error, MissingArgumentError) and error.argument.required:

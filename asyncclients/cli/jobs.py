@@ -142,8 +142,29 @@ def _parsed(tables: Mapping[str, Any]) -> dict[str, JobSpec]:
         try:
             parsed[name] = msgspec.convert(options, JobSpec)
         except msgspec.ValidationError as bad:
-            raise ValueError(f"jobs.{name}: {bad}") from None
+            problem = _quoted(cast("dict[str, Any]", options)) or str(bad)
+            raise ValueError(f"jobs.{name}: {problem}") from None
     return parsed
+
+
+def _quoted(options: Mapping[str, Any]) -> str:
+    """Return how to write the option whose number or truth value is in quotes; "" if none is."""
+    for field in msgspec.structs.fields(JobSpec):
+        value = options.get(field.encode_name)
+        if not isinstance(value, str) or _is_accepted(value, field.type, strict=True):
+            continue
+        if _is_accepted(value, field.type, strict=False):
+            correct = f"{field.encode_name} = {value.lower()}"
+            return f"`{field.encode_name}` must not be text: write it without quotes, {correct}"
+    return ""
+
+
+def _is_accepted(value: str, kind: Any, *, strict: bool) -> bool:
+    try:
+        msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check_options(place: str, table: Mapping[str, Any], known: Sequence[str]) -> None:

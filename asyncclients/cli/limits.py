@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from asyncclients.arguments import check_seconds
 from asyncclients.cli.output import duration, show
 from asyncclients.cli.shared import LIMITS, from_environment, limits_store
 from asyncclients.cli.simulate import read_quota
@@ -22,7 +23,9 @@ app = App(
 _STORE = Parameter(
     help=f"the limit store of the processes: redis://HOST or a file; by default the variable {LIMITS}"
 )
-_SCOPE = Parameter(help="name of a vendor, or start of a scope's id as `limits show` prints it")
+_SCOPE = Parameter(
+    help="name of a vendor in any case, or start of a scope's id as `limits show` prints it"
+)
 _JSON = Parameter(negative="", help="print the scopes as JSON")
 
 
@@ -46,6 +49,7 @@ async def pause(
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """Send no calls of SCOPE for a while, in any process; calls wait."""
+    check_seconds("--seconds", seconds, advice="Write it as in --seconds 600")
     _print(await _control(limits).pause(scope, seconds), json=json)
 
 

@@ -132,8 +132,8 @@ class ControlBackend(Protocol):
 class LimitsControl:
     """Shows and changes the limits of all processes that share *store*.
 
-    SCOPE in its methods is the name of a vendor, for all scopes of this vendor, or the start of
-    one scope's id as `show` returns it.
+    SCOPE in its methods is the name of a vendor in any case, for all scopes of this vendor, or the
+    start of one scope's id as `show` returns it.
 
     Args:
         store: `FileLimits` or `RedisLimits`, as the processes have it.
@@ -290,12 +290,12 @@ def _scope_limits(stored: StoredScope, now: float) -> ScopeLimits:
 
 
 def _select(scopes: Sequence[ScopeLimits], name: str) -> list[ScopeLimits]:
-    """Return the scopes of vendor *name*, or the one whose id starts with *name*.
+    """Return the scopes of vendor *name* in any case, or the one whose id starts with *name*.
 
     Raises:
         ConfigurationError: there is none, or *name* is the start of several ids.
     """
-    if found := [each for each in scopes if name and each.vendor == name]:
+    if found := [each for each in scopes if name and each.vendor.lower() == name.lower()]:
         return found
     found = [each for each in scopes if name and each.scope.startswith(name)]
     if len(found) == 1:

@@ -251,6 +251,17 @@ async def test_control_outlives_the_processes(store: Store) -> None:
                 await call
 
 
+async def test_vendor_is_found_in_any_case(store: Store) -> None:
+    """`Intouch` stands for the scopes of intouch."""
+    if isinstance(store, FileLimits):
+        Path(store.display_name).touch()
+    backend = store.backend()
+    await backend.apply("a1", lease_request(vendor="intouch", heartbeat=True))
+    await backend.aclose()
+    (paused,) = await LimitsControl(store).pause("Intouch", 60)
+    assert (paused.vendor, paused.paused_for > 0) == ("intouch", True)
+
+
 async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
     """A scope that does not exist, or the start of several ids: one error that lists them."""
     if isinstance(store, FileLimits):
