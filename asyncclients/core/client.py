@@ -6,6 +6,8 @@ A client is immutable: `with_options` returns another one that shares scope, quo
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from fnmatch import fnmatchcase
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
@@ -13,14 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast, ov
 
 import msgspec
 
-from asyncclients.arguments import check_count, check_text, check_type
+from asyncclients.arguments import check_count, check_text, check_type, did_you_mean
 from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.call import ClientConfig
+from asyncclients.core.endpoint import Resource, operations_of
 from asyncclients.core.explain import Explanation, explain
 from asyncclients.core.options import OptionFields, Options
 from asyncclients.core.pool import SessionPool
-from asyncclients.core.prepare import raw_request
+from asyncclients.core.prepare import RAW_OPERATION, raw_request
 from asyncclients.core.vendor import Vendor
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.quota import Demand, Quota, check_quotas
@@ -81,18 +84,24 @@ class VendorClient:
         if quota_key is not None:
             check_text("quota_key", quota_key, "quota_key='account 4711'")
         self._scope = pool.handle(vendor, self.base_url, login, own, most, quota_key=quota_key)
-        self._configure(
-            ClientConfig(
-                scope=self._scope,
-                vendor=vendor,
-                login=login,
-                base_url=self.base_url,
-                pool=pool.config,
-                options=Options(),
-                quotas=own,
-                account=self._account_name(),
-            )
+        config = ClientConfig(
+            scope=self._scope,
+            vendor=vendor,
+            login=login,
+            base_url=self.base_url,
+            pool=pool.config,
+            options=Options(),
+            quotas=own,
+            account=self._account_name(),
         )
+        self._configure(config)
+        named = self._named(own)
+        if named != own:
+            # The operations are those of the resources, which need a configuration.
+            self._scope = pool.handle(
+                vendor, self.base_url, login, named, most, quota_key=quota_key
+            )
+            self._configure(msgspec.structs.replace(config, scope=self._scope, quotas=named))
 
     @classmethod
     def from_env(
@@ -146,6 +155,58 @@ class VendorClient:
         """Create the resources, each with *send*."""
         raise NotImplementedError
 
+    def _operations(self) -> frozenset[str]:
+        """Return all operations; empty if the endpoints of a resource are not known."""
+        own = operations_of(self)
+        resources = [each for each in vars(self).values() if isinstance(each, Resource)]
+        found = [operations_of(each) for each in resources] or [own]
+        return frozenset({RAW_OPERATION}).union(own, *found) if all(found) else frozenset()
+
+    def _named(self, quotas: tuple[Quota, ...]) -> tuple[Quota, ...]:
+        """Return *quotas* with the vendor's name removed from their patterns.
+
+        Raises:
+            ConfigurationError: a pattern matches no operation.
+        """
+        if not any(quota.operations for quota in quotas) or not (known := self._operations()):
+            return quotas
+        return tuple(
+            replace(
+                quota, operations=tuple(self._pattern(each, known) for each in quota.operations)
+            )
+            for quota in quotas
+        )
+
+    def _pattern(self, pattern: str, known: frozenset[str]) -> str:
+        short = pattern.removeprefix(f"{self.vendor.name}.")
+        for each in (pattern, short):
+            if any(fnmatchcase(name, each) for name in known):
+                return each
+        names = known.union(f"{name.partition('.')[0]}.*" for name in known if "*" in short)
+        raise ConfigurationError(
+            f"no operation matches {pattern!r}, a pattern of a quota{did_you_mean(short, sorted(names))}",
+            vendor=self.vendor.name,
+            advice=f"There are: {', '.join(sorted(known))}",
+        )
+
+    def _known_operation(self, name: str) -> str:
+        """Return *name* without the vendor's name.
+
+        Raises:
+            ConfigurationError: there is no such operation.
+        """
+        known = self._operations() if name else frozenset[str]()
+        if not known or name in known:
+            return name
+        short = name.removeprefix(f"{self.vendor.name}.")
+        if short not in known:
+            raise ConfigurationError(
+                f"there is no operation {name!r}{did_you_mean(short, sorted(known))}",
+                vendor=self.vendor.name,
+                advice=f"There are: {', '.join(sorted(known))}",
+            )
+        return short
+
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
         """Return the same client with other options: any fields of `Options`."""
         # copy.copy would pickle the client, which is not allowed.
@@ -174,9 +235,10 @@ class VendorClient:
             cost: units of each quota that the call takes.
 
         Raises:
-            ConfigurationError: for a cost that a quota never allows.
+            ConfigurationError: for an unknown operation, or a cost that a quota never allows.
         """
         check_count("cost", cost)
+        operation = self._known_operation(operation)
         demand = Demand(cost, operation, self._config.share)
         now = self._pool.bind().time()
         return explain(self._scope(), self._config.options.priority, now, demand)

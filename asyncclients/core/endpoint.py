@@ -12,6 +12,7 @@ A value in a path is percent-encoded to exactly one segment (RFC 3986 §2.1, §3
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
@@ -254,6 +255,19 @@ def endpoint_of(method: Callable[..., Any]) -> Endpoint[Any] | None:
         method = method.func
     found: Endpoint[Any] | None = getattr(method, "endpoint", None)
     return found if isinstance(found, Endpoint) else None
+
+
+def operations_of(owner: object) -> frozenset[str]:
+    """Return the operations of a client or resource: those of its methods and of its modules.
+
+    A module's are those of the endpoints that are its global names, as in an endpoint table.
+    """
+    kinds = type(owner).__mro__
+    modules = {kind.__module__ for kind in kinds}.intersection(sys.modules)
+    values = [value for name in modules for value in vars(sys.modules[name]).values()]
+    methods = [value for kind in kinds for value in vars(kind).values()]
+    endpoints = [*values, *map(endpoint_of, filter(callable, methods))]
+    return frozenset(each.operation for each in endpoints if isinstance(each, Endpoint))
 
 
 def expand(template: str, values: Mapping[str, str]) -> str:

@@ -108,6 +108,10 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|https?:", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+RAW_OPERATION = "request"
+"""The operation of calls by `client.request`."""
+
+
 def raw_request(
     method: str,
     path: str,
@@ -138,7 +142,7 @@ def raw_request(
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {shown(method)}")
     may_retry = verb in _IDEMPOTENT if idempotent is None else idempotent
     endpoint: Endpoint[T] = Endpoint(
-        "request",
+        RAW_OPERATION,
         verb,
         check_path(path),
         cast("type[T]", type(None) if returns is None else returns),
