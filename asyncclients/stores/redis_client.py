@@ -29,7 +29,7 @@ try:
     from redis.asyncio.cluster import ClusterNode
     from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
-    from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+    from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
     from redis.backoff import NoBackoff
     from redis.exceptions import (
         AuthenticationError,
@@ -104,7 +104,7 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         """Return the URL without user, password and query."""
-        scheme = self.scheme + ("+sentinel" if self.kind == "sentinel" else "")
+        scheme = f"{self.scheme}+{self.kind}" if self.kind else self.scheme
         hosts = ",".join(_location(host, port) for host, port in self.hosts)
         return f"{scheme}://{hosts}{self.path}"
 
@@ -160,24 +160,42 @@ def parse_address(url: str | Secret, *, cluster: bool = False) -> Address:
     """
     address = _parse(Secret(url), cluster=cluster)
     if address is None or not address.is_complete():
-        if cluster or (address is not None and address.kind == "cluster"):
-            raise ConfigurationError(
-                "the address of the shared store is not a redis:// or rediss:// URL of a cluster",
-                advice="Give it as redis://host:6379, or redis://host1:6379,host2:6379 to start "
-                "from any of several nodes; a cluster has no numbered databases",
-            )
-        raise ConfigurationError(
-            "the address of the shared store is not a redis://, rediss://, redis+cluster://, "
-            "redis+sentinel:// or unix:// URL",
-            advice="Give it as redis://host:6379/0, rediss:// for TLS, or "
-            "redis+sentinel://host1:26379,host2:26379/PRIMARY with the name that Sentinel uses",
-        )
+        raise _incomplete(address, cluster=cluster)
     if not _is_connectable(address):
         raise ConfigurationError(
             f"the address of the shared store {address} has a query that redis-py cannot use",
             advice="Remove the part after the question mark, or see redis-py's `from_url`",
         )
     return address
+
+
+def _incomplete(address: Address | None, *, cluster: bool) -> ConfigurationError:
+    """Return the error for an incomplete address. It shows no part: any may be of a password."""
+    kind = address.kind if address is not None else ""
+    if address is not None and kind == "cluster" and address.name.isdecimal():
+        return ConfigurationError(
+            "the address of the shared store ends with the number of a database, and a cluster "
+            "has no database number",
+            advice="Remove the number, as in redis+cluster://host1:6379,host2:6379",
+        )
+    if cluster or kind == "cluster":
+        return ConfigurationError(
+            "the address of the shared store is not a redis:// or rediss:// URL of a cluster",
+            advice="Give it as redis+cluster://host:6379, or "
+            "redis+cluster://host1:6379,host2:6379 to start from any of several nodes",
+        )
+    if address is not None and kind == "sentinel" and not address.name:
+        return ConfigurationError(
+            "the name of the primary is missing in the address of the shared store",
+            advice="Add the name that Sentinel uses, as in "
+            "redis+sentinel://host1:26379,host2:26379/NAME",
+        )
+    return ConfigurationError(
+        "the address of the shared store is not a redis://, rediss://, redis+cluster://, "
+        "redis+sentinel:// or unix:// URL",
+        advice="Give it as redis://host:6379/0, rediss:// for TLS, or "
+        "redis+sentinel://host1:26379,host2:26379/NAME with the name that Sentinel uses",
+    )
 
 
 def _is_connectable(address: Address) -> bool:
@@ -371,7 +389,10 @@ class _Meaning(NamedTuple):
 
 
 _LOGIN = "Correct user and password in its URL"
-_CLUSTER = "Pass cluster=True, or give the address of a server that takes all keys for the cluster"
+_CLUSTER = (
+    "Write redis+cluster:// or pass cluster=True, or give the address of a server that takes all "
+    "keys for the cluster"
+)
 _MEANINGS = {
     "NOAUTH": _Meaning("rejects the login: it requires a password", _LOGIN, True),
     "WRONGPASS": _Meaning("rejects the login: wrong user or password", _LOGIN, True),
@@ -413,6 +434,8 @@ def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailab
     """
     if isinstance(error, RedisClusterException):
         return _cluster_error(store, error)
+    if isinstance(error, MasterNotFoundError):
+        return _no_primary(store)
     text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(error)))[:160]
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
     if isinstance(error, AuthenticationError) and code not in _MEANINGS:
@@ -453,34 +476,47 @@ def _cluster_error(
     if isinstance(explained, ConfigurationError) or not isinstance(cause, ResponseError):
         return explained
     return ConfigurationError(
-        f"the shared store {store} is not a cluster ({cause})", advice="Leave out cluster=True"
+        f"the shared store {store} is not a cluster ({cause})",
+        advice="Write redis:// instead of redis+cluster://, and leave out cluster=True",
+    )
+
+
+def _no_primary(store: str) -> StoreUnavailableError:
+    """Explain that Sentinel names no primary: redis-py does not keep what each has replied."""
+    hosts, _, name = store.partition("://")[2].partition("/")
+    return StoreUnavailableError(
+        f"no Sentinel of {hosts} knows the primary {name} and reaches it",
+        "Check the name and the login, and that the Sentinels and the primary run; with TLS write "
+        "rediss+sentinel://, without it redis+sentinel://",
     )
 
 
 def _connection_error(
     store: str, error: Exception, text: str
 ) -> ConfigurationError | StoreUnavailableError:
+    kind = "".join(store.partition("://")[0].partition("+")[1:])
+    with_tls, without = f"rediss{kind}://", f"redis{kind}://"
     tls = next((each for each in _chain(error) if isinstance(each, ssl.SSLError)), None)
     if tls is not None:
         return ConfigurationError(
             f"the shared store {store} cannot be reached over TLS ({tls.reason or tls})",
-            advice="Check its certificate (ssl_ca_certs= in the URL's query), or use redis:// "
+            advice=f"Check its certificate (ssl_ca_certs= in the URL's query), or use {without} "
             "for a server without TLS",
         )
     if isinstance(error, InvalidResponse):
         return ConfigurationError(
             f"the server at {store} does not speak the Redis protocol",
-            advice="Correct host and port; use rediss:// if the port expects TLS",
+            advice=f"Correct host and port; use {with_tls} if the port expects TLS",
         )
     reason = type(error).__name__
     if isinstance(error, (TimeoutError, RedisTimeoutError)):
         reason += ": no reply in time"
     elif isinstance(error, RedisError):
         reason += f": {text}"
-    advice = (
-        "Start it or correct its address; a port with TLS needs rediss://, one without redis://"
+    return StoreUnavailableError(
+        reason,
+        f"Start it or correct its address; a port with TLS needs {with_tls}, one without {without}",
     )
-    return StoreUnavailableError(reason, advice)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -138,7 +138,17 @@ async def test_doctor_names_an_unreachable_server_of_any_kind(kind: str) -> None
     (finding,) = await check_limits(f"{kind}://:{KEY}@127.0.0.1:{free_port()}", connect=True)
     assert finding.good is False
     assert "ConnectionError" in finding.found
-    assert "Start it or correct its address" in finding.advice
+    tls = f"a port with TLS needs {kind.replace('redis+', 'rediss+')}://"
+    assert f"Start it or correct its address; {tls}" in finding.advice
+    assert KEY not in str(finding)
+
+
+async def test_doctor_names_unreachable_sentinels_and_their_primary() -> None:
+    """The finding has all hosts and the name, and advises what to check, the scheme as well."""
+    hosts = f"127.0.0.1:{free_port()},localhost:{free_port()}"
+    (finding,) = await check_limits(f"redis+sentinel://:{KEY}@{hosts}/main", connect=True)
+    assert finding.found == f"no Sentinel of {hosts} knows the primary main and reaches it"
+    assert "rediss+sentinel://" in finding.advice
     assert KEY not in str(finding)
 
 
