@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota
     from asyncclients.ratelimit.scheduler import Scheduler
 
+_AT_ONCE = 1e-3
+"""Seconds below which a wait is none."""
+_SECONDS_UP_TO = 120.0
+
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a call made now would wait, and how long.
@@ -36,8 +40,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if not self.reasons:
             return f"{self.vendor}: a call made now is sent at once"
-        when = f"in about {_span(self.seconds)}" if self.seconds else "soon"
-        return f"{self.vendor}: a call made now is sent {when}: {'; '.join(self.reasons)}"
+        about = f"in about {_span(self.seconds)}" if self.seconds >= _AT_ONCE else "soon"
+        return f"{self.vendor}: a call made now is sent {about}: {'; '.join(self.reasons)}"
 
 
 def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) -> Explanation:
@@ -55,6 +59,7 @@ def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) 
         *_queue(ahead, queued, priority),
         *_crowding(scheduler),
         *_limits(scheduler, state),
+        *_store(scheduler, state),
         *_own_quotas(scheduler, demand, now),
     ]
     if reasons and state.control.quotas is not None:
@@ -97,9 +102,26 @@ def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     quotas = zip(scheduler.limiter.quotas, state.holds, state.opens_in, strict=True)
     full = [each for each in quotas if each[2] > 0 and not each[0].operations]
     for quota, held, opens_in in full:
-        yield _full(quota, held, opens_in)
+        if quota != state.store_quota:
+            yield _full(quota, held, opens_in)
     if state.paced_for > 0 and not full:
         yield f"calls are spread over the period: the next is sent in {_span(state.paced_for)}"
+
+
+def _store(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
+    if state.store_wait <= 0:
+        return
+    opens, quota = when(state.store_wait), state.store_quota
+    if state.outage:
+        yield f"the limit store is unreachable ({state.outage}): the next call is sent {opens}"
+    elif quota is not None:
+        held = dict(zip(scheduler.limiter.quotas, state.holds, strict=True)).get(quota, 0)
+        yield (
+            f"all processes together have used the quota of {quota} ({held} by this pool); "
+            f"a slot opens {opens}"
+        )
+    elif not state.paused_for:
+        yield f"the limit store grants the next slot {opens}"
 
 
 def _own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[str]:
@@ -107,16 +129,19 @@ def _own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[st
         if group and at > now:
             whose = "its " if group.startswith("share:") else ""
             name = demand.describe(group, scheduler.limiter.quotas)
-            yield f"it waits for {whose}{name}, which opens {_when(at - now)}"
+            yield f"it waits for {whose}{name}, which opens {when(at - now)}"
 
 
 def _full(quota: Quota, held: int, opens_in: float) -> str:
     whose = "" if held >= quota.limit else f", {quota.limit - held} by other clients"
-    return f"the quota of {quota} is used up ({held} by this pool{whose}); a slot opens {_when(opens_in)}"
+    return f"the quota of {quota} is used up ({held} by this pool{whose}); a slot opens {when(opens_in)}"
 
 
-def _when(seconds: float) -> str:
-    return "when a response arrives" if seconds == math.inf else f"in {_span(seconds)}"
+def when(seconds: float) -> str:
+    """Return the words for an instant *seconds* from now; inf for the next response."""
+    if seconds == math.inf:
+        return "when a response arrives"
+    return "at once" if seconds < _AT_ONCE else f"in {_span(seconds)}"
 
 
 def _calls(count: int) -> str:
@@ -126,6 +151,9 @@ def _calls(count: int) -> str:
 def _span(seconds: float) -> str:
     if seconds == math.inf:
         return "an unknown time"
-    if seconds < 120:
+    if seconds < _SECONDS_UP_TO:
         return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min"
+    days, minutes = divmod(round(seconds / 60), 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)

@@ -74,7 +74,8 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         held: slots in use of the fullest quota.
         holds: slots in use, by quota.
-        opens_in: until a slot of each quota is free; inf if only a response can free one.
+        opens_in: until a slot of each quota is free by this process's count; inf if only a
+            response can free one.
         paced_for: until the token bucket allows the next call.
         in_flight: calls sent and not yet settled.
         paused_for: until the pause ends; 0 without a pause.
@@ -84,6 +85,9 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         rate_factor: share of the quota's rate in use; below 1 after rejections.
         bursts: whether calls may follow each other faster than the rate.
         control: what an operator has set through a limit store.
+        store_wait: until the limit store may grant a slot, or its fallback in an outage.
+        store_quota: the quota for which it waits; None if it is not known.
+        outage: the limit that applies while the store is unreachable; empty without an outage.
     """
 
     held: int
@@ -98,6 +102,9 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     bursts: bool
     held_for: float = 0.0
     control: Control = NO_CONTROL
+    store_wait: float = 0.0
+    store_quota: Quota | None = None
+    outage: str = ""
 
 
 class Limiter:

@@ -83,10 +83,15 @@ class Lease(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """The loop instant of the next request for a demand, and the group of quotas that decides."""
+    """The loop instant of the next request for a demand, and the name of the quota that decides."""
 
     until: float
-    group: str
+    name: str
+
+    @property
+    def group(self) -> str:
+        """The group of that quota."""
+        return self.name.partition(" ")[2]
 
 
 class Reports(NamedTuple):
@@ -802,11 +807,11 @@ class LeaseClient:
             self.slots.leases.append(Lease(usable_at, usable_at + lease, number, demand))
         if self._sync.clock_suspect:
             self.slots.drop_leases()
-        until, group = base + response.retry_in / SECOND, response.waits_for.partition(" ")[2]
+        until = base + response.retry_in / SECOND
         if response.contenders:  # jitter: not all at once, nor always in the same order
             until += self._random.random() * lease / 2
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
-        self._waits[demand] = Wait(until, group)
+        self._waits[demand] = Wait(until, response.waits_for)
         self.contenders, self._asked_priority = response.contenders, request.priority
         self.outage.stop()
         self._log.end(received_at)

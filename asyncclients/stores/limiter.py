@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from asyncclients.ratelimit.quota import ONE, Demand
+from asyncclients.stores.protocol import parse_quotas
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
@@ -81,9 +82,9 @@ class SharedLimiter:
         elif lease := self.slots.first_lease(now, demand):
             found[""] = max(found[""], _clamp(lease.usable_at, now))
         else:
-            until, group = self.lease_client.wait(demand, now)
-            group = group if group in found else ""
-            found[group] = max(found[group], until)
+            wait = self.lease_client.wait(demand, now)
+            group = wait.group if wait.group in found else ""
+            found[group] = max(found[group], wait.until)
         found[""] = max(found[""], self.lease_client.held_until)
         return found
 
@@ -184,16 +185,20 @@ class SharedLimiter:
         return self._local.is_idle(now) and self.lease_client.is_at_rest()
 
     def snapshot(self, now: float) -> LimiterState:
-        """Return the local state, with a slot opening when the store may grant one."""
-        state, fallback = self._local.snapshot(now), self._outage.fallback
-        held_for, opens_in = max(0.0, self.lease_client.held_until - now), 0.0
+        """Return the local state, and what the store makes calls wait for."""
+        fallback, held_for = self._outage.fallback, max(0.0, self.lease_client.held_until - now)
+        store_wait, store_quota = 0.0, None
         if fallback is not None:
-            opens_in = fallback.next_permit_at(now) - now
+            store_wait = fallback.next_permit_at(now) - now
         elif not self.slots.leases and not held_for:
-            opens_in = self.lease_client.opens_at(now) - now
+            store_wait = self.lease_client.opens_at(now) - now
+            name = self.lease_client.wait(ONE, now).name
+            store_quota = next(iter(parse_quotas([name] if name else [])), None)
         return replace(
-            state,
-            opens_in=tuple(max(opens_in, own) for own in state.opens_in),
+            self._local.snapshot(now),
+            store_wait=store_wait,
+            store_quota=store_quota,
+            outage="" if fallback is None else fallback.description,
             held_for=held_for,
             control=self.lease_client.control,
         )

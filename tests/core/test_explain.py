@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import pytest
 
 from asyncclients import IntouchClient, Priority, Quota, SessionPool
-from asyncclients.core.explain import explain
+from asyncclients.core.explain import explain, when
 from asyncclients.core.scope import Scope
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
@@ -117,3 +118,20 @@ async def test_crowding_is_named_where_the_quota_has_room() -> None:
         "2 requests are in flight, the maximum of max_in_flight",
         "the pool has 2 requests in flight, the maximum of max_connections",
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (5.69e-05, "at once"),
+        (0.25, "in 0.25 s"),
+        (119.0, "in 119 s"),
+        (130.0, "in 2 min"),
+        (643 * 60.0, "in 10 h 43 min"),
+        (2 * 86400.0, "in 2 d"),
+        (math.inf, "when a response arrives"),
+    ],
+)
+def test_wait_is_stated_in_units_that_fit(seconds: float, text: str) -> None:
+    """Microseconds are no wait; hours and days are not counted in minutes."""
+    assert when(seconds) == text

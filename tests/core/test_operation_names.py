@@ -82,7 +82,7 @@ class Hidden(Resource):
 
     async def make(self) -> Any:
         """Create one."""
-        endpoint: Endpoint[Any] = Endpoint("hidden.make", "POST", "x", Any, idempotent=False)
+        endpoint = Endpoint("hidden.make", "POST", "x", dict[str, Any], idempotent=False)
         return await self._send(endpoint.request())
 
 

@@ -326,7 +326,8 @@ async def test_snapshot_shows_slots_of_other_processes() -> None:
     now = asyncio.get_running_loop().time()
     state = second.scheduler.limiter.snapshot(now)
     assert state.holds == (0,)
-    assert 7.5 < state.opens_in[0] < 8.5
+    assert state.store_quota == Quota(2, 10.0)
+    assert 7.5 < state.store_wait < 8.5
     assert 7.5 < second.scheduler.eta(1) < 8.5
     await waiting
     await world.stop()

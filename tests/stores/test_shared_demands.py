@@ -8,6 +8,8 @@ from random import Random
 
 import pytest
 
+from asyncclients.core.explain import explain
+from asyncclients.core.scope import Scope
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, Share
 from asyncclients.sandbox.limits import SlidingLog
 from tests.support.shared_quota import EPOCH, Process, SharedQuotaSimulation, most_in
@@ -191,3 +193,44 @@ async def test_no_quota_of_any_kind_is_exceeded(seed: int) -> None:
             if quota.applies_to(demand.operation):
                 used[quota.window(EPOCH / 1e6 + at + vendor_ahead)[0]] += demand.cost
         assert max(used.values(), default=0) <= quota.limit
+
+
+def reasons_of(process: Process) -> tuple[str, ...]:
+    """Return why a call of *process* would wait."""
+    scope = Scope("intouch", "key", process.scheduler)
+    now = asyncio.get_running_loop().time()
+    return explain(scope, Priority.INTERACTIVE, now).reasons
+
+
+async def test_explain_blames_only_the_quota_that_is_used_up() -> None:
+    """Others have used the daily cap: it is named with the time until midnight, and no other."""
+    world = world_of(Quota(2, 1.0), Quota.calendar(4, "day"))
+    first, second = world.start(), world.start()
+    for _ in range(4):
+        await first.call()
+    waiting = asyncio.create_task(second.call())
+    await asyncio.sleep(10.0)
+    said = [each for each in reasons_of(second) if "queued before it" not in each]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "all processes together have used the quota of 4 per day (UTC) (0 by this pool); "
+        "a slot opens in "
+    )
+    waiting.cancel()
+    await world.stop()
+
+
+async def test_explain_names_the_outage_and_the_limit_in_it() -> None:
+    """While the store is unreachable, the limit of the fallback is named, and no quota."""
+    world = world_of(Quota(2, 10.0), Quota.calendar(100, "day"))
+    process = world.start()
+    await process.call()
+    world.store.down = True
+    calls = [asyncio.create_task(process.call()) for _ in range(5)]
+    await asyncio.sleep(5.0)
+    said = [each for each in reasons_of(process) if "limit store is unreachable" in each]
+    assert len(said) == 1
+    for call in calls:
+        call.cancel()
+    world.store.down = False
+    await world.stop()
