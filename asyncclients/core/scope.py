@@ -55,8 +55,8 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
             operator; 0 when not paused.
         external_rate: calls per second of other clients on the same quota.
         token_refreshes: access tokens requested so far.
-        waiting_for: calls that wait for a quota of their operations or for their share, by what
-            they wait for, as in `{"share 0.6 of 100 per 60 s": 12}`.
+        waiting_for: calls that wait for a calendar quota, a quota of their operations or their
+            share, by what they wait for, as in `{"share 0.6 of 100 per 60 s": 12}`.
         has_unexplained_rejections: the vendor rejects calls although the quota is kept. Another
             program uses the same key, or the vendor allows less than the quota.
         operator_pause: the pause that an operator has set for all processes

@@ -535,8 +535,19 @@ class Scheduler:
         return not self.in_flight and not queued and self.limiter.is_idle(now)
 
     def waiting_for(self, now: float) -> dict[str, int]:
-        """Return the calls that wait for quotas which not all calls need, by their description."""
-        found, quotas = dict[str, int](), self.limiter.quotas
+        """Return the calls that wait for calendar quotas, and for those that not all calls need."""
+        state, quotas = self.limiter.snapshot(now), self.limiter.quotas
+        used_up = [
+            quota for quota, opens_in in zip(quotas, state.opens_in, strict=True) if opens_in > 0
+        ]
+        if state.store_quota is not None and state.store_wait > 0:
+            used_up.append(state.store_quota)
+        waiting = self._interactive.waiting + self._background.waiting
+        found = {
+            f"quota {quota}": waiting
+            for quota in used_up
+            if waiting and quota.unit and not quota.operations
+        }
         for queue in (self._interactive, self._background):
             for demand, kind in queue.kinds.items():
                 for group, at in self.limiter.openings(now, demand=demand).items():

@@ -206,6 +206,19 @@ async def test_deadline_before_midnight_fails_at_once() -> None:
         assert len(arrivals(sandbox)) == 5
 
 
+async def test_calls_that_wait_for_a_calendar_quota_are_shown() -> None:
+    """The calls that wait for midnight are counted under the quota, and none once they are gone."""
+    async with intouch(lambda: SlidingLog(100, 60.0), Quota.calendar(5, "day")) as (client, _):
+        await make(5, client.tags.list().first)
+        calls = [asyncio.create_task(client.tags.list().first()) for _ in range(3)]
+        await asyncio.sleep(1.0)
+        assert client.stats().waiting_for == {"quota 5 per day (UTC)": 3}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert client.stats().waiting_for == {}
+
+
 async def test_all_kinds_of_quotas_hold_together() -> None:
     """Costs, operations, a calendar cap and shares at once: no call is rejected, none is lost."""
     wall = wall_clock(asyncio.get_running_loop())

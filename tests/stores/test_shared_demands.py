@@ -216,6 +216,8 @@ async def test_explain_blames_only_the_quota_that_is_used_up() -> None:
         "all processes together have used the quota of 4 per day (UTC) (0 by this pool); "
         "a slot opens in "
     )
+    now = asyncio.get_running_loop().time()
+    assert second.scheduler.waiting_for(now) == {"quota 4 per day (UTC)": 1}
     waiting.cancel()
     await world.stop()
 
