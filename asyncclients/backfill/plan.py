@@ -136,6 +136,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         preview: the first request; None if there is none, or if a function of your own sends it.
         failures: the first invalid rows, at most 20.
         reasons: the reasons of the invalid rows, the most frequent one first; at most 20.
+        warnings: what a person should look at, in words: a share that rounding changes much.
     """
 
     rows: int = 0
@@ -152,6 +153,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     preview: RequestPreview | None = None
     failures: tuple[InvalidRow, ...] = ()
     reasons: tuple[InvalidReason, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 # --- Requests -----------------------------------------------------------------------------
@@ -237,6 +239,13 @@ class RequestBuilder:
         asked = config.permit_request(current_call_context())
         demand = asked.of(self._demand.cost, self._demand.operation, limiter).demand
         return calls, limiter.nth_permit_at(calls, now, demand) - now
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return the warnings of the plan."""
+        if self._config is None:
+            return ()
+        share = self._config.permit_request(current_call_context()).demand.share
+        return () if share is None else share.roundings(self._config.quotas)
 
 
 def _without_sending(target: Any) -> Callable[[Any], Awaitable[Any]]:
@@ -410,4 +419,5 @@ async def plan_push(
         preview=builder.preview,
         failures=tuple(log.invalid.failures),
         reasons=log.invalid.reasons,
+        warnings=builder.warnings(),
     )

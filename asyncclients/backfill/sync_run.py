@@ -517,6 +517,7 @@ class Sync:
             preview=builder.preview,
             failures=tuple(invalid.failures),
             reasons=invalid.reasons,
+            warnings=builder.warnings(),
         )
 
     async def _planned_changes(self) -> AsyncGenerator[Change]:

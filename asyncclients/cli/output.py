@@ -102,7 +102,7 @@ def _plan_text(plan: Plan) -> str:
         )
     if plan.seconds is not None:
         counts += f", {duration(plan.seconds)} at the quota"
-    parts = [counts]
+    parts = [counts, *(f"Note: {each}" for each in plan.warnings)]
     if plan.preview is not None:
         shown = f"{plan.preview.method} {plan.preview.path} {plan.preview.body or ''}".rstrip()
         more = "…" if len(shown) > _PREVIEW_LENGTH else ""

@@ -17,6 +17,8 @@ from asyncclients.ratelimit.calendar import LONGEST, calendar_window, check_cale
 
 _ROUNDING = 1e-9
 """0.29 of 100 requests are 29, although the product is a little less."""
+_FAR = 0.2
+"""Part of a share by which rounding may change it without a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,16 @@ class Share(msgspec.Struct, frozen=True, cache_hash=True):
     def of(self, quota: Quota) -> Quota:
         """Return the part of *quota*, rounded down to whole requests, at least one."""
         return replace(quota, limit=max(1, int(quota.limit * self.fraction + _ROUNDING)))
+
+    def roundings(self, quotas: Iterable[Quota]) -> tuple[str, ...]:
+        """Return the words for each of *quotas* of which this part is far from its fraction."""
+        found: list[str] = []
+        for quota in quotas:
+            part, exact = self.of(quota), quota.limit * self.fraction
+            if abs(part.limit - exact) > _FAR * exact:
+                way = "up" if part.limit > exact else "down"
+                found.append(f"{self} of {quota} is rounded {way} to {part}")
+        return tuple(found)
 
     def __str__(self) -> str:
         return f"share {self.fraction:g}"

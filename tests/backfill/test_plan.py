@@ -20,6 +20,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.backfill import InvalidRow, Plan, push
+from asyncclients.cli.output import result_text
 from asyncclients.sandbox import Sandbox, drop
 from asyncclients.vendors.emma import NewTouchpoint
 
@@ -109,6 +110,18 @@ async def test_plan_counts_invalid_rows_by_reason(tmp_path: Path) -> None:
     assert "not 'de' (did you mean 'de_DE'?)" in german.reason
     assert "validate=False" not in german.reason  # a command has no such option
     assert (varied.invalid, len(varied.reasons)) == (30, 20)
+
+
+async def test_plan_warns_of_a_share_that_is_rounded_far(tmp_path: Path) -> None:
+    """A tenth of two calls per second is one: the plan and its text say so; a half is exact."""
+    rows = [{"email": "a@example.com"}]
+    async with SessionPool() as pool:
+        create = intouch(pool).contacts.create
+        tenth = await push(rows, create, state=tmp_path / "s", share=0.1, dry_run=True)
+        half = await push(rows, create, state=tmp_path / "t", share=0.5, dry_run=True)
+    assert tenth.warnings == ("share 0.1 of 2 per 1 s is rounded up to 1 per 1 s",)
+    assert f"Note: {tenth.warnings[0]}\n" in result_text(tenth)
+    assert half.warnings == ()
 
 
 async def test_plan_halves_a_batch_that_cannot_be_built(tmp_path: Path) -> None:

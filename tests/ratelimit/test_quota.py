@@ -81,3 +81,19 @@ def test_demand_names_the_groups_of_its_quotas() -> None:
         "operations:events.*": events,
         "share:0.5:nightly operations:events.*": Quota(2, 60.0, operations=("events.*",)),
     }
+
+
+@pytest.mark.parametrize(
+    ("fraction", "quota", "words"),
+    [
+        (0.1, Quota(2, 1.0), ("share 0.1 of 2 per 1 s is rounded up to 1 per 1 s",)),
+        (0.9, Quota(2, 1.0), ("share 0.9 of 2 per 1 s is rounded down to 1 per 1 s",)),
+        (0.5, Quota(2, 1.0), ()),
+        (0.65, Quota(101, 60.0), ()),
+    ],
+)
+def test_share_states_a_rounding_that_changes_it_much(
+    fraction: float, quota: Quota, words: tuple[str, ...]
+) -> None:
+    """The words give share, quota and result; a small change is not worth them."""
+    assert Share("", fraction).roundings([quota]) == words
