@@ -425,17 +425,13 @@ class _Exchange:
             scheduler.on_done()
 
     def _deadline_error(self) -> DeadlineExceededError:
-        scheduler, request = self._scope.scheduler, self._permit_request
-        is_sent = self._permit is not None
-        return DeadlineExceededError(
-            "was sent and got no response before its deadline"
-            if is_sent
-            else "got no permit before its deadline",
-            vendor=self._scope.vendor,
-            method=self._request.method,
-            eta=None if is_sent else scheduler.eta(1, request.priority, request.demand),
-            advice="Allow a longer deadline" + ("" if is_sent else " or send less"),
-        )
+        if self._permit is None:
+            error = self._scope.scheduler.expired(self._permit_request)
+        else:
+            error = DeadlineExceededError(
+                "was sent and got no response before its deadline", advice="Allow a longer deadline"
+            )
+        return error.with_facts(vendor=self._scope.vendor, method=self._request.method)
 
     # --- Events ---------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) 
     queued = scheduler.queued_before(demand)
     ahead = queued["interactive"] + (queued["background"] if priority else 0)
     reasons = [
+        *_unasked(state),
         *_queue(ahead, queued, priority),
         *_crowding(scheduler),
         *_limits(scheduler, state),
@@ -74,6 +75,14 @@ def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) 
         ahead=ahead,
         reasons=tuple(reasons),
     )
+
+
+def _unasked(state: LimiterState) -> Iterator[str]:
+    if state.unasked_store:
+        yield (
+            f"the limit store {state.unasked_store} has not responded yet, so what other processes"
+            " have used, and whether an operator has paused the calls, is not known"
+        )
 
 
 def _queue(ahead: int, queued: dict[str, int], priority: Priority) -> Iterator[str]:

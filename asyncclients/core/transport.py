@@ -394,11 +394,7 @@ class Attempt(TimedTask, eq=False):
             # Some loops fire a timer up to a tick early.
             over = self.scheduler.loop.time() + TICK >= self.permit_request.deadline_at
             return _DEADLINE_EXCEEDED if over else _TIMED_OUT
-        return DeadlineExceededError(
-            "got no permit before its deadline",
-            eta=self.scheduler.eta(1, self.permit_request.priority, self.permit_request.demand),
-            advice="Allow a longer deadline or send less",
-        )
+        return self.scheduler.expired(self.permit_request)
 
 
 class _StreamedBody:

@@ -48,7 +48,7 @@ import msgspec
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.adaptive import ArrivalSpacing, Feedback, RttEstimator
-from asyncclients.ratelimit.control import NO_CONTROL, Control
+from asyncclients.ratelimit.control import NO_CONTROL, Control, clock_time
 from asyncclients.ratelimit.external import ExternalUsage
 from asyncclients.ratelimit.quota import ONE, Demand, Quota
 from asyncclients.ratelimit.slots import CalendarWindow, Permit, SlidingWindow, Taken, TokenBucket
@@ -64,6 +64,8 @@ _BURST_LEVEL = 1.01
 """Bucket level above which a call follows another one faster than the rate."""
 _MAX_DEMANDS = 1024
 """Demands remembered before those that hold no slot are forgotten."""
+_LONG_DELAY = 60.0
+"""Seconds above which a call is better sent later than with a longer deadline."""
 _MIN_RATE = 0.1
 """Lowest share of the full rate, after rejections or with external usage."""
 
@@ -88,6 +90,7 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
         store_wait: until the limit store may grant a slot, or its fallback in an outage.
         store_quota: the quota for which it waits; None if it is not known.
         outage: the limit that applies while the store is unreachable; empty without an outage.
+        unasked_store: the limit store that has not responded yet; empty if there is none.
     """
 
     held: int
@@ -105,6 +108,28 @@ class LimiterState(msgspec.Struct, frozen=True, kw_only=True):
     store_wait: float = 0.0
     store_quota: Quota | None = None
     outage: str = ""
+    unasked_store: str = ""
+
+
+class Delay(NamedTuple):
+    """What delays a call longest.
+
+    Attributes:
+        until: loop instant at which it ends; not in the future if nothing is known.
+        cause: what it is, and when it ends; empty if nothing is known.
+        advice: what to do about it; empty for nothing special.
+    """
+
+    until: float
+    cause: str = ""
+    advice: str = ""
+
+
+def quota_delay(name: str, until: float, now: float, wall: float) -> Delay:
+    """Return the delay by the quota *name*, until loop instant *until*, which is *wall* in UTC."""
+    at = clock_time(math.ceil(wall))
+    advice = f"Send it after {at}" if until - now > _LONG_DELAY else ""
+    return Delay(until, f"{name} is used up until {at}", advice)
 
 
 class Limiter:
@@ -469,6 +494,27 @@ class Limiter:
             opens_at, number = calendar.nth_free_at(calls * cost, now)
             at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
+
+    def delay(self, now: float, demand: Demand = ONE) -> Delay:
+        """Return the pause or the quota that delays a call of *demand* longest, from *now* on."""
+        longest, name = max(now, self.feedback.paused_until), ""
+        for group, quota in demand.quotas(self.quotas):
+            counter = self._counter((group, quota), now)
+            window = counter if isinstance(counter, CalendarWindow) else counter[0]
+            at = window.free_at(now, 0, min(demand.cost, quota.limit))
+            if longest < at < math.inf:  # at inf a response frees a slot
+                longest, name = (
+                    at,
+                    demand.describe(group, self.quotas) if group else f"quota {quota}",
+                )
+        if name:
+            return quota_delay(f"the {name}", longest, now, self.wall_time(longest))
+        if longest == now:
+            return Delay(now)
+        at_text = clock_time(math.ceil(self.wall_time(longest)))
+        return Delay(
+            longest, f"the vendor has rate-limited calls or is unavailable until {at_text}"
+        )
 
     def used(self, group: str, quota: Quota, now: float) -> int:
         """Return how many units of the calendar quota this process's calls hold at *now*."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asyncclients.errors import AsyncClientsError
     from asyncclients.ratelimit.control import ControlChange
     from asyncclients.ratelimit.headers import RateLimitInfo
-    from asyncclients.ratelimit.limiter import Limiter, LimiterState
+    from asyncclients.ratelimit.limiter import Delay, Limiter, LimiterState
     from asyncclients.ratelimit.quota import Priority, Quota
     from asyncclients.ratelimit.slots import Permit
 
@@ -47,6 +47,7 @@ class LimiterProtocol(Protocol):
         self, now: float, retry_after: float | None, permit: Permit | None = None
     ) -> None: ...
     def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float: ...
+    def delay(self, now: float, demand: Demand = ONE) -> Delay: ...
     def add(self, quota: Quota, now: float) -> None: ...
     def is_idle(self, now: float) -> bool: ...
     def snapshot(self, now: float) -> LimiterState: ...
@@ -61,6 +62,10 @@ class BacklogProtocol(Protocol):
 
     def dispatch(self) -> None:
         """Grant the permits that have become available."""
+        ...
+
+    def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None:
+        """Fail the waiting calls to which *delay* applies and that it keeps past their deadline."""
         ...
 
     def fail(self, error: AsyncClientsError) -> None:

@@ -35,7 +35,9 @@ from asyncclients.ratelimit.timer import Timer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from asyncclients.ratelimit.fair_queue import Flow
     from asyncclients.ratelimit.headers import RateLimitInfo
+    from asyncclients.ratelimit.limiter import Delay
     from asyncclients.ratelimit.protocol import LimiterProtocol
     from asyncclients.ratelimit.slots import Permit
 
@@ -47,6 +49,8 @@ _MIN_DELAY = 2e-6
 """Seconds. A timer may fire early by rounding; a shorter delay could repeat that for ever."""
 _BACKGROUND_EVERY = 10
 """While interactive calls wait, one grant in this many goes to background."""
+_LATE_BY = 1.0
+"""Seconds by which a call that waits must miss its deadline, as estimated, to be refused."""
 _FEW_REJECTIONS, _EXPECTED_REJECTIONS = 2, 0.01
 """Rejections, and their share of the calls, that prove nothing about other programs."""
 
@@ -176,6 +180,7 @@ class Scheduler:
     __slots__ = (
         "_background",
         "_closed",
+        "_deadlines",
         "_forecast",
         "_grants_since_background",
         "_interactive",
@@ -213,6 +218,8 @@ class Scheduler:
         self.in_flight_limit = InFlightLimit() if in_flight_limit is None else in_flight_limit
         self._interactive = FlowQueue()
         self._background = FlowQueue()
+        # Calls that wait and have a deadline, and their places in the queue.
+        self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
         self._grants_since_background = 0
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
@@ -238,17 +245,21 @@ class Scheduler:
         """Wait for the turn of *request* and return its permit.
 
         Raises:
-            DeadlineExceededError: at once, if its turn cannot come before the deadline.
+            DeadlineExceededError: as soon as it is known that its turn cannot come before the
+                deadline: at once, or when a limit store has responded.
             ClientClosedError: if the scope is closed before its turn.
         """
         if self._closed is not None:
             raise self._closed.with_facts()
-        if request.deadline_at < math.inf:
+        has_deadline = request.deadline_at < math.inf
+        if has_deadline:
             self._check_deadline(request)
         waiter: asyncio.Future[Permit] = self.loop.create_future()
         queue = self._queue_of(request.priority)
         place = queue.push(request.flow, waiter, request.demand, front=request.is_retry)
         self.dispatch()
+        if has_deadline:
+            self._deadlines[waiter] = request, place
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -258,6 +269,9 @@ class Scheduler:
                 self.cancel(waiter.result(), request.priority)
                 self.on_done()
             raise
+        finally:
+            if has_deadline:
+                self._deadlines.pop(waiter, None)
 
     def _check_deadline(self, request: PermitRequest) -> None:
         now = self.loop.time()
@@ -271,11 +285,34 @@ class Scheduler:
         same = queue.same_kind_ahead(request.flow, demand, front=request.is_retry)
         eta = self._time_of(slots, 1 + same, demand, now)
         if eta > left:
-            raise DeadlineExceededError(
-                f"would wait {eta:.1f} s for its turn, {max(0.0, left):.1f} s are left",
-                eta=eta,
-                advice="Allow a longer deadline or send less",
-            )
+            raise self._refusal(request, eta, self.limiter.delay(now, demand), now)
+
+    def _refusal(
+        self, request: PermitRequest, eta: float, delay: Delay, now: float
+    ) -> DeadlineExceededError:
+        left = max(0.0, request.deadline_at - now)
+        problem = f"would wait {eta:.1f} s for its turn, {left:.1f} s are left"
+        return _deadline_error(problem, request, eta, delay)
+
+    def expired(self, request: PermitRequest) -> DeadlineExceededError:
+        """Return the error of a call whose deadline has passed while it waited for a permit."""
+        eta = self.eta(1, request.priority, request.demand)
+        delay = self.limiter.delay(self.loop.time(), request.demand)
+        return _deadline_error("got no permit before its deadline", request, eta, delay)
+
+    def refuse_late(self, delay: Delay, applies: Callable[[Priority, Demand], bool]) -> None:
+        """Fail the waiting calls to which *delay* applies and that it keeps past their deadline.
+
+        They leave the queue at once. A deadline that is missed by less than a second by this
+        estimate may still be met.
+        """
+        now = self.loop.time()
+        for waiter, (request, place) in [*self._deadlines.items()]:
+            is_late = delay.until > max(now, request.deadline_at) + _LATE_BY
+            if is_late and not waiter.done() and applies(request.priority, request.demand):
+                del self._deadlines[waiter]
+                self._queue_of(request.priority).leave(*place)
+                waiter.set_exception(self._refusal(request, delay.until - now, delay, now))
 
     def _grants_before(self, own: int, priority: Priority) -> int:
         """Return the grants before that of a call with *own* calls of its class ahead."""
@@ -595,3 +632,15 @@ class Scheduler:
             for demand in [*queue.kinds]:
                 while (waiter := queue.pop(demand)) is not None:
                     waiter.set_exception(error.with_facts())
+
+
+def _deadline_error(
+    problem: str, request: PermitRequest, eta: float, delay: Delay
+) -> DeadlineExceededError:
+    """Return the error, with the cause if *delay* alone is longer than the deadline."""
+    decides = bool(delay.cause) and delay.until > request.deadline_at
+    return DeadlineExceededError(
+        f"{problem}: {delay.cause}" if decides else problem,
+        eta=eta,
+        advice=(decides and delay.advice) or "Allow a longer deadline or send less",
+    )

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from asyncclients.errors import ConfigurationError, error_text
-from asyncclients.ratelimit.control import NO_CONTROL, Control, ControlChange
-from asyncclients.ratelimit.quota import ONE, Demand
+from asyncclients.ratelimit.control import NO_CONTROL, Control, ControlChange, clock_time
+from asyncclients.ratelimit.limiter import Delay, quota_delay
+from asyncclients.ratelimit.quota import ONE, Demand, Priority
 from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
 from asyncclients.ratelimit.timer import Timer
 from asyncclients.stores.clock import SECOND, StoreClock, micros
@@ -83,10 +84,17 @@ class Lease(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """The loop instant of the next request for a demand, and the name of the quota that decides."""
+    """When the next request for a demand is sent.
+
+    Attributes:
+        until: loop instant of the request.
+        name: the name of the quota that decides.
+        delay: that quota, and when it opens at the earliest.
+    """
 
     until: float
     name: str
+    delay: Delay
 
     @property
     def group(self) -> str:
@@ -597,7 +605,7 @@ class LeaseClient:
     def wait(self, demand: Demand, now: float) -> Wait:
         """Return when the store may grant slots of *demand*, by its last response."""
         wait = self._waits.get(demand)
-        return wait if wait is not None and wait.until > now else Wait(now, "")
+        return wait if wait is not None and wait.until > now else Wait(now, "", Delay(now))
 
     def report(self, now: float) -> None:
         """Send a report soon."""
@@ -631,6 +639,16 @@ class LeaseClient:
     def held_until(self) -> float:
         """Loop instant until which an operator wants no calls; -inf for no pause."""
         return self._sync.held_until
+
+    def pause(self) -> Delay:
+        """Return the delay by an operator's pause, which has ended or never was if not *until* later."""
+        advice = "`asyncclients limits resume` ends the pause"
+        return Delay(self.held_until, str(self.control.pause or "paused by an operator"), advice)
+
+    @property
+    def unasked_store(self) -> str:
+        """The store's name if it has not responded for this scope yet, else empty."""
+        return self._config.display_name if self._sync.last_response_at == -math.inf else ""
 
     @property
     def control(self) -> Control:
@@ -811,7 +829,8 @@ class LeaseClient:
         if response.contenders:  # jitter: not all at once, nor always in the same order
             until += self._random.random() * lease / 2
         self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
-        self._waits[demand] = Wait(until, response.waits_for)
+        delay = self._delay_of(request, response, demand, base)
+        self._waits[demand] = Wait(until, response.waits_for, delay)
         self.contenders, self._asked_priority = response.contenders, request.priority
         self.outage.stop()
         self._log.end(received_at)
@@ -819,6 +838,49 @@ class LeaseClient:
             self._local.feedback.on_accepted()
         if self._sync.others_rejected:
             self._local.on_rate_limited(received_at, response.pause / SECOND or None)
+        self._refuse_late(request, demand)
+
+    def _delay_of(
+        self, request: LeaseRequest, response: LeaseResponse, demand: Demand, base: float
+    ) -> Delay:
+        """Return what delays the next call of *demand* at least, and until when.
+
+        The turns of other processes are not in it: they may leave.
+        """
+        name, _, group = response.waits_for.partition(" ")
+        specs = (*request.quotas, *request.operator_quotas)
+        turns = response.contenders * max((spec.interval for spec in specs), default=0)
+        until = base + max(0, response.retry_in - turns) / SECOND
+        if response.opens_in and not name:
+            return Delay(base)
+        if not name:
+            at = clock_time(self._local.wall_time(until))
+            is_paused = response.pause >= response.retry_in
+            cause = (
+                "another process reports that the vendor has rate-limited calls or is unavailable,"
+                if is_paused
+                else "the limit store has lost data, or is new, and counts the quota as used up"
+            )
+            return Delay(until, f"{cause} until {at}")
+        named = f"quota {parse_quotas([name])[0]}"
+        if group:
+            named = demand.describe(group, self._local.quotas)
+        return quota_delay(f"the {named}", until, base, self._local.wall_time(until))
+
+    def _refuse_late(self, request: LeaseRequest, demand: Demand) -> None:
+        """Fail the waiting calls that cannot meet their deadline, according to a response.
+
+        What delays a call of *demand* by a quota of all calls delays those that cost more as
+        well, and what delays an interactive call, background calls.
+        """
+        wait = self._waits[demand]
+
+        def applies(priority: Priority, other: Demand) -> bool:
+            is_delayed = other is demand or (not wait.group and other.cost >= demand.cost)
+            return is_delayed and priority >= request.priority and not self.slots.held(other)
+
+        self._queue.refuse_late(self.pause(), lambda *_: True)
+        self._queue.refuse_late(wait.delay, applies)
 
     async def aclose(self) -> None:
         """Send the last report and leave; in bounded time, whatever the store does."""

@@ -24,7 +24,7 @@ from asyncclients.stores.protocol import parse_quotas
 
 if TYPE_CHECKING:
     from asyncclients.ratelimit.headers import RateLimitInfo
-    from asyncclients.ratelimit.limiter import Limiter, LimiterState
+    from asyncclients.ratelimit.limiter import Delay, Limiter, LimiterState
     from asyncclients.ratelimit.quota import Quota
     from asyncclients.ratelimit.slots import Permit
     from asyncclients.stores.lease_client import LeaseClient
@@ -176,6 +176,13 @@ class SharedLimiter:
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
         return at + turns * self.lease_client.contenders * interval
 
+    def delay(self, now: float, demand: Demand = ONE) -> Delay:
+        """Return what delays a call of *demand* longest, from *now* on."""
+        found = [self._local.delay(now, demand), self.lease_client.pause()]
+        if self._outage.fallback is None and not self.slots.held(demand):
+            found.append(self.lease_client.wait(demand, now).delay)
+        return max(found, key=lambda delay: delay.until)
+
     def add(self, quota: Quota, now: float) -> None:
         """Add *quota*."""
         self.lease_client.add(quota, now)
@@ -201,6 +208,7 @@ class SharedLimiter:
             outage="" if fallback is None else fallback.description,
             held_for=held_for,
             control=self.lease_client.control,
+            unasked_store=self.lease_client.unasked_store,
         )
 
     def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
