@@ -426,7 +426,7 @@ class _Exchange:
 
     def _deadline_error(self) -> DeadlineExceededError:
         if self._permit is None:
-            error = self._scope.scheduler.expired(self._permit_request)
+            error = self._scope.scheduler.expiry_error(self._permit_request)
         else:
             error = DeadlineExceededError(
                 "was sent and got no response before its deadline", advice="Allow a longer deadline"

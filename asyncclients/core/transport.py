@@ -394,7 +394,7 @@ class Attempt(TimedTask, eq=False):
             # Some loops fire a timer up to a tick early.
             over = self.scheduler.loop.time() + TICK >= self.permit_request.deadline_at
             return _DEADLINE_EXCEEDED if over else _TIMED_OUT
-        return self.scheduler.expired(self.permit_request)
+        return self.scheduler.expiry_error(self.permit_request)
 
 
 class _StreamedBody:

@@ -294,7 +294,7 @@ class Scheduler:
         problem = f"would wait {eta:.1f} s for its turn, {left:.1f} s are left"
         return _deadline_error(problem, request, eta, delay)
 
-    def expired(self, request: PermitRequest) -> DeadlineExceededError:
+    def expiry_error(self, request: PermitRequest) -> DeadlineExceededError:
         """Return the error of a call whose deadline has passed while it waited for a permit."""
         eta = self.eta(1, request.priority, request.demand)
         delay = self.limiter.delay(self.loop.time(), request.demand)

@@ -879,7 +879,7 @@ class LeaseClient:
             is_delayed = other is demand or (not wait.group and other.cost >= demand.cost)
             return is_delayed and priority >= request.priority and not self.slots.held(other)
 
-        self._queue.refuse_late(self.pause(), lambda *_: True)
+        self._queue.refuse_late(self.pause(), lambda _priority, _demand: True)
         self._queue.refuse_late(wait.delay, applies)
 
     async def aclose(self) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
-from asyncclients.ratelimit.limiter import Limiter
+from asyncclients.ratelimit.limiter import Delay, Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.slots import Permit, SlidingWindow
 
@@ -530,3 +530,18 @@ def test_replaced_quota_that_returns_counts_all_calls() -> None:
     limiter.replace([long], 20.0)
     assert limiter.held(20.0) == 3
     assert limiter.next_permit_at(20.0) == 61.0
+
+
+def test_delay_names_the_pause_or_the_quota_that_ends_last() -> None:
+    """The cause is named with the instant of its end; a delay above a minute has an advice."""
+    limiter = Limiter((Quota(1, 10.0), Quota.calendar(2, "day")), wall_time=lambda at: at)
+    assert limiter.delay(0.0) == Delay(0.0)
+    for at, ends_at, cause in ((0.0, 10, "1 per 10 s"), (20.0, 86400, "2 per day (UTC)")):
+        limiter.on_response(limiter.acquire(at), at, None)
+        found = limiter.delay(at)
+        assert found.until == pytest.approx(ends_at, abs=2)
+        assert found.cause.startswith(f"the quota {cause} is used up until 1970-01-0")
+        assert found.advice.startswith("Send it after 1970-01-02") is (ends_at > 60)
+    paused = Limiter((Quota(1, 10.0),), wall_time=lambda at: at)
+    paused.on_rate_limited(0.0, 90.0)
+    assert paused.delay(0.0).cause.startswith("the vendor has rate-limited calls or is unavailable")
