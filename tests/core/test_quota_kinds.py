@@ -180,11 +180,11 @@ async def test_calendar_quota_resets_at_the_boundary(
         return CalendarWindow(50, unit, zone, lambda at: datetime.fromtimestamp(wall(at), UTC))
 
     quota = Quota.calendar(50, unit, timezone=zone)
+    if quota.window(wall(now()))[1] - wall(now()) < 30.0:  # too near: take one of another hour
+        zone = "Asia/Kathmandu" if zone == "UTC" else "UTC"
+        quota = Quota.calendar(50, unit, timezone=zone)
     async with intouch(strict, quota) as (client, sandbox):
         boundaries = [quota.window(wall(now()), skip)[1] for skip in range(windows)]
-        if boundaries[0] - wall(now()) < 10.0:
-            await asyncio.sleep(20.0)
-            boundaries = [quota.window(wall(now()), skip)[1] for skip in range(windows)]
         await make(calls, client.tags.list().first)
         assert sandbox.rejected("intouch") == 0
         at = sorted(wall(each.at) for each in arrivals(sandbox))
