@@ -71,16 +71,20 @@ class SlidingLog:
         return max(0.0, self._log[surplus] + self.period - now) if surplus >= 0 else 0.0
 
 
-class FixedWindow:
-    """At most `limit` in each window [phase + k·period, phase + (k+1)·period)."""
+class _Counter:
+    """A counter of requests that starts anew in each window."""
 
-    def __init__(self, limit: float, period: float, *, phase: float = 0.0) -> None:
-        self.limit, self.period, self.phase = limit, period, phase
-        self._window = -math.inf
+    limit: float
+
+    def __init__(self) -> None:
+        self._window: object = None
         self._count = 0
 
+    def _window_of(self, now: float) -> object:
+        raise NotImplementedError
+
     def _roll(self, now: float) -> None:
-        window = math.floor((now - self.phase) / self.period)
+        window = self._window_of(now)
         if window != self._window:
             self._window, self._count = window, 0
 
@@ -95,20 +99,30 @@ class FixedWindow:
         self._roll(now)
         return max(0, int(self.limit) - self._count)
 
+
+class FixedWindow(_Counter):
+    """At most `limit` in each window [phase + k·period, phase + (k+1)·period)."""
+
+    def __init__(self, limit: float, period: float, *, phase: float = 0.0) -> None:
+        super().__init__()
+        self.limit, self.period, self.phase = limit, period, phase
+
+    def _window_of(self, now: float) -> int:
+        return math.floor((now - self.phase) / self.period)
+
     def window_ends_after(self, now: float) -> float:
         """Return the seconds until the counter is reset, whether or not it is full."""
-        self._roll(now)
-        return self.phase + (self._window + 1) * self.period - now
+        return self.phase + (self._window_of(now) + 1) * self.period - now
 
     def reset_after(self, now: float) -> float:
         return 0.0 if self.remaining(now) else self.window_ends_after(now)
 
 
-class CalendarWindow:
+class CalendarWindow(_Counter):
     """At most `limit` in each hour, day or month of *timezone*.
 
-    *wall* returns the time of an instant. The key of a counter is what the clock shows, with the
-    offset from UTC for an hour, so an hour that is shown twice has two counters.
+    *wall* returns the time of an instant. A window is what the clock shows, with the offset from
+    UTC for an hour, so an hour that is shown twice is two windows.
     """
 
     def __init__(
@@ -118,39 +132,22 @@ class CalendarWindow:
         timezone: str,
         wall: Callable[[float], datetime],
     ) -> None:
+        super().__init__()
         self.limit = limit
         self.period = {"hour": 3600.0, "day": 86_400.0, "month": 2_678_400.0}[unit]
         self._fields = {"hour": 4, "day": 3, "month": 2}[unit]
         self._zone, self._wall = ZoneInfo(timezone), wall
-        self._key: tuple[object, ...] = ()
-        self._count = 0
 
-    def _key_of(self, now: float) -> tuple[object, ...]:
+    def _window_of(self, now: float) -> tuple[object, ...]:
         local = self._wall(now).astimezone(self._zone)
         offset = local.utcoffset() if self._fields == 4 else None
         return (*local.timetuple()[: self._fields], offset)
-
-    def _roll(self, now: float) -> None:
-        key = self._key_of(now)
-        if key != self._key:
-            self._key, self._count = key, 0
-
-    def admit(self, now: float, cost: int = 1) -> bool:
-        self._roll(now)
-        if self._count + cost > self.limit:
-            return False
-        self._count += cost
-        return True
-
-    def remaining(self, now: float) -> int:
-        self._roll(now)
-        return max(0, int(self.limit) - self._count)
 
     def reset_after(self, now: float) -> float:
         if self.remaining(now):
             return 0.0
         seconds = 1.0
-        while self._key_of(now + seconds) == self._key:
+        while self._window_of(now + seconds) == self._window:
             seconds += min(60.0, 60.0 - (now + seconds) % 60.0)
         return seconds
 
