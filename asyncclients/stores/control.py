@@ -22,7 +22,6 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -40,12 +39,14 @@ from asyncclients.stores.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import Awaitable, Callable
 
 _LONGEST_PAUSE = 366 * 86400.0
 _LONGEST_NAME = 100
 _ID_LENGTH = 8
 """Digits of a scope's id in a text."""
+_ATTEMPTS = 3
+"""Attempts to reach the store, each with its timeout; an operator can wait for that."""
 _MOST_LISTED = 20
 """Scopes that an error lists."""
 
@@ -167,8 +168,7 @@ class LimitsControl:
         Raises:
             ConfigurationError: the store does not exist, cannot be used or does not respond.
         """
-        async with self._backend() as backend:
-            return _limits(await backend.scopes())
+        return await self._try(_show)
 
     async def pause(self, scope: str, seconds: float = 600.0) -> tuple[ScopeLimits, ...]:
         """Send no calls of *scope* for *seconds*, in any process; calls wait.
@@ -228,28 +228,36 @@ class LimitsControl:
     async def _change(
         self, scope: str, field: str, value: str, keep: float
     ) -> tuple[ScopeLimits, ...]:
-        async with self._backend() as backend:
-            chosen = _select(_limits(await backend.scopes()), scope)
+        async def change(backend: ControlBackend) -> tuple[ScopeLimits, ...]:
+            chosen = _select(await _show(backend), scope)
             for each in chosen:
                 await backend.set_control(each.scope, each.vendor, field, value, keep)
             changed = {each.scope for each in chosen}
-            return tuple(each for each in _limits(await backend.scopes()) if each.scope in changed)
+            return tuple(each for each in await _show(backend) if each.scope in changed)
 
-    @asynccontextmanager
-    async def _backend(self) -> AsyncGenerator[ControlBackend]:
-        backend: ControlBackend = self._store.backend()
-        try:
-            yield backend
-        except StoreUnavailableError as error:
-            reason, advice = str(error), error.advice
-        else:
-            return
-        finally:
-            await backend.aclose()
+        return await self._try(change)
+
+    async def _try(
+        self, work: Callable[[ControlBackend], Awaitable[tuple[ScopeLimits, ...]]]
+    ) -> tuple[ScopeLimits, ...]:
+        """Return the result of *work*, repeated if a busy store misses its timeout."""
+        reason = advice = ""
+        for _ in range(_ATTEMPTS):
+            backend: ControlBackend = self._store.backend()
+            try:
+                return await work(backend)
+            except StoreUnavailableError as error:
+                reason, advice = str(error), error.advice
+            finally:
+                await backend.aclose()
         raise ConfigurationError(
             f"the shared limit store {self._store.display_name} could not be reached: {reason}",
             advice=advice or "Start it or correct its address",
         )
+
+
+async def _show(backend: ControlBackend) -> tuple[ScopeLimits, ...]:
+    return _limits(await backend.scopes())
 
 
 def _encode(value: object) -> str:

@@ -24,7 +24,13 @@ from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores import FileLimits, LimitsControl, RedisLimits
-from asyncclients.stores.protocol import LeaseResponse, QuotaSpec, quota_names
+from asyncclients.stores.control import StoredScope
+from asyncclients.stores.protocol import (
+    LeaseResponse,
+    QuotaSpec,
+    StoreUnavailableError,
+    quota_names,
+)
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import redis_key
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
@@ -447,3 +453,36 @@ async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
     assert shown.operator_pause is not None
     assert await control.resume("intouch") == ()
     assert await control.show() == ()
+
+
+class _Busy:
+    """A store that misses its timeout *misses* times, and then has one scope; its own backend."""
+
+    display_name = "busy"
+
+    def __init__(self, misses: int) -> None:
+        self.misses, self.opened, self.closed = misses, 0, 0
+
+    def backend(self) -> _Busy:
+        self.opened += 1
+        return self
+
+    async def scopes(self) -> list[StoredScope]:
+        self.misses -= 1
+        if self.misses >= 0:
+            raise StoreUnavailableError("no reply in time")
+        return [StoredScope(scope="a1", vendor="emma")]
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+async def test_control_asks_a_busy_store_again() -> None:
+    """Two missed timeouts are made up for, a third one is an error; every connection is closed."""
+    store = _Busy(misses=2)
+    assert [scope.vendor for scope in await LimitsControl(store).show()] == ["emma"]
+    assert store.opened == store.closed == 3
+    store = _Busy(misses=3)
+    with pytest.raises(ConfigurationError, match="busy could not be reached: no reply in time"):
+        await LimitsControl(store).show()
+    assert store.opened == store.closed == 3
