@@ -70,8 +70,14 @@ _EXAMPLES = {
     "limits pause": "limits pause intouch --seconds 600",
     "limits resume": "limits resume intouch",
     "limits set": "limits set intouch --quota 2/1",
+    "limits show": "limits show --limits limits.db",
+    "demo": "demo --fast",
+    "doctor": "doctor --limits limits.db",
+    "sandbox": "sandbox --port 8000",
+    "simulate": "simulate --quota 2/1",
+    "worker": "worker --database-url postgresql://HOST/jobs --limits redis://HOST",
 }
-"""A correct form of each command that has required arguments."""
+"""A correct form of each command."""
 _VALUES = {
     "--admission": "exact",
     "--changes": "changes.jsonl",
@@ -104,6 +110,8 @@ _VALUES = {
     "--workers": "50",
 }
 """A correct value of each option that takes one."""
+_REPEATED = {"--map", "--query", "--quota", "--set", "--with"}
+"""Options that are given once for each value."""
 for _name, (_where, _help) in _COMMANDS.items():
     app.command(f"asyncclients.cli.{_where}", name=_name, help=_help)
 app.register_install_completion_command(name="--install-completion")  # pyright: ignore[reportUnknownMemberType]
@@ -117,8 +125,9 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except CycloptsError as error:
+        text = _surplus(error) if isinstance(error, UnusedCliTokensError) else str(error)
         form = _correct_form(error)
-        _print_error(f"{error} Write it as in: {form}" if form else str(error))
+        _print_error(f"{text} Write it as in: {form}" if form else text)
         return USAGE
     except (ConfigurationError, ValueError) as error:
         _print_error(str(error))
@@ -133,14 +142,38 @@ def run(arguments: Sequence[str]) -> int:
 
 def _correct_form(error: CycloptsError) -> str:
     """Return how to write what *error* is about; "" if that is not known."""
-    if isinstance(error, UnusedCliTokensError) and error.command_chain == ("limits", "set"):
-        return " ".join(f"--quota {token}" for token in error.unused_tokens or ())
+    command = " ".join(error.command_chain or ())
+    if isinstance(error, UnusedCliTokensError):
+        option = _option_of_surplus(error)
+        words = [f"{option} {word}" for word in error.unused_tokens or ()]
+        return " ".join(words) if option else f"asyncclients {_EXAMPLES[command]}"
     if error.argument is None:
         return ""
     if isinstance(error, MissingArgumentError) and error.argument.required:
-        return f"asyncclients {_EXAMPLES[' '.join(error.command_chain or ())]}"
+        return f"asyncclients {_EXAMPLES[command]}"
     name = error.argument.name
     return f"{name} {_VALUES[name]}" if name in _VALUES else ""
+
+
+def _surplus(error: UnusedCliTokensError) -> str:
+    """Return which arguments a command takes, and which were given besides them."""
+    chain, command = error.command_chain or (), app
+    for word in chain:
+        command = command[word]
+    takes = [a.name for a in command.assemble_argument_collection() if a.index is not None]
+    surplus = [repr(word) for word in error.unused_tokens or ()]
+    verb = "is" if len(surplus) == 1 else "are"
+    words = f"{' and '.join(surplus)} {verb} superfluous."
+    return f"{' '.join(chain)} takes only {' and '.join(takes) or 'options'}; {words}"
+
+
+def _option_of_surplus(error: UnusedCliTokensError) -> str:
+    """Return the option that was meant to precede each superfluous argument; "" if unknown."""
+    words, surplus = error.root_input_tokens or [], (error.unused_tokens or [""])[0]
+    before = words[: words.index(surplus)] if surplus in words else []
+    if before[-2:-1] and before[-2] in _REPEATED:
+        return before[-2]
+    return "--quota" if error.command_chain == ("limits", "set") else ""
 
 
 class _Printer(logging.Handler):

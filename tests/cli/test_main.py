@@ -100,7 +100,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
         (["sandbox", "--port", "70000"], "Must be <= 65530"),
         (["sandbox", "--port", "-1"], "Must be >= 0"),
         (["demo", "--slow"], "Unknown option: --slow"),
-        (["doctor", "now"], "Unused Tokens"),
+        (["doctor", "now"], "doctor takes only options; 'now' is superfluous"),
         (["pull"], "requires an argument"),
     ],
 )

@@ -38,7 +38,30 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("sandbox", "--port", "99999999"), "--port"),
     (("demo", "--fst"), "Did you mean --fast?"),
     ((*PUSH, "in.csv", "--state"), "--state requires an argument"),
-    ((*PUSH, "in.csv", "more.csv"), "more.csv"),
+    # Arguments that are superfluous.
+    (
+        (*PUSH, "in.csv", "more.csv"),
+        "push takes only TARGET and FILE; 'more.csv' is superfluous. Write it as in: asyncclients pu",
+    ),
+    ((*PUSH, "in.csv", "--map", "name=email", "x=y"), "superfluous. Write it as in: --map x=y"),
+    ((*PULL, "out.csv", *TO), "takes only SOURCE; 'out.csv' is superfluous. Write it as in: async"),
+    (
+        ("sync", "intouch.contacts", "in.csv", "email"),
+        "sync takes only TARGET and FILE; 'email' is",
+    ),
+    (("status", "a.state", "b.state"), "takes only STATE; 'b.state' is superfluous. Write it as"),
+    (("run", "jobs.toml", "more.toml"), "Write it as in: asyncclients run jobs.toml"),
+    (("demo", "fast", "web"), "demo takes only options; 'fast' and 'web' are superfluous. Write"),
+    (("sandbox", "8000"), "Write it as in: asyncclients sandbox --port 8000"),
+    (("simulate", "2/1"), "Write it as in: asyncclients simulate --quota 2/1"),
+    (("doctor", "limits.db"), "Write it as in: asyncclients doctor --limits limits.db"),
+    (("worker", "redis://host"), "Write it as in: asyncclients worker --database-url postgresql"),
+    (("limits", "show", "intouch"), "limits show takes only options; 'intouch' is superfluous. "),
+    (("limits", "pause", "intouch", "600"), "as in: asyncclients limits pause intouch --seconds "),
+    (("limits", "resume", "intouch", "emma"), "Write it as in: asyncclients limits resume intouch"),
+    (("limits", "set", "intouch", "2/1", "9/60"), "Write it as in: --quota 2/1 --quota 9/60"),
+    (("limits", "set", "intouch", "--quota", "2/1", "9/60"), "Write it as in: --quota 9/60"),
+    # Values and options that cannot be.
     ((*PUSH, "in.csv", "--frobnicate"), "--frobnicate"),
     ((*PUSH, "in.csv", "--concurrency", "many"), "--concurrency"),
     ((*PUSH, "in.csv", "--concurrency", "0"), "--concurrency"),
@@ -267,6 +290,20 @@ def test_option_without_value_shows_a_correct_form(
     form = f"asyncclients {arguments[0]} " if is_required else f"{arguments[-1]} "
     assert f"{arguments[-1]} requires an argument. Write it as in: {form}" in printed.err
     assert len(printed.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [words for words, _ in commands(app)], ids=" ".join)
+def test_superfluous_argument_shows_a_correct_form(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command with too many arguments says which it takes, and shows a correct form."""
+    needed = ("--to", "x.csv") if words == ("pull",) else ()
+    assert run((*words, "a", "b", "c", *needed)) == 2
+    printed = capsys.readouterr().err
+    assert f"{' '.join(words)} takes only " in printed
+    assert "'c' " in printed
+    assert " superfluous. Write it as in: " in printed
+    assert len(printed.splitlines()) == 1
 
 
 def test_option_without_value_is_tried_for_all_commands() -> None:
