@@ -33,9 +33,14 @@ from asyncclients.backfill.files.sink import (
     open_sink,
 )
 from asyncclients.backfill.prefetch import Pages, read_list, reader_of
-from asyncclients.backfill.progress import EtaEstimator, reporting_progress
 from asyncclients.backfill.refresh import Read, Refresh, RefreshOptions
-from asyncclients.backfill.report import Progress, Report, RequestCounter
+from asyncclients.backfill.report import (
+    EtaEstimator,
+    Progress,
+    Report,
+    RequestCounter,
+    reporting_progress,
+)
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.backfill.state.lock import check_apart

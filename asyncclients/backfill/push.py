@@ -25,8 +25,13 @@ from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_worker
 from asyncclients.backfill.files.source import Row, Rows, Source, open_source
 from asyncclients.backfill.pending_rows import PendingRows, check_unchanged
 from asyncclients.backfill.plan import Plan, SavedJob, plan_push
-from asyncclients.backfill.progress import EtaEstimator, reporting_progress
-from asyncclients.backfill.report import Progress, Report, RequestCounter
+from asyncclients.backfill.report import (
+    EtaEstimator,
+    Progress,
+    Report,
+    RequestCounter,
+    reporting_progress,
+)
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
 from asyncclients.backfill.state.identity import push_job
 from asyncclients.backfill.state.journal import Journal

@@ -44,8 +44,7 @@ from asyncclients.backfill.prefetch import (
     read_list,
     resume_at,
 )
-from asyncclients.backfill.progress import EtaEstimator
-from asyncclients.backfill.report import Progress, Report, RequestCounter
+from asyncclients.backfill.report import EtaEstimator, Progress, Report, RequestCounter
 from asyncclients.backfill.state.item_table import Entry, ItemTable, Known
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import (

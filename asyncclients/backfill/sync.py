@@ -23,8 +23,7 @@ from typing import Any, Literal, Never, TypedDict, Unpack, overload
 from asyncclients.backfill import arguments
 from asyncclients.backfill.files.source import Rows
 from asyncclients.backfill.plan import Plan
-from asyncclients.backfill.progress import reporting_progress
-from asyncclients.backfill.report import Progress, SyncReport
+from asyncclients.backfill.report import Progress, SyncReport, reporting_progress
 from asyncclients.backfill.rows import Map, RowConverter
 from asyncclients.backfill.state.identity import JobIdentity, sync_job
 from asyncclients.backfill.state.journal import Journal, no_place

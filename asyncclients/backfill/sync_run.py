@@ -19,8 +19,7 @@ from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_worker
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.plan import InvalidRows, Plan, RequestBuilder, silenced
 from asyncclients.backfill.prefetch import PagePrefetcher
-from asyncclients.backfill.progress import EtaEstimator
-from asyncclients.backfill.report import Progress, RequestCounter, SyncReport
+from asyncclients.backfill.report import EtaEstimator, Progress, RequestCounter, SyncReport
 from asyncclients.backfill.state.sync_state import Digests, Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import (
     SENT,

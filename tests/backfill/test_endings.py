@@ -268,7 +268,7 @@ async def test_push_survives_progress_that_cannot_be_estimated(
 
     async def target(_: int) -> None: ...
 
-    monkeypatch.setattr("asyncclients.backfill.progress.EtaEstimator._measure", None)
+    monkeypatch.setattr("asyncclients.backfill.report.EtaEstimator._measure", None)
     report = await push([1, 2, 3], target, state=state, progress=lambda _: None)
     assert report.done == 3
     assert "TypeError" in caplog.text

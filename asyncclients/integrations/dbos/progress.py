@@ -9,8 +9,7 @@ import msgspec
 from dbos import WorkflowStatus
 
 from asyncclients.backfill import Progress, Report
-from asyncclients.backfill.progress import EtaEstimator
-from asyncclients.backfill.report import RequestCounts
+from asyncclients.backfill.report import EtaEstimator, RequestCounts
 from asyncclients.core.events import Callback
 from asyncclients.integrations.jobs.job_store import JobStore
 from asyncclients.integrations.jobs.worker import Worker, flow_of
