@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from asyncclients.backfill.encoding import digest
-from asyncclients.backfill.files.lines import KnownLines
 from asyncclients.backfill.files.source import (
     Block,
     FileSource,
@@ -42,6 +41,7 @@ from asyncclients.backfill.files.source import (
     Source,
     open_source,
 )
+from asyncclients.backfill.files.text import KnownLines
 from asyncclients.backfill.rows import RowConverter, check_mapped
 from asyncclients.backfill.state.sync_state import RememberedLines
 from asyncclients.backfill.sync_changes import Action

@@ -26,11 +26,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.files.lines import Lines
 from asyncclients.backfill.files.text import (
     EXCEL,
     MAX_LENGTH,
     READ_ERRORS,
+    Lines,
     ParsedLine,
     TextFile,
     as_utf8,

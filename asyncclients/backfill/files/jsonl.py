@@ -24,8 +24,7 @@ from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.files.lines import Lines
-from asyncclients.backfill.files.text import READ_ERRORS, ParsedLine, TextFile
+from asyncclients.backfill.files.text import READ_ERRORS, Lines, ParsedLine, TextFile
 from asyncclients.own_files import FAILED_SUFFIX
 
 _EXCERPT_LENGTH = 200

@@ -22,8 +22,8 @@ import msgspec
 
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
-from asyncclients.backfill.files.lines import KnownLines, Lines
 from asyncclients.backfill.files.parquet import ParquetReader
+from asyncclients.backfill.files.text import KnownLines, Lines
 from asyncclients.backfill.threads import finish_before_cancel, in_thread, iterate
 from asyncclients.errors import InputError, encodable
 
