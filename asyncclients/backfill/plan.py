@@ -21,13 +21,12 @@ import msgspec
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions
 from asyncclients.backfill.files.source import Row, Source
-from asyncclients.backfill.pending_rows import PendingRows
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
-from asyncclients.backfill.state.dead_letters import DeadLetterFile, FailedRows
+from asyncclients.backfill.state.dead_letters import DeadLetterFile
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import no_place
-from asyncclients.backfill.state.push_state import IntervalSet, PushState
+from asyncclients.backfill.state.push_state import InputLog, PendingRows, PushState
 from asyncclients.backfill.status import read_push
 from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.call import ClientConfig, config_of
@@ -272,25 +271,17 @@ def _preview(request: PreparedRequest) -> RequestPreview:
 # --- Rows ---------------------------------------------------------------------------------
 
 
-class PlannedRows:
+class PlannedRows(InputLog):
     """The row log of a plan: the expected outcome of each row, in memory.
 
     Attributes:
-        state: of the job, as saved by its last run.
-        settled: numbers of the rows that would not be delivered.
-        recovered: none.
-        is_verified: False; the rows that were read are compared with their digest.
         valid: number of rows that would be sent.
         skipped: number of rows with nothing to send.
         invalid: the rows that would fail.
     """
 
     def __init__(self, state: PushState) -> None:
-        self.state = state
-        self.settled = IntervalSet(state.settled)
-        self.recovered: set[int] = set()
-        self.is_verified = False
-        self._retried = FailedRows()
+        super().__init__(state)
         self.valid = self.skipped = 0
         self.invalid = InvalidRows()
 
@@ -301,22 +292,12 @@ class PlannedRows:
             StateMismatchError: the file is missing or unusable.
         """
         if self.state.retrying:
-            self._retried = file.read(file.retry_path.exists())
+            self.retried = file.read(file.retry_path.exists())
             return
-        self._retried = file.read(False)
-        file.check_retry(self._retried, self.state.failed, self.settled.__contains__)
-        for number in self._retried.numbers:
+        self.retried = file.read(False)
+        file.check_retry(self.retried, self.state.failed, self.settled.__contains__)
+        for number in self.retried.numbers:
             self.settled.discard(number)
-
-    def on_reread(self, row: Row) -> Row:
-        """Return *row*, or the edited one."""
-        return self._retried.current(row)
-
-    def set_read(self, read: int, digest: str) -> None:
-        """Do nothing: the state is not changed."""
-
-    def set_total(self, total: int | None) -> None:
-        """Do nothing: the state is not changed."""
 
     @property
     def done(self) -> int:

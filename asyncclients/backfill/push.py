@@ -23,7 +23,6 @@ from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
 from asyncclients.backfill.files.source import Row, Rows, Source, open_source
-from asyncclients.backfill.pending_rows import PendingRows, check_unchanged
 from asyncclients.backfill.plan import Plan, SavedJob, plan_push
 from asyncclients.backfill.report import (
     EtaEstimator,
@@ -36,7 +35,12 @@ from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type
 from asyncclients.backfill.state.identity import push_job
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.lock import check_apart
-from asyncclients.backfill.state.push_state import JournalRowLog, Unknown
+from asyncclients.backfill.state.push_state import (
+    JournalRowLog,
+    PendingRows,
+    Unknown,
+    check_unchanged,
+)
 from asyncclients.core.options import call_context
 from asyncclients.errors import (
     BackfillError,
