@@ -38,9 +38,9 @@ class Secret:
     __slots__ = ("reveal",)
 
     def __init__(self, value: CredentialSource) -> None:
-        # In a closure: vars() and crash reporters see a function.
+        # In a function: vars() and crash reporters see no text.
         plain: Any = value.reveal() if isinstance(value, Secret) else value
-        self.reveal: Callable[[], str] = lambda: plain
+        self.reveal: Callable[[], str] = plain.__str__ if type(plain) is str else lambda: plain
 
     def renewed(self) -> Secret:
         """Return the current value of a secret that rotates, which may block; else this one."""

@@ -162,10 +162,10 @@ def test_core_exports_what_authors_of_vendors_import() -> None:
 async def test_create_passes_through_few_files() -> None:
     """A warm `create` passes through as few files and functions as a reader can follow."""
     found = await call_trace.create()
-    assert found.files <= 16
-    assert found.functions <= 57
-    assert found.lines <= 636
-    assert found.switches <= 38
+    assert found.files <= 14
+    assert found.functions <= 54
+    assert found.lines <= 624
+    assert found.switches <= 33
 
 
 async def test_push_passes_through_few_files(tmp_path: Path) -> None:

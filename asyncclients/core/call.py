@@ -35,7 +35,7 @@ from asyncclients.core.events import (
 )
 from asyncclients.core.options import CallContext, Options, OutgoingRequest, current_call_context
 from asyncclients.core.prepare import PreparedRequest, prepare
-from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide
+from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide_failure
 from asyncclients.core.scope import Scope
 from asyncclients.core.tokens import TOKEN_EXPIRED, CallKey, CallToken, TokenCache
 from asyncclients.core.transport import Attempt
@@ -328,24 +328,16 @@ class Call(Generic[T]):
                 self.events.on_outcome(outcome, self._state.attempts, self._secrets)
         if self.token is not None and self.token.is_rejected(outcome):
             return Decision.RETRY_WITH_NEW_TOKEN
-        if not isinstance(outcome, Response):
-            return decide(self._request, outcome, self._kind, self._state, config.policy)
-        kind, expects = config.vendor.classify(outcome), self._request.endpoint.expects
-        if expects is not None and outcome.status == expects:
-            kind = ResponseKind.SUCCESS
-        elif expects is not None and kind is ResponseKind.SUCCESS:
-            kind = ResponseKind.FAILURE
-        if kind is ResponseKind.SUCCESS:
-            return Decision.DONE
-        return self._decide_failure(outcome, kind)
-
-    def _decide_failure(self, response: Response, kind: ResponseKind) -> Decision:
-        self._kind = kind
-        if kind is ResponseKind.RATE_LIMITED:
-            self._on_rate_limited(response)
-        elif response.status in UNAVAILABLE and retry_after(response) is not None:
-            self._scope.on_pause(self._config.pool.listeners, unavailable=True)
-        return decide(self._request, response, kind, self._state, self._config.policy)
+        if isinstance(outcome, Response):
+            status, expects = outcome.status, self._request.endpoint.expects
+            if status == expects or (expects is None and 200 <= status < 300):
+                return Decision.DONE
+            self._kind = config.vendor.classify(outcome)
+            if self._kind is ResponseKind.RATE_LIMITED:
+                self._on_rate_limited(outcome)
+            elif status in UNAVAILABLE and retry_after(outcome) is not None:
+                self._scope.on_pause(config.pool.listeners, unavailable=True)
+        return decide_failure(self._request, outcome, self._kind, self._state, config.policy)
 
     def _on_rate_limited(self, outcome: Response) -> None:
         permit = self._attempt.permit

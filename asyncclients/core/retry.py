@@ -153,18 +153,16 @@ class RetryState(msgspec.Struct, kw_only=True, gc=False):
             self.maybe_executed |= outcome.status not in _NOT_CARRIED_OUT
 
 
-def decide(
+def decide_failure(
     request: Request[object],
     outcome: Outcome,
     kind: ResponseKind,
     state: RetryState,
     policy: RetryPolicy,
 ) -> Decision:
-    """Return the next step after *outcome*, of a response of *kind*."""
+    """Return the next step after *outcome*, which is no success; a response is of *kind*."""
     if isinstance(outcome, NoResponse):
         return _decide_no_response(request, outcome, state, policy)
-    if kind is ResponseKind.SUCCESS:
-        return Decision.DONE
     if kind is ResponseKind.RATE_LIMITED:
         return Decision.RETRY_AFTER_PAUSE if state.may_retry_rate_limit(policy) else Decision.FAIL
     return _decide_response(request, outcome, state, policy)

@@ -7,7 +7,6 @@ Python 3.11, a small body is written together with its headers.
 from __future__ import annotations
 
 import sys
-from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
@@ -22,14 +21,12 @@ if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientMiddlewareType
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
-    from yarl import URL
 
 CONNECT_TIMEOUT = 15.0
 """Seconds for name resolution, connection and TLS; nothing is sent before they are done."""
 NO_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT)
 _KEEPALIVE = 4.0
 """Seconds to keep an idle connection: common servers close theirs after 5."""
-_NO_COOKIES = SimpleCookie()
 _READ_SIZE = 2**16
 """Most bytes per read: as many as aiohttp buffers before it pauses reading."""
 _SMALL_BODY = 2**14
@@ -43,7 +40,7 @@ def open_session() -> aiohttp.ClientSession:
     """
     return aiohttp.ClientSession(
         connector=_Connector(limit=0, keepalive_timeout=_KEEPALIVE),
-        cookie_jar=_NoCookies(),
+        cookie_jar=aiohttp.DummyCookieJar(),
         timeout=NO_TIMEOUT,
         trust_env=False,
         request_class=EagerBodyRequest,
@@ -100,13 +97,6 @@ def _cap_read_buffer(transport: Any) -> None:
     for reader in layers:
         if getattr(reader, "max_size", 0) > _READ_SIZE:
             reader.max_size = _READ_SIZE
-
-
-class _NoCookies(aiohttp.DummyCookieJar):
-    """A jar without cookies that returns the same empty collection for each request."""
-
-    def filter_cookies(self, request_url: URL) -> SimpleCookie:  # noqa: ARG002 - signature of aiohttp
-        return _NO_COOKIES
 
 
 class EagerBodyRequest(aiohttp.ClientRequest):

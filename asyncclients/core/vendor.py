@@ -20,9 +20,8 @@ from asyncclients.ratelimit.quota import Quota
 
 
 class ResponseKind(Enum):
-    """The meaning of a response for its call."""
+    """The meaning of a response that is no success."""
 
-    SUCCESS = "success"
     RATE_LIMITED = "rate limited"
     """Not carried out because of the rate: retryable, also if it is not idempotent."""
     QUOTA_EXHAUSTED = "quota spent"
@@ -39,14 +38,12 @@ _QUOTA_EXHAUSTED = re.compile(
 
 
 def classify_response(response: Response) -> ResponseKind:
-    """Return the kind of a response by its status: 2xx is a success, 429 is rate-limited.
+    """Return the kind of a response that is no success, by its status: 429 is rate-limited.
 
     A 429 with the message `Limit Exceeded` and without `Retry-After` is the usage-plan
     quota of an AWS API Gateway, for a day or a month:
     https://docs.aws.amazon.com/apigateway/latest/developerguide/supported-gateway-response-types.html
     """
-    if 200 <= response.status < 300:
-        return ResponseKind.SUCCESS
     if response.status == 429:
         headers: Any = response.headers
         if _QUOTA_EXHAUSTED.search(response.body[:2048]) and retry_after_seconds(headers) is None:
@@ -91,7 +88,8 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
         manual: URL of its manual.
         environment: argument for a credential -> variable that `from_env` reads.
         settings: other argument -> variable, which may be unset.
-        classify: returns the kind of a response.
+        classify: returns the kind of a response that is no success: of any status but 2xx, or
+            but the one that the endpoint expects.
         advice: returns advice for an error response.
         rejects_key: returns True for a response that rejects the credential of a login by
             header, which is then read again if it rotates.

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from asyncclients.core.fields import Fields
+from asyncclients.core.endpoint import Fields
 from asyncclients.vendors import digital_onboarding, emma, intouch, totango
 
 

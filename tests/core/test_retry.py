@@ -9,11 +9,11 @@ from multidict import CIMultiDict
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Request, Response
-from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide
+from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide_failure
 from asyncclients.core.vendor import ResponseKind, classify_response
 from asyncclients.errors import ConfigurationError, ConnectError, DisconnectedError, TLSError
 
-DONE, GONE, AGAIN = Decision.DONE, Decision.ALREADY_DELETED, Decision.RETRY
+GONE, AGAIN = Decision.ALREADY_DELETED, Decision.RETRY
 REFUSED, FAIL, UNKNOWN = Decision.RETRY_AFTER_PAUSE, Decision.FAIL, Decision.OUTCOME_UNKNOWN
 
 UNSENT = NoResponse("no", ConnectError, "no connection")
@@ -41,7 +41,7 @@ def verdict(
 ) -> Decision:
     meaning = classify_response(outcome) if isinstance(outcome, Response) else ResponseKind.FAILURE
     called = request(method, idempotent=idempotent)
-    return decide(
+    return decide_failure(
         called, outcome, meaning, tally or RetryState(attempts=1), policy or RetryPolicy()
     )
 
@@ -49,9 +49,6 @@ def verdict(
 @pytest.mark.parametrize(
     ("outcome", "repeatable", "not_repeatable"),
     [
-        (answer(200), DONE, DONE),
-        (answer(201), DONE, DONE),
-        (answer(204), DONE, DONE),
         (answer(302), FAIL, FAIL),
         (answer(400), FAIL, FAIL),
         (answer(401), FAIL, FAIL),

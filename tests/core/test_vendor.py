@@ -26,8 +26,6 @@ def reply(status: int, body: bytes = b"", headers: Mapping[str, str] | None = No
 @pytest.mark.parametrize(
     ("response", "meaning"),
     [
-        (reply(200), ResponseKind.SUCCESS),
-        (reply(204), ResponseKind.SUCCESS),
         (reply(429), ResponseKind.RATE_LIMITED),
         (reply(429, b'{"message":"Too Many Requests"}'), ResponseKind.RATE_LIMITED),
         (reply(429, b'{"message":"Limit Exceeded"}'), ResponseKind.QUOTA_EXHAUSTED),

@@ -14,7 +14,7 @@ from asyncclients.backfill.pull import Pull
 from asyncclients.core import call
 from asyncclients.core.auth import Token
 from asyncclients.core.events import logger
-from asyncclients.core.retry import decide
+from asyncclients.core.retry import decide_failure
 from asyncclients.core.tokens import TokenSource
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import ONE, Demand
@@ -98,9 +98,9 @@ def retries_every_operation(patch: pytest.MonkeyPatch) -> None:
     """A creation whose response was lost is retried."""
 
     def decide_all_alike(request: Any, *rest: Any) -> Any:
-        return decide(msgspec.structs.replace(request, idempotent=True), *rest)
+        return decide_failure(msgspec.structs.replace(request, idempotent=True), *rest)
 
-    patch.setattr(call, "decide", decide_all_alike)
+    patch.setattr(call, "decide_failure", decide_all_alike)
 
 
 def counts_from_the_send(patch: pytest.MonkeyPatch) -> None:

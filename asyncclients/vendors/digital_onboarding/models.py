@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object, to_plain
-from asyncclients.core.fields import Fields
+from asyncclients.core.endpoint import Fields
 
 Text = str | None | UnsetType
 

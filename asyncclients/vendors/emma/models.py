@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from asyncclients.core.codec import JsonObject, from_reply
 from asyncclients.core.constraints import AnyOf, Constraint
-from asyncclients.core.fields import Fields
+from asyncclients.core.endpoint import Fields
 
 _MARK = "@D:"
 

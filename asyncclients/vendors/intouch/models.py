@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import JsonObject
 from asyncclients.core.constraints import Constraint, choice, text
-from asyncclients.core.fields import Fields
+from asyncclients.core.endpoint import Fields
 
 T = TypeVar("T")
 

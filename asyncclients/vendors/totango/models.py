@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from asyncclients.core.codec import ExactId, JsonObject, from_reply, json_object
 from asyncclients.core.constraints import Constraint, text
-from asyncclients.core.fields import Fields
+from asyncclients.core.endpoint import Fields
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

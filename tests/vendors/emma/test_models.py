@@ -106,7 +106,6 @@ def test_touchpoint_of_the_manual_is_decoded() -> None:
         (403, b"", {}, ResponseKind.FAILURE),
         (429, b"", {}, ResponseKind.RATE_LIMITED),
         (401, b"Rate Limit Exceeded", {}, ResponseKind.FAILURE),
-        (200, b"Rate Limit Exceeded", {"Retry-After": "3"}, ResponseKind.SUCCESS),
     ],
 )
 def test_forbidden_is_rate_limited_by_text_or_header(
