@@ -45,7 +45,7 @@ class CircuitBreaker:
         cause: why the last call failed, in words; empty if it succeeded.
     """
 
-    def __init__(self, max_outage: float) -> None:
+    def __init__(self, max_outage: float = 900.0) -> None:
         self._loop = asyncio.get_running_loop()
         self._max_outage = max_outage
         self._failures = self._failed_probes = 0

@@ -153,6 +153,7 @@ async def push_step(
     flow: str,
     coerce: bool = False,
     counter: RequestCounter | None = None,
+    breaker: CircuitBreaker | None = None,
 ) -> RequestCounts:
     """Deliver those of *rows* that are not settled in *log*.
 
@@ -163,6 +164,7 @@ async def push_step(
         flow: name of the job: the quota is divided fairly between flows.
         coerce: values are texts that may stand for numbers and booleans, as in CSV.
         counter: counts the requests as well, while the step runs.
+        breaker: shows an outage of the vendor while the step runs, and replaces max_outage.
 
     Raises:
         BackfillStoppedError: the outage exceeded max_outage.
@@ -173,7 +175,7 @@ async def push_step(
     """
     arguments.check_target(to.target)
     arguments.check_delivery(to.concurrency, to.batch, to.max_failed, to.max_outage, share=to.share)
-    counter, breaker = RequestCounter(counter), CircuitBreaker(to.max_outage)
+    counter, breaker = RequestCounter(counter), breaker or CircuitBreaker(to.max_outage)
     options = to.delivery_options(flow)
     row_type = row_type_of(to.target) if to.row_type is None else to.row_type
     converter = RowConverter(row_type, to.map)
@@ -346,6 +348,7 @@ async def pull_step(
     max_pages: int = 10,
     max_outage: float = 900.0,
     counter: RequestCounter | None = None,
+    breaker: CircuitBreaker | None = None,
 ) -> PullCursor:
     """Store the next pages of *source*, fetched concurrently if their number is known.
 
@@ -358,6 +361,7 @@ async def pull_step(
         max_pages: maximum number of pages.
         max_outage: seconds without a usable response after which it raises.
         counter: as for `push_step`.
+        breaker: as for `push_step`.
 
     Raises:
         BackfillStoppedError: the outage exceeded max_outage.
@@ -367,7 +371,7 @@ async def pull_step(
     arguments.check_seconds("max_outage", max_outage)
     if share is not None:
         check_quota_share(share)
-    counter, breaker = RequestCounter(counter), CircuitBreaker(max_outage)
+    counter, breaker = RequestCounter(counter), breaker or CircuitBreaker(max_outage)
     reader = PagePrefetcher(source, 0, flow, counter, breaker)
     first = source.start if after is None else after.page + 1
     # The number of pages is known from the first page on; pages beyond it are read one by one.

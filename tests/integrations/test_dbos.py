@@ -22,11 +22,14 @@ import pytest
 
 pytest.importorskip("dbos", reason="needs the extra [dbos]")
 
-from asyncclients import Quota, SessionPool
+from asyncclients import Quota, RetryPolicy, SessionPool
 from asyncclients.backfill import Progress, Report
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateMismatchError
 from asyncclients.integrations.dbos import Backfills
-from asyncclients.sandbox import Sandbox, drop
+from asyncclients.integrations.dbos.heartbeat import record_outages, remove_workers
+from asyncclients.integrations.jobs.database import Database
+from asyncclients.integrations.jobs.job_store import JobStore, Outage
+from asyncclients.sandbox import Sandbox, drop, status
 from tests.support.postgres_server import Postgres, postgres_server
 
 from . import dbos_worker
@@ -98,12 +101,17 @@ def postgres() -> Iterator[Postgres]:
 
 
 @asynccontextmanager
-async def here(url: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Any]:
+async def here(
+    url: str,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+    retry: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+) -> AsyncGenerator[Any]:
     """A worker in this process."""
     for name, value in sandbox.environ.items():
         monkeypatch.setenv(name, value)
     async with (
-        SessionPool() as pool,
+        SessionPool(retry=retry) as pool,
         Backfills(url, lambda spec: resolve_with(pool, spec), lease=LEASE) as backfills,
     ):
         yield backfills
@@ -324,6 +332,54 @@ async def test_progress_has_the_total_and_the_eta_of_the_quota(
         assert progress.total == (24 if kind == "push" else 120)
         assert progress.remaining == (progress.total or 0) - progress.done
         assert progress.eta == pytest.approx(ended_at - at, rel=0.2, abs=1.5)
+
+
+@pytest.mark.parametrize("kind", ["push", "pull"])
+async def test_progress_shows_an_outage_of_the_vendor(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the vendor is unavailable, progress has the seconds, the cause and no ETA; then not."""
+    monkeypatch.setattr("asyncclients.integrations.dbos.backfills._PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("asyncclients.backfill.circuit_breaker._FIRST_PAUSE", 0.02)
+    url, once = f"sqlite:///{tmp_path}/jobs.sqlite", RetryPolicy(max_attempts=1)
+    seen: list[Progress] = []
+    async with Sandbox(OPEN) as sandbox, here(url, sandbox, monkeypatch, once) as backfills:
+
+        def on_progress(progress: Progress) -> None:
+            seen.append(progress)
+            if progress.waiting:
+                sandbox.heal("intouch")
+
+        sandbox.fail("intouch", status(408), None)
+        if kind == "push":
+            rows = nodes(sandbox, 12)
+            await backfills.push("job", rows, spec="create", batch=6, progress=on_progress)
+        else:
+            to, state = tmp_path / "nodes.jsonl", tmp_path / "nodes.state"
+            await backfills.pull("job", to, state=state, spec="nodes", progress=on_progress)
+    outage = next(each for each in seen if each.waiting)
+    assert outage.eta is None
+    assert "408" in outage.cause
+    assert (seen[-1].waiting, seen[-1].cause, seen[-1].remaining) == (0.0, "", 0)
+
+
+async def test_outage_of_a_job_is_that_of_its_luckiest_worker(tmp_path: Path) -> None:
+    """A job has an outage while no worker gets a response; those of lost workers are forgotten."""
+    database = Database(f"sqlite:///{tmp_path}/jobs.sqlite")
+    await database.create()
+    store = JobStore(database)
+    long, short = Outage(seconds=90.0, cause="HTTP 500"), Outage(seconds=60.0, cause="HTTP 503")
+    await record_outages(database, "one", {"job": long, "other": long})
+    assert await store.outage("job") == long
+    await record_outages(database, "two", {"job": short})
+    assert await store.outage("job") == short
+    await record_outages(database, "two", {"job": Outage()})
+    assert await store.outage("job") == Outage()
+    await remove_workers(database, ["two"])
+    assert await store.outage("job") == long
+    await record_outages(database, "one", {})
+    assert await store.outage("job") == await store.outage("other") == Outage()
+    await database.aclose()
 
 
 async def test_lost_response_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

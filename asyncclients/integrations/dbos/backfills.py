@@ -42,6 +42,7 @@ from asyncclients.integrations.dbos.heartbeat import (
     READS,
     FailureDetector,
     record_heartbeat,
+    record_outages,
     remove_workers,
 )
 from asyncclients.integrations.dbos.progress import JobProgress, OnProgress
@@ -54,7 +55,13 @@ from asyncclients.integrations.dbos.workflows import (
     unregister_worker,
 )
 from asyncclients.integrations.jobs.database import Database
-from asyncclients.integrations.jobs.job_store import DbPageStore, JobRecord, JobStore, digest_of
+from asyncclients.integrations.jobs.job_store import (
+    DbPageStore,
+    JobRecord,
+    JobStore,
+    Outage,
+    digest_of,
+)
 from asyncclients.integrations.jobs.worker import Resolve, Worker
 
 _log = logging.getLogger("asyncclients.backfill")
@@ -149,9 +156,13 @@ class Backfills:
 
     async def _send_heartbeats(self) -> None:
         detector = FailureDetector()
+        recorded: dict[str, Outage] = {}
         while True:
             try:
                 await self._heartbeat(detector)
+                if (outages := self.worker.outages()) != recorded:
+                    await record_outages(self._database, self.name, outages)
+                    recorded = outages
             except BaseException as failure:  # DBOS raises errors of any class
                 task = asyncio.current_task()
                 cancelled = task is not None and task.cancelling()

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
 
-from asyncclients.integrations.jobs.database import WORKERS, Connection, Database
+from asyncclients.integrations.jobs.database import OUTAGES, WORKERS, Connection, Database
+from asyncclients.integrations.jobs.job_store import Outage
 
 READS = 5
 """Consecutive reads of an unchanged counter after which its worker is dead."""
@@ -47,7 +48,27 @@ async def record_heartbeat(database: Database, worker: str) -> dict[str, int]:
     return await database.transact(increment)
 
 
+async def record_outages(database: Database, worker: str, outages: Mapping[str, Outage]) -> None:
+    """Replace what *worker* has recorded of the vendors of its jobs by *outages*, by job."""
+    rows = [
+        {"job": job, "worker": worker, "seconds": outage.seconds, "cause": outage.cause}
+        for job, outage in outages.items()
+    ]
+
+    def replace(connection: Connection) -> None:
+        connection.execute(sa.delete(OUTAGES).where(OUTAGES.c.worker == worker))
+        if rows:
+            connection.execute(sa.insert(OUTAGES), rows)
+
+    await database.transact(replace)
+
+
 async def remove_workers(database: Database, workers: Collection[str]) -> None:
-    """Delete the counters of *workers*."""
-    delete = sa.delete(WORKERS).where(WORKERS.c.name.in_(list(workers)))
-    await database.transact(lambda connection: connection.execute(delete), max_outage=5.0)
+    """Delete the counters of *workers*, and what they have recorded of vendors."""
+    names = list(workers)
+
+    def remove(connection: Connection) -> None:
+        connection.execute(sa.delete(OUTAGES).where(OUTAGES.c.worker.in_(names)))
+        connection.execute(sa.delete(WORKERS).where(WORKERS.c.name.in_(names)))
+
+    await database.transact(remove, max_outage=5.0)

@@ -11,7 +11,7 @@ from dbos import WorkflowStatus
 from asyncclients.backfill import Progress, Report
 from asyncclients.backfill.report import EtaEstimator, RequestCounts
 from asyncclients.core.events import Callback
-from asyncclients.integrations.jobs.job_store import JobStore
+from asyncclients.integrations.jobs.job_store import JobStore, Outage
 from asyncclients.integrations.jobs.worker import Worker, flow_of
 
 OnProgress = Callable[[Progress], None]
@@ -20,7 +20,7 @@ OnProgress = Callable[[Progress], None]
 class JobProgress:
     """Reports the progress of one job.
 
-    The counts are those of the database. The quota's part of the estimate is that of this
+    The counts and an outage of the vendor are those of the database. The quota's part of the estimate is that of this
     process's schedulers, with the calls that are left divided among the processes at work; a
     process that sends no call of the job knows only the measured rate.
 
@@ -43,6 +43,7 @@ class JobProgress:
     ) -> None:
         self._worker, self._kind, self._job = worker, kind, job
         self._read = job_store.pulled if kind == "pull" else job_store.report
+        self._outage = job_store.outage
         self._on_progress = None if on_progress is None else Callback(on_progress)
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
@@ -64,6 +65,8 @@ class JobProgress:
         self._estimator.batch_size = self._batch_size(report)
         at_work = {each.executor_id for each in workflows if each.status == "PENDING"}
         self._estimator.processes = max(1, len(at_work))
+        # A worker records its view every few seconds: it may be that of a job that has ended.
+        outage = await self._outage(self._job) if at_work else Outage()
         progress = self._estimator.progress(
             done=report.done,
             failed=report.failed,
@@ -71,8 +74,8 @@ class JobProgress:
             skipped=report.skipped,
             settled=_settled(report),
             total=report.total,
-            waiting=0.0,
-            cause="",
+            waiting=outage.seconds,
+            cause=outage.cause,
         )
         self._on_progress(progress)
 

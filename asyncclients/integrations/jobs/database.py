@@ -7,6 +7,7 @@
 | `asyncclients_rows`     | a row that was sent, and its outcome                    |
 | `asyncclients_pages`    | a page that was pulled                                  |
 | `asyncclients_workers`  | a worker, and its heartbeat counter                     |
+| `asyncclients_outages`  | a job and a worker: whether its vendor is unavailable   |
 
 Every operation is one idempotent transaction. While the database is unavailable or locked, it
 is retried for up to 15 minutes, and nothing is sent. SQLAlchemy blocks, so it runs in threads.
@@ -82,6 +83,14 @@ WORKERS = sa.Table(
     METADATA,
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("beats", sa.Integer, nullable=False),
+)
+OUTAGES = sa.Table(
+    "asyncclients_outages",
+    METADATA,
+    sa.Column("job", sa.Text, primary_key=True),
+    sa.Column("worker", sa.Text, primary_key=True),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("cause", sa.Text, nullable=False),
 )
 
 

@@ -26,6 +26,7 @@ from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.jobs.database import (
     BATCHES,
     JOBS,
+    OUTAGES,
     PAGES,
     ROWS,
     Connection,
@@ -53,6 +54,18 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     coerce: bool = False
     total: int | None = None
+
+
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker finds the vendor of a job.
+
+    Attributes:
+        seconds: since the last usable response, during an outage; else 0.
+        cause: why the last call failed, in words; empty if it succeeded.
+    """
+
+    seconds: float = 0.0
+    cause: str = ""
 
 
 class _PageTotal(msgspec.Struct, frozen=True):
@@ -206,6 +219,19 @@ class JobStore:
             return Report(done=items, requests=pages, total=total)
 
         return await self._database.transact(read)
+
+    async def outage(self, job: str) -> Outage:
+        """Return how the vendor of *job* does, by the worker that got the latest response."""
+        query = (
+            sa.select(OUTAGES.c.seconds, OUTAGES.c.cause)
+            .where(OUTAGES.c.job == job)
+            .order_by(OUTAGES.c.seconds)
+            .limit(1)
+        )
+        row = await self._database.transact(
+            lambda connection: connection.execute(query).one_or_none()
+        )
+        return Outage() if row is None else Outage(seconds=row.seconds, cause=row.cause)
 
     async def unknown(self, job: str) -> list[Unknown]:
         """Return the rows of *job* with an unknown outcome."""

@@ -7,16 +7,24 @@ crash, any worker may call either again.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.steps import PullCursor, PushTarget, pull_step, push_step
 from asyncclients.errors import BackfillStoppedError, ConfigurationError
 from asyncclients.integrations.jobs.database import Database
-from asyncclients.integrations.jobs.job_store import DbPageStore, DbRowLog, JobRecord, JobStore
+from asyncclients.integrations.jobs.job_store import (
+    DbPageStore,
+    DbRowLog,
+    JobRecord,
+    JobStore,
+    Outage,
+)
 from asyncclients.paging import Paginator
 
 T = TypeVar("T")
@@ -50,6 +58,7 @@ class Worker:
         self._steps: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._counters: dict[str, RequestCounter] = {}
+        self._breakers: defaultdict[str, list[CircuitBreaker]] = defaultdict(list)
         self.running: set[str] = set()
         self.batch_sizes: dict[str, int] = {}
 
@@ -66,6 +75,20 @@ class Worker:
             self._counters[job] = RequestCounter()
         return self._counters[job]
 
+    def outages(self) -> dict[str, Outage]:
+        """Return how this process finds the vendor of each job with a running step.
+
+        A job has an outage while none of its steps gets a usable response. Steps that have not
+        got any response yet say nothing.
+        """
+        found: dict[str, Outage] = {}
+        for job, breakers in self._breakers.items():
+            known = [each for each in breakers if each.successes or each.cause]
+            if known:
+                last = min(known, key=lambda each: each.outage_seconds)
+                found[job] = Outage(seconds=last.outage_seconds, cause=last.cause)
+        return found
+
     async def deliver(self, job: str, number: int, share: float | None = None) -> None:
         """Deliver batch *number* of *job*: one durable step. *share* replaces the target's."""
         rows = await self._jobs.rows(job, number)
@@ -79,8 +102,11 @@ class Worker:
         await self._check_failures(job, to.max_failed)
         log, flow = DbRowLog(self._database, job), flow_of(record.kind, job)
         self.batch_sizes[job] = max(1, to.delivery_options(flow).batch)
-        step = push_step(rows, to, log, flow=flow, coerce=record.coerce, counter=self.counter(job))
-        await self._jobs.finish(job, number, await self._run(step))
+        breaker, counter = CircuitBreaker(to.max_outage), self.counter(job)
+        step = push_step(
+            rows, to, log, flow=flow, coerce=record.coerce, counter=counter, breaker=breaker
+        )
+        await self._jobs.finish(job, number, await self._run(job, step, breaker))
 
     async def fetch(
         self, job: str, after: PullCursor | None, share: float | None = None
@@ -90,10 +116,11 @@ class Worker:
         if isinstance(source, PushTarget):
             raise ConfigurationError(f"the job {job!r} is a pull, but resolves to a target")
         pages = DbPageStore(self._database, job)
-        flow, counter = flow_of(record.kind, job), self.counter(job)
-        return await self._run(
-            pull_step(source, pages, after=after, flow=flow, share=share, counter=counter)
+        flow, counter, breaker = flow_of(record.kind, job), self.counter(job), CircuitBreaker()
+        step = pull_step(
+            source, pages, after=after, flow=flow, share=share, counter=counter, breaker=breaker
         )
+        return await self._run(job, step, breaker)
 
     async def _resolve_job(self, job: str) -> tuple[JobRecord, PushTarget | Paginator[Any]]:
         record = await self._jobs.find(job)
@@ -112,11 +139,18 @@ class Worker:
                 "with a higher max_failed",
             )
 
-    async def _run(self, step: Coroutine[Any, Any, T]) -> T:
-        """Return the result of *step*; `aclose` cancels it."""
+    async def _run(self, job: str, step: Coroutine[Any, Any, T], breaker: CircuitBreaker) -> T:
+        """Return the result of *step* of *job*, which sends by *breaker*; `aclose` cancels it."""
         task = asyncio.create_task(step)
         self._steps.add(task)
         task.add_done_callback(self._steps.discard)
         if self._closing:
             task.cancel()
-        return await task
+        breakers = self._breakers[job]
+        breakers.append(breaker)
+        try:
+            return await task
+        finally:
+            breakers.remove(breaker)
+            if not breakers:
+                self._breakers.pop(job, None)
