@@ -33,6 +33,7 @@ from asyncclients.core.events import (
     emit,
     emit_control,
     emit_external_usage,
+    warn_of_long_wait,
 )
 from asyncclients.core.network import never_sent
 from asyncclients.core.options import CallContext, current_call_context
@@ -278,6 +279,7 @@ class QuotaMiddleware:
         )
         local.external.on_change = partial(emit_external_usage, self._listeners, vendor, name)
         scheduler = Scheduler(local, loop)
+        scheduler.report_long_waits(partial(warn_of_long_wait, vendor, name))
         if settings.limits is not None:
             if self._shared is None:
                 self._shared = settings.limits.open(cold=False)

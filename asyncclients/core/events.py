@@ -7,9 +7,10 @@ traceback. No event holds a credential, a body or a query string.
 The logger is `asyncclients`. At DEBUG it logs every event of pools that are created after
 the level was set. At INFO and above it logs what an operator needs to know: a pause that
 the vendor asked for (WARNING from ten seconds on), what an operator has set for all processes
-(WARNING), other clients of the same quota
-(WARNING), calls that are rejected although the quota is kept (WARNING), an access token
-that could not be fetched, and clients of one credential with different quotas.
+(WARNING), calls that wait longer than five minutes (WARNING, once for each cause), other
+clients of the same quota (WARNING), calls that are rejected although the quota is kept
+(WARNING), an access token that could not be fetched, and clients of one credential with
+different quotas.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from yarl import URL
 
 from asyncclients.core.endpoint import Endpoint, NoResponse, Outcome, Response
 from asyncclients.core.error_mapping import request_id
+from asyncclients.ratelimit.control import span_text
 from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from asyncclients.core.vendor import Vendor
     from asyncclients.ratelimit.control import ControlChange
+    from asyncclients.ratelimit.long_waits import LongWait
     from asyncclients.secret import Secret
 
 T = TypeVar("T")
@@ -248,6 +251,15 @@ def emit_external_usage(
     else:
         logger.info("%s: other clients no longer use the same quota", vendor)
     emit(listeners, ExternalUsageSeen(vendor=vendor, scope=scope, rate=rate))
+
+
+def warn_of_long_wait(vendor: str, scope: str, wait: LongWait) -> None:
+    """Log that calls of *scope* wait for minutes or hours, why, and what to do."""
+    text = "%s (scope %.4s): %d %s at least %s: %s. %s"
+    calls = "call waits" if wait.calls == 1 else "calls wait"
+    advice = wait.delay.remedy or "Nothing is lost; a call with a deadline= does not wait so long"
+    seconds, cause = span_text(wait.seconds), wait.delay.cause
+    logger.warning(text, vendor, scope, wait.calls, calls, seconds, cause, advice)
 
 
 def warn_of_rejections(vendor: str, rejected: int) -> None:

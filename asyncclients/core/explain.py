@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from asyncclients.ratelimit.control import span_text
 from asyncclients.ratelimit.quota import ONE, Demand, Priority
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1e-3
 """Seconds below which a wait is none."""
-_SECONDS_UP_TO = 120.0
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +40,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     def __str__(self) -> str:
         if not self.reasons:
             return f"{self.vendor}: a call made now is sent at once"
-        about = f"in about {_span(self.seconds)}" if self.seconds >= _AT_ONCE else "soon"
+        about = f"in about {span_text(self.seconds)}" if self.seconds >= _AT_ONCE else "soon"
         return f"{self.vendor}: a call made now is sent {about}: {'; '.join(self.reasons)}"
 
 
@@ -105,7 +105,7 @@ def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     if state.control.pause is not None and state.held_for:
         yield f"{state.control.pause} in all processes (`asyncclients limits resume` ends it)"
     if state.paused_for:
-        yield f"the vendor has rate-limited the scope: nothing is sent for {_span(state.paused_for)}"
+        yield f"the vendor has rate-limited the scope: nothing is sent for {span_text(state.paused_for)}"
     if state.probing and state.in_flight:
         yield "after several 429s in a row, one call at a time is sent until one is accepted"
     quotas = zip(scheduler.limiter.quotas, state.holds, state.opens_in, strict=True)
@@ -114,7 +114,7 @@ def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
         if quota != state.store_quota:
             yield _full(quota, held, opens_in)
     if state.paced_for > 0 and not full:
-        yield f"calls are spread over the period: the next is sent in {_span(state.paced_for)}"
+        yield f"calls are spread over the period: the next is sent in {span_text(state.paced_for)}"
 
 
 def _store(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
@@ -150,19 +150,8 @@ def when(seconds: float) -> str:
     """Return the words for an instant *seconds* from now; inf for the next response."""
     if seconds == math.inf:
         return "when a response arrives"
-    return "at once" if seconds < _AT_ONCE else f"in {_span(seconds)}"
+    return "at once" if seconds < _AT_ONCE else f"in {span_text(seconds)}"
 
 
 def _calls(count: int) -> str:
     return "1 call" if count == 1 else f"{count} calls"
-
-
-def _span(seconds: float) -> str:
-    if seconds == math.inf:
-        return "an unknown time"
-    if seconds < _SECONDS_UP_TO:
-        return f"{seconds:.3g} s"
-    days, minutes = divmod(round(seconds / 60), 24 * 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)

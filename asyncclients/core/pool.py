@@ -31,6 +31,7 @@ from asyncclients.core.events import (
     emit_control,
     emit_external_usage,
     logger,
+    warn_of_long_wait,
 )
 from asyncclients.core.network import network_arguments
 from asyncclients.core.retry import RetryPolicy
@@ -347,6 +348,7 @@ class SessionPool:
         scheduler = Scheduler(
             local, loop, max_in_flight=max_in_flight, in_flight_limit=self._in_flight_limit
         )
+        scheduler.report_long_waits(partial(warn_of_long_wait, vendor, key))
         if self._limits is not None:
             if self._shared is None:
                 self._shared = self._limits.open(cold=self._cold_start == "full")

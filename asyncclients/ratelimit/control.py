@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 import msgspec
@@ -85,6 +86,18 @@ class ControlChange(msgspec.Struct, frozen=True, kw_only=True):
     before: Control
     now: Control
     held_for: float
+
+
+def span_text(seconds: float) -> str:
+    """Return a duration of *seconds* in words, as in `7 h 30 min`."""
+    if seconds == math.inf:
+        return "an unknown time"
+    if seconds < 120.0:
+        return f"{seconds:.3g} s"
+    days, minutes = divmod(round(seconds / 60), 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = ((days, "d"), (hours, "h"), (minutes, "min"))
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
 
 
 def clock_time(at: float) -> str:

@@ -118,18 +118,22 @@ class Delay(NamedTuple):
         until: loop instant at which it ends; not in the future if nothing is known.
         cause: what it is, and when it ends; empty if nothing is known.
         advice: what to do about it; empty for nothing special.
+        name: what it is, the same while it lasts.
+        remedy: how to end it early; empty if that is not possible.
     """
 
     until: float
     cause: str = ""
     advice: str = ""
+    name: str = ""
+    remedy: str = ""
 
 
 def quota_delay(name: str, until: float, now: float, wall: float) -> Delay:
     """Return the delay by the quota *name*, until loop instant *until*, which is *wall* in UTC."""
     at = clock_time(math.ceil(wall))
     advice = f"Send it after {at}" if until - now > _LONG_DELAY else ""
-    return Delay(until, f"{name} is used up until {at}", advice)
+    return Delay(until, f"{name} is used up until {at}", advice, name)
 
 
 class Limiter:
@@ -512,9 +516,8 @@ class Limiter:
         if longest == now:
             return Delay(now)
         at_text = clock_time(math.ceil(self.wall_time(longest)))
-        return Delay(
-            longest, f"the vendor has rate-limited calls or is unavailable until {at_text}"
-        )
+        name = "the vendor has rate-limited calls or is unavailable"
+        return Delay(longest, f"{name} until {at_text}", name=name)
 
     def used(self, group: str, quota: Quota, now: float) -> int:
         """Return how many units of the calendar quota this process's calls hold at *now*."""

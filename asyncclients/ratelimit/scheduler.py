@@ -29,15 +29,17 @@ from msgspec import structs
 
 from asyncclients.errors import AsyncClientsError, DeadlineExceededError
 from asyncclients.ratelimit.fair_queue import FlowQueue, Kind
+from asyncclients.ratelimit.long_waits import LongWaits
 from asyncclients.ratelimit.quota import ONE, Demand, Priority
 from asyncclients.ratelimit.timer import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from asyncclients.ratelimit.fair_queue import Flow
     from asyncclients.ratelimit.headers import RateLimitInfo
     from asyncclients.ratelimit.limiter import Delay
+    from asyncclients.ratelimit.long_waits import LongWait
     from asyncclients.ratelimit.protocol import LimiterProtocol
     from asyncclients.ratelimit.slots import Permit
 
@@ -184,6 +186,7 @@ class Scheduler:
         "_forecast",
         "_grants_since_background",
         "_interactive",
+        "_long_waits",
         "_rejected_later",
         "_resuming",
         "_started_at",
@@ -224,7 +227,12 @@ class Scheduler:
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
         self._timer = Timer(loop, self.dispatch)
+        self._long_waits: LongWaits | None = None
         self._closed: AsyncClientsError | None = None
+
+    def report_long_waits(self, report: Callable[[LongWait], None]) -> None:
+        """Call *report* once for each cause for which calls wait longer than a few minutes."""
+        self._long_waits = LongWaits(self.loop, self._delays, report)
 
     # --- Granting ---------------------------------------------------------------
 
@@ -258,6 +266,8 @@ class Scheduler:
         queue = self._queue_of(request.priority)
         place = queue.push(request.flow, waiter, request.demand, front=request.is_retry)
         self.dispatch()
+        if self._long_waits is not None and not waiter.done():
+            self._long_waits.watch()
         if has_deadline:
             self._deadlines[waiter] = request, place
         try:
@@ -593,6 +603,12 @@ class Scheduler:
                         found[name] = found.get(name, 0) + kind.waiting
         return found
 
+    def _delays(self, now: float) -> Iterator[tuple[Delay, int]]:
+        """Yield what delays the waiting calls of each kind longest, and their number."""
+        for queue in (self._interactive, self._background):
+            for demand, kind in queue.kinds.items():
+                yield self.limiter.delay(now, demand), kind.waiting
+
     def backlog(self) -> tuple[int, Priority, Demand]:
         """Return how many waiting calls of the first kind could be sent, its class and demand.
 
@@ -628,6 +644,8 @@ class Scheduler:
         if for_good:
             self._closed = error
             self._timer.cancel()
+            if self._long_waits is not None:
+                self._long_waits.close()
         for queue in (self._interactive, self._background):
             for demand in [*queue.kinds]:
                 while (waiter := queue.pop(demand)) is not None:

@@ -642,8 +642,9 @@ class LeaseClient:
 
     def pause(self) -> Delay:
         """Return the delay by an operator's pause, which has ended or never was if not *until* later."""
-        advice = "`asyncclients limits resume` ends the pause"
-        return Delay(self.held_until, str(self.control.pause or "paused by an operator"), advice)
+        name = str(self.control.pause or "paused by an operator")
+        remedy = "`asyncclients limits resume` ends the pause"
+        return Delay(self.held_until, name, advice=remedy, name=name, remedy=remedy)
 
     @property
     def unasked_store(self) -> str:
@@ -861,7 +862,7 @@ class LeaseClient:
                 if is_paused
                 else "the limit store has lost data, or is new, and counts the quota as used up"
             )
-            return Delay(until, f"{cause} until {at}")
+            return Delay(until, f"{cause} until {at}", name=cause)
         named = f"quota {parse_quotas([name])[0]}"
         if group:
             named = demand.describe(group, self._local.quotas)

@@ -205,6 +205,26 @@ async def test_pause_applies_to_all_processes_until_resumed(store: Store) -> Non
     assert sum(isinstance(event, ScopeResumed) for event in at_work.events) == 2
 
 
+async def test_long_pause_is_logged_with_the_calls_that_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each process logs once how many calls a long pause holds, until when, and what ends it."""
+    store = FileLimits(tmp_path / "limits.db")
+    async with fleet(store) as at_work:
+        (paused,) = await LimitsControl(store, by="ann").pause("intouch", 600)
+        await at_work.until(lambda stats: stats.paused_for > 590)
+        async with asyncio.timeout(5.0):
+            while len(lines := [line for line in caplog.messages if "at least" in line]) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert [line.partition(" at ")[0] for line in lines] == [
+        f"intouch (scope {paused.scope[:4]}): 4 calls wait"
+    ] * 2
+    assert all(
+        f"{paused.operator_pause}. `asyncclients limits resume` ends the pause" in line
+        for line in lines
+    )
+
+
 async def test_set_quotas_replace_those_of_all_processes(store: Store) -> None:
     """Within 2 s all processes obey the quotas that are set, and later the configured ones."""
     control, loop = LimitsControl(store), asyncio.get_running_loop()
