@@ -8,7 +8,7 @@ the clock shows twice is two hours.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -41,11 +41,14 @@ def check_calendar(unit: object, timezone: object) -> None:
         _zone(timezone)
     except (KeyError, ValueError, OSError):
         known = available_timezones()
+        if not known:
+            raise ConfigurationError(
+                f"time zone {timezone!r} cannot be looked up: this system has no time zones",
+                advice="Install them as a package: pip install tzdata",
+            ) from None
         raise ConfigurationError(
             f"there is no time zone {timezone!r}{did_you_mean(timezone, known)}",
-            advice="Give an IANA name, as in timezone='Europe/Berlin'"
-            if known
-            else "This system has no time zones: install the package tzdata",
+            advice="Give an IANA name, as in timezone='Europe/Berlin'",
         ) from None
 
 
@@ -60,8 +63,9 @@ def timezone_name(timezone: object) -> object:
 
 
 @lru_cache(maxsize=64)
-def _zone(timezone: str) -> ZoneInfo:
-    return ZoneInfo(timezone)
+def _zone(name: str) -> tzinfo:
+    """Return the time zone *name*; UTC needs no database, which Windows lacks."""
+    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 def calendar_window(unit: str, timezone: str, at: float, skip: int = 0) -> tuple[float, float]:
@@ -83,7 +87,7 @@ def _month(local: datetime, skip: int) -> datetime:
     return datetime(local.year + years, month + 1, 1)  # noqa: DTZ001
 
 
-def _hour(zone: ZoneInfo, at: float) -> tuple[float, float]:
+def _hour(zone: tzinfo, at: float) -> tuple[float, float]:
     offset = _offset(zone, at)
     start = at - (at + offset) % _HOUR
     end = start + _HOUR
@@ -94,13 +98,13 @@ def _hour(zone: ZoneInfo, at: float) -> tuple[float, float]:
     return start, end
 
 
-def _offset(zone: ZoneInfo, at: float) -> float:
+def _offset(zone: tzinfo, at: float) -> float:
     offset = datetime.fromtimestamp(at, zone).utcoffset()
     assert offset is not None
     return offset.total_seconds()
 
 
-def _change(zone: ZoneInfo, before: float, after: float) -> float:
+def _change(zone: tzinfo, before: float, after: float) -> float:
     """Return the whole second between *before* and *after* at which the offset changes."""
     offset, low, high = _offset(zone, before), int(before), int(after)
     while high - low > 1:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from datetime import UTC
 from typing import TYPE_CHECKING, Literal, Protocol
 from zoneinfo import ZoneInfo
 
@@ -136,7 +137,8 @@ class CalendarWindow(_Counter):
         self.limit = limit
         self.period = {"hour": 3600.0, "day": 86_400.0, "month": 2_678_400.0}[unit]
         self._fields = {"hour": 4, "day": 3, "month": 2}[unit]
-        self._zone, self._wall = ZoneInfo(timezone), wall
+        self._zone = UTC if timezone == "UTC" else ZoneInfo(timezone)
+        self._wall = wall
 
     def _window_of(self, now: float) -> tuple[object, ...]:
         local = self._wall(now).astimezone(self._zone)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import zoneinfo
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.calendar import LONGEST
 from asyncclients.ratelimit.quota import Quota
+from asyncclients.sandbox.limits import CalendarWindow
 
 ZONES = (
     "UTC",
@@ -29,7 +33,8 @@ ZONES = (
 
 
 def at(text: str, zone: str = "UTC", fold: int = 0) -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone), fold=fold).timestamp()
+    tz = UTC if zone == "UTC" else ZoneInfo(zone)
+    return datetime.fromisoformat(text).replace(tzinfo=tz, fold=fold).timestamp()
 
 
 def key(unit: str, zone: str, instant: float) -> tuple[object, ...]:
@@ -132,6 +137,29 @@ def test_calendar_accepts_a_zone_with_a_name() -> None:
     assert Quota.calendar(1, "day", ZoneInfo("Europe/Berlin")) == named
     assert replace(named, timezone=ZoneInfo("Europe/Berlin")) == named  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     assert Quota.calendar(1, "day", UTC) == Quota.calendar(1, "day")
+
+
+@pytest.fixture
+def _no_time_zones(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hide the time zones of the system, which Windows lacks, and the package tzdata."""
+    for name in {"tzdata", *(name for name in sys.modules if name.startswith("tzdata."))}:
+        monkeypatch.setitem(sys.modules, name, None)
+    zoneinfo.reset_tzpath(to=())
+    yield
+    zoneinfo.reset_tzpath()
+
+
+@pytest.mark.usefixtures("_no_time_zones")
+def test_calendar_without_time_zones_knows_utc_alone() -> None:
+    """UTC needs no database, neither here nor in the sandbox; others name the package to install."""
+    quota, now = Quota.calendar(1, "day"), at("2024-02-29T12:00")
+    assert quota.window(now) == (now - 43_200, now + 43_200)
+    window = CalendarWindow(1, "day", "UTC", lambda now: datetime.fromtimestamp(now, UTC))
+    assert window.admit(now)
+    assert window.reset_after(now) == 43_200
+    with pytest.raises(ConfigurationError, match="this system has no time zones") as error:
+        Quota.calendar(1, "day", "Europe/Vaduz")
+    assert error.value.advice == "Install them as a package: pip install tzdata"
 
 
 @pytest.mark.parametrize("zone", [None, 5, timezone(timedelta(hours=2))])
