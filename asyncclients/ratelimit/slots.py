@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from aiolimiter import AsyncLimiter
 
+from asyncclients.ratelimit.timer import CLOCK_STEP
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,13 +51,15 @@ class SlidingWindow:
         first_live: index of the first entry of `expiries` that may lie in the future.
         external: slots held by other clients, according to the vendor.
         external_until: loop instant until which `external` is valid.
+        period: that of the quota; with a coarse clock, longer by one of its steps, because a call
+            may have arrived later than at the instant that was read.
     """
 
     __slots__ = ("expiries", "external", "external_until", "first_live", "limit", "period")
 
     def __init__(self, quota: Quota) -> None:
         self.limit = quota.limit
-        self.period = quota.period
+        self.period = quota.period + CLOCK_STEP
         self.expiries: list[float] = []
         self.first_live = 0
         self.external = 0

@@ -14,8 +14,11 @@ import math
 import time
 from collections.abc import Callable
 
-TICK = max(1e-3, time.get_clock_info("monotonic").resolution)
+_RESOLUTION = time.get_clock_info("monotonic").resolution
+TICK = max(1e-3, _RESOLUTION)
 """Seconds. Loops call back early by less than this, the coarsest clock among them."""
+CLOCK_STEP = _RESOLUTION if _RESOLUTION >= 1e-3 else 0.0
+"""Seconds by which an instant may be read too early: 1/64 with Python 3.11 and 3.12 on Windows."""
 
 _ROUNDING = 1e-9
 """Seconds. Equal instants may differ by this much after arithmetic."""

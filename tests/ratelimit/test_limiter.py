@@ -6,12 +6,14 @@ import math
 from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any, Literal
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncclients.errors import ConfigurationError
+from asyncclients.ratelimit import slots
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Delay, Limiter
 from asyncclients.ratelimit.quota import Quota
@@ -25,6 +27,7 @@ quotas = st.builds(
     Quota, limit=st.integers(1, 12), period=st.sampled_from([0.1, 1.0, 7.3, 60.0, 3600.0])
 )
 latencies = st.floats(0.0, 5.0)
+shares = st.floats(0.0, 1.0)
 
 
 def most_in_any_window(arrivals: list[float], period: float) -> int:
@@ -69,6 +72,30 @@ def test_exact_never_exceeds_the_quota_on_arrival(
     for quota in limits:
         # Rounding may move an arrival by its last bits, and no more.
         assert most_in_any_window(arrivals, quota.period * (1 - 1e-9)) <= quota.limit
+
+
+@given(
+    limit=st.integers(1, 5),
+    steps=st.lists(st.tuples(shares, shares), min_size=20, max_size=40),
+    admission=st.sampled_from(EITHER),
+)
+def test_limiter_keeps_the_quota_with_a_coarse_clock(
+    limit: int, steps: list[tuple[float, float]], admission: Literal["adaptive", "exact"]
+) -> None:
+    """A clock of 1/64 s, as on Windows, lets no more than N calls arrive in any W."""
+    tick = 1 / 64
+    with patch.object(slots, "CLOCK_STEP", tick):
+        limiter = Limiter([Quota(limit, 1.0)], admission=admission)
+    arrivals: list[float] = []
+    now = 0.0
+    for late, latency in steps:
+        at = limiter.next_permit_at(math.floor(now / tick) * tick)
+        now = max(now, math.ceil(at / tick - 1e-6) * tick) + late * tick * 0.999
+        permit = limiter.acquire(math.floor(now / tick) * tick)
+        now += latency * tick
+        arrivals.append(now)
+        limiter.on_response(permit, math.floor(now / tick) * tick, None)
+    assert most_in_any_window(arrivals, 1.0 - 1e-9) <= limit
 
 
 @given(
