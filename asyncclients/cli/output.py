@@ -105,7 +105,7 @@ def _plan_text(plan: Plan) -> str:
     parts = [counts, *(f"Note: {each}" for each in plan.warnings)]
     if plan.preview is not None:
         shown = f"{plan.preview.method} {plan.preview.path} {plan.preview.body or ''}".rstrip()
-        more = "…" if len(shown) > _PREVIEW_LENGTH else ""
+        more = "..." if len(shown) > _PREVIEW_LENGTH else ""
         parts.append(f"First request: {shown[:_PREVIEW_LENGTH]}{more}")
     for each in plan.reasons:
         which = (

@@ -238,7 +238,7 @@ def _notes(state: Progress) -> list[str]:
 
 def _short(cause: str) -> str:
     text = encodable(" ".join(cause.split()))
-    return text if len(text) <= _CAUSE_LENGTH else f"{text[: _CAUSE_LENGTH - 1]}…"
+    return text if len(text) <= _CAUSE_LENGTH else f"{text[: _CAUSE_LENGTH - 3]}..."
 
 
 def progress_text(state: Progress) -> str:

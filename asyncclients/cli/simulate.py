@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,7 +59,7 @@ def simulate(
             del figures[name]
         print(msgspec.json.encode(figures).decode())
     else:
-        print(draw_text(report))
+        print(draw_text(report, ascii_only=not sys.stdout.encoding.startswith("utf")))
     if image is not None:
         draw_image(report, image)
     return 0

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 _ROWS = 8
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+_ASCII = str.maketrans("·│┬┴─▁▂▃▄▅▆▇█", ".|++-__..::##")
 
 
-def draw_text(report: SimulationReport, *, width: int = 72) -> str:
+def draw_text(report: SimulationReport, *, width: int = 72, ascii_only: bool = False) -> str:
     """Return a chart of the rolling window's fill over the run, *width* columns wide.
 
     A column is as high as the fullest window that ended in its part of the run; the top
-    line is the limit. An `x` below a column marks rejected calls.
+    line is the limit. An `x` below a column marks rejected calls. With *ascii_only* it can be
+    printed in any encoding.
     """
     fills = _fullest(report, width)
     lines = [f"{_label(report, row)}{_row(fills, row)}" for row in range(_ROWS, 0, -1)]
@@ -31,7 +33,8 @@ def draw_text(report: SimulationReport, *, width: int = 72) -> str:
     lines.insert(0, f"{report.quota.limit:>6} ┬{'─' * width} limit in {report.quota.period:g} s")
     lines.append(f"{0:>6} ┴{'─' * width} {report.seconds:g} s")
     lines.append(f"{'429':>6}  {marks} {report.rejected} rejected")
-    return "\n".join((_title(report), *lines, _figures(report)))
+    text = "\n".join((_title(report), *lines, _figures(report)))
+    return text.translate(_ASCII) if ascii_only else text
 
 
 def _title(report: SimulationReport) -> str:

@@ -97,7 +97,7 @@ def test_bar_says_that_the_vendor_is_unavailable() -> None:
         "unavailable for 2 min 5 s: could not connect to 127.0.0.1:9: refused"
     )
     endless = msgspec.structs.replace(out, cause="x" * 1000)
-    assert progress_text(endless).endswith(f": {'x' * 119}…")
+    assert progress_text(endless).endswith(f": {'x' * 117}...")
     shown = drawn({"a": out}, 80)
     assert "waiting" in shown
     assert "vendor unavailable for 2 min 5 s" in shown

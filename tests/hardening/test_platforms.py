@@ -1,8 +1,9 @@
-"""Behaviour on platforms without POSIX: locks, open files, signals."""
+"""Behaviour on platforms without POSIX: locks, open files, signals, encodings."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from asyncclients.backfill import Progress
+from asyncclients.cli import run
+from asyncclients.cli.demo.scenario import open_scenario
+from asyncclients.cli.demo.screen import closing, frame
+from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.signals import on_signals
 
 ROOT = Path(__file__).parents[2]
@@ -53,3 +60,52 @@ async def test_signals_call_back_and_are_restored(
         assert await asyncio.wait_for(came.get(), 5) == 1
     restore()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def stream(encoding: str) -> io.TextIOWrapper:
+    """A stream that raises an error for each character that *encoding* does not have."""
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+
+
+@pytest.mark.parametrize("encoding", ["cp437", "cp1252"])
+@pytest.mark.parametrize("command", ["--help", "sync --help", "simulate --hours 0.01"])
+def test_output_fits_the_encodings_of_windows(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, command: str
+) -> None:
+    """Help and charts that go to a pipe have only characters of its encoding."""
+    output = stream(encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    assert run(command.split()) == 0
+    output.seek(0)
+    text = output.read()
+    assert len(text) > 500
+    assert "\\u" not in text
+
+
+@pytest.mark.parametrize("encoding", ["cp437", "cp1252"])
+async def test_screens_fit_the_encodings_of_windows(encoding: str) -> None:
+    """Bars, the demo's frames and its table have only characters of the console's encoding."""
+    output = stream(encoding)
+    console = Console(file=output, force_terminal=True, width=80)
+    with ProgressDisplay(console=console) as display:
+        display.job("a" * 200)(
+            Progress(
+                done=1,
+                failed=1,
+                unknown=0,
+                skipped=0,
+                total=4,
+                remaining=2,
+                rate=1.0,
+                quota_use=0.5,
+                eta=2.0,
+                limited_by_quota=False,
+                cause="refused " * 80,
+            )
+        )
+    async with open_scenario(fast=True) as scene:
+        console.print(frame(scene), closing(scene))
+    output.seek(0)
+    text = output.read()
+    assert "##" in text
+    assert "\\u" not in text
