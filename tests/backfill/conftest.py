@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 
@@ -72,3 +72,17 @@ class Killer:
 @pytest.fixture
 def killer_of() -> type[Killer]:
     return Killer
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[], None]]:
+    """No file may grow beyond 40,000 bytes; a call lifts that."""
+    resource = pytest.importorskip("resource", reason="POSIX limits the size of files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def lift() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
+    yield lift
+    lift()

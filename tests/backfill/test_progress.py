@@ -28,6 +28,7 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits, LimitsControl
 from asyncclients.vendors import emma
 from asyncclients.vendors.totango import NewTouchpoint
+from tests.support.posix import posix
 
 
 @pytest.fixture
@@ -456,6 +457,7 @@ async def test_source_does_not_count_damaged_file(tmp_path: Path, content: str |
         await source.aclose()
 
 
+@posix
 async def test_source_does_not_count_pipe(tmp_path: Path) -> None:
     """A pipe can be read once only, so it is not counted."""
     pipe = tmp_path / "x.csv"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import resource
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from math import nan
@@ -528,22 +527,13 @@ async def test_pull_cancelled_twice_abandons_flush(state: Path) -> None:
     assert report.unverified == ()
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[], None]]:
-    """No file may grow beyond 60,000 bytes; a call lifts that."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.virtual_time
 @pytest.mark.parametrize("buffer", [2**20, 5000])
 async def test_pull_stops_at_full_disk(
     buffer: int,
     to: Path,
     state: Path,
-    small_files: Callable[[], None],
+    full_disk: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run stops with the reason; after space was freed the next run completes."""
@@ -552,7 +542,7 @@ async def test_pull_stops_at_full_disk(
     server.items = [Item(id=number, name="long " * 5) for number in range(5000)]
     with pytest.raises(BackfillStoppedError, match="cannot write"):
         await pull(server.list(), to, state=state)
-    small_files()
+    full_disk()
     report = await pull(server.list(), to, state=state)
     assert ids(to) == list(range(5000))
     assert report.unverified == ()

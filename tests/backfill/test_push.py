@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import resource
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -588,25 +587,14 @@ async def test_push_stops_at_a_truncated_file(tmp_path: Path, state: Path) -> No
     assert len(vendor.held) == len({row["n"] for row in vendor.held}) == 10_000
 
 
-@pytest.fixture
-def small_files() -> Iterator[None]:
-    """No file may grow beyond 40,000 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.usefixtures("small_files")
-async def test_push_stops_when_the_disk_is_full(state: Path) -> None:
+async def test_push_stops_when_the_disk_is_full(state: Path, full_disk: Callable[[], None]) -> None:
     """When the journal cannot be written, nothing more is sent, and the state stays valid."""
     vendor = Vendor()
     with pytest.raises(StateError, match="cannot keep the state"):
         await push(range(1000), vendor.take, state=state, concurrency=4)
     sent = len(vendor.held)
     assert 0 < sent < 1000
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+    full_disk()
     report = await push(range(1000), vendor.take, state=state)
     assert report.done + report.unknown == 1000
     assert report.unknown <= 8

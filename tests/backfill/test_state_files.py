@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -143,6 +142,7 @@ async def test_missing_locks_of_file_system_are_named(
     state: Path, tmp_path: Path, run: Run, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file system without locks is named in the error, and not mistaken for a state in use."""
+    fcntl = pytest.importorskip("fcntl", reason="as POSIX locks files")
 
     def flock(*_: Any) -> None:
         raise OSError(code, os.strerror(code))

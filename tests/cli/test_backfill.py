@@ -17,6 +17,7 @@ import pytest
 
 from asyncclients.cli.backfill import pairs
 from asyncclients.sandbox import Sandbox, drop, status
+from tests.support.posix import posix
 
 
 class Ended(NamedTuple):
@@ -284,6 +285,7 @@ async def test_unusable_input_is_2_and_sends_nothing(
     assert (tmp_path / "x.csv").read_text() == "name\nx\n"
 
 
+@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_interrupted_job_is_saved_and_resumed(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C and SIGTERM end with 130; a second process gets 1; the next run completes the job."""

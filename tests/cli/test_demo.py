@@ -131,15 +131,15 @@ def processes_in(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_demo_interrupted_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+async def test_demo_interrupted_leaves_nothing(tmp_path: Path, name: str) -> None:
     """Ctrl-C, SIGTERM and a closed terminal end with 130 and one sentence; no process and no file is left."""
     process = await start(tmp_path)
     assert process.stdout is not None
     await process.stdout.readline()
     while not processes_in(tmp_path):  # noqa: ASYNC110
         await asyncio.sleep(0.02)
-    process.send_signal(number)
+    process.send_signal(signal.Signals[name])
     _, error = await process.communicate()
     assert process.returncode == 130
     assert re.fullmatch(

@@ -23,6 +23,7 @@ from asyncclients.cli.shared import pool_of_jobs
 from asyncclients.errors import StateError
 from asyncclients.sandbox import Sandbox, status
 from asyncclients.stores import FileLimits
+from tests.support.posix import posix
 
 HALFWAY = Progress(
     done=104_997,
@@ -316,6 +317,7 @@ def test_say_prints_text_that_the_stream_cannot_encode(encoding: str) -> None:
 # --- The command in a process of its own ------------------------------------------------------
 
 
+@posix
 @pytest.mark.parametrize("columns", [60, 100])
 async def test_push_draws_one_bar_on_a_terminal(
     sandbox: Sandbox, tmp_path: Path, columns: int

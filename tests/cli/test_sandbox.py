@@ -17,6 +17,7 @@ import pytest
 from asyncclients import EmmaClient, IntouchClient, SessionPool
 from asyncclients.cli import run
 from asyncclients.sandbox import Sandbox
+from tests.support.posix import posix
 
 
 @asynccontextmanager
@@ -40,6 +41,7 @@ async def started(*options: str) -> AsyncGenerator[tuple[Process, dict[str, str]
         await process.communicate()
 
 
+@posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_sandbox_serves_until_a_signal(number: signal.Signals) -> None:
     """Clients work with the environment that it prints; a signal ends it with 0 and no output."""
@@ -81,6 +83,7 @@ def _six_free_ports() -> int:
     raise AssertionError("no six free ports")
 
 
+@posix
 async def test_sandbox_prints_its_variables_as_json() -> None:
     """With `--json` the variables are one object on one line."""
     process = await asyncio.create_subprocess_exec(

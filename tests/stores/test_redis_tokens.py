@@ -17,7 +17,7 @@ from asyncclients.core.tokens import TokenCache
 from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
-from asyncclients.stores import RedisTokens
+from asyncclients.stores import RedisTokens, redis_client
 from tests.support.valkey_server import Server, command, connect, free_port
 
 
@@ -41,6 +41,12 @@ class Vendor:
 
     def process(self, url: str) -> TokenCache:
         return TokenCache("scope", self.fetch, RedisTokens(url))
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ignore[reportUnusedFunction] - autouse
+    """Wait for a server that is up, however busy this machine is: no test is about its silence."""
+    monkeypatch.setattr(redis_client, "TIMEOUT", 30.0)
 
 
 @pytest.fixture

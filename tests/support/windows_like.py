@@ -3,6 +3,9 @@
 `pytest -p tests.support.windows_like`: no `fcntl`, no flags of `open` and functions of `os` that
 only POSIX has, no signal handlers in event loops, no descriptors of folders; an open file can
 be neither renamed, replaced nor deleted; `os.kill(pid, 0)` would end the process.
+
+With `--collect-only` there are no modules and signals of POSIX either: tests that need them must
+be collected all the same, so that the others run.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,10 +24,14 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
+
 _MISSING = (
     *("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_NOCTTY", "O_DIRECTORY"),
     *("pread", "pwrite", "fchmod"),
 )
+_MISSING_MODULES = ("grp", "pty", "pwd", "resource", "termios", "tty", "uvloop")
+_MISSING_SIGNALS = ("SIGCHLD", "SIGCONT", "SIGHUP", "SIGKILL", "SIGSTOP", "SIGUSR1")
 _open, _kill = os.open, os.kill
 import_module("subprocess")  # first: it would take a module `msvcrt` for Windows
 
@@ -97,6 +105,14 @@ def _install() -> None:
         setattr(os, name, _refusing_open_files(getattr(os, name)))
     loop: Any = asyncio.SelectorEventLoop
     loop.add_signal_handler = _no_handler
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Remove modules and signals, after all plugins were loaded."""
+    if session.config.option.collectonly:
+        sys.modules.update(dict.fromkeys((*_MISSING_MODULES, "fcntl"), None))  # type: ignore[arg-type]
+        for name in _MISSING_SIGNALS:
+            delattr(signal, name)
 
 
 assert sys.platform == "linux"

@@ -17,6 +17,7 @@ import errno
 import os
 import re
 import struct
+import sys
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -40,8 +41,11 @@ from asyncclients.own_files import (
 _MARK = re.compile(rb"asyncclients: process (\d+)\n")
 _RANGE = (2**62, 1)
 """Offset and length of the lock in the state file; SQLite's locks are at 2**30."""
-_SET, _GET = getattr(fcntl, "F_OFD_SETLK", None), getattr(fcntl, "F_OFD_GETLK", None)
+_IS_LINUX = sys.platform == "linux"
+_SET = getattr(fcntl, "F_OFD_SETLK", None) if _IS_LINUX else None
+_GET = getattr(fcntl, "F_OFD_GETLK", None) if _IS_LINUX else None
 _FLOCK = "hhqqi"
+"""`struct flock` of Linux; that of macOS, which has such locks too, is another."""
 
 _guard = threading.Lock()
 _held: dict[tuple[int, int], int] = {}
