@@ -36,7 +36,7 @@ from asyncclients.stores.redis import redis_key
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
 from tests.support.valkey_server import command, connect, free_port
 
-from .test_quota_log import SECOND, START, TWO, Lua, lease_request, random_requests
+from .test_quota_log import SECOND, START, TWO, Lua, lease_request, random_requests, rarely
 
 FIVE = QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)
 SET = frozenset({FIVE.name})
@@ -94,12 +94,13 @@ def test_script_and_quota_log_agree_on_control(url: str, seed: int) -> None:
     specs = {5: FIVE, 2: TWO}
     with connect(url) as client:
         for request, now in random_requests(random, 250):
-            if random.random() < 0.1:
+            if rarely(random, True, False):
                 at = now / SECOND
-                pause = OperatorPause(at=at, until=at + random.choice([0.3, 2.0, 90.0]), by="ann")
+                pause = OperatorPause(at=at, until=at + random.choice([0.3, 2.0, 5.0]), by="ann")
                 client.hset(state, "operator_pause", msgspec.json.encode(pause))
             if random.random() < 0.1:
-                quotas = random.choice([(), (Quota(5, 3.0),), (Quota(2, 1.0), Quota(5, 3.0))])
+                two, five = Quota(2, 1.0), Quota(5, 3.0)
+                quotas = random.choice([(), (five,), (two,), (two, five)])
                 text = msgspec.json.encode(OperatorQuotas(at=0.0, by="ann", quotas=quotas))
                 client.hset(state, "operator_quotas", text) if quotas else client.hdel(
                     state, "operator_quotas"

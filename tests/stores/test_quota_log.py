@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 import redis
 
-from asyncclients.stores.protocol import LeaseRequest, LeaseResponse, QuotaSpec
+from asyncclients.stores.protocol import (
+    UNKNOWN_EPOCH,
+    LeaseRequest,
+    LeaseResponse,
+    QuotaSpec,
+)
 from asyncclients.stores.quota_log import QuotaLog
 from asyncclients.stores.redis import decode_reply, load_script, script_arguments, script_keys
 from asyncclients.stores.shares import NONE, UNIT, Block
 
+T = TypeVar("T")
 SECOND = 1_000_000
 TWO = QuotaSpec(limit=2, period=SECOND, interval=SECOND // 2, burst=2.0)
 START = 1_700_000_000 * SECOND
@@ -303,44 +309,54 @@ def calendar_spec(
     )
 
 
-def random_quotas(random: Random, wall: int) -> tuple[QuotaSpec, ...]:
+def random_quotas(random: Random, wall: int, menu: list[int]) -> tuple[QuotaSpec, ...]:
+    """Return some of the quotas whose numbers are in *menu*."""
     choices = [
         TWO,
         QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5),
+        QuotaSpec(limit=40, period=4 * SECOND, interval=100_000, burst=3.0),
         QuotaSpec(limit=3, period=2 * SECOND, interval=700_000, burst=2.0, group="ops:a.*"),
         QuotaSpec(limit=4, period=5 * SECOND, interval=900_000, burst=2.0, group="share:night"),
         calendar_spec(6, wall, 10 * SECOND, used=random.choice([0, 0, 2])),
         calendar_spec(3, wall, 20 * SECOND, group="share:night"),
     ]
-    return tuple(random.sample(choices, random.randint(1, 6)))
+    return tuple(choices[number] for number in menu if random.random() < 0.8)
+
+
+def rarely(random: Random, rare: T, usual: T) -> T:
+    """Return *rare* once in thirty times, which would drown out everything else if it were often."""
+    return random.choice([rare] + [usual] * 29)
 
 
 def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]]:
     """Return a random history of four processes; reports may name slots that were not granted."""
-    now, number = START, dict.fromkeys("abcd", 1)
+    now, vendor_clock, number = START, START + 123_456_789, dict.fromkeys("abcd", 1)
+    menu = sorted(random.sample(range(7), random.randint(1, 5)))
     held = {me: random_block(random) for me in "abcd"}
     requests: list[tuple[LeaseRequest, int]] = []
     for _ in range(steps):
-        now += random.choice([0, 1000, 50_000, 300_000, 1_500_000, 70 * SECOND])
-        now -= random.choice([0] * 40 + [900_000, 30 * SECOND])
+        passed = random.choice([0, 1000, 50_000, 300_000, 900_000])
+        passed += rarely(random, random.choice([1_500_000, 70 * SECOND]), 0)
+        now, vendor_clock = now + passed, vendor_clock + passed
+        now -= rarely(random, random.choice([900_000, 30 * SECOND]), 0)
         me = random.choice("abcd")
         known = range(max(1, number[me] - 4), number[me])
-        pick = {n: random.choice(["settled", "freed", "renewed", ""]) for n in known}
+        pick = {n: random.choice(["settled", "renewed", *["freed", ""] * 5]) for n in known}
         wanted, cost = random.randint(0, 3), random.choice([1, 1, 1, 2, 3])
-        wall = now + 123_456_789 + random.choice([0, 0, 3000, 900_000, -900_000])
+        wall = vendor_clock + random.choice([0, 0, 3000, 900_000, -900_000])
         requests.append(
             (
                 lease_request(
                     process=me,
-                    epoch=random.choice(["", "e1", "e1", "e1", "e9"]),
+                    epoch=rarely(random, random.choice(["e1", "e2", UNKNOWN_EPOCH]), ""),
                     seen=(
-                        random.choice(["", "s1", "s1", "s2"]),
+                        random.choice(["", "s1", "s2"]),
                         now - random.choice([0, 1000, 2 * SECOND]),
                     ),
-                    new_epoch="e1",
-                    recovering=random.random() < 0.05,
+                    new_epoch=random.choice(["e1", "e2"]),
+                    recovering=rarely(random, True, False),
                     wall=wall,
-                    quotas=random_quotas(random, wall),
+                    quotas=random_quotas(random, wall, menu),
                     kinds=KINDS,
                     arrived=tuple(
                         (n, random.randint(-100_000, 400_000), random.randrange(len(KINDS)))
@@ -358,12 +374,14 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                     priority=random.randint(0, 1),
                     accepted=random.randint(0, 3),
                     rejected=random.randint(0, 1),
-                    pause=random.choice([0] * 19 + [2 * SECOND]),
+                    pause=rarely(random, random.choice([SECOND // 4, 2 * SECOND]), 0),
                     heartbeat=random.random() < 0.5,
                     idle=random.random() < 0.2,
                     share_held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
-                    heartbeat_due=random.choice([SECOND, SECOND, 10 * SECOND]),
+                    heartbeat_due=random.choice([SECOND, 1_400_000, 10 * SECOND]),
                     goodbye=random.random() < 0.03,
+                    recovery_hold=300_000,
+                    detection_time=rarely(random, 2 * SECOND, 200_000),
                 ),
                 now,
             )
@@ -372,11 +390,11 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
     return requests
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(10))
 def test_script_and_quota_log_agree(url: str, seed: int) -> None:
     """Random histories of four processes: Lua and Python give equal responses."""
-    random, log, lua = Random(seed), QuotaLog(), Lua(url)
+    random, log, lua, server = Random(seed), QuotaLog(), Lua(url), "s1"
     for request, now in random_requests(random, 300):
-        server = random.choice(["s1"] * 30 + ["s2", ""])
+        server = random.choice([server] * 9 + ["s1", "s2", ""])
         assert lua.apply(request, now, server) == log.apply(request, now, server=server)
     lua.close()
