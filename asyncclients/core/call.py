@@ -63,7 +63,8 @@ async def send(call: Call[T]) -> T:
     Raises:
         AsyncClientsError: with vendor, operation, method, path and attempts filled in.
     """
-    error: AsyncClientsError
+    error: BaseException | None = None
+    result: Any = None
     try:
         call.prepare()
         while True:
@@ -79,22 +80,17 @@ async def send(call: Call[T]) -> T:
                     result = call.decode(outcome)
                 break
             if decision is Decision.ALREADY_DELETED:
-                result = cast("T", None)
                 break
             if not await call.wait(decision, outcome):
                 raise call.error(decision, outcome)  # noqa: TRY301 - completed below
     except AsyncClientsError as raised:
         error = raised.with_facts(**call.error_fields())
-    except BaseException as raised:
-        if call.events is not None:
-            call.events.on_end(raised)
-        raise
-    else:
-        if call.events is not None:
-            call.events.on_end(None)
-        return result
+    except BaseException as raised:  # noqa: BLE001 - raised below
+        error = raised
     if call.events is not None:
         call.events.on_end(error)
+    if error is None:
+        return cast("T", result)
     try:
         raise error
     finally:
@@ -293,9 +289,6 @@ class Call(Generic[T]):
     def attempt(self) -> Awaitable[Outcome]:
         """Send the request once, as soon as a permit is granted."""
         scope, config = self._scope, self._config
-        # Without the loop as an argument it would be looked up: a system call on Python 3.11.
-        task = asyncio.current_task(scope.scheduler.loop)
-        assert task is not None
         session = scope.session or scope.open()
         self._attempt = attempt = Attempt(
             self._prepared,
@@ -305,8 +298,6 @@ class Call(Generic[T]):
             self._state,
             config.timeout,
             config.credential if self.token is None else self.token.header,
-            task=task,
-            cancelling=task.cancelling(),
         )
         if self.events is not None:
             attempt.on_sent = self.events.on_sent

@@ -16,7 +16,7 @@ from aiohttp.payload import BytesPayload
 from asyncclients.core.network import NoTunnelError, never_sent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from aiohttp.client_middlewares import ClientMiddlewareType
     from aiohttp.client_proto import ResponseHandler
@@ -107,26 +107,19 @@ class EagerBodyRequest(aiohttp.ClientRequest):
 
     if sys.version_info < (3, 12):
 
-        def send(  # pyright: ignore[reportIncompatibleMethodOverride] - same result, awaited once
-            self, conn: Connection
-        ) -> Coroutine[Any, Any, aiohttp.ClientResponse]:
+        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             """Send the request; write a small body together with the headers."""
-            body = getattr(self, "_body", None)
+            body, protocol = getattr(self, "_body", None), conn.protocol
             # `isinstance` would call `ABCMeta.__instancecheck__`, which is Python code.
-            if type(body) is BytesPayload and (body.size or 0) <= _SMALL_BODY:
-                protocol = conn.protocol
+            special = type(body) is not BytesPayload or (body.size or 0) > _SMALL_BODY
+            if not special:
                 try:
-                    special = self._traces or self._continue or self.chunked or self.proxy
+                    special = bool(self._traces or self._continue or self.chunked or self.proxy)
                     _ = self._timer, self._session, body._value  # pyright: ignore[reportPrivateUsage]
                 except AttributeError:
                     special = True  # this release of aiohttp has other private names
-                if not special and protocol is not None and not protocol.writing_paused:
-                    return self._send_at_once(protocol, body)
-            return super().send(conn)
-
-        async def _send_at_once(
-            self, protocol: ResponseHandler, body: BytesPayload
-        ) -> aiohttp.ClientResponse:
+            if special or protocol is None or protocol.writing_paused:
+                return await super().send(conn)
             writer = StreamWriter(protocol, self.loop)
             line = f"{self.method} {self.url.raw_path_qs} HTTP/1.1"
             await writer.write_headers(line, self.headers)

@@ -100,12 +100,18 @@ class AttemptTimeouts:
         if at < self._fires_at:
             self._arm(at)
 
-    def cancel(self, timed: TimedTask) -> None:
-        """Do not expire *timed*."""
+    def finish(self, timed: TimedTask) -> bool:
+        """End the work of *timed*, which does not expire any more.
+
+        Returns True if only the timeout cancelled the task, if anything did.
+        """
         # The timer stays: when it fires it finds nothing due, and is set for the next one.
         self._due.pop(timed, None)
         if self._closed:
             self.close()
+        task, timed.task = timed.task, None
+        assert task is not None
+        return timed.expired and task.uncancel() <= timed.cancelling
 
     def close(self) -> None:
         """Cancel the timer as soon as no attempt is under way."""
@@ -135,31 +141,20 @@ class TimedTask(msgspec.Struct, eq=False, kw_only=True):
     A cancellation by anyone else passes on.
 
     Attributes:
-        task: the task; None once the work is finished.
+        task: the task while the work is under way; None before and after.
         cancelling: the task's count of cancellation requests at the start.
         expired: whether the time was over before the work.
     """
 
-    task: asyncio.Task[object] | None
+    task: asyncio.Task[object] | None = None
     cancelling: int = 0
     expired: bool = False
-
-    @property
-    def is_running(self) -> bool:
-        """True until the work is finished."""
-        return self.task is not None
 
     def expire(self) -> None:
         """Cancel the task, unless the work is finished."""
         if self.task is not None and not self.expired:
             self.expired = True
             self.task.cancel()
-
-    def finish(self) -> bool:
-        """End the work; return True if only the timeout cancelled the task, if anything did."""
-        task, self.task = self.task, None
-        assert task is not None
-        return self.expired and task.uncancel() <= self.cancelling
 
 
 # --- The attempt --------------------------------------------------------------
@@ -228,8 +223,12 @@ class Attempt(TimedTask, eq=False):
             ClientClosedError: the pool or its session was closed during the attempt.
         """
         request, deadline_at = self.prepared, self.permit_request.deadline_at
-        # The deadline includes the time in the queue; the timeout starts with the permit.
         loop = self.scheduler.loop
+        # Without the loop as an argument it would be looked up: a system call on Python 3.11.
+        self.task = task = asyncio.current_task(loop)
+        assert task is not None
+        self.cancelling = task.cancelling()
+        # The deadline includes the time in the queue; the timeout starts with the permit.
         deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
         has_time = deadline is None and self.timeout >= _LONG_TIMEOUT
         response: aiohttp.ClientResponse | None = None
@@ -257,13 +256,17 @@ class Attempt(TimedTask, eq=False):
             if not response.closed:
                 response.release()
             outcome = Response(response.status, response.headers, content)
-            self.finish()
+            self.timeouts.finish(self)
         except BaseException as failure:  # noqa: BLE001 - returned or raised below
             if response is not None:
                 response.close()
             outcome = self._outcome_of(failure, session)
         finally:
-            self._end(deadline)
+            if deadline is not None:
+                deadline.cancel()
+            if self.permit is not None:
+                self.scheduler.on_done()
+            self.stop_with = None
         response = None  # it holds the request, and the traceback of an exception this frame
         if isinstance(outcome, BaseException):
             raise outcome from None
@@ -332,7 +335,7 @@ class Attempt(TimedTask, eq=False):
 
     def on_progress(self) -> None:
         """Restart the timeout: a piece of a streamed body was sent."""
-        if self.is_running:
+        if self.task is not None:
             self.timeouts.schedule(self, self.scheduler.loop.time() + self.timeout)
 
     def _connect_timeout(self) -> aiohttp.ClientTimeout:
@@ -357,20 +360,11 @@ class Attempt(TimedTask, eq=False):
             return None
         return stream.read_nowait() if stream.is_eof() and stream.total_bytes <= max_bytes else None
 
-    def _end(self, deadline: asyncio.TimerHandle | None) -> None:
-        """Cancel the timers and give the connection's place in flight back."""
-        if deadline is not None:
-            deadline.cancel()
-        self.timeouts.cancel(self)
-        self.stop_with = None
-        if self.permit is not None:
-            self.scheduler.on_done()
-
     def _outcome_of(
         self, failure: BaseException, session: aiohttp.ClientSession
     ) -> Outcome | BaseException:
         """Return the outcome that *failure* stands for, or the exception to raise."""
-        if self.finish() and isinstance(failure, asyncio.CancelledError):
+        if self.timeouts.finish(self) and isinstance(failure, asyncio.CancelledError):
             return self._expired()
         if isinstance(failure, AsyncClientsError):
             return failure.with_facts()

@@ -392,6 +392,7 @@ class Limiter:
         if permit is self._spacing.last:
             self._spacing.on_response(permit, self._interval(), seconds - rtt.mean_rtt)
         rtt.add(seconds)
+        pace_changed = feedback.on_accepted(permit)
         for index, (window, expiry) in enumerate(permit.slots):
             bound = now
             if not self._exact and (
@@ -402,7 +403,6 @@ class Limiter:
             if new_expiry < expiry:
                 window.move(expiry, new_expiry)
                 permit.slots[index] = (window, new_expiry)
-        pace_changed = feedback.on_accepted(permit)
         if info is not None and info.remaining is not None:
             pace_changed |= self._observe(permit, now, info)
         if pace_changed:

@@ -26,13 +26,11 @@ async def attempt(timeouts: AttemptTimeouts, allowed: float, needed: float) -> s
     timeouts.schedule(timed, began + allowed)
     try:
         await asyncio.sleep(needed)
-        timed.finish()
+        timeouts.finish(timed)
     except asyncio.CancelledError:
-        if not timed.finish():
+        if not timeouts.finish(timed):
             raise
         how = "late"
-    finally:
-        timeouts.cancel(timed)
     return f"{how} after {now() - began:g}"
 
 
@@ -64,7 +62,7 @@ async def test_attempts_share_one_timer() -> None:
         timeouts.schedule(timed, now() + 10)
     assert timers() == before + 1
     for timed in timed_tasks:
-        timeouts.cancel(timed)
+        timeouts.finish(timed)
     await asyncio.sleep(11)
     assert timers() == before
 
@@ -77,14 +75,14 @@ async def test_time_that_was_given_anew() -> None:
     timeouts.schedule(timed, began + 5)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.sleep(9)
-    assert (timed.finish(), now() - began) == (True, 5)
+    assert (timeouts.finish(timed), now() - began) == (True, 5)
 
 
 async def test_finished_attempt_is_not_cancelled() -> None:
-    """A finished attempt is not cancelled, even if it was not removed from the timeouts."""
+    """A finished attempt is not cancelled when its time is over."""
     timeouts, timed = AttemptTimeouts(), begun()
     timeouts.schedule(timed, now() + 1)
-    assert timed.finish() is False
+    assert timeouts.finish(timed) is False
     await asyncio.sleep(2)
     assert timed.expired is False
 
