@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from weakref import ref
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -106,6 +107,47 @@ class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_response_bytes: int
     validate: bool = True
     listeners: tuple[Callback[Any], ...] = ()
+
+
+class ScopeHandle:
+    """Returns the scope of one client. A scope with a live handle is not evicted.
+
+    Args:
+        find: finds or creates the scope at first use.
+        check: raises if the pool is closed or belongs to another event loop.
+        loop: returns the event loop of the pool; None before its first use.
+    """
+
+    __slots__ = ("__weakref__", "_check", "_find", "_scope", "loop")
+
+    def __init__(
+        self,
+        find: Callable[[], Scope],
+        check: Callable[[], object],
+        loop: Callable[[], asyncio.AbstractEventLoop | None],
+    ) -> None:
+        self._find, self._check, self.loop = find, check, loop
+        self._scope: Scope | None = None
+
+    def __call__(self) -> Scope:
+        """Return the scope.
+
+        Raises:
+            ClientClosedError: the pool is closed.
+            WrongEventLoopError: the pool belongs to another event loop.
+        """
+        scope = self._scope
+        if scope is None:
+            scope = self._scope = self._find()
+            scope.handles.add(ref(self, scope.handles.discard))
+            return scope
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if scope.closed or loop is not scope.scheduler.loop:
+            self._check()
+        return scope
 
 
 class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ import msgspec
 
 from asyncclients.arguments import check_count, check_seconds, check_type
 from asyncclients.core.auth import ClientCredentials, HeaderLogin, Login
-from asyncclients.core.call import ClientConfig, PoolConfig
+from asyncclients.core.call import ClientConfig, PoolConfig, ScopeHandle
 from asyncclients.core.events import (
     PoolClosed,
     PoolOpened,
@@ -35,7 +35,7 @@ from asyncclients.core.events import (
 )
 from asyncclients.core.network import network_arguments
 from asyncclients.core.retry import RetryPolicy
-from asyncclients.core.scope import Scope, ScopeHandle, ScopeStats
+from asyncclients.core.scope import Scope, ScopeStats
 from asyncclients.core.tokens import (
     TOKEN_OPTIONS,
     TOKEN_RETRY,

@@ -26,7 +26,7 @@ from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     import aiohttp
@@ -89,47 +89,6 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         return max(shares, default=0.0)
 
 
-class ScopeHandle:
-    """Returns the scope of one client. A scope with a live handle is not evicted.
-
-    Args:
-        find: finds or creates the scope at first use.
-        check: raises if the pool is closed or belongs to another event loop.
-        loop: returns the event loop of the pool; None before its first use.
-    """
-
-    __slots__ = ("__weakref__", "_check", "_find", "_scope", "loop")
-
-    def __init__(
-        self,
-        find: Callable[[], Scope],
-        check: Callable[[], object],
-        loop: Callable[[], asyncio.AbstractEventLoop | None],
-    ) -> None:
-        self._find, self._check, self.loop = find, check, loop
-        self._scope: Scope | None = None
-
-    def __call__(self) -> Scope:
-        """Return the scope.
-
-        Raises:
-            ClientClosedError: the pool is closed.
-            WrongEventLoopError: the pool belongs to another event loop.
-        """
-        scope = self._scope
-        if scope is None:
-            scope = self._scope = self._find()
-            scope.handles.add(ref(self, scope.handles.discard))
-            return scope
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if scope.closed or loop is not scope.scheduler.loop:
-            self._check()
-        return scope
-
-
 class Scope:
     """Queue, session and access token of one credential at one origin.
 
@@ -164,7 +123,7 @@ class Scope:
         self.inner: tuple[ClientMiddlewareType, ...] = ()
         self.network: Mapping[str, Any] = network or {}
         self.closed = self.has_warned = False
-        self.handles: set[ref[ScopeHandle]] = set()
+        self.handles: set[ref[object]] = set()
         self._borrowed = borrowed
         self._own: aiohttp.ClientSession | None = None
         self._closing = asyncio.Event()

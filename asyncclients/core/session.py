@@ -109,7 +109,8 @@ class EagerBodyRequest(aiohttp.ClientRequest):
 
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             """Send the request; write a small body together with the headers."""
-            body, protocol = getattr(self, "_body", None), conn.protocol
+            body: Any = getattr(self, "_body", None)
+            protocol = conn.protocol
             # `isinstance` would call `ABCMeta.__instancecheck__`, which is Python code.
             special = type(body) is not BytesPayload or (body.size or 0) > _SMALL_BODY
             if not special:

@@ -41,8 +41,7 @@ from asyncclients.backfill.prefetch import PagePrefetcher, read_list
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.state.pull_state import ItemKeys, PullState, SeenKeys, drop_at
 from asyncclients.core import codec
-from asyncclients.core.call import config_of
-from asyncclients.core.scope import ScopeHandle
+from asyncclients.core.call import ScopeHandle, config_of
 from asyncclients.errors import ClientClosedError, ConfigurationError
 from asyncclients.paging import Page, Paginator
 
