@@ -334,8 +334,7 @@ class Call(Generic[T]):
         session = scope.session or scope.open()
         self._attempt = attempt = Attempt(
             self._prepared,
-            scope.scheduler,
-            scope.timeouts,
+            scope,
             self._permit_request,
             self._state,
             config.timeout,
@@ -347,8 +346,7 @@ class Call(Generic[T]):
             demand, idempotent = self._permit_request.demand, self._request.idempotent
             outgoing = OutgoingRequest(scope.key, scope.scheduler, idempotent, demand)
             attempt.before_send = partial(hook.before_send, outgoing)
-        most = config.pool.max_response_bytes
-        return attempt.run(session, most, scope.outer, scope.inner, scope.network)
+        return attempt.run(session, config.pool.max_response_bytes)
 
     def decide(self, outcome: Outcome) -> Decision:
         """Record *outcome* and return what to do next."""

@@ -20,7 +20,7 @@ from asyncclients.core.events import (
     warn_of_rejections,
 )
 from asyncclients.core.session import middlewares_of, open_session, reuse_clean_connections
-from asyncclients.core.transport import AttemptTimeouts
+from asyncclients.core.transport import Channel
 from asyncclients.errors import ClientClosedError
 from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     import aiohttp
-    from aiohttp.client_middlewares import ClientMiddlewareType
 
     from asyncclients.core.events import Callback
     from asyncclients.core.tokens import TokenCache
@@ -89,18 +88,13 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
         return max(shares, default=0.0)
 
 
-class Scope:
+class Scope(Channel):
     """Queue, session and access token of one credential at one origin.
 
     Attributes:
         vendor: name of the vendor.
         key: one-way name of origin and credential, or of origin and quota key.
-        scheduler: grants permits.
         tokens: the access token, if the login uses one.
-        timeouts: of the attempts.
-        session: the aiohttp session; None before first use and after the end.
-        outer, inner: middlewares of the session to run around and inside of an attempt.
-        network: arguments of aiohttp's `request` for TLS and proxy.
         closed: whether the pool is closed.
         handles: weak references to the handles of the clients that use it.
         has_warned: whether unexplained rejections were logged.
@@ -115,13 +109,9 @@ class Scope:
         borrowed: aiohttp.ClientSession | None = None,
         network: Mapping[str, Any] | None = None,
     ) -> None:
-        self.vendor, self.key, self.scheduler = vendor, key, scheduler
+        super().__init__(scheduler, network)
+        self.vendor, self.key = vendor, key
         self.tokens: TokenCache | None = None
-        self.timeouts = AttemptTimeouts()
-        self.session: aiohttp.ClientSession | None = None
-        self.outer: tuple[ClientMiddlewareType, ...] = ()
-        self.inner: tuple[ClientMiddlewareType, ...] = ()
-        self.network: Mapping[str, Any] = network or {}
         self.closed = self.has_warned = False
         self.handles: set[ref[object]] = set()
         self._borrowed = borrowed

@@ -19,7 +19,6 @@ import math
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
@@ -68,8 +67,6 @@ Credential = Header | Callable[[float], Header | None] | None
 """The header with the credential, or a function of the loop time that returns it.
 
 The function returns None if the credential has expired by then."""
-
-_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 
 SendRequest = Callable[..., Awaitable[aiohttp.ClientResponse]]
 Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
@@ -160,6 +157,25 @@ class TimedTask(msgspec.Struct, eq=False, kw_only=True):
 # --- The attempt --------------------------------------------------------------
 
 
+class Channel:
+    """The way of a scope's attempts to the vendor: permits, session and timeouts.
+
+    Attributes:
+        scheduler: grants permits.
+        timeouts: expires the attempts.
+        session: the aiohttp session; None before first use and after the end.
+        outer, inner: middlewares of the session to run around and inside of an attempt.
+        network: arguments of aiohttp's `request` for TLS and proxy.
+    """
+
+    def __init__(self, scheduler: Scheduler, network: Mapping[str, Any] | None = None) -> None:
+        self.scheduler, self.timeouts = scheduler, AttemptTimeouts()
+        self.session: aiohttp.ClientSession | None = None
+        self.outer: tuple[ClientMiddlewareType, ...] = ()
+        self.inner: tuple[ClientMiddlewareType, ...] = ()
+        self.network: Mapping[str, Any] = network or {}
+
+
 class _EndError(Exception):
     """Ends an attempt with *outcome*."""
 
@@ -173,8 +189,7 @@ class Attempt(TimedTask, eq=False):
 
     Attributes:
         prepared: the request.
-        scheduler: grants the permit.
-        timeouts: expires the attempt.
+        channel: that of the scope.
         permit_request: the call's place in the queue.
         state: the call's retry state; counts the attempt.
         timeout: seconds from the permit to the end of the response.
@@ -187,8 +202,7 @@ class Attempt(TimedTask, eq=False):
     """
 
     prepared: PreparedRequest
-    scheduler: Scheduler
-    timeouts: AttemptTimeouts
+    channel: Channel
     permit_request: PermitRequest
     state: RetryState
     timeout: float
@@ -208,42 +222,35 @@ class Attempt(TimedTask, eq=False):
     def __deepcopy__(self, memo: object) -> Attempt:
         return self  # some test doubles of a session copy their arguments
 
-    async def run(
-        self,
-        session: aiohttp.ClientSession,
-        max_bytes: int,
-        outer: tuple[ClientMiddlewareType, ...] = (),
-        inner: tuple[ClientMiddlewareType, ...] = (),
-        network: Mapping[str, Any] = _NO_ARGUMENTS,
-    ) -> Outcome:
-        """Send the request once by *network*, inside the middlewares *outer*, around *inner*.
+    async def run(self, session: aiohttp.ClientSession, max_bytes: int) -> Outcome:
+        """Send the request once and return its response of at most *max_bytes*.
 
         Raises:
             DeadlineExceededError: before anything was sent.
             ClientClosedError: the pool or its session was closed during the attempt.
         """
-        request, deadline_at = self.prepared, self.permit_request.deadline_at
-        loop = self.scheduler.loop
+        request, channel, loop = self.prepared, self.channel, self.channel.scheduler.loop
         # Without the loop as an argument it would be looked up: a system call on Python 3.11.
         self.task = task = asyncio.current_task(loop)
         assert task is not None
         self.cancelling = task.cancelling()
         # The deadline includes the time in the queue; the timeout starts with the permit.
+        deadline_at = self.permit_request.deadline_at
         deadline = None if deadline_at == math.inf else loop.call_at(deadline_at, self.expire)
         has_time = deadline is None and self.timeout >= _LONG_TIMEOUT
         response: aiohttp.ClientResponse | None = None
         outcome: Outcome | BaseException
         try:
             send: SendRequest = session.request
-            if network:  # unpacking an empty mapping would cost as much as the permit
-                send = partial(session.request, **network)
+            if channel.network:  # unpacking an empty mapping would cost as much as the permit
+                send = partial(session.request, **channel.network)
             response = await send(
                 request.method,
                 request.url,
                 # Without headers of its own, a request is spared two copies of them.
                 headers=NO_HEADERS if request.headers is GET_HEADERS else request.headers,
                 data=self._payload(),
-                middlewares=(*outer, self, *inner),
+                middlewares=(*channel.outer, self, *channel.inner),
                 allow_redirects=False,
                 raise_for_status=False,
                 auto_decompress=True,
@@ -256,7 +263,7 @@ class Attempt(TimedTask, eq=False):
             if not response.closed:
                 response.release()
             outcome = Response(response.status, response.headers, content)
-            self.timeouts.finish(self)
+            channel.timeouts.finish(self)
         except BaseException as failure:  # noqa: BLE001 - returned or raised below
             if response is not None:
                 response.close()
@@ -265,7 +272,7 @@ class Attempt(TimedTask, eq=False):
             if deadline is not None:
                 deadline.cancel()
             if self.permit is not None:
-                self.scheduler.on_done()
+                channel.scheduler.on_done()
             self.stop_with = None
         response = None  # it holds the request, and the traceback of an exception this frame
         if isinstance(outcome, BaseException):
@@ -277,7 +284,7 @@ class Attempt(TimedTask, eq=False):
     ) -> aiohttp.ClientResponse:
         if self.stop_with is not None:
             raise self.stop_with  # aiohttp resends by itself
-        scheduler = self.scheduler
+        scheduler = self.channel.scheduler
         if self.permit is not None:
             self.permit = None  # a middleware of a borrowed session sends the request again
             scheduler.on_done()
@@ -286,7 +293,7 @@ class Attempt(TimedTask, eq=False):
         if permit is None:
             permit = await scheduler.acquire(self.permit_request)
         self.permit = permit
-        self.timeouts.schedule(self, permit.sent_at + self.timeout)
+        self.channel.timeouts.schedule(self, permit.sent_at + self.timeout)
         try:
             if self.before_send is not None and (pending := self.before_send()) is not None:
                 await pending
@@ -315,7 +322,7 @@ class Attempt(TimedTask, eq=False):
         """Add the credential header; drop cookies that a borrowed session adds."""
         credential = self.credential
         if callable(credential):
-            credential = credential(self.scheduler.loop.time())
+            credential = credential(self.channel.scheduler.loop.time())
             if credential is None:
                 raise _EndError(TOKEN_EXPIRED)
         if credential is not None:
@@ -336,13 +343,13 @@ class Attempt(TimedTask, eq=False):
     def on_progress(self) -> None:
         """Restart the timeout: a piece of a streamed body was sent."""
         if self.task is not None:
-            self.timeouts.schedule(self, self.scheduler.loop.time() + self.timeout)
+            self.channel.timeouts.schedule(self, self.channel.scheduler.loop.time() + self.timeout)
 
     def _connect_timeout(self) -> aiohttp.ClientTimeout:
         """Give up connecting before the attempt expires: it is then known that nothing was sent."""
         left = self.timeout
         if self.permit_request.deadline_at < math.inf:
-            left = min(left, self.permit_request.deadline_at - self.scheduler.loop.time())
+            left = min(left, self.permit_request.deadline_at - self.channel.scheduler.loop.time())
         if left >= _LONG_TIMEOUT:
             return NO_TIMEOUT
         connect = left * _CONNECT_SHARE
@@ -364,7 +371,7 @@ class Attempt(TimedTask, eq=False):
         self, failure: BaseException, session: aiohttp.ClientSession
     ) -> Outcome | BaseException:
         """Return the outcome that *failure* stands for, or the exception to raise."""
-        if self.timeouts.finish(self) and isinstance(failure, asyncio.CancelledError):
+        if self.channel.timeouts.finish(self) and isinstance(failure, asyncio.CancelledError):
             return self._expired()
         if isinstance(failure, AsyncClientsError):
             return failure.with_facts()
@@ -386,9 +393,9 @@ class Attempt(TimedTask, eq=False):
         """Return what an expired attempt comes to: of its own timeout or the call's deadline."""
         if self.sent:
             # Some loops fire a timer up to a tick early.
-            over = self.scheduler.loop.time() + TICK >= self.permit_request.deadline_at
+            over = self.channel.scheduler.loop.time() + TICK >= self.permit_request.deadline_at
             return _DEADLINE_EXCEEDED if over else _TIMED_OUT
-        return self.scheduler.expiry_error(self.permit_request)
+        return self.channel.scheduler.expiry_error(self.permit_request)
 
 
 class _StreamedBody:
