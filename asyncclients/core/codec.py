@@ -1,4 +1,4 @@
-"""Encoding and decoding: JSON bodies, form bodies, query strings.
+"""JSON: encoding, decoding, and what is accepted although it is not as in the manual.
 
 `decode` raises nothing but `DecodeError`, whatever the server sends. Types with a wire form
 of their own (an id that may be a number or text, a time with a prefix) have `from_wire` and
@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import isfinite
 from types import NoneType
 from typing import Any, Protocol, Self, cast, get_origin, runtime_checkable
-from urllib.parse import quote_plus
 
 import msgspec
-from msgspec import UNSET
+from msgspec import inspect
 
-from asyncclients.core.coercion import coerce
 from asyncclients.errors import DecodeError
 
 EXCERPT_LIMIT = 200
 """Most characters of a body that an error quotes."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
-_quoted_name = lru_cache(maxsize=1024)(quote_plus)
 _HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|\?xml)", re.IGNORECASE)
 
 _NO_FIELDS = frozenset[str]()
@@ -153,7 +149,7 @@ def decode(body: bytes, cls: Any) -> Any:
 
 
 def _decode_leniently(body: bytes, cls: Any) -> Any:
-    """Decode other encodings of JSON and the deviations of `coercion.py`."""
+    """Decode other encodings of JSON and the deviations that `coerce` converts."""
     try:
         if json.detect_encoding(body) != "utf-8":
             return decode(to_utf8(body), cls)
@@ -216,7 +212,7 @@ def json_object(value: Any) -> JsonObject:
 
 
 def from_reply(value: Any, cls: Any) -> Any:
-    """Convert a value of a response, accepting the deviations of `coercion.py`.
+    """Convert a value of a response, accepting the deviations that `coerce` converts.
 
     Raises:
         ValueError: (of msgspec) naming the field that does not fit.
@@ -246,7 +242,7 @@ def split_list(body: bytes, name: str) -> tuple[bytes, list[bytes]] | None:
     """Return *body* with an empty list in its field *name*, and the items of that list.
 
     The items need not be valid JSON, as long as their quotes and brackets are balanced.
-    The list may also be an object, see `coercion.py`. None if there is no such field.
+    The list may also be an object, see `coerce`. None if there is no such field.
     """
     wanted = f'"{name}"'.encode()
     depth, key, items = 0, b"", list[bytes]()
@@ -341,57 +337,163 @@ def from_plain(value: Any, cls: Any, *, strict: bool = True) -> Any:
     return msgspec.convert(value, cls, strict=strict, dec_hook=decode_custom)
 
 
-def encode_form(body: Any) -> bytes:
-    """Return the flat object *body* as `application/x-www-form-urlencoded`.
-
-    Raises:
-        ValueError: for lists and objects inside, which no vendor documents.
-    """
-    return "&".join(_form_fields(to_plain(body))).encode()
-
-
-def encode_query(params: Mapping[str, Any]) -> str:
-    """Return *params* as a query string without `?`; lists repeat the name, None is left out.
-
-    Raises:
-        ValueError: for objects and lists inside, which no vendor documents.
-    """
-    pairs: list[str] = []
-    for name, value in params.items():
-        if value is None or value is UNSET:
-            continue
-        if type(value) is not int:  # digits need no quoting
-            if isinstance(value, (list, tuple)):
-                several = [{name: each} for each in cast("Sequence[Any]", value)]
-                pairs.extend(pair for pair in map(encode_query, several) if pair)
-                continue
-            value = _quoted(_flat(name, value))
-        pairs.append(f"{_quoted_name(name)}={value}")
-    return "&".join(pairs)
-
-
-def _form_fields(fields: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in fields.items():
-        if value is not None and value is not UNSET:
-            yield f"{_quoted_name(name)}={_quoted(_flat(name, value))}"
-
-
-def _quoted(text: str) -> str:
-    return text if _PLAIN(text) else quote_plus(text)
-
-
-def _flat(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and not isfinite(value):
-        raise ValueError(f"{name} is {value}, which no vendor documents; leave it out")
-    if isinstance(value, (str, int, float)):
-        return str(value)
-    raise ValueError(f"{name} has no form as a flat field: {type(value).__name__}")
-
-
 def excerpt(body: bytes) -> str:
     """Return the start of *body* as one line of at most 200 characters."""
     text = body[: EXCERPT_LIMIT * 8].decode("utf-8", "replace")
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= EXCERPT_LIMIT else text[: EXCERPT_LIMIT - 1] + "…"
+
+
+# --- Deviations of vendors -----------------------------------------------------
+
+_INTEGER = re.compile(r"(-?[0-9]{1,40})(?:\.0{1,20})?", re.ASCII)
+_NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
+_LARGEST_EXACT = 2.0**53
+"""Whole floats from here on may have lost digits, and an id must not."""
+
+Fit = Callable[[Any], Any]
+"""Converts a value."""
+
+_OBJECTS = (inspect.StructType, inspect.TypedDictType, inspect.DataclassType)
+_NO_TEXT = (
+    *_OBJECTS,
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.CollectionType,
+    inspect.DictType,
+)
+"""The types that no JSON string is decoded as."""
+
+
+def coerce(value: Any, cls: Any) -> Any:
+    """Convert the plain *value* to fit *cls*, if a vendor's JSON deviates from its manual.
+
+    Used after strict decoding has failed, so that correct responses cost nothing. The type
+    decides, never the text of an error:
+
+    | expected         | accepted as well                              |
+    |------------------|-----------------------------------------------|
+    | object           | `[]` (PHP's empty object)                     |
+    | array            | an object with numeric keys (a filtered PHP array), `{}`; in a field also `null` |
+    | integer          | `"25"`, `25.0`, `"25.0"`                      |
+    | floating point   | `"2.5"`                                       |
+    | boolean          | 0, 1                                          |
+
+    A value that fits none of these is returned unchanged, for msgspec to reject.
+    """
+    fit = _fit_of_type(cls)
+    return value if fit is None or value is None else fit(value)
+
+
+@lru_cache(maxsize=512)
+def _fit_of_type(cls: Any) -> Fit | None:
+    return _fit_of(inspect.type_info(cls))
+
+
+def _fit_of(kind: inspect.Type) -> Fit | None:
+    """Return the converter for values of *kind*; None if there is none."""
+    if isinstance(kind, inspect.Metadata):
+        return _fit_of(kind.type)
+    if isinstance(kind, inspect.UnionType):
+        return _fit_of_union(kind.types)
+    if isinstance(kind, inspect.IntType):
+        return _integer
+    if isinstance(kind, inspect.FloatType):
+        return _float
+    if isinstance(kind, inspect.BoolType):
+        return _boolean
+    if isinstance(kind, inspect.CollectionType):
+        return partial(_array, _fit_of(kind.item_type))
+    if isinstance(kind, inspect.DictType):
+        return partial(_mapping, _fit_of(kind.value_type))
+    # By class and when it is needed: a type may contain itself.
+    return partial(_object, kind.cls) if isinstance(kind, _OBJECTS) else None
+
+
+@lru_cache(maxsize=512)
+def _fits_of_fields(cls: Any) -> Mapping[str, Fit]:
+    kind = inspect.type_info(cls)
+    assert isinstance(kind, _OBJECTS)
+    fits = {field.encode_name: _fit_of(field.type) for field in kind.fields}
+    return {name: fit for name, fit in fits.items() if fit is not None}
+
+
+def _fit_of_union(kinds: Sequence[inspect.Type]) -> Fit | None:
+    def members(*types: Any) -> list[inspect.Type]:
+        return [kind for kind in kinds if isinstance(kind, types)]
+
+    fits: dict[type, Fit] = {}
+    integers, floats = members(inspect.IntType), members(inspect.FloatType)
+    if all(isinstance(kind, _NO_TEXT) for kind in kinds) and (integers or floats):
+        fits[str] = _number if integers and floats else (_integer if integers else _float)
+    if integers and not floats:
+        fits[float] = _integer
+    if members(inspect.BoolType) and not integers and not floats:
+        fits[int] = _boolean
+    arrays, objects = members(inspect.CollectionType), members(inspect.DictType, *_OBJECTS)
+    for given, wanted in ((list, arrays or objects), (dict, objects or arrays)):
+        fit = _fit_of(wanted[0]) if len(wanted) == 1 else None  # several have tags
+        if fit is not None:
+            fits[given] = fit
+    return partial(_member, fits) if fits else None
+
+
+def _member(fits: Mapping[type, Fit], value: Any) -> Any:
+    fit = fits.get(value.__class__)
+    return value if fit is None else fit(value)
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_EXACT:
+        return int(value)
+    whole = _INTEGER.fullmatch(value) if isinstance(value, str) else None
+    return int(whole[1]) if whole else value
+
+
+def _float(value: Any) -> Any:
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
+
+
+def _number(value: Any) -> Any:
+    return _float(_integer(value))
+
+
+def _boolean(value: Any) -> Any:
+    return bool(value) if type(value) is int and value in (0, 1) else value
+
+
+def _array(fit: Fit | None, value: Any) -> Any:
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        if not all(key.isascii() and key.isdigit() for key in fields):
+            return fields
+        value = [*fields.values()]
+    if fit is None or not isinstance(value, list):
+        return value
+    return [*map(fit, cast("Sequence[Any]", value))]
+
+
+def _mapping(fit: Fit | None, value: Any) -> Any:
+    if value == []:
+        return {}
+    if fit is None or not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, Any]", value)
+    return dict(zip(fields, map(fit, fields.values()), strict=True))
+
+
+def _object(cls: Any, value: Any) -> Any:
+    if value == []:
+        return {}
+    if not isinstance(value, dict):
+        return value
+    fields = cast("dict[str, Any]", value)
+    fitted = {**fields}
+    for name, fit in _fits_of_fields(cls).items():
+        if name in fields:
+            fitted[name] = fit(fields[name])
+    return fitted

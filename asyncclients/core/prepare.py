@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
 from types import NoneType
 from typing import Any, Literal, TypeVar, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 import msgspec
+from msgspec import UNSET
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -28,6 +30,9 @@ _JSON_HEADERS = CIMultiDictProxy(CIMultiDict({"Accept": JSON, "Content-Type": JS
 _FORM_HEADERS = CIMultiDictProxy(
     CIMultiDict({"Accept": JSON, "Content-Type": "application/x-www-form-urlencoded"})
 )
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*\Z").match
+_quoted_name = lru_cache(maxsize=1024)(quote_plus)
 
 Body = bytes | AsyncIterable[bytes] | None
 
@@ -63,7 +68,7 @@ def prepare(
         ValueError: for a parameter or body that cannot be encoded.
     """
     method, body = request.endpoint.method, None
-    query = codec.encode_query(request.params) if request.params else ""
+    query = encode_query(request.params) if request.params else ""
     url = _url(base_url + request.path.lstrip("/"), query)
     fields: Mapping[str, str] = GET_HEADERS
     if (given := request.body) is not None:
@@ -71,7 +76,7 @@ def prepare(
         if request.endpoint.encoding == "json":
             body, fields = codec.encode(given), _JSON_HEADERS
         else:
-            body, fields = codec.encode_form(given), _FORM_HEADERS
+            body, fields = encode_form(given), _FORM_HEADERS
     if headers or request.headers:
         fields = CIMultiDict(fields)
         for extra in (headers, request.headers):
@@ -95,6 +100,58 @@ def _url(location: str, query: str = "") -> URL:
         query_string=query,
         encoded=True,
     )
+
+
+# --- Queries and forms ---------------------------------------------------------
+
+
+def encode_form(body: Any) -> bytes:
+    """Return the flat object *body* as `application/x-www-form-urlencoded`.
+
+    Raises:
+        ValueError: for lists and objects inside, which no vendor documents.
+    """
+    return "&".join(_form_fields(codec.to_plain(body))).encode()
+
+
+def encode_query(params: Mapping[str, Any]) -> str:
+    """Return *params* as a query string without `?`; lists repeat the name, None is left out.
+
+    Raises:
+        ValueError: for objects and lists inside, which no vendor documents.
+    """
+    pairs: list[str] = []
+    for name, value in params.items():
+        if value is None or value is UNSET:
+            continue
+        if type(value) is not int:  # digits need no quoting
+            if isinstance(value, (list, tuple)):
+                several = [{name: each} for each in cast("Sequence[Any]", value)]
+                pairs.extend(pair for pair in map(encode_query, several) if pair)
+                continue
+            value = _quoted(_flat(name, value))
+        pairs.append(f"{_quoted_name(name)}={value}")
+    return "&".join(pairs)
+
+
+def _form_fields(fields: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in fields.items():
+        if value is not None and value is not UNSET:
+            yield f"{_quoted_name(name)}={_quoted(_flat(name, value))}"
+
+
+def _quoted(text: str) -> str:
+    return text if _PLAIN(text) else quote_plus(text)
+
+
+def _flat(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and not isfinite(value):
+        raise ValueError(f"{name} is {value}, which no vendor documents; leave it out")
+    if isinstance(value, (str, int, float)):
+        return str(value)
+    raise ValueError(f"{name} has no form as a flat field: {type(value).__name__}")
 
 
 # --- client.request(...) ------------------------------------------------------

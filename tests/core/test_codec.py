@@ -7,7 +7,6 @@ from decimal import Decimal
 from math import inf, nan
 from types import NoneType
 from typing import Any
-from urllib.parse import parse_qsl
 
 import msgspec
 import pytest
@@ -276,42 +275,6 @@ def test_nested_lists_do_not_loop_the_decoder(value: Any) -> None:
         codec.decode(body, Thing)
 
 
-PLAIN = st.text(st.characters(exclude_categories=["Cs"]))
-FLAT = st.dictionaries(PLAIN, PLAIN | st.integers() | st.booleans() | st.none())
-
-
-@given(FLAT)
-def test_query_round_trips(fields: dict[str, Any]) -> None:
-    """A query parses to the same values; None is left out, booleans are in lower case."""
-    expected = [
-        (name, str(value).lower() if isinstance(value, bool) else str(value))
-        for name, value in fields.items()
-        if value is not None
-    ]
-    query = codec.encode_query(fields)
-    assert parse_qsl(query, keep_blank_values=True) == expected
-    assert codec.encode_form(fields).decode() == query or not expected
-    assert query.isascii()
-    assert not any(c.isspace() for c in query)
-
-
-def test_nested_values_cannot_be_form_encoded() -> None:
-    """Objects, and lists in a form, raise an error with the field's name; UNSET is left out."""
-    for value in ({"a": 1}, [{"a": 1}], object()):
-        with pytest.raises((ValueError, TypeError)):
-            codec.encode_query({"tags": value})
-    with pytest.raises(ValueError, match="tags has no form"):
-        codec.encode_form({"tags": [1]})
-    assert codec.encode_query({"a": msgspec.UNSET, "b": 1}) == "b=1"
-
-
-def test_query_repeats_the_name_of_a_list() -> None:
-    """A list repeats its name, as in HTML forms; an empty list is left out."""
-    assert codec.encode_query({"a": [1, "x y", None, True], "b": (), "c": ("&",)}) == (
-        "a=1&a=x+y&a=true&c=%26"
-    )
-
-
 class Extra(msgspec.Struct, frozen=True, kw_only=True):
     """A struct that decides itself how it travels, as those with free-form fields do."""
 
@@ -360,17 +323,6 @@ def test_encode_accepts_null_and_words_for_numbers(number: float, text: str) -> 
     """None is null, finite numbers are numbers, and text may be any."""
     value = {"a": None, "b": [number, {text: text}], "c": Decimal("1.5")}
     assert msgspec.json.decode(codec.encode(value)) == {**value, "c": "1.5"}
-
-
-@pytest.mark.parametrize("bad", [nan, inf, -inf])
-def test_forms_and_queries_reject_nan(bad: float) -> None:
-    """NaN in a query or form raises `ValueError`."""
-    with pytest.raises(ValueError, match="score is"):
-        codec.encode_query({"score": bad})
-    with pytest.raises(ValueError, match="score is"):
-        codec.encode_query({"score": [1.0, bad]})
-    with pytest.raises(ValueError, match="score is"):
-        codec.encode_form({"score": bad})
 
 
 def test_excerpt_is_one_short_line() -> None:

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncclients.core.codec import ExactId, JsonObject, from_reply
-from asyncclients.core.coercion import coerce
+from asyncclients.core.codec import ExactId, JsonObject, coerce, from_reply
 
 
 class Inner(msgspec.Struct):
