@@ -88,7 +88,13 @@ class Job:
     def run(self, content: str, **options: Any) -> Any:
         """Return the counts and failures of a run with *content*, or its error."""
         self._source.write_bytes(content.encode(errors="surrogateescape"))
-        arguments: dict[str, Any] = {"key": "id", "concurrency": 1, "max_failed": 1.0, **options}
+        arguments: dict[str, Any] = {
+            "key": "id",
+            "concurrency": 1,
+            "max_failed": 1.0,
+            "max_outage": 0.1,  # an update that is lost is sent again until then
+            **options,
+        }
         try:
             work = sync(
                 self._source, self.shop, state=self._state, **cast("SyncKeywords", arguments)
