@@ -165,6 +165,10 @@ class Cluster:
         port = primary.port
         return next(s for s in self.servers if _replication(s).get("master_port") == port)
 
+    def has_promoted(self, replica: Server) -> bool:
+        """Return whether *replica* has become a primary."""
+        return bool(_replication(replica)["role"] == "master")
+
     def move_slot(self) -> None:
         """Move the slot of a key to another primary, with its keys, one after the other."""
         source, *others = sorted(self.primaries(), key=lambda each: each is not self.holder())
@@ -228,13 +232,19 @@ class Sentinels:
         for server in (*self.sentinels, *self.servers):
             server.__exit__()
 
-    def primary(self) -> Server | None:
-        """Return the primary that the first Sentinel names, once it is one."""
+    def holder(self) -> Server:
+        """Return the primary at the start."""
+        return self.servers[0]
+
+    def replica_of(self, primary: Server) -> Server:
+        """Return the other server."""
+        return next(server for server in self.servers if server is not primary)
+
+    def has_promoted(self, replica: Server) -> bool:
+        """Return whether the Sentinels name *replica* as the primary, and it is one."""
         with connect(self.sentinels[0].url) as client:
             _, port = client.sentinel_get_master_addr_by_name("primary")
-        named = next(server for server in self.servers if server.port == port)
-        is_primary = named.is_running and _replication(named)["role"] == "master"
-        return named if is_primary else None
+        return bool(port == replica.port and _replication(replica)["role"] == "master")
 
     def _knows_all(self, sentinel: Server) -> bool:
         with connect(sentinel.url) as client:
