@@ -506,7 +506,7 @@ class SyncState:
         if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
             advice = "Check whether it was restarted or flushed, or evicts keys"
             self._log.reset(self._key, now, "it lost its data", request, advice)
-        elif request.seen[0] not in {"", response.server} and request.epoch:
+        elif request.seen[0] not in {"", response.server} and response.epoch == self._epoch:
             self._log.taken_over(self._key, now, request)
         self._seen = response.server, response.now
         if response.epoch != self._epoch:

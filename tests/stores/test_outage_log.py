@@ -161,6 +161,35 @@ async def test_reset_of_the_store_is_logged_once_per_pool(
     assert "canary" not in caplog.text
 
 
+@pytest.mark.virtual_time
+@pytest.mark.parametrize("outage", [0.0, 5.0])
+async def test_failover_is_logged_once_per_pool(
+    outage: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another server process has the data, after an outage or without one: one line with the pause."""
+    store = MemoryLimits("pause")
+    store.backend.server = "first"
+    async with Sandbox() as sandbox, SessionPool(limits=store) as pool:
+        base_url = sandbox.environ["INTOUCH_BASE_URL"]
+        clients = [IntouchClient(pool, api_key=f"{n}", base_url=base_url) for n in range(3)]
+
+        async def call_all() -> None:
+            calls = [client.with_options(deadline=9.0).tags.get("t") for client in clients]
+            await asyncio.gather(*calls, return_exceptions=True)
+
+        await call_all()
+        store.backend.down = outage > 0
+        await asyncio.sleep(outage)
+        store.backend.server, store.backend.down = "second", False
+        await call_all()
+        await asyncio.sleep(5)
+    (line,) = [
+        record.getMessage() for record in caplog.records if "another server" in record.message
+    ]
+    assert re.match(r"intouch \(scope [0-9a-f]{4}\): limit store memory: another server", line)
+    assert "No calls for 2.25 s, and for a period" in line
+
+
 def test_different_quotas_are_logged_once_per_vendor(caplog: pytest.LogCaptureFixture) -> None:
     """A thousand keys with the same difference: one line with store, numbers and next step."""
     log, ours, theirs = OutageLog(CONFIG), (Quota(4, 1.0),), [Quota(2, 1.0)]

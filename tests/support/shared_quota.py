@@ -38,6 +38,7 @@ class MemoryStore:
         down: every command fails after the timeout.
         fault: every command fails at once with this error.
         ahead: seconds by which its clock is set forward.
+        server: name of the server process that has the logs.
         deaf: number of commands whose response is lost after the request was applied.
         commands: number of commands so far.
         record: keys and requests so far, with the store's times in microseconds.
@@ -53,6 +54,7 @@ class MemoryStore:
         self.down = False
         self.fault: Exception | None = None
         self.ahead = 0.0
+        self.server = ""
         self.deaf = 0
         self.commands = 0
         self.record: list[tuple[str, LeaseRequest, int]] = []
@@ -83,6 +85,7 @@ class MemoryStore:
         response = self.logs.setdefault(key, QuotaLog()).apply(
             request,
             now,
+            server=self.server,
             held=max(0, round(pause.until * 1e6) - now) if pause else 0,
             operator_quotas=frozenset(quota_names(self.control.set_quotas)),
         )
