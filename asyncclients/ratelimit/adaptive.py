@@ -57,7 +57,9 @@ at a time until one is accepted: *probing*.
 
 Calls that were in flight when a rejection arrived carry no new information. Rejections
 while other clients use the quota teach how to share it; that is rolled back when their
-usage ends.
+usage ends. With a small quota they reject calls at any rate of ours, because they take
+slots at random instants. A lower rate then only leaves more of the quota unused, so it
+falls to a half at most (docs/theory-of-limits.md has the figures).
 
 A long run without rejections is informative as well. Many servers use a token bucket of
 the full limit or fixed windows. There the arrival bounds are stricter than necessary, and
@@ -231,6 +233,8 @@ _RATE_CUT = 0.97
 _RATE_RECOVERY = 0.0001
 """Share of the full rate regained with an accepted call, directly after a rejection."""
 _MIN_RATE = 0.1
+_MIN_SHARED_RATE = 0.5
+"""The same while rejections are unavoidable: an even share of two clients."""
 _BURST_RECOVERY = 0.0001
 """Share of the full burst regained with an accepted call; five times that from 0.4 on."""
 _BURSTS_SUSPECTED = 0.9
@@ -319,11 +323,13 @@ class Feedback:
         self.burst_factor = min(1.0, self.burst_factor + recovery)
         return True
 
-    def on_rejected(self, now: float, permit: Permit | None, last_sent: int) -> None:
+    def on_rejected(
+        self, now: float, permit: Permit | None, last_sent: int, *, is_unavoidable: bool = False
+    ) -> None:
         """Learn from a rejection, before `pause`.
 
         *permit* is the rejected call's, if known; *last_sent* is the number of the latest
-        call sent.
+        call sent. *is_unavoidable*: other clients cause rejections at any rate of ours.
         """
         is_new = now >= self.paused_until if permit is None else permit.number > self._last_rejected
         if not is_new:
@@ -334,14 +340,14 @@ class Feedback:
         self._consecutive_rejections += 1
         self._successes = 0
         self._last_rejected = last_sent
-        self._attribute_cause(permit)
+        self._attribute_cause(permit, _MIN_SHARED_RATE if is_unavoidable else _MIN_RATE)
 
-    def _attribute_cause(self, permit: Permit | None) -> None:
+    def _attribute_cause(self, permit: Permit | None, min_rate: float) -> None:
         if self.bound_relaxation:
             self.bound_relaxation = 0.0
             self._relax_after *= 2
             return
-        self.rate_factor = max(_MIN_RATE, self.rate_factor * _RATE_CUT)
+        self.rate_factor = max(min(min_rate, self.rate_factor), self.rate_factor * _RATE_CUT)
         if permit is not None and permit.slot_idle_for > _IDLE_SHARE * self.period:
             self.burst_factor = 0.0
             return

@@ -1,8 +1,8 @@
 """External usage: calls that other clients make on the same quota.
 
 A vendor that reports `remaining` has counted the calls of all clients. What it counted
-beyond our own calls is external usage. There are two estimates. Neither overestimates,
-because every one of our calls that may have arrived is counted as ours.
+beyond our own calls is external usage. There are two estimates. Neither takes our calls for
+external ones, because every one that may have arrived is counted as ours.
 
 * *Level*: limit − remaining − our calls of the last period. It works for servers that
   forget each call one period after it arrived (sliding window). If the server resets its
@@ -14,6 +14,13 @@ because every one of our calls that may have arrived is counted as ours.
 
 The external rate is the greater of the two. The level also limits the free slots: of the
 vendor's count and ours, the one that leaves fewer slots applies.
+
+Once a report has *proven* external usage, the level is estimated more closely for
+`_PROOF_LASTS` seconds: our calls count from their estimated arrivals, not from the latest
+possible ones, and rejected calls, with 0 remaining, are reports as well. Accepted calls
+alone show the quota at instants at which a slot was free; if it has few slots, others hold
+fewer at these instants than on average. Without proof a rejection is no evidence, because
+servers with a small bucket or two counters reject calls without any other client.
 
 Three kinds of reports are ignored: impossible ones (more remaining than the limit);
 outdated ones (the response to a call sent before one already evaluated); and all reports
@@ -51,6 +58,12 @@ _MIN_SECONDS = 15.0
 """Seconds of observed depletion before its rate is used."""
 _MIN_CALLS = 0.5
 """External calls, weighted by age, below which the depletion rate is 0."""
+_PROOF_LASTS = 300.0
+"""Seconds after a proof of external usage during which rejections are evaluated as well."""
+_UNAVOIDABLE_SHARE = 0.02
+"""Share of our calls, if they are few, whose rejection by others is no reason to send fewer."""
+_MANY_SLOTS = 1000
+"""With more slots the number that others hold varies little, and a lower rate is a remedy."""
 _SIGNIFICANT_SHARE = 0.1
 """Share of the quota from which on external usage is reported to the user."""
 
@@ -72,9 +85,11 @@ class ExternalUsage:
         "_last_number",
         "_last_seen_at",
         "_level_estimate",
+        "_proven_at",
         "_significant",
         "_started_at",
         "_updated_at",
+        "_window",
         "_zero_until",
         "on_change",
         "rate",
@@ -89,9 +104,21 @@ class ExternalUsage:
         self._depletion = DepletionEstimator()
         self._last_number = 0  # number of the latest call whose report was used
         self._contradictions = 0
+        self._window: SlidingWindow | None = None  # that of the latest report
         self._zero_until = -math.inf  # until then the vendor reported 0 remaining
-        self._started_at = self._last_seen_at = self._updated_at = -math.inf
+        self._started_at = self._last_seen_at = self._updated_at = self._proven_at = -math.inf
         self._average = 0.0
+
+    def is_proven(self, now: float) -> bool:
+        """Return whether the report of an accepted call has lately proven external usage."""
+        return now - self._proven_at <= _PROOF_LASTS
+
+    def rejects_at_any_rate(self, now: float) -> bool:
+        """Return whether other clients cause rejections even if we send few calls."""
+        window = self._window
+        if window is None or window.limit > _MANY_SLOTS or not self.is_proven(now):
+            return False
+        return erlang_b(window.limit, self.rate * window.period) > _UNAVOIDABLE_SHARE
 
     def observe(
         self, windows: Sequence[SlidingWindow], permit: Permit, now: float, info: RateLimitInfo
@@ -102,19 +129,29 @@ class ExternalUsage:
             window is None
             or permit.number <= self._last_number
             or self._contradictions >= _MAX_CONTRADICTIONS
+            or (info.is_rate_limited and not self.is_proven(now))
         ):
             return False
         if remaining is None or remaining > min(window.limit, info.limit or math.inf):
             return False
-        self._last_number = permit.number
+        self._last_number, self._window = permit.number, window
         before = (self.rate, self._significant)
         valid_for = self._valid_for(window, now, info)
         # A relaxed bound may have freed a slot that the vendor still counted, at most one
         # round trip earlier.
         since = permit.sent_at - (now - permit.sent_at)
-        window.external = max(0, window.limit - remaining - window.held_since(since))
+        used = window.limit - remaining
+        if info.is_rate_limited:
+            used += permit.taken.cost  # it holds slots, but the vendor did not count it
+        window.external = seen = max(0, used - window.held_since(since))
         window.external_until = now + valid_for if window.external else -math.inf
-        level = window.external / window.period
+        if window.external and not info.is_rate_limited:
+            self._proven_at = now
+        if self.is_proven(now):
+            # A rejection takes no work, so its response is no evidence of the arrival.
+            arrived_at = permit.sent_at if info.is_rate_limited else permit.arrived_by
+            seen = max(0, used - window.held_since(arrived_at))
+        level = seen / window.period
         self._level_estimate += (level - self._level_estimate) * _SMOOTHING
         if self._level_estimate * window.period < _SMOOTHING / 10:
             self._level_estimate = 0.0
@@ -126,7 +163,7 @@ class ExternalUsage:
         """Seconds for which the report is valid. Counts an earlier 0 that was not true."""
         if info.remaining or info.reset is None:
             return window.period
-        if now < self._zero_until - _RESET_ROUNDING:
+        if now < self._zero_until - _RESET_ROUNDING and not info.is_rate_limited:
             self._contradictions += 1
         valid_for = min(window.period, info.reset)
         self._zero_until = now + valid_for
@@ -221,6 +258,17 @@ class DepletionEstimator:
         self._past_seconds = (self._past_seconds + self._run_seconds) * decay
         self._ended_at = now
         self._run_calls, self._run_seconds = 0, 0.0
+
+
+def erlang_b(slots: int, load: float) -> float:
+    """Return the share of calls at random instants that find all *slots* taken.
+
+    *load* is their number in the time for which each takes a slot (the Erlang B formula).
+    """
+    share = 1.0
+    for number in range(1, slots + 1):
+        share = load * share / (number + load * share)
+    return share
 
 
 def _half_life(window: SlidingWindow) -> float:

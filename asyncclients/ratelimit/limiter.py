@@ -422,6 +422,8 @@ class Limiter:
                 window.move(expiry, new_expiry)
                 permit.slots[index] = (window, new_expiry)
         if info.is_rate_limited:
+            if info.remaining is not None:
+                self._observe(permit, now, info)
             self.on_rate_limited(now, info.retry_after, permit)
         else:
             self._pause(now, info.retry_after)
@@ -452,7 +454,8 @@ class Limiter:
         *retry_after* is in seconds; None, negative values and NaN mean that the vendor gave
         no time.
         """
-        self.feedback.on_rejected(now, permit, self._sent)
+        is_unavoidable = self.external.rejects_at_any_rate(now)
+        self.feedback.on_rejected(now, permit, self._sent, is_unavoidable=is_unavoidable)
         self._set_rates()
         self._pause(now, retry_after)
 

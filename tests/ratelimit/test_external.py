@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncclients.ratelimit.adaptive import Feedback
-from asyncclients.ratelimit.external import ExternalUsage
+from asyncclients.ratelimit.external import ExternalUsage, erlang_b
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.slots import Permit, SlidingWindow
 from asyncclients.sandbox.limits import FixedWindow, ServerLimit, SlidingLog, TokenBucket
 
-HUNDRED = Quota(100, 60.0)
+TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
 SERVERS: dict[str, Callable[[], ServerLimit]] = {
     "fixed window": lambda: FixedWindow(100, 60.0, phase=17.0),
     "sliding log": lambda: SlidingLog(100, 60.0),
@@ -117,16 +120,17 @@ class Observed:
         self.foreign = ExternalUsage(Feedback(quotas))
         self.sent = 0
 
-    def hear(self, now: float, remaining: int, limit: int = 100) -> float:
+    def hear(
+        self, now: float, remaining: int, limit: int = 100, *, is_rejected: bool = False
+    ) -> float:
         """A call is sent at *now* and answered at once; the foreign rate after that."""
         self.sent += 1
         slots = [(window, now + window.period) for window in self.windows]
         for window, end in slots:
             window.acquire(now, end)
         permit = Permit(self.sent, now, slots=slots, slot_idle_for=0.0)
-        self.foreign.observe(
-            self.windows, permit, now, RateLimitInfo(limit=limit, remaining=remaining)
-        )
+        info = RateLimitInfo(is_rate_limited=is_rejected, limit=limit, remaining=remaining)
+        self.foreign.observe(self.windows, permit, now, info)
         return self.foreign.rate
 
 
@@ -160,3 +164,81 @@ def test_depletion_separates_quotas() -> None:
         observed.hear(number + 0.0, 999 - 2 * number, 1000)
         observed.hear(number + 0.5, 99 - 2 * number - 1, 100)
     assert observed.foreign.rate == 0.0
+
+
+# --- Rejections as reports ---------------------------------------------------------------
+
+
+@given(slots=st.integers(1, 60), load=st.floats(0.0, 100.0))
+def test_erlang_b_matches_its_definition(slots: int, load: float) -> None:
+    """It is the last term of the exponential series up to *slots*, as a share of their sum."""
+    terms = [load**number / math.factorial(number) for number in range(slots + 1)]
+    assert erlang_b(slots, load) == pytest.approx(terms[-1] / sum(terms), rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize("load", [0.2, 0.8, 1.4])
+def test_rejections_of_rare_calls_follow_erlang_b(load: float) -> None:
+    """However few calls we send, the share that others' random calls reject is Erlang's."""
+    server, random, theirs = SlidingLog(2, 1.0), Random(7), 0.0
+    rejected, accepted_reports, all_reports = 0, 0, 0
+    for number in range(1, 10_001):
+        while theirs < 5.0 * number:
+            server.admit(theirs)
+            theirs += random.expovariate(load)
+        used = 2 - server.remaining(5.0 * number)
+        all_reports += used
+        if server.admit(5.0 * number):
+            accepted_reports += used
+        else:
+            rejected += 1
+    share = erlang_b(2, load)
+    assert rejected / 10_000 == pytest.approx(share, abs=0.012)
+    carried = load * (1 - share)
+    assert all_reports / 10_000 == pytest.approx(carried, abs=0.03)
+    assert accepted_reports / (10_000 - rejected) < carried * (1 - load / 4)
+
+
+def test_rejection_without_proof_is_ignored() -> None:
+    """A server with a small bucket rejects calls, and reports 0, without any other client."""
+    observed = Observed(TWO)
+    for second in range(10):
+        assert observed.hear(2.0 * second, 1, 2) == 0.0
+        assert observed.hear(2.0 * second + 1.5, 0, 2, is_rejected=True) == 0.0
+    assert not observed.foreign.rejects_at_any_rate(20.0)
+
+
+def test_rejection_after_proof_counts_every_slot_that_we_do_not_hold() -> None:
+    """Two slots that others hold whenever we call are two calls per second, not one."""
+    observed = Observed(TWO)
+    observed.hear(0.0, 0, 2)
+    rates = [observed.hear(3.0 * number, 0, 2, is_rejected=True) for number in range(1, 60)]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(2.0, rel=0.01)
+
+
+def test_proof_expires() -> None:
+    """Five minutes after the last proof, rejections are no evidence any more."""
+    observed = Observed(TWO)
+    for number in range(30):
+        observed.hear(3.0 * number, 0, 2)
+    assert observed.foreign.rejects_at_any_rate(87.0 + 300.0)
+    assert not observed.foreign.rejects_at_any_rate(87.0 + 301.0)
+
+
+@pytest.mark.parametrize(("is_reported", "lowest"), [(True, 0.5), (False, 0.1)])
+def test_rate_is_halved_at_most_by_others_with_a_small_quota(
+    is_reported: bool, lowest: float
+) -> None:
+    """Where reports prove that others reject our calls at any rate, it stays at half or more."""
+    limiter, now = Limiter([TWO]), 0.0
+    for number in range(1000):
+        now = max(now + 3.0, limiter.next_permit_at(now + 3.0))
+        is_rejected = number % 4 > 0
+        info = RateLimitInfo(
+            is_rate_limited=is_rejected,
+            retry_after=1.0 if is_rejected else None,
+            limit=2 if is_reported else None,
+            remaining=0 if is_reported else None,
+        )
+        limiter.on_response(limiter.acquire(now), now + 0.1, info)
+    assert limiter.snapshot(now).rate_factor == pytest.approx(lowest, abs=0.05)

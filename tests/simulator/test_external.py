@@ -13,7 +13,7 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.simulator import LATENCIES, SERVERS
 from asyncclients.simulator.simulation import Call, Simulation
 
-HUNDRED = Quota(100, 60.0)
+TWO, HUNDRED = Quota(2, 1.0), Quota(100, 60.0)
 RATE = 0.8
 SECONDS, LEARNED = 1800.0, 600.0
 
@@ -22,19 +22,20 @@ class Shared(Simulation):
     """A simulation in which others use the quota at random instants, and answers say what remains."""
 
     def __init__(
-        self, limiter: Limiter, server: str, latency: str, rate: float, until: float = SECONDS
+        self, quota: Quota, server: str, latency: str, rate: float, until: float = SECONDS
     ) -> None:
         random = Random(f"{server} {latency}")
+        limiter = Limiter([quota])
         super().__init__(
             limiter,
-            SERVERS[server](HUNDRED, random),
+            SERVERS[server](quota, random),
             LATENCIES[latency],
             workers=50,
             interactive=0.0,
             retry_after=True,
             random=random,
         )
-        self.limiter, self.rate, self.until = limiter, rate, until
+        self.quota, self.limiter, self.rate, self.until = quota, limiter, rate, until
         self.accepted = self.rejected = 0
         self.seen: list[float] = []
         if rate:
@@ -54,12 +55,16 @@ class Shared(Simulation):
             self.record.rejected_at.append(now)
             wait = math.ceil(self.server.reset_after(now))
             info = RateLimitInfo(
-                is_rate_limited=True, retry_after=wait, limit=HUNDRED.limit, remaining=0
+                is_rate_limited=True,
+                retry_after=wait,
+                limit=self.quota.limit,
+                remaining=0,
+                reset=wait,
             )
         else:
             self.record.accepted_at.append(now)
             remaining, reset = self.server.remaining(now), math.ceil(self.server.reset_after(now))
-            info = RateLimitInfo(limit=HUNDRED.limit, remaining=remaining, reset=reset)
+            info = RateLimitInfo(limit=self.quota.limit, remaining=remaining, reset=reset)
         self._schedule(
             now + (0.0 if info.is_rate_limited else work) + down, self._on_response, call, info
         )
@@ -74,7 +79,7 @@ class Shared(Simulation):
 @pytest.mark.parametrize("latency", ["wan", "slow"])
 def test_external_usage_is_estimated_and_kept(server: str, latency: str) -> None:
     """0.8 external calls a second are estimated within 15 %; less than a tenth of them is rejected."""
-    simulation = Shared(Limiter([HUNDRED]), server, latency, RATE)
+    simulation = Shared(HUNDRED, server, latency, RATE)
     record = simulation.run(SECONDS)
     truth = simulation.accepted / (SECONDS - LEARNED)
     assert sum(simulation.seen) / len(simulation.seen) == pytest.approx(truth, rel=0.15)
@@ -83,11 +88,37 @@ def test_external_usage_is_estimated_and_kept(server: str, latency: str) -> None
     assert ours + truth > 0.85 * HUNDRED.rate
 
 
+@pytest.mark.parametrize(
+    ("server", "least"), [("sliding-log", 0.65), ("fixed-window", 0.4), ("token-bucket", 0.4)]
+)
+@pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
+def test_external_usage_of_two_slots_is_seen_in_part(
+    server: str, least: float, latency: str
+) -> None:
+    """At 2 per 1 s the estimate is at least the documented share of others' calls, and never more."""
+    simulation = Shared(TWO, server, latency, RATE)
+    record = simulation.run(SECONDS)
+    truth = simulation.accepted / (SECONDS - LEARNED)
+    assert least * truth < sum(simulation.seen) / len(simulation.seen) < truth
+    ours = sum(at > LEARNED for at in record.accepted_at) / (SECONDS - LEARNED)
+    assert ours > 0.5
+    assert ours + truth > 1.1
+
+
+@pytest.mark.parametrize("latency", ["fast", "slow"])
+@pytest.mark.parametrize("server", ["counting-log", "small-bucket", "two-counter"])
+def test_external_usage_of_two_slots_is_zero_without_others(server: str, latency: str) -> None:
+    """At 2 per 1 s neither a small bucket nor two counters are mistaken for other clients."""
+    simulation = Shared(TWO, server, latency, 0.0)
+    simulation.run(SECONDS)
+    assert set(simulation.seen) == {0.0}
+
+
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "token-bucket", "small-bucket"])
 @pytest.mark.parametrize("latency", ["fast", "wan", "slow"])
 def test_external_usage_is_zero_without_others(server: str, latency: str) -> None:
     """Responses that report the remaining quota cost no use of it."""
-    simulation = Shared(Limiter([HUNDRED]), server, latency, 0.0)
+    simulation = Shared(HUNDRED, server, latency, 0.0)
     record = simulation.run(SECONDS)
     assert set(simulation.seen) == {0.0}
     ours = sum(at > LEARNED for at in record.accepted_at) / (SECONDS - LEARNED)
@@ -97,7 +128,7 @@ def test_external_usage_is_zero_without_others(server: str, latency: str) -> Non
 @pytest.mark.parametrize("server", ["sliding-log", "fixed-window", "token-bucket"])
 def test_external_usage_ends_when_others_leave(server: str) -> None:
     """After twenty minutes with others and ten without, the whole quota is used again."""
-    simulation = Shared(Limiter([HUNDRED]), server, "wan", RATE, until=1200.0)
+    simulation = Shared(HUNDRED, server, "wan", RATE, until=1200.0)
     record = simulation.run(2400.0)
     ours = sum(at > 1800.0 for at in record.accepted_at) / 600.0
     assert ours > 0.985 * HUNDRED.rate
