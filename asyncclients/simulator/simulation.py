@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import msgspec
 
+from asyncclients.arguments import shown
 from asyncclients.errors import ConfigurationError
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import ONE, Demand, Priority
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.simulator.event_loop import SimulatedLoop
 from asyncclients.simulator.models import LATENCIES, SERVERS
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from asyncclients.ratelimit.protocol import LimiterProtocol
-    from asyncclients.ratelimit.quota import Quota
     from asyncclients.sandbox.limits import ServerLimit
     from asyncclients.simulator.models import Latency
     from asyncclients.simulator.report import SimulationReport
@@ -179,7 +179,8 @@ def simulate(
     """Send a backlog through a limiter to a server model in virtual time; return the figures.
 
     Args:
-        quota: the limit that the server enforces and the client knows.
+        quota: the limit that the server enforces and the client knows; requests in a number
+            of seconds, without `operations`.
         server: a name in `SERVERS`.
         latency: a name in `LATENCIES`.
         workers: the most calls of the backlog in flight.
@@ -191,12 +192,15 @@ def simulate(
         client: a limiter to use instead of ours, for comparison.
 
     Raises:
-        ConfigurationError: for an unknown name, or a run without length or workers.
+        ConfigurationError: for an unknown name, a calendar quota or one of certain operations,
+            or a run without workers or a finite length.
     """
+    _check_quota(quota)
     model, route = _named("server", server, SERVERS), _named("latency", latency, LATENCIES)
-    if not (seconds > 0 and workers > 0 and interactive >= 0):
+    if not (0 < seconds < math.inf and workers > 0 and interactive >= 0):
         raise ConfigurationError(
-            "a simulation needs seconds and workers above 0, and no less than 0 interactive calls",
+            "a simulation needs a finite number of seconds and workers above 0, and no less than "
+            "0 interactive calls",
             advice="Leave them out for an hour with 50 workers and a backlog alone",
         )
     random = Random(f"{server} {latency} {seed}")
@@ -214,6 +218,16 @@ def simulate(
     )
     record = simulation.run(seconds)
     return record.report(quota, server, latency, workers=workers, seconds=seconds, seed=seed)
+
+
+def _check_quota(quota: Any) -> None:
+    if not isinstance(quota, Quota) or quota.unit or quota.operations:
+        raise ConfigurationError(
+            "a simulation needs a quota of all requests in a number of seconds, "
+            f"not {quota if isinstance(quota, Quota) else shown(quota)}",
+            advice="Give such a quota, as in Quota(100, 60.0); calendar quotas and quotas of "
+            "certain operations cannot be simulated",
+        )
 
 
 def _named(kind: str, name: str, known: Mapping[str, _T]) -> _T:

@@ -173,6 +173,7 @@ def test_servers_reject_an_unlimited_client() -> None:
         {"server": "leaky"},
         {"latency": "moon"},
         {"seconds": 0.0},
+        {"seconds": float("inf")},
         {"workers": 0},
         {"interactive": -1.0},
     ],
@@ -182,6 +183,17 @@ def test_simulate_rejects_invalid_arguments(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as error:
         simulate(TWO, **wrong)
     assert error.value.advice
+
+
+@pytest.mark.parametrize(
+    "quota", [Quota.calendar(10, "day"), Quota(2, 1.0, operations=("tags.*",)), (2, 1.0)]
+)
+def test_simulate_rejects_quotas_that_it_cannot_model(quota: Any) -> None:
+    """A calendar quota is not simulated as a window of 25 hours, nor one of operations at all."""
+    with pytest.raises(ConfigurationError) as error:
+        simulate(quota)
+    assert "not " in error.value.message
+    assert "Quota(100, 60.0)" in error.value.advice
 
 
 def test_draw_text_shows_all_figures() -> None:
