@@ -279,7 +279,7 @@ class QuotaMiddleware:
         )
         local.external.on_change = partial(emit_external_usage, self._listeners, vendor, name)
         scheduler = Scheduler(local, loop)
-        scheduler.report_long_waits(partial(warn_of_long_wait, vendor, name))
+        scheduler.on_long_wait = partial(warn_of_long_wait, vendor, name)
         if settings.limits is not None:
             if self._shared is None:
                 self._shared = settings.limits.open(cold=False)

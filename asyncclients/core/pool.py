@@ -348,7 +348,7 @@ class SessionPool:
         scheduler = Scheduler(
             local, loop, max_in_flight=max_in_flight, in_flight_limit=self._in_flight_limit
         )
-        scheduler.report_long_waits(partial(warn_of_long_wait, vendor, key))
+        scheduler.on_long_wait = partial(warn_of_long_wait, vendor, key)
         if self._limits is not None:
             if self._shared is None:
                 self._shared = self._limits.open(cold=self._cold_start == "full")

@@ -173,6 +173,7 @@ class Scheduler:
 
     Attributes:
         in_flight: requests of this scope in flight.
+        on_long_wait: called once for each cause that keeps calls longer than a few minutes.
         planned: background calls that a flow is going to make, by flow, for `eta_of_flow`.
         sent: permits granted, less those that were cancelled.
         sent_background: those of them for background calls.
@@ -196,6 +197,7 @@ class Scheduler:
         "limiter",
         "loop",
         "max_in_flight",
+        "on_long_wait",
         "planned",
         "rejected",
         "sent",
@@ -227,12 +229,9 @@ class Scheduler:
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
         self._timer = Timer(loop, self.dispatch)
+        self.on_long_wait: Callable[[LongWait], None] | None = None
         self._long_waits: LongWaits | None = None
         self._closed: AsyncClientsError | None = None
-
-    def report_long_waits(self, report: Callable[[LongWait], None]) -> None:
-        """Call *report* once for each cause for which calls wait longer than a few minutes."""
-        self._long_waits = LongWaits(self.loop, self._delays, report)
 
     # --- Granting ---------------------------------------------------------------
 
@@ -266,7 +265,9 @@ class Scheduler:
         queue = self._queue_of(request.priority)
         place = queue.push(request.flow, waiter, request.demand, front=request.is_retry)
         self.dispatch()
-        if self._long_waits is not None and not waiter.done():
+        if self.on_long_wait is not None and not waiter.done():
+            if self._long_waits is None:
+                self._long_waits = LongWaits(self.loop, self._delays, self.on_long_wait)
             self._long_waits.watch()
         if has_deadline:
             self._deadlines[waiter] = request, place
