@@ -23,10 +23,10 @@ from asyncclients.backfill.delivery import Delivery, DeliveryOptions
 from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.rows import RowConverter
-from asyncclients.backfill.state.dead_letters import DeadLetterFile
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import no_place
 from asyncclients.backfill.state.push_state import InputLog, PendingRows, PushState
+from asyncclients.backfill.state.stored_rows import DeadLetterFile
 from asyncclients.backfill.status import read_push
 from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.call import ClientConfig, config_of

@@ -35,7 +35,6 @@ from typing import Any, cast
 import msgspec
 
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
-from asyncclients.backfill.encoding import content_digests, encode_row
 from asyncclients.backfill.files.sink import FileSink, UnwritableItemsError, UpsertSink
 from asyncclients.backfill.prefetch import (
     PagePrefetcher,
@@ -55,6 +54,7 @@ from asyncclients.backfill.state.pull_state import (
     failed_keys,
     text_of,
 )
+from asyncclients.backfill.state.stored_rows import content_digests, encode_row
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, encodable
 from asyncclients.paging import InvalidItem, Page, Paginator
 

@@ -43,12 +43,11 @@ from asyncclients.backfill.delivery import (
     gather_or_cancel,
     run_workers,
 )
-from asyncclients.backfill.encoding import digest, encode_row
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.prefetch import PagePrefetcher
 from asyncclients.backfill.report import RequestCounter, RequestCounts
 from asyncclients.backfill.rows import Map, RowConverter, row_type_of
-from asyncclients.backfill.state.dead_letters import describe
+from asyncclients.backfill.state.stored_rows import describe, digest, encode_row
 from asyncclients.core import codec
 from asyncclients.core.options import call_context
 from asyncclients.errors import PaginationError, StateError, StateInUseError

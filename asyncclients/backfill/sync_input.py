@@ -32,7 +32,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
-from asyncclients.backfill.encoding import digest
 from asyncclients.backfill.files.source import (
     Block,
     FileSource,
@@ -43,6 +42,7 @@ from asyncclients.backfill.files.source import (
 )
 from asyncclients.backfill.files.text import KnownLines
 from asyncclients.backfill.rows import RowConverter, check_mapped
+from asyncclients.backfill.state.stored_rows import digest
 from asyncclients.backfill.state.sync_state import RememberedLines
 from asyncclients.backfill.sync_changes import Action
 from asyncclients.backfill.sync_targets import (

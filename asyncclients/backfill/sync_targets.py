@@ -20,9 +20,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import msgspec
 
-from asyncclients.backfill.encoding import encode_rows
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.rows import row_type_of
+from asyncclients.backfill.state.stored_rows import encode_rows
 from asyncclients.backfill.state.sync_state import Item
 from asyncclients.core.call import config_of
 from asyncclients.core.codec import to_plain

@@ -23,8 +23,8 @@ from asyncclients import (
     UnauthorizedError,
 )
 from asyncclients.backfill import push, read_status
-from asyncclients.backfill.encoding import encode_row, encode_rows
 from asyncclients.backfill.files.source import Row
+from asyncclients.backfill.state.stored_rows import encode_row, encode_rows
 from asyncclients.core import codec
 
 JSON = st.recursive(
@@ -102,7 +102,7 @@ def test_encode_rows_rejects_unstable_text(make: Any) -> None:
 def test_encode_rows_sorts_sets(text: str) -> None:
     """The order of a set, which differs between processes, does not matter."""
     code = (
-        "from asyncclients.backfill.encoding import encode_rows\n"
+        "from asyncclients.backfill.state.stored_rows import encode_rows\n"
         "from asyncclients.backfill.files.source import Row\n"
         f"print(encode_rows([Row(1, 1, {text})]))"
     )

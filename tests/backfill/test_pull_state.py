@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from asyncclients.backfill.encoding import digest
 from asyncclients.backfill.state.pull_state import ItemKeys, Key, SeenKeys, are_lines, text_of
+from asyncclients.backfill.state.stored_rows import digest
 
 
 class Item(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import pytest
 from asyncclients import BackfillStoppedError, ConfigurationError, StateError, StateMismatchError
 from asyncclients.backfill import Report, push, read_status
 from asyncclients.backfill.files.csv import Cells
-from asyncclients.backfill.state.dead_letters import DeadLetterFile
+from asyncclients.backfill.state.stored_rows import DeadLetterFile
 
 
 @pytest.fixture

@@ -386,7 +386,7 @@ async def test_push_counts_row_once_that_failed_before_a_failed_commit(
         )
 
     with monkeypatch.context() as patched:
-        patched.setattr("asyncclients.backfill.state.dead_letters.os.fsync", fail)
+        patched.setattr("asyncclients.backfill.state.stored_rows.os.fsync", fail)
         with pytest.raises(StateError, match="I/O error"):
             await run()
     assert read_status(state).failed == 0

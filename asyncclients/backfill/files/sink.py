@@ -18,11 +18,10 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from asyncclients.backfill.encoding import encode_row, json_problem
 from asyncclients.backfill.files.export import write_csv, write_parquet
 from asyncclients.backfill.files.parquet import pyarrow
-from asyncclients.backfill.state.dead_letters import Mark
 from asyncclients.backfill.state.lock import lock_or_fail
+from asyncclients.backfill.state.stored_rows import Mark, encode_row, json_problem
 from asyncclients.backfill.threads import finish_before_cancel, in_thread
 from asyncclients.core import codec
 from asyncclients.errors import (

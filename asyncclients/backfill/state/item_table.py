@@ -26,7 +26,6 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
-from asyncclients.backfill.state.dead_letters import DeadLetterFile, Mark
 from asyncclients.backfill.state.journal import Changes, Journal, Statement, select, with_checksum
 from asyncclients.backfill.state.pull_state import (
     DIGESTS_SCHEMA,
@@ -36,6 +35,7 @@ from asyncclients.backfill.state.pull_state import (
     Stopwatch,
     set_aside,
 )
+from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark
 from asyncclients.errors import StateMismatchError, encodable
 from asyncclients.own_files import open_temporary, temporary_of
 from asyncclients.paging import Page

@@ -21,9 +21,15 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from asyncclients.backfill.encoding import content_digests, digest, encode_row
-from asyncclients.backfill.state.dead_letters import DeadLetter, DeadLetterFile, Mark
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.stored_rows import (
+    DeadLetter,
+    DeadLetterFile,
+    Mark,
+    content_digests,
+    digest,
+    encode_row,
+)
 from asyncclients.errors import BackfillStoppedError, DecodeError
 from asyncclients.paging import Page
 

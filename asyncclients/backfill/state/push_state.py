@@ -30,10 +30,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from asyncclients.backfill.encoding import encode_row, encode_rows
 from asyncclients.backfill.files.source import FileSource, Row, Source
-from asyncclients.backfill.state.dead_letters import DeadLetterFile, FailedRows, Mark, describe
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.stored_rows import (
+    DeadLetterFile,
+    FailedRows,
+    Mark,
+    describe,
+    encode_row,
+    encode_rows,
+)
 from asyncclients.errors import StateMismatchError
 
 _KILLED = "the run was killed before the response arrived"

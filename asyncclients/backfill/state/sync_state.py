@@ -26,11 +26,10 @@ from uuid import UUID
 
 import msgspec
 
-from asyncclients.backfill.encoding import encode_row
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.report import SyncReport
-from asyncclients.backfill.state.dead_letters import DeadLetterFile, Mark, describe
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark, describe, encode_row
 
 _ITEM = "item (key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent)"
 _INTENT = "sync_intent (key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT)"

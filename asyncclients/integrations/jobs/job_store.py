@@ -17,10 +17,10 @@ import msgspec
 import sqlalchemy as sa
 
 from asyncclients.backfill import Report
-from asyncclients.backfill.encoding import encode_row, encode_rows, json_problem
 from asyncclients.backfill.files.source import Row, Source
 from asyncclients.backfill.report import RequestCounts
 from asyncclients.backfill.state.push_state import Unknown
+from asyncclients.backfill.state.stored_rows import encode_row, encode_rows, json_problem
 from asyncclients.backfill.steps import BatchStatus, RowRecord, RowStatus, plain_page
 from asyncclients.errors import StateMismatchError
 from asyncclients.integrations.jobs.database import (
