@@ -18,9 +18,9 @@ from typing import Any
 
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
+from asyncclients.backfill.files.source import iterate
 from asyncclients.backfill.report import RequestCounter
 from asyncclients.backfill.state.pull_state import PullState
-from asyncclients.backfill.threads import iterate
 from asyncclients.core.events import capture_responses
 from asyncclients.core.options import call_context
 from asyncclients.errors import DecodeError

@@ -43,7 +43,6 @@ from asyncclients.backfill.report import (
 )
 from asyncclients.backfill.state.identity import pull_job
 from asyncclients.backfill.state.journal import Changes, Journal
-from asyncclients.backfill.state.lock import check_apart
 from asyncclients.backfill.state.pull_state import (
     Checkpoint,
     ItemKeys,
@@ -53,7 +52,7 @@ from asyncclients.backfill.state.pull_state import (
 )
 from asyncclients.core.options import call_context
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, InputError
-from asyncclients.own_files import are_same, target_of, temporary_of
+from asyncclients.own_files import are_same, check_apart, target_of, temporary_of
 from asyncclients.paging import Page, Paginator
 from asyncclients.ratelimit.quota import Priority
 

@@ -34,7 +34,6 @@ from asyncclients.backfill.report import (
 from asyncclients.backfill.rows import Map, RowConverter, check_mapped, row_type_of
 from asyncclients.backfill.state.identity import push_job
 from asyncclients.backfill.state.journal import Journal
-from asyncclients.backfill.state.lock import check_apart
 from asyncclients.backfill.state.push_state import (
     JournalRowLog,
     PendingRows,
@@ -47,6 +46,7 @@ from asyncclients.errors import (
     BackfillStoppedError,
     InputError,
 )
+from asyncclients.own_files import check_apart
 from asyncclients.ratelimit.quota import Priority
 
 Reconcile = Callable[[Any], Awaitable[bool | None]]

@@ -27,14 +27,13 @@ from asyncclients.backfill.report import Progress, SyncReport, reporting_progres
 from asyncclients.backfill.rows import Map, RowConverter
 from asyncclients.backfill.state.identity import JobIdentity, sync_job
 from asyncclients.backfill.state.journal import Journal, no_place
-from asyncclients.backfill.state.lock import check_apart
 from asyncclients.backfill.state.sync_state import SyncMemory
 from asyncclients.backfill.status import copy_state
 from asyncclients.backfill.sync_input import SyncInput, is_path
 from asyncclients.backfill.sync_run import Sync, SyncOptions
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.core.options import call_context
-from asyncclients.own_files import target_of
+from asyncclients.own_files import check_apart, target_of
 from asyncclients.ratelimit.quota import Priority
 
 

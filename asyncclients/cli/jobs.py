@@ -19,14 +19,13 @@ from asyncclients.backfill.files.sink import FileSink, open_sink
 from asyncclients.backfill.files.source import Source, open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
 from asyncclients.backfill.state.journal import check_file
-from asyncclients.backfill.state.lock import check_apart, files_of_state
 from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.cli.operations import Clients, Write
 from asyncclients.core.endpoint import Resource
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
-from asyncclients.own_files import are_same, target_of
+from asyncclients.own_files import are_same, check_apart, files_of_state, target_of
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

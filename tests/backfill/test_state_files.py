@@ -22,8 +22,7 @@ from asyncclients import StateError, StateInUseError
 from asyncclients.backfill import Report, pull, push, read_status
 from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Changes, Journal, Statement
-from asyncclients.backfill.state.lock import Lock, holder_of
-from asyncclients.own_files import target_of
+from asyncclients.own_files import Lock, holder_of, target_of
 from asyncclients.paging import Page
 
 JOB = JobIdentity(kind="push", source="a.csv", target="things.create")

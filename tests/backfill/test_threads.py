@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from asyncclients.backfill import pull, push
-from asyncclients.backfill.threads import iterate
+from asyncclients.backfill.files.source import iterate
 from asyncclients.paging import Page
 
 MAKES: list[Callable[[range], Iterable[int]]] = [
@@ -119,7 +119,7 @@ async def test_iterate_of_generator_that_stays_blocked_ends(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A generator that stays blocked is abandoned when the iteration is closed."""
-    monkeypatch.setattr("asyncclients.backfill.threads._CLOSE_GRACE", 0.05)
+    monkeypatch.setattr("asyncclients.backfill.files.source._CLOSE_GRACE", 0.05)
     forever: SimpleQueue[int] = SimpleQueue()
 
     def rows() -> Iterator[int]:

@@ -11,7 +11,7 @@ PACKAGE = "asyncclients"
 FLOORS = {
     "errors": 0,
     "lazy": 0,
-    "own_files": 0,
+    "own_files": 1,
     "secret": 0,
     "arguments": 1,
     "base_url": 2,

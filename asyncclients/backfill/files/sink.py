@@ -20,9 +20,7 @@ import msgspec
 
 from asyncclients.backfill.files.export import write_csv, write_parquet
 from asyncclients.backfill.files.parquet import pyarrow
-from asyncclients.backfill.state.lock import lock_or_fail
 from asyncclients.backfill.state.stored_rows import Mark, encode_row, json_problem
-from asyncclients.backfill.threads import finish_before_cancel, in_thread
 from asyncclients.core import codec
 from asyncclients.errors import (
     BackfillStoppedError,
@@ -33,6 +31,9 @@ from asyncclients.errors import (
 )
 from asyncclients.own_files import (
     fcntl,
+    finish_before_cancel,
+    in_thread,
+    lock_or_fail,
     open_own,
     open_to_read,
     sync_folder,

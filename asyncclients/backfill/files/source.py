@@ -2,6 +2,10 @@
 
 * Rows are numbered from 1 in reading order.
 * Files are read in a thread, a bounded chunk at a time.
+* An iterable that may block, such as a generator that reads a database, runs in one thread from
+  its first row to its close, because files and connections often belong to the thread that opened
+  them. The thread reads some rows ahead; rows that are ready are returned even while the next one
+  blocks.
 * An unreadable row becomes a `Row` with an error, and reading continues. An unreadable file
   raises `InputError`.
 """
@@ -13,10 +17,15 @@ import itertools
 import os
 import stat
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, Sized
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sized
+from concurrent.futures import Executor, Future
 from contextlib import closing
+from inspect import isgenerator
 from pathlib import Path
-from typing import Any, NamedTuple
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import msgspec
 
@@ -24,15 +33,25 @@ from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import ParquetReader
 from asyncclients.backfill.files.text import KnownLines, Lines
-from asyncclients.backfill.threads import finish_before_cancel, in_thread, iterate
-from asyncclients.errors import InputError, encodable
+from asyncclients.core.events import logger
+from asyncclients.errors import InputError, encodable, error_text
+from asyncclients.own_files import finish_before_cancel, in_thread, outcome_of
 
 _CHUNK_ROWS = 256
 _CHUNK_BYTES = 2**20
 _SKIPPED_LINES = 2**14
 _COUNTED_ROWS = 2**15
 """Rows that are counted before a cancellation is noticed."""
+_READ_AHEAD = 256
+"""Maximum number of rows read ahead."""
+_POLL = 0.02
+"""Seconds after which a partial chunk is returned."""
+_CLOSE_GRACE = 5.0
+"""Seconds that closing waits for a blocked iterator."""
+_IN_MEMORY = (list, tuple, range, set, frozenset, dict, deque, str, bytes)
 
+T = TypeVar("T")
+P = ParamSpec("P")
 Rows = str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]
 
 
@@ -279,3 +298,104 @@ async def _iterate(rows: AsyncIterable[Any]) -> AsyncGenerator[Any]:
 
 
 Source = FileSource | IterableSource
+
+
+# --- Iterables that may block -----------------------------------------------------------------
+
+
+async def iterate(rows: Iterable[T]) -> AsyncGenerator[T]:
+    """Yield each of *rows*; read them in another thread unless they are in memory."""
+    if isinstance(rows, _IN_MEMORY):
+        for row in cast("Iterable[T]", rows):
+            yield row
+        return
+    reader = _Reader(rows)
+    try:
+        while chunk := await reader.chunk():
+            for row in chunk:
+                yield row
+    finally:
+        await reader.aclose()
+
+
+class _Reader:
+    """Reads *rows* in a thread, a chunk at a time."""
+
+    def __init__(self, rows: Iterable[Any]) -> None:
+        self._source = rows
+        self._rows: Iterable[Any] | None = None
+        self._ready: deque[Any] = deque()
+        self._thread = _DaemonThread("asyncclients-source")
+        self._reading: asyncio.Future[Any] | None = None
+
+    async def chunk(self) -> list[Any]:
+        """Return the next rows; an empty list at the end."""
+        while True:
+            if self._reading is None:
+                self._reading = self._run(self._read)
+            await asyncio.wait([self._reading], timeout=_POLL)
+            ended = self._reading.done()
+            if self._ready:
+                return [self._ready.popleft() for _ in range(len(self._ready))]
+            if ended:
+                outcome, self._reading = self._reading.result(), None
+                if outcome.error is not None:
+                    raise outcome.error
+                if not outcome.result:
+                    return []
+
+    def _read(self) -> int:
+        """Read some rows; return their number."""
+        if self._rows is None:
+            self._rows = iter(self._source)
+        count = 0
+        for row in itertools.islice(self._rows, _READ_AHEAD):
+            self._ready.append(row)
+            count += 1
+        return count
+
+    async def aclose(self) -> None:
+        """Close the generator in its thread; abandon it if it stays blocked."""
+        closing = self._run(self._close)
+        self._thread.shutdown()
+        ended, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
+        if not ended:
+            logger.warning(
+                "the iterable of rows is still blocked after %.0f s: its thread is abandoned",
+                _CLOSE_GRACE,
+            )
+        elif (error := closing.result().error) is not None:
+            logger.warning("closing the iterable of rows failed: %s", error_text(error))
+
+    def _close(self) -> None:
+        if isgenerator(self._source):
+            self._source.close()
+
+    def _run(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, outcome_of, work)
+
+
+class _DaemonThread(Executor):
+    """One daemon thread, which does not delay the end of the process. Work must not raise."""
+
+    def __init__(self, name: str) -> None:
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        Thread(target=self._do, name=name, daemon=True).start()
+
+    def _do(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(fn(*args, **kwargs))
+
+        self._work.put(work)
+        return future
+
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as in `Executor`
+        """End the thread after the work submitted so far."""
+        self._work.put(None)

@@ -36,10 +36,8 @@ from zlib import crc32
 import msgspec
 
 from asyncclients.backfill.state.identity import JobIdentity
-from asyncclients.backfill.state.lock import Lock
-from asyncclients.backfill.threads import Outcome, finish_before_cancel, outcome_of
 from asyncclients.errors import StateError, StateMismatchError, error_text
-from asyncclients.own_files import target_of
+from asyncclients.own_files import Lock, Outcome, finish_before_cancel, outcome_of, target_of
 
 T = TypeVar("T")
 
@@ -360,7 +358,7 @@ def check_file(path: Path, *, must_exist: bool) -> None:
         )
     if must_exist and not path.exists():
         raise StateMismatchError(f"{path} does not exist", file=str(path))
-    # Only if no job of this process can use the file: see the rule on descriptors in `lock`.
+    # Only if no job of this process can use the file: see the rule on descriptors in `own_files`.
     if not must_exist and path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if file.read(16) != b"SQLite format 3\0":

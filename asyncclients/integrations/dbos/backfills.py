@@ -36,7 +36,6 @@ from asyncclients.arguments import check_quota_share
 from asyncclients.backfill import Report, Sink
 from asyncclients.backfill.files.source import Rows, open_source
 from asyncclients.backfill.report import RequestCounts
-from asyncclients.backfill.threads import in_thread
 from asyncclients.errors import BackfillStoppedError, ConfigurationError, StateError, error_text
 from asyncclients.integrations.dbos.heartbeat import (
     READS,
@@ -63,6 +62,7 @@ from asyncclients.integrations.jobs.job_store import (
     digest_of,
 )
 from asyncclients.integrations.jobs.worker import Resolve, Worker
+from asyncclients.own_files import in_thread
 
 _log = logging.getLogger("asyncclients.backfill")
 
