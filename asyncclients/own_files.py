@@ -39,7 +39,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import Executor
 from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
@@ -237,12 +236,10 @@ def outcome_of(work: Callable[..., Any], *arguments: Any) -> Outcome:
         return Outcome(error=error)
 
 
-async def in_thread(work: Callable[..., T], *arguments: Any, executor: Executor | None = None) -> T:
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     """Return the result of *work*, run in a thread; a cancellation is raised after its end."""
     loop = asyncio.get_running_loop()
-    outcome = await finish_before_cancel(
-        loop.run_in_executor(executor, outcome_of, work, *arguments)
-    )
+    outcome = await finish_before_cancel(loop.run_in_executor(None, outcome_of, work, *arguments))
     if outcome.error is not None:
         raise outcome.error
     result: T = outcome.result
