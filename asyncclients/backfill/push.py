@@ -17,12 +17,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Never, TypedDict, TypeGuard, Unpack, overload
+from typing import Any, Literal, NamedTuple, Never, TypedDict, Unpack, overload
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import Delivery, DeliveryOptions, run_workers
-from asyncclients.backfill.files.source import Row, Rows, Source, open_source
+from asyncclients.backfill.files.source import Row, Rows, Source, is_path, open_source
 from asyncclients.backfill.plan import Plan, SavedJob, plan_push
 from asyncclients.backfill.report import (
     EtaEstimator,
@@ -183,7 +183,7 @@ async def push(
     arguments.check_choice("unknown", unknown, ("keep", "resend", "drop"))
     arguments.check_delivery(concurrency, batch, max_failed, max_outage, limit, share=share)
     converter = RowConverter(row_type_of(target) if row_type is None else row_type, map)
-    check_apart(Path(state), [Path(source)] if _is_path(source) else [], "the input")
+    check_apart(Path(state), [Path(source)] if is_path(source) else [], "the input")
     async with aclosing(await open_source(source)) as rows:
         converter.check(rows)
         await check_mapped(converter, source)
@@ -204,15 +204,11 @@ async def push(
                 return await Push(rows, options, converter, log, run_options).run(progress)
 
 
-def _is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
-    return isinstance(source, (str, os.PathLike))
-
-
 async def _load(journal: Journal, source: Rows, retry_failed: bool) -> JournalRowLog:
     """Return the row log of *journal*; with *retry_failed* its failed rows are pending."""
     log = await JournalRowLog.load(journal)
     if retry_failed:
-        if _is_path(source):  # read twice, so that the rows to retry need not be kept
+        if is_path(source):  # read twice, so that the rows to retry need not be kept
             async with aclosing(await open_source(source)) as rows:
                 await check_unchanged(rows, log)
         await log.retry_failed()

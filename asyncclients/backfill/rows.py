@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
@@ -26,7 +25,7 @@ import msgspec
 
 from asyncclients.arguments import did_you_mean
 from asyncclients.backfill.arguments import check_function, close_coroutine
-from asyncclients.backfill.files.source import Source, open_source
+from asyncclients.backfill.files.source import Rows, Source, is_path, open_source
 from asyncclients.core.call import check_given
 from asyncclients.core.codec import from_plain
 from asyncclients.core.constraints import constraint_of
@@ -324,12 +323,12 @@ class RowConverter:
         return renamed
 
 
-def _is_file(rows: Any) -> bool:
+def _is_file(rows: Rows) -> bool:
     """Return whether *rows* is a file that can be read twice."""
-    return isinstance(rows, (str, os.PathLike)) and Path(cast("str", rows)).is_file()
+    return is_path(rows) and Path(rows).is_file()
 
 
-async def check_mapped(converter: RowConverter, rows: Any) -> None:
+async def check_mapped(converter: RowConverter, rows: Rows) -> None:
     """Raise `InputError` if no row of the file *rows* has a column that a mapping names.
 
     Files with a header are checked by `RowConverter.check`. Others are read until every mapped

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, Never, TypedDict, Unpack, overload
 
 from asyncclients.backfill import arguments
-from asyncclients.backfill.files.source import Rows
+from asyncclients.backfill.files.source import Rows, is_path
 from asyncclients.backfill.plan import Plan
 from asyncclients.backfill.report import Progress, SyncReport, reporting_progress
 from asyncclients.backfill.rows import Map, RowConverter
@@ -29,7 +29,7 @@ from asyncclients.backfill.state.identity import JobIdentity, sync_job
 from asyncclients.backfill.state.journal import Journal, no_place
 from asyncclients.backfill.state.sync_state import SyncMemory
 from asyncclients.backfill.status import copy_state
-from asyncclients.backfill.sync_input import SyncInput, is_path
+from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_run import Sync, SyncOptions
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.core.options import call_context

@@ -7,12 +7,15 @@ The line of a row that agreed with its item at the end of the last run is rememb
 has the same line again, in the same order, its row is unchanged: it is neither parsed, converted
 nor compared with the item. Such rows are those of a CSV or JSON lines file with the same columns.
 The second pass reads only the rows to send, in the same way.
+
+In a tree, parents are created before their children, and deleted after. The parent of a row is the
+key of another row, the key of a known item, or the vendor's id of an item. The parents of all rows
+are kept in memory.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from array import array
 from bisect import bisect_left
 from collections.abc import (
@@ -30,7 +33,9 @@ from contextlib import asynccontextmanager
 from itertools import islice, pairwise
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
+
+import msgspec
 
 from asyncclients.backfill.files.source import (
     Block,
@@ -38,12 +43,13 @@ from asyncclients.backfill.files.source import (
     Row,
     Rows,
     Source,
+    is_path,
     open_source,
 )
 from asyncclients.backfill.files.text import KnownLines
 from asyncclients.backfill.rows import RowConverter, check_mapped
 from asyncclients.backfill.state.stored_rows import digest
-from asyncclients.backfill.state.sync_state import RememberedLines
+from asyncclients.backfill.state.sync_state import Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import Action
 from asyncclients.backfill.sync_targets import (
     Shape,
@@ -63,11 +69,6 @@ _SORTED_AT_ONCE = 10_000
 
 OnInvalid = Callable[[Row, Exception], None]
 Remember = Callable[[str], Awaitable[RememberedLines]]
-
-
-def is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
-    """Return whether *source* is the path of a file."""
-    return isinstance(source, (str, os.PathLike))
 
 
 class SyncInput:
@@ -446,3 +447,81 @@ def _version_of(source: Rows) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+# --- Trees ----------------------------------------------------------------------------------------
+
+
+_NEW = (Action.CREATE, Action.LOCATE)
+
+
+class Tree:
+    """The parents of the rows of a sync; of no row if the target is not a tree.
+
+    Args:
+        target: names the field with the parent.
+        rows: the input.
+        memory: the known items.
+    """
+
+    def __init__(self, target: Target, rows: SyncInput, memory: SyncMemory) -> None:
+        self._field, self._rows, self._memory = target.parent_field, rows, memory
+        self._levels: dict[int, int] = {}
+
+    @property
+    def height(self) -> int:
+        """Number of levels of new rows, at least 1."""
+        return 1 + max(self._levels.values(), default=0)
+
+    def level(self, number: int) -> int:
+        """Return the level at which row *number* is sent: after all rows of lower levels."""
+        return self._levels.get(number, 0)
+
+    def set_levels(self) -> list[int]:
+        """Compute the levels; return the numbers of rows that are their own ancestors."""
+        rows = self._rows
+        waiting = {
+            number: rows.place_of(key_digest(parent))
+            for number, parent in rows.parents.items()
+            if rows.actions[number - 1] in _NEW
+        }
+        level, ready = 0, {number for number, parent in waiting.items() if parent not in waiting}
+        while ready:
+            self._levels.update(dict.fromkeys(ready, level))
+            waiting = {number: parent for number, parent in waiting.items() if number not in ready}
+            ready = {number for number, parent in waiting.items() if parent not in waiting}
+            level += 1
+        return sorted(waiting)
+
+    async def parents_of(self, numbers: Iterable[int]) -> dict[int, str | None]:
+        """Return the id of the parent of each row; None if the parent's row has no item."""
+        given = {
+            number: self._rows.parents[number] for number in numbers if number in self._rows.parents
+        }
+        digests = {number: key_digest(parent) for number, parent in given.items()}
+        known = await self._memory.items([*{*digests.values()}])
+        found: dict[int, str | None] = {}
+        for number, parent in given.items():
+            digest = digests[number]
+            item = known.get(digest)
+            found[number] = parent if item is None else item.id
+            if item is None and digest in self._rows:
+                found[number] = None
+        return found
+
+    def with_parent(self, value: Any, parent: str) -> Any:
+        """Return the row *value* with the id *parent*."""
+        return msgspec.structs.replace(value, **{self._field or "": parent})
+
+
+def deletion_order(items: Mapping[int, Item]) -> list[list[int]]:
+    """Return the keys of *items* in groups, such that children are in groups before their parents."""
+    waiting = dict(items)
+    groups: list[list[int]] = []
+    while waiting:
+        parents = {item.parent for item in waiting.values()}
+        group = [key for key, item in waiting.items() if item.id not in parents] or [*waiting]
+        groups.append(group)
+        for key in group:
+            del waiting[key]
+    return groups

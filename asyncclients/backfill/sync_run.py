@@ -30,9 +30,8 @@ from asyncclients.backfill.sync_changes import (
     decide,
     is_idempotent,
 )
-from asyncclients.backfill.sync_input import CHUNK, OnInvalid, SyncInput
+from asyncclients.backfill.sync_input import CHUNK, OnInvalid, SyncInput, Tree, deletion_order
 from asyncclients.backfill.sync_targets import Target, key_digest
-from asyncclients.backfill.sync_tree import Tree, deletion_order
 from asyncclients.core.call import config_of
 from asyncclients.errors import BackfillError, BackfillStoppedError, InputError
 from asyncclients.paging import Page

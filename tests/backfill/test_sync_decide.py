@@ -19,9 +19,8 @@ from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.journal import Changes, Journal
 from asyncclients.backfill.state.sync_state import Digests, Item, RememberedLines, SyncMemory
 from asyncclients.backfill.sync_changes import Action, decide
-from asyncclients.backfill.sync_input import SyncInput
+from asyncclients.backfill.sync_input import SyncInput, deletion_order
 from asyncclients.backfill.sync_targets import Shape, Target, key_digest, row_digests, shape_of
-from asyncclients.backfill.sync_tree import deletion_order
 from asyncclients.errors import InputError
 from asyncclients.vendors.intouch import NewContact
 

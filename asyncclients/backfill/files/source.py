@@ -25,7 +25,7 @@ from inspect import isgenerator
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, cast
 
 import msgspec
 
@@ -91,13 +91,18 @@ class Block(NamedTuple):
     lines: array[int]
 
 
+def is_path(source: Rows) -> TypeGuard[str | os.PathLike[str]]:
+    """Return whether *source* is the path of a file."""
+    return isinstance(source, (str, os.PathLike))
+
+
 async def open_source(rows: Rows) -> FileSource | IterableSource:
     """Return the source for *rows*: the path of a file, or an iterable.
 
     Raises:
         InputError: the file cannot be used.
     """
-    if isinstance(rows, (str, os.PathLike)):
+    if is_path(rows):
         return await _open_file(Path(rows))
     return IterableSource(rows)
 
