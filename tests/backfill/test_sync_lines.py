@@ -29,8 +29,9 @@ COUNTS = ("created", "updated", "deleted", "unchanged", "missing", "failed", "un
 
 
 class Shop:
-    """A vendor of things with a key `id`, which rejects the name `bad` and loses `lost`.
+    """A vendor of things with a key `id`, which rejects the name `bad` and loses creates of `lost`.
 
+    A lost update would be repeated until the outage is over, in real time.
     The name `stop` ends the run, as a revoked credential does; `done` does so after the change,
     and so do deletions if `is_closing`.
     """
@@ -44,6 +45,8 @@ class Shop:
     async def create(self, row: dict[str, Any]) -> dict[str, Any]:
         self.calls.append(("create", row))
         self._check(row)
+        if row.get("name") == "lost":
+            raise OutcomeUnknownError
         self.items[f"item {len(self.calls)}"] = row
         return {"uuid": f"item {len(self.calls)}", **row}
 
@@ -65,8 +68,6 @@ class Shop:
     def _check(self, row: dict[str, Any]) -> None:
         if row.get("name") == "bad":
             raise InvalidValueError("bad")
-        if row.get("name") == "lost":
-            raise OutcomeUnknownError
         if row.get("name") == "stop":
             raise UnauthorizedError(status=401)
 
