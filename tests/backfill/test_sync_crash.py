@@ -113,7 +113,7 @@ async def survive(
 @pytest.mark.parametrize("kind", ["hierarchies", "contacts"])
 async def test_killed_sync_ends_in_agreement(tmp_path: Path, kind: str) -> None:
     """Killed runs and lost responses lose nothing and create nothing twice."""
-    assert await survive(tmp_path, kind, size=500, kills=4, edits=2, seed=0) >= 3
+    assert await survive(tmp_path, kind, size=250, kills=2, edits=2, seed=0) == 2
 
 
 @pytest.mark.sweep

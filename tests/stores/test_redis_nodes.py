@@ -20,7 +20,6 @@ from asyncclients.core.auth import bearer
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
-from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens
 from asyncclients.stores.config import WhenDown
@@ -30,7 +29,7 @@ from asyncclients.stores.redis_client import NODES_TIMEOUT, create_client, parse
 from tests.support.valkey_server import Cluster, Proxy, Sentinels, Server, command, connect
 
 from .test_quota_log import lease_request
-from .test_redis import at_work, rights_in, sent_between, until, within_quota
+from .test_redis import at_work, resumed, rights_in, sent_between, until, within_quota
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +45,6 @@ def cluster(nodes: Cluster) -> Cluster:
     for server in nodes.primaries():
         command(server.url, "FLUSHALL")
     return nodes
-
-
-async def resumed(sandbox: Sandbox) -> None:
-    """Wait until calls are sent at half the quota's rate or more, after now."""
-    loop = asyncio.get_running_loop()
-    since = loop.time()
-    await until(lambda: sent_between(sandbox, max(since, loop.time() - 1), loop.time()) >= 10)
 
 
 @pytest.mark.parametrize(
