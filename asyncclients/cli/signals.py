@@ -20,7 +20,8 @@ def on_signals(callback: Callable[[], object], names: Sequence[str] = STOP) -> C
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
 
     def handle(*_: object) -> None:
-        loop.call_soon_threadsafe(callback)
+        if not loop.is_closed():  # as while the interpreter ends
+            loop.call_soon_threadsafe(callback)
 
     def restore() -> None:
         for number in numbers:

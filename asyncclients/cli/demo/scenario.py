@@ -233,7 +233,8 @@ class Scenario:
 async def open_scenario(*, fast: bool) -> AsyncGenerator[Scenario]:
     """Start the vendors and open the clients; their files are in a temporary folder."""
     rows = {vendor: count // _FAST for vendor, count in ROWS.items()} if fast else ROWS
-    with TemporaryDirectory(prefix="asyncclients-demo-") as name:
+    # On Windows a process that was just killed may still have a file open.
+    with TemporaryDirectory(prefix="asyncclients-demo-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         async with (
             Sandbox(latency=_LATENCY) as sandbox,
