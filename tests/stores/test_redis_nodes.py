@@ -20,6 +20,7 @@ from asyncclients.core.auth import bearer
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
+from asyncclients.sandbox import Sandbox
 from asyncclients.secret import Secret
 from asyncclients.stores import LimitsControl, RedisLimits, RedisTokens
 from asyncclients.stores.config import WhenDown
@@ -29,7 +30,7 @@ from asyncclients.stores.redis_client import NODES_TIMEOUT, create_client, parse
 from tests.support.valkey_server import Cluster, Proxy, Sentinels, Server, command, connect
 
 from .test_quota_log import lease_request
-from .test_redis import at_work, resumed, rights_in, sent_between, until, within_quota
+from .test_redis import at_work, resumed, rights_in, until, within_quota
 
 
 @pytest.fixture(scope="module")
