@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +184,91 @@ STEP = st.tuples(
     st.sampled_from([0, 1000, 90_000, 300_000, 700_000, 1_600_000]),
     st.integers(0, 40),  # 0 kills the process
 )
+
+
+BUCKET = QuotaSpec(limit=100, period=SECOND, interval=100_000, burst=4.0)
+"""A quota whose token bucket decides: four units at once, then ten a second."""
+DAY = 86_400 * SECOND
+DAILY = calendar_spec(5, START, DAY)
+
+
+def at_wall(wall: int, **changes: object) -> LeaseRequest:
+    """Return a request for one call at *wall*, with a quota of five a day."""
+    return lease_request(quotas=(DAILY,), wall=wall, count=1, **changes)
+
+
+def test_call_takes_its_cost_from_the_window() -> None:
+    """Ten units a second: two calls of four units leave two for cheaper calls."""
+    log = QuotaLog()
+    request = lease_request(quotas=(sliding(10, SECOND),), count=2, cost=4)
+    assert log.apply(request, START).opens_in == (0, 0)
+    cheap = lease_request(quotas=request.quotas, count=3, first=9)
+    assert log.apply(cheap, START).opens_in == (0, 0)
+
+
+def test_call_takes_its_cost_from_the_bucket() -> None:
+    """A call of four units empties a bucket of four, which is full again after four intervals."""
+    log = QuotaLog()
+    request = lease_request(quotas=(BUCKET,), count=1, cost=4)
+    assert log.apply(request, START).opens_in == (0,)
+    response = log.apply(msgspec.structs.replace(request, first=5), START)
+    assert (response.opens_in, response.retry_in) == ((), 400_000 - LEASE)
+
+
+def test_call_takes_its_cost_from_the_calendar() -> None:
+    """Five units a day: two calls of two units are sent, and one unit is left for another."""
+    log = QuotaLog()
+    request = at_wall(DAILY.start + 9 * SECOND)
+    response = log.apply(msgspec.structs.replace(request, count=3, cost=2), START)
+    assert (response.opens_in, response.used) == ((0, 0), (4,))
+    assert log.apply(msgspec.structs.replace(request, first=7), START).opens_in == (0,)
+
+
+@pytest.mark.parametrize(
+    ("wall", "windows"),
+    [
+        (DAILY.start + SECOND - 1, {DAILY.previous, DAILY.start}),
+        (DAILY.start + SECOND, {DAILY.start}),
+        (DAILY.end - SECOND - LEASE - GRACE - 1, {DAILY.start}),
+        (DAILY.end - SECOND - LEASE - GRACE, {DAILY.start, DAILY.end}),
+    ],
+    ids=["just after", "after", "before", "just before"],
+)
+def test_call_near_a_boundary_counts_in_both_windows(wall: int, windows: set[int]) -> None:
+    """A call counts in each window in which it may arrive, by clocks that differ by a second."""
+    log = QuotaLog()
+    assert log.apply(at_wall(wall), START).opens_in == (0,)
+    used = log.used[DAILY.name]
+    assert {start for start, units in used.items() if units} == windows
+
+
+def test_calendar_quota_opens_when_all_clocks_have_passed_the_boundary() -> None:
+    """A used-up day ends a second after midnight, also for a process that asks just after it."""
+    log = QuotaLog()
+    spent = (msgspec.structs.replace(DAILY, used=5),)
+    wall = DAILY.end - 10 * SECOND
+    request = msgspec.structs.replace(at_wall(wall), quotas=spent)
+    assert log.apply(request, START).retry_in == 11 * SECOND - LEASE
+    after = calendar_spec(5, DAILY.end, DAY)
+    request = lease_request(quotas=(after,), wall=DAILY.end + 1, count=1)
+    assert log.apply(request, START + 10 * SECOND).retry_in == SECOND - 1 - LEASE
+
+
+@pytest.mark.parametrize(("wall", "left"), [(2 * SECOND, 0), (2 * SECOND - 1, 1)])
+def test_unused_call_near_a_boundary_stays_counted(wall: int, left: int) -> None:
+    """A slot that was not used is given back to the day only where its window is certain."""
+    log = QuotaLog()
+    log.apply(at_wall(DAILY.start + wall), START)
+    released = lease_request(quotas=(DAILY,), wall=DAILY.start + wall, released=(1,))
+    assert log.apply(released, START).used == (left,)
+
+
+def test_process_gives_back_only_its_own_slots() -> None:
+    """A process that releases slots which it was not granted frees nothing."""
+    log = QuotaLog()
+    log.apply(lease_request(quotas=(BUCKET,), count=4), START)
+    other = lease_request(process="b", quotas=(BUCKET,), released=(1, 2), first=3, count=1)
+    assert log.apply(other, START).opens_in == (100_000,)
 
 
 def test_new_log_counts_what_living_processes_used() -> None:
