@@ -458,6 +458,24 @@ async def test_redis_keeps_control_without_processes(url: str) -> None:
     await backend.aclose()
 
 
+async def test_pause_keeps_the_quotas_that_are_set(url: str) -> None:
+    """Nobody asks the store between the changes: neither pause nor resume shortens what it keeps."""
+    backend = RedisLimits(url).backend()
+
+    def seconds_left() -> float:
+        return int(str(command(url, "PTTL", redis_key("asyncclients", "scope", "state")))) / 1000
+
+    await backend.set_control("scope", "intouch", "operator_pause", "{}", 60.0)
+    assert 60 < seconds_left() < 2 * 86_400
+    await backend.set_control("scope", "intouch", "operator_quotas", "{}", 10 * 365 * 86_400)
+    for value in ("{}", ""):
+        await backend.set_control("scope", "intouch", "operator_pause", value, 60.0)
+        assert seconds_left() > 9 * 365 * 86_400
+    await backend.set_control("scope", "intouch", "operator_quotas", "", 0.0)
+    assert 60 < seconds_left() < 2 * 86_400
+    await backend.aclose()
+
+
 async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
     """The log of a scope that nobody uses is deleted; its pause and its vendor's name stay."""
     path = tmp_path / "limits.db"

@@ -224,6 +224,16 @@ def test_call_takes_its_cost_from_the_calendar() -> None:
     assert log.apply(msgspec.structs.replace(request, first=7), START).opens_in == (0,)
 
 
+def test_quota_of_a_group_limits_the_calls_of_the_group() -> None:
+    """Two of three calls of the group are sent, and other calls are not delayed by its quota."""
+    log = QuotaLog()
+    quotas = (sliding(10, SECOND), sliding(2, SECOND, "ops"))
+    grouped = log.apply(lease_request(quotas=quotas, groups=("ops",), count=3), START)
+    assert (grouped.opens_in, grouped.waits_for) == ((0, 0), "2/1000000 ops")
+    other = log.apply(lease_request(process="b", quotas=quotas, count=3), START)
+    assert other.opens_in == (0, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("wall", "windows"),
     [

@@ -100,6 +100,14 @@ def test_next_slot_opens_a_period_after_an_arrival() -> None:
     assert log.apply(lease_request(process="b", count=1), at).opens_in == (100_000,)
 
 
+def test_next_slot_waits_for_a_call_that_has_yet_to_arrive() -> None:
+    """A call that is sent and arrives within 100 ms: the next slot opens 1.1 s later."""
+    log = QuotaLog()
+    log.apply(lease_request(count=2), START)
+    log.apply(lease_request(arrived=((1, -100_000, 0), (2, -100_000, 0))), START)
+    assert log.apply(lease_request(process="b", count=1), START).retry_in == SECOND
+
+
 def test_slot_of_a_killed_process_expires() -> None:
     """An unreported slot is free again after lease, grace and period."""
     log = QuotaLog()
@@ -180,6 +188,17 @@ def test_rate_limit_pauses_all_processes() -> None:
         1,
     )
     assert log.apply(lease_request(process="b", count=1), START + 5 * SECOND).opens_in == (0,)
+
+
+def test_longest_pause_applies_and_ends_with_an_empty_bucket() -> None:
+    """A shorter pause does not end a longer one, and at its end only one call is sent at once."""
+    log = QuotaLog()
+    log.apply(lease_request(pause=5 * SECOND), START)
+    log.apply(lease_request(process="b", pause=SECOND), START)
+    at = START + 5 * SECOND
+    early = log.apply(lease_request(process="b", count=1, lease=0), at - 1)
+    assert (early.opens_in, early.pause) == ((), 1)
+    assert log.apply(lease_request(process="b", count=2, lease=0), at).opens_in == (0,)
 
 
 def test_reported_quotas_of_all_processes_apply() -> None:
