@@ -227,6 +227,22 @@ def test_new_log_is_spent_if_data_was_lost(known: str, cold: bool, waits: int) -
     assert log.apply(lease_request(epoch="e1", count=1, first=2), START + waits).opens_in
 
 
+def test_process_that_returns_from_an_outage_holds_all() -> None:
+    """Others may have sent calls by themselves: nothing is granted until they have reported."""
+    log = QuotaLog()
+    log.apply(lease_request(recovering=True), START)
+    response = log.apply(lease_request(process="b", count=1), START)
+    assert response.retry_in == 2 * SECOND - QUIET.lease
+
+
+def test_shorter_hold_does_not_end_a_longer_one() -> None:
+    """A process returns from an outage to a log that has lost data: the longer wait applies."""
+    log = QuotaLog()
+    log.apply(lease_request(epoch="e0"), START)
+    response = log.apply(lease_request(epoch="e1", recovering=True, count=1), START)
+    assert response.retry_in == 3 * SECOND - QUIET.lease
+
+
 @pytest.mark.parametrize(("seen", "waits"), [(START, 2), (START + 1, 3)])
 def test_promoted_replica_holds_until_all_have_reported(seen: int, waits: int) -> None:
     """Nothing is granted for the detection time; for a period more if a process has seen more."""
@@ -277,6 +293,11 @@ def test_overdue_heartbeats_hold_grants() -> None:
             log.apply(lease_request(heartbeat=True), at + SECOND)
             repeated = lease_request(count=1, first=2, heartbeat=True)
             assert log.apply(repeated, at + 2 * SECOND).opens_in == (0,)
+    for late, at_once in ((250_000, True), (250_001, False)):
+        log = QuotaLog()
+        log.apply(lease_request(process="b", heartbeat=True, heartbeat_due=2 * SECOND), START)
+        response = log.apply(lease_request(count=1), START + 2 * SECOND + late)
+        assert bool(response.opens_in) is at_once
     alone = QuotaLog()
     alone.apply(lease_request(heartbeat=True), START)
     assert alone.apply(lease_request(count=1), START + 60 * SECOND).opens_in

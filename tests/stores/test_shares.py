@@ -112,6 +112,33 @@ def test_blocks_never_overlap(steps: list[tuple[str, str, int]]) -> None:
         assert disjoint(list(fleet.held.values())), fleet.held
 
 
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_block_is_given_to_another_after_its_owner_has_confirmed(is_lost: bool) -> None:
+    """A newcomer gets the half that the owner gives up when the owner knows that, not before."""
+    fleet = Fleet()
+    fleet.settle("a")
+    fleet.heartbeat("b")
+    fleet.heartbeat("a", lost=is_lost)
+    fleet.heartbeat("b")
+    assert fleet.held == {"a": (0, UNIT >> (not is_lost)), "b": NONE}
+    fleet.heartbeat("a")
+    fleet.heartbeat("a")
+    fleet.heartbeat("b")
+    assert fleet.held["b"] == (UNIT // 2, UNIT // 4)
+
+
+def test_block_that_grows_is_kept_from_others_at_once() -> None:
+    """A block that was assigned and is not confirmed yet is not given to a newcomer."""
+    fleet = Fleet()
+    fleet.settle("ab")
+    fleet.leave("b")
+    fleet.wait(2 * SECOND)
+    fleet.heartbeat("a")
+    assert fleet.held["a"] == (0, UNIT)
+    fleet.heartbeat("b")
+    assert fleet.held["b"] == NONE
+
+
 @pytest.mark.parametrize("count", range(1, 8))
 def test_shares_become_fair(count: int) -> None:
     """After some heartbeats the whole quota is assigned, and no block is over twice another."""
