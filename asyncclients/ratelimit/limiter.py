@@ -502,8 +502,11 @@ class Limiter:
             at = max(at, opens_at + (number - 1) * interval if opens_at > now else now)
         return at
 
-    def delay(self, now: float, demand: Demand = ONE) -> Delay:
-        """Return the pause or the quota that delays a call of *demand* longest, from *now* on."""
+    def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:  # noqa: ARG002
+        """Return the pause or the quota that delays a call of *demand* longest, from *now* on.
+
+        *own* leaves out what a limit store has reported; this limiter has none.
+        """
         longest, name = max(now, self.feedback.paused_until), ""
         for group, quota in demand.quotas(self.quotas):
             counter = self._counter((group, quota), now)

@@ -184,6 +184,7 @@ class Scheduler:
         "_background",
         "_closed",
         "_deadlines",
+        "_delayed_until",
         "_forecast",
         "_grants_since_background",
         "_interactive",
@@ -225,6 +226,7 @@ class Scheduler:
         self._background = FlowQueue()
         # Calls that wait and have a deadline, and their places in the queue.
         self._deadlines: dict[asyncio.Future[Permit], tuple[PermitRequest, tuple[Flow, Kind]]] = {}
+        self._delayed_until: dict[Demand, float] = {}  # when its calls were examined last
         self._grants_since_background = 0
         self._forecast = InteractiveForecast(self._longest_period(1.0))
         self._resuming = False
@@ -253,7 +255,7 @@ class Scheduler:
 
         Raises:
             DeadlineExceededError: as soon as it is known that its turn cannot come before the
-                deadline: at once, or when a limit store has responded.
+                deadline: at once, or when a response of the vendor or a limit store shows it.
             ClientClosedError: if the scope is closed before its turn.
         """
         if self._closed is not None:
@@ -317,10 +319,32 @@ class Scheduler:
         They leave the queue at once. A deadline that is missed by less than a second by this
         estimate may still be met.
         """
+        self._refuse(lambda call: delay if applies(call.priority, call.demand) else None)
+
+    def _refuse_delayed(self) -> None:
+        """Fail the waiting calls that a pause or a used-up quota keeps past their deadline.
+
+        A response may have caused or prolonged such a delay since the calls were made. The
+        calls are examined only if it is a second longer than when they were examined last.
+        """
+        now = self.loop.time()
+        longer: dict[Demand, Delay] = {}
+        known = {demand: at for demand, at in self._delayed_until.items() if at > now}
+        for demand in {*self._interactive.kinds, *self._background.kinds}:
+            delay = self.limiter.delay(now, demand, own=True)
+            if delay.until > known.get(demand, now) + _LATE_BY:
+                longer[demand], known[demand] = delay, delay.until
+        if longer:
+            self._delayed_until = known
+            self._refuse(lambda call: longer.get(call.demand))
+
+    def _refuse(self, delay_of: Callable[[PermitRequest], Delay | None]) -> None:
         now = self.loop.time()
         for waiter, (request, place) in [*self._deadlines.items()]:
-            is_late = delay.until > max(now, request.deadline_at) + _LATE_BY
-            if is_late and not waiter.done() and applies(request.priority, request.demand):
+            delay = delay_of(request)
+            if delay is None or waiter.done():
+                continue
+            if delay.until > max(now, request.deadline_at) + _LATE_BY:
                 del self._deadlines[waiter]
                 self._queue_of(request.priority).leave(*place)
                 waiter.set_exception(self._refusal(request, delay.until - now, delay, now))
@@ -433,6 +457,8 @@ class Scheduler:
             self._count_rejection()
         self.limiter.on_response(permit, self.loop.time(), info)
         if self._interactive.kinds or self._background.kinds:
+            if self._deadlines:
+                self._refuse_delayed()
             self.dispatch()
 
     def on_no_response(self, permit: Permit) -> None:
@@ -454,6 +480,8 @@ class Scheduler:
         """
         self._count_rejection()
         self.limiter.on_rate_limited(self.loop.time(), retry_after, permit)
+        if self._deadlines:
+            self._refuse_delayed()
 
     def _count_rejection(self) -> None:
         self.rejected += 1

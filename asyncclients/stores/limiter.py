@@ -176,8 +176,10 @@ class SharedLimiter:
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
         return at + turns * self.lease_client.contenders * interval
 
-    def delay(self, now: float, demand: Demand = ONE) -> Delay:
-        """Return what delays a call of *demand* longest, from *now* on."""
+    def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:
+        """Return what delays a call of *demand* longest, from *now* on; *own*: without the store."""
+        if own:
+            return self._local.delay(now, demand)
         found = [self._local.delay(now, demand), self.lease_client.pause()]
         if self._outage.fallback is None and not self.slots.held(demand):
             found.append(self.lease_client.wait(demand, now).delay)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import ClientClosedError, DeadlineExceededError
 from asyncclients.ratelimit.fair_queue import FlowQueue
+from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Priority, Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota
 from asyncclients.ratelimit.scheduler import (
     InFlightLimit,
     InteractiveForecast,
@@ -615,3 +616,131 @@ def test_forecast_is_the_count_of_the_previous_window() -> None:
     forecast.count(12.4)
     assert forecast.remaining(13.3) == 0
     assert forecast.remaining(14.0) == 0
+
+
+# --- Calls that a response shows to be late -----------------------------------------
+
+
+def rejection(seconds: float, *, unavailable: bool = False) -> RateLimitInfo:
+    return RateLimitInfo(
+        is_rate_limited=not unavailable, unavailable=unavailable, retry_after=seconds
+    )
+
+
+async def waiting(
+    queue: Scheduler, *deadlines: float, demand: Demand = ONE, priority: Priority = INTERACTIVE
+) -> list[asyncio.Task[float]]:
+    """Start a call for each of *deadlines*, in seconds from now, and let it wait."""
+    requests = [
+        PermitRequest(priority, deadline_at=now() + seconds, demand=demand) for seconds in deadlines
+    ]
+    tasks = [asyncio.create_task(call(queue, request)) for request in requests]
+    await settle()
+    return tasks
+
+
+def refused(task: asyncio.Task[float]) -> DeadlineExceededError:
+    """Return the error of a call that must have been refused already."""
+    error = task.exception()
+    assert isinstance(error, DeadlineExceededError)
+    return error
+
+
+@pytest.mark.parametrize("unavailable", [False, True])
+@pytest.mark.parametrize("is_in_body", [False, True])
+async def test_pause_refuses_waiting_calls_that_end_before_it(
+    unavailable: bool, is_in_body: bool
+) -> None:
+    """A 429, a 503 with Retry-After or a rejection in a body fails those whose deadline is earlier."""
+    queue = scheduler(Quota(1, 10.0))
+    permit = await queue.acquire(PermitRequest())
+    tasks = await waiting(queue, 30.0, 100.0, math.inf)
+    if is_in_body:
+        queue.on_response(permit, None)
+        queue.on_rate_limited(60.0, permit)
+    else:
+        queue.on_response(permit, rejection(60.0, unavailable=unavailable))
+    queue.on_done()
+    await settle()
+    error = refused(tasks[0])
+    assert "would wait 60.0 s for its turn, 30.0 s are left" in error.message
+    assert "the vendor has rate-limited calls or is unavailable until" in error.message
+    assert error.eta == pytest.approx(60.0)
+    assert queue.queued()["interactive"] == 2
+    assert await tasks[1] == pytest.approx(60.0, abs=0.1)
+    assert 70.0 <= await tasks[2] < 71.0
+
+
+async def test_pause_refuses_calls_again_if_it_grows() -> None:
+    """A later response with a longer pause refuses the calls that the first one left."""
+    queue = scheduler(Quota(2, 1.0))
+    first, second = [await queue.acquire(PermitRequest()) for _ in range(2)]
+    tasks = await waiting(queue, 30.0, 90.0)
+    queue.on_response(first, rejection(20.0))
+    await settle()
+    assert not any(task.done() for task in tasks)
+    queue.on_response(second, rejection(60.0))
+    await settle()
+    refused(tasks[0])
+    assert await tasks[1] == pytest.approx(60.0, abs=0.1)
+
+
+async def test_pause_that_grows_slowly_refuses_calls() -> None:
+    """Responses that prolong a pause by less than a second each add up."""
+    queue = scheduler(Quota(5, 1.0), max_in_flight=5)
+    permits = [await queue.acquire(PermitRequest()) for _ in range(5)]
+    tasks = await waiting(queue, 61.5)
+    for permit in permits:
+        assert not tasks[0].done()
+        queue.on_response(permit, rejection(60.0))
+        await asyncio.sleep(0.9)
+    refused(tasks[0])
+
+
+async def test_calls_within_a_second_of_the_pause_are_not_refused() -> None:
+    """An estimate that misses a deadline by less than a second refuses nothing."""
+    queue = scheduler(Quota(1, 1.0))
+    permit = await queue.acquire(PermitRequest())
+    tasks = await waiting(queue, 59.5)
+    queue.on_response(permit, rejection(60.0))
+    await settle()
+    assert not tasks[0].done()
+    assert await tasks[0] == pytest.approx(60.0, abs=0.1)
+
+
+async def test_used_up_calendar_quota_refuses_background_calls() -> None:
+    """Interactive calls that take the rest of the day refuse the background calls behind them."""
+    loop = asyncio.get_running_loop()
+    limiter = Limiter(
+        [Quota.calendar(3, "day")], now=loop.time(), wall_time=lambda at: 86_400.0 + 3600.0 + at
+    )
+    queue = Scheduler(limiter, loop, max_in_flight=1)
+    permit = await queue.acquire(PermitRequest())
+    backfill = await waiting(queue, 600.0, priority=BACKGROUND)
+    web = await waiting(queue, 600.0, 600.0)
+    queue.on_response(permit, None)
+    queue.on_done()
+    await asyncio.sleep(1.0)
+    assert all(task.exception() is None for task in web)
+    error = refused(backfill[0])
+    assert "the quota 3 per day (UTC) is used up until 1970-01-03 00:00:0" in error.message
+    assert error.advice == "Send it after 1970-01-03 00:00:01 UTC"
+    assert queue.queued() == {"interactive": 0, "background": 0}
+
+
+async def test_used_up_quota_of_operations_refuses_its_calls_only() -> None:
+    """A call of other operations, with the same deadline, is sent."""
+    loop = asyncio.get_running_loop()
+    quotas = [Quota(1, 2.0), Quota.calendar(2, "day", operations=("tags.*",))]
+    limiter = Limiter(quotas, now=loop.time(), wall_time=lambda at: 86_400.0 + at)
+    queue, tags = Scheduler(limiter, loop), limiter.kind_of(Demand(1, "tags.list"))
+    permit = await queue.acquire(PermitRequest(demand=tags))
+    backfill = await waiting(queue, 60.0, demand=tags, priority=BACKGROUND)
+    others = await waiting(queue, 60.0, priority=BACKGROUND)
+    web = await waiting(queue, 60.0, demand=tags)
+    queue.on_response(permit, None)
+    queue.on_done()
+    assert await web[0] == pytest.approx(2.0, abs=0.1)
+    await settle()
+    assert "tags.*" in refused(backfill[0]).message
+    assert await others[0] == pytest.approx(4.0, abs=0.2)
