@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 _RESOLUTION = time.get_clock_info("monotonic").resolution
 TICK = max(1e-3, _RESOLUTION)
@@ -25,6 +26,9 @@ _ROUNDING = 1e-9
 _MIN_SWEEP_INTERVAL, _MAX_SWEEP_INTERVAL = 0.05, 30.0
 """Seconds between two sweeps for idle scopes."""
 
+_ahead_of: WeakKeyDictionary[asyncio.AbstractEventLoop, float] = WeakKeyDictionary()
+"""Seconds by which the monotonic clock was ahead of each loop when it was first asked for."""
+
 
 def system_time(at: float) -> float:
     """Return the seconds since 1970 of the instant *at* of a loop that runs in real time."""
@@ -35,9 +39,9 @@ def wall_clock(loop: asyncio.AbstractEventLoop) -> Callable[[float], float]:
     """Return the function that gives the seconds since 1970 of an instant of *loop*.
 
     It follows the system's clock where that is set, and after a suspension, and it follows
-    the loop where its time is virtual.
+    the loop where its time is virtual. All functions of one loop return the same time.
     """
-    ahead = time.monotonic() - loop.time()
+    ahead = _ahead_of.setdefault(loop, time.monotonic() - loop.time())
     return lambda at: system_time(at + ahead)
 
 

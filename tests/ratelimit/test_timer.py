@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
-from asyncclients.ratelimit.timer import TICK, Timer
+from asyncclients.ratelimit.timer import TICK, Timer, wall_clock
+from asyncclients.testing.clock import run_virtual
 
 
 class Handle:
@@ -159,3 +163,43 @@ async def test_scheduler_does_not_spin_on_a_coarse_clock() -> None:
         calls.append(loop.calls)
     assert 1 in calls
     assert 1 < max(calls) <= 4, "rounding made no difference, or the clock was asked without end"
+
+
+# --- The wall clock of a loop ------------------------------------------------------------
+
+
+async def wall_clocks() -> tuple[float, float]:
+    """Return what two functions say of one instant, one made before a day of virtual time."""
+    loop = asyncio.get_running_loop()
+    first = wall_clock(loop)
+    await asyncio.sleep(86_400.0)
+    at, second = loop.time(), wall_clock(loop)
+    return first(at), second(at)
+
+
+def test_wall_clocks_of_a_loop_agree() -> None:
+    """Scopes that are made at different instants of virtual time see the same midnight."""
+    first, second = run_virtual(wall_clocks())
+    assert first == pytest.approx(second, abs=0.01)
+    assert first == pytest.approx(time.time() + 86_400.0, abs=60.0)
+
+
+def test_wall_clock_of_a_real_loop_is_the_systems() -> None:
+    """In real time it gives the system's time."""
+
+    async def difference() -> float:
+        loop = asyncio.get_running_loop()
+        return wall_clock(loop)(loop.time()) - time.time()
+
+    assert asyncio.run(difference()) == pytest.approx(0.0, abs=0.05)
+
+
+def test_wall_clock_keeps_no_loop_alive() -> None:
+    """A loop that is closed and dropped is collected although its functions are kept."""
+    loop = asyncio.new_event_loop()
+    kept, alive = wall_clock(loop), weakref.ref(loop)
+    loop.close()
+    del loop
+    gc.collect()
+    assert alive() is None
+    assert kept(0.0) > 0.0
