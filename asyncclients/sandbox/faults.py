@@ -7,8 +7,10 @@ it twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from .vendor import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,45 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Status:
-    """Respond with *code*, *body* and *headers* instead of the vendor's response."""
+class Fault:
+    """What happens to a request: it gets `reply`, or the connection is closed or kept open."""
 
-    code: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    kind: Literal["reply", "drop", "delay", "cut", "hang"]
     committed: bool = False
+    reply: Reply | None = None
+    seconds: float = 0.0
 
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Close the connection without a response."""
-
-    committed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Delay:
-    """Execute the request, but respond only after *seconds*."""
-
-    seconds: float
-    committed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """Execute the request, send half of the announced body, close the connection."""
-
-    committed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Hang:
-    """Never respond; the connection stays open until one side closes it."""
-
-    committed: bool = False
-
-
-Fault: TypeAlias = Status | Drop | Delay | Cut | Hang
 
 HTML = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Sign in</body></html>"
 
@@ -66,47 +37,47 @@ def status(
     headers: Mapping[str, str] | None = None,
     *,
     committed: bool = False,
-) -> Status:
+) -> Fault:
     """Respond with *code*; with *committed*, after executing the request (a gateway's 502)."""
     raw = body.encode() if isinstance(body, str) else body
-    return Status(code, raw, dict(headers or {}), committed)
+    return Fault("reply", committed, Reply(code, raw, dict(headers or {})))
 
 
-def drop(*, committed: bool = False) -> Drop:
+def drop(*, committed: bool = False) -> Fault:
     """Close without a response, before or, if *committed*, after executing the request."""
-    return Drop(committed)
+    return Fault("drop", committed)
 
 
-def delay(seconds: float) -> Delay:
+def delay(seconds: float) -> Fault:
     """Execute the request at once and respond after *seconds* of loop time."""
-    return Delay(seconds)
+    return Fault("delay", committed=True, seconds=seconds)
 
 
-def cut() -> Cut:
-    """Execute the request and send half of the response."""
-    return Cut()
+def cut() -> Fault:
+    """Execute the request, send half of the announced body, close the connection."""
+    return Fault("cut", committed=True)
 
 
-def hang(*, committed: bool = False) -> Hang:
-    """Never respond."""
-    return Hang(committed)
+def hang(*, committed: bool = False) -> Fault:
+    """Never respond; the connection stays open until one side closes it."""
+    return Fault("hang", committed)
 
 
-def html(*, committed: bool = False) -> Status:
+def html(*, committed: bool = False) -> Fault:
     """Respond with 200 and a page of HTML, like a captive portal."""
-    return Status(200, HTML, {"Content-Type": "text/html; charset=utf-8"}, committed)
+    return status(200, HTML, {"Content-Type": "text/html; charset=utf-8"}, committed=committed)
 
 
-def redirect(url: str, code: int = 302) -> Status:
+def redirect(url: str, code: int = 302) -> Fault:
     """Respond with *code* and the location *url*."""
-    return Status(code, b"", {"Location": url})
+    return status(code, headers={"Location": url})
 
 
-_NAMED: dict[str, Fault] = {
-    "drop": Drop(),
-    "drop after": Drop(committed=True),
-    "cut": Cut(),
-    "hang": Hang(),
+_NAMED = {
+    "drop": drop(),
+    "drop after": drop(committed=True),
+    "cut": cut(),
+    "hang": hang(),
     "html": html(),
 }
 
@@ -119,7 +90,7 @@ def named(name: str) -> Fault:
     if name in _NAMED:
         return _NAMED[name]
     if name.isdecimal() and 200 <= int(name) <= 599:
-        return Status(int(name))
+        return status(int(name))
     msg = f"no fault is called {name!r}: there are {', '.join(_NAMED)}, and statuses as in '503'"
     raise ValueError(msg)
 

@@ -15,26 +15,20 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
 
 from aiohttp import web
 
-from .digital_onboarding import DigitalOnboarding
-from .emma import Emma
+from .digital_onboarding import DigitalOnboarding, DigitalOnboardingState
+from .emma import Emma, EmmaState
 from .faults import named
-from .intempt import Intempt
-from .intouch import Intouch
+from .intempt import Intempt, IntemptState
+from .intouch import Intouch, IntouchState
 from .server import RequestLog, VendorServer
-from .storage import Storage
-from .totango import Totango
+from .storage import Storage, StorageState
+from .totango import Totango, TotangoState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from .digital_onboarding import DigitalOnboardingState
-    from .emma import EmmaState
     from .faults import Fault, Match
-    from .intempt import IntemptState
-    from .intouch import IntouchState
     from .server import Arrival, QuotaSpec, Summary
-    from .storage import StorageState
-    from .totango import TotangoState
     from .vendor import Vendor
 
 VendorName: TypeAlias = Literal[
@@ -176,7 +170,7 @@ class Sandbox:
         vendors: list[Vendor[Any]] = [
             Intouch(self._random("intouch")),
             Totango(self._random("totango")),
-            Intempt(self._random("intempt"), storage.state),
+            Intempt(storage.state),
             Emma(self._random("emma")),
             DigitalOnboarding(self._random("digital_onboarding")),
             storage,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from aiohttp import web
 
-from .faults import Cut, Delay, Drop, Fault, Faults, Hang, Status
+from .faults import Fault, Faults
 from .limits import Rules
 from .vendor import RejectedError, Reply, SandboxRequest, segments_of
 
@@ -203,7 +203,7 @@ class VendorServer:
         wait = self._wait(answer)
         if wait > 0:
             await self._pause(wait)
-        if isinstance(answer.fault, Hang):
+        if answer.fault and answer.fault.kind == "hang":
             await self._pause(None)
         return await _send(request, answer)
 
@@ -215,7 +215,7 @@ class VendorServer:
 
     def _wait(self, answer: _Answer) -> float:
         seconds, jitter = self._latency
-        extra = answer.fault.seconds if isinstance(answer.fault, Delay) else 0.0
+        extra = answer.fault.seconds if answer.fault else 0.0
         return seconds + extra + (self.random.expovariate(1 / jitter) if jitter > 0 else 0.0)
 
     def _head(self, request: web.BaseRequest) -> SandboxRequest:
@@ -248,7 +248,7 @@ class VendorServer:
             return None
         if credential not in self._limits:
             spec = self._spec
-            self._limits[credential] = spec() if callable(spec) else self.vendor.new_limit(*spec)
+            self._limits[credential] = spec() if callable(spec) else self.vendor.limit_model(*spec)
         return self._limits[credential]
 
     def _decide(self, admission: _Admission) -> _Answer:
@@ -269,9 +269,9 @@ class VendorServer:
         if fault is None:
             return _Answer(self.vendor.answer(call))
         reply = self.vendor.answer(call) if fault.committed else None
-        if isinstance(fault, Status):
-            return _Answer(Reply(fault.code, fault.body, fault.headers), fault)
-        return _Answer(None if isinstance(fault, Drop | Hang) else reply, fault)
+        if fault.kind in {"drop", "hang"}:
+            return _Answer(None, fault)
+        return _Answer(fault.reply or reply, fault)
 
 
 def _numbers(spec: QuotaSpec | None) -> tuple[float, float] | None:
@@ -286,7 +286,7 @@ async def _send(request: web.BaseRequest, answer: _Answer) -> web.StreamResponse
     if reply is None:
         _close(request)
         return web.Response()
-    if isinstance(answer.fault, Cut):
+    if answer.fault and answer.fault.kind == "cut":
         return await _send_half(request, reply)
     return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
 

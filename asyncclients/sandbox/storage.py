@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from .limits import ServerLimit
-
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -83,6 +81,9 @@ class Storage(Vendor[StorageState]):
 
     name: ClassVar[str] = "storage"
     quota: ClassVar[tuple[float, float] | None] = None
+    over_limit: ClassVar[Reply] = _rejection(
+        503, "SlowDown", "Please reduce your request rate."
+    ).reply
 
     def __init__(self) -> None:
         super().__init__(StorageState(), [Route("PUT", "/uploads/{name}", _upload)])
@@ -98,11 +99,6 @@ class Storage(Vendor[StorageState]):
         del call
         return ""
 
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        del limit, now
-        return _rejection(503, "SlowDown", "Please reduce your request rate.").reply
-
     def error(self, status: int, message: str) -> Reply:
-        return _rejection(
-            status, "NoSuchKey" if status == 404 else "MethodNotAllowed", message
-        ).reply
+        code = "NoSuchKey" if status == 404 else "MethodNotAllowed"
+        return _rejection(status, code, message).reply

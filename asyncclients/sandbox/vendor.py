@@ -12,13 +12,16 @@ order, so a literal goes before a placeholder.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
-from .limits import SlidingLog
+from .limits import FixedWindow, SlidingLog, TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +33,9 @@ if TYPE_CHECKING:
     from .limits import ServerLimit
 
 S = TypeVar("S")
+
+Row: TypeAlias = dict[str, object]
+"""A row of a vendor's data: a JSON object."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +62,23 @@ class SandboxRequest:
         """Return the Content-Type without parameters in lower case, empty if absent."""
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
-    def json(self) -> object:
-        """Return the body parsed as JSON; raises ValueError if it is not JSON."""
-        return cast("object", json.loads(self.body))
+    def json_object(self) -> Row | None:
+        """Return the JSON object in the body, None if it is anything else."""
+        try:
+            return as_object(cast("object", json.loads(self.body)))
+        except ValueError:
+            return None
+
+    def basic_login(self) -> tuple[str, str]:
+        """Return user and password of HTTP Basic, empty if absent or invalid."""
+        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "basic":
+            return "", ""
+        try:
+            user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return "", ""
+        return user, password
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +104,14 @@ class RejectedError(Exception):
         self.reply = reply
 
 
-def as_object(value: object) -> dict[str, object] | None:
+def rejection(status: int, message: str) -> RejectedError:
+    """Return an error response with *message*, in the form that most vendors use."""
+    return RejectedError(Reply.json(status, {"message": message}))
+
+
+def as_object(value: object) -> Row | None:
     """Return *value* if it is a JSON object, else None."""
-    return cast("dict[str, object]", value) if isinstance(value, dict) else None
+    return cast("Row", value) if isinstance(value, dict) else None
 
 
 def as_array(value: object) -> list[object] | None:
@@ -110,59 +135,38 @@ class Route(Generic[S]):
     pattern: str
     handler: Callable[[S, SandboxRequest], Reply]
 
-
-@dataclass(frozen=True, slots=True)
-class Match(Generic[S]):
-    """The route of a path, with the values of its placeholders."""
-
-    route: Route[S]
-    ids: tuple[str, ...]
-
-
-class Router(Generic[S]):
-    """The routes of one vendor."""
-
-    def __init__(self, routes: Sequence[Route[S]]) -> None:
-        self._routes = [(segments_of(route.pattern), route) for route in routes]
-
-    def matches(self, segments: tuple[str, ...]) -> list[Match[S]]:
-        """Return all routes whose pattern matches *segments*, of any method."""
-        found: list[Match[S]] = []
-        for pattern, route in self._routes:
-            ids = _fit(pattern, segments)
-            if ids is not None:
-                found.append(Match(route, ids))
-        return found
-
-
-def _fit(pattern: tuple[str, ...], segments: tuple[str, ...]) -> tuple[str, ...] | None:
-    if len(pattern) != len(segments):
-        return None
-    ids: list[str] = []
-    for word, segment in zip(pattern, segments, strict=True):
-        if word.startswith("{"):
-            if not segment:
-                return None
-            ids.append(segment)
-        elif word != segment:
+    def match(self, segments: tuple[str, ...]) -> tuple[str, ...] | None:
+        """Return the values of the placeholders, None if *segments* are another path."""
+        pattern = segments_of(self.pattern)
+        if len(pattern) != len(segments):
             return None
-    return tuple(ids)
+        ids: list[str] = []
+        for word, segment in zip(pattern, segments, strict=True):
+            if word.startswith("{") and segment:
+                ids.append(segment)
+            elif word != segment:
+                return None
+        return tuple(ids)
 
 
 class Vendor(ABC, Generic[S]):
     """A mock vendor with its state.
 
-    `quota` is the limit in its manual, (requests, seconds), or None. `prefix` is the path of its
-    base URL.
+    `quota` is the limit in its manual, (requests, seconds), or None; `limit_model` counts as this
+    vendor does. `over_limit` is the response to a request that exceeds the limit; with
+    `has_retry_after`, it has a `Retry-After` in whole seconds. `prefix` is the path of the base URL.
     """
 
     name: ClassVar[str]
     prefix: ClassVar[str] = "/"
     quota: ClassVar[tuple[float, float] | None]
+    limit_model: ClassVar[type[SlidingLog | FixedWindow | TokenBucket]] = SlidingLog
+    over_limit: ClassVar[Reply]
+    has_retry_after: ClassVar[bool] = False
 
     def __init__(self, state: S, routes: Sequence[Route[S]]) -> None:
         self.state = state
-        self._router = Router(routes)
+        self._routes = routes
 
     @abstractmethod
     def issue(self, random: Random) -> dict[str, str]:
@@ -179,13 +183,14 @@ class Vendor(ABC, Generic[S]):
         Raises RejectedError if *call* has no valid credential.
         """
 
-    @abstractmethod
     def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
         """Return the response to a request that exceeds the limit."""
-
-    def new_limit(self, limit: float, period: float) -> ServerLimit:
-        """Return a limit of *limit* requests in *period* seconds, as this vendor counts."""
-        return SlidingLog(limit, period)
+        if not self.has_retry_after:
+            return self.over_limit
+        wait = max(1, math.ceil(limit.reset_after(now)))
+        return replace(
+            self.over_limit, headers={**self.over_limit.headers, "Retry-After": str(wait)}
+        )
 
     def limit_headers(self, limit: ServerLimit, now: float) -> Mapping[str, str]:
         """Return the headers about the limit, for every response."""
@@ -194,17 +199,17 @@ class Vendor(ABC, Generic[S]):
 
     def error(self, status: int, message: str) -> Reply:
         """Return this vendor's response for an error *status*."""
-        return Reply.json(status, {"message": message})
+        return rejection(status, message).reply
 
     def answer(self, call: SandboxRequest) -> Reply:
         """Execute *call* and return the response."""
-        matches = self._router.matches(call.segments)
-        if not matches:
-            return self.error(404, "Not Found")
-        for match in matches:
-            if call.method in match.route.methods.split():
+        is_known = False
+        for route in self._routes:
+            ids = route.match(call.segments)
+            is_known |= ids is not None
+            if ids is not None and call.method in route.methods.split():
                 try:
-                    return match.route.handler(self.state, replace(call, ids=match.ids))
+                    return route.handler(self.state, replace(call, ids=ids))
                 except RejectedError as rejected:
                     return rejected.reply
-        return self.error(405, "Method Not Allowed")
+        return self.error(405, "Method Not Allowed") if is_known else self.error(404, "Not Found")

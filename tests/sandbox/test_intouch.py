@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from asyncclients.sandbox.intouch.state import Row
+    from asyncclients.sandbox.vendor import Row
 
     from .conftest import Open
 

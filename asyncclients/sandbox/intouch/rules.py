@@ -10,7 +10,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from asyncclients.sandbox.vendor import RejectedError, Reply, SandboxRequest, as_array, as_object
+from asyncclients.sandbox.vendor import (
+    RejectedError,
+    Reply,
+    Row,
+    SandboxRequest,
+    as_array,
+    as_object,
+    rejection,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -106,9 +114,7 @@ def _is_object(value: object) -> bool:
     return as_object(value) is not None
 
 
-def checked(
-    call: SandboxRequest, fields: Mapping[str, Field], *, partial: bool = False
-) -> dict[str, object]:
+def checked(call: SandboxRequest, fields: Mapping[str, Field], *, partial: bool = False) -> Row:
     """Return the known fields of the body of *call*; raises RejectedError for an invalid one.
 
     With *partial*, required fields may be absent. Unknown fields are ignored.
@@ -130,11 +136,6 @@ def invalid(errors: Mapping[str, list[str]]) -> RejectedError:
     return RejectedError(Reply.json(422, body))
 
 
-def rejection(status: int, message: str) -> RejectedError:
-    """Return any other error response."""
-    return RejectedError(Reply.json(status, {"message": message}))
-
-
 def _complaint(body: Mapping[str, object], name: str, field: Field, *, partial: bool) -> str | None:
     if name not in body and partial:
         return None
@@ -144,13 +145,8 @@ def _complaint(body: Mapping[str, object], name: str, field: Field, *, partial: 
     return field.rule(value)
 
 
-def _body(call: SandboxRequest) -> dict[str, object]:
-    if call.media_type != "application/json":
-        raise rejection(400, "The request body must be application/json.")
-    try:
-        body = as_object(call.json())
-    except ValueError:
-        raise rejection(400, "The request body is not valid JSON.") from None
+def _body(call: SandboxRequest) -> Row:
+    body = call.json_object() if call.media_type == "application/json" else None
     if body is None:
         raise rejection(400, "The request body must be a JSON object.")
     return body

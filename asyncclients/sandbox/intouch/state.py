@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+from asyncclients.sandbox.vendor import Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-Row: TypeAlias = dict[str, object]
+
 T = TypeVar("T")
 
 _BORN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -19,9 +19,17 @@ from __future__ import annotations
 import string
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from asyncclients.sandbox.vendor import Reply, Route, SandboxRequest, Vendor, as_object
+from asyncclients.sandbox.vendor import (
+    Reply,
+    Route,
+    Row,
+    SandboxRequest,
+    Vendor,
+    as_object,
+    rejection,
+)
 
 from .rules import (
     Field,
@@ -34,16 +42,14 @@ from .rules import (
     objects,
     one_of,
     phone,
-    rejection,
     text,
     uuid,
 )
-from .state import IntouchState, Row, Table, contact_row, stamp
+from .state import IntouchState, Table, contact_row, stamp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from random import Random
-
-    from asyncclients.sandbox.limits import ServerLimit
 
 PER_PAGE = 25
 
@@ -160,14 +166,33 @@ def store(table: Table, call: SandboxRequest, row: Row) -> Row:
     return row
 
 
-def remove(table: Table, call: SandboxRequest) -> Reply:
-    """Delete the row in the path of *call*."""
-    del table[str(found(table, call)["uuid"])]
-    return Reply(204)
+Handler: TypeAlias = "Callable[[IntouchState, SandboxRequest], Reply]"
 
 
-def _list_tags(state: IntouchState, call: SandboxRequest) -> Reply:
-    return page_of(state.tags, TAGS, call)
+def routes_of(
+    path: str,
+    table: Callable[[IntouchState], Table],
+    listing: Listing,
+    *,
+    create: Handler,
+    update: Handler,
+    check_delete: Callable[[IntouchState, Row], None] = lambda _state, _row: None,
+) -> list[Route[IntouchState]]:
+    """Return the five operations on the rows of *table* at *path*."""
+
+    def delete(state: IntouchState, call: SandboxRequest) -> Reply:
+        row = found(table(state), call)
+        check_delete(state, row)
+        del table(state)[str(row["uuid"])]
+        return Reply(204)
+
+    return [
+        Route("GET", path, lambda state, call: page_of(table(state), listing, call)),
+        Route("POST", path, create),
+        Route("GET", f"{path}/{{uuid}}", lambda s, call: Reply.json(200, found(table(s), call))),
+        Route("PUT", f"{path}/{{uuid}}", update),
+        Route("DELETE", f"{path}/{{uuid}}", delete),
+    ]
 
 
 def _create_tag(state: IntouchState, call: SandboxRequest) -> Reply:
@@ -176,26 +201,14 @@ def _create_tag(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(201, store(state.tags, call, row))
 
 
-def _get_tag(state: IntouchState, call: SandboxRequest) -> Reply:
-    return Reply.json(200, found(state.tags, call))
-
-
 def _update_tag(state: IntouchState, call: SandboxRequest) -> Reply:
     row = found(state.tags, call)
     return Reply.json(200, store(state.tags, call, row | checked(call, TAG_FIELDS)))
 
 
-def _delete_tag(state: IntouchState, call: SandboxRequest) -> Reply:
-    return remove(state.tags, call)
-
-
-TAG_ROUTES: list[Route[IntouchState]] = [
-    Route("GET", "/public/v1/tags", _list_tags),
-    Route("POST", "/public/v1/tags", _create_tag),
-    Route("GET", "/public/v1/tags/{uuid}", _get_tag),
-    Route("PUT", "/public/v1/tags/{uuid}", _update_tag),
-    Route("DELETE", "/public/v1/tags/{uuid}", _delete_tag),
-]
+TAG_ROUTES = routes_of(
+    "/public/v1/tags", lambda state: state.tags, TAGS, create=_create_tag, update=_update_tag
+)
 
 
 NODE_FIELDS = {
@@ -240,20 +253,12 @@ def _check_parent(state: IntouchState, values: Row, own_uuid: str | None = None)
         parent = state.hierarchies[str(parent)]["parent_uuid"]
 
 
-def _list_nodes(state: IntouchState, call: SandboxRequest) -> Reply:
-    return page_of(state.hierarchies, HIERARCHIES, call)
-
-
 def _create_node(state: IntouchState, call: SandboxRequest) -> Reply:
     values = checked(call, NODE_FIELDS)
     _check_parent(state, values)
     values["client_code"] = values.get("client_code") or state.new_code()
     row: Row = {"uuid": state.new_uuid(), **_shaped(values), "created_at": stamp(call.time)}
     return Reply.json(201, store(state.hierarchies, call, row))
-
-
-def _get_node(state: IntouchState, call: SandboxRequest) -> Reply:
-    return Reply.json(200, found(state.hierarchies, call))
 
 
 def _update_node(state: IntouchState, call: SandboxRequest) -> Reply:
@@ -264,22 +269,22 @@ def _update_node(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(200, store(state.hierarchies, call, _shaped(row | values)))
 
 
-def _delete_node(state: IntouchState, call: SandboxRequest) -> Reply:
-    own_uuid = found(state.hierarchies, call)["uuid"]
+def _check_delete(state: IntouchState, node: Row) -> None:
+    own_uuid = node["uuid"]
     if own_uuid == state.root_uuid:
         raise invalid({"uuid": ["The root of the hierarchy cannot be deleted."]})
     if any(node["parent_uuid"] == own_uuid for node in state.hierarchies.values()):
         raise invalid({"uuid": ["A node that has children cannot be deleted."]})
-    return remove(state.hierarchies, call)
 
 
-NODE_ROUTES: list[Route[IntouchState]] = [
-    Route("GET", "/public/v1/hierarchies", _list_nodes),
-    Route("POST", "/public/v1/hierarchies", _create_node),
-    Route("GET", "/public/v1/hierarchies/{uuid}", _get_node),
-    Route("PUT", "/public/v1/hierarchies/{uuid}", _update_node),
-    Route("DELETE", "/public/v1/hierarchies/{uuid}", _delete_node),
-]
+NODE_ROUTES = routes_of(
+    "/public/v1/hierarchies",
+    lambda state: state.hierarchies,
+    HIERARCHIES,
+    create=_create_node,
+    update=_update_node,
+    check_delete=_check_delete,
+)
 
 
 _LANGUAGES = """
@@ -306,19 +311,11 @@ def _check_unique(state: IntouchState, values: Row, own_uuid: str | None = None)
         raise invalid({"email": ["The email has already been taken."]})
 
 
-def _list_contacts(state: IntouchState, call: SandboxRequest) -> Reply:
-    return page_of(state.contacts, CONTACTS, call)
-
-
 def _create_contact(state: IntouchState, call: SandboxRequest) -> Reply:
     values = checked(call, CONTACT_FIELDS)
     _check_unique(state, values)
     row: Row = {"uuid": state.new_uuid(), **contact_row(values), "created_at": stamp(call.time)}
     return Reply.json(201, store(state.contacts, call, row))
-
-
-def _get_contact(state: IntouchState, call: SandboxRequest) -> Reply:
-    return Reply.json(200, found(state.contacts, call))
 
 
 def _update_contact(state: IntouchState, call: SandboxRequest) -> Reply:
@@ -332,29 +329,25 @@ def _update_contact(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(200, store(state.contacts, call, row | values))
 
 
-def _delete_contact(state: IntouchState, call: SandboxRequest) -> Reply:
-    return remove(state.contacts, call)
+def _set_status(status: str) -> Handler:
+    def handler(state: IntouchState, call: SandboxRequest) -> Reply:
+        row = found(state.contacts, call) | {"status": status}
+        return Reply.json(200, store(state.contacts, call, row))
 
-
-def _subscribe_contact(state: IntouchState, call: SandboxRequest) -> Reply:
-    row = found(state.contacts, call) | {"status": "subscribed"}
-    return Reply.json(200, store(state.contacts, call, row))
-
-
-def _unsubscribe_contact(state: IntouchState, call: SandboxRequest) -> Reply:
-    row = found(state.contacts, call) | {"status": "unsubscribed"}
-    return Reply.json(200, store(state.contacts, call, row))
+    return handler
 
 
 # The manual shows neither the paths of contacts nor the methods of the last two.
 CONTACT_ROUTES: list[Route[IntouchState]] = [
-    Route("GET", "/public/v1/contacts", _list_contacts),
-    Route("POST", "/public/v1/contacts", _create_contact),
-    Route("GET", "/public/v1/contacts/{uuid}", _get_contact),
-    Route("PUT", "/public/v1/contacts/{uuid}", _update_contact),
-    Route("DELETE", "/public/v1/contacts/{uuid}", _delete_contact),
-    Route("PUT POST", "/public/v1/contacts/{uuid}/subscribe", _subscribe_contact),
-    Route("PUT POST", "/public/v1/contacts/{uuid}/unsubscribe", _unsubscribe_contact),
+    *routes_of(
+        "/public/v1/contacts",
+        lambda state: state.contacts,
+        CONTACTS,
+        create=_create_contact,
+        update=_update_contact,
+    ),
+    Route("PUT POST", "/public/v1/contacts/{uuid}/subscribe", _set_status("subscribed")),
+    Route("PUT POST", "/public/v1/contacts/{uuid}/unsubscribe", _set_status("unsubscribed")),
 ]
 
 
@@ -388,11 +381,10 @@ def _update_record(state: IntouchState, call: SandboxRequest) -> Reply:
     return Reply.json(200, records[call.ids[1]])
 
 
+_RECORDS = "/public/v1/external-programs/{program_uuid}/records"
 RECORD_ROUTES: list[Route[IntouchState]] = [
-    Route("POST", "/public/v1/external-programs/{program_uuid}/records", _add_record),
-    Route(
-        "PUT", "/public/v1/external-programs/{program_uuid}/records/{document_id}", _update_record
-    ),
+    Route("POST", _RECORDS, _add_record),
+    Route("PUT", f"{_RECORDS}/{{document_id}}", _update_record),
 ]
 
 
@@ -402,6 +394,9 @@ class Intouch(Vendor[IntouchState]):
     name: ClassVar[str] = "intouch"
     prefix: ClassVar[str] = "/public/v1/"
     quota: ClassVar[tuple[float, float] | None] = (2, 1.0)
+    over_limit: ClassVar[Reply] = Reply.json(
+        429, {"message": "Too Many Requests"}, {"x-amzn-ErrorType": "TooManyRequestsException"}
+    )
 
     def __init__(self, random: Random) -> None:
         routes = [*TAG_ROUTES, *NODE_ROUTES, *CONTACT_ROUTES, *RECORD_ROUTES]
@@ -419,8 +414,3 @@ class Intouch(Vendor[IntouchState]):
         if key not in self.state.keys:
             raise rejection(403, "Forbidden")
         return key
-
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        del limit, now
-        headers = {"x-amzn-ErrorType": "TooManyRequestsException"}
-        return Reply.json(429, {"message": "Too Many Requests"}, headers)

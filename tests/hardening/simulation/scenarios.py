@@ -18,7 +18,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.sandbox import Sandbox
-from asyncclients.sandbox.intempt.state import IntemptState
+from asyncclients.sandbox.intempt import IntemptState
 from asyncclients.vendors import digital_onboarding, emma, totango
 from tests.hardening.simulation.plan import VendorName
 

@@ -24,7 +24,7 @@ from asyncclients import (
     UnauthorizedError,
 )
 from asyncclients.sandbox import Sandbox, delay, drop, html, status
-from asyncclients.sandbox.emma.state import DeleteReply, TimeForm
+from asyncclients.sandbox.emma import DeleteReply, TimeForm
 from asyncclients.vendors.emma import NewTouchpoint, Touchpoint
 
 JSON = {"Content-Type": "application/json"}
@@ -271,8 +271,9 @@ async def test_any_error_body_becomes_the_right_error(
     with pytest.raises(error) as caught:
         await emma.touchpoint_types.create("visit", "Visit")
     assert type(caught.value) is error
-    assert caught.value.status == answer.code
-    assert caught.value.excerpt == answer.body.decode()
+    assert answer.reply is not None
+    assert caught.value.status == answer.reply.status
+    assert caught.value.excerpt == answer.reply.body.decode()
     assert await emma.touchpoint_types.list() == []
 
 

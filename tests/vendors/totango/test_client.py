@@ -20,7 +20,7 @@ from asyncclients import (
     UnauthorizedError,
 )
 from asyncclients.sandbox import Sandbox, drop, status
-from asyncclients.sandbox.totango.state import CreateForm, WireForm
+from asyncclients.sandbox.totango import CreateForm, WireForm
 from asyncclients.vendors.totango import NewTouchpoint, TouchpointUpdate
 
 NEW = NewTouchpoint(account_id="0000", content="called", touchpoint_tags=None)
@@ -249,8 +249,9 @@ async def test_any_error_body_becomes_the_right_error(
     with pytest.raises(error) as caught:
         await totango.touchpoint_types.list()
     assert type(caught.value) is error
-    assert caught.value.status == answer.code
-    assert caught.value.excerpt == answer.body.decode()
+    assert answer.reply is not None
+    assert caught.value.status == answer.reply.status
+    assert caught.value.excerpt == answer.reply.body.decode()
     assert len(await totango.touchpoint_types.list()) == 4
 
 

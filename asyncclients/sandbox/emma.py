@@ -11,26 +11,75 @@ response to a create has the ids. Deleting a touchpoint type deletes its touchpo
 
 from __future__ import annotations
 
-import base64
-import binascii
-from typing import TYPE_CHECKING, ClassVar
+import re
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from asyncclients.sandbox.vendor import (
-    RejectedError,
-    Reply,
-    Route,
-    SandboxRequest,
-    Vendor,
-    as_array,
-    as_object,
-)
-
-from .state import EmmaState, Row, read_time, stamp
+from .vendor import RejectedError, Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from random import Random
 
-    from asyncclients.sandbox.limits import ServerLimit
+TimeForm: TypeAlias = Literal["@D", "iso"]
+DeleteReply: TypeAlias = Literal["true", "empty", "no content"]
+
+_TIME = re.compile(r"(?:@D:)?(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\Z")
+
+
+class EmmaState:
+    """One Emma account.
+
+    `members` are emails by member id; `types` and `touchpoints` are rows by id, with times
+    without `@D:`. `time_form` is the format of times in responses: with `@D:`, or plain "iso".
+    `delete_reply` is the response to a DELETE: the body "true", an "empty" body with 200, or 204
+    ("no content").
+    """
+
+    def __init__(self, random: Random) -> None:
+        self.account_id = random.randrange(10**6, 10**7)
+        self.keys: dict[str, str] = {}
+        self.types: dict[int, Row] = {}
+        self.touchpoints: dict[int, Row] = {}
+        self.members: dict[int, str] = {}
+        self.time_form: TimeForm = "@D"
+        self.delete_reply: DeleteReply = "true"
+        # Emma's ids have passed 2**31.
+        self._last_id = 2**31 + random.randrange(10**6)
+
+    def new_id(self) -> int:
+        """Return a new id."""
+        self._last_id += 1
+        return self._last_id
+
+    def add_member(self, email: str) -> int:
+        """Return the id of the member with *email*, adding it if it is new."""
+        for member_id, known in self.members.items():
+            if known.lower() == email.lower():
+                return member_id
+        member_id = self.new_id()
+        self.members[member_id] = email
+        return member_id
+
+    def shown(self, row: Row, *hidden: str) -> Row:
+        """Return *row* as in responses, without the *hidden* fields."""
+        mark = "@D:" if self.time_form == "@D" else ""
+        times = {"created_at", "inserted_at", "touchpoint_timestamp"}
+        return {
+            name: f"{mark}{value}" if name in times else value
+            for name, value in row.items()
+            if name not in hidden
+        }
+
+
+def stamp(time: datetime) -> str:
+    """Return *time* without its zone, to the second."""
+    return time.replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def read_time(value: object) -> str | None:
+    """Return the time in *value*, with or without `@D:`, or None if it is invalid."""
+    found = _TIME.match(value) if isinstance(value, str) else None
+    return found[1] if found else None
 
 
 def rejection(status: int, message: str) -> RejectedError:
@@ -40,10 +89,7 @@ def rejection(status: int, message: str) -> RejectedError:
 
 def body_of(call: SandboxRequest) -> Row:
     """Return the JSON object in the body; raises RejectedError (400) if there is none."""
-    try:
-        body = as_object(call.json()) if call.media_type == "application/json" else None
-    except ValueError:
-        body = None
+    body = call.json_object() if call.media_type == "application/json" else None
     if body is None:
         raise rejection(400, "The body must be a JSON object")
     return body
@@ -87,8 +133,7 @@ def _create_type(state: EmmaState, call: SandboxRequest) -> Reply:
     return Reply.json(200, state.shown(row))
 
 
-def _list_types(state: EmmaState, call: SandboxRequest) -> Reply:
-    del call
+def _list_types(state: EmmaState, _call: SandboxRequest) -> Reply:
     return Reply.json(200, [state.shown(row) for row in state.types.values()])
 
 
@@ -202,9 +247,8 @@ def _found_touchpoint(state: EmmaState, call: SandboxRequest) -> Row:
 
 
 def _get_touchpoint(state: EmmaState, call: SandboxRequest) -> Reply:
-    return Reply.json(
-        200, state.shown(_found_touchpoint(state, call), "touchpoint_id", "attributes")
-    )
+    row = _found_touchpoint(state, call)
+    return Reply.json(200, state.shown(row, "touchpoint_id", "attributes"))
 
 
 def _delete_touchpoint(state: EmmaState, call: SandboxRequest) -> Reply:
@@ -213,16 +257,13 @@ def _delete_touchpoint(state: EmmaState, call: SandboxRequest) -> Reply:
     return deleted(state)
 
 
+_MEMBERS = "/{account_id}/touchpoints/members"
 # These precede the routes of types: `/touchpoints/members` is not a type's id.
 TOUCHPOINT_ROUTES: list[Route[EmmaState]] = [
-    Route("POST", "/{account_id}/touchpoints/members", _create_touchpoints),
-    Route("GET", "/{account_id}/touchpoints/members/{member_id}", _list_touchpoints),
-    Route("GET", "/{account_id}/touchpoints/members/touchpoints/{touchpoint_id}", _get_touchpoint),
-    Route(
-        "DELETE",
-        "/{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
-        _delete_touchpoint,
-    ),
+    Route("POST", _MEMBERS, _create_touchpoints),
+    Route("GET", f"{_MEMBERS}/{{member_id}}", _list_touchpoints),
+    Route("GET", f"{_MEMBERS}/touchpoints/{{touchpoint_id}}", _get_touchpoint),
+    Route("DELETE", f"{_MEMBERS}/touchpoints/{{touchpoint_id}}", _delete_touchpoint),
 ]
 
 
@@ -231,6 +272,7 @@ class Emma(Vendor[EmmaState]):
 
     name: ClassVar[str] = "emma"
     quota: ClassVar[tuple[float, float] | None] = (180, 60.0)
+    over_limit: ClassVar[Reply] = rejection(403, "Rate Limit Exceeded").reply
 
     def __init__(self, random: Random) -> None:
         super().__init__(EmmaState(random), [*TOUCHPOINT_ROUTES, *TYPE_ROUTES])
@@ -245,28 +287,12 @@ class Emma(Vendor[EmmaState]):
         }
 
     def credential(self, call: SandboxRequest) -> str:
-        public, private = basic_login(call)
+        public, private = call.basic_login()
         if not public or self.state.keys.get(public) != private:
-            raise RejectedError(self.error(401, "Invalid API key"))
+            raise rejection(401, "Invalid API key")
         if call.segments[:1] != (str(self.state.account_id),):
-            raise RejectedError(self.error(403, "Forbidden"))
+            raise rejection(403, "Forbidden")
         return public
 
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        del limit, now
-        return self.error(403, "Rate Limit Exceeded")
-
     def error(self, status: int, message: str) -> Reply:
-        return Reply.json(status, {"error": message})
-
-
-def basic_login(call: SandboxRequest) -> tuple[str, str]:
-    """Return user and password of HTTP Basic, empty if absent or invalid."""
-    scheme, _, token = call.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        return "", ""
-    try:
-        user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
-    return user, password
+        return rejection(status, message).reply

@@ -14,27 +14,81 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, ClassVar
+import uuid
+from itertools import pairwise
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
-from asyncclients.sandbox.limits import FixedWindow
-from asyncclients.sandbox.vendor import (
-    RejectedError,
-    Reply,
-    Route,
-    SandboxRequest,
-    Vendor,
-    as_array,
-    as_object,
-)
-
-from .state import Row, TotangoState
+from .limits import FixedWindow
+from .vendor import Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object, rejection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from asyncclients.sandbox.limits import ServerLimit
+    from .limits import ServerLimit
+
+WireForm: TypeAlias = Literal["array", "map", "objects"]
+CreateForm: TypeAlias = Literal["note", "flat", "event", "object", "empty"]
+
+_TYPES = ("Inbound Call", "Outbound Call", "Email", "Web Meeting")
+_TAGS = ("Escalation", "Renewal", "Training")
+_ACTIVITIES = {"escalation": "Escalation", "renewal": "Renewal", "support": "Support"}
+_DISABLED = "disabled_1576166402106"
+
+
+class TotangoState:
+    """One Totango account.
+
+    `touchpoints` are the notes by `note_id`, with `event_id` and the fields sent; `other_events`
+    are tasks and alerts by account, set by a test. `accounts` are the existing accounts, None for
+    any.
+
+    `wire_form` is the form of lists of types and tags: an "array" of objects as in reality, a
+    "map" id -> name as in the manual, or "objects", id -> object. `create_form` is the response
+    to a create, which the manual does not show: {"note": {"id": number}} ("note"), {"note_id":
+    text} ("flat"), the new "event", an empty "object", or an "empty" body.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.tokens: set[str] = set()
+        self.accounts: set[str] | None = None
+        self.wire_form: WireForm = "array"
+        self.create_form: CreateForm = "note"
+        self.touchpoints: dict[int, Row] = {}
+        self.other_events: dict[str, list[Row]] = {}
+        self.touchpoint_types = {self._uuid(): name for name in _TYPES}
+        self.touchpoint_tags = {self._uuid(): name for name in _TAGS}
+        self.activity_types = {key: _activity(key, name) for key, name in _ACTIVITIES.items()}
+        self.activity_types[_DISABLED] = _activity(_DISABLED, "Old flow") | {"disabled": True}
+        self._last_note = random.randrange(40_000, 50_000)
+
+    def new_note_id(self) -> int:
+        """Return the id of the next note."""
+        self._last_note += 1
+        return self._last_note
+
+    def new_event_id(self) -> str:
+        """Return an event id as in the manual: hexadecimal digits with z between the groups."""
+        digits = f"{self._random.getrandbits(128):032x}"
+        ends = (0, 8, 12, 16, 20, 32)
+        return "z".join(digits[a:b] for a, b in pairwise(ends))
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+
+def _activity(key: str, name: str) -> Row:
+    return {
+        "activity_type_id": key,
+        "display_name": name,
+        "num_of_activities_assign_to": 0,
+        "icon_class": "icon-dollar",
+        "system_type": True,
+        "default_type": False,
+        "disabled": False,
+    }
 
 
 LONGEST_CONTENT = 12_000
@@ -42,18 +96,10 @@ _INDEXED = re.compile(r"(\w+)\[\d*\](?:\[(\w+)\])?\Z")
 _EARLIEST_MS = 10**11  # March 1973; a number below it was meant in seconds
 
 
-def rejection(status: int, message: str) -> RejectedError:
-    """Return an error response with *message*."""
-    return RejectedError(Reply.json(status, {"message": message}))
-
-
 def fields_of(call: SandboxRequest) -> Row:
     """Return the fields of the body; raises RejectedError unless it is a form or JSON object."""
     if call.media_type == "application/json":
-        try:
-            body = as_object(call.json())
-        except ValueError:
-            body = None
+        body = call.json_object()
         if body is None:
             raise rejection(400, "The body is not a JSON object")
         return body
@@ -97,23 +143,19 @@ def check_fields(state: TotangoState, fields: Row, *, required: tuple[str, ...])
         raise rejection(400, "Account not found")
 
 
-def _is_text(state: TotangoState, value: object) -> bool:
-    del state
+def _is_text(_state: TotangoState, value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_content(state: TotangoState, value: object) -> bool:
-    del state
+def _is_content(_state: TotangoState, value: object) -> bool:
     return isinstance(value, str) and len(value) <= LONGEST_CONTENT
 
 
-def _is_date(state: TotangoState, value: object) -> bool:
-    del state
+def _is_date(_state: TotangoState, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= _EARLIEST_MS
 
 
-def _are_people(state: TotangoState, value: object) -> bool:
-    del state
+def _are_people(_state: TotangoState, value: object) -> bool:
     people = [as_object(person) for person in as_array(value) or [None]]
     return all(person is not None and {"userId", "userid"} & person.keys() for person in people)
 
@@ -227,18 +269,15 @@ def _named(state: TotangoState, names: Mapping[str, str]) -> Reply:
     return Reply.json(200, objects if state.wire_form == "objects" else list(objects.values()))
 
 
-def _types(state: TotangoState, call: SandboxRequest) -> Reply:
-    del call
+def _types(state: TotangoState, _call: SandboxRequest) -> Reply:
     return _named(state, state.touchpoint_types)
 
 
-def _tags(state: TotangoState, call: SandboxRequest) -> Reply:
-    del call
+def _tags(state: TotangoState, _call: SandboxRequest) -> Reply:
     return _named(state, state.touchpoint_tags)
 
 
-def _activities(state: TotangoState, call: SandboxRequest) -> Reply:
-    del call
+def _activities(state: TotangoState, _call: SandboxRequest) -> Reply:
     return Reply.json(200, state.activity_types)
 
 
@@ -258,6 +297,10 @@ class Totango(Vendor[TotangoState]):
 
     name: ClassVar[str] = "totango"
     quota: ClassVar[tuple[float, float] | None] = (100, 60.0)
+    limit_model: ClassVar[type[FixedWindow]] = FixedWindow
+    over_limit: ClassVar[Reply] = Reply(
+        429, b"Too many requests", {"Content-Type": "application/json"}
+    )
 
     def __init__(self, random: Random) -> None:
         super().__init__(TotangoState(random), ROUTES)
@@ -270,11 +313,8 @@ class Totango(Vendor[TotangoState]):
     def credential(self, call: SandboxRequest) -> str:
         token = call.headers.get("app-token", "")
         if token not in self.state.tokens:
-            raise RejectedError(self.error(401, "Unauthorized"))
+            raise rejection(401, "Unauthorized")
         return token
-
-    def new_limit(self, limit: float, period: float) -> ServerLimit:
-        return FixedWindow(limit, period)
 
     def limit_headers(self, limit: ServerLimit, now: float) -> Mapping[str, str]:
         ends = limit.window_ends_after if isinstance(limit, FixedWindow) else limit.reset_after
@@ -283,7 +323,3 @@ class Totango(Vendor[TotangoState]):
             "RateLimit-Remaining": str(limit.remaining(now)),
             "RateLimit-Reset": str(math.ceil(ends(now))),
         }
-
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        del limit, now
-        return Reply(429, b"Too many requests", {"Content-Type": "application/json"})

@@ -21,35 +21,116 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from typing import TYPE_CHECKING, ClassVar, cast
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, cast
 
-from asyncclients.sandbox.limits import TokenBucket
-from asyncclients.sandbox.vendor import (
-    RejectedError,
-    Reply,
-    Route,
-    SandboxRequest,
-    Vendor,
-    as_array,
-    as_object,
-)
-
-from .state import IntemptState, stamp
+from .limits import TokenBucket
+from .vendor import RejectedError, Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from random import Random
 
-    from asyncclients.sandbox.limits import ServerLimit
-    from asyncclients.sandbox.storage import StorageState
+    from .storage import StorageState
 
-    from .state import Collection, Profile, Row
+WireForm: TypeAlias = Literal["hal", "array"]
+InsertReply: TypeAlias = Literal["empty", "item"]
+
+_ZERO = datetime(2019, 8, 28, 14, 3, 26, tzinfo=UTC)
+"""Ids are snowflakes above 2**53, as in the manual's samples: milliseconds since this time,
+shifted by 22 bits, plus a sequence number."""
+_BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def rejection(status: int, error: str, message: str) -> RejectedError:
+@dataclass(slots=True)
+class Collection:
+    """A table: `items` by the primary key as text.
+
+    `fields` are the fields of the schema, None for any; an insert drops other fields.
+    """
+
+    id: int
+    name: str
+    source_id: int
+    primary_key: str
+    fields: frozenset[str] | None = None
+    items: dict[str, Row] = field(default_factory=dict[str, Row])
+
+
+@dataclass(slots=True)
+class Profile:
+    """A user: one master id, and the data of the profiles merged into it."""
+
+    master_id: int
+    profile_ids: list[int]
+    source_id: int
+    segmentation_id: int
+    identifiers: Row
+    matched_events: list[str]
+
+
+class IntemptState:
+    """One Intempt organization: collections by name, profiles, one source.
+
+    `wire_form` is the form of lists: HAL, without `_embedded` if the list is empty, or a bare
+    "array" as in the manual's text (a single item is then an array of one). With `ids_as_text`,
+    ids are strings. `insert_reply` is the body of a 201: empty, or the stored item. `unread` are
+    the collections of uploaded files without readable rows.
+    """
+
+    def __init__(self) -> None:
+        self.org = "sandbox-org"
+        self.keys: set[str] = set()
+        self.wire_form: WireForm = "hal"
+        self.insert_reply: InsertReply = "empty"
+        self.ids_as_text = False
+        self.unread: list[str] = []
+        self._last_id = 0
+        self.source_id = self.new_id(_BORN)
+        self.collections: dict[str, Collection] = {}
+        self.profiles: list[Profile] = []
+        self.add_collection("bookings", "id", {"id", "dateFrom", "dateTo", "guestId", "roomId"})
+        self.add_collection("profile", "visitorId")
+        self.add_profile({"visitorId": "194jso4nfja"}, ["newtestevent"])
+
+    def new_id(self, time: datetime) -> int:
+        """Return a new id for *time*."""
+        milliseconds = (time - _ZERO) // timedelta(milliseconds=1)
+        self._last_id = max(milliseconds << 22, self._last_id + 1)
+        return self._last_id
+
+    def add_collection(
+        self, name: str, primary_key: str, fields: set[str] | None = None
+    ) -> Collection:
+        """Add a collection to the source."""
+        schema = None if fields is None else frozenset(fields)
+        number = self.new_id(_ZERO)
+        self.collections[name] = Collection(number, name, self.source_id, primary_key, schema)
+        return self.collections[name]
+
+    def add_profile(self, identifiers: Row, matched_events: list[str]) -> Profile:
+        """Add a user with two profiles, identified by *identifiers*."""
+        master, first, second, segmentation = (self.new_id(_BORN) for _ in range(4))
+        profile = Profile(
+            master, [first, second], self.source_id, segmentation, identifiers, matched_events
+        )
+        self.profiles.append(profile)
+        return profile
+
+    def shown_id(self, number: int) -> int | str:
+        """Return *number* as in responses."""
+        return str(number) if self.ids_as_text else number
+
+
+def stamp(time: datetime) -> str:
+    """Return *time* to the millisecond, with `+00:00`."""
+    return time.isoformat(timespec="milliseconds")
+
+
+def rejection(status: int, error: str, message: str | None = None) -> RejectedError:
     """Return an error response in the form of Spring Boot."""
-    return RejectedError(Reply.json(status, {"status": status, "error": error, "message": message}))
+    body = {"status": status, "error": error, "message": message or error}
+    return RejectedError(Reply.json(status, body))
 
 
 def body_of(call: SandboxRequest) -> Row:
@@ -57,10 +138,7 @@ def body_of(call: SandboxRequest) -> Row:
     # The manual's samples send JSON with `curl --data-raw`, which declares a form.
     if call.media_type not in {"application/json", "application/x-www-form-urlencoded"}:
         raise rejection(415, "Unsupported Media Type", f"'{call.media_type}' is not supported")
-    try:
-        body = as_object(call.json())
-    except ValueError:
-        body = None
+    body = call.json_object()
     if body is None:
         raise rejection(400, "Bad Request", "The body is not a JSON object")
     return body
@@ -68,12 +146,13 @@ def body_of(call: SandboxRequest) -> Row:
 
 def store(state: IntemptState, collection: Collection, row: Row, time: datetime) -> Row:
     """Insert or overwrite *row*; return the stored item."""
-    known = row if collection.fields is None else _only_fields(row, collection.fields)
+    fields = row.keys() if collection.fields is None else collection.fields
     given = row.get(collection.primary_key)
     key = "" if given is None else str(given)
     old = collection.items.get(key) if key else None
     number = old["id"] if old else state.new_id(time)
     key = key or f"without a key: {number}"
+    known = {name: value for name, value in row.items() if name in fields}
     item: Row = {"collId": collection.id, "id": number, "data": known, "matches": []}
     collection.items[key] = item
     return item
@@ -89,10 +168,6 @@ def store_file(state: IntemptState, collection: Collection, file: bytes, time: d
         return
     for row in rows:
         store(state, collection, row, time)
-
-
-def _only_fields(row: Row, fields: frozenset[str]) -> Row:
-    return {name: value for name, value in row.items() if name in fields}
 
 
 HOST = "https://api.intempt.com"
@@ -220,7 +295,7 @@ def matches(state: IntemptState, call: SandboxRequest) -> Reply:
         "masterId": str(profile.master_id),
         "profileIds": [state.shown_id(number) for number in profile.profile_ids],
         "matchedEvents": profile.matched_events,
-        "lastUpdated": stamp(profile.seen_at),
+        "lastUpdated": stamp(_BORN),
         "_links": {"self": {"href": f"{HOST.replace('https', 'http')}{call.path}"}},
     }
     return Reply.json(200, body)
@@ -238,13 +313,12 @@ def _segmentation(state: IntemptState, profile: Profile) -> Row:
         "id": str(profile.segmentation_id),
         "masterId": str(profile.master_id),
         "profileIds": [str(number) for number in profile.profile_ids],
-        "created": stamp(profile.seen_at),
+        "created": stamp(_BORN),
         "_links": {"self": {"href": href}},
     }
 
 
-def _root(state: IntemptState, call: SandboxRequest) -> Reply:
-    del call
+def _root(state: IntemptState, _call: SandboxRequest) -> Reply:
     names = ("sources", "collections")
     links = {n: {"href": f"{HOST}/v1/{state.org}/{n}/"} for n in names}
     body = {"service": "metadata", "version": "v1", "status": "ok", "_links": links}
@@ -256,10 +330,11 @@ class Intempt(Vendor[IntemptState]):
 
     name: ClassVar[str] = "intempt"
     quota: ClassVar[tuple[float, float] | None] = (10, 1.0)
+    limit_model: ClassVar[type[TokenBucket]] = TokenBucket
+    over_limit: ClassVar[Reply] = rejection(429, "Too Many Requests").reply
+    has_retry_after: ClassVar[bool] = True
 
-    def __init__(self, random: Random, storage: StorageState) -> None:
-        del random
-
+    def __init__(self, storage: StorageState) -> None:
         def post(state: IntemptState, call: SandboxRequest) -> Reply:
             if call.media_type == "text/csv":
                 return upload_link(state, storage, call)
@@ -288,18 +363,10 @@ class Intempt(Vendor[IntemptState]):
             return ""
         scheme, _, key = call.headers.get("Authorization", "").partition(" ")
         if scheme != "ApiKey" or key not in self.state.keys:
-            raise RejectedError(self.error(401, "Unauthorized"))
+            raise rejection(401, "Unauthorized")
         if call.segments and call.segments[1:2] != (self.state.org,):
-            raise RejectedError(self.error(403, "Forbidden"))
+            raise rejection(403, "Forbidden")
         return key
 
-    def new_limit(self, limit: float, period: float) -> ServerLimit:
-        return TokenBucket(limit, period)
-
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        wait = max(1, math.ceil(limit.reset_after(now)))
-        reply = self.error(429, "Too Many Requests")
-        return Reply(429, reply.body, {**reply.headers, "Retry-After": str(wait)})
-
     def error(self, status: int, message: str) -> Reply:
-        return Reply.json(status, {"status": status, "error": message, "message": message})
+        return rejection(status, message).reply

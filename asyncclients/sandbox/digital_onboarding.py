@@ -13,77 +13,123 @@ rejected as a whole.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
+import uuid
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
-from asyncclients.sandbox.limits import TokenBucket
-from asyncclients.sandbox.vendor import (
-    RejectedError,
-    Reply,
-    Route,
-    SandboxRequest,
-    Vendor,
-    as_array,
-    as_object,
-)
-
-from .state import DigitalOnboardingState, Row, stamp
+from .limits import TokenBucket
+from .vendor import RejectedError, Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from random import Random
 
-    from asyncclients.sandbox.limits import ServerLimit
+Rejection: TypeAlias = Literal["body", "header", "unreadable"]
+WireForm: TypeAlias = Literal["wrapped", "array"]
+
+_OBJECTIVES = ("debit-card-activation", "direct-deposit", "online-banking", "estatements")
 
 
-TEXTS = frozenset(
-    [
-        "unique_id",
-        "name_title",
-        "name_first",
-        "name_last",
-        "name_suffix",
-        "address",
-        "address2",
-        "city",
-        "state",
-        "county",
-        "country",
-        "post_code",
-        "timezone",
-        "email",
-        "phone_home",
-        "phone_mobile",
-        "phone_work",
-    ]
-)
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An access token of a client, valid until `expires_at` of loop time."""
+
+    client_id: str
+    expires_at: float
+
+
+class DigitalOnboardingState:
+    """One Digital Onboarding team.
+
+    `clients` are secrets by client id; one that arrives in a query string moves to `revoked`
+    permanently. A token is valid for `lifetime` seconds, independently of `expires_in`, the value
+    in the response (None to omit it). `token_requests` counts the granted tokens. `rejection` is
+    the place of `invalid_token` in a 401: the "body", the WWW-Authenticate "header", or none
+    ("unreadable"). `wire_form` is "wrapped" if templates and objectives are in an object.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self.clients: dict[str, str] = {}
+        self.revoked: set[str] = set()
+        self.tokens: dict[str, Token] = {}
+        self.token_requests = 0
+        self.lifetime = 3600.0
+        self.expires_in: object = 3600
+        self.rejection: Rejection = "body"
+        self.wire_form: WireForm = "wrapped"
+        self.contacts: dict[str, Row] = {}
+        self.journeys: dict[str, Row] = {}
+        self.completions: dict[str, dict[str, object]] = {}
+        self.templates: list[Row] = [
+            {"id": self.new_uuid(), "name": name} for name in ("Welcome", "Mobile Banking")
+        ]
+        self.objectives: list[Row] = [
+            {"id": self.new_uuid(), "key": key, "name": key.replace("-", " "), "team_id": None}
+            for key in _OBJECTIVES
+        ]
+
+    def new_uuid(self) -> str:
+        """Return a new UUID of version 4."""
+        return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+
+    def grant(self, client_id: str, now: float) -> str:
+        """Return a new token for *client_id*."""
+        for token in [t for t, held in self.tokens.items() if held.expires_at <= now]:
+            del self.tokens[token]
+        token = f"{self._random.getrandbits(256):064x}"
+        self.tokens[token] = Token(client_id, now + self.lifetime)
+        self.token_requests += 1
+        return token
+
+    def owner(self, token: str, now: float) -> str | None:
+        """Return the client of *token*, or None if it has expired or is unknown."""
+        held = self.tokens.get(token)
+        return held.client_id if held and now < held.expires_at else None
+
+    def revoke_tokens(self) -> None:
+        """Revoke all tokens, also for requests that are in flight."""
+        self.tokens.clear()
+
+    def revoke_client(self, client_id: str) -> None:
+        """Revoke *client_id* with its secret and tokens."""
+        self.clients.pop(client_id, None)
+        self.revoked.add(client_id)
+        self.tokens = {t: h for t, h in self.tokens.items() if h.client_id != client_id}
+
+
+def stamp(time: datetime) -> str:
+    """Return *time* in ISO 8601 with Z."""
+    return f"{time.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
+
+_TEXTS = """
+    unique_id name_title name_first name_last name_suffix email phone_home phone_mobile phone_work
+    address address2 city state county country post_code timezone
+"""
+TEXTS = frozenset(_TEXTS.split())
 FLAGS = frozenset({"unsubscribe_email", "unsubscribe_sms"})
 READ_ONLY = frozenset({"id", "inserted_at", "updated_at"})
 DONE = frozenset({"true", "t", "1", "y", "yes", "complete", "completed", "done"})
 
 
 def rejection(status: int, errors: Mapping[str, object]) -> RejectedError:
-    """A no in the form of Phoenix."""
+    """Return an error response in the form of Phoenix."""
     return RejectedError(Reply.json(status, {"errors": dict(errors)}))
 
 
 def body_of(call: SandboxRequest) -> Row:
-    """The JSON object in the body; RejectedError 400 when there is none."""
-    try:
-        body = as_object(call.json()) if call.media_type == "application/json" else None
-    except ValueError:
-        body = None
+    """Return the JSON object in the body; raises RejectedError (400) if there is none."""
+    body = call.json_object() if call.media_type == "application/json" else None
     if body is None:
         raise rejection(400, {"detail": "Bad Request"})
     return body
 
 
 def upsert(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
-    """One contact, or a batch when the body has `contacts`."""
+    """Store one contact, or a batch if the body has `contacts`."""
     body = body_of(call)
     if "contacts" in body:
         return _upsert_many(state, call, as_array(body["contacts"]))
@@ -102,13 +148,9 @@ def _upsert_many(
     for contact in given:
         check_contact(state, contact)
     saved = [save_contact(state, call, contact) for contact in given]
-    return Reply.json(
-        200,
-        {
-            "new_contacts": [contact for contact, new in saved if new],
-            "existing_contacts": [contact for contact, new in saved if not new],
-        },
-    )
+    new_contacts = [contact for contact, new in saved if new]
+    existing_contacts = [contact for contact, new in saved if not new]
+    return Reply.json(200, {"new_contacts": new_contacts, "existing_contacts": existing_contacts})
 
 
 def check_contact(state: DigitalOnboardingState, contact: Row) -> None:
@@ -215,28 +257,24 @@ def grant_token(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
 
 
 def _token_fields(call: SandboxRequest) -> Mapping[str, object]:
-    try:
-        if call.media_type == "application/json":
-            return as_object(call.json()) or {}
-        if call.media_type == "application/x-www-form-urlencoded":
-            return dict(parse_qsl(call.body.decode()))
-    except ValueError:
-        pass
-    raise _token_error(400, "invalid_request")
+    fields: Mapping[str, object] | None = None
+    if call.media_type == "application/json":
+        fields = call.json_object()
+    elif call.media_type == "application/x-www-form-urlencoded":
+        fields = dict(parse_qsl(call.body.decode(errors="replace")))
+    if fields is None:
+        raise _token_error(400, "invalid_request")
+    return fields
 
 
 def _login(call: SandboxRequest, fields: Mapping[str, object]) -> tuple[str, str]:
-    scheme, _, encoded = call.headers.get("Authorization", "").partition(" ")
+    scheme = call.headers.get("Authorization", "").partition(" ")[0]
     in_body = str(fields.get("client_id", "")), str(fields.get("client_secret", ""))
     if scheme.lower() != "basic":
         return in_body
     if in_body[1]:
         raise _token_error(400, "invalid_request")
-    try:
-        user, _, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
-    return user, password
+    return call.basic_login()
 
 
 TOKEN_PATH = ("oauth2", "token")
@@ -263,13 +301,11 @@ def _listed(state: DigitalOnboardingState, name: str, rows: list[Row]) -> Reply:
     return Reply.json(200, rows if state.wire_form == "array" else {name: rows})
 
 
-def _templates(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
-    del call
+def _templates(state: DigitalOnboardingState, _call: SandboxRequest) -> Reply:
     return _listed(state, "templates", state.templates)
 
 
-def _objectives(state: DigitalOnboardingState, call: SandboxRequest) -> Reply:
-    del call
+def _objectives(state: DigitalOnboardingState, _call: SandboxRequest) -> Reply:
     return _listed(state, "objectives", state.objectives)
 
 
@@ -287,6 +323,9 @@ class DigitalOnboarding(Vendor[DigitalOnboardingState]):
 
     name: ClassVar[str] = "digital_onboarding"
     quota: ClassVar[tuple[float, float] | None] = (10, 1.0)
+    limit_model: ClassVar[type[TokenBucket]] = TokenBucket
+    over_limit: ClassVar[Reply] = rejection(429, {"detail": "Too Many Requests"}).reply
+    has_retry_after: ClassVar[bool] = True
 
     def __init__(self, random: Random) -> None:
         super().__init__(DigitalOnboardingState(random), ROUTES)
@@ -318,13 +357,5 @@ class DigitalOnboarding(Vendor[DigitalOnboardingState]):
             return Reply(401, b"<html>Unauthorized</html>", {"Content-Type": "text/html"})
         return Reply.json(401, {"error": "invalid_token"})
 
-    def new_limit(self, limit: float, period: float) -> ServerLimit:
-        return TokenBucket(limit, period)
-
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        wait = max(1, math.ceil(limit.reset_after(now)))
-        headers = {"Retry-After": str(wait)}
-        return Reply.json(429, {"errors": {"detail": "Too Many Requests"}}, headers)
-
     def error(self, status: int, message: str) -> Reply:
-        return Reply.json(status, {"errors": {"detail": message}})
+        return rejection(status, {"detail": message}).reply

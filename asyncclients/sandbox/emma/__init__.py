@@ -1,8 +1,0 @@
-"""The mock of Emma."""
-
-from __future__ import annotations
-
-from .state import EmmaState
-from .vendor import Emma
-
-__all__ = ["Emma", "EmmaState"]

@@ -1,8 +1,0 @@
-"""The mock of Intempt."""
-
-from __future__ import annotations
-
-from .state import IntemptState
-from .vendor import Intempt
-
-__all__ = ["Intempt", "IntemptState"]
