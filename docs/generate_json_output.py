@@ -27,8 +27,7 @@ from asyncclients.backfill.state.identity import JobIdentity
 from asyncclients.backfill.state.pull_state import LastRefresh
 from asyncclients.backfill.state.push_state import Unknown
 from asyncclients.cli.demo.records import DemoResult
-from asyncclients.cli.finding import Finding
-from asyncclients.cli.output import JobError
+from asyncclients.cli.output import Finding, JobError
 from asyncclients.cli.simulate import LEFT_OUT
 from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota

@@ -23,8 +23,8 @@ from rich.table import Table
 import asyncclients
 from asyncclients.base_url import check_base_url
 from asyncclients.cli.doctor_limits import check_limits
-from asyncclients.cli.finding import Finding
-from asyncclients.cli.output import show
+from asyncclients.cli.operations import CLIENTS
+from asyncclients.cli.output import Finding, show
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, PROXY, from_environment, limits_store
 from asyncclients.core.client import VendorClient
 from asyncclients.core.network import network_arguments
@@ -36,19 +36,7 @@ _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
 _EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
            "dbos": "dbos", "plot": "matplotlib"}  # fmt: skip
 _CONNECT_TIMEOUT = 5.0
-_PORTS = {
-    "https": 443,
-    "http": 80,
-    "postgresql": 5432,
-    "postgres": 5432,
-}
-_CLIENTS = (
-    "IntouchClient",
-    "TotangoClient",
-    "IntemptClient",
-    "EmmaClient",
-    "DigitalOnboardingClient",
-)
+_PORTS = {"https": 443, "http": 80, "postgresql": 5432, "postgres": 5432}
 
 
 async def doctor(
@@ -127,7 +115,7 @@ def _ca_store() -> Finding:
 
 
 def _vendors() -> list[Vendor]:
-    clients: list[type[VendorClient]] = [getattr(asyncclients, name) for name in _CLIENTS]
+    clients: list[type[VendorClient]] = [getattr(asyncclients, name) for name in CLIENTS.values()]
     return [client.vendor for client in clients]
 
 

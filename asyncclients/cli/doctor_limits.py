@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 from uuid import uuid4
 
-from asyncclients.cli.finding import Finding
+from asyncclients.cli.output import Finding
 from asyncclients.cli.shared import limits_store
 from asyncclients.errors import ConfigurationError
 from asyncclients.secret import Secret

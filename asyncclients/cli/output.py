@@ -1,4 +1,4 @@
-"""Output of pulls and pushes: reports and states, as text or JSON."""
+"""Output of commands, as text or JSON."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ class JobError(msgspec.Struct, frozen=True, kw_only=True):
 
     error: str
     reason: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report of `doctor`.
+
+    Attributes:
+        what: name of the check.
+        found: the result.
+        good: whether it is as it should be; None if it is only informative.
+        advice: what to do, or empty.
+    """
+
+    what: str
+    found: str
+    good: bool | None
+    advice: str = ""
 
 
 def duration(seconds: float) -> str:

@@ -25,6 +25,7 @@ import msgspec
 from aiohttp import web
 
 from asyncclients.arguments import check_count
+from asyncclients.backfill.report import Progress
 from asyncclients.base_url import is_loopback
 from asyncclients.core.events import Callback
 from asyncclients.errors import ConfigurationError
@@ -32,7 +33,6 @@ from asyncclients.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from asyncclients.backfill.report import Progress
     from asyncclients.core.pool import SessionPool
     from asyncclients.core.scope import ScopeStats
     from asyncclients.middleware import QuotaMiddleware
@@ -80,23 +80,10 @@ class ScopeRow(msgspec.Struct, frozen=True, kw_only=True):
     control: str
 
 
-class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One job on the page, with the field names of `Progress`."""
+class JobRow(Progress, frozen=True, kw_only=True):
+    """The progress of one job on the page."""
 
     name: str
-    done: int
-    failed: int
-    unknown: int
-    skipped: int
-    total: int | None
-    remaining: int | None
-    rate: float
-    eta: float | None
-    waiting: float
-    limited_by_quota: bool
-    paused: float
-    paused_by: str
-    cause: str
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,7 +178,9 @@ class Monitor:
 
     def sample(self, at: float) -> Sample:
         """Return the content of the page, *at* seconds after the first sample."""
-        jobs = tuple(_job(name, state) for name, state in self.jobs.items())
+        jobs = tuple(
+            JobRow(name=name, **msgspec.structs.asdict(state)) for name, state in self.jobs.items()
+        )
         stats = chain.from_iterable(pool.stats() for pool in self._pools)
         return Sample(at=at, scopes=tuple(_scope_rows(stats)), jobs=jobs)
 
@@ -272,22 +261,3 @@ def _scope_rows(stats: Iterable[ScopeStats]) -> Iterator[ScopeRow]:
                 str(each) for each in (scope.operator_pause, scope.operator_quotas) if each
             ),
         )
-
-
-def _job(name: str, state: Progress) -> JobRow:
-    return JobRow(
-        name=name,
-        done=state.done,
-        failed=state.failed,
-        unknown=state.unknown,
-        skipped=state.skipped,
-        total=state.total,
-        remaining=state.remaining,
-        rate=state.rate,
-        eta=state.eta,
-        waiting=state.waiting,
-        limited_by_quota=state.limited_by_quota,
-        paused=state.paused,
-        paused_by=state.paused_by,
-        cause=state.cause,
-    )

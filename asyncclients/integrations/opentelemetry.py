@@ -231,8 +231,9 @@ class Gauges:
 
     def __init__(self, meter: Meter) -> None:
         self._pools: dict[Read, asyncio.AbstractEventLoop] = {}
-        for name, (unit, words, measure) in _GAUGES.items():
-            meter.create_observable_gauge(name, [self._callback(measure)], unit, words)
+        for name, unit, words, measure in _GAUGES:
+            callbacks = [self._callback(measure)]
+            meter.create_observable_gauge(f"asyncclients.{name}", callbacks, unit, words)
 
     def add(self, stats: Read) -> None:
         """Add the pool with *stats*, which belongs to the running loop."""
@@ -282,21 +283,17 @@ def _read_in(loop: asyncio.AbstractEventLoop, stats: Read) -> Stats:
         return ()
 
 
-def _sum(stats: Stats, value: Callable[[ScopeStats], float]) -> Iterator[Sample]:
-    return _by_vendor(stats, value, sum)
-
-
-def _largest(stats: Stats, value: Callable[[ScopeStats], float]) -> Iterator[Sample]:
-    return _by_vendor(stats, value, max)
-
-
 def _by_vendor(
-    stats: Stats,
-    value: Callable[[ScopeStats], float],
-    total: Callable[[Iterable[float]], float],
-) -> Iterator[Sample]:
-    for vendor in dict.fromkeys(scope.vendor for scope in stats):
-        yield {_VENDOR: vendor}, total(value(scope) for scope in stats if scope.vendor == vendor)
+    value: Callable[[ScopeStats], float], total: Callable[[Iterable[float]], float] = sum
+) -> Callable[[Stats], Iterator[Sample]]:
+    """Return a function from statistics to the *total* of *value* for each vendor."""
+
+    def measure(stats: Stats) -> Iterator[Sample]:
+        for vendor in dict.fromkeys(scope.vendor for scope in stats):
+            values = (value(scope) for scope in stats if scope.vendor == vendor)
+            yield {_VENDOR: vendor}, total(values)
+
+    return measure
 
 
 def _queued(stats: Stats) -> Iterator[Sample]:
@@ -308,31 +305,32 @@ def _queued(stats: Stats) -> Iterator[Sample]:
         yield {_VENDOR: vendor, _PRIORITY: priority}, waiting
 
 
-_GAUGES: dict[str, tuple[str, str, Callable[[Stats], Iterator[Sample]]]] = {
-    "asyncclients.queue.depth": ("{call}", "Calls that wait for a permit", _queued),
-    "asyncclients.in_flight": (
-        "{request}",
-        "Requests in flight",
-        lambda stats: _sum(stats, lambda scope: scope.in_flight),
-    ),
-    "asyncclients.slots.held": (
+_GAUGES: list[tuple[str, str, str, Callable[[Stats], Iterator[Sample]]]] = [
+    ("queue.depth", "{call}", "Calls that wait for a permit", _queued),
+    ("in_flight", "{request}", "Requests in flight", _by_vendor(lambda scope: scope.in_flight)),
+    (
+        "slots.held",
         "{slot}",
         "Used slots of the fullest quota",
-        lambda stats: _sum(stats, lambda scope: scope.held),
+        _by_vendor(lambda scope: scope.held),
     ),
-    "asyncclients.quota.use": (
+    (
+        "quota.use",
         "{share}",
         "Used share of the scarcest quota",
-        lambda stats: _largest(stats, lambda scope: scope.quota_use),
+        _by_vendor(lambda scope: scope.quota_use, max),
     ),
-    "asyncclients.pause": (
+    (
+        "pause",
         "s",
         "Time until the vendor's pause ends",
-        lambda stats: _largest(stats, lambda scope: scope.paused_for),
+        _by_vendor(lambda scope: scope.paused_for, max),
     ),
-    "asyncclients.external.rate": (
+    (
+        "external.rate",
         "{call}/s",
         "Calls of other clients on the same quota",
-        lambda stats: _sum(stats, lambda scope: scope.external_rate),
+        _by_vendor(lambda scope: scope.external_rate),
     ),
-}
+]
+"""Name, unit, description and value of each gauge."""

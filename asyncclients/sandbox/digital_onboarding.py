@@ -16,7 +16,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from .limits import TokenBucket
@@ -321,11 +321,11 @@ ROUTES: list[Route[DigitalOnboardingState]] = [
 class DigitalOnboarding(Vendor[DigitalOnboardingState]):
     """Digital Onboarding API v1, 6 operations."""
 
-    name: ClassVar[str] = "digital_onboarding"
-    quota: ClassVar[tuple[float, float] | None] = (10, 1.0)
-    limit_model: ClassVar[type[TokenBucket]] = TokenBucket
-    over_limit: ClassVar[Reply] = rejection(429, {"detail": "Too Many Requests"}).reply
-    has_retry_after: ClassVar[bool] = True
+    name = "digital_onboarding"
+    quota = (10, 1.0)
+    limit_model = TokenBucket
+    over_limit = rejection(429, {"detail": "Too Many Requests"}).reply
+    has_retry_after = True
 
     def __init__(self, random: Random) -> None:
         super().__init__(DigitalOnboardingState(random), ROUTES)

@@ -12,7 +12,7 @@ response to a create has the ids. Deleting a touchpoint type deletes its touchpo
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .vendor import RejectedError, Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
 
@@ -270,9 +270,9 @@ TOUCHPOINT_ROUTES: list[Route[EmmaState]] = [
 class Emma(Vendor[EmmaState]):
     """Emma (MyEmma) touchpoints, 9 operations."""
 
-    name: ClassVar[str] = "emma"
-    quota: ClassVar[tuple[float, float] | None] = (180, 60.0)
-    over_limit: ClassVar[Reply] = rejection(403, "Rate Limit Exceeded").reply
+    name = "emma"
+    quota = (180, 60.0)
+    over_limit = rejection(403, "Rate Limit Exceeded").reply
 
     def __init__(self, random: Random) -> None:
         super().__init__(EmmaState(random), [*TOUCHPOINT_ROUTES, *TYPE_ROUTES])

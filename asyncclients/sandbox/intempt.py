@@ -23,7 +23,7 @@ import io
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from .limits import TokenBucket
 from .vendor import RejectedError, Reply, Route, Row, SandboxRequest, Vendor, as_array, as_object
@@ -328,11 +328,11 @@ def _root(state: IntemptState, _call: SandboxRequest) -> Reply:
 class Intempt(Vendor[IntemptState]):
     """Intempt API, 9 operations; the tenth is the upload to `Storage`."""
 
-    name: ClassVar[str] = "intempt"
-    quota: ClassVar[tuple[float, float] | None] = (10, 1.0)
-    limit_model: ClassVar[type[TokenBucket]] = TokenBucket
-    over_limit: ClassVar[Reply] = rejection(429, "Too Many Requests").reply
-    has_retry_after: ClassVar[bool] = True
+    name = "intempt"
+    quota = (10, 1.0)
+    limit_model = TokenBucket
+    over_limit = rejection(429, "Too Many Requests").reply
+    has_retry_after = True
 
     def __init__(self, storage: StorageState) -> None:
         def post(state: IntemptState, call: SandboxRequest) -> Reply:

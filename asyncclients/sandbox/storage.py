@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from .vendor import RejectedError, Reply, Route, SandboxRequest, Vendor
 
@@ -79,11 +79,9 @@ def _upload(state: StorageState, call: SandboxRequest) -> Reply:
 class Storage(Vendor[StorageState]):
     """The bucket behind Intempt's CSV upload; no limit, no login of its own."""
 
-    name: ClassVar[str] = "storage"
-    quota: ClassVar[tuple[float, float] | None] = None
-    over_limit: ClassVar[Reply] = _rejection(
-        503, "SlowDown", "Please reduce your request rate."
-    ).reply
+    name = "storage"
+    quota = None
+    over_limit = _rejection(503, "SlowDown", "Please reduce your request rate.").reply
 
     def __init__(self) -> None:
         super().__init__(StorageState(), [Route("PUT", "/uploads/{name}", _upload)])

@@ -16,7 +16,7 @@ import math
 import re
 import uuid
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 from .limits import FixedWindow
@@ -295,12 +295,10 @@ ROUTES: list[Route[TotangoState]] = [
 class Totango(Vendor[TotangoState]):
     """Totango Touchpoints API, 7 operations."""
 
-    name: ClassVar[str] = "totango"
-    quota: ClassVar[tuple[float, float] | None] = (100, 60.0)
-    limit_model: ClassVar[type[FixedWindow]] = FixedWindow
-    over_limit: ClassVar[Reply] = Reply(
-        429, b"Too many requests", {"Content-Type": "application/json"}
-    )
+    name = "totango"
+    quota = (100, 60.0)
+    limit_model = FixedWindow
+    over_limit = Reply(429, b"Too many requests", {"Content-Type": "application/json"})
 
     def __init__(self, random: Random) -> None:
         super().__init__(TotangoState(random), ROUTES)

@@ -63,36 +63,18 @@ LATENCIES = {
 """A nearby data centre, a server on another continent, and a vendor that works long."""
 
 
-def _sliding_log(quota: Quota, _random: Random) -> ServerLimit:
-    return SlidingLog(quota.limit, quota.period)
-
-
-def _counting_log(quota: Quota, _random: Random) -> ServerLimit:
-    return SlidingLog(quota.limit, quota.period, count_rejected=True)
-
-
-def _fixed_window(quota: Quota, random: Random) -> ServerLimit:
-    return FixedWindow(quota.limit, quota.period, phase=random.random() * quota.period)
-
-
-def _token_bucket(quota: Quota, _random: Random) -> ServerLimit:
-    return TokenBucket(quota.limit, quota.period)
-
-
-def _small_bucket(quota: Quota, _random: Random) -> ServerLimit:
-    return TokenBucket(quota.limit, quota.period, capacity=max(1.2, quota.limit / 10))
-
-
-def _two_counter(quota: Quota, random: Random) -> ServerLimit:
-    return TwoCounter(quota.limit, quota.period, phase=random.random() * quota.period)
-
-
 SERVERS: dict[str, Callable[[Quota, Random], ServerLimit]] = {
-    "sliding-log": _sliding_log,
-    "counting-log": _counting_log,
-    "fixed-window": _fixed_window,
-    "token-bucket": _token_bucket,
-    "small-bucket": _small_bucket,
-    "two-counter": _two_counter,
+    "sliding-log": lambda quota, _: SlidingLog(quota.limit, quota.period),
+    "counting-log": lambda quota, _: SlidingLog(quota.limit, quota.period, count_rejected=True),
+    "fixed-window": lambda quota, random: FixedWindow(
+        quota.limit, quota.period, phase=random.random() * quota.period
+    ),
+    "token-bucket": lambda quota, _: TokenBucket(quota.limit, quota.period),
+    "small-bucket": lambda quota, _: TokenBucket(
+        quota.limit, quota.period, capacity=max(1.2, quota.limit / 10)
+    ),
+    "two-counter": lambda quota, random: TwoCounter(
+        quota.limit, quota.period, phase=random.random() * quota.period
+    ),
 }
 """`counting-log` counts rejected calls as well; `small-bucket` holds a tenth of the limit."""

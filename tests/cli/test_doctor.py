@@ -13,7 +13,7 @@ import pytest
 
 from asyncclients.cli import run
 from asyncclients.cli.doctor import doctor
-from asyncclients.cli.finding import Finding
+from asyncclients.cli.output import Finding
 from asyncclients.sandbox import Sandbox
 
 KEY = "ii_canary_4711"

@@ -15,7 +15,7 @@ import pytest
 
 from asyncclients.cli import doctor_limits, run
 from asyncclients.cli.doctor_limits import check_limits, probes
-from asyncclients.cli.finding import Finding
+from asyncclients.cli.output import Finding
 from asyncclients.stores.redis_client import ACL_RIGHTS, COMMANDS
 from asyncclients.stores.sqlite import SqliteBackend
 from tests.support.valkey_server import Server, command, connect, free_port

@@ -19,7 +19,7 @@ from __future__ import annotations
 import string
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from asyncclients.sandbox.vendor import (
     Reply,
@@ -391,10 +391,10 @@ RECORD_ROUTES: list[Route[IntouchState]] = [
 class Intouch(Vendor[IntouchState]):
     """Intouch Insight Customer Platform API 1.0.0, 19 operations."""
 
-    name: ClassVar[str] = "intouch"
-    prefix: ClassVar[str] = "/public/v1/"
-    quota: ClassVar[tuple[float, float] | None] = (2, 1.0)
-    over_limit: ClassVar[Reply] = Reply.json(
+    name = "intouch"
+    prefix = "/public/v1/"
+    quota = (2, 1.0)
+    over_limit = Reply.json(
         429, {"message": "Too Many Requests"}, {"x-amzn-ErrorType": "TooManyRequestsException"}
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from asyncclients.vendors.intouch.client import Contacts, Hierarchies
 from asyncclients.vendors.intouch.models import NewContact, NewHierarchy
+from asyncclients.vendors.intouch.sync import ContactTarget, HierarchyTarget
 
 
 def by_email(contacts: Contacts) -> Callable[[NewContact], Awaitable[bool]]:
@@ -20,11 +21,7 @@ def by_email(contacts: Contacts) -> Callable[[NewContact], Awaitable[bool]]:
     """
 
     async def is_there(contact: NewContact) -> bool:
-        email = contact.email.casefold()
-        async for found in contacts.list(search=contact.email):
-            if found.email.casefold() == email:
-                return True
-        return False
+        return await ContactTarget(contacts).find(contact.email) is not None
 
     return is_there
 
@@ -36,9 +33,6 @@ def by_client_code(hierarchies: Hierarchies) -> Callable[[NewHierarchy], Awaitab
         code = node.client_code
         if not isinstance(code, str) or not code:
             return None
-        async for found in hierarchies.list(search=code):
-            if found.client_code == code:
-                return True
-        return False
+        return await HierarchyTarget(hierarchies).find(code) is not None
 
     return is_there

@@ -7,8 +7,7 @@ client codes unique.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from asyncclients.core.codec import from_plain, to_plain
 from asyncclients.core.sync_target import sync_target_of
@@ -25,11 +24,46 @@ from asyncclients.vendors.intouch.models import (
     Tag,
 )
 
-T = TypeVar("T")
+T = TypeVar("T", Contact, Hierarchy, Tag)
 
 
-class ContactTarget:
-    """Contacts, identified by their email."""
+class ItemTarget(Generic[T]):
+    """What the targets of all resources have in common."""
+
+    resource: Any
+
+    async def delete(self, item_id: str) -> None:
+        """Delete an item."""
+        await self.resource.delete(item_id)
+
+    def list(self) -> Paginator[T]:
+        """Return all items, oldest first."""
+        found: Paginator[T] = self.resource.list(sort_by="created_at")
+        return found
+
+    async def find(self, key: str) -> T | None:
+        """Return the item with *key*; None if there is none."""
+        found: Paginator[T] = self.resource.list(search=key)
+        async for item in found:
+            if self.has_key(item, key):
+                return item
+        return None
+
+    def has_key(self, item: T, key: str) -> bool:
+        """True if *key* is that of *item*."""
+        return self.key(item) == key
+
+    def item_id(self, item: T) -> str:
+        """Return the uuid."""
+        return item.uuid
+
+    def key(self, item: T) -> str:
+        """Return the field that identifies *item* in an input."""
+        raise NotImplementedError
+
+
+class ContactTarget(ItemTarget[Contact]):
+    """Contacts, identified by their email, in whatever case."""
 
     row_type = NewContact
     key_field = "email"
@@ -43,35 +77,18 @@ class ContactTarget:
 
     async def update(self, item_id: str, row: NewContact) -> Contact:
         """Set the fields of *row*."""
-        update = from_plain(to_plain(row), ContactUpdate)
-        return await self.resource.update(item_id, update)
+        return await self.resource.update(item_id, from_plain(to_plain(row), ContactUpdate))
 
-    async def delete(self, item_id: str) -> None:
-        """Delete a contact."""
-        await self.resource.delete(item_id)
-
-    def list(self) -> Paginator[Contact]:
-        """Return all contacts, oldest first."""
-        return self.resource.list(sort_by="created_at")
-
-    async def find(self, key: str) -> Contact | None:
-        """Return the contact with the email *key*, in whatever case; None if there is none."""
-        email = key.strip().casefold()
-        async for found in self.resource.list(search=key):
-            if found.email.strip().casefold() == email:
-                return found
-        return None
-
-    def item_id(self, item: Contact) -> str:
-        """Return the uuid."""
-        return item.uuid
+    def has_key(self, item: Contact, key: str) -> bool:
+        """True if *key* is the email of *item*."""
+        return item.email.strip().casefold() == key.strip().casefold()
 
     def key(self, item: Contact) -> str:
         """Return the email."""
         return item.email
 
 
-class HierarchyTarget:
+class HierarchyTarget(ItemTarget[Hierarchy]):
     """Nodes, identified by their `client_code`.
 
     The `parent_uuid` of a row may be the `client_code` of another row or of a known node.
@@ -90,24 +107,11 @@ class HierarchyTarget:
 
     async def update(self, item_id: str, row: NewHierarchy) -> Hierarchy:
         """Set the fields of *row*."""
-        update = from_plain(to_plain(row), HierarchyUpdate)
-        return await self.resource.update(item_id, update)
+        return await self.resource.update(item_id, from_plain(to_plain(row), HierarchyUpdate))
 
-    async def delete(self, item_id: str) -> None:
-        """Delete a node."""
-        await self.resource.delete(item_id)
-
-    def list(self) -> Paginator[Hierarchy]:
-        """Return all nodes, oldest first."""
-        return self.resource.list(sort_by="created_at")
-
-    async def find(self, key: str) -> Hierarchy | None:
-        """Return the node with the `client_code` *key*; None if there is none."""
-        return await _find(self.resource.list(search=key), "client_code", key)
-
-    def item_id(self, item: Hierarchy) -> str:
-        """Return the uuid."""
-        return item.uuid
+    def has_key(self, item: Hierarchy, key: str) -> bool:
+        """True if *key* is the `client_code` of *item*."""
+        return item.client_code == key
 
     def key(self, item: Hierarchy) -> str:
         """Return the `client_code`; empty for the root, which is no row of an input."""
@@ -118,8 +122,8 @@ class HierarchyTarget:
         return item.parent_uuid
 
 
-class TagTarget:
-    """Tags, identified by their name: a tag has no other field."""
+class TagTarget(ItemTarget[Tag]):
+    """Tags, identified by their name: a tag has no other field. Objects keep a deleted tag."""
 
     row_type = NewTag
     key_field = "name"
@@ -135,32 +139,9 @@ class TagTarget:
         """Rename a tag."""
         return await self.resource.update(item_id, row.name)
 
-    async def delete(self, item_id: str) -> None:
-        """Delete a tag; things that have it keep it."""
-        await self.resource.delete(item_id)
-
-    def list(self) -> Paginator[Tag]:
-        """Return all tags, oldest first."""
-        return self.resource.list(sort_by="created_at")
-
-    async def find(self, key: str) -> Tag | None:
-        """Return the tag with the name *key*; None if there is none."""
-        return await _find(self.resource.list(search=key), "name", key)
-
-    def item_id(self, item: Tag) -> str:
-        """Return the uuid."""
-        return item.uuid
-
     def key(self, item: Tag) -> str:
         """Return the name."""
         return item.name
-
-
-async def _find(items: AsyncIterable[T], field: str, value: str) -> T | None:
-    async for item in items:
-        if getattr(item, field) == value:
-            return item
-    return None
 
 
 sync_target_of.register(Contacts, ContactTarget)
