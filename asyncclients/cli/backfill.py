@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,196 +54,172 @@ _COMPLETE = "was complete already; give {} to bring it up to date, or delete {} 
 _SUFFIXES = (".csv", ".jsonl", ".parquet", ".gz")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """The limit store and the output of every command that runs jobs."""
+
+    limits: str = ""
+    """the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS"""
+    quiet: Switch = False
+    """print nothing unless rows failed or are unknown"""
+    json: Json = False
+    """print the result as JSON"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """The options of every job; all but those that are converted are fields of `JobSpec`."""
+
+    state: Path | None = None
+    """the file that records the progress; by default FILE.state"""
+    max_failed: Share = 0.1
+    """share of failed rows or unreadable items above which it stops"""
+    share: QuotaShare = None
+    """most of every quota that it takes, such as 0.6; the rest stays free for other calls"""
+    new_credential: Switch = False
+    """resume the state with a new credential of the same account"""
+
+    def fields(self, file: Path) -> dict[str, Any]:
+        """Return the fields of the `JobSpec` of a job on *file*."""
+        return {**vars(self), "state": str(self.state or state_path(file))}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PullOptions(JobOptions):
+    """The options of a pull."""
+
+    query: Pairs = None
+    """NAME=VALUE, an argument of the list, such as sort_by=email"""
+    key: str | None = None
+    """the field that identifies an item; by default uuid or id"""
+    refresh: Switch = False
+    """bring the file of an earlier pull up to date"""
+    since: str | None = None
+    """of a refresh: read only what changed, by this time field, such as updated_at; items that the vendor has deleted are kept"""
+    lag: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 300.0
+    """of a refresh: seconds before the newest known time that are read again"""
+    changes: Path | None = None
+    """of a refresh: a file for the differences, as JSON lines"""
+
+    def fields(self, file: Path) -> dict[str, Any]:
+        """Return the fields of the `JobSpec` of a pull to *file*."""
+        changes = str(self.changes) if self.changes else ""
+        return super().fields(file) | {"query": pairs(self.query), "changes": changes}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions(JobOptions):
+    """The options that a push and a sync have in common."""
+
+    map: Annotated[Pairs, Parameter(name="--map")] = None
+    """COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it"""
+    set: Annotated[Pairs, Parameter(name="--set")] = None
+    """field=value, the same in each row"""
+    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64
+    """number of concurrent calls"""
+    dry_run: Switch = False
+    """send nothing and show what would be sent: counts, duration, the first request, invalid rows"""
+    limit: Limit = None
+    """stop after this number of rows, in a sync of changes; run it again to continue"""
+    retry_failed: Switch = False
+    """send the failed rows again, although they have not changed; --map may be corrected, and the STATE.failed.jsonl of a push edited"""
+    resend_unknown: Switch = False
+    """send rows again that may or may not have arrived"""
+    drop_unknown: Switch = False
+    """do not send rows again that may or may not have arrived"""
+
+    def fields(self, file: Path) -> dict[str, Any]:
+        """Return the fields of the `JobSpec` of a push or sync of *file*.
+
+        Raises:
+            ValueError: the unknown rows are to be both sent and dropped.
+        """
+        fields = super().fields(file) | {"map": pairs(self.map), "set": pairs(self.set)}
+        resend, drop = fields.pop("resend_unknown"), fields.pop("drop_unknown")
+        if resend and drop:
+            raise ValueError("give --resend-unknown or --drop-unknown, not both")
+        unknown = "resend" if resend else "drop" if drop else "keep"
+        return fields | {"file": str(file), "unknown": unknown}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PushOptions(WriteOptions):
+    """The options of a push."""
+
+    with_: Annotated[Pairs, Parameter(name="--with")] = None
+    """NAME=VALUE, another argument of the operation besides the row"""
+
+    def fields(self, file: Path) -> dict[str, Any]:
+        """Return the fields of the `JobSpec` of a push of *file*."""
+        return super().fields(file) | {"with_": pairs(self.with_)}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SyncOptions(WriteOptions):
+    """The options of a sync."""
+
+    key: str | None = None
+    """the column that identifies a row; by default that of the resource, such as email"""
+    on_missing: Literal["keep", "delete"] = "keep"
+    """keep or delete items whose row is gone"""
+    max_deleted: Share = 0.1
+    """share of the items above which it stops instead of deleting them"""
+    adopt: Switch = False
+    """read the vendor's list first, in a dry run too, and compare its items with the file"""
+
+
+_NO_PULL, _NO_PUSH, _NO_SYNC, _OUTPUT = PullOptions(), PushOptions(), SyncOptions(), Output()
+"""The options of a command line that has none."""
+
+
 async def pull(
-    source: str,
-    /,
-    *,
-    to: Path,
-    state: Path | None = None,
-    query: Pairs = None,
-    key: str | None = None,
-    refresh: Switch = False,
-    since: str | None = None,
-    lag: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 300.0,
-    changes: Path | None = None,
-    max_failed: Share = 0.1,
-    share: QuotaShare = None,
-    new_credential: Switch = False,
-    limits: str = "",
-    quiet: Switch = False,
-    json: Json = False,
+    source: str, /, *, to: Path, options: PullOptions = _NO_PULL, output: Output = _OUTPUT
 ) -> int:
     """Read a vendor's list into a file. Run it again to resume.
 
     Args:
         source: VENDOR.RESOURCE, such as intouch.contacts.
         to: a .jsonl, .csv or .parquet file.
-        state: the file that records the progress; by default FILE.state.
-        query: NAME=VALUE, an argument of the list, such as sort_by=email.
-        key: the field that identifies an item; by default uuid or id.
-        refresh: bring the file of an earlier pull up to date.
-        since: of a refresh: read only what changed, by this time field, such as updated_at; items that the vendor has deleted are kept.
-        lag: of a refresh: seconds before the newest known time that are read again.
-        changes: of a refresh: a file for the differences, as JSON lines.
-        max_failed: share of unreadable items above which it stops.
-        share: most of every quota that it takes, such as 0.6; the rest stays free for other calls.
-        new_credential: resume the state with a new credential of the same account.
-        limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
-        quiet: print nothing unless rows failed or are unknown.
-        json: print the report as JSON.
+        options: of the job.
+        output: limit store and output.
     """
-    job = JobSpec(
-        pull=source,
-        to=str(to),
-        state=str(state or state_path(to)),
-        key=key,
-        refresh=refresh,
-        since=since,
-        lag=lag,
-        changes=str(changes) if changes else "",
-        query=pairs(query),
-        max_failed=max_failed,
-        share=share,
-        new_credential=new_credential,
-    )
-    return await _run(job, limits, quiet=quiet, as_json=json)
+    return await _run(JobSpec(pull=source, to=str(to), **options.fields(to)), output)
 
 
 async def push(
-    target: str,
-    file: Path,
-    /,
-    *,
-    state: Path | None = None,
-    map: Annotated[Pairs, Parameter(name="--map")] = None,  # noqa: A002
-    set: Annotated[Pairs, Parameter(name="--set")] = None,  # noqa: A002
-    with_: Annotated[Pairs, Parameter(name="--with")] = None,
-    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
-    max_failed: Share = 0.1,
-    share: QuotaShare = None,
-    dry_run: Switch = False,
-    limit: Limit = None,
-    retry_failed: Switch = False,
-    resend_unknown: Switch = False,
-    drop_unknown: Switch = False,
-    new_credential: Switch = False,
-    limits: str = "",
-    quiet: Switch = False,
-    json: Json = False,
+    target: str, file: Path, /, *, options: PushOptions = _NO_PUSH, output: Output = _OUTPUT
 ) -> int:
     """Send each row of a file to a vendor. Run it again to resume.
 
     Args:
         target: VENDOR.RESOURCE or VENDOR.RESOURCE.METHOD, such as totango.touchpoints.
         file: a .csv, .jsonl, .parquet, .csv.gz or .jsonl.gz file.
-        state: the file that records the sent rows; by default FILE.state.
-        map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
-        set: field=value, the same in each row.
-        with_: NAME=VALUE, another argument of the operation besides the row.
-        concurrency: number of concurrent calls.
-        max_failed: share of failed rows above which it stops.
-        share: most of every quota that it takes, such as 0.6; the rest stays free for other calls.
-        dry_run: send nothing and show what would be sent: counts, duration, the first request, invalid rows.
-        limit: stop after this number of rows; run it again to continue.
-        retry_failed: send the failed rows again, first of all; --map may be corrected, and STATE.failed.jsonl edited.
-        resend_unknown: send rows again that may or may not have arrived.
-        drop_unknown: skip rows that may or may not have arrived.
-        new_credential: resume the state with a new credential of the same account.
-        limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
-        quiet: print nothing unless rows failed or are unknown.
-        json: print the report as JSON.
+        options: of the job.
+        output: limit store and output.
     """
     _check_order("push", target, file)
-    job = JobSpec(
-        push=target,
-        file=str(file),
-        state=str(state or state_path(file)),
-        map=pairs(map),
-        set=pairs(set),
-        with_=pairs(with_),
-        concurrency=concurrency,
-        max_failed=max_failed,
-        share=share,
-        new_credential=new_credential,
-        dry_run=dry_run,
-        limit=limit,
-        retry_failed=retry_failed,
-        unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
-    )
-    return await _run(job, limits, quiet=quiet, as_json=json)
+    return await _run(JobSpec(push=target, **options.fields(file)), output)
 
 
 async def sync(
-    target: str,
-    file: Path,
-    /,
-    *,
-    key: str | None = None,
-    on_missing: Literal["keep", "delete"] = "keep",
-    max_deleted: Share = 0.1,
-    adopt: Switch = False,
-    state: Path | None = None,
-    map: Annotated[Pairs, Parameter(name="--map")] = None,  # noqa: A002
-    set: Annotated[Pairs, Parameter(name="--set")] = None,  # noqa: A002
-    dry_run: Switch = False,
-    limit: Limit = None,
-    retry_failed: Switch = False,
-    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64,
-    max_failed: Share = 0.1,
-    share: QuotaShare = None,
-    resend_unknown: Switch = False,
-    drop_unknown: Switch = False,
-    new_credential: Switch = False,
-    limits: str = "",
-    quiet: Switch = False,
-    json: Json = False,
+    target: str, file: Path, /, *, options: SyncOptions = _NO_SYNC, output: Output = _OUTPUT
 ) -> int:
     """Make a vendor's items agree with a file. Run it again after each change of the file.
 
     Args:
         target: VENDOR.RESOURCE, such as intouch.contacts.
         file: a .csv, .jsonl, .parquet, .csv.gz or .jsonl.gz file.
-        key: the column that identifies a row; by default that of the resource, such as email.
-        on_missing: keep or delete items whose row is gone.
-        max_deleted: share of the items above which it stops instead of deleting them.
-        adopt: read the vendor's list first, and compare its items with the file.
-        state: the file that remembers what was sent; by default FILE.state.
-        map: COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it.
-        set: field=value, the same in each row.
-        dry_run: change nothing and show what would be sent: counts, duration, the first request, invalid rows; with adopt, the vendor's list is read.
-        limit: number of changes after which it stops; run it again to continue.
-        retry_failed: send rejected rows again although they have not changed.
-        concurrency: number of concurrent calls.
-        max_failed: share of failed rows above which it stops.
-        share: most of every quota that it takes, such as 0.6; the rest stays free for other calls.
-        resend_unknown: create items again that may or may not exist.
-        drop_unknown: regard items that may or may not exist as created.
-        new_credential: resume the state with a new credential of the same account.
-        limits: the store that shares the quotas with other processes: redis://HOST or a file; by default the variable ASYNCCLIENTS_LIMITS.
-        quiet: print nothing unless rows failed or are unknown.
-        json: print the report as JSON.
+        options: of the job.
+        output: limit store and output.
     """
     _check_order("sync", target, file)
-    job = JobSpec(
-        sync=target,
-        file=str(file),
-        state=str(state or state_path(file)),
-        key=key,
-        on_missing=on_missing,
-        max_deleted=max_deleted,
-        adopt=adopt,
-        map=pairs(map),
-        set=pairs(set),
-        dry_run=dry_run,
-        limit=limit,
-        retry_failed=retry_failed,
-        concurrency=concurrency,
-        max_failed=max_failed,
-        share=share,
-        unknown=_unknown(resend=resend_unknown, drop=drop_unknown),
-        new_credential=new_credential,
-    )
-    return await _run(job, limits, quiet=quiet, as_json=json)
+    return await _run(JobSpec(sync=target, **options.fields(file)), output)
 
 
 def _check_order(command: str, target: str, file: Path) -> None:
@@ -253,12 +230,6 @@ def _check_order(command: str, target: str, file: Path) -> None:
             f"{target} and {file} are in the wrong order; "
             f"write: asyncclients {command} {file} {target}"
         )
-
-
-def _unknown(*, resend: bool, drop: bool) -> Literal["keep", "resend", "drop"]:
-    if resend and drop:
-        raise ValueError("give --resend-unknown or --drop-unknown, not both")
-    return "resend" if resend else "drop" if drop else "keep"
 
 
 def pairs(texts: list[str] | None) -> dict[str, str]:
@@ -283,16 +254,16 @@ def pairs(texts: list[str] | None) -> dict[str, str]:
     return found
 
 
-async def _run(job: JobSpec, limits: str, *, quiet: bool, as_json: bool) -> int:
-    store = limits_store(from_environment(limits, LIMITS))
+async def _run(job: JobSpec, output: Output) -> int:
+    store, quiet = limits_store(from_environment(output.limits, LIMITS)), output.quiet
 
     async def once() -> int:
         async with pool_of_jobs(store, quiet=quiet) as pool:
             with ProgressDisplay(quiet=quiet) as display:
                 result = await run_job(job, pool, display.job(job.title))
         code = exit_code(result)
-        if code != DONE or as_json or not quiet:
-            show(result, as_json=as_json, describe=result_text)
+        if code != DONE or output.json or not quiet:
+            show(result, as_json=output.json, describe=result_text)
         if not quiet and _was_complete(job, result):
             say(f"The pull {_COMPLETE.format('--refresh', job.state)}", sys.stderr)
         return code
@@ -307,9 +278,7 @@ async def run(
     engine: Literal["local", "dbos"] = "local",
     dry_run: Switch = False,
     database_url: str = "",
-    limits: str = "",
-    quiet: Switch = False,
-    json: Json = False,
+    output: Output = _OUTPUT,
 ) -> int:
     """Run several pulls, pushes and syncs concurrently, each with a fair share of its vendor's quota.
 
@@ -318,9 +287,7 @@ async def run(
         engine: local for this process only; dbos for all workers of a database.
         dry_run: send nothing and show what each push and sync would send; pulls are not run.
         database_url: the database of dbos, see asyncclients worker --help.
-        limits: the store that shares the quotas with other processes; by default the variable ASYNCCLIENTS_LIMITS.
-        quiet: print nothing unless rows failed or are unknown.
-        json: print the reports as JSON.
+        output: limit store and output.
     """
     jobs = read_jobs(file)
     if database_url and engine != "dbos":
@@ -330,7 +297,7 @@ async def run(
         raise ValueError(
             f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url"
         )
-    limits = from_environment(limits, LIMITS)
+    limits, quiet = from_environment(output.limits, LIMITS), output.quiet
     await _check_jobs(file, jobs)
     if dry_run:
         writing = [job for job in jobs if job.pull is None]
@@ -353,7 +320,7 @@ async def run(
                         return_exceptions=True,
                     )
         by_name = dict(zip((job.name for job in jobs), results, strict=True))
-        code = _print_all(by_name, quiet=quiet, as_json=json)
+        code = _print_all(by_name, quiet=quiet, as_json=output.json)
         for job in jobs if engine == "local" and not quiet else ():
             if _was_complete(job, by_name[job.name]):
                 hint = _COMPLETE.format("`refresh = true`", job.state)
