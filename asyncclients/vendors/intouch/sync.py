@@ -67,6 +67,7 @@ class ContactTarget(ItemTarget[Contact]):
 
     row_type = NewContact
     key_field = "email"
+    resource: Contacts
 
     def __init__(self, contacts: Contacts) -> None:
         self.resource = contacts
@@ -97,6 +98,7 @@ class HierarchyTarget(ItemTarget[Hierarchy]):
     row_type = NewHierarchy
     key_field = "client_code"
     parent_field = "parent_uuid"
+    resource: Hierarchies
 
     def __init__(self, hierarchies: Hierarchies) -> None:
         self.resource = hierarchies
@@ -127,6 +129,7 @@ class TagTarget(ItemTarget[Tag]):
 
     row_type = NewTag
     key_field = "name"
+    resource: Tags
 
     def __init__(self, tags: Tags) -> None:
         self.resource = tags
