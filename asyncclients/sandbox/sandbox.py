@@ -2,7 +2,7 @@
 
 Time is the running loop's `time()`, so a sandbox works in virtual time if server and client
 share a loop. All random values depend on *seed*, and the wall clock in responses starts at
-*epoch*, so equal runs have equal bodies.
+the beginning of 2026, so equal runs have equal bodies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ VendorName: TypeAlias = Literal[
     "intouch", "totango", "intempt", "emma", "digital_onboarding", "storage"
 ]
 
-EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Sandbox:
@@ -61,13 +61,12 @@ class Sandbox:
         latency: tuple[float, float] = (0.0, 0.0),
         history: int = 20_000,
         keepalive: float = 75.0,
-        epoch: datetime = EPOCH,
     ) -> None:
         if not ip_address(host).is_loopback:
             msg = f"the sandbox has no access control: it binds to loopback only, not to {host}"
             raise ValueError(msg)
         self.environ: dict[str, str] = {}
-        self._host, self._port, self._seed, self._epoch = host, port, seed, epoch
+        self._host, self._port, self._seed = host, port, seed
         self._latency, self._keepalive = latency, keepalive
         self._started_at = 0.0
         self._servers: list[tuple[asyncio.Server, web.Server]] = []
@@ -194,7 +193,7 @@ class Sandbox:
         return Random(f"{self._seed} {purpose}")
 
     def _wall(self, now: float) -> datetime:
-        return self._epoch + timedelta(seconds=now - self._started_at)
+        return _EPOCH + timedelta(seconds=now - self._started_at)
 
     async def _listen(self, server: VendorServer, port: int) -> None:
         http = web.Server(server.serve, access_log=None, keepalive_timeout=self._keepalive)

@@ -5,7 +5,6 @@ sandbox's environment comes in the environment.
 """
 
 import asyncio
-import os
 import sys
 
 import msgspec
@@ -21,13 +20,7 @@ ENOUGH = [Quota(100_000, 1.0)]
 async def work(kind: str, source: str, state: str) -> Report | SyncReport:
     async with SessionPool() as pool:
         if kind == "upsert":
-            onboarding = DigitalOnboardingClient(
-                pool,
-                client_id=os.environ["DIGITAL_ONBOARDING_CLIENT_ID"],
-                client_secret=os.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"],
-                base_url=os.environ["DIGITAL_ONBOARDING_BASE_URL"],
-                quotas=ENOUGH,
-            )
+            onboarding = DigitalOnboardingClient.from_env(pool, quotas=ENOUGH)
             return await push(
                 source,
                 onboarding.contacts.upsert_many,
@@ -36,12 +29,7 @@ async def work(kind: str, source: str, state: str) -> Report | SyncReport:
                 state=state,
                 concurrency=4,
             )
-        intouch = IntouchClient(
-            pool,
-            api_key=os.environ["INTOUCH_API_KEY"],
-            base_url=os.environ["INTOUCH_BASE_URL"],
-            quotas=ENOUGH,
-        )
+        intouch = IntouchClient.from_env(pool, quotas=ENOUGH)
         if kind in ("create", "retry"):
             return await push(
                 source,

@@ -38,8 +38,8 @@ from asyncclients.middleware import QuotaMiddleware
 from asyncclients.stores import FileLimits, FileTokens
 from asyncclients.stores.redis import RedisLimits, RedisTokens
 from asyncclients.vendors.intempt.client import Collections
-from tests.contract.clients import CLIENTS
 from tests.support.byte_server import answers, byte_server, http
+from tests.support.clients import CLIENTS
 from tests.support.leaks import CANARY, leaks
 
 NAN, INF = float("nan"), float("inf")

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, UnsetType
 
-import asyncclients
 from asyncclients import InvalidValueError, SessionPool, StatusError
 from asyncclients.backfill import push
 from asyncclients.backfill.rows import check_row
@@ -25,14 +24,10 @@ from asyncclients.core.constraints import Constraint, find_problem, form_of, rea
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 from asyncclients.vendors import digital_onboarding, emma, intouch, totango
+from tests.support.clients import BY_VENDOR
+from tests.support.vendor_operations import INPUT_STRUCTS
 
 PARENT: Final = "11b01b44-ba2e-11e5-875c-0a5a4bfb150c"
-CLIENTS: Final = {
-    "intouch": "IntouchClient",
-    "totango": "TotangoClient",
-    "emma": "EmmaClient",
-    "digital_onboarding": "DigitalOnboardingClient",
-}
 Call = Callable[[Any], Awaitable[Any]]
 
 
@@ -105,8 +100,7 @@ NAMES: Final = [
 
 
 def client_of(vendor: VendorName, pool: SessionPool, sandbox: Sandbox) -> VendorClient:
-    cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
-    return cls.from_env(pool, sandbox.environ, quotas=())
+    return BY_VENDOR[vendor].from_env(pool, sandbox.environ, quotas=())
 
 
 @pytest.mark.parametrize(("vendor", "call", "field", "rule", "quote"), DOCUMENTED, ids=NAMES)
@@ -147,16 +141,6 @@ async def test_unchecked_value_is_sent_and_rejected_by_the_mock_vendor(
 
 # --- Types ------------------------------------------------------------------------
 
-STRUCTS: Final = [
-    intouch.NewContact,
-    intouch.ContactUpdate,
-    intouch.NewHierarchy,
-    intouch.HierarchyUpdate,
-    totango.NewTouchpoint,
-    totango.TouchpointUpdate,
-    emma.NewTouchpoint,
-    digital_onboarding.NewContact,
-]
 VALID: Final = {
     "email": "a@example.com",
     "name": "x",
@@ -170,7 +154,7 @@ VALID: Final = {
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize(
     ("struct", "field"),
-    [(struct, field) for struct in STRUCTS for field in struct.__struct_fields__],
+    [(struct, field) for struct in INPUT_STRUCTS for field in struct.__struct_fields__],
     ids=str,
 )
 def test_wrong_type_is_found(struct: Any, field: str, *, strict: bool) -> None:

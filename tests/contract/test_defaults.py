@@ -17,7 +17,7 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.core.client import VendorClient
-from tests.contract.clients import CLIENTS
+from tests.support.clients import CLIENTS
 
 VENDORS: Final[dict[type[VendorClient], tuple[str, tuple[Quota, ...], int | None]]] = {
     IntouchClient: ("https://api.intouchinsight.com/public/v1/", (Quota(2, 1.0),), None),

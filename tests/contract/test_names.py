@@ -29,7 +29,7 @@ from asyncclients import (
 )
 from asyncclients.core.client import VendorClient
 from asyncclients.sandbox import Sandbox
-from tests.contract.clients import CLIENTS
+from tests.support.clients import CLIENTS
 
 ERRORS: Final = {
     "ConfigurationError": "AsyncClientsError",

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from asyncclients.core.endpoint import Fields
-from asyncclients.vendors import digital_onboarding, emma, intouch, totango
+from tests.support.vendor_operations import INPUT_STRUCTS
 
 
 class Point(Fields, frozen=True, kw_only=True):
@@ -39,19 +39,7 @@ def test_fields_names_the_wrong_argument(make: Callable[[], Point], words: str) 
     assert str(raised.value) == words
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        intouch.NewContact,
-        intouch.ContactUpdate,
-        intouch.NewHierarchy,
-        intouch.HierarchyUpdate,
-        totango.NewTouchpoint,
-        totango.TouchpointUpdate,
-        emma.NewTouchpoint,
-        digital_onboarding.NewContact,
-    ],
-)
+@pytest.mark.parametrize("kind", INPUT_STRUCTS)
 def test_fields_is_the_base_of_what_users_fill_in(kind: type[Fields]) -> None:
     """The struct of every create and update lists its fields when one is wrong."""
     with pytest.raises(TypeError, match=f"{kind.__name__} has no field 'colour'"):

@@ -29,8 +29,8 @@ from asyncclients.core.client import VendorClient
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileTokens
-from tests.contract.clients import CLIENTS
 from tests.support.byte_server import Connection, byte_server, http
+from tests.support.clients import CLIENTS
 from tests.support.fake_vendor import QUICK, Thing, ToyClient
 from tests.support.leaks import CANARY, leaks
 

@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-import asyncclients
 from asyncclients import SessionPool
 from asyncclients.sandbox import Sandbox
+from tests.support.clients import BY_VENDOR
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from asyncclients.core.client import VendorClient
     from asyncclients.sandbox.sandbox import VendorName
-
-CLIENTS: dict[VendorName, str] = {
-    "intouch": "IntouchClient",
-    "totango": "TotangoClient",
-    "intempt": "IntemptClient",
-    "emma": "EmmaClient",
-    "digital_onboarding": "DigitalOnboardingClient",
-}
 
 
 @pytest.fixture
@@ -32,7 +24,7 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
     async with Sandbox() as opened:
         for name, value in opened.environ.items():
             monkeypatch.setenv(name, value)
-        for vendor, client in _clients().items():
+        for vendor, client in BY_VENDOR.items():
             here = msgspec.structs.replace(client.vendor, base_url=opened.url(vendor))
             monkeypatch.setattr(client, "vendor", here)
         opened.state("intouch").keys.add("ii_...")
@@ -49,7 +41,7 @@ async def pool(sandbox: Sandbox) -> AsyncIterator[SessionPool]:
 @pytest.fixture
 def clients(sandbox: Sandbox, pool: SessionPool) -> dict[VendorName, VendorClient]:
     """Return the five clients of one pool by vendor."""
-    return {v: client.from_env(pool, sandbox.environ) for v, client in _clients().items()}
+    return {v: client.from_env(pool, sandbox.environ) for v, client in BY_VENDOR.items()}
 
 
 @pytest.fixture
@@ -58,7 +50,3 @@ def names(
 ) -> Mapping[str, object]:
     """Return the names that a page may use without defining them."""
     return {"sandbox": sandbox, "pool": pool, **clients}
-
-
-def _clients() -> dict[VendorName, type[VendorClient]]:
-    return {vendor: getattr(asyncclients, name) for vendor, name in CLIENTS.items()}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from types import ModuleType
 
 import pytest
 
 from tests.support import call_trace
+from tests.support.scripts import load_script
 from tests.support.source_tree import FLOORS, graph
 
 from .pages import ROOT
@@ -17,18 +16,7 @@ PAGES = ("docs/architecture.md", ".github/CONTRIBUTING.md")
 _FILE = re.compile(r"`((?:asyncclients|tests|docs|benchmarks)/[\w./-]*)`")
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "draw_architecture", ROOT / "docs" / "draw_architecture.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SCRIPT = _script()
+SCRIPT = load_script(ROOT / "docs" / "draw_architecture.py")
 
 
 async def test_drawing_is_up_to_date() -> None:

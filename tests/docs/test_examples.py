@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import importlib.util
 import os
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ from asyncclients import IntouchClient, Quota
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.vendors.intouch import NewContact
+from tests.support.scripts import load_script
 from tests.support.shared_quota import most_in
 
 from .pages import ROOT
@@ -30,12 +30,7 @@ FILES = sorted(EXAMPLES.glob("*.py"))
 
 def load(name: str) -> Any:
     """Return the example *name* as a module."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXAMPLES / f"{name}.py")
 
 
 @pytest.fixture(autouse=True)

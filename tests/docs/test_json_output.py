@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
 
+from tests.support.scripts import load_script
+
 ROOT = Path(__file__).parents[2]
-
-
-def generator() -> ModuleType:
-    path = ROOT / "docs" / "generate_json_output.py"
-    spec = importlib.util.spec_from_file_location("generate_json_output", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+GENERATOR = load_script(ROOT / "docs" / "generate_json_output.py")
 
 
 def test_page_has_the_fields_of_the_structs() -> None:
     """The committed page is the output of `python docs/generate_json_output.py`."""
-    found = generator()
-    assert found.PAGE.read_text() == found.renewed()
+    assert GENERATOR.PAGE.read_text() == GENERATOR.renewed()
 
 
-@pytest.mark.parametrize("struct", generator().STRUCTS, ids=lambda struct: struct.__name__)
+@pytest.mark.parametrize("struct", GENERATOR.STRUCTS, ids=lambda struct: struct.__name__)
 def test_every_field_is_explained(struct: Any) -> None:
     """Each field that a command prints is explained, and each struct it links to is on the page."""
-    table = list(generator()._table(struct))
+    table = list(GENERATOR._table(struct))
     assert [line for line in table if line.endswith("|  |")] == []
     page = (ROOT / "docs" / "json-output.md").read_text()
     for line in table:

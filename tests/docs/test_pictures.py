@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 from xml.etree import ElementTree as ET
 
 import pytest
+
+from tests.support.scripts import load_script
 
 from .pages import ROOT, name_of, pages
 
@@ -28,19 +28,10 @@ def pictures(page: Path) -> dict[Path, str]:
     }
 
 
-def _script() -> ModuleType:
-    pytest.importorskip("matplotlib")
-    spec = importlib.util.spec_from_file_location("draw_limits", ROOT / "docs" / "draw_limits.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
     """The script draws the plots of the pages as text, byte by byte the same each time."""
-    script = _script()
+    pytest.importorskip("matplotlib")
+    script = load_script(ROOT / "docs" / "draw_limits.py")
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         script.draw(tmp_path / name)
@@ -55,7 +46,8 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
 
 def test_plots_show_what_their_texts_say() -> None:
     """Most requests of the naive client are rejected, and none of ours; as many of ours are accepted."""
-    script = _script()
+    pytest.importorskip("matplotlib")
+    script = load_script(ROOT / "docs" / "draw_limits.py")
     naive, ours = script.naive(), script.ours()
     assert naive.rejected > len(naive.accepted_at)
     assert ours.rejected == 0

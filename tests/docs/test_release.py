@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / ".github" / "check_release.py"
 PACKAGE = '__version__ = "1.2.0"\n'
@@ -24,18 +24,9 @@ CHANGELOG = """# Changelog
 """
 
 
-def _script() -> Any:
-    spec = importlib.util.spec_from_file_location("check_release", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_release_notes_are_the_section_of_the_tag() -> None:
     """The notes of a tag are its section alone; without a tag there are none."""
-    notes = _script().notes
+    notes = load_script(SCRIPT).notes
     assert notes("v1.2.0", PACKAGE, CHANGELOG) == "- A feature."
     assert notes("", PACKAGE, CHANGELOG) == ""
 
@@ -58,11 +49,11 @@ def test_release_check_finds_contradictions(
 ) -> None:
     """Each contradiction is an error that names it."""
     with pytest.raises(ValueError, match=problem):
-        _script().notes(tag, package, changelog)
+        load_script(SCRIPT).notes(tag, package, changelog)
 
 
 def test_release_check_accepts_this_version() -> None:
     """The package and the changelog of this repository pass."""
     root = SCRIPT.parents[1]
     package = (root / "asyncclients" / "__init__.py").read_text("utf-8")
-    _script().notes("", package, (root / "CHANGELOG.md").read_text("utf-8"))
+    load_script(SCRIPT).notes("", package, (root / "CHANGELOG.md").read_text("utf-8"))

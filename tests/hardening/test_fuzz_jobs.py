@@ -33,9 +33,16 @@ from asyncclients.paging import Page, Paginator
 from asyncclients.testing import virtual_time
 from asyncclients.testing.clock import run_virtual
 
-SHORT, LONG = 30, 2000
+LONG = 2000
+"""Seeds of a sweep."""
 RUNS = 3
 """Runs that may fail, before the one that does not."""
+
+
+def seeds(few: int) -> list[Any]:
+    """Return the first *few* seeds, and the others for a sweep."""
+    others = (pytest.param(seed, marks=pytest.mark.sweep) for seed in range(few, LONG))
+    return [*range(few), *others]
 
 
 class OddError(BaseException):
@@ -311,20 +318,11 @@ def fuzz(case: PushCase | PullCase, monkeypatch: pytest.MonkeyPatch) -> None:
     case.check(run_virtual(case.job()))
 
 
-@pytest.mark.parametrize("seed", range(SHORT))
+@pytest.mark.parametrize("seed", seeds(30))
 def test_push_survives_random_failures(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A push ends whatever fails, and each row is done once, failed or unknown."""
-    fuzz(PushCase(seed, tmp_path), monkeypatch)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("seed", range(SHORT, LONG))
-def test_push_survives_random_failures_long(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same with many seeds."""
     fuzz(PushCase(seed, tmp_path), monkeypatch)
 
 
@@ -440,20 +438,11 @@ class PullCase:
         assert report.done == len(wanted)
 
 
-@pytest.mark.parametrize("seed", range(SHORT))
+@pytest.mark.parametrize("seed", seeds(30))
 def test_pull_survives_random_failures(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pull ends whatever fails, and each item is in the sink once."""
-    fuzz(PullCase(seed, tmp_path), monkeypatch)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("seed", range(SHORT, LONG))
-def test_pull_survives_random_failures_long(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same with many seeds."""
     fuzz(PullCase(seed, tmp_path), monkeypatch)
 
 
@@ -529,7 +518,7 @@ class RefreshCase(PullCase):
         assert report.done == len(self.items)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(10))
 def test_refresh_survives_random_failures(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -538,12 +527,3 @@ def test_refresh_survives_random_failures(
     fuzz(case, monkeypatch)
     case.change()
     fuzz(case, monkeypatch)
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("seed", range(10, LONG))
-def test_refresh_survives_random_failures_long(
-    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same with many seeds."""
-    test_refresh_survives_random_failures(seed, tmp_path, monkeypatch)

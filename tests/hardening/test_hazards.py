@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Final
+
+from tests.support.scripts import load_script
 
 from .hazards import SECTIONS
 
 TESTS: Final = Path(__file__).parent.parent
 HAZARDS: Final = [hazard for section in SECTIONS.values() for hazard in section]
-
-
-def _generator() -> ModuleType:
-    path = TESTS.parent / "docs" / "generate_hazards.py"
-    spec = importlib.util.spec_from_file_location("generate_hazards", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @cache
@@ -60,5 +50,5 @@ def test_every_hazard_has_a_test() -> None:
 
 def test_hazards_page_is_up_to_date() -> None:
     """The committed page is the output of `python docs/generate_hazards.py`."""
-    generator = _generator()
+    generator = load_script(TESTS.parent / "docs" / "generate_hazards.py")
     assert generator.PAGE.read_text() == generator.renewed()

@@ -11,22 +11,15 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-import asyncclients
 from asyncclients import IntouchClient, Quota, SessionPool
 from asyncclients.backfill import Report, pull, push
 from asyncclients.sandbox import Sandbox
 from asyncclients.testing import virtual_time
 from tests.hardening.crash_sweep import INTERRUPTIONS, Interruption, cancelled
+from tests.support.clients import BY_VENDOR
 from tests.support.resources import Traces
 from tests.support.vendor_operations import CALLS, Call
 
-CLIENTS: Final = {
-    "intouch": "IntouchClient",
-    "totango": "TotangoClient",
-    "intempt": "IntemptClient",
-    "emma": "EmmaClient",
-    "digital_onboarding": "DigitalOnboardingClient",
-}
 MOST: Final = 400
 """Points that no operation here has as many of."""
 OPERATIONS: Final = [(vendor, name) for vendor, calls in CALLS.items() for name in calls]
@@ -50,7 +43,7 @@ async def interrupted(vendor: Any, call: Call, interrupt: Interruption, at: int)
     async with Sandbox() as sandbox:
         traces = Traces()
         async with SessionPool() as pool:
-            client = getattr(asyncclients, CLIENTS[vendor]).from_env(pool, sandbox.environ)
+            client = BY_VENDOR[vendor].from_env(pool, sandbox.environ)
             struck = await interrupt(call(client, sandbox.state(vendor)), at)  # type: ignore[arg-type]
             for stats in pool.stats():
                 # A token request continues, because the next call can use its token.

@@ -4,7 +4,6 @@ The environment of this process has that of the sandbox.
 """
 
 import asyncio
-import os
 import signal
 import sys
 
@@ -21,12 +20,7 @@ LEASE = 1.5
 
 def resolve_with(pool: SessionPool, spec: str) -> PushTarget | Paginator[object]:
     """Return the jobs of the tests."""
-    intouch = IntouchClient(
-        pool,
-        api_key=os.environ["INTOUCH_API_KEY"],
-        base_url=os.environ["INTOUCH_BASE_URL"],
-        quotas=ENOUGH,
-    )
+    intouch = IntouchClient.from_env(pool, quotas=ENOUGH)
     if spec == "create":
         return PushTarget(
             target=intouch.hierarchies.create, row_type=NewHierarchy, concurrency=4, max_outage=60.0
@@ -35,13 +29,7 @@ def resolve_with(pool: SessionPool, spec: str) -> PushTarget | Paginator[object]
         return intouch.contacts.list(sort_by="created_at", limit=5)
     if spec == "nodes":
         return intouch.hierarchies.list(sort_by="created_at", limit=5)
-    onboarding = DigitalOnboardingClient(
-        pool,
-        client_id=os.environ["DIGITAL_ONBOARDING_CLIENT_ID"],
-        client_secret=os.environ["DIGITAL_ONBOARDING_CLIENT_SECRET"],
-        base_url=os.environ["DIGITAL_ONBOARDING_BASE_URL"],
-        quotas=ENOUGH,
-    )
+    onboarding = DigitalOnboardingClient.from_env(pool, quotas=ENOUGH)
     return PushTarget(
         target=onboarding.contacts.upsert_many, batch=3, row_type=NewContact, concurrency=4
     )

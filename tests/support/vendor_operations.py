@@ -7,7 +7,7 @@ that it needs, so the last request that arrives is its own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from asyncclients.vendors import digital_onboarding, emma, intouch, totango
 
@@ -15,6 +15,17 @@ Call = Callable[[Any, Any], Awaitable[Any]]
 """A function of the client and the state of its sandbox vendor."""
 
 
+INPUT_STRUCTS: Final = [
+    intouch.NewContact,
+    intouch.ContactUpdate,
+    intouch.NewHierarchy,
+    intouch.HierarchyUpdate,
+    totango.NewTouchpoint,
+    totango.TouchpointUpdate,
+    emma.NewTouchpoint,
+    digital_onboarding.NewContact,
+]
+"""The structs that users fill in for creates and updates."""
 _PROGRAM = "b1a8c7e0-5d3f-11ee-8c99-0242ac120002"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, get_origin, get_type_hints
@@ -17,22 +17,22 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-import asyncclients
 from asyncclients import Quota, SessionPool, StatusError
 from asyncclients.core.client import VendorClient
 from asyncclients.core.endpoint import Endpoint, Resource, endpoint_of
 from asyncclients.sandbox import Sandbox
+from tests.support.clients import BY_VENDOR
 from tests.support.vendor_operations import CALLS
 
-CLIENTS: Final = {
-    "intouch": "IntouchClient",
-    "totango": "TotangoClient",
-    "intempt": "IntemptClient",
-    "emma": "EmmaClient",
-    "digital_onboarding": "DigitalOnboardingClient",
-}
 NOT_OPERATIONS: Final = {"create_many"}
 """Public methods of resources that call operations, and are none themselves."""
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    """The mock vendors, with quotas that no test exceeds."""
+    async with Sandbox(quotas=dict.fromkeys(BY_VENDOR, (10_000, 1.0))) as opened:
+        yield opened
 
 
 def table(vendor: str) -> list[Endpoint[Any]]:
@@ -47,8 +47,7 @@ def second_step(endpoint: Endpoint[Any]) -> bool:
 
 
 def client_of(vendor: str, pool: SessionPool, environ: dict[str, str]) -> VendorClient:
-    cls: type[VendorClient] = getattr(asyncclients, CLIENTS[vendor])
-    return cls.from_env(pool, environ, quotas=[Quota(10_000, 1.0)])
+    return BY_VENDOR[vendor].from_env(pool, environ, quotas=[Quota(10_000, 1.0)])
 
 
 def methods(client: VendorClient) -> Iterator[tuple[str, Any]]:
@@ -63,7 +62,7 @@ def methods(client: VendorClient) -> Iterator[tuple[str, Any]]:
             yield name, method
 
 
-@pytest.mark.parametrize("vendor", CLIENTS)
+@pytest.mark.parametrize("vendor", BY_VENDOR)
 async def test_methods_and_endpoints_correspond(
     vendor: str, sandbox: Sandbox, pool: SessionPool
 ) -> None:
@@ -85,7 +84,7 @@ def test_there_are_51_operations() -> None:
     """
     distinct = [
         {msgspec.structs.replace(endpoint, operation="") for endpoint in table(vendor)}
-        for vendor in CLIENTS
+        for vendor in BY_VENDOR
     ]
     token = 1
     assert [len(found) for found in distinct] == [19, 7, 10, 9, 5]
@@ -114,7 +113,7 @@ async def test_operation_sends_method_and_path_of_its_endpoint(
         assert arrival.headers.get("Content-Type") == expected
 
 
-@pytest.mark.parametrize("vendor", CLIENTS)
+@pytest.mark.parametrize("vendor", BY_VENDOR)
 @pytest.mark.parametrize("bad", ["", ".", "..", "a\nb", "a\x00", "\x7f", None])
 async def test_id_that_is_no_segment_is_a_value_error(
     vendor: Any, bad: Any, sandbox: Sandbox, pool: SessionPool
@@ -128,7 +127,7 @@ async def test_id_that_is_no_segment_is_a_value_error(
     assert sandbox.requests(vendor) == ()
 
 
-@pytest.mark.parametrize("vendor", CLIENTS)
+@pytest.mark.parametrize("vendor", BY_VENDOR)
 async def test_id_is_one_encoded_segment(vendor: Any, sandbox: Sandbox, pool: SessionPool) -> None:
     """Whatever an id holds, it is one segment of the path: `../admin` does not leave it."""
     for method, given, name in ids(client_of(vendor, pool, sandbox.environ)):

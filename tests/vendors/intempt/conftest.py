@@ -15,6 +15,12 @@ SIGNATURE = "canary-signature-5d1f0c1e"
 
 
 @pytest.fixture
+async def sandbox() -> AsyncIterator[Sandbox]:
+    async with Sandbox(quotas={"intempt": (10_000, 1.0)}) as opened:
+        yield opened
+
+
+@pytest.fixture
 def client(sandbox: Sandbox, pool: SessionPool) -> IntemptClient:
     return IntemptClient.from_env(pool, sandbox.environ, quotas=[Quota(10_000, 1.0)])
 

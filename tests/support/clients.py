@@ -20,3 +20,6 @@ CLIENTS: Final[dict[type[VendorClient], dict[str, Any]]] = {
     EmmaClient: {"account_id": "100", "public_key": "pub-4711", "private_key": "key-4711"},
     DigitalOnboardingClient: {"client_id": "id-4711", "client_secret": "key-4711"},
 }
+
+BY_VENDOR: Final[dict[Any, type[VendorClient]]] = {client.vendor.name: client for client in CLIENTS}
+"""The clients by the name of their vendor."""
