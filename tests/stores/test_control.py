@@ -36,7 +36,16 @@ from asyncclients.stores.redis import redis_key
 from tests.support.shared_quota import EPOCH, SharedQuotaSimulation, most_in
 from tests.support.valkey_server import command, connect, free_port
 
-from .test_quota_log import SECOND, START, TWO, Lua, lease_request, random_requests, rarely
+from .test_quota_log import (
+    SECOND,
+    START,
+    TWO,
+    Lua,
+    calendar_spec,
+    lease_request,
+    random_requests,
+    rarely,
+)
 
 FIVE = QuotaSpec(limit=5, period=3 * SECOND, interval=600_000, burst=2.5)
 SET = frozenset({FIVE.name})
@@ -71,6 +80,21 @@ def test_set_quotas_replace_the_configured_ones() -> None:
     aware = lease_request(operator_quotas=(FIVE,))
     assert log.apply(aware, START, operator_quotas=SET).quotas == (FIVE.name,)
     assert log.apply(aware, START).quotas == (TWO.name,)
+
+
+def test_set_quotas_leave_those_of_operations_and_calendars() -> None:
+    """The quotas of some operations and of a day apply beside the ones that are set."""
+    ops, daily = msgspec.structs.replace(TWO, group="ops"), calendar_spec(5, START, 60 * SECOND)
+    request = lease_request(quotas=(TWO, ops, daily), operator_quotas=(FIVE,))
+    response = QuotaLog().apply(request, START, operator_quotas=SET)
+    assert response.quotas == tuple(sorted((FIVE.name, ops.name, daily.name)))
+
+
+def test_set_quotas_outlast_a_clock_that_is_set_back() -> None:
+    """The host restarts, and its clock with it: the quotas that are set still apply."""
+    log, request = QuotaLog(), lease_request(operator_quotas=(FIVE,))
+    log.apply(request, START, operator_quotas=SET)
+    assert log.apply(request, SECOND, operator_quotas=SET).quotas == (FIVE.name,)
 
 
 def test_log_keeps_slots_for_the_configured_quota() -> None:

@@ -264,6 +264,36 @@ def test_calendar_quota_opens_when_all_clocks_have_passed_the_boundary() -> None
     assert log.apply(request, START + 10 * SECOND).retry_in == SECOND - 1 - LEASE
 
 
+def test_calls_sent_in_an_outage_count_once_in_the_calendar() -> None:
+    """Calls that the store has not granted are counted by their first report, and only by that."""
+    log, wall = QuotaLog(), DAILY.start + 9 * SECOND
+    reports: list[dict[str, object]] = [
+        {"arrived": ((7, 0, 0),)},
+        {"arrived": ((7, 1000, 0),)},
+        {"in_flight": ((7, 0), (8, 0))},
+        {"in_flight": ((8, 0),)},
+        {"arrived": ((8, 0, 0),)},
+    ]
+    counts = [
+        log.apply(lease_request(quotas=(DAILY,), wall=wall, **report), START).used
+        for report in reports
+    ]
+    assert counts == [(1,), (1,), (2,), (2,), (2,)]
+
+
+def test_call_under_way_at_a_boundary_counts_in_the_new_window() -> None:
+    """A call without a response may arrive after midnight; it counts once, also if a clock is late."""
+    log, today = QuotaLog(), (calendar_spec(5, DAILY.end, DAY),)
+    log.apply(at_wall(DAILY.end - 10 * SECOND), START)
+    late = at_wall(DAILY.end - 5 * SECOND, in_flight=((1, 0),), process="a", first=2)
+    log.apply(msgspec.structs.replace(late, count=0), START + 5 * SECOND)
+    request = lease_request(quotas=today, wall=DAILY.end + SECOND, process="b")
+    assert log.apply(request, START + 11 * SECOND).used == (1,)
+    yesterday = lease_request(quotas=(DAILY,), wall=DAILY.end - 1, process="c")
+    assert log.apply(yesterday, START + 11 * SECOND).used == (1,)
+    assert log.apply(request, START + 11 * SECOND).used == (1,)
+
+
 @pytest.mark.parametrize(("wall", "left"), [(2 * SECOND, 0), (2 * SECOND - 1, 1)])
 def test_unused_call_near_a_boundary_stays_counted(wall: int, left: int) -> None:
     """A slot that was not used is given back to the day only where its window is certain."""

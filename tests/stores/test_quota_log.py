@@ -214,6 +214,16 @@ def test_reported_quotas_of_all_processes_apply() -> None:
     assert later.quotas == ("2/1000000",)
 
 
+def test_quota_applies_for_its_period_and_a_minute() -> None:
+    """A quota of 100 s that nobody has reported for 160 s still limits the calls before it."""
+    log, long = QuotaLog(), QuotaSpec(limit=1, period=100 * SECOND, interval=1, burst=1.0)
+    log.apply(lease_request(quotas=(long,)), START)
+    names = [
+        log.apply(lease_request(process="b"), START + 160 * SECOND + late).quotas for late in (0, 1)
+    ]
+    assert names == [(long.name, TWO.name), (TWO.name,)]
+
+
 @pytest.mark.parametrize(
     ("known", "cold", "waits"),
     [("", False, 0), ("", True, 3 * SECOND), ("e0", False, 3 * SECOND)],

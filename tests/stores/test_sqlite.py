@@ -60,6 +60,16 @@ async def test_limit_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "limits.db").stat().st_mode) == 0o600
 
 
+async def test_limit_file_is_synchronised_with_the_disk(tmp_path: Path) -> None:
+    """At each checkpoint, so that a power cut damages nothing; an operator's change at once."""
+    backend = SqliteBackend(tmp_path / "limits.db")
+    await backend.apply("s", lease_request())
+    assert backend.open().execute("PRAGMA synchronous").fetchone() == (1,)
+    await backend.set_control("s", "intouch", "operator_pause", "{}", 60.0)
+    assert backend.open().execute("PRAGMA synchronous").fetchone() == (2,)
+    await backend.aclose()
+
+
 async def test_removed_limit_file_counts_as_spent(tmp_path: Path) -> None:
     """Removed at work: a new file is created, and its window counts as spent."""
     path = tmp_path / "limits.db"
