@@ -218,6 +218,17 @@ class QuotaMiddleware:
         quotas = ", ".join(str(quota) for quota in self._settings.quotas)
         return f"<quota_middleware {quotas}, {len(self._scopes)} scopes>"
 
+    def __bool__(self) -> Literal[True]:
+        return True
+
+    def __len__(self) -> int:
+        """Refuse to be taken for a sequence: aiohttp asks `middlewares` for its length."""
+        raise ConfigurationError(
+            "a quota_middleware was given to aiohttp in place of a sequence of middlewares",
+            advice="Write a tuple, with a comma: "
+            "ClientSession(middlewares=(quota_middleware(...),))",
+        )
+
     def bind(self) -> asyncio.AbstractEventLoop:
         """Return the loop of this middleware; at first use, the running one.
 

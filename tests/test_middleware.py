@@ -59,6 +59,23 @@ async def read(session: aiohttp.ClientSession, url: str) -> int:
         return response.status
 
 
+@pytest.mark.parametrize("is_of_request", [False, True])
+async def test_middleware_without_a_tuple_is_refused_with_the_right_form(
+    is_of_request: bool,
+) -> None:
+    """`middlewares=quota_middleware(...)` sends nothing: the error shows the comma."""
+    limited: Any = quota_middleware(Quota(2, 1.0))
+    async with byte_server(answers(FINE)) as server:
+        async with aiohttp.ClientSession(middlewares=() if is_of_request else limited) as session:
+            options = {"middlewares": limited} if is_of_request else {}
+            with pytest.raises(ConfigurationError) as caught:
+                await session.get(server.url, **options)
+        assert server.arrived == []
+    assert caught.value.advice is not None
+    assert "ClientSession(middlewares=(quota_middleware(...),))" in caught.value.advice
+    assert limited
+
+
 async def test_session_uses_the_whole_quota() -> None:
     """Of fifty requests at once, at a strict 2 per second, none is rejected and little is unused."""
     async with Sandbox() as sandbox:
