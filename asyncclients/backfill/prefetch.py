@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.delivery import RowOutcome, classify_error
 from asyncclients.backfill.files.source import iterate
-from asyncclients.backfill.report import RequestCounter
-from asyncclients.backfill.state.pull_state import PullState
+from asyncclients.backfill.report import EtaEstimator, RequestCounter
+from asyncclients.backfill.state.pull_state import Key, PullState
 from asyncclients.core.events import capture_responses
 from asyncclients.core.options import call_context
 from asyncclients.errors import DecodeError
@@ -247,13 +247,33 @@ class SequentialReader:
                 return
 
 
-def reader_of(
-    source: Pages, prefetch: int, flow: str, counter: RequestCounter, breaker: CircuitBreaker
-) -> PagePrefetcher | SequentialReader:
-    """Return the reader for *source*."""
-    if isinstance(source, Paginator):
-        return PagePrefetcher(source, prefetch, flow, counter, breaker, lenient=True)
-    return SequentialReader(source, flow, counter)
+class PullSetup(NamedTuple):
+    """How one run of a pull reads and stores; most fields are arguments of `pull`.
+
+    Attributes:
+        sink: where the items are stored.
+        counter: counts the requests.
+        breaker: shared by the calls.
+    """
+
+    sink: Any
+    key: Key | None
+    max_failed: float
+    prefetch: int
+    flow: str
+    counter: RequestCounter
+    breaker: CircuitBreaker
+
+    def reader(self, source: Pages) -> PagePrefetcher | SequentialReader:
+        """Return the reader for *source*."""
+        if not isinstance(source, Paginator):
+            return SequentialReader(source, self.flow, self.counter)
+        counter, breaker = self.counter, self.breaker
+        return PagePrefetcher(source, self.prefetch, self.flow, counter, breaker, lenient=True)
+
+    def estimator(self, found: int) -> EtaEstimator:
+        """Return the estimator of a run that starts with *found* items."""
+        return EtaEstimator(self.counter, self.flow, found)
 
 
 async def read_list(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterator, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Never
@@ -32,10 +31,9 @@ from asyncclients.backfill.files.sink import (
     UpsertSink,
     open_sink,
 )
-from asyncclients.backfill.prefetch import Pages, read_list, reader_of
-from asyncclients.backfill.refresh import Read, Refresh, RefreshOptions
+from asyncclients.backfill.prefetch import Pages, PullSetup, read_list
+from asyncclients.backfill.refresh import Refresh, RefreshOptions
 from asyncclients.backfill.report import (
-    EtaEstimator,
     Progress,
     Report,
     RequestCounter,
@@ -141,54 +139,29 @@ async def pull(
         arguments.close_coroutine(source)
         raise
     try:
-        counter, breaker = RequestCounter(), CircuitBreaker(max_outage)
-        flow = flow or f"pull {name} {os.fspath(state)}"
-        read = partial(reader_of, prefetch=prefetch, flow=flow, counter=counter, breaker=breaker)
-        run = await _open_run(
-            journal, sink, key, options, counter, breaker=breaker, max_failed=max_failed
-        )
-        estimator = EtaEstimator(counter, flow, run.found)
+        flow, counter = flow or f"pull {name} {os.fspath(state)}", RequestCounter()
+        breaker = CircuitBreaker(max_outage)
+        setup = PullSetup(sink, key, max_failed, prefetch, flow, counter, breaker)
+        run = await _open_run(journal, setup, options)
         with call_context(Priority.BACKGROUND, flow, share=share):
-            return await _work(run, journal, source, read, estimator, progress=progress)
+            async with reporting_progress(run.progress, run.estimator, progress):
+                await run.work(source)
+            await journal.finish()
+            return run.report()
     finally:
         arguments.close_coroutine(source)
         await journal.aclose()
 
 
-async def _work(
-    run: Pull | Refresh,
-    journal: Journal,
-    source: Pages,
-    read: Read,
-    estimator: EtaEstimator,
-    *,
-    progress: Callable[[Progress], None] | None,
-) -> Report:
-    async with reporting_progress(partial(run.progress, estimator), estimator, progress):
-        await run.work(source, read)
-    await journal.finish()
-    return run.report()
-
-
 async def _open_run(
-    journal: Journal,
-    sink: Any,
-    key: Key | None,
-    options: RefreshOptions | None,
-    counter: RequestCounter,
-    *,
-    breaker: CircuitBreaker,
-    max_failed: float,
+    journal: Journal, setup: PullSetup, options: RefreshOptions | None
 ) -> Pull | Refresh:
     found = await journal.state(PullState)
     if options is None and found is not None and found.refresh and not found.complete:
         options = RefreshOptions()  # the first reading was begun by a refresh
     if options is None:
-        checkpoint = await Checkpoint.load(journal)
-        return Pull(sink, checkpoint, key, counter, breaker, max_failed=max_failed)
-    return await Refresh.open(
-        journal, sink, key, options, counter, breaker=breaker, max_failed=max_failed
-    )
+        return Pull(setup, await Checkpoint.load(journal))
+    return await Refresh.open(journal, setup, options)
 
 
 def _refresh_options(
@@ -257,28 +230,24 @@ def _check(
 
 
 class Pull:
-    """One run of a pull."""
+    """One run of a pull.
 
-    def __init__(
-        self,
-        sink: Sink,
-        checkpoint: Checkpoint,
-        key: Key | None,
-        counter: RequestCounter,
-        breaker: CircuitBreaker,
-        *,
-        max_failed: float,
-    ) -> None:
-        self._sink, self._checkpoint = sink, checkpoint
-        self._item_keys = ItemKeys(key)
-        self._counter, self._breaker, self._max_failed = counter, breaker, max_failed
+    Attributes:
+        estimator: of the end of the run.
+    """
+
+    def __init__(self, setup: PullSetup, checkpoint: Checkpoint) -> None:
+        self._setup, self._checkpoint = setup, checkpoint
+        self._sink: Sink = setup.sink
+        self._item_keys = ItemKeys(setup.key)
+        self.estimator = setup.estimator(checkpoint.state.found)
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._is_sink_uncertain = False
         self._saving: asyncio.Future[BaseException | None] = self._loop.create_future()
         self._saving.set_result(None)
 
-    async def work(self, source: Pages, read: Read) -> None:
+    async def work(self, source: Pages) -> None:
         """Read, write and finish; save a checkpoint at the end in any case."""
         state = self._checkpoint.state
         if state.complete:
@@ -290,9 +259,8 @@ class Pull:
         try:
             try:
                 if not state.read:
-                    await read_list(
-                        read(source), state, self._take, self._is_known, self._may_miss_some
-                    )
+                    reader = self._setup.reader(source)
+                    await read_list(reader, state, self._take, self._is_known, self._may_miss_some)
             finally:
                 await self._save()
                 await self._wait_saved()
@@ -324,7 +292,7 @@ class Pull:
         state = self._checkpoint.state
         state.note_total(page.total)
         if page.invalid_items:
-            self._checkpoint.set_aside(page, self._max_failed)
+            self._checkpoint.set_aside(page, self._setup.max_failed)
         new = self._new_items(page.items, is_reread=page.number <= state.page)
         if new:
             new = await self._write(new, page)
@@ -345,7 +313,7 @@ class Pull:
             self._checkpoint.add_contents(place, items)
             return items
         found = Page[Any](items=good, number=page.number, invalid_items=invalid)
-        self._checkpoint.set_aside(found, self._max_failed)
+        self._checkpoint.set_aside(found, self._setup.max_failed)
         if good:
             await self._use_sink(self._sink.write(good))
             written = {id(item) for item in good}
@@ -406,16 +374,11 @@ class Pull:
         self._is_sink_uncertain = False
         return result
 
-    @property
-    def found(self) -> int:
-        """Number of items that were read."""
-        return self._checkpoint.state.found
-
     # --- Reporting ----------------------------------------------------------------------
 
     def report(self) -> Report:
         """Return the counts of the job."""
-        state, counter = self._checkpoint.state, self._counter
+        state, counter = self._checkpoint.state, self._setup.counter
         return Report(
             done=state.done,
             failed=state.failed,
@@ -430,15 +393,15 @@ class Pull:
             failures=self._checkpoint.failures,
         )
 
-    def progress(self, estimator: EtaEstimator) -> Progress:
-        """Return the progress of the run, with the end that *estimator* expects."""
+    def progress(self) -> Progress:
+        """Return the progress of the run."""
         state = self._checkpoint.state
-        return estimator.progress(
+        return self.estimator.progress(
             done=state.done,
             failed=state.failed,
             skipped=state.skipped,
             settled=state.found,
             total=state.total,
-            waiting=self._breaker.outage_seconds,
-            cause=self._breaker.cause,
+            waiting=self._setup.breaker.outage_seconds,
+            cause=self._setup.breaker.cause,
         )

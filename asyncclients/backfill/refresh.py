@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,21 +34,19 @@ from typing import Any, cast
 
 import msgspec
 
-from asyncclients.backfill.circuit_breaker import CircuitBreaker
 from asyncclients.backfill.files.sink import FileSink, UnwritableItemsError, UpsertSink
 from asyncclients.backfill.prefetch import (
     PagePrefetcher,
     Pages,
-    SequentialReader,
+    PullSetup,
     read_list,
     resume_at,
 )
-from asyncclients.backfill.report import EtaEstimator, Progress, Report, RequestCounter
+from asyncclients.backfill.report import Progress, Report
 from asyncclients.backfill.state.item_table import Entry, ItemTable, Known
 from asyncclients.backfill.state.journal import Journal
 from asyncclients.backfill.state.pull_state import (
     ItemKeys,
-    Key,
     LastRefresh,
     PullState,
     failed_keys,
@@ -67,8 +65,6 @@ _MAX_UNREPORTED = 600.0
 _MAX_SECONDS = 1e11
 """Numbers above this are milliseconds since 1970."""
 
-Read = Callable[[Pages], PagePrefetcher | SequentialReader]
-
 
 class RefreshOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The arguments of `pull` for a refresh only."""
@@ -83,46 +79,31 @@ class _AllOlderError(Exception):
 
 
 class Refresh:
-    """One run of a refresh."""
+    """One run of a refresh.
 
-    def __init__(
-        self,
-        sink: FileSink | UpsertSink,
-        table: ItemTable,
-        key: Key | None,
-        options: RefreshOptions,
-        counter: RequestCounter,
-        *,
-        breaker: CircuitBreaker,
-        max_failed: float,
-    ) -> None:
-        self._sink, self._table, self._options = sink, table, options
-        self._item_keys, self._key = ItemKeys(key), key
-        self._counter, self._breaker, self._max_failed = counter, breaker, max_failed
+    Attributes:
+        estimator: of the end of the run.
+    """
+
+    def __init__(self, setup: PullSetup, table: ItemTable, options: RefreshOptions) -> None:
+        self._setup, self._table, self._options = setup, table, options
+        self._sink: FileSink | UpsertSink = setup.sink
+        self._item_keys, self._key = ItemKeys(setup.key), setup.key
+        self.estimator = setup.estimator(table.current.reading.found)
         self._loop = asyncio.get_running_loop()
         self._saved_at = self._loop.time()
         self._is_sink_uncertain = False
         self._result: LastRefresh | None = None
 
     @classmethod
-    async def open(
-        cls,
-        journal: Journal,
-        sink: Any,
-        key: Key | None,
-        options: RefreshOptions,
-        counter: RequestCounter,
-        *,
-        breaker: CircuitBreaker,
-        max_failed: float,
-    ) -> Refresh:
-        """Return a run that refreshes *sink* with the state in *journal*.
+    async def open(cls, journal: Journal, setup: PullSetup, options: RefreshOptions) -> Refresh:
+        """Return a run that refreshes the sink of *setup* with the state in *journal*.
 
         Raises:
             StateMismatchError: the file was changed, or removed.
         """
         state = await journal.state(PullState) or PullState()
-        lines = None
+        sink, key, lines = setup.sink, setup.key, None
         if isinstance(sink, FileSink) and state.complete:
             # After a crash while the file was replaced, it may be the old or the new one.
             if state.refresh is None or not state.refresh.reading.read:
@@ -130,10 +111,10 @@ class Refresh:
             lines = sink.path if sink.has_lines else None
         names = [key] if isinstance(key, str) else [] if key else ["uuid", "id"]
         table = await ItemTable.open(journal, state, names, lines)
-        return cls(sink, table, key, options, counter, breaker=breaker, max_failed=max_failed)
+        return cls(setup, table, options)
 
-    async def work(self, source: Pages, read: Read) -> None:
-        """Read *source* with the reader that *read* returns, and publish the result."""
+    async def work(self, source: Pages) -> None:
+        """Read *source*, and publish the result."""
         table, sink = self._table, self._sink
         stop: BackfillStoppedError | None = None
         await sink.open(None if isinstance(sink, FileSink) else table.position)
@@ -143,7 +124,7 @@ class Refresh:
             if self._is_unreported():
                 self._result = table.state.refreshed
             else:
-                await self._refresh(source, read)
+                await self._refresh(source)
         except BackfillStoppedError as error:
             stop = error
         finally:
@@ -166,7 +147,7 @@ class Refresh:
         has_changes = options.changes is None or options.changes.exists()
         return is_recent and has_changes and last.since in ("", options.since)
 
-    async def _refresh(self, source: Pages, read: Read) -> None:
+    async def _refresh(self, source: Pages) -> None:
         table, since = self._table, self._options.since
         under_way = table.state.refresh
         if under_way is not None:
@@ -188,22 +169,21 @@ class Refresh:
         reading = table.current.reading
         try:
             if not table.current.since:
-                await read_list(
-                    read(source), reading, self._take, self._is_known, self._may_miss_some
-                )
+                reader = self._setup.reader(source)
+                await read_list(reader, reading, self._take, self._is_known, self._may_miss_some)
             else:
-                await self._read_changes(source, read)
+                await self._read_changes(source)
         finally:
             if not self._is_sink_uncertain:
                 await self._save()
                 await table.saved()
         await self._publish()
 
-    async def _read_changes(self, source: Pages, read: Read) -> None:
+    async def _read_changes(self, source: Pages) -> None:
         current = self._table.current
         assert isinstance(source, Paginator)
         assert source.newest_first is not None
-        reader = read(source.newest_first(current.since))
+        reader = self._setup.reader(source.newest_first(current.since))
         assert isinstance(reader, PagePrefetcher)
         reader.prefetch = 0  # usually the first page is the last
         with suppress(_AllOlderError):
@@ -316,7 +296,7 @@ class Refresh:
     async def _set_aside(self, page: Page[Any]) -> None:
         """Set the unreadable items of *page* aside; keep what is known of those with a key."""
         table = self._table
-        await table.set_aside(page, failed_keys(page), self._max_failed)
+        await table.set_aside(page, failed_keys(page), self._setup.max_failed)
         for invalid in page.invalid_items:
             key = self._key_in(invalid.raw)
             if key is None:
@@ -395,7 +375,7 @@ class Refresh:
 
     def report(self) -> Report:
         """Return the counts of the job, and the differences that this run published."""
-        state, counter = self._table.state, self._counter
+        state, counter = self._table.state, self._setup.counter
         is_published = state.complete and state.refresh is None
         reading = state if is_published else self._table.current.reading
         result = self._result or LastRefresh(ended_at=0.0)
@@ -416,23 +396,18 @@ class Refresh:
             failures=self._table.failures if reading.failed else None,
         )
 
-    @property
-    def found(self) -> int:
-        """Number of items that this refresh has read."""
-        return self._table.current.reading.found
-
-    def progress(self, estimator: EtaEstimator) -> Progress:
-        """Return the progress of the run, with the end that *estimator* expects."""
+    def progress(self) -> Progress:
+        """Return the progress of the run."""
         current = self._table.current
         reading = current.reading
-        return estimator.progress(
+        return self.estimator.progress(
             done=reading.done,
             failed=reading.failed,
             skipped=reading.skipped,
             settled=reading.found,
             total=None if current.since else reading.total,
-            waiting=self._breaker.outage_seconds,
-            cause=self._breaker.cause,
+            waiting=self._setup.breaker.outage_seconds,
+            cause=self._setup.breaker.cause,
         )
 
 
