@@ -134,12 +134,17 @@ def typing(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The documentation, warnings as errors, with recordings of commands that are run for it."""
-    _groups(session, "docs")
+    """The documentation, warnings as errors, with recordings of commands that are run for it.
+
+    The default suite runs the commands of its pages; here those follow that install something or
+    measure, in copies of the checkout.
+    """
+    _groups(session, "docs", "test", "benchmarks")
     session.install("-q", EXTRAS)
     session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     for script in ("record_terminal.py", "record_monitor.py"):
         session.run("python", f"docs/{script}", "--to", "docs/_build/html/_images")
+    session.run("pytest", *PARALLEL, "-m", "checkout", "tests/docs/test_shell.py")
 
 
 @nox.session

@@ -125,7 +125,7 @@ def main() -> int:
     rows = compare(figures | asyncio.run(many_clients()), TARGETS)
     print(*loaded)
     save(given.json, rows=rows)
-    return exit_code(rows.values())
+    return exit_code(rows.values(), quick=given.quick)
 
 
 if __name__ == "__main__":

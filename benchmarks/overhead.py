@@ -365,7 +365,7 @@ def main() -> None:
     given = options.parse_args()
     clients = COUNTED if given.instructions else tuple(CLIENTS)
     names = [name for name in clients if name == BASE or name in (given.only or clients)]
-    calls = given.calls or (50 if given.quick else 400 if given.instructions else 1000)
+    calls = 50 if given.quick else given.calls or (400 if given.instructions else 1000)
     pairs = 1 if given.quick else given.pairs
     with server(contacts_page) as url:
         if given.instructions:

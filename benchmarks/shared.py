@@ -230,7 +230,7 @@ def table(name: str, *, quick: bool) -> list[Row]:
     if name == "kill":
         return asyncio.run(kills(4.0 if quick else 12.0))
     if name == "crowd":
-        return shared_simulation.rows(20 if quick else 200, 1000)
+        return shared_simulation.rows(*((4, 20) if quick else (200, 1000)))
     counts = (1, 4) if quick else (1, 2, 4, 8)
     return asyncio.run(fleets(QUOTAS[name], 5.0 if quick else 60.0, counts))
 

@@ -175,4 +175,5 @@ if __name__ == "__main__":
     options.add_argument("--keys", type=int, default=200)
     options.add_argument("--workers", type=int, default=1000)
     given = options.parse_args()
-    save(given.json, crowd=rows(20 if given.quick else given.keys, given.workers))
+    size = (4, 20) if given.quick else (given.keys, given.workers)
+    save(given.json, crowd=rows(*size))

@@ -1,7 +1,7 @@
 """The pages of the project and the code on them.
 
 A block that begins with ```` ```python ```` is run, unless an HTML comment
-`<!-- not run: reason -->` precedes it.
+`<!-- not run here: reason; tests/... runs it -->` precedes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 _BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^>]+?) -->\s*)?^```python\n(?P<code>.*?)^```$",
+    r"(?:<!-- not run here: (?P<reason>[^>]+?) -->\s*)?^```python\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -69,8 +69,11 @@ class _Inside(ast.NodeTransformer):
 
 
 def pages() -> list[Path]:
-    """Return the pages of docs, .github and benchmarks, and those at the root."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("benchmarks/*.md")]
+    """Return the pages of docs, .github, benchmarks and examples, and those at the root."""
+    found = [
+        page for folder in ("", ".github/", "benchmarks/") for page in ROOT.glob(f"{folder}*.md")
+    ]
+    found += ROOT.glob("examples/**/*.md")
     found += [page for page in ROOT.glob("docs/**/*.md") if "_build" not in page.parts]
     return sorted(found)
 

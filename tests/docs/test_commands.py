@@ -1,22 +1,17 @@
-"""The commands and options on the pages exist, and the commands work."""
+"""The commands and options on the pages exist; `test_shell.py` runs the commands."""
 
 from __future__ import annotations
 
-import inspect
 import re
-import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cyclopts import CycloptsError, MissingArgumentError
 
 from asyncclients.cli import app
-from asyncclients.sandbox import Sandbox
-from asyncclients.vendors.totango import NewTouchpoint
 
 from .commands import commands, fences
-from .pages import ROOT, name_of, pages
+from .pages import name_of, pages
 
 # The pages of benchmarks have options of scripts, the changelog parts of commands.
 _PAGES = [page for page in pages() if name_of(page).startswith(("docs/", "README"))]
@@ -38,61 +33,6 @@ def test_page_commands_exist(page: Path) -> None:
     """Each command of a page exists, with its options and arguments."""
     for arguments in commands(page):
         check(arguments)
-
-
-_RUN = (
-    "README.md",
-    "docs/command-line.md",
-    "docs/json-output.md",
-    "docs/keep-a-copy.md",
-    "docs/keep-a-vendor.md",
-    "docs/limits.md",
-    "docs/production.md",
-)
-"""The other pages have no command, or, as the tutorial and that of engines, a test of their own."""
-
-
-def _is_local(argument: str) -> bool:
-    return "://" not in argument and not argument.startswith("/")
-
-
-@pytest.mark.virtual_time
-@pytest.mark.parametrize("page", [ROOT / name for name in _RUN], ids=name_of)
-async def test_page_commands_run(
-    page: Path,
-    sandbox: Sandbox,
-    clients: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The commands of a page, run in order in one directory, end with 0 against mock vendors."""
-    monkeypatch.chdir(tmp_path)
-    sandbox.state("intouch").grow(contacts=3, tags=3)
-    old = await clients["totango"].touchpoints.create(NewTouchpoint(account_id="0042", content="x"))
-    for name, text in {
-        "notes.csv": "account,text\n0001,Hello\n",
-        "contacts.csv": "email,first_name\na@example.com,Ann\n",
-        "people.csv": "email,first_name\nb@example.com,Bob\n",
-        "sales.csv": "book,price\nIt,5\n",
-        "old.csv": f"note_id\n{old.note_id}\n",
-        "jobs.toml": "".join(f.text for f in fences(page) if f.language == "toml"),
-    }.items():
-        (tmp_path / name).write_text(text)
-    codes = {
-        shlex.join(arguments): await _run(arguments)
-        for arguments in commands(page)
-        if len(arguments) > 1 and all(map(_is_local, arguments))
-    }
-    assert codes
-    assert {command: code for command, code in codes.items() if code != 0} == {}
-
-
-async def _run(arguments: list[str]) -> int:
-    """Run a command as `asyncclients.cli.run` does, but in the running loop."""
-    command, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    result: Any = command(*bound.args, **bound.kwargs)
-    code: int = await result if inspect.iscoroutine(result) else result
-    return code
 
 
 def test_page_commands_are_found(tmp_path: Path) -> None:

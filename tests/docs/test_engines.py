@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,7 +20,7 @@ from tests.support.postgres_server import Postgres, postgres_server
 from tests.support.valkey_server import Server
 
 from .commands import commands
-from .pages import ROOT
+from .pages import ROOT, blocks, module_of
 
 _JOBS = """
 [jobs.contacts]
@@ -80,6 +81,20 @@ async def test_engines_page_commands_run(
     assert len((tmp_path / "contacts.csv").read_text().splitlines()) == 61
     assert {each["content"] for each in touchpoints} == {f"Hello {n}" for n in range(10)}
     assert len(touchpoints) == 10
+
+
+async def test_engines_page_program_runs(
+    clients: dict[str, Any], sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program of the page sends every row of its file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.csv").write_text("account_id,content\n0001,Hello\n0002,World\n")
+    (block,) = blocks(ROOT / "docs" / "engines.md")
+    namespace = module_of(monkeypatch, totango=clients["totango"])
+    await block.run(namespace)
+    assert namespace["report"].done == 2
+    contents = [each["content"] for each in sandbox.state("totango").touchpoints.values()]
+    assert sorted(contents) == ["Hello", "World"]
 
 
 async def _start(arguments: list[str], folder: Path, sandbox: Sandbox) -> Process:

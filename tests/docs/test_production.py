@@ -67,24 +67,36 @@ async def test_production_units_are_valid(tmp_path: Path) -> None:
     assert (process.returncode, own) == (0, [])
 
 
-async def test_production_service_runs_its_jobs(tmp_path: Path) -> None:
-    """The command of the service, with its variables, runs the jobs of the page, twice."""
+@pytest.mark.parametrize("timer", ["systemd", "cron"])
+async def test_production_command_runs_its_jobs(timer: str, tmp_path: Path) -> None:
+    """The command of the service and the one of cron, with their variables, run the jobs, twice."""
     (jobs,) = (fence.text for fence in fences(PAGE) if fence.language == "toml")
     (tmp_path / "jobs.toml").write_text(jobs)
     (tmp_path / "people.csv").write_text("email,first_name\na@example.com,Ann\n")
-    program, *arguments = shlex.split(settings(SERVICE, "ExecStart")[0])
+    folders = {"%d": tmp_path, "/etc/asyncclients": tmp_path, "/var/lib/asyncclients": tmp_path}
+    if timer == "systemd":
+        command, variables = settings(SERVICE, "ExecStart")[0], settings(SERVICE, "Environment")
+    else:
+        *variables, line = FILES["asyncclients"].splitlines()[1:]
+        command = line.split(maxsplit=6)[6]
+    program, *arguments = shlex.split(_in(folders, command))
     assert program == _PROGRAM
     async with Sandbox() as sandbox:
         (tmp_path / "intouch").write_text(sandbox.environ["INTOUCH_API_KEY"] + "\n")
         environ = {"INTOUCH_BASE_URL": sandbox.environ["INTOUCH_BASE_URL"]}
-        for setting in settings(SERVICE, "Environment"):
-            name, _, value = setting.partition("=")
-            environ[name] = value.replace("%d", str(tmp_path))
+        environ |= dict(_in(folders, variable).split("=", 1) for variable in variables)
         assert await run(arguments, environ, tmp_path) == 0
         assert await run(arguments, environ, tmp_path) == 0
         created = [r for r in sandbox.requests("intouch") if r.method == "POST"]
     assert len(created) == 1
     assert {"contacts.csv", "people.csv.state", "limits.db"} <= {f.name for f in tmp_path.iterdir()}
+
+
+def _in(folders: Mapping[str, Path], text: str) -> str:
+    """Return *text* with the paths of *folders* in place of those of the page."""
+    for name, folder in folders.items():
+        text = text.replace(name, str(folder))
+    return text
 
 
 def test_production_service_knows_the_exit_codes() -> None:

@@ -33,6 +33,17 @@ async def test_page_code_runs(
             await block.run(namespace)
 
 
+@pytest.mark.parametrize(
+    "block",
+    [block for page in _WITH_CODE for block in blocks(page) if block.reason],
+    ids=lambda block: block.page.stem,
+)
+def test_page_code_that_is_not_run_here_is_run_elsewhere(block: Block) -> None:
+    """The test that is named before a block exists and reads the block's page."""
+    (test,) = re.findall(r"tests/\S+\.py", block.reason or "")
+    assert f'"{block.page.name}"' in (ROOT / test).read_text()
+
+
 async def test_page_code_reports_a_failing_line() -> None:
     """A failing block raises with the page and the line in its traceback."""
     with pytest.raises(NameError) as caught:

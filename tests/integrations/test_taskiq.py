@@ -1,4 +1,4 @@
-"""The recipe for taskiq of docs/engines.md, with its broker in memory: at least once, in any order."""
+"""The recipe for taskiq of docs/task-queues.md, with its broker in memory: at least once, in any order."""
 
 from __future__ import annotations
 
