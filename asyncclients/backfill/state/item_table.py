@@ -26,7 +26,14 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
-from asyncclients.backfill.state.journal import Changes, Journal, Statement, select, with_checksum
+from asyncclients.backfill.state.journal import (
+    Changes,
+    Journal,
+    Statement,
+    put_value,
+    select,
+    with_checksum,
+)
 from asyncclients.backfill.state.pull_state import (
     DIGESTS_SCHEMA,
     LastRefresh,
@@ -107,11 +114,9 @@ class ItemTable:
         self._unsaved: dict[str, Entry] = {}
         self._in_commit: dict[str, Entry] = {}
         self._statements: list[Statement] = []
-        self._next = Changes(())
         self._committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._committed.set_result(None)
         self.unsaved_bytes = 0
-        journal.set_source(self._hand_over)
 
     @classmethod
     async def open(
@@ -205,8 +210,7 @@ class ItemTable:
         """Start to save everything so far, after the save before."""
         await self.saved()
         self._in_commit, self._unsaved, self.unsaved_bytes = self._unsaved, {}, 0
-        self._next = self._snapshot()
-        self._committed = self._journal.saved()
+        self._committed = self._journal.save(self._snapshot())
 
     async def saved(self) -> None:
         """Return when the last `save` is durable.
@@ -217,18 +221,12 @@ class ItemTable:
         await asyncio.wait([self._committed])
         self._committed.result()
 
-    def _hand_over(self) -> Changes:
-        changes, self._next = self._next, Changes(())
-        return changes
-
     def _snapshot(self) -> Changes:
         reading, number = self.current.reading, self.current.number
         write_failures = self._failures.take()
         reading.failures = self._failures.mark
         self._clock.note(reading)
-        value = msgspec.json.encode(self.state)
-        statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])]
-        statements += self._statements
+        statements = [put_value("state", self.state), *self._statements]
         self._statements = []
         if entries := self._in_commit:
             rows = [(key, entry.digest, number) for key, entry in entries.items()]

@@ -67,6 +67,12 @@ class Statement(NamedTuple):
     rows: Sequence[Sequence[Any]]
 
 
+def put_value(name: Literal["job", "state", "wal"], value: Any) -> Statement:
+    """Return the statement that stores *value* under *name* in table job, as JSON."""
+    sql = f"INSERT OR REPLACE INTO job VALUES ('{name}', ?)"  # noqa: S608 - one of three names
+    return Statement(sql, [(msgspec.json.encode(value),)])
+
+
 class Changes(NamedTuple):
     """The content of one commit; *before* runs first, in the journal's thread."""
 
@@ -87,7 +93,8 @@ class Journal:
         self._lock, self._thread = lock, thread
         self._loop = asyncio.get_running_loop()
         self._database: sqlite3.Connection
-        self._collect: Callable[[], Changes] = lambda: Changes(())
+        self._collect = self._take_given
+        self._given = Changes(())
         self._has_changes = False
         self._is_committing = self._maybe_marked = False
         self._closed: asyncio.Future[None] | None = None
@@ -177,6 +184,18 @@ class Journal:
         """Set the function that returns the changes; called on the loop when a commit starts."""
         self._collect = collect
 
+    def _take_given(self) -> Changes:
+        given, self._given = self._given, Changes(())
+        return given
+
+    def save(self, changes: Changes) -> asyncio.Future[None]:
+        """Return a future that is done when *changes* are on disk; it may raise as `saved`.
+
+        Without `set_source` only. Await it before the next call.
+        """
+        self._given = changes
+        return self.saved()
+
     def commit_now(self) -> None:
         """Start a commit: there are changes."""
         self._has_changes = True
@@ -203,8 +222,7 @@ class Journal:
     async def finish(self) -> None:
         """Save all changes, and a changed credential or map: the run has succeeded with it."""
         if self._renewed is not None:
-            value = msgspec.json.encode(self._renewed)
-            self._identity = [Statement("INSERT OR REPLACE INTO job VALUES ('job', ?)", [(value,)])]
+            self._identity = [put_value("job", self._renewed)]
             self._renewed = None
         await self.saved()
 
@@ -419,8 +437,7 @@ def _check_job(
             database.execute(statement)
         database.execute(f"PRAGMA application_id = {APPLICATION}")
         database.execute(f"PRAGMA user_version = {VERSION}")
-    value = with_checksum([msgspec.json.encode(job)])
-    database.execute("INSERT OR REPLACE INTO job VALUES ('job', ?)", value)
+    _put_now(database, "job", job)
     database.execute("COMMIT")
     mark_log(database)
     return job
@@ -436,14 +453,14 @@ def log_path(path: Path) -> Path:
 
 def mark_log(database: sqlite3.Connection) -> None:
     """Move the content of the `-wal` file into the state file, with the mark that it needs it."""
-    _write_mark(database, _NEEDS_LOG)
+    _put_now(database, "wal", _NEEDS_LOG)
     database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    _write_mark(database, _HAS_LOG)
+    _put_now(database, "wal", _HAS_LOG)
 
 
-def _write_mark(database: sqlite3.Connection, mark: str) -> None:
-    value = with_checksum([b'"%s"' % mark.encode()])
-    database.execute("INSERT OR REPLACE INTO job VALUES ('wal', ?)", value)
+def _put_now(database: sqlite3.Connection, name: Literal["job", "wal"], value: Any) -> None:
+    sql, (row,) = put_value(name, value)
+    database.execute(sql, with_checksum(row))
 
 
 def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: bool) -> None:
@@ -453,7 +470,7 @@ def _check_log(database: sqlite3.Connection, path: Path, mode: str, *, has_log: 
         return
     if has_log and mode != "ro":
         # A run was killed in `mark_log`. Write now: closing the connection removes the file.
-        _write_mark(database, _HAS_LOG)
+        _put_now(database, "wal", _HAS_LOG)
     if not has_log:
         raise StateMismatchError(
             f"{path} is incomplete: the last changes are in {path.name}-wal, which is missing",

@@ -21,7 +21,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.journal import Changes, Journal, Statement, put_value
 from asyncclients.backfill.state.stored_rows import (
     DeadLetter,
     DeadLetterFile,
@@ -322,7 +322,6 @@ class Checkpoint:
         self._new_keys: list[bytes] = []
         self._new_digests = array("q")
         self._clock = Stopwatch()
-        self._next = Changes(())
         self._failures = DeadLetterFile(journal.path)
 
     @classmethod
@@ -339,7 +338,6 @@ class Checkpoint:
             await journal.run(checkpoint._failures.begin)
         mark = checkpoint.state.failures
         await journal.run(partial(checkpoint._failures.resume, mark, drop=True))
-        journal.set_source(checkpoint._hand_over)
         return checkpoint
 
     def add_keys(self, keys: Sequence[str]) -> list[int]:
@@ -381,20 +379,14 @@ class Checkpoint:
 
     def save(self, changes: Changes) -> Awaitable[None]:
         """Return an awaitable that saves *changes*. Await it before the next call."""
-        self._next = changes
-        return self._journal.saved()
-
-    def _hand_over(self) -> Changes:
-        changes, self._next = self._next, Changes(())
-        return changes
+        return self._journal.save(changes)
 
     def snapshot(self) -> Changes:
         """Return the changes since the last snapshot, to be passed to `save` once."""
         write_failures = self._failures.take()
         self.state.failures = self._failures.mark
         self._clock.note(self.state)
-        state = msgspec.json.encode(self.state)
-        statements = [Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(state,)])]
+        statements = [put_value("state", self.state)]
         if self._new_keys:
             keys = b"\n".join(self._new_keys)
             statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(keys,)]))

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import msgspec
 
 from asyncclients.backfill.files.source import FileSource, Row, Source
-from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.journal import Changes, Journal, Statement, put_value
 from asyncclients.backfill.state.stored_rows import (
     DeadLetterFile,
     FailedRows,
@@ -293,9 +293,7 @@ class JournalRowLog(InputLog):
         state.sent = list(self._sent.items())
         write_failures = failures.take()
         state.failures = failures.mark
-        value = msgspec.json.encode(state)
-        replaced = Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)])
-        return Changes([*self.unknowns.take(), replaced], write_failures)
+        return Changes([*self.unknowns.take(), put_value("state", state)], write_failures)
 
 
 # --- Unknown rows: in a table, so that a person can read them ------------------------------

@@ -28,7 +28,7 @@ import msgspec
 
 from asyncclients.backfill.files.source import Row
 from asyncclients.backfill.report import SyncReport
-from asyncclients.backfill.state.journal import Changes, Journal, Statement
+from asyncclients.backfill.state.journal import Changes, Journal, Statement, put_value
 from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark, describe, encode_row
 
 _ITEM = "item (key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent)"
@@ -361,8 +361,7 @@ class SyncMemory:
             changed.clear()
         write_failures = self._failures.take()
         self.state.failures = self._failures.mark
-        value = msgspec.json.encode(self.state)
-        statements.append(Statement("INSERT OR REPLACE INTO job VALUES ('state', ?)", [(value,)]))
+        statements.append(put_value("state", self.state))
         return Changes(statements, write_failures)
 
 
