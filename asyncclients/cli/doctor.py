@@ -34,7 +34,7 @@ from asyncclients.secret import Secret
 
 _PACKAGES = ("aiohttp", "msgspec", "aiolimiter", "python-backoff")
 _EXTRAS = {"cli": "cyclopts", "parquet": "pyarrow", "redis": "redis", "otel": "opentelemetry-api",
-           "dbos": "dbos", "plot": "matplotlib"}  # fmt: skip
+           "dbos": "dbos", "dlt": "dlt", "plot": "matplotlib"}  # fmt: skip
 _CONNECT_TIMEOUT = 5.0
 _PORTS = {"https": 443, "http": 80, "postgresql": 5432, "postgres": 5432}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from asyncclients.cli.output import Finding
 from asyncclients.sandbox import Sandbox
 
 KEY = "ii_canary_4711"
+_PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+_EXTRAS = _PROJECT["project"]["optional-dependencies"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +42,14 @@ def lines(printed: str) -> dict[str, str]:
 
 
 def test_doctor_of_a_working_machine(capsys: pytest.CaptureFixture[str]) -> None:
-    """Versions, parser and CA store are named; vendors that are not set up are no fault."""
+    """Versions, extras, parser and CA store are named; vendors that are not set up are no fault."""
     assert run(["doctor"]) == 0
     printed = capsys.readouterr().out
     report = lines(printed)
     for good in ("asyncclients", "Python", "aiohttp", "msgspec", "aiohttp's C parser", "CA store"):
         assert report[good] == "ok", printed
-    assert report["extra [cli]: cyclopts"] == "--"
+    for extra in _EXTRAS:
+        assert f"extra [{extra}]" in printed
     assert version("aiohttp") in printed
     for vendor in ("intouch", "totango", "intempt", "emma", "digital_onboarding"):
         assert report[vendor] == "--"

@@ -79,6 +79,7 @@ _INSTEAD = {
 }
 """What is run in place of a command that takes hours or cannot run here; "" for nothing."""
 _CHECKOUT = re.compile(r"(\.venv/bin/|pip |pytest |python3? )")
+"""Beginnings of commands that need a checkout or install something."""
 _BENCHMARK = re.compile(r"python benchmarks/(?!page)\w+\.py\b")
 _FROM_PYPI = re.compile(r"(?<=pip install )'?asyncclients(?P<extras>[\[\w,\]]*)'?")
 _PLACEHOLDER = re.compile(r" [A-Z]{3,}\b")
@@ -97,7 +98,7 @@ def blocks_of(page: Path, *, checkout: bool) -> list[list[str]]:
 
     Commands in the text are the last block of the rest; those with placeholders are not run.
     """
-    if name_of(page) in _BY_ANOTHER_TEST:
+    if name_of(page) in _BY_ANOTHER_TEST and not checkout:
         return []
     blocks = [block for block in shell_blocks(page) if any(map(_CHECKOUT.match, block)) is checkout]
     if not checkout and not name_of(page).startswith(("CHANGELOG", "benchmarks/")):

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import venv
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,9 @@ def done(state: Path) -> int:
 @pytest.mark.timeout(60)
 async def test_tutorial_commands_push_every_row_once(tmp_path: Path) -> None:
     """An interrupted and repeated push sends every person once, and the pull has all of them."""
+    # tests/docs/test_shell.py runs the first block, which installs the program.
     _, sandbox, people, push, status, push_again, pull = commands()
+    venv.create(tmp_path / ".venv")
     state = tmp_path / "people.csv.state"
     vendors = await start(sandbox, tmp_path)
     try:
