@@ -418,7 +418,9 @@ class _Exchange:
         scheduler = self._scope.scheduler
         try:
             if self._listeners:
-                self._on_sent(permit)
+                waited = permit.sent_at - self._asked_at
+                event = AttemptStarted(call=self._number, attempt=1, waited=waited)
+                emit(self._listeners, event)
             response = await handler(self._request)
         except BaseException as failure:
             if never_sent(failure):
@@ -461,10 +463,6 @@ class _Exchange:
             origin=str(request.url.origin()),
         )
         emit(self._listeners, event)
-
-    def _on_sent(self, permit: Permit) -> None:
-        waited = permit.sent_at - self._asked_at
-        emit(self._listeners, AttemptStarted(call=self._number, attempt=1, waited=waited))
 
     def _on_outcome(self, status: int | None, error: str | None) -> None:
         if self._listeners:

@@ -127,34 +127,14 @@ class Environment:
         return "Environment(...)"
 
 
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def _percent(text: str) -> str:
-    return quote(text, safe="")
-
-
-def _percent_lower(text: str) -> str:
-    return _ESCAPE.sub(lambda found: found[0].lower(), _percent(text))
-
-
-def _json(text: str) -> str:
-    return json.dumps(text)[1:-1]
-
-
-def _json_php(text: str) -> str:
-    return _json(text).replace("/", "\\/")
-
-
 _ENCODERS: tuple[Callable[[str], str], ...] = (
     str,
-    _base64,
-    _percent,
-    _percent_lower,
+    lambda text: base64.b64encode(text.encode()).decode(),
+    lambda text: quote(text, safe=""),
+    lambda text: _ESCAPE.sub(lambda found: found[0].lower(), quote(text, safe="")),
     quote_plus,
-    _json,
-    _json_php,
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: json.dumps(text)[1:-1].replace("/", "\\/"),  # as PHP writes it
     escape,
 )
 

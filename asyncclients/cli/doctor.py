@@ -61,9 +61,10 @@ async def doctor(
     findings = [*_versions(), _parser(), _ca_store()]
     if proxy := os.environ.get(PROXY):
         findings.append(await _proxy(proxy, connect=connect))
-    for vendor in _vendors():
+    for name in CLIENTS.values():
+        client: type[VendorClient] = getattr(asyncclients, name)
         # Behind a proxy the vendors may not be reachable directly; stores do not use it.
-        findings.extend(await _vendor(vendor, connect=connect and not proxy))
+        findings.extend(await _vendor(client.vendor, connect=connect and not proxy))
     if address := from_environment(limits, LIMITS):
         findings.extend(await check_limits(address, connect=connect))
     if database := os.environ.get(DATABASE_URL):
@@ -112,11 +113,6 @@ def _ca_store() -> Finding:
     advice = "" if count or filled else "Install ca-certificates, or set SSL_CERT_FILE"
     found = f"{count} certificates" if count else str(paths.capath or paths.openssl_cafile)
     return Finding("CA store", found, not advice, advice)
-
-
-def _vendors() -> list[Vendor]:
-    clients: list[type[VendorClient]] = [getattr(asyncclients, name) for name in CLIENTS.values()]
-    return [client.vendor for client in clients]
 
 
 async def _vendor(vendor: Vendor, *, connect: bool) -> list[Finding]:

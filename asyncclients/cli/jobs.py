@@ -22,10 +22,24 @@ from asyncclients.backfill.state.journal import check_file
 from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.cli.operations import Clients, Write
-from asyncclients.core.endpoint import Resource
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, check_apart, files_of_state, target_of
+
+_OF_ALL = ("state", "max_failed", "share", "new_credential")
+_OF_WRITES = ("concurrency", "unknown", "dry_run", "limit", "retry_failed")
+_OPTIONS = {
+    "pull": (*_OF_ALL, "key", "refresh", "since", "lag"),
+    "push": (*_OF_ALL, *_OF_WRITES),
+    "sync": (*_OF_ALL, *_OF_WRITES, "key", "on_missing", "max_deleted", "adopt"),
+}
+"""The options of each kind of job that its function takes under the same name."""
+_CONVERTED = {
+    "pull": ("to", "query", "changes"),
+    "push": ("file", "map", "set", "with_"),
+    "sync": ("file", "map", "set"),
+}
+"""Those that it takes in another form."""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,24 +77,32 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         kinds = [name for name in ("pull", "push", "sync") if getattr(self, name) is not None]
         if len(kinds) != 1:
             raise ValueError("a job needs one of `pull`, `push` and `sync`")
+        (kind,) = kinds
+        known = {kind, "name", *_OPTIONS[kind], *_CONVERTED[kind]}
+        for field in msgspec.structs.fields(self):
+            no_value = field.default_factory() if callable(field.default_factory) else field.default
+            if field.name not in known and getattr(self, field.name) != no_value:
+                raise ValueError(f"a {kind} has no `{field.encode_name}`")
         if self.pull is not None and not self.to:
             raise ValueError("a pull needs `to`")
         if self.pull is None and not self.file:
-            raise ValueError(f"a {kinds[0]} needs `file`")
+            raise ValueError(f"a {kind} needs `file`")
         if (self.since is not None or self.changes) and not self.refresh:
             raise ValueError("`since` and `changes` are for a refresh: give `refresh` as well")
-        if self.refresh and self.pull is None:
-            raise ValueError("only a pull has `refresh`")
-        if self.pull is not None and self.dry_run:
-            raise ValueError("a pull has no `dry_run`")
-        if self.pull is not None and self.limit is not None:
-            raise ValueError("a pull has no `limit`")
-        if self.pull is not None and self.retry_failed:
-            raise ValueError("a pull has no `retry_failed`")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"`limit` must be at least 1, not {self.limit}")
         if self.share is not None and not 0 < self.share <= 1:
             raise ValueError(f"`share` must be above 0 and at most 1, not {self.share}")
+
+    @property
+    def kind(self) -> str:
+        """`pull`, `push` or `sync`."""
+        return "pull" if self.pull is not None else "push" if self.push is not None else "sync"
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of `pull`, `push` or `sync` that it has as they are."""
+        named = {name: getattr(self, name) for name in _OPTIONS[self.kind]}
+        return {**named, "flow": self.name or None}
 
     @property
     def vendor(self) -> str:
@@ -317,71 +339,25 @@ async def run_job(
     check_names(job)
     try:
         if job.sync is not None:
-            return await _sync(job, Clients(pool).resource(job.sync), progress)
+            target = Clients(pool).resource(job.sync)
+            synced: SyncReport | Plan = await backfill.sync(
+                job.file, target, map=_renaming(job), progress=progress, **job.options()
+            )
+            return synced
         operation = _operation(job, Clients(pool))
     except ConfigurationError:
         await check_files(job)
         raise
-    flow = job.name or None
     if not isinstance(operation, Write):
         return await backfill.pull(
-            operation(),
-            job.to,
-            state=job.state,
-            key=job.key,
-            refresh=job.refresh,
-            since=job.since,
-            lag=job.lag,
-            changes=job.changes or None,
-            max_failed=job.max_failed,
-            new_credential=job.new_credential,
-            flow=flow,
-            share=job.share,
-            progress=progress,
+            operation(), job.to, changes=job.changes or None, progress=progress, **job.options()
         )
     if operation.scalar is not None:
         await check_files(job)  # `push` knows only the columns of a struct
-    return await backfill.push(
-        job.file,
-        operation.call,
-        state=job.state,
-        map=map_of(job, operation),
-        concurrency=job.concurrency,
-        max_failed=job.max_failed,
-        unknown=job.unknown,
-        new_credential=job.new_credential,
-        dry_run=job.dry_run,
-        limit=job.limit,
-        retry_failed=job.retry_failed,
-        flow=flow,
-        share=job.share,
-        progress=progress,
+    pushed: Report | Plan = await backfill.push(
+        job.file, operation.call, map=map_of(job, operation), progress=progress, **job.options()
     )
-
-
-async def _sync(
-    job: JobSpec, target: Resource, progress: Callable[[Progress], None]
-) -> SyncReport | Plan:
-    return await backfill.sync(
-        job.file,
-        target,
-        state=job.state,
-        key=job.key,
-        on_missing=job.on_missing,
-        max_deleted=job.max_deleted,
-        adopt=job.adopt,
-        map=_renaming(job),
-        dry_run=job.dry_run,
-        limit=job.limit,
-        retry_failed=job.retry_failed,
-        concurrency=job.concurrency,
-        unknown=job.unknown,
-        max_failed=job.max_failed,
-        new_credential=job.new_credential,
-        flow=job.name or None,
-        share=job.share,
-        progress=progress,
-    )
+    return pushed
 
 
 def _renaming(job: JobSpec) -> Renaming | None:

@@ -97,11 +97,8 @@ def _control(address: str) -> LimitsControl:
 
 
 def _print(scopes: Sequence[ScopeLimits], *, json: bool) -> None:
-    show(scopes, as_json=json, describe=_text)
-
-
-def _text(scopes: Sequence[ScopeLimits]) -> str:
-    return "\n".join(map(_line, scopes)) or "The store has no scopes: no process uses it"
+    lines = "\n".join(map(_line, scopes)) or "The store has no scopes: no process uses it"
+    show(scopes, as_json=json, describe=lambda _: lines)
 
 
 def _line(scope: ScopeLimits) -> str:

@@ -212,7 +212,8 @@ def _value_of_text(text: str, hint: Any) -> Any:
     members = _members(hint)
     if str in members:
         return text
-    choices = [choice for member in members for choice in get_args(member) if _is_choice(member)]
+    literals = [member for member in members if get_origin(member) is Literal]
+    choices = [choice for literal in literals for choice in get_args(literal)]
     if choices:
         if text not in choices:
             hint = did_you_mean(text, map(str, choices))
@@ -243,10 +244,6 @@ def _takes_row(hint: Any) -> bool:
     kind: Any = get_origin(hint) or hint
     several = isinstance(kind, type) and issubclass(kind, Iterable)
     return several or hasattr(hint, "__struct_fields__") or _members(hint) <= _SCALARS
-
-
-def _is_choice(hint: Any) -> bool:
-    return get_origin(hint) is Literal
 
 
 def _json_type(hint: Any) -> Any:

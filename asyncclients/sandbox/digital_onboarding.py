@@ -301,20 +301,12 @@ def _listed(state: DigitalOnboardingState, name: str, rows: list[Row]) -> Reply:
     return Reply.json(200, rows if state.wire_form == "array" else {name: rows})
 
 
-def _templates(state: DigitalOnboardingState, _call: SandboxRequest) -> Reply:
-    return _listed(state, "templates", state.templates)
-
-
-def _objectives(state: DigitalOnboardingState, _call: SandboxRequest) -> Reply:
-    return _listed(state, "objectives", state.objectives)
-
-
 ROUTES: list[Route[DigitalOnboardingState]] = [
     Route("POST", "/oauth2/token", grant_token),
     Route("POST", "/v1/contacts", upsert),
     Route("POST", "/v1/templates/{template_id}/journeys", _start_journey),
-    Route("GET", "/v1/templates", _templates),
-    Route("GET", "/v1/objectives", _objectives),
+    Route("GET", "/v1/templates", lambda state, _: _listed(state, "templates", state.templates)),
+    Route("GET", "/v1/objectives", lambda state, _: _listed(state, "objectives", state.objectives)),
 ]
 
 

@@ -269,26 +269,16 @@ def _named(state: TotangoState, names: Mapping[str, str]) -> Reply:
     return Reply.json(200, objects if state.wire_form == "objects" else list(objects.values()))
 
 
-def _types(state: TotangoState, _call: SandboxRequest) -> Reply:
-    return _named(state, state.touchpoint_types)
-
-
-def _tags(state: TotangoState, _call: SandboxRequest) -> Reply:
-    return _named(state, state.touchpoint_tags)
-
-
-def _activities(state: TotangoState, _call: SandboxRequest) -> Reply:
-    return Reply.json(200, state.activity_types)
-
-
 ROUTES: list[Route[TotangoState]] = [
     Route("POST", "/api/v3/touchpoints/", _create),
     Route("PUT", "/api/v3/touchpoints/{note_id}", _update),
     Route("DELETE", "/api/v3/touchpoints/{note_id}", _delete),
     Route("GET", "/api/v2/events/", _events),
-    Route("GET", "/api/v3/touchpoint-types/", _types),
-    Route("GET", "/api/v3/touchpoint-tags/", _tags),
-    Route("GET", "/api/v3/activity-types/", _activities),
+    Route(
+        "GET", "/api/v3/touchpoint-types/", lambda state, _: _named(state, state.touchpoint_types)
+    ),
+    Route("GET", "/api/v3/touchpoint-tags/", lambda state, _: _named(state, state.touchpoint_tags)),
+    Route("GET", "/api/v3/activity-types/", lambda state, _: Reply.json(200, state.activity_types)),
 ]
 
 

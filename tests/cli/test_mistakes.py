@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cyclopts import App
 
 from asyncclients.cli import app, run
+from asyncclients.cli.jobs import JobSpec
 from asyncclients.cli.operations import CLIENTS
 from asyncclients.sandbox import Sandbox
 
@@ -598,3 +600,22 @@ async def test_closed_pipe_is_no_traceback(arguments: tuple[str, ...]) -> None:
     os.close(writer)
     _, err = await process.communicate()
     assert (process.returncode, err) == (1, b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"pull": "intouch.tags", "to": "t.csv", "map": {"a": "b"}}, "a pull has no `map`"),
+        ({"pull": "intouch.tags", "to": "t.csv", "dry_run": True}, "a pull has no `dry_run`"),
+        ({"pull": "intouch.tags", "to": "t.csv", "limit": 3}, "a pull has no `limit`"),
+        ({"push": "intouch.tags", "file": "t.csv", "refresh": True}, "a push has no `refresh`"),
+        ({"push": "intouch.tags", "file": "t.csv", "adopt": True}, "a push has no `adopt`"),
+        ({"sync": "intouch.tags", "file": "t.csv", "with_": {"a": 1}}, "a sync has no `with`"),
+    ],
+)
+def test_job_with_an_option_of_another_kind_is_refused(
+    options: dict[str, Any], problem: str
+) -> None:
+    """An option that a job would ignore is named, as it is written in a file of jobs."""
+    with pytest.raises(ValueError, match=problem):
+        JobSpec(**options)

@@ -61,8 +61,8 @@ class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         # The type of `extra` is checked when it is sent.
-        taken = sorted(name for name in _NOT_EXTRA if _holds(self.extra, name))
-        if taken:
+        extra: Any = self.extra
+        if isinstance(extra, dict) and (taken := sorted(_NOT_EXTRA & extra.keys())):
             raise ValueError(f"extra must not hold {', '.join(taken)}: use the field of that name")
 
     @property
@@ -78,10 +78,6 @@ class NewContact(Fields, frozen=True, kw_only=True, omit_defaults=True):
             fields["journey"] = {"template_id": template}
         fields.update(extra)
         return fields
-
-
-def _holds(extra: object, name: str) -> bool:
-    return isinstance(extra, dict) and name in extra
 
 
 class Contact(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -9,8 +9,6 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
-MANUAL = "https://docs.digitalonboarding.com/docs/api"
-
 TOKEN_PATH = "oauth2/token"  # noqa: S105 - a path
 
 
@@ -28,7 +26,7 @@ DIGITAL_ONBOARDING = Vendor(
     base_url="https://api.digitalonboarding.com/",
     # The vendor publishes no limit; this default is conservative.
     quotas=(Quota(10, 1.0),),
-    manual=MANUAL,
+    manual="https://docs.digitalonboarding.com/docs/api",
     environment={
         "client_id": "DIGITAL_ONBOARDING_CLIENT_ID",
         "client_secret": "DIGITAL_ONBOARDING_CLIENT_SECRET",

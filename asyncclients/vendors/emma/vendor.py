@@ -12,8 +12,6 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import ResponseKind, Vendor, classify_response, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
-MANUAL = "https://api.myemma.com/api/external/touchpoints.html"
-
 _RATE_LIMIT = re.compile(rb"rate[ _-]?limit", re.IGNORECASE)
 
 
@@ -51,7 +49,7 @@ EMMA = Vendor(
     quotas=(Quota(180, 60.0),),
     # https://github.com/joseph3114/EmmaSharper: in practice, more concurrent calls are rejected.
     max_in_flight=4,
-    manual=MANUAL,
+    manual="https://api.myemma.com/api/external/touchpoints.html",
     environment={
         "account_id": "EMMA_ACCOUNT_ID",
         "public_key": "EMMA_PUBLIC_KEY",

@@ -11,8 +11,6 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
-MANUAL = "https://dev.intempt.com"
-
 
 def advice(response: Response) -> str:
     """Return advice for an error response; the manual documents no statuses."""
@@ -42,7 +40,7 @@ INTEMPT = Vendor(
     base_url="https://api.intempt.com/",
     # The vendor publishes no limit; this default is conservative.
     quotas=(Quota(10, 1.0),),
-    manual=MANUAL,
+    manual="https://dev.intempt.com",
     environment={"api_key": "INTEMPT_API_KEY", "org": "INTEMPT_ORG"},
     advice=advice,
 )

@@ -10,8 +10,6 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, is_unauthorized, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
-MANUAL = "https://docs.api.intouchinsight.com"
-
 
 def advice(response: Response) -> str:
     """Return advice for an error response.
@@ -45,7 +43,7 @@ INTOUCH = Vendor(
     base_url="https://api.intouchinsight.com/public/v1/",
     # "the default rate limits to be 2 requests per second for all customers"
     quotas=(Quota(2, 1.0),),
-    manual=MANUAL,
+    manual="https://docs.api.intouchinsight.com",
     environment={"api_key": "INTOUCH_API_KEY"},
     advice=advice,
     rejects_key=rejects_key,

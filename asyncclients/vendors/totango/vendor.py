@@ -10,8 +10,6 @@ from asyncclients.core.endpoint import Response
 from asyncclients.core.vendor import Vendor, standard_advice
 from asyncclients.ratelimit.quota import Quota
 
-MANUAL = "https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API"
-
 REGIONS = {
     "us": "https://api.totango.com/",
     "eu": "https://api-eu1.totango.com/",
@@ -38,7 +36,7 @@ TOTANGO = Vendor(
     base_url=REGIONS["us"],
     # "a global rate limit of 100 calls/minute for each token", over all of Totango's APIs
     quotas=(Quota(100, 60.0),),
-    manual=MANUAL,
+    manual="https://support.totango.com/hc/en-us/articles/115000597266-Touchpoints-API",
     environment={"app_token": "TOTANGO_APP_TOKEN"},
     settings={"region": "TOTANGO_REGION"},
     advice=advice,
