@@ -20,6 +20,8 @@ PARALLEL = ("-n", "auto", "--dist", "worksteal")
 """Options of pytest that use all cores; tests/conftest.py says how many workers "auto" is."""
 PORTABLE = ("core", "ratelimit", "vendors", "contract", "backfill", "cli", "sandbox")
 """Folders of tests that need no server of POSIX systems."""
+CHECKOUT = ("-m", "checkout", "tests/docs/test_shell.py")
+"""Arguments of pytest to run commands of pages in copies of the checkout."""
 EACH = ["base", *nox.project.load_toml()["project"]["optional-dependencies"]]
 
 
@@ -136,30 +138,23 @@ def typing(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The documentation, warnings as errors, with recordings of commands that are run for it.
 
-    The default suite runs the commands of its pages; here those follow that install something or
-    measure, in copies of the checkout.
+    The default suite runs the commands of its pages; here those follow that install something.
     """
-    _groups(session, "docs", "test", "benchmarks")
+    _groups(session, "docs", "test")
     session.install("-q", EXTRAS)
     session.run("sphinx-build", "-q", "-W", "--keep-going", "docs", "docs/_build/html")
     for script in ("record_terminal.py", "record_monitor.py"):
         session.run("python", f"docs/{script}", "--to", "docs/_build/html/_images")
-    session.run("pytest", *PARALLEL, "-m", "checkout", "tests/docs/test_shell.py")
+    session.run("pytest", *PARALLEL, *CHECKOUT, "-k", "not benchmarks")
 
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Each benchmark once, in its smallest form, and the pages' tables against their figures."""
-    _groups(session, "benchmarks")
+    """The commands of the benchmarks' pages in their smallest form, and the tables of the pages."""
+    _groups(session, "benchmarks", "test")
     session.install("-q", EXTRAS)
-    for command in (
-        "rate_limits.py --quick",
-        "rate_limits.py --quick --sockets",
-        "overhead.py --quick",
-        "page.py --check",
-    ):
-        script, *arguments = command.split()
-        session.run("python", f"benchmarks/{script}", *arguments)
+    session.run("pytest", *PARALLEL, *CHECKOUT, "-k", "benchmarks")
+    session.run("python", "benchmarks/page.py", "--check")
 
 
 @nox.session

@@ -1,8 +1,9 @@
 """Every command on the pages is run in a shell, as it is written there.
 
 The commands of a page run in order in one folder, against the sandbox and a real Valkey. Those
-that need a checkout run in a copy of it, with the marker `checkout`: `nox -s docs` runs these.
-A new command is run without further ado; one that cannot run here needs a line in `_INSTEAD`.
+that install something or need a checkout run in a copy of it, with the marker `checkout`: the
+sessions `docs` and `benchmarks` of nox run them. A command that is added to a page is run without
+a change here; one that cannot run needs a line in `_INSTEAD`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import os
 import re
 import shutil
+import signal
 import sys
 import venv
 from asyncio.subprocess import PIPE, STDOUT
@@ -96,7 +98,7 @@ print(json.load(sys.stdin)[sys.argv[1].removeprefix(".")])
 def blocks_of(page: Path, *, checkout: bool) -> list[list[str]]:
     """Return what is run of *page*, by block: what needs a checkout, or all the rest.
 
-    Commands in the text are the last block of the rest; those with placeholders are not run.
+    Commands in the text, unless bare names or with placeholders, are the last block of the rest.
     """
     if name_of(page) in _BY_ANOTHER_TEST and not checkout:
         return []
@@ -120,13 +122,18 @@ async def shell(block: Sequence[str], folder: Path, environ: Mapping[str, str]) 
     """
     program = "set -eux -o pipefail\n" + "\n".join(block)
     process = await asyncio.create_subprocess_exec(
-        *("bash", "-c", program), cwd=folder, env=environ, stdout=PIPE, stderr=STDOUT
+        *("bash", "-c", program),
+        cwd=folder,
+        env=environ,
+        stdout=PIPE,
+        stderr=STDOUT,
+        start_new_session=True,
     )
     try:
         output = (await process.communicate())[0].decode()
     finally:
         if process.returncode is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     assert process.returncode == 0, output
     return output
@@ -188,7 +195,7 @@ async def test_page_commands_run(page: Path, tmp_path: Path) -> None:
         if "redis://" in str(blocks):
             url = stack.enter_context(Server()).url
             await stack.enter_async_context(processes(sandbox, RedisLimits(url)))
-            environ["ASYNCCLIENTS_LIMITS"] = url
+            environ["ASYNCCLIENTS_LIMITS"] = url  # as the first block exports it
             blocks = [[_REDIS.sub(url, command) for command in block] for block in blocks]
         for block in [*_BEFORE.get(name_of(page), []), *blocks]:
             output += await shell(block, tmp_path, environ)
@@ -223,14 +230,12 @@ async def test_page_commands_run_in_a_checkout(page: Path, checkout: Path) -> No
     """
     blocks = blocks_of(page, checkout=True)
     before = pages_in(checkout)
-    environ = {**os.environ}
+    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environ = {**os.environ, "PATH": os.pathsep.join(path)}
     if "pip install" in str(blocks):
-        environ.pop("PYTHONPATH", None)
-        programs = checkout / "active" / "bin"
-        venv.create(programs.parent, with_pip=True)
-        environ["PATH"] = (
-            f"{programs}{os.pathsep}{Path(sys.executable).parent}:{os.environ['PATH']}"
-        )
+        venv.create(checkout / "active", with_pip=True)
+        environ["PATH"] = os.pathsep.join([str(checkout / "active" / "bin"), *path])
+        environ.pop("PYTHONPATH", None)  # what is installed is to be used
         await shell(["pip wheel -q --no-deps --wheel-dir dist ."], checkout, environ)
     (wheel,) = [*checkout.glob("dist/*.whl")] or [None]
     for block in blocks:
