@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from asyncclients.stores import redis_client
 from tests.support.valkey_server import Server, command
 
 
@@ -27,6 +28,13 @@ def url(valkey: str) -> str:
     """The URL of an empty server."""
     command(valkey, "FLUSHALL")
     return valkey
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a server that is up, however busy this machine is: no timeout is tested."""
+    for name in ("TIMEOUT", "NODES_TIMEOUT", "_CONNECT_TIMEOUT"):
+        monkeypatch.setattr(redis_client, name, 30.0)
 
 
 @pytest.fixture

@@ -150,6 +150,8 @@ def without_text(response: LeaseResponse) -> LeaseResponse:
 # --- Processes at work ------------------------------------------------------------------
 
 Store = FileLimits | RedisLimits
+BUSY = 3.0
+"""Seconds by which a busy machine may miss the bound of 2 s."""
 
 
 @pytest.fixture(params=["file", "valkey"])
@@ -179,9 +181,14 @@ class Fleet:
         """Return how many requests arrived after loop instant *since*."""
         return sum(request.at > since for request in self.sandbox.requests("intouch"))
 
+    def most_sent(self, since: float) -> int:
+        """Return the most requests in any second after loop instant *since*."""
+        arrivals = [request.at for request in self.sandbox.requests("intouch")]
+        return most_in(1.0, [at for at in arrivals if at > since])
+
     async def until(self, happened: Callable[[Any], bool]) -> None:
-        """Wait until it has *happened* in the statistics of both pools; within 2 s."""
-        async with asyncio.timeout(2.0):
+        """Wait until it has *happened* in the statistics of both pools; within 2 s, if not busy."""
+        async with asyncio.timeout(2.0 + BUSY):
             while not all(happened(client.stats()) for client in self.clients):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
@@ -223,8 +230,9 @@ async def test_pause_applies_to_all_processes_until_resumed(store: Store) -> Non
         assert (resumed.operator_pause, resumed.paused_for) == (None, 0.0)
         await at_work.until(lambda stats: stats.paused_for == 0)
         since = asyncio.get_running_loop().time()
-        await asyncio.sleep(0.5)
-        assert at_work.sent(since) > 0
+        async with asyncio.timeout(2.0 + BUSY):
+            while not at_work.sent(since):  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.02)
     paused_by = [event.by for event in at_work.events if isinstance(event, ScopePaused)]
     assert paused_by == ["ann", "ann"]
     assert sum(isinstance(event, ScopeResumed) for event in at_work.events) == 2
@@ -266,12 +274,14 @@ async def test_set_quotas_replace_those_of_all_processes(store: Store) -> None:
         await control.set("intouch", [])
         await at_work.until(lambda stats: stats.quotas == (Quota(20, 1.0),))
         since = loop.time()
-        await asyncio.sleep(1.0)
-        assert at_work.sent(since) > 10
+        async with asyncio.timeout(10):
+            while at_work.most_sent(since) <= 10:  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(0.05)
     replaced = [event for event in at_work.events if isinstance(event, QuotasReplaced)]
     assert [event.quotas for event in replaced[::2]] == [slow, (Quota(40, 1.0),), ()]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_control_outlives_the_processes(store: Store) -> None:
     """A process that starts later obeys what was set before; the store shows since when, by whom."""
     control = LimitsControl(store, by="ann")
@@ -288,7 +298,7 @@ async def test_control_outlives_the_processes(store: Store) -> None:
         async with SessionPool(limits=store) as pool:
             client = IntouchClient.from_env(pool, sandbox.environ)
             call = asyncio.create_task(client.tags.list().first())
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(2.0 + BUSY):
                 while client.stats().paused_for < 500:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert client.stats().quotas == (Quota(3, 1.0),)
@@ -298,10 +308,11 @@ async def test_control_outlives_the_processes(store: Store) -> None:
             assert not call.done()
             assert len(sandbox.requests("intouch")) == 1
             await control.resume("intouch")
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(2.0 + BUSY):
                 await call
 
 
+@pytest.mark.usefixtures("patient")
 async def test_vendor_is_found_in_any_case(store: Store) -> None:
     """`Intouch` stands for the scopes of intouch."""
     if isinstance(store, FileLimits):
@@ -313,6 +324,7 @@ async def test_vendor_is_found_in_any_case(store: Store) -> None:
     assert (paused.vendor, paused.paused_for > 0) == ("intouch", True)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
     """A scope that does not exist, or the start of several ids: one error that lists them."""
     if isinstance(store, FileLimits):
@@ -461,6 +473,7 @@ async def test_set_quotas_are_kept_with_exact_admission() -> None:
 # --- How long the store keeps it --------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 async def test_redis_keeps_control_without_processes(url: str) -> None:
     """The state of a scope lives as long as its pause, and for years with quotas that are set."""
     store = RedisLimits(url, prefix="odd[x]*?{y")
@@ -482,6 +495,7 @@ async def test_redis_keeps_control_without_processes(url: str) -> None:
     await backend.aclose()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_pause_keeps_the_quotas_that_are_set(url: str) -> None:
     """Nobody asks the store between the changes: neither pause nor resume shortens what it keeps."""
     backend = RedisLimits(url).backend()

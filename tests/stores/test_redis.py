@@ -171,6 +171,7 @@ def locked() -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("login", ["", ":wrong-word@"])
 async def test_rejected_password_fails_the_first_call(locked: Server, login: str) -> None:
     """A missing or wrong password: an error with advice at first use, without the password."""
@@ -225,6 +226,7 @@ def test_store_rights_name_commands_that_exist(server: Server, right: str) -> No
     assert used, "a right that nothing needs"
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("renamed", "says"),
     [
@@ -243,6 +245,7 @@ async def test_store_without_command_is_rejected(renamed: tuple[str, ...], says:
     assert caught.value.advice
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("renamed", ["SCRIPT", "INFO"])
 async def test_store_without_optional_command_works(renamed: str) -> None:
     """SCRIPT and INFO are not required."""
@@ -250,6 +253,7 @@ async def test_store_without_optional_command_works(renamed: str) -> None:
         await first_call(lacking.url)
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(
     ("code", "says", "advice"),
     [
@@ -278,6 +282,7 @@ async def test_store_error_code_is_explained(code: bytes, says: str, advice: str
     assert advice in str(caught.value.advice)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_store_with_other_protocol_is_named() -> None:
     """TLS on one side only, or a server of another kind, is named with the next step."""
     ca = trustme.CA()
@@ -319,6 +324,7 @@ async def test_password_change_at_work_is_an_outage(
         assert within_quota(sandbox)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_evicting_store_is_logged(locked: Server, caplog: pytest.LogCaptureFixture) -> None:
     """A maxmemory-policy that evicts is named in a warning, once, and the store works."""
     await first_call(f"redis://:sesame@127.0.0.1:{locked.port}/0")
@@ -351,6 +357,7 @@ async def pretender(version: str, answer: bytes = b"+OK\r\n") -> AsyncGenerator[
         yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("version", ["5.0.14", "6.0.9"])
 async def test_old_server_is_rejected(version: str) -> None:
     """A server without HELLO, or with an old version, is rejected with the required version."""
@@ -360,6 +367,7 @@ async def test_old_server_is_rejected(version: str) -> None:
     assert "6.2" in str(caught.value.advice)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_redis_keys_expire_and_contain_no_credential(url: str) -> None:
     """Keys share one hash tag, contain no credential, and expire."""
     async with Sandbox() as sandbox, SessionPool(limits=RedisLimits(url)) as pool:
@@ -380,6 +388,7 @@ def test_keys_of_a_scope_share_one_hash_tag() -> None:
     assert all("{0123abcd}" in name for name in script_keys("plain", "0123abcd", QUIET))
 
 
+@pytest.mark.usefixtures("patient")
 async def test_redis_limits_serves_many_loops_and_pools(url: str) -> None:
     """RedisLimits is bound to no loop: the same one works in a second asyncio.run()."""
     limits = RedisLimits(url)
@@ -392,6 +401,7 @@ async def test_redis_limits_serves_many_loops_and_pools(url: str) -> None:
     await asyncio.to_thread(asyncio.run, once())
 
 
+@pytest.mark.usefixtures("patient")
 async def test_many_scopes_share_few_connections(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

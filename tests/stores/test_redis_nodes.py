@@ -95,6 +95,7 @@ def test_url_of_nodes_is_shown_without_login(url: str, shown: str) -> None:
     assert repr(RedisLimits(url)) == f"<RedisLimits {shown} when_down='safe_share'>"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_cluster_holds_scopes_on_all_nodes(cluster: Cluster) -> None:
     """Sixty scopes: every primary has some, and each is granted a slot."""
     session = RedisLimits(cluster.url, cluster=True).open()
@@ -136,6 +137,7 @@ async def test_cluster_slot_moved_at_work_exceeds_no_quota(cluster: Cluster) -> 
         assert cluster.holder() is not before
 
 
+@pytest.mark.usefixtures("patient")
 async def test_doctor_checks_a_cluster(cluster: Cluster) -> None:
     """`asyncclients doctor --limits redis+cluster://…` finds no fault."""
     url = cluster.url.replace("redis://", "redis+cluster://")
@@ -144,6 +146,7 @@ async def test_doctor_checks_a_cluster(cluster: Cluster) -> None:
     assert all(finding.good for finding in findings), findings
 
 
+@pytest.mark.usefixtures("patient")
 async def test_operator_controls_scopes_of_all_nodes(cluster: Cluster) -> None:
     """LimitsControl shows the scopes of every node, and pauses one of them."""
     store = RedisLimits(cluster.url, cluster=True)
@@ -158,6 +161,7 @@ async def test_operator_controls_scopes_of_all_nodes(cluster: Cluster) -> None:
     assert paused == [f"{7:032x}"]
 
 
+@pytest.mark.usefixtures("patient")
 async def test_cluster_tokens_are_shared(cluster: Cluster) -> None:
     """A token stored through one node is found by a client that starts from another."""
     loop = asyncio.get_running_loop()
@@ -169,6 +173,7 @@ async def test_cluster_tokens_are_shared(cluster: Cluster) -> None:
     assert token.value.reveal() == "token"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_single_server_is_not_a_cluster(url: str) -> None:
     """cluster=True for a server without cluster mode is a ConfigurationError that says so."""
     tokens = RedisTokens(url, cluster=True)
@@ -177,6 +182,7 @@ async def test_single_server_is_not_a_cluster(url: str) -> None:
     assert "leave out cluster=True" in str(caught.value.advice)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_cluster_node_without_cluster_advises_it(cluster: Cluster) -> None:
     """One node of a cluster, without cluster=True: the error advises cluster=True."""
     assert await RedisTokens(cluster.url, cluster=True).load("scope", 0.0) is None
@@ -203,6 +209,7 @@ async def test_cluster_user_with_advised_rights_can_call(cluster: Cluster) -> No
 # --- Failover -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("is_lost", [False, True])
 async def test_promoted_replica_without_last_request_holds_for_a_period(is_lost: bool) -> None:
     """A process that has seen a request that the replica lacks delays all calls by a period."""
