@@ -20,7 +20,7 @@ PARALLEL = ("-n", "auto", "--dist", "worksteal")
 """Options of pytest that use all cores; tests/conftest.py says how many workers "auto" is."""
 PORTABLE = ("core", "ratelimit", "vendors", "contract", "backfill", "cli", "sandbox")
 """Folders of tests that need no server of POSIX systems."""
-CHECKOUT = ("-m", "checkout", "tests/docs/test_shell.py")
+CHECKOUT = ("-m", "checkout", "tests/docs")
 """Arguments of pytest to run commands of pages in copies of the checkout."""
 EACH = ["base", *nox.project.load_toml()["project"]["optional-dependencies"]]
 

@@ -8,10 +8,12 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -133,6 +135,24 @@ def test_production_image_copies_what_exists_and_runs_a_worker() -> None:
     assert program == "asyncclients"
     check(arguments)
     assert re.findall(r"--uid (\d+)", text) == re.findall(r"has the number (\d+)", PAGE.read_text())
+
+
+@pytest.mark.checkout
+@pytest.mark.timeout(300)
+def test_production_image_is_built_from_what_it_copies(tmp_path: Path) -> None:
+    """The files that the Containerfile copies, and no others, are enough to build the package."""
+    text = (ROOT / "docker" / "Containerfile").read_text()
+    for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
+        for name in line.split():
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            copy(ROOT / name, tmp_path / name)
+    command = (sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", "dist", ".")
+    subprocess.run(command, cwd=tmp_path, check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = ZipFile(wheel).namelist()
+    assert {"asyncclients/cli/__init__.py", "asyncclients/stores/quota_log.lua"} <= {*names}
+    assert any(name.startswith("asyncclients/cli/data/") for name in names)
 
 
 def test_production_log_lines_are_logged() -> None:

@@ -1,4 +1,4 @@
-"""Every command on the pages is run in a shell, as it is written there.
+"""Every command on the pages is run in a shell.
 
 The commands of a page run in order in one folder, against the sandbox and a real Valkey. Those
 that install something or need a checkout run in a copy of it, with the marker `checkout`: the
@@ -45,7 +45,7 @@ _INSTEAD = {
     "python3 -m venv .venv && .venv/bin/pip install -q 'nox>=2026.4' && .venv/bin/nox": (
         "python3 -m venv .venv && .venv/bin/pip install -q 'nox>=2026.4' && .venv/bin/nox --list"
     ),
-    # docs/record_terminal.py runs the demo in full, and docs/record_monitor.py the live page.
+    # docs/record_terminal.py runs the demo in full, docs/record_monitor.py with its live page.
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cli]' && .venv/bin/asyncclients demo": (
         "python3 -m venv .venv && .venv/bin/pip install -q -e '.[cli]'"
         " && .venv/bin/asyncclients demo --fast"
@@ -72,14 +72,14 @@ _INSTEAD = {
         "pytest -m sweep tests/stores/test_processes.py --collect-only -q"
     ),
     # These need a container engine with a registry, and a release on GitHub. test_production.py
-    # compares the Containerfile with the project and the command with the program.
+    # builds the package from the files that the Containerfile copies, and checks its commands.
     "docker build -f docker/Containerfile -t asyncclients .": "",
     "docker run --rm --stop-timeout 60 -v ./data:/data -v ./secrets:/run/secrets:ro "
     "-e INTOUCH_API_KEY_FILE=/run/secrets/intouch -e ASYNCCLIENTS_LIMITS=/data/limits.db "
     "asyncclients run /data/jobs.toml --quiet": "",
     "gh attestation verify asyncclients-1.2.0-py3-none-any.whl --repo asyncclients/asyncclients": "",
 }
-"""What is run in place of a command that takes hours or cannot run here; "" for nothing."""
+"""The replacement of a command that takes hours or cannot run here; "" for none."""
 _CHECKOUT = re.compile(r"(\.venv/bin/|pip |pytest |python3? )")
 """Beginnings of commands that need a checkout or install something."""
 _BENCHMARK = re.compile(r"python benchmarks/(?!page)\w+\.py\b")
@@ -87,7 +87,7 @@ _FROM_PYPI = re.compile(r"(?<=pip install )'?asyncclients(?P<extras>[\[\w,\]]*)'
 _PLACEHOLDER = re.compile(r" [A-Z]{3,}\b")
 _REDIS = re.compile(r"redis://[\w:]+")
 _BEFORE = {"docs/production.md": [["asyncclients run jobs.toml"]]}
-"""What a page expects to have run: the timer has started the jobs."""
+"""Blocks that run before those of a page: there the timer has started the jobs."""
 _JQ = """\
 #!{python}
 import json, sys
@@ -96,9 +96,9 @@ print(json.load(sys.stdin)[sys.argv[1].removeprefix(".")])
 
 
 def blocks_of(page: Path, *, checkout: bool) -> list[list[str]]:
-    """Return what is run of *page*, by block: what needs a checkout, or all the rest.
+    """Return the commands of *page* by block: those that need a checkout, or all others.
 
-    Commands in the text, unless bare names or with placeholders, are the last block of the rest.
+    Commands in the text, unless bare names or with placeholders, are the last block of the others.
     """
     if name_of(page) in _BY_ANOTHER_TEST and not checkout:
         return []
@@ -235,7 +235,7 @@ async def test_page_commands_run_in_a_checkout(page: Path, checkout: Path) -> No
     if "pip install" in str(blocks):
         venv.create(checkout / "active", with_pip=True)
         environ["PATH"] = os.pathsep.join([str(checkout / "active" / "bin"), *path])
-        environ.pop("PYTHONPATH", None)  # what is installed is to be used
+        environ.pop("PYTHONPATH", None)  # use the installed package
         await shell(["pip wheel -q --no-deps --wheel-dir dist ."], checkout, environ)
     (wheel,) = [*checkout.glob("dist/*.whl")] or [None]
     for block in blocks:
