@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
@@ -13,8 +12,9 @@ import msgspec
 import pytest
 
 from asyncclients.backfill import Report
+from tests.support.command import start
 
-WORKER = Path(__file__).with_name("killed_job.py")
+WORKER = str(Path(__file__).with_name("killed_job.py"))
 
 
 class Killer:
@@ -49,14 +49,7 @@ class Killer:
         return report
 
     async def _once(self, arguments: tuple[str, ...], seconds: float | None) -> bytes | None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(WORKER),
-            *arguments,
-            env=self._environ,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process = await start(*arguments, environ=self._environ, script=WORKER)
         assert process.stdout is not None
         assert await process.stdout.readline() == b"go\n"
         try:
@@ -67,11 +60,6 @@ class Killer:
             return None
         assert process.returncode == 0, err.decode()
         return out
-
-
-@pytest.fixture
-def killer_of() -> type[Killer]:
-    return Killer
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import asyncio
 import os
 import re
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import Process
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ import pytest
 
 from asyncclients.cli.backfill import pairs
 from asyncclients.sandbox import Sandbox, drop, status
+from tests.support.command import Command, start
 from tests.support.posix import posix
 
 
@@ -36,19 +36,10 @@ class Shell:
         self._directory = directory
         self._secrets = [value for name, value in sandbox.environ.items() if "KEY" in name]
 
-    async def start(self, *arguments: str) -> Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "asyncclients",
-            *arguments,
-            cwd=self._directory,
-            env=self._environ,
-            stdout=PIPE,
-            stderr=PIPE,
-        )
+    async def start(self, *arguments: str) -> Command | Process:
+        return await start(*arguments, environ=self._environ, directory=self._directory)
 
-    async def end(self, process: Process) -> Ended:
+    async def end(self, process: Command | Process) -> Ended:
         out, err = (text.decode() for text in await process.communicate())
         assert not [secret for secret in self._secrets if secret in out + err]
         return Ended(process.returncode, out, err)

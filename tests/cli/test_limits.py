@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,12 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 from asyncclients.stores.control import ScopeLimits
 from asyncclients.vendors.intouch import NewContact
+from tests.support.command import start
 
 
 async def shell(*arguments: str) -> str:
     """Run `asyncclients limits` in a process of its own; return what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asyncclients", "limits", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    process = await start("limits", *arguments, environ=os.environ)
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     return out.decode()

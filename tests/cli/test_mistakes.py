@@ -18,6 +18,7 @@ from asyncclients.cli import app, run
 from asyncclients.cli.jobs import JobSpec
 from asyncclients.cli.operations import CLIENTS
 from asyncclients.sandbox import Sandbox
+from tests.support.command import start
 
 PUSH, PULL = ("push", "intouch.contacts"), ("pull", "intouch.contacts")
 RECORDS = ("push", "intouch.external_programs")
@@ -445,18 +446,8 @@ def test_missing_extra_is_named_before_credentials(
 # --- Values -----------------------------------------------------------------------
 
 
-async def start(environ: dict[str, str], *arguments: str) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "asyncclients", *arguments),
-        env={**os.environ, **environ},
-        stdout=pipe,
-        stderr=pipe,
-    )
-
-
 async def ended(environ: dict[str, str], *arguments: str) -> tuple[int | None, str]:
-    process = await start(environ, *arguments)
+    process = await start(*arguments, environ={**os.environ, **environ})
     out, err = await process.communicate()
     return process.returncode, (out + err).decode()
 

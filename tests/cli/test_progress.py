@@ -23,6 +23,7 @@ from asyncclients.cli.shared import pool_of_jobs
 from asyncclients.errors import StateError
 from asyncclients.sandbox import Sandbox, status
 from asyncclients.stores import FileLimits
+from tests.support.command import start
 from tests.support.posix import posix
 
 HALFWAY = Progress(
@@ -390,15 +391,10 @@ async def test_quiet_prints_only_what_went_wrong(sandbox: Sandbox, tmp_path: Pat
         ["run", "jobs.toml"],
         ["push", "intouch.contacts", "y.csv"],
     ):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "asyncclients", *command, "--quiet"),
-            cwd=tmp_path,
-            env={**os.environ, **sandbox.environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        out, _ = await process.communicate()
-        results.append((process.returncode, out))
+        environ = {**os.environ, **sandbox.environ}
+        process = await start(*command, "--quiet", environ=environ, directory=tmp_path)
+        out, err = await process.communicate()
+        results.append((process.returncode, out + err))
     assert results[:3] == [(0, b"")] * 3
     code, out = results[3]
     assert (code, out.startswith(b"0 done, 1 failed")) == (3, True)
