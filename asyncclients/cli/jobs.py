@@ -126,13 +126,15 @@ def read_jobs(path: Path) -> list[JobSpec]:
     Raises:
         InputError: the file cannot be read, or is not a file of jobs.
     """
+    text, advice = "", "See `asyncclients run --help`"
     try:
-        found = _parsed(tomllib.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8-sig")
+        found = _parsed(tomllib.loads(text))
     except (OSError, ValueError) as bad:  # TOML and msgspec errors are ValueErrors
         words = bad.strerror if isinstance(bad, OSError) else str(bad)
-        raise InputError(
-            f"{path}: {words}", file=str(path), advice="See `asyncclients run --help`"
-        ) from None
+        if isinstance(bad, tomllib.TOMLDecodeError) and "\\" in text:
+            advice = "Write a path with / or in single quotes, as in 'C:\\data\\contacts.csv'"
+        raise InputError(f"{path}: {words}", file=str(path), advice=advice) from None
     jobs = [_placed(job, name, path.parent) for name, job in found.items()]
     for one, other in combinations(jobs, 2):
         if shared := _shared(one, other):

@@ -101,6 +101,18 @@ async def test_source_in_another_encoding_is_found_when_it_is_counted(
     assert f"iconv -f WINDOWS-1252 -t UTF-8 {path}" in str(raised.value.advice)
 
 
+async def test_advice_has_no_command_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without iconv, as on Windows, the advice only names the encoding."""
+    monkeypatch.setenv("PATH", "")
+    path = tmp_path / "no-iconv.csv"
+    path.write_bytes(b"\xfcber\n1\n")
+    with pytest.raises(InputError) as raised:
+        await open_source(path)
+    assert raised.value.advice == "Save the file as UTF-8; its text is probably WINDOWS-1252"
+
+
 @pytest.mark.parametrize("row", ["{}", _JSON])
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
 async def test_source_with_a_damaged_row_is_counted(tmp_path: Path, row: str, bom: bytes) -> None:

@@ -18,8 +18,10 @@ from asyncclients.backfill import Progress
 from asyncclients.cli import run
 from asyncclients.cli.demo.scenario import open_scenario
 from asyncclients.cli.demo.screen import closing, frame
+from asyncclients.cli.jobs import read_jobs
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.signals import on_signals
+from asyncclients.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 FILES = ("tests/backfill/test_target_files.py", "tests/backfill/test_state_files.py")
@@ -128,3 +130,16 @@ async def test_screens_fit_the_encodings_of_windows(encoding: str) -> None:
     text = output.read()
     assert "##" in text
     assert "\\u" not in text
+
+
+def test_jobs_saved_on_windows_are_read(tmp_path: Path) -> None:
+    """A byte order mark is skipped; for a backslash in a path the error has the right form."""
+    path = tmp_path / "jobs.toml"
+    job = '[jobs.tags]\r\npush = "intouch.tags"\r\nfile = '
+    path.write_text(job + r"'C:\data\tags.csv'", encoding="utf-8-sig")
+    (found,) = read_jobs(path)
+    assert str(found.file).endswith(r"C:\data\tags.csv")
+    path.write_text(job + r'"C:\data\tags.csv"', encoding="utf-8-sig")
+    with pytest.raises(InputError) as error:
+        read_jobs(path)
+    assert r"single quotes, as in 'C:\data\contacts.csv'" in str(error.value.advice)

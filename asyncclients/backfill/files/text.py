@@ -17,9 +17,11 @@ import zlib
 from array import array
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from shlex import quote
+from shutil import which
 from typing import Any, BinaryIO, cast
 
 import msgspec
@@ -60,8 +62,14 @@ _ENCODINGS = (
 """(pattern of the first bytes, problem, name of the encoding for iconv), after the formats."""
 
 
+@lru_cache(maxsize=16)
 def as_utf8(path: Path, encoding: str) -> str:
-    """Return the advice, with a command, for the file at *path*, whose text is in *encoding*."""
+    """Return the advice for the file at *path*, whose text is in *encoding*.
+
+    With a command, if this machine has iconv, which Windows lacks.
+    """
+    if which("iconv") is None:
+        return f"Save the file as UTF-8; its text is probably {encoding}"
     source, plain = quote(str(path)), path.with_suffix("") if path.suffix == ".gz" else path
     target = quote(str(plain.with_name(f"utf8-{plain.name}")))
     command = f"iconv -f {encoding} -t UTF-8 {source} > {target}"
