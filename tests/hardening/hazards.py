@@ -235,7 +235,7 @@ INPUT: Final = (
     Hazard(59, "Ids that change the path", "An id is one segment that decodes to it, or is rejected.",
            tests("core/test_endpoint.py::test_", "id_is_rejected_or_one_segment")),
     Hazard(60, "Values that change the query or form", "Parsed again, they are equal.",
-           ("core/test_codec.py::test_query_round_trips",
+           ("core/test_prepare.py::test_query_round_trips",
             "hardening/test_request_text.py::test_json_text_is_sent_exactly_or_rejected")),
     Hazard(61, "Hostile values at the vendor",
            "Values are written unchanged, and none becomes a path or a statement. A CSV file "

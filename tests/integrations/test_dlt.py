@@ -11,8 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import dlt
 import pytest
+
+pytest.importorskip("dlt", reason="needs the extra [dlt]")
+
+import dlt
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from asyncclients import ConfigurationError, IntouchClient, NotFoundError, Quota, SessionPool
