@@ -27,7 +27,7 @@ from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, check_apart, files_of_state, target_of
 
 _OF_ALL = ("state", "max_failed", "share", "new_credential")
-_OF_WRITES = ("concurrency", "unknown", "dry_run", "limit", "retry_failed")
+_OF_WRITES = ("concurrency", "unknown", "limit", "retry_failed")
 _OPTIONS = {
     "pull": (*_OF_ALL, "key", "refresh", "since", "lag"),
     "push": (*_OF_ALL, *_OF_WRITES),
@@ -36,10 +36,10 @@ _OPTIONS = {
 """The options of each kind of job that its function takes under the same name."""
 _CONVERTED = {
     "pull": ("to", "query", "changes"),
-    "push": ("file", "map", "set", "with_"),
-    "sync": ("file", "map", "set"),
+    "push": ("file", "map", "set", "dry_run", "with_"),
+    "sync": ("file", "map", "set", "dry_run"),
 }
-"""Those that it takes in another form."""
+"""Those that it takes in another form, or that decide on its result."""
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -342,10 +342,14 @@ async def run_job(
     try:
         if job.sync is not None:
             target = Clients(pool).resource(job.sync)
-            synced: SyncReport | Plan = await backfill.sync(
-                job.file, target, map=_renaming(job), progress=progress, **job.options()
+            return await backfill.sync(
+                job.file,
+                target,
+                map=_renaming(job),
+                dry_run=job.dry_run,
+                progress=progress,
+                **job.options(),
             )
-            return synced
         operation = _operation(job, Clients(pool))
     except ConfigurationError:
         await check_files(job)
@@ -356,10 +360,14 @@ async def run_job(
         )
     if operation.scalar is not None:
         await check_files(job)  # `push` knows only the columns of a struct
-    pushed: Report | Plan = await backfill.push(
-        job.file, operation.call, map=map_of(job, operation), progress=progress, **job.options()
+    return await backfill.push(
+        job.file,
+        operation.call,
+        map=map_of(job, operation),
+        dry_run=job.dry_run,
+        progress=progress,
+        **job.options(),
     )
-    return pushed
 
 
 def _renaming(job: JobSpec) -> Renaming | None:

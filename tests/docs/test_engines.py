@@ -93,7 +93,7 @@ async def test_engines_page_program_runs(
     namespace = module_of(monkeypatch, totango=clients["totango"])
     await block.run(namespace)
     assert namespace["report"].done == 2
-    contents = [each["content"] for each in sandbox.state("totango").touchpoints.values()]
+    contents = [str(each["content"]) for each in sandbox.state("totango").touchpoints.values()]
     assert sorted(contents) == ["Hello", "World"]
 
 
