@@ -9,7 +9,6 @@ import subprocess
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +20,7 @@ from asyncclients import InputError
 from asyncclients.backfill.files import source as sources
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.files.source import FileSource, Row, Rows, open_source
+from tests.support.resources import cancel_without_a_free_thread
 
 
 async def read(rows: Rows) -> list[Row]:
@@ -520,20 +520,9 @@ async def test_source_closes_file_when_opening_is_cancelled(
 async def test_source_close_survives_cancellation(tmp_path: Path) -> None:
     """The file is closed even if no thread was free at the time of the cancellation."""
     source = await open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n'))
-    busy = threading.Event()
-    with ThreadPoolExecutor(1) as only:
-        asyncio.get_running_loop().set_default_executor(only)
-        working = asyncio.create_task(asyncio.to_thread(busy.wait))
-        closing = asyncio.create_task(source.aclose())
-        await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.sleep(0)
-        busy.set()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        await working
-        with pytest.raises(ValueError, match="closed file"):
-            await source.chunk()
+    await cancel_without_a_free_thread(source.aclose())
+    with pytest.raises(ValueError, match="closed file"):
+        await source.chunk()
 
 
 async def test_parquet_keeps_types(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiohttp
 import pytest
@@ -42,6 +43,13 @@ async def connect(sandbox: Sandbox) -> AsyncIterator[Open]:
             return await stack.enter_async_context(session)
 
         yield connect
+
+
+async def read(call: Any) -> tuple[int, Any]:
+    """Return the status and the decoded body of *call*; None for an empty body."""
+    async with call as response:
+        body = await response.read()
+        return response.status, json.loads(body) if body else None
 
 
 async def _login(sandbox: Sandbox, vendor: str) -> dict[str, str]:

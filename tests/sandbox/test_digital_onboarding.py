@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from .conftest import basic
+from .conftest import basic, read
 
 if TYPE_CHECKING:
     from asyncclients.sandbox import Sandbox
@@ -29,14 +29,7 @@ def login(sandbox: Sandbox) -> tuple[str, str]:
 async def ask_token(sandbox: Sandbox, **options: Any) -> tuple[int, Any]:
     """Status and body of one token request."""
     url = f"{sandbox.url('digital_onboarding')}oauth2/token"
-    async with aiohttp.request("POST", url, **options) as response:
-        return response.status, await response.json()
-
-
-async def read(call: Any) -> tuple[int, Any]:
-    """Status and decoded body of a call."""
-    async with call as response:
-        return response.status, await response.json()
+    return await read(aiohttp.request("POST", url, **options))
 
 
 async def test_token_endpoint_accepts_each_login(sandbox: Sandbox) -> None:

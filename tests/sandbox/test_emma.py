@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import read
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -23,8 +25,7 @@ async def emma(sandbox: Sandbox, connect: Open) -> Callable[..., Awaitable[tuple
     account = sandbox.environ["EMMA_ACCOUNT_ID"]
 
     async def ask(method: str, path: str, body: object = None) -> tuple[int, Any]:
-        async with session.request(method, f"{account}/touchpoints{path}", json=body) as response:
-            return response.status, (await response.json() if response.content_length else None)
+        return await read(session.request(method, f"{account}/touchpoints{path}", json=body))
 
     return ask
 

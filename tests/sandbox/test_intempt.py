@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -11,6 +10,8 @@ import pytest
 from yarl import URL
 
 from asyncclients.sandbox import Sandbox
+
+from .conftest import read
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,13 +37,6 @@ def data_path(sandbox: Sandbox, name: str = "bookings") -> str:
     """The path of the data of a collection."""
     state = sandbox.state("intempt")
     return f"v1/{state.org}/collections/{state.collections[name].id}/data"
-
-
-async def read(call: Any) -> tuple[int, Any]:
-    """Status and decoded body of a call."""
-    async with call as response:
-        body = await response.read()
-        return response.status, json.loads(body) if body else None
 
 
 async def link(intempt: aiohttp.ClientSession, path: str) -> str:

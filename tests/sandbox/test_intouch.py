@@ -11,6 +11,8 @@ import pytest
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.intouch.state import Table
 
+from .conftest import read
+
 if TYPE_CHECKING:
     from _collections_abc import dict_values
     from collections.abc import AsyncIterator
@@ -50,8 +52,7 @@ async def ask(
     session: aiohttp.ClientSession, method: str, path: str, body: object = None
 ) -> tuple[int, Any]:
     """Status and decoded body of one call."""
-    async with session.request(method, path, json=body) as response:
-        return response.status, (await response.json() if response.content_length else None)
+    return await read(session.request(method, path, json=body))
 
 
 async def test_tag_lifecycle(intouch: aiohttp.ClientSession) -> None:

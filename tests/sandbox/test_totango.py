@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .conftest import read
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -20,12 +22,6 @@ NOTE = {"account_id": "0000", "content": "Called"}
 @pytest.fixture
 async def totango(connect: Open) -> aiohttp.ClientSession:
     return await connect("totango")
-
-
-async def read(call: Any) -> tuple[int, Any]:
-    """Status and decoded body of a call."""
-    async with call as response:
-        return response.status, await response.json(content_type=None)
 
 
 async def events(totango: aiohttp.ClientSession, account: str) -> Any:

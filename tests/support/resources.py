@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
 
@@ -34,3 +37,19 @@ class Traces:
         assert not tasks, tasks
         left = set(descriptors().values()) - self._open
         assert not left, left
+
+
+async def cancel_without_a_free_thread(work: Coroutine[Any, Any, object]) -> None:
+    """Cancel *work* while all threads of the loop are busy; return when they have ended."""
+    loop, may_end = asyncio.get_running_loop(), threading.Event()
+    with ThreadPoolExecutor(1) as only:
+        loop.set_default_executor(only)
+        busy = asyncio.create_task(asyncio.to_thread(may_end.wait))
+        working = asyncio.create_task(work)
+        await asyncio.sleep(0)
+        working.cancel()
+        await asyncio.sleep(0)
+        may_end.set()
+        await asyncio.wait([working, busy])
+        assert working.cancelled()
+    loop.set_default_executor(ThreadPoolExecutor())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from hypothesis import strategies as st
 
 from asyncclients.errors import UploadError
 from asyncclients.uploads import PIECE, Source, UploadBody, open_content
-from tests.support.resources import descriptors
+from tests.support.resources import cancel_without_a_free_thread, descriptors
 
 
 class Stream:
@@ -65,18 +63,7 @@ async def test_content_closes_its_file_when_cancelled(tmp_path: Path) -> None:
     content = open_content(path, None, None)
     await content.__aenter__()
     assert str(path) in descriptors().values()
-    busy = threading.Event()
-    with ThreadPoolExecutor(1) as only:
-        asyncio.get_running_loop().set_default_executor(only)
-        working = asyncio.create_task(asyncio.to_thread(busy.wait))
-        closing = asyncio.create_task(content.__aexit__(None, None, None))
-        await asyncio.sleep(0)
-        closing.cancel()
-        await asyncio.sleep(0)
-        busy.set()
-        with pytest.raises(asyncio.CancelledError):
-            await closing
-        await working
+    await cancel_without_a_free_thread(content.__aexit__(None, None, None))
     assert str(path) not in descriptors().values()
 
 
