@@ -28,7 +28,7 @@ T = TypeVar("T", Contact, Hierarchy, Tag)
 
 
 class ItemTarget(Generic[T]):
-    """What the targets of all resources have in common."""
+    """The operations that the targets of all resources share."""
 
     resource: Any
 
