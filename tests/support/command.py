@@ -16,7 +16,6 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
 from contextlib import chdir
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -69,6 +68,8 @@ async def start(
             stdout=PIPE,
             stderr=PIPE,
         )
+    from multiprocessing import forkserver  # Windows has none
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_IMPORTED])
     with chdir("/"):  # it imports what is installed, not what is in the current directory
