@@ -551,6 +551,15 @@ OUTSIDE: Final = (
            tests(SYNC, "sync_rejects_ambiguous_keys")),
     Hazard(163, "Others edit the vendor between two syncs", "An adoption reads the list and finds it.",
            tests(SYNC, "adoption_notices_what_others_changed", "sync_creates_again_what_somebody_deleted")),
+    Hazard(164, "Calls wait for hours, and nobody knows",
+           "One line for each cause: how many calls, until when, and what ends it.",
+           (*tests("core/test_long_waits.py::test_", "long_wait_of_a_client_is_logged_once",
+                   "long_wait_of_a_session_is_logged"),
+            "stores/test_control.py::test_long_pause_is_logged_with_the_calls_that_wait")),
+    Hazard(165, "A job on DBOS seems to hang while the vendor is unavailable",
+           "Its progress shows the outage and the cause, whichever worker sends.",
+           tests("integrations/test_dbos.py::test_", "progress_shows_an_outage_of_the_vendor",
+                 "outage_of_a_job_is_that_of_its_luckiest_worker")),
 )
 # fmt: on
 SECTIONS: Final = {
