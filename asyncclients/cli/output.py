@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -146,12 +146,15 @@ def _report_text(report: Report) -> str:
         parts.append(
             "Not complete: run the same command again to continue, without --limit to the end"
         )
-    if report.failures:
-        parts.append(f"Failed rows, with the reason of each: {report.failures}")
-    if report.unknown:
-        parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
-    parts += [f"Not verified: {reason}" for reason in report.unverified]
+    parts += [*_rows_to_check(report), *(f"Not verified: {why}" for why in report.unverified)]
     return "\n".join(parts)
+
+
+def _rows_to_check(report: Report | SyncReport) -> Iterator[str]:
+    if report.failures:
+        yield f"Failed rows, with the reason of each: {report.failures}"
+    if report.unknown:
+        yield "Unknown rows may or may not have arrived: see `asyncclients status`"
 
 
 def _differences(counts: Report | LastRefresh) -> str:
@@ -169,11 +172,8 @@ def sync_text(report: SyncReport) -> str:
     parts = [f"{counts}; {use}, {duration(report.seconds)}, {report.quota_use:.1%} of the quota"]
     if report.remaining:
         parts.append(f"{report.remaining:,} changes remain: run the same command to continue")
-    if report.failures:
-        parts.append(f"Failed rows, with the reason of each: {report.failures}")
-    if report.unknown:
-        parts.append("Unknown rows may or may not have arrived: see `asyncclients status`")
-    return "\n".join([*parts, *(f"Note: {warning}" for warning in report.warnings)])
+    notes = (f"Note: {warning}" for warning in report.warnings)
+    return "\n".join([*parts, *_rows_to_check(report), *notes])
 
 
 def _refresh_lines(found: Status) -> list[str]:

@@ -137,10 +137,6 @@ def _list_types(state: EmmaState, _call: SandboxRequest) -> Reply:
     return Reply.json(200, [state.shown(row) for row in state.types.values()])
 
 
-def _get_type(state: EmmaState, call: SandboxRequest) -> Reply:
-    return Reply.json(200, state.shown(_found_type(state, call)))
-
-
 def _update_type(state: EmmaState, call: SandboxRequest) -> Reply:
     row = _found_type(state, call)
     row.update(_type_names(state, call, row))
@@ -155,12 +151,13 @@ def _delete_type(state: EmmaState, call: SandboxRequest) -> Reply:
     return deleted(state)
 
 
+_TYPE = "/{account_id}/touchpoints/{touchpoint_type_id}"
 TYPE_ROUTES: list[Route[EmmaState]] = [
     Route("POST", "/{account_id}/touchpoints", _create_type),
     Route("GET", "/{account_id}/touchpoints", _list_types),
-    Route("GET", "/{account_id}/touchpoints/{touchpoint_type_id}", _get_type),
-    Route("PUT", "/{account_id}/touchpoints/{touchpoint_type_id}", _update_type),
-    Route("DELETE", "/{account_id}/touchpoints/{touchpoint_type_id}", _delete_type),
+    Route("GET", _TYPE, lambda s, call: Reply.json(200, s.shown(_found_type(s, call)))),
+    Route("PUT", _TYPE, _update_type),
+    Route("DELETE", _TYPE, _delete_type),
 ]
 
 

@@ -193,7 +193,7 @@ def test_simulate_rejects_quotas_that_it_cannot_model(quota: Any) -> None:
     with pytest.raises(ConfigurationError) as error:
         simulate(quota)
     assert "not " in error.value.message
-    assert "Quota(100, 60.0)" in error.value.advice
+    assert "Quota(100, 60.0)" in str(error.value.advice)
 
 
 def test_draw_text_shows_all_figures() -> None:

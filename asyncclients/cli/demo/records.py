@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from asyncclients.ratelimit.quota import Quota
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.sandbox import VendorName
 from asyncclients.sandbox.server import Arrival
+from asyncclients.simulator.report import percentile
 
 ASKED_AT = "X-Asked-At"
 """Header of a web request: the loop time at which it was made, before any wait."""
@@ -39,8 +39,8 @@ class Waits(NamedTuple):
 
         A request that still waits counts with its wait so far.
         """
-        waits = sorted(self.answered + self.waiting)
-        return waits[math.ceil(share * len(waits)) - 1] if waits else 0.0
+        waits = self.answered + self.waiting
+        return percentile(waits, share) if waits else 0.0
 
 
 class Record(NamedTuple):

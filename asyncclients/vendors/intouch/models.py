@@ -85,6 +85,7 @@ _Limit = Annotated[
     Constraint("a number from 1 to 25", "integer [ 1 .. 25 ]", Annotated[int, Meta(ge=1, le=25)]),
 ]
 _Order = Annotated[Order, choice(("asc", "desc"), 'Enum: "asc" "desc"')]
+_CONTACT_FIELDS = "email first_name last_name phone_number language status created_at updated_at"
 _SORTED = "Not all properties can be sorted, each [endpoint] will define what type"
 
 
@@ -117,25 +118,7 @@ class HierarchyQuery(ListQuery, frozen=True, kw_only=True, omit_defaults=True):
 class ContactQuery(ListQuery, frozen=True, kw_only=True, omit_defaults=True):
     """Query of `contacts.list`."""
 
-    sort_by: (
-        Annotated[
-            str,
-            choice(
-                (
-                    "email",
-                    "first_name",
-                    "last_name",
-                    "phone_number",
-                    "language",
-                    "status",
-                    "created_at",
-                    "updated_at",
-                ),
-                _SORTED,
-            ),
-        ]
-        | None
-    ) = None
+    sort_by: Annotated[str, choice(tuple(_CONTACT_FIELDS.split()), _SORTED)] | None = None
 
 
 class Envelope(msgspec.Struct, Generic[T], frozen=True, kw_only=True, gc=False):
