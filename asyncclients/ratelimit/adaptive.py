@@ -347,7 +347,7 @@ class Feedback:
             self.bound_relaxation = 0.0
             self._relax_after *= 2
             return
-        self.rate_factor = max(min(min_rate, self.rate_factor), self.rate_factor * _RATE_CUT)
+        self.rate_factor = max(min_rate, self.rate_factor * _RATE_CUT)
         if permit is not None and permit.slot_idle_for > _IDLE_SHARE * self.period:
             self.burst_factor = 0.0
             return

@@ -1,8 +1,9 @@
 """External usage: calls that other clients make on the same quota.
 
 A vendor that reports `remaining` has counted the calls of all clients. What it counted
-beyond our own calls is external usage. There are two estimates. Neither takes our calls for
-external ones, because every one that may have arrived is counted as ours.
+beyond our own calls is external usage. Two estimates follow from it. Neither overestimates,
+because every one of our calls that may have arrived is counted as ours. The third needs no
+reports.
 
 * *Level*: limit − remaining − our calls of the last period. It works for servers that
   forget each call one period after it arrived (sliding window). If the server resets its
@@ -12,15 +13,15 @@ external ones, because every one that may have arrived is counted as ours.
   between. It works for servers that reset their count. If each call is forgotten
   separately, the slots that come back hide external usage.
 
-The external rate is the greater of the two. The level also limits the free slots: of the
-vendor's count and ours, the one that leaves fewer slots applies.
+* *Pauses*: the share of calls that are rejected although the pause that the vendor asked for
+  was obeyed, and no call of ours is left in the window. A vendor that asks for long enough
+  pauses does not reject such a call unless others have taken the slots, however it counts.
+  The Erlang formula gives the rate of calls at random instants that take all slots so often.
+  It works for small quotas, where the other two see little: with many slots the window is
+  never empty.
 
-Once a report has *proven* external usage, the level is estimated more closely for
-`_PROOF_LASTS` seconds: our calls count from their estimated arrivals, not from the latest
-possible ones, and rejected calls, with 0 remaining, are reports as well. Accepted calls
-alone show the quota at instants at which a slot was free; if it has few slots, others hold
-fewer at these instants than on average. Without proof a rejection is no evidence, because
-servers with a small bucket or two counters reject calls without any other client.
+The external rate is the greatest of the three. The level also limits the free slots: of the
+vendor's count and ours, the one that leaves fewer slots applies.
 
 Three kinds of reports are ignored: impossible ones (more remaining than the limit);
 outdated ones (the response to a call sent before one already evaluated); and all reports
@@ -58,12 +59,18 @@ _MIN_SECONDS = 15.0
 """Seconds of observed depletion before its rate is used."""
 _MIN_CALLS = 0.5
 """External calls, weighted by age, below which the depletion rate is 0."""
-_PROOF_LASTS = 300.0
-"""Seconds after a proof of external usage during which rejections are evaluated as well."""
-_UNAVOIDABLE_SHARE = 0.02
-"""Share of our calls, if they are few, whose rejection by others is no reason to send fewer."""
+_PAUSE_HALF_LIFE = 300.0
+"""Seconds in which pauses lose half their weight. They are rarer than reports."""
+_PAUSES_LAST = 120.0
+"""Seconds without a rejected call after which the estimate from pauses ends."""
+_MIN_PAUSES = 8.0
+"""Pauses, weighted by age, before their estimate is used."""
+_MAX_REJECTED = 0.5
+"""Above this share of rejected calls the vendor's pauses are too short to prove anything."""
+_UNAVOIDABLE = 0.02
+"""Below this share of rejected calls a lower rate is a remedy, and others may be few or none."""
 _MANY_SLOTS = 1000
-"""With more slots the number that others hold varies little, and a lower rate is a remedy."""
+"""The Erlang formula is not evaluated for more: their use varies little, so no call is lost."""
 _SIGNIFICANT_SHARE = 0.1
 """Share of the quota from which on external usage is reported to the user."""
 
@@ -85,11 +92,10 @@ class ExternalUsage:
         "_last_number",
         "_last_seen_at",
         "_level_estimate",
-        "_proven_at",
+        "_pauses",
         "_significant",
         "_started_at",
         "_updated_at",
-        "_window",
         "_zero_until",
         "on_change",
         "rate",
@@ -102,23 +108,30 @@ class ExternalUsage:
         self._feedback = feedback
         self._level_estimate = 0.0
         self._depletion = DepletionEstimator()
+        self._pauses = PauseEstimator()
         self._last_number = 0  # number of the latest call whose report was used
         self._contradictions = 0
-        self._window: SlidingWindow | None = None  # that of the latest report
         self._zero_until = -math.inf  # until then the vendor reported 0 remaining
-        self._started_at = self._last_seen_at = self._updated_at = self._proven_at = -math.inf
+        self._started_at = self._last_seen_at = self._updated_at = -math.inf
         self._average = 0.0
 
-    def is_proven(self, now: float) -> bool:
-        """Return whether the report of an accepted call has lately proven external usage."""
-        return now - self._proven_at <= _PROOF_LASTS
+    def rejects_at_any_rate(self, window: SlidingWindow) -> bool:
+        """Return whether others cause rejections in *window* even if we send few calls."""
+        return erlang_b(window.limit, self.rate * window.period) > _UNAVOIDABLE
 
-    def rejects_at_any_rate(self, now: float) -> bool:
-        """Return whether other clients cause rejections even if we send few calls."""
-        window = self._window
-        if window is None or window.limit > _MANY_SLOTS or not self.is_proven(now):
-            return False
-        return erlang_b(window.limit, self.rate * window.period) > _UNAVOIDABLE_SHARE
+    def on_pause_obeyed(self, window: SlidingWindow, now: float, *, is_rejected: bool) -> bool:
+        """Record the response to the first call after a pause; return whether the rate changed.
+
+        *window* held no call of ours when it was sent.
+        """
+        self._pauses.add(window, now, is_rejected=is_rejected)
+        return self.refresh(window, now)
+
+    def refresh(self, window: SlidingWindow, now: float) -> bool:
+        """Let the estimates end that are outdated at *now*; return whether the rate changed."""
+        before = (self.rate, self._significant)
+        self._update(window, now)
+        return (self.rate, self._significant) != before
 
     def observe(
         self, windows: Sequence[SlidingWindow], permit: Permit, now: float, info: RateLimitInfo
@@ -129,48 +142,36 @@ class ExternalUsage:
             window is None
             or permit.number <= self._last_number
             or self._contradictions >= _MAX_CONTRADICTIONS
-            or (info.is_rate_limited and not self.is_proven(now))
         ):
             return False
         if remaining is None or remaining > min(window.limit, info.limit or math.inf):
             return False
-        self._last_number, self._window = permit.number, window
-        before = (self.rate, self._significant)
+        self._last_number = permit.number
         valid_for = self._valid_for(window, now, info)
         # A relaxed bound may have freed a slot that the vendor still counted, at most one
         # round trip earlier.
         since = permit.sent_at - (now - permit.sent_at)
-        used = window.limit - remaining
-        if info.is_rate_limited:
-            used += permit.taken.cost  # it holds slots, but the vendor did not count it
-        window.external = seen = max(0, used - window.held_since(since))
+        window.external = max(0, window.limit - remaining - window.held_since(since))
         window.external_until = now + valid_for if window.external else -math.inf
-        if window.external and not info.is_rate_limited:
-            self._proven_at = now
-        if self.is_proven(now):
-            # A rejection takes no work, so its response is no evidence of the arrival.
-            arrived_at = permit.sent_at if info.is_rate_limited else permit.arrived_by
-            seen = max(0, used - window.held_since(arrived_at))
-        level = seen / window.period
+        level = window.external / window.period
         self._level_estimate += (level - self._level_estimate) * _SMOOTHING
         if self._level_estimate * window.period < _SMOOTHING / 10:
             self._level_estimate = 0.0
         self._depletion.observe(window, permit, now, remaining)
-        self._update(window, now)
-        return (self.rate, self._significant) != before
+        return self.refresh(window, now)
 
     def _valid_for(self, window: SlidingWindow, now: float, info: RateLimitInfo) -> float:
         """Seconds for which the report is valid. Counts an earlier 0 that was not true."""
         if info.remaining or info.reset is None:
             return window.period
-        if now < self._zero_until - _RESET_ROUNDING and not info.is_rate_limited:
+        if now < self._zero_until - _RESET_ROUNDING:
             self._contradictions += 1
         valid_for = min(window.period, info.reset)
         self._zero_until = now + valid_for
         return valid_for
 
     def _update(self, window: SlidingWindow, now: float) -> None:
-        self.rate = max(self._level_estimate, self._depletion.rate)
+        self.rate = max(self._level_estimate, self._depletion.rate, self._pauses.rate(now))
         if self._contradictions >= _MAX_CONTRADICTIONS:
             window.external_until, self.rate, self._last_seen_at = -math.inf, 0.0, -math.inf
         half_life = _half_life(window)
@@ -260,15 +261,58 @@ class DepletionEstimator:
         self._run_calls, self._run_seconds = 0, 0.0
 
 
+class PauseEstimator:
+    """Estimates how fast others call from the rejected calls after pauses that were obeyed."""
+
+    __slots__ = ("_calls", "_ended_at", "_rate", "_rejected")
+
+    def __init__(self) -> None:
+        self._calls = self._rejected = 0.0  # decayed
+        self._ended_at = -math.inf
+        self._rate = 0.0
+
+    def add(self, window: SlidingWindow, now: float, *, is_rejected: bool) -> None:
+        """Record the first call after a pause, for which *window* was empty."""
+        decay = 0.5 ** ((now - self._ended_at) / _PAUSE_HALF_LIFE)
+        self._calls = self._calls * decay + 1
+        self._rejected = self._rejected * decay + is_rejected
+        self._ended_at = now
+        share = self._rejected / self._calls
+        is_proof = self._calls >= _MIN_PAUSES and _UNAVOIDABLE < share < _MAX_REJECTED
+        self._rate = erlang_load(window.limit, share) / window.period if is_proof else 0.0
+
+    def rate(self, now: float) -> float:
+        """Return the calls per second of others; 0 if no pause has ended lately."""
+        return self._rate if now - self._ended_at <= _PAUSES_LAST else 0.0
+
+
 def erlang_b(slots: int, load: float) -> float:
     """Return the share of calls at random instants that find all *slots* taken.
 
     *load* is their number in the time for which each takes a slot (the Erlang B formula).
+    The result is 0 for more than `_MANY_SLOTS`.
     """
+    if slots > _MANY_SLOTS:
+        return 0.0
     share = 1.0
     for number in range(1, slots + 1):
         share = load * share / (number + load * share)
     return share
+
+
+def erlang_load(slots: int, share: float) -> float:
+    """Return the load, to a thousandth of *slots*, for which `erlang_b` is *share*, below 0.5.
+
+    The result is 0 for more than `_MANY_SLOTS`.
+    """
+    low, high = 0.0, 2.0 * slots if slots <= _MANY_SLOTS else 0.0
+    while high - low > slots / 1000:
+        middle = (low + high) / 2
+        if erlang_b(slots, middle) < share:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _half_life(window: SlidingWindow) -> float:

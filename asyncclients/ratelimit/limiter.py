@@ -161,8 +161,10 @@ class Limiter:
         "_calendars",
         "_equal",
         "_exact",
+        "_first_after_pause",
         "_in_flight",
         "_kinds",
+        "_obeys_pause",
         "_ordinary",
         "_pairs",
         "_plans",
@@ -201,6 +203,7 @@ class Limiter:
         self._sent = 0
         self._in_flight = 0
         self._probe: Permit | None = None
+        self._obeys_pause = False  # since the last call, a pause that the vendor asked for
         self._spacing = ArrivalSpacing()
         self._set_quotas(quotas, now)
         if cold_start == "full":
@@ -212,6 +215,8 @@ class Limiter:
     def _set_quotas(self, quotas: Iterable[Quota], now: float) -> None:
         self.quotas = tuple(dict.fromkeys(quotas))
         self.by_operation = any(quota.operations for quota in self.quotas)
+        # The first call after a pause, if it is in flight and found the only window empty.
+        self._first_after_pause: Permit | None = None
         self._forget_demands(now)
         ordinary = self._plan(ONE, now)
         for quota in self.quotas:
@@ -363,6 +368,10 @@ class Limiter:
         self._spacing.sent_at, self._spacing.cost = now, taken.cost
         self._in_flight += 1
         permit, feedback = Permit(self._sent, now, taken=taken), self.feedback
+        if self._obeys_pause:
+            self._obeys_pause = False
+            is_empty = len(self._windows) == 1 and not self._windows[0].held(now)
+            self._first_after_pause = permit if is_empty and demand is ONE else None
         expiry = math.inf
         for window, bucket in taken.pairs:
             if not self._exact:
@@ -384,7 +393,12 @@ class Limiter:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
         if not self._settle(permit, now):
             return
-        if info is not None and (info.is_rate_limited or info.unavailable):
+        is_rejected = info is not None and info.is_rate_limited
+        if permit is self._first_after_pause:
+            self._first_after_pause = None
+            if self.external.on_pause_obeyed(self._windows[0], now, is_rejected=is_rejected):
+                self._set_rates()
+        if info is not None and (is_rejected or info.unavailable):
             self._on_rejected(permit, now, info)
             return
         feedback, rtt = self.feedback, self._rtt
@@ -405,6 +419,8 @@ class Limiter:
                 permit.slots[index] = (window, new_expiry)
         if info is not None and info.remaining is not None:
             pace_changed |= self._observe(permit, now, info)
+        elif self.external.rate and self._windows:
+            pace_changed |= self.external.refresh(self._windows[0], now)
         if pace_changed:
             self._set_rates()
 
@@ -422,8 +438,6 @@ class Limiter:
                 window.move(expiry, new_expiry)
                 permit.slots[index] = (window, new_expiry)
         if info.is_rate_limited:
-            if info.remaining is not None:
-                self._observe(permit, now, info)
             self.on_rate_limited(now, info.retry_after, permit)
         else:
             self._pause(now, info.retry_after)
@@ -454,10 +468,11 @@ class Limiter:
         *retry_after* is in seconds; None, negative values and NaN mean that the vendor gave
         no time.
         """
-        is_unavoidable = self.external.rejects_at_any_rate(now)
+        is_unavoidable = any(map(self.external.rejects_at_any_rate, self._windows))
         self.feedback.on_rejected(now, permit, self._sent, is_unavoidable=is_unavoidable)
         self._set_rates()
         self._pause(now, retry_after)
+        self._obeys_pause = retry_after is not None and 0 < retry_after <= self.feedback.max_pause
 
     def add(self, quota: Quota, now: float) -> None:
         """Obey *quota* as well. Calls sent before count, as far as they are remembered."""

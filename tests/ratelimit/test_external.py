@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncclients.ratelimit.adaptive import Feedback
-from asyncclients.ratelimit.external import ExternalUsage, erlang_b
+from asyncclients.ratelimit.external import (
+    ExternalUsage,
+    PauseEstimator,
+    erlang_b,
+    erlang_load,
+)
 from asyncclients.ratelimit.headers import RateLimitInfo
 from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Quota
@@ -120,17 +125,16 @@ class Observed:
         self.foreign = ExternalUsage(Feedback(quotas))
         self.sent = 0
 
-    def hear(
-        self, now: float, remaining: int, limit: int = 100, *, is_rejected: bool = False
-    ) -> float:
+    def hear(self, now: float, remaining: int, limit: int = 100) -> float:
         """A call is sent at *now* and answered at once; the foreign rate after that."""
         self.sent += 1
         slots = [(window, now + window.period) for window in self.windows]
         for window, end in slots:
             window.acquire(now, end)
         permit = Permit(self.sent, now, slots=slots, slot_idle_for=0.0)
-        info = RateLimitInfo(is_rate_limited=is_rejected, limit=limit, remaining=remaining)
-        self.foreign.observe(self.windows, permit, now, info)
+        self.foreign.observe(
+            self.windows, permit, now, RateLimitInfo(limit=limit, remaining=remaining)
+        )
         return self.foreign.rate
 
 
@@ -166,7 +170,7 @@ def test_depletion_separates_quotas() -> None:
     assert observed.foreign.rate == 0.0
 
 
-# --- Rejections as reports ---------------------------------------------------------------
+# --- Rejections after pauses ---------------------------------------------------------------
 
 
 @given(slots=st.integers(1, 60), load=st.floats(0.0, 100.0))
@@ -176,69 +180,100 @@ def test_erlang_b_matches_its_definition(slots: int, load: float) -> None:
     assert erlang_b(slots, load) == pytest.approx(terms[-1] / sum(terms), rel=1e-9, abs=1e-300)
 
 
+@given(slots=st.integers(1, 1000), share=st.floats(0.02, 0.5))
+def test_erlang_load_inverts_erlang_b(slots: int, share: float) -> None:
+    """The load is found to a thousandth of the slots."""
+    load = erlang_load(slots, share)
+    assert erlang_b(slots, load) <= share <= erlang_b(slots, load + slots / 1000)
+
+
+def test_erlang_is_not_evaluated_for_very_many_slots() -> None:
+    """A quota of a million calls costs no time, and others are not said to fill it."""
+    assert erlang_b(1_000_000, 2e6) == 0.0
+    assert erlang_load(1_000_000, 0.4) == 0.0
+
+
 @pytest.mark.parametrize("load", [0.2, 0.8, 1.4])
 def test_rejections_of_rare_calls_follow_erlang_b(load: float) -> None:
     """However few calls we send, the share that others' random calls reject is Erlang's."""
     server, random, theirs = SlidingLog(2, 1.0), Random(7), 0.0
-    rejected, accepted_reports, all_reports = 0, 0, 0
+    rejected = 0
     for number in range(1, 10_001):
         while theirs < 5.0 * number:
             server.admit(theirs)
             theirs += random.expovariate(load)
-        used = 2 - server.remaining(5.0 * number)
-        all_reports += used
-        if server.admit(5.0 * number):
-            accepted_reports += used
-        else:
-            rejected += 1
-    share = erlang_b(2, load)
-    assert rejected / 10_000 == pytest.approx(share, abs=0.012)
-    carried = load * (1 - share)
-    assert all_reports / 10_000 == pytest.approx(carried, abs=0.03)
-    assert accepted_reports / (10_000 - rejected) < carried * (1 - load / 4)
+        rejected += not server.admit(5.0 * number)
+    assert rejected / 10_000 == pytest.approx(erlang_b(2, load), abs=0.012)
 
 
-def test_rejection_without_proof_is_ignored() -> None:
-    """A server with a small bucket rejects calls, and reports 0, without any other client."""
-    observed = Observed(TWO)
-    for second in range(10):
-        assert observed.hear(2.0 * second, 1, 2) == 0.0
-        assert observed.hear(2.0 * second + 1.5, 0, 2, is_rejected=True) == 0.0
-    assert not observed.foreign.rejects_at_any_rate(20.0)
+def pauses(rejected: float, number: int) -> PauseEstimator:
+    """Return an estimator that has seen *number* pauses, with this share of rejected calls."""
+    estimator, count = PauseEstimator(), 0.0
+    for index in range(number):
+        count += rejected
+        is_rejected = count >= 1.0
+        count -= is_rejected
+        estimator.add(SlidingWindow(TWO), float(index), is_rejected=is_rejected)
+    return estimator
 
 
-def test_rejection_after_proof_counts_every_slot_that_we_do_not_hold() -> None:
-    """Two slots that others hold whenever we call are two calls per second, not one."""
-    observed = Observed(TWO)
-    observed.hear(0.0, 0, 2)
-    rates = [observed.hear(3.0 * number, 0, 2, is_rejected=True) for number in range(1, 60)]
-    assert rates == sorted(rates)
-    assert rates[-1] == pytest.approx(2.0, rel=0.01)
-
-
-def test_proof_expires() -> None:
-    """Five minutes after the last proof, rejections are no evidence any more."""
-    observed = Observed(TWO)
-    for number in range(30):
-        observed.hear(3.0 * number, 0, 2)
-    assert observed.foreign.rejects_at_any_rate(87.0 + 300.0)
-    assert not observed.foreign.rejects_at_any_rate(87.0 + 301.0)
-
-
-@pytest.mark.parametrize(("is_reported", "lowest"), [(True, 0.5), (False, 0.1)])
-def test_rate_is_halved_at_most_by_others_with_a_small_quota(
-    is_reported: bool, lowest: float
+@pytest.mark.parametrize(
+    ("rejected", "number", "rate"),
+    [(0.15, 100, 0.8), (0.29, 100, 1.4), (0.5, 7, 0.0), (0.01, 100, 0.0), (0.9, 100, 0.0)],
+)
+def test_pauses_show_others_unless_they_are_few_or_prove_nothing(
+    rejected: float, number: int, rate: float
 ) -> None:
-    """Where reports prove that others reject our calls at any rate, it stays at half or more."""
-    limiter, now = Limiter([TWO]), 0.0
-    for number in range(1000):
-        now = max(now + 3.0, limiter.next_permit_at(now + 3.0))
-        is_rejected = number % 4 > 0
-        info = RateLimitInfo(
-            is_rate_limited=is_rejected,
-            retry_after=1.0 if is_rejected else None,
-            limit=2 if is_reported else None,
-            remaining=0 if is_reported else None,
-        )
+    """No rate follows from seven pauses, from rare rejections, or from pauses that never suffice."""
+    assert pauses(rejected, number).rate(100.0) == pytest.approx(rate, abs=0.15)
+
+
+def test_pause_estimate_ends_without_rejections() -> None:
+    """Two minutes after the last pause nothing is known about others any more."""
+    estimator = pauses(0.15, 100)
+    assert estimator.rate(99.0 + 120.0) > 0.5
+    assert estimator.rate(99.0 + 121.0) == 0.0
+
+
+def reject_every_fourth(limiter: Limiter, calls: int, retry_after: float | None) -> float:
+    """Send *calls* calls far apart, each fourth of which is rejected; return the last instant."""
+    now = 0.0
+    for number in range(calls):
+        now = limiter.next_permit_at(now + 3.0)
+        is_rejected = number % 4 == 3
+        info = RateLimitInfo(is_rate_limited=True, retry_after=retry_after) if is_rejected else None
         limiter.on_response(limiter.acquire(now), now + 0.1, info)
-    assert limiter.snapshot(now).rate_factor == pytest.approx(lowest, abs=0.05)
+    return now
+
+
+def test_rejections_of_calls_that_followed_no_pause_prove_nothing() -> None:
+    """A call that is accepted after each pause shows that the pauses suffice: no others."""
+    limiter = Limiter([TWO])
+    now = reject_every_fourth(limiter, 400, 1.0)
+    assert limiter.external_rate == 0.0
+    assert limiter.snapshot(now).rate_factor < 0.35
+
+
+@pytest.mark.parametrize(("retry_after", "lowest"), [(1.0, 0.5), (None, 0.1)])
+def test_rate_is_halved_at_most_by_others_with_a_small_quota(
+    retry_after: float | None, lowest: float
+) -> None:
+    """Where calls are rejected after pauses that the vendor asked for, half of the rate stays."""
+    limiter, now, random = Limiter([TWO]), 0.0, Random(3)
+    for _ in range(2000):
+        now = limiter.next_permit_at(now + 3.0)
+        is_rejected = random.random() < 0.2
+        info = RateLimitInfo(is_rate_limited=True, retry_after=retry_after) if is_rejected else None
+        limiter.on_response(limiter.acquire(now), now + 0.1, info)
+    assert limiter.snapshot(now).rate_factor == pytest.approx(lowest, abs=0.02)
+    assert (limiter.external_rate > 0.5) is (retry_after is not None)
+
+
+def test_pause_is_no_sample_while_calls_of_ours_are_in_the_window() -> None:
+    """With 100 calls a minute the window is never empty, so rejections after pauses are ours."""
+    limiter, now = Limiter([HUNDRED]), 0.0
+    for number in range(400):
+        now = limiter.next_permit_at(now)
+        info = RateLimitInfo(is_rate_limited=True, retry_after=1.0) if number % 3 == 0 else None
+        limiter.on_response(limiter.acquire(now), now + 0.1, info)
+    assert limiter.external_rate == 0.0
