@@ -12,7 +12,6 @@ reports.
 * *Depletion*: the decrease of `remaining` from one response to a later one − our calls in
   between. It works for servers that reset their count. If each call is forgotten
   separately, the slots that come back hide external usage.
-
 * *Pauses*: the share of calls that are rejected although the pause that the vendor asked for
   was obeyed, and no call of ours is left in the window. A vendor that asks for long enough
   pauses does not reject such a call unless others have taken the slots, however it counts.

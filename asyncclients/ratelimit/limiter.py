@@ -369,9 +369,7 @@ class Limiter:
         self._in_flight += 1
         permit, feedback = Permit(self._sent, now, taken=taken), self.feedback
         if self._obeys_pause:
-            self._obeys_pause = False
-            is_empty = len(self._windows) == 1 and not self._windows[0].held(now)
-            self._first_after_pause = permit if is_empty and demand is ONE else None
+            self._on_pause_obeyed(permit, demand)
         expiry = math.inf
         for window, bucket in taken.pairs:
             if not self._exact:
@@ -393,12 +391,9 @@ class Limiter:
         """Settle the call: its response arrived at *now* and reports *info* about the quota."""
         if not self._settle(permit, now):
             return
-        is_rejected = info is not None and info.is_rate_limited
         if permit is self._first_after_pause:
-            self._first_after_pause = None
-            if self.external.on_pause_obeyed(self._windows[0], now, is_rejected=is_rejected):
-                self._set_rates()
-        if info is not None and (is_rejected or info.unavailable):
+            self._on_response_after_pause(now, info)
+        if info is not None and (info.is_rate_limited or info.unavailable):
             self._on_rejected(permit, now, info)
             return
         feedback, rtt = self.feedback, self._rtt
@@ -417,15 +412,27 @@ class Limiter:
             if new_expiry < expiry:
                 window.move(expiry, new_expiry)
                 permit.slots[index] = (window, new_expiry)
-        if info is not None and info.remaining is not None:
+        if self.external.rate or (info is not None and info.remaining is not None):
             pace_changed |= self._observe(permit, now, info)
-        elif self.external.rate and self._windows:
-            pace_changed |= self.external.refresh(self._windows[0], now)
         if pace_changed:
             self._set_rates()
 
-    def _observe(self, permit: Permit, now: float, info: RateLimitInfo) -> bool:
+    def _on_pause_obeyed(self, permit: Permit, demand: Demand) -> None:
+        """Watch for the response to the first call after a pause, if no call of ours remains."""
+        self._obeys_pause = False
+        is_alone = len(self._windows) == 1 and not self._windows[0].held(permit.sent_at)
+        self._first_after_pause = permit if is_alone and demand is ONE else None
+
+    def _on_response_after_pause(self, now: float, info: RateLimitInfo | None) -> None:
+        self._first_after_pause = None
+        is_rejected = info is not None and info.is_rate_limited
+        if self.external.on_pause_obeyed(self._windows[0], now, is_rejected=is_rejected):
+            self._set_rates()
+
+    def _observe(self, permit: Permit, now: float, info: RateLimitInfo | None) -> bool:
         """Use the vendor's count, unless it may be that of another quota than the windows'."""
+        if info is None or info.remaining is None:
+            return bool(self._windows) and self.external.refresh(self._windows[0], now)
         others = [quota.limit for quota in self.quotas if quota.unit or quota.operations]
         if others and (info.limit is None or info.limit in others):
             return False
