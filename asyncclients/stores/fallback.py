@@ -370,12 +370,19 @@ class OutageState:
 
 
 class OutageLog:
-    """The scopes of one pool on one store. Logs each event once, not once per scope."""
+    """The scopes of one pool on one store. Logs each event once, not once per scope.
+
+    Attributes:
+        has_worked: the store has responded to a scope of the pool.
+        failed_at: loop instant of the last failed request.
+    """
 
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._vendors: dict[str, str] = {}
         self._down_since: float | None = None
+        self.has_worked = False
+        self.failed_at = -math.inf
         self._recovered_at = self._reset_logged_at = self._bug_logged_at = -math.inf
         self._taken_over_logged_at = -math.inf
         self._differing: tuple[object, ...] = ()
@@ -384,11 +391,6 @@ class OutageLog:
     def scopes(self) -> int:
         """Number of scopes of the pool."""
         return len(self._vendors)
-
-    @property
-    def has_worked(self) -> bool:
-        """True if the store has responded to any scope of the pool."""
-        return self._recovered_at > -math.inf
 
     def add(self, key: str, vendor: str) -> None:
         """Add scope *key* of *vendor*."""
@@ -414,16 +416,25 @@ class OutageLog:
         name, others = self.name(key), self.scopes - 1
         if others > 0:
             name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
+        store = self._config.display_name
+        for kind in ("store", "limit file"):
+            reason = reason.replace(f"the shared {kind} {store} ", "it ")
         logger.warning(
             "%s: limit store %s unreachable: %s. Fallback %s: %s. Retrying every %g s. %s",
-            *(name, self._config.display_name, reason.rstrip("."), self._config.when_down),
+            *(name, store, reason.rstrip("."), self._config.when_down),
             *(fallback, PROBE_INTERVAL, advice or "Check that it is running"),
         )
 
-    def end(self, now: float) -> None:
-        """Log that the store responds again, if an outage was logged."""
-        self._recovered_at = now
-        if self._down_since is not None:
+    def on_response(self, now: float, *, ends_outage: bool) -> None:
+        """Log that the store responds again, if that *ends_outage* of a scope and it was logged.
+
+        Scopes on other nodes of a cluster may have had responses all the time. An outage is also
+        over when no scope tries any more, because none in the outage has calls.
+        """
+        self.has_worked = True
+        is_tried = now < self.failed_at + 2 * (PROBE_INTERVAL + self._config.timeout)
+        if self._down_since is not None and (ends_outage or not is_tried):
+            self._recovered_at = now
             logger.warning(
                 "%s: limit store %s reachable again after %.0f s",
                 *(self._vendor_names(), self._config.display_name, now - self._down_since),

@@ -504,7 +504,7 @@ class SyncState:
 
     def _check_epoch(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
         if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
-            advice = "Check whether it was restarted or flushed, or evicts keys"
+            advice = "Check whether it was restarted, emptied or replaced, or evicts keys"
             self._log.reset(self._key, now, "it lost its data", request, advice)
         elif request.seen[0] not in {"", response.server} and response.epoch == self._epoch:
             self._log.taken_over(self._key, now, request)
@@ -798,7 +798,7 @@ class LeaseClient:
     ) -> None:
         now, sync = self._loop.time(), self._sync
         self.slots.abandon(request.first, demand, request.count)
-        sync.heartbeat_at = now
+        sync.heartbeat_at = self._log.failed_at = now
         if not self.outage.on_failure(now):
             return
         if not self._log.has_worked and self._config.when_down == "safe_share":
@@ -833,8 +833,8 @@ class LeaseClient:
         delay = self._delay_of(request, response, demand, base)
         self._waits[demand] = Wait(until, response.waits_for, delay)
         self.contenders, self._asked_priority = response.contenders, request.priority
+        self._log.on_response(received_at, ends_outage=self.outage.fallback is not None)
         self.outage.stop()
-        self._log.end(received_at)
         for _ in range(min(self._sync.others_accepted, _MAX_FEEDBACK)):
             self._local.feedback.on_accepted()
         if self._sync.others_rejected:

@@ -436,7 +436,9 @@ def explain(store: str, error: Exception) -> ConfigurationError | StoreUnavailab
         return _cluster_error(store, error)
     if isinstance(error, MasterNotFoundError):
         return _no_primary(store)
-    text = re.sub(r"[,.;] *$", "", re.sub(r",? (script: |with args ).*", "", str(error)))[:160]
+    text = re.sub(
+        r"[,.;] *$", "", re.sub(r",? (script: [0-9a-f]{40}|with args ).*", "", str(error))
+    )[:160]
     code = getattr(error, "status_code", None) or text.partition(" ")[0]
     if isinstance(error, AuthenticationError) and code not in _MEANINGS:
         code = "NOAUTH" if "without" not in text else "WRONGPASS"

@@ -87,7 +87,7 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
     log = OutageLog(CONFIG)
     log.add("abcdef", "emma")
     log.begin("abcdef", 10.0, "TimeoutError", "Start it", "nothing is sent")
-    log.end(20.0)
+    log.on_response(20.0, ends_outage=True)
     log.begin("abcdef", 19.5, "TimeoutError", "Start it", "nothing is sent")
     assert [record.getMessage() for record in caplog.records] == [
         (
@@ -98,6 +98,47 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
     ]
     log.begin("abcdef", 20.5, "TimeoutError", "Start it", "nothing is sent")
     assert len(caplog.records) == 3
+
+
+def test_responses_to_other_scopes_do_not_end_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    """One node of a cluster hangs: its outage is logged, and ends with a response of that node."""
+    log = OutageLog(CONFIG)
+    log.add("abcdef", "emma")
+    log.add("012345", "intouch")
+    log.on_response(10.0, ends_outage=False)
+    log.begin("abcdef", 9.5, "TimeoutError", "Start it", "nothing is sent")
+    log.failed_at = 18.0
+    log.on_response(10.5, ends_outage=False)
+    log.on_response(19.5, ends_outage=False)
+    log.begin("abcdef", 10.5, "TimeoutError", "Start it", "nothing is sent")
+    assert len(caplog.records) == 1
+    log.on_response(20.0, ends_outage=True)
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records][1:] == [
+        "limit store redis://host:6379 reachable again after 10 s"
+    ]
+
+
+def test_outage_that_no_scope_notices_any_more_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    """The scope in the outage has no calls and does not try again: another one's response ends it."""
+    log = OutageLog(CONFIG)
+    log.begin("abcdef", 10.0, "TimeoutError", "Start it", "nothing is sent")
+    log.failed_at = 20.0
+    log.on_response(22.5, ends_outage=False)
+    assert len(caplog.records) == 1
+    log.on_response(30.0, ends_outage=False)
+    assert "reachable again after 20 s" in caplog.text
+
+
+def test_outage_names_its_store_once(caplog: pytest.LogCaptureFixture) -> None:
+    """An error of configuration names the store, which the line has named already."""
+    log = OutageLog(CONFIG)
+    log.add("abcdef", "emma")
+    reason = "the shared store redis://host:6379 is a read-only replica"
+    log.begin("abcdef", 0.0, reason, "Give the address of the primary", "nothing is sent")
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(
+        "emma (scope abcd): limit store redis://host:6379 unreachable: it is a read-only replica. "
+    )
 
 
 @pytest.mark.virtual_time
