@@ -183,6 +183,7 @@ async def fill(folder: Path, page: Path, sandbox: Sandbox) -> None:
         (folder / name).write_text(text)
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("page", _PAGES, ids=name_of)
 async def test_page_commands_run(page: Path, tmp_path: Path) -> None:
     """The commands of a page, run in order in one folder, all succeed, and print what it shows."""
