@@ -76,7 +76,9 @@ class IntouchState:
         self.hierarchies = Table()
         self.contacts = Table(unique="email")
         self.records: dict[str, dict[str, Row]] = {}
-        self.root_uuid = self._add_node("Organization", None)
+        root: Row = {"name": "Organization", "client_code": self.new_code(), "type": "generic"}
+        root |= {"parent_uuid": None, "attributes": [], "tags": []}
+        self.root_uuid = self._add(self.hierarchies, root, 0.0)
 
     def new_uuid(self) -> str:
         """Return a new UUID of version 1."""
@@ -89,24 +91,14 @@ class IntouchState:
         """Return a client code for a node that was created without one."""
         return f"{self._random.getrandbits(40):010X}"
 
-    def grow(
-        self, *, tags: int = 0, hierarchies: int = 0, contacts: int = 0, every: float = 0.0
-    ) -> None:
+    def grow(self, *, tags: int = 0, contacts: int = 0, every: float = 0.0) -> None:
         """Add this many generated rows, as if they existed before, *every* seconds apart."""
         for number in range(tags):
             row: Row = {"name": f"Tag {len(self.tags):05}"}
             self._add(self.tags, row, every * (tags - number))
-        for number in range(hierarchies):
-            name = f"Node {len(self.hierarchies):05}"
-            self._add_node(name, self.root_uuid, every * (hierarchies - number))
         for number in range(contacts):
             person = f"person.{len(self.contacts):05}@example.com"
             self._add(self.contacts, contact_row({"email": person}), every * (contacts - number))
-
-    def _add_node(self, name: str, parent: str | None, age: float = 0.0) -> str:
-        row: Row = {"name": name, "client_code": self.new_code(), "type": "generic"}
-        row |= {"parent_uuid": parent, "attributes": [], "tags": []}
-        return self._add(self.hierarchies, row, age)
 
     def _add(self, table: Table, row: Row, age: float) -> str:
         key = self.new_uuid()
