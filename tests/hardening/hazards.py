@@ -560,6 +560,15 @@ OUTSIDE: Final = (
            "Its progress shows the outage and the cause, whichever worker sends.",
            tests("integrations/test_dbos.py::test_", "progress_shows_an_outage_of_the_vendor",
                  "outage_of_a_job_is_that_of_its_luckiest_worker")),
+    Hazard(166, "Other programs use a small quota, and the vendor reports nothing",
+           "Calls that are rejected although `Retry-After` was obeyed show their rate; half of the quota stays in use.",
+           ("simulator/test_external.py::test_external_usage_of_two_slots_is_estimated",
+            "simulator/test_external.py::test_external_usage_is_zero_if_the_quota_is_lower_than_configured",
+            *tests("ratelimit/test_external.py::test_", "rate_is_halved_at_most_by_others_with_a_small_quota"))),
+    Hazard(167, "A pause begins while calls with deadlines wait",
+           "Those that it makes too late fail at once; the error names the pause and its end.",
+           tests(SCHEDULER, "pause_refuses_waiting_calls_that_end_before_it",
+                 "used_up_calendar_quota_refuses_background_calls")),
 )
 # fmt: on
 SECTIONS: Final = {
