@@ -101,15 +101,11 @@ class Paginator(msgspec.Struct, Generic[T_co], frozen=True, eq=False):
             )
 
     async def __aiter__(self) -> AsyncIterator[T_co]:
-        number, path = self.start, None  # a list of one page, as most are, needs none
+        # Not a loop over `pages`, which a `break` would leave to be closed by the event loop.
+        number, path = self.start, Path(self.vendor, self.operation)
         while True:
-            page = await self.fetch(number)
-            if page.number != number:
-                raise self._another(page, number)
-            if path is None and not page.last:
-                path = Path(self.vendor, self.operation)
-            if path is not None:
-                path.go_on(page)
+            page = await self.page(number)
+            path.go_on(page)
             for item in page.items:
                 yield item
             if page.last:
