@@ -295,13 +295,18 @@ async def test_control_outlives_the_processes(store: Store) -> None:
         assert shown.operator_pause.by == "ann"
         assert shown.operator_pause.at == pytest.approx(time.time(), abs=10)
         assert shown.operator_pause.until == pytest.approx(shown.operator_pause.at + 600)
-        async with SessionPool(limits=store) as pool:
+        events: list[Any] = []
+        async with SessionPool(limits=store, listeners=(events.append,)) as pool:
             client = IntouchClient.from_env(pool, sandbox.environ)
             call = asyncio.create_task(client.tags.list().first())
             async with asyncio.timeout(2.0 + BUSY):
                 while client.stats().paused_for < 500:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert client.stats().quotas == (Quota(3, 1.0),)
+            assert client.stats().operator_pause == shown.operator_pause
+            assert str(shown.operator_pause) in str(client.explain())
+            (paused,) = [event for event in events if isinstance(event, ScopePaused)]
+            assert (paused.by, paused.seconds) == ("ann", pytest.approx(600, abs=10))
             (row,) = Monitor(pool).sample(0.0).scopes
             assert row.control == f"{shown.operator_pause}; {shown.operator_quotas}"
             assert [bar.quota for bar in row.gauges] == ["3 per 1 s"]
@@ -341,11 +346,25 @@ async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
         await control.pause("totango", 60)
     with pytest.raises(ConfigurationError, match=r"start with 'a': emma a1, intouch a2\. Give"):
         await control.pause("a", 60)
-    with pytest.raises(ConfigurationError, match="no vendor or scope ''"):
-        await control.resume("")
+    for scope in ("", "00"):
+        with pytest.raises(ConfigurationError, match=f"no vendor or scope '{scope}'"):
+            await control.resume(scope)
     assert len(await control.pause("intouch", 60)) == 31
     assert [each.scope for each in await control.resume("a2")] == ["a2"]
     assert sum(each.paused_for > 0 for each in await control.show()) == 30
+
+
+@pytest.mark.usefixtures("patient")
+async def test_processes_that_have_ended_are_not_counted(store: Store) -> None:
+    """A process whose membership has expired is not shown, although nobody has removed it."""
+    if isinstance(store, FileLimits):
+        Path(store.display_name).touch()
+    backend = store.backend()
+    for process, ttl in (("a", 1), ("b", 60 * SECOND), ("c", 1)):
+        await backend.apply("scope", lease_request(process=process, heartbeat=True, ttl=ttl))
+    await backend.aclose()
+    (shown,) = await LimitsControl(store).show()
+    assert shown.processes == 1
 
 
 async def test_wrong_arguments_are_refused_where_given(store: Store) -> None:
@@ -514,6 +533,18 @@ async def test_pause_keeps_the_quotas_that_are_set(url: str) -> None:
     await backend.aclose()
 
 
+@pytest.mark.usefixtures("patient")
+async def test_redis_keeps_a_long_pause(url: str) -> None:
+    """A pause of three days is kept for three days, though nobody uses the scope meanwhile."""
+    store = RedisLimits(url)
+    backend = store.backend()
+    await backend.apply("scope", lease_request(vendor="intouch"))
+    await backend.aclose()
+    await LimitsControl(store).pause("intouch", 3 * 86_400)
+    left = command(url, "PTTL", redis_key("asyncclients", "scope", "state"))
+    assert int(str(left)) > 3 * 86_400_000
+
+
 async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
     """The log of a scope that nobody uses is deleted; its pause and its vendor's name stay."""
     path = tmp_path / "limits.db"
@@ -533,12 +564,13 @@ async def test_file_keeps_control_without_a_log(tmp_path: Path) -> None:
 
 
 class _Busy:
-    """A store that misses its timeout *misses* times, and then has one scope; its own backend."""
+    """A store that misses its timeout *misses* times, and then has scopes; its own backend."""
 
     display_name = "busy"
 
     def __init__(self, misses: int) -> None:
         self.misses, self.opened, self.closed = misses, 0, 0
+        self.found = [StoredScope(scope="a1", vendor="emma")]
 
     def backend(self) -> _Busy:
         self.opened += 1
@@ -548,10 +580,30 @@ class _Busy:
         self.misses -= 1
         if self.misses >= 0:
             raise StoreUnavailableError("no reply in time")
-        return [StoredScope(scope="a1", vendor="emma")]
+        return self.found
 
     async def aclose(self) -> None:
         self.closed += 1
+
+
+async def test_longest_pause_that_has_not_ended_is_shown() -> None:
+    """A scope is paused until the vendor's and the operator's pause are over; an old one is gone."""
+    at = time.time()
+    rows = [(90 * SECOND, 60.0), (30 * SECOND, 60.0), (0, -1.0)]
+    store = _Busy(misses=0)
+    store.found = [
+        StoredScope(
+            scope=f"a{number}",
+            paused_for=vendor,
+            operator_pause=msgspec.json.encode(
+                OperatorPause(at=at - 100, until=at + operator, by="ann")
+            ).decode(),
+        )
+        for number, (vendor, operator) in enumerate(rows)
+    ]
+    shown = await LimitsControl(store).show()
+    assert [round(each.paused_for, -1) for each in shown] == [90, 60, 0]
+    assert [each.operator_pause is None for each in shown] == [False, False, True]
 
 
 async def test_control_asks_a_busy_store_again() -> None:

@@ -436,16 +436,17 @@ def asking(me: str) -> LeaseRequest:
     return lease_request(process=me, new_epoch=f"epoch-{me}", count=1)
 
 
-async def test_redis_py_does_not_retry_a_lost_response(url: str) -> None:
-    """A request whose response is lost was executed exactly once."""
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_redis_py_does_not_retry_a_lost_response(url: str, is_cut: bool) -> None:
+    """A request whose response or connection is lost was executed exactly once."""
     async with Proxy(int(url.split(":")[2].split("/")[0])) as proxy:
         backend = RedisBackend(redis_client.create_client(parse_address(proxy.url)), "store", "t")
         await backend.apply("s", asking("a"))
         before = executed(url)
-        proxy.drop = True
+        proxy.cut, proxy.drop = is_cut, not is_cut
         with pytest.raises(StoreUnavailableError):
             await backend.apply("s", asking("b"))
-        proxy.drop = False
+        proxy.cut = proxy.drop = False
         await asyncio.sleep(0.3)
         assert executed(url) == before + 1
         await backend.aclose()

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from asyncclients import ConfigurationError, IntouchClient, SessionPool
+from asyncclients import ConfigurationError, IntouchClient, Quota, SessionPool
+from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores import FileLimits
 from asyncclients.stores.protocol import StoreUnavailableError
@@ -67,6 +68,43 @@ async def test_limit_file_is_synchronised_with_the_disk(tmp_path: Path) -> None:
     assert backend.open().execute("PRAGMA synchronous").fetchone() == (1,)
     await backend.set_control("s", "intouch", "operator_pause", "{}", 60.0)
     assert backend.open().execute("PRAGMA synchronous").fetchone() == (2,)
+    await backend.aclose()
+
+
+async def test_file_is_asked_by_many_processes_at_once(tmp_path: Path) -> None:
+    """Requests that overlap wait for each other: none fails, and each counts."""
+    backends = [SqliteBackend(tmp_path / "limits.db") for _ in range(3)]
+    await backends[0].apply("s", lease_request())
+    requests = [
+        backend.apply("s", lease_request(process=f"p{number}", accepted=1))
+        for _ in range(40)
+        for number, backend in enumerate(backends)
+    ]
+    responses = await asyncio.gather(*requests)
+    assert max(response.accepted for response in responses) == len(requests)
+    for backend in backends:
+        await backend.aclose()
+
+
+async def test_file_holds_processes_to_the_quotas_that_are_set(tmp_path: Path) -> None:
+    """A process that does not obey the quotas of an operator yet gets no slots."""
+    backend = SqliteBackend(tmp_path / "limits.db")
+    quotas = OperatorQuotas(at=0.0, by="ann", quotas=(Quota(5, 3.0),))
+    text = msgspec.json.encode(quotas).decode()
+    await backend.set_control("s", "intouch", "operator_quotas", text, 60.0)
+    response = await backend.apply("s", lease_request(count=1))
+    assert (response.opens_in, response.operator_quotas) == ((), text)
+    await backend.aclose()
+
+
+async def test_file_forgets_a_pause_that_has_ended(tmp_path: Path) -> None:
+    """The first request after the end of a pause removes it from the file."""
+    backend = SqliteBackend(tmp_path / "limits.db")
+    pause = msgspec.json.encode(OperatorPause(at=0.0, until=1.0, by="ann")).decode()
+    await backend.set_control("s", "intouch", "operator_pause", pause, 60.0)
+    assert (await backend.apply("s", lease_request(count=1))).opens_in == (0,)
+    (scope,) = await backend.scopes()
+    assert scope.operator_pause == ""
     await backend.aclose()
 
 
@@ -336,10 +374,12 @@ async def test_log_of_another_version_is_named_once(
 async def test_second_connection_of_a_process_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
     """Another process that closes the file finds it in use, and does not delete its WAL."""
     path = tmp_path / "limits.db"
-    first, second = SqliteBackend(path), SqliteBackend(path)
+    first = SqliteBackend(path)
     await first.apply("s", lease_request())
-    await second.apply("s", lease_request())
-    await second.aclose()
+    for _ in range(2):  # the second one finds that the first has the file open, too
+        other = SqliteBackend(path)
+        await other.apply("s", lease_request())
+        await other.aclose()
     script = f"import sqlite3; c = sqlite3.connect({str(path)!r}); "
     script += "c.execute('SELECT count(*) FROM quota_log').fetchone(); c.close()"
     await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], check=True)

@@ -275,6 +275,8 @@ def command(url: str, *words: str) -> object:
 class Proxy:
     """Stands between client and server; `delay` holds answers back, `drop` swallows them.
 
+    `cut` closes the connection in place of an answer.
+
     With *tls*, the connection to the client is encrypted.
     """
 
@@ -285,7 +287,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self.port = 0
         self.delay = 0.0
-        self.drop = False
+        self.drop = self.cut = False
 
     @property
     def url(self) -> str:
@@ -327,6 +329,8 @@ class Proxy:
                     await asyncio.sleep(self.delay)
                 if answers and self.drop:
                     continue
+                if answers and self.cut:
+                    break
                 writer.write(data)
                 await writer.drain()
         writer.close()
