@@ -275,7 +275,7 @@ def command(url: str, *words: str) -> object:
 class Proxy:
     """Stands between client and server; `delay` holds answers back, `drop` swallows them.
 
-    `cut` closes the connection in place of an answer.
+    `cut` closes the connection in place of one answer.
 
     With *tls*, the connection to the client is encrypted.
     """
@@ -330,6 +330,7 @@ class Proxy:
                 if answers and self.drop:
                     continue
                 if answers and self.cut:
+                    self.cut = False
                     break
                 writer.write(data)
                 await writer.drain()
