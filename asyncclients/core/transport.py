@@ -294,26 +294,22 @@ class Attempt(TimedTask, eq=False):
             permit = await scheduler.acquire(self.permit_request)
         self.permit = permit
         self.channel.timeouts.schedule(self, permit.sent_at + self.timeout)
+        is_sent = False
         try:
             if self.before_send is not None and (pending := self.before_send()) is not None:
                 await pending
             self._add_credential(request.headers)
-        except BaseException as failure:
-            self.stop_with = failure
-            scheduler.cancel(permit, self.permit_request.priority)
-            raise
-        if self.on_sent is not None:
-            self.on_sent(permit.sent_at - asked_at)
-        self.sent = True
-        self.state.attempts += 1
-        try:
+            if self.on_sent is not None:
+                self.on_sent(permit.sent_at - asked_at)
+            self.sent = is_sent = True
+            self.state.attempts += 1
             response = await handler(request)
         except BaseException as failure:
             self.stop_with = failure
-            if never_sent(failure):
-                scheduler.cancel(permit, self.permit_request.priority)
-            else:
+            if is_sent and not never_sent(failure):
                 scheduler.on_no_response(permit)
+            else:
+                scheduler.cancel(permit, self.permit_request.priority)
             raise
         scheduler.on_response(permit, parse_rate_limit_headers(response.status, response.headers))
         return response
