@@ -48,6 +48,17 @@ def world_of(store: MemoryStore) -> SharedQuotaSimulation:
     return world
 
 
+async def test_report_is_repeated_until_the_store_has_responded() -> None:
+    """The response to a report is lost: the next request reports the same arrival again."""
+    world = world_of(MemoryStore())
+    await world.start().call()
+    world.store.deaf = 1
+    await asyncio.sleep(2)
+    await world.stop()
+    reports = [request.arrived for _, request, _ in world.store.record if request.arrived]
+    assert [[number for number, *_ in arrived] for arrived in reports] == [[1], [1]]
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError, MuteError, MemoryError, asyncio.CancelledError, GeneratorExit, Odd]
 )

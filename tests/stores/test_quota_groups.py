@@ -1,4 +1,4 @@
-"""Costs, groups of quotas and calendar quotas in the quota log, against a brute-force server."""
+"""Costs, groups of quotas and calendar quotas in the quota log, some against a brute-force server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asyncclients.ratelimit.quota import Demand
+from asyncclients.stores.lease_client import LeaseBook
 from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
 from asyncclients.stores.quota_log import QuotaLog
 
@@ -301,6 +303,20 @@ def test_unused_call_near_a_boundary_stays_counted(wall: int, left: int) -> None
     log.apply(at_wall(DAILY.start + wall), START)
     released = lease_request(quotas=(DAILY,), wall=DAILY.start + wall, released=(1,))
     assert log.apply(released, START).used == (left,)
+
+
+def test_slots_of_an_expensive_call_are_reported_together() -> None:
+    """A call of three units is in flight, has arrived or is given back with all of its slots."""
+    book, demand = LeaseBook(), Demand(3)
+    number = book.consume(demand)
+    assert book.in_flight == {1, 2, 3}
+    book.report_arrival(number, demand, 5.0)
+    assert (book.in_flight, book.arrived) == (set(), {1: 5.0, 2: 5.0, 3: 5.0})
+    book.release(number, demand)
+    assert (book.arrived, book.released) == ({}, {1, 2, 3})
+    book.release(book.consume(demand), demand)
+    book.abandon(10, demand, 2)
+    assert (book.in_flight, book.released) == (set(), {*range(1, 7), *range(10, 16)})
 
 
 def test_process_gives_back_only_its_own_slots() -> None:
