@@ -162,10 +162,11 @@ def test_core_exports_what_authors_of_vendors_import() -> None:
 async def test_create_passes_through_few_files() -> None:
     """A warm `create` passes through as few files and functions as a reader can follow."""
     found = await call_trace.create()
+    # One function and six lines less, unless its round trip is one of the two shortest so far.
     assert found.files <= 12
     assert found.functions <= 52
-    assert found.lines <= 614
-    assert found.switches <= 29
+    assert found.lines <= 620
+    assert found.switches <= 28
 
 
 async def test_push_passes_through_few_files(tmp_path: Path) -> None:
