@@ -102,7 +102,7 @@ async def open_source(rows: Rows) -> FileSource | IterableSource:
     Raises:
         InputError: the file cannot be used.
     """
-    if is_path(rows):
+    if isinstance(rows, (str, os.PathLike)):
         return await _open_file(Path(rows))
     return IterableSource(rows)
 
