@@ -153,7 +153,7 @@ def benchmarks(session: nox.Session) -> None:
     """The commands of the benchmarks' pages in their smallest form, and the tables of the pages."""
     _groups(session, "benchmarks", "test")
     session.install("-q", EXTRAS)
-    session.run("pytest", *PARALLEL, *CHECKOUT, "-k", "benchmarks")
+    session.run("pytest", *CHECKOUT, "-k", "benchmarks")  # one at a time: they measure
     session.run("python", "benchmarks/page.py", "--check")
 
 
