@@ -278,7 +278,22 @@ async def test_idle_scopes_send_few_requests() -> None:
     await asyncio.sleep(60)
     # Each: three for its call, heartbeats for 6 or 7 s (rounding decides), one goodbye.
     assert store.commands <= 11_000
+    assert all(request.ttl >= 3 * request.heartbeat_due for _, request, _ in store.record)
     await session.aclose()
+
+
+async def test_added_quota_applies_to_all_processes() -> None:
+    """A client with another quota joins the scope: the other process keeps this quota, too."""
+    world = world_of(TWO)
+    first, second = world.start(), world.start()
+    await first.call()
+    first.scheduler.limiter.add(Quota(1, 5.0), asyncio.get_running_loop().time())
+    for process in (first, second):
+        process.work(2)
+    since = asyncio.get_running_loop().time() + 1
+    await asyncio.sleep(30)
+    await world.stop()
+    assert most_in(5.0, [at for at in world.arrivals if at > since]) == 1
 
 
 async def test_busy_processes_request_many_slots_at_once() -> None:
