@@ -333,6 +333,25 @@ async def test_idle_process_sends_in_an_outage(idle: float, others: int) -> None
 
 
 @pytest.mark.virtual_time
+@pytest.mark.parametrize(("workers", "when"), [(4, 5.05), (4, 5.25), (0, 63.0)])
+async def test_newcomer_has_a_share_in_half_a_second(workers: int, when: float) -> None:
+    """The owner of the whole quota gives up half of it at once; an idle one has done so before."""
+    world = SharedQuotaSimulation(SlidingLog(20, 1.0), TWENTY)
+    owner = world.start()
+    await owner.call()
+    owner.work(workers)
+    await asyncio.sleep(when)
+    newcomer = world.start()
+    newcomer.work(4)
+    await asyncio.sleep(0.5)
+    world.store.down = True
+    down = asyncio.get_running_loop().time()
+    await asyncio.sleep(6)
+    await world.stop()
+    assert any(at > down + 3 for at in newcomer.sent)
+
+
+@pytest.mark.virtual_time
 @pytest.mark.parametrize("when", [0.0, 0.4, 1.3])
 @pytest.mark.parametrize("change", ["join", "leave", "die", "wake"])
 async def test_membership_changes_before_an_outage_exceed_no_quota(
