@@ -74,7 +74,9 @@ async def test_engines_page_commands_run(
             working.terminate()
             _, complaints = await working.communicate()
         assert running.returncode == 0, messages
-        assert (working.returncode, complaints) == (0, b"")
+        # A job that takes longer than five seconds prints its progress.
+        others = [line for line in complaints.splitlines() if b" done, " not in line]
+        assert (working.returncode, others) == (0, [])
         touchpoints = sandbox.state("totango").touchpoints.values()
     assert b"contacts: 60 done, 0 failed" in printed
     assert b"notes: 10 done, 0 failed" in printed
