@@ -287,7 +287,7 @@ class SyncState:
     ) -> None:
         self._key, self._local, self._slots = key, local, slots
         self._config, self._log = config, log
-        self._epoch = ""
+        self._epoch: str = ""
         self._seen = ("", 0)
         self._other_quotas: frozenset[str] = frozenset()
         self.clock = StoreClock()

@@ -238,7 +238,7 @@ async def test_page_commands_run_in_a_checkout(page: Path, checkout: Path) -> No
         environ["PATH"] = os.pathsep.join([str(checkout / "active" / "bin"), *path])
         environ.pop("PYTHONPATH", None)  # use the installed package
         await shell(["pip wheel -q --no-deps --wheel-dir dist ."], checkout, environ)
-    (wheel,) = [*checkout.glob("dist/*.whl")] or [None]
+    wheel = "".join(map(str, checkout.glob("dist/*.whl")))
     for block in blocks:
         # The figures of a quick run do not replace those of the pages.
         commands = [command.replace(" benchmarks/results/", " ") for command in block]

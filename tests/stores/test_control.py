@@ -306,7 +306,8 @@ async def test_control_outlives_the_processes(store: Store) -> None:
             assert client.stats().operator_pause == shown.operator_pause
             assert str(shown.operator_pause) in str(client.explain())
             (paused,) = [event for event in events if isinstance(event, ScopePaused)]
-            assert (paused.by, paused.seconds) == ("ann", pytest.approx(600, abs=10))
+            assert paused.by == "ann"
+            assert paused.seconds == pytest.approx(600, abs=10)
             (row,) = Monitor(pool).sample(0.0).scopes
             assert row.control == f"{shown.operator_pause}; {shown.operator_quotas}"
             assert [bar.quota for bar in row.gauges] == ["3 per 1 s"]
