@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 
 class Order(NamedTuple):
-    """What to run, where, and the pipes for standard output and standard error."""
+    """The program, its folder, and the pipes for standard output and standard error."""
 
     script: str
     arguments: list[str]
