@@ -10,7 +10,7 @@ import pytest
 from asyncclients import IntouchClient, SessionPool
 from asyncclients.errors import ConfigurationError, DeadlineExceededError
 from asyncclients.ratelimit.limiter import Limiter
-from asyncclients.ratelimit.quota import Quota
+from asyncclients.ratelimit.quota import ONE, Demand, Quota, Share
 from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
@@ -18,6 +18,7 @@ from asyncclients.stores.clock import StoreClock
 from asyncclients.stores.config import WhenDown
 from asyncclients.stores.fallback import (
     Blocked,
+    FallbackPolicy,
     Membership,
     StaticShare,
     TimeSlots,
@@ -367,17 +368,22 @@ def test_static_share_is_a_part_of_the_window() -> None:
     assert share.description == "1 of 3 processes, 5 per 10 s"
     assert isinstance(share, StaticShare)
     assert share.next_permit_at(100.0) >= 110.3
-    taken = 0
-    local = Limiter([TWENTY])
-    now = 110.3
-    while now < 120.3:
-        at = share.next_permit_at(now)
-        if at == math.inf or at > 120.3:
-            break
-        now = at
-        share.acquire(local.acquire(now), now)
-        taken += 1
-    assert taken == 5
+    assert taken(share, ONE) == 5
+
+
+def test_share_of_a_call_is_kept_in_the_static_share() -> None:
+    """Of ten slots in a window calls with a share of a half take five."""
+    share = fallback_policy([TWENTY], membership(0, UNIT // 2), clock_at(0), 100.0, 100.3)
+    assert taken(share, Demand(share=Share("nightly", 0.5))) == 5
+
+
+def taken(share: FallbackPolicy, demand: Demand) -> int:
+    """Take what *share* permits for calls of *demand* in its first window; return their number."""
+    local, count, now = Limiter([TWENTY]), 0, 110.3
+    while (now := share.next_permit_at(now, demand)) <= 120.3:
+        share.acquire(local.acquire(now), now, demand)
+        count += 1
+    return count
 
 
 def test_time_slots_never_overlap() -> None:
