@@ -1,6 +1,6 @@
 """Claims per second on the store with ten thousand keys and a thousand workers.
 
-    python benchmarks/shared_simulation.py [--keys 10000] [--workers 1000] [--json FILE]
+    python benchmarks/shared_simulation.py [--keys 10000] [--workers 1000] [--waiting] [--json FILE]
 
 Virtual time, with the code of real processes (`StoreSession`, `LeaseClient`, `Limiter`, `Scheduler`) and
 quota logs in memory that count the requests. The vendor is one strict sliding log per key, on the
@@ -12,6 +12,9 @@ simulator's `fast` network. Two distributions of work:
 
 Keys share only the pools, so claims per second and key do not depend on the number of keys.
 They are measured with `--keys` and multiplied for ten thousand.
+
+`--waiting` measures instead 1, 2, 4 and 8 processes that wait for one key all the time, on a
+network like loopback.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.protocol import LeaseRequest
 from asyncclients.stores.session import StoreSession
 from asyncclients.testing.clock import run_virtual
-from tests.support.shared_quota import MemoryStore
+from tests.support.shared_quota import MemoryStore, SharedQuotaSimulation
 
 NETWORK = LATENCIES["fast"]
 WAITERS = 2
@@ -170,10 +173,44 @@ def rows(keys: int, workers: int) -> list[dict[str, float | str]]:
     return found
 
 
+async def wait(quota: Quota, processes: int) -> dict[str, float | str]:
+    """Measure *processes* that wait for one key, for four periods and at least two minutes."""
+    world = SharedQuotaSimulation(SlidingLog(quota.limit, quota.period), quota)
+    for _ in range(processes):
+        world.start().work(4)
+    await asyncio.sleep(2 * quota.period + 20)
+    since, claims = asyncio.get_running_loop().time(), world.store.commands
+    seconds = max(120.0, 4 * quota.period)
+    await asyncio.sleep(seconds)
+    claims = world.store.commands - claims
+    calls = world.admitted(since, since + seconds)
+    await world.stop()
+    return {
+        "quota": f"{quota.limit}/{quota.period:g} s",
+        "processes": processes,
+        "use": round(calls / (quota.rate * seconds), 3),
+        "rejected": len(world.refusals),
+        "claims a call": round(claims / calls, 2),
+    }
+
+
+def waiting() -> list[dict[str, float | str]]:
+    """Measure 1, 2, 4 and 8 processes that wait for one key."""
+    quotas, counts = (Quota(2, 1.0), Quota(100, 60.0)), (1, 2, 4, 8)
+    found = [run_virtual(wait(quota, count)) for quota in quotas for count in counts]
+    for row in found:
+        print(row)
+    return found
+
+
 if __name__ == "__main__":
     options = parser(__doc__)
     options.add_argument("--keys", type=int, default=200)
     options.add_argument("--workers", type=int, default=1000)
+    options.add_argument("--waiting", action="store_true")
     given = options.parse_args()
     size = (4, 20) if given.quick else (given.keys, given.workers)
-    save(given.json, crowd=rows(*size))
+    if given.waiting:
+        save(given.json, waiting=waiting())
+    else:
+        save(given.json, crowd=rows(*size))

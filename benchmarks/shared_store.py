@@ -67,7 +67,6 @@ def claim(
         accepted=slots,
         rejected=0,
         pause=0,
-        heartbeat=False,
         goodbye=False,
         idle=False,
         share_held=(0, 0),
@@ -78,6 +77,7 @@ def claim(
         min_retry=10_000,
         recovery_hold=0,
         detection_time=0,
+        takeover_time=0,
     )
 
 

@@ -4,7 +4,8 @@
 the quota. `"pause"` sends nothing. `"safe_share"` sends this process's share, so that all
 processes together keep the quota without communicating:
 
-* First the process waits until every slot granted before is over: a period and a lease.
+* First the process waits until every slot granted before is over: a period and a lease, and
+  until the store must have missed it: a heartbeat, 1 to 5 s, and a quarter of a second.
 * Its share is the block of the quota that the store assigned last (`shares.py`). Blocks never
   overlap, whatever each process knows about the others.
 * A block of 1/2^k is that part of each window, if it is at least one call. It is enforced by
@@ -14,8 +15,8 @@ processes together keep the quota without communicating:
 * The part of a share of a quota, and of a quota of some operations, is computed in the same
   way. Calls whose part is below one call, or that cost more than it, wait for the store.
 * A calendar quota counts as spent until its window ends: nobody knows what is left of it.
-* A process without a block sends nothing: it joined in the last second before the outage,
-  when the quota was divided among others. A process that was suspended for longer than `TTL`
+* A process without a block sends nothing: it joined just before the outage, when the quota
+  was divided among others, and none of them had asked since. A process that was suspended for longer than `TTL`
   sends nothing either, because its block may have been reassigned.
 
 A process that alone loses the connection, while the store serves the others, cannot detect
@@ -53,6 +54,8 @@ _TURN_USE = 0.05
 """Seconds from its start within which a turn may be used."""
 _HEARTBEAT_SLACK = 0.25
 """Allowed delay of a heartbeat in seconds, as in `quota_log.py`."""
+_TICK = 1e-6
+"""Seconds by which a timer may be early."""
 _LOG_INTERVAL = 150.0
 """Seconds in which all scopes notice a reset of the store: longer than the longest heartbeat."""
 
@@ -61,14 +64,13 @@ _LOG_INTERVAL = 150.0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """The response to the last heartbeat of a process for a scope.
+    """The membership of a process for a scope, according to the last response.
 
     Attributes:
         member_count: number of members, this process included.
         start, size: this process's block of the quota.
-        due_at: loop instant at which the store expects the next heartbeat.
+        due_at: loop instant by which the store expects the next request.
         until: loop instant from which the block may be reassigned.
-        idle: the process reported that it had not sent for a while.
     """
 
     member_count: int
@@ -76,12 +78,9 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     due_at: float
     until: float
-    idle: bool
 
 
-NO_MEMBERS = Membership(
-    member_count=0, start=0, size=0, due_at=-math.inf, until=-math.inf, idle=False
-)
+NO_MEMBERS = Membership(member_count=0, start=0, size=0, due_at=-math.inf, until=-math.inf)
 
 
 class FallbackPolicy(Protocol):
@@ -299,6 +298,10 @@ class OutageState:
     The first failure may be a stale connection: the request is retried at once. The second
     begins an outage, which ends with the first response.
 
+    The first process that returns to the store may be one that has noticed nothing. The store
+    then grants nothing at first if it has missed another member (`quota_log.py`). So this
+    process sends its share only after a request has failed by whose time it was overdue.
+
     Attributes:
         failures: consecutive failed requests.
         fallback: the limit in the outage; None while there is none.
@@ -307,6 +310,8 @@ class OutageState:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._failed_at = -math.inf
+        self._missed_at = -math.inf
+        self._is_missed = False
         self.failures = 0
         self.fallback: FallbackPolicy | None = None
 
@@ -318,13 +323,31 @@ class OutageState:
         """Return the instant of the next attempt; infinity while the store responds."""
         if not self.failures:
             return math.inf
-        return self._failed_at + (PROBE_INTERVAL if self.failures > 1 else 0.0)
+        if self.failures == 1:
+            return self._failed_at
+        probe_at = self._failed_at + PROBE_INTERVAL
+        return probe_at if self._is_missed else min(probe_at, max(self._missed_at, self._failed_at))
 
-    def on_failure(self, now: float) -> bool:
-        """Count a failed request; return whether it is an outage."""
+    def on_failure(self, sent_at: float, now: float, due_at: float) -> bool:
+        """Count a request sent at *sent_at* that failed; return whether it is an outage.
+
+        The store expects this process by *due_at*, even if it has applied the request.
+        """
+        if not self.failures:
+            self._missed_at = due_at + _HEARTBEAT_SLACK
+        self._is_missed = self._config.when_down == "local" or sent_at >= self._missed_at - _TICK
         self._failed_at = now
         self.failures += 1
         return self.failures > 1
+
+    def next_permit_at(self, now: float, demand: Demand = ONE) -> float:
+        """Return when the fallback permits a call; infinity until a request shows that it may."""
+        if self.fallback is None:
+            return now
+        permit_at = self.fallback.next_permit_at(now, demand)
+        if self._is_missed:
+            return permit_at
+        return max(permit_at, self._missed_at) if now < self._missed_at else math.inf
 
     def start(
         self,
@@ -341,11 +364,6 @@ class OutageState:
             self.fallback = Blocked()
         else:
             leases_end = now + self._config.lease + SEND_GRACE
-            if membership.idle:
-                # Others may return to the store before this process is overdue there, and
-                # this process may not notice at once that the store is back.
-                detected = membership.due_at + _HEARTBEAT_SLACK + PROBE_INTERVAL
-                leases_end = max(leases_end, detected + 2 * self._config.timeout)
             self.fallback = fallback_policy(
                 quotas, membership, clock, now, leases_end, wall_time=wall_time
             )

@@ -5,7 +5,8 @@
 * `LeaseClient` decides when to send a request, sends it in the background, and handles failures.
 
 A request is sent when a call needs a slot, when there is something to report (at once if it
-concerns other processes), and as a heartbeat. No call hangs, whatever a backend raises.
+concerns other processes), and as a heartbeat if there was none for a while. No call hangs,
+whatever a backend raises.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ if TYPE_CHECKING:
 _MAX_SLOTS = 512
 """Slots of each kind in one request; the rest is sent with the next one."""
 _NO_SHARE_HEARTBEAT = 0.1
-"""Seconds to the second heartbeat of a process that has no block; doubled after each, up to `HEARTBEAT`."""
+"""Seconds to the second request of a process that has no block; doubled after each, up to `HEARTBEAT`."""
+_FEW = 4
+"""Processes that send a heartbeat every second; with more, each takes longer."""
+_MAX_ACTIVE_HEARTBEAT = 5.0
 _SPACED_BURST = 1.25
 """Burst where calls are spaced evenly: a call that is slightly late does not delay the next."""
 _RETRY_AFTER_ERROR = 0.05
@@ -269,10 +273,10 @@ class SyncState:
 
     Attributes:
         clock: the store's clock.
-        membership: the response to the last heartbeat; `NO_MEMBERS` while this process is none.
-        is_idle: the last heartbeat reported that this process is idle.
+        membership: according to the last response; `NO_MEMBERS` while this process is none.
+        is_idle: the last request reported that this process is idle.
         last_response_at: loop instant of the last response; -inf before the first.
-        heartbeat_at: loop instant of the next heartbeat.
+        heartbeat_at: loop instant of the next request at the latest.
         unavailable_until: loop instant until which the vendor announced to be unavailable.
         accepted, rejected: calls of this process that the store does not know of.
         others_accepted, others_rejected: calls of other processes, from the last response.
@@ -312,6 +316,13 @@ class SyncState:
         quotas = (*self._local.quotas, *self.configured)
         return [quota.period for quota in quotas if not quota.unit] or [HEARTBEAT]
 
+    @property
+    def heartbeat_interval(self) -> float:
+        """Seconds between two requests of a process that sends calls, at most."""
+        members = self.membership.member_count
+        interval = HEARTBEAT if members <= _FEW else min(_MAX_ACTIVE_HEARTBEAT, members / 2)
+        return min(_MAX_HEARTBEAT, max(interval, HEARTBEAT * members / _CROWD))
+
     def quotas(self) -> list[Quota]:
         """Return the quotas of this process and those that others have configured."""
         return [*self._local.quotas, *parse_quotas(self._other_quotas)]
@@ -338,8 +349,10 @@ class SyncState:
     ) -> LeaseRequest:
         """Return a request for up to *count* calls of *demand*."""
         slots, config, shortest = self._slots, self._config, min(self.periods())
+        delay = 2 * config.timeout + config.lease + SEND_GRACE
         count = min(slots.max_calls(demand), max(0, count - slots.held(demand)))
-        heartbeat, reports = self._due(now, goodbye=goodbye, idle=idle, interval=interval)
+        self.is_idle, self.heartbeat_at = idle, now + interval
+        reports = self._reports(now, interval)
         return LeaseRequest(
             process=config.process,
             epoch=self._reported_epoch(now, recovering=recovering),
@@ -361,17 +374,17 @@ class SyncState:
             accepted=self.accepted,
             rejected=self.rejected,
             pause=micros(max(0.0, self._paused_until() - now)),
-            heartbeat=heartbeat,
             goodbye=goodbye,
             idle=idle,
             share_held=self._share_held,
             heartbeat_due=micros(interval),
             lease=micros(min(config.lease, shortest / 4)),
             grace=micros(SEND_GRACE),
-            ttl=micros(max(TTL, 3 * interval)),
+            ttl=micros(max(TTL, 2 * interval)),
             min_retry=micros(min(0.25, max(0.005, shortest / 8))),
             recovery_hold=micros(max(self.periods())),
-            detection_time=micros(PROBE_INTERVAL + 2 * config.timeout + config.lease + SEND_GRACE),
+            detection_time=micros(PROBE_INTERVAL + delay),
+            takeover_time=micros(max(PROBE_INTERVAL, self.heartbeat_interval) + delay),
             vendor=self._log.vendor(self._key),
             operator_quotas=self._specs(self.control.set_quotas, now),
         )
@@ -384,17 +397,21 @@ class SyncState:
     def _paused_until(self) -> float:
         return self._local.paused_until if self.rejected else self.unavailable_until
 
-    def _due(
-        self, now: float, *, goodbye: bool, idle: bool, interval: float
-    ) -> tuple[bool, Reports]:
-        """Return whether a heartbeat is due, also after idleness, and what is to be reported."""
-        is_heartbeat = not goodbye and (now >= self.heartbeat_at or (self.is_idle and not idle))
-        if is_heartbeat:
-            self.is_idle, self.heartbeat_at = idle, now + interval
-        renews = is_heartbeat or now >= self._renew_at
+    def _reports(self, now: float, interval: float) -> Reports:
+        """Return what is due to be reported."""
+        renews = now >= self._renew_at
         if renews:
-            self._renew_at = now + min(HEARTBEAT, *self.periods())
-        return is_heartbeat, self._slots.reports(now, renews=renews)
+            self._renew_at = now + self.renewal_interval(interval)
+        return self._slots.reports(now, renews=renews)
+
+    def renewal_interval(self, interval: float) -> float:
+        """Return the seconds between two reports of a call in flight; *interval* of a heartbeat."""
+        shortest = min(self.periods())
+        return min(interval, max(min(HEARTBEAT, shortest), shortest / 2))
+
+    def report_all_again(self) -> None:
+        """Let the next request report the calls in flight: the store may not know of them."""
+        self._renew_at = -math.inf
 
     def _reported_epoch(self, now: float, *, recovering: bool) -> str:
         """Return the epoch that contains this process's calls of the last period; "" for none."""
@@ -482,25 +499,22 @@ class SyncState:
     ) -> None:
         if request.goodbye:
             self.membership, self._share_held = NO_MEMBERS, NONE
-        elif request.heartbeat:
-            self._share_held = (response.start, response.size)
-            self.membership = Membership(
-                member_count=response.member_count,
-                start=response.start,
-                size=response.size,
-                due_at=sent_at + request.heartbeat_due / SECOND,
-                until=sent_at + request.ttl / SECOND,
-                idle=request.idle,
-            )
-            if not contains(self._share_held, request.share_held):
-                self.heartbeat_at = received_at  # confirm it, so that others can get the rest
-            elif response.size or request.idle:
-                self._share_retry = _NO_SHARE_HEARTBEAT
-            else:
-                self.heartbeat_at = min(self.heartbeat_at, received_at + self._share_retry)
-                self._share_retry = min(2 * self._share_retry, HEARTBEAT)
-        elif response.share_wanted:
-            self.heartbeat_at = received_at
+            return
+        self._share_held = (response.start, response.size)
+        self.membership = Membership(
+            member_count=response.member_count,
+            start=response.start,
+            size=response.size,
+            due_at=received_at + request.heartbeat_due / SECOND,
+            until=sent_at + request.ttl / SECOND,
+        )
+        if not contains(self._share_held, request.share_held):
+            self.heartbeat_at = received_at  # confirm it, so that others can get the rest
+        elif response.size or request.idle:
+            self._share_retry = _NO_SHARE_HEARTBEAT
+        else:
+            self.heartbeat_at = min(self.heartbeat_at, received_at + self._share_retry)
+            self._share_retry = min(2 * self._share_retry, HEARTBEAT)
 
     def _check_epoch(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
         if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
@@ -509,8 +523,9 @@ class SyncState:
         elif request.seen[0] not in {"", response.server} and response.epoch == self._epoch:
             self._log.taken_over(self._key, now, request)
         self._seen = response.server, response.now
-        if response.epoch != self._epoch:
-            self.heartbeat_at = now  # report membership and calls in flight to the new log
+        if response.epoch != self._epoch and self._epoch:
+            self.report_all_again()
+            self.heartbeat_at = now
         self._epoch = response.epoch
 
     def _check_clock(self, request: LeaseRequest, now: float, *, jumped: bool) -> None:
@@ -592,6 +607,7 @@ class LeaseClient:
         self._waits: dict[Demand, Wait] = {}
         self._used_at = self._loop.time()
         self._timer = Timer(self._loop, self._start)
+        self._lapse_timer = Timer(self._loop, self._start)
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -608,12 +624,14 @@ class LeaseClient:
         return wait if wait is not None and wait.until > now else Wait(now, "", Delay(now))
 
     def report(self, now: float) -> None:
-        """Send a report soon."""
+        """Send a report in time."""
         self._wake_at(now + self._report_delay(), now)
 
     def on_sent(self, now: float) -> None:
         """Record that a call is sent."""
         self._used_at = now
+        if not self.slots.leases:
+            self._lapse_timer.cancel()
         self.report(now)
 
     def on_rate_limited(self, now: float) -> None:
@@ -681,6 +699,18 @@ class LeaseClient:
     # --- When to send a request -----------------------------------------------------
 
     def _report_delay(self) -> float:
+        """Return the seconds after which the reports that are due must be sent at the latest.
+
+        An arrival makes its slot open a period later, so there is time. A slot that was not
+        used may be granted to others at once.
+        """
+        if self.slots.released or self._sync.rejected or self._sync.clock_suspect:
+            return self._urgent_delay()
+        if self.slots.arrived:
+            return max(0.005, min(self._sync.periods()) / 20)
+        return self._sync.renewal_interval(self._sync.heartbeat_interval)
+
+    def _urgent_delay(self) -> float:
         return min(0.25, max(0.005, min(self._sync.periods()) / 20))
 
     def _is_active(self, now: float) -> bool:
@@ -689,12 +719,12 @@ class LeaseClient:
         return now < self._used_at + _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, self._log.scopes))
 
     def _heartbeat_interval(self, *, idle: bool) -> float:
-        """Return the seconds between two heartbeats."""
+        """Return the seconds between two requests, at most."""
+        if self.outage.failures:
+            return HEARTBEAT
         if idle:
             return min(_MAX_HEARTBEAT, _IDLE_HEARTBEAT * max(1.0, self._log.scopes / _CROWD))
-        return min(
-            _MAX_HEARTBEAT, HEARTBEAT * max(1.0, self._sync.membership.member_count / _CROWD)
-        )
+        return self._sync.heartbeat_interval
 
     def _wake_at(self, at: float, now: float) -> None:
         if self._task is not None or self._closed:
@@ -706,6 +736,7 @@ class LeaseClient:
 
     def _start(self) -> None:
         self._timer.cancel()
+        self._lapse_timer.cancel()
         if self._task is None:
             # In a context of its own: it serves all calls, not the one that came first.
             self._task = self._loop.create_task(self._run(), context=Context())
@@ -718,9 +749,9 @@ class LeaseClient:
         if at == math.inf:
             if slots.has_unreported() or self._sync.rejected or self._sync.clock_suspect:
                 at = now + self._report_delay()
-            if slots.leases:
-                at = min(at, slots.leases[-1].lapses_at)
             at = min(at, self._sync.due_at())
+            if slots.leases and not self._closed:
+                self._lapse_timer.set(slots.leases[-1].lapses_at)
         is_member = not self.outage.failures and self._sync.membership.member_count > 0
         if at < math.inf and (
             is_member or slots.leases or slots.has_unreported() or self._is_active(now)
@@ -740,7 +771,7 @@ class LeaseClient:
         if self._task is task:
             self._task = None
         error = None if task.cancelled() else task.exception()
-        now, retry_in = self._loop.time(), max(self._report_delay(), _RETRY_AFTER_ERROR)
+        now, retry_in = self._loop.time(), max(self._urgent_delay(), _RETRY_AFTER_ERROR)
         if error is not None:
             self._log.bug(self.key, now, error, retry_in)
         if (task.cancelled() or error is not None) and not self._closed:
@@ -798,8 +829,10 @@ class LeaseClient:
     ) -> None:
         now, sync = self._loop.time(), self._sync
         self.slots.abandon(request.first, demand, request.count)
-        sync.heartbeat_at = self._log.failed_at = now
-        if not self.outage.on_failure(now):
+        self._log.failed_at = now
+        sync.report_all_again()
+        due_at = max(sync.membership.due_at, now + request.heartbeat_due / SECOND)
+        if not self.outage.on_failure(sent_at, now, due_at):
             return
         if not self._log.has_worked and self._config.when_down == "safe_share":
             self._queue.fail(_unreachable(self._config.display_name, reason, advice))
@@ -887,6 +920,7 @@ class LeaseClient:
         """Send the last report and leave; in bounded time, whatever the store does."""
         self._closed = True
         self._timer.cancel()
+        self._lapse_timer.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
         self.slots.drop_leases()

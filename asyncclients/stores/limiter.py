@@ -78,7 +78,7 @@ class SharedLimiter:
         found = self._local.openings(now, reserve, spaced=spaced, demand=demand)
         fallback = self._outage.fallback
         if fallback is not None:
-            found[""] = max(found[""], fallback.next_permit_at(now, demand))
+            found[""] = max(found[""], self._outage.next_permit_at(now, demand))
         elif lease := self.slots.first_lease(now, demand):
             found[""] = max(found[""], _clamp(lease.usable_at, now))
         else:
@@ -102,7 +102,7 @@ class SharedLimiter:
         fallback = self._outage.fallback
         if fallback is not None:
             if self._outage.recently_probed(now):
-                return max(at, _clamp(fallback.next_permit_at(now, demand), now))
+                return max(at, _clamp(self._outage.next_permit_at(now, demand), now))
             self.lease_client.request_slots(now, demand)
             return math.inf
         lease = self.slots.first_lease(now, demand)
@@ -165,7 +165,7 @@ class SharedLimiter:
         local_at = self._local.nth_permit_at(calls, now, demand)
         at = max(local_at, self.lease_client.held_until)
         if self._outage.fallback is not None:
-            next_at = self._outage.fallback.next_permit_at(now, demand)
+            next_at = self._outage.next_permit_at(now, demand)
             return at if next_at == math.inf else max(at, next_at)
         turns = max(0, calls - self.slots.held(demand))
         if turns == calls:
@@ -198,7 +198,7 @@ class SharedLimiter:
         fallback, held_for = self._outage.fallback, max(0.0, self.lease_client.held_until - now)
         store_wait, store_quota = 0.0, None
         if fallback is not None:
-            store_wait = fallback.next_permit_at(now) - now
+            store_wait = self._outage.next_permit_at(now) - now
         elif not self.slots.leases and not held_for:
             store_wait = self.lease_client.opens_at(now) - now
             name = self.lease_client.wait(ONE, now).name

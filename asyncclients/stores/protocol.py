@@ -29,10 +29,13 @@ taken in one step.
 counted, not logged. The process names the windows, in microseconds since 1970, and its own
 wall clock. A call that may arrive on either side of a boundary counts in both windows.
 
-**Heartbeat and ttl.** A request with `heartbeat` renews the membership of the process, for
-`ttl`: every second, or every 10 s after a minute without calls. Calls without a response are
-listed again at least once a period; the log keeps them until a period after the last report.
-The slots of a killed process expire in the same way, without any cleanup.
+**Heartbeat and ttl.** Each request renews the membership of the process, for `ttl`, and says
+when the next one follows at the latest: in a second, with more than four processes later (with
+eight in 4 s, with ten and more in 5 s), and in 10 s after a minute without calls. A process
+that waits for a busy key asks in turn by then, so it sends few requests as heartbeats only.
+Calls without a response are listed again at least once a period; the log keeps them until a
+period after the last report. The slots of a killed process expire in the same way, without any
+cleanup.
 
 **Epoch.** The log has a random name. A process that knows another epoch proves that the log
 lost data: it is empty although calls were sent. Nothing is granted for a period
@@ -42,7 +45,7 @@ lost data: it is empty although calls were sent. Nothing is granted for a period
 connection. The second begins an outage: leases are dropped, `when_down` decides what may be
 sent (`fallback.py`), and a heartbeat is sent every second until the store responds.
 
-**Blocks.** In an outage nobody can be asked, so each heartbeat assigns the process a block of
+**Blocks.** In an outage nobody can be asked, so each response assigns the process a block of
 the quota in advance (`shares.py`). The store keeps both the block that the process confirmed
 and the one last assigned, because the response may be lost, and gives neither to another.
 
@@ -57,7 +60,7 @@ heartbeats that are overdue, since the first process to return may be a new one.
 
 **Takeover.** A replica that is promoted, or a server that reads its log from disk, may lack the
 last requests. The script sees that another server process has the log, and grants nothing for
-`detection_time`. Meanwhile each process reports the last instant that it has seen on the old
+`takeover_time`. Meanwhile each process reports the last instant that it has seen on the old
 server. If that is later than the log, requests are lost, and nothing is granted for a period.
 
 **Clocks.** Only the store's clock counts. If it was set back, a new log starts with a
@@ -87,7 +90,6 @@ its first four digits. Instants are microseconds since 1970 of the server's cloc
 | `interactive_at` | instant of the last interactive request |
 | `since_background` | slots granted to interactive calls since the last one for a background call; negative after an expensive background call |
 | `members_changed_at` | instant at which a process last joined or left |
-| `share_wanted_until` | until this instant processes send early heartbeats, because one has no block |
 | `vendor` | name of the vendor |
 | `operator_pause` | a pause that an operator has set: JSON with `at` and `until` in seconds since 1970, and `by` |
 | `operator_quotas` | quotas that an operator has set: JSON with `at`, `by` and `quotas` |
@@ -117,9 +119,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 HEARTBEAT = 1.0
-"""Seconds between two heartbeats of a process that sends calls."""
+"""Seconds between two requests of a process that sends calls, at most, beside a few others."""
 TTL = 10.0
-"""Seconds without a heartbeat after which a process is no member; at least three heartbeats."""
+"""Seconds without a request after which a process is no member; at least two heartbeats."""
 PROBE_INTERVAL = 1.0
 """Seconds between two attempts to reach the store in an outage."""
 SEND_GRACE = 0.15
@@ -190,17 +192,17 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
         priority: 0 interactive, 1 background.
         accepted, rejected: calls that the vendor accepted and rate-limited since the last request.
         pause: for how long the vendor wants no calls; 0 for no pause.
-        heartbeat: renew the membership of the process.
         goodbye: end the membership of the process.
         idle: the process has sent nothing for a while and needs a small block only.
         share_held: the block that the process would use in an outage, as start and size.
-        heartbeat_due: time until the next heartbeat at the latest.
+        heartbeat_due: time until the next request at the latest.
         lease: how long before and after its opening a slot is held.
         grace: longest time from the end of the lease until the call arrives.
         ttl: how long the membership lasts.
         min_retry: shortest *retry_in* if a report of another process may open a slot sooner.
         recovery_hold: how long nothing is granted after data was lost.
         detection_time: time that others need to notice that the store is back.
+        takeover_time: time in which all have reported to another server process.
         vendor: name of the vendor.
         operator_quotas: the quotas set by an operator that the process obeys.
     """
@@ -225,7 +227,6 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int
     rejected: int
     pause: int
-    heartbeat: bool
     goodbye: bool
     idle: bool
     share_held: tuple[int, int]
@@ -236,6 +237,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, kw_only=True):
     min_retry: int
     recovery_hold: int
     detection_time: int
+    takeover_time: int
     vendor: str = ""
     operator_quotas: tuple[QuotaSpec, ...] = ()
 
@@ -257,9 +259,8 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
         pause: for how long the vendor wants no calls.
         accepted, rejected: calls of all processes since the epoch began.
         contenders: other processes that wait in the same priority class.
-        member_count: number of members, this process included; 0 if the request was no heartbeat.
-        start, size: the process's block of the quota; for a heartbeat only.
-        share_wanted: 1 if a process has no block, so that others should send a heartbeat soon.
+        member_count: number of members, this process included.
+        start, size: the process's block of the quota.
         waits_for: name of the quota that delays the next slot; empty for none.
         used: units of each calendar quota of the request that are used in the current window.
         quotas: names of all quotas in force.
@@ -280,7 +281,6 @@ class LeaseResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     member_count: int
     start: int
     size: int
-    share_wanted: int
     waits_for: str
     used: tuple[int, ...]
     quotas: tuple[str, ...]

@@ -53,7 +53,7 @@ end
 if server ~= (state.server or '') then
   if state.server and state.server ~= '' then
     put('taken_over_at', get('updated_at'))
-    hold(request.detection_time)
+    hold(request.takeover_time)
   end
   state.server = server
   redis.call('HSET', STATE, 'server', server)
@@ -61,7 +61,7 @@ end
 local last_server, seen = unpack(request.seen)
 if last_server ~= '' and last_server ~= server and request.epoch == state.epoch
   and seen > get('taken_over_at') then
-  hold(request.recovery_hold + request.detection_time)
+  hold(request.recovery_hold + request.takeover_time)
 end
 
 -- The clock was set back, or members could not reach the log for a while.
@@ -79,8 +79,9 @@ if now + RULES.clock_tolerance < get('updated_at') then
 elseif now > get('updated_at') + RULES.max_gap then
   local members = redis.call('HGETALL', MEMBERS)
   for i = 1, #members, 2 do
-    local due = tonumber(string.match(members[i + 1], '^%d+ (%d+)'))
-    if members[i] ~= process and due + RULES.heartbeat_slack < now then
+    local overdue_at = tonumber(string.match(members[i + 1], '^%d+ (%d+)')) + RULES.heartbeat_slack
+    if members[i] ~= process and overdue_at < now
+      and get('updated_at') - request.detection_time < overdue_at then
       hold(request.detection_time)
     end
   end
@@ -366,65 +367,62 @@ local function largest_free(limit, own_start, own_size)
   end
   return best_start, best_size
 end
-if request.heartbeat or request.goodbye then
-  local is_member, has_expired, is_wanted, total, others = false, false, false, 0, {}
-  local members = redis.call('HGETALL', MEMBERS)
-  for i = 1, #members, 2 do
-    local fields, held = {}, 0
-    for field in string.gmatch(members[i + 1], '%d+') do fields[#fields + 1] = tonumber(field) end
-    if fields[1] <= now then
-      redis.call('HDEL', MEMBERS, members[i])
-      has_expired = true
-    elseif members[i] == process then
-      is_member = true
-    else
-      for n = 4, #fields, 2 do
-        taken[#taken + 1] = {fields[n], fields[n + 1]}
-        held = held + fields[n + 1]
-      end
-      total, is_wanted = total + held, is_wanted or held == 0
-      others[#others + 1] = {idle = fields[3] == 1, held = held}
-    end
-  end
-  if has_expired or is_member == request.goodbye then put('members_changed_at', now) end
-  member_count = #others
-  if request.goodbye then
-    redis.call('HDEL', MEMBERS, process)
+local is_member, has_expired, total, others = false, false, 0, {}
+local is_recovering = get('spent_until') > now
+local members = redis.call('HGETALL', MEMBERS)
+for i = 1, #members, 2 do
+  local fields, held = {}, 0
+  for field in string.gmatch(members[i + 1], '%d+') do fields[#fields + 1] = tonumber(field) end
+  if fields[1] <= now and not is_recovering then
+    redis.call('HDEL', MEMBERS, members[i])
+    has_expired = true
+  elseif members[i] == process then
+    is_member = true
   else
-    member_count = member_count + 1
-    local fair, others_want = UNIT, false
-    while fair * member_count > UNIT do fair = math.floor(fair / 2) end
-    local largest = fair * member_count == UNIT and fair or fair * 2
-    local may_grow = not request.idle
-      and now - get('members_changed_at') >= RULES.settling_time
-    local limit = may_grow and largest or math.max(1, math.floor(fair / 2))
-    for _, other in ipairs(others) do
-      others_want = others_want or (not other.idle and other.held < fair)
+    for n = 4, #fields, 2 do
+      taken[#taken + 1] = {fields[n], fields[n + 1]}
+      held = held + fields[n + 1]
     end
-    local held_start, held_size = request.share_held[1], request.share_held[2]
-    start, size = held_start, held_size
-    if size == 0 or overlaps(start, size) then
-      start, size = largest_free(limit, 0, 0)
-    elseif request.idle and size > limit then
-      size = limit
-    elseif size > fair and others_want then
-      size = math.floor(size / 2)
-    else
-      if others_want then limit = math.min(limit, fair) end
-      if size < limit and UNIT - total >= 2 * size then
-        start, size = largest_free(limit, start, size)
-      end
-    end
-    local member = text(now + request.ttl) .. ' ' .. text(now + request.heartbeat_due) .. ' '
-      .. (request.idle and '1' or '0')
-    if held_size > 0 then member = member .. ' ' .. text(held_start) .. ' ' .. text(held_size) end
-    if size > 0 and (start ~= held_start or size ~= held_size) then
-      member = member .. ' ' .. text(start) .. ' ' .. text(size)
-    end
-    redis.call('HSET', MEMBERS, process, member)
-    is_wanted = is_wanted or size == 0
-    put('share_wanted_until', is_wanted and now + RULES.share_wait or 0)
+    total = total + held
+    others[#others + 1] = {idle = fields[3] == 1, held = held}
   end
+end
+if has_expired or is_member == request.goodbye then put('members_changed_at', now) end
+member_count = #others
+if request.goodbye then
+  redis.call('HDEL', MEMBERS, process)
+else
+  member_count = member_count + 1
+  local fair, others_want = UNIT, false
+  while fair * member_count > UNIT do fair = math.floor(fair / 2) end
+  local largest = fair * member_count == UNIT and fair or fair * 2
+  local may_grow = not request.idle
+    and now - get('members_changed_at') >= RULES.settling_time
+  local limit = may_grow and largest or math.max(1, math.floor(fair / 2))
+  for _, other in ipairs(others) do
+    others_want = others_want or (not other.idle and other.held < fair)
+  end
+  local held_start, held_size = request.share_held[1], request.share_held[2]
+  start, size = held_start, held_size
+  if size == 0 or overlaps(start, size) then
+    start, size = largest_free(limit, 0, 0)
+  elseif request.idle and size > limit then
+    size = limit
+  elseif size > fair and others_want then
+    size = math.floor(size / 2)
+  else
+    if others_want then limit = math.min(limit, fair) end
+    if size < limit and UNIT - total >= 2 * size then
+      start, size = largest_free(limit, start, size)
+    end
+  end
+  local member = text(now + request.ttl) .. ' ' .. text(now + request.heartbeat_due) .. ' '
+    .. (request.idle and '1' or '0')
+  if held_size > 0 then member = member .. ' ' .. text(held_start) .. ' ' .. text(held_size) end
+  if size > 0 and (start ~= held_start or size ~= held_size) then
+    member = member .. ' ' .. text(start) .. ' ' .. text(size)
+  end
+  redis.call('HSET', MEMBERS, process, member)
 end
 
 -- The quotas that apply to the calls asked for, and the slots that earlier claims have of them.
@@ -603,5 +601,5 @@ local ends_in = math.max(longest * 2, last_end - request.wall)
 keep = math.ceil((ends_in + held) / 1000) + 120000
 redis.call('PEXPIRE', STATE, text(state.operator_quotas and RULES.keep_control or keep))
 return {now, state.epoch, server, opens_in, retry_in, math.max(0, paused_until - now), get('accepted'),
-  get('rejected'), contenders, member_count, start, size, get('share_wanted_until') > now and 1 or 0,
+  get('rejected'), contenders, member_count, start, size,
   waits_for, used, names, state.operator_pause or '', state.operator_quotas or '', held}

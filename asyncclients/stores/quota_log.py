@@ -47,11 +47,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         quota_ttl: a quota is dropped when nobody has reported it for this long and a period.
         clock_tolerance: a clock that goes back further than this was set. A smaller step is
             the difference between two servers of a cluster.
-        max_gap: longest time between two requests while members are connected. It exceeds a
-            heartbeat; in an outage no process sends before a window and more has passed.
+        max_gap: time without any request after which members that are overdue suggest an
+            outage. In an outage no process sends before it has passed, see `fallback.py`.
         heartbeat_slack: allowed delay of a heartbeat.
         settling_time: time after a process joined or left before blocks may grow.
-        share_wait: time for which others send early heartbeats for a process without a block.
         queue_time: time after a slot opens for which a waiting process keeps its place.
         yield_delay: delay of the class that yields, so that the other one asks first.
         background_every: background calls get one of this many slots in an interactive flood.
@@ -70,7 +69,6 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     max_gap: int = 1_250_000
     heartbeat_slack: int = 250_000
     settling_time: int = 1_000_000
-    share_wait: int = 1_000_000
     queue_time: int = 100_000
     yield_delay: int = 20_000
     background_every: int = 10
@@ -159,7 +157,6 @@ class QuotaLog(msgspec.Struct, kw_only=True):
     rejected: int = 0
     since_background: int = 0
     members_changed_at: int = 0
-    share_wanted_until: int = 0
     interactive_at: int = 0
     log: dict[str, dict[str, int]] = {}
     used: dict[str, dict[int, int]] = {}
@@ -213,7 +210,6 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             member_count=member_count,
             start=start,
             size=size,
-            share_wanted=int(self.share_wanted_until > now),
             waits_for=waits_for,
             used=tuple(
                 self.used[spec.name].get(spec.start, 0) for spec in request.quotas if spec.calendar
@@ -232,15 +228,19 @@ class QuotaLog(msgspec.Struct, kw_only=True):
         if server != self.server:
             if self.server:
                 self.taken_over_at = self.updated_at
-                self._hold(now + request.detection_time)
+                self._hold(now + request.takeover_time)
             self.server = server
         last_server, seen = request.seen
         elsewhere = last_server not in {"", server} and request.epoch == self.epoch != ""
         if elsewhere and seen > self.taken_over_at:
-            self._hold(now + request.recovery_hold + request.detection_time)
+            self._hold(now + request.recovery_hold + request.takeover_time)
 
     def _check_clock(self, request: LeaseRequest, now: int) -> None:
-        """Start a new log if the clock was set back; hold if others may have lost the store."""
+        """Start a new log if the clock was set back; hold if others may have lost the store.
+
+        They may if they became overdue while nobody asked, or shortly before. A process that
+        has been overdue for longer was killed, or has alone lost the connection.
+        """
         if now + RULES.clock_tolerance < self.updated_at:
             hold = request.recovery_hold + request.detection_time
             empty = QuotaLog(
@@ -252,7 +252,9 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             for field in self.__struct_fields__:
                 setattr(self, field, getattr(empty, field))
         elif now > self.updated_at + RULES.max_gap and any(
-            member.heartbeat_due + RULES.heartbeat_slack < now
+            self.updated_at - request.detection_time
+            < member.heartbeat_due + RULES.heartbeat_slack
+            < now
             for name, member in self.members.items()
             if name != request.process
         ):
@@ -412,10 +414,16 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             quota.tat = max(quota.tat, full_at)
 
     def _update_members(self, request: LeaseRequest, now: int) -> tuple[int, Block]:
-        """Return the number of members and the block of the process."""
-        if not (request.heartbeat or request.goodbye):
-            return 0, NONE
-        members = {name: member for name, member in self.members.items() if member.until > now}
+        """Return the number of members and the block of the process.
+
+        While the store recovers, no membership expires: the members may not have reached it.
+        """
+        is_recovering = self.spent_until > now
+        members = {
+            name: member
+            for name, member in self.members.items()
+            if member.until > now or is_recovering
+        }
         is_member = members.pop(request.process, None) is not None
         if is_member == request.goodbye or len(members) + is_member < len(self.members):
             self.members_changed_at = now
@@ -429,8 +437,6 @@ class QuotaLog(msgspec.Struct, kw_only=True):
             idle=request.idle,
             blocks=[each for each in dict.fromkeys((request.share_held, block)) if each[1]],
         )
-        is_wanted = any(not member.blocks for member in members.values()) or not block[1]
-        self.share_wanted_until = now + RULES.share_wait if is_wanted else 0
         return len(members), block
 
     def _next_block(self, request: LeaseRequest, now: int) -> Block:

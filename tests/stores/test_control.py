@@ -324,7 +324,7 @@ async def test_vendor_is_found_in_any_case(store: Store) -> None:
     if isinstance(store, FileLimits):
         Path(store.display_name).touch()
     backend = store.backend()
-    await backend.apply("a1", lease_request(vendor="intouch", heartbeat=True))
+    await backend.apply("a1", lease_request(vendor="intouch"))
     await backend.aclose()
     (paused,) = await LimitsControl(store).pause("Intouch", 60)
     assert (paused.vendor, paused.paused_for > 0) == ("intouch", True)
@@ -338,7 +338,7 @@ async def test_unknown_and_ambiguous_scopes_are_listed(store: Store) -> None:
     control, backend = LimitsControl(store), store.backend()
     for scope in ("a1", "a2", *(f"b{number:02}" for number in range(30))):
         vendor = "emma" if scope == "a1" else "intouch"
-        await backend.apply(scope, lease_request(vendor=vendor, heartbeat=True))
+        await backend.apply(scope, lease_request(vendor=vendor))
     await backend.aclose()
     shown = await control.show()
     assert [str(each) for each in shown[:3]] == ["emma a1", "intouch a2", "intouch b00"]
@@ -362,7 +362,7 @@ async def test_processes_that_have_ended_are_not_counted(store: Store) -> None:
         Path(store.display_name).touch()
     backend = store.backend()
     for process, ttl in (("a", 1), ("b", 60 * SECOND), ("c", 1)):
-        await backend.apply("scope", lease_request(process=process, heartbeat=True, ttl=ttl))
+        await backend.apply("scope", lease_request(process=process, ttl=ttl))
     await backend.aclose()
     (shown,) = await LimitsControl(store).show()
     assert shown.processes == 1
@@ -430,6 +430,28 @@ async def test_pause_reaches_a_crowd_and_holds_in_an_outage() -> None:
     assert not [at for at in world.arrivals if paused_at + 2 < at < resumed_at]
     assert min(at for at in world.arrivals if at > resumed_at) < resumed_at + 2
     assert not world.refusals
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("processes", "seen_within"), [(4, 1.1), (8, 4.1), (16, 5.1)])
+async def test_pause_stops_calls_at_once_and_is_seen_with_the_next_request(
+    processes: int, seen_within: float
+) -> None:
+    """No call is sent when the leases are over; each process shows the pause after a heartbeat."""
+    world = SharedQuotaSimulation(SlidingLog(2, 1.0), Quota(2, 1.0))
+    crowd = [world.start() for _ in range(processes)]
+    for process in crowd:
+        process.work(2)
+    await asyncio.sleep(20)
+    world.store.control, paused_at = pause_of(600), now()
+    await asyncio.sleep(seen_within)
+    assert all(process.scheduler.limiter.snapshot(now()).held_for > 0 for process in crowd)
+    await asyncio.sleep(20)
+    world.store.control, resumed_at = Control(), now()
+    await asyncio.sleep(1.5)
+    await world.stop()
+    assert not [at for at in world.arrivals if paused_at + 0.25 < at < resumed_at]
+    assert [at for at in world.arrivals if at > resumed_at]
 
 
 @pytest.mark.virtual_time

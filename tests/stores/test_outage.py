@@ -15,11 +15,12 @@ from asyncclients.ratelimit.slots import Permit
 from asyncclients.sandbox import Sandbox
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import StoreClock
-from asyncclients.stores.config import WhenDown
+from asyncclients.stores.config import StoreConfig, WhenDown
 from asyncclients.stores.fallback import (
     Blocked,
     FallbackPolicy,
     Membership,
+    OutageState,
     StaticShare,
     TimeSlots,
     fallback_policy,
@@ -104,6 +105,73 @@ async def test_new_process_after_an_outage_waits_for_reports(outage: float, afte
     await world.stop()
     assert most_in(1.0, world.arrivals) <= 2
     assert world.processes[-1].sent
+
+
+@pytest.mark.virtual_time
+@pytest.mark.parametrize(("period", "outage"), [(0.5, 0.8), (1.0, 1.3), (1.0, 3.4), (1.0, 4.6)])
+async def test_processes_that_noticed_no_outage_exceed_no_quota(
+    period: float, outage: float
+) -> None:
+    """Eight processes, one notices the outage; the others return first: no call too many."""
+    quota = Quota(8, period)
+    world = SharedQuotaSimulation(SlidingLog(8, period), quota, admission="exact")
+    others = [world.start() for _ in range(8)]
+    for process in others:
+        await process.call()
+    await asyncio.sleep(10)
+    commands = world.store.commands
+    while world.store.commands < commands + 8:  # noqa: ASYNC110 - in virtual time
+        await asyncio.sleep(0.05)
+    world.store.timeout = 0.0
+    world.store.down = True
+    others.pop().work(4)
+    await asyncio.sleep(outage)
+    world.store.down = False
+    for process in others:
+        process.work(2)
+    await asyncio.sleep(5)
+    await world.stop()
+    assert most_in(0.999 * period, world.arrivals) <= 8
+
+
+@pytest.mark.virtual_time
+async def test_share_is_used_when_the_store_has_missed_the_process() -> None:
+    """Eight processes send their shares of a short window 4.25 s after the outage began."""
+    world = world_of(Quota(8, 1.0), "safe_share", 8)
+    world.store.timeout = 0.0
+    await asyncio.sleep(20)
+    world.store.down = True
+    down = asyncio.get_running_loop().time()
+    await asyncio.sleep(14)
+    await world.stop()
+    first = [min(at for at in process.sent if at > down + 1) for process in world.processes]
+    assert max(first) <= down + 4.0 + 4.25 + 0.1  # a heartbeat until it notices the outage
+    assert world.admitted(down + 8.5, down + 14) >= 0.9 * 8 * 5.5
+    assert most_in(0.999, world.arrivals) <= 8
+
+
+def test_share_waits_until_the_store_has_missed_the_process() -> None:
+    """A share may be used when a request has failed that was sent after the heartbeat was overdue."""
+    config = StoreConfig(
+        process="a",
+        display_name="memory",
+        when_down="safe_share",
+        lease=0.1,
+        timeout=0.5,
+        assume_spent=False,
+    )
+    outage = OutageState(config)
+    assert outage.on_failure(100.0, 100.0, due_at=104.0) is False
+    assert outage.on_failure(100.0, 100.0, due_at=101.0) is True
+    outage.start(100.0, [Quota(8, 1.0)], membership(0, UNIT), clock_at(0))
+    assert outage.next_permit_at(100.0) == 104.25
+    assert outage.probe_at() == 101.0
+    for at in (101.0, 102.0, 103.0, 104.0):
+        outage.on_failure(at, at, due_at=at + 1.0)
+    assert (outage.next_permit_at(104.0), outage.probe_at()) == (104.25, 104.25)
+    assert outage.next_permit_at(104.3) == math.inf
+    outage.on_failure(104.25, 104.4, due_at=105.4)
+    assert (outage.next_permit_at(104.4), outage.probe_at()) == (104.4, 105.4)
 
 
 @pytest.mark.virtual_time
@@ -344,9 +412,7 @@ def clock_at(offset: float) -> StoreClock:
 
 
 def membership(start: int, size: int, *, live: int = 3, until: float = 110.0) -> Membership:
-    return Membership(
-        member_count=live, start=start, size=size, due_at=101.0, until=until, idle=False
-    )
+    return Membership(member_count=live, start=start, size=size, due_at=101.0, until=until)
 
 
 @pytest.mark.parametrize(

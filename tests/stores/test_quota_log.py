@@ -45,17 +45,17 @@ QUIET = LeaseRequest(
     accepted=0,
     rejected=0,
     pause=0,
-    heartbeat=False,
     goodbye=False,
     idle=False,
     share_held=(0, 0),
-    heartbeat_due=SECOND,
+    heartbeat_due=1000 * SECOND,
     lease=100_000,
     grace=150_000,
     ttl=3 * SECOND,
     min_retry=125_000,
     recovery_hold=SECOND,
     detection_time=2 * SECOND,
+    takeover_time=4 * SECOND,
 )
 
 
@@ -253,9 +253,9 @@ def test_shorter_hold_does_not_end_a_longer_one() -> None:
     assert response.retry_in == 3 * SECOND - QUIET.lease
 
 
-@pytest.mark.parametrize(("seen", "waits"), [(START, 2), (START + 1, 3)])
+@pytest.mark.parametrize(("seen", "waits"), [(START, 4), (START + 1, 5)])
 def test_promoted_replica_holds_until_all_have_reported(seen: int, waits: int) -> None:
-    """Nothing is granted for the detection time; for a period more if a process has seen more."""
+    """Nothing is granted for the takeover time; for a period more if a process has seen more."""
     log = QuotaLog()
     log.apply(lease_request(count=1), START, server="old")
     assert log.apply(lease_request(process="b"), START + SECOND, server="new").server == "new"
@@ -278,16 +278,16 @@ def test_clock_set_back_counts_as_a_spent_window() -> None:
 
 
 def test_members_are_counted() -> None:
-    """A process with heartbeats counts; one that left, or whose ttl is over, does not."""
+    """A process that asks or reports counts; one that left, or whose ttl is over, does not."""
     log = QuotaLog()
     for me in "ca":
-        log.apply(lease_request(process=me, heartbeat=True), START)
-    response = log.apply(lease_request(process="b", heartbeat=True), START)
+        log.apply(lease_request(process=me), START)
+    response = log.apply(lease_request(process="b"), START)
     assert response.member_count == 3
     log.apply(lease_request(process="a", goodbye=True), START + SECOND)
-    response = log.apply(lease_request(process="b", heartbeat=True), START + 2 * SECOND)
+    response = log.apply(lease_request(process="b"), START + 2 * SECOND)
     assert response.member_count == 2
-    response = log.apply(lease_request(process="b", heartbeat=True), START + 4 * SECOND)
+    response = log.apply(lease_request(process="b"), START + 4 * SECOND)
     assert response.member_count == 1
 
 
@@ -296,21 +296,52 @@ def test_overdue_heartbeats_hold_grants() -> None:
     for leave in (False, True):
         for gap in (1_250_000, 1_250_001, 60 * SECOND):
             log, at = QuotaLog(), START + gap
-            log.apply(lease_request(process="b", heartbeat=True), START)
-            log.apply(lease_request(process="b", goodbye=leave), START)
+            beat = lease_request(process="b", heartbeat_due=SECOND)
+            log.apply(beat, START)
+            log.apply(msgspec.structs.replace(beat, goodbye=leave), START)
             at_once = leave or gap == 1_250_000
-            assert bool(log.apply(lease_request(count=1, heartbeat=True), at).opens_in) is at_once
-            log.apply(lease_request(heartbeat=True), at + SECOND)
-            repeated = lease_request(count=1, first=2, heartbeat=True)
+            assert bool(log.apply(lease_request(count=1), at).opens_in) is at_once
+            log.apply(lease_request(), at + SECOND)
+            repeated = lease_request(count=1, first=2)
             assert log.apply(repeated, at + 2 * SECOND).opens_in == (0,)
     for late, at_once in ((250_000, True), (250_001, False)):
         log = QuotaLog()
-        log.apply(lease_request(process="b", heartbeat=True, heartbeat_due=2 * SECOND), START)
+        log.apply(lease_request(process="b", heartbeat_due=2 * SECOND), START)
         response = log.apply(lease_request(count=1), START + 2 * SECOND + late)
         assert bool(response.opens_in) is at_once
     alone = QuotaLog()
-    alone.apply(lease_request(heartbeat=True), START)
+    alone.apply(lease_request(heartbeat_due=SECOND), START)
     assert alone.apply(lease_request(count=1), START + 60 * SECOND).opens_in
+
+
+def test_process_overdue_for_long_holds_no_grants() -> None:
+    """`b` was killed: only the first silence in which it is overdue delays the others."""
+    for overdue_for, at_once in ((1_999_999, False), (2_000_000, True)):
+        log, at = QuotaLog(), START + 1_250_000 + overdue_for
+        log.apply(lease_request(process="b", heartbeat_due=SECOND, ttl=30 * SECOND), START)
+        log.apply(lease_request(), START + SECOND)
+        log.apply(lease_request(), START + 2 * SECOND)
+        log.apply(lease_request(), at)
+        granted = log.apply(lease_request(count=1), at + 1_300_000)
+        assert bool(granted.opens_in) is at_once
+
+
+def test_membership_lasts_while_the_store_recovers() -> None:
+    """An outage outlasts the ttl: the block of a member is not given to the first that returns."""
+    log = QuotaLog()
+    held = dict.fromkeys("ab", (0, 0))
+    for at in range(4):
+        for me in "ab":
+            response = log.apply(
+                lease_request(process=me, share_held=held[me]), START + at * SECOND
+            )
+            held[me] = response.start, response.size
+    assert {size for _, size in held.values()} == {UNIT // 2}
+    returns = START + 60 * SECOND
+    first = log.apply(lease_request(process="a", recovering=True, share_held=held["a"]), returns)
+    assert (first.member_count, (first.start, first.size)) == (2, held["a"])
+    later = log.apply(lease_request(process="a", share_held=held["a"]), returns + 2 * SECOND)
+    assert later.member_count == 1
 
 
 class Lua:
@@ -425,7 +456,6 @@ def random_requests(random: Random, steps: int) -> list[tuple[LeaseRequest, int]
                     accepted=random.randint(0, 3),
                     rejected=random.randint(0, 1),
                     pause=rarely(random, random.choice([SECOND // 4, 2 * SECOND]), 0),
-                    heartbeat=random.random() < 0.5,
                     idle=random.random() < 0.2,
                     share_held=random.choice([held[me], held[me], NONE, (0, UNIT)]),
                     heartbeat_due=random.choice([SECOND, 1_400_000, 10 * SECOND]),

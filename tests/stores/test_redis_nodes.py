@@ -228,7 +228,7 @@ async def test_promoted_replica_without_last_request_holds_for_a_period(is_lost:
         request = lease_request(epoch="e1", seen=(known.server, known.now), first=3, count=1)
         response = await new.apply("s", request)
         assert response.server != known.server
-        holds_for = request.detection_time + is_lost * request.recovery_hold
+        holds_for = request.takeover_time + is_lost * request.recovery_hold
         assert response.retry_in == holds_for - request.lease
         for each in (old, new):
             await each.aclose()

@@ -13,6 +13,7 @@ from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import SlidingLog
+from asyncclients.stores.clock import SECOND
 from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.lease_client import Lease
 from asyncclients.stores.limiter import SharedLimiter
@@ -309,14 +310,52 @@ async def test_busy_processes_request_many_slots_at_once() -> None:
     assert world.store.commands < calls / 5
 
 
-async def test_small_quota_takes_few_round_trips() -> None:
-    """At 2 per second and four waiting processes: at most twelve round trips per call."""
-    world = world_of(TWO)
-    for _ in range(4):
+@pytest.mark.parametrize(
+    ("quota", "processes", "most"),
+    [
+        (TWO, 1, 1.6),
+        (TWO, 2, 2.1),
+        (TWO, 4, 3.1),
+        (TWO, 8, 3.0),
+        (HUNDRED, 1, 1.1),
+        (HUNDRED, 2, 2.1),
+        (HUNDRED, 4, 3.1),
+        (HUNDRED, 8, 2.2),
+    ],
+)
+async def test_waiting_processes_take_few_round_trips(
+    quota: Quota, processes: int, most: float
+) -> None:
+    """However many processes wait for a key: about three round trips per call, or fewer."""
+    world = world_of(quota)
+    for _ in range(processes):
         world.start().work(4)
+    await asyncio.sleep(20)
+    calls, claims = len(world.arrivals), world.store.commands
     await asyncio.sleep(60)
+    calls, claims = len(world.arrivals) - calls, world.store.commands - claims
     await world.stop()
-    assert world.store.commands < 12 * len(world.arrivals)
+    assert calls >= 0.99 * quota.rate * 60
+    assert claims <= most * calls
+
+
+@pytest.mark.parametrize(("processes", "seconds"), [(1, 1), (4, 1), (8, 4), (12, 5)])
+async def test_many_processes_send_heartbeats_less_often(processes: int, seconds: int) -> None:
+    """Each announces when it asks next at the latest, and does."""
+    world = world_of(HUNDRED)
+    for _ in range(processes):
+        await world.start().call()
+    await asyncio.sleep(5)
+    world.store.record.clear()
+    await asyncio.sleep(25)
+    asked: dict[str, int] = {}
+    for _, request, at in world.store.record:
+        assert request.heartbeat_due == seconds * SECOND
+        if request.process in asked:
+            assert at - asked[request.process] <= 1.01 * request.heartbeat_due
+        asked[request.process] = at
+    assert len(asked) == processes
+    await world.stop()
 
 
 async def test_vendor_remaining_is_not_taken_for_external_usage() -> None:

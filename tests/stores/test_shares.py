@@ -56,7 +56,6 @@ class Fleet:
         every = 10 * SECOND if idle else SECOND
         request = lease_request(
             process=me,
-            heartbeat=True,
             idle=idle,
             share_held=held,
             heartbeat_due=every,
@@ -193,9 +192,7 @@ def test_blocks_assigned_twice_are_divided_again() -> None:
 
 
 def membership(block: Block) -> Membership:
-    return Membership(
-        member_count=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"), idle=False
-    )
+    return Membership(member_count=9, start=block[0], size=block[1], due_at=0.0, until=float("inf"))
 
 
 BLOCKS = st.recursive(

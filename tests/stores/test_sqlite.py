@@ -217,7 +217,7 @@ async def test_calendar_log_is_kept_until_its_window_ends(tmp_path: Path) -> Non
 def test_quota_log_survives_encoding() -> None:
     """An encoded log is decoded without a difference."""
     log = QuotaLog()
-    log.apply(lease_request(count=2, heartbeat=True), 10**12)
+    log.apply(lease_request(count=2), 10**12)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(log), type=QuotaLog) == log
 
 
