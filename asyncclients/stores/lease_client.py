@@ -380,7 +380,7 @@ class SyncState:
             heartbeat_due=micros(interval),
             lease=micros(min(config.lease, shortest / 4)),
             grace=micros(SEND_GRACE),
-            ttl=micros(max(TTL, 2 * interval)),
+            ttl=micros(max(TTL, 3 * interval)),
             min_retry=micros(min(0.25, max(0.005, shortest / 8))),
             recovery_hold=micros(max(self.periods())),
             detection_time=micros(PROBE_INTERVAL + delay),

@@ -121,7 +121,7 @@ if TYPE_CHECKING:
 HEARTBEAT = 1.0
 """Seconds between two requests of a process that sends calls, at most, beside a few others."""
 TTL = 10.0
-"""Seconds without a request after which a process is no member; at least two heartbeats."""
+"""Seconds without a request after which a process is no member; at least three heartbeats."""
 PROBE_INTERVAL = 1.0
 """Seconds between two attempts to reach the store in an outage."""
 SEND_GRACE = 0.15

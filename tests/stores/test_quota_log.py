@@ -329,7 +329,7 @@ def test_process_overdue_for_long_holds_no_grants() -> None:
 def test_membership_lasts_while_the_store_recovers() -> None:
     """An outage outlasts the ttl: the block of a member is not given to the first that returns."""
     log = QuotaLog()
-    held = dict.fromkeys("ab", (0, 0))
+    held: dict[str, Block] = {"a": NONE, "b": NONE}
     for at in range(4):
         for me in "ab":
             response = log.apply(
