@@ -349,10 +349,8 @@ class SyncState:
     ) -> LeaseRequest:
         """Return a request for up to *count* calls of *demand*."""
         slots, config, shortest = self._slots, self._config, min(self.periods())
-        delay = 2 * config.timeout + config.lease + SEND_GRACE
         count = min(slots.max_calls(demand), max(0, count - slots.held(demand)))
-        self.is_idle, self.heartbeat_at = idle, now + interval
-        reports = self._reports(now, interval)
+        reports = self._due_reports(now, interval, idle=idle)
         return LeaseRequest(
             process=config.process,
             epoch=self._reported_epoch(now, recovering=recovering),
@@ -383,11 +381,15 @@ class SyncState:
             ttl=micros(max(TTL, 3 * interval)),
             min_retry=micros(min(0.25, max(0.005, shortest / 8))),
             recovery_hold=micros(max(self.periods())),
-            detection_time=micros(PROBE_INTERVAL + delay),
-            takeover_time=micros(max(PROBE_INTERVAL, self.heartbeat_interval) + delay),
+            detection_time=self._micros_until_seen(PROBE_INTERVAL),
+            takeover_time=self._micros_until_seen(max(PROBE_INTERVAL, self.heartbeat_interval)),
             vendor=self._log.vendor(self._key),
             operator_quotas=self._specs(self.control.set_quotas, now),
         )
+
+    def _micros_until_seen(self, interval: float) -> int:
+        """Return by when a request every *interval* seconds responds, and its slots are over."""
+        return micros(interval + 2 * self._config.timeout + self._config.lease + SEND_GRACE)
 
     @property
     def _assumes_spent(self) -> bool:
@@ -397,8 +399,9 @@ class SyncState:
     def _paused_until(self) -> float:
         return self._local.paused_until if self.rejected else self.unavailable_until
 
-    def _reports(self, now: float, interval: float) -> Reports:
-        """Return what is due to be reported."""
+    def _due_reports(self, now: float, interval: float, *, idle: bool) -> Reports:
+        """Return what is due to be reported, and schedule the next request."""
+        self.is_idle, self.heartbeat_at = idle, now + interval
         renews = now >= self._renew_at
         if renews:
             self._renew_at = now + self.renewal_interval(interval)
