@@ -55,7 +55,7 @@ class Renaming:
     """
 
     def __init__(self, columns: Mapping[str, str], fixed: Mapping[str, Any] | None = None) -> None:
-        self._columns, self._fixed = dict(columns), dict(fixed or {})
+        self.columns, self.fixed = dict(columns), dict(fixed or {})
 
     def __call__(self, row: Any) -> dict[str, Any]:
         """Return *row* with its new names.
@@ -65,16 +65,12 @@ class Renaming:
         """
         if not isinstance(row, Mapping):
             raise ValueError(f"a row must be an object with names, not {type(row).__name__}")
-        names, columns = self._columns, cast("Mapping[str, Any]", row)
+        names, columns = self.columns, cast("Mapping[str, Any]", row)
         fields = {names.get(column, column): value for column, value in columns.items()}
         if len(fields) < len(columns):
             _check_distinct(names, columns)
         fields.pop("", None)
-        return {**self._fixed, **fields}
-
-    def names(self) -> tuple[dict[str, str], dict[str, Any]]:
-        """Return the columns with their fields, and the fixed fields with their values."""
-        return self._columns, self._fixed
+        return {**self.fixed, **fields}
 
     def fields(self, columns: Sequence[str]) -> set[str]:
         """Return the fields of rows with *columns*.
@@ -82,20 +78,12 @@ class Renaming:
         Raises:
             ValueError: a renamed column is missing, or two columns become one field.
         """
-        missing = sorted(self._columns.keys() - set(columns))
+        missing = sorted(self.columns.keys() - set(columns))
         if missing:
             hint = did_you_mean(missing[0], columns)
             raise ValueError(f"has no column {missing[0]!r}{hint}")
-        _check_distinct(self._columns, columns)
-        return {self._columns.get(column, column) for column in columns} | self._fixed.keys()
-
-    def columns(self) -> frozenset[str]:
-        """Return the columns that this map renames or drops."""
-        return frozenset(self._columns)
-
-    def targets(self) -> set[str]:
-        """Return the fields that this map sets."""
-        return {*self._columns.values(), *self._fixed} - {""}
+        _check_distinct(self.columns, columns)
+        return {self.columns.get(column, column) for column in columns} | self.fixed.keys()
 
 
 def _check_distinct(names: Mapping[str, str], columns: Iterable[str]) -> None:
@@ -110,7 +98,14 @@ def _check_distinct(names: Mapping[str, str], columns: Iterable[str]) -> None:
 
 
 class RowConverter:
-    """Converts rows to *row_type*; without one, returns the result of *map*."""
+    """Converts rows to *row_type*; without one, returns the result of *map*.
+
+    Attributes:
+        name: of the row type; empty without one.
+        fields: names of its fields.
+        has_map: rows are mapped before they are converted.
+        mapped_columns: the columns that a mapping names; each must occur in the input.
+    """
 
     def __init__(
         self,
@@ -118,7 +113,9 @@ class RowConverter:
         map: Map | Mapping[str, str] | None,  # noqa: A002
     ) -> None:
         map = _map_of(map)  # noqa: A001
-        self._type, self._map = row_type, map
+        self._type, self._map, self.has_map = row_type, map, map is not None
+        self._renaming = Renaming({}) if map is None else map if isinstance(map, Renaming) else None
+        self.mapped_columns = frozenset(self._renaming.columns if self._renaming else ())
         self._wire_names: dict[str, str] = {}
         self._list_type = GenericAlias(list, (row_type,))
         self._required: tuple[str, ...] = ()
@@ -136,12 +133,13 @@ class RowConverter:
             nullable = [field for field in fields if type(None) in get_args(field.type)]
             self._nullable = {name for each in nullable for name in (each.name, each.encode_name)}
             self._add_known_names(self._wire_names)
-            if isinstance(map, Renaming):
-                self._check_targets(map)
+            if self._renaming is not None:
+                self._check_targets({*self._renaming.columns.values(), *self._renaming.fixed})
+        self.fields = frozenset(self._wire_names)
 
-    def _check_targets(self, renaming: Renaming) -> None:
-        known = {*self._wire_names, *self._wire_names.values()}
-        unknown = sorted(name for name in renaming.targets() if name.split(".", 1)[0] not in known)
+    def _check_targets(self, targets: set[str]) -> None:
+        known = {*self._wire_names, *self._wire_names.values(), ""}
+        unknown = sorted(name for name in targets if name.split(".", 1)[0] not in known)
         if unknown and _EXTRA_FIELD not in known:
             hint = did_you_mean(unknown[0], self._wire_names)
             raise ConfigurationError(
@@ -167,9 +165,9 @@ class RowConverter:
             return
         self._add_known_names(columns)
         error = ""
-        if self._map is None or isinstance(self._map, Renaming):
+        if self._renaming is not None:
             try:
-                fields = set(columns) if self._map is None else self._map.fields(columns)
+                fields = self._renaming.fields(columns)
             except ValueError as bad:
                 error = str(bad)
             else:
@@ -189,34 +187,19 @@ class RowConverter:
         self._reported.add(name)
 
     @property
-    def fields(self) -> frozenset[str]:
-        """The names of the fields of the row type."""
-        return frozenset(self._wire_names)
-
-    @property
-    def has_map(self) -> bool:
-        """True if rows are mapped before they are converted."""
-        return self._map is not None
-
-    @property
-    def mapped_columns(self) -> frozenset[str]:
-        """The columns that a mapping names; each must occur in the input."""
-        return self._map.columns() if isinstance(self._map, Renaming) else frozenset()
-
-    @property
     def fingerprint(self) -> str:
         """Text that differs if equal rows may have other values now; empty if that is not known.
 
         The user may have edited a function or a row type since the last run.
         """
         is_own = self._type is None or self._type.__module__.startswith("asyncclients.")
-        if not is_own or not isinstance(self._map, Renaming | None):
+        if not is_own or self._renaming is None:
             return ""
         try:
             release = version("asyncclients")
         except PackageNotFoundError:
             return ""
-        return repr((release, self.name, self._map.names() if self._map else None))
+        return repr((release, self.name, self._renaming.columns, self._renaming.fixed))
 
     def _missing_columns(self, fields: set[str]) -> str:
         heads = {field.split(".", 1)[0] for field in fields}
@@ -296,9 +279,9 @@ class RowConverter:
         `convert` leaves empty cells out; with None the vendor clears the field.
         """
         columns: Sequence[str] = getattr(data, "columns", ())
-        if len(columns) <= len(data) or not isinstance(self._map, Renaming | None):
+        if len(columns) <= len(data) or self._renaming is None:
             return data
-        names = self._map.names()[0] if self._map else {}
+        names = self._renaming.columns
         empty = [name for name in columns if name and name not in data]
         nulls = {name: None for name in empty if names.get(name, name) in self._nullable}
         return {**data, **nulls}
@@ -306,7 +289,7 @@ class RowConverter:
     def _with_wire_names(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
         if isinstance(data, dict) and self._flat_names.issuperset(data):
             return data if self._direct_names.issuperset(data) else self._renamed(data)
-        if self._map is None or isinstance(self._map, Renaming):
+        if self._renaming is not None:
             self._warn_unknown_fields(data)
         return self._renamed(nested(data))
 

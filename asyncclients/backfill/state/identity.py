@@ -245,7 +245,7 @@ def _mapping(map: Any) -> Any:  # noqa: A002 - as the argument of push
     """Return the fields of a map by names as plain values; None for a function or no map."""
     map = getattr(map, "renaming", map)  # noqa: A001
     if isinstance(map, Renaming):
-        return map.names()
+        return map.columns, map.fixed
     return [dict(cast("Mapping[str, str]", map)), {}] if isinstance(map, Mapping) else None
 
 
