@@ -52,24 +52,29 @@ from asyncclients.ratelimit.quota import Priority
 Reconcile = Callable[[Any], Awaitable[bool | None]]
 
 
-class PushOptions(TypedDict, total=False):
-    """The keywords of `push` besides `state` and `dry_run`, for type checkers."""
+class DeliveryKeywords(TypedDict, total=False):
+    """The keywords that `push` and `sync` have in common, for type checkers."""
 
     row_type: type[Any] | None
     map: Map | Mapping[str, str] | None
-    batch: int | None
-    idempotent: bool | None
     concurrency: int
     flow: str | None
     share: float | None
     limit: int | None
     retry_failed: bool
     unknown: Literal["keep", "resend", "drop"]
-    reconcile: Reconcile | None
     max_failed: float
     max_outage: float
     new_credential: bool
     progress: Callable[[Progress], None] | None
+
+
+class PushOptions(DeliveryKeywords, total=False):
+    """The keywords of `push` besides `state` and `dry_run`, for type checkers."""
+
+    batch: int | None
+    idempotent: bool | None
+    reconcile: Reconcile | None
 
 
 @overload

@@ -18,11 +18,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, Never, TypedDict, Unpack, overload
+from typing import Any, Literal, Never, Unpack, overload
 
 from asyncclients.backfill import arguments
 from asyncclients.backfill.files.source import Rows, is_path
 from asyncclients.backfill.plan import Plan
+from asyncclients.backfill.push import DeliveryKeywords
 from asyncclients.backfill.report import Progress, SyncReport, reporting_progress
 from asyncclients.backfill.rows import Map, RowConverter
 from asyncclients.backfill.state.identity import JobIdentity, sync_job
@@ -37,25 +38,13 @@ from asyncclients.own_files import check_apart, target_of
 from asyncclients.ratelimit.quota import Priority
 
 
-class SyncKeywords(TypedDict, total=False):
+class SyncKeywords(DeliveryKeywords, total=False):
     """The keywords of `sync` besides `state` and `dry_run`, for type checkers."""
 
     key: str | None
     on_missing: Literal["keep", "delete"]
     max_deleted: float
     adopt: bool
-    row_type: type[Any] | None
-    map: Map | Mapping[str, str] | None
-    limit: int | None
-    retry_failed: bool
-    concurrency: int
-    flow: str | None
-    share: float | None
-    unknown: Literal["keep", "resend", "drop"]
-    max_failed: float
-    max_outage: float
-    new_credential: bool
-    progress: Callable[[Progress], None] | None
 
 
 @overload
