@@ -39,7 +39,7 @@ _HANDLING = 0.05
 
 
 class Result(msgspec.Struct):
-    """What one worker reports.
+    """The report of one worker.
 
     Attributes:
         sent: key and instant of each call.

@@ -1,4 +1,4 @@
-"""What a sync costs beside a push: requests, time at the quota, and time to examine the rows.
+"""The cost of a sync beside a push: requests, time at the quota, and time to examine the rows.
 
     python benchmarks/sync.py [--rows 20000] [--examined 200000] [--rounds 5] [--json FILE]
 

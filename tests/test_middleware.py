@@ -623,7 +623,7 @@ async def test_listeners_get_failures() -> None:
     ],
 )
 def test_middleware_rejects_wrong_arguments(arguments: dict[str, Any], words: str) -> None:
-    """An argument that cannot be used is an error where it is given."""
+    """An argument that cannot be used is an error in its call."""
     with pytest.raises(ConfigurationError, match=re.escape(words)):
         quota_middleware(Quota(2, 1.0), **arguments)
 

@@ -296,7 +296,7 @@ async def test_two_names_of_one_field_fail_their_row(tmp_path: Path) -> None:
 
 
 async def test_map_that_returns_an_awaitable_fails_its_row(tmp_path: Path) -> None:
-    """A coroutine that a map returns is not sent; the reason says that map must be plain."""
+    """A coroutine that a map returns is not sent; the reason is that map must be plain."""
     state = tmp_path / "s.db"
     report = await push([1], target, state=state, map=lambda row: Asynchronous()(row))  # noqa: PLW0108
     assert report.failed == 1

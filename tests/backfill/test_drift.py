@@ -28,7 +28,7 @@ PAGE = 10
 
 
 class Drift:
-    """A list of numbers in pages of ten; *broken* says what happens to a page instead."""
+    """A list of numbers in pages of ten; *broken* is what happens to a page instead."""
 
     def __init__(self, items: int) -> None:
         self.items = items

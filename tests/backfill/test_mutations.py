@@ -35,7 +35,7 @@ VALUES = SCALARS | NESTED | st.lists(NESTED, max_size=2)
 
 
 def rows_of(content: bytes, name: str) -> list[Row] | InputError:
-    """The rows of a file with *content*, or the error that says why it cannot be used."""
+    """The rows of a file with *content*, or the error with the reason why it cannot be used."""
 
     async def read(path: Path) -> list[Row]:
         rows: list[Row] = []

@@ -314,7 +314,7 @@ async def test_eta_is_unknown_while_the_vendor_is_unavailable(state: Path) -> No
 
 
 async def test_progress_names_the_operator_who_paused_the_calls(tmp_path: Path) -> None:
-    """While an operator has paused the vendor, the progress says who, and not that the quota waits."""
+    """While an operator has paused the vendor, the progress names the operator, not the quota."""
     store, seen = FileLimits(tmp_path / "limits.db"), list[Progress]()
     running = asyncio.Event()
 
@@ -344,7 +344,7 @@ async def test_progress_names_the_operator_who_paused_the_calls(tmp_path: Path) 
 
 @pytest.mark.virtual_time
 async def test_progress_names_the_address_that_refuses_connections(tmp_path: Path) -> None:
-    """Of a vendor that cannot be reached, the progress says which address failed, and why."""
+    """Of a vendor that cannot be reached, the progress names the address and the reason."""
     told = Told()
     async with Sandbox() as sandbox:
         environ = dict(sandbox.environ)

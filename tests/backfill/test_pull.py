@@ -105,7 +105,7 @@ def ids(path: Path) -> list[int]:
     return [msgspec.json.decode(line)["id"] for line in path.read_bytes().splitlines()]
 
 
-# --- The list as it is ----------------------------------------------------------------
+# --- The plain list ----------------------------------------------------------------
 
 
 async def test_pull_writes_whole_list(sandbox: Sandbox, to: Path, state: Path) -> None:
@@ -283,7 +283,7 @@ async def test_resumed_pull_goes_back_to_a_known_item(to: Path, state: Path) -> 
 
 @pytest.mark.virtual_time
 async def test_pull_of_items_without_ids(to: Path, state: Path) -> None:
-    """Without keys no item is dropped as a duplicate, and the report says so."""
+    """Without keys no item is dropped as a duplicate, and the report has a warning."""
     server = Server(0)
     server.items = [{"name": "same"}] * 25
     with pytest.raises(PaginationError):
@@ -309,7 +309,7 @@ async def test_pull_stops_at_a_repeated_page(to: Path, state: Path) -> None:
         await pull(Paginator(page), to, state=state)
 
 
-# --- Stopping and going on ------------------------------------------------------------
+# --- Stopping and resuming ------------------------------------------------------------
 
 
 @pytest.mark.virtual_time

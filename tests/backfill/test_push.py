@@ -634,7 +634,7 @@ async def test_push_runs_in_the_background_and_reports_progress(state: Path) -> 
 async def test_push_stops_after_the_limit_and_continues(
     csv: Path, state: Path, batch: int | None
 ) -> None:
-    """Each run handles as many rows as the limit says, whatever becomes of them, and none twice."""
+    """Each run handles as many rows as its limit, whatever becomes of them, and none twice."""
     lines = [f"{number}," for number in range(20)]
     lines[2] = ","
     lines[5] = "5"

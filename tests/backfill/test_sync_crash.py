@@ -27,7 +27,7 @@ class World:
     """A file, a vendor, and the job that keeps the vendor in agreement with the file.
 
     Args:
-        kind: `hierarchies`, which are read in each run, or `contacts`, of which only new lines are.
+        kind: `hierarchies`, which are read in each run, or `contacts`, whose new lines alone are read.
     """
 
     def __init__(self, sandbox: Sandbox, directory: Path, kind: str, seed: int) -> None:

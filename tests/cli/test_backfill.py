@@ -112,7 +112,7 @@ async def test_push_dry_run_sends_and_writes_nothing(
 async def test_share_of_a_command_and_of_a_job_file(
     sandbox: Sandbox, shell: Shell, tmp_path: Path
 ) -> None:
-    """A dry run says the time at the share; one out of range is a usage error that names it."""
+    """A dry run states the time at the share; one out of range is a usage error that names it."""
     (tmp_path / "people.csv").write_text("email\n" + "".join(f"p{n}@x.org\n" for n in range(41)))
     command = ("push", "intouch.contacts", "people.csv", "--dry-run")
     whole, half = await shell.json(0, *command), await shell.json(0, *command, "--share", "0.5")
@@ -132,7 +132,7 @@ async def test_share_of_a_command_and_of_a_job_file(
 async def test_push_with_a_limit_is_continued(
     sandbox: Sandbox, shell: Shell, tmp_path: Path
 ) -> None:
-    """A limited push says how to continue; the same command does, and status agrees."""
+    """A limited push shows how to continue; the same command does, and status agrees."""
     lines = "".join(f"p{number}@example.com\n" for number in range(5))
     (tmp_path / "people.csv").write_text(f"email\n{lines}")
     command = ("push", "intouch.contacts", "people.csv", "--limit", "3")

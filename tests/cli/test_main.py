@@ -36,7 +36,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` of the program and of each command says what the exit codes mean."""
+    """`--help` of the program and of each command explains the exit codes."""
     for arguments in (["--help"], *([command, "--help"] for command in COMMANDS)):
         assert run(arguments) == 0
         _, _, codes = capsys.readouterr().out.partition("Exit codes:\n")

@@ -299,7 +299,7 @@ def test_option_without_value_shows_a_correct_form(
 def test_superfluous_argument_shows_a_correct_form(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each command with too many arguments says which it takes, and shows a correct form."""
+    """Each command with too many arguments lists those it takes, and shows a correct form."""
     needed = ("--to", "x.csv") if words == ("pull",) else ()
     assert run((*words, "a", "b", "c", *needed)) == 2
     printed = capsys.readouterr().err

@@ -122,7 +122,7 @@ def test_bar_wraps_a_long_cause_on_a_narrow_terminal() -> None:
 async def test_failure_of_a_job_is_shown_while_others_run(
     bars: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A job that fails says why at once, not only at the end of all; a job that is alone does not."""
+    """A job that fails states the reason at once, not only at the end of all; a job that is alone does not."""
     console = Console(file=io.StringIO(), force_terminal=True, width=80) if bars else None
 
     async def fail() -> None:
@@ -149,7 +149,7 @@ def test_bar_says_that_the_vendor_paused_it() -> None:
 
 
 def test_bar_names_the_operator_who_paused_it() -> None:
-    """A pause by hand is not taken for one of the vendor."""
+    """A pause of an operator is not taken for one of the vendor."""
     paused = msgspec.structs.replace(HALFWAY, limited_by_quota=False, paused=590.1, paused_by="ann")
     for text in (drawn({"a": paused}, 80), progress_text(paused)):
         assert text.endswith("2 failed, 1 unknown, paused by ann for 9 min 51 s")

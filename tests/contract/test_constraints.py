@@ -308,7 +308,7 @@ class Unresolvable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def test_struct_that_msgspec_cannot_decode_is_not_checked() -> None:
-    """A struct whose types cannot be resolved is sent as it is."""
+    """A struct whose types cannot be resolved is sent without a check."""
     assert form_of(Unresolvable, True) is Any
     assert find_problem(Unresolvable(field=1), True) is None
 

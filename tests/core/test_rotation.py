@@ -430,7 +430,7 @@ def test_credential_given_twice_is_rejected(tmp_path: Path) -> None:
 
 
 async def test_coroutine_function_is_rejected() -> None:
-    """The error says that a function may block."""
+    """The error explains that a function may block."""
 
     async def read() -> str:
         return "key-4711"

@@ -1,4 +1,4 @@
-"""The page about `--json` says what the commands print."""
+"""The page about `--json` describes what the commands print."""
 
 from __future__ import annotations
 

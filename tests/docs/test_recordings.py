@@ -85,7 +85,7 @@ def test_recording_has_the_words_of_its_result(name: str, result: Report | Plan)
 
 
 def test_picture_of_the_page_is_kept_without_a_browser(tmp_path: Path) -> None:
-    """Without Chromium the script of the live page says so, draws nothing and succeeds."""
+    """Without Chromium the script of the page prints a note, draws nothing and succeeds."""
     command = [sys.executable, "docs/record_monitor.py", "--to", str(tmp_path)]
     environ = {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     ran = subprocess.run(

@@ -38,7 +38,7 @@ def at(text: str, zone: str = "UTC", fold: int = 0) -> float:
 
 
 def key(unit: str, zone: str, instant: float) -> tuple[object, ...]:
-    """What a server that counts by the calendar has as the key of its counter."""
+    """The key of the counter of a server that counts by the calendar."""
     local = datetime.fromtimestamp(instant, ZoneInfo(zone))
     if unit == "hour":
         return (local.date(), local.hour, local.utcoffset())

@@ -188,7 +188,7 @@ def test_erlang_load_inverts_erlang_b(slots: int, share: float) -> None:
 
 
 def test_erlang_is_not_evaluated_for_very_many_slots() -> None:
-    """A quota of a million calls costs no time, and others are not said to fill it."""
+    """A quota of a million calls costs no time, and is not reported as full of others' calls."""
     assert erlang_b(1_000_000, 2e6) == 0.0
     assert erlang_load(1_000_000, 0.4) == 0.0
 
@@ -236,7 +236,7 @@ def test_pause_estimate_ends_without_rejections() -> None:
 
 
 def reject_every_fourth(limiter: Limiter, calls: int, retry_after: float | None) -> float:
-    """Send *calls* calls far apart, each fourth of which is rejected; return the last instant."""
+    """Send *calls* calls far apart; each fourth is rejected; return the last instant."""
     now = 0.0
     for number in range(calls):
         now = limiter.next_permit_at(now + 3.0)

@@ -640,7 +640,7 @@ async def waiting(
 
 
 def refused(task: asyncio.Task[float]) -> DeadlineExceededError:
-    """Return the error of a call that must have been refused already."""
+    """Return the error of a call that must have failed already."""
     error = task.exception()
     assert isinstance(error, DeadlineExceededError)
     return error
@@ -672,7 +672,7 @@ async def test_pause_refuses_waiting_calls_that_end_before_it(
 
 
 async def test_pause_refuses_calls_again_if_it_grows() -> None:
-    """A later response with a longer pause refuses the calls that the first one left."""
+    """A later response with a longer pause fails the calls that the first one left."""
     queue = scheduler(Quota(2, 1.0))
     first, second = [await queue.acquire(PermitRequest()) for _ in range(2)]
     tasks = await waiting(queue, 30.0, 90.0)
@@ -698,7 +698,7 @@ async def test_pause_that_grows_slowly_refuses_calls() -> None:
 
 
 async def test_calls_within_a_second_of_the_pause_are_not_refused() -> None:
-    """An estimate that misses a deadline by less than a second refuses nothing."""
+    """An estimate that misses a deadline by less than a second fails no call."""
     queue = scheduler(Quota(1, 1.0))
     permit = await queue.acquire(PermitRequest())
     tasks = await waiting(queue, 59.5)

@@ -137,7 +137,7 @@ async def listening(port: int) -> None:
     not (shutil.which("nginx") or Path("/usr/sbin/nginx").exists()), reason="nginx is not installed"
 )
 async def test_limit_req_of_nginx_is_learned(tmp_path: Path) -> None:
-    """A leaky bucket of five, where the client assumes a window of twenty.
+    """A leaky bucket of five for a client that assumes a window of twenty.
 
     It spaces requests by the millisecond; less than a tenth of the calls is rejected.
     """

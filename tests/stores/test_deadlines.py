@@ -53,7 +53,7 @@ async def permit(
 async def refusal(
     process: Process, deadline: float, demand: Demand | None = None
 ) -> DeadlineExceededError:
-    """Return the error of a call that must be refused within 0.1 s."""
+    """Return the error of a call that must fail within 0.1 s."""
     before = now()
     with pytest.raises(DeadlineExceededError) as caught:
         await permit(process, deadline, demand)
@@ -68,7 +68,7 @@ def paused_for(seconds: float) -> Control:
 
 @pytest.mark.virtual_time
 async def test_first_call_is_refused_in_a_pause_of_an_operator() -> None:
-    """The first call and later ones are refused at once, with the operator and a command."""
+    """The first call and later ones fail at once, with the operator and a command."""
     world = world_of(FAST)
     world.store.control = paused_for(20)
     process = world.start()
@@ -119,7 +119,7 @@ async def test_first_call_is_refused_if_other_processes_have_used_a_daily_quota(
 
 @pytest.mark.virtual_time
 async def test_costlier_calls_are_refused_with_the_first() -> None:
-    """A quota of all calls that is used up refuses interactive and background calls of any cost."""
+    """A quota of all calls that is used up rejects interactive and background calls of any cost."""
     world = world_of(FAST, DAILY)
     first, second = world.start(), world.start()
     for _ in range(10):
@@ -145,7 +145,7 @@ def process_is_empty(process: Process) -> bool:
 
 @pytest.mark.virtual_time
 async def test_first_call_is_refused_by_a_quota_of_its_operations() -> None:
-    """A call of the operations whose quota is used up is refused; others are sent."""
+    """A call of the operations whose quota is used up fails; others are sent."""
     world = world_of(FAST, TAGS)
     first, second = world.start(), world.start()
     await permit(first, 10.0, Demand(1, "tags.list"))
@@ -159,7 +159,7 @@ async def test_first_call_is_refused_by_a_quota_of_its_operations() -> None:
 
 @pytest.mark.virtual_time
 async def test_first_call_is_refused_in_a_pause_that_another_process_reported() -> None:
-    """The vendor rate-limits one process for 60 s: the first call of a new process is refused."""
+    """The vendor rate-limits one process for 60 s: the first call of a new process fails."""
     world = world_of(FAST)
     first, second = world.start(), world.start()
     granted = await first.scheduler.acquire(PermitRequest())
@@ -175,7 +175,7 @@ async def test_first_call_is_refused_in_a_pause_that_another_process_reported() 
 
 @pytest.mark.virtual_time
 async def test_first_call_is_refused_while_the_store_counts_the_quota_as_used_up() -> None:
-    """A store that has lost its data grants nothing for a period: a shorter deadline is refused."""
+    """A store that has lost its data grants nothing for a period: a call with a shorter deadline fails."""
     world = world_of(Quota(20, 60.0))
     process = world.start()
     await permit(process, 6.0)
@@ -217,7 +217,7 @@ async def test_calls_that_can_meet_their_deadline_are_not_refused() -> None:
 
 @pytest.mark.virtual_time
 async def test_explanation_names_a_store_that_has_not_responded() -> None:
-    """Before the first response no call is said to be sent at once; afterwards it is."""
+    """Before the first response no call is predicted to be sent at once; afterwards it is."""
     world = world_of(FAST)
     process = world.start()
     scope = Scope("intouch", "key", process.scheduler)
@@ -230,7 +230,7 @@ async def test_explanation_names_a_store_that_has_not_responded() -> None:
 
 
 async def test_file_refuses_the_first_call_in_a_pause(tmp_path: Path) -> None:
-    """A new pool with a file in which an operator has paused the scope refuses its first call."""
+    """A new pool with a file in which an operator has paused the scope rejects its first call."""
     store = FileLimits(tmp_path / "limits.db")
     async with Sandbox() as sandbox:
         async with SessionPool(limits=store) as pool:

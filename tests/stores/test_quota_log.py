@@ -73,7 +73,7 @@ def test_slots_are_granted_until_the_window_is_full() -> None:
 
 
 def test_waiting_processes_ask_in_turn() -> None:
-    """Each process that waits is told to ask one slot later than the one before it.
+    """Each process that waits is asked to return one slot later than the one before it.
 
     One that asks early keeps its place; one that was served goes to the end of the line.
     """

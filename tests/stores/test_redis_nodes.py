@@ -53,7 +53,7 @@ def cluster(nodes: Cluster) -> Cluster:
     ["redis://a/1", "unix:///path", "redis+sentinel://a/name", "redis+cluster://", "redis://a,"],
 )
 def test_cluster_url_without_nodes_is_rejected(url: str) -> None:
-    """A cluster has no databases, no sockets and no Sentinel: a ConfigurationError says so."""
+    """A cluster has no databases, no sockets and no Sentinel: they are a ConfigurationError."""
     with pytest.raises(ConfigurationError, match="redis"):
         RedisLimits(url, cluster=True)
 
@@ -175,7 +175,7 @@ async def test_cluster_tokens_are_shared(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("patient")
 async def test_single_server_is_not_a_cluster(url: str) -> None:
-    """cluster=True for a server without cluster mode is a ConfigurationError that says so."""
+    """cluster=True for a server without cluster mode is a ConfigurationError that names the cause."""
     tokens = RedisTokens(url, cluster=True)
     with pytest.raises(ConfigurationError, match="is not a cluster") as caught:
         await tokens.load("scope", 0.0)

@@ -114,7 +114,7 @@ def test_run_virtual_sleeps_a_day_exactly() -> None:
 
 
 def test_run_virtual_waits_for_the_threads_of_the_executor() -> None:
-    """At the end, threads that are still running are waited for, whatever the clock says."""
+    """At the end, threads that are still running are waited for, whatever the time of the clock."""
     started, release = threading.Event(), threading.Event()
     finished: list[bool] = []
 

@@ -1,4 +1,4 @@
-"""What users' checkers see: the type of every kind of result. Checked, never run."""
+"""The type of every kind of result, as users' checkers see it. Checked, never run."""
 
 from __future__ import annotations
 
