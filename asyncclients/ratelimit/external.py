@@ -60,7 +60,7 @@ _MIN_CALLS = 0.5
 """External calls, weighted by age, below which the depletion rate is 0."""
 _PAUSE_HALF_LIFE = 300.0
 """Seconds in which pauses lose half their weight. They are rarer than reports."""
-_PAUSES_LAST = 120.0
+_PAUSES_VALID_FOR = 120.0
 """Seconds without a rejected call after which the estimate from pauses ends."""
 _MIN_PAUSES = 8.0
 """Pauses, weighted by age, before their estimate is used."""
@@ -282,7 +282,7 @@ class PauseEstimator:
 
     def rate(self, now: float) -> float:
         """Return the calls per second of others; 0 if no pause has ended lately."""
-        return self._rate if now - self._ended_at <= _PAUSES_LAST else 0.0
+        return self._rate if now - self._ended_at <= _PAUSES_VALID_FOR else 0.0
 
 
 def erlang_b(slots: int, load: float) -> float:

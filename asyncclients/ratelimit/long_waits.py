@@ -2,7 +2,8 @@
 
 While calls wait, what delays them is examined every ten seconds, so a call costs nothing more.
 A cause is reported when it is first known to last longer than `LONG_WAIT`, and again only if it
-returns after it has been over for that long. A long queue is no cause: its calls are sent one after the other.
+returns after it has been over for that long. A long queue is no cause: its calls are sent one
+after the other.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class LongWaits:
             self._timer.set(self._loop.time() + _FIRST_CHECK)
 
     def close(self) -> None:
-        """Examine nothing any more."""
+        """Stop examining."""
         self._timer.cancel()
 
     def _check(self) -> None:

@@ -4,8 +4,8 @@
 the quota. `"pause"` sends nothing. `"safe_share"` sends this process's share, so that all
 processes together keep the quota without communicating:
 
-* First the process waits until every slot granted before is over: a period and a lease, and
-  until the store must have missed it: a heartbeat, 1 to 5 s, and a quarter of a second.
+* First the process waits until every slot granted before is over, a period and a lease, and
+  until the store counts it as overdue: a heartbeat, 1 to 2 s, and a quarter of a second.
 * Its share is the block of the quota that the store assigned last (`shares.py`). Blocks never
   overlap, whatever each process knows about the others.
 * A block of 1/2^k is that part of each window, if it is at least one call. It is enforced by
@@ -16,8 +16,8 @@ processes together keep the quota without communicating:
   way. Calls whose part is below one call, or that cost more than it, wait for the store.
 * A calendar quota counts as spent until its window ends: nobody knows what is left of it.
 * A process without a block sends nothing: it joined just before the outage, when the quota
-  was divided among others, and none of them had asked since. A process that was suspended for longer than `TTL`
-  sends nothing either, because its block may have been reassigned.
+  was divided among others, and none of them had asked since. A process that was suspended for
+  longer than `TTL` sends nothing either, because its block may have been reassigned.
 
 A process that alone loses the connection, while the store serves the others, cannot detect
 this. `pause` is the safe mode there.
@@ -299,8 +299,8 @@ class OutageState:
     begins an outage, which ends with the first response.
 
     The first process that returns to the store may be one that has noticed nothing. The store
-    then grants nothing at first if it has missed another member (`quota_log.py`). So this
-    process sends its share only after a request has failed by whose time it was overdue.
+    grants it nothing at first if another member is overdue (`quota_log.py`). So this process
+    uses its share only after a request has failed that was sent when it was overdue itself.
 
     Attributes:
         failures: consecutive failed requests.

@@ -59,8 +59,9 @@ _MAX_SLOTS = 512
 _NO_SHARE_HEARTBEAT = 0.1
 """Seconds to the second request of a process that has no block; doubled after each, up to `HEARTBEAT`."""
 _FEW = 4
-"""Processes that send a heartbeat every second; with more, each takes longer."""
-_MAX_ACTIVE_HEARTBEAT = 5.0
+"""Processes up to which each sends a heartbeat every second."""
+_HEARTBEAT_OF_MANY = 1.95
+"""Seconds between heartbeats of more: the response shows an operator's change within two."""
 _SPACED_BURST = 1.25
 """Burst where calls are spaced evenly: a call that is slightly late does not delay the next."""
 _RETRY_AFTER_ERROR = 0.05
@@ -320,7 +321,7 @@ class SyncState:
     def heartbeat_interval(self) -> float:
         """Seconds between two requests of a process that sends calls, at most."""
         members = self.membership.member_count
-        interval = HEARTBEAT if members <= _FEW else min(_MAX_ACTIVE_HEARTBEAT, members / 2)
+        interval = HEARTBEAT if members <= _FEW else _HEARTBEAT_OF_MANY
         return min(_MAX_HEARTBEAT, max(interval, HEARTBEAT * members / _CROWD))
 
     def quotas(self) -> list[Quota]:
@@ -388,7 +389,10 @@ class SyncState:
         )
 
     def _micros_until_seen(self, interval: float) -> int:
-        """Return by when a request every *interval* seconds responds, and its slots are over."""
+        """Return the time in which a process that asks every *interval* seconds has a response.
+
+        The slots that it was granted before are over then, too.
+        """
         return micros(interval + 2 * self._config.timeout + self._config.lease + SEND_GRACE)
 
     @property

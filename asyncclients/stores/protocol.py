@@ -30,9 +30,9 @@ counted, not logged. The process names the windows, in microseconds since 1970, 
 wall clock. A call that may arrive on either side of a boundary counts in both windows.
 
 **Heartbeat and ttl.** Each request renews the membership of the process, for `ttl`, and says
-when the next one follows at the latest: in a second, with more than four processes later (with
-eight in 4 s, with ten and more in 5 s), and in 10 s after a minute without calls. A process
-that waits for a busy key asks in turn by then, so it sends few requests as heartbeats only.
+when the next one follows at the latest: in a second, with more than four processes in 1.95 s,
+and in 10 s after a minute without calls. A process that waits for a busy key often asks by then
+anyway, so it sends few requests as heartbeats only.
 Calls without a response are listed again at least once a period; the log keeps them until a
 period after the last report. The slots of a killed process expire in the same way, without any
 cleanup.

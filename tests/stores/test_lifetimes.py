@@ -12,25 +12,16 @@ import pytest
 from asyncclients.core.pool import SessionPool
 from asyncclients.ratelimit.quota import Quota
 from asyncclients.stores import FileLimits
-from asyncclients.stores.config import StoreConfig
 from asyncclients.stores.lease_client import LeaseClient
 from asyncclients.stores.session import StoreSession
 from tests.support.byte_server import answers, byte_server, http
 from tests.support.fake_vendor import ToyClient
-from tests.support.shared_quota import MemoryStore
+from tests.support.shared_quota import CONFIG, MemoryStore
 
 pytestmark = pytest.mark.virtual_time
 
 FINE = http(body=b'{"id": 1}')
 QUOTAS = (Quota(5, 2.0),)
-CONFIG = StoreConfig(
-    process="a",
-    display_name="memory",
-    when_down="safe_share",
-    lease=0.1,
-    timeout=0.5,
-    assume_spent=False,
-)
 
 
 class Store(MemoryStore):

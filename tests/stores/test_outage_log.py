@@ -7,6 +7,7 @@ import re
 from contextlib import suppress
 
 import pytest
+from msgspec.structs import replace
 
 from asyncclients import (
     AsyncClientsError,
@@ -19,17 +20,13 @@ from asyncclients import (
     SessionPool,
 )
 from asyncclients.sandbox import Sandbox
-from asyncclients.stores.config import StoreConfig, WhenDown
+from asyncclients.stores.config import WhenDown
 from asyncclients.stores.fallback import OutageLog
+from tests.support import shared_quota
 from tests.support.shared_quota import MemoryLimits
 
-CONFIG = StoreConfig(
-    process="me",
-    display_name="redis://host:6379",
-    when_down="pause",
-    lease=0.1,
-    timeout=0.5,
-    assume_spent=False,
+CONFIG = replace(
+    shared_quota.CONFIG, process="me", display_name="redis://host:6379", when_down="pause"
 )
 
 

@@ -99,6 +99,17 @@ class MemoryStore:
         pass
 
 
+CONFIG = StoreConfig(
+    process="a",
+    display_name="memory",
+    when_down="safe_share",
+    lease=0.1,
+    timeout=0.5,
+    assume_spent=False,
+)
+"""The configuration of a pool on a store in memory."""
+
+
 class MemoryLimits:
     """Shares quotas between pools through *backend*; the value of `SessionPool(limits=)`."""
 
@@ -109,14 +120,8 @@ class MemoryLimits:
 
     def open(self, *, cold: bool) -> StoreSession:
         self._opened += 1
-        config = StoreConfig(
-            process=f"pool {self._opened}",
-            display_name="memory",
-            when_down=self._when_down,
-            lease=0.1,
-            timeout=0.5,
-            assume_spent=cold,
-        )
+        name, when_down = f"pool {self._opened}", self._when_down
+        config = replace(CONFIG, process=name, when_down=when_down, assume_spent=cold)
         return StoreSession(self.backend, config)
 
 
@@ -258,14 +263,8 @@ class SharedQuotaSimulation:
     def start(self, *, shared: bool = True, when_down: WhenDown | None = None) -> Process:
         """Add a process, which is idle until `work`."""
         number = len(self.processes)
-        config = StoreConfig(
-            process=f"p{number:03}",
-            display_name="memory",
-            when_down=when_down or self.when_down,
-            lease=0.1,
-            timeout=self.store.timeout,
-            assume_spent=False,
-        )
+        name, when_down = f"p{number:03}", when_down or self.when_down
+        config = replace(CONFIG, process=name, when_down=when_down, timeout=self.store.timeout)
         process = Process(self, StoreSession(self.store, config) if shared else None, number)
         self.processes.append(process)
         return process

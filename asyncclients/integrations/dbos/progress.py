@@ -20,9 +20,9 @@ OnProgress = Callable[[Progress], None]
 class JobProgress:
     """Reports the progress of one job.
 
-    The counts and an outage of the vendor are those of the database. The quota's part of the estimate is that of this
-    process's schedulers, with the calls that are left divided among the processes at work; a
-    process that sends no call of the job knows only the measured rate.
+    The counts and an outage of the vendor are those of the database. The quota's part of the
+    estimate is that of this process's schedulers, with the calls that are left divided among
+    the processes at work; a process that sends no call of the job knows only the measured rate.
 
     Args:
         job_store: has the job.
