@@ -12,21 +12,22 @@ if TYPE_CHECKING:
 
 def lazy(
     package: str, modules: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return the `__getattr__` and `__dir__` of *package*.
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return the `__getattr__`, `__dir__` and `__all__` of *package*.
 
-    *modules* maps each name to the module that defines it.
+    *modules* maps the modules below it to the names that they define, separated by spaces.
     """
+    module_of = {name: module for module, names in modules.items() for name in names.split()}
+    exported = [*module_of]
 
     def load(name: str) -> Any:
-        module = modules.get(name)
-        if module is None:
+        if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        found = getattr(import_module(module), name)
+        found = getattr(import_module(f"{package}.{module_of[name]}"), name)
         setattr(sys.modules[package], name, found)
         return found
 
     def names() -> list[str]:
-        return sorted(sys.modules[package].__all__)
+        return sorted(exported)
 
-    return load, names
+    return load, names, exported

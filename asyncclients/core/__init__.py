@@ -5,79 +5,40 @@ Each name is loaded at first use.
 
 from typing import TYPE_CHECKING
 
-from asyncclients.lazy import lazy
-
 if TYPE_CHECKING:
-    from asyncclients.core.auth import (
-        ClientCredentials,
-        HeaderLogin,
-        Login,
-        api_key,
-        basic,
-        client_credentials,
+    from asyncclients.core.auth import ClientCredentials as ClientCredentials
+    from asyncclients.core.auth import HeaderLogin as HeaderLogin
+    from asyncclients.core.auth import Login as Login
+    from asyncclients.core.auth import api_key as api_key
+    from asyncclients.core.auth import basic as basic
+    from asyncclients.core.auth import client_credentials as client_credentials
+    from asyncclients.core.client import VendorClient as VendorClient
+    from asyncclients.core.constraints import AnyOf as AnyOf
+    from asyncclients.core.constraints import Constraint as Constraint
+    from asyncclients.core.constraints import choice as choice
+    from asyncclients.core.constraints import text as text
+    from asyncclients.core.endpoint import Endpoint as Endpoint
+    from asyncclients.core.endpoint import Request as Request
+    from asyncclients.core.endpoint import Resource as Resource
+    from asyncclients.core.endpoint import Response as Response
+    from asyncclients.core.endpoint import Send as Send
+    from asyncclients.core.endpoint import endpoint_of as endpoint_of
+    from asyncclients.core.endpoint import operation as operation
+    from asyncclients.core.sync_target import sync_target_of as sync_target_of
+    from asyncclients.core.vendor import ResponseKind as ResponseKind
+    from asyncclients.core.vendor import Vendor as Vendor
+    from asyncclients.core.vendor import classify_response as classify_response
+else:
+    from asyncclients.lazy import lazy
+
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "auth": "ClientCredentials HeaderLogin Login api_key basic client_credentials",
+            "client": "VendorClient",
+            "constraints": "AnyOf Constraint choice text",
+            "endpoint": "Endpoint Request Resource Response Send endpoint_of operation",
+            "sync_target": "sync_target_of",
+            "vendor": "ResponseKind Vendor classify_response",
+        },
     )
-    from asyncclients.core.client import VendorClient
-    from asyncclients.core.constraints import AnyOf, Constraint, choice, text
-    from asyncclients.core.endpoint import (
-        Endpoint,
-        Request,
-        Resource,
-        Response,
-        Send,
-        endpoint_of,
-        operation,
-    )
-    from asyncclients.core.sync_target import sync_target_of
-    from asyncclients.core.vendor import ResponseKind, Vendor, classify_response
-
-_LAZY = {
-    "AnyOf": "asyncclients.core.constraints",
-    "ClientCredentials": "asyncclients.core.auth",
-    "Constraint": "asyncclients.core.constraints",
-    "Endpoint": "asyncclients.core.endpoint",
-    "HeaderLogin": "asyncclients.core.auth",
-    "Login": "asyncclients.core.auth",
-    "Request": "asyncclients.core.endpoint",
-    "Resource": "asyncclients.core.endpoint",
-    "Response": "asyncclients.core.endpoint",
-    "ResponseKind": "asyncclients.core.vendor",
-    "Send": "asyncclients.core.endpoint",
-    "Vendor": "asyncclients.core.vendor",
-    "VendorClient": "asyncclients.core.client",
-    "api_key": "asyncclients.core.auth",
-    "basic": "asyncclients.core.auth",
-    "choice": "asyncclients.core.constraints",
-    "classify_response": "asyncclients.core.vendor",
-    "client_credentials": "asyncclients.core.auth",
-    "endpoint_of": "asyncclients.core.endpoint",
-    "operation": "asyncclients.core.endpoint",
-    "sync_target_of": "asyncclients.core.sync_target",
-    "text": "asyncclients.core.constraints",
-}
-
-__all__ = [
-    "AnyOf",
-    "ClientCredentials",
-    "Constraint",
-    "Endpoint",
-    "HeaderLogin",
-    "Login",
-    "Request",
-    "Resource",
-    "Response",
-    "ResponseKind",
-    "Send",
-    "Vendor",
-    "VendorClient",
-    "api_key",
-    "basic",
-    "choice",
-    "classify_response",
-    "client_credentials",
-    "endpoint_of",
-    "operation",
-    "sync_target_of",
-    "text",
-]
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)

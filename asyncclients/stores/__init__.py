@@ -5,23 +5,22 @@ Each store is loaded when it is first named: those on Redis need the extra `redi
 
 from typing import TYPE_CHECKING
 
-from asyncclients.lazy import lazy
-
 if TYPE_CHECKING:
-    from asyncclients.stores.control import LimitsControl
-    from asyncclients.stores.file_tokens import FileTokens
-    from asyncclients.stores.redis import RedisLimits
-    from asyncclients.stores.redis_tokens import RedisTokens
-    from asyncclients.stores.sqlite import FileLimits
+    from asyncclients.stores.control import LimitsControl as LimitsControl
+    from asyncclients.stores.file_tokens import FileTokens as FileTokens
+    from asyncclients.stores.redis import RedisLimits as RedisLimits
+    from asyncclients.stores.redis_tokens import RedisTokens as RedisTokens
+    from asyncclients.stores.sqlite import FileLimits as FileLimits
+else:
+    from asyncclients.lazy import lazy
 
-_LAZY = {
-    "FileLimits": "asyncclients.stores.sqlite",
-    "FileTokens": "asyncclients.stores.file_tokens",
-    "LimitsControl": "asyncclients.stores.control",
-    "RedisLimits": "asyncclients.stores.redis",
-    "RedisTokens": "asyncclients.stores.redis_tokens",
-}
-
-__all__ = ["FileLimits", "FileTokens", "LimitsControl", "RedisLimits", "RedisTokens"]
-
-__getattr__, __dir__ = lazy(__name__, _LAZY)
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "control": "LimitsControl",
+            "file_tokens": "FileTokens",
+            "redis": "RedisLimits",
+            "redis_tokens": "RedisTokens",
+            "sqlite": "FileLimits",
+        },
+    )

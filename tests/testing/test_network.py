@@ -19,7 +19,7 @@ from asyncclients.sandbox import Sandbox
 from asyncclients.testing import VendorNetworkError, no_vendor_network
 from asyncclients.vendors.totango.vendor import REGIONS
 
-CLIENTS = [name for name in asyncclients.__all__ if name.endswith("Client")]
+CLIENTS = [name for name in dir(asyncclients) if name.endswith("Client")]
 FACTS: list[Vendor] = [getattr(asyncclients, name).vendor for name in CLIENTS]
 HOSTS = sorted(
     {urlsplit(url).hostname or "" for url in (*REGIONS.values(), *(v.base_url for v in FACTS))}
