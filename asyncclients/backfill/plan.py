@@ -28,7 +28,6 @@ from asyncclients.backfill.state.journal import no_place
 from asyncclients.backfill.state.push_state import InputLog, PendingRows, PushState
 from asyncclients.backfill.state.stored_rows import DeadLetterFile
 from asyncclients.backfill.status import read_push
-from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import Request, endpoint_of
 from asyncclients.core.options import current_call_context
@@ -231,7 +230,7 @@ class RequestBuilder:
         config, calls = self._config, self.requests + others
         if config is None or not calls:
             return calls, None if calls else 0.0
-        calls += isinstance(config.login, ClientCredentials)
+        calls += config.login is not None and config.login.token_path is not None
         loop = asyncio.get_running_loop()
         now = loop.time()
         limiter = Limiter(config.quotas, now=now, wall_time=wall_clock(loop))

@@ -6,8 +6,6 @@ Each name is loaded at first use.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asyncclients.core.auth import ClientCredentials as ClientCredentials
-    from asyncclients.core.auth import HeaderLogin as HeaderLogin
     from asyncclients.core.auth import Login as Login
     from asyncclients.core.auth import api_key as api_key
     from asyncclients.core.auth import basic as basic
@@ -34,7 +32,7 @@ else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
         {
-            "auth": "ClientCredentials HeaderLogin Login api_key basic client_credentials",
+            "auth": "Login api_key basic client_credentials",
             "client": "VendorClient",
             "constraints": "AnyOf Constraint choice text",
             "endpoint": "Endpoint Request Resource Response Send endpoint_of operation",

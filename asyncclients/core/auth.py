@@ -1,4 +1,4 @@
-"""Logins: a fixed header, or OAuth 2.0 client credentials.
+"""Logins (a header with every request, or OAuth 2.0 client credentials) and access tokens.
 
 Values and pure functions only. `tokens.py` requests, keeps and refreshes access tokens.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import msgspec
 from multidict import MultiMapping
 
 from asyncclients.core.codec import read_object
-from asyncclients.errors import ConfigurationError
+from asyncclients.core.endpoint import Response
+from asyncclients.errors import ConfigurationError, TokenEndpointError
 from asyncclients.secret import RotatingSecret, Secret
 
 DEFAULT_LIFETIME = 900.0
@@ -32,16 +34,21 @@ _INVALID = re.compile(
 _CHALLENGE_ERROR = re.compile(r'\berror\s*=\s*"?([\w.-]+)', re.IGNORECASE)
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+
 Header = tuple[str, Secret]
 
 
-class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True):
-    """A credential sent as the same header with every request.
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """A credential, as it is sent in a header.
 
     Attributes:
         header: name of the header.
         value: value of the header, with its prefix.
         secrets: every secret in it, to redact in responses.
+        token_path: path of the token endpoint, relative to the base URL, if the credential is
+            sent only there (OAuth 2.0 client credentials, RFC 6749 §4.4); None to send it with
+            every request.
         renew: returns the login with the current credential, and may block; None if the
             credential does not rotate.
     """
@@ -49,41 +56,19 @@ class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True):
     header: str
     value: Secret
     secrets: tuple[Secret, ...]
-    renew: Callable[[], HeaderLogin] | None = None
-
-
-class ClientCredentials(msgspec.Struct, frozen=True, kw_only=True):
-    """OAuth 2.0 client credentials, RFC 6749 §4.4.
-
-    Attributes:
-        path: of the token endpoint, relative to the base URL.
-        basic: client id and secret as HTTP Basic, RFC 6749 §2.3.1.
-        secrets: every secret in it.
-        renew: as that of `HeaderLogin`.
-    """
-
-    path: str
-    basic: Secret
-    secrets: tuple[Secret, ...]
-    renew: Callable[[], ClientCredentials] | None = None
-
-
-Login = HeaderLogin | ClientCredentials
-L = TypeVar("L", HeaderLogin, ClientCredentials)
-
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-
-TOKEN_BODY = b"grant_type=client_credentials"
+    token_path: str | None = None
+    renew: Callable[[], Login] | None = None
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """An access token.
+    """An access token, or the current value of a credential that rotates.
 
     Attributes:
         value: the token itself.
         authorization: value of the header.
         expires_at: loop time of its expiry; it is not used later.
         refresh_at: loop time to request a new one; this one is used until that arrives.
+        header: name of the header.
         parts: other secrets in it.
     """
 
@@ -91,6 +76,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     authorization: Secret
     expires_at: float = math.inf
     refresh_at: float = math.inf
+    header: str = "Authorization"
     parts: tuple[Secret, ...] = ()
 
     @property
@@ -107,38 +93,15 @@ def bearer(value: Secret, expires_at: float, refresh_at: float = math.inf) -> To
     )
 
 
-def api_key(header: str, key: Secret, *, prefix: str = "") -> HeaderLogin:
+def api_key(header: str, key: Secret, *, prefix: str = "") -> Login:
     """Return a login that sends *key* in *header*, after *prefix*."""
-
-    def login(key: Secret) -> HeaderLogin:
-        return HeaderLogin(header=header, value=Secret(f"{prefix}{key.reveal()}"), secrets=(key,))
-
-    return _renewable(login, key)
+    value = Secret(f"{prefix}{key.reveal()}")
+    renew = _renewal(partial(api_key, header, prefix=prefix), key)
+    return Login(header=header, value=value, secrets=(key,), renew=renew)
 
 
-def basic(user: Secret, password: Secret) -> HeaderLogin:
-    """Return an HTTP Basic login, RFC 7617."""
-
-    def login(user: Secret, password: Secret) -> HeaderLogin:
-        value = basic_value(user, password)
-        secrets = (user, password, _bare(value))
-        return HeaderLogin(header="Authorization", value=value, secrets=secrets)
-
-    return _renewable(login, user, password)
-
-
-def _renewable(make: Callable[..., L], *secrets: Secret) -> L:
-    """Return the login that *make* makes of *secrets*; renewable if one of these rotates."""
-    login = make(*secrets)
-    if not any(isinstance(secret, RotatingSecret) for secret in secrets):
-        return login
-    return msgspec.structs.replace(
-        login, renew=lambda: _renewable(make, *(secret.renewed() for secret in secrets))
-    )
-
-
-def basic_value(user: Secret, password: Secret) -> Secret:
-    """Return the value of a Basic `Authorization` header.
+def basic(user: Secret, password: Secret) -> Login:
+    """Return an HTTP Basic login, RFC 7617.
 
     Raises:
         ConfigurationError: for a colon in *user*.
@@ -151,28 +114,32 @@ def basic_value(user: Secret, password: Secret) -> Secret:
         )
     pair = Secret(f"{user.reveal()}:{password.reveal()}")
     # An encoding error would show the pair; `problem_of` reports a lone surrogate.
-    return Secret("Basic " + base64.b64encode(pair.reveal().encode(errors="replace")).decode())
+    encoded = Secret(base64.b64encode(pair.reveal().encode(errors="replace")).decode())
+    return Login(
+        header="Authorization",
+        value=Secret(f"Basic {encoded.reveal()}"),
+        secrets=(user, password, encoded),
+        renew=_renewal(basic, user, password),
+    )
 
 
-def _bare(value: Secret) -> Secret:
-    """Return *value* without its scheme: a vendor may echo it in this form."""
-    return Secret(value.reveal().partition(" ")[2])
-
-
-def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> ClientCredentials:
+def client_credentials(path: str, client_id: Secret, client_secret: Secret) -> Login:
     """Return the login of a vendor that issues tokens at *path*, relative to the base URL."""
+    renew = _renewal(partial(client_credentials, path), client_id, client_secret)
+    login = basic(client_id, client_secret)
+    return msgspec.structs.replace(login, token_path=path, renew=renew)
 
-    def login(client_id: Secret, client_secret: Secret) -> ClientCredentials:
-        value = basic_value(client_id, client_secret)
-        secrets = (client_id, client_secret, _bare(value))
-        return ClientCredentials(path=path, basic=value, secrets=secrets)
 
-    return _renewable(login, client_id, client_secret)
+def _renewal(make: Callable[..., Login], *secrets: Secret) -> Callable[[], Login] | None:
+    """Return a function that makes the login of the current *secrets*; None if none rotates."""
+    if not any(isinstance(secret, RotatingSecret) for secret in secrets):
+        return None
+    return lambda: make(*(secret.renewed() for secret in secrets))
 
 
 def problem_of(login: Login) -> str | None:
     """Return why *login* cannot be sent, without quoting it; None if it can."""
-    header = login.value if isinstance(login, HeaderLogin) else login.basic
+    header = login.value
     for secret in (*login.secrets, header):
         if problem := problem_with(secret):
             return problem
@@ -193,10 +160,6 @@ def problem_with(secret: Secret) -> str | None:
     return None
 
 
-class TokenReplyError(ValueError):
-    """The token endpoint's response holds no token; the message does not quote it."""
-
-
 def read_token(body: bytes, now: float) -> Token:
     """Return the token in a response of the token endpoint, RFC 6749 §5.1.
 
@@ -204,14 +167,14 @@ def read_token(body: bytes, now: float) -> Token:
     expires early is rejected with a 401 and replaced.
 
     Raises:
-        TokenReplyError: there is no token in it.
+        TokenEndpointError: there is no token in it; the message does not quote it.
     """
     fields = read_object(body) or {}
     value, kind = token_text(fields.pop("access_token", None)), fields.get("token_type")
     if value is None:
-        raise TokenReplyError("the reply holds no access_token")
+        raise TokenEndpointError("gave no token: the reply holds no access_token")
     if kind is not None and str(kind).lower() != "bearer":
-        raise TokenReplyError("the reply holds a token that is not a Bearer token")
+        raise TokenEndpointError("gave no token: the reply holds one that is not a Bearer token")
     lifetime = _lifetime(fields.get("expires_in"))
     # Refreshed early, so that it does not expire in transit, and before it stops being
     # used, so that a short outage of the token endpoint fails no call.
@@ -236,18 +199,19 @@ def _lifetime(value: Any) -> float:
     return min(seconds, LONGEST_LIFETIME)
 
 
-def is_invalid_token_response(status: int, headers: Mapping[str, str], body: bytes) -> bool:
+def is_invalid_token_response(response: Response) -> bool:
     """Return True for a 401 because of an invalid or expired token (RFC 6750 §3.1).
 
     True also for a 401 that names no error or cannot be read: one refresh is cheap. False
     for a 401 that names another error.
     """
-    if status != 401:
+    if response.status != 401:
         return False
+    headers = response.headers
     challenges = headers.get("WWW-Authenticate", "")
     if isinstance(headers, MultiMapping):
         challenges = ", ".join(headers.getall("WWW-Authenticate", ()))
-    reply = read_object(body) or {}
+    reply = read_object(response.body) or {}
     named = [reply[name] for name in ("error", "errors") if reply.get(name)]
     if not named and not _CHALLENGE_ERROR.search(challenges):
         return True

@@ -18,7 +18,7 @@ from msgspec.structs import force_setattr
 from multidict import istr
 
 from asyncclients.core import codec
-from asyncclients.core.auth import ClientCredentials, Header, Login
+from asyncclients.core.auth import Header, Login
 from asyncclients.core.constraints import find_problem, invalid_value, read_of, written
 from asyncclients.core.endpoint import Outcome, Request, Response
 from asyncclients.core.error_mapping import (
@@ -38,7 +38,7 @@ from asyncclients.core.options import CallContext, Options, OutgoingRequest, cur
 from asyncclients.core.prepare import PreparedRequest, prepare
 from asyncclients.core.retry import Decision, RetryPolicy, RetryState, decide_failure
 from asyncclients.core.scope import Scope
-from asyncclients.core.tokens import TOKEN_EXPIRED, CallKey, CallToken, TokenCache
+from asyncclients.core.tokens import TOKEN_EXPIRED, CallToken
 from asyncclients.core.transport import Attempt
 from asyncclients.core.vendor import ResponseKind, Vendor
 from asyncclients.errors import AsyncClientsError, DecodeError
@@ -164,8 +164,6 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         account: name of the account, if the vendor has one besides the credential.
         timeout: seconds for one attempt.
         credential: the header with the login; None if the login has no fixed header.
-        call_token: makes the token of a call from the scope's cache and the call's deadline;
-            None with a fixed header.
         default_request: the permit request of a call without deadline and context.
         share: of the quotas, from the options; None for none.
     """
@@ -180,7 +178,6 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
     account: str = ""
     timeout: float = 0.0
     credential: Header | None = None
-    call_token: Callable[[TokenCache, float], CallToken] | None = None
     default_request: PermitRequest | None = None
     share: Share | None = None
 
@@ -189,15 +186,9 @@ class ClientConfig(msgspec.Struct, frozen=True, kw_only=True):
         login, options = self.login, self.options
         force_setattr(self, "timeout", options.timeout or self.pool.timeout)
         header: Header | None = None
-        call_token: Callable[[TokenCache, float], CallToken] | None = None
-        if isinstance(login, ClientCredentials):
-            call_token = CallToken
-        elif login is not None and login.renew is not None:
-            call_token = partial(CallKey, istr(login.header), self.vendor.rejects_key)
-        elif login is not None:
+        if login is not None and login.token_path is None and login.renew is None:
             header = (istr(login.header), login.value)
         force_setattr(self, "credential", header)
-        force_setattr(self, "call_token", call_token)
         share = None if options.share is None else Share(options.flow or "", options.share)
         force_setattr(self, "share", share)
         demand = ONE if share is None else Demand(share=share)
@@ -323,8 +314,8 @@ class Call(Generic[T]):
         if endpoint.cost > 1 or asked.demand is not ONE or limiter.by_operation:
             self._permit_request = asked.of(endpoint.cost, endpoint.operation, limiter)
         self._prepared = prepare(config.base_url, request, config.options.headers)
-        if config.call_token is not None and scope.tokens is not None:
-            self.token = config.call_token(scope.tokens, self._permit_request.deadline_at)
+        if config.credential is None and scope.tokens is not None:
+            self.token = CallToken(scope.tokens, self._permit_request.deadline_at)
         if self.events is not None:
             self.events.on_start(config.base_url)
 

@@ -19,7 +19,7 @@ from yarl import URL
 
 from asyncclients.arguments import check_type
 from asyncclients.base_url import is_encodable
-from asyncclients.core.auth import basic_value
+from asyncclients.core.auth import Login, basic
 from asyncclients.core.endpoint import NoResponse
 from asyncclients.errors import ConfigurationError, ConnectError, TLSError
 from asyncclients.secret import Secret
@@ -64,12 +64,12 @@ def network_arguments(context: ssl.SSLContext | None, proxy: Secret | None) -> M
         found["proxy"], login = _read_proxy(proxy)
         if login is not None:
             header: str = hdrs.PROXY_AUTHORIZATION
-            found["proxy_headers"] = RequestArguments({header: login.reveal()})
+            found["proxy_headers"] = RequestArguments({header: login.value.reveal()})
     return RequestArguments(found) if found else found
 
 
-def _read_proxy(proxy: Secret) -> tuple[URL, Secret | None]:
-    """Return the URL of *proxy* without user info, and the value of its header."""
+def _read_proxy(proxy: Secret) -> tuple[URL, Login | None]:
+    """Return the URL of *proxy* without user info, and its login."""
     check_type("proxy", proxy.reveal(), str, _FORM)
     if problem := _problem_of(proxy):
         raise ConfigurationError(f"proxy {problem}", advice=f"Write it as in {_FORM}")
@@ -77,7 +77,7 @@ def _read_proxy(proxy: Secret) -> tuple[URL, Secret | None]:
     login = None
     if parts.username is not None:
         user, password = Secret(unquote(parts.username)), Secret(unquote(parts.password or ""))
-        login = basic_value(user, password)
+        login = basic(user, password)
     default = 443 if parts.scheme == "https" else 80
     url = URL.build(scheme=parts.scheme, host=parts.hostname or "", port=parts.port or default)
     return url, login

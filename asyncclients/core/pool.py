@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from asyncclients.arguments import check_count, check_seconds, check_type
-from asyncclients.core.auth import ClientCredentials, HeaderLogin, Login
+from asyncclients.core.auth import Login
 from asyncclients.core.call import ClientConfig, PoolConfig, ScopeHandle
 from asyncclients.core.events import (
     PoolClosed,
@@ -278,22 +278,25 @@ class SessionPool:
     def _token_cache(
         self, scope: Scope, vendor: Vendor, login: Login, base_url: str
     ) -> TokenCache | None:
-        if isinstance(login, HeaderLogin):
-            return None if login.renew is None else rotating_key_cache(login, vendor.name)
+        if login.token_path is None:
+            if login.renew is None:
+                return None
+            return rotating_key_cache(login, vendor.name, vendor.rejects_key)
         pool = msgspec.structs.replace(self.config, retry=TOKEN_RETRY, timeout=TOKEN_TIMEOUT)
 
-        def send_as(login: ClientCredentials) -> Send:
-            basic = HeaderLogin(header="Authorization", value=login.basic, secrets=login.secrets)
+        def send_as(login: Login) -> Send:
             return ClientConfig(
                 scope=lambda: scope,
                 vendor=vendor,
-                login=basic,
+                login=msgspec.structs.replace(login, token_path=None, renew=None),
                 base_url=base_url,
                 pool=pool,
                 options=TOKEN_OPTIONS,
             ).send
 
-        source = TokenSource(send_as, login, vendor.name, self.config.listeners)
+        source = TokenSource(
+            send_as, login, login.token_path, vendor=vendor.name, listeners=self.config.listeners
+        )
         key = f"{vendor.name}:{scope_key(base_url, login)}"
         return TokenCache(key, source.fetch, self._tokens)
 
@@ -428,6 +431,4 @@ def scope_key(base_url: str, login: Login | Secret | None) -> str:
     origin = f"{parts.scheme}://{parts.hostname}:{port}"
     if login is None:
         return Secret(origin).fingerprint()
-    if isinstance(login, ClientCredentials):
-        login = login.basic
     return (login if isinstance(login, Secret) else login.value).fingerprint(origin)

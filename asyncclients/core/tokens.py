@@ -16,15 +16,12 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 from asyncclients.core.auth import (
-    ClientCredentials,
     Header,
-    HeaderLogin,
-    L,
+    Login,
     Token,
-    TokenReplyError,
     is_invalid_token_response,
     problem_of,
     read_token,
@@ -92,7 +89,8 @@ class TokenCache:
         key: vendor and one-way name of the credential, for the store.
         fetch: requests a new token; raises `TokenError`.
         store: shared with other processes; None for none.
-        first: the token to start with.
+        rejects: returns True for a response that rejects the token.
+        first: the value to start with, of a credential that rotates.
     """
 
     def __init__(
@@ -101,9 +99,11 @@ class TokenCache:
         fetch: Callable[[], Awaitable[Token]],
         store: TokenStore | None = None,
         *,
+        rejects: Callable[[Response], bool] = is_invalid_token_response,
         first: Token | None = None,
     ) -> None:
         self._key, self._fetch, self._store = key, fetch, store
+        self.rejects, self.is_of_key = rejects, first is not None
         self._token = first
         self._task: asyncio.Task[Token] | None = None
         self._failure: TokenError | None = None
@@ -234,22 +234,25 @@ class TokenSource:
     Args:
         send_as: returns what sends as a login, with HTTP Basic; see `TOKEN_RETRY`,
             `TOKEN_TIMEOUT` and `TOKEN_OPTIONS`.
-        login: the credential; names the path of the endpoint.
+        login: the credential.
+        path: of the token endpoint.
         vendor: name of the vendor.
         listeners: are sent a `TokenRefreshed` after each request.
     """
 
     def __init__(
         self,
-        send_as: Callable[[ClientCredentials], Send],
-        login: ClientCredentials,
+        send_as: Callable[[Login], Send],
+        login: Login,
+        path: str,
+        *,
         vendor: str,
         listeners: Sequence[Callback[Any]],
     ) -> None:
         self._send_as, self._login = send_as, login
         self._vendor, self._listeners = vendor, listeners
         self._endpoint: Endpoint[Response] = Endpoint(
-            "oauth2.token", "POST", login.path, Response, idempotent=True, encoding="form"
+            "oauth2.token", "POST", path, Response, idempotent=True, encoding="form"
         )
 
     async def fetch(self) -> Token:
@@ -260,12 +263,7 @@ class TokenSource:
             TokenEndpointError: there was no usable response.
         """
         try:
-            try:
-                token = await self._request()
-            except TokenRejectedError:
-                if not await self._renew_login():
-                    raise
-                token = await self._request()
+            token = await self._request_renewed()
         except TokenError as failure:
             name = type(failure).__name__
             logger.warning("%s: no access token: %s", self._vendor, name)
@@ -274,29 +272,44 @@ class TokenSource:
         emit(self._listeners, TokenRefreshed(vendor=self._vendor, error=None))
         return token
 
-    async def _renew_login(self) -> bool:
-        """Read the credential again, if it rotates; return True if it has changed."""
-        login, old = self._login, self._login.basic
-        if login.renew is not None:
-            self._login = await renewed(login, self._vendor)
-        return self._login.basic != old
+    async def _request_renewed(self) -> Token:
+        """Request a token, and again if the credential was rejected and has changed."""
+        try:
+            return await self._request()
+        except TokenRejectedError:
+            old = self._login
+            if old.renew is None:
+                raise
+            self._login = await renewed(old, self._vendor)
+            if self._login.value == old.value:
+                raise
+        return await self._request()
 
     async def _request(self) -> Token:
+        endpoint = self._endpoint
         failure: AsyncClientsError
         try:
-            request = self._endpoint.request(body={"grant_type": "client_credentials"})
+            request = endpoint.request(body={"grant_type": "client_credentials"})
             response = await self._send_as(self._login)(request)
             return read_token(response.body, asyncio.get_running_loop().time())
         except ClientClosedError:
             raise
+        except TokenEndpointError as error:
+            failure = error.with_facts(
+                vendor=self._vendor,
+                operation=endpoint.operation,
+                method=endpoint.method,
+                path="/" + endpoint.path,
+                status=200,
+                attempts=1,
+                advice=_ASKED_AGAIN,
+            )
         except AsyncClientsError as error:
-            failure = error
-        except TokenReplyError as error:
-            failure = AsyncClientsError(str(error), status=200, attempts=1)
-        endpoint = self._endpoint
-        facts = {"operation": endpoint.operation, "method": endpoint.method}
-        failure = failure.with_facts(vendor=self._vendor, path="/" + endpoint.path, **facts)
-        raise _token_error(failure)
+            failure = _token_error(error)
+        raise failure
+
+
+_ASKED_AGAIN = "The token endpoint failed; it is asked again in a few seconds"
 
 
 def _token_error(failure: AsyncClientsError) -> TokenError:
@@ -308,12 +321,63 @@ def _token_error(failure: AsyncClientsError) -> TokenError:
     if isinstance(failure, StatusError) and failure.status in (400, 401, 403):
         facts["advice"] = "Check client_id and client_secret; the vendor may have revoked them"
         return TokenRejectedError("did not accept this client", **facts)
-    facts["advice"] = "The token endpoint failed; it is asked again in a few seconds"
+    facts["advice"] = _ASKED_AGAIN
     return TokenEndpointError(f"gave no token: {failure.message}", **facts)
 
 
+# --- Credentials that rotate --------------------------------------------------
+
+
+def rotating_key_cache(
+    login: Login, vendor: str, rejects: Callable[[Response], bool]
+) -> TokenCache:
+    """Return the cache of the current value of *login*, which can be renewed."""
+    current = login
+
+    async def read_again() -> Token:
+        nonlocal current
+        current = await renewed(current, vendor)
+        return _as_token(current)
+
+    return TokenCache("", read_again, rejects=rejects, first=_as_token(login))
+
+
+def _as_token(login: Login) -> Token:
+    value = login.value
+    return Token(value=value, authorization=value, header=login.header, parts=login.secrets)
+
+
+async def renewed(login: Login, vendor: str) -> Login:
+    """Return *login* with the current credential, which is read in a thread.
+
+    Raises:
+        TokenEndpointError: it cannot be read or cannot be sent.
+    """
+    assert login.renew is not None
+    try:
+        found = await asyncio.to_thread(login.renew)
+        problem = problem_of(found)
+    except ConfigurationError as failure:
+        problem = failure.message
+    except Exception as failure:  # noqa: BLE001 - of a function of the user
+        # Its text may hold a credential.
+        problem = f"could not be read: {type(failure).__name__}"
+    else:
+        if problem is None:
+            return found
+    raise TokenEndpointError(
+        f"was rejected, and the credential, read again, {problem}",
+        vendor=vendor,
+        advice="Check the function or file that the credential comes from; it is asked again "
+        "in a few seconds",
+    )
+
+
+# --- One call -----------------------------------------------------------------
+
+
 class CallToken:
-    """The token of one call.
+    """The token of one call, or the current value of a rotating credential.
 
     Attributes:
         used: the token that was sent last, or is about to be.
@@ -333,22 +397,22 @@ class CallToken:
             TokenError: the request for one failed.
             DeadlineExceededError: the call's deadline came first.
         """
-        now = asyncio.get_running_loop().time()
-        self.used = self._cache.current(now) or await self._get(now)
-
-    async def _get(self, now: float) -> Token:
-        deadline_at = self._deadline_at
+        now, deadline_at = asyncio.get_running_loop().time(), self._deadline_at
+        self.used = self._cache.current(now)
+        if self.used is not None:
+            return
         try:
             async with asyncio.timeout_at(None if deadline_at == math.inf else deadline_at):
-                return await self._cache.get(now)
+                self.used = await self._cache.get(now)
         except AsyncClientsError:
             raise
         except TimeoutError:
             pass
-        raise DeadlineExceededError(
-            "got no access token before its deadline",
-            advice="Allow a longer deadline: requesting a token takes time as well",
-        )
+        if self.used is None:
+            raise DeadlineExceededError(
+                "got no access token before its deadline",
+                advice="Allow a longer deadline: requesting a token takes time as well",
+            )
 
     def header(self, now: float) -> Header | None:
         """Return the header to send at *now*; None if the token has expired in the queue.
@@ -358,132 +422,41 @@ class CallToken:
         """
         found = self._cache.current(now) or (self.used if self._has_expired else None)
         self.used = found
-        return None if found is None else ("Authorization", found.authorization)
+        return None if found is None else (found.header, found.authorization)
 
     def is_rejected(self, outcome: Outcome) -> bool:
-        """Return True if *outcome* says that the token is invalid or has expired."""
+        """Return True if *outcome* rejects the token, or if it had expired before sending."""
         if isinstance(outcome, NoResponse):
             return outcome is TOKEN_EXPIRED
-        return self.used is not None and is_invalid_token_response(
-            outcome.status, outcome.headers, outcome.body
-        )
+        return self.used is not None and self._cache.rejects(outcome)
 
     async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> bool:
-        """Drop the token that *outcome* rejects; *secrets* returns what to redact.
+        """Replace the token that *outcome* rejects; *secrets* returns what to redact.
 
-        Returns True if the call is to be sent again.
+        Returns True if the call is to be sent again: not with a credential that was read again
+        and has not changed, or has been rejected twice.
 
         Raises:
-            TokenRejectedError: it was the second one.
+            TokenRejectedError: it was the second token.
+            TokenError: there is no new one.
         """
         if not isinstance(outcome, Response):
             self._has_expired = True
             return True
-        assert self.used is not None
-        await self._cache.invalidate(self.used)
+        rejected, cache = self.used, self._cache
+        assert rejected is not None
+        if self._renewed and cache.is_of_key:
+            return False
+        await cache.invalidate(rejected)
         if not self._renewed:
             self._renewed = True
-            return True
+            await self.ensure()
+            return not (cache.is_of_key and self.used == rejected)
         error = TokenRejectedError(
             "rejected a token that it had just issued",
             status=401,
             excerpt=redacted_excerpt(outcome.body, secrets()),
             advice="Check that the client is enabled for this API, and the clocks",
         )
-        self._cache.remember_failure(error, asyncio.get_running_loop().time())
+        cache.remember_failure(error, asyncio.get_running_loop().time())
         raise error
-
-
-# --- Credentials that rotate --------------------------------------------------
-
-
-def rotating_key_cache(login: HeaderLogin, vendor: str) -> TokenCache:
-    """Return the cache of the current value of *login*, which can be renewed."""
-    current = login
-
-    async def read_again() -> Token:
-        nonlocal current
-        current = await renewed(current, vendor)
-        return _as_token(current)
-
-    return TokenCache("", read_again, first=_as_token(login))
-
-
-def _as_token(login: HeaderLogin) -> Token:
-    return Token(value=login.value, authorization=login.value, parts=login.secrets)
-
-
-async def renewed(login: L, vendor: str) -> L:
-    """Return *login* with the current credential, which is read in a thread.
-
-    Raises:
-        TokenEndpointError: it cannot be read or cannot be sent.
-    """
-    assert login.renew is not None
-    try:
-        found = cast("L", await asyncio.to_thread(login.renew))
-        problem = problem_of(found)
-    except ConfigurationError as failure:
-        problem = failure.message
-    except Exception as failure:  # noqa: BLE001 - of a function of the user
-        # Its text may hold a credential.
-        problem = f"could not be read: {type(failure).__name__}"
-    else:
-        if problem is None:
-            return found
-    raise TokenEndpointError(
-        f"was rejected, and the credential, read again, {problem}",
-        vendor=vendor,
-        advice="Check the function or file that the credential comes from; it is asked again "
-        "in a few seconds",
-    )
-
-
-class CallKey(CallToken):
-    """The rotating credential of one call.
-
-    Args:
-        header: name of its header.
-        rejects_key: returns True for a response that rejects it.
-        cache: its current value.
-        deadline_at: loop time at which the call ends.
-    """
-
-    __slots__ = ("_header", "_rejects_key")
-
-    def __init__(
-        self,
-        header: str,
-        rejects_key: Callable[[Response], bool],
-        cache: TokenCache,
-        deadline_at: float,
-    ) -> None:
-        super().__init__(cache, deadline_at)
-        self._header, self._rejects_key = header, rejects_key
-
-    def header(self, now: float) -> Header | None:
-        """Return the header to send at *now*; None if it has been rejected since."""
-        found = super().header(now)
-        return None if found is None else (self._header, found[1])
-
-    def is_rejected(self, outcome: Outcome) -> bool:
-        """Return True if *outcome* rejects the credential, or if this was known before sending."""
-        if isinstance(outcome, NoResponse):
-            return outcome is TOKEN_EXPIRED
-        return self._rejects_key(outcome)
-
-    async def renew(self, outcome: Outcome, secrets: Callable[[], tuple[Secret, ...]]) -> bool:
-        """Read the credential again, once for all calls; return True if it has changed.
-
-        Raises:
-            TokenError: it cannot be read.
-        """
-        rejected = self.used
-        if outcome is TOKEN_EXPIRED or rejected is None:
-            return await super().renew(outcome, secrets)
-        if self._renewed:
-            return False
-        self._renewed = True
-        await self._cache.invalidate(rejected)
-        await self.ensure()
-        return self.used is not None and self.used.value != rejected.value

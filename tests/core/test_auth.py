@@ -14,13 +14,14 @@ from multidict import CIMultiDict
 from asyncclients.core.auth import (
     DEFAULT_LIFETIME,
     LONGEST_LIFETIME,
-    TokenReplyError,
     api_key,
     basic,
     client_credentials,
     is_invalid_token_response,
     read_token,
 )
+from asyncclients.core.endpoint import Response
+from asyncclients.errors import TokenEndpointError
 from asyncclients.secret import Secret, redact
 
 
@@ -113,17 +114,17 @@ def test_token_without_lifetime_lasts_fifteen_minutes() -> None:
 )
 def test_unusable_token_reply_is_rejected(body: bytes) -> None:
     """A response without a usable token is an error that does not quote the response."""
-    with pytest.raises(TokenReplyError) as caught:
+    with pytest.raises(TokenEndpointError) as caught:
         read_token(body, 0.0)
     assert "abcdef" not in str(caught.value)
 
 
 @given(st.binary() | st.from_regex(r'\{"access_token": .{0,40}\}').map(str.encode))
 def test_token_reply_is_parsed_or_rejected(body: bytes) -> None:
-    """Any response of a token endpoint is a token or raises `TokenReplyError`."""
+    """Any response of a token endpoint is a token or raises `TokenEndpointError`."""
     try:
         token = read_token(body, 0.0)
-    except TokenReplyError:
+    except TokenEndpointError:
         return
     value = token.value.reveal()
     assert value
@@ -173,8 +174,8 @@ def test_unauthorized_means_token_unless_it_names_another_error(
 ) -> None:
     """A 401 is about the token, also if unreadable, unless it names another error (RFC 6750)."""
     headers = {"WWW-Authenticate": challenge} if challenge else {}
-    assert is_invalid_token_response(401, headers, body) is invalid
-    assert not is_invalid_token_response(403, headers, body)
+    assert is_invalid_token_response(Response(401, headers, body)) is invalid
+    assert not is_invalid_token_response(Response(403, headers, body))
 
 
 def test_error_is_found_in_any_challenge() -> None:
@@ -182,4 +183,4 @@ def test_error_is_found_in_any_challenge() -> None:
     headers = CIMultiDict(
         [("WWW-Authenticate", "Basic"), ("WWW-Authenticate", 'Bearer error="insufficient_scope"')]
     )
-    assert not is_invalid_token_response(401, headers, b"")
+    assert not is_invalid_token_response(Response(401, headers, b""))

@@ -258,7 +258,7 @@ def login_of(client: VendorClient) -> Any:
 def _basic(secret: str) -> str:
     pool = SessionPool()
     client = DigitalOnboardingClient(pool, client_id="client-4711", client_secret=secret)
-    return str(login_of(client).basic.reveal())
+    return str(login_of(client).value.reveal())
 
 
 @pytest.mark.virtual_time

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import msgspec
 
 from asyncclients.backfill.rows import Renaming
-from asyncclients.core.auth import ClientCredentials
 from asyncclients.core.call import ClientConfig, config_of
 from asyncclients.core.endpoint import endpoint_of
 from asyncclients.errors import StateMismatchError
@@ -227,8 +226,7 @@ def _account(config: ClientConfig | None) -> dict[str, str]:
     found = {"origin": _origin(config.base_url), "account": config.account}
     login = config.login
     if login is not None and not config.account:
-        secret = login.basic if isinstance(login, ClientCredentials) else login.value
-        found["credential"] = _hash(secret, config.vendor.name)
+        found["credential"] = _hash(login.value, config.vendor.name)
     if config.options.headers:
         headers = {name.lower(): value for name, value in config.options.headers.items()}
         found["headers"] = _hash(Secret(_text(headers)), "headers")
