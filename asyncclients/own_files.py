@@ -33,13 +33,13 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 import stat
 import struct
 import sys
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -131,19 +131,32 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def open_temporary(path: Path) -> BinaryIO:
-    """Open and truncate the temporary file beside *path*; its name shows that it is ours.
+@contextmanager
+def replacing(path: Path) -> Generator[BinaryIO]:
+    """Open a new file, which replaces *path* atomically at the end.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be written; *path* is unchanged.
     """
-    file = os.fdopen(open_own(temporary_of(path), os.O_RDWR | os.O_CREAT), "rb+")
-    file.truncate()
-    return cast("BinaryIO", file)
+    path = target_of(path)
+    temporary = temporary_of(path)
+    descriptor = open_own(temporary, os.O_RDWR | os.O_CREAT)
+    try:
+        with os.fdopen(descriptor, "rb+") as file:
+            file.truncate()
+            yield cast("BinaryIO", file)
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileNotFoundError):
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def temporary_of(path: Path) -> Path:
-    """Return the name of the temporary file beside *path*."""
+    """Return the path of the file that is to replace *path*; its name shows that it is ours."""
     return path.with_name(f".{path.name}.asyncclients.tmp")
 
 
@@ -155,37 +168,6 @@ def are_same(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Replace the content of *path* atomically by the output of *write*.
-
-    Raises:
-        OSError: it cannot be written; *path* is unchanged.
-    """
-    path = target_of(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(handle)
-        Path(name).chmod(_mode_of(path))
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
-
-
-def _mode_of(path: Path) -> int:
-    """Return the permissions of *path*, or the default of a new file."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:
-        umask = os.umask(0)
-        os.umask(umask)
-        return 0o666 & ~umask
 
 
 _BEGINNINGS: dict[str, tuple[bytes, ...]] = {

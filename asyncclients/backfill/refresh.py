@@ -368,9 +368,6 @@ class Refresh:
         missing = await self._table.count_missing()
         if missing and not current.may_remove:
             doubts.append(f"{missing} items that were not found again are kept: they may be hidden")
-        unknown = await self._table.count_unknown()
-        if unknown:
-            doubts.append(f"{unknown} items count as changed: an older version recorded no content")
         return tuple(doubts)
 
     def report(self) -> Report:

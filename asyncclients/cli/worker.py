@@ -23,7 +23,7 @@ from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limi
 from asyncclients.cli.signals import on_signals
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
-from asyncclients.own_files import open_own, replace_file
+from asyncclients.own_files import open_own, replacing
 
 _SQLITE = "sqlite:///"
 
@@ -174,7 +174,8 @@ def write_rows(path: Path, lines: Sequence[bytes]) -> str | None:
             file=str(path),
             advice="It was not changed; move it, or give the job another `state`",
         )
-    replace_file(path, lambda file: file.writelines(line + b"\n" for line in lines))
+    with replacing(path) as file:
+        file.writelines(line + b"\n" for line in lines)
     return str(path)
 
 

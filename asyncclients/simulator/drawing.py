@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncclients.errors import ConfigurationError
-from asyncclients.own_files import replace_file
+from asyncclients.own_files import replacing
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -118,6 +117,5 @@ def draw_image(report: SimulationReport, path: str | PathLike[str]) -> None:
         ylim=(0, report.quota.limit * 1.15),
     )
     axes.legend(loc="lower right")
-    image = BytesIO()
-    figure.savefig(image, format=Path(path).suffix.removeprefix(".") or None)
-    replace_file(Path(path), lambda file: file.write(image.getvalue()))
+    with replacing(Path(path)) as file:
+        figure.savefig(file, format=Path(path).suffix.removeprefix(".") or None)

@@ -276,19 +276,6 @@ async def test_refresh_of_tables(tmp_path: Path, suffix: str) -> None:
     assert [row["more"] for row in rows if row["more"]] in (["1"], [1])
 
 
-async def test_refresh_of_old_state_counts_all_as_changed(job: Job) -> None:
-    """A state without digests is refreshed, and the report names the unknown differences."""
-    await job.pull()
-    with closing(connect(job.state)) as database:
-        database.execute("DROP TABLE digests")
-    job.server.delete(4)
-    report = await job.refresh()
-    assert counts(report) == (0, 49, 1, 0)
-    assert "49 items count as changed" in report.unverified[0]
-    assert job.rows() == job.server.items
-    assert counts(await job.refresh()) == (0, 0, 0, 49)
-
-
 async def test_refresh_after_interrupted_pull_reads_everything(job: Job) -> None:
     """The pages of an interrupted pull may be outdated, so the refresh reads them again."""
     job.server.before = fail_at(4)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import os
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from typing import Any
 import msgspec
 
 from asyncclients.backfill.files.parquet import pyarrow
-from asyncclients.own_files import open_temporary, temporary_of
+from asyncclients.own_files import replacing
 
 _ROW_GROUP = 20_000
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)\Z")
@@ -30,14 +29,13 @@ Item = dict[str, Any]
 def write_csv(lines: Path, to: Path) -> None:
     """Write the objects of *lines* as CSV: one column per key, null empty, lists as JSON."""
     columns = list(_kinds(lines))
-    with open_temporary(to) as binary, TextIOWrapper(binary, "utf-8", newline="") as file:
-        writer = csv.writer(file)
+    with replacing(to) as file:
+        text = TextIOWrapper(file, "utf-8", newline="")
+        writer = csv.writer(text)
         writer.writerow(columns)
         for item in _items(lines):
             writer.writerow([_cell(item.get(column)) for column in columns])
-        file.flush()
-        os.fsync(file.fileno())
-    temporary_of(to).replace(to)
+        text.detach()
 
 
 def _cell(value: Any) -> Any:
@@ -65,17 +63,13 @@ def write_parquet(lines: Path, to: Path) -> None:
     }
     schema = arrow.schema([(name, types.get(kind, arrow.string())) for name, kind in kinds.items()])
     items = _items(lines)
-    with open_temporary(to) as file:
-        with parquet.ParquetWriter(file, schema) as writer:
-            while group := list(itertools.islice(items, _ROW_GROUP)):
-                columns = {
-                    name: [_plain(item.get(name), kind) for item in group]
-                    for name, kind in kinds.items()
-                }
-                writer.write_table(arrow.Table.from_pydict(columns, schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary_of(to).replace(to)
+    with replacing(to) as file, parquet.ParquetWriter(file, schema) as writer:
+        while group := list(itertools.islice(items, _ROW_GROUP)):
+            columns = {
+                name: [_plain(item.get(name), kind) for item in group]
+                for name, kind in kinds.items()
+            }
+            writer.write_table(arrow.Table.from_pydict(columns, schema=schema))
 
 
 def _plain(value: Any, kind: str) -> Any:

@@ -1,20 +1,21 @@
-"""The items of a pull that is refreshed, in its state file.
+"""The items of a pull that is refreshed: table `items` of its state, in the order first seen.
 
-| table    | content                                                                          |
-|----------|----------------------------------------------------------------------------------|
-| items    | a row for each item, in the order first seen: key, digest of the latest content, |
-|          | digest of the published content, number of the last refresh that found it        |
-| contents | the latest content of each item, as JSON                                         |
+| column    | content                                                                      |
+|-----------|------------------------------------------------------------------------------|
+| key       | of the item                                                                  |
+| digest    | of its latest content                                                        |
+| published | digest of its content in the current result; NULL if it is not in the result |
+| seen      | number of the last refresh that found it                                     |
+| content   | its latest content, as JSON; NULL if it is not known                         |
 
-Memory does not grow with the number of items. The file is written from the tables, so after a crash
-it is written again with the same content. The published content is that of the current file.
-Differences are computed against it, so they are complete even if a refresh is interrupted often.
+Memory does not grow with the number of items. The file is written from the table, so after a crash
+it is written again with the same content. Differences are computed against the current file, so
+they are complete even if a refresh is interrupted often.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import time
 from array import array
@@ -30,12 +31,12 @@ from asyncclients.backfill.state.journal import (
     Changes,
     Journal,
     Statement,
+    iter_rows,
     put_value,
-    select,
+    transaction,
     with_checksum,
 )
 from asyncclients.backfill.state.pull_state import (
-    DIGESTS_SCHEMA,
     LastRefresh,
     PullState,
     RefreshPass,
@@ -44,39 +45,26 @@ from asyncclients.backfill.state.pull_state import (
 )
 from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark
 from asyncclients.errors import StateMismatchError, encodable
-from asyncclients.own_files import open_temporary, temporary_of
+from asyncclients.own_files import replacing
 from asyncclients.paging import Page
 
-_SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS items (number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE,
-    digest INTEGER NOT NULL, published INTEGER, seen INTEGER NOT NULL)""",
-    "CREATE TABLE IF NOT EXISTS contents (number INTEGER PRIMARY KEY, item BLOB NOT NULL)",
-)
 _UNREADABLE = 0
 """Digest of an unreadable item: such a row only shows that it was counted."""
-_UNKNOWN = -1
-"""Digest of an item written by a version that recorded none."""
 _ROWS = 200
 """Rows read at a time."""
 _FIND_KEYS = 500
 """Keys of one query; SQLite has a limit."""
 _PUT = (
-    "INSERT INTO items (key, digest, seen) VALUES (?, ?, ?) "
-    "ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, seen = excluded.seen"
+    "INSERT INTO items (key, digest, seen, content) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, seen = excluded.seen, "
+    "content = coalesce(excluded.content, content)"
 )
-_PUT_CONTENT = (
-    "INSERT OR REPLACE INTO contents (number, item) SELECT number, ? FROM items WHERE key = ?"
-)
+_FORGET_PULL = Statement("DELETE FROM keys", [()])
+"""Removes the records of a pull before the first refresh."""
 
 
 class Known(NamedTuple):
-    """An item in the table.
-
-    Attributes:
-        digest: of its latest content.
-        seen: number of the last refresh that found it.
-        has_content: whether the content is stored.
-    """
+    """An item in the table; *seen* is the number of the last refresh that found it."""
 
     digest: int
     seen: int
@@ -133,7 +121,8 @@ class ItemTable:
         Raises:
             StateMismatchError: *lines* does not have the items of the state.
         """
-        await journal.on_database(_create, lines, state)
+        if state.complete:
+            await journal.on_database(_import_pull, lines, state.done)
         return cls(journal, state, key_fields)
 
     @property
@@ -150,7 +139,7 @@ class ItemTable:
         state, position = self.state, self.position
         if not state.complete:  # an interrupted pull: what it wrote is in no complete file
             self.state = state = PullState(passes=state.passes)
-            self._statements += _FORGET_PULL
+            self._statements.append(_FORGET_PULL)
         state.passes += 1
         self.current = state.refresh = RefreshPass(
             number=state.passes,
@@ -175,11 +164,8 @@ class ItemTable:
         found: dict[str, Known] = {}
         for first in range(0, len(keys), _FIND_KEYS):
             some = keys[first : first + _FIND_KEYS]
-            rows = await self._journal.read(
-                "SELECT key, digest, seen, EXISTS (SELECT 1 FROM contents WHERE number = "
-                f"items.number) FROM items WHERE key IN ({', '.join('?' * len(some))})",
-                *some,
-            )
+            sql = "SELECT key, digest, seen, content IS NOT NULL FROM items WHERE key IN "
+            rows = await self._journal.read(f"{sql} ({', '.join('?' * len(some))})", *some)
             found |= {key: Known(digest, seen, bool(has)) for key, digest, seen, has in rows}
         for entries in (self._in_commit, self._unsaved):
             found |= {
@@ -226,15 +212,9 @@ class ItemTable:
         write_failures = self._failures.take()
         reading.failures = self._failures.mark
         self._clock.note(reading)
-        statements = [put_value("state", self.state), *self._statements]
+        rows = [(key, each.digest, number, each.content) for key, each in self._in_commit.items()]
+        statements = [put_value("state", self.state), *self._statements, Statement(_PUT, rows)]
         self._statements = []
-        if entries := self._in_commit:
-            rows = [(key, entry.digest, number) for key, entry in entries.items()]
-            statements.append(Statement(_PUT, rows))
-            contents = [
-                (entry.content, key) for key, entry in entries.items() if entry.content is not None
-            ]
-            statements.append(Statement(_PUT_CONTENT, contents))
         return Changes(statements, write_failures)
 
     @property
@@ -250,15 +230,8 @@ class ItemTable:
 
     async def has_contents(self) -> bool:
         """Return whether the content of every item is stored."""
-        sql = (
-            "SELECT 1 FROM items WHERE digest <> 0 AND number NOT IN (SELECT number FROM contents)"
-        )
-        return not await self._journal.read(sql + " LIMIT 1")
-
-    async def count_unknown(self) -> int:
-        """Return the number of items without a recorded digest, from an older version."""
-        sql = f"SELECT count(*) FROM items WHERE published = ? AND {self._kept}"
-        return int((await self._journal.read(sql, _UNKNOWN))[0][0])
+        sql = "SELECT 1 FROM items WHERE digest <> 0 AND content IS NULL LIMIT 1"
+        return not await self._journal.read(sql)
 
     async def compare(self) -> LastRefresh:
         """Return the numbers of differences between the published items and those of the refresh."""
@@ -287,64 +260,52 @@ class ItemTable:
     @property
     def _kept(self) -> str:
         """The SQL condition for the items of the new result."""
-        number, removes = self.current.number, self.current.may_remove
-        has_content = "number IN (SELECT number FROM contents)"
-        return f"(seen = {number:d} OR ({not removes:d} AND {has_content}))"
+        kept = "" if self.current.may_remove else " OR content IS NOT NULL"
+        return f"(seen = {self.current.number:d}{kept})"
+
+    async def _pages(self, columns: str, condition: str) -> AsyncGenerator[list[Any]]:
+        """Yield the number and *columns* of the items with *condition*, some at a time."""
+        sql = (
+            f"SELECT number, {columns} FROM items "
+            f"WHERE number > ? AND digest <> 0 AND {condition} ORDER BY number LIMIT {_ROWS:d}"
+        )
+        number = 0
+        while rows := await self._journal.read(sql, number):
+            number = rows[-1][0]
+            yield rows
 
     async def lines(self) -> AsyncGenerator[bytes]:
         """Yield the JSON lines of the new result, some at a time, in the order first seen."""
-        sql = (
-            "SELECT items.number, item FROM items JOIN contents USING (number) "
-            f"WHERE number > ? AND digest <> 0 AND {self._kept} ORDER BY number LIMIT {_ROWS:d}"
-        )
-        number = 0
-        while rows := await self._journal.read(sql, number):
-            number = rows[-1][0]
-            yield b"".join(item + b"\n" for _, item in rows)
+        async for rows in self._pages("content", f"content IS NOT NULL AND {self._kept}"):
+            yield b"".join(content + b"\n" for _, content in rows)
 
     async def removed_keys(self) -> AsyncGenerator[list[Any]]:
         """Yield the keys of the items that a sink has to remove, some at a time."""
-        sql = (
-            "SELECT number, key, item FROM items LEFT JOIN contents USING (number) WHERE number > ? "
-            f"AND digest <> 0 AND NOT {self._kept} ORDER BY number LIMIT {_ROWS:d}"
-        )
-        number = 0
-        while rows := await self._journal.read(sql, number):
-            number = rows[-1][0]
-            yield [self._key_of(key, item) for _, key, item in rows]
+        async for rows in self._pages("key, content", f"NOT {self._kept}"):
+            yield [self._key_of(key, content) for _, key, content in rows]
 
     async def write_changes(self, path: Path) -> None:
         """Replace the file *path* by one with a line for each difference."""
         await self._journal.on_database(self._write_changes, path)
 
     def _write_changes(self, database: sqlite3.Connection, path: Path) -> None:
-        with open_temporary(path) as file:
-            for difference in self._differences(database):
-                file.write(msgspec.json.encode(difference) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary_of(path).replace(path)
-
-    def _differences(self, database: sqlite3.Connection) -> Iterator[Difference]:
         kept = self._kept
-        sql = (
-            f"SELECT number, key, {kept}, published IS NULL, item FROM items "
-            "LEFT JOIN contents USING (number) WHERE number > ? AND digest <> 0 AND "
+        differences = iter_rows(
+            database,
+            f"SELECT key, {kept}, published IS NULL, content FROM items WHERE digest <> 0 AND "
             f"CASE WHEN {kept} THEN published IS NOT digest ELSE published IS NOT NULL END "
-            f"ORDER BY number LIMIT {_ROWS:d}"
+            "ORDER BY number",
         )
-        number = 0
-        while rows := select(database, sql, (number,)):
-            number = rows[-1][0]
-            for _, key, is_kept, is_new, item in rows:
+        with replacing(path) as file:
+            for key, is_kept, is_new, content in differences:
                 op = ("added" if is_new else "changed") if is_kept else "removed"
-                yield Difference(
-                    op=op, key=self._key_of(key, item), item=msgspec.Raw(item or b"null")
-                )
+                item = msgspec.Raw(content or b"null")
+                line = Difference(op=op, key=self._key_of(key, content), item=item)
+                file.write(msgspec.json.encode(line) + b"\n")
 
-    def _key_of(self, key: str, item: bytes | None) -> Any:
-        """Return the key in *item*; without one, that in the text *key*."""
-        fields = msgspec.json.decode(item) if item else None
+    def _key_of(self, key: str, content: bytes | None) -> Any:
+        """Return the key in *content*; without one, that in the text *key*."""
+        fields = msgspec.json.decode(content) if content else None
         if isinstance(fields, dict):
             found = cast("dict[str, Any]", fields)
             for name in self._key_fields:
@@ -358,14 +319,10 @@ class ItemTable:
         *file* is the mark of the new file, None without one.
         """
         state, current, reading = self.state, self.current, self.current.reading
-        dropped = f"digest = 0 OR NOT {self._kept}"
         self._statements += [
-            _statement(
-                f"DELETE FROM contents WHERE number IN (SELECT number FROM items WHERE {dropped})"
-            ),
-            _statement(f"DELETE FROM items WHERE {dropped}"),
-            _statement("UPDATE items SET published = digest WHERE published IS NOT digest"),
-            *_FORGET_PULL,
+            Statement(f"DELETE FROM items WHERE digest = 0 OR NOT {self._kept}", [()]),
+            Statement("UPDATE items SET published = digest WHERE published IS NOT digest", [()]),
+            _FORGET_PULL,
         ]
         self.state = PullState(
             position=reading.position,
@@ -398,61 +355,39 @@ class ItemTable:
         await self.saved()
 
 
-def _statement(sql: str) -> Statement:
-    return Statement(sql, [()])
-
-
-_FORGET_PULL = [_statement("DELETE FROM keys"), _statement("DELETE FROM digests")]
-"""Removes the records of a pull before the first refresh."""
-
-
 # --- In the journal's thread ------------------------------------------------------------------
 
 
-def _create(database: sqlite3.Connection, lines: Path | None, state: PullState) -> None:
-    """Create the tables; at the first refresh of a complete pull, with its items.
+def _import_pull(database: sqlite3.Connection, lines: Path | None, count: int) -> None:
+    """Fill an empty table with the *count* items of the pull, whose lines are in the file *lines*.
 
     Raises:
-        StateMismatchError: *lines* has not as many lines as the pull has items.
+        StateMismatchError: *lines* does not have *count* lines.
     """
-    for sql in (*_SCHEMA, DIGESTS_SCHEMA):
-        database.execute(sql)
-    if not state.complete or database.execute("SELECT 1 FROM items LIMIT 1").fetchone():
+    if database.execute("SELECT 1 FROM items LIMIT 1").fetchone():
         return
-    is_old = "SELECT 1 FROM keys WHERE number NOT IN (SELECT number FROM digests) LIMIT 1"
-    if state.failed and database.execute(is_old).fetchone():
-        lines = None  # the keys of unreadable items, which are in no line, are not marked
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        with nullcontext() if lines is None else lines.open("rb") as file:
-            _import_pull(database, file)
-        database.execute("COMMIT")
-    except BaseException:
-        database.execute("ROLLBACK")
-        raise
-
-
-def _import_pull(database: sqlite3.Connection, file: BinaryIO | None) -> None:
-    """Fill the tables with the items of the pull before, whose lines are in *file*."""
     sql = (
-        "SELECT number, keys, digests FROM keys LEFT JOIN digests USING (number) "
-        f"WHERE number > ? ORDER BY number LIMIT {_ROWS:d}"
+        "INSERT OR IGNORE INTO items (key, digest, published, seen, content) VALUES (?, ?, ?, 0, ?)"
     )
-    after = count = 0
-    while rows := select(database, sql, (after,)):
-        after = rows[-1][0]
-        found = [pair for _, keys, digests in rows for pair in _pairs(keys, digests)]
-        numbers = range(count + 1, count + 1 + len(found))
-        items = [
-            (n, key, digest, digest, 0) for n, (key, digest) in zip(numbers, found, strict=True)
-        ]
-        database.executemany("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?)", items)
-        if file is not None:
-            contents = [with_checksum((n, file.readline().rstrip(b"\n"))) for n in numbers]
-            database.executemany("INSERT INTO contents VALUES (?, ?)", contents)
-        count += len(found)
-    is_short = "SELECT 1 FROM contents WHERE length(item) <= 4 LIMIT 1"
-    if file is not None and (file.readline() or database.execute(is_short).fetchone()):
+    with nullcontext() if lines is None else lines.open("rb") as file, transaction(database):
+        items = _pulled_items(database, file, count)
+        database.executemany(sql, map(with_checksum, items))
+
+
+def _pulled_items(
+    database: sqlite3.Connection, file: BinaryIO | None, count: int
+) -> Iterator[tuple[str, int, int, bytes | None]]:
+    """Yield key, digest, digest and line of each item of the pull."""
+    is_short = False
+    for keys, digests in iter_rows(database, "SELECT keys, digests FROM keys ORDER BY number"):
+        texts = keys.decode(errors="surrogatepass").split("\n")
+        for key, digest in zip(texts, array("q", digests), strict=True):
+            if digest == _UNREADABLE:
+                continue
+            line = file.readline().rstrip(b"\n") if file else None
+            is_short |= line == b""
+            yield encodable(key), digest, digest, line
+    if file and (is_short or file.readline()):
         raise StateMismatchError(
             f"{file.name} does not have {count} lines, one for each item of its state",
             file=str(file.name),
@@ -460,22 +395,7 @@ def _import_pull(database: sqlite3.Connection, file: BinaryIO | None) -> None:
         )
 
 
-def _pairs(keys: bytes, digests: bytes | None) -> Iterator[tuple[str, int]]:
-    """Yield the key and the digest of each item in a row of table `keys`."""
-    texts = keys.decode(errors="surrogatepass").split("\n")
-    numbers = array("q", digests) if digests else [_UNKNOWN] * len(texts)
-    for key, digest in zip(texts, numbers, strict=True):
-        if digest != _UNREADABLE:
-            yield encodable(key), digest
-
-
 def _newest(database: sqlite3.Connection, time_of: Callable[[Any], float | None]) -> float | None:
-    newest, number = None, 0
-    sql = f"SELECT number, item FROM contents WHERE number > ? ORDER BY number LIMIT {_ROWS:d}"
-    while rows := select(database, sql, (number,)):
-        number = rows[-1][0]
-        for _, item in rows:
-            found = time_of(msgspec.json.decode(item))
-            if found is not None and (newest is None or found > newest):
-                newest = found
-    return newest
+    rows = iter_rows(database, "SELECT content FROM items WHERE content IS NOT NULL")
+    times = (time_of(msgspec.json.decode(content)) for (content,) in rows)
+    return max((each for each in times if each is not None), default=None)

@@ -26,8 +26,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar, cast
@@ -41,7 +42,7 @@ from asyncclients.own_files import Lock, Outcome, finish_before_cancel, outcome_
 
 T = TypeVar("T")
 
-VERSION = 5
+VERSION = 6
 """Format of the file; a file of any other version is rejected."""
 APPLICATION = 0x61636C69
 """SQLite's `application_id` of the file."""
@@ -53,11 +54,22 @@ loop wait for the interpreter's lock twice. A single row does not wait for it.""
 _MAX_LOG_SIZE = 4 * 2**20
 """Bytes of the `-wal` file above which its content is moved into the state file."""
 _NEEDS_LOG, _HAS_LOG = "needed", "applied"
-_SCHEMA = (
-    "CREATE TABLE job (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE unknown (number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT)",
-    "CREATE TABLE keys (number INTEGER PRIMARY KEY, keys BLOB NOT NULL)",
-)
+_TABLES = {
+    "push": {"unknown": "number INTEGER PRIMARY KEY, line INTEGER, row BLOB, reason TEXT"},
+    "pull": {
+        "keys": "number INTEGER PRIMARY KEY, keys BLOB NOT NULL, digests BLOB NOT NULL",
+        "items": "number INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, digest INTEGER NOT NULL, "
+        "published INTEGER, seen INTEGER NOT NULL, content BLOB",
+    },
+    "sync": {
+        "item": "key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent",
+        "sync_intent": "key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT",
+        "rejected": "key INTEGER PRIMARY KEY, digest INTEGER NOT NULL, reason TEXT NOT NULL",
+        "line": "number INTEGER PRIMARY KEY, digests BLOB NOT NULL, keys BLOB NOT NULL",
+    },
+}
+"""Kind of job -> table -> columns; all kinds have the table `job` as well."""
+_JOB_TABLE = {"job": "name TEXT PRIMARY KEY, value BLOB NOT NULL"}
 
 
 class Statement(NamedTuple):
@@ -162,11 +174,6 @@ class Journal:
             finally:
                 if self._maybe_marked:
                     keep_log(self.path)
-
-    async def create_tables(self, statements: Sequence[str]) -> None:
-        """Execute *statements*, which create tables that only one kind of job has."""
-        for statement in statements:
-            await self.run(self._database.execute, statement)
 
     async def read(self, sql: str, *parameters: Any) -> list[Any]:
         """Return the rows that *sql* selects."""
@@ -333,10 +340,17 @@ def _write(database: sqlite3.Connection, path: Path, changes: Changes) -> None:
         # Each call into SQLite waits for the interpreter's lock: one call instead of three.
         database.execute(statement.sql, with_checksum(statement.rows[0]))
         return
-    database.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(database):
         for statement in changes.statements:
             database.executemany(statement.sql, map(with_checksum, statement.rows))
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Generator[None]:
+    """Commit the changes made in the body, or none of them if it raises."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
@@ -426,19 +440,16 @@ def _check_job(
     check: Callable[[JobIdentity, str], None],
 ) -> JobIdentity:
     """Return the identity in the file, which passes *check*; in a new file, *job*."""
-    is_new = not database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-    if not is_new:
-        found = read_job(database)
-        check(found, str(path))
-        job = found
-    database.execute("BEGIN IMMEDIATE")
-    if is_new:
-        for statement in _SCHEMA:
-            database.execute(statement)
-        database.execute(f"PRAGMA application_id = {APPLICATION}")
-        database.execute(f"PRAGMA user_version = {VERSION}")
-    _put_now(database, "job", job)
-    database.execute("COMMIT")
+    if database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+        job = read_job(database)
+        check(job, str(path))
+    else:
+        with transaction(database):
+            for name, columns in (_JOB_TABLE | _TABLES[job.kind]).items():
+                database.execute(f"CREATE TABLE {name} ({columns})")
+            database.execute(f"PRAGMA application_id = {APPLICATION}")
+            database.execute(f"PRAGMA user_version = {VERSION}")
+            _put_now(database, "job", job)
     mark_log(database)
     return job
 
@@ -522,10 +533,15 @@ def select(database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = (
     Raises:
         sqlite3.DatabaseError: the checksum of a blob does not match.
     """
-    return [
-        tuple(_verified(value) if isinstance(value, bytes) else value for value in row)
-        for row in database.execute(sql, parameters)
-    ]
+    return [*iter_rows(database, sql, parameters)]
+
+
+def iter_rows(
+    database: sqlite3.Connection, sql: str, parameters: Sequence[Any] = ()
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows that *sql* selects; raises as `select`."""
+    for row in database.execute(sql, parameters):
+        yield tuple(_verified(value) if isinstance(value, bytes) else value for value in row)
 
 
 _CHECKSUM_SIZE = 4

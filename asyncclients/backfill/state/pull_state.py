@@ -3,8 +3,9 @@
 The order of a checkpoint: items to the sink, the sink durable, then the checkpoint in the
 journal. After a crash the sink is cut back to the last checkpoint.
 
-An item is identified by its key, a line of text. The journal stores the keys; memory holds
-their hashes, about 75 bytes per item. Python's hash of a text has 64 bits: the probability
+An item is identified by its key, a line of text. The journal stores the keys, and for a refresh a
+digest of the content of each item, 0 if it was not written. Memory holds hashes of the keys, about
+75 bytes per item. Python's hash of a text has 64 bits: the probability
 that two of a million ids share one is 3 in 100 million. Such an item would be dropped as a
 duplicate, and the comparison with the vendor's total would report it.
 """
@@ -38,11 +39,6 @@ Key = str | Callable[[Any], Any]
 
 _MIN_ITEMS = 500
 """Items above which the share of unreadable ones counts; a single bad page must not stop a pull."""
-DIGESTS_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS digests (number INTEGER PRIMARY KEY, digests BLOB NOT NULL)"
-)
-"""The content of the items of a pull, for a refresh: with the number of a row of table `keys`, eight
-bytes for each of its keys, 0 if it was not written. States of older versions lack rows of it."""
 _NO_KEY = (
     "the items do not all have the field given as key= (by default uuid or id), so duplicates "
     "could not be detected"
@@ -331,7 +327,6 @@ class Checkpoint:
         found = await journal.state(PullState)
         checkpoint.state = found or PullState()
         checkpoint._clock.resume(checkpoint.state)
-        await journal.create_tables([DIGESTS_SCHEMA])
         for (keys,) in await journal.read("SELECT keys FROM keys"):
             checkpoint.seen.add(keys.decode(errors="surrogatepass").split("\n"))
         if found is None:
@@ -389,10 +384,9 @@ class Checkpoint:
         statements = [put_value("state", self.state)]
         if self._new_keys:
             keys = b"\n".join(self._new_keys)
-            statements.append(Statement("INSERT INTO keys (keys) VALUES (?)", [(keys,)]))
             digests = self._new_digests.tobytes()
-            sql = "INSERT INTO digests VALUES (last_insert_rowid(), ?)"
-            statements.append(Statement(sql, [(digests,)]))
+            sql = "INSERT INTO keys (keys, digests) VALUES (?, ?)"
+            statements.append(Statement(sql, [(keys, digests)]))
             self._new_keys, self._new_digests = [], array("q")
         return Changes(statements, write_failures)
 

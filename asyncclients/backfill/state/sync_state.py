@@ -31,11 +31,6 @@ from asyncclients.backfill.report import SyncReport
 from asyncclients.backfill.state.journal import Changes, Journal, Statement, put_value
 from asyncclients.backfill.state.stored_rows import DeadLetterFile, Mark, describe, encode_row
 
-_ITEM = "item (key INTEGER PRIMARY KEY, id, sent INTEGER, listed INTEGER, parent)"
-_INTENT = "sync_intent (key INTEGER PRIMARY KEY, name TEXT, line INTEGER, row BLOB, reason TEXT)"
-_REJECTED = "rejected (key INTEGER PRIMARY KEY, digest INTEGER NOT NULL, reason TEXT NOT NULL)"
-_LINE = "line (number INTEGER PRIMARY KEY, digests BLOB NOT NULL, keys BLOB NOT NULL)"
-_TABLES = [f"CREATE TABLE IF NOT EXISTS {table}" for table in (_ITEM, _INTENT, _REJECTED, _LINE)]
 _KNOWN = "id IS NOT NULL AND (sent IS NOT NULL OR listed IS NOT NULL)"
 _KILLED = "the run was killed before the response arrived"
 _DIGITS = 19
@@ -197,7 +192,6 @@ class SyncMemory:
         memory = cls(journal)
         found = await journal.state(SyncState) or SyncState()
         memory.state = SyncState(page=found.page, shape=found.shape, layout=found.layout)
-        await journal.create_tables(_TABLES)
         for key, name, line, row, reason in await journal.read("SELECT * FROM sync_intent"):
             data = msgspec.json.decode(row)
             intent = Intent(name=name, line=line, row=data, reason=reason or _KILLED)
