@@ -1,4 +1,4 @@
-"""Checks of arguments. The errors show the right form."""
+"""Checks of arguments. Each raises a `ConfigurationError` that shows the right form."""
 
 from __future__ import annotations
 
@@ -23,12 +23,8 @@ def shown(value: object) -> str:
     if isinstance(value, int):
         return repr(value) if abs(value) < 10**30 else "an int of many digits"
     kind = type(value)
-    name = (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    return f"a value of type {name}"
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"a value of type {module}{kind.__qualname__}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -44,99 +40,68 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
-def check_count(name: str, value: object, *, least: int = 1, advice: str = "") -> None:
-    """Check that *value* is a whole number of at least *least*, and no bool.
+def wrong_argument(
+    name: str, rule: str, value: object, form: str, *, advice: str = ""
+) -> ConfigurationError:
+    """Return the error for the *value* of argument *name*, which must be *rule*.
 
-    Raises:
-        ConfigurationError: naming the argument *name*.
+    *form* is the right form, as source text; *advice* replaces the sentence that shows it.
     """
+    return ConfigurationError(
+        f"{name} must be {rule}, not {shown(value)}", advice=advice or f"Write it as in {form}"
+    )
+
+
+def check_count(name: str, value: object, *, least: int = 1, advice: str = "") -> None:
+    """Check that *value* is a whole number of at least *least*, and no bool."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(
-            f"{name} must be a whole number of at least {least}, not {shown(value)}",
-            advice=advice or f"Write it as in {name}={max(least, 3)}",
-        )
+        rule, form = f"a whole number of at least {least}", f"{name}={max(least, 3)}"
+        raise wrong_argument(name, rule, value, form, advice=advice)
 
 
 def is_seconds(value: object, *, zero: bool = False) -> bool:
-    """True if *value* is a finite number above 0, or 0 where *zero* is accepted."""
+    """Return True if *value* is a finite number above 0, or 0 where *zero* is accepted."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return (value >= 0 if zero else value > 0) and value <= sys.float_info.max
 
 
 def check_seconds(name: str, value: object, *, zero: bool = False, advice: str = "") -> None:
-    """Check that *value* is a finite number of seconds above 0, or from 0 where *zero* is accepted.
-
-    Raises:
-        ConfigurationError: naming the argument *name*.
-    """
+    """Check that *value* is a finite number of seconds above 0, or from 0 where *zero* is accepted."""
     if not is_seconds(value, zero=zero):
-        least = "of at least 0" if zero else "above 0"
-        raise ConfigurationError(
-            f"{name} must be a finite number of seconds {least}, not {shown(value)}",
-            advice=advice or f"Write it as in {name}=30.0",
-        )
+        rule = f"a finite number of seconds {'of at least 0' if zero else 'above 0'}"
+        raise wrong_argument(name, rule, value, f"{name}=30.0", advice=advice)
 
 
 def check_quota_share(value: object) -> None:
-    """Check that *value* is a number above 0 and at most 1.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
+    """Check that *value* is a number above 0 and at most 1."""
     if not is_seconds(value) or value > 1:  # type: ignore[operator]
-        raise ConfigurationError(
-            f"share must be a number above 0 and at most 1, not {shown(value)}",
-            advice="Write it as in share=0.6 for 60 % of every quota",
-        )
+        rule, form = "a number above 0 and at most 1", "share=0.6 for 60 % of every quota"
+        raise wrong_argument("share", rule, value, form)
 
 
 def check_type(name: str, value: object, kind: type | tuple[type, ...], form: str) -> None:
-    """Check that *value* is an instance of *kind*; *form* is the right form, as source text.
-
-    Raises:
-        ConfigurationError: naming the argument *name*.
-    """
+    """Check that *value* is an instance of *kind*; *form* is the right form, as source text."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         names = " or ".join("None" if one is type(None) else one.__name__ for one in kinds)
-        raise ConfigurationError(
-            f"{name} must be {names}, not {shown(value)}", advice=f"Write it as in {form}"
-        )
+        raise wrong_argument(name, names, value, form)
 
 
 def check_text(name: str, value: object, form: str) -> None:
-    """Check that *value* is a text that is not empty; *form* is the right form, as source text.
-
-    Raises:
-        ConfigurationError: naming the argument *name*.
-    """
+    """Check that *value* is a text that is not empty; *form* is the right form, as source text."""
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(
-            f"{name} must be text that is not empty, not {shown(value)}",
-            advice=f"Write it as in {form}",
-        )
+        raise wrong_argument(name, "text that is not empty", value, form)
 
 
 def check_mapping(name: str, value: object) -> None:
-    """Check that *value* is a mapping, or None.
-
-    Raises:
-        ConfigurationError: naming the argument *name*.
-    """
+    """Check that *value* is a mapping, or None."""
     if value is not None and not isinstance(value, Mapping):
-        raise ConfigurationError(
-            f"{name} must be a mapping, not {shown(value)}",
-            advice=f"Write it as in {name}={{'name': 'value'}}",
-        )
+        raise wrong_argument(name, "a mapping", value, f"{name}={{'name': 'value'}}")
 
 
 def check_headers(headers: Any) -> None:
-    """Check that HTTP can carry *headers*.
-
-    Raises:
-        ConfigurationError: naming the header that it cannot carry; its value may be a secret.
-    """
+    """Check that HTTP can carry *headers*; the error does not show a value, which may be secret."""
     check_mapping("headers", headers)
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):

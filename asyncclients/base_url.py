@@ -39,7 +39,20 @@ def check_base_url(url: str | Secret, where: str = "base_url") -> str:
 
 
 def _base_url_problem(url: str) -> str | None:
-    """Return the problem with *url*, without quoting it: it may hold a credential."""
+    if problem := url_problem(url):
+        return problem
+    parts = urlsplit(url)
+    if parts.username is not None or parts.password is not None:
+        return "holds user info, which would travel in places it should not"
+    if parts.query or parts.fragment:
+        return "has a query or fragment"
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or "")):
+        return None
+    return "is not https"
+
+
+def url_problem(url: str) -> str | None:
+    """Return why *url* cannot be used, without quoting it, as it may hold a credential."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -52,13 +65,7 @@ def _base_url_problem(url: str) -> str | None:
             "has a host name that cannot be looked up: it has an empty label, one of over 63 "
             "characters, or a character that no host name has"
         )
-    if parts.username is not None or parts.password is not None:
-        return "holds user info, which would travel in places it should not"
-    if parts.query or parts.fragment:
-        return "has a query or fragment"
-    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
-        return None
-    return "is not https"
+    return None
 
 
 def is_encodable(host: str) -> bool:

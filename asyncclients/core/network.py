@@ -18,7 +18,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from asyncclients.arguments import check_type
-from asyncclients.base_url import is_encodable
+from asyncclients.base_url import url_problem
 from asyncclients.core.auth import Login, basic
 from asyncclients.core.endpoint import NoResponse
 from asyncclients.errors import ConfigurationError, ConnectError, TLSError
@@ -84,16 +84,11 @@ def _read_proxy(proxy: Secret) -> tuple[URL, Login | None]:
 
 
 def _problem_of(proxy: Secret) -> str | None:
-    """Return the problem with *proxy*, without quoting it: it may hold a password."""
-    try:
-        parts = urlsplit(proxy.reveal())
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        return "is not a URL"
+    if problem := url_problem(proxy.reveal()):
+        return problem
+    parts = urlsplit(proxy.reveal())
     if parts.scheme not in ("http", "https"):
         return "is not an http:// or https:// URL; other kinds need a connector of their own"
-    if not host or not is_encodable(host) or any(c.isspace() for c in proxy.reveal()):
-        return "is not a URL with a host"
     if parts.path.strip("/") or parts.query or parts.fragment:
         return "has a path, query or fragment"
     return None
