@@ -38,7 +38,6 @@ from asyncclients.backfill.state.push_state import (
     JournalRowLog,
     PendingRows,
     Unknown,
-    check_unchanged,
 )
 from asyncclients.core.options import call_context
 from asyncclients.errors import (
@@ -215,7 +214,7 @@ async def _load(journal: Journal, source: Rows, retry_failed: bool) -> JournalRo
     if retry_failed:
         if is_path(source):  # read twice, so that the rows to retry need not be kept
             async with aclosing(await open_source(source)) as rows:
-                await check_unchanged(rows, log)
+                await PendingRows(rows, log).check_unchanged()
         await log.retry_failed()
     return log
 
@@ -267,7 +266,7 @@ class Push:
 
     async def _work(self) -> None:
         """Deliver all pending rows, or up to the limit; at their end, resolve the unknown ones."""
-        self._log.set_total(await self._source.count())
+        self._log.state.total = await self._source.count()
         stop: BackfillError
         try:
             await self._run_workers(self._deliver_all)

@@ -26,6 +26,7 @@ import hashlib
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from math import inf
 from typing import Any, Literal
 
 import msgspec
@@ -49,17 +50,12 @@ class PushState(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The value that each commit replaces.
 
     Attributes:
-        settled: intervals of settled row numbers.
+        settled: intervals of row numbers.
         sent: (number, line) of rows that are on the wire and not idempotent.
-        done: number of rows executed.
-        failed: number of rows rejected.
-        skipped: number of rows for which nothing was sent.
-        read: number of rows read from the input.
         total: number of rows of the input; None while it is unknown.
         digest: of the rows read, to detect a changed input.
         failures: how much of the file of failed rows is counted in `failed`.
         retrying: rows of the renamed file of failed rows are pending.
-        complete: the input was read to its end and nothing is pending.
     """
 
     settled: list[tuple[int, int]] = msgspec.field(default_factory=list[tuple[int, int]])
@@ -99,9 +95,10 @@ class InputLog:
 
     def set_read(self, read: int, digest: str) -> None:
         """Note that *read* rows with *digest* were read, some of them for the first time."""
-
-    def set_total(self, total: int | None) -> None:
-        """Note that the input has *total* rows."""
+        state = self.state
+        state.read, state.digest, state.complete = read, digest, False
+        if state.total is not None:  # rows may have been added since they were counted
+            state.total = max(state.total, read)
 
 
 class JournalRowLog(InputLog):
@@ -109,7 +106,6 @@ class JournalRowLog(InputLog):
 
     Attributes:
         state: saved with the next commit; its lists are filled in when the commit starts.
-        unknowns: the unknown rows.
     """
 
     def __init__(self, journal: Journal, state: PushState) -> None:
@@ -195,23 +191,8 @@ class JournalRowLog(InputLog):
 
     def on_reread(self, row: Row) -> Row:
         """Return *row* as above, and store it if it is unknown."""
-        row = super().on_reread(row)
-        self.unknowns.add_content(row)
+        self.unknowns.add_content(row := super().on_reread(row))
         return row
-
-    def set_read(self, read: int, digest: str) -> None:
-        """Note that *read* rows with *digest* were read, some of them for the first time.
-
-        Saved with the next commit.
-        """
-        state = self.state
-        state.read, state.digest, state.complete = read, digest, False
-        if state.total is not None:  # rows may have been added since they were counted
-            state.total = max(state.total, read)
-
-    def set_total(self, total: int | None) -> None:
-        """Note that the input has *total* rows; saved with the next commit."""
-        self.state.total = total
 
     def record_intent(self, rows: Iterable[Row]) -> Awaitable[None]:
         """Record that *rows* are about to be sent; done when that is on disk."""
@@ -323,22 +304,18 @@ class Unknowns:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._numbers: set[int] = set()
-        self._without_content: set[int] = set()
+        self._has_content: dict[int, bool] = {}
         self._unsaved: list[Statement] = []
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._has_content)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(list(self._numbers))
+        return iter([*self._has_content])
 
     async def load(self) -> None:
         """Load the numbers from the journal."""
-        for number, row in await self._journal.read("SELECT number, row FROM unknown"):
-            self._numbers.add(number)
-            if row is None:
-                self._without_content.add(number)
+        self._has_content |= await self._journal.read("SELECT number, row NOT NULL FROM unknown")
 
     async def all(self) -> list[Unknown]:
         """Return all unknown rows, ordered by number."""
@@ -348,23 +325,20 @@ class Unknowns:
 
     def add(self, number: int, line: int, data: Any, reason: str) -> None:
         """Add row *number*; *data* is None if its content was not read yet."""
-        self._numbers.add(number)
-        if data is None:
-            self._without_content.add(number)
+        self._has_content[number] = data is not None
         row = None if data is None else encode_row(data)
         self._save("INSERT OR REPLACE INTO unknown VALUES (?, ?, ?, ?)", number, line, row, reason)
 
     def add_content(self, row: Row) -> None:
         """Add the content of *row*, which was read again, if it is missing."""
-        if row.number in self._without_content:
-            self._without_content.discard(row.number)
+        if not self._has_content.get(row.number, True):
+            self._has_content[row.number] = True
             sql = "UPDATE unknown SET line = ?, row = ? WHERE number = ?"
             self._save(sql, row.line, encode_row(row.data), row.number)
 
     def remove(self, number: int) -> None:
         """Remove row *number*: its outcome is known."""
-        self._numbers.discard(number)
-        self._without_content.discard(number)
+        del self._has_content[number]
         self._save("DELETE FROM unknown WHERE number = ?", number)
 
     def take(self) -> list[Statement]:
@@ -436,6 +410,17 @@ class PendingRows:
                     await self._fill()
         return self.take_nowait(min(count, len(self._ready)))
 
+    async def check_unchanged(self) -> None:
+        """Compare the rows with those that earlier runs have read; keep none of them.
+
+        Raises:
+            StateMismatchError: they differ.
+        """
+        while self._read < self._read_before:
+            await self._fill()
+            self._unsettled.clear()
+        self._log.is_verified = True
+
     async def _fill(self) -> None:
         if self._failure is not None:
             raise self._failure  # after an exception, an iterator looks exhausted
@@ -446,8 +431,9 @@ class PendingRows:
             raise
         if not rows:
             if self._read < self._read_before:
-                raise _shorter(self._source, self._read, self._read_before)
-            self._log.set_total(self._read)
+                how = f"it has {self._read} rows now, and {self._read_before} were read before"
+                raise _changed(self._source, how)
+            self._log.state.total = self._read
             self._is_at_end = True
             return
         old = rows[: max(0, self._read_before - self._read)]
@@ -482,28 +468,6 @@ class PendingRows:
             self._unsettled.clear()
 
 
-async def check_unchanged(source: Source, log: InputLog) -> None:
-    """Compare the rows of *source* with those that earlier runs have read; keep none of them.
-
-    Raises:
-        StateMismatchError: they differ.
-    """
-    digest, read, count = hashlib.blake2b(digest_size=16), 0, log.state.read
-    while read < count:
-        rows = (await source.chunk())[: count - read]
-        if not rows:
-            raise _shorter(source, read, count)
-        read += len(rows)
-        digest.update(encode_rows(rows))
-    if count and digest.hexdigest() != log.state.digest:
-        raise _changed(source, f"its first {count} rows differ")
-    log.is_verified = True
-
-
-def _shorter(source: Source, now: int, before: int) -> StateMismatchError:
-    return _changed(source, f"it has {now} rows now, and {before} were read before")
-
-
 def _changed(source: Source, how: str) -> StateMismatchError:
     return StateMismatchError(
         f"{source.name} has changed since this job was created: {how}",
@@ -516,78 +480,44 @@ def _changed(source: Source, how: str) -> StateMismatchError:
 
 # --- Row numbers ----------------------------------------------------------------------------
 
-_BUFFER_SIZE = 1024
-
 
 class IntervalSet:
     """A mutable set of integers, stored as sorted intervals that are neither adjacent nor overlap.
 
-    A million rows done in order are one interval. Single numbers are buffered until the set
-    is read: they come nearly in order, so a run of consecutive numbers is inserted at once.
+    A million rows done in order are one interval. Iterates over the intervals, each as a pair of its
+    first and last number.
     """
 
-    __slots__ = ("_buffer", "_firsts", "_lasts")
-
     def __init__(self, intervals: Iterable[tuple[int, int]] = ()) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-        self._buffer: list[int] = []
+        self._intervals: list[tuple[int, int]] = []
         for first, last in intervals:
-            self._insert(first, last)
+            self.add(first, last)
+
+    def _place(self, number: int) -> int:
+        """Return the index of the last interval that begins at or before *number*, -1 if none does."""
+        return bisect_right(self._intervals, (number, inf)) - 1
 
     def __contains__(self, number: int) -> bool:
-        self._flush()
-        index = bisect_right(self._firsts, number) - 1
-        return index >= 0 and number <= self._lasts[index]
+        place = self._place(number)
+        return place >= 0 and number <= self._intervals[place][1]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        self._flush()
-        return iter(list(zip(self._firsts, self._lasts, strict=True)))
-
-    def __len__(self) -> int:
-        return sum(last - first + 1 for first, last in self)
+        return iter(self._intervals)
 
     def add(self, first: int, last: int | None = None) -> None:
         """Add *first*, or all numbers from *first* to *last*."""
-        if last is not None:
-            self._insert(first, last)
-            return
-        self._buffer.append(first)
-        if len(self._buffer) >= _BUFFER_SIZE:
-            self._flush()
-
-    def _flush(self) -> None:
-        if not self._buffer:
-            return
-        numbers, self._buffer = sorted(self._buffer), []
-        first = last = numbers[0]
-        for number in numbers:
-            if number > last + 1:
-                self._insert(first, last)
-                first = number
-            last = number
-        self._insert(first, last)
-
-    def _insert(self, first: int, last: int) -> None:
-        firsts, lasts = self._firsts, self._lasts
-        start = bisect_right(firsts, first - 1)
-        if start and lasts[start - 1] >= first - 1:
-            start -= 1
-        end = bisect_right(firsts, last + 1)
+        last = first if last is None else last
+        intervals, start, end = self._intervals, self._place(first - 1), self._place(last + 1) + 1
+        if start < 0 or intervals[start][1] < first - 1:
+            start += 1
         if start < end:
-            first, last = min(first, firsts[start]), max(last, lasts[end - 1])
-        firsts[start:end] = [first]
-        lasts[start:end] = [last]
+            first, last = min(first, intervals[start][0]), max(last, intervals[end - 1][1])
+        intervals[start:end] = [(first, last)]
 
     def discard(self, number: int) -> None:
         """Remove *number* if it is present."""
-        if number not in self:
-            return
-        index = bisect_right(self._firsts, number) - 1
-        first, last = self._firsts[index], self._lasts[index]
-        parts = [part for part in ((first, number - 1), (number + 1, last)) if part[0] <= part[1]]
-        self._firsts[index : index + 1] = [part[0] for part in parts]
-        self._lasts[index : index + 1] = [part[1] for part in parts]
-
-    def __repr__(self) -> str:
-        return f"<IntervalSet {', '.join(f'{a}-{b}' if a < b else str(a) for a, b in self)}>"
+        if number in self:
+            place = self._place(number)
+            first, last = self._intervals[place]
+            parts = [(first, number - 1), (number + 1, last)]
+            self._intervals[place : place + 1] = [part for part in parts if part[0] <= part[1]]
