@@ -69,23 +69,29 @@ def target_of(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.realpath(path)) if os.path.islink(path) else Path(path)  # noqa: PTH114
 
 
+class ForeignFileError(OSError):
+    """A file with a derived name is a symbolic link, or not a regular file."""
+
+
 def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
     """Return a descriptor of the regular file *path*.
 
     Raises:
-        OSError: it cannot be opened, is a symbolic link, or is not a regular file.
+        ForeignFileError: it is a symbolic link, or not a regular file.
+        OSError: it cannot be opened.
     """
+    is_link = not hasattr(os, "O_NOFOLLOW") and path.is_symlink()
     try:
-        if not (hasattr(os, "O_NOFOLLOW") or flags & os.O_EXCL) and path.is_symlink():
-            raise OSError(errno.ELOOP, "")  # noqa: TRY301 - as `open` does elsewhere
-        descriptor = os.open(path, flags | _FLAGS, mode)
+        descriptor = -1 if is_link else os.open(path, flags | _FLAGS, mode)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a symbolic link", str(path)) from None
-        raise
+        if error.errno != errno.ELOOP:
+            raise
+        is_link = True
+    if is_link:
+        raise ForeignFileError(errno.ELOOP, "is a symbolic link", str(path))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError(errno.EEXIST, "is not a regular file", str(path))
+        raise ForeignFileError(errno.EEXIST, "is not a regular file", str(path))
     return descriptor
 
 
@@ -290,10 +296,11 @@ class Lock:
         while True:
             descriptor = self._open()
             try:
-                _lock_state(descriptor, self._state)
-                if self._is_current(descriptor):
-                    self._claim(descriptor)
-                    return descriptor
+                self._lock(descriptor)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), self._path.lstat()):
+                        self._claim(descriptor)
+                        return descriptor
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -302,21 +309,28 @@ class Lock:
     def _open(self) -> int:
         """Return a descriptor of the lock file, created if missing."""
         while True:
+            self._is_ours = True
             try:
-                descriptor = open_own(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            except FileExistsError:
+                with suppress(FileExistsError):
+                    return open_own(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
                 self._is_ours = False
-                try:
+                with suppress(FileNotFoundError):  # the previous run has removed the file
                     return open_own(self._path, os.O_RDWR)
-                except FileNotFoundError:
-                    continue  # the previous run has removed the file
-                except OSError as error:
-                    if error.errno not in (errno.ELOOP, errno.EEXIST):
-                        raise
-                    raise self._foreign(error.strerror or "") from None
-            else:
-                self._is_ours = True
-                return descriptor
+            except ForeignFileError as error:
+                raise self._foreign(error.strerror or "") from None
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            is_locked = try_lock(descriptor)
+        except OSError as error:
+            raise StateMismatchError(
+                f"the file system of {self._state} does not support file locks ({error.strerror})",
+                file=str(self._state),
+                advice="Put the state on a local disk: without a lock, two runs could send a row "
+                "twice",
+            ) from None
+        if not is_locked:
+            raise _in_use(self._state, _pid_in(self._path))
 
     def _claim(self, descriptor: int) -> None:
         content = os.read(descriptor, 64)
@@ -334,12 +348,6 @@ class Lock:
             file=str(self._path),
             advice="Give the state another name; this file was not touched",
         )
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), self._path.lstat())
-        except FileNotFoundError:
-            return False
 
     def _take_state(self) -> int:
         """Return a locked descriptor of the state file, created if missing."""
@@ -382,35 +390,26 @@ def lock_path(state: Path) -> Path:
 def holder_of(state: Path) -> int | None:
     """Return the id of the process that uses *state*, 0 if unknown, None if not in use.
 
-    Takes no lock.
+    Without a query for locks, as outside of Linux, the lock file is locked for an instant.
     """
     if _held.get(_key(state.stat())) == os.getpid():
         return os.getpid()
-    pid = _read_pid(lock_path(state))
-    if fcntl is None:
-        return _holder_of_lock_file(lock_path(state), pid)
-    if _GET is None:
-        return pid if pid is not None and _is_alive(pid) else None
-    descriptor = open_to_read(state)
-    try:
-        found = fcntl.fcntl(descriptor, _GET, _range_lock())
-    except OSError:
-        return pid if pid is not None and _is_alive(pid) else None
-    finally:
-        os.close(descriptor)
-    return None if struct.unpack(_FLOCK, found)[0] == fcntl.F_UNLCK else pid or 0
-
-
-def _holder_of_lock_file(path: Path, pid: int | None) -> int | None:
-    """Return *pid* if *path* is locked. The lock is taken for an instant: Windows has no query."""
-    try:
-        descriptor = open_own(path, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        return None if try_lock(descriptor) else pid or 0
-    finally:
-        os.close(descriptor)
+    pid = _pid_in(lock_path(state))
+    with suppress(OSError):  # no such locks on this file system
+        if _GET is not None:
+            descriptor = open_to_read(state)
+            try:
+                found = fcntl.fcntl(descriptor, _GET, _range_lock())
+            finally:
+                os.close(descriptor)
+            return None if struct.unpack(_FLOCK, found)[0] == fcntl.F_UNLCK else pid or 0
+    with suppress(OSError):  # without a lock file
+        descriptor = open_own(lock_path(state), os.O_RDWR)
+        try:
+            return None if try_lock(descriptor) else pid or 0
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def lock_or_fail(descriptor: int, error: Exception) -> None:
@@ -423,19 +422,6 @@ def lock_or_fail(descriptor: int, error: Exception) -> None:
         raise error
 
 
-def _lock_state(descriptor: int, state: Path) -> None:
-    try:
-        is_locked = try_lock(descriptor)
-    except OSError as error:
-        raise StateMismatchError(
-            f"the file system of {state} does not support file locks ({error.strerror})",
-            file=str(state),
-            advice="Put the state on a local disk: without a lock, two runs could send a row twice",
-        ) from None
-    if not is_locked:
-        raise _in_use(state, _read_pid(lock_path(state)))
-
-
 def _key(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
@@ -444,7 +430,7 @@ def _range_lock() -> bytes:
     return struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, *_RANGE, 0)
 
 
-def _read_pid(path: Path) -> int | None:
+def _pid_in(path: Path) -> int | None:
     try:
         descriptor = open_own(path, os.O_RDONLY)
     except OSError:
@@ -454,16 +440,6 @@ def _read_pid(path: Path) -> int | None:
     finally:
         os.close(descriptor)
     return int(found[1]) if found else None
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _in_use(state: Path, pid: int | None) -> StateInUseError:

@@ -8,7 +8,6 @@ columns depend on all items, is converted at that point.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -30,6 +29,7 @@ from asyncclients.errors import (
     encodable,
 )
 from asyncclients.own_files import (
+    ForeignFileError,
     fcntl,
     finish_before_cancel,
     in_thread,
@@ -179,9 +179,7 @@ class FileSink:
             )
         try:
             descriptor = open_own(self.part, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EEXIST):
-                raise
+        except ForeignFileError as error:
             raise self._foreign(error.strerror or "") from None
         self._file = os.fdopen(descriptor, "rb+")
         lock_or_fail(descriptor, self._in_use())

@@ -11,7 +11,6 @@ used as the input of a push, which reads the rows in it. A retry of the failed r
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +36,7 @@ from asyncclients.errors import (
     error_text,
     row_reason,
 )
-from asyncclients.own_files import FAILED_SUFFIX, RETRY_SUFFIX, open_own
+from asyncclients.own_files import FAILED_SUFFIX, RETRY_SUFFIX, ForeignFileError, open_own
 
 _UNSTABLE = re.compile(r" at 0x[0-9A-Fa-f]|\{")
 """Matches a repr with an address, or with a set, whose order may vary."""
@@ -51,7 +50,7 @@ class _UnstableError(Exception):
 
 def encode_row(data: Any) -> bytes:
     """Return *data* as JSON, to be shown or stored; never raises."""
-    return _encode(data, _shown, _show)
+    return _encode(data, _shown)
 
 
 def digest(data: bytes) -> str:
@@ -93,7 +92,7 @@ def encode_rows(rows: Sequence[Row]) -> bytes:
 
 def _comparable(row: Row) -> bytes:
     try:
-        return _encode(row.data, _compared, _compare) + b"\n"
+        return _encode(row.data, _compared) + b"\n"
     except _UnstableError as unstable:
         raise InputError(
             f"row {row.number} holds {unstable}, which looks different in each process, so a "
@@ -104,7 +103,8 @@ def _comparable(row: Row) -> bytes:
         ) from None
 
 
-def _encode(data: Any, encoder: msgspec.json.Encoder, text: Text) -> bytes:
+def _encode(data: Any, encoder: msgspec.json.Encoder) -> bytes:
+    text = cast("Text", encoder.enc_hook)
     try:
         encoded = encoder.encode(data)
         if not codec.may_hold_nan(encoded):
@@ -132,7 +132,7 @@ def _plain(value: Any, text: Text) -> Any:
         return [_plain(each, text) for each in cast("Iterable[Any]", value)]
     if isinstance(value, AbstractSet):
         members = [_plain(each, text) for each in cast("AbstractSet[object]", value)]
-        return sorted(members, key=_show_order)
+        return sorted(members, key=_shown.encode)
     try:
         plain = msgspec.to_builtins(value, order="deterministic", enc_hook=text)
     except _UnstableError:
@@ -140,10 +140,6 @@ def _plain(value: Any, text: Text) -> Any:
     except Exception:  # noqa: BLE001 - `to_wire` may raise anything
         plain = value
     return _plain(plain, text) if type(plain) is not type(value) else text(value)
-
-
-def _show_order(member: Any) -> bytes:
-    return _shown.encode(member)
 
 
 def _show(value: Any) -> Any:
@@ -177,9 +173,6 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         line: where the row starts in the input.
-        number: of the row in the input.
-        row: its content.
-        reason: text of the error.
         error: class of the error.
         attempts: requests sent for the row.
         errors: field errors in the vendor's response, if any.
@@ -195,11 +188,6 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     errors: Any = None
     checksum: int = 0
-
-    @property
-    def is_edited(self) -> bool:
-        """True if `row` differs from the input."""
-        return row_checksum(self.row) != self.checksum
 
 
 class FailedRows(NamedTuple):
@@ -263,33 +251,14 @@ class DeadLetterFile:
         return lambda: self._append(lines)
 
     def _append(self, lines: bytes) -> None:
-        with self._open(os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as file:
+        with _open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
 
-    def _open(self, flags: int, mode: str, path: Path | None = None) -> BinaryIO:
-        path = path or self.path
-        try:
-            return cast("BinaryIO", os.fdopen(open_own(path, flags), mode))
-        except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EEXIST):
-                raise
-            raise _foreign(path, error.strerror or "") from None
-
     def begin(self) -> None:
         """Remove a file left by an older state."""
-        self._remove(self.path)
-
-    def _remove(self, path: Path) -> None:
-        try:
-            with self._open(os.O_RDWR, "rb+", path) as file:
-                start = file.readline()
-        except FileNotFoundError:
-            return
-        if start and _read(start) is None:
-            raise _foreign(path, "is not a list of failed rows")
-        path.unlink()
+        _remove(self.path)
 
     # --- Retry --------------------------------------------------------------------------
 
@@ -303,15 +272,21 @@ class DeadLetterFile:
         numbers: set[int] = set()
         edited: dict[int, Any] = {}
         try:
-            with self._open(os.O_RDONLY, "rb", path) as file:
+            with _open(path, os.O_RDONLY, "rb") as file:
                 for line, text in enumerate(file, 1):
                     if not text.strip():
                         continue
                     failure = _read(text)
                     if failure is None or failure.number in numbers:
-                        raise _unusable_line(path, line)
+                        raise StateMismatchError(
+                            f"{path}, line {line}: is not a failed row, or the second one with its "
+                            "number",
+                            file=str(path),
+                            advice='Correct the line: change only what is in "row". Without the '
+                            "line, its row stays failed",
+                        )
                     numbers.add(failure.number)
-                    if failure.is_edited:
+                    if row_checksum(failure.row) != failure.checksum:
                         edited[failure.number] = failure.row
         except FileNotFoundError:
             pass
@@ -349,12 +324,12 @@ class DeadLetterFile:
 
     def end_retry(self) -> None:
         """Remove the renamed file: all its rows have an outcome."""
-        self._remove(self.retry_path)
+        _remove(self.retry_path)
 
     def resume(self, mark: Mark, *, drop: bool = False) -> list[DeadLetter]:
         """Return the failures after *mark*, which no commit has counted; with *drop*, remove them."""
         try:
-            with self._open(os.O_RDWR, "rb+") as file:
+            with _open(self.path, os.O_RDWR, "rb+") as file:
                 content = file.read()
                 found, keep = _tail(content, mark, drop=drop)
                 if keep < len(content):
@@ -382,20 +357,29 @@ def _tail(content: bytes, mark: Mark, *, drop: bool) -> tuple[list[DeadLetter], 
     return found, end
 
 
+def _open(path: Path, flags: int, mode: str) -> BinaryIO:
+    try:
+        return cast("BinaryIO", os.fdopen(open_own(path, flags), mode))
+    except ForeignFileError as error:
+        raise _foreign(path, error.strerror or "") from None
+
+
+def _remove(path: Path) -> None:
+    try:
+        with _open(path, os.O_RDWR, "rb+") as file:
+            start = file.readline()
+    except FileNotFoundError:
+        return
+    if start and _read(start) is None:
+        raise _foreign(path, "is not a list of failed rows")
+    path.unlink()
+
+
 def _foreign(path: Path, problem: str) -> StateMismatchError:
     return StateMismatchError(
         f"{path}, the file of failed rows of this state, {problem}",
         file=str(path),
         advice="Move it away, or give the state another name; it was not touched",
-    )
-
-
-def _unusable_line(path: Path, line: int) -> StateMismatchError:
-    return StateMismatchError(
-        f"{path}, line {line}: is not a failed row, or the second one with its number",
-        file=str(path),
-        advice='Correct the line: change only what is in "row". Without the line, its row stays '
-        "failed",
     )
 
 
