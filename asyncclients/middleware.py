@@ -14,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from functools import partial
 from inspect import iscoroutine, iscoroutinefunction
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from asyncclients.arguments import check_text, shown
 from asyncclients.core.events import (
@@ -26,38 +24,29 @@ from asyncclients.core.events import (
     Callback,
     CallEnded,
     CallStarted,
-    PoolClosed,
-    PoolOpened,
     call_numbers,
     callbacks,
     emit,
-    emit_control,
-    emit_external_usage,
-    warn_of_long_wait,
 )
 from asyncclients.core.network import never_sent
 from asyncclients.core.options import CallContext, current_call_context
-from asyncclients.core.pool import check_parts, scope_key
-from asyncclients.core.scope import Scope, ScopeStats
+from asyncclients.core.pool import ScopePool, check_parts, scope_key
+from asyncclients.core.scope import Scope
 from asyncclients.errors import (
     AsyncClientsError,
-    ClientClosedError,
     ConfigurationError,
     DeadlineExceededError,
-    WrongEventLoopError,
 )
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
-from asyncclients.ratelimit.limiter import Limiter
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, check_quotas
-from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
-from asyncclients.ratelimit.timer import IdleSweep, wall_clock
+from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.secret import Secret
 
 if TYPE_CHECKING:
     import aiohttp
 
     from asyncclients.core.events import Listener
-    from asyncclients.ratelimit.protocol import LimitStore, SharedLimiterFactory
+    from asyncclients.ratelimit.protocol import LimitStore
     from asyncclients.ratelimit.slots import Permit
 
     Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
@@ -145,7 +134,6 @@ class _Settings(NamedTuple):
                 "quota_middleware needs a quota", advice="As in quota_middleware(Quota(2, 1.0))"
             )
         check_quotas(self.quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
-        Limiter((), admission=self.admission)  # rejects other words
         for name, form in _FUNCTIONS.items():
             _check_function(name, getattr(self, name), f"{name}=lambda request: {form}")
         for name, text in (("quota_key", self.quota_key), ("vendor", self.vendor)):
@@ -163,56 +151,16 @@ class _Settings(NamedTuple):
             )
 
 
-class QuotaMiddleware:
+class QuotaMiddleware(ScopePool):
     """The result of `quota_middleware`; used in one event loop, by one session or several."""
 
+    _noun = "quota_middleware"
+
     def __init__(self, settings: _Settings) -> None:
-        self._settings, self._listeners = settings, settings.listeners
-        self._scopes: dict[Hashable, Scope] = {}
-        self._shared: SharedLimiterFactory | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._eviction: IdleSweep | None = None
-        self._closed = False
-
-    # --- Life -----------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        self.bind()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End the requests that wait with `ClientClosedError`, and leave the shared store.
-
-        Idempotent. Without `limits=` nothing has to be closed.
-
-        Raises:
-            WrongEventLoopError: from another loop than the one it was used in.
-        """
-        if not self._closed and self._loop is not None:
-            self.bind()
-            emit(self._listeners, PoolClosed(stats=self.stats))
-        self._closed = True
-        if self._eviction is not None:
-            self._eviction.stop()
-        for scope in self._scopes.values():
-            await scope.aclose()
-        if self._shared is not None:
-            await self._shared.aclose()
-
-    def stats(self) -> tuple[ScopeStats, ...]:
-        """Return a snapshot of every scope, as `SessionPool.stats` does."""
-        if self._loop is None:
-            return ()
-        now = self._loop.time()
-        return tuple(scope.stats(now) for scope in self._scopes.values())
+        super().__init__(
+            limits=settings.limits, listeners=settings.listeners, admission=settings.admission
+        )
+        self._settings = settings
 
     def __repr__(self) -> str:
         quotas = ", ".join(str(quota) for quota in self._settings.quotas)
@@ -229,50 +177,23 @@ class QuotaMiddleware:
             "ClientSession(middlewares=(quota_middleware(...),))",
         )
 
-    def bind(self) -> asyncio.AbstractEventLoop:
-        """Return the loop of this middleware; at first use, the running one.
-
-        Raises:
-            ClientClosedError: after `aclose`.
-            WrongEventLoopError: another loop is running.
-        """
-        loop = asyncio.get_running_loop()
-        if self._closed:
-            raise ClientClosedError(
-                "the quota_middleware is closed", advice="Close it after the last request"
-            )
-        if self._loop is None:
-            self._loop = loop
-            emit(self._listeners, PoolOpened(stats=self.stats))
-        elif self._loop is not loop:
-            raise WrongEventLoopError(
-                "this quota_middleware belongs to another event loop",
-                advice="Make one for each ClientSession",
-            )
-        return loop
-
     # --- Scopes ---------------------------------------------------------------------
 
     def _scope(self, request: aiohttp.ClientRequest) -> Scope:
-        loop = self.bind()
+        self.bind()
         scope_of = self._settings.scope
         key = request.url.origin() if scope_of is None else scope_of(request)
         try:
-            found = self._scopes.get(key)
+            group = self._scopes.get(key)
         except TypeError:  # it cannot be hashed
             raise _wrong_result("scope", key, "a hashable key, as request.url.host is") from None
-        if found is None:
+        if group is None:
             if isinstance(key, Awaitable):
                 raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
-            found = self._scopes[key] = self._new_scope(loop, request, key)
-            if self._eviction is None:
-                self._eviction = IdleSweep(loop, self._evict)
-            self._eviction.watch(max(quota.period for quota in self._settings.quotas))
-        return found
+            group = self._scopes[key] = {"": self._new_scope(request, key)}
+        return group[""]
 
-    def _new_scope(
-        self, loop: asyncio.AbstractEventLoop, request: aiohttp.ClientRequest, key: Hashable
-    ) -> Scope:
+    def _new_scope(self, request: aiohttp.ClientRequest, key: Hashable) -> Scope:
         settings = self._settings
         vendor = settings.vendor or request.url.host or ""
         if settings.scope is None:
@@ -282,35 +203,7 @@ class QuotaMiddleware:
             name = Secret(str(key)).fingerprint()  # one-way: the key may hold a credential
         else:
             raise _wrong_result("scope", key, "text that is the same in all processes")
-        local = Limiter(
-            settings.quotas,
-            admission=settings.admission,
-            now=loop.time(),
-            wall_time=wall_clock(loop),
-        )
-        local.external.on_change = partial(emit_external_usage, self._listeners, vendor, name)
-        scheduler = Scheduler(local, loop)
-        scheduler.on_long_wait = partial(warn_of_long_wait, vendor, name)
-        if settings.limits is not None:
-            if self._shared is None:
-                self._shared = settings.limits.open(cold=False)
-            scheduler.limiter = self._shared.limiter(
-                name,
-                local,
-                scheduler,
-                vendor=vendor,
-                on_control=partial(emit_control, self._listeners, vendor, name),
-            )
-        return Scope(vendor, name, scheduler)
-
-    def _evict(self, now: float) -> bool:
-        """Evict the scopes that are idle at *now*; True if any are left."""
-        for key, scope in [*self._scopes.items()]:
-            if scope.is_idle(now, shares_quota=False):
-                del self._scopes[key]
-                if self._shared is not None:
-                    self._shared.forget(scope.scheduler.limiter)
-        return bool(self._scopes)
+        return Scope(*self._new_queue(vendor, name, settings.quotas))
 
     # --- Requests -------------------------------------------------------------------
 
@@ -434,7 +327,7 @@ class _Exchange:
             scheduler.on_response(permit, info)
             self._on_outcome(response.status, None)
             if info is not None and (info.is_rate_limited or info.unavailable):
-                self._scope.on_pause(self._listeners, unavailable=info.unavailable)
+                self._scope.events.on_pause(scheduler, unavailable=info.unavailable)
             return response
         finally:
             scheduler.on_done()

@@ -358,7 +358,7 @@ class Call(Generic[T]):
             if self._kind is ResponseKind.RATE_LIMITED:
                 self._on_rate_limited(outcome)
             elif status in UNAVAILABLE and retry_after(outcome) is not None:
-                self._scope.on_pause(config.pool.listeners, unavailable=True)
+                self._scope.events.on_pause(self._scope.scheduler, unavailable=True)
         return decide_failure(self._request, outcome, self._kind, self._state, config.policy)
 
     def _on_rate_limited(self, outcome: Response) -> None:
@@ -367,7 +367,7 @@ class Call(Generic[T]):
             self._scope.scheduler.on_rate_limited(retry_after(outcome, rate_limited=True), permit)
         if self._context is not None and self._context.hook is not None:
             self._context.hook.on_rate_limited()
-        self._scope.on_pause(self._config.pool.listeners)
+        self._scope.events.on_pause(self._scope.scheduler, unavailable=False)
 
     async def wait(self, decision: Decision, outcome: Outcome) -> bool:
         """Wait before the next attempt; return False if there must be none."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from asyncclients.core.vendor import Vendor
     from asyncclients.ratelimit.control import ControlChange
     from asyncclients.ratelimit.long_waits import LongWait
+    from asyncclients.ratelimit.scheduler import Scheduler
     from asyncclients.secret import Secret
 
 T = TypeVar("T")
@@ -207,69 +208,85 @@ def log_event(event: object) -> None:
     logger.debug("%r", event)
 
 
-def emit_scope_paused(listeners: Sequence[Callback[Any]], event: ScopePaused) -> None:
-    """Log the pause of a scope and emit its event."""
-    level = logging.WARNING if event.seconds >= _LONG_PAUSE else logging.INFO
-    text = "%s: rate-limited, nothing is sent for %.1f s; other clients may use the same quota"
-    if event.unavailable:
-        text = "%s: unavailable, nothing is sent for %.1f s, as the vendor asks"
-    logger.log(level, text, event.vendor, event.seconds)
-    emit(listeners, event)
+_SHARE_THE_QUOTA = (
+    "Give this program a credential of its own, or share the quota with your other processes: "
+    "limits=..., or --limits of a command"
+)
 
 
-def emit_control(
-    listeners: Sequence[Callback[Any]], vendor: str, scope: str, change: ControlChange
-) -> None:
-    """Log and emit a *change* of what an operator has set."""
-    before, now, seconds = change.before, change.now, change.held_for
-    name = f"{vendor} (scope {scope:.4})"
-    if now.pause is not None and now.pause != before.pause:
-        text = "%s: %s; calls wait in all processes. asyncclients limits resume %.8s ends it"
-        logger.warning(text, name, now.pause, scope)
-        by = now.pause.by
-        emit(listeners, ScopePaused(vendor=vendor, scope=scope, seconds=seconds, by=by))
-    elif before.pause is not None and now.pause is None:
-        logger.warning("%s: the pause set by %s is over", name, before.pause.by)
-        emit(listeners, ScopeResumed(vendor=vendor, scope=scope))
-    if now.quotas != before.quotas:
-        quotas, by = ((), "") if now.quotas is None else (now.quotas.quotas, now.quotas.by)
-        logger.warning("%s: %s", name, now.quotas or "the configured quotas apply again")
-        emit(listeners, QuotasReplaced(vendor=vendor, scope=scope, quotas=quotas, by=by))
+class ScopeEvents:
+    """Logs and emits what happens to the queue of one scope.
 
+    Attributes:
+        vendor: name of the vendor.
+        scope: one-way name of the scope.
+    """
 
-def emit_external_usage(
-    listeners: Sequence[Callback[Any]], vendor: str, scope: str, rate: float
-) -> None:
-    """Log that other clients use the quota of *scope*, at *rate* calls per second; emit it."""
-    if rate:
-        text = (
-            "%s: other clients use the same quota, about %.2g calls per second, which are left "
-            "to them. Give this program a credential of its own, or share the quota with your "
-            "other processes: limits=..., or --limits of a command"
+    __slots__ = ("_has_warned", "_listeners", "scope", "vendor")
+
+    def __init__(self, listeners: Sequence[Callback[Any]], vendor: str, scope: str) -> None:
+        self._listeners, self.vendor, self.scope = listeners, vendor, scope
+        self._has_warned = False
+
+    def on_pause(self, scheduler: Scheduler, *, unavailable: bool) -> None:
+        """A response has paused *scheduler*: a 429, or the vendor is *unavailable*."""
+        if (seconds := scheduler.paused_for) > 0:
+            text = (
+                "%s: rate-limited, nothing is sent for %.1f s; other clients may use the same quota"
+            )
+            if unavailable:
+                text = "%s: unavailable, nothing is sent for %.1f s, as the vendor asks"
+            level = logging.WARNING if seconds >= _LONG_PAUSE else logging.INFO
+            logger.log(level, text, self.vendor, seconds)
+            self._emit(ScopePaused, seconds=seconds, unavailable=unavailable)
+        if not unavailable and scheduler.has_unexplained_rejections and not self._has_warned:
+            self._has_warned = True
+            text = (
+                "%s: %d requests were rejected although this program kept the quota: another "
+                "program uses the same key, or the vendor allows less. %s"
+            )
+            logger.warning(text, self.vendor, scheduler.rejected, _SHARE_THE_QUOTA)
+
+    def on_external_usage(self, rate: float) -> None:
+        """Other clients use the quota, at *rate* calls per second; 0 if they have stopped."""
+        if rate:
+            text = (
+                "%s: other clients use the same quota, about %.2g calls per second, which are left "
+                "to them. %s"
+            )
+            logger.warning(text, self.vendor, rate, _SHARE_THE_QUOTA)
+        else:
+            logger.info("%s: other clients no longer use the same quota", self.vendor)
+        self._emit(ExternalUsageSeen, rate=rate)
+
+    def on_long_wait(self, wait: LongWait) -> None:
+        """Calls wait for minutes or hours."""
+        text = "%s (scope %.4s): %d %s at least %s: %s. %s"
+        calls = "call waits" if wait.calls == 1 else "calls wait"
+        advice = (
+            wait.delay.remedy or "Nothing is lost; a call with a deadline= does not wait so long"
         )
-        logger.warning(text, vendor, rate)
-    else:
-        logger.info("%s: other clients no longer use the same quota", vendor)
-    emit(listeners, ExternalUsageSeen(vendor=vendor, scope=scope, rate=rate))
+        seconds, cause = span_text(wait.seconds), wait.delay.cause
+        logger.warning(text, self.vendor, self.scope, wait.calls, calls, seconds, cause, advice)
 
+    def on_control(self, change: ControlChange) -> None:
+        """An operator has paused the scope, resumed it or set its quotas, in all processes."""
+        before, now = change.before, change.now
+        name = f"{self.vendor} (scope {self.scope:.4})"
+        if now.pause is not None and now.pause != before.pause:
+            text = "%s: %s; calls wait in all processes. asyncclients limits resume %.8s ends it"
+            logger.warning(text, name, now.pause, self.scope)
+            self._emit(ScopePaused, seconds=change.held_for, by=now.pause.by)
+        elif before.pause is not None and now.pause is None:
+            logger.warning("%s: the pause set by %s is over", name, before.pause.by)
+            self._emit(ScopeResumed)
+        if now.quotas != before.quotas:
+            quotas, by = ((), "") if now.quotas is None else (now.quotas.quotas, now.quotas.by)
+            logger.warning("%s: %s", name, now.quotas or "the configured quotas apply again")
+            self._emit(QuotasReplaced, quotas=quotas, by=by)
 
-def warn_of_long_wait(vendor: str, scope: str, wait: LongWait) -> None:
-    """Log that calls of *scope* wait for minutes or hours, why, and what to do."""
-    text = "%s (scope %.4s): %d %s at least %s: %s. %s"
-    calls = "call waits" if wait.calls == 1 else "calls wait"
-    advice = wait.delay.remedy or "Nothing is lost; a call with a deadline= does not wait so long"
-    seconds, cause = span_text(wait.seconds), wait.delay.cause
-    logger.warning(text, vendor, scope, wait.calls, calls, seconds, cause, advice)
-
-
-def warn_of_rejections(vendor: str, rejected: int) -> None:
-    """Log that *rejected* calls were rate-limited although the quota was kept."""
-    text = (
-        "%s: %d requests were rejected although this program kept the quota: another program "
-        "uses the same key, or the vendor allows less. Give this program a credential of its "
-        "own, or share the quota with your other processes: limits=..., or --limits of a command"
-    )
-    logger.warning(text, vendor, rejected)
+    def _emit(self, event: Callable[..., Event], **fields: Any) -> None:
+        emit(self._listeners, event(vendor=self.vendor, scope=self.scope, **fields))
 
 
 # --- Captured responses -------------------------------------------------------

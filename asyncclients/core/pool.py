@@ -1,20 +1,14 @@
-"""The pool, one per event loop: it creates the scopes, evicts idle ones and closes all.
-
-A pool is bound to the event loop of its first use and raises when it is used in another.
-A scope is created at first use, and evicted when it has no client and no quota is affected
-by its calls any longer, one period after the last of them.
-"""
+"""The pool, one per event loop: it creates the scopes, evicts idle ones and closes all."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Hashable, Iterator, Sequence
 from contextvars import Context
-from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import PurePath
 from ssl import SSLContext
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -24,14 +18,13 @@ from asyncclients.arguments import check_count, check_seconds, check_type
 from asyncclients.core.auth import Login
 from asyncclients.core.call import ClientConfig, PoolConfig, ScopeHandle
 from asyncclients.core.events import (
+    Callback,
     PoolClosed,
     PoolOpened,
+    ScopeEvents,
     callbacks,
     emit,
-    emit_control,
-    emit_external_usage,
     logger,
-    warn_of_long_wait,
 )
 from asyncclients.core.network import network_arguments
 from asyncclients.core.retry import RetryPolicy
@@ -61,7 +54,193 @@ if TYPE_CHECKING:
     from asyncclients.ratelimit.quota import Quota
 
 
-class SessionPool:
+class ScopePool:
+    """Scopes in one event loop: the base of `SessionPool` and of `quota_middleware`.
+
+    It is bound to the event loop of its first use and raises when it is used in another. A
+    scope is evicted when it has no client and no quota is affected by its calls any longer.
+    """
+
+    _noun = "pool"
+
+    def __init__(
+        self,
+        *,
+        limits: LimitStore | None,
+        listeners: tuple[Callback[Any], ...],
+        admission: Literal["adaptive", "exact"],
+        cold_start: Literal["empty", "full"] = "empty",
+        max_connections: int | None = None,
+    ) -> None:
+        Limiter((), admission=admission, cold_start=cold_start)  # rejects other words
+        self._limits, self._listeners = limits, listeners
+        self._shared: SharedLimiterFactory | None = None
+        self._admission: Literal["adaptive", "exact"] = admission
+        self._cold_start: Literal["empty", "full"] = cold_start
+        self._in_flight_limit = InFlightLimit(max_connections or math.inf)
+        self._scopes: dict[Hashable, dict[str, Scope]] = {}
+        """Key of the quota -> one-way name of the credential -> its scope."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = self._ended = False
+        self._closing = asyncio.Lock()
+        self._eviction: IdleSweep | None = None
+        self._evicting: set[asyncio.Task[None]] = set()
+        self._evicted: set[str] = set()
+
+    async def __aenter__(self) -> Self:
+        self.bind()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all sessions; waiting calls end with `ClientClosedError`.
+
+        Idempotent. If it is cancelled, another call closes what is still open.
+
+        Raises:
+            WrongEventLoopError: from another loop than the one it was used in. Nothing is
+                closed then: after a fork the sockets are also the parent's, and the
+                parent's selector would forget them.
+        """
+        if self._ended:
+            return
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise self._wrong_loop()
+        if not self._closed:
+            self._closed = True
+            for scope in self._all_scopes():
+                scope.closed = True
+            if self._loop is not None:
+                emit(self._listeners, PoolClosed(stats=self.stats))
+        if self._eviction is not None:
+            self._eviction.stop()
+        async with self._closing:
+            if self._evicting:
+                await asyncio.wait(self._evicting)
+            # All are closed even if one raises; closing one twice does nothing.
+            ends = await asyncio.gather(
+                *(scope.aclose() for scope in self._all_scopes()), return_exceptions=True
+            )
+            if self._shared is not None:
+                await self._shared.aclose()
+            # The loop closes sockets in its next iteration.
+            await asyncio.sleep(0)
+            self._ended = True
+            for end in ends:
+                if end is not None:
+                    raise end
+
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of this pool; at first use, the running one.
+
+        Raises:
+            ClientClosedError: after `aclose`.
+            WrongEventLoopError: another loop is running, or none.
+        """
+        if self._closed:
+            raise ClientClosedError(
+                f"the {self._noun} is closed", advice="Make calls before closing it"
+            )
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongEventLoopError(
+                f"the {self._noun} was used outside a running event loop",
+                advice="Use it inside a coroutine that asyncio.run() runs",
+            ) from None
+        if self._loop is None:
+            self._loop = loop
+            emit(self._listeners, PoolOpened(stats=self.stats))
+        elif loop is not self._loop:
+            raise self._wrong_loop()
+        return loop
+
+    def _wrong_loop(self) -> WrongEventLoopError:
+        return WrongEventLoopError(
+            f"the {self._noun} belongs to another event loop",
+            advice=f"Make one {type(self).__name__} per event loop: after a fork, in each thread, "
+            "and for each asyncio.run()",
+        )
+
+    def stats(self) -> tuple[ScopeStats, ...]:
+        """Return a snapshot of every scope; one of all credentials with the same quota key."""
+        if self._loop is None:
+            return ()
+        now = self._loop.time()
+        groups = ([scope.stats(now) for scope in g.values()] for g in self._scopes.values() if g)
+        return tuple(
+            msgspec.structs.replace(found[0], token_refreshes=sum(s.token_refreshes for s in found))
+            for found in groups
+        )
+
+    def _all_scopes(self) -> Iterator[Scope]:
+        for group in self._scopes.values():
+            yield from group.values()
+
+    def _new_queue(
+        self, vendor: str, key: str, quotas: tuple[Quota, ...], max_in_flight: int | None = None
+    ) -> tuple[Scheduler, ScopeEvents]:
+        """Return the scheduler and the events of a new scope; the sweep for idle ones is started."""
+        loop, events = self.bind(), ScopeEvents(self._listeners, vendor, key)
+        # A shared store knows what was sent before the start.
+        known = self._limits is not None or key in self._evicted
+        local = Limiter(
+            quotas,
+            admission=self._admission,
+            cold_start="empty" if known else self._cold_start,
+            now=loop.time(),
+            wall_time=wall_clock(loop),
+        )
+        local.external.on_change = events.on_external_usage
+        scheduler = Scheduler(
+            local, loop, max_in_flight=max_in_flight, in_flight_limit=self._in_flight_limit
+        )
+        scheduler.on_long_wait = events.on_long_wait
+        if self._limits is not None:
+            if self._shared is None:
+                self._shared = self._limits.open(cold=self._cold_start == "full")
+            scheduler.limiter = self._shared.limiter(
+                key, local, scheduler, vendor=vendor, on_control=events.on_control
+            )
+        if self._eviction is None:
+            self._eviction = IdleSweep(loop, self._evict)
+        self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
+        return scheduler, events
+
+    def _evict(self, now: float) -> bool:
+        """Evict the scopes that are idle at *now*; return True if any scope is left."""
+        for key, group in [*self._scopes.items()]:
+            for credential, scope in [*group.items()]:
+                if scope.is_idle(now, shares_quota=len(group) > 1):
+                    text = "%s (scope %.8s): evicted; it has no client"
+                    logger.debug(text, scope.vendor, scope.key)
+                    del group[credential]
+                    self._close_evicted(scope, shares_quota=bool(group))
+            if not group:
+                del self._scopes[key]
+        return bool(self._scopes)
+
+    def _close_evicted(self, scope: Scope, *, shares_quota: bool) -> None:
+        if not shares_quota:
+            if self._shared is not None:
+                self._shared.forget(scope.scheduler.limiter)
+            elif self._cold_start == "full":
+                self._evicted.add(scope.key)
+        # In an empty context: the timer has the context of the call that started it.
+        closing = scope.aclose(shares_quota=shares_quota)
+        task = asyncio.get_running_loop().create_task(closing, context=Context())
+        self._evicting.add(task)
+        task.add_done_callback(self._closed_evicted)
+
+    def _closed_evicted(self, task: asyncio.Task[None]) -> None:
+        self._evicting.discard(task)
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            logger.warning("an evicted scope failed to close: %s", type(failure).__name__)
+
+
+class SessionPool(ScopePool):
     """Sends the calls of all clients, each scope within its quota.
 
     Args:
@@ -112,30 +291,22 @@ class SessionPool:
         check_type("validate", validate, bool, "validate=False")
         check_type("retry", retry, RetryPolicy, "retry=RetryPolicy(max_attempts=3)")
         check_parts(session=session, limits=limits, tokens=tokens, listeners=listeners)
-        Limiter((), admission=admission, cold_start=cold_start)  # rejects other words
+        super().__init__(
+            limits=limits,
+            listeners=callbacks(listeners),
+            admission=admission,
+            cold_start=cold_start,
+            max_connections=max_connections,
+        )
         self.config = PoolConfig(
             timeout=timeout,
             retry=retry,
             max_response_bytes=max_response_bytes,
             validate=validate,
-            listeners=callbacks(listeners),
+            listeners=self._listeners,
         )
         self._network = network_arguments(ssl, proxy)
-        self._session, self._limits, self._tokens = session, limits, tokens
-        self._shared: SharedLimiterFactory | None = None
-        self._admission: Literal["adaptive", "exact"] = admission
-        self._cold_start: Literal["empty", "full"] = cold_start
-        self._in_flight_limit = InFlightLimit(max_connections)
-        self._scopes: dict[str, dict[str, Scope]] = {}
-        """Key of the quota -> one-way name of the credential -> its scope."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closed = self._ended = False
-        self._closing = asyncio.Lock()
-        self._eviction: IdleSweep | None = None
-        self._evicting: set[asyncio.Task[None]] = set()
-        self._evicted: set[str] = set()
-
-    # --- Life -----------------------------------------------------------------------
+        self._session, self._tokens = session, tokens
 
     if not TYPE_CHECKING:  # type checkers report `with` by themselves
 
@@ -145,81 +316,6 @@ class SessionPool:
 
         def __exit__(self, *_: object) -> None:
             """Never called."""
-
-    async def __aenter__(self) -> Self:
-        self.bind()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close all sessions; waiting calls end with `ClientClosedError`.
-
-        Idempotent. If it is cancelled, another call closes what is still open.
-
-        Raises:
-            WrongEventLoopError: from another loop than the one it was used in. Nothing is
-                closed then: after a fork the sockets are also the parent's, and the
-                parent's selector would forget them.
-        """
-        if self._ended:
-            return
-        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
-            raise _wrong_loop()
-        if not self._closed:
-            self._closed = True
-            for scope in self._all_scopes():
-                scope.closed = True
-            if self._loop is not None:
-                emit(self.config.listeners, PoolClosed(stats=self.stats))
-        if self._eviction is not None:
-            self._eviction.stop()
-        async with self._closing:
-            if self._evicting:
-                await asyncio.wait(self._evicting)
-            # All are closed even if one raises; closing one twice does nothing.
-            ends = await asyncio.gather(
-                *(scope.aclose() for scope in self._all_scopes()), return_exceptions=True
-            )
-            if self._shared is not None:
-                await self._shared.aclose()
-            # The loop closes sockets in its next iteration.
-            await asyncio.sleep(0)
-            self._ended = True
-            for end in ends:
-                if end is not None:
-                    raise end
-
-    def bind(self) -> asyncio.AbstractEventLoop:
-        """Return the loop of this pool; at first use, the running one.
-
-        Raises:
-            ClientClosedError: after `aclose`.
-            WrongEventLoopError: another loop is running, or none.
-        """
-        if self._closed:
-            raise ClientClosedError("the pool is closed", advice="Make calls before closing it")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise WrongEventLoopError(
-                "the pool was used outside a running event loop",
-                advice="Use it inside a coroutine that asyncio.run() runs",
-            ) from None
-        if self._loop is None:
-            self._loop = loop
-            emit(self.config.listeners, PoolOpened(stats=self.stats))
-        elif loop is not self._loop:
-            raise _wrong_loop()
-        return loop
-
-    # --- Scopes ---------------------------------------------------------------------
 
     def handle(
         self,
@@ -235,45 +331,31 @@ class SessionPool:
 
         Scopes of the same origin and *quota_key* have one scheduler; None is a key of *login*.
         """
-        find = partial(
-            self._scope, vendor, base_url, login, quotas, max_in_flight, quota_key=quota_key
-        )
-        return ScopeHandle(find, self.bind, lambda: self._loop)
-
-    def _scope(
-        self,
-        vendor: Vendor,
-        base_url: str,
-        login: Login | None,
-        quotas: tuple[Quota, ...],
-        max_in_flight: int | None,
-        *,
-        quota_key: str | None,
-    ) -> Scope:
-        loop = self.bind()
-        self._check_session(loop)
         credential = scope_key(base_url, login)
         key = credential if quota_key is None else scope_key(base_url, Secret(quota_key))
-        group = self._scopes.setdefault(key, {})
-        if (other := next(iter(group.values()), None)) is None:
-            scheduler = self._scheduler(loop, vendor.name, key, quotas, max_in_flight)
-        else:
-            other.add_quotas(quotas, max_in_flight)
-            scheduler = other.scheduler
-        scope = group.get(credential)
-        if scope is None:
-            # Without a login the headers of a borrowed session must not be sent either.
-            borrowed = None if login is None else self._session
-            network = self._network if base_url.startswith("https:") else None
-            scope = Scope(vendor.name, key, scheduler, borrowed=borrowed, network=network)
-            group[credential] = scope
-            if self._eviction is None:
-                self._eviction = IdleSweep(loop, self._evict)
-            self._eviction.watch(max((quota.period for quota in quotas), default=1.0))
-        if scope.tokens is None and login is not None:
-            # Another client with this credential may have been created without a function.
-            scope.tokens = self._token_cache(scope, vendor, login, base_url)
-        return scope
+
+        def find() -> Scope:
+            self._check_session(self.bind())
+            group = self._scopes.setdefault(key, {})
+            if (other := next(iter(group.values()), None)) is not None:
+                other.add_quotas(quotas, max_in_flight)
+            scope = group.get(credential)
+            if scope is None:
+                if other is None:
+                    scheduler, events = self._new_queue(vendor.name, key, quotas, max_in_flight)
+                else:
+                    scheduler, events = other.scheduler, other.events
+                # Without a login the headers of a borrowed session must not be sent either.
+                borrowed = None if login is None else self._session
+                network = self._network if base_url.startswith("https:") else None
+                scope = Scope(scheduler, events, borrowed=borrowed, network=network)
+                group[credential] = scope
+            if scope.tokens is None and login is not None:
+                # Another client with this credential may have been created without a function.
+                scope.tokens = self._token_cache(scope, vendor, login, base_url)
+            return scope
+
+        return ScopeHandle(find, self.bind, lambda: self._loop)
 
     def _token_cache(
         self, scope: Scope, vendor: Vendor, login: Login, base_url: str
@@ -295,74 +377,10 @@ class SessionPool:
             ).send
 
         source = TokenSource(
-            send_as, login, login.token_path, vendor=vendor.name, listeners=self.config.listeners
+            send_as, login, login.token_path, vendor=vendor.name, listeners=self._listeners
         )
         key = f"{vendor.name}:{scope_key(base_url, login)}"
         return TokenCache(key, source.fetch, self._tokens)
-
-    def _evict(self, now: float) -> bool:
-        """Evict the scopes that are idle at *now*; return True if any scope is left."""
-        for key, group in [*self._scopes.items()]:
-            for credential, scope in [*group.items()]:
-                if scope.is_idle(now, shares_quota=len(group) > 1):
-                    logger.debug("%s (scope %.8s): evicted; it has no client", scope.vendor, key)
-                    del group[credential]
-                    self._close_evicted(scope, shares_quota=bool(group))
-            if not group:
-                del self._scopes[key]
-        return bool(self._scopes)
-
-    def _close_evicted(self, scope: Scope, *, shares_quota: bool) -> None:
-        if not shares_quota:
-            if self._shared is not None:
-                self._shared.forget(scope.scheduler.limiter)
-            elif self._cold_start == "full":
-                self._evicted.add(scope.key)
-        # In an empty context: the timer has the context of the call that started it.
-        closing = scope.aclose(shares_quota=shares_quota)
-        task = asyncio.get_running_loop().create_task(closing, context=Context())
-        self._evicting.add(task)
-        task.add_done_callback(self._closed_evicted)
-
-    def _closed_evicted(self, task: asyncio.Task[None]) -> None:
-        self._evicting.discard(task)
-        if not task.cancelled() and (failure := task.exception()) is not None:
-            logger.warning("an evicted scope failed to close: %s", type(failure).__name__)
-
-    def _scheduler(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        vendor: str,
-        key: str,
-        quotas: tuple[Quota, ...],
-        max_in_flight: int | None,
-    ) -> Scheduler:
-        # A shared store knows what was sent before the start.
-        known = self._limits is not None or key in self._evicted
-        cold = "empty" if known else self._cold_start
-        local = Limiter(
-            quotas,
-            admission=self._admission,
-            cold_start=cold,
-            now=loop.time(),
-            wall_time=wall_clock(loop),
-        )
-        local.external.on_change = partial(emit_external_usage, self.config.listeners, vendor, key)
-        scheduler = Scheduler(
-            local, loop, max_in_flight=max_in_flight, in_flight_limit=self._in_flight_limit
-        )
-        scheduler.on_long_wait = partial(warn_of_long_wait, vendor, key)
-        if self._limits is not None:
-            if self._shared is None:
-                self._shared = self._limits.open(cold=self._cold_start == "full")
-            scheduler.limiter = self._shared.limiter(
-                key,
-                local,
-                scheduler,
-                vendor=vendor,
-                on_control=partial(emit_control, self.config.listeners, vendor, key),
-            )
-        return scheduler
 
     def _check_session(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._session is not None and getattr(self._session, "_loop", loop) is not loop:
@@ -370,21 +388,6 @@ class SessionPool:
                 "the session lent to the pool belongs to another event loop",
                 advice="Make the ClientSession inside the coroutine that asyncio.run() runs",
             )
-
-    def stats(self) -> tuple[ScopeStats, ...]:
-        """Return a snapshot of every scope; one of all credentials with the same quota key."""
-        if self._loop is None:
-            return ()
-        now = self._loop.time()
-        groups = ([scope.stats(now) for scope in g.values()] for g in self._scopes.values() if g)
-        return tuple(
-            msgspec.structs.replace(found[0], token_refreshes=sum(s.token_refreshes for s in found))
-            for found in groups
-        )
-
-    def _all_scopes(self) -> Iterator[Scope]:
-        for group in self._scopes.values():
-            yield from group.values()
 
 
 def check_parts(
@@ -414,14 +417,6 @@ def check_parts(
             "listeners must be a sequence of functions, and none a coroutine function",
             advice="Write it as in listeners=[print]",
         )
-
-
-def _wrong_loop() -> WrongEventLoopError:
-    return WrongEventLoopError(
-        "the pool belongs to another event loop",
-        advice="Make one SessionPool per event loop: after a fork, in each thread, "
-        "and for each asyncio.run()",
-    )
 
 
 def scope_key(base_url: str, login: Login | Secret | None) -> str:

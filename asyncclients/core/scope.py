@@ -13,12 +13,7 @@ from weakref import ref
 
 import msgspec
 
-from asyncclients.core.events import (
-    ScopePaused,
-    emit_scope_paused,
-    logger,
-    warn_of_rejections,
-)
+from asyncclients.core.events import ScopeEvents, logger
 from asyncclients.core.session import middlewares_of, open_session, reuse_clean_connections
 from asyncclients.core.transport import Channel
 from asyncclients.errors import ClientClosedError
@@ -26,12 +21,11 @@ from asyncclients.ratelimit.control import OperatorPause, OperatorQuotas
 from asyncclients.ratelimit.quota import Quota
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from typing import Any
 
     import aiohttp
 
-    from asyncclients.core.events import Callback
     from asyncclients.core.tokens import TokenCache
     from asyncclients.ratelimit.scheduler import Scheduler
 
@@ -94,25 +88,24 @@ class Scope(Channel):
     Attributes:
         vendor: name of the vendor.
         key: one-way name of origin and credential, or of origin and quota key.
+        events: of the queue.
         tokens: the access token, if the login uses one.
         closed: whether the pool is closed.
         handles: weak references to the handles of the clients that use it.
-        has_warned: whether unexplained rejections were logged.
     """
 
     def __init__(
         self,
-        vendor: str,
-        key: str,
         scheduler: Scheduler,
+        events: ScopeEvents,
         *,
         borrowed: aiohttp.ClientSession | None = None,
         network: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(scheduler, network)
-        self.vendor, self.key = vendor, key
+        self.vendor, self.key, self.events = events.vendor, events.scope, events
         self.tokens: TokenCache | None = None
-        self.closed = self.has_warned = False
+        self.closed = False
         self.handles: set[ref[object]] = set()
         self._borrowed = borrowed
         self._own: aiohttp.ClientSession | None = None
@@ -146,18 +139,6 @@ class Scope(Channel):
             )
         for quota in added:
             self.scheduler.limiter.add(quota, asyncio.get_running_loop().time())
-
-    def on_pause(self, listeners: Sequence[Callback[Any]], *, unavailable: bool = False) -> None:
-        """Log and emit the pause that a response began: a 429, or the vendor is *unavailable*."""
-        scheduler = self.scheduler
-        if (seconds := scheduler.paused_for) > 0:
-            event = ScopePaused(
-                vendor=self.vendor, scope=self.key, seconds=seconds, unavailable=unavailable
-            )
-            emit_scope_paused(listeners, event)
-        if not unavailable and scheduler.has_unexplained_rejections and not self.has_warned:
-            self.has_warned = True
-            warn_of_rejections(self.vendor, scheduler.rejected)
 
     def stats(self, now: float) -> ScopeStats:
         """Return a snapshot at loop time *now*."""

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from asyncclients import IntouchClient, Priority, Quota, SessionPool
+from asyncclients.core.events import ScopeEvents
 from asyncclients.core.explain import explain, when
 from asyncclients.core.scope import Scope
 from asyncclients.ratelimit.headers import RateLimitInfo
@@ -19,7 +20,8 @@ from asyncclients.sandbox import Sandbox, hang
 def scope(limiter: Limiter, max_in_flight: int | None = None) -> Scope:
     """A scope around *limiter* alone."""
     loop = asyncio.get_running_loop()
-    return Scope("intouch", "key", Scheduler(limiter, loop, max_in_flight=max_in_flight))
+    scheduler = Scheduler(limiter, loop, max_in_flight=max_in_flight)
+    return Scope(scheduler, ScopeEvents((), "intouch", "key"))
 
 
 @pytest.mark.virtual_time

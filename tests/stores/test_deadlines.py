@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from asyncclients import DeadlineExceededError, IntouchClient, Quota, SessionPool
+from asyncclients.core.events import ScopeEvents
 from asyncclients.core.explain import explain
 from asyncclients.core.scope import Scope
 from asyncclients.ratelimit.control import Control, OperatorPause
@@ -220,7 +221,7 @@ async def test_explanation_names_a_store_that_has_not_responded() -> None:
     """Before the first response no call is predicted to be sent at once; afterwards it is."""
     world = world_of(FAST)
     process = world.start()
-    scope = Scope("intouch", "key", process.scheduler)
+    scope = Scope(process.scheduler, ScopeEvents((), "intouch", "key"))
     told = explain(scope, INTERACTIVE, now())
     assert str(told).startswith("intouch: a call made now is sent soon: the limit store memory has")
     await permit(process, 2.0)

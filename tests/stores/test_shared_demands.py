@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from asyncclients.core.events import ScopeEvents
 from asyncclients.core.explain import explain
 from asyncclients.core.scope import Scope
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, Share
@@ -197,7 +198,7 @@ async def test_no_quota_of_any_kind_is_exceeded(seed: int) -> None:
 
 def reasons_of(process: Process) -> tuple[str, ...]:
     """Return why a call of *process* would wait."""
-    scope = Scope("intouch", "key", process.scheduler)
+    scope = Scope(process.scheduler, ScopeEvents((), "intouch", "key"))
     now = asyncio.get_running_loop().time()
     return explain(scope, Priority.INTERACTIVE, now).reasons
 
