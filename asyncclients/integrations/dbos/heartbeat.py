@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import sqlalchemy as sa
-
-from asyncclients.integrations.jobs.database import OUTAGES, WORKERS, Connection, Database
+from asyncclients.integrations.jobs.database import Connection, Database, execute
 from asyncclients.integrations.jobs.job_store import Outage
 
 READS = 5
@@ -36,13 +34,14 @@ class FailureDetector:
 
 async def record_heartbeat(database: Database, worker: str) -> dict[str, int]:
     """Increment the counter of *worker*; return all counters."""
-    upsert = database.upsert(WORKERS)
 
     def increment(connection: Connection) -> dict[str, int]:
-        mine = sa.select(WORKERS.c.beats).where(WORKERS.c.name == worker)
-        before = connection.execute(mine).scalar() or 0
-        connection.execute(upsert, {"name": worker, "beats": before + 1})
-        every = connection.execute(sa.select(WORKERS.c.name, WORKERS.c.beats)).all()
+        upsert = """
+            INSERT INTO asyncclients_workers (name, beats) VALUES (:name, 1)
+            ON CONFLICT (name) DO UPDATE SET beats = asyncclients_workers.beats + 1
+        """
+        execute(connection, upsert, name=worker)
+        every = execute(connection, "SELECT name, beats FROM asyncclients_workers")
         return {name: beats for name, beats in every}  # noqa: C416 - rows are no pairs to a checker
 
     return await database.transact(increment)
@@ -50,25 +49,25 @@ async def record_heartbeat(database: Database, worker: str) -> dict[str, int]:
 
 async def record_outages(database: Database, worker: str, outages: Mapping[str, Outage]) -> None:
     """Replace what *worker* has recorded of the vendors of its jobs by *outages*, by job."""
-    rows = [
-        {"job": job, "worker": worker, "seconds": outage.seconds, "cause": outage.cause}
-        for job, outage in outages.items()
-    ]
 
     def replace(connection: Connection) -> None:
-        connection.execute(sa.delete(OUTAGES).where(OUTAGES.c.worker == worker))
-        if rows:
-            connection.execute(sa.insert(OUTAGES), rows)
+        delete = "DELETE FROM asyncclients_outages WHERE worker = :worker"
+        execute(connection, delete, worker=worker)
+        insert = "INSERT INTO asyncclients_outages VALUES (:job, :worker, :seconds, :cause)"
+        for job, outage in outages.items():
+            values = {"seconds": outage.seconds, "cause": outage.cause}
+            execute(connection, insert, job=job, worker=worker, **values)
 
     await database.transact(replace)
 
 
 async def remove_workers(database: Database, workers: Collection[str]) -> None:
     """Delete the counters of *workers*, and what they have recorded of vendors."""
-    names = list(workers)
 
     def remove(connection: Connection) -> None:
-        connection.execute(sa.delete(OUTAGES).where(OUTAGES.c.worker.in_(names)))
-        connection.execute(sa.delete(WORKERS).where(WORKERS.c.name.in_(names)))
+        delete = "DELETE FROM asyncclients_outages WHERE worker IN :names"
+        execute(connection, delete, names=[*workers])
+        delete = "DELETE FROM asyncclients_workers WHERE name IN :names"
+        execute(connection, delete, names=[*workers])
 
     await database.transact(remove, max_outage=5.0)

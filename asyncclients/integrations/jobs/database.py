@@ -1,14 +1,5 @@
 """The SQLite or Postgres database that the workers of a backfill share.
 
-| table                   | one row for                                             |
-|-------------------------|---------------------------------------------------------|
-| `asyncclients_jobs`     | a backfill                                              |
-| `asyncclients_batches`  | a batch of its rows, with their content until it is done |
-| `asyncclients_rows`     | a row that was sent, and its outcome                    |
-| `asyncclients_pages`    | a page that was pulled                                  |
-| `asyncclients_workers`  | a worker, and its heartbeat counter                     |
-| `asyncclients_outages`  | a job and a worker: whether its vendor is unavailable   |
-
 Every operation is one idempotent transaction. While the database is unavailable or locked, it
 is retried for up to 15 minutes, and nothing is sent. SQLAlchemy blocks, so it runs in threads.
 """
@@ -17,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.dialects import postgresql, sqlite
 
 from asyncclients.errors import ConfigurationError, StateError
 
@@ -36,62 +26,47 @@ _URL_ADVICE = "Give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 _log = logging.getLogger("asyncclients.backfill")
 
-METADATA = sa.MetaData()
-
-JOBS = sa.Table(
-    "asyncclients_jobs",
-    METADATA,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("kind", sa.Text, nullable=False),
-    sa.Column("spec", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("coerce", sa.Boolean, nullable=False),
-    sa.Column("total", sa.Integer),
+_TABLES = (
+    # A backfill.
+    """
+    CREATE TABLE IF NOT EXISTS asyncclients_jobs (
+        job TEXT PRIMARY KEY, kind TEXT NOT NULL, spec TEXT NOT NULL, digest TEXT NOT NULL,
+        coerce BOOLEAN NOT NULL, total INTEGER
+    )
+    """,
+    # A batch of the rows of a push, with their content until it is done.
+    """
+    CREATE TABLE IF NOT EXISTS asyncclients_batches (
+        job TEXT, number INTEGER, rows BYTEA, requests INTEGER NOT NULL DEFAULT 0,
+        rejected INTEGER NOT NULL DEFAULT 0, quotas TEXT, PRIMARY KEY (job, number)
+    )
+    """,
+    # A row that was sent, and its outcome.
+    """
+    CREATE TABLE IF NOT EXISTS asyncclients_rows (
+        job TEXT, number INTEGER, run TEXT NOT NULL, status TEXT NOT NULL, line INTEGER NOT NULL,
+        row BYTEA, reason TEXT NOT NULL, PRIMARY KEY (job, number)
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS asyncclients_rows_status ON asyncclients_rows (job, status)",
+    # A page that was pulled.
+    """
+    CREATE TABLE IF NOT EXISTS asyncclients_pages (
+        job TEXT, number INTEGER, length INTEGER NOT NULL, page BYTEA NOT NULL,
+        PRIMARY KEY (job, number)
+    )
+    """,
+    # A worker, and its heartbeat counter.
+    "CREATE TABLE IF NOT EXISTS asyncclients_workers (name TEXT PRIMARY KEY, beats INTEGER NOT NULL)",
+    # How a worker finds the vendor of a job.
+    """
+    CREATE TABLE IF NOT EXISTS asyncclients_outages (
+        job TEXT, worker TEXT, seconds FLOAT NOT NULL, cause TEXT NOT NULL,
+        PRIMARY KEY (job, worker)
+    )
+    """,
 )
-BATCHES = sa.Table(
-    "asyncclients_batches",
-    METADATA,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("rows", sa.LargeBinary),
-    sa.Column("requests", sa.Integer, nullable=False, default=0),
-    sa.Column("rejected", sa.Integer, nullable=False, default=0),
-    sa.Column("quotas", sa.Text),
-)
-ROWS = sa.Table(
-    "asyncclients_rows",
-    METADATA,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("run", sa.Text, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("line", sa.Integer, nullable=False),
-    sa.Column("row", sa.LargeBinary),
-    sa.Column("reason", sa.Text, nullable=False),
-)
-sa.Index("asyncclients_rows_status", ROWS.c.job, ROWS.c.status)
-PAGES = sa.Table(
-    "asyncclients_pages",
-    METADATA,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("length", sa.Integer, nullable=False),
-    sa.Column("page", sa.LargeBinary, nullable=False),
-)
-WORKERS = sa.Table(
-    "asyncclients_workers",
-    METADATA,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("beats", sa.Integer, nullable=False),
-)
-OUTAGES = sa.Table(
-    "asyncclients_outages",
-    METADATA,
-    sa.Column("job", sa.Text, primary_key=True),
-    sa.Column("worker", sa.Text, primary_key=True),
-    sa.Column("seconds", sa.Float, nullable=False),
-    sa.Column("cause", sa.Text, nullable=False),
-)
+"""The tables. SQLite accepts any name of a type, and stores bytes in any column."""
 
 
 class Database:
@@ -138,6 +113,10 @@ class Database:
 
         return await self.with_retry(lambda: asyncio.to_thread(run), max_outage)
 
+    async def fetch(self, sql: str, **values: Any) -> Sequence[sa.Row[Any]]:
+        """Return the rows that *sql* selects; see `execute` and `transact`."""
+        return await self.transact(lambda connection: execute(connection, sql, **values).all())
+
     async def with_retry(
         self, operation: Callable[[], Awaitable[T]], max_outage: float = _MAX_OUTAGE
     ) -> T:
@@ -170,7 +149,8 @@ class Database:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(7225418309)"))
             else:
                 connection.execute(sa.text("BEGIN IMMEDIATE"))
-            METADATA.create_all(connection)
+            for table in _TABLES:
+                connection.execute(sa.text(table))
 
         await self.transact(create, max_outage=10.0)
 
@@ -178,17 +158,13 @@ class Database:
         """Close all connections."""
         await asyncio.to_thread(self._engine.dispose)
 
-    def upsert(self, table: sa.Table, *, unless: str = "") -> Any:
-        """Return an upsert into *table*; a row with another value of column *unless* is kept."""
-        insert = postgresql.insert(table) if self._postgres else sqlite.insert(table)
-        keys = [column.name for column in table.primary_key]
-        values = {
-            column.name: insert.excluded[column.name]
-            for column in table.columns
-            if column.name not in keys
-        }
-        where = table.c[unless] == insert.excluded[unless] if unless else None
-        return insert.on_conflict_do_update(index_elements=keys, set_=values, where=where)
+
+def execute(connection: Connection, sql: str, **values: Any) -> sa.CursorResult[Any]:
+    """Execute *sql* with its `:name` parameters; a list is for `IN`."""
+    lists = [
+        sa.bindparam(name, expanding=True) for name in values if isinstance(values[name], list)
+    ]
+    return connection.execute(sa.text(sql).bindparams(*lists), values)
 
 
 def _prepare(connection: Any, _: Any) -> None:

@@ -8,8 +8,7 @@ same name with another input or target is an error.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -23,15 +22,7 @@ from asyncclients.backfill.state.push_state import Unknown
 from asyncclients.backfill.state.stored_rows import encode_row, encode_rows, json_problem
 from asyncclients.backfill.steps import BatchStatus, RowRecord, RowStatus, plain_page
 from asyncclients.errors import StateMismatchError
-from asyncclients.integrations.jobs.database import (
-    BATCHES,
-    JOBS,
-    OUTAGES,
-    PAGES,
-    ROWS,
-    Connection,
-    Database,
-)
+from asyncclients.integrations.jobs.database import Connection, Database, execute
 from asyncclients.paging import Page
 from asyncclients.ratelimit.quota import Quota
 
@@ -68,12 +59,6 @@ class Outage(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
 
 
-class _PageTotal(msgspec.Struct, frozen=True):
-    """The only field of a stored page that is read before the page is written to the file."""
-
-    total: int | None = None
-
-
 class JobStore:
     """The jobs in *database*."""
 
@@ -84,12 +69,11 @@ class JobStore:
 
     async def find(self, job: str) -> JobRecord | None:
         """Return the job named *job*, or None."""
-        row = await self._database.transact(
-            lambda connection: connection.execute(
-                sa.select(JOBS).where(JOBS.c.job == job)
-            ).one_or_none()
-        )
-        return None if row is None else msgspec.convert(row, JobRecord, from_attributes=True)
+        sql = "SELECT kind, spec, digest, coerce, total FROM asyncclients_jobs WHERE job = :job"
+        found = await self._database.fetch(sql, job=job)
+        # SQLite has no truth values.
+        jobs = msgspec.convert(found, list[JobRecord], from_attributes=True, strict=False)
+        return jobs[0] if jobs else None
 
     async def submit(self, job: str, source: Source, *, spec: str, target: str, batch: int) -> None:
         """Copy the rows of *source*, *batch* at a time, unless this was done before.
@@ -117,21 +101,28 @@ class JobStore:
             StateMismatchError: another job of this name exists.
         """
         batches = [
-            {"job": job, "number": number, "rows": _pack(part), "requests": 0, "rejected": 0}
-            for number, part in enumerate(_parts(rows, batch))
+            {"job": job, "number": number, "rows": _pack(rows[first : first + batch])}
+            for number, first in enumerate(range(0, len(rows), batch))
         ]
 
         def put(connection: Connection) -> bool:
-            this = JOBS.c.job == job
-            found = connection.execute(sa.select(JOBS.c.kind, JOBS.c.digest).where(this))
-            if (known := found.one_or_none()) is not None:
+            select = "SELECT kind, digest FROM asyncclients_jobs WHERE job = :job"
+            if (known := execute(connection, select, job=job).one_or_none()) is not None:
                 same = tuple(known) == (record.kind, record.digest)
                 if same:
-                    connection.execute(sa.update(JOBS).where(this).values(spec=record.spec))
+                    update = "UPDATE asyncclients_jobs SET spec = :spec WHERE job = :job"
+                    execute(connection, update, job=job, spec=record.spec)
                 return same
-            connection.execute(sa.insert(JOBS), {"job": job, **msgspec.structs.asdict(record)})
+            insert = """
+                INSERT INTO asyncclients_jobs (job, kind, spec, digest, coerce, total)
+                VALUES (:job, :kind, :spec, :digest, :coerce, :total)
+            """
+            execute(connection, insert, job=job, **msgspec.structs.asdict(record))
+            insert = (
+                "INSERT INTO asyncclients_batches (job, number, rows) VALUES (:job, :number, :rows)"
+            )
             if batches:
-                connection.execute(sa.insert(BATCHES), batches)
+                connection.execute(sa.text(insert), batches)
             return True
 
         if not await self._database.transact(put):
@@ -144,40 +135,43 @@ class JobStore:
 
     async def pending(self, job: str) -> list[int]:
         """Return the numbers of the unfinished batches of *job*."""
-        query = sa.select(BATCHES.c.number).where(BATCHES.c.job == job, BATCHES.c.rows.is_not(None))
-        return await self._database.transact(
-            lambda connection: list(connection.execute(query.order_by(BATCHES.c.number)).scalars())
-        )
+        sql = """
+            SELECT number FROM asyncclients_batches
+            WHERE job = :job AND rows IS NOT NULL ORDER BY number
+        """
+        return [number for (number,) in await self._database.fetch(sql, job=job)]
 
     async def rows(self, job: str, number: int) -> list[Row]:
         """Return the rows of batch *number* of *job*; none if it is finished."""
-        query = sa.select(BATCHES.c.rows).where(BATCHES.c.job == job, BATCHES.c.number == number)
-        packed = await self._database.transact(
-            lambda connection: connection.execute(query).scalar()
-        )
-        return [] if packed is None else _unpack(packed)
+        sql = """
+            SELECT rows FROM asyncclients_batches
+            WHERE job = :job AND number = :number AND rows IS NOT NULL
+        """
+        found = await self._database.fetch(sql, job=job, number=number)
+        return [row for (packed,) in found for row in _unpack(packed)]
 
     async def finish(self, job: str, number: int, counts: RequestCounts) -> None:
         """Mark batch *number* of *job* as finished: delete its rows and record *counts*."""
-        this = sa.and_(BATCHES.c.job == job, BATCHES.c.number == number)
+        sql = """
+            UPDATE asyncclients_batches
+            SET rows = NULL, requests = :requests, rejected = :rejected, quotas = :quotas
+            WHERE job = :job AND number = :number
+        """
         values = {
-            "rows": None,
             "requests": counts.requests,
             "rejected": counts.rejected,
             "quotas": msgspec.json.encode(counts.quotas).decode(),
         }
-        update = sa.update(BATCHES).where(this).values(values)
-        await self._database.transact(lambda connection: connection.execute(update))
+        await self._database.transact(
+            lambda connection: execute(connection, sql, job=job, number=number, **values)
+        )
 
     # --- Results ----------------------------------------------------------------------
 
     async def report(self, job: str) -> Report:
         """Return the state of the push *job*; requests are those of the finished batches."""
-        query = sa.select(JOBS.c.total).where(JOBS.c.job == job)
-        total, by_status = await self._database.transact(
-            lambda connection: (connection.execute(query).scalar(), _row_counts(connection, job))
-        )
-        counts = await self.request_counts(job)
+        record, counts = await self.find(job), await self.request_counts(job)
+        by_status = await self._database.transact(lambda connection: _row_counts(connection, job))
         return Report(
             done=by_status.get("done", 0),
             failed=by_status.get("failed", 0),
@@ -185,78 +179,63 @@ class JobStore:
             skipped=by_status.get("skipped", 0),
             requests=counts.requests,
             rejected=counts.rejected,
-            total=total,
+            total=record.total if record else None,
         )
 
     async def request_counts(self, job: str) -> RequestCounts:
         """Return the requests of the finished batches of *job*."""
-        these = BATCHES.c.job == job
-        totals = sa.select(
-            sa.func.coalesce(sa.func.sum(BATCHES.c.requests), 0),
-            sa.func.coalesce(sa.func.sum(BATCHES.c.rejected), 0),
-        ).where(these)
-        known = sa.select(BATCHES.c.quotas).where(these, BATCHES.c.quotas.is_not(None)).distinct()
-
-        def read(connection: Connection) -> RequestCounts:
-            requests, rejected = connection.execute(totals).one()
-            quotas: dict[str, tuple[Quota, ...]] = {}
-            for found in connection.execute(known).scalars():
-                quotas |= msgspec.json.decode(found, type=dict[str, tuple[Quota, ...]])
-            return RequestCounts(requests=requests, rejected=rejected, quotas=quotas)
-
-        return await self._database.transact(read)
+        sql = """
+            SELECT quotas, sum(requests), sum(rejected) FROM asyncclients_batches
+            WHERE job = :job AND quotas IS NOT NULL GROUP BY quotas
+        """
+        counts = RequestCounts()
+        for quotas, requests, rejected in await self._database.fetch(sql, job=job):
+            known = msgspec.json.decode(quotas, type=dict[str, tuple[Quota, ...]])
+            counts = counts.plus(RequestCounts(requests=requests, rejected=rejected, quotas=known))
+        return counts
 
     async def pulled(self, job: str) -> Report:
         """Return the state of the pull *job*; requests are its pages."""
-        these = PAGES.c.job == job
-        sums = sa.select(sa.func.coalesce(sa.func.sum(PAGES.c.length), 0), sa.func.count())
-        latest = sa.select(PAGES.c.page).where(these).order_by(PAGES.c.number.desc()).limit(1)
-
-        def read(connection: Connection) -> Report:
-            items, pages = connection.execute(sums.where(these)).one()
-            page = connection.execute(latest).scalar()
-            total = None if page is None else msgspec.msgpack.decode(page, type=_PageTotal).total
-            return Report(done=items, requests=pages, total=total)
-
-        return await self._database.transact(read)
+        sql = """
+            SELECT sum(length), count(*), (
+                SELECT page FROM asyncclients_pages WHERE job = :job ORDER BY number DESC LIMIT 1
+            ) FROM asyncclients_pages WHERE job = :job
+        """
+        ((items, pages, page),) = await self._database.fetch(sql, job=job)
+        total = None if page is None else msgspec.msgpack.decode(page, type=Page[Any]).total
+        return Report(done=items or 0, requests=pages, total=total)
 
     async def outage(self, job: str) -> Outage:
         """Return how the vendor of *job* does, by the worker that got the latest response."""
-        query = (
-            sa.select(OUTAGES.c.seconds, OUTAGES.c.cause)
-            .where(OUTAGES.c.job == job)
-            .order_by(OUTAGES.c.seconds)
-            .limit(1)
-        )
-        row = await self._database.transact(
-            lambda connection: connection.execute(query).one_or_none()
-        )
-        return Outage() if row is None else Outage(seconds=row.seconds, cause=row.cause)
+        sql = """
+            SELECT seconds, cause FROM asyncclients_outages
+            WHERE job = :job ORDER BY seconds LIMIT 1
+        """
+        found = await self._database.fetch(sql, job=job)
+        return Outage(seconds=found[0].seconds, cause=found[0].cause) if found else Outage()
 
     async def unknown(self, job: str) -> list[Unknown]:
         """Return the rows of *job* with an unknown outcome."""
-        query = (
-            sa.select(ROWS.c.number, ROWS.c.line, ROWS.c.row, ROWS.c.reason)
-            .where(ROWS.c.job == job, ROWS.c.status == "unknown")
-            .order_by(ROWS.c.number)
-        )
-        found = await self._database.transact(lambda connection: connection.execute(query).all())
         return [
-            Unknown(number=number, line=line, row=msgspec.json.decode(row), reason=reason)
-            for number, line, row, reason in found
+            Unknown(
+                number=found.number,
+                line=found.line,
+                row=msgspec.json.decode(found.row),
+                reason=found.reason,
+            )
+            for found in await self._rows_with(job, "unknown")
         ]
 
     async def failures(self, job: str) -> list[bytes]:
         """Return the failed rows of *job*, as lines of a dead-letter file."""
-        query = (
-            sa.select(ROWS.c.reason)
-            .where(ROWS.c.job == job, ROWS.c.status == "failed")
-            .order_by(ROWS.c.number)
-        )
-        found = await self._database.transact(
-            lambda connection: connection.execute(query).scalars().all()
-        )
-        return [reason.encode() for reason in found]
+        return [found.reason.encode() for found in await self._rows_with(job, "failed")]
+
+    async def _rows_with(self, job: str, status: RowStatus) -> Sequence[Any]:
+        sql = """
+            SELECT number, line, row, reason FROM asyncclients_rows
+            WHERE job = :job AND status = :status ORDER BY number
+        """
+        return await self._database.fetch(sql, job=job, status=status)
 
 
 class DbPageStore:
@@ -267,102 +246,99 @@ class DbPageStore:
 
     async def put(self, page: Page[Any]) -> None:
         """See `PageStore`."""
-        packed = msgspec.msgpack.encode(plain_page(page))
+        sql = """
+            INSERT INTO asyncclients_pages (job, number, length, page)
+            VALUES (:job, :number, :length, :page) ON CONFLICT (job, number)
+            DO UPDATE SET length = excluded.length, page = excluded.page
+        """
         values = {
             "job": self._job,
             "number": page.number,
             "length": len(page.items),
-            "page": packed,
+            "page": msgspec.msgpack.encode(plain_page(page)),
         }
-        upsert = self._database.upsert(PAGES)
-        await self._database.transact(lambda connection: connection.execute(upsert, values))
+        await self._database.transact(lambda connection: execute(connection, sql, **values))
 
     async def pages(self) -> AsyncGenerator[Page[Any]]:
         """Yield the stored pages, in order."""
-        number = -1
-        while True:
-            found = await self._database.transact(partial(self._next, number))
-            if found is None:
-                return
-            number = found.number
-            yield found
-
-    def _next(self, number: int, connection: Connection) -> Page[Any] | None:
-        query = (
-            sa.select(PAGES.c.page)
-            .where(PAGES.c.job == self._job, PAGES.c.number > number)
-            .order_by(PAGES.c.number)
-            .limit(1)
-        )
-        packed = connection.execute(query).scalar()
-        return None if packed is None else msgspec.msgpack.decode(packed, type=Page[Any])
+        sql = """
+            SELECT number, page FROM asyncclients_pages
+            WHERE job = :job AND number > :last ORDER BY number LIMIT 1
+        """
+        last = -1
+        while found := await self._database.fetch(sql, job=self._job, last=last):
+            ((last, packed),) = found
+            yield msgspec.msgpack.decode(packed, type=Page[Any])
 
 
 class DbRowLog:
     """The `SharedRowLog` of one run of one batch of *job*, in *database*."""
 
     def __init__(self, database: Database, job: str) -> None:
-        self._database, self._job = database, job
-        self._run = uuid4().hex
+        self._database = database
+        self._mine = {"job": job, "run": uuid4().hex}
 
     async def begin(self, numbers: Collection[int]) -> BatchStatus:
         """See `SharedRowLog`."""
-        these = sa.and_(ROWS.c.job == self._job, ROWS.c.number.in_(list(numbers)))
+        these = {"job": self._mine["job"], "numbers": [*numbers]}
 
         def take_over(connection: Connection) -> BatchStatus:
-            connection.execute(
-                sa.update(ROWS)
-                .where(these, ROWS.c.status == "sent", ROWS.c.run != self._run)
-                .values(status="unknown", reason=_WORKER_LOST)
-            )
-            settled = sa.select(ROWS.c.number).where(these, ROWS.c.status != "sent")
+            update = """
+                UPDATE asyncclients_rows SET status = 'unknown', reason = :reason
+                WHERE job = :job AND number IN :numbers AND status = 'sent' AND run <> :run
+            """
+            execute(connection, update, **these, run=self._mine["run"], reason=_WORKER_LOST)
+            settled = """
+                SELECT number FROM asyncclients_rows
+                WHERE job = :job AND number IN :numbers AND status <> 'sent'
+            """
             return BatchStatus(
-                settled=set(connection.execute(settled).scalars()),
-                done=_row_counts(connection, self._job).get("done", 0),
+                settled=set(execute(connection, settled, **these).scalars()),
+                done=_row_counts(connection, self._mine["job"]).get("done", 0),
             )
 
         return await self._database.transact(take_over)
 
     async def write(self, entries: Mapping[int, RowRecord | None]) -> Collection[int]:
         """See `SharedRowLog`."""
-        kept = [self._values(number, entry) for number, entry in sorted(entries.items()) if entry]
+        kept = [
+            {**self._mine, "number": number, **msgspec.structs.asdict(entry)}
+            for number, entry in sorted(entries.items())
+            if entry
+        ]
         dropped = [number for number, entry in entries.items() if entry is None]
-        upsert = self._database.upsert(ROWS, unless="run")
-        mine = ROWS.c.job == self._job
 
         def put(connection: Connection) -> set[int]:
+            delete = """
+                DELETE FROM asyncclients_rows
+                WHERE job = :job AND number IN :numbers AND run = :run
+            """
             if dropped:
-                own = sa.and_(mine, ROWS.c.number.in_(dropped), ROWS.c.run == self._run)
-                connection.execute(sa.delete(ROWS).where(own))
+                execute(connection, delete, **self._mine, numbers=dropped)
             if not kept:
                 return set()
-            connection.execute(upsert, kept)
+            upsert = """
+                INSERT INTO asyncclients_rows (job, number, run, status, line, row, reason)
+                VALUES (:job, :number, :run, :status, :line, :row, :reason)
+                ON CONFLICT (job, number) DO UPDATE SET status = excluded.status,
+                line = excluded.line, row = excluded.row, reason = excluded.reason
+                WHERE asyncclients_rows.run = excluded.run
+            """
+            connection.execute(sa.text(upsert), kept)
+            taken = """
+                SELECT number FROM asyncclients_rows
+                WHERE job = :job AND number IN :numbers AND run <> :run
+            """
             numbers = [values["number"] for values in kept]
-            taken = sa.select(ROWS.c.number).where(
-                mine, ROWS.c.number.in_(numbers), ROWS.c.run != self._run
-            )
-            return set(connection.execute(taken).scalars())
+            return set(execute(connection, taken, **self._mine, numbers=numbers).scalars())
 
         return await self._database.transact(put)
-
-    def _values(self, number: int, entry: RowRecord) -> dict[str, Any]:
-        return {
-            "job": self._job,
-            "number": number,
-            "run": self._run,
-            "status": entry.status,
-            "line": entry.line,
-            "row": entry.row,
-            "reason": entry.reason,
-        }
 
 
 def _row_counts(connection: Connection, job: str) -> dict[RowStatus, int]:
     """Return the number of rows of *job* by status."""
-    query = (
-        sa.select(ROWS.c.status, sa.func.count()).where(ROWS.c.job == job).group_by(ROWS.c.status)
-    )
-    return {status: number for status, number in connection.execute(query).all()}  # noqa: C416
+    sql = "SELECT status, count(*) FROM asyncclients_rows WHERE job = :job GROUP BY status"
+    return {status: number for status, number in execute(connection, sql, job=job)}  # noqa: C416
 
 
 def digest_of(target: str, *rows: bytes) -> str:
@@ -371,11 +347,6 @@ def digest_of(target: str, *rows: bytes) -> str:
     for row in rows:
         digest.update(b"\n" + row)
     return digest.hexdigest()
-
-
-def _parts(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
-    for first in range(0, len(rows), size):
-        yield rows[first : first + size]
 
 
 def _pack(rows: Sequence[Row]) -> bytes:
