@@ -28,7 +28,7 @@ Exit codes:
 
 def _shown_default(value: object) -> str | None:
     """Return the default that the help shows; None for that of a switch or of an empty option."""
-    return None if value is None or value is False or value == "" else str(value)
+    return None if value is False or value in (None, "", {}) else str(value)
 
 
 app = App(

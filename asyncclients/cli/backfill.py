@@ -10,25 +10,25 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import (
-    JobSpec,
+    Job,
     check_credentials,
     check_files,
     check_names,
     read_jobs,
     run_job,
-    state_path,
 )
 from asyncclients.cli.operations import CLIENTS
+from asyncclients.cli.options import PullOptions, PushOptions, Switch, SyncOptions
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import (
@@ -40,16 +40,9 @@ from asyncclients.cli.shared import (
 )
 from asyncclients.cli.signals import on_signals
 from asyncclients.cli.worker import run_jobs
-from asyncclients.errors import AsyncClientsError, InputError, encodable
+from asyncclients.errors import AsyncClientsError, InputError
 
-Pairs = Annotated[list[str] | None, Parameter(negative="", consume_multiple=False)]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
-Switch = Annotated[bool, Parameter(negative="")]
-Limit = Annotated[int | None, Parameter(validator=validators.Number(gte=1))]
-Share = Annotated[float, Parameter(validator=validators.Number(gte=0, lte=1))]
-QuotaShare = Annotated[float | None, Parameter(validator=validators.Number(gt=0, lte=1))]
-
-
 _COMPLETE = "was complete already; give {} to bring it up to date, or delete {} to repeat it"
 _SUFFIXES = (".csv", ".jsonl", ".parquet", ".gz")
 
@@ -67,113 +60,6 @@ class Output:
     """print the result as JSON"""
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class JobOptions:
-    """The options of every job; all but those that are converted are fields of `JobSpec`."""
-
-    state: Path | None = None
-    """the file that records the progress; by default FILE.state"""
-    max_failed: Share = 0.1
-    """share of failed rows or unreadable items above which it stops"""
-    share: QuotaShare = None
-    """most of every quota that it takes, such as 0.6; the rest stays free for other calls"""
-    new_credential: Switch = False
-    """resume the state with a new credential of the same account"""
-
-    def fields(self, file: Path) -> dict[str, Any]:
-        """Return the fields of the `JobSpec` of a job on *file*."""
-        return {**vars(self), "state": str(self.state or state_path(file))}
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class PullOptions(JobOptions):
-    """The options of a pull."""
-
-    query: Pairs = None
-    """NAME=VALUE, an argument of the list, such as sort_by=email"""
-    key: str | None = None
-    """the field that identifies an item; by default uuid or id"""
-    refresh: Switch = False
-    """bring the file of an earlier pull up to date"""
-    since: str | None = None
-    """of a refresh: read only what changed, by this time field, such as updated_at; items that the vendor has deleted are kept"""
-    lag: Annotated[float, Parameter(validator=validators.Number(gte=0))] = 300.0
-    """of a refresh: seconds before the newest known time that are read again"""
-    changes: Path | None = None
-    """of a refresh: a file for the differences, as JSON lines"""
-
-    def fields(self, file: Path) -> dict[str, Any]:
-        """Return the fields of the `JobSpec` of a pull to *file*."""
-        changes = str(self.changes) if self.changes else ""
-        return super().fields(file) | {"query": pairs(self.query), "changes": changes}
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class WriteOptions(JobOptions):
-    """The options that a push and a sync have in common."""
-
-    map: Annotated[Pairs, Parameter(name="--map")] = None
-    """COLUMN=field renames a column, COLUMN= omits it, COLUMN=a.b nests it"""
-    set: Annotated[Pairs, Parameter(name="--set")] = None
-    """field=value, the same in each row"""
-    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 64
-    """number of concurrent calls"""
-    dry_run: Switch = False
-    """send nothing and show what would be sent: counts, duration, the first request, invalid rows"""
-    limit: Limit = None
-    """stop after this number of rows, in a sync of changes; run it again to continue"""
-    retry_failed: Switch = False
-    """send the failed rows again, although they have not changed; --map may be corrected, and the STATE.failed.jsonl of a push edited"""
-    resend_unknown: Switch = False
-    """send rows again that may or may not have arrived"""
-    drop_unknown: Switch = False
-    """do not send rows again that may or may not have arrived"""
-
-    def fields(self, file: Path) -> dict[str, Any]:
-        """Return the fields of the `JobSpec` of a push or sync of *file*.
-
-        Raises:
-            ValueError: the unknown rows are to be both sent and dropped.
-        """
-        fields = super().fields(file) | {"map": pairs(self.map), "set": pairs(self.set)}
-        resend, drop = fields.pop("resend_unknown"), fields.pop("drop_unknown")
-        if resend and drop:
-            raise ValueError("give --resend-unknown or --drop-unknown, not both")
-        unknown = "resend" if resend else "drop" if drop else "keep"
-        return fields | {"file": str(file), "unknown": unknown}
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class PushOptions(WriteOptions):
-    """The options of a push."""
-
-    with_: Annotated[Pairs, Parameter(name="--with")] = None
-    """NAME=VALUE, another argument of the operation besides the row"""
-
-    def fields(self, file: Path) -> dict[str, Any]:
-        """Return the fields of the `JobSpec` of a push of *file*."""
-        return super().fields(file) | {"with_": pairs(self.with_)}
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class SyncOptions(WriteOptions):
-    """The options of a sync."""
-
-    key: str | None = None
-    """the column that identifies a row; by default that of the resource, such as email"""
-    on_missing: Literal["keep", "delete"] = "keep"
-    """keep or delete items whose row is gone"""
-    max_deleted: Share = 0.1
-    """share of the items above which it stops instead of deleting them"""
-    adopt: Switch = False
-    """read the vendor's list first, in a dry run too, and compare its items with the file"""
-
-
 _NO_PULL, _NO_PUSH, _NO_SYNC, _OUTPUT = PullOptions(), PushOptions(), SyncOptions(), Output()
 """The options of a command line that has none."""
 
@@ -189,7 +75,7 @@ async def pull(
         options: of the job.
         output: limit store and output.
     """
-    return await _run(JobSpec(pull=source, to=str(to), **options.fields(to)), output)
+    return await _run(Job(operation=source, file=to, options=options), output)
 
 
 async def push(
@@ -204,7 +90,7 @@ async def push(
         output: limit store and output.
     """
     _check_order("push", target, file)
-    return await _run(JobSpec(push=target, **options.fields(file)), output)
+    return await _run(Job(operation=target, file=file, options=options), output)
 
 
 async def sync(
@@ -219,7 +105,7 @@ async def sync(
         output: limit store and output.
     """
     _check_order("sync", target, file)
-    return await _run(JobSpec(sync=target, **options.fields(file)), output)
+    return await _run(Job(operation=target, file=file, options=options), output)
 
 
 def _check_order(command: str, target: str, file: Path) -> None:
@@ -232,29 +118,7 @@ def _check_order(command: str, target: str, file: Path) -> None:
         )
 
 
-def pairs(texts: list[str] | None) -> dict[str, str]:
-    """Return `["a=b"]` as `{"a": "b"}`.
-
-    Raises:
-        ValueError: an item has no `=` or is not UTF-8, or a name is given twice.
-    """
-    found: dict[str, str] = {}
-    for text in texts or ():
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise ValueError(
-                f"{encodable(text)!r} is not NAME=VALUE; write it as in --map Mail=email or "
-                "--query sort_by=email, without spaces around ="
-            )
-        if encodable(text) != text:
-            raise ValueError(f"{encodable(text)!r} is not valid UTF-8")
-        if name in found:
-            raise ValueError(f"{name} is given twice: {found[name]!r} and {value!r}")
-        found[name] = value
-    return found
-
-
-async def _run(job: JobSpec, output: Output) -> int:
+async def _run(job: Job, output: Output) -> int:
     store, quiet = limits_store(from_environment(output.limits, LIMITS)), output.quiet
 
     async def once() -> int:
@@ -300,8 +164,11 @@ async def run(
     limits, quiet = from_environment(output.limits, LIMITS), output.quiet
     await _check_jobs(file, jobs)
     if dry_run:
-        writing = [job for job in jobs if job.pull is None]
-        jobs = [msgspec.structs.replace(job, dry_run=True) for job in writing]
+        jobs = [
+            msgspec.structs.replace(job, options=replace(job.options, dry_run=True))
+            for job in jobs
+            if not isinstance(job.options, PullOptions)
+        ]
 
     async def run_all() -> int:
         results: Sequence[Report | SyncReport | Plan | BaseException]
@@ -330,13 +197,13 @@ async def run(
     return await _interruptible(run_all(), "run the same command to resume")
 
 
-def _was_complete(job: JobSpec, result: object) -> bool:
+def _was_complete(job: Job, result: object) -> bool:
     """Return whether *result* is that of a pull that had nothing left to do."""
-    is_plain_pull = job.pull is not None and not job.refresh
+    is_plain_pull = isinstance(job.options, PullOptions) and not job.options.refresh
     return is_plain_pull and isinstance(result, Report) and not result.requests
 
 
-async def _check_jobs(file: Path, jobs: Sequence[JobSpec]) -> None:
+async def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
     """Check names, arguments and files of all *jobs* before the first one starts."""
     for job in jobs:
         try:

@@ -1,13 +1,15 @@
-"""Specifications of pulls, pushes and syncs, from a command line or a TOML file, and their execution."""
+"""Pulls, pushes and syncs: read from a file of jobs, checked and run."""
 
 from __future__ import annotations
 
 import os
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -16,111 +18,66 @@ from asyncclients.arguments import did_you_mean
 from asyncclients.backfill import Plan, Progress, Renaming, Report, SyncReport
 from asyncclients.backfill.arguments import check_since, close_coroutine
 from asyncclients.backfill.files.sink import FileSink, open_sink
-from asyncclients.backfill.files.source import Source, open_source
+from asyncclients.backfill.files.source import open_source
 from asyncclients.backfill.rows import RowConverter, row_type_of
 from asyncclients.backfill.state.journal import check_file
 from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.cli.operations import Clients, Write
+from asyncclients.cli.options import PullOptions, PushOptions, SyncOptions, WriteOptions
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, check_apart, files_of_state, target_of
 
-_OF_ALL = ("state", "max_failed", "share", "new_credential")
-_OF_WRITES = ("concurrency", "unknown", "limit", "retry_failed")
-_OPTIONS = {
-    "pull": (*_OF_ALL, "key", "refresh", "since", "lag"),
-    "push": (*_OF_ALL, *_OF_WRITES),
-    "sync": (*_OF_ALL, *_OF_WRITES, "key", "on_missing", "max_deleted", "adopt"),
+_KINDS: dict[str, type[PullOptions | PushOptions | SyncOptions]] = {
+    "pull": PullOptions,
+    "push": PushOptions,
+    "sync": SyncOptions,
 }
-"""The options of each kind of job that its function takes under the same name."""
-_CONVERTED = {
-    "pull": ("to", "query", "changes"),
-    "push": ("file", "map", "set", "dry_run", "with_"),
-    "sync": ("file", "map", "set", "dry_run"),
-}
-"""Those that it takes in another form, or that decide on its result."""
+_CONVERTED = {"query", "map", "set", "with_", "resend_unknown", "drop_unknown"}
+"""The options that `pull`, `push` and `sync` take in another form."""
 
 
-class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One pull, push or sync; the fields are the options of those commands."""
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One pull, push or sync.
 
-    pull: str | None = None
-    to: str = ""
-    query: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    key: str | None = None
-    refresh: bool = False
-    since: str | None = None
-    lag: float = 300.0
-    changes: str = ""
-    push: str | None = None
-    sync: str | None = None
-    file: str = ""
-    map: dict[str, str] = msgspec.field(default_factory=dict[str, str])
-    set: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
-    with_: dict[str, Any] = msgspec.field(default_factory=dict[str, Any], name="with")
-    concurrency: int = 64
-    max_failed: float = 0.1
-    share: float | None = None
-    unknown: Literal["keep", "resend", "drop"] = "keep"
-    on_missing: Literal["keep", "delete"] = "keep"
-    max_deleted: float = 0.1
-    adopt: bool = False
-    limit: int | None = None
-    retry_failed: bool = False
-    new_credential: bool = False
-    dry_run: bool = False
-    state: str = ""
+    Attributes:
+        operation: VENDOR.RESOURCE or VENDOR.RESOURCE.METHOD.
+        file: the result of a pull; the input of a push or sync.
+        name: in a file of jobs; empty for a job of the command line.
+    """
+
+    operation: str
+    file: Path
+    options: PullOptions | PushOptions | SyncOptions
     name: str = ""
 
-    def __post_init__(self) -> None:
-        kinds = [name for name in ("pull", "push", "sync") if getattr(self, name) is not None]
-        if len(kinds) != 1:
-            raise ValueError("a job needs one of `pull`, `push` and `sync`")
-        (kind,) = kinds
-        known = {kind, "name", *_OPTIONS[kind], *_CONVERTED[kind]}
-        for field in msgspec.structs.fields(self):
-            no_value = field.default_factory() if callable(field.default_factory) else field.default
-            if field.name not in known and getattr(self, field.name) != no_value:
-                raise ValueError(f"a {kind} has no `{field.encode_name}`")
-        if self.pull is not None and not self.to:
-            raise ValueError("a pull needs `to`")
-        if self.pull is None and not self.file:
-            raise ValueError(f"a {kind} needs `file`")
-        if (self.since is not None or self.changes) and not self.refresh:
-            raise ValueError("`since` and `changes` are for a refresh: give `refresh` as well")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"`limit` must be at least 1, not {self.limit}")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"`share` must be above 0 and at most 1, not {self.share}")
-
     @property
-    def kind(self) -> str:
-        """`pull`, `push` or `sync`."""
-        return "pull" if self.pull is not None else "push" if self.push is not None else "sync"
-
-    def options(self) -> dict[str, Any]:
-        """Return the keyword arguments of `pull`, `push` or `sync` that it has as they are."""
-        named = {name: getattr(self, name) for name in _OPTIONS[self.kind]}
-        return {**named, "flow": self.name or None}
+    def state(self) -> Path:
+        """The file that records the progress."""
+        return self.options.state or Path(f"{self.file}.state")
 
     @property
     def vendor(self) -> str:
         """The name of the vendor."""
-        return (self.pull or self.push or self.sync or "").partition(".")[0]
+        return self.operation.partition(".")[0]
 
     @property
     def title(self) -> str:
         """The name of the job; without one, what it pulls, pushes or syncs."""
-        return self.name or self.pull or self.push or self.sync or ""
+        return self.name or self.operation
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `pull`, `push` or `sync`, without `map` and `progress`."""
+        given = {
+            name: value for name, value in vars(self.options).items() if name not in _CONVERTED
+        }
+        if not isinstance(self.options, PullOptions):
+            given["unknown"] = self.options.unknown
+        return {**given, "state": self.state, "flow": self.name or None}
 
 
-def state_path(file: Path) -> Path:
-    """Return the default path of the state of a job on *file*."""
-    return Path(f"{file}.state")
-
-
-def read_jobs(path: Path) -> list[JobSpec]:
+def read_jobs(path: Path) -> list[Job]:
     """Return the jobs in the TOML file at *path*; their paths are relative to it.
 
     Raises:
@@ -129,13 +86,12 @@ def read_jobs(path: Path) -> list[JobSpec]:
     text, advice = "", "See `asyncclients run --help`"
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = _parsed(tomllib.loads(text))
+        jobs = _jobs_in(tomllib.loads(text), path.parent)
     except (OSError, ValueError) as bad:  # TOML and msgspec errors are ValueErrors
         words = bad.strerror if isinstance(bad, OSError) else str(bad)
         if isinstance(bad, tomllib.TOMLDecodeError) and "\\" in text:
             advice = "Write a path with / or in single quotes, as in 'C:\\data\\contacts.csv'"
         raise InputError(f"{path}: {words}", file=str(path), advice=advice) from None
-    jobs = [_placed(job, name, path.parent) for name, job in found.items()]
     for one, other in combinations(jobs, 2):
         if shared := _shared(one, other):
             raise InputError(
@@ -146,51 +102,65 @@ def read_jobs(path: Path) -> list[JobSpec]:
     return jobs
 
 
-def _parsed(tables: Mapping[str, Any]) -> dict[str, JobSpec]:
-    """Return the jobs in *tables* by name.
+def _jobs_in(tables: dict[str, Any], directory: Path) -> list[Job]:
+    _check_names("the file", tables, ["jobs"])
+    jobs = tables.get("jobs")
+    if not isinstance(jobs, dict) or not jobs:
+        raise ValueError("has no job; write one as [jobs.NAME] with its options below")
+    found = cast("dict[str, Any]", jobs)
+    return [job_of(name, table, directory) for name, table in found.items()]
+
+
+def job_of(name: str, table: Any, directory: Path = Path()) -> Job:
+    """Return the job in *table*, as in a file of jobs; its paths are relative to *directory*.
 
     Raises:
         ValueError: naming the job and its option.
     """
-    _check_options("the file", tables, ["jobs"])
-    jobs = tables.get("jobs")
-    if not isinstance(jobs, dict) or not jobs:
-        raise ValueError("has no job; write one as [jobs.NAME] with its options below")
-    known = [field.encode_name for field in msgspec.structs.fields(JobSpec) if field.name != "name"]
-    parsed: dict[str, JobSpec] = {}
-    for name, options in cast("dict[str, Any]", jobs).items():
-        if not isinstance(options, dict):
-            raise ValueError(f"jobs.{name} is not a table; write [jobs.{name}] above its options")
-        _check_options(f"jobs.{name}", cast("dict[str, Any]", options), known)
-        try:
-            parsed[name] = msgspec.convert(options, JobSpec)
-        except msgspec.ValidationError as bad:
-            problem = _quoted(cast("dict[str, Any]", options)) or str(bad)
-            raise ValueError(f"jobs.{name}: {problem}") from None
-    return parsed
+    place = f"jobs.{name}"
+    if not isinstance(table, dict):
+        raise ValueError(f"{place} is not a table; write [{place}] above its options")
+    options = cast("dict[str, Any]", table).copy()
+    kinds = [kind for kind in _KINDS if kind in options]
+    if len(kinds) != 1:
+        raise ValueError(f"{place}: a job needs one of `pull`, `push` and `sync`")
+    (kind,) = kinds
+    file = "to" if kind == "pull" else "file"
+    known = [each.name.rstrip("_") for each in fields(_KINDS[kind])]
+    _check_names(place, options, [kind, file, *known])
+    for each in (kind, file):
+        if not isinstance(options.get(each), str):
+            raise ValueError(f"{place}: a {kind} needs `{each}`, a text")
+    operation, path = options.pop(kind), directory / options.pop(file)
+    if "with" in options:
+        options["with_"] = options.pop("with")
+    try:
+        found = msgspec.convert(options, _KINDS[kind], dec_hook=lambda _, text: directory / text)
+    except msgspec.ValidationError as bad:
+        raise ValueError(f"{place}: {_quoted(options, _KINDS[kind]) or bad}") from None
+    return Job(operation=operation, file=path, options=found, name=name)
 
 
-def _quoted(options: Mapping[str, Any]) -> str:
+def table_of(job: Job) -> dict[str, Any]:
+    """Return *job* as the table from which `job_of` makes it."""
+    (kind,) = [kind for kind, options in _KINDS.items() if type(job.options) is options]
+    options = msgspec.to_builtins(job.options, enc_hook=str)
+    table = {name.rstrip("_"): value for name, value in options.items()}
+    return {kind: job.operation, "to" if kind == "pull" else "file": str(job.file), **table}
+
+
+def _quoted(options: Mapping[str, Any], kind: type[Any]) -> str:
     """Return how to write the option whose number or truth value is in quotes; "" if none is."""
-    for field in msgspec.structs.fields(JobSpec):
-        value = options.get(field.encode_name)
-        if not isinstance(value, str) or _is_accepted(value, field.type, strict=True):
-            continue
-        if _is_accepted(value, field.type, strict=False):
-            correct = f"{field.encode_name} = {value.lower()}"
-            return f"`{field.encode_name}` must not be text: write it without quotes, {correct}"
+    with suppress(msgspec.ValidationError):
+        read = msgspec.convert(options, kind, strict=False, dec_hook=lambda _, text: Path(text))
+        for name, value in options.items():
+            if isinstance(value, str) and isinstance(getattr(read, name), int | float):
+                correct = f"{name} = {value.lower()}"
+                return f"`{name}` must not be text: write it without quotes, {correct}"
     return ""
 
 
-def _is_accepted(value: str, kind: Any, *, strict: bool) -> bool:
-    try:
-        msgspec.convert(value, kind, strict=strict)
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def _check_options(place: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
+def _check_names(place: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raise `ValueError` if *table* has a name that is not *known*."""
     for name in table:
         if name not in known:
@@ -200,7 +170,7 @@ def _check_options(place: str, table: Mapping[str, Any], known: Sequence[str]) -
             )
 
 
-def _shared(one: JobSpec, other: JobSpec) -> Path | None:
+def _shared(one: Job, other: Job) -> Path | None:
     """Return a file that both jobs would write, or None."""
     for mine, theirs in product(_written(one), _written(other)):
         if are_same(mine, theirs):
@@ -208,41 +178,36 @@ def _shared(one: JobSpec, other: JobSpec) -> Path | None:
     return None
 
 
-def _written(job: JobSpec) -> list[Path]:
-    state = files_of_state(Path(job.state))
-    changes = [target_of(job.changes)] if job.changes else []
-    return [*state, *changes, *(FileSink(target_of(job.to)).files if job.to else ())]
+def _written(job: Job) -> list[Path]:
+    found = list(files_of_state(job.state))
+    if isinstance(job.options, PullOptions):
+        found += FileSink(target_of(job.file)).files
+        found += [target_of(job.options.changes)] if job.options.changes else []
+    return found
 
 
-def _placed(job: JobSpec, name: str, directory: Path) -> JobSpec:
-    file = directory / (job.file or job.to)
-    state = directory / job.state if job.state else state_path(file)
-    where = {"file": str(file)} if job.file else {"to": str(file)}
-    if job.changes:
-        where["changes"] = str(directory / job.changes)
-    return msgspec.structs.replace(job, name=name, state=str(state), **where)
-
-
-def check_names(job: JobSpec) -> None:
+def check_names(job: Job) -> None:
     """Check the vendor, resource, operation and arguments of *job*; needs no credentials.
 
     Raises:
         ValueError: one of them is wrong or missing.
     """
-    if job.sync is not None:
-        target = Target(Clients().resource(job.sync), job.key)
-        target.check(adopt=job.adopt, delete=job.on_missing == "delete")
-        return
-    operation = _operation(job, Clients())
-    if job.since is not None and not isinstance(operation, Write):
-        source = operation()
-        try:
-            check_since(source, job.since)
-        finally:
-            close_coroutine(source)
+    if isinstance(job.options, SyncOptions):
+        target = Target(Clients().resource(job.operation), job.options.key)
+        target.check(adopt=job.options.adopt, delete=job.options.on_missing == "delete")
+    elif isinstance(job.options, PushOptions):
+        Clients().write(job.operation, job.options.with_)
+    else:
+        read = Clients().read(job.operation, job.options.query)
+        if job.options.since is not None:
+            source = read()
+            try:
+                check_since(source, job.options.since)
+            finally:
+                close_coroutine(source)
 
 
-def check_credentials(jobs: Iterable[JobSpec]) -> None:
+def check_credentials(jobs: Iterable[Job]) -> None:
     """Check the environment variables of the vendors of *jobs*.
 
     Raises:
@@ -261,14 +226,7 @@ def check_credentials(jobs: Iterable[JobSpec]) -> None:
         )
 
 
-def _operation(job: JobSpec, clients: Clients) -> Callable[[], Any] | Write:
-    if job.pull is not None:
-        return clients.read(job.pull, job.query)
-    assert job.push is not None
-    return clients.write(job.push, job.with_)
-
-
-async def check_files(job: JobSpec) -> None:
+async def check_files(job: Job) -> None:
     """Check the files and columns of *job*; needs no credentials and writes nothing.
 
     A named pipe is not opened, because it can be read only once.
@@ -276,26 +234,15 @@ async def check_files(job: JobSpec) -> None:
     Raises:
         InputError: one of them is unusable.
     """
-    if job.file and _is_pipe(job.file):
+    if isinstance(job.options, PullOptions):
+        open_sink(job.file)
+        check_apart(job.state, FileSink(target_of(job.file)).files, "the result")
+    elif job.file.is_fifo():
         return
-    if job.sync is not None:
-        target = Target(Clients().resource(job.sync), job.key)
-        converter = RowConverter(target.row_type, _renaming(job))
-        await SyncInput(job.file, target, converter).check()
-        await _check_rows(job.file)
-    elif isinstance(operation := _operation(job, Clients()), Write):
-        await _check_columns(job, operation)
     else:
-        open_sink(job.to)
-    if job.to:
-        check_apart(Path(job.state), FileSink(target_of(job.to)).files, "the result")
-    else:
-        check_apart(Path(job.state), [Path(job.file)], "the input")
+        await _check_rows(job, job.options)
+        check_apart(job.state, [job.file], "the input")
     _check_state(target_of(job.state))
-
-
-def _is_pipe(path: str) -> bool:
-    return Path(path).is_fifo()
 
 
 def _check_state(state: Path) -> None:
@@ -313,24 +260,28 @@ def _check_state(state: Path) -> None:
     check_file(state, must_exist=False)
 
 
-async def _check_columns(job: JobSpec, operation: Write) -> None:
-    row_type = row_type_of(operation.call)
-    if operation.scalar is not None:
-        row_type = msgspec.defstruct(job.push or "", [(operation.name, Any)])
-    await _check_rows(job.file, RowConverter(row_type, _renaming(job)).check)
-
-
-async def _check_rows(file: str, check: Callable[[Source], None] = lambda _: None) -> None:
-    rows = await open_source(file)
+async def _check_rows(job: Job, options: PushOptions | SyncOptions) -> None:
+    """Check the columns of the input of *job*, and its encoding in each row."""
+    if isinstance(options, SyncOptions):
+        target = Target(Clients().resource(job.operation), options.key)
+        row_type = target.row_type
+        await SyncInput(job.file, target, RowConverter(row_type, _renaming(options))).check()
+    else:
+        write = Clients().write(job.operation, options.with_)
+        row_type = row_type_of(write.call)
+        if write.scalar is not None:
+            row_type = msgspec.defstruct(job.operation, [(write.name, Any)])
+    rows = await open_source(job.file)
     try:
-        check(rows)
+        if isinstance(options, PushOptions):
+            RowConverter(row_type, _renaming(options)).check(rows)
         await rows.count()  # finds another encoding in any row
     finally:
         await rows.aclose()
 
 
 async def run_job(
-    job: JobSpec, pool: SessionPool, progress: Callable[[Progress], None]
+    job: Job, pool: SessionPool, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
     """Run *job* with clients of *pool*; return the plan of a dry run, else the report.
 
@@ -340,46 +291,36 @@ async def run_job(
     """
     check_names(job)
     try:
-        if job.sync is not None:
-            target = Clients(pool).resource(job.sync)
-            return await backfill.sync(
-                job.file,
-                target,
-                map=_renaming(job),
-                dry_run=job.dry_run,
-                progress=progress,
-                **job.options(),
-            )
-        operation = _operation(job, Clients(pool))
+        Clients(pool).client(job.vendor)
     except ConfigurationError:
         await check_files(job)
         raise
-    if not isinstance(operation, Write):
-        return await backfill.pull(
-            operation(), job.to, changes=job.changes or None, progress=progress, **job.options()
+    given: dict[str, Any] = {**job.arguments(), "progress": progress}
+    clients, options = Clients(pool), job.options
+    report: Report | SyncReport | Plan
+    if isinstance(options, PullOptions):
+        report = await backfill.pull(
+            clients.read(job.operation, options.query)(), job.file, **given
         )
-    if operation.scalar is not None:
-        await check_files(job)  # `push` knows only the columns of a struct
-    return await backfill.push(
-        job.file,
-        operation.call,
-        map=map_of(job, operation),
-        dry_run=job.dry_run,
-        progress=progress,
-        **job.options(),
-    )
+    elif isinstance(options, SyncOptions):
+        resource = clients.resource(job.operation)
+        report = await backfill.sync(job.file, resource, map=_renaming(options), **given)
+    else:
+        write = clients.write(job.operation, options.with_)
+        if write.scalar is not None:
+            await check_files(job)  # `push` knows only the columns of a struct
+        report = await backfill.push(job.file, write.call, map=map_of(options, write), **given)
+    return report
 
 
-def _renaming(job: JobSpec) -> Renaming | None:
-    return Renaming(job.map, job.set) if job.map or job.set else None
+def _renaming(options: WriteOptions) -> Renaming | None:
+    return Renaming(options.map, options.set) if options.map or options.set else None
 
 
-def map_of(job: JobSpec, write: Write) -> Callable[[Any], Any] | None:
-    """Return the function from a row of *job* to the argument of *write*; None for the identity."""
-    renaming = _renaming(job)
-    if write.scalar is None:
-        return renaming
-    return _ScalarMap(write, renaming)
+def map_of(options: PushOptions, write: Write) -> Callable[[Any], Any] | None:
+    """Return the function from a row to the argument of *write*; None for the identity."""
+    renaming = _renaming(options)
+    return renaming if write.scalar is None else _ScalarMap(write, renaming)
 
 
 class _ScalarMap:

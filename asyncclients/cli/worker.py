@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -15,8 +16,9 @@ from cyclopts import Parameter
 
 from asyncclients.backfill import Plan, Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
-from asyncclients.cli.jobs import JobSpec, check_credentials, map_of, run_job
+from asyncclients.cli.jobs import Job, check_credentials, job_of, map_of, run_job, table_of
 from asyncclients.cli.operations import Clients
+from asyncclients.cli.options import PullOptions, PushOptions, SyncOptions
 from asyncclients.cli.output import say
 from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import DATABASE_URL, LIMITS, from_environment, limits_store, open_pool
@@ -65,7 +67,7 @@ async def worker(
 
 
 async def run_jobs(
-    jobs: Sequence[JobSpec], database_url: str, limits: str, display: ProgressDisplay
+    jobs: Sequence[Job], database_url: str, limits: str, display: ProgressDisplay
 ) -> list[Report | SyncReport | Plan | BaseException]:
     """Run *jobs* on DBOS, with all workers of the database; return the result of each.
 
@@ -106,62 +108,62 @@ async def _backfills(database_url: str, limits: str) -> AsyncGenerator[tuple[Any
 
 def _resolve(clients: Clients, spec: str) -> Any:
     """Return the target or list of the job in *spec*."""
-    job = msgspec.json.decode(spec, type=JobSpec)
-    if job.pull is not None:
-        return clients.read(job.pull, job.query)()
-    assert job.push is not None
-    write = clients.write(job.push, job.with_)
+    job = job_of("", msgspec.json.decode(spec))
+    if isinstance(job.options, PullOptions):
+        return clients.read(job.operation, job.options.query)()
+    assert isinstance(job.options, PushOptions)
+    write = clients.write(job.operation, job.options.with_)
     return PushTarget(
         target=write.call,
-        map=map_of(job, write),
-        concurrency=job.concurrency,
-        max_failed=job.max_failed,
+        map=map_of(job.options, write),
+        concurrency=job.options.concurrency,
+        max_failed=job.options.max_failed,
     )
 
 
 async def _run(
-    job: JobSpec, backfills: Any, pool: SessionPool, progress: Callable[[Progress], None]
+    job: Job, backfills: Any, pool: SessionPool, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
-    if job.sync is not None or job.refresh:  # its memory is a file of this machine
-        return await run_job(job, pool, progress)
-    options = {"unknown": "keep", "dry_run": False, "limit": None, "retry_failed": False}
-    for option, default in options.items():
-        if (value := getattr(job, option)) != default:
-            raise ConfigurationError(
-                f"{job.name}: {option} = {value!r} is not supported with --engine dbos"
-            )
-    file = Path(job.file or job.to)
-    portable = msgspec.structs.replace(
-        job,
-        state="",
-        new_credential=False,
-        share=None,
-        **({"file": file.name} if job.file else {"to": file.name}),
-    )
-    spec = msgspec.json.encode(portable).decode()
-    if job.pull is not None:
+    options = job.options
+    if isinstance(options, SyncOptions) or (isinstance(options, PullOptions) and options.refresh):
+        return await run_job(job, pool, progress)  # its memory is a file of this machine
+    for option in ("resend_unknown", "drop_unknown", "dry_run", "limit", "retry_failed"):
+        if getattr(options, option, None):
+            raise ConfigurationError(f"{job.name}: {option} is not supported with --engine dbos")
+    if isinstance(options, PullOptions):
         pulled: Report = await backfills.pull(
             job.name,
-            job.to,
+            job.file,
             state=job.state,
-            spec=spec,
-            key=job.key,
-            share=job.share,
+            spec=_spec(job, state=None, new_credential=False, share=None),
+            key=options.key,
+            share=options.share,
             progress=progress,
         )
         return pulled
-    # The identity of a job does not include its concurrency and max_failed.
-    identity = msgspec.structs.replace(portable, concurrency=64, max_failed=0.1)
-    target = msgspec.json.encode(identity).decode()
+    # What may change in a job that has begun is not part of its identity.
+    identity = {"state": None, "new_credential": False, "share": None}
     report: Report = await backfills.push(
-        job.name, job.file, spec=spec, target=target, share=job.share, progress=progress
+        job.name,
+        job.file,
+        spec=_spec(job, **identity),
+        target=_spec(job, **identity, concurrency=64, max_failed=0.1),
+        share=options.share,
+        progress=progress,
     )
     job_store = backfills.job_store
     failed = await job_store.failures(job.name)
     unknown = [msgspec.json.encode(row) for row in await job_store.unknown(job.name)]
-    failures = write_rows(Path(job.state + ".failed.jsonl"), failed)
-    write_rows(Path(job.state + ".unknown.jsonl"), unknown)
+    failures = write_rows(Path(f"{job.state}.failed.jsonl"), failed)
+    write_rows(Path(f"{job.state}.unknown.jsonl"), unknown)
     return msgspec.structs.replace(report, failures=failures)
+
+
+def _spec(job: Job, **changes: Any) -> str:
+    """Return *job* with *changes* of its options, in a form for any machine."""
+    options, file = dataclasses.replace(job.options, **changes), Path(job.file.name)
+    portable = msgspec.structs.replace(job, options=options, file=file)
+    return msgspec.json.encode(table_of(portable)).decode()
 
 
 def write_rows(path: Path, lines: Sequence[bytes]) -> str | None:

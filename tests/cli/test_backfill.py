@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from cyclopts import Token
 
-from asyncclients.cli.backfill import pairs
+from asyncclients.cli.options import pairs
 from asyncclients.sandbox import Sandbox, drop, status
 from tests.support.command import Command, start
 from tests.support.posix import posix
@@ -123,7 +124,10 @@ async def test_share_of_a_command_and_of_a_job_file(
     assert plans["people"]["seconds"] == pytest.approx(half["seconds"])
     (tmp_path / "jobs.toml").write_text(jobs.format("1.5"))
     ended = await shell.run("run", "jobs.toml")
-    assert (ended.code, "`share` must be above 0 and at most 1" in ended.err) == (2, True)
+    assert (ended.code, "jobs.people: Expected `float` <= 1.0 - at `$.share`" in ended.err) == (
+        2,
+        True,
+    )
     ended = await shell.run(*command, "--share", "0")
     assert (ended.code, "--share" in ended.err) == (2, True)
     assert sandbox.requests("intouch") == ()
@@ -368,11 +372,15 @@ async def test_jobs_of_a_file_run_together(sandbox: Sandbox, shell: Shell, tmp_p
 
 def test_pairs() -> None:
     """NAME=VALUE; the value may be empty and hold more of them."""
-    assert pairs(["a=b", "c=", "d=e=f"]) == {"a": "b", "c": "", "d": "e=f"}
-    assert pairs(None) == {}
+
+    def read(*texts: str) -> dict[str, str]:
+        return pairs(dict, [Token(value=text) for text in texts])
+
+    assert read("a=b", "c=", "d=e=f") == {"a": "b", "c": "", "d": "e=f"}
+    assert read() == {}
     for text in ("a", "=b"):
         with pytest.raises(ValueError, match="NAME=VALUE"):
-            pairs([text])
+            read(text)
 
 
 @pytest.mark.parametrize("kind", ["push", "pull", "run"])

@@ -113,7 +113,7 @@ class Database:
 
         return await self.with_retry(lambda: asyncio.to_thread(run), max_outage)
 
-    async def fetch(self, sql: str, **values: Any) -> Sequence[sa.Row[Any]]:
+    async def fetch(self, sql: str, **values: Any) -> Sequence[Any]:
         """Return the rows that *sql* selects; see `execute` and `transact`."""
         return await self.transact(lambda connection: execute(connection, sql, **values).all())
 
@@ -159,9 +159,9 @@ class Database:
         await asyncio.to_thread(self._engine.dispose)
 
 
-def execute(connection: Connection, sql: str, **values: Any) -> sa.CursorResult[Any]:
+def execute(connection: Connection, sql: str, **values: Any) -> Any:
     """Execute *sql* with its `:name` parameters; a list is for `IN`."""
-    lists = [
+    lists: list[Any] = [
         sa.bindparam(name, expanding=True) for name in values if isinstance(values[name], list)
     ]
     return connection.execute(sa.text(sql).bindparams(*lists), values)
