@@ -11,6 +11,7 @@ import asyncio
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,16 +22,17 @@ from asyncclients.backfill import Plan, Report, Status, SyncReport, read_status
 from asyncclients.cli import DONE, FAILED, INTERRUPTED, PARTLY, USAGE
 from asyncclients.cli.jobs import (
     Job,
+    Result,
     check_credentials,
     check_files,
     check_names,
     read_jobs,
+    run_all,
     run_job,
 )
 from asyncclients.cli.operations import CLIENTS
 from asyncclients.cli.options import PullOptions, PushOptions, Switch, SyncOptions
 from asyncclients.cli.output import JobError, result_text, say, show, status_text
-from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.cli.shared import (
     DATABASE_URL,
     LIMITS,
@@ -39,11 +41,11 @@ from asyncclients.cli.shared import (
     pool_of_jobs,
 )
 from asyncclients.cli.signals import on_signals
-from asyncclients.cli.worker import run_jobs
-from asyncclients.errors import AsyncClientsError, InputError
+from asyncclients.cli.worker import run_on_dbos
+from asyncclients.errors import AsyncClientsError, ConfigurationError, InputError
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
-_COMPLETE = "was complete already; give {} to bring it up to date, or delete {} to repeat it"
+_COMPLETE = "the pull was complete already; refresh it to update it, or delete {} to repeat it"
 _SUFFIXES = (".csv", ".jsonl", ".parquet", ".gz")
 
 
@@ -119,20 +121,35 @@ def _check_order(command: str, target: str, file: Path) -> None:
 
 
 async def _run(job: Job, output: Output) -> int:
-    store, quiet = limits_store(from_environment(output.limits, LIMITS)), output.quiet
+    check_names(job)
 
     async def once() -> int:
-        async with pool_of_jobs(store, quiet=quiet) as pool:
-            with ProgressDisplay(quiet=quiet) as display:
-                result = await run_job(job, pool, display.job(job.title))
+        (result,) = await _run_here([job], output)
+        if isinstance(result, BaseException):
+            raise result
         code = exit_code(result)
-        if code != DONE or output.json or not quiet:
+        if code != DONE or output.json or not output.quiet:
             show(result, as_json=output.json, describe=result_text)
-        if not quiet and _was_complete(job, result):
-            say(f"The pull {_COMPLETE.format('--refresh', job.state)}", sys.stderr)
         return code
 
     return await _interruptible(once(), f"run the same command to resume ({job.state})")
+
+
+async def _run_here(jobs: Sequence[Job], output: Output) -> list[Result]:
+    store, quiet = limits_store(from_environment(output.limits, LIMITS)), output.quiet
+    async with pool_of_jobs(store, quiet=quiet) as pool:
+        try:
+            check_credentials(jobs)
+        except ConfigurationError:
+            for job in jobs:
+                await check_files(job)  # a mistake in a file is reported first
+            raise
+        results = await run_all(jobs, partial(run_job, pool), quiet=quiet)
+    for job, result in () if quiet else zip(jobs, results, strict=True):
+        is_plain_pull = isinstance(job.options, PullOptions) and not job.options.refresh
+        if is_plain_pull and isinstance(result, Report) and not result.requests:
+            say(f"{job.title}: {_COMPLETE.format(job.state)}", sys.stderr)
+    return results
 
 
 async def run(
@@ -161,7 +178,6 @@ async def run(
         raise ValueError(
             f"--engine dbos needs a job database: set {DATABASE_URL} or give --database-url"
         )
-    limits, quiet = from_environment(output.limits, LIMITS), output.quiet
     await _check_jobs(file, jobs)
     if dry_run:
         jobs = [
@@ -170,37 +186,15 @@ async def run(
             if not isinstance(job.options, PullOptions)
         ]
 
-    async def run_all() -> int:
-        results: Sequence[Report | SyncReport | Plan | BaseException]
+    async def execute() -> int:
         if engine == "dbos":
-            with ProgressDisplay(quiet=quiet) as display:
-                results = await run_jobs(jobs, database_url, limits, display)
+            limits = from_environment(output.limits, LIMITS)
+            results = await run_on_dbos(jobs, database_url, limits, quiet=output.quiet)
         else:
-            async with pool_of_jobs(limits_store(limits), quiet=quiet) as pool:
-                check_credentials(jobs)
-                with ProgressDisplay(quiet=quiet) as display:
-                    running = [
-                        (job.title, run_job(job, pool, display.job(job.title))) for job in jobs
-                    ]
-                    results = await asyncio.gather(
-                        *(display.showing_failure(*each) for each in running),
-                        return_exceptions=True,
-                    )
-        by_name = dict(zip((job.name for job in jobs), results, strict=True))
-        code = _print_all(by_name, quiet=quiet, as_json=output.json)
-        for job in jobs if engine == "local" and not quiet else ():
-            if _was_complete(job, by_name[job.name]):
-                hint = _COMPLETE.format("`refresh = true`", job.state)
-                say(f"{job.name}: the pull {hint}", sys.stderr)
-        return code
+            results = await _run_here(jobs, output)
+        return _print_all(jobs, results, output)
 
-    return await _interruptible(run_all(), "run the same command to resume")
-
-
-def _was_complete(job: Job, result: object) -> bool:
-    """Return whether *result* is that of a pull that had nothing left to do."""
-    is_plain_pull = isinstance(job.options, PullOptions) and not job.options.refresh
-    return is_plain_pull and isinstance(result, Report) and not result.requests
+    return await _interruptible(execute(), "run the same command to resume")
 
 
 async def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
@@ -213,28 +207,25 @@ async def _check_jobs(file: Path, jobs: Sequence[Job]) -> None:
             raise InputError(f"{file}: {job.name}: {bad}", file=str(file)) from None
 
 
-def _print_all(
-    results: dict[str, Report | SyncReport | Plan | BaseException], *, quiet: bool, as_json: bool
-) -> int:
+def _print_all(jobs: Sequence[Job], results: Sequence[Result], output: Output) -> int:
     codes: list[int] = []
     shown: dict[str, Any] = {}
-    for name, result in results.items():
-        if isinstance(result, Report | SyncReport | Plan):
+    for job, result in zip(jobs, results, strict=True):
+        if not isinstance(result, BaseException):
             codes.append(exit_code(result))
-            shown[name] = result
+            shown[job.name] = result
         elif isinstance(result, (AsyncClientsError, ValueError, OSError)):
             codes.append(USAGE if isinstance(result, ValueError) else FAILED)
-            shown[name] = JobError(error=type(result).__name__, reason=str(result))
+            shown[job.name] = JobError(error=type(result).__name__, reason=str(result))
         else:
             raise result
-    if as_json:
+    if output.json:
         show(shown, as_json=True, describe=str)
-    else:
-        for name, result in shown.items():
-            if isinstance(result, JobError):
-                say(f"{name}: {result.reason}", sys.stderr)
-            elif not quiet or exit_code(result) != DONE:
-                say(f"{name}: {result_text(result)}")
+    for name, result in () if output.json else shown.items():
+        if isinstance(result, JobError):
+            say(f"{name}: {result.reason}", sys.stderr)
+        elif not output.quiet or exit_code(result) != DONE:
+            say(f"{name}: {result_text(result)}")
     if {*codes} == {USAGE}:  # no job sent anything
         return USAGE
     return FAILED if not {FAILED, USAGE}.isdisjoint(codes) else max(codes, default=DONE)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from itertools import combinations, product
@@ -25,9 +26,12 @@ from asyncclients.backfill.sync_input import SyncInput
 from asyncclients.backfill.sync_targets import Target
 from asyncclients.cli.operations import Clients, Write
 from asyncclients.cli.options import PullOptions, PushOptions, SyncOptions, WriteOptions
+from asyncclients.cli.progress import ProgressDisplay
 from asyncclients.core.pool import SessionPool
 from asyncclients.errors import ConfigurationError, InputError
 from asyncclients.own_files import are_same, check_apart, files_of_state, target_of
+
+Result = Report | SyncReport | Plan | BaseException
 
 _KINDS: dict[str, type[PullOptions | PushOptions | SyncOptions]] = {
     "pull": PullOptions,
@@ -280,21 +284,28 @@ async def _check_rows(job: Job, options: PushOptions | SyncOptions) -> None:
         await rows.aclose()
 
 
+async def run_all(
+    jobs: Iterable[Job],
+    run: Callable[[Job, Callable[[Progress], None]], Awaitable[Report | SyncReport | Plan]],
+    *,
+    quiet: bool,
+) -> list[Result]:
+    """Call *run* for all *jobs* concurrently, and show their progress; return what each gives."""
+    with ProgressDisplay(quiet=quiet) as display:
+        running = [(job.title, run(job, display.job(job.title))) for job in jobs]
+        failing = (display.showing_failure(*each) for each in running)
+        return await asyncio.gather(*failing, return_exceptions=True)
+
+
 async def run_job(
-    job: Job, pool: SessionPool, progress: Callable[[Progress], None]
+    pool: SessionPool, job: Job, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
     """Run *job* with clients of *pool*; return the plan of a dry run, else the report.
 
     Raises:
-        ValueError: a name, argument, file, column or credential is unusable, checked in this order.
+        ValueError: a file, column or credential is unusable.
         AsyncClientsError: see `pull`, `push` and `sync`.
     """
-    check_names(job)
-    try:
-        Clients(pool).client(job.vendor)
-    except ConfigurationError:
-        await check_files(job)
-        raise
     given: dict[str, Any] = {**job.arguments(), "progress": progress}
     clients, options = Clients(pool), job.options
     report: Report | SyncReport | Plan

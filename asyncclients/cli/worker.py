@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,16 @@ from cyclopts import Parameter
 
 from asyncclients.backfill import Plan, Progress, Report, SyncReport
 from asyncclients.backfill.steps import PushTarget
-from asyncclients.cli.jobs import Job, check_credentials, job_of, map_of, run_job, table_of
+from asyncclients.cli.jobs import (
+    Job,
+    Result,
+    check_credentials,
+    job_of,
+    map_of,
+    run_all,
+    run_job,
+    table_of,
+)
 from asyncclients.cli.operations import Clients
 from asyncclients.cli.options import PullOptions, PushOptions, SyncOptions
 from asyncclients.cli.output import say
@@ -66,21 +76,17 @@ async def worker(
     return 0
 
 
-async def run_jobs(
-    jobs: Sequence[Job], database_url: str, limits: str, display: ProgressDisplay
-) -> list[Report | SyncReport | Plan | BaseException]:
-    """Run *jobs* on DBOS, with all workers of the database; return the result of each.
+async def run_on_dbos(
+    jobs: Sequence[Job], database_url: str, limits: str, *, quiet: bool
+) -> list[Result]:
+    """Run *jobs* with all workers of the database; return the result of each.
 
     A sync runs in this process alone: what it remembers is in a file of this machine. Its calls
     share the quotas.
     """
     async with _backfills(database_url, limits) as (backfills, pool):
         check_credentials(jobs)
-        running: list[Coroutine[Any, Any, Report | SyncReport | Plan]] = [
-            display.showing_failure(job.title, _run(job, backfills, pool, display.job(job.title)))
-            for job in jobs
-        ]
-        return await asyncio.gather(*running, return_exceptions=True)
+        return await run_all(jobs, partial(_run, pool, backfills), quiet=quiet)
 
 
 @asynccontextmanager
@@ -122,11 +128,11 @@ def _resolve(clients: Clients, spec: str) -> Any:
 
 
 async def _run(
-    job: Job, backfills: Any, pool: SessionPool, progress: Callable[[Progress], None]
+    pool: SessionPool, backfills: Any, job: Job, progress: Callable[[Progress], None]
 ) -> Report | SyncReport | Plan:
     options = job.options
     if isinstance(options, SyncOptions) or (isinstance(options, PullOptions) and options.refresh):
-        return await run_job(job, pool, progress)  # its memory is a file of this machine
+        return await run_job(pool, job, progress)  # its memory is a file of this machine
     for option in ("resend_unknown", "drop_unknown", "dry_run", "limit", "retry_failed"):
         if getattr(options, option, None):
             raise ConfigurationError(f"{job.name}: {option} is not supported with --engine dbos")

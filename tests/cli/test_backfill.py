@@ -366,7 +366,7 @@ async def test_jobs_of_a_file_run_together(sandbox: Sandbox, shell: Shell, tmp_p
     (tmp_path / "jobs" / "nothing.csv").write_text("name\nblue\n")
     again = await shell.run("run", "jobs/all.toml")
     assert (again.code, "nothing: 1 done" in again.out) == (0, True)
-    assert "contacts: the pull was complete already; give `refresh = true`" in again.err
+    assert "contacts: the pull was complete already; refresh it" in again.err
     assert "tags: the" not in again.err
 
 
