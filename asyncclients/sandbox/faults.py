@@ -7,6 +7,7 @@ it twice.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -101,15 +102,13 @@ Match: TypeAlias = "Callable[[SandboxRequest], bool] | str | None"
 @dataclass(slots=True)
 class _Order:
     fault: Fault
-    left: int | None
+    left: float
     match: Match
 
     def fits(self, call: SandboxRequest) -> bool:
-        if self.match is None:
-            return True
-        if isinstance(self.match, str):
-            return self.match in f"{call.method} {call.path}"
-        return self.match(call)
+        if callable(self.match):
+            return self.match(call)
+        return (self.match or "") in f"{call.method} {call.path}"
 
 
 class Faults:
@@ -123,7 +122,7 @@ class Faults:
         if times is not None and times < 1:
             msg = f"times is {times}; give the number of requests to fail, or None for all"
             raise ValueError(msg)
-        self._orders.append(_Order(fault, times, match))
+        self._orders.append(_Order(fault, math.inf if times is None else times, match))
 
     def clear(self) -> None:
         """Remove all faults."""
@@ -133,9 +132,8 @@ class Faults:
         """Return the fault for *call*, if any, and count it."""
         for order in self._orders:
             if order.fits(call):
-                if order.left is not None:
-                    order.left -= 1
-                    if not order.left:
-                        self._orders.remove(order)
+                order.left -= 1
+                if not order.left:
+                    self._orders.remove(order)
                 return order.fault
         return None

@@ -73,7 +73,7 @@ class SlidingLog:
 
 
 class _Counter:
-    """A counter of requests that starts anew in each window."""
+    """A counter of requests that is reset in each window."""
 
     limit: float
 
@@ -171,15 +171,6 @@ class Rules:
         """Return the limits of *request*, a `METHOD /path`."""
         cost = max((each for text, each in self._costs.items() if text in request), default=1)
         return RequestLimit([limit for text, limit in self._rules if text in request], cost)
-
-    def admit(self, now: float, cost: int = 1) -> bool:
-        return self.of("").admit(now, cost)
-
-    def remaining(self, now: float) -> int:
-        return self.of("").remaining(now)
-
-    def reset_after(self, now: float) -> float:
-        return self.of("").reset_after(now)
 
 
 class RequestLimit:

@@ -11,18 +11,18 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, overload
 
 from aiohttp import web
 
-from .digital_onboarding import DigitalOnboarding, DigitalOnboardingState
-from .emma import Emma, EmmaState
+from .digital_onboarding import DigitalOnboarding
+from .emma import Emma
 from .faults import named
-from .intempt import Intempt, IntemptState
-from .intouch import Intouch, IntouchState
-from .server import RequestLog, VendorServer
-from .storage import Storage, StorageState
-from .totango import Totango, TotangoState
+from .intempt import Intempt
+from .intouch import Intouch
+from .server import VendorServer
+from .storage import Storage
+from .totango import Totango
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,12 +66,22 @@ class Sandbox:
             msg = f"the sandbox has no access control: it binds to loopback only, not to {host}"
             raise ValueError(msg)
         self.environ: dict[str, str] = {}
-        self._host, self._port, self._seed = host, port, seed
-        self._latency, self._keepalive = latency, keepalive
+        self._host, self._port, self._keepalive = host, port, keepalive
         self._started_at = 0.0
         self._servers: list[tuple[asyncio.Server, web.Server]] = []
-        self._urls: dict[str, str] = {}
-        self._vendors = self._build(dict(quotas or {}), history)
+        self._vendors: dict[str, VendorServer] = {}
+        limits = dict(quotas or {})
+        for vendor in _vendors(seed):
+            self._vendors[vendor.name] = VendorServer(
+                vendor,
+                quota=limits.pop(vendor.name, vendor.quota),
+                history=history,
+                wall=lambda now: _EPOCH + timedelta(seconds=now - self._started_at),
+                latency=latency,
+            )
+        if limits:
+            msg = f"quotas for {', '.join(limits)}: the sandbox has {', '.join(self._vendors)}"
+            raise ValueError(msg)
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -82,8 +92,7 @@ class Sandbox:
         except BaseException:
             await self._stop()
             raise
-        for name, server in self._vendors.items():
-            server.vendor.listens_at(self._urls)
+        for name in self._vendors:
             self.environ |= self.issue(name)
         return self
 
@@ -110,18 +119,17 @@ class Sandbox:
 
     def url(self, vendor: VendorName) -> str:
         """Return the base URL of *vendor*, with its path prefix."""
-        return self._urls[vendor]
+        return self._vendors[vendor].vendor.url
 
     def issue(self, vendor: str) -> dict[str, str]:
         """Create another credential of *vendor*; return the environment for `from_env`."""
-        server = self._vendors[vendor]
-        secret = server.vendor.issue(server.random)
-        base_url = {f"{vendor.upper()}_BASE_URL": self._urls[vendor]} if secret else {}
-        return secret | base_url
+        issuer = self._vendors[vendor].vendor
+        secret = issuer.issue()
+        return secret | {f"{vendor.upper()}_BASE_URL": issuer.url} if secret else {}
 
     def requests(self, vendor: VendorName) -> tuple[Arrival, ...]:
-        """Return the last *history* requests to *vendor*, oldest first."""
-        return self._vendors[vendor].log.recent()
+        """Return the last *history* requests to *vendor*, in the order of their responses."""
+        return tuple(self._vendors[vendor].log.recent)
 
     def rejected(self, vendor: VendorName) -> int:
         """Return the number of requests that the rate limit of *vendor* rejected."""
@@ -129,8 +137,7 @@ class Sandbox:
 
     def summary(self, vendor: VendorName) -> Summary:
         """Return exact counts of all requests to *vendor*."""
-        server = self._vendors[vendor]
-        return server.log.summary(server.quota)
+        return self._vendors[vendor].summary()
 
     def fail(
         self, vendor: VendorName, fault: Fault | str, times: int | None = 1, match: Match = None
@@ -149,51 +156,20 @@ class Sandbox:
         self._vendors[vendor].faults.clear()
 
     @overload
-    def state(self, vendor: Literal["intouch"]) -> IntouchState: ...
+    def state(self, vendor: Literal["intouch"]) -> Intouch: ...
     @overload
-    def state(self, vendor: Literal["totango"]) -> TotangoState: ...
+    def state(self, vendor: Literal["totango"]) -> Totango: ...
     @overload
-    def state(self, vendor: Literal["intempt"]) -> IntemptState: ...
+    def state(self, vendor: Literal["intempt"]) -> Intempt: ...
     @overload
-    def state(self, vendor: Literal["emma"]) -> EmmaState: ...
+    def state(self, vendor: Literal["emma"]) -> Emma: ...
     @overload
-    def state(self, vendor: Literal["digital_onboarding"]) -> DigitalOnboardingState: ...
+    def state(self, vendor: Literal["digital_onboarding"]) -> DigitalOnboarding: ...
     @overload
-    def state(self, vendor: Literal["storage"]) -> StorageState: ...
+    def state(self, vendor: Literal["storage"]) -> Storage: ...
     def state(self, vendor: VendorName) -> object:
-        """Return the data of *vendor* in plain containers, which a test may change."""
-        return self._vendors[vendor].vendor.state
-
-    def _build(self, quotas: dict[str, QuotaSpec], history: int) -> dict[str, VendorServer]:
-        storage = Storage()
-        vendors: list[Vendor[Any]] = [
-            Intouch(self._random("intouch")),
-            Totango(self._random("totango")),
-            Intempt(storage.state),
-            Emma(self._random("emma")),
-            DigitalOnboarding(self._random("digital_onboarding")),
-            storage,
-        ]
-        servers: dict[str, VendorServer] = {}
-        for vendor in vendors:
-            servers[vendor.name] = VendorServer(
-                vendor,
-                RequestLog(vendor.name, history),
-                quota=quotas.pop(vendor.name, vendor.quota),
-                random=self._random(f"{vendor.name} gate"),
-                wall=self._wall,
-                latency=self._latency,
-            )
-        if quotas:
-            msg = f"quotas for {', '.join(quotas)}: the sandbox has {', '.join(servers)}"
-            raise ValueError(msg)
-        return servers
-
-    def _random(self, purpose: str) -> Random:
-        return Random(f"{self._seed} {purpose}")
-
-    def _wall(self, now: float) -> datetime:
-        return _EPOCH + timedelta(seconds=now - self._started_at)
+        """Return *vendor* with its data in plain containers, which a test may change."""
+        return self._vendors[vendor].vendor
 
     async def _listen(self, server: VendorServer, port: int) -> None:
         http = web.Server(server.serve, access_log=None, keepalive_timeout=self._keepalive)
@@ -202,4 +178,16 @@ class Sandbox:
         self._servers.append((listener, http))
         host = f"[{self._host}]" if ":" in self._host else self._host
         bound = listener.sockets[0].getsockname()[1]
-        self._urls[server.vendor.name] = f"http://{host}:{bound}{server.vendor.prefix}"
+        server.vendor.url = f"http://{host}:{bound}{server.vendor.prefix}"
+
+
+def _vendors(seed: int) -> list[Vendor]:
+    storage = Storage(Random(f"{seed} storage"))
+    return [
+        Intouch(Random(f"{seed} intouch")),
+        Totango(Random(f"{seed} totango")),
+        Intempt(Random(f"{seed} intempt"), storage),
+        Emma(Random(f"{seed} emma")),
+        DigitalOnboarding(Random(f"{seed} digital_onboarding")),
+        storage,
+    ]

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from aiohttp import web
 
@@ -28,16 +29,14 @@ from .vendor import RejectedError, Reply, SandboxRequest, segments_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
-    from random import Random
 
     from multidict import CIMultiDictProxy
 
     from .limits import ServerLimit
     from .vendor import Vendor
 
-QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit]"
+QuotaSpec: TypeAlias = "tuple[float, float] | Callable[[], ServerLimit | Rules]"
 """(requests, seconds), or a function that creates the limit of a credential."""
-
 
 BODY_LIMIT = 64 * 1024
 
@@ -89,82 +88,51 @@ class Summary:
 class RequestLog:
     """The last *history* requests of one vendor, and exact counts of all requests."""
 
-    def __init__(self, vendor: str, history: int) -> None:
-        self.vendor = vendor
+    def __init__(self, history: int) -> None:
+        self.recent: deque[Arrival] = deque(maxlen=history)
         self.rejected = 0
-        self._recent: deque[Arrival] = deque(maxlen=history)
         self._by_status: Counter[int | None] = Counter()
         self._credentials: set[str] = set()
-        self._counted = 0
-        self._first_at: float | None = None
-        self._last_at: float | None = None
+        self._accepted = 0
+        self._first_at, self._last_at = math.inf, -math.inf
 
-    def write(
-        self, call: SandboxRequest, status: int | None, *, rejected: bool, counted: bool
-    ) -> None:
-        """Add *call*; *counted* is True if it used a quota."""
-        self._recent.append(
-            Arrival(
-                vendor=self.vendor,
-                at=call.at,
-                method=call.method,
-                path=call.path,
-                query=tuple(call.query.items()),
-                headers=call.headers,
-                body=call.body[:BODY_LIMIT],
-                credential=call.credential,
-                status=status,
-                rejected=rejected,
-            )
-        )
-        self._by_status[status] += 1
-        self.rejected += rejected
-        if counted:
-            self._credentials.add(call.credential)
-            self._counted += not rejected
-        self._first_at = call.at if self._first_at is None else min(self._first_at, call.at)
-        self._last_at = call.at if self._last_at is None else max(self._last_at, call.at)
+    def write(self, arrival: Arrival) -> None:
+        """Add *arrival*."""
+        self.recent.append(arrival)
+        self._by_status[arrival.status] += 1
+        self.rejected += arrival.rejected
+        if arrival.credential:
+            self._credentials.add(arrival.credential)
+            self._accepted += arrival.accepted
+        self._first_at = min(self._first_at, arrival.at)
+        self._last_at = max(self._last_at, arrival.at)
 
-    def recent(self) -> tuple[Arrival, ...]:
-        """Return the logged requests, in the order of their responses."""
-        return tuple(self._recent)
-
-    def summary(self, quota: tuple[float, float] | None) -> Summary:
+    def summary(self, vendor: str, quota: tuple[float, float] | None) -> Summary:
         """Return the counts, compared with *quota*: (requests, seconds)."""
+        arrivals, use = self._by_status.total(), 0.0
+        if quota and self._credentials:
+            windows = 1 + (self._last_at - self._first_at) / quota[1]
+            use = self._accepted / (quota[0] * windows * len(self._credentials))
         return Summary(
-            vendor=self.vendor,
-            arrivals=self._by_status.total(),
+            vendor=vendor,
+            arrivals=arrivals,
             rejected=self.rejected,
             by_status=dict(self._by_status),
-            first_at=self._first_at,
-            last_at=self._last_at,
-            quota_use=self._use(quota),
+            first_at=self._first_at if arrivals else None,
+            last_at=self._last_at if arrivals else None,
+            quota_use=use,
         )
 
-    def _use(self, quota: tuple[float, float] | None) -> float:
-        if quota is None or self._first_at is None or self._last_at is None:
-            return 0.0
-        limit, period = quota
-        allowed = limit * (1 + (self._last_at - self._first_at) / period)
-        return self._counted / (allowed * max(1, len(self._credentials)))
 
-
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    """The result of checking the credential and the limit of a request."""
+@dataclass(slots=True)
+class _Exchange:
+    """A request on its way through the server; without a *reply* it gets no response."""
 
     call: SandboxRequest
-    limit: ServerLimit | None
-    rejection: Reply | None
-    over_limit: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A reply, None for no response, and the fault that changes it."""
-
-    reply: Reply | None
+    limit: ServerLimit | None = None
+    is_over_limit: bool = False
     fault: Fault | None = None
+    reply: Reply | None = None
 
 
 class VendorServer:
@@ -172,40 +140,49 @@ class VendorServer:
 
     def __init__(
         self,
-        vendor: Vendor[Any],
-        log: RequestLog,
+        vendor: Vendor,
         *,
         quota: QuotaSpec | None,
-        random: Random,
+        history: int,
         wall: Callable[[float], datetime],
         latency: tuple[float, float],
     ) -> None:
         self.vendor = vendor
-        self.log = log
+        self.log = RequestLog(history)
         self.faults = Faults()
         self.closing = asyncio.Event()
-        self.random = random
-        self.quota = _numbers(quota)
-        self._spec = quota
-        self._limits: dict[str, ServerLimit] = {}
+        self._quota = quota
+        self._limits: dict[str, ServerLimit | Rules] = {}
         self._wall = wall
         self._latency = latency
 
+    def summary(self) -> Summary:
+        """Return exact counts of all requests."""
+        quota = self._quota
+        if callable(quota):
+            limit = quota()
+            quota = limit.limit, limit.period
+        return self.log.summary(self.vendor.name, quota)
+
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Handle one request."""
-        admission = self._admit(self._head(request))
+        exchange = self._admit(request)
         try:
             body = await request.content.read()
         except (ConnectionError, web.RequestPayloadError):
-            self._record(admission, None)
+            self._record(exchange, None)
             return web.Response(status=400)
-        answer = self._decide(replace(admission, call=replace(admission.call, body=body)))
-        wait = self._wait(answer)
-        if wait > 0:
-            await self._pause(wait)
-        if answer.fault and answer.fault.kind == "hang":
+        exchange.call = replace(exchange.call, body=body)
+        self._answer(exchange)
+        seconds, jitter = self._latency
+        fault, random = exchange.fault, self.vendor.random
+        seconds += random.expovariate(1 / jitter) if jitter > 0 else 0.0
+        seconds += fault.seconds if fault else 0.0
+        if seconds > 0:
+            await self._pause(seconds)
+        if fault and fault.kind == "hang":
             await self._pause(None)
-        return await _send(request, answer)
+        return await _send(request, exchange)
 
     async def _pause(self, seconds: float | None) -> None:
         """Wait *seconds* (None: for ever), but not beyond the end of the sandbox."""
@@ -213,15 +190,11 @@ class VendorServer:
             async with asyncio.timeout(seconds):
                 await self.closing.wait()
 
-    def _wait(self, answer: _Answer) -> float:
-        seconds, jitter = self._latency
-        extra = answer.fault.seconds if answer.fault else 0.0
-        return seconds + extra + (self.random.expovariate(1 / jitter) if jitter > 0 else 0.0)
-
-    def _head(self, request: web.BaseRequest) -> SandboxRequest:
+    def _admit(self, request: web.BaseRequest) -> _Exchange:
+        """Check the credential and the limit of *request*."""
         now = asyncio.get_running_loop().time()
         path = request.rel_url.raw_path
-        return SandboxRequest(
+        call = SandboxRequest(
             method=request.method,
             path=path,
             segments=segments_of(path),
@@ -230,68 +203,64 @@ class VendorServer:
             at=now,
             time=self._wall(now),
         )
-
-    def _admit(self, call: SandboxRequest) -> _Admission:
         try:
             call = replace(call, credential=self.vendor.credential(call))
         except RejectedError as rejected:
-            return _Admission(call, None, rejected.reply)
-        limit = self._limit_of(call.credential)
-        if isinstance(limit, Rules):
-            limit = limit.of(f"{call.method} {call.path}")
-        if limit is None or limit.admit(call.at):
-            return _Admission(call, limit, None)
-        return _Admission(call, limit, self.vendor.rate_limited(limit, call.at), over_limit=True)
+            return _Exchange(call, reply=rejected.reply)
+        limit = self._limit_of(call)
+        if limit is None or limit.admit(now):
+            return _Exchange(call, limit)
+        return _Exchange(call, limit, is_over_limit=True, reply=self.vendor.over_limit())
 
-    def _limit_of(self, credential: str) -> ServerLimit | None:
-        if self._spec is None or not credential:
+    def _limit_of(self, call: SandboxRequest) -> ServerLimit | None:
+        quota, credential = self._quota, call.credential
+        if quota is None or not credential:
             return None
         if credential not in self._limits:
-            spec = self._spec
-            self._limits[credential] = spec() if callable(spec) else self.vendor.limit_model(*spec)
-        return self._limits[credential]
+            made = quota() if callable(quota) else self.vendor.limit_model(*quota)
+            self._limits[credential] = made
+        limit = self._limits[credential]
+        return limit.of(f"{call.method} {call.path}") if isinstance(limit, Rules) else limit
 
-    def _decide(self, admission: _Admission) -> _Answer:
-        call, limit = admission.call, admission.limit
-        answer = _Answer(admission.rejection) if admission.rejection else self._work(call)
-        if answer.reply is not None and limit is not None:
-            headers = {**self.vendor.limit_headers(limit, call.at), **answer.reply.headers}
-            answer = replace(answer, reply=replace(answer.reply, headers=headers))
-        self._record(admission, answer.reply.status if answer.reply else None)
-        return answer
+    def _answer(self, exchange: _Exchange) -> None:
+        """Decide on the response, and log the request."""
+        call, limit = exchange.call, exchange.limit
+        if exchange.reply is None:
+            fault = exchange.fault = self.faults.take(call)
+            if fault is None or fault.committed:
+                exchange.reply = self.vendor.answer(call)
+            if fault and (fault.reply or fault.kind in {"drop", "hang"}):
+                exchange.reply = fault.reply
+        if exchange.reply and limit:
+            headers = self.vendor.limit_headers(limit, call.at, rejected=exchange.is_over_limit)
+            headers = {**headers, **exchange.reply.headers}
+            exchange.reply = replace(exchange.reply, headers=headers)
+        self._record(exchange, exchange.reply.status if exchange.reply else None)
 
-    def _record(self, admission: _Admission, status: int | None) -> None:
-        counted = admission.limit is not None
-        self.log.write(admission.call, status, rejected=admission.over_limit, counted=counted)
-
-    def _work(self, call: SandboxRequest) -> _Answer:
-        fault = self.faults.take(call)
-        if fault is None:
-            return _Answer(self.vendor.answer(call))
-        reply = self.vendor.answer(call) if fault.committed else None
-        if fault.kind in {"drop", "hang"}:
-            return _Answer(None, fault)
-        return _Answer(fault.reply or reply, fault)
-
-
-def _numbers(spec: QuotaSpec | None) -> tuple[float, float] | None:
-    if callable(spec):
-        limit = spec()
-        return limit.limit, limit.period
-    return spec
+    def _record(self, exchange: _Exchange, status: int | None) -> None:
+        call = exchange.call
+        arrival = Arrival(
+            vendor=self.vendor.name,
+            at=call.at,
+            method=call.method,
+            path=call.path,
+            query=tuple(call.query.items()),
+            headers=call.headers,
+            body=call.body[:BODY_LIMIT],
+            credential=call.credential,
+            status=status,
+            rejected=exchange.is_over_limit,
+        )
+        self.log.write(arrival)
 
 
-async def _send(request: web.BaseRequest, answer: _Answer) -> web.StreamResponse:
-    reply = answer.reply
+async def _send(request: web.BaseRequest, exchange: _Exchange) -> web.StreamResponse:
+    reply, fault = exchange.reply, exchange.fault
     if reply is None:
         _close(request)
         return web.Response()
-    if answer.fault and answer.fault.kind == "cut":
-        return await _send_half(request, reply)
-    return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
-
-
-async def _send_half(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:
+    if fault is None or fault.kind != "cut":
+        return web.Response(status=reply.status, body=reply.body, headers=reply.headers)
     response = web.StreamResponse(status=reply.status, headers=reply.headers)
     response.content_length = len(reply.body) or 1
     with contextlib.suppress(ConnectionError):  # the client may have disconnected

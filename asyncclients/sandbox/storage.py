@@ -6,14 +6,14 @@ body without `Content-Length`. Errors are XML.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from .vendor import RejectedError, Reply, Route, SandboxRequest, Vendor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from random import Random
 
 
@@ -26,21 +26,52 @@ class Slot:
     receive: Callable[[bytes], None]
 
 
-@dataclass(slots=True)
-class StorageState:
-    """`objects` has the uploaded bytes by name; a presigned URL is valid `lifetime` seconds."""
+class Storage(Vendor):
+    """The bucket behind Intempt's CSV upload; no limit, no login of its own.
 
-    slots: dict[str, Slot] = field(default_factory=dict[str, Slot])
-    objects: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    lifetime: float = 900.0
-    url: str = ""
+    `objects` has the uploaded bytes by name; a presigned URL is valid `lifetime` seconds.
+    """
+
+    name = "storage"
+    quota = None
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(random)
+        self.objects: dict[str, bytes] = {}
+        self.lifetime = 900.0
+        self._slots: dict[str, Slot] = {}
 
     def presign(self, name: str, now: float, receive: Callable[[bytes], None]) -> str:
-        """The URL at which *receive* gets the bytes of the object *name*."""
+        """Return the URL at which *receive* gets the bytes of the object *name*."""
         signature = sha256(name.encode()).hexdigest()
-        self.slots[name] = Slot(signature, now + self.lifetime, receive)
+        self._slots[name] = Slot(signature, now + self.lifetime, receive)
         query = f"X-Amz-Expires={self.lifetime:.0f}&X-Amz-Signature={signature}"
         return f"{self.url}uploads/{name}?{query}"
+
+    @Route("PUT", "/uploads/{name}")
+    def upload(self, call: SandboxRequest) -> Reply:
+        if "Authorization" in call.headers:
+            message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter"
+            raise _rejection(400, "InvalidArgument", message)
+        if "Transfer-Encoding" in call.headers:
+            message = "A header you provided implies functionality that is not implemented"
+            raise _rejection(501, "NotImplemented", message)
+        if "Content-Length" not in call.headers:
+            message = "You must provide the Content-Length HTTP header."
+            raise _rejection(411, "MissingContentLength", message)
+        name = call.ids[0]
+        slot = self._slots.get(name)
+        if slot is None or call.query.get("X-Amz-Signature") != slot.signature:
+            raise _rejection(403, "SignatureDoesNotMatch", "The request signature does not match.")
+        if call.at >= slot.expires_at:
+            raise _rejection(403, "AccessDenied", "Request has expired")
+        self.objects[name] = call.body
+        slot.receive(call.body)
+        return Reply(200, headers={"ETag": f'"{name}"'})
+
+    def error(self, status: int, message: str) -> Reply:
+        code = {404: "NoSuchKey", 429: "SlowDown"}.get(status, "MethodNotAllowed")
+        return _rejection(503 if status == 429 else status, code, message).reply
 
 
 def _rejection(status: int, code: str, message: str) -> RejectedError:
@@ -49,54 +80,3 @@ def _rejection(status: int, code: str, message: str) -> RejectedError:
         f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
     )
     return RejectedError(Reply(status, body.encode(), {"Content-Type": "application/xml"}))
-
-
-def _check_headers(call: SandboxRequest) -> None:
-    if "Authorization" in call.headers:
-        message = "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter"
-        raise _rejection(400, "InvalidArgument", message)
-    if "Transfer-Encoding" in call.headers:
-        message = "A header you provided implies functionality that is not implemented"
-        raise _rejection(501, "NotImplemented", message)
-    if "Content-Length" not in call.headers:
-        message = "You must provide the Content-Length HTTP header."
-        raise _rejection(411, "MissingContentLength", message)
-
-
-def _upload(state: StorageState, call: SandboxRequest) -> Reply:
-    _check_headers(call)
-    name = call.ids[0]
-    slot = state.slots.get(name)
-    if slot is None or call.query.get("X-Amz-Signature") != slot.signature:
-        raise _rejection(403, "SignatureDoesNotMatch", "The request signature does not match.")
-    if call.at >= slot.expires_at:
-        raise _rejection(403, "AccessDenied", "Request has expired")
-    state.objects[name] = call.body
-    slot.receive(call.body)
-    return Reply(200, headers={"ETag": f'"{name}"'})
-
-
-class Storage(Vendor[StorageState]):
-    """The bucket behind Intempt's CSV upload; no limit, no login of its own."""
-
-    name = "storage"
-    quota = None
-    over_limit = _rejection(503, "SlowDown", "Please reduce your request rate.").reply
-
-    def __init__(self) -> None:
-        super().__init__(StorageState(), [Route("PUT", "/uploads/{name}", _upload)])
-
-    def listens_at(self, urls: Mapping[str, str]) -> None:
-        self.state.url = urls[self.name]
-
-    def issue(self, random: Random) -> dict[str, str]:
-        del random
-        return {}
-
-    def credential(self, call: SandboxRequest) -> str:
-        del call
-        return ""
-
-    def error(self, status: int, message: str) -> Reply:
-        code = "NoSuchKey" if status == 404 else "MethodNotAllowed"
-        return _rejection(status, code, message).reply

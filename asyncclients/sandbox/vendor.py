@@ -1,13 +1,8 @@
 """The base of every mock vendor: requests and replies, routes, and the class `Vendor`.
 
-A vendor is data and synchronous functions: a `SandboxRequest` goes in and a `Reply` comes out.
+A vendor is data and synchronous methods: a `SandboxRequest` goes in and a `Reply` comes out.
 It does not see sockets, faults or the request log, which are the business of `VendorServer`. A
 rule anywhere in a vendor rejects a request by raising `RejectedError` with the complete reply.
-
-Route patterns are written as in the vendors' manuals, `/tags/{uuid}`: a name in braces matches
-any non-empty segment. Segments are compared after decoding, so an id with `%2F` is one segment.
-One trailing slash is ignored; a doubled slash is another, unknown path. Routes are tried in
-order, so a literal goes before a placeholder.
 """
 
 from __future__ import annotations
@@ -16,23 +11,23 @@ import base64
 import binascii
 import json
 import math
-from abc import ABC, abstractmethod
+import uuid
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 from urllib.parse import unquote
+
+import msgspec
 
 from .limits import FixedWindow, SlidingLog, TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from random import Random
 
     from multidict import CIMultiDictProxy, MultiDictProxy
 
     from .limits import ServerLimit
-
-S = TypeVar("S")
 
 Row: TypeAlias = dict[str, object]
 """A row of a vendor's data: a JSON object."""
@@ -62,6 +57,12 @@ class SandboxRequest:
         """Return the Content-Type without parameters in lower case, empty if absent."""
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
+    @property
+    def authorization(self) -> tuple[str, str]:
+        """Return the scheme of the Authorization header, in lower case, and what follows it."""
+        scheme, _, value = self.headers.get("Authorization", "").partition(" ")
+        return scheme.lower(), value
+
     def json_object(self) -> Row | None:
         """Return the JSON object in the body, None if it is anything else."""
         try:
@@ -71,14 +72,12 @@ class SandboxRequest:
 
     def basic_login(self) -> tuple[str, str]:
         """Return user and password of HTTP Basic, empty if absent or invalid."""
-        scheme, _, token = self.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "basic":
-            return "", ""
+        scheme, token = self.authorization
         try:
             user, _, password = base64.b64decode(token, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             return "", ""
-        return user, password
+        return (user, password) if scheme == "basic" else ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +103,6 @@ class RejectedError(Exception):
         self.reply = reply
 
 
-def rejection(status: int, message: str) -> RejectedError:
-    """Return an error response with *message*, in the form that most vendors use."""
-    return RejectedError(Reply.json(status, {"message": message}))
-
-
 def as_object(value: object) -> Row | None:
     """Return *value* if it is a JSON object, else None."""
     return cast("Row", value) if isinstance(value, dict) else None
@@ -119,6 +113,23 @@ def as_array(value: object) -> list[object] | None:
     return cast("list[object]", value) if isinstance(value, list) else None
 
 
+def complaints(row: Row, types: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with each field of *row* that is not null and not of its type.
+
+    That is the `description` of the type, if it has one.
+    """
+    found: dict[str, str] = {}
+    for name, kind in types.items():
+        if row.get(name) is not None:
+            try:
+                msgspec.convert(row[name], kind)
+            except msgspec.ValidationError as error:
+                rules: tuple[Any, ...] = getattr(kind, "__metadata__", ())
+                texts = [str(rule.description) for rule in rules if rule.description]
+                found[name] = texts[0] if texts else f"is not valid: {error}"
+    return found
+
+
 def segments_of(raw_path: str) -> tuple[str, ...]:
     """Return the decoded segments of *raw_path*, ignoring the leading and one trailing slash."""
     parts = raw_path.split("/")[1:]
@@ -127,79 +138,100 @@ def segments_of(raw_path: str) -> tuple[str, ...]:
     return tuple(unquote(part) for part in parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Route(Generic[S]):
-    """One operation: *handler* serves *methods* (separated by spaces) on *pattern*."""
+class Route:
+    """Decorates the method of a `Vendor` that serves *methods* (separated by spaces).
 
-    methods: str
-    pattern: str
-    handler: Callable[[S, SandboxRequest], Reply]
+    *patterns* are written as in the vendors' manuals, `/tags/{uuid}`: a name in braces matches any
+    non-empty segment. Segments are compared after decoding, so an id with `%2F` is one segment.
+    One trailing slash is ignored; a doubled slash is another, unknown path. Routes are tried in
+    the order of the class, so a literal goes before a placeholder.
+    """
+
+    handler: Callable[[Any, SandboxRequest], Reply]
+
+    def __init__(self, methods: str, *patterns: str) -> None:
+        self.methods = methods.split()
+        self._patterns = [segments_of(pattern) for pattern in patterns]
+
+    def __call__(self, handler: Callable[[Any, SandboxRequest], Reply]) -> Route:
+        self.handler = handler
+        return self
 
     def match(self, segments: tuple[str, ...]) -> tuple[str, ...] | None:
         """Return the values of the placeholders, None if *segments* are another path."""
-        pattern = segments_of(self.pattern)
-        if len(pattern) != len(segments):
-            return None
-        ids: list[str] = []
-        for word, segment in zip(pattern, segments, strict=True):
-            if word.startswith("{") and segment:
-                ids.append(segment)
-            elif word != segment:
-                return None
-        return tuple(ids)
+        for pattern in self._patterns:
+            pairs = [*zip(pattern, segments, strict=False)]
+            if len(pattern) == len(segments) and all(
+                segment if word.startswith("{") else word == segment for word, segment in pairs
+            ):
+                return tuple(segment for word, segment in pairs if word.startswith("{"))
+        return None
 
 
-class Vendor(ABC, Generic[S]):
-    """A mock vendor with its state.
+class Vendor:
+    """A mock vendor: its data, its operations, which are its `Route`s, and its limit.
 
     `quota` is the limit in its manual, (requests, seconds), or None; `limit_model` counts as this
-    vendor does. `over_limit` is the response to a request that exceeds the limit; with
-    `has_retry_after`, it has a `Retry-After` in whole seconds. `prefix` is the path of the base URL.
+    vendor does. With `has_retry_after`, a response beyond the limit has a `Retry-After` in whole
+    seconds. `prefix` is the path of the base URL, `url` the whole of it while the sandbox runs.
     """
 
     name: ClassVar[str]
     prefix: ClassVar[str] = "/"
     quota: ClassVar[tuple[float, float] | None]
     limit_model: ClassVar[type[SlidingLog | FixedWindow | TokenBucket]] = SlidingLog
-    over_limit: ClassVar[Reply]
     has_retry_after: ClassVar[bool] = False
 
-    def __init__(self, state: S, routes: Sequence[Route[S]]) -> None:
-        self.state = state
-        self._routes = routes
+    def __init__(self, random: Random) -> None:
+        self.random = random
+        self.url = ""
+        self._routes = [each for each in vars(type(self)).values() if isinstance(each, Route)]
 
-    @abstractmethod
-    def issue(self, random: Random) -> dict[str, str]:
+    def issue(self) -> dict[str, str]:
         """Create a credential; return it as the environment variables of a client."""
+        return {}
 
-    def listens_at(self, urls: Mapping[str, str]) -> None:
-        """Receive the base URL of each vendor, when all of them listen."""
-        del urls
-
-    @abstractmethod
     def credential(self, call: SandboxRequest) -> str:
         """Return the key of the quota that *call* uses, empty for none.
 
         Raises RejectedError if *call* has no valid credential.
         """
+        del call
+        return ""
 
-    def rate_limited(self, limit: ServerLimit, now: float) -> Reply:
-        """Return the response to a request that exceeds the limit."""
-        if not self.has_retry_after:
-            return self.over_limit
-        wait = max(1, math.ceil(limit.reset_after(now)))
-        return replace(
-            self.over_limit, headers={**self.over_limit.headers, "Retry-After": str(wait)}
-        )
-
-    def limit_headers(self, limit: ServerLimit, now: float) -> Mapping[str, str]:
+    def limit_headers(self, limit: ServerLimit, now: float, *, rejected: bool) -> Mapping[str, str]:
         """Return the headers about the limit, for every response."""
-        del limit, now
-        return {}
+        if not (rejected and self.has_retry_after):
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(limit.reset_after(now))))}
+
+    def over_limit(self) -> Reply:
+        """Return the response to a request that exceeds the limit."""
+        return self.error(429, "Too Many Requests")
 
     def error(self, status: int, message: str) -> Reply:
-        """Return this vendor's response for an error *status*."""
-        return rejection(status, message).reply
+        """Return an error response, in this vendor's form."""
+        return Reply.json(status, {"message": message})
+
+    def rejected(self, status: int, message: str) -> RejectedError:
+        """Return the exception that rejects a request with an error response."""
+        return RejectedError(self.error(status, message))
+
+    def body_of(self, call: SandboxRequest) -> Row:
+        """Return the JSON object in the body; raises RejectedError (400) if there is none."""
+        body = call.json_object() if call.media_type == "application/json" else None
+        if body is None:
+            raise self.rejected(400, "The body must be a JSON object")
+        return body
+
+    def check_types(self, row: Row, types: Mapping[str, Any]) -> None:
+        """Raise RejectedError (400) for the first of the `complaints` about *row*."""
+        for name, complaint in [*complaints(row, types).items()][:1]:
+            raise self.rejected(400, f"{name} {complaint}")
+
+    def new_uuid(self, version: int = 4) -> str:
+        """Return a new UUID."""
+        return str(uuid.UUID(int=self.random.getrandbits(128), version=version))
 
     def answer(self, call: SandboxRequest) -> Reply:
         """Execute *call* and return the response."""
@@ -207,9 +239,9 @@ class Vendor(ABC, Generic[S]):
         for route in self._routes:
             ids = route.match(call.segments)
             is_known |= ids is not None
-            if ids is not None and call.method in route.methods.split():
+            if ids is not None and call.method in route.methods:
                 try:
-                    return route.handler(self.state, replace(call, ids=ids))
+                    return route.handler(self, replace(call, ids=ids))
                 except RejectedError as rejected:
                     return rejected.reply
         return self.error(405, "Method Not Allowed") if is_known else self.error(404, "Not Found")

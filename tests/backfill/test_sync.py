@@ -24,7 +24,7 @@ from asyncclients import (
 from asyncclients.backfill import Progress, SyncReport, SyncTarget, read_status, sync
 from asyncclients.backfill.sync import SyncKeywords
 from asyncclients.sandbox import Sandbox, drop, status
-from asyncclients.sandbox.intouch.state import Table
+from asyncclients.sandbox.intouch import Table
 from asyncclients.sandbox.vendor import SandboxRequest
 
 ENOUGH = [Quota(10_000, 1.0)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncclients.sandbox import Sandbox
-from asyncclients.sandbox.intouch.state import Table
+from asyncclients.sandbox.intouch import Table
 
 from .conftest import read
 

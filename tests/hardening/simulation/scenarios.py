@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Final, cast
 
 from asyncclients import (
@@ -18,14 +19,15 @@ from asyncclients import (
     TotangoClient,
 )
 from asyncclients.sandbox import Sandbox
-from asyncclients.sandbox.intempt import IntemptState
+from asyncclients.sandbox.intempt import Intempt
+from asyncclients.sandbox.storage import Storage
 from asyncclients.vendors import digital_onboarding, emma, totango
 from tests.hardening.simulation.plan import VendorName
 
 ACCOUNT: Final = "acme"
 _MEMBER: Final = "ann@example.com"
 _VISIT: Final = "visit"
-_COLLECTION: Final = str(IntemptState().collections["bookings"].id)
+_COLLECTION: Final = str(Intempt(Random(0), Storage(Random(0))).collections["bookings"].id)
 """The same in every sandbox."""
 
 Call = Callable[[Any, str], Awaitable[Any]]

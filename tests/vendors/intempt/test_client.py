@@ -110,7 +110,7 @@ async def test_users_and_their_segments(sandbox: Sandbox, client: IntemptClient)
     """Each way to identify a user finds the same user, with the same ids."""
     profile = sandbox.state("intempt").profiles[0]
     master, (first, _) = str(profile.master_id), profile.profile_ids
-    source = str(profile.source_id)
+    source = str(sandbox.state("intempt").source_id)
     by_profile = await client.events.matches(profile_id=str(first))
     by_master = await client.events.matches(master_id=master)
     assert by_profile == by_master
