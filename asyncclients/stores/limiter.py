@@ -96,15 +96,15 @@ class SharedLimiter:
         if at == math.inf:
             return at
         held_until = self.lease_client.held_until
-        if held_until > now:
-            self.lease_client.request_slots(now, demand)  # to learn when the pause is ended early
-            return max(at, held_until)
-        fallback = self._outage.fallback
-        if fallback is not None:
+        at = max(at, held_until)
+        if self._outage.fallback is not None:
             if self._outage.recently_probed(now):
                 return max(at, _clamp(self._outage.next_permit_at(now, demand), now))
             self.lease_client.request_slots(now, demand)
             return math.inf
+        if held_until > now:
+            self.lease_client.request_slots(now, demand)  # to learn when the pause is ended early
+            return at
         lease = self.slots.first_lease(now, demand)
         if lease is not None and at <= lease.lapses_at:
             return max(at, _clamp(lease.usable_at, now))

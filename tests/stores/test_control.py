@@ -455,6 +455,25 @@ async def test_pause_stops_calls_at_once_and_is_seen_with_the_next_request(
 
 
 @pytest.mark.virtual_time
+async def test_store_that_fails_at_once_in_a_pause_is_probed_once_a_second() -> None:
+    """A call that waits in an operator's pause does not make a dead store be asked in a loop."""
+    world = SharedQuotaSimulation(SlidingLog(2, 1.0), Quota(2, 1.0))
+    world.store.timeout = 0.0
+    world.start().work(1)
+    await asyncio.sleep(3)
+    world.store.control = pause_of(30)
+    await asyncio.sleep(2)
+    world.store.down, before, down_at = True, world.store.commands, now()
+    world.processes[0].work(1, Priority.INTERACTIVE)
+    await asyncio.sleep(10)
+    assert 8 <= world.store.commands - before <= 15
+    world.store.down = False
+    await asyncio.sleep(30)
+    await world.stop()
+    assert min(at for at in world.arrivals if at > down_at) < down_at + 30
+
+
+@pytest.mark.virtual_time
 async def test_pause_ends_by_itself() -> None:
     """A pause that nobody ends is over at its end, and calls continue at once."""
     world = SharedQuotaSimulation(SlidingLog(20, 1.0), Quota(20, 1.0))
