@@ -22,9 +22,16 @@ def shown(value: object) -> str:
         return repr(value)[:80]
     if isinstance(value, int):
         return repr(value) if abs(value) < 10**30 else "an int of many digits"
+    return kind_of(value) if isinstance(value, type) else f"a value of type {kind_of(value)}"
+
+
+def kind_of(value: object) -> str:
+    """Return the name of the type of *value*, for an error message; of a class, its own name."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     kind = type(value)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    return f"a value of type {module}{kind.__qualname__}"
+    return f"{module}{kind.__qualname__}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

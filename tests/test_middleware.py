@@ -610,8 +610,8 @@ async def test_listeners_get_failures() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"limits": "redis://host"}, "limits cannot be used: it is of type str"),
-        ({"limits": FileLimits}, "limits cannot be used: it is the class FileLimits"),
+        ({"limits": "redis://host"}, "limits cannot be str"),
+        ({"limits": FileLimits}, "limits cannot be the class FileLimits"),
         ({"listeners": [1]}, "listeners must be a sequence of functions"),
         ({"listeners": print}, "listeners must be a sequence of functions"),
         ({"deadline": 5.0}, "deadline must be a function of a request, not 5.0"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast, ov
 
 import msgspec
 
-from asyncclients.arguments import check_count, check_text, check_type, did_you_mean
+from asyncclients.arguments import check_count, check_text, check_type, did_you_mean, kind_of
 from asyncclients.base_url import check_base_url, wrap_userinfo
 from asyncclients.core.auth import problem_of, problem_with
 from asyncclients.core.call import ClientConfig
@@ -30,7 +30,7 @@ from asyncclients.ratelimit.quota import Demand, Quota, check_quotas
 from asyncclients.secret import Environment, FilePath, RotatingSecret, Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from asyncclients.core.auth import Login
     from asyncclients.core.endpoint import Send
@@ -83,25 +83,28 @@ class VendorClient:
             check_count("max_in_flight", most)
         if quota_key is not None:
             check_text("quota_key", quota_key, "quota_key='account 4711'")
-        self._scope = pool.handle(vendor, self.base_url, login, own, most, quota_key=quota_key)
-        config = ClientConfig(
-            scope=self._scope,
-            vendor=vendor,
-            login=login,
-            base_url=self.base_url,
-            pool=pool.config,
-            options=Options(),
-            quotas=own,
-            account=self._account_name(),
-        )
-        self._configure(config)
-        named = self._named(own)
-        if named != own:
-            # The operations are those of the resources, which need a configuration.
+
+        def configure(quotas: tuple[Quota, ...]) -> None:
             self._scope = pool.handle(
-                vendor, self.base_url, login, named, most, quota_key=quota_key
+                vendor, self.base_url, login, quotas, most, quota_key=quota_key
             )
-            self._configure(msgspec.structs.replace(config, scope=self._scope, quotas=named))
+            self._configure(
+                ClientConfig(
+                    scope=self._scope,
+                    vendor=vendor,
+                    login=login,
+                    base_url=self.base_url,
+                    pool=pool.config,
+                    options=Options(),
+                    quotas=quotas,
+                    account=self._account_name(),
+                )
+            )
+
+        configure(own)
+        # The operations are those of the resources, which need a configuration.
+        if (named := self._named(own)) != own:
+            configure(named)
 
     @classmethod
     def from_env(
@@ -163,49 +166,29 @@ class VendorClient:
         return frozenset({RAW_OPERATION}).union(own, *found) if all(found) else frozenset()
 
     def _named(self, quotas: tuple[Quota, ...]) -> tuple[Quota, ...]:
-        """Return *quotas* with the vendor's name removed from their patterns.
-
-        Raises:
-            ConfigurationError: a pattern matches no operation.
-        """
-        if not any(quota.operations for quota in quotas) or not (known := self._operations()):
-            return quotas
+        """Return *quotas* with the vendor's name removed from their patterns."""
         return tuple(
-            replace(
-                quota, operations=tuple(self._pattern(each, known) for each in quota.operations)
-            )
+            replace(quota, operations=tuple(map(self._operation_pattern, quota.operations)))
             for quota in quotas
         )
 
-    def _pattern(self, pattern: str, known: frozenset[str]) -> str:
+    def _operation_pattern(self, pattern: str, where: str = ", a pattern of a quota") -> str:
+        """Return *pattern* without the vendor's name.
+
+        Raises:
+            ConfigurationError: it matches no operation.
+        """
+        known = self._operations()
         short = pattern.removeprefix(f"{self.vendor.name}.")
         for each in (pattern, short):
-            if any(fnmatchcase(name, each) for name in known):
+            if not known or any(fnmatchcase(name, each) for name in known):
                 return each
         names = known.union(f"{name.partition('.')[0]}.*" for name in known if "*" in short)
         raise ConfigurationError(
-            f"no operation matches {pattern!r}, a pattern of a quota{did_you_mean(short, sorted(names))}",
+            f"no operation matches {pattern!r}{where}{did_you_mean(short, sorted(names))}",
             vendor=self.vendor.name,
             advice=f"There are: {', '.join(sorted(known))}",
         )
-
-    def _known_operation(self, name: str) -> str:
-        """Return *name* without the vendor's name.
-
-        Raises:
-            ConfigurationError: there is no such operation.
-        """
-        known = self._operations() if name else frozenset[str]()
-        if not known or name in known:
-            return name
-        short = name.removeprefix(f"{self.vendor.name}.")
-        if short not in known:
-            raise ConfigurationError(
-                f"there is no operation {name!r}{did_you_mean(short, sorted(known))}",
-                vendor=self.vendor.name,
-                advice=f"There are: {', '.join(sorted(known))}",
-            )
-        return short
 
     def with_options(self, **options: Unpack[OptionFields]) -> Self:
         """Return the same client with other options: any fields of `Options`."""
@@ -238,7 +221,7 @@ class VendorClient:
             ConfigurationError: for an unknown operation, or a cost that a quota never allows.
         """
         check_count("cost", cost)
-        operation = self._known_operation(operation)
+        operation = self._operation_pattern(operation, "") if operation else ""
         demand = Demand(cost, operation, self._config.share)
         now = self._pool.bind().time()
         return explain(self._scope(), self._config.options.priority, now, demand)
@@ -332,9 +315,8 @@ def check_pool(pool: object) -> None:
         ConfigurationError: it is not.
     """
     if not isinstance(pool, SessionPool):
-        kind = f"the class {pool.__name__}" if isinstance(pool, type) else type(pool).__name__
         raise ConfigurationError(
-            f"a client's first argument must be a SessionPool, not {kind}",
+            f"a client's first argument must be a SessionPool, not {kind_of(pool)}",
             advice="Write it as in `async with SessionPool() as pool:`, and lend it an aiohttp "
             "session with SessionPool(session=session)",
         )
@@ -354,8 +336,8 @@ def read_credential(
     Raises:
         ConfigurationError: it cannot be a credential; the error does not show it.
     """
-    # Any value, which must not become a local variable: a traceback would show it.
-    source: Callable[[], Any] = Secret(cast("str", None)).reveal if given is None else given.reveal
+    # Its value is of any type, and must not become a local variable: a traceback would show it.
+    secret = Secret(cast("str", None)) if given is None else given
     advice = f"Write it as in {name}='...', or set {vendor.environment[name]}"
     if file is not None:
         if given is not None:
@@ -363,17 +345,15 @@ def read_credential(
                 f"{name} and {name}_file are both given", vendor=vendor.name, advice="Give one"
             )
         name, advice = f"{name}_file", "The file must hold the credential and nothing else"
-        secret: Secret = RotatingSecret(partial(_read_file, name, file))
-    elif iscoroutinefunction(source()):
+        secret = RotatingSecret(partial(_read_file, name, file))
+    elif iscoroutinefunction(secret.reveal()):
         raise ConfigurationError(
             f"{name} must be text, or a function that returns text and is not a coroutine function",
             vendor=vendor.name,
             advice=f"Write it as in {name}=read_key; it runs in a thread, so it may block",
         )
-    elif callable(source()):
-        secret = RotatingSecret(source())
-    else:
-        secret = Secret(source())
+    elif callable(secret.reveal()):
+        secret = RotatingSecret(cast("Any", secret.reveal()))
     if problem := problem_with(secret):
         raise ConfigurationError(f"{name} {problem}", vendor=vendor.name, advice=advice)
     return secret
@@ -420,13 +400,17 @@ def _read_environment(
             vendor=vendor.name,
             advice=f"Set {', '.join(missing)} in the environment",
         )
-    for argument, name in vendor.settings.items():
+    prefix = vendor.name.upper()
+    settings = {
+        **vendor.settings,
+        "base_url": f"{prefix}_BASE_URL",
+        "quota_key": f"{prefix}_QUOTA_KEY",
+    }
+    for argument, name in settings.items():
         if name in environ and argument not in given:
-            found[argument] = environ.setting(name)
-    name = f"{vendor.name.upper()}_BASE_URL"
-    if name in environ and "base_url" not in given:
-        found["base_url"] = check_base_url(environ.secret(name), name)
-    name = f"{vendor.name.upper()}_QUOTA_KEY"
-    if name in environ and "quota_key" not in given:
-        found["quota_key"] = environ.setting(name)
+            found[argument] = (
+                check_base_url(environ.secret(name), name)
+                if argument == "base_url"
+                else environ.setting(name)
+            )
     return found

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from asyncclients.arguments import check_count, check_seconds, check_type
+from asyncclients.arguments import check_count, check_seconds, check_type, kind_of
 from asyncclients.core.auth import Login
 from asyncclients.core.call import ClientConfig, PoolConfig, ScopeHandle
 from asyncclients.core.events import (
@@ -406,10 +406,8 @@ def check_parts(
     for name, part, methods, form in parts:
         has_all = all(callable(getattr(part, method, None)) for method in methods)
         if part is not None and (isinstance(part, (type, PurePath)) or not has_all):
-            is_class = isinstance(part, type)
-            kind = f"the class {part.__name__}" if is_class else f"of type {type(part).__name__}"
             raise ConfigurationError(
-                f"{name} cannot be used: it is {kind}", advice=f"Write it as in {form}"
+                f"{name} cannot be {kind_of(part)}", advice=f"Write it as in {form}"
             )
     functions = listeners if issubclass(type(listeners), Sequence) else (None,)
     if not all(callable(one) and not iscoroutinefunction(one) for one in functions):
