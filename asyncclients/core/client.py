@@ -85,12 +85,10 @@ class VendorClient:
             check_text("quota_key", quota_key, "quota_key='account 4711'")
 
         def configure(quotas: tuple[Quota, ...]) -> None:
-            self._scope = pool.handle(
-                vendor, self.base_url, login, quotas, most, quota_key=quota_key
-            )
+            scope = pool.handle(vendor, self.base_url, login, quotas, most, quota_key=quota_key)
             self._configure(
                 ClientConfig(
-                    scope=self._scope,
+                    scope=scope,
                     vendor=vendor,
                     login=login,
                     base_url=self.base_url,
@@ -206,7 +204,7 @@ class VendorClient:
         processes.
         """
         check_count("calls", calls)
-        scope = self._scope()
+        scope = self._config.scope()
         demand = scope.scheduler.limiter.kind_of(Demand(share=self._config.share))
         return scope.scheduler.eta(calls, self._config.options.priority, demand)
 
@@ -224,11 +222,11 @@ class VendorClient:
         operation = self._operation_pattern(operation, "") if operation else ""
         demand = Demand(cost, operation, self._config.share)
         now = self._pool.bind().time()
-        return explain(self._scope(), self._config.options.priority, now, demand)
+        return explain(self._config.scope(), self._config.options.priority, now, demand)
 
     def stats(self) -> ScopeStats:
         """Return a snapshot of this client's scope."""
-        return self._scope().stats(self._pool.bind().time())
+        return self._config.scope().stats(self._pool.bind().time())
 
     @overload
     async def request(

@@ -54,12 +54,7 @@ def request_id(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> 
 
 
 def retry_after(outcome: Response, *, rate_limited: bool = False) -> float | None:
-    """Return the seconds that *outcome* asks to wait; None if it does not.
-
-    Args:
-        outcome: the response.
-        rate_limited: read it like a 429, whatever its status.
-    """
+    """Return the seconds that *outcome* asks to wait, read like a 429 if *rate_limited*; else None."""
     headers: Any = outcome.headers
     signal = parse_rate_limit_headers(429 if rate_limited else outcome.status, headers)
     return None if signal is None else signal.retry_after
@@ -70,18 +65,27 @@ def error_from(
 ) -> AsyncClientsError:
     """Return the error for *outcome*."""
     if isinstance(outcome, NoResponse):
-        return _no_response_error(outcome)
-    facts: dict[str, Any] = {
-        "status": outcome.status,
-        "excerpt": redacted_excerpt(outcome.body, secrets),
-        "request_id": request_id(outcome, vendor, secrets),
-        "advice": vendor.advice(outcome),
-    }
-    if 300 <= outcome.status < 400:
-        return _redirect(outcome, facts, secrets)
-    if kind in (ResponseKind.RATE_LIMITED, ResponseKind.QUOTA_EXHAUSTED):
+        sent = {"sent": outcome.sent} if issubclass(outcome.error, NoResponseError) else {}
+        return outcome.error(outcome.why, advice=outcome.advice, **sent)
+    status, facts = outcome.status, _facts_of(outcome, vendor, secrets)
+    if 300 <= status < 400:
+        facts["advice"] = (
+            "Redirects are never followed, since the credential would be sent; check base_url"
+        )
+        location = safe_location(encodable(redact(outcome.headers.get("Location", ""), secrets)))
+        message = f"answered {status}, a redirect to {location or 'nowhere'}"
+        return UnexpectedRedirectError(message, location=location, **facts)
+    if kind is not ResponseKind.FAILURE:
         return _rate_limited_error(outcome, kind, facts)
-    return _status_error(outcome, facts, secrets)
+    error = (ServerError if status >= 500 else _BY_STATUS.get(status, StatusError))(
+        f"answered {status}", **facts
+    )
+    if isinstance(error, ServerError):
+        error.retry_after = retry_after(outcome)
+    if isinstance(error, UnprocessableEntityError):
+        clean = redact(outcome.body.decode("utf-8", "replace"), secrets).encode()
+        error.errors = field_errors(clean)
+    return error
 
 
 def unknown_outcome(
@@ -89,23 +93,20 @@ def unknown_outcome(
 ) -> OutcomeUnknownError:
     """Return the error for a call that must not be retried and whose response is lost."""
     if isinstance(outcome, NoResponse):
-        return OutcomeUnknownError(
-            f"{outcome.why}, after the request may have left", advice=_LOOK_FIRST
-        )
-    return OutcomeUnknownError(
-        f"answered {outcome.status}: a gateway lost the vendor's answer",
-        status=outcome.status,
-        excerpt=redacted_excerpt(outcome.body, secrets),
-        request_id=request_id(outcome, vendor, secrets),
-        advice=_LOOK_FIRST,
-    )
+        message = f"{outcome.why}, after the request may have left"
+        return OutcomeUnknownError(message, advice=_LOOK_FIRST)
+    facts = {**_facts_of(outcome, vendor, secrets), "advice": _LOOK_FIRST}
+    message = f"answered {outcome.status}: a gateway lost the vendor's answer"
+    return OutcomeUnknownError(message, **facts)
 
 
-def _no_response_error(outcome: NoResponse) -> AsyncClientsError:
-    facts: dict[str, Any] = {"advice": outcome.advice}
-    if issubclass(outcome.error, NoResponseError):
-        facts["sent"] = outcome.sent
-    return outcome.error(outcome.why, **facts)
+def _facts_of(outcome: Response, vendor: Vendor, secrets: Iterable[Secret]) -> dict[str, Any]:
+    return {
+        "status": outcome.status,
+        "excerpt": redacted_excerpt(outcome.body, secrets),
+        "request_id": request_id(outcome, vendor, secrets),
+        "advice": vendor.advice(outcome),
+    }
 
 
 _BY_STATUS: dict[int, type[StatusError]] = {
@@ -119,26 +120,6 @@ _BY_STATUS: dict[int, type[StatusError]] = {
 }
 
 
-def status_error_class(status: int) -> type[StatusError]:
-    """Return the error class of an HTTP status."""
-    if status >= 500:
-        return ServerError
-    return _BY_STATUS.get(status, StatusError)
-
-
-def _status_error(
-    outcome: Response, facts: dict[str, Any], secrets: Iterable[Secret]
-) -> StatusError:
-    cls = status_error_class(outcome.status)
-    error = cls(f"answered {outcome.status}", **facts)
-    if isinstance(error, ServerError):
-        error.retry_after = retry_after(outcome)
-    if isinstance(error, UnprocessableEntityError):
-        clean = redact(outcome.body.decode("utf-8", "replace"), secrets).encode()
-        error.errors = field_errors(clean)
-    return error
-
-
 def _rate_limited_error(
     outcome: Response, kind: ResponseKind, facts: dict[str, Any]
 ) -> RateLimitedError:
@@ -148,17 +129,6 @@ def _rate_limited_error(
         return RateLimitedError("reported that the quota is used up", retry_after=wait, **facts)
     asked = "" if wait is None else f" and asked to wait {wait:g} s"
     return RateLimitedError(f"rate-limited{asked}", retry_after=wait, **facts)
-
-
-def _redirect(
-    outcome: Response, facts: dict[str, Any], secrets: Iterable[Secret]
-) -> UnexpectedRedirectError:
-    facts["advice"] = (
-        "Redirects are never followed, since the credential would be sent; check base_url"
-    )
-    location = safe_location(encodable(redact(outcome.headers.get("Location", ""), secrets)))
-    message = f"answered {outcome.status}, a redirect to {location or 'nowhere'}"
-    return UnexpectedRedirectError(message, location=location, **facts)
 
 
 def safe_location(location: str) -> str | None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from asyncclients.core.scope import Scope
     from asyncclients.ratelimit.limiter import LimiterState
-    from asyncclients.ratelimit.quota import Quota
     from asyncclients.ratelimit.scheduler import Scheduler
 
 _AT_ONCE = 1e-3
@@ -54,14 +53,13 @@ def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) 
     demand = scheduler.limiter.kind_of(demand)
     state = scheduler.limiter.snapshot(now)
     queued = scheduler.queued_before(demand)
-    ahead = queued["interactive"] + (queued["background"] if priority else 0)
+    if priority is Priority.INTERACTIVE:
+        del queued["background"]
     reasons = [
-        *_unasked(state),
-        *_queue(ahead, queued, priority),
-        *_crowding(scheduler),
-        *_limits(scheduler, state),
-        *_store(scheduler, state),
-        *_own_quotas(scheduler, demand, now),
+        *_of_queue(scheduler, state, queued),
+        *_of_quotas(scheduler, state),
+        *_of_store(scheduler, state),
+        *_of_own_quotas(scheduler, demand, now),
     ]
     if reasons and state.control.quotas is not None:
         reasons.append(str(state.control.quotas))
@@ -72,28 +70,21 @@ def explain(scope: Scope, priority: Priority, now: float, demand: Demand = ONE) 
     return Explanation(
         vendor=scope.vendor,
         seconds=scheduler.eta(1, priority, demand),
-        ahead=ahead,
+        ahead=sum(queued.values()),
         reasons=tuple(reasons),
     )
 
 
-def _unasked(state: LimiterState) -> Iterator[str]:
+def _of_queue(scheduler: Scheduler, state: LimiterState, queued: dict[str, int]) -> Iterator[str]:
     if state.unasked_store:
         yield (
             f"the limit store {state.unasked_store} has not responded yet, so what other processes"
             " have used, and whether an operator has paused the calls, is not known"
         )
-
-
-def _queue(ahead: int, queued: dict[str, int], priority: Priority) -> Iterator[str]:
-    if ahead:
-        kinds = [f"{count} {kind}" for kind, count in queued.items() if count]
-        if priority is Priority.INTERACTIVE:
-            kinds = kinds[:1]
-        yield f"{_calls(ahead)} {'is' if ahead == 1 else 'are'} queued before it ({', '.join(kinds)})"
-
-
-def _crowding(scheduler: Scheduler) -> Iterator[str]:
+    if ahead := sum(queued.values()):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in queued.items() if count)
+        calls = "1 call is" if ahead == 1 else f"{ahead} calls are"
+        yield f"{calls} queued before it ({kinds})"
     if scheduler.in_flight >= scheduler.max_in_flight:
         yield f"{scheduler.in_flight} requests are in flight, the maximum of max_in_flight"
     pool = scheduler.in_flight_limit
@@ -101,7 +92,7 @@ def _crowding(scheduler: Scheduler) -> Iterator[str]:
         yield f"the pool has {pool.in_use} requests in flight, the maximum of max_connections"
 
 
-def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
+def _of_quotas(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     if state.control.pause is not None and state.held_for:
         yield f"{state.control.pause} in all processes (`asyncclients limits resume` ends it)"
     if state.paused_for:
@@ -112,12 +103,16 @@ def _limits(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     full = [each for each in quotas if each[2] > 0 and not each[0].operations]
     for quota, held, opens_in in full:
         if quota != state.store_quota:
-            yield _full(quota, held, opens_in)
+            others = "" if held >= quota.limit else f", {quota.limit - held} by other clients"
+            yield (
+                f"the quota of {quota} is used up ({held} by this pool{others}); "
+                f"a slot opens {when(opens_in)}"
+            )
     if state.paced_for > 0 and not full:
         yield f"calls are spread over the period: the next is sent in {span_text(state.paced_for)}"
 
 
-def _store(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
+def _of_store(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
     if state.store_wait <= 0:
         return
     opens, quota = when(state.store_wait), state.store_quota
@@ -133,7 +128,7 @@ def _store(scheduler: Scheduler, state: LimiterState) -> Iterator[str]:
         yield f"the limit store grants the next slot {opens}"
 
 
-def _own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[str]:
+def _of_own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[str]:
     for group, at in scheduler.limiter.openings(now, demand=demand).items():
         if group and at > now:
             whose = "its " if group.startswith("share:") else ""
@@ -141,17 +136,8 @@ def _own_quotas(scheduler: Scheduler, demand: Demand, now: float) -> Iterator[st
             yield f"it waits for {whose}{name}, which opens {when(at - now)}"
 
 
-def _full(quota: Quota, held: int, opens_in: float) -> str:
-    whose = "" if held >= quota.limit else f", {quota.limit - held} by other clients"
-    return f"the quota of {quota} is used up ({held} by this pool{whose}); a slot opens {when(opens_in)}"
-
-
 def when(seconds: float) -> str:
     """Return the words for an instant *seconds* from now; inf for the next response."""
     if seconds == math.inf:
         return "when a response arrives"
     return "at once" if seconds < _AT_ONCE else f"in {span_text(seconds)}"
-
-
-def _calls(count: int) -> str:
-    return "1 call" if count == 1 else f"{count} calls"

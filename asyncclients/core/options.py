@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypedDict
@@ -19,6 +20,8 @@ from asyncclients.arguments import (
 from asyncclients.ratelimit.quota import ONE, Demand, Priority, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from asyncclients.ratelimit.scheduler import Scheduler
 
 
@@ -119,36 +122,28 @@ _context: ContextVar[CallContext | None] = ContextVar("asyncclients_context", de
 current_call_context = _context.get
 
 
-def _fraction(share: Share) -> float:
-    return share.fraction
-
-
-class call_context:  # noqa: N801 - used as a statement, like those of contextlib
+@contextmanager
+def call_context(
+    priority: Priority,
+    flow: str | None = None,
+    hook: SendHook | None = None,
+    *,
+    share: float | None = None,
+) -> Generator[None]:
     """Give the calls inside the block at most *priority*, the flow *flow*, *hook* and *share*.
 
     *share* is at most that part of every quota, for all calls of *flow* together; a block inside
-    another one keeps its share, unless its own is smaller. Backfills run the user's coroutines inside one: whichever client these use, their calls
-    wait behind interactive ones, share the turn of *flow*, and call *hook*.
+    another one keeps its share, unless its own is smaller. Backfills run the user's coroutines
+    inside one: whichever client these use, their calls wait behind interactive ones, share the
+    turn of *flow*, and call *hook*.
     """
-
-    __slots__ = ("_context", "_token")
-
-    def __init__(
-        self,
-        priority: Priority,
-        flow: str | None = None,
-        hook: SendHook | None = None,
-        *,
-        share: float | None = None,
-    ) -> None:
-        part = None if share is None else Share(flow or "", share)
-        outer = _context.get()
-        if outer is not None and outer.share is not None:
-            part = outer.share if part is None else min(part, outer.share, key=_fraction)
-        self._context = CallContext(priority, flow, hook, part)
-
-    def __enter__(self) -> None:
-        self._token = _context.set(self._context)
-
-    def __exit__(self, *_: object) -> None:
-        _context.reset(self._token)
+    outer = _context.get()
+    shares = [] if share is None else [Share(flow or "", share)]
+    if outer is not None and outer.share is not None:
+        shares.insert(0, outer.share)
+    part = min(shares, key=lambda each: each.fraction, default=None)
+    token = _context.set(CallContext(priority, flow, hook, part))
+    try:
+        yield
+    finally:
+        _context.reset(token)

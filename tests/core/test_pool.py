@@ -216,7 +216,7 @@ async def test_all_quotas_of_a_scope_apply() -> None:
         ToyClient(pool, quotas=(Quota(1, 60.0),), max_in_flight=2).stats()
         assert one.eta(2) >= 60.0
         assert set(one.stats().quotas) == {Quota(10, 1.0), Quota(1, 60.0)}
-        scope = one._scope()  # pyright: ignore[reportPrivateUsage]
+        scope = one._config.scope()  # pyright: ignore[reportPrivateUsage]
         assert scope.scheduler.max_in_flight == 2
 
 
