@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import pytest
 
 from asyncclients import InputError
 from asyncclients.backfill.files import source as sources
+from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import pyarrow
-from asyncclients.backfill.files.source import FileSource, Row, Rows, open_source
+from asyncclients.backfill.files.source import Row, Rows, open_source
 from tests.support.resources import cancel_without_a_free_thread
 
 
@@ -497,24 +499,23 @@ async def test_source_closes_file_when_opening_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is closed when the thread that opens it is done."""
-    opened: list[FileSource] = []
+    opened: list[BufferedReader] = []
     may_open = threading.Event()
 
-    class Noted(FileSource):
-        def __init__(self, path: Path) -> None:
+    class Noted(JsonReader):
+        def __init__(self, path: Path, file: BufferedReader) -> None:
             may_open.wait()
-            super().__init__(path)
-            opened.append(self)
+            super().__init__(path, file)
+            opened.append(file)
 
-    monkeypatch.setattr(sources, "FileSource", Noted)
+    monkeypatch.setitem(sources._READERS, ".jsonl", Noted)
     opening = asyncio.create_task(open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n')))
     await asyncio.sleep(0)
     opening.cancel()
     may_open.set()
     with pytest.raises(asyncio.CancelledError):
         await opening
-    with pytest.raises(ValueError, match="closed file"):
-        await opened[0].chunk()
+    assert [file.closed for file in opened] == [True]
 
 
 async def test_source_close_survives_cancellation(tmp_path: Path) -> None:

@@ -22,20 +22,10 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.files.text import (
-    EXCEL,
-    MAX_LENGTH,
-    READ_ERRORS,
-    Lines,
-    ParsedLine,
-    TextFile,
-    as_utf8,
-)
-from asyncclients.errors import InputError
+from asyncclients.backfill.files.text import EXCEL, MAX_LENGTH, ParsedLine, TextReader, as_utf8
 
 _DIGITS = 3
 """Least digits of the numbers that are taken for ids of rows."""
@@ -68,29 +58,19 @@ class Cells(dict[str, str]):
         return cells
 
 
-class CsvReader:
+class CsvReader(TextReader):
     """Rows of a CSV file as dicts of texts, empty cells left out."""
 
     coerce = True
 
-    def __init__(self, path: Path) -> None:
-        self._file = file = TextFile(path)
-        self.close, self.check_unchanged = file.close, file.check_unchanged
+    def __init__(self, path: Path, file: io.BufferedReader) -> None:
+        super().__init__(path, file, "utf-8-sig", newline="")
         # The limit is global to the process; raising it is harmless to other code.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LENGTH))
-        text = io.TextIOWrapper(
-            file.stream, encoding="utf-8-sig", errors="surrogateescape", newline=""
-        )
-        self.lines = Lines(file, text, "utf-8")
-        self._csv = csv.reader(self.lines, strict=True)
-        self.encoding_error = self.lines.encoding.error
-        self._ends_in_crlf = file.head.partition(b"\n")[0].endswith(b"\r")
+        self._csv = csv.reader(self.read_lines(), strict=True)
+        self._ends_in_crlf = self.head.partition(b"\n")[0].endswith(b"\r")
         self._has_warned_unnamed = False
-        try:
-            self._columns = self._header()
-        except InputError:
-            self.close()
-            raise
+        self._columns = self._header()
         self.columns: tuple[str, ...] | None = self._columns
 
     def _repeats_header(self, record: list[str]) -> bool:
@@ -98,59 +78,54 @@ class CsvReader:
         return len(names) > 1 and names == [*self._columns]
 
     def _header(self) -> tuple[str, ...]:
-        records, nothing = self._records(), list[str]()
+        records, nothing = self.records(), list[str]()
         _, header, error = next(records, (0, nothing, ""))
         if header == ["sep=", ""]:  # the hint to Excel that commas follow
             _, header, error = next(records, (0, nothing, ""))
         if error:
             self._check_separator(header)
-            raise self._file.input_error(error, "Correct its first line", 1)
+            raise self.input_error(error, "Correct its first line", 1)
         if not any(cell.strip() for cell in header):
-            raise self._file.input_error("is empty", "Its first line must name the columns")
+            raise self.input_error("is empty", "Its first line must name the columns")
         names, self._last_name = [name.strip() for name in header], header[-1]
         self._check_separator(names)
         if error := _encoding_error("".join(names)):
-            raise self._file.input_error(error, as_utf8(self._file.path, EXCEL), 1)
+            raise self.input_error(error, as_utf8(self.path, EXCEL), 1)
         twice = sorted({name for name in names if name and names.count(name) > 1})
         if twice:
             error = f"names the column {twice[0]!r} twice"
         if quoted := [name for name in names if '"' in name]:
             error = f"has a quote in the name of the column {quoted[0]!r}"
         if error:
-            raise self._file.input_error(error, "Correct its first line", 1)
+            raise self.input_error(error, "Correct its first line", 1)
         return tuple(names)
 
     def _check_separator(self, names: list[str]) -> None:
         """Raise `InputError` if the file is JSON or has another separator than a comma."""
-        if re.match(rb'\s*(?:\{\s*"|\[\s*[\[{"])', self._file.head.removeprefix(b"\xef\xbb\xbf")):
-            raise self._file.input_error(
-                "is JSON", "Put one object in each line, and name it .jsonl"
-            )
+        if re.match(rb'\s*(?:\{\s*"|\[\s*[\[{"])', self.head.removeprefix(b"\xef\xbb\xbf")):
+            raise self.input_error("is JSON", "Put one object in each line, and name it .jsonl")
         for separator, words in _SEPARATORS.items():
             if len(names) == 1 and separator in names[0]:
-                raise self._file.input_error(
+                raise self.input_error(
                     f"is separated by {words} ({separator!r}), not by commas",
                     "Save it again with commas: a spreadsheet asks for the field separator",
                     1,
                 )
 
-    def _records(self) -> Iterator[tuple[int, list[str], str]]:
+    def records(self) -> Iterator[tuple[int, list[str], str]]:
         """Yield the first line of each record, its cells, and its error.
 
         Raises:
             InputError: the file cannot be read, or the rows after a quote cannot be separated.
         """
-        cells, lines = self._csv, self.lines
         while True:
-            first = lines.number + 1
+            first = self.number + 1
             try:
-                record = next(cells)
+                record = next(self._csv)
             except StopIteration:
                 return
             except csv.Error as bad:
-                yield first, [lines.last.rstrip("\r\n")], self._quote_error(first, bad)
-            except READ_ERRORS as error:
-                raise self._file.read_error(error, lines.number) from None
+                yield first, [self.last.rstrip("\r\n")], self._quote_error(first, bad)
             else:
                 if record:
                     yield first, record, ""
@@ -161,27 +136,23 @@ class CsvReader:
         Raises:
             InputError: the quote affects more than its own line.
         """
-        last = self.lines.number
-        if self.lines.is_at_end:
+        last = self.number
+        if self.is_at_end:
             problem = "the file ends inside a quoted cell that begins here"
-        elif last == first and self.lines.last.count('"') % 2 == 0:
+        elif last == first and self.last.count('"') % 2 == 0:
             return f"has a quote inside a quoted cell, which must be written twice ({bad})"
         elif last == first:
             problem = f"a quote is opened and not closed before the line ends ({bad})"
         else:
             problem = f"a quoted cell begins here and ends wrongly in line {last} ({bad})"
-        raise self._file.input_error(
+        raise self.input_error(
             problem, "Look for a quote that is not closed, or for a file that was cut off", first
         )
-
-    def count(self, most: int) -> int:
-        """Read at most *most* further rows; return their number, less than *most* at the end."""
-        return sum(1 for _ in islice(self._records(), most))
 
     def __iter__(self) -> Iterator[ParsedLine]:
         columns = self._columns
         all_named = all(columns)
-        for first, record, error in self._records():
+        for first, record, error in self.records():
             text = "".join(record)
             if error:
                 yield ParsedLine(first, _printable(text), error, len(text))
@@ -191,16 +162,16 @@ class CsvReader:
                 continue
             if not text.isascii():
                 error = _encoding_error(text)
-                error += f". {as_utf8(self._file.path, EXCEL)}" if error else ""
+                error += f". {as_utf8(self.path, EXCEL)}" if error else ""
             if record[-1] == self._last_name and self._repeats_header(record):
                 error = "repeats the header; the file may be two files joined together"
             if "\0" in text:
                 error = "has a NUL byte; the file is damaged, or is not text"
             if "\n" in text or "\r" in text:
                 self._check_multiline(first, record)
-            if (
-                len(record) != len(columns) and (error := self._width_error(record) or error)
-            ) or error:
+            if len(record) != len(columns):
+                error = self._width_error(record) or error
+            if error:
                 record = [_printable(cell) for cell in record]
             pairs = zip(columns, record, strict=False)
             if all_named and all(record):
@@ -229,8 +200,8 @@ class CsvReader:
         if self._ends_in_crlf and "\r" not in text:
             return  # rows end with CRLF and these lines do not
         if _look_like_rows([line for line in _LINE_END.split(text) if line], separators):
-            raise self._file.input_error(
-                f"a quoted cell begins here and ends in line {self.lines.number}, and its "
+            raise self.input_error(
+                f"a quoted cell begins here and ends in line {self.number}, and its "
                 "lines look like rows",
                 "Look for a stray quote in both lines. If it is one cell, use JSON lines instead",
                 first,
@@ -242,7 +213,7 @@ class CsvReader:
                 self._has_warned_unnamed = True
                 _log.warning(
                     "%s, line %d: column %d has no name in the header: its values are ignored",
-                    self._file.path,
+                    self.path,
                     line,
                     column,
                 )

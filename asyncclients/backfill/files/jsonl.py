@@ -17,14 +17,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 from zlib import crc32
 
 import msgspec
 
-from asyncclients.backfill.files.text import READ_ERRORS, Lines, ParsedLine, TextFile
+from asyncclients.backfill.files.text import ParsedLine, TextReader
 from asyncclients.own_files import FAILED_SUFFIX
 
 _EXCERPT_LENGTH = 200
@@ -33,7 +32,7 @@ _name_ends = re.compile(rb'"[ \t\r]*:').findall
 """Finds the end of each name of an object, and possibly more inside of texts."""
 
 
-class JsonReader:
+class JsonReader(TextReader):
     """Rows of a file with one JSON object per line.
 
     A file of failed rows, as a push writes it, gives the rows inside of its records.
@@ -41,45 +40,31 @@ class JsonReader:
 
     columns: tuple[str, ...] | None = None
 
-    def __init__(self, path: Path) -> None:
-        self._file = file = TextFile(path)
-        self.close, self.check_unchanged = file.close, file.check_unchanged
-        self._numbered = self._texts()
+    def __init__(self, path: Path, file: io.BufferedReader) -> None:
+        # Latin-1 keeps every byte; lines end in each of the three ways.
+        super().__init__(path, file, "latin-1", newline=None)
         self.coerce = path.name.removesuffix(".gz").endswith(FAILED_SUFFIX)
         self._decode = msgspec.json.Decoder(dict[str, Any]).decode
-        # Latin-1 keeps every byte; the wrapper only splits at the three kinds of line ends.
-        text = io.TextIOWrapper(file.stream, encoding="latin-1", newline=None)
-        self.lines = Lines(file, text, "latin-1")
-        self.encoding_error = self.lines.encoding.error
-        head = file.head.removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = self.head.removeprefix(b"\xef\xbb\xbf").lstrip()
         if head[:1] == b"[" or re.match(rb"\{\s*\n", head):
-            self.close()
             found = "an array" if head[:1] == b"[" else "an object over several lines"
-            raise file.input_error(
+            raise self.input_error(
                 f"begins with {found}; JSON lines have one object in each line",
                 "Convert it, as with `jq -c '.[]'` for an array, or `jq -c .` for objects",
             )
 
-    def count(self, most: int) -> int:
-        """Read at most *most* further rows; return their number, less than *most* at the end."""
-        return sum(1 for _ in islice(self._numbered, most))
-
     def __iter__(self) -> Iterator[ParsedLine]:
-        for line, text in self._numbered:
+        for line, text, _ in self.records():
             data, error = self._parse(text)
             yield ParsedLine(line, data or None, error, len(text))
 
-    def _texts(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the number and the text of each line that is not empty."""
-        lines = self.lines
-        try:
-            for read in lines:
-                text, line = read.encode("latin-1"), lines.number
-                stripped = text.removeprefix(b"\xef\xbb\xbf").strip() if line == 1 else text.strip()
-                if stripped:
-                    yield line, stripped
-        except READ_ERRORS as error:
-            raise self._file.read_error(error, lines.number + 1) from None
+    def records(self) -> Iterator[tuple[int, bytes, str]]:
+        """Yield the number and the text of each line that is not empty, and no error."""
+        for line in self.read_lines():
+            text = line.encode("latin-1")
+            text = text.removeprefix(b"\xef\xbb\xbf").strip() if self.number == 1 else text.strip()
+            if text:
+                yield self.number, text, ""
 
     def _parse(self, text: bytes) -> tuple[Any, str]:
         """Return the object in *text* and "", or an excerpt and the error."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from asyncclients.backfill.files.text import ChangeDetector, ParsedLine
+from asyncclients.backfill.files.text import ParsedLine, change_check
 from asyncclients.errors import InputError
 
 _BATCH_ROWS = 256
@@ -37,27 +38,19 @@ class ParquetReader:
 
     coerce = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: BufferedReader) -> None:
         module = pyarrow()
-        self._path = path
+        self._path, self._raw = path, file
+        self.check_unchanged = change_check(path, file)
         try:
-            self._raw = path.open("rb")
-        except OSError as error:
-            raise self._unusable(
-                f"cannot be read: {error.strerror}", "Check its permissions"
-            ) from None
-        self.check_unchanged = ChangeDetector(path, self._raw).check
-        try:
-            self._file: Any = module.ParquetFile(self._raw, page_checksum_verification=True)
+            self._file: Any = module.ParquetFile(file, page_checksum_verification=True)
             names = self._file.schema_arrow.names
         except Exception as bad:  # noqa: BLE001 - pyarrow raises many types for a damaged file
-            self._raw.close()
             raise self._unusable(
                 f"is not a Parquet file ({bad})", "Check that it is complete"
             ) from None
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            self._raw.close()
             raise self._unusable(
                 f"names the column {twice[0]!r} twice", "Write it again with other names"
             )

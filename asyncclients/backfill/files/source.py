@@ -15,24 +15,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import stat
 from array import array
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Iterable, Sized
-from concurrent.futures import Executor, Future
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
+from contextlib import closing, suppress
 from inspect import isgenerator
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, NamedTuple, ParamSpec, TypeGuard, TypeVar, cast
+from threading import Semaphore, Thread
+from typing import Any, NamedTuple, TypeGuard, TypeVar, cast
 
 import msgspec
 
 from asyncclients.backfill.files.csv import CsvReader
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import ParquetReader
-from asyncclients.backfill.files.text import KnownLines, Lines
+from asyncclients.backfill.files.text import KnownLines, TextReader
 from asyncclients.core.events import logger
 from asyncclients.errors import InputError, encodable, error_text
 from asyncclients.own_files import finish_before_cancel, in_thread, outcome_of
@@ -44,14 +41,11 @@ _COUNTED_ROWS = 2**15
 """Rows that are counted before a cancellation is noticed."""
 _READ_AHEAD = 256
 """Maximum number of rows read ahead."""
-_POLL = 0.02
-"""Seconds after which a partial chunk is returned."""
 _CLOSE_GRACE = 5.0
 """Seconds that closing waits for a blocked iterator."""
 _IN_MEMORY = (list, tuple, range, set, frozenset, dict, deque, str, bytes)
 
 T = TypeVar("T")
-P = ParamSpec("P")
 Rows = str | os.PathLike[str] | Iterable[Any] | AsyncIterable[Any]
 
 
@@ -103,17 +97,17 @@ async def open_source(rows: Rows) -> FileSource | IterableSource:
         InputError: the file cannot be used.
     """
     if isinstance(rows, (str, os.PathLike)):
-        return await _open_file(Path(rows))
+        return FileSource(Path(rows), await _open(Path(rows)))
     return IterableSource(rows)
 
 
-async def _open_file(path: Path) -> FileSource:
-    opening = asyncio.get_running_loop().run_in_executor(None, FileSource, path)
+async def _open(path: Path) -> CsvReader | JsonReader | ParquetReader:
+    opening = asyncio.get_running_loop().run_in_executor(None, _reader, path)
     try:
         return await finish_before_cancel(opening)
     except asyncio.CancelledError:
         if not opening.cancelled() and opening.exception() is None:
-            await opening.result().aclose()
+            opening.result().close()
         raise
 
 
@@ -126,14 +120,12 @@ class FileSource:
         coerce: values are texts that may stand for numbers, as in CSV.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: CsvReader | JsonReader | ParquetReader) -> None:
         self.name = encodable(path.name)
-        reader = _reader(path)
-        self.columns, self.coerce = reader.columns, reader.coerce
-        self._path, self._file = path, reader
-        self._lines = None if isinstance(reader, ParquetReader) else reader.lines
+        self.columns, self.coerce = file.columns, file.coerce
+        self._path, self._file = path, file
         self._count = 0
-        self._rows = iter(reader)
+        self._rows = iter(file)
         self._encoding_error: InputError | None = None
 
     async def chunk(self) -> list[Row]:
@@ -155,14 +147,13 @@ class FileSource:
     @property
     def has_lines(self) -> bool:
         """True if `blocks` can be used in place of `chunk`."""
-        return self._lines is not None
+        return isinstance(self._file, TextReader)
 
     async def blocks(self, known: KnownLines) -> list[Block]:
         """Return the next rows, without reading those in *known* lines; an empty list at the end."""
-        assert self._lines is not None
-        return await in_thread(self._blocks, self._lines, known)
+        return await in_thread(self._blocks, self._file, known)
 
-    def _blocks(self, lines: Lines, known: KnownLines) -> list[Block]:
+    def _blocks(self, lines: TextReader, known: KnownLines) -> list[Block]:
         blocks: list[Block] = []
         end, read, size = lines.number + _SKIPPED_LINES, 0, 0
         while lines.number < end and read < _CHUNK_ROWS and size <= _CHUNK_BYTES:
@@ -194,28 +185,16 @@ class FileSource:
         """
         if not self._path.is_file():  # a pipe can be read only once
             return None
-        counts = self._counts()
-
-        def count_part() -> int:
-            return next(counts, 0)
-
         total = 0
         try:
-            while part := await in_thread(count_part):
-                total += part
+            with closing(await _open(self._path)) as reader:
+                while found := await in_thread(reader.count, _COUNTED_ROWS):
+                    total += found
+                self._encoding_error = reader.encoding_error()
         except InputError:
             return None
-        finally:
-            await in_thread(counts.close)
         self.check_encoding()
         return total
-
-    def _counts(self) -> Generator[int]:
-        """Yield the numbers of rows of consecutive parts of the file."""
-        with closing(_reader(self._path)) as reader:
-            while found := reader.count(_COUNTED_ROWS):
-                yield found
-            self._encoding_error = reader.encoding_error()
 
     def check_encoding(self) -> None:
         """Check the encoding of the rows that were read or counted.
@@ -231,40 +210,40 @@ class FileSource:
         await in_thread(self._file.close)
 
 
+_READERS = {
+    ".csv": CsvReader,
+    ".jsonl": JsonReader,
+    ".ndjson": JsonReader,
+    ".parquet": ParquetReader,
+}
+
+
 def _reader(path: Path) -> CsvReader | JsonReader | ParquetReader:
-    _check_exists(path)
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix == ".csv":
-        return CsvReader(path)
-    if suffix in (".jsonl", ".ndjson"):
-        return JsonReader(path)
-    if suffix == ".parquet":
-        return ParquetReader(path)
-    raise InputError(
-        f"cannot tell the format of {path} from its name",
-        file=str(path),
-        advice="Name it .csv, .jsonl or .parquet (.csv.gz and .jsonl.gz work too)",
-    )
-
-
-def _check_exists(path: Path) -> None:
-    """Raise `InputError` unless *path* is an existing file."""
     try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} does not exist", file=str(path), advice="Check the path"
-        ) from None
+        file = path.open("rb")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or str(error)
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        if isinstance(error, FileNotFoundError):
+            problem = "does not exist"
+        elif path.is_dir():
+            problem = "is a directory"
         raise InputError(
-            f"cannot read {path}: {reason}",
-            file=str(path),
-            advice="Check the path and its permissions",
+            f"{path} {problem}", file=str(path), advice="Check the path and its permissions"
         ) from None
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a directory", file=str(path), advice="Give a file in it")
+    suffixes = [suffix for suffix in path.suffixes if suffix.lower() != ".gz"]
+    reader = _READERS.get(suffixes[-1].lower() if suffixes else "")
+    if reader is None:
+        file.close()
+        raise InputError(
+            f"cannot tell the format of {path} from its name",
+            file=str(path),
+            advice="Name it .csv, .jsonl or .parquet (.csv.gz and .jsonl.gz work too)",
+        )
+    try:
+        return reader(path, file)
+    except BaseException:
+        file.close()
+        raise
 
 
 class IterableSource:
@@ -314,93 +293,64 @@ async def iterate(rows: Iterable[T]) -> AsyncGenerator[T]:
         for row in cast("Iterable[T]", rows):
             yield row
         return
-    reader = _Reader(rows)
+    reader = _ReadingThread(rows)
     try:
-        while chunk := await reader.chunk():
-            for row in chunk:
-                yield row
+        while (row := await reader.ready.get()) is not reader:
+            reader.room.release()
+            yield row
+        if reader.error is not None:
+            raise reader.error
     finally:
         await reader.aclose()
 
 
-class _Reader:
-    """Reads *rows* in a thread, a chunk at a time."""
+class _ReadingThread(Thread):
+    """Reads *rows*, in a daemon thread: it does not delay the end of the process.
+
+    Attributes:
+        ready: the rows read ahead; after the last one this object itself.
+        room: for further rows to be read ahead.
+        error: raised by *rows*.
+    """
 
     def __init__(self, rows: Iterable[Any]) -> None:
-        self._source = rows
-        self._rows: Iterable[Any] | None = None
-        self._ready: deque[Any] = deque()
-        self._thread = _DaemonThread("asyncclients-source")
-        self._reading: asyncio.Future[Any] | None = None
+        super().__init__(name="asyncclients-source", daemon=True)
+        self._source, self._loop = rows, asyncio.get_running_loop()
+        self._is_stopped = False
+        self._closed: asyncio.Future[BaseException | None] = self._loop.create_future()
+        self.ready: asyncio.Queue[Any] = asyncio.Queue()
+        self.room = Semaphore(_READ_AHEAD)
+        self.error: BaseException | None = None
+        self.start()
 
-    async def chunk(self) -> list[Any]:
-        """Return the next rows; an empty list at the end."""
-        while True:
-            if self._reading is None:
-                self._reading = self._run(self._read)
-            await asyncio.wait([self._reading], timeout=_POLL)
-            ended = self._reading.done()
-            if self._ready:
-                return [self._ready.popleft() for _ in range(len(self._ready))]
-            if ended:
-                outcome, self._reading = self._reading.result(), None
-                if outcome.error is not None:
-                    raise outcome.error
-                if not outcome.result:
-                    return []
+    def run(self) -> None:
+        """Read the rows, then close a generator."""
+        with suppress(RuntimeError):  # the loop was closed
+            self.error = outcome_of(self._read).error
+            self._loop.call_soon_threadsafe(self.ready.put_nowait, self)
+            error = outcome_of(self._close).error
+            self._loop.call_soon_threadsafe(self._closed.set_result, error)
 
-    def _read(self) -> int:
-        """Read some rows; return their number."""
-        if self._rows is None:
-            self._rows = iter(self._source)
-        count = 0
-        for row in itertools.islice(self._rows, _READ_AHEAD):
-            self._ready.append(row)
-            count += 1
-        return count
-
-    async def aclose(self) -> None:
-        """Close the generator in its thread; abandon it if it stays blocked."""
-        closing = self._run(self._close)
-        self._thread.shutdown()
-        ended, _ = await asyncio.wait([closing], timeout=_CLOSE_GRACE)
-        if not ended:
-            logger.warning(
-                "the iterable of rows is still blocked after %.0f s: its thread is abandoned",
-                _CLOSE_GRACE,
-            )
-        elif (error := closing.result().error) is not None:
-            logger.warning("closing the iterable of rows failed: %s", error_text(error))
+    def _read(self) -> None:
+        for row in self._source:
+            self._loop.call_soon_threadsafe(self.ready.put_nowait, row)
+            self.room.acquire()
+            if self._is_stopped:
+                return
 
     def _close(self) -> None:
         if isgenerator(self._source):
             self._source.close()
 
-    def _run(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, outcome_of, work)
-
-
-class _DaemonThread(Executor):
-    """One daemon thread, which does not delay the end of the process. Work must not raise."""
-
-    def __init__(self, name: str) -> None:
-        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        Thread(target=self._do, name=name, daemon=True).start()
-
-    def _do(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = Future()
-
-        def work() -> None:
-            if future.set_running_or_notify_cancel():
-                future.set_result(fn(*args, **kwargs))
-
-        self._work.put(work)
-        return future
-
-    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - as in `Executor`
-        """End the thread after the work submitted so far."""
-        self._work.put(None)
+    async def aclose(self) -> None:
+        """Close the generator in its thread; abandon it if it stays blocked."""
+        self._is_stopped = True
+        self.room.release()
+        await asyncio.wait([self._closed], timeout=_CLOSE_GRACE)
+        if not self._closed.done():
+            logger.warning(
+                "the iterable of rows is still blocked after %.0f s: its thread is abandoned",
+                _CLOSE_GRACE,
+            )
+        elif (error := self._closed.result()) is not None:
+            logger.warning("closing the iterable of rows failed: %s", error_text(error))

@@ -16,21 +16,20 @@ import stat
 import zlib
 from array import array
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import islice, takewhile
 from pathlib import Path
 from shlex import quote
 from shutil import which
-from typing import Any, BinaryIO, cast
-
-import msgspec
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from asyncclients.errors import InputError
 
 MAX_LENGTH = 16 * 2**20
 """Maximum bytes of one line or cell. A longer one means that the file has another format."""
-READ_ERRORS = (EOFError, OSError, zlib.error)
+_READ_ERRORS = (EOFError, OSError, zlib.error)
 """Errors raised while reading a damaged file."""
 EXCEL = "WINDOWS-1252"
 """The usual encoding of a text file that is not UTF-8."""
@@ -60,6 +59,12 @@ _ENCODINGS = (
     (rb"[^\n]*\x00", "is UTF-16 without a byte order mark, or not text", "UTF-16LE"),
 )
 """(pattern of the first bytes, problem, name of the encoding for iconv), after the formats."""
+_AHEAD = 2**16
+"""Characters that are read ahead to be compared, and at most one line more."""
+_SIZE = 8
+"""Bytes of a digest."""
+_WINDOW = 64
+"""Known lines among which an unexpected line is searched."""
 
 
 @lru_cache(maxsize=16)
@@ -78,11 +83,11 @@ def as_utf8(path: Path, encoding: str) -> str:
     return f"Save the file as UTF-8, or convert it: {command}"
 
 
-class ParsedLine(msgspec.Struct, frozen=True, gc=False):
+class ParsedLine(NamedTuple):
     """One row as read from a file.
 
     Attributes:
-        line: line or row number in the file, from 1.
+        line: where it starts in the file, from 1.
         data: the values; None if there are none.
         error: why the row cannot be used, else empty.
         size: approximate bytes of the row.
@@ -94,94 +99,55 @@ class ParsedLine(msgspec.Struct, frozen=True, gc=False):
     size: int
 
 
-class ChangeDetector:
-    """Detects that *file*, open at *path*, is written to while it is read."""
+def change_check(path: Path, file: BinaryIO) -> Callable[[], None]:
+    """Return a function that raises `InputError` if *file*, open at *path*, was written to since."""
+    before = os.fstat(file.fileno())
 
-    def __init__(self, path: Path, file: BinaryIO) -> None:
-        self._path, self._file = path, file
-        self._initial = os.fstat(file.fileno())
-
-    def check(self) -> None:
-        """Raise `InputError` if the file was written to since it was opened."""
-        now, initial = os.fstat(self._file.fileno()), self._initial
-        if not stat.S_ISREG(now.st_mode):
-            return
-        if (now.st_size, now.st_mtime_ns) != (initial.st_size, initial.st_mtime_ns):
+    def check() -> None:
+        now = os.fstat(file.fileno())
+        is_same = (now.st_size, now.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+        if stat.S_ISREG(now.st_mode) and not is_same:
             raise InputError(
-                f"{self._path} was changed while it was read",
-                file=str(self._path),
+                f"{path} was changed while it was read",
+                file=str(path),
                 advice="Run again when it is complete; rows that were sent are not sent again",
             )
 
-
-class EncodingCheck:
-    """Finds out that *file* is not UTF-8, from its lines that are not ASCII.
-
-    A file with some lines in UTF-8 is UTF-8, and its other lines are damaged.
-    """
-
-    def __init__(self, file: TextFile) -> None:
-        self._file = file
-        self._is_utf8 = file.head.startswith(b"\xef\xbb\xbf")
-        self._line, self._byte = 0, 0
-
-    def add(self, line: int, text: bytes) -> None:
-        """Note the *text* of *line*, which is not ASCII."""
-        if self._is_utf8:
-            return
-        try:
-            text.decode()
-        except UnicodeDecodeError as bad:
-            if not self._line:
-                self._line, self._byte = line, text[bad.start]
-        else:
-            self._is_utf8 = True
-
-    def error(self) -> InputError | None:
-        """Return the error of the file, as far as it was read; None if there is none."""
-        if self._is_utf8 or not self._line:
-            return None
-        return self._file.input_error(
-            f"is not UTF-8 (byte 0x{self._byte:02X}), and neither is any other line",
-            as_utf8(self._file.path, EXCEL),
-            self._line,
-        )
+    return check
 
 
-class TextFile:
-    """An open text file, plain or gzip.
+class TextReader:
+    """Reads the lines of *file*, open at *path*: plain or gzip, decoded with *codec*.
 
     Attributes:
-        stream: the unpacked bytes.
-        head: the first of them, at most 4,096.
+        head: the first bytes, unpacked, at most 4,096.
+        number: of the last line that was read or skipped, from 1.
+        last: the last line that was read.
+        is_at_end: all lines have been read.
 
     Raises:
         InputError: the file cannot be read, or has another format.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, file: io.BufferedReader, codec: str, newline: str | None
+    ) -> None:
+        self.path, self._raw, self._codec = path, file, codec.removesuffix("-sig")
+        self.check_unchanged = change_check(path, file)
+        self.number, self.last, self.is_at_end = 0, "", False
+        self._ahead: list[str] = []
+        self._digests = b""
+        self._place = 0
         try:
-            self._raw = path.open("rb")
-        except OSError as error:
-            raise InputError(
-                f"cannot read {path}: {error.strerror}",
-                file=str(path),
-                advice="Check the file's permissions",
-            ) from None
-        self.check_unchanged = ChangeDetector(path, self._raw).check
-        is_gzip = self._raw.peek(2)[:2] == b"\x1f\x8b"
-        stream = gzip.GzipFile(fileobj=self._raw) if is_gzip else self._raw
-        self.stream = cast("BinaryIO", stream)
-        try:
+            is_gzip = file.peek(2)[:2] == b"\x1f\x8b"
+            stream = cast("io.BufferedReader", gzip.GzipFile(fileobj=file) if is_gzip else file)
             self.head = stream.peek(_HEAD_SIZE)[:_HEAD_SIZE]
-            self._check_format()
-        except InputError:
-            self.close()
-            raise
-        except READ_ERRORS as error:
-            self.close()
-            raise self.read_error(error, 1) from None
+        except _READ_ERRORS as error:
+            raise self._read_error(error) from None
+        self._check_format()
+        self._text = io.TextIOWrapper(stream, codec, "surrogateescape", newline)
+        self._is_utf8 = self.head.startswith(BOM_UTF8)
+        self._not_utf8: tuple[int, int] | None = None  # line and byte
 
     def _check_format(self) -> None:
         for pattern, problem, advice in _FORMATS:
@@ -202,78 +168,78 @@ class TextFile:
             f"{self.path}{where}: {problem}", file=str(self.path), line=line, advice=advice
         )
 
-    def too_long(self, line: int) -> InputError:
-        """Return the error for a *line* of `MAX_LENGTH` bytes or more."""
-        return self.input_error(
-            f"is longer than {MAX_LENGTH // 2**20} MB", "Put each row on a line of its own", line
-        )
-
-    def read_error(self, error: Exception, line: int) -> InputError:
-        """Return the error for one of `READ_ERRORS`."""
+    def _read_error(self, error: Exception) -> InputError:
+        problem = f"cannot be read further: {error}"
         if isinstance(error, EOFError):
             problem = "ends in the middle of its gzip stream"
-        else:
-            problem = f"cannot be read further: {error}"
-        return self.input_error(problem, "Download or copy it again", line)
+        return self.input_error(problem, "Download or copy it again", self.number + 1)
 
+    # --- Lines ----------------------------------------------------------------------------
 
-# --- Lines ----------------------------------------------------------------------------------------
+    def records(self) -> Iterator[tuple[int, Any, str]]:
+        """Yield the first line of each record, its content, and its error."""
+        raise NotImplementedError
 
+    def count(self, most: int) -> int:
+        """Read at most *most* further rows; return their number, less than *most* at the end."""
+        return sum(1 for _ in islice(self.records(), most))
 
-_AHEAD = 2**16
-"""Characters that are read ahead to be compared, and at most one line more."""
-_SIZE = 8
-"""Bytes of a digest."""
-_WINDOW = 64
-"""Known lines among which an unexpected line is searched."""
-
-
-class Lines:
-    """The lines of *text*, which is the text of *file* read as *codec*.
-
-    Attributes:
-        encoding: finds out whether they are UTF-8.
-        number: of the last line that was read or skipped, from 1.
-        last: the last line that was read.
-        is_at_end: all lines have been read.
-    """
-
-    def __init__(self, file: TextFile, text: io.TextIOWrapper, codec: str) -> None:
-        self._file, self._text = file, text  # the wrapper closes the file when it is collected
-        self._codec = codec
-        self.encoding = EncodingCheck(file)
-        self._ahead: list[str] = []
-        self._digests = b""
-        self._place = 0
-        self.number, self.last, self.is_at_end = 0, "", False
-
-    def __iter__(self) -> Iterator[str]:
+    def read_lines(self) -> Iterator[str]:
         """Yield the lines that are not skipped, with their ends.
 
         Raises:
-            InputError: a line is too long.
-            OSError, EOFError, zlib.error: the file cannot be read further.
+            InputError: the file cannot be read further, or a line is too long.
         """
-        readline = self._text.readline
         while True:
             if self._place < len(self._ahead):
                 line = self._ahead[self._place]
                 self._place += 1
             else:
-                line = readline(MAX_LENGTH)
+                line = self._readline(self.number + 1)
             if not line:
                 break
             self.number += 1
-            self._check_length(line, self.number)
             self.last = line
             if not line.isascii():
-                self.encoding.add(self.number, self._bytes(line))
+                self._check_utf8(self.number, line)
             yield line
         self.is_at_end = True
 
-    def _check_length(self, line: str, number: int) -> None:
+    def _readline(self, number: int) -> str:
+        try:
+            line = self._text.readline(MAX_LENGTH)
+        except _READ_ERRORS as error:
+            raise self._read_error(error) from None
         if len(line) >= MAX_LENGTH:
-            raise self._file.too_long(number)
+            problem = f"is longer than {MAX_LENGTH // 2**20} MB"
+            raise self.input_error(problem, "Put each row on a line of its own", number)
+        return line
+
+    def _bytes(self, line: str) -> bytes:
+        return line.encode(self._codec, "surrogateescape")
+
+    def _check_utf8(self, number: int, line: str) -> None:
+        if not self._is_utf8:
+            text = self._bytes(line)
+            try:
+                text.decode()
+            except UnicodeDecodeError as bad:
+                self._not_utf8 = self._not_utf8 or (number, text[bad.start])
+            else:
+                self._is_utf8 = True
+
+    def encoding_error(self) -> InputError | None:
+        """Return the error of a file that is not UTF-8 in any of its lines that are not ASCII.
+
+        A file with some lines in UTF-8 is UTF-8, and its other lines are damaged.
+        """
+        if self._is_utf8 or self._not_utf8 is None:
+            return None
+        line, byte = self._not_utf8
+        problem = f"is not UTF-8 (byte 0x{byte:02X}), and neither is any other line"
+        return self.input_error(problem, as_utf8(self.path, EXCEL), line)
+
+    # --- Known lines ----------------------------------------------------------------------
 
     def last_digest(self) -> int:
         """Return the digest of the last line, as a number of an array.
@@ -283,9 +249,6 @@ class Lines:
         if self._bytes(self.last).startswith(BOM_UTF8):
             return 0
         return array("q", self._digest(self.last))[0]
-
-    def _bytes(self, line: str) -> bytes:
-        return line.encode(self._codec, "surrogateescape")
 
     def _digest(self, line: str) -> bytes:
         return blake2b(self._bytes(line), digest_size=_SIZE).digest()
@@ -297,21 +260,14 @@ class Lines:
             InputError: the file cannot be read further.
         """
         if self._place == len(self._ahead):
-            try:
-                self._read_ahead()
-            except READ_ERRORS as error:
-                raise self._file.read_error(error, self.number + 1) from None
+            lines: list[str] = []
+            size = 0
+            while size < _AHEAD and (line := self._readline(self.number + len(lines) + 1)):
+                lines.append(line)
+                size += len(line)
+            self._ahead, self._place = lines, 0
+            self._digests = b"".join([self._digest(line) for line in lines])
         return self._digests[self._place * _SIZE :]
-
-    def _read_ahead(self) -> None:
-        lines: list[str] = []
-        readline, size = self._text.readline, 0
-        while size < _AHEAD and (line := readline(MAX_LENGTH)):
-            lines.append(line)
-            size += len(line)
-            self._check_length(line, self.number + len(lines))
-        self._ahead, self._place = lines, 0
-        self._digests = b"".join([self._digest(line) for line in lines])
 
     def skip(self, count: int) -> None:
         """Skip *count* of the lines whose digests were returned last."""
@@ -319,7 +275,7 @@ class Lines:
         if not "".join(skipped).isascii():
             for number, line in enumerate(skipped, self.number + 1):
                 if not line.isascii():
-                    self.encoding.add(number, self._bytes(line))
+                    self._check_utf8(number, line)
         self._place += count
         self.number += count
 
@@ -335,7 +291,7 @@ class KnownLines:
         self._digests = b"" if digests is None else digests.tobytes()
         self._next = self._unexpected = 0
 
-    def skip(self, lines: Lines) -> range:
+    def skip(self, lines: TextReader) -> range:
         """Skip the next of *lines* as far as they are known; return their places in `digests`."""
         if self._next * _SIZE >= len(self._digests) or not (found := lines.next_digests()):
             return range(0)
@@ -367,9 +323,4 @@ def _equal(one: bytes, other: bytes) -> int:
     if one == other:
         return len(one) // _SIZE
     pairs = zip(array("q", one), array("q", other), strict=False)
-    count = 0
-    for mine, yours in pairs:
-        if mine != yours:
-            break
-        count += 1
-    return count
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
