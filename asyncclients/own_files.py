@@ -80,14 +80,14 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
         ForeignFileError: it is a symbolic link, or not a regular file.
         OSError: it cannot be opened.
     """
-    is_link = not hasattr(os, "O_NOFOLLOW") and path.is_symlink()
+    descriptor = -1
     try:
-        descriptor = -1 if is_link else os.open(path, flags | _FLAGS, mode)
+        if hasattr(os, "O_NOFOLLOW") or not path.is_symlink():
+            descriptor = os.open(path, flags | _FLAGS, mode)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        is_link = True
-    if is_link:
+    if descriptor < 0:
         raise ForeignFileError(errno.ELOOP, "is a symbolic link", str(path))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

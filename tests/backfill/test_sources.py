@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from asyncclients import InputError
-from asyncclients.backfill.files import source as sources
 from asyncclients.backfill.files.jsonl import JsonReader
 from asyncclients.backfill.files.parquet import pyarrow
 from asyncclients.backfill.files.source import Row, Rows, open_source
@@ -508,7 +507,7 @@ async def test_source_closes_file_when_opening_is_cancelled(
             super().__init__(path, file)
             opened.append(file)
 
-    monkeypatch.setitem(sources._READERS, ".jsonl", Noted)
+    monkeypatch.setattr("asyncclients.backfill.files.source._READERS", {".jsonl": Noted})
     opening = asyncio.create_task(open_source(write(tmp_path / "rows.jsonl", '{"a": 1}\n')))
     await asyncio.sleep(0)
     opening.cancel()

@@ -210,7 +210,7 @@ class FileSource:
         await in_thread(self._file.close)
 
 
-_READERS = {
+_READERS: dict[str, type[CsvReader | JsonReader | ParquetReader]] = {
     ".csv": CsvReader,
     ".jsonl": JsonReader,
     ".ndjson": JsonReader,
