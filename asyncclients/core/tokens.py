@@ -107,7 +107,7 @@ class TokenCache:
         self._token = first
         self._task: asyncio.Task[Token] | None = None
         self._failure: TokenError | None = None
-        self._failed_at = 0.0
+        self._failed_until = -math.inf
         self._rejected: Token | None = None
         self.refreshes = 0
 
@@ -116,7 +116,7 @@ class TokenCache:
         token = self._token
         if token is None or now >= token.expires_at:
             return None
-        if now >= token.refresh_at and self._task is None and not self._failed_recently(now):
+        if now >= max(token.refresh_at, self._failed_until) and self._task is None:
             self._start()
         return token
 
@@ -124,9 +124,6 @@ class TokenCache:
     def is_refreshing(self) -> bool:
         """True while a new token is requested."""
         return self._task is not None
-
-    def _failed_recently(self, now: float) -> bool:
-        return self._failure is not None and now < self._failed_at + FAILURE_REMEMBERED
 
     def _start(self) -> asyncio.Task[Token]:
         # In an empty context: the token serves all callers, not the context of one.
@@ -144,7 +141,7 @@ class TokenCache:
         token = self.current(now)
         if token is not None:
             return token
-        if self._task is None and self._failure is not None and self._failed_recently(now):
+        if self._task is None and self._failure is not None and now < self._failed_until:
             raise self._failure.with_facts()
         task = self._task or self._start()
         try:
@@ -164,29 +161,41 @@ class TokenCache:
             self._token = None
         if self._rejected is not token:
             self._rejected = token
-            if self._store is not None:
-                await _ignoring_failures(self._store.drop(self._key, token))
+            await self._ask_store(lambda store: store.drop(self._key, token))
 
     def remember_failure(self, failure: TokenError, now: float) -> None:
         """Fail further calls with *failure* for a few seconds, instead of requesting a token."""
-        self._failure, self._failed_at = failure, now
+        self._failure, self._failed_until = failure, now + FAILURE_REMEMBERED
 
     async def _refresh(self) -> Token:
         loop = asyncio.get_running_loop()
-        if self._store is not None:
-            kept = await _ignoring_failures(self._store.load(self._key, loop.time()))
-            if kept is not None and not self._is_old(kept):
-                return kept
+        kept = await self._ask_store(lambda store: store.load(self._key, loop.time()))
+        if kept is not None and not self._is_old(kept):
+            return kept
         self.refreshes += 1
         try:
             token = await self._fetch()
         except BaseException:
-            if self._store is not None:
-                await asyncio.shield(_ignoring_failures(self._store.release(self._key)))
+            await asyncio.shield(self._ask_store(lambda store: store.release(self._key)))
             raise
-        if self._store is not None:
-            await _ignoring_failures(self._store.save(self._key, token, loop.time()))
+        await self._ask_store(lambda store: store.save(self._key, token, loop.time()))
         return token
+
+    async def _ask_store(self, step: Callable[[TokenStore], Awaitable[T]]) -> T | None:
+        """Return the result of a *step* of the store; None without one, or if it fails."""
+        if self._store is None:
+            return None
+        try:
+            return await step(self._store)
+        except AsyncClientsError:
+            raise  # a store that cannot be used at all: a configuration error
+        except Exception as failure:  # noqa: BLE001 - of a driver
+            logger.warning(
+                "token store failed: %s: %s; this process continues without it",
+                type(failure).__name__,
+                error_text(failure),
+            )
+            return None
 
     def _is_old(self, token: Token) -> bool:
         """Return True for the token that was rejected, or that is being replaced."""
@@ -199,7 +208,7 @@ class TokenCache:
             return
         failure = task.exception()
         if failure is None:
-            self._token, self._failure = task.result(), None
+            self._token, self._failure, self._failed_until = task.result(), None, -math.inf
         elif isinstance(failure, TokenError):
             self.remember_failure(failure, task.get_loop().time())
 
@@ -208,21 +217,6 @@ class TokenCache:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-
-
-async def _ignoring_failures(step: Awaitable[T]) -> T | None:
-    """Return the result of a *step* of the store; log a failure of it and return None."""
-    try:
-        return await step
-    except AsyncClientsError:
-        raise  # a store that cannot be used at all: a configuration error
-    except Exception as failure:  # noqa: BLE001 - of a driver
-        logger.warning(
-            "token store failed: %s: %s; this process continues without it",
-            type(failure).__name__,
-            error_text(failure),
-        )
-        return None
 
 
 class TokenSource:
