@@ -11,8 +11,8 @@ from typing import Any
 from asyncclients.errors import ConfigurationError
 
 _FIELD_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SHORTEST_START = 2
-"""Characters of a name that are enough to suggest one that starts with them."""
+_CLOSE = 0.55
+"""Similarity of a name to suggest: that of `de` and `de_DE`."""
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
@@ -35,15 +35,9 @@ def kind_of(value: object) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'b'?)` with the one of *known* closest to *name*; empty if none is.
-
-    Without a close one it is one that starts with *name*, as `de_DE` for `de`.
-    """
-    names, name = {each.casefold(): each for each in known}, name.casefold()
-    close = get_close_matches(name, names, n=1)
-    if not close and len(name) >= _SHORTEST_START:
-        starts = [each for each in names if each.startswith(name)]
-        close = get_close_matches(name, starts, n=1, cutoff=0.0)
+    """Return ` (did you mean 'b'?)` with the one of *known* closest to *name*; empty if none is."""
+    names = {each.casefold(): each for each in known}
+    close = get_close_matches(name.casefold(), names, n=1, cutoff=_CLOSE)
     return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 

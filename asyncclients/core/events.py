@@ -296,10 +296,8 @@ class CapturedResponse(msgspec.Struct, frozen=True, kw_only=True):
     """One response of a vendor, before decoding.
 
     Attributes:
-        vendor: name of the vendor.
-        operation: the operation, as in `contacts.create`.
+        operation: as in `contacts.create`.
         attempt: number of the request within its call, from 1.
-        status: HTTP status.
         headers: case-insensitive.
         body: decompressed.
         request_id: the vendor's id of the request, None if it sent none.

@@ -25,7 +25,6 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Why a call made now would wait, and how long.
 
     Attributes:
-        vendor: name of the vendor.
         seconds: estimate of the wait.
         ahead: queued calls that are sent before it.
         reasons: why it waits; empty if it would be sent at once.

@@ -166,23 +166,22 @@ def _refused_by_proxy(status: int) -> NoResponse:
     return NoResponse("no", ConnectError, why, advice, final=status < 500 and status != 429)
 
 
-_UNKNOWN_AUTHORITY = frozenset({18, 19, 20, 21})
-_OUTSIDE_VALIDITY = frozenset({9, 10})
-_OTHER_HOST = frozenset({62, 64})
-"""Codes of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
+_CERTIFICATE_PROBLEMS: dict[int, tuple[str, str]] = {
+    **dict.fromkeys((18, 19, 20, 21), (": its authority is unknown", _TRUST)),
+    **dict.fromkeys((9, 10), (": it has expired or is not valid yet", _RENEW)),
+    **dict.fromkeys(
+        (62, 64), (": it is for another host", "Check the host in base_url and in proxy=")
+    ),
+}
+"""By code of OpenSSL: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/"""
 
 
 def _certificate_problem(failure: aiohttp.ClientConnectorCertificateError) -> tuple[str, str]:
     """Return the problem with the certificate of a server, and advice."""
-    problem = f"could not verify the certificate of {failure.host}:{failure.port}"
     code = getattr(failure.certificate_error, "verify_code", 0)
-    if code in _UNKNOWN_AUTHORITY:
-        return f"{problem}: its authority is unknown", _TRUST
-    if code in _OUTSIDE_VALIDITY:
-        return f"{problem}: it has expired or is not valid yet", _RENEW
-    if code in _OTHER_HOST:
-        return f"{problem}: it is for another host", "Check the host in base_url and in proxy="
-    return problem, _TRUST
+    problem, advice = _CERTIFICATE_PROBLEMS.get(code, ("", _TRUST))
+    where = f"could not verify the certificate of {failure.host}:{failure.port}"
+    return f"{where}{problem}", advice
 
 
 _CERTIFICATE_ALERTS = frozenset(

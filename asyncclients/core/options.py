@@ -84,14 +84,7 @@ class OptionFields(TypedDict, total=False):
 
 
 class OutgoingRequest(NamedTuple):
-    """A request that has its permit and is about to be sent.
-
-    Attributes:
-        scope: one-way name of its origin and credential.
-        scheduler: of its scope.
-        idempotent: whether it may be retried.
-        demand: what it takes of the quotas.
-    """
+    """A request that has its permit and is about to be sent; *scope* is a one-way name."""
 
     scope: str
     scheduler: Scheduler

@@ -34,7 +34,6 @@ class ScopeStats(msgspec.Struct, frozen=True, kw_only=True):
     """A snapshot of one scope.
 
     Attributes:
-        vendor: name of the vendor.
         scope: one-way name of origin and credential, or of origin and quota key.
         quotas: the quotas in force.
         held: slots in use in the fullest quota.
@@ -86,9 +85,7 @@ class Scope(Channel):
     """Queue, session and access token of one credential at one origin.
 
     Attributes:
-        vendor: name of the vendor.
         key: one-way name of origin and credential, or of origin and quota key.
-        events: of the queue.
         tokens: the access token, if the login uses one.
         closed: whether the pool is closed.
         handles: weak references to the handles of the clients that use it.
