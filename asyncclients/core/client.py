@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -39,6 +39,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class RequestFields(TypedDict, total=False):
+    """Keywords of `VendorClient.request`, for type checkers."""
+
+    params: Mapping[str, Any] | None
+    json: Any
+    form: Mapping[str, Any] | None
+    headers: Mapping[str, str] | None
+    idempotent: bool | None
+    cost: int
+
+
 class VendorClient:
     """Base class of the clients; a subclass names its vendor and adds the resources.
 
@@ -58,7 +69,7 @@ class VendorClient:
     def __init__(
         self,
         pool: SessionPool,
-        login: Login | None = None,
+        login: Login,
         *,
         base_url: str | Secret | None = None,
         quotas: Sequence[Quota] | None = None,
@@ -66,8 +77,6 @@ class VendorClient:
         quota_key: str | None = None,
     ) -> None:
         check_pool(pool)
-        if login is None:
-            raise TypeError(f"{type(self).__name__} needs its credential")
         vendor = self.vendor
         if problem := problem_of(login):
             raise ConfigurationError(
@@ -229,31 +238,10 @@ class VendorClient:
         return self._config.scope().stats(self._pool.bind().time())
 
     @overload
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        form: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        idempotent: bool | None = None,
-        cost: int = 1,
-    ) -> Any: ...
+    async def request(self, method: str, path: str, **others: Unpack[RequestFields]) -> Any: ...
     @overload
     async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        form: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        response_type: type[T],
-        idempotent: bool | None = None,
-        cost: int = 1,
+        self, method: str, path: str, *, response_type: type[T], **others: Unpack[RequestFields]
     ) -> T: ...
     async def request(
         self,
