@@ -38,7 +38,12 @@ from asyncclients.ratelimit.quota import ONE, Demand
 from asyncclients.ratelimit.timer import system_time
 from asyncclients.stores.clock import SECOND
 from asyncclients.stores.config import scope_name
-from asyncclients.stores.protocol import PROBE_INTERVAL, SEND_GRACE, LeaseRequest
+from asyncclients.stores.protocol import (
+    PROBE_INTERVAL,
+    SEND_GRACE,
+    LeaseRequest,
+    StoreUnavailableError,
+)
 from asyncclients.stores.shares import UNIT
 
 if TYPE_CHECKING:
@@ -426,7 +431,7 @@ class OutageLog:
         """Return scope *key* as it appears in the log."""
         return scope_name(self.vendor(key), key)
 
-    def begin(self, key: str, sent_at: float, reason: str, advice: str, fallback: str) -> None:
+    def begin(self, key: str, sent_at: float, error: StoreUnavailableError, fallback: str) -> None:
         """Log that the request of *key* sent at *sent_at* failed, if no outage is logged."""
         if self._down_since is not None or sent_at <= self._recovered_at:
             return
@@ -434,13 +439,13 @@ class OutageLog:
         name, others = self.name(key), self.scopes - 1
         if others > 0:
             name += f" and {others} more scope{'s' * (others > 1)} ({self._vendor_names()})"
-        store = self._config.display_name
+        store, reason = self._config.display_name, str(error)
         for kind in ("store", "limit file"):
             reason = reason.replace(f"the shared {kind} {store} ", "it ")
         logger.warning(
             "%s: limit store %s unreachable: %s. Fallback %s: %s. Retrying every %g s. %s",
             *(name, store, reason.rstrip("."), self._config.when_down),
-            *(fallback, PROBE_INTERVAL, advice or "Check that it is running"),
+            *(fallback, PROBE_INTERVAL, error.advice or "Check that it is running"),
         )
 
     def on_response(self, now: float, *, ends_outage: bool) -> None:

@@ -38,19 +38,14 @@ class SharedLimiter:
 
     Args:
         local: this process's own limiter.
-        lease_client: its connection to the store.
-        lease: seconds for which a slot may be held before it is used.
-
-    Attributes:
-        slots: slots that this process holds, and reports that are due.
+        client: its connection to the store.
     """
 
-    def __init__(self, local: Limiter, lease_client: LeaseClient, lease: float) -> None:
-        self._local, self._lease = local, lease
+    def __init__(self, local: Limiter, client: LeaseClient) -> None:
+        self._local, self.client, self._state = local, client, client.state
         # Number of a permit -> number of its first slot, and what the call takes.
         self._numbers: dict[int, tuple[int, Demand]] = {}
-        self.lease_client = lease_client
-        self.slots, self._outage = lease_client.slots, lease_client.outage
+        self.slots, self._outage = self._state.slots, self._state.outage
 
     @property
     def quotas(self) -> tuple[Quota, ...]:
@@ -60,7 +55,7 @@ class SharedLimiter:
     @property
     def configured(self) -> tuple[Quota, ...]:
         """The quotas that this process has configured; an operator may have replaced them."""
-        return self.lease_client.configured
+        return self._state.configured
 
     @property
     def by_operation(self) -> bool:
@@ -82,10 +77,10 @@ class SharedLimiter:
         elif lease := self.slots.first_lease(now, demand):
             found[""] = max(found[""], _clamp(lease.usable_at, now))
         else:
-            wait = self.lease_client.wait(demand, now)
+            wait = self._state.wait(demand, now)
             group = wait.group if wait.group in found else ""
             found[group] = max(found[group], wait.until)
-        found[""] = max(found[""], self.lease_client.held_until)
+        found[""] = max(found[""], self._state.held_until)
         return found
 
     def next_permit_at(
@@ -95,22 +90,22 @@ class SharedLimiter:
         at = self._local.next_permit_at(now, reserve, spaced=spaced, demand=demand)
         if at == math.inf:
             return at
-        held_until = self.lease_client.held_until
+        held_until = self._state.held_until
         at = max(at, held_until)
         if self._outage.fallback is not None:
             if self._outage.recently_probed(now):
                 return max(at, _clamp(self._outage.next_permit_at(now, demand), now))
-            self.lease_client.request_slots(now, demand)
+            self.client.request_slots(now, demand)
             return math.inf
         if held_until > now:
-            self.lease_client.request_slots(now, demand)  # to learn when the pause is ended early
+            self.client.request_slots(now, demand)  # to learn when the pause is ended early
             return at
         lease = self.slots.first_lease(now, demand)
         if lease is not None and at <= lease.lapses_at:
             return max(at, _clamp(lease.usable_at, now))
-        if at - self._lease > now:
-            return at - self._lease
-        self.lease_client.request_slots(now, demand)
+        if at - self._state.config.lease > now:
+            return at - self._state.config.lease
+        self.client.request_slots(now, demand)
         return math.inf
 
     def acquire(self, now: float, demand: Demand = ONE) -> Permit:
@@ -121,7 +116,7 @@ class SharedLimiter:
         if self._outage.fallback is not None:
             self._outage.fallback.acquire(permit, now, demand)
         self.slots.report_arrival(number, demand, permit.arrived_by)
-        self.lease_client.on_sent(now)
+        self.client.on_sent(now)
         return permit
 
     def on_response(self, permit: Permit, now: float, info: RateLimitInfo | None) -> None:
@@ -131,11 +126,12 @@ class SharedLimiter:
         self._local.on_response(permit, now, info)
         self._settle(permit, now, min(now, permit.arrived_by))
         if info is not None and info.is_rate_limited:
-            self.lease_client.on_rate_limited(now)
+            self._report_rejection(now)
         elif info is not None and info.unavailable:
-            self.lease_client.on_unavailable(now)
+            self._state.unavailable_until = self._local.paused_until
+            self.client.wake_at(now, now)
         else:
-            self.lease_client.on_accepted()
+            self._state.accepted += 1
 
     def on_no_response(self, permit: Permit, now: float) -> None:
         """Record that no response will come; the call may have arrived as late as *now*."""
@@ -151,66 +147,72 @@ class SharedLimiter:
         self.slots.release(*slots)
         if self._outage.fallback is not None:
             self._outage.fallback.settle(permit, now, sent=False)
-        self.lease_client.report(now)
+        self.client.report(now)
 
     def on_rate_limited(
         self, now: float, retry_after: float | None, permit: Permit | None = None
     ) -> None:
         """Record that the vendor rate-limited a call."""
         self._local.on_rate_limited(now, retry_after, permit)
-        self.lease_client.on_rate_limited(now)
+        self._report_rejection(now)
+
+    def _report_rejection(self, now: float) -> None:
+        """Report at once that the vendor rate-limited a call: it concerns all processes."""
+        self._state.rejected += 1
+        self.client.wake_at(now, now)
 
     def nth_permit_at(self, calls: int, now: float, demand: Demand = ONE) -> float:
         """Return when *calls* more calls can have been sent, with contenders taking turns."""
         local_at = self._local.nth_permit_at(calls, now, demand)
-        at = max(local_at, self.lease_client.held_until)
+        at = max(local_at, self._state.held_until)
         if self._outage.fallback is not None:
             next_at = self._outage.next_permit_at(now, demand)
             return at if next_at == math.inf else max(at, next_at)
         turns = max(0, calls - self.slots.held(demand))
         if turns == calls:
-            opens_at = self.lease_client.opens_at(now, demand)
+            opens_at = self._state.opens_at(now, demand)
             at = max(at, opens_at)
             turns -= opens_at > now  # the store has counted the turns before the first call
         quotas = [quota for _, quota in demand.quotas(self.quotas) if not quota.unit]
         interval = max((demand.cost / quota.rate for quota in quotas), default=0.0)
-        return at + turns * self.lease_client.contenders * interval
+        return at + turns * self._state.contenders * interval
 
     def delay(self, now: float, demand: Demand = ONE, *, own: bool = False) -> Delay:
         """Return what delays a call of *demand* longest, from *now* on; *own*: without the store."""
         if own:
             return self._local.delay(now, demand)
-        found = [self._local.delay(now, demand), self.lease_client.pause()]
+        found = [self._local.delay(now, demand), self._state.pause()]
         if self._outage.fallback is None and not self.slots.held(demand):
-            found.append(self.lease_client.wait(demand, now).delay)
+            found.append(self._state.wait(demand, now).delay)
         return max(found, key=lambda delay: delay.until)
 
     def add(self, quota: Quota, now: float) -> None:
         """Add *quota*."""
-        self.lease_client.add(quota, now)
+        self._state.add(quota, now)
 
     def is_idle(self, now: float) -> bool:
         """True if nothing known here would delay a call, and everything is reported."""
-        return self._local.is_idle(now) and self.lease_client.is_at_rest()
+        return self._local.is_idle(now) and self.client.is_at_rest()
 
     def snapshot(self, now: float) -> LimiterState:
         """Return the local state, and what the store makes calls wait for."""
-        fallback, held_for = self._outage.fallback, max(0.0, self.lease_client.held_until - now)
+        fallback, held_for = self._outage.fallback, max(0.0, self._state.held_until - now)
         store_wait, store_quota = 0.0, None
         if fallback is not None:
             store_wait = self._outage.next_permit_at(now) - now
         elif not self.slots.leases and not held_for:
-            store_wait = self.lease_client.opens_at(now) - now
-            name = self.lease_client.wait(ONE, now).name
+            store_wait = self._state.opens_at(now) - now
+            name = self._state.wait(ONE, now).name
             store_quota = next(iter(parse_quotas([name] if name else [])), None)
+        has_responded = self._state.last_response_at > -math.inf
         return replace(
             self._local.snapshot(now),
             store_wait=store_wait,
             store_quota=store_quota,
             outage="" if fallback is None else fallback.description,
             held_for=held_for,
-            control=self.lease_client.control,
-            unasked_store=self.lease_client.unasked_store,
+            control=self._state.control,
+            unasked_store="" if has_responded else self._state.config.display_name,
         )
 
     def _settle(self, permit: Permit, now: float, arrived_by: float) -> None:
@@ -220,7 +222,7 @@ class SharedLimiter:
         self.slots.report_arrival(*slots, arrived_by)
         if self._outage.fallback is not None:
             self._outage.fallback.settle(permit, now, sent=True)
-        self.lease_client.report(now)
+        self.client.report(now)
 
 
 def _clamp(at: float, now: float) -> float:

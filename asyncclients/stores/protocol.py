@@ -2,7 +2,7 @@
 
 A *scope* is one vendor account. Its quotas hold for all processes together, so each process
 asks the store for permission to send: one `LeaseRequest` at a time for each scope, answered
-by a `LeaseResponse`. `lease_client.py` is the process's side, `quota_log.py` the store's
+by a `LeaseResponse`. `lease_state.py` is the process's side, `quota_log.py` the store's
 side, and `quota_log.lua` the same for Redis. Instants and durations are whole microseconds
 of the store's clock, except where seconds are named.
 

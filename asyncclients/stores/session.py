@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from asyncclients.stores.fallback import OutageLog
 from asyncclients.stores.lease_client import LeaseClient
+from asyncclients.stores.lease_state import LeaseState
 from asyncclients.stores.limiter import SharedLimiter
 
 if TYPE_CHECKING:
@@ -43,38 +44,27 @@ class StoreSession:
     ) -> SharedLimiter:
         """Return a limiter for scope *key* that obeys *local* as well and serves *queue*."""
         self._log.add(key, vendor)
-        lease_client = LeaseClient(
-            key,
-            local,
-            queue,
-            backend=self._backend,
-            config=self.config,
-            log=self._log,
-            on_control=on_control,
-            first_slot=self._first_slot,
-        )
-        limiter = SharedLimiter(local, lease_client, self.config.lease)
+        state = LeaseState(key, local, self.config, self._log, self._first_slot)
+        limiter = SharedLimiter(local, LeaseClient(state, queue, self._backend, on_control))
         self._limiters[limiter] = limiter
         return limiter
 
     def forget(self, limiter: LimiterProtocol) -> None:
         """Drop *limiter*, which is idle."""
-        dropped = self._limiters.pop(limiter)
-        self._log.remove(dropped.lease_client.key)
-        leaving = asyncio.get_running_loop().create_task(
-            dropped.lease_client.aclose(), context=Context()
-        )
+        client = self._limiters.pop(limiter).client
+        self._log.remove(client.state.key)
+        leaving = asyncio.get_running_loop().create_task(client.aclose(), context=Context())
         self._leaving.add(leaving)
         leaving.add_done_callback(self._leaving.discard)
         # The store may remember its slots, so their numbers are not used again.
-        self._first_slot = max(self._first_slot, dropped.slots.reserve_numbers(0))
+        self._first_slot = max(self._first_slot, client.state.slots.reserve_numbers(0))
 
     async def aclose(self) -> None:
         """Give back all slots and close the store, in bounded time. Idempotent."""
         async with self._closing:
             if self._closed:
                 return
-            closing = (limiter.lease_client.aclose() for limiter in self._limiters.values())
+            closing = (limiter.client.aclose() for limiter in self._limiters.values())
             results = await asyncio.gather(*closing, *self._leaving, return_exceptions=True)
             await self._backend.aclose()
             self._closed = True

@@ -22,12 +22,14 @@ from asyncclients import (
 from asyncclients.sandbox import Sandbox
 from asyncclients.stores.config import WhenDown
 from asyncclients.stores.fallback import OutageLog
+from asyncclients.stores.protocol import StoreUnavailableError
 from tests.support import shared_quota
 from tests.support.shared_quota import MemoryLimits
 
 CONFIG = replace(
     shared_quota.CONFIG, process="me", display_name="redis://host:6379", when_down="pause"
 )
+DOWN = StoreUnavailableError("TimeoutError", "Start it")
 
 
 @pytest.mark.virtual_time
@@ -83,9 +85,9 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
     """A request that was sent before the recovery and fails after it is no new outage."""
     log = OutageLog(CONFIG)
     log.add("abcdef", "emma")
-    log.begin("abcdef", 10.0, "TimeoutError", "Start it", "nothing is sent")
+    log.begin("abcdef", 10.0, DOWN, "nothing is sent")
     log.on_response(20.0, ends_outage=True)
-    log.begin("abcdef", 19.5, "TimeoutError", "Start it", "nothing is sent")
+    log.begin("abcdef", 19.5, DOWN, "nothing is sent")
     assert [record.getMessage() for record in caplog.records] == [
         (
             "emma (scope abcd): limit store redis://host:6379 unreachable: TimeoutError. "
@@ -93,7 +95,7 @@ def test_late_failure_after_recovery_is_not_logged(caplog: pytest.LogCaptureFixt
         ),
         "emma: limit store redis://host:6379 reachable again after 10 s",
     ]
-    log.begin("abcdef", 20.5, "TimeoutError", "Start it", "nothing is sent")
+    log.begin("abcdef", 20.5, DOWN, "nothing is sent")
     assert len(caplog.records) == 3
 
 
@@ -103,11 +105,11 @@ def test_responses_to_other_scopes_do_not_end_an_outage(caplog: pytest.LogCaptur
     log.add("abcdef", "emma")
     log.add("012345", "intouch")
     log.on_response(10.0, ends_outage=False)
-    log.begin("abcdef", 9.5, "TimeoutError", "Start it", "nothing is sent")
+    log.begin("abcdef", 9.5, DOWN, "nothing is sent")
     log.failed_at = 18.0
     log.on_response(10.5, ends_outage=False)
     log.on_response(19.5, ends_outage=False)
-    log.begin("abcdef", 10.5, "TimeoutError", "Start it", "nothing is sent")
+    log.begin("abcdef", 10.5, DOWN, "nothing is sent")
     assert len(caplog.records) == 1
     log.on_response(20.0, ends_outage=True)
     assert [record.getMessage().rpartition(": ")[2] for record in caplog.records][1:] == [
@@ -118,7 +120,7 @@ def test_responses_to_other_scopes_do_not_end_an_outage(caplog: pytest.LogCaptur
 def test_outage_that_no_scope_notices_any_more_is_over(caplog: pytest.LogCaptureFixture) -> None:
     """The scope in the outage has no calls and does not try again: another one's response ends it."""
     log = OutageLog(CONFIG)
-    log.begin("abcdef", 10.0, "TimeoutError", "Start it", "nothing is sent")
+    log.begin("abcdef", 10.0, DOWN, "nothing is sent")
     log.failed_at = 20.0
     log.on_response(22.5, ends_outage=False)
     assert len(caplog.records) == 1
@@ -131,7 +133,12 @@ def test_outage_names_its_store_once(caplog: pytest.LogCaptureFixture) -> None:
     log = OutageLog(CONFIG)
     log.add("abcdef", "emma")
     reason = "the shared store redis://host:6379 is a read-only replica"
-    log.begin("abcdef", 0.0, reason, "Give the address of the primary", "nothing is sent")
+    log.begin(
+        "abcdef",
+        0.0,
+        StoreUnavailableError(reason, "Give the address of the primary"),
+        "nothing is sent",
+    )
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(
         "emma (scope abcd): limit store redis://host:6379 unreachable: it is a read-only replica. "

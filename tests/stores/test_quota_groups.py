@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asyncclients.ratelimit.quota import Demand
-from asyncclients.stores.lease_client import LeaseBook
+from asyncclients.stores.lease_book import LeaseBook
 from asyncclients.stores.protocol import LeaseRequest, QuotaSpec
 from asyncclients.stores.quota_log import QuotaLog
 
@@ -309,14 +309,15 @@ def test_slots_of_an_expensive_call_are_reported_together() -> None:
     """A call of three units is in flight, has arrived or is given back with all of its slots."""
     book, demand = LeaseBook(), Demand(3)
     number = book.consume(demand)
-    assert book.in_flight == {1, 2, 3}
+    assert book.in_flight == dict.fromkeys((1, 2, 3), demand)
     book.report_arrival(number, demand, 5.0)
-    assert (book.in_flight, book.arrived) == (set(), {1: 5.0, 2: 5.0, 3: 5.0})
+    assert (book.in_flight, book.arrived) == ({}, dict.fromkeys((1, 2, 3), (5.0, demand)))
     book.release(number, demand)
-    assert (book.arrived, book.released) == ({}, {1, 2, 3})
+    assert (book.arrived, book.released) == ({}, dict.fromkeys((1, 2, 3), demand))
     book.release(book.consume(demand), demand)
-    book.abandon(10, demand, 2)
-    assert (book.in_flight, book.released) == (set(), {*range(1, 7), *range(10, 16)})
+    book.release(10, demand, 2)
+    assert book.in_flight == {}
+    assert book.released == dict.fromkeys((*range(1, 7), *range(10, 16)), demand)
 
 
 def test_process_gives_back_only_its_own_slots() -> None:

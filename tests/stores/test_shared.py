@@ -15,7 +15,7 @@ from asyncclients.ratelimit.quota import Priority, Quota
 from asyncclients.ratelimit.scheduler import PermitRequest, Scheduler
 from asyncclients.sandbox.limits import SlidingLog
 from asyncclients.stores.clock import SECOND
-from asyncclients.stores.lease_client import Lease
+from asyncclients.stores.lease_book import Lease
 from asyncclients.stores.limiter import SharedLimiter
 from asyncclients.stores.session import StoreSession
 from tests.support.shared_quota import (

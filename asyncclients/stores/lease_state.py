@@ -1,0 +1,533 @@
+"""What one process knows of a scope's log, the slots that it holds, and its next request.
+
+`protocol.py` explains the terms. Nothing here waits, sends or reads a clock: `now` is an
+argument. `lease_client.py` sends the requests.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
+
+from asyncclients.ratelimit.control import NO_CONTROL, Control, clock_time
+from asyncclients.ratelimit.limiter import Delay, quota_delay
+from asyncclients.ratelimit.quota import ONE, Demand
+from asyncclients.ratelimit.slots import RATE_SAFETY, TokenBucket
+from asyncclients.stores.clock import SECOND, StoreClock, micros
+from asyncclients.stores.fallback import NO_MEMBERS, Membership, OutageState
+from asyncclients.stores.lease_book import MAX_SLOTS, Lease, LeaseBook
+from asyncclients.stores.protocol import (
+    HEARTBEAT,
+    PROBE_INTERVAL,
+    SEND_GRACE,
+    TTL,
+    UNKNOWN_EPOCH,
+    LeaseRequest,
+    LeaseResponse,
+    QuotaSpec,
+    StoreUnavailableError,
+    decode_pause,
+    decode_quotas,
+    parse_quotas,
+)
+from asyncclients.stores.shares import NONE, Block, contains
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from asyncclients.ratelimit.limiter import Limiter
+    from asyncclients.ratelimit.quota import Quota
+    from asyncclients.stores.config import StoreConfig
+    from asyncclients.stores.fallback import OutageLog
+
+_NO_SHARE_HEARTBEAT = 0.1
+"""Seconds to the second request of a process that has no block; doubled after each, up to `HEARTBEAT`."""
+_FEW = 4
+"""Processes up to which each sends a heartbeat every second."""
+_HEARTBEAT_OF_MANY = 1.95
+"""Seconds between heartbeats of more: the response shows an operator's change within two."""
+_SPACED_BURST = 1.25
+"""Burst where calls are spaced evenly: a call that is slightly late does not delay the next."""
+_MAX_FEEDBACK = 5000
+"""Accepted calls of other processes that one response reports to the limiter."""
+_IDLE_TIMEOUT = 60.0
+"""Seconds without calls after which a process counts as idle."""
+_IDLE_HEARTBEAT = 10.0
+_MAX_HEARTBEAT = 120.0
+_CROWD = 100
+"""Scopes or processes above which heartbeats are sent less often, to save the store work."""
+
+
+class Wait(NamedTuple):
+    """When the next request for a demand is sent.
+
+    Attributes:
+        until: loop instant of the request.
+        name: the name of the quota that decides.
+        delay: that quota, and when it opens at the earliest.
+    """
+
+    until: float
+    name: str
+    delay: Delay
+
+    @property
+    def group(self) -> str:
+        """The group of that quota."""
+        return self.name.partition(" ")[2]
+
+
+class LeaseState:
+    """One process's side of a scope: what it knows of the log, holds, and has to report.
+
+    Args:
+        key: one-way name of the scope.
+        local: this process's limiter: its quotas, and the rate it has learned.
+        config: how the store is used.
+        log: the scopes of the pool.
+        first_slot: number of the first slot.
+
+    Attributes:
+        slots: slots that are held, and reports that are due.
+        outage: failed requests, and the limit in an outage.
+        last_response_at: loop instant of the last response; -inf before the first.
+        unavailable_until: loop instant until which the vendor announced to be unavailable.
+        accepted, rejected: calls of this process that the store does not know of.
+        configured: the quotas of this process, which an operator's quotas may replace.
+        control: what an operator has set, according to the last response.
+        held_until: loop instant until which an operator wants no calls; -inf for no pause.
+        contenders: other processes that waited in the same priority class.
+        asked_priority: priority class of the last request with a response.
+        used_at: loop instant of the last call.
+    """
+
+    def __init__(
+        self, key: str, local: Limiter, config: StoreConfig, log: OutageLog, first_slot: int = 1
+    ) -> None:
+        self.key, self.local, self.config, self.log = key, local, config, log
+        self.slots = LeaseBook(first_slot)
+        self.outage = OutageState(config)
+        self.last_response_at = self.unavailable_until = self.used_at = -math.inf
+        self.accepted = self.rejected = 0
+        self.configured = local.quotas
+        self.control = NO_CONTROL
+        self.held_until = -math.inf
+        self.contenders = self.asked_priority = 0
+        self._control_text: tuple[str, str] = ("", "")
+        self._epoch: str = ""
+        self._seen: tuple[str, int] = ("", 0)
+        self._totals: tuple[int, int] | None = None  # accepted and rejected, of all processes
+        self._other_quotas: frozenset[str] = frozenset()
+        self._clock = StoreClock()
+        self._is_clock_suspect = False  # set forward: leases granted since are not used
+        self._membership = NO_MEMBERS
+        self._share_held: Block = NONE
+        self._is_idle = False
+        self._share_retry = _NO_SHARE_HEARTBEAT
+        self._heartbeat_at = self._renew_at = -math.inf
+        self._waits: dict[Demand, Wait] = {}
+        self._random = Random(config.process)  # noqa: S311 - a different one in each process
+
+    # --- What the limiter asks --------------------------------------------------------
+
+    def wait(self, demand: Demand, now: float) -> Wait:
+        """Return when the store may grant slots of *demand*, by its last response."""
+        wait = self._waits.get(demand)
+        return wait if wait is not None and wait.until > now else Wait(now, "", Delay(now))
+
+    def opens_at(self, now: float, demand: Demand = ONE) -> float:
+        """Return the earliest instant at which the store may grant another slot."""
+        until = self.wait(demand, now).until
+        return until + self.config.lease if until > now else now
+
+    def pause(self) -> Delay:
+        """Return the delay by an operator's pause; it is over, or never was, if *until* is not later."""
+        name = str(self.control.pause or "paused by an operator")
+        remedy = "`asyncclients limits resume` ends the pause"
+        return Delay(self.held_until, name, advice=remedy, name=name, remedy=remedy)
+
+    def add(self, quota: Quota, now: float) -> None:
+        """Configure *quota* as well."""
+        self.configured = (*self.configured, quota)
+        if self.control.quotas is None:
+            self.local.add(quota, now)
+
+    def is_at_rest(self) -> bool:
+        """Return whether nothing is held or to be reported, and the store knows that this is idle."""
+        return not (
+            self.outage.failures
+            or (self._membership.member_count > 0 and not self._is_idle)
+            or self.slots.leases
+            or self.slots.in_flight
+            or self.slots.has_unreported()
+        )
+
+    # --- When the next request is due -------------------------------------------------
+
+    def next_request_at(self, now: float, waiting: int) -> float:
+        """Return when a request is due without another event, with *waiting* calls; inf if never."""
+        slots, at = self.slots, self.outage.probe_at()
+        if at == math.inf:
+            if slots.has_unreported() or self.rejected or self._is_clock_suspect:
+                at = now + self.report_delay()
+            at = min(at, self._heartbeat_at, self._renew_at if slots.in_flight else math.inf)
+        is_member = not self.outage.failures and self._membership.member_count > 0
+        is_needed = is_member or slots.leases or slots.has_unreported()
+        return at if is_needed or self._is_active(now, waiting) else math.inf
+
+    def report_delay(self) -> float:
+        """Return the seconds after which the reports that are due must be sent at the latest.
+
+        An arrival makes its slot open a period later, so there is time. A slot that was not
+        used may be granted to others at once.
+        """
+        if self.slots.released or self.rejected or self._is_clock_suspect:
+            return self.urgent_delay()
+        if self.slots.arrived:
+            return max(0.005, min(self.periods()) / 20)
+        return self._renewal_interval(self._heartbeat_interval)
+
+    def urgent_delay(self) -> float:
+        """Return the seconds until a report that concerns other processes is sent."""
+        return min(0.25, max(0.005, min(self.periods()) / 20))
+
+    def periods(self) -> list[float]:
+        """Return the periods of the sliding quotas in seconds; never empty."""
+        quotas = (*self.local.quotas, *self.configured)
+        return [quota.period for quota in quotas if not quota.unit] or [HEARTBEAT]
+
+    def _is_active(self, now: float, waiting: int) -> bool:
+        idle_timeout = _IDLE_TIMEOUT * min(1.0, _CROWD / max(1, self.log.scopes))
+        return bool(self.slots.in_flight or waiting) or now < self.used_at + idle_timeout
+
+    @property
+    def _heartbeat_interval(self) -> float:
+        """Seconds between two requests of a process that sends calls, at most."""
+        members = self._membership.member_count
+        interval = HEARTBEAT if members <= _FEW else _HEARTBEAT_OF_MANY
+        return min(_MAX_HEARTBEAT, max(interval, HEARTBEAT * members / _CROWD))
+
+    def _renewal_interval(self, interval: float) -> float:
+        """Return the seconds between two reports of a call in flight; *interval* of a heartbeat."""
+        shortest = min(self.periods())
+        return min(interval, max(min(HEARTBEAT, shortest), shortest / 2))
+
+    # --- Requests -------------------------------------------------------------------
+
+    def request(
+        self, now: float, waiting: int, priority: int, demand: Demand, *, goodbye: bool = False
+    ) -> LeaseRequest:
+        """Return a request for the slots of up to *waiting* calls of *demand*."""
+        slots, config, periods = self.slots, self.config, self.periods()
+        slots.expire(now, max(periods))
+        is_idle, interval = self._schedule(now, waiting)
+        count = 0
+        if not goodbye and self.outage.fallback is None:  # in an outage it is a heartbeat only
+            count = min(slots.max_calls(demand), max(0, waiting - slots.held(demand)))
+        recovering = self.outage.others_may_be_sending(now, self.last_response_at + max(periods))
+        paused_until = self.local.paused_until if self.rejected else self.unavailable_until
+        arrived, in_flight, demands = self._due_reports(now, interval)
+        return LeaseRequest(
+            process=config.process,
+            epoch=self._reported_epoch(now, recovering=recovering),
+            seen=self._seen,
+            new_epoch=uuid4().hex[:12],
+            recovering=recovering,
+            assume_spent=config.assume_spent or self._epoch != "",
+            wall=micros(self.local.wall_time(now)),
+            quotas=self._specs(self.configured, now, (demand, *demands)),
+            kinds=tuple(map(self._groups, demands)),
+            arrived=arrived,
+            in_flight=in_flight,
+            released=tuple(islice(slots.released, MAX_SLOTS)),
+            first=slots.reserve_numbers(count * demand.cost),
+            count=count,
+            cost=demand.cost,
+            groups=self._groups(demand),
+            priority=int(priority),
+            accepted=self.accepted,
+            rejected=self.rejected,
+            pause=micros(max(0.0, paused_until - now)),
+            goodbye=goodbye,
+            idle=is_idle,
+            share_held=self._share_held,
+            heartbeat_due=micros(interval),
+            lease=micros(min(config.lease, min(periods) / 4)),
+            grace=micros(SEND_GRACE),
+            ttl=micros(max(TTL, 3 * interval)),
+            min_retry=micros(min(0.25, max(0.005, min(periods) / 8))),
+            recovery_hold=micros(max(periods)),
+            detection_time=self._micros_until_seen(PROBE_INTERVAL),
+            takeover_time=self._micros_until_seen(max(PROBE_INTERVAL, self._heartbeat_interval)),
+            vendor=self.log.vendor(self.key),
+            operator_quotas=self._specs(self.control.set_quotas, now),
+        )
+
+    def _schedule(self, now: float, waiting: int) -> tuple[bool, float]:
+        """Return whether this process is idle, and the seconds until its next request at most."""
+        is_idle = not self._is_active(now, waiting)
+        if self.outage.failures:
+            interval = HEARTBEAT
+        elif is_idle:
+            crowd = max(1.0, self.log.scopes / _CROWD)
+            interval = min(_MAX_HEARTBEAT, _IDLE_HEARTBEAT * crowd)
+        else:
+            interval = self._heartbeat_interval
+        self._is_idle, self._heartbeat_at = is_idle, now + interval
+        return is_idle, interval
+
+    def _due_reports(
+        self, now: float, interval: float
+    ) -> tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int], ...], tuple[Demand, ...]]:
+        """Return `arrived` and `in_flight` of a request, and the demands of their kinds.
+
+        The calls in flight are reported if it is time to renew them. The logs of the released
+        slots' groups are needed as well.
+        """
+        slots, demands = self.slots, dict[Demand, int]()
+
+        def kind(demand: Demand) -> int:
+            return demands.setdefault(demand, len(demands))
+
+        in_flight = slots.in_flight if now >= self._renew_at else {}
+        if now >= self._renew_at:
+            self._renew_at = now + self._renewal_interval(interval)
+        for demand in islice(slots.released.values(), MAX_SLOTS):
+            kind(demand)
+        return (
+            tuple(
+                (number, micros(now - at), kind(demand))
+                for number, (at, demand) in islice(slots.arrived.items(), MAX_SLOTS)
+            ),
+            tuple((number, kind(demand)) for number, demand in in_flight.items()),
+            tuple(demands),
+        )
+
+    def _micros_until_seen(self, interval: float) -> int:
+        """Return the time in which a process that asks every *interval* seconds has a response.
+
+        The slots that it was granted before are over then, too.
+        """
+        return micros(interval + 2 * self.config.timeout + self.config.lease + SEND_GRACE)
+
+    def _reported_epoch(self, now: float, *, recovering: bool) -> str:
+        """Return the epoch that contains this process's calls of the last period; "" for none."""
+        if self._is_clock_suspect:
+            return UNKNOWN_EPOCH
+        longest = max((quota.period for quota in self.local.quotas), default=HEARTBEAT)
+        longest += SEND_GRACE + self.config.lease
+        is_old = not recovering and now - self.last_response_at > longest
+        return "" if is_old else self._epoch
+
+    def _groups(self, demand: Demand) -> tuple[str, ...]:
+        """Return the groups of quotas that apply to calls of *demand*, besides ""."""
+        groups = dict.fromkeys(group for group, _ in demand.quotas(self.local.quotas) if group)
+        return tuple(groups)
+
+    def _specs(
+        self, quotas: Sequence[Quota], now: float, demands: Iterable[Demand] = ()
+    ) -> tuple[QuotaSpec, ...]:
+        """Return *quotas*, and the shares of those in force that *demands* take."""
+        state = self.local.snapshot(now)
+        found = {(quota.group, quota): None for quota in quotas}
+        for demand in demands:
+            taken = demand.quotas(self.local.quotas)
+            found.update(dict.fromkeys(each for each in taken if each[0]))
+        return tuple(
+            self._calendar_spec(group, quota, now)
+            if quota.unit
+            else QuotaSpec(
+                limit=quota.limit,
+                period=micros(quota.period),
+                interval=micros(quota.period / quota.limit / RATE_SAFETY / state.rate_factor),
+                burst=TokenBucket(quota, 0.0).full_burst if state.bursts else _SPACED_BURST,
+                group=group,
+            )
+            for group, quota in found
+        )
+
+    def _calendar_spec(self, group: str, quota: Quota, now: float) -> QuotaSpec:
+        wall = self.local.wall_time(now)
+        start, end = quota.window(wall)
+        return QuotaSpec(
+            limit=quota.limit,
+            period=micros(quota.period),
+            interval=0,
+            burst=0.0,
+            group=group,
+            calendar=f"{quota.unit}:{quota.timezone}",
+            previous=micros(quota.window(wall, -1)[0]),
+            start=micros(start),
+            end=micros(end),
+            used=self.local.used(group, quota, now),
+        )
+
+    # --- Responses ------------------------------------------------------------------
+
+    def apply(
+        self,
+        request: LeaseRequest,
+        response: LeaseResponse,
+        demand: Demand,
+        sent_at: float,
+        received_at: float,
+    ) -> Wait:
+        """Apply *response* to *request*, and return when calls of *demand* may be asked for again."""
+        self.last_response_at = received_at
+        self._update_share(request, response, sent_at, received_at)
+        self._check_epoch(request, response, received_at)
+        self._check_quotas(request, response)
+        self._update_control(response, received_at)
+        jumped = self._clock.jumped(sent_at, received_at, response.now)
+        self._is_clock_suspect = jumped or (
+            self._is_clock_suspect and request.epoch != UNKNOWN_EPOCH
+        )
+        if jumped:
+            advice = "Check the time service of its host"
+            self.log.reset(self.key, received_at, "its clock was set forward", request, advice)
+        base = self._clock.update(sent_at, received_at, response.now)
+        lease = request.lease / SECOND
+        for offset, opens_in in enumerate(response.opens_in):
+            usable_at, number = base + opens_in / SECOND, request.first + offset * request.cost
+            self.slots.leases.append(Lease(usable_at, usable_at + lease, number, demand))
+        if self._is_clock_suspect:
+            self.slots.drop_leases()
+        until = base + response.retry_in / SECOND
+        if response.contenders:  # jitter: not all at once, nor always in the same order
+            until += self._random.random() * lease / 2
+        self._waits = {each: wait for each, wait in self._waits.items() if wait.until > received_at}
+        delay = self._delay_of(request, response, demand, base)
+        wait = self._waits[demand] = Wait(until, response.waits_for, delay)
+        self.contenders, self.asked_priority = response.contenders, request.priority
+        self.log.on_response(received_at, ends_outage=self.outage.fallback is not None)
+        self.outage.stop()
+        self._learn_from_others(request, response, received_at)
+        return wait
+
+    def _update_share(
+        self, request: LeaseRequest, response: LeaseResponse, sent_at: float, received_at: float
+    ) -> None:
+        if request.goodbye:
+            self._membership, self._share_held = NO_MEMBERS, NONE
+            return
+        self._share_held = (response.start, response.size)
+        self._membership = Membership(
+            member_count=response.member_count,
+            start=response.start,
+            size=response.size,
+            due_at=received_at + request.heartbeat_due / SECOND,
+            until=sent_at + request.ttl / SECOND,
+        )
+        if not contains(self._share_held, request.share_held):
+            self._heartbeat_at = received_at  # confirm it, so that others can get the rest
+        elif response.size or request.idle:
+            self._share_retry = _NO_SHARE_HEARTBEAT
+        else:
+            self._heartbeat_at = min(self._heartbeat_at, received_at + self._share_retry)
+            self._share_retry = min(2 * self._share_retry, HEARTBEAT)
+
+    def _check_epoch(self, request: LeaseRequest, response: LeaseResponse, now: float) -> None:
+        if request.epoch not in {"", response.epoch, UNKNOWN_EPOCH}:
+            advice = "Check whether it was restarted, emptied or replaced, or evicts keys"
+            self.log.reset(self.key, now, "it lost its data", request, advice)
+        elif request.seen[0] not in {"", response.server} and response.epoch == self._epoch:
+            self.log.taken_over(self.key, now, request)
+        self._seen = response.server, response.now
+        if response.epoch != self._epoch and self._epoch:
+            self._renew_at, self._heartbeat_at = -math.inf, now
+            self._totals = None
+        self._epoch = response.epoch
+
+    def _update_control(self, response: LeaseResponse, now: float) -> None:
+        self.held_until = now + response.held / SECOND if response.held else -math.inf
+        text = response.operator_pause, response.operator_quotas
+        if text == self._control_text:
+            return
+        pause, quotas = text
+        control = Control(
+            pause=decode_pause(pause) if pause else None,
+            quotas=decode_quotas(quotas) if quotas else None,
+        )
+        if control.quotas != self.control.quotas:
+            self.local.replace(control.in_force(self.configured), now)
+        self.control, self._control_text = control, text
+
+    def _check_quotas(self, request: LeaseRequest, response: LeaseResponse) -> None:
+        known = {quota.name for quota in request.quotas}
+        others = frozenset(response.quotas if not response.operator_quotas else ()) - known
+        others = frozenset(name for name in others if " share:" not in name)
+        if others - self._other_quotas:
+            self.log.differ(self.key, self.configured, parse_quotas(others))
+        self._other_quotas = others
+
+    def _delay_of(
+        self, request: LeaseRequest, response: LeaseResponse, demand: Demand, base: float
+    ) -> Delay:
+        """Return what delays the next call of *demand* at least, and until when.
+
+        The turns of other processes are not in it: they may leave.
+        """
+        name, _, group = response.waits_for.partition(" ")
+        specs = (*request.quotas, *request.operator_quotas)
+        turns = response.contenders * max((spec.interval for spec in specs), default=0)
+        until = base + max(0, response.retry_in - turns) / SECOND
+        if response.opens_in and not name:
+            return Delay(base)
+        if not name:
+            at = clock_time(self.local.wall_time(until))
+            is_paused = response.pause >= response.retry_in
+            cause = (
+                "another process reports that the vendor has rate-limited calls or is unavailable,"
+                if is_paused
+                else "the limit store has lost data, or is new, and counts the quota as used up"
+            )
+            return Delay(until, f"{cause} until {at}", name=cause)
+        named = f"quota {parse_quotas([name])[0]}"
+        if group:
+            named = demand.describe(group, self.local.quotas)
+        return quota_delay(f"the {named}", until, base, self.local.wall_time(until))
+
+    def _learn_from_others(
+        self, request: LeaseRequest, response: LeaseResponse, now: float
+    ) -> None:
+        """Tell the limiter which calls of other processes the vendor accepted and rate-limited."""
+        self.accepted -= request.accepted
+        self.rejected -= request.rejected
+        if self._totals is not None:
+            accepted = response.accepted - self._totals[0] - request.accepted
+            for _ in range(min(accepted, _MAX_FEEDBACK)):
+                self.local.feedback.on_accepted()
+            if response.rejected - self._totals[1] > request.rejected:
+                self.local.on_rate_limited(now, response.pause / SECOND or None)
+        self._totals = response.accepted, response.rejected
+
+    def on_failure(
+        self,
+        request: LeaseRequest,
+        demand: Demand,
+        sent_at: float,
+        now: float,
+        error: StoreUnavailableError,
+    ) -> bool:
+        """Record that *request* failed with *error*; return whether there is an outage.
+
+        The store may have applied it, so its slots are released and all calls in flight are
+        reported again.
+        """
+        self.slots.release(request.first, demand, request.count)
+        self.log.failed_at = now
+        self._renew_at = -math.inf
+        due_at = max(self._membership.due_at, now + request.heartbeat_due / SECOND)
+        if not self.outage.on_failure(sent_at, now, due_at):
+            return False
+        if self.outage.fallback is None:
+            self.slots.drop_leases()
+            quotas = [*self.local.quotas, *parse_quotas(self._other_quotas)]
+            fallback = self.outage.start(
+                now, quotas, self._membership, self._clock, self.local.wall_time
+            )
+            self.log.begin(self.key, sent_at, error, fallback.description)
+        return True
