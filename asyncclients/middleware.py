@@ -15,7 +15,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from inspect import iscoroutine, iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from asyncclients.arguments import check_text, shown
 from asyncclients.core.events import (
@@ -38,7 +38,7 @@ from asyncclients.errors import (
     DeadlineExceededError,
 )
 from asyncclients.ratelimit.headers import parse_rate_limit_headers
-from asyncclients.ratelimit.quota import ONE, Demand, Priority, Quota, check_quotas
+from asyncclients.ratelimit.quota import Demand, Priority, Quota, check_quotas
 from asyncclients.ratelimit.scheduler import PermitRequest
 from asyncclients.secret import Secret
 
@@ -51,31 +51,42 @@ if TYPE_CHECKING:
 
     Handler = Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]]
 
-_FUNCTIONS = {
-    "scope": "request.url.host",
-    "priority": "Priority.BACKGROUND",
-    "deadline": "5.0",
-    "cost": "5 if request.method == 'POST' else 1",
-    "operation": "request.url.name",
-}
-"""The settings that are functions of a request, with an example of their results."""
 _NO_CONTEXT = CallContext(Priority.INTERACTIVE, None)
 
 
-def quota_middleware(
-    *quotas: Quota,
-    scope: Callable[[aiohttp.ClientRequest], Hashable] | None = None,
-    quota_key: str | None = None,
-    vendor: str | None = None,
-    priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
-    deadline: Callable[[aiohttp.ClientRequest], float | None] | None = None,
-    cost: Callable[[aiohttp.ClientRequest], int] | None = None,
-    operation: Callable[[aiohttp.ClientRequest], str] | None = None,
-    admission: Literal["adaptive", "exact"] = "adaptive",
-    limits: LimitStore | None = None,
-    listeners: Sequence[Listener] = (),
-) -> QuotaMiddleware:
-    """Return a client middleware that keeps the requests of a session within *quotas*.
+_FUNCTIONS = {
+    "scope": ("request.url.host", "a hashable key, as request.url.host is"),
+    "priority": ("Priority.BACKGROUND", "a Priority, as in Priority.BACKGROUND"),
+    "deadline": ("5.0", "seconds, as in 5.0, or None"),
+    "cost": ("5 if request.method == 'POST' else 1", "a whole number of at least 1"),
+    "operation": ("request.url.name", "text, as request.url.name is"),
+}
+"""The settings that are functions of a request: an example of a result, and what is one."""
+
+
+def _is_result(name: str, result: object) -> bool:
+    """Return True if the function *name* may return *result*."""
+    if name == "scope":
+        try:
+            hash(result)
+        except TypeError:
+            return False
+        return not isinstance(result, Awaitable)
+    if name == "priority":
+        return type(result) is Priority
+    if name == "cost":
+        return type(result) is int and result >= 1
+    if name == "operation":
+        return isinstance(result, str)
+    if result is None or isinstance(result, bool):
+        return result is None
+    return isinstance(result, (int, float)) and not math.isnan(result)
+
+
+class QuotaMiddleware(ScopePool):
+    """A client middleware that keeps the requests of a session within *quotas*.
+
+    It is used in one event loop, by one session or several.
 
     Args:
         quotas: all of them apply, to each scope.
@@ -103,67 +114,65 @@ def quota_middleware(
         ConfigurationError: without any quota, or for an argument that cannot be used; and in
             a request for which a function returns something else than described.
     """
-    check_parts(limits=limits, listeners=listeners)
-    settings = _Settings(
-        quotas, scope, quota_key, vendor, priority, deadline, cost, operation, admission, limits,
-        callbacks(listeners),
-    )  # fmt: skip
-    settings.check()
-    return QuotaMiddleware(settings)
 
+    _noun = "quota_middleware"
 
-class _Settings(NamedTuple):
-    """The arguments of `quota_middleware`."""
+    def __init__(
+        self,
+        *quotas: Quota,
+        scope: Callable[[aiohttp.ClientRequest], Hashable] | None = None,
+        quota_key: str | None = None,
+        vendor: str | None = None,
+        priority: Callable[[aiohttp.ClientRequest], Priority] | None = None,
+        deadline: Callable[[aiohttp.ClientRequest], float | None] | None = None,
+        cost: Callable[[aiohttp.ClientRequest], int] | None = None,
+        operation: Callable[[aiohttp.ClientRequest], str] | None = None,
+        admission: Literal["adaptive", "exact"] = "adaptive",
+        limits: LimitStore | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        check_parts(limits=limits, listeners=listeners)
+        super().__init__(limits=limits, listeners=callbacks(listeners), admission=admission)
+        self._quotas, self._quota_key, self._vendor = quotas, quota_key, vendor
+        self._functions: dict[str, Any] = {
+            "scope": scope,
+            "priority": priority,
+            "deadline": deadline,
+            "cost": cost,
+            "operation": operation,
+        }
+        self._check()
 
-    quotas: tuple[Quota, ...]
-    scope: Callable[[aiohttp.ClientRequest], Hashable] | None
-    quota_key: str | None
-    vendor: str | None
-    priority: Callable[[aiohttp.ClientRequest], Priority] | None
-    deadline: Callable[[aiohttp.ClientRequest], float | None] | None
-    cost: Callable[[aiohttp.ClientRequest], int] | None
-    operation: Callable[[aiohttp.ClientRequest], str] | None
-    admission: Literal["adaptive", "exact"]
-    limits: LimitStore | None
-    listeners: tuple[Callback[Any], ...]
-
-    def check(self) -> None:
+    def _check(self) -> None:
         """Raise `ConfigurationError` for a setting that cannot be used."""
-        if not self.quotas:
+        if not self._quotas:
             raise ConfigurationError(
                 "quota_middleware needs a quota", advice="As in quota_middleware(Quota(2, 1.0))"
             )
-        check_quotas(self.quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
-        for name, form in _FUNCTIONS.items():
-            _check_function(name, getattr(self, name), f"{name}=lambda request: {form}")
-        for name, text in (("quota_key", self.quota_key), ("vendor", self.vendor)):
+        check_quotas(self._quotas, "quota_middleware(Quota(2, 1.0), Quota(100, 60.0))")
+        for name, function in self._functions.items():
+            if function is not None and (not callable(function) or iscoroutinefunction(function)):
+                problem = "a coroutine function" if callable(function) else shown(function)
+                raise ConfigurationError(
+                    f"{name} must be a function of a request, not {problem}",
+                    advice=f"Write it as in {name}=lambda request: {_FUNCTIONS[name][0]}",
+                )
+        for name, text in (("quota_key", self._quota_key), ("vendor", self._vendor)):
             if text is not None:
                 check_text(name, text, f"{name}='acme'")
-        if self.scope is not None and self.quota_key is not None:
+        if self._functions["scope"] is not None and self._quota_key is not None:
             raise ConfigurationError(
                 "quota_middleware takes scope or quota_key, not both",
                 advice="Use quota_key to share the quota of a client, else scope",
             )
-        if self.operation is None and any(quota.operations for quota in self.quotas):
+        if not self._functions["operation"] and any(quota.operations for quota in self._quotas):
             raise ConfigurationError(
                 "a quota with operations needs the names of requests",
-                advice=f"Give them as in operation=lambda request: {_FUNCTIONS['operation']}",
+                advice="Give them as in operation=lambda request: request.url.name",
             )
 
-
-class QuotaMiddleware(ScopePool):
-    """The result of `quota_middleware`; used in one event loop, by one session or several."""
-
-    _noun = "quota_middleware"
-
-    def __init__(self, settings: _Settings) -> None:
-        super().__init__(
-            limits=settings.limits, listeners=settings.listeners, admission=settings.admission
-        )
-        self._settings = settings
-
     def __repr__(self) -> str:
-        quotas = ", ".join(str(quota) for quota in self._settings.quotas)
+        quotas = ", ".join(str(quota) for quota in self._quotas)
         return f"<quota_middleware {quotas}, {len(self._scopes)} scopes>"
 
     def __bool__(self) -> Literal[True]:
@@ -177,94 +186,62 @@ class QuotaMiddleware(ScopePool):
             "ClientSession(middlewares=(quota_middleware(...),))",
         )
 
-    # --- Scopes ---------------------------------------------------------------------
-
-    def _scope(self, request: aiohttp.ClientRequest) -> Scope:
-        self.bind()
-        scope_of = self._settings.scope
-        key = request.url.origin() if scope_of is None else scope_of(request)
-        try:
-            group = self._scopes.get(key)
-        except TypeError:  # it cannot be hashed
-            raise _wrong_result("scope", key, "a hashable key, as request.url.host is") from None
-        if group is None:
-            if isinstance(key, Awaitable):
-                raise _wrong_result("scope", key, "a hashable key, as request.url.host is")
-            group = self._scopes[key] = {"": self._new_scope(request, key)}
-        return group[""]
-
-    def _new_scope(self, request: aiohttp.ClientRequest, key: Hashable) -> Scope:
-        settings = self._settings
-        vendor = settings.vendor or request.url.host or ""
-        if settings.scope is None:
-            quota_key = None if settings.quota_key is None else Secret(settings.quota_key)
-            name = scope_key(str(request.url.origin()), quota_key)
-        elif settings.limits is None or isinstance(key, str):
-            name = Secret(str(key)).fingerprint()  # one-way: the key may hold a credential
-        else:
-            raise _wrong_result("scope", key, "text that is the same in all processes")
-        return Scope(*self._new_queue(vendor, name, settings.quotas))
-
-    # --- Requests -------------------------------------------------------------------
-
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: Handler
     ) -> aiohttp.ClientResponse:
-        scope = self._scope(request)
-        demand = self._demand(request)
-        permit_request = self._permit_request(request, scope.scheduler.limiter.kind_of(demand))
+        """Return the response of *handler*, which is called as soon as a permit is granted.
+
+        Raises:
+            DeadlineExceededError: before or after the request was sent.
+            ClientClosedError: the middleware was closed first.
+        """
+        scope, context = self._scope(request), current_call_context() or _NO_CONTEXT
+        loop = scope.scheduler.loop
+        operation: str = self._ask("operation", request, "")
+        demand = Demand(self._ask("cost", request, 1), operation, context.share)
+        priority: Priority = self._ask("priority", request, context.priority)
+        seconds: float | None = self._ask("deadline", request, None)
+        permit_request = PermitRequest(
+            priority,
+            context.flow,
+            math.inf if seconds is None else loop.time() + seconds,
+            demand=scope.scheduler.limiter.kind_of(demand),
+        )
         exchange = _Exchange(scope, permit_request, request, self._listeners)
-        if not self._listeners:
-            return await exchange.run(handler)
-        exchange.on_start(demand.operation or "request")
-        try:
-            response = await exchange.run(handler)
-        except BaseException as error:
-            exchange.on_end(error)
-            raise
-        exchange.on_end(None)
-        return response
+        return await exchange.run(operation or "request", handler)
 
-    def _demand(self, request: aiohttp.ClientRequest) -> Demand:
-        settings, share = self._settings, (current_call_context() or _NO_CONTEXT).share
-        if settings.cost is None and settings.operation is None and share is None:
-            return ONE
-        cost: Any = 1 if settings.cost is None else settings.cost(request)
-        if type(cost) is not int or cost < 1:
-            raise _wrong_result("cost", cost, "a whole number of at least 1")
-        operation: Any = "" if settings.operation is None else settings.operation(request)
-        if not isinstance(operation, str):
-            raise _wrong_result("operation", operation, "text, as request.url.name is")
-        return Demand(cost, operation, share)
+    def _ask(self, name: str, request: aiohttp.ClientRequest, default: Any) -> Any:
+        """Return what the function *name* returns for *request*; without one, the *default*."""
+        if (function := self._functions[name]) is None:
+            return default
+        result = function(request)
+        if not _is_result(name, result):
+            raise _wrong_result(name, result, _FUNCTIONS[name][1])
+        return result
 
-    def _permit_request(self, request: aiohttp.ClientRequest, demand: Demand) -> PermitRequest:
-        settings, context = self._settings, current_call_context() or _NO_CONTEXT
-        priority, deadline_at = context.priority, math.inf
-        if settings.priority is not None:
-            priority = settings.priority(request)
-            if type(priority) is not Priority:
-                raise _wrong_result("priority", priority, "a Priority, as in Priority.BACKGROUND")
-        seconds: Any = None if settings.deadline is None else settings.deadline(request)
-        if seconds is not None:
-            is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if not is_number or math.isnan(seconds):
-                raise _wrong_result("deadline", seconds, "seconds, as in 5.0, or None")
-            deadline_at = asyncio.get_running_loop().time() + seconds
-        return PermitRequest(priority, context.flow, deadline_at, demand=demand)
+    def _scope(self, request: aiohttp.ClientRequest) -> Scope:
+        self.bind()
+        key: Hashable = self._ask("scope", request, request.url.origin())
+        if key not in self._scopes:
+            self._scopes[key] = {"": self._new_scope(request, key)}
+        return self._scopes[key][""]
+
+    def _new_scope(self, request: aiohttp.ClientRequest, key: Hashable) -> Scope:
+        if self._functions["scope"] is None:
+            quota_key = None if self._quota_key is None else Secret(self._quota_key)
+            name = scope_key(str(request.url.origin()), quota_key)
+        elif self._limits is None or isinstance(key, str):
+            name = Secret(str(key)).fingerprint()  # one-way: the key may hold a credential
+        else:
+            raise _wrong_result("scope", key, "text that is the same in all processes")
+        return Scope(*self._new_queue(self._vendor or request.url.host or "", name, self._quotas))
+
+
+quota_middleware = QuotaMiddleware
 
 
 class _Exchange:
-    """One request and its response.
-
-    Args:
-        scope: the scope of the request.
-        permit_request: its place in the queue.
-        request: the request.
-        listeners: get its events.
-    """
-
-    __slots__ = ("_asked_at", "_listeners", "_number", "_permit", "_permit_request", "_request",
-                 "_scope")  # fmt: skip
+    """One request and its response."""
 
     def __init__(
         self,
@@ -276,22 +253,35 @@ class _Exchange:
         self._scope, self._permit_request = scope, permit_request
         self._request, self._listeners = request, listeners
         self._permit: Permit | None = None
-        self._asked_at = 0.0
-        self._number = 0
+        self._number = next(call_numbers)
 
-    async def run(self, handler: Handler) -> aiohttp.ClientResponse:
-        """Return the response of *handler*, which is called as soon as a permit is granted.
+    async def run(self, operation: str, handler: Handler) -> aiohttp.ClientResponse:
+        """Return the response of *handler*; emits the events of a call with one attempt."""
+        started = CallStarted(
+            call=self._number,
+            vendor=self._scope.vendor,
+            operation=operation,
+            method=self._request.method,
+            template="",
+            origin=str(self._request.url.origin()),
+        )
+        emit(self._listeners, started)
+        error: str | None = None
+        try:
+            return await self._respond_in_time(handler)
+        except BaseException as failure:
+            error = type(failure).__name__
+            raise
+        finally:
+            attempts = int(self._permit is not None)
+            emit(self._listeners, CallEnded(call=self._number, attempts=attempts, error=error))
 
-        Raises:
-            DeadlineExceededError: before or after the request was sent.
-            ClientClosedError: the middleware was closed first.
-        """
+    async def _respond_in_time(self, handler: Handler) -> aiohttp.ClientResponse:
         deadline_at = self._permit_request.deadline_at
         timeout = asyncio.timeout_at(deadline_at if deadline_at < math.inf else None)
         try:
             async with timeout:
-                self._permit = permit = await self._acquire()
-                return await self._send(permit, handler)
+                return await self._send(handler)
         except AsyncClientsError as error:
             raise error.with_facts(vendor=self._scope.vendor, method=self._request.method) from None
         except TimeoutError:
@@ -299,25 +289,22 @@ class _Exchange:
                 raise
             raise self._deadline_error() from None
 
-    async def _acquire(self) -> Permit:
-        scheduler, request = self._scope.scheduler, self._permit_request
-        if request.deadline_at > scheduler.loop.time():
-            permit = scheduler.try_acquire(request)
-            if permit is not None:
-                return permit
-        return await scheduler.acquire(request)
-
-    async def _send(self, permit: Permit, handler: Handler) -> aiohttp.ClientResponse:
-        scheduler = self._scope.scheduler
+    async def _send(self, handler: Handler) -> aiohttp.ClientResponse:
+        scheduler, permit_request = self._scope.scheduler, self._permit_request
+        asked_at = scheduler.loop.time()
+        permit = None
+        if permit_request.deadline_at > asked_at:
+            permit = scheduler.try_acquire(permit_request)
+        if permit is None:
+            permit = await scheduler.acquire(permit_request)
+        self._permit = permit
         try:
-            if self._listeners:
-                waited = permit.sent_at - self._asked_at
-                event = AttemptStarted(call=self._number, attempt=1, waited=waited)
-                emit(self._listeners, event)
+            waited = permit.sent_at - asked_at
+            emit(self._listeners, AttemptStarted(call=self._number, attempt=1, waited=waited))
             response = await handler(self._request)
         except BaseException as failure:
             if never_sent(failure):
-                scheduler.cancel(permit, self._permit_request.priority)
+                scheduler.cancel(permit, permit_request.priority)
             else:
                 scheduler.on_no_response(permit)
             self._on_outcome(None, type(failure).__name__)
@@ -332,6 +319,12 @@ class _Exchange:
         finally:
             scheduler.on_done()
 
+    def _on_outcome(self, status: int | None, error: str | None) -> None:
+        event = AttemptEnded(
+            call=self._number, attempt=1, status=status, error=error, request_id=None
+        )
+        emit(self._listeners, event)
+
     def _deadline_error(self) -> DeadlineExceededError:
         if self._permit is None:
             error = self._scope.scheduler.expiry_error(self._permit_request)
@@ -340,44 +333,6 @@ class _Exchange:
                 "was sent and got no response before its deadline", advice="Allow a longer deadline"
             )
         return error.with_facts(vendor=self._scope.vendor, method=self._request.method)
-
-    # --- Events ---------------------------------------------------------------------
-
-    def on_start(self, operation: str) -> None:
-        """The request, named *operation*, enters the queue."""
-        self._number, self._asked_at = next(call_numbers), self._scope.scheduler.loop.time()
-        request = self._request
-        event = CallStarted(
-            call=self._number,
-            vendor=self._scope.vendor,
-            operation=operation,
-            method=request.method,
-            template="",
-            origin=str(request.url.origin()),
-        )
-        emit(self._listeners, event)
-
-    def _on_outcome(self, status: int | None, error: str | None) -> None:
-        if self._listeners:
-            event = AttemptEnded(
-                call=self._number, attempt=1, status=status, error=error, request_id=None
-            )
-            emit(self._listeners, event)
-
-    def on_end(self, error: BaseException | None) -> None:
-        """The request has its response's headers, or raises *error*."""
-        attempts = int(self._permit is not None)
-        name = None if error is None else type(error).__name__
-        emit(self._listeners, CallEnded(call=self._number, attempts=attempts, error=name))
-
-
-def _check_function(name: str, function: Any, form: str) -> None:
-    if function is None or (callable(function) and not iscoroutinefunction(function)):
-        return
-    problem = "a coroutine function" if callable(function) else shown(function)
-    raise ConfigurationError(
-        f"{name} must be a function of a request, not {problem}", advice=f"Write it as in {form}"
-    )
 
 
 def _wrong_result(name: str, result: Any, form: str) -> ConfigurationError:
