@@ -29,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S", bound=msgspec.Struct)
 
+IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
+"""Methods that are idempotent, of those that vendors use."""
 _ONE = 1
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -64,7 +66,8 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
         method: HTTP method.
         path: relative to the base URL, with `{placeholders}`.
         returns: type of the decoded response; `type(None)` if it has no content.
-        idempotent: whether sending it twice has the effect of sending it once.
+        idempotent: whether sending it twice has the effect of sending it once; by default whether
+            its method is idempotent (RFC 9110 §9.2.2).
         idempotency_note: the reason for `idempotent` if it does not follow from the method.
         encoding: of the body.
         expects: the one status that means success; None for any 2xx.
@@ -83,7 +86,7 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     method: Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
     path: str
     returns: type[T_co]
-    idempotent: bool
+    idempotent: bool = cast("bool", None)
     idempotency_note: str = ""
     encoding: Literal["json", "form"] = "json"
     expects: int | None = None
@@ -94,6 +97,8 @@ class Endpoint(msgspec.Struct, Generic[T_co], frozen=True):
     cost: int = 1
 
     def __post_init__(self) -> None:
+        if cast("bool | None", self.idempotent) is None:
+            msgspec.structs.force_setattr(self, "idempotent", self.method in IDEMPOTENT)
         if self.cost is not _ONE:
             check_count("cost", self.cost)
 

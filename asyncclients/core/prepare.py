@@ -17,7 +17,7 @@ from yarl import URL
 
 from asyncclients.arguments import check_headers, check_mapping, check_type, shown
 from asyncclients.core import codec
-from asyncclients.core.endpoint import Endpoint, Request
+from asyncclients.core.endpoint import IDEMPOTENT, Endpoint, Request
 from asyncclients.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -158,8 +158,6 @@ def _flat(name: str, value: Any) -> str:
 
 Method = Literal["GET", "POST", "PUT", "DELETE", "PATCH"]
 _METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
-_IDEMPOTENT = frozenset({"GET", "PUT", "DELETE"})
-"""By RFC 9110 §9.2.2."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://|https?:", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -197,7 +195,7 @@ def raw_request(
     verb = cast("Method", str(method).upper())
     if verb not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {shown(method)}")
-    may_retry = verb in _IDEMPOTENT if idempotent is None else idempotent
+    may_retry = verb in IDEMPOTENT if idempotent is None else idempotent
     endpoint: Endpoint[T] = Endpoint(
         RAW_OPERATION,
         verb,

@@ -77,6 +77,15 @@ def test_request_may_override_idempotency() -> None:
     assert create.request(idempotent=True).idempotent
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST", "PATCH"])
+def test_endpoint_is_idempotent_if_its_method_is(method: Any) -> None:
+    """GET, PUT and DELETE are idempotent by default, POST and PATCH are not."""
+    is_idempotent = method in {"GET", "PUT", "DELETE"}
+    assert Endpoint("things.do", method, "things", JsonObject).idempotent is is_idempotent
+    opposite = Endpoint("things.do", method, "things", JsonObject, idempotent=not is_idempotent)
+    assert opposite.idempotent is not is_idempotent
+
+
 def test_operation_sets_the_endpoint() -> None:
     """`@operation` sets the endpoint as an attribute and returns the same function."""
 

@@ -61,13 +61,10 @@ CREATE_JOURNEY = Endpoint(
     "POST",
     "v1/templates/{template_id}/journeys",
     Journey,
-    idempotent=False,
     idempotency_note=_NO_KEY,
 )
-LIST_TEMPLATES = Endpoint("templates.list", "GET", "v1/templates", TemplateList, idempotent=True)
-LIST_OBJECTIVES = Endpoint(
-    "objectives.list", "GET", "v1/objectives", ObjectiveList, idempotent=True
-)
+LIST_TEMPLATES = Endpoint("templates.list", "GET", "v1/templates", TemplateList)
+LIST_OBJECTIVES = Endpoint("objectives.list", "GET", "v1/objectives", ObjectiveList)
 
 
 class Contacts(Resource):

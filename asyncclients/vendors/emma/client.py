@@ -46,36 +46,22 @@ CREATE_TYPE = Endpoint(
     "POST",
     "{account_id}/touchpoints",
     TouchpointType,
-    idempotent=False,
     idempotency_note=_KEYED,
 )
 LIST_TYPES = Endpoint(
-    "touchpoint_types.list",
-    "GET",
-    "{account_id}/touchpoints",
-    list[TouchpointType],
-    idempotent=True,
+    "touchpoint_types.list", "GET", "{account_id}/touchpoints", list[TouchpointType]
 )
 GET_TYPE = Endpoint(
-    "touchpoint_types.get",
-    "GET",
-    "{account_id}/touchpoints/{touchpoint_type_id}",
-    TouchpointType,
-    idempotent=True,
+    "touchpoint_types.get", "GET", "{account_id}/touchpoints/{touchpoint_type_id}", TouchpointType
 )
 UPDATE_TYPE = Endpoint(
     "touchpoint_types.update",
     "PUT",
     "{account_id}/touchpoints/{touchpoint_type_id}",
     TouchpointType,
-    idempotent=True,
 )
 DELETE_TYPE = Endpoint(
-    "touchpoint_types.delete",
-    "DELETE",
-    "{account_id}/touchpoints/{touchpoint_type_id}",
-    NoneType,
-    idempotent=True,
+    "touchpoint_types.delete", "DELETE", "{account_id}/touchpoints/{touchpoint_type_id}", NoneType
 )
 
 CREATE_TOUCHPOINTS = Endpoint(
@@ -83,30 +69,23 @@ CREATE_TOUCHPOINTS = Endpoint(
     "POST",
     "{account_id}/touchpoints/members",
     CreatedTouchpoints,
-    idempotent=False,
     idempotency_note=_DUPLICATE,
     max_batch_size=MOST_AT_ONCE,
 )
 LIST_TOUCHPOINTS = Endpoint(
-    "touchpoints.list",
-    "GET",
-    "{account_id}/touchpoints/members/{member_id}",
-    list[Touchpoint],
-    idempotent=True,
+    "touchpoints.list", "GET", "{account_id}/touchpoints/members/{member_id}", list[Touchpoint]
 )
 GET_TOUCHPOINT = Endpoint(
     "touchpoints.get",
     "GET",
     "{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
     Touchpoint,
-    idempotent=True,
 )
 DELETE_TOUCHPOINT = Endpoint(
     "touchpoints.delete",
     "DELETE",
     "{account_id}/touchpoints/members/touchpoints/{touchpoint_id}",
     NoneType,
-    idempotent=True,
 )
 
 

@@ -37,25 +37,21 @@ _SAME_FILE = "the link identifies one object; a source that cannot be read twice
 
 _DATA = "v1/{org}/collections/{collection_id}/data"
 
-INFO = Endpoint("info", "GET", "", ServiceInfo, idempotent=True)
-GET_ITEM = Endpoint(
-    "collections.get_item", "GET", _DATA + "/{item_id}", OneDataItem, idempotent=True
-)
+INFO = Endpoint("info", "GET", "", ServiceInfo)
+GET_ITEM = Endpoint("collections.get_item", "GET", _DATA + "/{item_id}", OneDataItem)
 DELETE_ITEM = Endpoint(
     "collections.delete_item",
     "DELETE",
     _DATA + "/{item_id}",
     Response,
-    idempotent=True,
     result_fields=DataItemList.wire_fields,
 )
-LIST_ITEMS = Endpoint("collections.list_items", "GET", _DATA, DataItemList, idempotent=True)
+LIST_ITEMS = Endpoint("collections.list_items", "GET", _DATA, DataItemList)
 INSERT = Endpoint(
     "collections.insert",
     "POST",
     _DATA,
     Response,
-    idempotent=False,
     idempotency_note=_ROW,
     result_fields=DataItemList.wire_fields,
 )
@@ -68,33 +64,17 @@ UPLOAD_CSV = Endpoint(
     idempotency_note=_LINK,
     expects=307,
 )
-PUT_CSV = Endpoint(
-    "collections.upload_csv",
-    "PUT",
-    "{link}",
-    Response,
-    idempotent=True,
-    idempotency_note=_SAME_FILE,
-)
+PUT_CSV = Endpoint("collections.upload_csv", "PUT", "{link}", Response, idempotency_note=_SAME_FILE)
 INSERT_MANY = Endpoint(
     "sources.insert",
     "POST",
     "v1/{org}/sources/{source_id}/data",
     Response,
-    idempotent=False,
     idempotency_note=_ROW,
     result_fields=DataItemList.wire_fields,
 )
-MATCHES = Endpoint(
-    "events.matches", "GET", "v1/{org}/events/matches", EventMatches, idempotent=True
-)
-LATEST = Endpoint(
-    "segmentations.latest",
-    "GET",
-    "v1/{org}/segmentations/latest",
-    SegmentationList,
-    idempotent=True,
-)
+MATCHES = Endpoint("events.matches", "GET", "v1/{org}/events/matches", EventMatches)
+LATEST = Endpoint("segmentations.latest", "GET", "v1/{org}/segmentations/latest", SegmentationList)
 
 
 class OrgResource(Resource):

@@ -52,90 +52,61 @@ _STATE = "sets the same state"
 _TIMES = ("created_at", "updated_at")
 """The times that every list can be sorted by ("Sorting" in the manual)."""
 
-LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag], idempotent=True)
+LIST_TAGS = Endpoint("tags.list", "GET", "tags", Envelope[Tag])
 CREATE_TAG = Endpoint(
-    "tags.create",
-    "POST",
-    "tags",
-    Tag,
-    idempotent=False,
-    idempotency_note=_DUPLICATE,
-    documented=False,
+    "tags.create", "POST", "tags", Tag, idempotency_note=_DUPLICATE, documented=False
 )
-GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, idempotent=True, documented=False)
-UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, idempotent=True, documented=False)
-DELETE_TAG = Endpoint(
-    "tags.delete", "DELETE", "tags/{uuid}", NoneType, idempotent=True, documented=False
-)
+GET_TAG = Endpoint("tags.get", "GET", "tags/{uuid}", Tag, documented=False)
+UPDATE_TAG = Endpoint("tags.update", "PUT", "tags/{uuid}", Tag, documented=False)
+DELETE_TAG = Endpoint("tags.delete", "DELETE", "tags/{uuid}", NoneType, documented=False)
 
-LIST_HIERARCHIES = Endpoint(
-    "hierarchies.list", "GET", "hierarchies", Envelope[Hierarchy], idempotent=True
-)
+LIST_HIERARCHIES = Endpoint("hierarchies.list", "GET", "hierarchies", Envelope[Hierarchy])
 CREATE_HIERARCHY = Endpoint(
     "hierarchies.create",
     "POST",
     "hierarchies",
     Hierarchy,
-    idempotent=False,
     idempotency_note=_DUPLICATE,
     documented=False,
     takes=NewHierarchy,
 )
 GET_HIERARCHY = Endpoint(
-    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, idempotent=True, documented=False
+    "hierarchies.get", "GET", "hierarchies/{uuid}", Hierarchy, documented=False
 )
 UPDATE_HIERARCHY = Endpoint(
     "hierarchies.update",
     "PUT",
     "hierarchies/{uuid}",
     Hierarchy,
-    idempotent=True,
     documented=False,
     takes=HierarchyUpdate,
 )
 DELETE_HIERARCHY = Endpoint(
-    "hierarchies.delete",
-    "DELETE",
-    "hierarchies/{uuid}",
-    NoneType,
-    idempotent=True,
-    documented=False,
+    "hierarchies.delete", "DELETE", "hierarchies/{uuid}", NoneType, documented=False
 )
 
-LIST_CONTACTS = Endpoint(
-    "contacts.list", "GET", "contacts", Envelope[Contact], idempotent=True, documented=False
-)
+LIST_CONTACTS = Endpoint("contacts.list", "GET", "contacts", Envelope[Contact], documented=False)
 CREATE_CONTACT = Endpoint(
     "contacts.create",
     "POST",
     "contacts",
     Contact,
-    idempotent=False,
     idempotency_note=_KEYED,
     documented=False,
     takes=NewContact,
 )
-GET_CONTACT = Endpoint(
-    "contacts.get", "GET", "contacts/{uuid}", Contact, idempotent=True, documented=False
-)
+GET_CONTACT = Endpoint("contacts.get", "GET", "contacts/{uuid}", Contact, documented=False)
 UPDATE_CONTACT = Endpoint(
-    "contacts.update",
-    "PUT",
-    "contacts/{uuid}",
-    Contact,
-    idempotent=True,
-    documented=False,
-    takes=ContactUpdate,
+    "contacts.update", "PUT", "contacts/{uuid}", Contact, documented=False, takes=ContactUpdate
 )
 DELETE_CONTACT = Endpoint(
-    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, idempotent=True, documented=False
+    "contacts.delete", "DELETE", "contacts/{uuid}", NoneType, documented=False
 )
 SUBSCRIBE_CONTACT = Endpoint(
     "contacts.subscribe",
     "PUT",
     "contacts/{uuid}/subscribe",
     Contact,
-    idempotent=True,
     idempotency_note=_STATE,
     documented=False,
 )
@@ -144,7 +115,6 @@ UNSUBSCRIBE_CONTACT = Endpoint(
     "PUT",
     "contacts/{uuid}/unsubscribe",
     Contact,
-    idempotent=True,
     idempotency_note=_STATE,
     documented=False,
 )
@@ -154,7 +124,6 @@ ADD_RECORD = Endpoint(
     "POST",
     "external-programs/{program_uuid}/records",
     Record,
-    idempotent=False,
     idempotency_note=_DUPLICATE,
 )
 UPDATE_RECORD = Endpoint(
@@ -162,7 +131,6 @@ UPDATE_RECORD = Endpoint(
     "PUT",
     "external-programs/{program_uuid}/records/{document_id}",
     Record,
-    idempotent=True,
     documented=False,
 )
 

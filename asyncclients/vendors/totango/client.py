@@ -45,7 +45,6 @@ CREATE_TOUCHPOINT = Endpoint(
     "POST",
     "api/v3/touchpoints/",
     CreatedTouchpoint,
-    idempotent=False,
     idempotency_note="a second request creates a duplicate",
     encoding="form",
     takes=NewTouchpoint,
@@ -55,29 +54,21 @@ UPDATE_TOUCHPOINT = Endpoint(
     "PUT",
     "api/v3/touchpoints/{note_id}",
     NoneType,
-    idempotent=True,
     encoding="form",
     takes=TouchpointUpdate,
 )
 DELETE_TOUCHPOINT = Endpoint(
-    "touchpoints.delete",
-    "DELETE",
-    "api/v3/touchpoints/{note_id}",
-    NoneType,
-    idempotent=True,
-    encoding="form",
+    "touchpoints.delete", "DELETE", "api/v3/touchpoints/{note_id}", NoneType, encoding="form"
 )
-LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", "api/v2/events/", EventList, idempotent=True)
-LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", EventList, idempotent=True)
+LIST_TOUCHPOINTS = Endpoint("touchpoints.list", "GET", "api/v2/events/", EventList)
+LIST_EVENTS = Endpoint("events.list", "GET", "api/v2/events/", EventList)
 LIST_TOUCHPOINT_TYPES = Endpoint(
-    "touchpoint_types.list", "GET", "api/v3/touchpoint-types/", NamedItems, idempotent=True
+    "touchpoint_types.list", "GET", "api/v3/touchpoint-types/", NamedItems
 )
 LIST_TOUCHPOINT_TAGS = Endpoint(
-    "touchpoint_tags.list", "GET", "api/v3/touchpoint-tags/", NamedItems, idempotent=True
+    "touchpoint_tags.list", "GET", "api/v3/touchpoint-tags/", NamedItems
 )
-LIST_ACTIVITY_TYPES = Endpoint(
-    "activity_types.list", "GET", "api/v3/activity-types/", NamedItems, idempotent=True
-)
+LIST_ACTIVITY_TYPES = Endpoint("activity_types.list", "GET", "api/v3/activity-types/", NamedItems)
 
 
 class Touchpoints(Resource):
